@@ -1,0 +1,29 @@
+# make help says what there is. Everything runs in $(VENV), which the first target that needs it makes.
+export VENV ?= .venv
+export PYTHON ?= python3.11
+export ACCELERATOR ?= auto
+# ARGS: more arguments for quickstart or pytest. quickstart reads SEED and ALGORITHM, which make hands on.
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint clean
+
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install:  ## make the environment; does nothing when it is up to date
+	@scripts/install.sh
+
+quickstart: install  ## train a small policy on this machine and write a report (SEED=1 ALGORITHM=grpo)
+	@$(VENV)/bin/agentfly quickstart $(ARGS)
+
+test: install  ## run the tests (ARGS="-m 'not slow'")
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: install  ## ruff and mypy
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m mypy
+
+clean:  ## remove caches and build outputs; keeps the environment and the runs
+	@rm -rf build dist *.egg-info packaging/vllm/build packaging/vllm/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find agentfly tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""`agentfly.json` beside a policy's weights: the settings it was trained with as an agent, so that it is run the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentfly.agents.image_editing import SYSTEM_PROMPT
+from agentfly.errors import ConfigError
+
+FILE_NAME = "agentfly.json"
+
+
+class AgentCard(BaseModel):
+    """How to run a policy as an agent; the defaults suit a model that was not trained here.
+
+    Attributes:
+        system_prompt: first message of a chain, None for none.
+        max_turns: generations at most.
+        max_tokens_per_turn: of one generation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system_prompt: str | None = SYSTEM_PROMPT
+    max_turns: int = 8
+    max_tokens_per_turn: int = 1024
+
+    def write(self, policy: Path) -> None:
+        """Write the card into a policy folder."""
+        (policy / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, model: str) -> AgentCard:
+        """Card of a policy folder; the defaults when there is none.
+
+        Raises:
+            ConfigError: the file is there but cannot be used.
+        """
+        path = Path(model) / FILE_NAME
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as fault:
+            raise ConfigError(f"{path} is not a valid agent card: {fault.errors()[0]['msg']}; remove or mend it") from fault

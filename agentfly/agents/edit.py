@@ -1,0 +1,81 @@
+"""One picture, one instruction, one edited picture: the agent for people who never train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from agentfly.agents.agent import AgentSettings
+from agentfly.agents.card import AgentCard
+from agentfly.agents.image_editing import ImageEditingAgent
+from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, SamplingParams
+from agentfly.agents.rollout import RolloutLimits
+from agentfly.agents.trajectory import Trajectory
+from agentfly.errors import AgentFlyError
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What `agentfly edit` was asked.
+
+    Attributes:
+        picture: path or URL.
+        instruction: in words.
+        model: checkpoint, or model name of the endpoint.
+        base_url: endpoint; None runs vLLM in this process.
+        template: chat template; None takes the checkpoint's own.
+        max_turns: generations at most; None takes the policy's own limit.
+        temperature: 0 is greedy.
+        out: where the edited picture goes.
+    """
+
+    picture: str
+    instruction: str
+    model: str
+    base_url: str | None
+    template: str | None
+    max_turns: int | None
+    temperature: float
+    out: Path
+
+
+async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
+    """Edit a picture, show the steps, and write the result.
+
+    Raises:
+        AgentFlyError: the agent made no picture; the message says why.
+    """
+    agent = make_agent(request)
+    try:
+        content = [{"type": "image", "image": request.picture}, {"type": "text", "text": f"\n{request.instruction}"}]
+        result = await agent.run([{"role": "user", "content": content}], enable_streaming=True)
+    finally:
+        await agent.close()
+    trajectory = result[0]
+    if trajectory.final_image is None:
+        reason = trajectory.error or (trajectory.stop_reason.value if trajectory.stop_reason else "unknown")
+        raise AgentFlyError(f"the agent made no picture ({reason}); try other words or another model")
+    agent.save_image(trajectory.final_image, request.out)
+    console.print(f"[bold]{request.out}[/bold] in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s")
+    return trajectory
+
+
+def make_agent(request: EditRequest) -> ImageEditingAgent:
+    """The agent for a request: an endpoint's model, or a checkpoint on vLLM in this process."""
+    card = AgentCard.read(request.model)
+    return ImageEditingAgent(
+        request.model,
+        template=request.template,
+        backend="client" if request.base_url else "async_vllm",
+        backend_config=ClientConfig(base_url=request.base_url) if request.base_url else AsyncVLLMConfig(),
+        streaming="console",
+        settings=AgentSettings(
+            system_prompt=card.system_prompt,
+            limits=RolloutLimits(
+                max_turns=request.max_turns or card.max_turns, max_tokens_per_turn=card.max_tokens_per_turn
+            ),
+            sampling=SamplingParams(temperature=request.temperature, max_tokens=card.max_tokens_per_turn),
+        ),
+    )

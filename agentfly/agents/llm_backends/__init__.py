@@ -1,0 +1,35 @@
+"""What generates text: an OpenAI-compatible server, vLLM in this process, or a script.
+
+Importing this room costs nothing: openai and vLLM are imported by the backend that uses them, when it does.
+"""
+
+from agentfly.agents.llm_backends.async_vllm import AsyncVLLMBackend
+from agentfly.agents.llm_backends.base import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    LLMBackend,
+    OnDelta,
+    SamplingParams,
+)
+from agentfly.agents.llm_backends.client import ClientBackend
+from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig
+from agentfly.agents.llm_backends.factory import make_backend
+from agentfly.agents.llm_backends.rate_limit import RateLimiter
+from agentfly.agents.llm_backends.scripted import ScriptedBackend
+
+__all__ = [
+    "AsyncVLLMBackend",
+    "AsyncVLLMConfig",
+    "ClientBackend",
+    "ClientConfig",
+    "FinishReason",
+    "Generation",
+    "GenerationRequest",
+    "LLMBackend",
+    "OnDelta",
+    "RateLimiter",
+    "SamplingParams",
+    "ScriptedBackend",
+    "make_backend",
+]

@@ -1,0 +1,279 @@
+"""vLLM in this process: exact token ids in, exact token ids and their log-probs out.
+
+The engine starts with the first turn, once, and serves many chains at once. The prompt that vLLM works on is compared
+with the ids that training will see; a difference is an error, never a silent drift.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image
+
+from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest, OnDelta
+from agentfly.agents.llm_backends.configs import AsyncVLLMConfig
+from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
+from agentfly.templates import ChatCodec
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+_ANY_DEVICE: dict[str, Any] = {
+    "limit_mm_per_prompt": {"image": 8, "video": 0},
+    # Of the model itself, before temperature and masks: what a trainer computes.
+    "logprobs_mode": "raw_logprobs",
+}
+_CPU: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "distributed_executor_backend": "uni",
+    "kv_cache_memory_bytes": 128 * 1024 * 1024,
+    # A prompt cut in two rewinds the request's random generator, which torch's CPU generator cannot do: a seeded request
+    # would kill the engine (vllm/v1/worker/gpu_model_runner.py:3640, `gen.set_offset`).
+    "enable_chunked_prefill": False,
+}
+# Without multiprocessing vLLM keeps the "uni" executor on a CPU; dynamo costs a minute there and gains nothing.
+_CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+# vLLM itself gives up at start_timeout; the margin is for imports before, and for clearing up after.
+_START_MARGIN = 30.0
+
+
+def engine_arguments(model: str, config: AsyncVLLMConfig, *, cpu: bool) -> dict[str, Any]:
+    """Arguments of vLLM's `AsyncEngineArgs`: what was given, over the defaults for this device.
+
+    On any device: up to 8 pictures a prompt and no video, raw log-probs. On a CPU also: float32, eager, one process,
+    128 MiB of KV cache, prompts in one piece.
+    """
+    return {"model": model, **_ANY_DEVICE, **(_CPU if cpu else {}), **config.given()}
+
+
+def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streaming: bool) -> dict[str, Any]:
+    """Arguments of vLLM's `SamplingParams` except for the kind of output."""
+    sampling = request.sampling
+    extra = dict(sampling.extra)
+    # A sampled placeholder would stand for a picture that does not exist, and break the next prompt.
+    bias = {codec.image_id: -100.0, **extra.pop("logit_bias", {})}
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": sampling.seed,
+        "logprobs": 0,
+        "stop_token_ids": sorted(codec.eos_ids),
+        "logit_bias": bias,
+        "detokenize": streaming or "stop" in extra,
+        **extra,
+    }
+
+
+def check_prompt(theirs: Sequence[int], ours: Sequence[int]) -> None:
+    """Compare the prompt that vLLM worked on with the exact ids of the request.
+
+    Raises:
+        BackendError: they differ; the message names the first difference.
+    """
+    if len(theirs) == len(ours) and all(a == b for a, b in zip(theirs, ours, strict=True)):
+        return
+    pairs = zip(theirs, ours, strict=False)
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(theirs), len(ours)))
+    raise BackendError(
+        f"vLLM's prompt ({len(theirs)} ids) is not the rollout's ({len(ours)} ids); first difference at {first}: "
+        f"vLLM {list(theirs[first : first + 4])}, rollout {list(ours[first : first + 4])}. "
+        "Use one checkpoint folder, with one processor configuration, for both"
+    )
+
+
+class AsyncVLLMBackend:
+    """Generates with an engine of its own. Belongs to the event loop of its first turn, until `close`.
+
+    Args:
+        model: checkpoint folder or hub name.
+        config: engine settings.
+        template: name or path of a chat template; None takes the checkpoint's own.
+        codec: a codec that exists already, instead of `template`.
+
+    Raises:
+        TemplateError: unknown template, or none at all.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: AsyncVLLMConfig | None = None,
+        *,
+        template: str | None = None,
+        codec: ChatCodec | None = None,
+    ) -> None:
+        self._model = model
+        self._config = config or AsyncVLLMConfig()
+        remote_code = self._config.trust_remote_code
+        self._codec = codec or ChatCodec.from_pretrained(model, template, trust_remote_code=remote_code)
+        self._starting: asyncio.Task[AsyncLLM] | None = None
+
+    @property
+    def codec(self) -> ChatCodec:
+        """The codec whose ids the engine takes and gives."""
+        return self._codec
+
+    async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
+        """Sample one turn. Cancelling the call aborts it in the engine.
+
+        Raises:
+            BackendError: the engine did not start or died, refused the request, or saw another prompt.
+            ConfigError: a setting that vLLM does not have.
+        """
+        engine = await self._engine()
+        prompt = await self._prompt(request)
+        ids: list[int] = []
+        logprobs: list[float] = []
+        finish: str | None = None
+        # Closing the generator is what aborts the request in the engine when this side fails.
+        async with contextlib.aclosing(self._outputs(engine, prompt, request, on_delta is not None)) as outputs:
+            async for output in outputs:
+                if not ids:
+                    check_prompt(output.prompt_token_ids, request.prompt_ids)
+                new = output.outputs[0]
+                logprobs.extend(step[token].logprob for token, step in zip(new.token_ids, new.logprobs, strict=True))
+                ids.extend(new.token_ids)
+                finish = new.finish_reason
+                if on_delta is not None and new.text:
+                    await on_delta(new.text)
+        return Generation(
+            text=self._codec.decode(ids),
+            finish_reason=cast(FinishReason, finish) if finish in ("stop", "length") else "abort",
+            token_ids=tuple(ids),
+            logprobs=tuple(logprobs),
+            prompt_tokens=len(request.prompt_ids),
+            completion_tokens=len(ids),
+        )
+
+    async def close(self) -> None:
+        """Stop the engine and free its memory; the next turn would start a new one."""
+        starting, self._starting = self._starting, None
+        if starting is None:
+            return
+        with contextlib.suppress(AgentFlyError, asyncio.CancelledError):
+            engine = await starting
+            await asyncio.to_thread(engine.shutdown)
+
+    async def _engine(self) -> AsyncLLM:
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        starting = self._starting
+        if starting.get_loop() is not asyncio.get_running_loop():
+            raise BackendError("the engine runs in another event loop; use one loop, or close() the backend in between")
+        try:
+            # One chain that is cancelled must not stop the start that the others wait for.
+            return await asyncio.shield(starting)
+        except AgentFlyError:
+            if self._starting is starting:
+                self._starting = None
+            raise
+
+    async def _start(self) -> AsyncLLM:
+        start = ThreadPoolExecutor(1, "vllm-start").submit(start_engine, self._model, self._config)
+        try:
+            limit = self._config.start_timeout + _START_MARGIN
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(start)), limit)
+        except asyncio.TimeoutError:
+            start.add_done_callback(_discard)
+            raise BackendError(
+                f"vLLM did not start {self._model!r} within {self._config.start_timeout:g} s; "
+                "raise AsyncVLLMConfig.start_timeout, or read vLLM's log"
+            ) from None
+        except asyncio.CancelledError:
+            start.add_done_callback(_discard)
+            raise
+
+    async def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
+        prompt: dict[str, Any] = {"prompt_token_ids": self._codec.collapse(request.prompt_ids)}
+        if request.images:
+            if request.load_image is None:
+                raise BackendError("the prompt has pictures, but the request has no load_image")
+            prompt["multi_modal_data"] = {"image": await asyncio.to_thread(_load, request.load_image, request.images)}
+        return prompt
+
+    async def _outputs(
+        self, engine: AsyncLLM, prompt: Mapping[str, Any], request: GenerationRequest, streaming: bool
+    ) -> AsyncGenerator[Any, None]:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        kind = RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY
+        try:
+            params = SamplingParams(output_kind=kind, **sampling_arguments(request, self._codec, streaming=streaming))
+            async with contextlib.aclosing(engine.generate(prompt, params, request.request_id)) as outputs:
+                async for output in outputs:
+                    yield output
+        except Exception as fault:
+            raise _attribute(fault) from fault
+
+
+def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
+    """Start an engine; takes seconds to minutes.
+
+    Raises:
+        BackendError: vLLM could not start.
+        ConfigError: a setting that vLLM does not have.
+        MissingExtraError: vLLM is not installed.
+    """
+    with _environment(config):
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as fault:
+            raise MissingExtraError("backend 'async_vllm'", "verl") from fault
+        config.check_names(AsyncEngineArgs.__dataclass_fields__)
+        cpu = current_platform.is_cpu()
+        with _environment_defaults(_CPU_ENVIRONMENT if cpu else {}):
+            try:
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, config, cpu=cpu)))
+            except Exception as fault:
+                raise BackendError(f"vLLM could not start {model!r}: {fault}. Its log above names the cause") from fault
+
+
+@contextlib.contextmanager
+def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Environment for the engine's processes, without a trace in this one."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _environment(config: AsyncVLLMConfig) -> contextlib.AbstractContextManager[None]:
+    # vLLM reads this as a number as soon as it is set, and fails on an empty one.
+    if os.environ.get("VLLM_CPU_KVCACHE_SPACE") == "":
+        del os.environ["VLLM_CPU_KVCACHE_SPACE"]
+    return _environment_defaults({"VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(config.start_timeout))})
+
+
+def _load(load: Callable[[str], Image.Image], handles: Sequence[str]) -> list[Image.Image]:
+    return [load(handle) for handle in handles]
+
+
+def _discard(start: Future[AsyncLLM]) -> None:
+    if not start.cancelled() and start.exception() is None:
+        start.result().shutdown()
+
+
+def _attribute(fault: Exception) -> BackendError:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(fault, EngineDeadError):
+        return BackendError(f"vLLM's engine died: {fault} close() the backend to start a new one")
+    if isinstance(fault, ValueError | TypeError):
+        return BackendError(f"vLLM refused the request: {fault}")
+    return BackendError(f"vLLM failed to generate: {fault.__cause__ or fault}", retryable=True)

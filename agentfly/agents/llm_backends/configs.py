@@ -1,0 +1,108 @@
+"""Settings of the backends: frozen, checked when they are made, and cheap to import.
+
+A wrong setting is a `ConfigError` that names the field and the nearest valid one. No message ever contains a key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from agentfly.errors import ConfigError, unknown_name
+
+
+class BackendConfig(BaseModel):
+    """Base of the backend settings: immutable, and every fault is a `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **data: Any) -> None:
+        if self.model_config.get("extra") == "forbid":
+            for name in data.keys() - type(self).model_fields.keys():
+                raise ConfigError(unknown_name(f"{type(self).__name__} field", name, type(self).model_fields))
+        try:
+            super().__init__(**data)
+        except ValidationError as fault:
+            # Pydantic's own text repeats the input, which may be a key.
+            faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
+            raise ConfigError(f"{type(self).__name__}: {'; '.join(faults)}") from None
+
+
+class AsyncVLLMConfig(BackendConfig):
+    """Settings of the in-process vLLM engine.
+
+    Any further field of vLLM's `AsyncEngineArgs` is accepted and passed on; its name is checked when the engine starts,
+    so that making a configuration needs no vLLM. Fields that are not given keep vLLM's defaults, except for those
+    listed in `agentfly.agents.llm_backends.async_vllm.engine_arguments`.
+
+    Attributes:
+        pipeline_parallel_size: stages that the layers are spread over, one GPU each.
+        tensor_parallel_size: GPUs that share each layer.
+        gpu_memory_utilization: share of each GPU's memory that the engine may take; None is vLLM's default.
+        max_model_len: prompt and answer together, in tokens; None takes it from the checkpoint.
+        trust_remote_code: run code that comes with the checkpoint.
+        dtype: of weights and activations, e.g. "bfloat16"; "auto" takes it from the checkpoint.
+        start_timeout: seconds until a start counts as failed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    pipeline_parallel_size: int = Field(1, ge=1)
+    tensor_parallel_size: int = Field(1, ge=1)
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    max_model_len: int | None = Field(None, ge=1)
+    trust_remote_code: bool = False
+    dtype: str = "auto"
+    start_timeout: float = Field(900.0, gt=0)
+
+    def given(self) -> dict[str, Any]:
+        """Engine arguments that were set on purpose, by name."""
+        fields = self.model_dump(exclude_unset=True, exclude={"start_timeout"})
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def check_names(self, valid: Mapping[str, Any]) -> None:
+        """Check the passed-on fields against those that the engine has.
+
+        Raises:
+            ConfigError: the engine has no such field; the message offers the nearest.
+        """
+        for name in self.model_extra or {}:
+            if name not in valid:
+                close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(
+                    f"unknown AsyncVLLMConfig field {name!r}.{hint} Any field of vLLM's AsyncEngineArgs is accepted."
+                )
+
+
+def _key_from_environment() -> SecretStr | None:
+    key = os.environ.get("OPENAI_API_KEY")
+    return SecretStr(key) if key else None
+
+
+class ClientConfig(BackendConfig):
+    """Settings of an OpenAI-compatible server, local or in the cloud.
+
+    Attributes:
+        base_url: address up to and including `/v1`.
+        api_key: None for a server that wants none; defaults to the environment's OPENAI_API_KEY.
+        timeout: seconds that one attempt may take; when streaming, seconds between two chunks.
+        max_requests_per_minute: requests are spaced so that no minute sees more; None is no limit.
+        max_retries: further attempts after a rate limit, a server fault, a time-out or a lost connection.
+        max_new_tokens: tokens of a turn at most, in place of the rollout's own limit.
+        temperature: in place of the rollout's own.
+        extra_body: further fields of every request body, e.g. {"top_k": 20} for a vLLM server.
+    """
+
+    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://.")
+    api_key: SecretStr | None = Field(default_factory=_key_from_environment)
+    timeout: float = Field(60.0, gt=0)
+    max_requests_per_minute: int | None = Field(None, ge=1)
+    max_retries: int = Field(4, ge=0)
+    max_new_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    extra_body: Mapping[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,58 @@
+"""Tasks into conversations, finished chains into rewards: the same for evaluation and for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from agentfly.agents.trajectory import Trajectory
+from agentfly.datasets.task import EditTask
+from agentfly.evaluators import EditSample, Evaluator, RewardConfig, compose_reward
+from agentfly.images import ImageSource, ImageStore, load_image
+
+
+@dataclass(frozen=True)
+class EvaluationSetup:
+    """How trajectories are judged: who scores, and how the score becomes a reward."""
+
+    evaluator: Evaluator
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+
+def task_conversation(task: EditTask) -> dict[str, Any]:
+    """The conversation that a task starts: its pictures, then its instruction."""
+    parts: list[dict[str, Any]] = [{"type": "image", "image": source} for source in task.images]
+    parts.append({"type": "text", "text": f"\n{task.instruction}"})
+    return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
+
+
+async def score_trajectory(
+    trajectory: Trajectory, task: EditTask, store: ImageStore, setup: EvaluationSetup
+) -> Trajectory:
+    """Score a finished trajectory against its task and write score, aspects, reward and its parts on it."""
+    sample = EditSample(
+        instruction=task.instruction,
+        source=load_image(task.images[0]),
+        result=store.get(trajectory.final_image) if trajectory.final_image else None,
+        target=_optional(task.target),
+        mask=_optional(task.mask),
+    )
+    score = await setup.evaluator.evaluate(sample)
+    records = trajectory.tool_records
+    reward = compose_reward(
+        score,
+        answered=trajectory.answered,
+        malformed_calls=sum(record.malformed for record in records),
+        failed_calls=sum(record.error is not None for record in records),
+        tool_calls=len(records),
+        config=setup.reward,
+    )
+    trajectory.score, trajectory.aspects = score.value, dict(score.aspects)
+    trajectory.reward, trajectory.reward_parts = reward.value, dict(reward.parts)
+    return trajectory
+
+
+def _optional(source: ImageSource | None) -> Image.Image | None:
+    return None if source is None else load_image(source)

@@ -1,0 +1,199 @@
+"""What one chain did: messages, exact tokens, tool timings, why it stopped, and what it was worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import AgentFlyError
+from agentfly.messages import Message
+from agentfly.templates import ChatCodec
+
+
+class StopReason(str, Enum):
+    """Why a chain ended."""
+
+    ANSWERED = "answered"
+    NO_TOOL_CALL = "no_tool_call"
+    MAX_TURNS = "max_turns"
+    MAX_TOKENS = "max_tokens"
+    MAX_TOOL_CALLS = "max_tool_calls"
+    CONTEXT_FULL = "context_full"
+    WALL_CLOCK = "wall_clock"
+    BACKEND_ERROR = "backend_error"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class ToolRecord:
+    """One tool call as it was carried out.
+
+    Attributes:
+        name, arguments: what was asked.
+        seconds: wall-clock time of the call.
+        engine: engine that did the work, "" for none.
+        error: the observation when the call failed, else None.
+        malformed: the call could not even be parsed.
+        data: what the tool reported for machines.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    seconds: float
+    engine: str = ""
+    error: str | None = None
+    malformed: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One generation of the policy and what its calls gave.
+
+    Attributes:
+        text: as sampled, special tokens left out.
+        finish_reason: of the generation.
+        seconds: of the generation.
+        tools: calls carried out, in order.
+        start, end: span of the sampled ids in `TokenTrace.response_ids`; equal when there are no tokens.
+    """
+
+    text: str
+    finish_reason: str
+    seconds: float
+    tools: tuple[ToolRecord, ...] = ()
+    start: int = 0
+    end: int = 0
+
+
+@dataclass
+class TokenTrace:
+    """Exact ids of a chain: the first prompt, then sampled ids and observation ids as they came.
+
+    Attributes:
+        prompt_ids: ids before the first sampled token, picture placeholders expanded.
+        response_ids: everything after.
+        mask: 1 where `response_ids` was sampled, 0 where it is an observation. Same length.
+        logprobs: log-prob of each sampled id, 0.0 on observations. Same length.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole sequence."""
+        return self.prompt_ids + self.response_ids
+
+    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> tuple[int, int]:
+        """Append sampled ids and return their span."""
+        start = len(self.response_ids)
+        self.response_ids += ids
+        self.mask += [1] * len(ids)
+        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
+        return start, len(self.response_ids)
+
+    def add_observation(self, ids: Sequence[int]) -> None:
+        """Append ids that the policy did not sample."""
+        self.response_ids += ids
+        self.mask += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+
+@dataclass
+class Trajectory:
+    """Everything about one chain. Pictures are handles into the run's store.
+
+    Attributes:
+        id: unique; `group_id` is shared by the chains of one prompt.
+        messages: the conversation, first prompt included.
+        turns: one a generation.
+        images: handles of all pictures in the conversation, in placeholder order.
+        names: the chain's own names (`img_1`, `mask_1`) of every picture it can use, to handles.
+        tokens: exact ids, None when the backend is message-level (then it is not token-exact).
+        stop_reason: None while the chain runs.
+        error: what went wrong, for the last three stop reasons.
+        final_image: handle of the answer, or of the last picture that a tool made; None when nothing was made.
+        answer: the words that came with the answer.
+        score, aspects: of the evaluator (0 to 100), None before scoring.
+        reward, reward_parts: what the trainer learns from.
+        metadata: of the task.
+    """
+
+    id: str
+    group_id: str
+    messages: list[Message]
+    turns: list[Turn] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    tokens: TokenTrace | None = None
+    stop_reason: StopReason | None = None
+    error: str | None = None
+    final_image: str | None = None
+    answer: str = ""
+    seconds: float = 0.0
+    score: float | None = None
+    aspects: dict[str, float] = field(default_factory=dict)
+    reward: float | None = None
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tool_records(self) -> list[ToolRecord]:
+        """All tool calls, in order."""
+        return [record for turn in self.turns for record in turn.tools]
+
+    @property
+    def answered(self) -> bool:
+        """Whether the chain ended by giving an answer."""
+        return self.stop_reason is StopReason.ANSWERED
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back equal."""
+        data = {**asdict(self), "messages": [message.to_dict() for message in self.messages]}
+        return json.dumps(data, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Trajectory:
+        """Inverse of `to_json`."""
+        data = json.loads(line)
+        data["messages"] = [Message.from_dict(message) for message in data["messages"]]
+        data["turns"] = [
+            Turn(**{**turn, "tools": tuple(ToolRecord(**tool) for tool in turn["tools"])}) for turn in data["turns"]
+        ]
+        data["tokens"] = TokenTrace(**data["tokens"]) if data["tokens"] is not None else None
+        data["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
+        return cls(**data)
+
+    def check(self, codec: ChatCodec, load_image: Callable[[str], Image.Image]) -> None:
+        """Prove that the token trace is exact.
+
+        Every array has one entry per id; sampled spans are exactly the masked ids; every picture stands where the
+        conversation has it, with the number of placeholders that the processor gives for it.
+
+        Raises:
+            AgentFlyError: the first thing that does not hold.
+        """
+        trace = self.tokens
+        if trace is None:
+            raise AgentFlyError(f"trajectory {self.id} is not token-exact: its backend works on messages")
+        size = len(trace.response_ids)
+        if not size == len(trace.mask) == len(trace.logprobs):
+            raise AgentFlyError(f"trajectory {self.id}: {size} ids, {len(trace.mask)} mask, {len(trace.logprobs)} log-probs")
+        sampled = [0] * size
+        for turn in self.turns:
+            sampled[turn.start : turn.end] = [1] * (turn.end - turn.start)
+        if sampled != trace.mask:
+            raise AgentFlyError(f"trajectory {self.id}: the mask does not cover exactly the sampled turns")
+        runs = codec.image_runs([i if m == 0 else -1 for i, m in zip(trace.ids, [0] * len(trace.prompt_ids) + trace.mask)])
+        wanted = [codec.image_length(handle, load_image) for handle in self.images]
+        if runs != wanted:
+            raise AgentFlyError(f"trajectory {self.id}: picture placeholders {runs}, pictures need {wanted}")

@@ -1,0 +1,32 @@
+"""One task: what to do to which pictures, and what is known of the right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentfly.images import ImageSource
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """An instruction on one or more pictures.
+
+    Attributes:
+        id: unique within its data set.
+        instruction: what the user asks for.
+        images: sources of the pictures (path, URL, bytes, PIL, ...), the one to edit first.
+        target: the wanted result, where it is known.
+        mask: where the picture must change (white), where it is known; same size as the first picture.
+        task_type: family for tables, e.g. "named" or "look".
+        metadata: anything else, JSON-able.
+    """
+
+    id: str
+    instruction: str
+    images: tuple[ImageSource, ...]
+    target: ImageSource | None = None
+    mask: ImageSource | None = None
+    task_type: str = "edit"
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,73 @@
+"""One hierarchy of errors; every message says what went wrong and what to do about it.
+
+`ToolError` is the only one that reaches the model: the rollout turns it into an observation. Every other error is
+attributed once, at the boundary where it is caught (a chain, a request, a command), and never ends a batch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AgentFlyError(Exception):
+    """Base of all errors that agentfly raises on purpose."""
+
+
+class ConfigError(AgentFlyError, ValueError):
+    """An argument or a setting is wrong; the message names the valid choice."""
+
+
+class ImageError(AgentFlyError, ValueError):
+    """A picture cannot be loaded, or is refused for safety."""
+
+
+class DatasetError(AgentFlyError, ValueError):
+    """A data set, or a row of one, is not usable."""
+
+
+class TemplateError(AgentFlyError, ValueError):
+    """A chat template is unknown, or does not keep the contract that token-exact rollouts need."""
+
+
+class ToolError(AgentFlyError):
+    """A tool could not do what it was asked. The message is written for the model: it says what to try next."""
+
+
+class EngineUnavailable(ToolError):
+    """The engine behind a tool cannot do this at all, e.g. "needs a model backend: ..."."""
+
+
+class BackendError(AgentFlyError):
+    """An LLM backend failed to generate.
+
+    Attributes:
+        retryable: whether the same request may succeed later (rate limit, time-out, server fault).
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class EvaluatorError(AgentFlyError):
+    """A sample could not be scored."""
+
+
+class TrainingError(AgentFlyError):
+    """Training could not start, stalled, or ended badly; the message names the cause and the log."""
+
+
+class MissingExtraError(AgentFlyError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the optional packages of extra [{extra}]: pip install -e '.[{extra}]'")
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """A message for an unknown name that offers the nearest valid one, and lists the others."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}"

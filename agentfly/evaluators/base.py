@@ -1,0 +1,55 @@
+"""The contract of every evaluator: a sample in, a score from 0 to 100 with its aspects out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class EditSample:
+    """What an evaluator looks at.
+
+    Attributes:
+        instruction: what was asked.
+        source: the picture before.
+        result: the picture after; None when the agent gave none.
+        target: the wanted picture, where it is known.
+        mask: where the picture must change (mode L, white = change), where it is known.
+    """
+
+    instruction: str
+    source: Image.Image
+    result: Image.Image | None
+    target: Image.Image | None = None
+    mask: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A judgement.
+
+    Attributes:
+        value: 0 (useless) to 100 (as wanted).
+        feedback: one or two sentences that say why.
+        aspects: named parts of the judgement, each 0 to 1.
+    """
+
+    value: float
+    feedback: str = ""
+    aspects: Mapping[str, float] = field(default_factory=dict)
+
+
+class Evaluator(Protocol):
+    """Scores edits. Implementations hold no state between samples."""
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample.
+
+        Raises:
+            EvaluatorError: the sample cannot be scored (what the evaluator needs is missing).
+        """
+        ...

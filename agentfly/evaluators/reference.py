@@ -1,0 +1,136 @@
+"""Scoring against a known answer: is the edit there, and is the rest of the picture as it was?"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentfly.errors import EvaluatorError
+from agentfly.evaluators.base import EditSample, Score
+
+Floats = NDArray[np.float32]
+
+
+class ReferenceConfig(BaseModel):
+    """Constants of the score; the defaults are calibrated on the sticker world at 168 x 168 pixels.
+
+    Attributes:
+        blur: standard deviation in pixels of the Gaussian that is laid over all pictures first.
+        lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
+            photograph is under a sticker cannot be known as well as that it is not red there.
+        inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
+        outside_tolerance: colour difference outside of the mask that counts as none.
+        outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
+        outside_decay: k in `outside = exp(-k * spoiled share of the picture)`.
+        changed_tolerance: largest colour difference of a picture that counts as unchanged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blur: float = Field(1.0, gt=0)
+    lightness_weight: float = Field(0.4, gt=0, le=1)
+    inside_tolerance: float = Field(8.0, ge=0)
+    outside_tolerance: float = Field(2.0, ge=0)
+    outside_range: float = Field(30.0, gt=0)
+    outside_decay: float = Field(45.0, gt=0)
+    changed_tolerance: float = Field(1.0, ge=0)
+
+
+class ReferenceEvaluator:
+    """Compares with target and mask; `100 * inside * outside * changed`.
+
+    With d(a, b) the CIE Lab distance of two blurred pictures in each pixel, d' the same with lightness weighted, M the
+    pixels of the mask, t_in, t_out, r and k as in `ReferenceConfig` and [x] = min(max(x, 0), 1):
+
+        error(x)  = mean over M of max(0, d'(x, target) - t_in)
+        inside    = [1 - error(result) / error(source)]
+        away      = min(d(result, source), d(result, target))
+        spoiled   = sum of [(away - t_out) / r] over the pixels outside of M / number of all pixels
+        outside   = exp(-k * spoiled)
+        changed   = 1 if d(result, source) exceeds its tolerance anywhere, else 0
+
+    The product leaves nothing to gain from copying the source (inside = 0) or repainting everything (outside near 0).
+    """
+
+    def __init__(self, config: ReferenceConfig | None = None) -> None:
+        self.config = config or ReferenceConfig()
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample; aspects are inside, outside and changed. A result of another size is resized first.
+
+        Raises:
+            EvaluatorError: target or mask is missing, of another size than the source, or the mask is empty.
+        """
+        target, mask = _required(sample)
+        if sample.result is None:
+            return Score(0.0, "There is no result.", {"inside": 0.0, "outside": 0.0, "changed": 0.0})
+        return await asyncio.to_thread(self._score, sample.source, sample.result, target, mask)
+
+    def _score(self, source: Image.Image, result: Image.Image, target: Image.Image, mask: Image.Image) -> Score:
+        if result.size != source.size:
+            result = result.resize(source.size, Image.Resampling.BICUBIC)
+        within = np.asarray(mask.convert("L")) > 127
+        if not within.any():
+            raise EvaluatorError("the mask is empty: nothing would have to change")
+        lab_source, lab_result, lab_target = (self._lab(picture) for picture in (source, result, target))
+        moved = _distance(lab_result, lab_source)
+        aspects = {
+            "inside": self._inside(lab_source, lab_result, lab_target, within),
+            # The two differ outside of the mask only by the blur across its edge, which is nobody's fault.
+            "outside": self._outside(np.minimum(moved, _distance(lab_result, lab_target)), within),
+            "changed": float(moved.max() > self.config.changed_tolerance),
+        }
+        return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
+
+    def _lab(self, picture: Image.Image) -> Floats:
+        import cv2
+
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+        blurred = cv2.GaussianBlur(pixels, (0, 0), self.config.blur)
+        return np.asarray(cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB), dtype=np.float32)
+
+    def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
+        weight, tolerance = self.config.lightness_weight, self.config.inside_tolerance
+        before, after = (
+            float(np.maximum(_distance(x[within], target[within], weight) - tolerance, 0.0).mean())
+            for x in (source, result)
+        )
+        # Where source and target agree within the tolerance there is no error to take away.
+        return min(max(1.0 - after / before, 0.0), 1.0) if before > 0 else float(after == 0)
+
+    def _outside(self, away: Floats, within: NDArray[np.bool_]) -> float:
+        harm = np.clip((away - self.config.outside_tolerance) / self.config.outside_range, 0.0, 1.0)
+        return math.exp(-self.config.outside_decay * float(harm[~within].sum()) / away.size)
+
+
+def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
+    if sample.target is None or sample.mask is None:
+        raise EvaluatorError(
+            "the reference evaluator needs the target and the mask of a task; use a judge without them"
+        )
+    for name, picture in (("target", sample.target), ("mask", sample.mask)):
+        if picture.size != sample.source.size:
+            raise EvaluatorError(f"the {name} is {picture.size} but the source {sample.source.size} pixels")
+    return sample.target, sample.mask
+
+
+def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
+    away = a - b
+    away *= (lightness_weight, 1.0, 1.0)
+    return np.asarray(np.sqrt(np.einsum("...c,...c->...", away, away)), dtype=np.float32)
+
+
+def _feedback(aspects: dict[str, float]) -> str:
+    if not aspects["changed"]:
+        return "The picture is unchanged."
+    inside, outside = aspects["inside"], aspects["outside"]
+    if min(inside, outside) >= 0.9:
+        return "The edit is done and the rest of the picture is kept."
+    if inside <= outside:
+        return f"Weakest is the edit itself: {inside:.0%} of the difference to the wanted picture is gone."
+    return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

@@ -1,0 +1,278 @@
+"""Loading pictures from whatever people hand over: files, URLs, data URIs, base64, bytes, PIL, Hugging Face rows.
+
+What comes back is decoded in full, upright (EXIF orientation applied), free of metadata, and of mode RGB, RGBA or L.
+What cannot be that is refused with an `ImageError` that says what to do. The number of pixels is judged from the
+header, before anything is decoded. Messages never carry base64 or the secret parts of a URL.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+import re
+import urllib.parse
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import ImageError
+from agentfly.images.store import normalise
+
+logger = logging.getLogger(__name__)
+
+ImageSource = Image.Image | bytes | str | os.PathLike[str] | Mapping[str, Any]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF picture"
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(file|data):", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What `load_image` accepts.
+
+    Attributes:
+        max_pixels: width x height at most, judged before decoding.
+        max_bytes: bytes of a file, an upload or a download at most.
+        timeout: seconds for a whole download, redirects included.
+        allow_private_hosts: also fetch from loopback, private and link-local addresses. Leave it off on servers.
+        allow_files: read local paths. Servers that take pictures from strangers switch it off.
+    """
+
+    max_pixels: int = 64_000_000
+    max_bytes: int = 64 * 1024 * 1024
+    timeout: float = 20.0
+    allow_private_hosts: bool = False
+    allow_files: bool = True
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """The picture behind a source, decoded and upright.
+
+    Args:
+        source: a PIL picture, encoded bytes, a path, an http(s) URL, a data URI, bare base64, or a row of a Hugging
+            Face `Image` column (`{"bytes": ..., "path": ...}`). An animation gives its first frame.
+        limits: what is accepted.
+
+    Returns:
+        A new picture of mode RGB, RGBA or L, without metadata. A PIL source is not changed.
+
+    Raises:
+        ImageError: not a picture, too large, cut off, unreachable, or refused for safety.
+    """
+    if isinstance(source, Image.Image):
+        return _finish(source, limits)
+    data = _read(source, limits)
+    if len(data) > limits.max_bytes:
+        raise ImageError(_too_many_bytes(len(data), limits))
+    return _decode(data, limits)
+
+
+def _read(source: Any, limits: ImageLimits) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, str):
+        return _read_text(source.strip(), limits)
+    if isinstance(source, os.PathLike):
+        return _read_file(Path(source), limits)
+    if isinstance(source, Mapping):
+        inner = source.get("bytes") or source.get("path")
+        if inner is None or isinstance(inner, Mapping):
+            raise ImageError("a picture given as a mapping needs 'bytes' (encoded picture) or 'path'")
+        return _read(inner, limits)
+    raise ImageError(
+        f"cannot load a picture from {type(source).__name__}: give a path, URL, data URI, base64, bytes or PIL picture"
+    )
+
+
+def _read_text(text: str, limits: ImageLimits) -> bytes:
+    scheme = _SCHEME.match(text)
+    name = (scheme.group(1) or scheme.group(2)).lower() if scheme else ""
+    if name in ("http", "https"):
+        from agentfly.images.fetch import fetch
+
+        return fetch(
+            text, timeout=limits.timeout, max_bytes=limits.max_bytes, allow_private_hosts=limits.allow_private_hosts
+        )
+    if name == "data":
+        return _read_data_uri(text, limits)
+    if name:
+        raise ImageError(f"pictures are not loaded from {name}: addresses; use http(s), a data URI or a plain path")
+    # A JPEG in base64 starts with "/9j/", so a path is a path only where a file is.
+    if limits.allow_files and len(text) < 4096 and os.path.isfile(text):
+        return _read_file(Path(text), limits)
+    return _read_base64(text, limits)
+
+
+def _read_file(path: Path, limits: ImageLimits) -> bytes:
+    if not limits.allow_files:
+        raise ImageError("local files are not read here: send the picture as a URL, data URI or base64")
+    try:
+        # A device or a pipe has no end to read to.
+        if not path.is_file():
+            raise ImageError(f"no picture file at {_short(str(path))!r}: check the path")
+        size = path.stat().st_size
+        if size > limits.max_bytes:
+            raise ImageError(_too_many_bytes(size, limits))
+        return path.read_bytes()
+    except (OSError, ValueError) as fault:
+        if isinstance(fault, ImageError):
+            raise
+        reason = fault.strerror if isinstance(fault, OSError) else str(fault)
+        raise ImageError(f"cannot read {_short(str(path))!r}: {reason}") from fault
+
+
+def _read_data_uri(text: str, limits: ImageLimits) -> bytes:
+    header, comma, body = text.partition(",")
+    if not comma:
+        raise ImageError("this data URI has no ',' between its type and its data: data:image/png;base64,...")
+    if len(body) > limits.max_bytes * 3:
+        raise ImageError(_too_many_bytes(len(body) * 3 // 4, limits))
+    if not header.lower().rstrip().endswith(";base64"):
+        return urllib.parse.unquote_to_bytes(body)
+    data = _from_base64(urllib.parse.unquote(body))
+    if data is None:
+        raise ImageError("the data of this data URI is not valid base64: was it cut off?")
+    return data
+
+
+def _read_base64(text: str, limits: ImageLimits) -> bytes:
+    if len(text) > limits.max_bytes * 3:
+        raise ImageError(_too_many_bytes(len(text) * 3 // 4, limits))
+    data = _from_base64(text)
+    if data is not None and (_kind(data) in FORMATS or len(text) > 512):
+        return data
+    if not text:
+        raise ImageError(f"the picture source is an empty text: {_WANTED}")
+    if len(text) > 512:
+        raise ImageError("this text is neither a path, a URL nor valid base64 of a picture")
+    if not limits.allow_files:
+        raise ImageError("local files are not read here: send the picture as a URL, data URI or base64")
+    raise ImageError(f"no picture file at {_short(text)!r}: check the path")
+
+
+def _from_base64(text: str) -> bytes | None:
+    if not _BASE64.fullmatch(text):
+        return None
+    compact = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
+    kind = _kind(data)
+    if kind not in FORMATS:
+        raise ImageError(f"this is {kind}, not a picture that can be edited: {_WANTED}")
+    with warnings.catch_warnings():
+        # `max_pixels` is the limit here; Pillow's own warning would come on top of it.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(BytesIO(data), formats=(kind,))
+        except Image.DecompressionBombError as fault:
+            raise ImageError(
+                f"this picture has far too many pixels, {limits.max_pixels} are allowed: resize it"
+            ) from fault
+        except Exception as fault:  # decoders raise anything on broken bytes
+            raise ImageError(f"this {kind} file is broken or cut off: save the picture again") from fault
+        return _finish(image, limits)
+
+
+def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
+    if image.width * image.height > limits.max_pixels:
+        raise ImageError(
+            f"this picture has {image.width}x{image.height} = {image.width * image.height} pixels, "
+            f"{limits.max_pixels} are allowed: resize it"
+        )
+    if not image.width or not image.height:
+        raise ImageError(f"this picture is empty ({image.width}x{image.height} pixels)")
+    try:
+        image.load()
+        out = normalise(_upright(image))
+    except Exception as fault:  # decoders raise anything on broken bytes
+        raise ImageError(f"this picture is broken or cut off ({_short(str(fault))}): save it again") from fault
+    if out is image:
+        out = out.copy()
+    # An orientation left behind would be applied a second time by whoever loads the picture again.
+    out.info = {}
+    return out
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception as fault:  # broken metadata is no reason to refuse good pixels
+        logger.debug("EXIF not readable: %s", fault)
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _kind(data: bytes) -> str:
+    """Name in `FORMATS`, or words for what the bytes are instead."""
+    for kind, magics in _MAGICS.items():
+        if data.startswith(magics):
+            return kind
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "WEBP", b"AVI ": "a video"}.get(data[8:12], "a sound or unknown RIFF file")
+    if data[4:8] == b"ftyp":
+        still = data[8:12] in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+        return "an AVIF or HEIC file" if still else "a video"
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in head:
+        return "an SVG drawing"
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "a web page"
+    if not data:
+        return "empty"
+    return "text" if _is_text(data[:512]) else "no known picture format"
+
+
+_MAGICS: dict[str, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    "a PDF document": (b"%PDF",),
+    "a video": (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"FLV"),
+    "an archive": (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf"),
+}
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8", "ignore")
+    except ValueError:
+        return False
+    return len(text) >= len(head) - 3 and all(char.isprintable() or char in "\r\n\t" for char in text)
+
+
+def _too_many_bytes(size: int, limits: ImageLimits) -> str:
+    return f"this picture has {size} bytes, {limits.max_bytes} are allowed: resize or compress it"
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,0 +1,229 @@
+"""Messages between user, policy and tools, and their OpenAI form.
+
+Pictures are never inside a message: an `ImagePart` carries the handle of a picture in the `ImageStore`, so that
+messages are small and fit for logs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agentfly.errors import ConfigError
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture, by its handle in the store (`img_` + 12 hex digits of its content hash)."""
+
+    handle: str
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call that the policy asked for.
+
+    Attributes:
+        id: unique within its message; the tool message that answers it carries the same id.
+        name: name of the tool.
+        arguments: parsed arguments; empty when `error` is set.
+        error: why the call could not be parsed, in words for the model; None for a well-formed call.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def to_openai(self) -> dict[str, Any]:
+        """The call as an OpenAI `tool_calls` entry (arguments as a JSON string)."""
+        arguments = json.dumps(dict(self.arguments), ensure_ascii=False)
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        role: who speaks.
+        parts: text and pictures in order.
+        tool_calls: calls asked for (assistant only).
+        tool_call_id: which call a tool message answers.
+    """
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text of the message, pictures left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Handles of the pictures of the message, in order."""
+        return tuple(part.handle for part in self.parts if isinstance(part, ImagePart))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON form that `from_dict` reads back equal; pictures as handles."""
+        parts = [
+            {"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image", "image": p.handle}
+            for p in self.parts
+        ]
+        out: dict[str, Any] = {"role": self.role, "content": parts}
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"id": c.id, "name": c.name, "arguments": dict(c.arguments), "error": c.error} for c in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            out["tool_call_id"] = self.tool_call_id
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Message:
+        """Inverse of `to_dict`."""
+        parts = tuple(TextPart(p["text"]) if p["type"] == "text" else ImagePart(p["image"]) for p in data["content"])
+        calls = tuple(ToolCall(**call) for call in data.get("tool_calls", ()))
+        return cls(check_role(data["role"]), parts, calls, data.get("tool_call_id"))
+
+    def to_openai(self, image_url: Callable[[str], str]) -> dict[str, Any]:
+        """The message for an OpenAI-compatible chat endpoint.
+
+        Args:
+            image_url: gives the URL (usually a data URI) of a picture handle.
+        """
+        out: dict[str, Any] = {"role": self.role}
+        if any(isinstance(part, ImagePart) for part in self.parts):
+            out["content"] = [
+                {"type": "text", "text": p.text}
+                if isinstance(p, TextPart)
+                else {"type": "image_url", "image_url": {"url": image_url(p.handle)}}
+                for p in self.parts
+            ]
+        else:
+            out["content"] = self.text
+        if self.tool_calls:
+            out["tool_calls"] = [call.to_openai() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            out["tool_call_id"] = self.tool_call_id
+        return out
+
+    def to_template(self) -> dict[str, Any]:
+        """The message as chat templates read it: `image` parts as bare placeholders, arguments as objects."""
+        out: dict[str, Any] = {"role": self.role}
+        if any(isinstance(part, ImagePart) for part in self.parts):
+            out["content"] = [
+                {"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image"} for p in self.parts
+            ]
+        else:
+            out["content"] = self.text
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+                for c in self.tool_calls
+            ]
+        return out
+
+
+def text_message(role: Role, text: str) -> Message:
+    """A message of one text part."""
+    return Message(role, (TextPart(text),))
+
+
+def check_role(role: Any) -> Role:
+    """The role, or `ConfigError` naming the valid ones."""
+    if role not in ROLES:
+        raise ConfigError(f"message role {role!r} is not one of {', '.join(ROLES)}")
+    return role
+
+
+def from_openai(message: object, store_image: Callable[[Any], str]) -> Message:
+    """Read one message in the forms that people write: OpenAI, Qwen, or a bare string as content.
+
+    Args:
+        message: `role` and `content`; content is a string, or a list of parts of type `text`, `image` (any picture
+            source under `image`) or `image_url`. The object is not changed.
+        store_image: puts a picture source into the store and returns its handle.
+
+    Raises:
+        ConfigError: unknown role or part type; the message names it.
+        ImageError: a picture cannot be loaded.
+    """
+    if not isinstance(message, Mapping) or "role" not in message:
+        raise ConfigError(f"a message is a mapping with 'role' and 'content', got {type(message).__name__}")
+    content = message.get("content")
+    parts = tuple(_parts(content if content is not None else "", store_image))
+    return Message(
+        check_role(message["role"]),
+        parts,
+        tuple(_calls(message.get("tool_calls") or ())),
+        message.get("tool_call_id"),
+    )
+
+
+def _parts(content: Any, store_image: Callable[[Any], str]) -> Iterable[Part]:
+    if isinstance(content, str):
+        if content:
+            yield TextPart(content)
+        return
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise ConfigError(f"message content is a string or a list of parts, got {type(content).__name__}")
+    for part in content:
+        yield _part(part, store_image)
+
+
+def _part(part: Any, store_image: Callable[[Any], str]) -> Part:
+    if isinstance(part, str):
+        return TextPart(part)
+    if not isinstance(part, Mapping):
+        raise ConfigError(f"a content part is a mapping with 'type', got {type(part).__name__}")
+    kind = part.get("type") or next((k for k in ("text", "image", "image_url") if k in part), None)
+    if kind in ("text", "input_text"):
+        return TextPart(str(part["text"]))
+    if kind in ("image", "image_url", "input_image"):
+        source = part.get("image", part.get("image_url"))
+        if isinstance(source, Mapping) and "url" in source:
+            source = source["url"]
+        if source is None:
+            raise ConfigError(f"a part of type {kind!r} needs the picture under 'image' or 'image_url'")
+        return ImagePart(store_image(source))
+    raise ConfigError(f"unknown content part type {kind!r}; use 'text', 'image' or 'image_url'")
+
+
+def _calls(calls: Iterable[Mapping[str, Any]]) -> Iterable[ToolCall]:
+    for index, call in enumerate(calls):
+        function = call.get("function", call)
+        if "name" not in function:
+            raise ConfigError("a tool call needs the 'name' of its function")
+        arguments, error = _arguments(function.get("arguments") or {})
+        yield ToolCall(str(call.get("id") or f"call_{index}"), str(function["name"]), arguments, error)
+
+
+def _arguments(given: Any) -> tuple[Mapping[str, Any], str | None]:
+    """Arguments of a call, or what is wrong with them."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError) as fault:
+            return {}, f"arguments are not valid JSON: {fault}"
+    if not isinstance(given, Mapping):
+        return {}, f"arguments are a JSON object of names and values, not {type(given).__name__}"
+    return given, None

@@ -1,0 +1,156 @@
+"""From messages to exact token ids, pictures included.
+
+The codec is the only place that tokenises a conversation. It renders the first prompt once; afterwards it renders only
+what follows a sampled turn, so sampled ids are never decoded and tokenised again. A picture becomes a run of
+placeholder ids whose length the processor gives for exactly this picture; rollout, warm start and training share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from agentfly.errors import MissingExtraError, TemplateError
+from agentfly.messages import Message, TextPart
+from agentfly.templates.loader import load_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+# Private-use character: no tokenizer of ours emits it and no user types it.
+_SENTINEL = "\ue0ff"
+_CACHED_LENGTHS = 65536
+
+LoadImage = Callable[[str], Image.Image]
+Schemas = Sequence[Mapping[str, Any]]
+
+
+class ChatCodec:
+    """Token ids of conversations for one processor and one chat template.
+
+    Args:
+        processor: a Qwen-VL style processor (tokenizer + image processor).
+        template: template text; the processor's own when None.
+    """
+
+    def __init__(self, processor: ProcessorMixin, template: str | None = None) -> None:
+        self.processor: Any = processor
+        self.tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
+        chosen = template or self.processor.chat_template or self.tokenizer.chat_template
+        if not chosen:
+            raise TemplateError("this checkpoint has no chat template; pass template='qwen2.5-vl-system-tool' or a path")
+        self.template: str = chosen
+        self._image_lengths: dict[str, int] = {}
+
+    @classmethod
+    def from_pretrained(cls, model: str, template: str | None = None, *, trust_remote_code: bool = False) -> ChatCodec:
+        """Codec of a checkpoint folder or hub name; `template` is a name or path, None takes the checkpoint's own."""
+        try:
+            from transformers import AutoProcessor
+        except ImportError as fault:
+            raise MissingExtraError("token-exact rollouts", "verl") from fault
+        processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+        return cls(processor, load_template(template) if template else None)
+
+    @cached_property
+    def image_id(self) -> int:
+        """Id of the picture placeholder."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))  # type: ignore[arg-type]
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end a turn."""
+        found = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+        return frozenset(int(i) for i in found if isinstance(i, int))
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Schemas, load_image: LoadImage) -> list[int]:
+        """Ids of a conversation up to where the assistant speaks, placeholders expanded."""
+        return self._encode(self._render(messages, tools), messages, load_image)
+
+    def continuation_ids(
+        self, messages: Sequence[Message], tools: Schemas, load_image: LoadImage, *, closed: bool
+    ) -> list[int]:
+        """Ids that follow a sampled turn when `messages` (its observations) come next.
+
+        Args:
+            messages: what follows the assistant's turn.
+            tools: schemas, as for the prompt.
+            load_image: the picture behind a handle.
+            closed: whether the sampled ids already end with the end-of-turn token.
+
+        Returns:
+            Ids from (or after) the end-of-turn token to the next generation prompt.
+        """
+        turn = [Message("user", (TextPart("-"),)), Message("assistant", (TextPart(_SENTINEL),)), *messages]
+        text = self._render(turn, tools)
+        tail = text.rpartition(_SENTINEL)[2]
+        if closed:
+            end = next((str(t) for t in map(self._token, self.eos_ids) if tail.startswith(str(t))), "")
+            tail = tail[len(end) :]
+        return self._encode(tail, messages, load_image)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of sampled ids without the special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def collapse(self, ids: Sequence[int]) -> list[int]:
+        """One placeholder a picture instead of a run: the form in which vLLM takes prompts."""
+        return [t for i, t in enumerate(ids) if t != self.image_id or i == 0 or ids[i - 1] != self.image_id]
+
+    def image_length(self, handle: str, load_image: LoadImage) -> int:
+        """Number of placeholder ids of a picture."""
+        if handle not in self._image_lengths:
+            if len(self._image_lengths) >= _CACHED_LENGTHS:
+                self._image_lengths.clear()
+            image = load_image(handle)
+            patches = self.processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
+            self._image_lengths[handle] = int(patches) // self.processor.image_processor.merge_size**2
+        return self._image_lengths[handle]
+
+    def image_runs(self, ids: Sequence[int]) -> list[int]:
+        """Lengths of the placeholder runs, in order."""
+        runs: list[int] = []
+        for i, token in enumerate(ids):
+            if token == self.image_id:
+                if i and ids[i - 1] == self.image_id:
+                    runs[-1] += 1
+                else:
+                    runs.append(1)
+        return runs
+
+    def _token(self, token_id: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token_id))
+
+    def _render(self, messages: Sequence[Message], tools: Schemas) -> str:
+        plain = [_defuse(message).to_template() for message in messages]
+        text = self.tokenizer.apply_chat_template(
+            plain,  # type: ignore[arg-type]
+            tools=[dict(tool) for tool in tools] or None,  # type: ignore[arg-type]
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return str(text)
+
+    def _encode(self, text: str, messages: Sequence[Message], load_image: LoadImage) -> list[int]:
+        lengths = [self.image_length(handle, load_image) for message in messages for handle in message.images]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        placeholders = ids.count(self.image_id)  # type: ignore[union-attr]
+        if placeholders != len(lengths):
+            raise TemplateError(
+                f"the chat template rendered {placeholders} of {len(lengths)} pictures; "
+                "use a template that keeps pictures in every turn, such as qwen2.5-vl-system-tool"
+            )
+        remaining = iter(lengths)
+        return [t for token in ids for t in ([token] * next(remaining) if token == self.image_id else [token])]  # type: ignore[misc]
+
+
+def _defuse(message: Message) -> Message:
+    """Special tokens inside a text would forge turns or pictures; a space takes their meaning away."""
+    if not any(isinstance(part, TextPart) and "<|" in part.text for part in message.parts):
+        return message
+    parts = tuple(TextPart(p.text.replace("<|", "< |")) if isinstance(p, TextPart) else p for p in message.parts)
+    return Message(message.role, parts, message.tool_calls, message.tool_call_id)

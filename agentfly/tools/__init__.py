@@ -1,0 +1,9 @@
+"""Tools: what a model can call, how it is described to the model, and how calls are read and carried out."""
+
+from agentfly.tools.base import ToolResult
+from agentfly.tools.decorator import Tool, tool
+from agentfly.tools.image_tools import ImageTools
+from agentfly.tools.parsing import ParsedText, parse_tool_calls
+from agentfly.tools.toolset import Toolset
+
+__all__ = ["ImageTools", "ParsedText", "Tool", "ToolResult", "Toolset", "parse_tool_calls", "tool"]

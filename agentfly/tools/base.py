@@ -1,0 +1,26 @@
+"""What a tool is to the rollout: a name, a schema, and a call that gives text and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What a tool gives back to the model.
+
+    Attributes:
+        text: the observation in words; it names every picture of `images`.
+        images: handles of the pictures that the model should see, in the order they are named.
+        engine: the engine that did the work ("classical", a model name, ...), "" where none is involved.
+        final: the agent is done with this call (`give_answer`); `images[-1]`, if any, is its answer.
+        data: machine-readable details (boxes, scores, parameters used), JSON-able.
+    """
+
+    text: str
+    images: tuple[str, ...] = ()
+    engine: str = ""
+    final: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)

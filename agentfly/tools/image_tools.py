@@ -1,0 +1,253 @@
+"""The image tools of the agent: detect, inpaint, both at once, edit, and the answer.
+
+A tool takes pictures by their names in the chain's view and gives new names back. Observations are short and regular,
+so that small policies can read them; all details are in `ToolResult.data`. Refusals of engines reach the model as they
+are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from PIL import Image
+from pydantic import Field
+
+from agentfly.errors import ImageError, ToolError
+from agentfly.images import ImageView
+from agentfly.tools.base import ToolResult
+from agentfly.tools.decorator import tool
+from agentfly.tools.masks import grow, union
+from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
+
+Threshold = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=0, le=256)]
+Scale = Annotated[float, Field(ge=0, le=100)] | None
+Steps = Annotated[int, Field(ge=1, le=200)] | None
+Strength = Annotated[float, Field(gt=0, le=1)] | None
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)] | None
+
+_MAX_LISTED = 8
+
+
+class ImageTools:
+    """Tools on the pictures of one chain.
+
+    Args:
+        images: the pictures that the chain can name; new ones are added to it.
+        engines: what does the work.
+    """
+
+    def __init__(self, images: ImageView, engines: Engines) -> None:
+        self._images = images
+        self._engines = engines
+
+    @tool
+    async def detect_objects(
+        self,
+        image_id: str,
+        text_prompt: str,
+        box_threshold: Threshold = 0.35,
+        text_threshold: Threshold = 0.25,
+        auto_mask_dilate: Pixels = 0,
+        auto_mask_feather: Pixels = 0,
+    ) -> ToolResult:
+        """Find what a text names. Gives one mask of all objects found, and their scores and boxes.
+
+        Args:
+            image_id: the picture to look at.
+            text_prompt: what to find, in a few words.
+            box_threshold: lowest score of an object.
+            text_threshold: lowest score of a word of its label.
+            auto_mask_dilate: pixels by which the mask grows.
+            auto_mask_feather: pixels over which the edge of the mask is softened.
+        """
+        image = await self._load(image_id)
+        found = await self._find(image, text_prompt, box_threshold, text_threshold)
+        mask = await asyncio.to_thread(_mask, found, auto_mask_dilate, auto_mask_feather)
+        handle = await self._store(mask)
+        name = self._images.add_handle(handle, "mask")
+        data = {
+            "objects": _objects(found),
+            "box_threshold": box_threshold,
+            "text_threshold": text_threshold,
+            "auto_mask_dilate": auto_mask_dilate,
+            "auto_mask_feather": auto_mask_feather,
+        }
+        return ToolResult(f"{name}: {_listed(found, boxes=True)}", (handle,), self._engines.detector.name, data=data)
+
+    @tool
+    async def inpaint_image(
+        self,
+        image_id: str,
+        mask_id: str,
+        prompt: str,
+        negative_prompt: str | None = None,
+        guidance_scale: Scale = None,
+        num_inference_steps: Steps = None,
+        strength: Strength = None,
+        seed: Seed = None,
+    ) -> ToolResult:
+        """Repaint what a mask covers. An empty prompt removes what is there.
+
+        Args:
+            image_id: the picture to change.
+            mask_id: the mask, white where the picture changes.
+            prompt: what to paint.
+            negative_prompt: what to avoid.
+            guidance_scale: how closely to follow the prompt.
+            num_inference_steps: more steps give better quality.
+            strength: 1 repaints fully, less keeps some of the old.
+            seed: the same seed gives the same picture.
+        """
+        image, mask = await self._load(image_id), await self._load(mask_id)
+        if image.size != mask.size:
+            raise ToolError(
+                f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {image.width}x{image.height}: "
+                f"detect on {image_id} to get a mask of its size"
+            )
+        params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
+        painted = await self._engines.inpainter.inpaint(image, mask.convert("L"), prompt, params)
+        return await self._changed(image_id, painted, "", self._engines.inpainter.name, _given(params))
+
+    @tool
+    async def auto_inpaint_image(
+        self,
+        image_id: str,
+        detect_prompt: str,
+        prompt: str,
+        box_threshold: Threshold = 0.35,
+        text_threshold: Threshold = 0.25,
+        auto_mask_dilate: Pixels = 0,
+        auto_mask_feather: Pixels = 0,
+        negative_prompt: str | None = None,
+        guidance_scale: Scale = None,
+        num_inference_steps: Steps = None,
+        strength: Strength = None,
+        seed: Seed = None,
+    ) -> ToolResult:
+        """Find what a text names and repaint it, in one call. An empty prompt removes it.
+
+        Args:
+            image_id: the picture to change.
+            detect_prompt: what to find, in a few words.
+            prompt: what to paint there.
+            box_threshold: lowest score of an object.
+            text_threshold: lowest score of a word of its label.
+            auto_mask_dilate: pixels by which the mask grows.
+            auto_mask_feather: pixels over which the edge of the mask is softened.
+            negative_prompt: what to avoid.
+            guidance_scale: how closely to follow the prompt.
+            num_inference_steps: more steps give better quality.
+            strength: 1 repaints fully, less keeps some of the old.
+            seed: the same seed gives the same picture.
+        """
+        image = await self._load(image_id)
+        found = await self._find(image, detect_prompt, box_threshold, text_threshold)
+        mask = await asyncio.to_thread(_mask, found, auto_mask_dilate, auto_mask_feather)
+        params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
+        painted = await self._engines.inpainter.inpaint(image, mask, prompt, params)
+        data = {
+            "objects": _objects(found),
+            "mask": await self._store(mask),
+            "box_threshold": box_threshold,
+            "text_threshold": text_threshold,
+            "auto_mask_dilate": auto_mask_dilate,
+            "auto_mask_feather": auto_mask_feather,
+            **_given(params),
+        }
+        names = dict.fromkeys((self._engines.detector.name, self._engines.inpainter.name))
+        return await self._changed(image_id, painted, _listed(found), " + ".join(names), data)
+
+    @tool
+    async def qwen_edit_image(
+        self,
+        image_id: str,
+        prompt: str,
+        negative_prompt: str | None = None,
+        true_cfg_scale: Scale = None,
+        num_inference_steps: Steps = None,
+        seed: Seed = None,
+    ) -> ToolResult:
+        """Edit the whole picture as an instruction says.
+
+        Args:
+            image_id: the picture to change.
+            prompt: the instruction.
+            negative_prompt: what to avoid.
+            true_cfg_scale: how closely to follow the instruction.
+            num_inference_steps: more steps give better quality.
+            seed: the same seed gives the same picture.
+        """
+        image = await self._load(image_id)
+        params = EditParams(negative_prompt, true_cfg_scale, num_inference_steps, seed)
+        edited = await self._engines.editor.edit(image, prompt, params)
+        return await self._changed(image_id, edited, "", self._engines.editor.name, _given(params))
+
+    @tool
+    async def give_answer(self, final_image_id: str, description: str = "") -> ToolResult:
+        """Finish with the picture that answers the request.
+
+        Args:
+            final_image_id: the finished picture.
+            description: what was done, in a sentence.
+        """
+        handle = self._handle(final_image_id)
+        return ToolResult(description or self._images.name(handle), (handle,), final=True)
+
+    def _handle(self, image_id: str) -> str:
+        try:
+            return self._images.handle(image_id)
+        except ImageError as fault:
+            raise ToolError(str(fault)) from fault
+
+    async def _load(self, image_id: str) -> Image.Image:
+        return await asyncio.to_thread(self._images.store.get, self._handle(image_id))
+
+    async def _store(self, image: Image.Image) -> str:
+        return await asyncio.to_thread(self._images.store.put, image)
+
+    async def _find(
+        self, image: Image.Image, prompt: str, box_threshold: float, text_threshold: float
+    ) -> Sequence[Detection]:
+        found = await self._engines.detector.detect(
+            image, prompt, box_threshold=box_threshold, text_threshold=text_threshold
+        )
+        if not found:
+            best = found.best_rejected if isinstance(found, Detections) else None
+            score = "" if best is None else f" (best score {best:.2f})"
+            raise ToolError(
+                f"no {prompt!r} found with box_threshold {box_threshold:g}{score}: "
+                "lower box_threshold or use other words"
+            )
+        return found
+
+    async def _changed(
+        self, image_id: str, image: Image.Image, words: str, engine: str, data: dict[str, Any]
+    ) -> ToolResult:
+        """The observation of a changed picture; one that did not change is not shown again."""
+        handle = await self._store(image)
+        name = self._images.add_handle(handle)
+        if handle == self._handle(image_id):
+            return ToolResult(f"{name}: nothing changed", (), engine, data=data)
+        return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
+
+
+def _mask(found: Sequence[Detection], dilate: int, feather: int) -> Image.Image:
+    return grow(union([detection.mask for detection in found]), dilate, feather)
+
+
+def _listed(found: Sequence[Detection], *, boxes: bool = False) -> str:
+    texts = [f"{d.label} {d.score:.2f}" + (f" {list(d.box)}" if boxes else "") for d in found[:_MAX_LISTED]]
+    more = f", {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
+    return ", ".join(texts) + more
+
+
+def _objects(found: Sequence[Detection]) -> list[dict[str, Any]]:
+    return [{"label": d.label, "score": round(d.score, 4), "box": list(d.box)} for d in found]
+
+
+def _given(params: InpaintParams | EditParams) -> dict[str, Any]:
+    return {key: value for key, value in asdict(params).items() if value is not None}

@@ -1,0 +1,122 @@
+"""FSDP2 engines for device "cpu": verl's own, less what needs a CUDA driver, plus a value model for VLMs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, PretrainedConfig
+from transformers.modeling_outputs import TokenClassifierOutput
+from verl.models.transformers.monkey_patch import apply_monkey_patch
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+
+from agentfly.errors import TrainingError
+
+
+class _NoPinnedOffload:
+    """Builds a forward-only module (the reference policy) without CPU offload.
+
+    verl/workers/engine/fsdp/transformer_impl.py:462 gives each such module CPUOffloadPolicy(pin_memory=True), and
+    pinning needs a CUDA driver. On this platform the parameters live on the CPU anyway.
+    """
+
+    engine_config: Any
+
+    def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        config, forward_only = self.engine_config, self.engine_config.forward_only
+        # verl's configs refuse assignment (verl/base_config.py:__setattr__); this one is restored at once.
+        object.__setattr__(config, "forward_only", False)
+        try:
+            return super()._build_fsdp_module(module)  # type: ignore[misc, no-any-return, unused-ignore]
+        finally:
+            object.__setattr__(config, "forward_only", forward_only)
+
+
+class CPULanguageModelEngine(_NoPinnedOffload, FSDPEngineWithLMHead):
+    """Policy and reference policy."""
+
+
+class CPUValueEngine(_NoPinnedOffload, FSDPEngineWithValueHead):
+    """The critic: a VLM backbone with a scalar head.
+
+    verl/utils/model.py:641 asks for flash attention and for AutoModelForTokenClassification, which has no entry for
+    Qwen2.5-VL, so the module is built here.
+    """
+
+    def _build_module(self) -> torch.nn.Module:
+        module = build_value_model(self.model_config.local_path, self.model_config.hf_config)
+        apply_monkey_patch(model=module, use_remove_padding=False, ulysses_sp_size=1)
+        return module
+
+
+def value_model_class(config: PretrainedConfig) -> type[torch.nn.Module]:
+    """The value model of a VLM family: the backbone of its image-text-to-text class, and a linear head.
+
+    Args:
+        config: configuration of the policy's checkpoint.
+
+    Returns:
+        A `PreTrainedModel` subclass whose forward returns `logits` of shape (batch, sequence, 1), which is what
+        `FSDPEngineWithValueHead.prepare_model_outputs` reads.
+    """
+    # A member of the public auto class, and the only place where transformers keeps which class loads a configuration.
+    generator: Any = AutoModelForImageTextToText._model_mapping[type(config)]
+
+    class ValueModel(generator):  # type: ignore[misc, valid-type, unused-ignore]
+        # There is no language head: nothing to tie to the input embeddings, nothing to load.
+        _tied_weights_keys: Any = None
+        _keys_to_ignore_on_load_unexpected: Any = ("lm_head.weight",)
+
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__(config)
+            del self.lm_head
+            self.score = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+
+        def _init_weights(self, module: torch.nn.Module) -> None:
+            super()._init_weights(module)
+            # The parent class initialises itself before the head exists.
+            if module is self._modules.get("score"):
+                # Values that start at zero make the first advantages the returns, not the noise of a random head.
+                torch.nn.init.zeros_(module.weight)
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+        def can_generate(self) -> bool:
+            return False
+
+        def forward(
+            self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **inputs: Any
+        ) -> TokenClassifierOutput:
+            inputs["use_cache"] = False
+            hidden = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs
+            ).last_hidden_state
+            return TokenClassifierOutput(logits=self.score(hidden))
+
+    # transformers finds the renaming of a checkpoint's weights by class name (conversion_mapping.py:1104).
+    ValueModel.__name__ = ValueModel.__qualname__ = generator.__name__
+    return ValueModel
+
+
+def build_value_model(path: str, config: PretrainedConfig) -> torch.nn.Module:
+    """Load the critic from a policy checkpoint, in fp32; the head, which no checkpoint holds, starts at zero.
+
+    Raises:
+        TrainingError: the checkpoint lacks weights of the backbone, which transformers would replace by random ones.
+    """
+    model: Any = value_model_class(config)
+    critic, report = model.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+    if missing := set(report["missing_keys"]) - {"score.weight"}:
+        raise TrainingError(
+            f"{path} cannot start a critic: {len(missing)} weights of the backbone are missing, such as {min(missing)}"
+        )
+    return critic
+
+
+def register_engines() -> None:
+    """Register both engines for device "cpu"; safe to call again."""
+    for model_type, engine in (("language_model", CPULanguageModelEngine), ("value_model", CPUValueEngine)):
+        if "cpu" not in EngineRegistry._engines[model_type]["fsdp2"]:
+            EngineRegistry.register(model_type=model_type, backend="fsdp2", device="cpu")(engine)

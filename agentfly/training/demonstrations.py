@@ -1,0 +1,137 @@
+"""Demonstrations that are valid but not good: they speak the language of the tools and choose at random.
+
+Tool, thresholds and dilation are drawn uniformly, so a policy warm-started on them knows how to call and nothing about
+what works: that is left to reward. The demonstrations run on the real tools through the real rollout, so observations,
+errors and pictures are what the policy will meet.
+
+`seeing` gives the other half of the warm start: questions about pictures whose answers teach the words for what is
+where.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from agentfly.agents.llm_backends.base import GenerationRequest
+from agentfly.datasets import EditTask
+from agentfly.messages import Message
+
+
+class DemonstrationMix(BaseModel):
+    """What demonstrations draw from.
+
+    Attributes:
+        tools: weight of each way to carry out a step.
+        thresholds, dilations: drawn uniformly.
+        phrases: weight of naming colour and shape, colour alone, shape alone.
+        looks: share of look tasks in which the right sticker is named; otherwise any colour.
+        retries: attempts after a failed call.
+        second_step: chance to go on to the second step of a task that has two.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tools: Mapping[str, float] = {"auto_inpaint_image": 0.5, "detect_objects": 0.2, "qwen_edit_image": 0.3}
+    thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    dilations: tuple[int, ...] = (0, 2, 4, 8, 16)
+    phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.3, "shape": 0.1}
+    looks: float = 0.5
+    retries: int = 1
+    second_step: float = 0.7
+
+
+def call_text(name: str, arguments: Mapping[str, Any]) -> str:
+    """A tool call as the compact template writes it."""
+    return f'<tool_call>{{"name": "{name}", "arguments": {json.dumps(dict(arguments))}}}</tool_call>'
+
+
+class Demonstrator:
+    """Plays one task as a function of the conversation: the script of a `ScriptedBackend`."""
+
+    def __init__(self, task: EditTask, rng: random.Random, mix: DemonstrationMix, colours: Sequence[str]) -> None:
+        self._steps: list[Mapping[str, Any]] = list(task.metadata["steps"])
+        self._family, self._rng, self._mix, self._colours = task.task_type, rng, mix, colours
+        self._said: str | None = task.metadata.get("said")
+        self._current, self._mask, self._retries = "img_1", "", mix.retries
+
+    def __call__(self, request: GenerationRequest) -> str:
+        """The next turn."""
+        last = request.messages[-1]
+        if last.role == "tool" and not self._absorb(last):
+            if self._retries == 0:
+                return self._answer()
+            self._retries -= 1
+        if self._mask:
+            return self._inpaint()
+        if not self._steps:
+            return self._answer()
+        return self._begin()
+
+    def _absorb(self, observation: Message) -> bool:
+        """Take note of what a call gave; whether it succeeded."""
+        name = observation.text.split(":", 1)[0].split(" ", 1)[0].strip()
+        if observation.text.startswith("Error"):
+            self._mask = ""
+            return False
+        if name.startswith("mask_"):
+            self._mask = name
+            return True
+        self._current, self._mask = name, ""
+        self._steps.pop(0)
+        if self._steps and self._rng.random() > self._mix.second_step:
+            self._steps.clear()
+        return True
+
+    def _begin(self) -> str:
+        tool = self._rng.choices(list(self._mix.tools), list(self._mix.tools.values()))[0]
+        step, words = self._steps[0], self._words()
+        if tool == "qwen_edit_image":
+            return call_text(tool, {"image_id": self._current, "prompt": self._instruction(step, words)})
+        numbers = {
+            "box_threshold": self._rng.choice(self._mix.thresholds),
+            "auto_mask_dilate": self._rng.choice(self._mix.dilations),
+        }
+        if tool == "detect_objects":
+            return call_text(tool, {"image_id": self._current, "text_prompt": words, **numbers})
+        return call_text(
+            tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers}
+        )
+
+    def _words(self) -> str:
+        """Words for the detector: the user's own first where they differ, then any way to name the sticker."""
+        rng = self._rng
+        if self._said and self._retries == self._mix.retries and rng.random() < 0.5:
+            return self._said
+        colour, shape = str(self._steps[0]["detect"]).split()
+        if self._family == "look":
+            return colour if rng.random() < self._mix.looks else rng.choice(list(self._colours))
+        if self._family == "repair":
+            return shape if rng.random() < 0.5 else rng.choice(list(self._colours))
+        form = rng.choices(list(self._mix.phrases), list(self._mix.phrases.values()))[0]
+        return {"both": f"{colour} {shape}", "colour": colour, "shape": shape}[form]
+
+    def _instruction(self, step: Mapping[str, Any], words: str) -> str:
+        return f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
+
+    def _inpaint(self) -> str:
+        return call_text(
+            "inpaint_image",
+            {"image_id": self._current, "mask_id": self._mask, "prompt": self._steps[0]["new"]},
+        )
+
+    def _answer(self) -> str:
+        return call_text("give_answer", {"final_image_id": self._current})
+
+
+def seeing(task: EditTask, rng: random.Random, questions: int = 3) -> list[tuple[str, str]]:
+    """Questions about the first picture of a sticker task, with their answers."""
+    stickers: Iterable[Mapping[str, Any]] = task.metadata["stickers"]
+    asked = [(f"{sticker['place']}?", f"{sticker['colour']} {sticker['shape']}") for sticker in stickers]
+    asked += [("largest?", f"{s['colour']} {s['shape']}") for s in stickers if s["is_largest"]]
+    rng.shuffle(asked)
+    return asked[:questions]

@@ -1,0 +1,54 @@
+"""Environment variables of a run: what makes it ours, quiet, and able to start on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from agentfly.training.ppo_config import PPOConfig
+from agentfly.training.process import MARKER
+
+
+def run_environment(
+    config: PPOConfig, run_id: str, scratch: Path, metrics_file: Path, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Environment of every process of a run.
+
+    Args:
+        config: the run.
+        run_id: marks the processes as ours.
+        scratch: folder for temporary files, Ray's sockets among them: its path must be short (unix(7): 108 bytes).
+        metrics_file: where verl's file logger writes.
+        base: environment to start from; this process's own when None.
+    """
+    environment = dict(os.environ if base is None else base)
+    environment |= {
+        MARKER: run_id,
+        "HYDRA_FULL_ERROR": "1",
+        "OMP_NUM_THREADS": str(config.threads),
+        "PYTHONUNBUFFERED": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_TMPDIR": str(scratch),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TMPDIR": str(scratch),
+        "TOKENIZERS_PARALLELISM": "false",
+        "VERL_FILE_LOGGER_PATH": str(metrics_file),
+        "VERL_LOGGING_LEVEL": "INFO",
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    if config.device == "cpu":
+        environment |= {
+            "HF_HUB_OFFLINE": "1",
+            # Ray would start a process for each logical CPU at once, and all would import on the few real ones.
+            "RAY_prestart_worker_first_driver": "0",
+            # vLLM compiles helpers even in eager mode; on a CPU that doubles the start and slows decoding.
+            "TORCHDYNAMO_DISABLE": "1",
+            "VERL_PLATFORM": "cpu",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+        environment.pop("RAY_ADDRESS", None)
+        if not environment.get("VLLM_CPU_KVCACHE_SPACE"):
+            environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    return environment | dict(config.environment)

@@ -1,0 +1,274 @@
+"""Runs verl's PPO trainer in a child process, watches over it, and leaves nothing behind.
+
+`launch` returns when training is done and raises `TrainingError` when it cannot start, hangs or dies, naming the phase,
+the cause and the log. In each case, and on Ctrl-C and SIGTERM, every process of the run and its shared memory are gone
+afterwards; another Ray on the same machine is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from pydantic import BaseModel, ConfigDict
+
+from agentfly.errors import TrainingError
+from agentfly.training.checkpoints import newest_checkpoint, step_of
+from agentfly.training.environment import run_environment
+from agentfly.training.ppo_config import PPOConfig
+from agentfly.training.process import ProcessFamily
+from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[int, dict[str, float]], None]
+OnPhase = Callable[[Phase], None]
+
+_DRIVER = ("-m", "agentfly.training.driver")
+_POLL_SECONDS = 0.2
+_SHARED_MEMORY_SECONDS = 5.0
+_GRACE_SECONDS = 5.0
+_EXIT_SECONDS = 60.0
+_TAIL_LINES = 15
+
+
+class TrainingOutcome(BaseModel):
+    """What a finished run leaves.
+
+    Attributes:
+        steps: number of the last step.
+        seconds: wall-clock time of this launch.
+        phase_seconds: the same, by phase ("ray", "workers", "engine", "training").
+        metrics: metrics of each step of this launch, in order.
+        metrics_file: JSONL with those of earlier launches too: {"step": n, "data": {name: value}}.
+        log_file: all output of all processes.
+        checkpoint: newest `global_step_<n>` folder, None if none was written.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: int
+    seconds: float
+    phase_seconds: dict[Phase, float]
+    metrics: tuple[tuple[int, dict[str, float]], ...]
+    metrics_file: Path
+    log_file: Path
+    checkpoint: Path | None
+
+
+def launch(
+    config: PPOConfig,
+    *,
+    on_step: OnStep | None = None,
+    on_phase: OnPhase | None = None,
+    driver: tuple[str, ...] = _DRIVER,
+) -> TrainingOutcome:
+    """Train until `config.steps`, or until something goes wrong.
+
+    Args:
+        config: the run.
+        on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean`,
+            `training/rollout_probs_diff_max`, `timing_s/step`; a validation before the first step is step 0.
+        on_phase: called when a phase begins.
+        driver: arguments of the Python interpreter before those of Hydra.
+
+    Raises:
+        TrainingError: the trainer died, or a phase or a step took longer than `config.patience` allows.
+    """
+    run = _Run(config, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
+    with _signals_raise() as shield:
+        try:
+            run.start(driver)
+            run.follow()
+        except BaseException:
+            with shield():
+                run.end(failed=True)
+            raise
+        with shield():
+            run.end(failed=False)
+    return run.outcome()
+
+
+class _Run:
+    """One launch: its files, its child process, and the clock."""
+
+    def __init__(self, config: PPOConfig, on_step: OnStep, on_phase: OnPhase) -> None:
+        self._config = config
+        self._on_step, self._on_phase = on_step, on_phase
+        self._id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        logs = config.output_dir.absolute() / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self._log_file = logs / f"{self._id}.log"
+        self._verl_metrics_file = logs / f"{self._id}.metrics.jsonl"
+        self._metrics_file = config.output_dir.absolute() / "metrics.jsonl"
+        self._scratch = Path(tempfile.mkdtemp(prefix="agentfly-", dir="/tmp"))
+        self._log, self._metrics_lines = LineReader(self._log_file), LineReader(self._verl_metrics_file)
+        self._phases = PhaseReader()
+        self._family = ProcessFamily(self._id)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._metrics: list[tuple[int, dict[str, float]]] = []
+        self._resumed_step = step_of(newest_checkpoint(config.checkpoint_dir)) if config.resume else 0
+        self._times: dict[Phase, float] = {}
+        self._began = self._progressed = time.monotonic()
+        self._ended = 0.0
+
+    def start(self, driver: tuple[str, ...]) -> None:
+        command = [sys.executable, *driver, *self._config.arguments()]
+        environment = run_environment(self._config, self._id, self._scratch, self._verl_metrics_file)
+        logger.info("training starts; its log is %s", self._log_file)
+        self._enter("ray")
+        with self._log_file.open("wb") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        self._family = ProcessFamily(self._id, session=self._child.pid)
+
+    def follow(self) -> None:
+        """Report progress until the child ends; raise when it ends badly or stops moving."""
+        assert self._child is not None
+        noted = time.monotonic()
+        while (code := self._child.poll()) is None:
+            self._report()
+            self._check_time()
+            if time.monotonic() - noted > _SHARED_MEMORY_SECONDS:
+                self._family.note_shared_memory()
+                noted = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+        self._report()
+        if code != 0:
+            raise TrainingError(self._story(f"the trainer ended with {_exit_name(code)}"))
+        if self._last_step() < self._config.steps:
+            raise TrainingError(
+                self._story(f"the trainer ended after step {self._last_step()} of {self._config.steps}")
+            )
+
+    def end(self, *, failed: bool) -> None:
+        """End every process of the run and remove what is temporary."""
+        self._ended = time.monotonic()
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE_SECONDS)
+        self._family.end()
+        if child is not None:
+            child.wait()
+        if failed:
+            self._keep_ray_logs()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def outcome(self) -> TrainingOutcome:
+        begins = [*self._times.values(), self._ended]
+        durations = {phase: begins[i + 1] - begins[i] for i, phase in enumerate(self._times)}
+        return TrainingOutcome(
+            steps=self._last_step(),
+            seconds=self._ended - self._began,
+            phase_seconds=durations,
+            metrics=tuple(self._metrics),
+            metrics_file=self._metrics_file,
+            log_file=self._log_file,
+            checkpoint=newest_checkpoint(self._config.checkpoint_dir),
+        )
+
+    def _report(self) -> None:
+        for line in self._log.new_lines():
+            for phase in self._phases.read(line):
+                self._enter(phase)
+        lines = self._metrics_lines.new_lines()
+        for line in lines:
+            step, values = parse_metrics(line)
+            self._metrics.append((step, values))
+            self._progressed = time.monotonic()
+            self._on_step(step, values)
+        if lines:
+            with self._metrics_file.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+    def _enter(self, phase: Phase) -> None:
+        if phase not in self._times:
+            self._times[phase] = self._progressed = time.monotonic()
+            self._on_phase(phase)
+
+    def _check_time(self) -> None:
+        patience, now = self._config.patience, time.monotonic()
+        if "training" not in self._times:
+            waited, limit, what = now - self._began, patience.start, "start"
+        elif not any(step > 0 for step, _ in self._metrics):
+            waited, limit, what = now - self._progressed, patience.first_step, "first step"
+        else:
+            waited, limit, what = now - self._progressed, patience.step, "step"
+        # verl logs the last step before it ends Ray and writes nothing more.
+        if self._last_step() >= self._config.steps:
+            limit = min(limit, _EXIT_SECONDS)
+        if waited > limit:
+            raise TrainingError(
+                self._story(f"nothing moved for {waited:.0f} s (patience.{what.replace(' ', '_')}={limit:.0f})")
+            )
+
+    def _last_step(self) -> int:
+        return max((step for step, _ in self._metrics), default=self._resumed_step)
+
+    def _phase(self) -> str:
+        phase = list(self._times)[-1]
+        return f"training, step {self._last_step() + 1}" if phase == "training" else phase
+
+    def _story(self, what: str) -> str:
+        lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        error = last_error(lines)
+        tail = "\n".join(f"  | {clean(line)[:300]}" for line in lines[-_TAIL_LINES:])
+        cause = f": {error}" if error else ""
+        return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
+
+    def _keep_ray_logs(self) -> None:
+        for session in self._scratch.glob("ray/session_2*/logs"):
+            with contextlib.suppress(shutil.Error, OSError):
+                shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
+
+
+def _exit_name(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt; yields a shield against both.
+
+    Signals reach the main thread only, so elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield contextlib.nullcontext
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def shield() -> Iterator[None]:
+        before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            yield
+        finally:
+            for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+                signal.signal(number, handler)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield shield
+    finally:
+        signal.signal(signal.SIGTERM, before)

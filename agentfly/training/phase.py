@@ -1,0 +1,112 @@
+"""A phase of a long run in a process of its own: its memory is freed, its noise goes to a log, and it cannot hang.
+
+The function runs in a fresh interpreter (spawn) in its own process group; progress comes back through a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from agentfly.errors import TrainingError
+
+OnProgress = Callable[[str, int, int], None]
+
+# Measured on two cores: compiling vLLM's helpers costs a minute and gains nothing; more threads than cores cost more.
+ENVIRONMENT = {
+    "TORCHDYNAMO_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+}
+
+
+def run_phase(
+    function: Callable[..., None],
+    arguments: dict[str, Any],
+    *,
+    log: Path,
+    timeout: float,
+    on_progress: OnProgress | None = None,
+) -> float:
+    """Run `function(**arguments, on_progress=...)` in a child process and wait for it.
+
+    Args:
+        function: importable by name; takes `on_progress`.
+        arguments: picklable.
+        log: file that gets everything the child prints.
+        timeout: seconds until the child is killed.
+        on_progress: called here with what the child tells.
+
+    Returns:
+        Seconds it took.
+
+    Raises:
+        TrainingError: it failed, died or took too long; the message has the cause and names the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(function, arguments, str(log), sender), daemon=False)
+    started = time.monotonic()
+    child.start()
+    sender.close()
+    try:
+        _follow(receiver, function.__name__, log, started + timeout, on_progress)
+        child.join(timeout=30)
+    finally:
+        _end(child.pid)
+        child.join(timeout=10)
+    return time.monotonic() - started
+
+
+def _follow(
+    receiver: Connection, name: str, log: Path, deadline: float, on_progress: OnProgress | None
+) -> None:
+    while True:
+        if not receiver.poll(max(0.0, deadline - time.monotonic())):
+            raise TrainingError(f"{name} did not finish in time and was stopped; see {log}")
+        try:
+            kind, *rest = receiver.recv()
+        except EOFError:
+            raise TrainingError(f"{name} died without a word (out of memory?); see {log}") from None
+        if kind == "done":
+            return
+        if kind == "failed":
+            raise TrainingError(f"{name} failed: {rest[0]}; see {log}")
+        if on_progress is not None:
+            on_progress(*rest)
+
+
+def _child(function: Callable[..., None], arguments: dict[str, Any], log: str, sender: Connection) -> None:
+    os.setsid()
+    os.environ.update(ENVIRONMENT)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    logging.basicConfig(level=logging.INFO)
+    try:
+        function(**arguments, on_progress=lambda *told: sender.send(("progress", *told)))
+        sender.send(("done",))
+    except Exception as fault:  # the boundary of the process: the parent raises it again in its own words
+        traceback.print_exc()
+        sender.send(("failed", f"{type(fault).__name__}: {fault}"))
+
+
+def _end(pid: int | None) -> None:
+    """End whatever the child left: it leads a process group of its own."""
+    if pid is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,83 @@
+"""What a running trainer says about itself: phases and errors in its log, numbers in its metrics file."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+Phase: TypeAlias = Literal["ray", "workers", "engine", "training"]
+
+# A run begins in phase "ray"; each later phase begins when its line appears. The lines are Ray's and verl 0.9.1's
+# (trainer_base.py), the alternatives those that need no VERL_LOGGING_LEVEL=INFO.
+PHASE_MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
+    ("workers", re.compile(r"Started a local Ray instance|Connected to Ray cluster")),
+    ("engine", re.compile(r"reward loop manager initialized|\(vLLMHttpServer pid=")),
+    ("training", re.compile(r"all initialize finished, ready to fit|Training Progress:")),
+)
+_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\([^()]*pid=\d+[^()]*\) ?|^ray\.exceptions\.\w+\(\w+\): .*")
+_ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Died|Exit): \S")
+
+
+class LineReader:
+    """Reads the whole lines that were added to a growing file since the last look; the file may not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new_lines(self) -> list[str]:
+        """Complete lines since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return data[:end].decode("utf-8", errors="replace").splitlines()
+
+
+class PhaseReader:
+    """Follows a run through its phases by its log; they come in order, and none comes twice."""
+
+    def __init__(self) -> None:
+        self._ahead = list(PHASE_MARKS)
+
+    def read(self, line: str) -> list[Phase]:
+        """The phases that begin with this line; more than one when the line of an earlier phase never came."""
+        for index, (_, mark) in enumerate(self._ahead):
+            if mark.search(line):
+                begun, self._ahead = self._ahead[: index + 1], self._ahead[index + 1 :]
+                return [phase for phase, _ in begun]
+        return []
+
+
+def parse_metrics(line: str) -> tuple[int, dict[str, float]]:
+    """One line of verl's file logger: the step, and its finite numbers by name."""
+    record = json.loads(line)
+    values = {
+        name: float(value)
+        for name, value in record["data"].items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+    return int(record["step"]), values
+
+
+def last_error(lines: list[str]) -> str | None:
+    """The last error message in a log, without the prefixes that Ray puts before it; None if there is none."""
+    for line in reversed(lines):
+        text = clean(line)
+        if _ERROR.match(text):
+            return text
+    return None
+
+
+def clean(line: str) -> str:
+    """A line of the log without colours and without Ray's process name."""
+    while (shorter := _PREFIX.sub("", line)) != line:
+        line = shorter
+    return line.rstrip()

@@ -1,0 +1,133 @@
+"""From nothing to a policy that speaks the language of the tools: demonstrations, tokenizer, supervised training."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
+from agentfly.agents.card import AgentCard
+from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
+from agentfly.datasets import FAMILIES, EditTask, StickerWorld, vocabulary
+from agentfly.images import ImageStore, ImageView, load_image
+from agentfly.messages import ImagePart, Message, TextPart, text_message
+from agentfly.templates import ChatCodec
+from agentfly.training.demonstrations import DemonstrationMix, Demonstrator, seeing
+from agentfly.training.policy import PolicySize, build_policy
+from agentfly.training.sft import Example, SFTConfig, make_example, train
+from agentfly.vision.figures import COLOURS
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[str, int, int], None]  # phase, done, total
+
+
+class WarmStartConfig(BaseModel):
+    """Settings of a warm start.
+
+    Attributes:
+        demonstrations: chains played by `Demonstrator`.
+        pictures: pictures with questions of `seeing`.
+        questions: questions a picture.
+        mix: what demonstrations draw from.
+        size: of the policy.
+        sft: supervised training.
+        card: how the policy is run as an agent.
+        seed: of everything.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    demonstrations: int = 2000
+    pictures: int = 3000
+    questions: int = 3
+    mix: DemonstrationMix = DemonstrationMix()
+    size: PolicySize = PolicySize()
+    sft: SFTConfig = SFTConfig()
+    card: AgentCard = AgentCard(system_prompt=None, max_turns=4, max_tokens_per_turn=48)
+    seed: int = 0
+
+
+def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | None = None) -> Path:
+    """Build and warm-start a policy.
+
+    Args:
+        config: see `WarmStartConfig`.
+        folder: gets the policy as a Hugging Face folder.
+        on_progress: called with phase ("demonstrations", "supervised"), done and total.
+
+    Returns:
+        The folder.
+    """
+    tell = on_progress or (lambda phase, done, total: None)
+    world, store = StickerWorld(), ImageStore(max_bytes=2**30)
+    tasks = [
+        world.task(index, "train", FAMILIES[index % len(FAMILIES)], seed=config.seed)
+        for index in range(config.demonstrations)
+    ]
+    shown = asyncio.run(_play(tasks, store, config, tell))
+    build_policy(folder, _corpus(shown), size=config.size, seed=config.seed)
+    codec = ChatCodec.from_pretrained(str(folder))
+    schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
+    examples = [
+        make_example(t.messages, schemas, codec, store.get, [turn.text for turn in t.turns]) for t in shown
+    ]
+    examples += _seeing_examples(world, codec, config)
+    sft = config.sft.model_copy(update={"seed": config.seed})
+    train(folder, examples, sft, on_step=lambda step, loss: tell("supervised", step, sft.steps))
+    config.card.write(folder)
+    return folder
+
+
+async def _play(
+    tasks: Sequence[EditTask], store: ImageStore, config: WarmStartConfig, tell: OnProgress
+) -> list[Trajectory]:
+    rng = random.Random(f"demonstrations-{config.seed}")
+    scripts = {
+        f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), config.mix, tuple(COLOURS)) for task in tasks
+    }
+
+    def script(request: GenerationRequest) -> str:
+        return scripts[request.session_id](request)
+
+    agent = ImageEditingAgent(
+        "demonstrations",
+        backend=ScriptedBackend(script),
+        store=store,
+        settings=AgentSettings(system_prompt=config.card.system_prompt),
+    )
+    shown: list[Trajectory] = []
+    for start in range(0, len(tasks), 100):
+        batch = tasks[start : start + 100]
+        shown += await agent.run([task_conversation(task) for task in batch])
+        tell("demonstrations", len(shown), len(tasks))
+    return shown
+
+
+def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:
+    """What the tokenizer must know: every text of the demonstrations, and all words of the world."""
+    texts = [message.text for t in trajectories for message in t.messages if message.role != "assistant"]
+    texts += [value for t in trajectories for r in t.tool_records for value in r.arguments.values() if isinstance(value, str)]
+    return texts + vocabulary() + ["system\n", "user\n", "assistant\n", json.dumps({"a": 0.5})] * 4
+
+
+def _seeing_examples(world: StickerWorld, codec: ChatCodec, config: WarmStartConfig) -> list[Example]:
+    rng, examples = random.Random(f"seeing-{config.seed}"), []
+    for index in range(config.pictures):
+        task = world.task(10_000_000 + index, "train", seed=config.seed)
+        image, messages, answers = load_image(task.images[0]), [], []
+        for number, (question, answer) in enumerate(seeing(task, rng, config.questions)):
+            parts: tuple[TextPart | ImagePart, ...] = (TextPart(f"\n{question}"),)
+            if number == 0:
+                parts = (TextPart("img_1: "), ImagePart("picture"), *parts)
+            messages += [Message("user", parts), text_message("assistant", answer)]
+            answers.append(answer)
+        # A codec remembers picture sizes by handle; all pictures of the world have one size.
+        examples.append(make_example(messages, (), codec, lambda handle, image=image: image, answers))  # type: ignore[misc]
+    return examples

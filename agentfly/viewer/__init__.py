@@ -1,0 +1,7 @@
+"""What a run looks like: its learning curve, strips of edits, and one page that tells everything."""
+
+from agentfly.viewer.curves import edit_strip, learning_curve
+from agentfly.viewer.records import StepRecord
+from agentfly.viewer.report import Example, Report, write_report
+
+__all__ = ["Example", "Report", "StepRecord", "edit_strip", "learning_curve", "write_report"]

@@ -1,0 +1,215 @@
+"""Pictures of a run as PNG files: the learning curve, and strips of pictures with captions.
+
+Both draw without a display. The curve needs matplotlib, which comes with the extra [verl]; strips need Pillow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from agentfly.agents.evaluation import Estimate
+from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.viewer.records import StepRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _MUTED, _GRID = "#1f2933", "#616e7c", "#e4e7eb"
+_REWARD, _SUCCESS, _WARM, _TRAINED = "#2563eb", "#d97706", "#616e7c", "#1e3a8a"
+_MAX_TICKS = 9
+
+Floats = NDArray[np.float64]
+
+
+def learning_curve(
+    steps: Sequence[StepRecord],
+    path: Path,
+    *,
+    title: str,
+    warm_start: Estimate | None = None,
+    trained: Estimate | None = None,
+) -> Path:
+    """Draw reward and success of the sampled chains against steps and minutes.
+
+    Everything is on one scale of 0 to 100: reward times 100, success in per cent, held-out scores as they are.
+
+    Args:
+        steps: in order, at least one.
+        path: of the PNG, 1800 x 960 pixels; legible at half that size.
+        title: one line.
+        warm_start: held-out score (0 to 100) before training, drawn as a line with its 95 % interval.
+        trained: the same after training.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: no steps.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not steps:
+        raise ConfigError("a learning curve needs at least one step: the run recorded none")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as fault:
+        raise MissingExtraError("the learning curve", "verl") from fault
+    # No pyplot: its global state would outlive the call and pick a display.
+    figure = Figure(figsize=(9, 4.8), dpi=200, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.075, 0.175, 0.775, 0.655))
+    x = np.array([record.step for record in steps], np.float64)
+    _line(axes, x, 100 * np.array([record.reward for record in steps]), _REWARD, "reward × 100")
+    _line(axes, x, 100 * np.array([record.success for record in steps]), _SUCCESS, "success, % of chains")
+    marks = [("warm start", warm_start, _WARM), ("trained", trained, _TRAINED)]
+    _held_out(axes, [(name, value, colour) for name, value, colour in marks if value is not None])
+    _dress(axes, steps, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path
+
+
+def smooth(values: Floats) -> Floats:
+    """Gaussian mean along a series, a fifteenth of it wide. NaN does not count."""
+    position = np.arange(values.size)
+    width = max(1.0, values.size / 15)
+    weights = np.exp(-0.5 * ((position[:, None] - position[None, :]) / width) ** 2)
+    known = np.isfinite(values)
+    total = weights @ known.astype(np.float64)
+    return (weights @ np.where(known, values, 0.0)) / np.where(total > 0, total, np.nan)
+
+
+def _line(axes: Axes, x: Floats, values: Floats, colour: str, label: str) -> None:
+    axes.plot(x, values, "o", color=colour, markersize=3.2, alpha=0.35, markeredgewidth=0, zorder=2)
+    marker = "o" if x.size == 1 else None
+    axes.plot(x, smooth(values), marker=marker, color=colour, linewidth=2.4, label=label, zorder=3)
+
+
+def _held_out(axes: Axes, marks: Sequence[tuple[str, Estimate, str]]) -> None:
+    for _, value, colour in marks:
+        axes.axhspan(value.low, value.high, color=colour, alpha=0.10, linewidth=0, zorder=0)
+        axes.axhline(value.mean, color=colour, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
+    low, high = axes.get_ylim()
+    gap = 0.115 * (high - low)
+    below: float | None = None
+    for name, value, colour in sorted(marks, key=lambda mark: mark[1].mean):
+        height = value.mean if below is None else max(value.mean, below + gap)
+        below = height
+        axes.annotate(
+            f"{name} {value.mean:.1f}\nheld-out score",
+            (1.0, height),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9.5,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _dress(axes: Axes, steps: Sequence[StepRecord], title: str) -> None:
+    """Title, axes and legend."""
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=_INK, pad=30, parse_math=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, frameon=False, fontsize=10, labelcolor=_INK)
+    shown = _ticks(steps)
+    axes.set_xticks([record.step for record in shown])
+    axes.set_xticklabels([f"{record.step}\n{record.seconds / 60:.1f} min" for record in shown])
+    axes.set_xlabel("training step, and minutes since training began", fontsize=10, color=_MUTED, labelpad=7)
+    axes.set_ylabel("points of 100, or %", fontsize=10, color=_MUTED)
+    if len(steps) == 1:
+        axes.set_xlim(steps[0].step - 1, steps[0].step + 1)
+    else:
+        axes.margins(x=0.02)
+    axes.grid(axis="y", color=_GRID, linewidth=0.9)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=9.5, labelcolor=_MUTED)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _ticks(steps: Sequence[StepRecord]) -> Sequence[StepRecord]:
+    """Few enough steps for labels of two lines, at round numbers where there are such steps."""
+    least = (steps[-1].step - steps[0].step + 1) / _MAX_TICKS
+    every = next(size * 10**power for power in range(12) for size in (1, 2, 5) if size * 10**power >= least)
+    return [record for record in steps if record.step % every == 0] or steps[:1]
+
+
+_GAP, _MARGIN, _LEADING, _MIN_WIDTH, _MAX_LINES = 34, 12, 17, 96, 4
+
+
+def edit_strip(images: Sequence[tuple[Image.Image, str]], path: Path, *, height: int = 168) -> Path:
+    """Draw pictures side by side, an arrow between neighbours, a caption under each.
+
+    Args:
+        images: picture and caption, first to last.
+        path: of the PNG.
+        height: of every picture in the strip, in pixels; widths keep the proportions.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: no pictures.
+    """
+    if not images:
+        raise ConfigError("a strip needs at least one picture")
+    font = ImageFont.load_default(size=13)
+    pictures = [_scaled(image, height) for image, _ in images]
+    columns = [max(picture.width, _MIN_WIDTH) for picture in pictures]
+    captions = [_wrap(text, font, width) for (_, text), width in zip(images, columns, strict=True)]
+    lines = max(len(caption) for caption in captions)
+    size = (
+        2 * _MARGIN + sum(columns) + _GAP * (len(columns) - 1),
+        2 * _MARGIN + height + (6 + lines * _LEADING if lines else 0),
+    )
+    strip = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(strip)
+    left = _MARGIN
+    for index, (picture, width, caption) in enumerate(zip(pictures, columns, captions, strict=True)):
+        strip.paste(picture, (left + (width - picture.width) // 2, _MARGIN))
+        for row, line in enumerate(caption):
+            draw.text((left, _MARGIN + height + 6 + row * _LEADING), line, font=font, fill=_INK)
+        left += width + _GAP
+        if index < len(pictures) - 1:
+            _arrow(draw, left - _GAP, _MARGIN + height // 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip.save(path, "PNG")
+    return path
+
+
+def _scaled(image: Image.Image, height: int) -> Image.Image:
+    """The picture as RGB of this height, on white where it is transparent."""
+    solid = image.convert("RGBA")
+    solid = Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
+    return solid.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Lines no wider than a column; a word that is too long is broken, text that is too long ends in dots."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    if len(lines) > _MAX_LINES:
+        lines = [*lines[: _MAX_LINES - 1], f"{lines[_MAX_LINES - 1][:-1]}…"]
+    return lines
+
+
+def _arrow(draw: ImageDraw.ImageDraw, left: int, middle: int) -> None:
+    start, end = left + 8, left + _GAP - 8
+    draw.line([(start, middle), (end - 4, middle)], fill=_MUTED, width=2)
+    draw.polygon([(end, middle), (end - 7, middle - 5), (end - 7, middle + 5)], fill=_MUTED)

@@ -1,0 +1,111 @@
+"""What the tools ask of an engine. Heavy engines (diffusion, detectors, remote servers) keep the same three contracts.
+
+Coordinates are pixels; a box is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive. Masks are mode L, white = change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object found: its label (words of the prompt), score 0 to 1, box, and mask of the picture's size."""
+
+    label: str
+    score: float
+    box: tuple[int, int, int, int]
+    mask: Image.Image
+
+
+class Detections(list[Detection]):
+    """What a detector found, best first.
+
+    Attributes:
+        best_rejected: the best score among candidates below `box_threshold`; None where there were none, or where the
+            engine does not know.
+    """
+
+    def __init__(self, found: Iterable[Detection] = (), *, best_rejected: float | None = None) -> None:
+        super().__init__(found)
+        self.best_rejected = best_rejected
+
+
+@dataclass(frozen=True)
+class InpaintParams:
+    """Settings of an inpainting call; None leaves a setting to the engine's own default."""
+
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    strength: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class EditParams:
+    """Settings of an editing call; None leaves a setting to the engine's own default."""
+
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    num_inference_steps: int | None = None
+    seed: int | None = None
+
+
+class Detector(Protocol):
+    """Finds what a text names."""
+
+    name: str
+
+    async def detect(
+        self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
+    ) -> Sequence[Detection]:
+        """Objects that match, best first; empty when there are none.
+
+        An engine that knows the scores of what it left out returns `Detections`.
+
+        Raises:
+            ToolError: the prompt cannot be understood; the message says what to try.
+        """
+        ...
+
+
+class Inpainter(Protocol):
+    """Repaints what a mask covers. Pixels where the mask is 0 stay exactly as they are."""
+
+    name: str
+
+    async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
+        """The picture with the masked part repainted as `prompt` says; an empty prompt removes what is there.
+
+        Raises:
+            ToolError: the engine cannot do what the prompt asks.
+        """
+        ...
+
+
+class Editor(Protocol):
+    """Edits a whole picture by instruction."""
+
+    name: str
+
+    async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
+        """The edited picture, same size.
+
+        Raises:
+            ToolError: the engine cannot do what the instruction asks.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The three engines that a set of image tools works with."""
+
+    detector: Detector
+    inpainter: Inpainter
+    editor: Editor

@@ -1,0 +1,28 @@
+"""Fixtures that several rooms share: a tiny policy of the real class, and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Qwen2.5-VL of a million parameters with its processor, as a Hugging Face folder."""
+    from agentfly.datasets import vocabulary
+    from agentfly.training.policy import build_policy
+
+    folder = tmp_path_factory.mktemp("policy")
+    build_policy(folder, vocabulary() * 2, seed=0)
+    return folder
+
+
+@pytest.fixture()
+def picture() -> Image.Image:
+    """A picture of 168 x 168 with structure in every channel."""
+    ramp = np.linspace(0, 255, 168, dtype=np.uint8)
+    channels = [np.tile(ramp, (168, 1)), np.tile(ramp[:, None], (1, 168)), np.full((168, 168), 90, np.uint8)]
+    return Image.fromarray(np.stack(channels, axis=-1))

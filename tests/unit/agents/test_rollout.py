@@ -1,0 +1,186 @@
+"""The rollout loop: stop reasons, failures that stay on their chain, exact tokens with pictures in tool turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from agentfly.agents import (
+    AgentSettings,
+    Event,
+    ImageEditingAgent,
+    Rollout,
+    RolloutLimits,
+    RunResult,
+    StopReason,
+    Trajectory,
+)
+from agentfly.agents.llm_backends import Generation, GenerationRequest, ScriptedBackend
+from agentfly.errors import AgentFlyError, BackendError
+from agentfly.templates import ChatCodec
+
+EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
+ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2", "description": "done"}}</tool_call>'
+
+Script = list[str] | Callable[[GenerationRequest], str | Generation]
+
+
+async def run(
+    script: Script, picture: Image.Image, codec: ChatCodec | None = None, chains: int = 1, **limits: float
+) -> tuple[ImageEditingAgent, RunResult]:
+    settings = AgentSettings(system_prompt=None, limits=RolloutLimits(**limits))  # type: ignore[arg-type]
+    agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script, codec=codec), settings=settings)
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Make it brighter."}]
+    return agent, await agent.run([{"role": "user", "content": content}], num_chains=chains)
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_policy: Path) -> ChatCodec:
+    return ChatCodec.from_pretrained(str(tiny_policy))
+
+
+async def test_a_chain_edits_and_answers(picture: Image.Image) -> None:
+    agent, result = await run([EDIT, ANSWER], picture)
+    trajectory = result[0]
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    assert trajectory.answer == "done"
+    assert [record.name for record in trajectory.tool_records] == ["qwen_edit_image", "give_answer"]
+    edited = agent._get_image(trajectory.final_image or "")
+    assert edited.size == picture.size
+    assert sum(edited.convert("L").tobytes()) > sum(picture.convert("L").tobytes())
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "reason"),
+    [
+        (["I am done."], {}, StopReason.NO_TOOL_CALL),
+        ([EDIT, EDIT, EDIT], {"max_turns": 2}, StopReason.MAX_TURNS),
+        ([EDIT + EDIT], {"max_tool_calls": 1}, StopReason.MAX_TOOL_CALLS),
+        ([EDIT, ANSWER], {"max_images": 1}, StopReason.CONTEXT_FULL),
+        ([EDIT, ANSWER], {"wall_clock": -1.0}, StopReason.WALL_CLOCK),
+    ],
+)
+async def test_limits_end_a_chain_with_their_reason(
+    script: list[str], limits: dict[str, float], reason: StopReason, picture: Image.Image
+) -> None:
+    _, result = await run(script, picture, **limits)
+    assert result[0].stop_reason is reason
+
+
+async def test_a_failing_tool_is_an_observation(picture: Image.Image) -> None:
+    wrong = EDIT.replace("img_1", "img_7")
+    _, result = await run([wrong, EDIT, ANSWER], picture)
+    observation = result[0].messages[2].text
+    assert observation.startswith("Error: ")
+    assert "img_1" in observation
+    assert result[0].stop_reason is StopReason.ANSWERED
+
+
+async def test_malformed_calls_are_observations_and_counted(picture: Image.Image) -> None:
+    _, result = await run(['<tool_call>{"name": 3}</tool_call>', ANSWER.replace("img_2", "img_1")], picture)
+    assert [record.malformed for record in result[0].tool_records] == [True, False]
+
+
+async def test_one_failing_chain_leaves_the_others(picture: Image.Image) -> None:
+    def script(request: GenerationRequest) -> str:
+        if request.session_id.endswith("-1"):
+            raise BackendError("the server is gone")
+        if request.session_id.endswith("-2"):
+            raise RuntimeError("a bug")
+        return "done"
+
+    _, result = await run(script, picture, chains=4)
+    reasons = [trajectory.stop_reason for trajectory in result]
+    assert reasons == [
+        StopReason.NO_TOOL_CALL,
+        StopReason.BACKEND_ERROR,
+        StopReason.ERROR,
+        StopReason.NO_TOOL_CALL,
+    ]
+    assert result[1].error == "the server is gone"
+    assert "RuntimeError" in (result[2].error or "")
+    assert len({trajectory.group_id for trajectory in result}) == 1
+
+
+async def test_cancelling_keeps_what_is_done(picture: Image.Image) -> None:
+    reached = asyncio.Event()
+
+    async def script(request: GenerationRequest) -> str:
+        if len(request.messages) == 1:
+            return EDIT
+        reached.set()
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script), settings=AgentSettings(system_prompt=None))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    task = asyncio.create_task(agent.run([{"role": "user", "content": content}]))
+    await asyncio.wait_for(reached.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert agent.trajectories[0].stop_reason is StopReason.CANCELLED
+    assert len(agent.trajectories[0].tool_records) == 1
+
+
+async def test_tokens_are_exact_with_pictures_in_tool_turns(picture: Image.Image, codec: ChatCodec) -> None:
+    agent, result = await run([EDIT, ANSWER], picture, codec)
+    trajectory = result[0]
+    trajectory.check(codec, agent.store.get)
+    tokens = trajectory.tokens
+    assert tokens is not None
+    assert len(codec.image_runs(tokens.ids)) == len(trajectory.images) == 2
+    sampled = [i for i, mask in zip(tokens.response_ids, tokens.mask, strict=True) if mask]
+    assert codec.decode(sampled) == EDIT + ANSWER
+    # The conversation as a whole, up to the last turn, renders to the very same ids.
+    assert codec.prompt_ids(trajectory.messages[:-1], agent.toolset(agent.images).schemas(), agent.store.get) == (
+        tokens.ids[: len(tokens.prompt_ids) + trajectory.turns[-1].start]
+    )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=st.lists(st.sampled_from([EDIT, EDIT + EDIT, EDIT.replace("img_1", "x"), "<tool_call>{", ANSWER]), max_size=5))
+def test_any_conversation_checks(script: list[str], picture: Image.Image, codec: ChatCodec) -> None:
+    agent, result = asyncio.run(run([*script, "done"], picture, codec, max_turns=5))
+    result[0].check(codec, agent.store.get)
+    assert Trajectory.from_json(result[0].to_json()) == result[0]
+
+
+async def test_a_wrong_trace_does_not_check(picture: Image.Image, codec: ChatCodec) -> None:
+    agent, result = await run([EDIT, ANSWER], picture, codec)
+    tokens = result[0].tokens
+    assert tokens is not None
+    tokens.response_ids.remove(codec.image_id)
+    tokens.mask.remove(0)
+    tokens.logprobs.remove(0.0)
+    with pytest.raises(AgentFlyError):
+        result[0].check(codec, agent.store.get)
+
+
+async def test_response_budget_ends_at_a_turn_boundary(picture: Image.Image, codec: ChatCodec) -> None:
+    agent, result = await run([EDIT, ANSWER], picture, codec, max_response_tokens=60)
+    trajectory = result[0]
+    assert trajectory.stop_reason is StopReason.CONTEXT_FULL
+    assert trajectory.tokens is not None
+    assert len(trajectory.tokens.response_ids) <= 60
+    trajectory.check(codec, agent.store.get)
+
+
+async def test_events_tell_the_story_in_order(picture: Image.Image) -> None:
+    events: list[Event] = []
+
+    async def keep(event: Event) -> None:
+        events.append(event)
+
+    agent = ImageEditingAgent("scripted", backend=ScriptedBackend([EDIT, ANSWER]))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    chain = agent.chain({"messages": [{"role": "user", "content": content}]}, "g")
+    await Rollout(agent.backend, on_event=keep).run(chain)
+    kinds = [event.kind for event in events if event.kind != "delta"]
+    assert kinds == ["turn", "tool", "observation", "turn", "tool", "observation", "end"]

@@ -1,0 +1,57 @@
+"""Rows of a data set give back the task that went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from agentfly.datasets import EditTask, StickerWorld, task_from_row, tasks_to_dataset
+from agentfly.errors import DatasetError
+from agentfly.images import handle_of, load_image
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[EditTask]:
+    return [StickerWorld(96).task(index, "train") for index in range(5)]
+
+
+def _same(one: EditTask, two: EditTask) -> None:
+    for name in ("id", "instruction", "task_type", "metadata"):
+        assert getattr(one, name) == getattr(two, name)
+    for a, b in zip((*one.images, one.target, one.mask), (*two.images, two.target, two.mask), strict=True):
+        assert handle_of(load_image(a)) == handle_of(load_image(b))
+
+
+def test_round_trip_through_parquet_is_lossless(tasks: list[EditTask], tmp_path: Path) -> None:
+    path = tmp_path / "tasks.parquet"
+    tasks_to_dataset(tasks).to_parquet(str(path))
+    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path))
+    for row, task in zip(rows, tasks, strict=True):
+        back = task_from_row(row)
+        _same(back, task)
+        assert isinstance(back.target, bytes)
+
+
+def test_decoded_rows_are_read_too(tasks: list[EditTask]) -> None:
+    rows = tasks_to_dataset(tasks[:1]).cast_column("target", datasets.Image())
+    _same(task_from_row(rows[0]), tasks[0])
+
+
+def test_missing_target_and_mask_stay_missing() -> None:
+    task = EditTask("a", "Do it.", StickerWorld(96).task(0, "train").images)
+    back = task_from_row(tasks_to_dataset([task])[0])
+    assert back.target is None
+    assert back.mask is None
+
+
+def test_a_row_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(DatasetError, match="instruction, images"):
+        task_from_row({"id": "a"})
+
+
+def test_broken_metadata_is_refused(tasks: list[EditTask]) -> None:
+    row = dict(tasks_to_dataset(tasks[:1])[0], metadata="{")
+    with pytest.raises(DatasetError, match="metadata of task 'train-named-0-0'"):
+        task_from_row(row)

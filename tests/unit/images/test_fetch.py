@@ -1,0 +1,233 @@
+"""Downloads: what is fetched, and what a hostile address does not get."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agentfly.errors import ImageError
+from agentfly.images import ImageLimits, fetch, load_image
+
+OPEN = ImageLimits(allow_private_hosts=True, timeout=5)
+
+
+def png() -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (4, 2), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by path; keeps the Host headers that it saw."""
+
+    hosts: tuple[str, ...] = ()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        type(self).hosts += (self.headers["Host"],)
+        name = self.path.split("?", 1)[0].strip("/")
+        getattr(self, f"answer_{name.split('/')[0]}", self.answer_missing)(name)
+
+    def answer_cat(self, name: str) -> None:
+        self._send(200, png())
+
+    def answer_page(self, name: str) -> None:
+        self._send(200, b"<html>hello</html>")
+
+    def answer_missing(self, name: str) -> None:
+        self._send(404, b"")
+
+    def answer_big(self, name: str) -> None:
+        self._send(200, b"x" * 100_000)
+
+    def answer_hop(self, name: str) -> None:
+        left = int(name.split("/")[1])
+        self._redirect(f"/hop/{left - 1}" if left > 1 else "/cat")
+
+    def answer_to(self, name: str) -> None:
+        self._redirect(name.split("/", 1)[1].replace("!", "//"))
+
+    def answer_endless(self, name: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(100_000):
+            self.wfile.write(b"x" * 10_000)
+
+    def answer_drip(self, name: str) -> None:
+        """One byte of a header now and then: no single read ever times out."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        for _ in range(100):
+            self.wfile.write(b"x")
+            self.wfile.flush()
+            if self.server.stopping.wait(0.02):  # type: ignore[attr-defined]
+                return
+
+    def _redirect(self, target: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    Handler.hosts = ()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.stopping = threading.Event()  # type: ignore[attr-defined]
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are what is tested
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.stopping.set()  # type: ignore[attr-defined]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Makes host names resolve to what a test wants, one answer after the other; gives the names asked for."""
+
+    def use(**answers: list[list[str]]) -> list[str]:
+        asked: list[str] = []
+
+        def getaddrinfo(host: Any, port: Any, *rest: Any, **options: Any) -> list[Any]:
+            name = host.decode() if isinstance(host, bytes) else host
+            asked.append(name)
+            given = answers.get(name.replace(".", "_"))
+            found = (given.pop(0) if len(given) > 1 else given[0]) if given else [name]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return asked
+
+    return use
+
+
+def test_a_picture_is_fetched_through_redirects(site: str) -> None:
+    assert load_image(f"{site}/cat?size=2", OPEN).size == (4, 2)
+    assert load_image(f"{site}/hop/5", OPEN).size == (4, 2)
+
+
+def test_endless_redirects_end(site: str) -> None:
+    with pytest.raises(ImageError, match="more than 5 times"):
+        load_image(f"{site}/hop/6", OPEN)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "localhost",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[::1]",
+        "[::]",
+        "[fe80::1]",
+        "[fc00::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:a9fe:a9fe]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+    ],
+)
+def test_addresses_that_are_not_public_are_refused(host: str) -> None:
+    with pytest.raises(ImageError, match="not a public address"):
+        load_image(f"http://{host}:9/a.png")
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822"])
+def test_public_addresses_are_public(address: str) -> None:
+    assert fetch.is_public(address)
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse(names: Callable[..., list[str]]) -> None:
+    names(pictures_test=[["93.184.216.34", "127.0.0.1"]])
+    with pytest.raises(ImageError, match="not a public address"):
+        load_image("http://pictures.test/a.png")
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(site: str, names: Callable[..., list[str]]) -> None:
+    # A second look-up would lead elsewhere, as a hostile name server does it.
+    asked = names(pictures_test=[["127.0.0.1"], ["192.0.2.1"]])
+    port = site.rpartition(":")[2]
+    assert load_image(f"http://pictures.test:{port}/cat", OPEN).size == (4, 2)
+    assert asked.count("pictures.test") == 1
+    assert Handler.hosts == (f"pictures.test:{port}",)
+
+
+@pytest.mark.parametrize("target", ["http:!169.254.169.254/latest", "http:!127.0.0.2:1/x", "!10.0.0.1/a.png"])
+def test_redirects_into_the_private_network_are_refused(
+    site: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
+    with pytest.raises(ImageError, match="not a public address"):
+        load_image(f"{site}/to/{target}")
+
+
+def test_redirects_to_other_schemes_are_refused(site: str) -> None:
+    with pytest.raises(ImageError, match="only http and https"):
+        load_image(f"{site}/to/file:!/etc/passwd", OPEN)
+
+
+@pytest.mark.parametrize("path", ["big", "endless"])
+def test_a_body_past_the_limit_is_not_read_to_its_end(site: str, path: str) -> None:
+    with pytest.raises(ImageError, match="more than 50000 bytes"):
+        load_image(f"{site}/{path}", ImageLimits(allow_private_hosts=True, max_bytes=50_000, timeout=5))
+
+
+def test_a_server_that_drips_is_left_in_time(site: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ImageError, match=r"did not answer within 0\.2 s"):
+        load_image(f"{site}/drip", ImageLimits(allow_private_hosts=True, timeout=0.2))
+    assert time.monotonic() - begun < 1.5
+
+
+def test_pages_and_missing_pictures_are_named(site: str) -> None:
+    with pytest.raises(ImageError, match="a web page"):
+        load_image(f"{site}/page", OPEN)
+    with pytest.raises(ImageError, match="answered 404"):
+        load_image(f"{site}/nothing", OPEN)
+
+
+def test_the_second_address_is_tried_when_the_first_does_not_answer(site: str, names: Callable[..., list[str]]) -> None:
+    names(pictures_test=[["127.0.0.2", "127.0.0.1"]])
+    assert load_image(f"http://pictures.test:{site.rpartition(':')[2]}/cat", OPEN).size == (4, 2)
+
+
+def test_messages_keep_passwords_and_tokens_to_themselves(site: str) -> None:
+    address = site.replace("http://", "http://user:hunter2@") + "/nothing?token=hunter3#hunter4"
+    with pytest.raises(ImageError) as caught:
+        load_image(address, OPEN)
+    assert "hunter" not in str(caught.value)
+    assert "/nothing" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://", "http:///a.png", "http://[::1", "http://a b/", "http://x:99999/"])
+def test_addresses_without_sense_are_refused(url: str) -> None:
+    with pytest.raises(ImageError):
+        load_image(url)

@@ -1,0 +1,99 @@
+"""The store names pictures by content, keeps memory bounded, and never hands out its own pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agentfly.errors import ImageError
+from agentfly.images import ImageStore, ImageView, handle_of
+
+
+def picture(value: int, size: tuple[int, int] = (8, 6)) -> Image.Image:
+    return Image.new("RGB", size, (value, value, value))
+
+
+def test_equal_pixels_are_one_picture_whatever_the_metadata() -> None:
+    store, twin = ImageStore(), picture(3)
+    twin.info["comment"] = "other"
+    assert store.put(picture(3)) == store.put(twin)
+    assert store.put(picture(4)) != store.put(picture(3))
+
+
+def test_mode_and_shape_are_part_of_the_content() -> None:
+    assert handle_of(Image.new("L", (4, 3))) != handle_of(Image.new("L", (3, 4)))
+    assert handle_of(Image.new("L", (6, 2))) != handle_of(Image.new("RGB", (2, 2)))
+
+
+def test_changing_a_picture_outside_does_not_change_the_stored_one() -> None:
+    store, mine = ImageStore(), picture(1)
+    handle = store.put(mine)
+    mine.putpixel((0, 0), (9, 9, 9))
+    store.get(handle).putpixel((0, 0), (7, 7, 7))
+    assert handle_of(store.get(handle)) == handle
+
+
+def test_past_its_memory_the_store_goes_to_disk_and_gives_the_same_pixels() -> None:
+    store = ImageStore(max_bytes=3 * 8 * 6 * 2)
+    handles = [store.put(picture(value)) for value in range(10)]
+    assert len(store._memory) <= 2
+    assert [handle_of(store.get(handle)) for handle in handles] == handles
+
+
+def test_a_durable_store_is_read_by_another_one(tmp_path: Path) -> None:
+    handle = ImageStore(tmp_path).put(picture(5))
+    other = ImageStore(tmp_path)
+    assert handle in other
+    assert handle_of(other.get(handle)) == handle
+    assert [path.name for path in tmp_path.iterdir()] == [f"{handle}.png"]
+
+
+@pytest.mark.parametrize("name", ["img_000000000000", "../../etc/passwd", "img_1"])
+def test_an_unknown_handle_is_an_error_and_never_a_path(name: str, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    assert name not in store
+    with pytest.raises(ImageError):
+        store.get(name)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bit_grey_keeps_its_shades(mode: str) -> None:
+    values = np.array([[0, 0x8000, 0xFFFF]], dtype=np.uint16 if mode == "I;16" else np.int32)
+    store = ImageStore()
+    kept = store.get(store.put(Image.fromarray(values)))
+    assert (kept.mode, list(kept.tobytes())) == ("L", [0, 0x80, 0xFF])
+
+
+def test_thirty_two_bit_grey_with_eight_bit_values_is_kept_as_it_is() -> None:
+    store = ImageStore()
+    kept = store.get(store.put(Image.fromarray(np.array([[0, 1, 255]], dtype=np.int32))))
+    assert list(kept.tobytes()) == [0, 1, 255]
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("LA", "RGBA")])
+def test_other_modes_become_one_of_three(mode: str, kept: str) -> None:
+    store = ImageStore()
+    assert store.get(store.put(Image.new(mode, (2, 2)))).mode == kept
+
+
+def test_a_view_counts_pictures_and_masks_apart_and_knows_equal_ones() -> None:
+    view = ImageView(ImageStore())
+    names = [view.add(picture(1)), view.add(Image.new("L", (8, 6)), "mask"), view.add(picture(2)), view.add(picture(1))]
+    assert names == ["img_1", "mask_1", "img_2", "img_1"]
+    assert list(view) == ["img_1", "mask_1", "img_2"]
+
+
+def test_a_view_takes_handles_of_its_own_pictures_only() -> None:
+    store = ImageStore()
+    mine, other = ImageView(store), ImageView(store)
+    handle = store.put(picture(1))
+    mine.add_handle(handle)
+    assert mine.name(handle) == "img_1"
+    assert handle_of(mine.get("img_1")) == handle
+    with pytest.raises(ImageError, match="there is no picture"):
+        other.get(handle)
+    with pytest.raises(ImageError, match="Did you mean 'img_1'"):
+        mine.get("img_2")

@@ -1,0 +1,39 @@
+"""Errors name the fix, and are caught by the kind that callers expect."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentfly import errors
+from agentfly.errors import AgentFlyError, BackendError, EngineUnavailable, MissingExtraError, ToolError, unknown_name
+
+
+def test_every_error_is_an_agentfly_error() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert kinds
+    assert all(issubclass(kind, AgentFlyError) for kind in kinds)
+
+
+def test_an_engine_that_cannot_is_an_observation_for_the_model() -> None:
+    assert issubclass(EngineUnavailable, ToolError)
+
+
+def test_a_missing_extra_names_the_command_and_is_an_import_error() -> None:
+    with pytest.raises(ImportError, match=r"video editing needs .*pip install -e '\.\[video\]'"):
+        raise MissingExtraError("video editing", "video")
+
+
+def test_a_backend_error_is_not_retried_unless_it_says_so() -> None:
+    assert not BackendError("no").retryable
+    assert BackendError("busy", retryable=True).retryable
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("inpaint", "unknown tool 'inpaint'. Did you mean 'inpaint_image'? Valid: detect_objects, inpaint_image"),
+        ("zzz", "unknown tool 'zzz'. Valid: detect_objects, inpaint_image"),
+    ],
+)
+def test_an_unknown_name_offers_the_nearest_and_lists_the_valid(name: str, expected: str) -> None:
+    assert unknown_name("tool", name, ["inpaint_image", "detect_objects"]) == expected

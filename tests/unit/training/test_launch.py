@@ -1,0 +1,207 @@
+"""The launcher reports progress, names what went wrong, and leaves nothing running; with a trainer of a few lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfly.errors import TrainingError
+from agentfly.training.environment import run_environment
+from agentfly.training.launch import TrainingOutcome, launch
+from agentfly.training.ppo_config import Patience, PPOConfig
+from agentfly.training.process import MARKER, ProcessFamily
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+# A trainer that prints what verl prints, does what {body} says, and leaves a daemon of its own session behind.
+TRAINER = """
+import json, os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+def say(text):
+    print(text, flush=True)
+def step(number, **data):
+    with open(os.environ["VERL_FILE_LOGGER_PATH"], "a") as file:
+        file.write(json.dumps({{"step": number, "data": data}}) + "\\n")
+say("marker " + os.environ["AGENTFLY_RUN_ID"])
+say("scratch " + os.environ["RAY_TMPDIR"])
+{body}
+"""
+START = "say('Started a local Ray instance.'); say('reward loop manager initialized'); say('ready to fit')\n"
+READY = START.replace("ready to fit", "all initialize finished, ready to fit")
+
+
+class Case:
+    """A run with a made-up trainer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[tuple[int, dict[str, float]]] = []
+        self.phases: list[str] = []
+
+    def launch(self, body: str, on_step: Any = None, **settings: Any) -> TrainingOutcome:
+        script = self.folder / "trainer.py"
+        script.write_text(TRAINER.format(body=body))
+        config = PPOConfig(
+            model_path=self.folder,
+            train_files=(self.folder / "train.parquet",),
+            val_files=(self.folder / "val.parquet",),
+            output_dir=self.folder / "run",
+            agent_loop_config=self.folder / "loop.yaml",
+            **{"steps": 2, **settings},
+        )
+        return launch(
+            config,
+            on_step=on_step or (lambda step, metrics: self.steps.append((step, metrics))),
+            on_phase=self.phases.append,
+            driver=(str(script),),
+        )
+
+    def log(self) -> dict[str, str]:
+        """First words and the rest, of the newest log's lines."""
+        newest = max((self.folder / "run" / "logs").glob("*.log"))
+        return dict(line.split(" ", 1) for line in newest.read_text().splitlines() if " " in line)
+
+    def assert_clean(self) -> None:
+        assert ProcessFamily(self.log()["marker"]).members() == []
+        assert not Path(self.log()["scratch"]).exists()
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def test_a_good_run(case: Case) -> None:
+    outcome = case.launch(READY + "step(1, reward=0.5, nothing=None); step(2, reward=0.75)")
+    assert case.phases == ["ray", "workers", "engine", "training"]
+    assert case.steps == [(1, {"reward": 0.5}), (2, {"reward": 0.75})]
+    assert outcome.steps == 2
+    assert outcome.metrics == tuple(case.steps)
+    assert list(outcome.phase_seconds) == case.phases
+    assert sum(outcome.phase_seconds.values()) == pytest.approx(outcome.seconds, abs=0.1)
+    case.assert_clean()
+
+
+def test_metrics_of_launches_add_up(case: Case) -> None:
+    case.launch(READY + "step(1, reward=0.5)", steps=1)
+    outcome = case.launch(READY + "step(2, reward=0.6)", steps=2)
+    records = [json.loads(line) for line in outcome.metrics_file.read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+
+
+def test_gets_the_arguments_of_verl(case: Case) -> None:
+    case.launch(READY + "say('arguments ' + json.dumps(sys.argv[1:])); step(2)")
+    arguments = json.loads(case.log()["arguments"])
+    assert arguments[0] == "--config-dir"
+    assert "trainer.total_training_steps=2" in arguments
+
+
+def test_death_names_phase_cause_and_log(case: Case) -> None:
+    body = "say('Started a local Ray instance.'); raise ValueError('no model at /models/x')"
+    with pytest.raises(
+        TrainingError, match=r"phase 'workers'.*exit code 1: ValueError: no model at /models/x"
+    ) as error:
+        case.launch(body)
+    assert str(max((case.folder / "run" / "logs").glob("*.log"))) in str(error.value)
+    case.assert_clean()
+
+
+def test_death_by_signal_is_named(case: Case) -> None:
+    with pytest.raises(TrainingError, match=r"phase 'training, step 2'.*signal SIGKILL"):
+        case.launch(READY + "step(1); time.sleep(0.5); os.kill(os.getpid(), 9)")
+    case.assert_clean()
+
+
+def test_an_early_end_is_an_error(case: Case) -> None:
+    with pytest.raises(TrainingError, match="ended after step 1 of 2"):
+        case.launch(READY + "step(1)")
+
+
+@pytest.mark.parametrize(
+    ("body", "phase", "limit"),
+    [
+        ("say('Started a local Ray instance.'); time.sleep(60)", "workers", "start"),
+        (READY + "time.sleep(60)", "training, step 1", "first_step"),
+        (READY + "step(1); time.sleep(60)", "training, step 2", "step"),
+    ],
+)
+def test_a_hang_ends_the_run(case: Case, body: str, phase: str, limit: str) -> None:
+    patience = {"start": 5.0, "first_step": 5.0, "step": 5.0} | {limit: 1.0}
+    with pytest.raises(TrainingError, match=rf"phase '{phase}': nothing moved for 1 s \(patience.{limit}=1\)"):
+        case.launch(body, patience=Patience(**patience))
+    case.assert_clean()
+
+
+def test_a_trainer_that_ignores_sigterm_ends_too(case: Case) -> None:
+    body = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "time.sleep(60)"
+    with pytest.raises(TrainingError, match="nothing moved"):
+        case.launch(body, patience=Patience(start=5, first_step=0.5, step=5))
+    case.assert_clean()
+
+
+def test_sigterm_cleans_up(case: Case) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        case.launch(
+            READY + "step(1); time.sleep(60)",
+            on_step=lambda step, metrics: os.kill(os.getpid(), signal.SIGTERM),
+        )
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    case.assert_clean()
+
+
+def test_ctrl_c_cleans_up(case: Case) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        case.launch(
+            READY + "step(1); time.sleep(60)",
+            on_step=lambda step, metrics: os.kill(os.getpid(), signal.SIGINT),
+        )
+    case.assert_clean()
+
+
+def test_resume_with_nothing_left_to_do(case: Case) -> None:
+    checkpoints = case.folder / "run" / "checkpoints"
+    (checkpoints / "global_step_2").mkdir(parents=True)
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("2")
+    outcome = case.launch(READY, resume=True)
+    assert outcome.steps == 2
+    assert outcome.checkpoint == checkpoints / "global_step_2"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PPOConfig:
+    return PPOConfig(
+        model_path=tmp_path,
+        train_files=(tmp_path / "t",),
+        val_files=(tmp_path / "v",),
+        output_dir=tmp_path / "run",
+        agent_loop_config=tmp_path / "loop.yaml",
+        environment={"OMP_NUM_THREADS": "7"},
+    )
+
+
+def test_environment_on_a_cpu(config: PPOConfig, tmp_path: Path) -> None:
+    base = {"VLLM_CPU_KVCACHE_SPACE": "", "RAY_ADDRESS": "10.0.0.1:6379", "HOME": "/home/me"}
+    environment = run_environment(config, "one", tmp_path, tmp_path / "metrics.jsonl", base)
+    # vLLM cannot parse an empty size, and a cluster's Ray has no logical GPU.
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment
+    assert "RAY_ADDRESS" not in environment
+    assert environment["VERL_PLATFORM"] == "cpu"
+    assert environment["HOME"] == "/home/me"
+    assert environment[MARKER] == "one"
+    assert environment["OMP_NUM_THREADS"] == "7"  # the run's own settings win
+
+
+def test_environment_with_gpus_keeps_the_cluster(config: PPOConfig, tmp_path: Path) -> None:
+    cuda = config.model_copy(update={"device": "cuda"})
+    environment = run_environment(cuda, "one", tmp_path, tmp_path / "m", {"RAY_ADDRESS": "10.0.0.1:6379"})
+    assert environment["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert "VERL_PLATFORM" not in environment
+    assert "TORCHDYNAMO_DISABLE" not in environment

@@ -1,0 +1,90 @@
+"""The learning curve and strips of edits: right size, something on them, honest about gaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agentfly.agents.evaluation import Estimate
+from agentfly.errors import ConfigError
+from agentfly.viewer import StepRecord, edit_strip, learning_curve
+from agentfly.viewer.curves import smooth
+
+BLUE, NAVY = (0x25, 0x63, 0xEB), (0x1E, 0x3A, 0x8A)
+
+
+def _steps(count: int) -> list[StepRecord]:
+    return [StepRecord(i + 1, 6.0 * i, 0.4 + 0.004 * i, 40 + i, 0.3 + 0.005 * i, 3.0) for i in range(count)]
+
+
+def _count(path: Path, colour: tuple[int, int, int]) -> int:
+    with Image.open(path) as image:
+        return int((np.asarray(image.convert("RGB")) == colour).all(axis=-1).sum())
+
+
+def test_curve_has_its_size_and_draws_the_reward(tmp_path: Path) -> None:
+    path = learning_curve(_steps(30), tmp_path / "new" / "curve.png", title="A run of $5 & more")
+    with Image.open(path) as image:
+        assert image.size == (1800, 960)
+    assert _count(path, BLUE) > 1000
+
+
+def test_curve_marks_held_out_scores_only_where_given(tmp_path: Path) -> None:
+    without = learning_curve(_steps(5), tmp_path / "a.png", title="t")
+    marked = learning_curve(_steps(5), tmp_path / "b.png", title="t", trained=Estimate(70, 65, 75))
+    assert _count(without, NAVY) == 0
+    assert _count(marked, NAVY) > 500
+
+
+@pytest.mark.parametrize("count", [1, 2, 250])
+def test_curve_takes_runs_of_any_length(tmp_path: Path, count: int) -> None:
+    assert _count(learning_curve(_steps(count), tmp_path / "c.png", title="t"), BLUE) > 20
+
+
+def test_curve_of_no_steps_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one step"):
+        learning_curve([], tmp_path / "c.png", title="t")
+
+
+def test_smoothing_keeps_a_constant_and_skips_what_is_missing() -> None:
+    np.testing.assert_allclose(smooth(np.array([2.0, np.nan, 2.0, 2.0])), 2.0)
+
+
+def test_smoothing_calms_noise_without_moving_the_mean_of_a_line() -> None:
+    line = np.linspace(0, 1, 60)
+    noisy = line + np.where(np.arange(60) % 2 == 0, 0.1, -0.1)
+    assert np.abs(smooth(noisy) - line)[10:-10].max() < 0.02
+
+
+def test_strip_shows_each_picture_at_the_height(tmp_path: Path) -> None:
+    pictures = [(Image.new("RGB", (84, 84), c), c) for c in ("red", "lime")] + [(Image.new("L", (336, 168), 0), "mask")]
+    path = edit_strip(pictures, tmp_path / "strip.png", height=168)
+    with Image.open(path) as strip:
+        assert strip.width == 2 * 12 + 168 + 168 + 336 + 2 * 34
+        assert strip.height > 168 + 24
+    assert _count(path, (255, 0, 0)) == _count(path, (0, 255, 0)) == 168 * 168
+
+
+def test_strip_wraps_words_that_are_wider_than_the_picture(tmp_path: Path) -> None:
+    red = Image.new("RGB", (168, 168), "red")
+    short, long = (edit_strip([(red, text)], tmp_path / f"{len(text)}.png") for text in ("one", "m" * 90))
+    with Image.open(short) as one, Image.open(long) as many:
+        assert one.width == many.width
+        assert many.height > one.height
+        # Nothing is drawn into the margin.
+        assert (np.asarray(many)[:, -12:] == 255).all()
+
+
+def test_strip_shows_transparency_as_white(tmp_path: Path) -> None:
+    path = edit_strip([(Image.new("RGBA", (100, 100), (255, 0, 0, 0)), "")], tmp_path / "s.png", height=100)
+    with Image.open(path) as strip:
+        assert strip.size == (124, 124)
+        assert np.asarray(strip).min() == 255
+
+
+def test_strip_of_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one picture"):
+        edit_strip([], tmp_path / "s.png")
