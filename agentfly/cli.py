@@ -15,7 +15,9 @@ from rich.console import Console
 from agentfly import __version__
 from agentfly.errors import AgentFlyError, ConfigError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="RL training for image-editing agents that use tools.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="RL training for image-editing agents that use tools."
+)
 
 
 class Algorithm(str, Enum):

@@ -20,7 +20,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def picture() -> Image.Image:
     """A picture of 168 x 168 with structure in every channel."""
     ramp = np.linspace(0, 255, 168, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""`agentfly.json` beside a policy's weights: the settings it was trained with as an agent, so that it is run the same way."""
+"""`agentfly.json` beside a policy's weights: how it was trained as an agent, so that it is run the same way."""
 
 from __future__ import annotations
 
@@ -44,4 +44,6 @@ class AgentCard(BaseModel):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as fault:
-            raise ConfigError(f"{path} is not a valid agent card: {fault.errors()[0]['msg']}; remove or mend it") from fault
+            raise ConfigError(
+                f"{path} is not a valid agent card: {fault.errors()[0]['msg']}; remove or mend it"
+            ) from fault

@@ -50,6 +50,7 @@ class Evaluation:
         names = sorted(set(self.families))
         return {
             "tasks": len(self.trajectories),
+            "tasks_by_family": dict(Counter(self.families)),
             "score": estimate(self.scores()).to_dict(),
             "score_by_family": {name: estimate(self.scores(name)).to_dict() for name in names},
             "success": {

@@ -12,7 +12,7 @@ from agentfly.agents.agent import Agent, AgentSettings
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore, ImageView
-from agentfly.tools import ImageTools, Toolset, ToolResult
+from agentfly.tools import ImageTools, ToolResult, Toolset
 from agentfly.vision import Engines
 
 SYSTEM_PROMPT = (

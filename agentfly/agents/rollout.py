@@ -25,8 +25,8 @@ from agentfly.agents.streaming import Event, OnEvent
 from agentfly.agents.trajectory import StopReason, TokenTrace, ToolRecord, Trajectory, Turn
 from agentfly.errors import BackendError, ImageError, ToolError
 from agentfly.images import ImageView
-from agentfly.messages import ImagePart, Message, TextPart, ToolCall
-from agentfly.tools import Toolset, ToolResult, parse_tool_calls
+from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
+from agentfly.tools import ToolResult, Toolset, parse_tool_calls
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Rollout:
             trajectory.answer = result.text
         elif made := [h for h in result.images if chain.view.name(h).startswith("img_")]:
             trajectory.final_image = made[-1]
-        parts = (TextPart(result.text), *(ImagePart(handle) for handle in result.images))
+        parts: tuple[Part, ...] = (TextPart(result.text), *(ImagePart(handle) for handle in result.images))
         return Message("tool", parts, tool_call_id=call.id), result.final
 
     def _observe(self, chain: Chain, observations: list[Message], *, closed: bool) -> StopReason | None:

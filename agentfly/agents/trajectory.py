@@ -187,13 +187,17 @@ class Trajectory:
             raise AgentFlyError(f"trajectory {self.id} is not token-exact: its backend works on messages")
         size = len(trace.response_ids)
         if not size == len(trace.mask) == len(trace.logprobs):
-            raise AgentFlyError(f"trajectory {self.id}: {size} ids, {len(trace.mask)} mask, {len(trace.logprobs)} log-probs")
+            raise AgentFlyError(
+                f"trajectory {self.id}: {size} ids, {len(trace.mask)} mask, {len(trace.logprobs)} log-probs"
+            )
         sampled = [0] * size
         for turn in self.turns:
             sampled[turn.start : turn.end] = [1] * (turn.end - turn.start)
         if sampled != trace.mask:
             raise AgentFlyError(f"trajectory {self.id}: the mask does not cover exactly the sampled turns")
-        runs = codec.image_runs([i if m == 0 else -1 for i, m in zip(trace.ids, [0] * len(trace.prompt_ids) + trace.mask)])
+        # A sampled placeholder is a word, not a picture: it must not count as one.
+        told = trace.prompt_ids + [i if m == 0 else -1 for i, m in zip(trace.response_ids, trace.mask, strict=True)]
+        runs = codec.image_runs(told)
         wanted = [codec.image_length(handle, load_image) for handle in self.images]
         if runs != wanted:
             raise AgentFlyError(f"trajectory {self.id}: picture placeholders {runs}, pictures need {wanted}")

@@ -41,7 +41,9 @@ class ChatCodec:
         self.tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
         chosen = template or self.processor.chat_template or self.tokenizer.chat_template
         if not chosen:
-            raise TemplateError("this checkpoint has no chat template; pass template='qwen2.5-vl-system-tool' or a path")
+            raise TemplateError(
+                "this checkpoint has no chat template; pass template='qwen2.5-vl-system-tool' or a path"
+            )
         self.template: str = chosen
         self._image_lengths: dict[str, int] = {}
 
@@ -58,7 +60,7 @@ class ChatCodec:
     @cached_property
     def image_id(self) -> int:
         """Id of the picture placeholder."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))  # type: ignore[arg-type]
+        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
@@ -127,8 +129,8 @@ class ChatCodec:
     def _render(self, messages: Sequence[Message], tools: Schemas) -> str:
         plain = [_defuse(message).to_template() for message in messages]
         text = self.tokenizer.apply_chat_template(
-            plain,  # type: ignore[arg-type]
-            tools=[dict(tool) for tool in tools] or None,  # type: ignore[arg-type]
+            plain,
+            tools=[dict(tool) for tool in tools] or None,
             chat_template=self.template,
             add_generation_prompt=True,
             tokenize=False,
@@ -138,14 +140,14 @@ class ChatCodec:
     def _encode(self, text: str, messages: Sequence[Message], load_image: LoadImage) -> list[int]:
         lengths = [self.image_length(handle, load_image) for message in messages for handle in message.images]
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        placeholders = ids.count(self.image_id)  # type: ignore[union-attr]
+        placeholders = ids.count(self.image_id)
         if placeholders != len(lengths):
             raise TemplateError(
                 f"the chat template rendered {placeholders} of {len(lengths)} pictures; "
                 "use a template that keeps pictures in every turn, such as qwen2.5-vl-system-tool"
             )
         remaining = iter(lengths)
-        return [t for token in ids for t in ([token] * next(remaining) if token == self.image_id else [token])]  # type: ignore[misc]
+        return [t for token in ids for t in ([token] * next(remaining) if token == self.image_id else [token])]
 
 
 def _defuse(message: Message) -> Message:

@@ -114,8 +114,8 @@ class VerlBackend:
 class AgentFlyAgentLoop(AgentLoopBase):
     """Runs one chain of an `ImageEditingAgent` and hands its exact tokens, pictures and reward to verl.
 
-    It is named in the agent loop's YAML, not with verl's `@register`: that decorator runs when the class is imported, which
-    is after the YAML was read, and would replace the entry that carries the settings.
+    It is named in the agent loop's YAML, not with verl's `@register`: that decorator runs when the class is imported,
+    which is after the YAML was read, and would replace the entry that carries the settings.
     """
 
     def __init__(self, *args: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:

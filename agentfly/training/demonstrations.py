@@ -38,9 +38,9 @@ class DemonstrationMix(BaseModel):
 
     tools: Mapping[str, float] = {"auto_inpaint_image": 0.5, "detect_objects": 0.2, "qwen_edit_image": 0.3}
     thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    dilations: tuple[int, ...] = (0, 2, 4, 8, 16)
-    phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.3, "shape": 0.1}
-    looks: float = 0.5
+    dilations: tuple[int, ...] = (0, 2, 4, 8, 12, 16)
+    phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.35, "shape": 0.05}
+    looks: float = 0.6
     retries: int = 1
     second_step: float = 0.7
 
@@ -98,9 +98,7 @@ class Demonstrator:
         }
         if tool == "detect_objects":
             return call_text(tool, {"image_id": self._current, "text_prompt": words, **numbers})
-        return call_text(
-            tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers}
-        )
+        return call_text(tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers})
 
     def _words(self) -> str:
         """Words for the detector: the user's own first where they differ, then any way to name the sticker."""
@@ -129,9 +127,13 @@ class Demonstrator:
 
 
 def seeing(task: EditTask, rng: random.Random, questions: int = 3) -> list[tuple[str, str]]:
-    """Questions about the first picture of a sticker task, with their answers."""
+    """Questions about the first picture of a sticker task, in the words of the tasks, with their answers."""
     stickers: Iterable[Mapping[str, Any]] = task.metadata["stickers"]
-    asked = [(f"{sticker['place']}?", f"{sticker['colour']} {sticker['shape']}") for sticker in stickers]
-    asked += [("largest?", f"{s['colour']} {s['shape']}") for s in stickers if s["is_largest"]]
+    asked = []
+    for sticker in stickers:
+        words = f"{sticker['colour']} {sticker['shape']}"
+        asked.append((f"the sticker in the {sticker['place']}?", words))
+        if sticker["is_largest"]:
+            asked.append((f"the {rng.choice(('largest', 'biggest'))} sticker?", words))
     rng.shuffle(asked)
     return asked[:questions]

@@ -71,9 +71,7 @@ def run_phase(
     return time.monotonic() - started
 
 
-def _follow(
-    receiver: Connection, name: str, log: Path, deadline: float, on_progress: OnProgress | None
-) -> None:
+def _follow(receiver: Connection, name: str, log: Path, deadline: float, on_progress: OnProgress | None) -> None:
     while True:
         if not receiver.poll(max(0.0, deadline - time.monotonic())):
             raise TrainingError(f"{name} did not finish in time and was stopped; see {log}")

@@ -2,8 +2,8 @@
 
 What makes it learnable in minutes on two cores:
 
-- a vocabulary of its own, trained with Qwen's pre-tokeniser on the words of the world it lives in, with the fixed pieces
-  of a tool call as single tokens (as Qwen has `<tool_call>`), so that a call costs some sixteen tokens;
+- a vocabulary of its own, trained with Qwen's pre-tokeniser on the words of the world it lives in, with the fixed
+  pieces of a tool call as single tokens (as Qwen has `<tool_call>`), so that a call costs some sixteen tokens;
 - pictures seen at 84 x 84: nine visual tokens;
 - embeddings exactly as large as the vocabulary, so that vLLM masks nothing and log-probs agree;
 - a small rotary base: positions in a picture are a few steps apart, not thousands.

@@ -1,7 +1,7 @@
 """From nothing to a policy that learned by reinforcement, on any machine, with a report of what it learned.
 
-Warm start, evaluation, verl training, evaluation, report: each heavy part in a process of its own. Everything a run leaves
-is in one folder.
+Warm start, evaluation, verl training, evaluation, report: each heavy part in a process of its own. Everything a run
+leaves is in one folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from agentfly.agents.card import AgentCard
 from agentfly.agents.evaluation import SUCCESS, estimate, paired_difference
@@ -57,15 +65,15 @@ class Reinforcement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = 50
+    steps: int = 32
     prompts: int = 16
     samples: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 7e-4
     critic_learning_rate: float = 1e-3
     updates: int = 1
     clip_high: float = 0.28
     entropy_coef: float = 0.0
-    tasks: int = 640
+    tasks: int = 512
     reward: RewardConfig = RewardConfig()
 
 
@@ -134,7 +142,9 @@ class _Quickstart:
         self._tell(summary)
         return summary
 
-    def _phase(self, progress: Progress, name: str, function: Any, arguments: dict[str, Any], timeout: float = 1800) -> None:
+    def _phase(
+        self, progress: Progress, name: str, function: Any, arguments: dict[str, Any], timeout: float = 1800
+    ) -> None:
         bars: dict[str, TaskID] = {}
 
         def tell(part: str, done: int, total: int) -> None:
@@ -153,7 +163,9 @@ class _Quickstart:
         self._phase(progress, f"evaluation of {label.replace('_', ' ')}", evaluate_policy, arguments)
 
     def _train(self, progress: Progress) -> TrainingOutcome:
-        bar = progress.add_task(f"{self._config.algorithm}: engine start", total=self._config.reinforcement.steps, note="")
+        bar = progress.add_task(
+            f"{self._config.algorithm}: engine start", total=self._config.reinforcement.steps, note=""
+        )
         began, log = time.monotonic(), LineReader(self._out / "trajectories.jsonl")
 
         def on_phase(phase: str) -> None:
@@ -213,8 +225,9 @@ class _Quickstart:
             critic_learning_rate=settings.critic_learning_rate,
             clip_high=settings.clip_high,
             entropy_coef=settings.entropy_coef,
-            max_prompt_length=128,
-            max_response_length=320,
+            max_prompt_length=64,
+            max_response_length=192,
+            micro_batch_tokens=4096,
             max_images=6,
             save_freq=settings.steps,
             seed=config.seed,
@@ -273,9 +286,7 @@ class _Quickstart:
             self._console.print(f"  {out / name}", highlight=False)
 
 
-def _record(
-    step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Mapping[str, Any]]
-) -> StepRecord:
+def _record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Mapping[str, Any]]) -> StepRecord:
     """A step's figures: verl's reward, and what the chains of the step say of themselves."""
     trajectories = [chain["trajectory"] for chain in chains]
     scores = [trajectory["score"] or 0.0 for trajectory in trajectories]

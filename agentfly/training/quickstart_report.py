@@ -18,7 +18,9 @@ from agentfly.viewer import Example, Report, StepRecord, edit_strip, learning_cu
 _SHOWN = 2  # successes, and failures, of each family
 
 
-def write_run_report(out: Path, summary: Mapping[str, Any], records: Sequence[StepRecord], plan: EvaluationPlan) -> None:
+def write_run_report(
+    out: Path, summary: Mapping[str, Any], records: Sequence[StepRecord], plan: EvaluationPlan
+) -> None:
     """Write `learning_curve.png`, `edit.png` and `report.html` into a run's folder."""
     title = f"{summary['algorithm']} on stickers, seed {summary['seed']}"
     curve = learning_curve(
@@ -58,9 +60,7 @@ def _examples(out: Path, plan: EvaluationPlan) -> list[Example]:
     return examples
 
 
-def _example(
-    task: EditTask, trained: Trajectory, before: Trajectory, stores: Mapping[str, ImageStore]
-) -> Example:
+def _example(task: EditTask, trained: Trajectory, before: Trajectory, stores: Mapping[str, ImageStore]) -> Example:
     runs = [
         (label, trajectory, _final(trajectory, stores[label]))
         for label, trajectory in (("trained", trained), ("warm start", before))

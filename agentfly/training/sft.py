@@ -84,7 +84,7 @@ def make_example(
     labels = [IGNORED] * len(ids)
     end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
     for turn, (start, text) in enumerate(zip(starts, turn_texts, strict=True)):
-        sampled = [*codec.tokenizer(text, add_special_tokens=False)["input_ids"], end]  # type: ignore[misc]
+        sampled = [*codec.tokenizer(text, add_special_tokens=False)["input_ids"], end]
         ids, labels = ids + sampled, labels + sampled
         following = messages[start + 1 : starts[turn + 1]] if turn + 1 < len(starts) else ()
         if following:

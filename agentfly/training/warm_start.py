@@ -44,13 +44,13 @@ class WarmStartConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    demonstrations: int = 2000
-    pictures: int = 3000
+    demonstrations: int = 2400
+    pictures: int = 2400
     questions: int = 3
     mix: DemonstrationMix = DemonstrationMix()
     size: PolicySize = PolicySize()
-    sft: SFTConfig = SFTConfig()
-    card: AgentCard = AgentCard(system_prompt=None, max_turns=4, max_tokens_per_turn=48)
+    sft: SFTConfig = SFTConfig(steps=800)
+    card: AgentCard = AgentCard(system_prompt=None, max_turns=4, max_tokens_per_turn=32)
     seed: int = 0
 
 
@@ -75,9 +75,7 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     build_policy(folder, _corpus(shown), size=config.size, seed=config.seed)
     codec = ChatCodec.from_pretrained(str(folder))
     schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
-    examples = [
-        make_example(t.messages, schemas, codec, store.get, [turn.text for turn in t.turns]) for t in shown
-    ]
+    examples = [make_example(t.messages, schemas, codec, store.get, [turn.text for turn in t.turns]) for t in shown]
     examples += _seeing_examples(world, codec, config)
     sft = config.sft.model_copy(update={"seed": config.seed})
     train(folder, examples, sft, on_step=lambda step, loss: tell("supervised", step, sft.steps))
@@ -113,7 +111,9 @@ async def _play(
 def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:
     """What the tokenizer must know: every text of the demonstrations, and all words of the world."""
     texts = [message.text for t in trajectories for message in t.messages if message.role != "assistant"]
-    texts += [value for t in trajectories for r in t.tool_records for value in r.arguments.values() if isinstance(value, str)]
+    texts += [
+        value for t in trajectories for r in t.tool_records for value in r.arguments.values() if isinstance(value, str)
+    ]
     return texts + vocabulary() + ["system\n", "user\n", "assistant\n", json.dumps({"a": 0.5})] * 4
 
 

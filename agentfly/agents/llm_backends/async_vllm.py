@@ -37,8 +37,8 @@ _CPU: dict[str, Any] = {
     "enforce_eager": True,
     "distributed_executor_backend": "uni",
     "kv_cache_memory_bytes": 128 * 1024 * 1024,
-    # A prompt cut in two rewinds the request's random generator, which torch's CPU generator cannot do: a seeded request
-    # would kill the engine (vllm/v1/worker/gpu_model_runner.py:3640, `gen.set_offset`).
+    # A prompt cut in two rewinds the request's random generator, which torch's CPU generator cannot do: a seeded
+    # request would kill the engine (vllm/v1/worker/gpu_model_runner.py:3640, `gen.set_offset`).
     "enable_chunked_prefill": False,
 }
 # Without multiprocessing vLLM keeps the "uni" executor on a CPU; dynamo costs a minute there and gains nothing.

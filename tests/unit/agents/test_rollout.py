@@ -26,7 +26,9 @@ from agentfly.errors import AgentFlyError, BackendError
 from agentfly.templates import ChatCodec
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
-ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2", "description": "done"}}</tool_call>'
+ANSWER = (
+    '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2", "description": "done"}}</tool_call>'
+)
 
 Script = list[str] | Callable[[GenerationRequest], str | Generation]
 
@@ -139,13 +141,18 @@ async def test_tokens_are_exact_with_pictures_in_tool_turns(picture: Image.Image
     sampled = [i for i, mask in zip(tokens.response_ids, tokens.mask, strict=True) if mask]
     assert codec.decode(sampled) == EDIT + ANSWER
     # The conversation as a whole, up to the last turn, renders to the very same ids.
-    assert codec.prompt_ids(trajectory.messages[:-1], agent.toolset(agent.images).schemas(), agent.store.get) == (
-        tokens.ids[: len(tokens.prompt_ids) + trajectory.turns[-1].start]
+    assert (
+        codec.prompt_ids(trajectory.messages[:-1], agent.toolset(agent.images).schemas(), agent.store.get)
+        == (tokens.ids[: len(tokens.prompt_ids) + trajectory.turns[-1].start])
     )
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(script=st.lists(st.sampled_from([EDIT, EDIT + EDIT, EDIT.replace("img_1", "x"), "<tool_call>{", ANSWER]), max_size=5))
+@given(
+    script=st.lists(
+        st.sampled_from([EDIT, EDIT + EDIT, EDIT.replace("img_1", "x"), "<tool_call>{", ANSWER]), max_size=5
+    )
+)
 def test_any_conversation_checks(script: list[str], picture: Image.Image, codec: ChatCodec) -> None:
     agent, result = asyncio.run(run([*script, "done"], picture, codec, max_turns=5))
     result[0].check(codec, agent.store.get)

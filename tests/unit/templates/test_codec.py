@@ -16,7 +16,11 @@ from agentfly.templates import ChatCodec, load_template, template_names
 SCHEMAS = [
     {"type": "function", "function": {"name": "detect_objects", "parameters": {"type": "object", "properties": {}}}},
 ]
-PICTURES = {"img_a": Image.new("RGB", (168, 168)), "img_b": Image.new("RGB", (56, 84)), "img_c": Image.new("L", (84, 56))}
+PICTURES = {
+    "img_a": Image.new("RGB", (168, 168)),
+    "img_b": Image.new("RGB", (56, 84)),
+    "img_c": Image.new("L", (84, 56)),
+}
 
 
 @pytest.fixture(scope="module", params=template_names())
@@ -30,9 +34,9 @@ def user(*handles: str) -> Message:
 
 def test_picture_runs_are_as_long_as_the_processor_says(codec: ChatCodec) -> None:
     ids = codec.prompt_ids([user("img_a", "img_b")], SCHEMAS, PICTURES.__getitem__)
-    features = codec.processor.image_processor(
-        images=[PICTURES["img_a"], PICTURES["img_b"]], return_tensors="np"
-    )["image_grid_thw"]
+    features = codec.processor.image_processor(images=[PICTURES["img_a"], PICTURES["img_b"]], return_tensors="np")[
+        "image_grid_thw"
+    ]
     assert codec.image_runs(ids) == [int(t * h * w) // 4 for t, h, w in features]
     assert codec.collapse(ids).count(codec.image_id) == 2
 
@@ -40,7 +44,9 @@ def test_picture_runs_are_as_long_as_the_processor_says(codec: ChatCodec) -> Non
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     turns=st.lists(
-        st.tuples(st.text(alphabet="abc {}<>|_\n", max_size=20), st.lists(st.sampled_from(sorted(PICTURES)), max_size=2)),
+        st.tuples(
+            st.text(alphabet="abc {}<>|_\n", max_size=20), st.lists(st.sampled_from(sorted(PICTURES)), max_size=2)
+        ),
         min_size=1,
         max_size=4,
     ),
@@ -86,7 +92,7 @@ def test_calls_are_rendered_as_the_parser_reads_them(codec: ChatCodec) -> None:
 
 
 def test_unknown_template_names_the_nearest() -> None:
-    with pytest.raises(TemplateError, match="qwen2.5-vl-system-tool"):
+    with pytest.raises(TemplateError, match=r"qwen2\.5-vl-system-tool"):
         load_template("qwen2.5-vl-system-tools")
 
 

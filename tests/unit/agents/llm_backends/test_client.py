@@ -16,8 +16,7 @@ from PIL import Image
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig, GenerationRequest, SamplingParams
 from agentfly.errors import BackendError
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
-
-from .conftest import ChatServer, completion, delta, failure, stream
+from tests.unit.agents.conftest import ChatServer, completion, delta, failure, stream
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 

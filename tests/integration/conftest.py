@@ -1,4 +1,4 @@
-"""One vLLM engine for all tests of this folder: its start takes most of their time."""
+"""One vLLM engine for all integration tests: its start takes most of their time."""
 
 from __future__ import annotations
 

@@ -1,0 +1,162 @@
+"""What people pass to an agent, and what they get back."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agentfly.agents import AgentSettings, ImageEditingAgent
+from agentfly.agents.card import AgentCard
+from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, GenerationRequest, ScriptedBackend
+from agentfly.errors import ConfigError, ImageError
+
+EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["pil", "bytes", "path", "data uri", "image_url", "row"])
+async def test_pictures_come_in_many_forms_and_are_never_changed(
+    form: str, picture: Image.Image, tmp_path: Path
+) -> None:
+    data = png(picture)
+    (tmp_path / "p.png").write_bytes(data)
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    part: dict[str, Any] = {
+        "pil": {"type": "image", "image": picture},
+        "bytes": {"type": "image", "image": data},
+        "path": {"type": "image", "image": str(tmp_path / "p.png")},
+        "data uri": {"type": "image", "image": uri},
+        "image_url": {"type": "image_url", "image_url": {"url": uri}},
+        "row": {"type": "image", "image": {"bytes": data, "path": None}},
+    }[form]
+    messages = [{"messages": [{"role": "user", "content": [part, {"type": "text", "text": "Darker."}]}], "source": "x"}]
+    before = copy.deepcopy(messages)
+    agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, "done"]))
+    result = await agent.run(messages, num_chains=1)
+    assert messages == before
+    assert result[0].metadata == {"source": "x"}
+    assert agent.store.get(result[0].images[0]).tobytes() == picture.tobytes()
+    assert "img_1: " in result[0].messages[1].text
+    assert result[0].tool_records[0].error is None
+
+
+async def test_chains_of_one_prompt_share_a_group_and_nothing_else(picture: Image.Image) -> None:
+    def script(request: GenerationRequest) -> str:
+        return EDIT if request.session_id.endswith("-0") and len(request.messages) == 2 else "done"
+
+    agent = ImageEditingAgent("s", backend=ScriptedBackend(script))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    first, second = await agent.run([{"role": "user", "content": content}], num_chains=2)
+    assert first.group_id == second.group_id
+    assert set(first.names) == {"img_1", "img_2"}
+    assert set(second.names) == {"img_1"}
+
+
+async def test_a_conversation_without_pictures_runs() -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, "sorry"]))
+    result = await agent.run([{"role": "user", "content": "Edit my picture."}])
+    assert "there is no picture" in result[0].messages[3].text
+
+
+async def test_messages_can_be_read_and_printed(picture: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, "done"]))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    await agent.run(messages=[{"role": "user", "content": content}], max_turns=4, num_chains=1)
+    roles = [message["role"] for message in agent.get_messages()[0]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "assistant"]
+    agent.print_messages(index=0)
+    assert "qwen_edit_image" in capsys.readouterr().out
+    assert agent.rewards == [None]
+    with pytest.raises(ConfigError, match="there is no chain 1"):
+        agent.print_messages(index=1)
+
+
+async def test_tools_can_be_awaited_directly(picture: Image.Image, tmp_path: Path) -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend([]))
+    image_id = agent._store_image(picture)
+    result = await agent.qwen_edit_image_tool(
+        image_id=image_id, prompt="brighten", negative_prompt="blurry", true_cfg_scale=6.0, seed=123
+    )
+    assert result.engine == "classical"
+    saved = agent.save_image(result.images[0], tmp_path / "out.jpg")
+    with Image.open(saved) as file:
+        assert file.size == picture.size
+    with pytest.raises(ImageError, match="img_9"):
+        agent._get_image("img_9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "vllm_async"}, "async_vllm"),
+        ({"backend": "client", "backend_config": AsyncVLLMConfig()}, "takes a ClientConfig"),
+        ({"backend": "client", "backend_config": {"base_uri": "x"}}, "base_url"),
+        ({"backend": ScriptedBackend([]), "streaming": "html"}, "console"),
+        ({"backend": ScriptedBackend([]), "client_nodes": [("localhost", 8000)]}, "not built yet"),
+    ],
+)
+def test_wrong_arguments_name_the_right_ones(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ImageEditingAgent("model", **arguments)
+
+
+def test_a_client_agent_needs_no_server_to_be_made() -> None:
+    agent = ImageEditingAgent(
+        model_name_or_path="Qwen/Qwen2.5-VL-3B-Instruct",
+        backend="client",
+        backend_config=ClientConfig(base_url="http://0.0.0.0:8000/v1"),
+        streaming="console",
+    )
+    assert agent.backend.codec is None
+
+
+@pytest.mark.parametrize("messages", ["text", [], [3], [{"content": "x"}], [{"role": "robot", "content": "x"}]])
+async def test_what_is_no_conversation_is_refused(messages: Any) -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend([]))
+    with pytest.raises(ConfigError):
+        await agent.run(messages)
+
+
+async def test_streaming_shows_one_chain_only(picture: Image.Image) -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend(["done"]), streaming="console")
+    with pytest.raises(ConfigError, match="shows one chain"):
+        await agent.run([{"role": "user", "content": "x"}], num_chains=2, enable_streaming=True)
+
+
+async def test_the_systems_message_of_the_user_stays(picture: Image.Image) -> None:
+    settings = AgentSettings(system_prompt="ours")
+    agent = ImageEditingAgent("s", backend=ScriptedBackend(["done"]), settings=settings)
+    result = await agent.run([{"role": "system", "content": "theirs"}, {"role": "user", "content": "x"}])
+    assert [m.text for m in result[0].messages if m.role == "system"] == ["theirs"]
+
+
+def test_a_card_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    card = AgentCard(system_prompt=None, max_turns=3, max_tokens_per_turn=40)
+    card.write(tmp_path)
+    assert AgentCard.read(str(tmp_path)) == card
+    assert AgentCard.read(str(tmp_path / "nowhere")) == AgentCard()
+    (tmp_path / "agentfly.json").write_text('{"turns": 3}')
+    with pytest.raises(ConfigError, match=r"agentfly\.json is not a valid agent card"):
+        AgentCard.read(str(tmp_path))
+
+
+def test_the_agent_imports_without_heavy_libraries() -> None:
+    code = (
+        "import sys; from agentfly.agents import ImageEditingAgent; "
+        "print([m for m in ('torch', 'vllm', 'verl', 'ray', 'transformers', 'diffusers', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,53 @@
+"""The documents are true: their Python runs, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+# Commands that the documents may show, and where each is run.
+RUN_ELSEWHERE = {
+    "make quickstart": "tests/e2e/test_quickstart.py",
+    "make test": ".ci/run",
+    "agentfly edit": "tests/unit/agents/test_edit.py",
+}
+
+
+def blocks(language: str) -> list[tuple[str, str, str]]:
+    found = []
+    for page in PAGES:
+        for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+            if match["language"] == language:
+                found.append((page.name, match["before"], match["code"]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "before", "code"), blocks("python"))
+def test_python_runs(page: str, before: str, code: str, tmp_path: Path) -> None:
+    if before.startswith("<!-- needs"):
+        compile(code, page, "exec")
+        return
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("page", "before", "code"), blocks("bash"))
+def test_commands_are_run_somewhere(page: str, before: str, code: str) -> None:
+    for line in filter(None, code.splitlines()):
+        words = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line)
+        known = next((where for command, where in RUN_ELSEWHERE.items() if words.startswith(command)), None)
+        assert known is not None, f"{page}: nothing runs {line!r}"
+        assert (ROOT / known).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target

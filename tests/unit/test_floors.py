@@ -1,0 +1,50 @@
+"""The house stands: imports go down, never up, and rooms of one floor do not need each other in a circle."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "agentfly"
+FLOORS = {
+    "errors": 0,
+    "messages": 0,
+    "images": 1,
+    "templates": 1,
+    "datasets": 2,
+    "vision": 2,
+    "tools": 3,
+    "evaluators": 3,
+    "agents": 4,
+    "training": 5,
+    "viewer": 5,
+    "cli": 6,
+}
+
+
+def rooms_needed(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("agentfly.")}
+    return found
+
+
+def needs() -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {room: set() for room in FLOORS}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room != "__init__":
+            graph[room] |= rooms_needed(path) - {room}
+    return graph
+
+
+def test_imports_go_down() -> None:
+    upward = [(room, other) for room, others in needs().items() for other in others if FLOORS[other] > FLOORS[room]]
+    assert upward == []
+
+
+def test_no_two_rooms_need_each_other() -> None:
+    graph = needs()
+    assert [(a, b) for a in graph for b in graph[a] if a < b and a in graph[b]] == []

@@ -1,0 +1,70 @@
+"""Demonstrations speak the language of the tools, and say nothing about what works."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from agentfly.agents import (
+    AgentSettings,
+    EvaluationSetup,
+    ImageEditingAgent,
+    StopReason,
+    score_trajectory,
+    task_conversation,
+)
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.datasets import FAMILIES, EditTask, StickerWorld
+from agentfly.evaluators import ReferenceEvaluator
+from agentfly.training.demonstrations import DemonstrationMix, Demonstrator, seeing
+from agentfly.vision.figures import COLOURS
+
+
+async def play(tasks: list[EditTask], mix: DemonstrationMix) -> list[float]:
+    scripts = {f"{t.id}-0": Demonstrator(t, random.Random(i), mix, tuple(COLOURS)) for i, t in enumerate(tasks)}
+    agent = ImageEditingAgent(
+        "demonstrations",
+        backend=ScriptedBackend(lambda request: scripts[request.session_id](request)),
+        settings=AgentSettings(system_prompt=None),
+    )
+    result = await agent.run([task_conversation(task) for task in tasks])
+    setup, scores = EvaluationSetup(ReferenceEvaluator()), []
+    for trajectory, task in zip(result, tasks, strict=True):
+        assert trajectory.stop_reason is StopReason.ANSWERED
+        assert not any(record.malformed for record in trajectory.tool_records)
+        scored = await score_trajectory(trajectory, task, agent.store, setup)
+        scores.append(scored.score or 0.0)
+    return scores
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[EditTask]:
+    world = StickerWorld()
+    return [world.task(index, "train", FAMILIES[index % len(FAMILIES)]) for index in range(60)]
+
+
+async def test_random_demonstrations_leave_room_above_them(tasks: list[EditTask]) -> None:
+    """What reward has to find: the right tool and parameters are worth far more than those drawn at random."""
+    drawn = await play(tasks, DemonstrationMix())
+    best = await play(
+        tasks,
+        DemonstrationMix(
+            tools={"auto_inpaint_image": 1.0},
+            thresholds=(0.6,),
+            dilations=(4,),
+            phrases={"both": 1.0},
+            looks=1.0,
+            second_step=1.0,
+        ),
+    )
+    assert np.mean(best) > np.mean(drawn) + 20
+    assert np.mean(drawn) > 20
+
+
+def test_questions_are_answered_by_what_is_there(tasks: list[EditTask]) -> None:
+    for task in tasks[:20]:
+        stickers = {f"{s['colour']} {s['shape']}" for s in task.metadata["stickers"]}
+        asked = seeing(task, random.Random(0), questions=9)
+        assert {answer for _, answer in asked} == stickers
