@@ -35,7 +35,7 @@ from agentfly.errors import TrainingError
 from agentfly.evaluators import RewardConfig
 from agentfly.training.checkpoints import export_policy
 from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.phase import run_phase
+from agentfly.training.phase import OnProgress, run_phase
 from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation, write_json
 from agentfly.training.ppo_config import PPOConfig
 from agentfly.training.progress import LineReader
@@ -107,6 +107,16 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
     return run.run()
 
 
+def write_training_data(folder: Path, count: int, seed: int, on_progress: OnProgress) -> None:
+    """Write the training tasks, families in turn, and a few for the validation file that verl insists on."""
+    world, tasks = StickerWorld(), []
+    for index in range(count):
+        tasks.append(world.task(1_000_000 + index, "train", FAMILIES[index % len(FAMILIES)], seed=seed))
+        on_progress("data", index + 1, count)
+    write_rows(tasks, folder, "train")
+    write_rows(tasks[: len(FAMILIES)], folder, "validation")
+
+
 class _Quickstart:
     """One run: its folder, its clock and its progress bars."""
 
@@ -132,6 +142,8 @@ class _Quickstart:
             warm = config.warm_start.model_copy(update={"seed": config.seed})
             self._phase(progress, "warm start", warm_start, {"config": warm, "folder": out / "warm_start"})
             self._evaluate(progress, "warm_start")
+            data = {"folder": out / "data", "count": config.reinforcement.tasks, "seed": config.seed}
+            self._phase(progress, "data", write_training_data, data)
             outcome = self._train(progress)
             export_policy(self._require(outcome), out / "policy")
             AgentCard.read(str(out / "warm_start")).write(out / "policy")
@@ -154,6 +166,12 @@ class _Quickstart:
 
         log = self._out / "logs" / f"{name.replace(' ', '_')}.log"
         self._seconds[name] = run_phase(function, arguments, log=log, timeout=timeout, on_progress=tell)
+        self._note(f"{name}: {self._seconds[name]:.0f} s")
+
+    def _note(self, text: str) -> None:
+        """A line for those who read a log; a terminal has the bars."""
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False)
 
     def _evaluate(self, progress: Progress, label: str) -> None:
         # Which tasks are held out does not depend on the seed of the run.
@@ -179,6 +197,7 @@ class _Quickstart:
             if difference > DIFFERENCE_LIMIT:
                 progress.console.print(f"step {step}: rollout and trainer differ by {difference:.1e} in probability")
             progress.update(bar, completed=step, note=f"reward {record.reward:.2f}")
+            self._note(f"step {step}: reward {record.reward:.2f}, score {record.score:.0f}, {record.seconds:.0f} s")
 
         outcome = launch(self._ppo(), on_step=on_step, on_phase=on_phase)
         self._seconds["training start"] = sum(s for phase, s in outcome.phase_seconds.items() if phase != "training")
@@ -187,13 +206,7 @@ class _Quickstart:
 
     def _ppo(self) -> PPOConfig:
         config, settings = self._config, self._config.reinforcement
-        world, card = StickerWorld(), AgentCard.read(str(self._out / "warm_start"))
-        tasks = [
-            world.task(1_000_000 + index, "train", FAMILIES[index % len(FAMILIES)], seed=config.seed)
-            for index in range(settings.tasks)
-        ]
-        data = self._out / "data"
-        train, validation = write_rows(tasks, data, "train"), write_rows(tasks[: len(FAMILIES)], data, "validation")
+        card, data = AgentCard.read(str(self._out / "warm_start")), self._out / "data"
         loop = [
             {
                 "name": "agentfly",
@@ -212,8 +225,8 @@ class _Quickstart:
         loop_file.write_text(yaml.safe_dump(loop, sort_keys=False), encoding="utf-8")
         return PPOConfig(
             model_path=self._out / "warm_start",
-            train_files=(train,),
-            val_files=(validation,),
+            train_files=(data / "train.parquet",),
+            val_files=(data / "validation.parquet",),
             output_dir=self._out / "training",
             agent_loop_config=loop_file,
             algorithm=config.algorithm,
