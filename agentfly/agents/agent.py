@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -75,7 +76,7 @@ class AgentSettings:
     max_concurrent_chains: int = 64
 
 
-class Agent:
+class Agent(ABC):
     """Runs conversations with tools.
 
     Args:
@@ -111,9 +112,9 @@ class Agent:
         self.streaming = streaming
         self.result = RunResult()
 
+    @abstractmethod
     def toolset(self, view: ImageView) -> Toolset:
         """The tools of one chain, bound to the pictures it can name."""
-        raise NotImplementedError
 
     async def run(
         self,
@@ -171,7 +172,7 @@ class Agent:
         """Run chains side by side; on cancellation every trajectory keeps what it has."""
         limits = self.settings.limits
         if max_turns is not None:
-            limits = type(limits)(**{**vars(limits), "max_turns": max_turns})
+            limits = replace(limits, max_turns=max_turns)
         rollout = Rollout(self.backend, limits, self.settings.sampling, on_event)
         gate = asyncio.Semaphore(self.settings.max_concurrent_chains)
 

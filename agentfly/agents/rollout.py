@@ -14,6 +14,7 @@ when it is cancelled, and then the trajectory so far is kept too.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -250,8 +251,6 @@ def _read(generation: Generation) -> tuple[str, tuple[ToolCall, ...]]:
 
 def _mix(seed: int, chain: str, turn: int) -> int:
     """A seed of its own for each chain and turn, the same in every process."""
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(f"{seed}:{chain}:{turn}".encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 

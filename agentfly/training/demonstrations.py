@@ -40,7 +40,7 @@ class DemonstrationMix(BaseModel):
     thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     dilations: tuple[int, ...] = (0, 2, 4, 8, 12, 16)
     phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.35, "shape": 0.05}
-    looks: float = 0.85
+    looks: float = 0.6
     retries: int = 1
     second_step: float = 0.7
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -138,7 +137,6 @@ def _write(out: Path, name: str, trajectories: Sequence[Trajectory], store: Imag
             kept.put(store.get(handle))
 
 
-@lru_cache(maxsize=16)
 def read_evaluation(path: Path) -> Evaluation:
     """A pass that `evaluate_policy` wrote."""
     with path.open(encoding="utf-8") as file:

@@ -83,14 +83,13 @@ def test_the_report_can_be_looked_at(config: QuickstartConfig, summary: dict[str
     assert load_image(config.out / "learning_curve.png").width > 600
 
 
-def test_a_run_resumes_where_it_stopped(config: QuickstartConfig, summary: dict[str, Any]) -> None:
-    settings = PPOConfig(
+def training(config: QuickstartConfig, **settings: Any) -> PPOConfig:
+    """A further launch on the data of the run."""
+    return PPOConfig(
         model_path=config.out / "warm_start",
         train_files=(config.out / "data" / "train.parquet",),
         val_files=(config.out / "data" / "validation.parquet",),
-        output_dir=config.out / "training",
         agent_loop_config=config.out / "data" / "agent_loop.yaml",
-        steps=STEPS + 1,
         train_batch_size=4,
         group_size=4,
         learning_rate=1e-4,
@@ -98,13 +97,23 @@ def test_a_run_resumes_where_it_stopped(config: QuickstartConfig, summary: dict[
         max_response_length=192,
         micro_batch_tokens=4096,
         max_images=6,
-        save_freq=STEPS + 1,
-        resume=True,
+        **settings,
     )
-    outcome = launch(settings)
-    assert [step for step, _ in outcome.metrics] == [STEPS + 1]
+
+
+def test_a_run_resumes_where_it_stopped(config: QuickstartConfig, summary: dict[str, Any]) -> None:
+    last = STEPS + 1
+    outcome = launch(training(config, output_dir=config.out / "training", steps=last, save_freq=last, resume=True))
+    assert [step for step, _ in outcome.metrics] == [last]
     assert outcome.checkpoint is not None
-    assert outcome.checkpoint.name == f"global_step_{STEPS + 1}"
+    assert outcome.checkpoint.name == f"global_step_{last}"
+
+
+def test_ppo_trains_a_critic(config: QuickstartConfig, summary: dict[str, Any]) -> None:
+    outcome = launch(training(config, output_dir=config.out / "ppo", steps=1, algorithm="ppo"))
+    metrics = outcome.metrics[-1][1]
+    assert metrics["critic/vf_loss"] > 0.0
+    assert metrics["critic/grad_norm"] > 0.0
 
 
 def test_nothing_is_left_running(config: QuickstartConfig, summary: dict[str, Any]) -> None:
