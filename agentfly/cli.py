@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -65,6 +66,9 @@ def edit(
         raise ConfigError(f"there is no policy at {model}: run `make quickstart` first, or name one with --model")
     from agentfly.agents.edit import EditRequest, edit_picture
 
+    # The console belongs to the agent's steps; what an engine says of its start is for those who ask for it.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     request = EditRequest(picture, instruction, model, base_url, template, max_turns, temperature, out)
     asyncio.run(edit_picture(request, Console()))
 

@@ -163,6 +163,9 @@ class AsyncVLLMBackend:
             return
         with contextlib.suppress(AgentFlyError, asyncio.CancelledError):
             engine = await starting
+            # vLLM cancels this task after the engine is gone; until then it logs the engine's end as a failure.
+            if engine.output_handler is not None:
+                engine.output_handler.cancel()
             await asyncio.to_thread(engine.shutdown)
 
     async def _engine(self) -> AsyncLLM:
