@@ -64,6 +64,8 @@ def test_another_prompt_is_refused_and_located(theirs: list[int], place: str) ->
 class FakeEngine:
     """Counts how often it is started and stopped."""
 
+    output_handler = None
+
     def __init__(self) -> None:
         self.stopped = 0
 
