@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +20,6 @@ from agentfly.errors import ConfigError
 from agentfly.images import ImageLimits, ImageStore, ImageView, load_image
 from agentfly.messages import ImagePart, Message, TextPart, from_openai, text_message
 from agentfly.tools import Toolset
-
-logger = logging.getLogger(__name__)
 
 Conversation = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 

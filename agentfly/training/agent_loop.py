@@ -6,7 +6,6 @@ verl makes one loop object a sample. What they share in a worker process (agent,
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +31,6 @@ from agentfly.evaluators import ReferenceEvaluator, RewardConfig
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.rows import read_task
-
-logger = logging.getLogger(__name__)
 
 
 class LoopSettings(BaseModel):

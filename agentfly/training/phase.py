@@ -19,7 +19,7 @@ from typing import Any
 
 from agentfly.errors import TrainingError
 
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # part of the phase, done, total
 
 # Measured on two cores: compiling vLLM's helpers costs a minute and gains nothing; more threads than cores cost more.
 ENVIRONMENT = {

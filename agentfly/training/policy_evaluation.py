@@ -7,8 +7,7 @@ family are kept for the report.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +29,9 @@ from agentfly.agents.llm_backends import (
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluators import ReferenceEvaluator
 from agentfly.images import ImageStore
+from agentfly.training.phase import OnProgress
 
 GREY = (122, 117, 104)  # the mean colour that Qwen's image processor subtracts
-
-OnProgress = Callable[[str, int, int], None]
 
 
 class EvaluationPlan(BaseModel):
@@ -142,8 +140,3 @@ def read_evaluation(path: Path) -> Evaluation:
     with path.open(encoding="utf-8") as file:
         trajectories = tuple(Trajectory.from_json(line) for line in file)
     return Evaluation(trajectories, tuple(str(t.metadata["task_type"]) for t in trajectories))
-
-
-def write_json(path: Path, data: object) -> None:
-    """Pretty JSON with a final newline."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

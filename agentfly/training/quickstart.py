@@ -36,7 +36,7 @@ from agentfly.evaluators import RewardConfig
 from agentfly.training.checkpoints import export_policy
 from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.phase import OnProgress, run_phase
-from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation, write_json
+from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.ppo_config import PPOConfig
 from agentfly.training.progress import LineReader
 from agentfly.training.quickstart_report import write_run_report
@@ -149,7 +149,8 @@ class _Quickstart:
             AgentCard.read(str(out / "warm_start")).write(out / "policy")
             self._evaluate(progress, "trained")
         summary = self._summary(outcome)
-        write_json(out / "summary.json", summary)
+        text = json.dumps(summary, indent=2, ensure_ascii=False)
+        (out / "summary.json").write_text(text + "\n", encoding="utf-8")
         write_run_report(out, summary, self._records, config.evaluation)
         self._tell(summary)
         return summary

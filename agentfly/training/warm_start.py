@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,13 +18,10 @@ from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.templates import ChatCodec
 from agentfly.training.demonstrations import DemonstrationMix, Demonstrator, seeing
+from agentfly.training.phase import OnProgress
 from agentfly.training.policy import PolicySize, build_policy
 from agentfly.training.sft import Example, SFTConfig, make_example, train
 from agentfly.vision.figures import COLOURS
-
-logger = logging.getLogger(__name__)
-
-OnProgress = Callable[[str, int, int], None]  # phase, done, total
 
 
 class WarmStartConfig(BaseModel):

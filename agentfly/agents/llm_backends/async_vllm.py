@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -24,8 +23,6 @@ from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
-
-logger = logging.getLogger(__name__)
 
 _ANY_DEVICE: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 8, "video": 0},
