@@ -10,6 +10,8 @@ from agentfly.vision.base import (
     Inpainter,
     InpaintParams,
 )
+from agentfly.vision.drawing import draw_detections
+from agentfly.vision.factory import make_engines
 
 __all__ = [
     "Detection",
@@ -20,4 +22,6 @@ __all__ = [
     "Engines",
     "InpaintParams",
     "Inpainter",
+    "draw_detections",
+    "make_engines",
 ]

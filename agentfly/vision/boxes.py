@@ -1,0 +1,75 @@
+"""From what a detector model gives to `Detections`: prompts in, boxes inside the picture and their masks out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from agentfly.errors import ToolError
+from agentfly.vision.base import Detection, Detections
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One box of a model: label, score 0 to 1, corners in pixels of the picture, not yet cut to it."""
+
+    label: str
+    score: float
+    corners: tuple[float, float, float, float]
+
+
+def normalise_prompt(prompt: str) -> str:
+    """A detection prompt as GroundingDINO was trained: lower case, a full stop after each phrase ("a cat. a dog.").
+
+    Raises:
+        ToolError: the prompt names nothing.
+    """
+    phrases = (" ".join(part.split()) for part in re.split(r"[.,;\n]+", prompt.lower()))
+    named = [phrase for phrase in phrases if phrase]
+    if not named:
+        raise ToolError(f"the detection prompt {prompt!r} names nothing: say in a few words what to find")
+    return " ".join(f"{phrase}." for phrase in named)
+
+
+def clean_label(decoded: str, caption: str) -> str:
+    """The words of a label: decoded tokens without full stops and special tokens; the caption's where none passed."""
+    words = re.sub(r"\[[A-Z]+\]|\.", " ", decoded).split()
+    return " ".join(words) or caption.replace(".", "")
+
+
+def to_detections(
+    candidates: Iterable[Candidate], size: tuple[int, int], *, best_rejected: float | None = None
+) -> Detections:
+    """Detections, best first, each with its box cut to the picture as mask; boxes outside of the picture are dropped.
+
+    Args:
+        candidates: what passed the threshold.
+        size: width and height of the picture.
+        best_rejected: best score below the threshold, if known.
+    """
+    found = []
+    for candidate in sorted(candidates, key=lambda one: -one.score):
+        box = clip_box(candidate.corners, size)
+        if box is not None:
+            found.append(Detection(candidate.label, min(1.0, candidate.score), box, box_mask(box, size)))
+    return Detections(found, best_rejected=best_rejected)
+
+
+def clip_box(corners: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The smallest box of whole pixels around `corners`, cut to the picture; None where nothing is left."""
+    if not all(map(math.isfinite, corners)):
+        return None
+    x0, y0 = max(0, math.floor(corners[0])), max(0, math.floor(corners[1]))
+    x1, y1 = min(size[0], math.ceil(corners[2])), min(size[1], math.ceil(corners[3]))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    """A mask of the picture's size, white in the box."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, box)
+    return mask

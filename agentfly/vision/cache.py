@@ -1,0 +1,271 @@
+"""Results of tools on disk, shared by chains, epochs and processes.
+
+A result is one JSON file and a PNG file for each picture, named by the hash of everything that decides it. Files appear
+whole or not at all, so processes need no locks. Past `max_bytes` the results that were not used for longest go. The
+ones used last are also kept decoded in memory, since decoding a PNG takes longer than all the rest of a hit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agentfly.images.store import normalise
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = 1
+# A file that nobody finished, or that lost its JSON file, is left alone for so many seconds.
+_GRACE = 600.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A result: pictures, and whatever else JSON can hold."""
+
+    images: tuple[Image.Image, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache has done in this process.
+
+    Attributes:
+        hits: results found.
+        shared: calls that waited for an equal call of the same moment instead of working themselves.
+        misses: results that had to be made.
+        skipped: calls that are not cached, because they have no seed.
+        stored, evicted: results written, and results removed to keep the bound.
+    """
+
+    hits: int = 0
+    shared: int = 0
+    misses: int = 0
+    skipped: int = 0
+    stored: int = 0
+    evicted: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the cacheable calls that needed no work, 0 to 1; 0 before the first."""
+        spared = self.hits + self.shared
+        return spared / (spared + self.misses) if spared + self.misses else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """The counters and the hit rate by name, for metrics."""
+        names = ("hits", "shared", "misses", "skipped", "stored", "evicted")
+        return {**{name: float(getattr(self, name)) for name in names}, "hit_rate": self.hit_rate}
+
+
+def image_hash(image: Image.Image) -> str:
+    """SHA-256 of mode, size and pixels, in hex."""
+    image = normalise(image)
+    digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def cache_key(
+    engine: str, version: str, operation: str, parameters: Mapping[str, Any], images: Sequence[Image.Image]
+) -> str:
+    """Hash of everything that decides a result; the seed is one of the parameters.
+
+    Args:
+        engine: name of the engine.
+        version: what else tells one state of the engine from another.
+        operation: "detect", "inpaint" or "edit".
+        parameters: JSON-able.
+        images: pictures that go in.
+    """
+    parts = [_LAYOUT, engine, version, operation, dict(parameters), [image_hash(image) for image in images]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class ToolCache:
+    """Results by key. Safe to use from several threads, and from several processes on one folder.
+
+    Args:
+        root: folder; made if it is not there.
+        max_bytes: bytes on disk. Each process looks at the folder after it has written a sixteenth of that, so it can
+            be more for a moment.
+        memory_bytes: bytes of decoded pictures kept in memory.
+    """
+
+    def __init__(self, root: str | Path, *, max_bytes: int = 20 * 1024**3, memory_bytes: int = 128 * 1024**2) -> None:
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._max_bytes = max_bytes
+        self._memory_bytes = memory_bytes
+        self._memory: OrderedDict[str, Entry] = OrderedDict()
+        self._held = 0
+        self._lock = threading.RLock()
+        self._written: int | None = None
+        self._stats = CacheStats()
+
+    @property
+    def stats(self) -> CacheStats:
+        """Counters of this process."""
+        with self._lock:
+            return self._stats
+
+    def count(self, **more: int) -> None:
+        """Add to counters of `stats`."""
+        with self._lock:
+            self._stats = replace(self._stats, **{name: getattr(self._stats, name) + by for name, by in more.items()})
+
+    def get(self, key: str) -> Entry | None:
+        """The result of a key, with pictures that the caller may change; None where there is none."""
+        with self._lock:
+            entry = self._memory.get(key)
+            if entry is not None:
+                self._memory.move_to_end(key)
+        if entry is None:
+            entry = self._read(key)
+            if entry is None:
+                return None
+            self._remember(key, entry)
+        self._touch(key)
+        return replace(entry, images=tuple(image.copy() for image in entry.images))
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep a result. A result whose pictures JSON and PNG cannot hold as they are is not for this cache."""
+        images = tuple(normalise(image).copy() for image in entry.images)
+        folder = self._path(key).parent
+        folder.mkdir(exist_ok=True)
+        size = 0
+        for index, image in enumerate(images):
+            size += self._write(folder / f"{key}.{index}.png", lambda path, image=image: _save_png(image, path))
+        text = json.dumps({"images": len(images), "data": dict(entry.data)}, ensure_ascii=False)
+        # Last: a reader that finds the JSON file finds all pictures.
+        size += self._write(self._path(key), lambda path: path.write_text(text, encoding="utf-8"))
+        self._remember(key, Entry(images, entry.data))
+        self.count(stored=1)
+        self._account(size)
+
+    def evict(self) -> int:
+        """Remove what was not used for longest until nine tenths of the bound are kept; gives the bytes left."""
+        results, total = self._scan()
+        target = self._max_bytes if total <= self._max_bytes else int(self._max_bytes * 0.9)
+        for _, key, size, paths in sorted(results):
+            if total <= target:
+                break
+            for path in paths:
+                path.unlink(missing_ok=True)
+            with self._lock:
+                self._forget(key)
+            self.count(evicted=1)
+            total -= size
+        return total
+
+    def _path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}.json"
+
+    def _read(self, key: str) -> Entry | None:
+        path = self._path(key)
+        try:
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            images = tuple(_load_png(path.with_name(f"{key}.{index}.png")) for index in range(meta["images"]))
+            return Entry(images, meta["data"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, SyntaxError) as fault:
+            logger.warning("dropping a broken result from the tool cache: %s", fault)
+            path.unlink(missing_ok=True)
+            return None
+
+    def _write(self, path: Path, save: Any) -> int:
+        partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+        save(partial)
+        size = partial.stat().st_size
+        partial.replace(path)
+        return size
+
+    def _touch(self, key: str) -> None:
+        try:
+            os.utime(self._path(key))
+        except FileNotFoundError:
+            # Another process evicted it; what is in memory is as good as ever.
+            logger.debug("result %s left the disk", key)
+
+    def _remember(self, key: str, entry: Entry) -> None:
+        size = _pixels_of(entry)
+        if size > self._memory_bytes:
+            return
+        with self._lock:
+            self._forget(key)
+            self._memory[key] = entry
+            self._held += size
+            while self._held > self._memory_bytes:
+                self._forget(next(iter(self._memory)))
+
+    def _forget(self, key: str) -> None:
+        dropped = self._memory.pop(key, None)
+        if dropped is not None:
+            self._held -= _pixels_of(dropped)
+
+    def _account(self, size: int) -> None:
+        """Look at the folder when enough was written since the last look."""
+        with self._lock:
+            due = self._written is None or self._written + size > self._max_bytes // 16
+            self._written = 0 if due else (self._written or 0) + size
+        if due:
+            self.evict()
+
+    def _scan(self) -> tuple[list[tuple[float, str, int, list[Path]]], int]:
+        """All results as (last used, key, bytes, files), and their bytes together; removes what is left over."""
+        groups: dict[str, tuple[float | None, int, list[Path]]] = {}
+        for path in self.root.glob("??/*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            if path.suffix == ".part":
+                if time.time() - status.st_mtime > _GRACE:
+                    path.unlink(missing_ok=True)
+                continue
+            key = path.name.partition(".")[0]
+            used, size, paths = groups.get(key, (None, 0, []))
+            used = status.st_mtime if path.suffix == ".json" else used
+            # The JSON file goes first, so that no reader finds one without its pictures.
+            paths = [path, *paths] if path.suffix == ".json" else [*paths, path]
+            groups[key] = (used, size + status.st_size, paths)
+        results = [(used, key, size, paths) for key, (used, size, paths) in groups.items() if used is not None]
+        for used, _, paths in groups.values():
+            if used is None:
+                _remove_old(paths)
+        return results, sum(size for _, _, size, _ in results)
+
+
+def _remove_old(paths: Sequence[Path]) -> None:
+    """Remove pictures without a JSON file, unless somebody may be about to write it."""
+    for path in paths:
+        try:
+            if time.time() - path.stat().st_mtime > _GRACE:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def _pixels_of(entry: Entry) -> int:
+    return sum(image.width * image.height * len(image.getbands()) for image in entry.images)
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    image.save(path, "PNG", compress_level=1)
+
+
+def _load_png(path: Path) -> Image.Image:
+    with Image.open(path, formats=("PNG",)) as file:
+        return file.copy()

@@ -1,0 +1,228 @@
+"""Engines that look into the tool cache before they work.
+
+Equal calls of one moment work once: the others wait for it. A call that is cancelled leaves the work to those who still
+wait, and stops it when it was the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+
+from agentfly.vision.base import (
+    Detection,
+    Detections,
+    Detector,
+    Editor,
+    EditParams,
+    Engines,
+    Inpainter,
+    InpaintParams,
+)
+from agentfly.vision.boxes import box_mask
+from agentfly.vision.cache import Entry, ToolCache, cache_key
+
+# Engines whose results no seed changes.
+DETERMINISTIC = ("classical",)
+
+_Make = Callable[[], Awaitable[Entry]]
+
+
+def cached(
+    engines: Engines,
+    cache: ToolCache,
+    *,
+    versions: Mapping[str, str] | None = None,
+    unseeded: bool = False,
+    deterministic: Collection[str] = DETERMINISTIC,
+) -> Engines:
+    """The engines with a cache in front.
+
+    Detection has no randomness and is always cached. Inpainting and editing are cached where a call has a seed, or the
+    engine is deterministic.
+
+    Args:
+        engines: what does the work on a miss.
+        cache: where results are kept.
+        versions: for "detect", "inpaint" and "edit", what tells one state of the engine from another (weights,
+            settings), where its name does not.
+        unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same picture.
+        deterministic: names of engines whose results no seed changes.
+    """
+    front = _Front(cache, versions or {}, unseeded, frozenset(deterministic))
+    return Engines(
+        CachedDetector(engines.detector, front),
+        CachedInpainter(engines.inpainter, front),
+        CachedEditor(engines.editor, front),
+    )
+
+
+@dataclass
+class _Flight:
+    task: asyncio.Task[Entry]
+    waiting: int = 0
+
+
+class _Front:
+    """What the three cached engines share."""
+
+    def __init__(
+        self, cache: ToolCache, versions: Mapping[str, str], unseeded: bool, deterministic: frozenset[str]
+    ) -> None:
+        self.cache = cache
+        self._versions = versions
+        self._unseeded = unseeded
+        self._deterministic = deterministic
+        self._flights: dict[tuple[int, str], _Flight] = {}
+
+    async def through(
+        self, engine: str, operation: str, parameters: Mapping[str, Any], images: Sequence[Image.Image], make: _Make
+    ) -> Entry:
+        """The result from the cache, or made and kept."""
+        version = self._versions.get(operation, "")
+        key = await asyncio.to_thread(cache_key, engine, version, operation, parameters, images)
+        found = await asyncio.to_thread(self.cache.get, key)
+        if found is not None:
+            self.cache.count(hits=1)
+            return found
+        return await self._share(key, make)
+
+    async def picture(
+        self,
+        engine: str,
+        operation: str,
+        parameters: Mapping[str, Any],
+        images: Sequence[Image.Image],
+        make: Callable[[], Awaitable[Image.Image]],
+    ) -> Image.Image:
+        """The same for an operation that gives a picture, if its calls may be cached at all."""
+        given = dict(parameters)
+        if engine in self._deterministic:
+            given.pop("seed")
+        elif given["seed"] is None and not self._unseeded:
+            self.cache.count(skipped=1)
+            return await make()
+
+        async def entry() -> Entry:
+            return Entry((await make(),))
+
+        return (await self.through(engine, operation, given, images, entry)).images[0]
+
+    async def _share(self, key: str, make: _Make) -> Entry:
+        # A task belongs to its event loop, and so do those who can wait for it.
+        place = (id(asyncio.get_running_loop()), key)
+        flight = self._flights.get(place)
+        if flight is None:
+            self.cache.count(misses=1)
+            flight = self._flights[place] = _Flight(asyncio.create_task(self._make_and_keep(key, make)))
+            flight.task.add_done_callback(lambda task: self._landed(place, task))
+        else:
+            self.cache.count(shared=1)
+        flight.waiting += 1
+        try:
+            entry = await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                self._flights.pop(place, None)
+                flight.task.cancel()
+        return Entry(tuple(image.copy() for image in entry.images), entry.data)
+
+    def _landed(self, place: tuple[int, str], task: asyncio.Task[Entry]) -> None:
+        flight = self._flights.get(place)
+        if flight is not None and flight.task is task:
+            del self._flights[place]
+        if not task.cancelled():
+            # Marks a fault as seen even where everybody who waited has left.
+            task.exception()
+
+    async def _make_and_keep(self, key: str, make: _Make) -> Entry:
+        entry = await make()
+        await asyncio.to_thread(self.cache.put, key, entry)
+        return entry
+
+
+class CachedDetector:
+    """A detector with the cache in front; `cache.stats` has the hit rate."""
+
+    def __init__(self, engine: Detector, front: _Front) -> None:
+        self.engine = engine
+        self.name = engine.name
+        self.cache = front.cache
+        self._front = front
+
+    async def detect(
+        self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
+    ) -> Sequence[Detection]:
+        """What the engine finds, or found before."""
+        thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
+
+        async def make() -> Entry:
+            found = await self.engine.detect(image, prompt, **thresholds)
+            return await asyncio.to_thread(_to_entry, found, image.size)
+
+        parameters = {"prompt": prompt, **thresholds}
+        entry = await self._front.through(self.name, "detect", parameters, (image,), make)
+        return await asyncio.to_thread(_from_entry, entry, image.size)
+
+
+class CachedInpainter:
+    """An inpainter with the cache in front; `cache.stats` has the hit rate."""
+
+    def __init__(self, engine: Inpainter, front: _Front) -> None:
+        self.engine = engine
+        self.name = engine.name
+        self.cache = front.cache
+        self._front = front
+
+    async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
+        """What the engine paints, or painted before."""
+        parameters = {"prompt": prompt, **asdict(params)}
+        return await self._front.picture(
+            self.name, "inpaint", parameters, (image, mask), lambda: self.engine.inpaint(image, mask, prompt, params)
+        )
+
+
+class CachedEditor:
+    """An editor with the cache in front; `cache.stats` has the hit rate."""
+
+    def __init__(self, engine: Editor, front: _Front) -> None:
+        self.engine = engine
+        self.name = engine.name
+        self.cache = front.cache
+        self._front = front
+
+    async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
+        """What the engine makes, or made before."""
+        parameters = {"prompt": instruction, **asdict(params)}
+        return await self._front.picture(
+            self.name, "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
+        )
+
+
+def _to_entry(found: Sequence[Detection], size: tuple[int, int]) -> Entry:
+    """Detections as JSON and pictures; a mask that is its box needs no picture."""
+    masks: list[Image.Image] = []
+    objects: list[dict[str, Any]] = []
+    for one in found:
+        plain = one.mask.tobytes() == box_mask(one.box, size).tobytes()
+        objects.append(
+            {"label": one.label, "score": one.score, "box": list(one.box), "mask": None if plain else len(masks)}
+        )
+        if not plain:
+            masks.append(one.mask)
+    best = found.best_rejected if isinstance(found, Detections) else None
+    return Entry(tuple(masks), {"objects": objects, "best_rejected": best})
+
+
+def _from_entry(entry: Entry, size: tuple[int, int]) -> Detections:
+    found = []
+    for one in entry.data["objects"]:
+        box = tuple(one["box"])
+        mask = box_mask(box, size) if one["mask"] is None else entry.images[one["mask"]]
+        found.append(Detection(one["label"], one["score"], box, mask))
+    return Detections(found, best_rejected=entry.data["best_rejected"])

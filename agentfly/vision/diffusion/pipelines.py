@@ -1,0 +1,253 @@
+"""Pipelines by their `model_index.json`: one copy of the weights, a fresh pipeline and scheduler for each call.
+
+A diffusers pipeline keeps the state of a call in itself and in its scheduler, so one object must never run two calls at
+once. The weights keep no such state and are shared.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+from agentfly.errors import ConfigError
+from agentfly.vision.diffusion.lightning import fuse_lora, make_fast
+from agentfly.vision.diffusion.settings import WeightSettings
+from agentfly.vision.runtime import check_folder, is_local, loading, require, resolve_device, resolve_dtype, short_name
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["inpaint", "edit"]
+
+_INDEX = "model_index.json"
+_WANTED = "a diffusers pipeline"
+# Checkpoints that serve another role too, through another class on the same parts.
+_SIBLINGS: dict[tuple[str, Role], str] = {
+    ("StableDiffusionPipeline", "inpaint"): "StableDiffusionInpaintPipeline",
+    ("StableDiffusionXLPipeline", "inpaint"): "StableDiffusionXLInpaintPipeline",
+    ("QwenImageEditPipeline", "inpaint"): "QwenImageEditInpaintPipeline",
+    ("QwenImageEditInpaintPipeline", "edit"): "QwenImageEditPipeline",
+    ("FluxKontextPipeline", "inpaint"): "FluxKontextInpaintPipeline",
+    ("FluxKontextInpaintPipeline", "edit"): "FluxKontextPipeline",
+}
+_EXAMPLES: dict[Role, str] = {
+    "inpaint": "an inpainting model, such as diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+    "edit": "an editing model, such as Qwen/Qwen-Image-Edit",
+}
+
+
+class Weights:
+    """One copy of a checkpoint's weights, and the pipelines that run on it. Loads at the first use.
+
+    Raises:
+        MissingExtraError: diffusers is not installed.
+        ConfigError: the folder is no diffusers pipeline.
+    """
+
+    def __init__(self, settings: WeightSettings) -> None:
+        require("diffusers", "a diffusion engine", "diffusion")
+        check_folder(settings.model, _INDEX, _WANTED)
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._slots = threading.Semaphore(settings.concurrency)
+        self._base: Any = None
+        self._templates: dict[Role, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """What an engine on these weights is called."""
+        steps = self.settings.lightning_steps
+        return short_name(self.settings.model) + (f" lightning-{steps}" if steps else "")
+
+    def has(self, role: Role) -> bool:
+        """Whether the pipeline for a role is there already."""
+        return role in self._templates
+
+    def template(self, role: Role) -> Any:
+        """The pipeline that those for a role are copied from; loads what is missing, which takes seconds to minutes.
+
+        Raises:
+            ConfigError: the checkpoint cannot be loaded, or cannot do this.
+        """
+        with self._lock:
+            if role not in self._templates:
+                import diffusers
+
+                name = role_class(class_name(self.settings), role, self.settings.model)
+                if self._base is None:
+                    self._base = _load(self.settings)
+                self._templates[role] = _in_role(self._base, getattr(diffusers, name), self.settings)
+            return self._templates[role]
+
+    @contextmanager
+    def fresh(self, role: Role) -> Iterator[Any]:
+        """A pipeline for one call; waits while as many calls as allowed run on the weights."""
+        template = self.template(role)
+        with self._slots:
+            pipeline = copy.copy(template)
+            pipeline.scheduler = type(template.scheduler).from_config(template.scheduler.config)
+            try:
+                yield pipeline
+            finally:
+                # A call that ended early leaves offloaded parts on the GPU; after any other call this does nothing.
+                pipeline.maybe_free_model_hooks()
+
+
+_SHARED: WeakValueDictionary[WeightSettings, Weights] = WeakValueDictionary()
+_SHARING = threading.Lock()
+
+
+def shared_weights(settings: WeightSettings) -> Weights:
+    """The one copy of these weights in the process, for as long as an engine uses it."""
+    with _SHARING:
+        weights = _SHARED.get(settings)
+        if weights is None:
+            weights = _SHARED[settings] = Weights(settings)
+        return weights
+
+
+def class_name(settings: WeightSettings) -> str:
+    """The pipeline class that `model_index.json` names.
+
+    Raises:
+        ConfigError: the file cannot be read, or names none.
+    """
+    with loading(settings.model, _WANTED):
+        if is_local(settings.model):
+            path = Path(settings.model).expanduser() / _INDEX
+        else:
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(settings.model, _INDEX, revision=settings.revision))
+        name = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{_INDEX} of {settings.model!r} names no pipeline class: give {_WANTED}")
+    return name
+
+
+def role_class(native: str, role: Role, model: str) -> str:
+    """The pipeline class that does a role with a checkpoint.
+
+    Raises:
+        ConfigError: diffusers has no such class, or it does something else; the message names a model that fits.
+    """
+    import diffusers
+
+    name = _SIBLINGS.get((native, role), native)
+    try:
+        taken = inspect.signature(getattr(diffusers, name).__call__).parameters
+    except AttributeError as fault:
+        raise ConfigError(
+            f"diffusers {diffusers.__version__} has no {name}, which {model!r} needs: give {_EXAMPLES[role]}"
+        ) from fault
+    fits = "image" in taken and "prompt" in taken and ("mask_image" in taken) == (role == "inpaint")
+    if not fits:
+        raise ConfigError(f"{model!r} is a {native}, which cannot {role}: give {_EXAMPLES[role]}")
+    return name
+
+
+def _load(settings: WeightSettings) -> Any:
+    from diffusers import DiffusionPipeline
+
+    device = resolve_device(settings.device)
+    with loading(settings.model, _WANTED):
+        pipeline = DiffusionPipeline.from_pretrained(
+            settings.model, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
+        )
+    _check_concurrency(pipeline, settings)
+    if settings.lora is not None:
+        fuse_lora(pipeline, settings.lora)
+    if settings.lightning_steps is not None:
+        make_fast(pipeline, settings.model, settings.lightning_lora, settings.lightning_steps)
+    if settings.compile:
+        _compile(pipeline)
+    _place(pipeline, settings, device)
+    logging.getLogger("diffusers.models.modeling_utils").addFilter(_is_news)
+    logger.info("loaded %s (%s) on %s", settings.model, type(pipeline).__name__, device)
+    return pipeline
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what diffusers warns of at every call of SDXL: that it casts an empty list of modules."""
+    return "kept in float32: []" not in record.getMessage()
+
+
+def _check_concurrency(pipeline: Any, settings: WeightSettings) -> None:
+    """Refuse to share a VAE that a call of SDXL casts to float32 and back while another call may use it."""
+    vae = pipeline.components["vae"]
+    if settings.concurrency > 1 and vae.config.get("force_upcast") and str(vae.dtype) != "torch.float32":
+        raise ConfigError(
+            f"the VAE of {settings.model!r} changes its type within a call: use concurrency=1 (requests are batched "
+            "all the same) or dtype='float32'"
+        )
+
+
+def _compile(pipeline: Any) -> None:
+    denoiser = pipeline.components.get("transformer") or pipeline.components["unet"]
+    # Sizes of pictures and prompts differ from call to call.
+    if denoiser._repeated_blocks:
+        denoiser.compile_repeated_blocks(dynamic=True)
+    else:
+        denoiser.compile(dynamic=True)
+
+
+def _place(pipeline: Any, settings: WeightSettings, device: str) -> None:
+    if settings.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif settings.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+
+
+def _in_role(base: Any, wanted: Any, settings: WeightSettings) -> Any:
+    """The base pipeline, or one of another class on its parts."""
+    if settings.area is not None and has_own_size(wanted):
+        wanted = with_area(wanted, settings.area)
+    if type(base) is wanted:
+        pipeline = copy.copy(base)
+    else:
+        pipeline = wanted(**base.components)
+        if settings.offload != "none":
+            _place(pipeline, settings, resolve_device(settings.device))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def has_own_size(pipeline_class: Any) -> bool:
+    """Whether a pipeline class brings every picture to its own area, as the Qwen-Image editing ones do."""
+    return "calculate_dimensions" in vars(sys.modules[pipeline_class.__module__])
+
+
+def with_area(pipeline_class: Any, area: int) -> Any:
+    """A pipeline class that works at another area than the one its module fixes (a megapixel).
+
+    Its call is the original code with one name bound otherwise, so that other users of the class see no change.
+    """
+    call = inspect.unwrap(pipeline_class.__call__)
+    original: Callable[..., tuple[Any, ...]] = call.__globals__["calculate_dimensions"]
+
+    def at_most(target_area: int, ratio: float) -> tuple[Any, ...]:
+        width, height, *rest = original(min(target_area, area), ratio)
+        return (max(32, width), max(32, height), *rest)
+
+    smaller = FunctionType(
+        call.__code__,
+        {**call.__globals__, "calculate_dimensions": at_most},
+        call.__name__,
+        call.__defaults__,
+        call.__closure__,
+    )
+    smaller.__kwdefaults__ = call.__kwdefaults__
+    return type(
+        pipeline_class.__name__, (pipeline_class,), {"__call__": smaller, "__module__": pipeline_class.__module__}
+    )

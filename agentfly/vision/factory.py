@@ -1,0 +1,197 @@
+"""Engines from a few words of configuration: a preset, or a name or a mapping for each of the three.
+
+make_engines("classical")
+make_engines({
+    "detector": {"engine": "grounding-dino", "model": "IDEA-Research/grounding-dino-base", "masks": True},
+    "inpainter": "diffusion",
+    "editor": {"engine": "diffusion", "model": "Qwen/Qwen-Image-Edit", "use_fast": True},
+    "cache": {"root": "runs/tool-cache"},
+})
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from agentfly import __version__
+from agentfly.errors import ConfigError, unknown_name
+from agentfly.vision.base import Engines
+from agentfly.vision.runtime import is_local
+from agentfly.vision.settings import EngineSettings
+
+Choice = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Where an engine and its settings are; both are imported when they are asked for."""
+
+    module: str
+    engine: str
+    settings: str
+
+    def make(self, options: Mapping[str, Any]) -> tuple[Any, EngineSettings]:
+        """The engine and its settings."""
+        module = importlib.import_module(f"agentfly.vision.{self.module}")
+        settings: EngineSettings = getattr(module, self.settings)(**options)
+        return getattr(module, self.engine)(settings), settings
+
+
+_DETECTORS: Mapping[str, _Maker | str] = {
+    "classical": "ClassicalDetector",
+    "grounding-dino": _Maker("grounding_dino", "GroundingDinoDetector", "GroundingDinoSettings"),
+    "groundingdino-py": _Maker("groundingdino_py", "GroundingDinoPyDetector", "GroundingDinoPySettings"),
+    "vlm": _Maker("vlm_detector", "VlmDetector", "VlmSettings"),
+}
+_REMOTE_IMAGES: Mapping[str, _Maker] = {
+    "openai": _Maker("openai_images", "OpenAIImages", "ImagesSettings"),
+    "litellm": _Maker("openai_images", "LiteLLMImages", "ImagesSettings"),
+}
+_INPAINTERS: Mapping[str, _Maker | str] = {
+    "classical": "ClassicalInpainter",
+    "diffusion": _Maker("diffusion", "DiffusionInpainter", "InpainterSettings"),
+    **_REMOTE_IMAGES,
+}
+_EDITORS: Mapping[str, _Maker | str] = {
+    "classical": "ClassicalEditor",
+    "diffusion": _Maker("diffusion", "DiffusionEditor", "EditorSettings"),
+    **_REMOTE_IMAGES,
+}
+
+# Settings that decide where and how fast an engine works, not what it makes.
+_NOT_IN_VERSION = frozenset(("device", "offload", "compile", "concurrency", "max_batch", "batch_window_ms"))
+
+
+class CacheSettings(EngineSettings):
+    """The tool cache.
+
+    Attributes:
+        root: its folder; processes and runs that name the same folder share it.
+        max_bytes: bytes on disk.
+        unseeded: cache inpainting and editing calls without a seed too.
+    """
+
+    root: str
+    max_bytes: int = Field(20 * 1024**3, gt=0)
+    unseeded: bool = False
+
+
+class EnginesConfig(EngineSettings):
+    """Which engine does what: each a name, or a mapping with `engine` and the settings of that engine.
+
+    Attributes:
+        detector: "classical", "grounding-dino", "groundingdino-py" or "vlm"; `masks` takes the outlines from SAM: true,
+            the name of a model, or a mapping of `SamSettings`.
+        inpainter: "classical", "diffusion", "openai" or "litellm".
+        editor: "classical", "diffusion", "openai" or "litellm".
+        cache: None for none.
+    """
+
+    detector: Choice = "classical"
+    inpainter: Choice = "classical"
+    editor: Choice = "classical"
+    cache: CacheSettings | None = None
+
+
+PRESETS: Mapping[str, EnginesConfig] = {
+    "classical": EnginesConfig(),
+    "models": EnginesConfig(detector="grounding-dino", inpainter="diffusion", editor="diffusion"),
+}
+
+
+def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engines:
+    """Engines as a spec says. Models are loaded at their first call, not here.
+
+    Args:
+        spec: engines as they are; "classical" (the default) or "models"; or a mapping of the fields of
+            `EnginesConfig`, where what is left out is classical.
+
+    Raises:
+        ConfigError: an unknown name or setting; the message offers the nearest.
+        MissingExtraError: an engine needs packages that are not installed.
+    """
+    if isinstance(spec, Engines):
+        return spec
+    config = _config(spec)
+    detector, detector_version = _detector(config.detector)
+    inpainter, inpainter_version = _built("inpainter", config.inpainter, _INPAINTERS)
+    editor, editor_version = _built("editor", config.editor, _EDITORS)
+    engines = Engines(detector, inpainter, editor)
+    if config.cache is None:
+        return engines
+    from agentfly.vision.cache import ToolCache
+    from agentfly.vision.cached import cached
+
+    versions = {"detect": detector_version, "inpaint": inpainter_version, "edit": editor_version}
+    cache = ToolCache(config.cache.root, max_bytes=config.cache.max_bytes)
+    return cached(engines, cache, versions=versions, unseeded=config.cache.unseeded)
+
+
+def _config(spec: str | Mapping[str, Any] | None) -> EnginesConfig:
+    if spec is None:
+        return PRESETS["classical"]
+    if isinstance(spec, str):
+        if spec not in PRESETS:
+            raise ConfigError(unknown_name("engines", spec, PRESETS))
+        return PRESETS[spec]
+    return EnginesConfig(**spec)
+
+
+def _detector(choice: Choice) -> tuple[Any, str]:
+    name, options = _named("detector", choice)
+    masks = options.pop("masks", False)
+    detector, version = _built("detector", {"engine": name, **options}, _DETECTORS)
+    if not masks:
+        return detector, version
+    from agentfly.vision.segmentation import SamSegmenter, SamSettings, SegmentedDetector
+
+    given = {"model": masks} if isinstance(masks, str) else masks if isinstance(masks, Mapping) else {}
+    settings = SamSettings(**given)
+    return SegmentedDetector(detector, SamSegmenter(settings)), f"{version} {version_of(settings)}"
+
+
+def _built(kind: str, choice: Choice, makers: Mapping[str, _Maker | str]) -> tuple[Any, str]:
+    """An engine and its version."""
+    name, options = _named(kind, choice)
+    if name not in makers:
+        raise ConfigError(unknown_name(kind, name, makers))
+    maker = makers[name]
+    if isinstance(maker, str):
+        if options:
+            raise ConfigError(f"the classical engines have no settings: leave out {', '.join(options)}")
+        return getattr(importlib.import_module("agentfly.vision.classical"), maker)(), __version__
+    engine, settings = maker.make(options)
+    return engine, version_of(settings)
+
+
+def _named(kind: str, choice: Choice) -> tuple[str, dict[str, Any]]:
+    if isinstance(choice, str):
+        return choice, {}
+    options = dict(choice)
+    name = options.pop("engine", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind} is a mapping without 'engine': name one, such as {{'engine': 'classical'}}")
+    return name, options
+
+
+def version_of(settings: EngineSettings) -> str:
+    """What tells one state of an engine from another: its settings, and the files of a local checkpoint."""
+    chosen = settings.model_dump(mode="json", exclude=set(_NOT_IN_VERSION))
+    stamps = [_stamp(value) for value in chosen.values() if isinstance(value, str) and is_local(value)]
+    text = json.dumps([__version__, type(settings).__name__, chosen, stamps], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stamp(path: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files of a checkpoint: new weights in the old place are a new engine."""
+    root = Path(path).expanduser()
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    return [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

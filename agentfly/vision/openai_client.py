@@ -1,0 +1,100 @@
+"""Talking to OpenAI-compatible endpoints from engines: one SDK client an event loop, faults that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pydantic import Field, SecretStr
+
+from agentfly.errors import ConfigError, ToolError
+from agentfly.vision.runtime import first_line
+from agentfly.vision.settings import EngineSettings
+
+if TYPE_CHECKING:
+    import openai
+
+
+class Endpoint(EngineSettings):
+    """Where a server is.
+
+    Attributes:
+        base_url: address up to /v1; None is OpenAI's.
+        api_key_env: environment variable with the key; where it is not set, `base_url` is taken to need none.
+        api_key: the key itself, instead.
+        timeout: seconds for a request.
+        retries: attempts after the first, on faults that may pass; the SDK waits in between.
+    """
+
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    api_key: SecretStr | None = None
+    timeout: float = Field(120.0, gt=0)
+    retries: int = Field(2, ge=0)
+
+    def key(self) -> str:
+        """The key to send.
+
+        Raises:
+            ConfigError: OpenAI itself is asked, and there is no key.
+        """
+        key = self.api_key.get_secret_value() if self.api_key else os.environ.get(self.api_key_env)
+        if not key and self.base_url is None:
+            raise ConfigError(f"no API key: set {self.api_key_env}, or give base_url of a server that needs none")
+        return key or "none"
+
+
+class SdkClient:
+    """The SDK's client for an endpoint; a new one for a new event loop, since connections belong to theirs.
+
+    Args:
+        endpoint: where the server is.
+        client: a client to use as it is, instead.
+    """
+
+    def __init__(self, endpoint: Endpoint, client: openai.AsyncOpenAI | None = None) -> None:
+        self._endpoint = endpoint
+        self._given = client
+        self._made: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
+
+    def get(self) -> openai.AsyncOpenAI:
+        """The client of the running event loop."""
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[0] is not loop:
+            import openai
+
+            place = self._endpoint
+            client = openai.AsyncOpenAI(
+                api_key=place.key(), base_url=place.base_url, timeout=place.timeout, max_retries=place.retries
+            )
+            self._made = (loop, client)
+        return self._made[1]
+
+
+@contextmanager
+def sdk_faults(who: str) -> Iterator[None]:
+    """Turn the SDK's faults into ours; no message carries the key.
+
+    Raises:
+        ConfigError: the key is refused, or the endpoint knows no such model.
+        ToolError: the endpoint refuses this request, or does not answer.
+    """
+    import openai
+
+    try:
+        yield
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
+        raise ConfigError(f"{who} refuses the key (HTTP {fault.status_code}): check the endpoint's api_key") from None
+    except openai.NotFoundError as fault:
+        raise ConfigError(
+            f"{who} is not served there ({first_line(fault)}): check model and base_url, which ends in /v1"
+        ) from None
+    except (openai.BadRequestError, openai.UnprocessableEntityError) as fault:
+        raise ToolError(f"{who} refuses this request: {first_line(fault)}") from None
+    except openai.OpenAIError as fault:
+        raise ToolError(f"{who} did not answer ({first_line(fault)}): try again later") from None

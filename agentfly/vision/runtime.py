@@ -1,0 +1,148 @@
+"""How an engine runs its model: off the event loop, on the device asked for, with faults that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from agentfly.errors import ConfigError, MissingExtraError, ToolError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class OutOfMemory(ToolError):
+    """The model did not fit into memory with this request."""
+
+
+class Worker:
+    """One thread for one model: its calls never overlap and never run on the event loop.
+
+    A call that is cancelled while it waits for its turn does not run at all.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `work`, done in the worker's thread."""
+        return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+
+    def close(self) -> None:
+        """Drop the calls that wait; the running one ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def require(package: str, feature: str, extra: str) -> None:
+    """Fail early, and by name, where an optional package is absent.
+
+    Raises:
+        MissingExtraError: `package` is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(feature, extra)
+
+
+def resolve_device(device: str) -> str:
+    """The device itself; "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if available else "cpu"
+    if device.startswith("cuda") and not available:
+        raise ConfigError(f"device {device!r}: torch sees no GPU here; use device='cpu' or 'auto'")
+    return device
+
+
+def resolve_dtype(dtype: DType, device: str) -> Any:
+    """The torch dtype; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    return getattr(torch, dtype)
+
+
+def is_local(model: str) -> bool:
+    """Whether a model name is a path rather than the id of a repository."""
+    return model.startswith(("/", "./", "../", "~")) or Path(model).exists()
+
+
+def check_folder(model: str, index: str, wanted: str) -> None:
+    """Fail early for a local folder that is not a checkpoint; ids of repositories pass.
+
+    Args:
+        model: folder or id.
+        index: the file that such a checkpoint has.
+        wanted: what the folder should be, in words.
+
+    Raises:
+        ConfigError: no such folder, or it has no such file.
+    """
+    if not is_local(model):
+        return
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {model!r}: give a folder with {wanted}, or the id of one on the hub")
+    if not (folder / index).is_file():
+        raise ConfigError(f"{model!r} has no {index}: give a folder with {wanted}, as save_pretrained writes it")
+
+
+def short_name(model: str) -> str:
+    """What an engine is called: the id of a repository, or the last part of a path."""
+    return Path(model).expanduser().name if is_local(model) else model
+
+
+@contextmanager
+def loading(model: str, wanted: str) -> Iterator[None]:
+    """Turn the faults of loading a checkpoint into one that names the fix."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError) as fault:
+        if isinstance(fault, ConfigError):
+            raise
+        raise ConfigError(f"cannot load {model!r} as {wanted}: {first_line(fault)}") from fault
+
+
+@contextmanager
+def memory_guard(engine: str) -> Iterator[None]:
+    """Turn an exhausted device into `OutOfMemory`, and give the memory of the failed call back."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as fault:
+        if not _is_exhaustion(fault):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"{engine} ran out of memory on this picture: try a smaller picture, or do without this tool"
+        ) from fault
+
+
+def _is_exhaustion(fault: BaseException) -> bool:
+    import torch
+
+    if isinstance(fault, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU allocator and cuBLAS have no error class of their own.
+    text = str(fault)
+    return "not enough memory" in text or "out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
+
+
+def first_line(fault: BaseException) -> str:
+    """The first line of a fault's message, cut to a length that a person reads."""
+    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -1,0 +1,155 @@
+"""Remote editors: what is sent over the wire by the real SDK, and what comes of the reply."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from email import message_from_bytes
+from types import ModuleType
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from agentfly.errors import ConfigError, MissingExtraError, ToolError
+from agentfly.vision.base import EditParams, InpaintParams
+from agentfly.vision.openai_images import ImagesSettings, LiteLLMImages, OpenAIImages
+
+
+def png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+class Server:
+    """Answers `/v1/images/edits` with one picture, and keeps the parts of each form."""
+
+    def __init__(self, data: list[dict[str, Any]] | None = None, status: int = 200) -> None:
+        self.data = [{"b64_json": png(Image.new("RGB", (64, 64), (0, 200, 0)))}] if data is None else data
+        self.status = status
+        self.forms: list[dict[str, bytes]] = []
+        self.paths: list[str] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+        parts = message_from_bytes(head + request.read()).get_payload()
+        form = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+        self.forms.append(form)
+        self.paths.append(request.url.path)
+        if self.status != 200:
+            return httpx2.Response(self.status, json={"error": {"message": "not allowed by our policy"}})
+        return httpx2.Response(200, json={"created": 0, "data": self.data})
+
+    def engine(self, **settings: Any) -> OpenAIImages:
+        client = openai.AsyncOpenAI(
+            api_key="k",
+            base_url="http://images.test/v1",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(self)),
+        )
+        return OpenAIImages(ImagesSettings(model="image-model", **settings), client)
+
+
+async def test_an_edit_sends_picture_and_prompt_and_restores_the_size(noise: Image.Image) -> None:
+    server = Server()
+    edited = await server.engine(fields={"quality": "high"}).edit(
+        noise, "make it green", EditParams("blur", 4.0, 20, 7)
+    )
+    assert (edited.size, edited.getpixel((5, 5))) == (noise.size, (0, 200, 0))
+    form = server.forms[0]
+    assert server.paths == ["/v1/images/edits"]
+    assert form.keys() == {"model", "prompt", "image", "quality"}
+    assert (form["model"], form["quality"]) == (b"image-model", b"high")
+    assert form["prompt"] == b"make it green\nAvoid: blur"
+    assert Image.open(io.BytesIO(form["image"])).convert("RGB").tobytes() == noise.tobytes()
+
+
+async def test_servers_that_take_settings_get_them_as_fields(noise: Image.Image) -> None:
+    server = Server()
+    await server.engine(send_settings=True).edit(noise, "green", EditParams("blur", 4.0, None, 7))
+    form = server.forms[0]
+    assert {name: form[name] for name in form.keys() - {"image"}} == {
+        "model": b"image-model",
+        "prompt": b"green",
+        "negative_prompt": b"blur",
+        "true_cfg_scale": b"4.0",
+        "seed": b"7",
+    }
+
+
+async def test_an_inpainting_sends_a_mask_that_is_transparent_where_it_may_change(
+    noise: Image.Image, soft_mask: Image.Image
+) -> None:
+    server = Server()
+    painted = await server.engine().inpaint(noise, soft_mask, "", InpaintParams())
+    sent = Image.open(io.BytesIO(server.forms[0]["mask"]))
+    assert (sent.mode, sent.size) == ("RGBA", noise.size)
+    alpha, grey = np.asarray(sent.getchannel("A")), np.asarray(soft_mask)
+    assert (alpha[grey == 255] == 0).all()
+    assert (alpha[grey == 0] == 255).all()
+    assert server.forms[0]["prompt"].startswith(b"Remove what is in the masked area")
+    before, after = np.asarray(noise), np.asarray(painted)
+    assert (after[grey == 0] == before[grey == 0]).all()
+    assert (after[grey == 255] == (0, 200, 0)).all()
+
+
+async def test_faults_are_told_apart(noise: Image.Image) -> None:
+    for status, kind, message in (
+        (400, ToolError, "refuses this request: .*not allowed by our policy"),
+        (401, ConfigError, "refuses the key"),
+        (404, ConfigError, "check model and base_url"),
+        (429, ToolError, "try again later"),
+        (500, ToolError, "did not answer"),
+    ):
+        with pytest.raises(kind, match=message):
+            await Server(status=status).engine().edit(noise, "green", EditParams())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [([], "sent no picture"), ([{}], "sent no picture"), ([{"b64_json": "aGVsbG8="}], "cannot be read")],
+)
+async def test_a_reply_without_a_picture_is_an_observation(
+    noise: Image.Image, data: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ToolError, match=message):
+        await Server(data).engine().edit(noise, "green", EditParams())
+
+
+async def test_an_address_in_the_reply_is_not_followed_into_the_private_network(noise: Image.Image) -> None:
+    with pytest.raises(ToolError, match="cannot be read"):
+        await Server([{"url": "http://127.0.0.1:9/picture.png"}]).engine().edit(noise, "green", EditParams())
+
+
+async def test_a_mask_of_another_size_is_an_observation(noise: Image.Image) -> None:
+    with pytest.raises(ToolError, match="the mask is 5x5"):
+        await Server().engine().inpaint(noise, Image.new("L", (5, 5)), "cat", InpaintParams())
+
+
+def test_litellm_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"\[litellm\]"):
+        LiteLLMImages(ImagesSettings(model="vendor/model"))
+
+
+async def test_litellm_gets_the_same_request(monkeypatch: pytest.MonkeyPatch, noise: Image.Image) -> None:
+    given: dict[str, Any] = {}
+    litellm = ModuleType("litellm")
+
+    async def aimage_edit(**arguments: Any) -> Any:
+        given.update(arguments)
+        return openai.types.ImagesResponse(created=0, data=[openai.types.Image(b64_json=png(noise))])
+
+    vars(litellm)["aimage_edit"] = aimage_edit
+    monkeypatch.setitem(sys.modules, "litellm", litellm)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    engine = LiteLLMImages(ImagesSettings(model="vendor/model", endpoint={"timeout": 30.0}))
+    edited = await engine.edit(noise, "green", EditParams("blur"))
+    assert edited.tobytes() == noise.tobytes()
+    assert (given["model"], given["prompt"], given["timeout"]) == ("vendor/model", "green\nAvoid: blur", 30.0)
+    assert given["image"][0] == "image.png"
