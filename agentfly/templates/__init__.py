@@ -1,6 +1,6 @@
 """Chat templates, and the codec that turns messages into exact token ids with them."""
 
-from agentfly.templates.codec import ChatCodec
-from agentfly.templates.loader import load_template, template_names
+from agentfly.templates.codec import ChatCodec, defuse
+from agentfly.templates.loader import available_templates, load_template, register_template, template_names
 
-__all__ = ["ChatCodec", "load_template", "template_names"]
+__all__ = ["ChatCodec", "available_templates", "defuse", "load_template", "register_template", "template_names"]

@@ -88,7 +88,8 @@ class ChatCodec:
         """
         turn = [Message("user", (TextPart("-"),)), Message("assistant", (TextPart(_SENTINEL),)), *messages]
         text = self._render(turn, tools)
-        tail = text.rpartition(_SENTINEL)[2]
+        # The first one: an observation may hold the character too.
+        tail = text.partition(_SENTINEL)[2]
         if closed:
             end = next((str(t) for t in map(self._token, self.eos_ids) if tail.startswith(str(t))), "")
             tail = tail[len(end) :]
@@ -127,14 +128,20 @@ class ChatCodec:
         return str(self.tokenizer.convert_ids_to_tokens(token_id))
 
     def _render(self, messages: Sequence[Message], tools: Schemas) -> str:
-        plain = [_defuse(message).to_template() for message in messages]
-        text = self.tokenizer.apply_chat_template(
-            plain,
-            tools=[dict(tool) for tool in tools] or None,
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        import jinja2
+
+        plain = [defuse(message).to_template() for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                plain,
+                tools=[dict(tool) for tool in tools] or None,
+                chat_template=self.template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except jinja2.TemplateError as fault:
+            at = f", line {fault.lineno}" if isinstance(fault, jinja2.TemplateSyntaxError) else ""
+            raise TemplateError(f"the chat template{at}: {fault.message}") from fault
         return str(text)
 
     def _encode(self, text: str, messages: Sequence[Message], load_image: LoadImage) -> list[int]:
@@ -150,8 +157,11 @@ class ChatCodec:
         return [t for token in ids for t in ([token] * next(remaining) if token == self.image_id else [token])]
 
 
-def _defuse(message: Message) -> Message:
-    """Special tokens inside a text would forge turns or pictures; a space takes their meaning away."""
+def defuse(message: Message) -> Message:
+    """The message as the codec tokenises it.
+
+    Special tokens inside a text would forge turns or pictures; a space takes their meaning away.
+    """
     if not any(isinstance(part, TextPart) and "<|" in part.text for part in message.parts):
         return message
     parts = tuple(TextPart(p.text.replace("<|", "< |")) if isinstance(p, TextPart) else p for p in message.parts)

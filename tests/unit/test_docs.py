@@ -17,6 +17,8 @@ RUN_ELSEWHERE = {
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
     "agentfly edit": "tests/unit/agents/test_edit.py",
+    "python -m agentfly.utils.deploy": "tests/integration/agents/test_client_on_vllm_serve.py",
+    "python benchmarks/rollout.py": "tests/unit/benchmarks/test_rollout_benchmark.py",
 }
 
 

@@ -13,10 +13,10 @@ from agentfly.agents.llm_backends.base import (
     SamplingParams,
 )
 from agentfly.agents.llm_backends.client import ClientBackend
-from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig
+from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig, ScriptedConfig
 from agentfly.agents.llm_backends.factory import make_backend
-from agentfly.agents.llm_backends.rate_limit import RateLimiter
 from agentfly.agents.llm_backends.scripted import ScriptedBackend
+from agentfly.rate_limit import RateLimiter
 
 __all__ = [
     "AsyncVLLMBackend",
@@ -31,5 +31,6 @@ __all__ = [
     "RateLimiter",
     "SamplingParams",
     "ScriptedBackend",
+    "ScriptedConfig",
     "make_backend",
 ]

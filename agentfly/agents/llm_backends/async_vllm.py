@@ -18,30 +18,23 @@ from PIL import Image
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest, OnDelta
 from agentfly.agents.llm_backends.configs import AsyncVLLMConfig
+from agentfly.agents.llm_backends.parity import check_prompt
+from agentfly.agents.llm_backends.vllm_defaults import (
+    ANY_DEVICE,
+    CPU,
+    CPU_ENVIRONMENT,
+    CPU_IN_PROCESS,
+    CPU_IN_PROCESS_ENVIRONMENT,
+)
 from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
-from agentfly.templates import ChatCodec
+from agentfly.templates import ChatCodec, load_template
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_ANY_DEVICE: dict[str, Any] = {
-    "limit_mm_per_prompt": {"image": 8, "video": 0},
-    # Of the model itself, before temperature and masks: what a trainer computes.
-    "logprobs_mode": "raw_logprobs",
-}
-_CPU: dict[str, Any] = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "distributed_executor_backend": "uni",
-    "kv_cache_memory_bytes": 128 * 1024 * 1024,
-    # A prompt cut in two rewinds the request's random generator, which torch's CPU generator cannot do: a seeded
-    # request would kill the engine (vllm/v1/worker/gpu_model_runner.py:3640, `gen.set_offset`).
-    "enable_chunked_prefill": False,
-}
-# Without multiprocessing vLLM keeps the "uni" executor on a CPU; dynamo costs a minute there and gains nothing.
-_CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # vLLM itself gives up at start_timeout; the margin is for imports before, and for clearing up after.
 _START_MARGIN = 30.0
+_OTHER_PROMPT = "Use one checkpoint folder, with one processor configuration, for both"
 
 
 def engine_arguments(model: str, config: AsyncVLLMConfig, *, cpu: bool) -> dict[str, Any]:
@@ -50,7 +43,7 @@ def engine_arguments(model: str, config: AsyncVLLMConfig, *, cpu: bool) -> dict[
     On any device: up to 8 pictures a prompt and no video, raw log-probs. On a CPU also: float32, eager, one process,
     128 MiB of KV cache, prompts in one piece.
     """
-    return {"model": model, **_ANY_DEVICE, **(_CPU if cpu else {}), **config.given()}
+    return {"model": model, **ANY_DEVICE, **({**CPU, **CPU_IN_PROCESS} if cpu else {}), **config.given()}
 
 
 def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streaming: bool) -> dict[str, Any]:
@@ -72,23 +65,6 @@ def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streamin
     }
 
 
-def check_prompt(theirs: Sequence[int], ours: Sequence[int]) -> None:
-    """Compare the prompt that vLLM worked on with the exact ids of the request.
-
-    Raises:
-        BackendError: they differ; the message names the first difference.
-    """
-    if len(theirs) == len(ours) and all(a == b for a, b in zip(theirs, ours, strict=True)):
-        return
-    pairs = zip(theirs, ours, strict=False)
-    first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(theirs), len(ours)))
-    raise BackendError(
-        f"vLLM's prompt ({len(theirs)} ids) is not the rollout's ({len(ours)} ids); first difference at {first}: "
-        f"vLLM {list(theirs[first : first + 4])}, rollout {list(ours[first : first + 4])}. "
-        "Use one checkpoint folder, with one processor configuration, for both"
-    )
-
-
 class AsyncVLLMBackend:
     """Generates with an engine of its own. Belongs to the event loop of its first turn, until `close`.
 
@@ -99,7 +75,7 @@ class AsyncVLLMBackend:
         codec: a codec that exists already, instead of `template`.
 
     Raises:
-        TemplateError: unknown template, or none at all.
+        TemplateError: unknown template.
     """
 
     def __init__(
@@ -112,14 +88,38 @@ class AsyncVLLMBackend:
     ) -> None:
         self._model = model
         self._config = config or AsyncVLLMConfig()
-        remote_code = self._config.trust_remote_code
-        self._codec = codec or ChatCodec.from_pretrained(model, template, trust_remote_code=remote_code)
+        if template is not None and codec is None:
+            load_template(template)
+        self._template = template
+        self._codec: ChatCodec | BackendError | None = codec
         self._starting: asyncio.Task[AsyncLLM] | None = None
 
     @property
     def codec(self) -> ChatCodec:
-        """The codec whose ids the engine takes and gives."""
+        """The codec whose ids the engine takes and gives, loaded with its first use.
+
+        Raises:
+            BackendError: the checkpoint's processor cannot be loaded; tried once.
+        """
+        if self._codec is None:
+            self._codec = self._load_codec()
+        if isinstance(self._codec, BackendError):
+            raise self._codec
         return self._codec
+
+    def _load_codec(self) -> ChatCodec | BackendError:
+        try:
+            return ChatCodec.from_pretrained(
+                self._model, self._template, trust_remote_code=self._config.trust_remote_code
+            )
+        except AgentFlyError as fault:
+            return BackendError(str(fault))
+        except Exception as fault:  # transformers raises OSError, ValueError, ImportError, ... for the same reason
+            first = str(fault).strip().partition("\n")[0]
+            return BackendError(
+                f"cannot load the processor of {self._model!r} ({type(fault).__name__}: {first}); "
+                "give a checkpoint folder, or a hub name that this machine can reach"
+            )
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
         """Sample one turn. Cancelling the call aborts it in the engine.
@@ -133,11 +133,13 @@ class AsyncVLLMBackend:
         ids: list[int] = []
         logprobs: list[float] = []
         finish: str | None = None
+        cached = 0
         # Closing the generator is what aborts the request in the engine when this side fails.
         async with contextlib.aclosing(self._outputs(engine, prompt, request, on_delta is not None)) as outputs:
             async for output in outputs:
+                cached = output.num_cached_tokens or cached
                 if not ids:
-                    check_prompt(output.prompt_token_ids, request.prompt_ids)
+                    check_prompt(output.prompt_token_ids, request.prompt_ids, _OTHER_PROMPT)
                 new = output.outputs[0]
                 logprobs.extend(step[token].logprob for token, step in zip(new.token_ids, new.logprobs, strict=True))
                 ids.extend(new.token_ids)
@@ -145,12 +147,13 @@ class AsyncVLLMBackend:
                 if on_delta is not None and new.text:
                     await on_delta(new.text)
         return Generation(
-            text=self._codec.decode(ids),
+            text=self.codec.decode(ids),
             finish_reason=cast(FinishReason, finish) if finish in ("stop", "length") else "abort",
             token_ids=tuple(ids),
             logprobs=tuple(logprobs),
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=len(ids),
+            extra={"cached_tokens": cached},
         )
 
     async def close(self) -> None:
@@ -195,7 +198,7 @@ class AsyncVLLMBackend:
             raise
 
     async def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
-        prompt: dict[str, Any] = {"prompt_token_ids": self._codec.collapse(request.prompt_ids)}
+        prompt: dict[str, Any] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
         if request.images:
             if request.load_image is None:
                 raise BackendError("the prompt has pictures, but the request has no load_image")
@@ -209,7 +212,7 @@ class AsyncVLLMBackend:
 
         kind = RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY
         try:
-            params = SamplingParams(output_kind=kind, **sampling_arguments(request, self._codec, streaming=streaming))
+            params = SamplingParams(output_kind=kind, **sampling_arguments(request, self.codec, streaming=streaming))
             async with contextlib.aclosing(engine.generate(prompt, params, request.request_id)) as outputs:
                 async for output in outputs:
                     yield output
@@ -234,7 +237,7 @@ def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
             raise MissingExtraError("backend 'async_vllm'", "verl") from fault
         config.check_names(AsyncEngineArgs.__dataclass_fields__)
         cpu = current_platform.is_cpu()
-        with _environment_defaults(_CPU_ENVIRONMENT if cpu else {}):
+        with _environment_defaults({**CPU_ENVIRONMENT, **CPU_IN_PROCESS_ENVIRONMENT} if cpu else {}):
             try:
                 return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, config, cpu=cpu)))
             except Exception as fault:

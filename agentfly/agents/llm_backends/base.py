@@ -74,7 +74,7 @@ class Generation:
         token_ids: sampled ids, end token included when it was sampled; None from a message-level backend.
         logprobs: one per token id.
         prompt_tokens, completion_tokens: usage.
-        extra: fields of the backend's own (verl: weight version of the sample).
+        extra: fields of the backend's own (verl: weight version of the sample; vLLM: `cached_tokens` of the prompt).
     """
 
     text: str

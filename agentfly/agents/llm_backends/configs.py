@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from agentfly.errors import ConfigError, unknown_name
 
@@ -71,6 +71,8 @@ class AsyncVLLMConfig(BackendConfig):
             ConfigError: the engine has no such field; the message offers the nearest.
         """
         for name in self.model_extra or {}:
+            if name == "model":
+                raise ConfigError("AsyncVLLMConfig has no field 'model': the agent's model_name_or_path is served")
             if name not in valid:
                 close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -96,6 +98,12 @@ class ClientConfig(BackendConfig):
         max_new_tokens: tokens of a turn at most, in place of the rollout's own limit.
         temperature: in place of the rollout's own.
         extra_body: further fields of every request body, e.g. {"top_k": 20} for a vLLM server.
+        tools_as_text: describe the tools in the system message and read calls from the text, for a server that takes
+            native tools but does not show them to its model; one that refuses them is treated so by itself.
+        return_token_ids: exact token ids and log-probs from a vLLM server, which must serve `checkpoint` with the
+            agent's template; what the server worked on is checked.
+        checkpoint: folder or hub name of the checkpoint that is served, for `return_token_ids`; None if the model's
+            name on the server is that already.
     """
 
     base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://.")
@@ -106,3 +114,24 @@ class ClientConfig(BackendConfig):
     max_new_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
+    tools_as_text: bool = False
+    return_token_ids: bool = False
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> ClientConfig:
+        if self.return_token_ids and self.tools_as_text:
+            raise ValueError("return_token_ids needs the tools in the server's own prompt; set tools_as_text=False")
+        return self
+
+
+class ScriptedConfig(BackendConfig):
+    """Settings of the scripted backend; a list or a function alone may stand for one.
+
+    Attributes:
+        script: texts, or a function of the request; see `ScriptedBackend`.
+        latency: seconds before a turn comes, or a function of the request that gives them.
+    """
+
+    script: Sequence[str] | Callable[..., Any]
+    latency: float | Callable[..., float] = 0.0

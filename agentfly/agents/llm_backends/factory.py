@@ -2,43 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agentfly.agents.llm_backends.base import LLMBackend
-from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig
+from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, BackendConfig, ClientConfig, ScriptedConfig
 from agentfly.errors import ConfigError, unknown_name
 
-_CONFIGS = {"async_vllm": AsyncVLLMConfig, "client": ClientConfig}
+_CONFIGS: dict[str, type[BackendConfig]] = {
+    "async_vllm": AsyncVLLMConfig,
+    "client": ClientConfig,
+    "scripted": ScriptedConfig,
+}
 
 
 def make_backend(backend: str | LLMBackend, model: str, template: str | None, config: Any) -> LLMBackend:
     """The backend of a name and its configuration; a backend object is passed through.
 
     Args:
-        backend: "async_vllm", "client", or a backend.
+        backend: "async_vllm", "client", "scripted", or a backend.
         model: checkpoint or model name.
         template: chat template of a token-level backend.
-        config: configuration object, a dict of its fields, or None for the defaults.
+        config: configuration object, a dict of its fields, or None for the defaults; for "scripted" also the list of
+            texts or the function itself.
 
     Raises:
         ConfigError: unknown backend, or a configuration of another backend.
     """
     if not isinstance(backend, str):
+        if config is not None:
+            raise ConfigError("backend_config belongs to a backend named in words; this backend is an object already")
         return backend
     if backend not in _CONFIGS:
         raise ConfigError(unknown_name("backend", backend, _CONFIGS))
-    wanted = _CONFIGS[backend]
-    if config is None:
-        config = wanted()
-    elif isinstance(config, dict):
-        config = wanted(**config)
-    elif not isinstance(config, wanted):
-        raise ConfigError(f"backend {backend!r} takes a {wanted.__name__} or a dict, got {type(config).__name__}")
+    settings = _settings(backend, config)
     # Each backend's libraries are loaded only when it is chosen.
-    if backend == "client":
+    if isinstance(settings, ScriptedConfig):
+        from agentfly.agents.llm_backends.scripted import ScriptedBackend
+
+        return ScriptedBackend(settings.script, settings.latency)
+    if isinstance(settings, ClientConfig):
         from agentfly.agents.llm_backends.client import ClientBackend
 
-        return ClientBackend(model, config)
+        return ClientBackend(model, settings, template=template)
     from agentfly.agents.llm_backends.async_vllm import AsyncVLLMBackend
 
-    return AsyncVLLMBackend(model, config, template=template)
+    assert isinstance(settings, AsyncVLLMConfig)
+    return AsyncVLLMBackend(model, settings, template=template)
+
+
+def _settings(backend: str, config: Any) -> BackendConfig:
+    wanted = _CONFIGS[backend]
+    if isinstance(config, wanted):
+        return config
+    if backend == "scripted" and (callable(config) or isinstance(config, list | tuple)):
+        return ScriptedConfig(script=config)
+    if config is None or isinstance(config, Mapping):
+        return wanted(**(config or {}))
+    raise ConfigError(f"backend {backend!r} takes a {wanted.__name__} or a dict, got {type(config).__name__}")

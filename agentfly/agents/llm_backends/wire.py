@@ -8,34 +8,72 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
-from agentfly.messages import Message, TextPart, ToolCall
+from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall, text_message
+from agentfly.tools.parsing import native_call
 
-_FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "abort"}
+_FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "abort", "abort": "abort"}
+_LONGEST_NAME = 80
+_TOOLS_TEXT = (
+    "You can call tools. These are their JSON schemas, one a line:\n<tools>\n{schemas}\n</tools>\n\n"
+    "To call one, write its name and arguments as JSON between tags, and nothing after them:\n"
+    '<tool_call>\n{{"name": "...", "arguments": {{...}}}}\n</tool_call>'
+)
 
 
 @dataclass
 class Reply:
-    """What has come so far."""
+    """What has come so far.
+
+    Attributes:
+        texts: pieces of the content.
+        calls: native calls by their index.
+        finish, usage: as the server gave them.
+        prompt_ids, token_ids, logprobs: of a vLLM server that was asked for them; `prompt_checked` when compared.
+    """
 
     texts: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
     finish: str | None = None
     usage: Any = None
+    prompt_ids: list[int] | None = None
+    prompt_checked: bool = False
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
-    def add_call(self, index: int, call: Any) -> None:
-        """Join one call, or one fragment of it, to what is known of it."""
-        known = self.calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
-        known["id"] = known["id"] or call.id or ""
-        known["name"] += (call.function and call.function.name) or ""
-        known["arguments"] += (call.function and call.function.arguments) or ""
+    def read_answer(self, answer: Any) -> None:
+        """Take a whole answer of the SDK."""
+        choice = answer.choices[0]
+        self.texts.append(choice.message.content or choice.message.refusal or "")
+        for index, call in enumerate(choice.message.tool_calls or ()):
+            self._add_call(index, call)
+        self.finish, self.usage = choice.finish_reason, answer.usage
+        self._add_tokens(answer, choice)
+
+    def read_chunk(self, chunk: Any) -> str:
+        """Take one piece of a streamed answer of the SDK and return its text."""
+        text = ""
+        self.usage = chunk.usage or self.usage
+        for choice in (chunk.choices or ())[:1]:
+            text = choice.delta.content or choice.delta.refusal or ""
+            for fragment in choice.delta.tool_calls or ():
+                self._add_call(fragment.index or 0, fragment)
+            self.finish = choice.finish_reason or self.finish
+            self._add_tokens(chunk, choice)
+        if text:
+            self.texts.append(text)
+        return text
 
     def generation(self) -> Generation:
         """The reply in the project's own form."""
-        calls = tuple(_tool_call(index, call) for index, call in sorted(self.calls.items()))
+        calls = tuple(
+            native_call(call["id"] or f"call_{index}", call["name"], call["arguments"])
+            for index, call in sorted(self.calls.items())
+        )
         return Generation(
             text="".join(self.texts),
             finish_reason=_FINISH.get(self.finish or "stop", "stop"),
@@ -44,25 +82,38 @@ class Reply:
             completion_tokens=self.usage.completion_tokens if self.usage else 0,
         )
 
+    def _add_call(self, index: int, call: Any) -> None:
+        """Join one call, or one fragment of it, to what is known of it."""
+        known = self.calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+        known["id"] = known["id"] or call.id or ""
+        known["name"] += (call.function and call.function.name) or ""
+        known["arguments"] += (call.function and call.function.arguments) or ""
+
+    def _add_tokens(self, answer: Any, choice: Any) -> None:
+        # Fields of vLLM's own, which the SDK keeps beside OpenAI's.
+        self.prompt_ids = (answer.model_extra or {}).get("prompt_token_ids") or self.prompt_ids
+        self.token_ids += (choice.model_extra or {}).get("token_ids") or ()
+        if choice.logprobs is not None:
+            self.logprobs += [entry.logprob for entry in choice.logprobs.content or ()]
+
 
 def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[dict[str, Any]]:
     """Messages as the endpoint takes them.
 
     The API has no pictures in `tool` messages: the text stays there, and the pictures follow in a user message after
-    the run of tool messages that they belong to.
+    the run of tool messages that they belong to, each behind the words that name it.
 
     Args:
         messages: the conversation.
         urls: data URI of each picture handle.
     """
     out: list[dict[str, Any]] = []
-    waiting: list[str] = []
+    waiting: list[Part] = []
 
     def flush() -> None:
         if waiting:
-            pictures = [{"type": "image_url", "image_url": {"url": urls[handle]}} for handle in waiting]
-            note = {"type": "text", "text": "Pictures of the tool results above, in order:"}
-            out.append({"role": "user", "content": [note, *pictures]})
+            note = TextPart("Pictures of the tool results above, in order:")
+            out.append(Message("user", (note, *waiting)).to_openai(urls.__getitem__))
             waiting.clear()
 
     for message in messages:
@@ -70,11 +121,50 @@ def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[
             flush()
             out.append(message.to_openai(urls.__getitem__))
             continue
-        waiting.extend(message.images)
+        waiting.extend(_named_pictures(message))
         texts = tuple(part for part in message.parts if isinstance(part, TextPart))
         out.append(Message("tool", texts, tool_call_id=message.tool_call_id).to_openai(urls.__getitem__))
     flush()
     return out
+
+
+def _named_pictures(message: Message) -> list[Part]:
+    """The pictures of a tool message, each with the beginning of the text before it: that names the picture."""
+    found: list[Part] = []
+    for before, part in zip((None, *message.parts), message.parts, strict=False):
+        if isinstance(part, ImagePart):
+            if isinstance(before, TextPart):
+                found.append(TextPart(f"\n{before.text[:_LONGEST_NAME]}\n"))
+            found.append(part)
+    return found
+
+
+def tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The conversation for a server without tools: schemas in the system message, calls and results in words."""
+    schemas = "\n".join(json.dumps(dict(tool), ensure_ascii=False) for tool in tools)
+    told = _TOOLS_TEXT.format(schemas=schemas)
+    out: list[Message] = []
+    for is_tool, run in groupby(messages, lambda message: message.role == "tool"):
+        if is_tool:
+            out.append(Message("user", tuple(part for message in run for part in _result(message))))
+        else:
+            out += [_with_calls(message) for message in run]
+    if out and out[0].role == "system":
+        return [Message("system", (*out[0].parts, TextPart(f"\n\n{told}"))), *out[1:]]
+    return [text_message("system", told), *out]
+
+
+def _result(message: Message) -> tuple[Part, ...]:
+    return (TextPart("<tool_response>\n"), *message.parts, TextPart("\n</tool_response>\n"))
+
+
+def _with_calls(message: Message) -> Message:
+    return Message(message.role, (*message.parts, *(TextPart(_written(call)) for call in message.tool_calls)))
+
+
+def _written(call: ToolCall) -> str:
+    body = {"name": call.name, "arguments": dict(call.arguments)}
+    return f"\n<tool_call>\n{json.dumps(body, ensure_ascii=False)}\n</tool_call>"
 
 
 async def image_urls(request: GenerationRequest) -> dict[str, str]:
@@ -97,14 +187,3 @@ async def image_urls(request: GenerationRequest) -> dict[str, str]:
 
     encoded = await asyncio.gather(*(asyncio.to_thread(encode, handle) for handle in handles))
     return dict(zip(handles, encoded, strict=True))
-
-
-def _tool_call(index: int, call: Mapping[str, str]) -> ToolCall:
-    call_id = call["id"] or f"call_{index}"
-    try:
-        arguments = json.loads(call["arguments"] or "{}")
-    except json.JSONDecodeError as fault:
-        return ToolCall(call_id, call["name"], error=f"arguments are not valid JSON: {fault}")
-    if not isinstance(arguments, dict):
-        return ToolCall(call_id, call["name"], error="arguments must be a JSON object")
-    return ToolCall(call_id, call["name"], arguments)

@@ -82,6 +82,13 @@ def test_a_template_that_drops_pictures_is_refused(tiny_policy: Path) -> None:
         codec.prompt_ids([user("img_a")], (), PICTURES.__getitem__)
 
 
+def test_a_template_with_a_mistake_is_located(tiny_policy: Path) -> None:
+    processor = ChatCodec.from_pretrained(str(tiny_policy)).processor
+    for template, message in (("\n{% if %}", "chat template, line 2"), ("{{ raise_exception('no!') }}", "no!")):
+        with pytest.raises(TemplateError, match=message):
+            ChatCodec(processor, template).prompt_ids([user()], (), PICTURES.__getitem__)
+
+
 def test_calls_are_rendered_as_the_parser_reads_them(codec: ChatCodec) -> None:
     from agentfly.tools import parse_tool_calls
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agentfly.messages import ToolCall
 from agentfly.tools import parse_tool_calls
+from agentfly.tools.parsing import native_call
 
 EDIT = '{"name": "edit", "arguments": {"image_id": "img_1"}}'
 ONE = (ToolCall("call_0", "edit", {"image_id": "img_1"}),)
@@ -28,8 +29,13 @@ ONE = (ToolCall("call_0", "edit", {"image_id": "img_1"}),)
         (f"```json\n{EDIT}\n```", ""),
         (f"Look:\n```json\n{EDIT}\n```\nDone", "Look:\n\nDone"),
         (f"```json\n{EDIT}", ""),
+        (f"```\n{EDIT}\n```", ""),
+        (f"<tool_call>\n```json\n{EDIT}\n```\n</tool_call>", ""),
+        (f"<tool_call>[{EDIT}]</tool_call>", ""),
         (EDIT, ""),
         (f"  {EDIT}\n", ""),
+        (f"[{EDIT}]", ""),
+        (f'{{"type": "function", "function": {EDIT}}}', ""),
     ],
 )
 def test_the_usual_forms_give_one_call(text: str, content: str) -> None:
@@ -65,6 +71,7 @@ def test_small_slips_are_repaired(body: str) -> None:
         ('{"name": 3, "arguments": {}}', "", "it has no 'name'"),
         ("[]", "", "not one JSON object"),
         ('{"name": "edit", "arguments": {"prompt": "\\ud800"}}', "edit", "no text"),
+        ('{"name": "edit", "arguments": {"x": -Infinity}}', "edit", "a value that JSON does not have"),
         ("[" * 100_000, "", "nested too deeply"),
     ],
 )
@@ -81,6 +88,43 @@ def test_several_calls_keep_their_order_and_one_bad_one_spoils_no_other() -> Non
     calls = parse_tool_calls(text).calls
     assert [call.id for call in calls] == ["call_0", "call_1", "call_2"]
     assert [call.error is None for call in calls] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "form", ["{0}\n{1}", "[{0}, {1}]", "```json\n{0}\n\n{1}\n```", "```json\n{0}\n```\n```\n{1}\n```"]
+)
+def test_several_calls_without_tags(form: str) -> None:
+    other = '{"name": "look", "arguments": {"note": "}\\n{"}}'
+    parsed = parse_tool_calls(form.replace("{0}", EDIT).replace("{1}", other))
+    assert (parsed.content, parsed.calls) == ("", (*ONE, ToolCall("call_1", "look", {"note": "}\n{"})))
+
+
+def test_one_bad_entry_of_a_list_spoils_no_other() -> None:
+    calls = parse_tool_calls(f'[{EDIT}, {{"name": "look"}}, {EDIT}]').calls
+    assert [(call.id, call.error is None) for call in calls] == [("call_0", True), ("call_1", False), ("call_2", True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"image_id": "img_1"}', {"image_id": "img_1"}),
+        ("", {}),
+        ("{'image_id': 'img_1',}", {"image_id": "img_1"}),
+        ('{"image_id": "img_1"}}', {"image_id": "img_1"}),
+    ],
+)
+def test_native_arguments_are_read_and_repaired(text: str, arguments: dict[str, Any]) -> None:
+    assert native_call("a", "edit", text) == ToolCall("a", "edit", arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"x": ', "invalid JSON"), ("[1]", "not a JSON object"), ('{"x": NaN}', "a value that JSON does not have")],
+)
+def test_native_arguments_that_are_not_clear_are_an_error(text: str, words: str) -> None:
+    call = native_call("a", "edit", text)
+    assert (call.id, call.name, call.arguments) == ("a", "edit", {})
+    assert words in str(call.error)
 
 
 def test_a_missing_closing_tag_does_not_swallow_the_next_call() -> None:
@@ -104,6 +148,9 @@ def test_tags_inside_a_string_end_nothing() -> None:
         '```json\n{"score": 7}\n```',
         f"Call it like this: {EDIT}",
         "```python\nname = 'edit'\n```",
+        f"```python\nx\n```\nCall it like this: {EDIT}",
+        "[my name: 'edit', my arguments: none]",
+        '[{"name": "edit", "description": "no call"}]',
         "",
     ],
 )
@@ -142,7 +189,9 @@ PIECES = st.sampled_from(
         "<tool_call>",
         "</tool_call>",
         "```json\n",
-        "```",
+        "```\n",
+        "\n",
+        ",",
         '{"name": "edit", ',
         '"arguments": {',
         "}",
@@ -153,6 +202,13 @@ PIECES = st.sampled_from(
         "\\",
     ]
 )
+
+
+@given(st.text() | st.lists(PIECES).map("".join))
+def test_no_native_arguments_break_the_reader(text: str) -> None:
+    call = native_call("a", "edit", text)
+    assert call.error is None or not call.arguments
+    assert json.loads(json.dumps(dict(call.arguments))) == call.arguments
 
 
 @settings(max_examples=300, deadline=None)

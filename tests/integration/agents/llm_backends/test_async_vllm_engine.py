@@ -20,8 +20,10 @@ PICTURES = {"img_red": Image.new("RGB", (168, 84), "red"), "img_blue": Image.new
 LONG = {"ignore_eos": True, "stop_token_ids": []}
 
 
-def asked(backend: AsyncVLLMBackend, *handles: str, name: str = "r", **sampling: Any) -> GenerationRequest:
-    parts = (*(ImagePart(handle) for handle in handles), TextPart("Remove the red circle."))
+def asked(
+    backend: AsyncVLLMBackend, *handles: str, name: str = "r", times: int = 1, **sampling: Any
+) -> GenerationRequest:
+    parts = (*(ImagePart(handle) for handle in handles), TextPart("Remove the red circle." * times))
     messages = [text_message("system", "You edit pictures."), Message("user", parts)]
     ids = backend.codec.prompt_ids(messages, [], PICTURES.__getitem__)
     params = SamplingParams(**{"max_tokens": 12, "seed": 1, **sampling})
@@ -106,6 +108,20 @@ async def test_placeholders_are_never_sampled(backend: AsyncVLLMBackend) -> None
     assert turn.token_ids == (5,) * 20
 
 
+async def test_a_known_prefix_is_not_computed_again(backend: AsyncVLLMBackend) -> None:
+    """The second turn of a chain starts where the first one ended; another picture is another prefix."""
+    first = asked(backend, "img_red", name="prefix-0", times=40)
+    turn = await backend.generate(first)
+    assert turn.token_ids is not None
+    more = [*first.prompt_ids, *turn.token_ids, *first.prompt_ids[:3]]
+    second = dataclasses.replace(first, request_id="prefix-1", prompt_ids=more)
+    # Blocks of a CPU engine hold 128 tokens.
+    assert (await backend.generate(second)).extra["cached_tokens"] >= 128
+    green = Image.new("RGB", (168, 84), "green")
+    other = dataclasses.replace(second, request_id="prefix-2", load_image=lambda _: green)
+    assert (await backend.generate(other)).extra["cached_tokens"] == 0
+
+
 async def test_cancelling_aborts_the_request_in_the_engine(backend: AsyncVLLMBackend) -> None:
     started = asyncio.Event()
 
@@ -147,6 +163,17 @@ async def test_another_loop_is_told_so(backend: AsyncVLLMBackend) -> None:
     await backend.generate(asked(backend, max_tokens=1))
     with pytest.raises(BackendError, match="another event loop"):
         await asyncio.to_thread(asyncio.run, backend.generate(asked(backend)))
+
+
+async def test_every_engine_argument_can_be_set() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    names = [name for name in AsyncEngineArgs.__dataclass_fields__ if name != "model"]
+    declared = AsyncVLLMConfig.model_fields.keys()
+    config = AsyncVLLMConfig(**{name: f"<{name}>" for name in names if name not in declared})
+    config.check_names(AsyncEngineArgs.__dataclass_fields__)
+    assert config.given() == {name: f"<{name}>" for name in names if name not in declared}
+    assert declared - {"start_timeout"} <= set(names)
 
 
 async def test_an_unknown_setting_is_named_before_the_engine_starts(backend: AsyncVLLMBackend) -> None:

@@ -12,10 +12,11 @@ import pytest
 from agentfly.agents.llm_backends import AsyncVLLMConfig, GenerationRequest, SamplingParams, async_vllm
 from agentfly.agents.llm_backends.async_vllm import (
     AsyncVLLMBackend,
-    check_prompt,
     engine_arguments,
     sampling_arguments,
 )
+from agentfly.agents.llm_backends.parity import check_prompt
+from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.errors import BackendError
 from agentfly.templates import ChatCodec
 
@@ -55,10 +56,11 @@ def test_sampling(codec: ChatCodec) -> None:
     ("theirs", "place"), [([1, 9, 3], "first difference at 1: vLLM [9, 3]"), ([1, 2], "first difference at 2: vLLM []")]
 )
 def test_another_prompt_is_refused_and_located(theirs: list[int], place: str) -> None:
-    check_prompt([1, 2, 3], (1, 2, 3))
+    check_prompt([1, 2, 3], (1, 2, 3), "")
     with pytest.raises(BackendError) as fault:
-        check_prompt(theirs, (1, 2, 3))
-    assert place in str(fault.value)
+        check_prompt(theirs, (1, 2, 3), "Use another.")
+    assert f"{place}, rollout" in str(fault.value)
+    assert str(fault.value).endswith("Use another.")
 
 
 class FakeEngine:
@@ -119,6 +121,6 @@ async def test_a_start_that_takes_too_long_is_stopped_when_it_comes(
 def test_engine_environment_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
-    with async_vllm._environment_defaults({"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
+    with async_vllm._environment_defaults({**CPU_ENVIRONMENT, **CPU_IN_PROCESS_ENVIRONMENT}):
         assert (os.environ["TORCHDYNAMO_DISABLE"], os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]) == ("0", "0")
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ

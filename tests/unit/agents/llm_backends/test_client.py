@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gc
 import io
+import json
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig, GenerationRequest, SamplingParams
 from agentfly.errors import BackendError
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
+from agentfly.tools import parse_tool_calls
 from tests.unit.agents.conftest import ChatServer, completion, delta, failure, stream
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -82,9 +84,16 @@ async def test_native_tool_calls(server: ChatServer) -> None:
     assert turn.tool_calls is not None
     assert turn.tool_calls[0] == ToolCall("a", "look", {"x": 1})
     assert (turn.tool_calls[1].id, turn.tool_calls[1].arguments) == ("call_1", {})
-    assert "not valid JSON" in str(turn.tool_calls[1].error)
-    assert "must be a JSON object" in str(turn.tool_calls[2].error)
+    assert "invalid JSON" in str(turn.tool_calls[1].error)
+    assert "not a JSON object" in str(turn.tool_calls[2].error)
     assert (turn.text, turn.finish_reason) == ("", "stop")
+
+
+async def test_native_arguments_with_a_slip_are_repaired(server: ChatServer) -> None:
+    slip = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{'x': 1,}"}}
+    server.say(completion(None, finish="tool_calls", calls=[slip]))
+    turn = await client(server).generate(request(tools=[TOOL]))
+    assert turn.tool_calls == (ToolCall("a", "look", {"x": 1}),)
 
 
 async def test_pictures_are_png_and_those_of_tools_follow_in_a_user_message(server: ChatServer) -> None:
@@ -110,12 +119,13 @@ async def test_pictures_are_png_and_those_of_tools_follow_in_a_user_message(serv
     assert sorted(loaded) == ["img_a", "mask_b"]
     assert (first["role"], first["content"], first["tool_call_id"]) == ("tool", "made mask_1", "1")
     assert (second["role"], second["content"]) == ("tool", "made img_1")
-    assert (shown["role"], [part["type"] for part in shown["content"]]) == ("user", ["text", "image_url", "image_url"])
+    assert shown["role"] == "user"
+    assert [part.get("text", "").strip() for part in shown["content"][1:]] == ["made mask_1", "", "made img_1", ""]
     assert last["content"] == "Go on."
     head, _, data = user["content"][0]["image_url"]["url"].partition(",")
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
     assert (head, picture.format, picture.size) == ("data:image/png;base64", "PNG", (5, 4))
-    assert shown["content"][2]["image_url"] == user["content"][0]["image_url"]
+    assert shown["content"][4]["image_url"] == user["content"][0]["image_url"]
 
 
 async def test_pictures_without_a_loader_are_an_error(server: ChatServer) -> None:
@@ -216,6 +226,8 @@ async def test_retries_run_out(server: ChatServer) -> None:
         (failure(401, "bad key sk-1"), False, "check api_key"),
         (failure(404), False, "base_url ends in /v1"),
         (failure(400, "too long"), False, "too long"),
+        (failure(409, "busy"), False, "answered 409"),
+        (failure(422, "no field"), False, "answered 422"),
         (failure(400, "above 2", code="decimal_above_max_value", param="temperature"), False, "above 2"),
         (failure(429, "pay", code="insufficient_quota"), False, "pay"),
         (failure(429, headers={"retry-after": "3600"}), True, "asks to wait 3600 s"),
@@ -259,6 +271,78 @@ async def test_a_parameter_that_the_model_refuses_is_left_out_from_then_on(serve
     assert ["temperature" in body for body in server.bodies] == [True, False, False]
 
 
+CONVERSATION = (
+    text_message("system", "You edit."),
+    Message("user", (ImagePart("img_a"), TextPart("Look."))),
+    Message("assistant", (TextPart("Yes."),), (ToolCall("1", "look", {"x": "ü"}), ToolCall("2", "look"))),
+    Message("tool", (TextPart("one "), ImagePart("img_a")), tool_call_id="1"),
+    Message("tool", (TextPart("two"),), tool_call_id="2"),
+)
+NO_TOOLS = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        failure(400, f"{NO_TOOLS} (key sk-1)"),
+        failure(400, "registry.ollama.ai/library/x does not support tools"),
+        failure(404, "No endpoints found that support tool use."),
+        failure(500, "tools param requires --jinja flag"),
+        failure(422, "`tools` are not supported"),
+    ],
+)
+async def test_a_server_without_tools_is_told_of_them_in_words(
+    server: ChatServer, refusal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+    server.say(refusal, completion(call), completion(call))
+    backend = client(server, max_retries=0)
+    asked = request(*CONVERSATION, tools=[TOOL], load_image=lambda _: Image.new("RGB", (2, 2)))
+    turns = [await backend.generate(asked), await backend.generate(asked)]
+    assert "sk-1" not in caplog.text
+    assert "described in the system message" in caplog.text
+    # None, so that the rollout reads the calls from the text.
+    assert [(turn.text, turn.tool_calls) for turn in turns] == [(call, None)] * 2
+    assert ["tools" in body for body in server.bodies] == [True, False, False]
+    system, user, assistant, results = server.bodies[2]["messages"]
+    assert system["role"] == "system"
+    assert system["content"].startswith("You edit.\n\nYou can call tools.")
+    assert json.dumps(TOOL) in system["content"]
+    assert [part["type"] for part in user["content"]] == ["image_url", "text"]
+    assert assistant["content"] == (
+        'Yes.\n<tool_call>\n{"name": "look", "arguments": {"x": "ü"}}\n</tool_call>'
+        '\n<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    )
+    assert "tool_calls" not in assistant
+    assert results["role"] == "user"
+    assert [part.get("text", "") for part in results["content"]] == [
+        *("<tool_response>\n", "one ", "", "\n</tool_response>\n"),
+        *("<tool_response>\n", "two", "\n</tool_response>\n"),
+    ]
+    assert parse_tool_calls(assistant["content"]).calls[0].arguments == {"x": "ü"}
+
+
+async def test_tools_in_words_from_the_start_and_without_a_system_message(server: ChatServer) -> None:
+    await client(server, tools_as_text=True).generate(request(tools=[TOOL]))
+    (body,) = server.bodies
+    assert "tools" not in body
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "extra"),
+    [
+        (failure(400, "Invalid schema for function 'look'", param="tools"), {}),
+        (failure(400, NO_TOOLS), {"tool_choice": "required"}),
+    ],
+)
+async def test_other_faults_with_tools_are_not_hidden(server: ChatServer, refusal: Any, extra: Any) -> None:
+    server.say(refusal)
+    with pytest.raises(BackendError, match="answered 400"):
+        await client(server, extra_body=extra).generate(request(tools=[TOOL]))
+    assert len(server.bodies) == 1
+
+
 async def test_requests_a_minute_count_every_attempt(server: ChatServer) -> None:
     now, waits = 0.0, []
 
@@ -273,6 +357,22 @@ async def test_requests_a_minute_count_every_attempt(server: ChatServer) -> None
     await backend.generate(request())
     await backend.generate(request())
     assert (now, len(server.bodies)) == (20.0, 3)
+
+
+async def test_sixty_requests_at_six_a_minute_take_ten_minutes(server: ChatServer) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        await asyncio.sleep(0)
+        now += seconds
+
+    config = ClientConfig(base_url=server.url, max_requests_per_minute=6)
+    backend = ClientBackend("m", config, clock=lambda: now, sleep=sleep)
+    turns = await asyncio.gather(*(backend.generate(request()) for _ in range(60)))
+    await backend.close()
+    assert ([turn.text for turn in turns], len(server.bodies)) == (["ok"] * 60, 60)
+    assert now == 590.0
 
 
 def test_one_backend_for_one_loop_after_another(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:

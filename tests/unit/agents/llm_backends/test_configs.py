@@ -39,6 +39,16 @@ def test_unknown_engine_field_names_the_nearest() -> None:
         config.check_names({"max_num_seqs": None, "seed": None})
 
 
+def test_the_model_is_no_engine_setting() -> None:
+    with pytest.raises(ConfigError, match="model_name_or_path is served"):
+        AsyncVLLMConfig(model="other").check_names({"model": None})
+
+
+def test_exact_turns_need_the_tools_in_the_servers_prompt() -> None:
+    with pytest.raises(ConfigError, match="set tools_as_text=False"):
+        ClientConfig(return_token_ids=True, tools_as_text=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [({"timeout": 0}, "timeout"), ({"base_url": "localhost:8000"}, "base_url"), ({"max_retries": -1}, "max_retries")],

@@ -1,0 +1,10 @@
+"""`python -m agentfly.utils.deploy`: see `agentfly.serving.deploy`."""
+
+from __future__ import annotations
+
+import sys
+
+from agentfly.serving.deploy import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""The deploy command: what `vllm serve` is told, and how the process is kept, with a stand-in for vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agentfly.errors import ConfigError
+from agentfly.serving import deploy
+from agentfly.serving.deploy import arguments, main, read_settings
+from agentfly.serving.supervisor import Endpoint
+from agentfly.templates import load_template
+
+# Notes how it was called, answers as vLLM does, and does what its MODE says.
+STAND_IN = """
+import http.server, json, os, pathlib, signal, subprocess, sys, time
+arguments, folder, mode = sys.argv[1:], pathlib.Path(os.environ["NOTES"]), os.environ.get("MODE", "")
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+template = arguments[arguments.index("--chat-template") + 1] if "--chat-template" in arguments else None
+text = pathlib.Path(template).read_text() if template else None
+noted = {"arguments": arguments, "pid": os.getpid(), "worker": worker.pid, "template": text}
+noted["environment"] = dict(os.environ)
+(folder / "new").write_text(json.dumps(noted))
+(folder / "new").rename(folder / "called.json")
+if mode == "fails":
+    sys.exit(7)
+if mode == "crashes":
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def stop(number, frame):
+    with open(folder / "signals", "a") as file:
+        file.write(f"{number} ")
+    if mode != "stubborn":
+        os._exit(40 + number)
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.headers.get("Authorization") == "Bearer sk-1"
+        status = 503 if mode == "sick" else 200 if self.path == "/health" or known else 401
+        self.send_response(status)
+        self.end_headers()
+        if self.path == "/v1/models" and status == 200:
+            self.wfile.write(json.dumps({"data": [{"id": "tiny"}, {"id": "also"}]}).encode())
+    def log_message(self, *_):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
+"""
+DRIVER = (
+    "import sys; from agentfly.serving import deploy; sys.exit(deploy.main(launcher=[sys.executable, sys.argv.pop(1)]))"
+)
+
+
+def told(*argv: str, cpu: bool = False, template_file: Path | None = None) -> list[str]:
+    return arguments(read_settings(["--model_name_or_path", "m", *argv]), template_file, cpu=cpu)
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    return dict(zip(words, [*words[1:], ""], strict=True))
+
+
+def test_dashes_and_underscores_are_one() -> None:
+    dashes = "--model-name-or-path m --template t --gpu-memory-utilization 0.5 --tool-call-parser hermes --tp 2 --dp 3"
+    assert read_settings(dashes.split()) == read_settings(dashes.replace("-", "_").replace("__", "--").split())
+
+
+def test_the_documented_command() -> None:
+    line = "--model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --template qwen2.5-vl-system-tool --tp 2 --pp 4 --dp 2"
+    settings = read_settings([*line.split(), "--gpu_memory_utilization", "0.8", "--host", "::", "--port", "9000"])
+    words = arguments(settings, None, cpu=False)
+    assert words[:2] == ["serve", "Qwen/Qwen2.5-VL-3B-Instruct"]
+    flags = pairs(words)
+    assert [flags[f"--{kind}-parallel-size"] for kind in ("tensor", "pipeline", "data")] == ["2", "4", "2"]
+    assert (flags["--gpu-memory-utilization"], flags["--host"], flags["--port"]) == ("0.8", "::", "9000")
+    assert json.loads(flags["--limit-mm-per-prompt"]) == {"image": 8, "video": 0}
+    assert "--dtype" not in flags
+
+
+def test_on_a_cpu_vllm_gets_what_it_needs_there() -> None:
+    words = told(cpu=True)
+    flags = pairs(words)
+    assert (flags["--dtype"], flags["--kv-cache-memory-bytes"]) == ("float32", "134217728")
+    assert {"--enforce-eager", "--no-enable-chunked-prefill"} <= set(words)
+    assert "--kv-cache-memory-bytes" not in told("--gpu-memory-utilization", "0.3", cpu=True)
+
+
+def test_unknown_flags_go_through_as_they_are_and_before_our_defaults() -> None:
+    extra = ["--max_model_len=1024", "--dtype=bfloat16", "--enable-chunked-prefill", "--limit-mm-per-prompt.image", "3"]
+    words = told(*extra, "--hf-overrides", '{"a_b": 1}', cpu=True)
+    assert words[-7:] == [*extra, "--hf-overrides", '{"a_b": 1}']
+    before = words[:-7]
+    assert not {"--dtype", "--no-enable-chunked-prefill", "--limit-mm-per-prompt"} & set(before)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-system-tool", "qwen2.5-vl", "qwen3-vl", "compact-tool"])
+def test_a_template_brings_its_parser(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text(load_template(name))
+    words = told(template_file=file)
+    flags = pairs(words)
+    assert (flags["--chat-template"], flags["--chat-template-content-format"]) == (str(file), "openai")
+    assert flags["--tool-call-parser"] == "hermes"
+    assert "--enable-auto-tool-choice" in words
+    assert pairs(told("--tool-call-parser", "xlam", template_file=file))["--tool-call-parser"] == "xlam"
+    assert pairs(told("--chat_template_content_format", "string", template_file=file)) != flags
+
+
+def test_without_a_parser_a_word_of_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ messages[0].content }}")
+    assert "--enable-auto-tool-choice" not in told(template_file=file) + told()
+    assert capsys.readouterr().err.count("no tool calls will be read") == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "expected"),
+    [
+        ([], {}, Endpoint("0.0.0.0", 8000)),
+        (["--api-key", "a", "b"], {"VLLM_API_KEY": "c"}, Endpoint("0.0.0.0", 8000, "a")),
+        (["--api_key=a", "--ssl-certfile", "x"], {}, Endpoint("0.0.0.0", 8000, "a", True)),
+        (["--host", "::1"], {"VLLM_API_KEY": "c"}, Endpoint("::1", 8000, "c")),
+    ],
+)
+def test_endpoint(
+    argv: list[str], environment: dict[str, str], expected: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    endpoint = read_settings(["--model", "m", *argv]).endpoint()
+    assert endpoint == expected
+    assert "api_key" not in repr(endpoint)
+
+
+def test_addresses_to_call() -> None:
+    assert Endpoint("0.0.0.0", 1).url == "http://127.0.0.1:1/v1"
+    assert Endpoint("::", 1, secure=True).url == "https://[::1]:1/v1"
+    assert Endpoint("box", 1).url == "http://box:1/v1"
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ConfigError, match="is taken"):
+        Endpoint("0.0.0.0", other.getsockname()[1]).check_free()
+
+
+def test_mistakes_end_before_anything_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "m", "--template", "qwen3-lv"], launcher=["/no/such/program"]) == 2
+    assert "Did you mean 'qwen3-vl'" in capsys.readouterr().err
+
+
+class Run:
+    """A deploy command under way."""
+
+    def __init__(self, folder: Path, *argv: str, mode: str = "", prelude: str = "") -> None:
+        self.folder = folder
+        program = folder / "vllm.py"
+        program.write_text(STAND_IN)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, "-c", prelude + DRIVER, str(program), "--model_name_or_path", "m"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), *argv]
+        environment = {**os.environ, "NOTES": str(folder), "MODE": mode, "VLLM_CPU_KVCACHE_SPACE": ""}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def called(self) -> dict[str, Any]:
+        wait_for((self.folder / "called.json").exists)
+        return dict(json.loads((self.folder / "called.json").read_text()))
+
+    def line(self, part: str) -> str:
+        assert self.process.stderr is not None
+        return next(line for line in self.process.stderr if part in line)
+
+    def signals(self) -> str:
+        file = self.folder / "signals"
+        return file.read_text() if file.exists() else ""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*argv: str, **how: str) -> Run:
+        runs.append(Run(tmp_path, *argv, **how))
+        return runs[-1]
+
+    yield start
+    for each in runs:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.wait(10)
+        if each.process.stderr is not None:
+            each.process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_code(
+    run: Callable[..., Run], number: signal.Signals
+) -> None:
+    serving = run("--template", "qwen3-vl", "--api-key", "sk-1", "--max-model-len", "64")
+    ready = serving.line("ready after")
+    assert f"at http://127.0.0.1:{serving.port}/v1, serving tiny, also" in ready
+    called = serving.called()
+    assert called["template"] == load_template("qwen3-vl")
+    assert called["arguments"][-4:] == ["--api-key", "sk-1", "--max-model-len", "64"]
+    assert called["environment"].get("TORCHDYNAMO_DISABLE") == ("1" if deploy.is_cpu_build() else None)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in called["environment"]
+    serving.process.send_signal(number)
+    assert serving.process.wait(30) == 40 + number
+    assert serving.signals() == f"{int(number)} "
+    wait_for(lambda: gone(called["worker"]))
+
+
+def test_a_server_that_hides_its_models_is_ready_all_the_same(run: Callable[..., Run]) -> None:
+    assert "(it does not list its models)" in run().line("ready after")
+
+
+@pytest.mark.parametrize(("mode", "code"), [("fails", 7), ("crashes", 128 + 9)])
+def test_a_server_that_ends_by_itself_gives_its_exit_code(run: Callable[..., Run], mode: str, code: int) -> None:
+    serving = run(mode=mode)
+    assert serving.process.wait(30) == code
+    wait_for(lambda: gone(serving.called()["worker"]))
+
+
+def test_a_server_that_never_answers_is_stopped(run: Callable[..., Run]) -> None:
+    serving = run("--start_timeout", "0.5", mode="sick")
+    assert "did not answer within 0.5 s" in serving.line("did not answer")
+    assert serving.process.wait(30) == 1
+    # 15 is what it was told; it had no time to hear it if Python had not come so far.
+    assert serving.signals() in ("15 ", "")
+    wait_for(lambda: gone(serving.called()["pid"]) and gone(serving.called()["worker"]))
+
+
+def test_a_server_that_does_not_stop_is_killed_in_the_end(run: Callable[..., Run]) -> None:
+    serving = run(mode="stubborn", prelude="from agentfly.serving import supervisor; supervisor.STOP_PATIENCE = 0.5\n")
+    serving.line("ready after")
+    serving.process.terminate()
+    assert serving.process.wait(30) == 128 + 9
+    assert serving.signals() == "15 "
+
+
+def test_the_server_does_not_outlive_a_command_that_is_killed(run: Callable[..., Run]) -> None:
+    serving = run()
+    serving.line("ready after")
+    serving.process.kill()
+    wait_for(lambda: gone(serving.called()["pid"]))
+    assert serving.signals() == "15 "
+    # This worker is the stand-in's own; a real server ends its workers when it is told to stop.
+    psutil.Process(serving.called()["worker"]).kill()
