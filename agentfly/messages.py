@@ -195,11 +195,15 @@ def _part(part: Any, store_image: Callable[[Any], str]) -> Part:
         return TextPart(part)
     if not isinstance(part, Mapping):
         raise ConfigError(f"a content part is a mapping with 'type', got {type(part).__name__}")
-    kind = part.get("type") or next((k for k in ("text", "image", "image_url") if k in part), None)
+    # Rows of a data set have every key in every part, with None where it does not apply.
+    given = {key: part[key] for key in ("text", "image", "image_url") if part.get(key) is not None}
+    kind = part.get("type") or next(iter(given), None)
     if kind in ("text", "input_text"):
-        return TextPart(str(part["text"]))
+        if "text" not in given:
+            raise ConfigError(f"a part of type {kind!r} needs its words under 'text'")
+        return TextPart(str(given["text"]))
     if kind in ("image", "image_url", "input_image"):
-        source = part.get("image", part.get("image_url"))
+        source = given.get("image", given.get("image_url"))
         if isinstance(source, Mapping) and "url" in source:
             source = source["url"]
         if source is None:

@@ -1,12 +1,16 @@
-"""Fixtures that several rooms share: a tiny policy of the real class, and pictures."""
+"""Fixtures that several rooms share: a tiny policy of the real class, an engine that runs it, and pictures."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from PIL import Image
+
+from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +22,15 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
     build_policy(folder, vocabulary() * 2, seed=0)
     return folder
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def vllm_backend(tiny_policy: Path) -> AsyncIterator[AsyncVLLMBackend]:
+    """The tiny policy on one vLLM engine for all tests: its start takes most of their time."""
+    config = AsyncVLLMConfig(max_model_len=1024, max_num_seqs=8, max_num_batched_tokens=1024, start_timeout=400)
+    backend = AsyncVLLMBackend(str(tiny_policy), config, template="compact-tool")
+    yield backend
+    await backend.close()
 
 
 @pytest.fixture

@@ -1,27 +1,55 @@
 """Agents, their rollouts and what they leave behind."""
 
-from agentfly.agents.agent import Agent, AgentSettings, RunResult
+from agentfly.agents.agent import Agent, AgentArguments, AgentSettings
 from agentfly.agents.image_editing import ImageEditingAgent
+from agentfly.agents.result import RunResult
+from agentfly.agents.rewards import reward
 from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
-from agentfly.agents.streaming import Event
+from agentfly.agents.streaming import (
+    ChainEnd,
+    ChainStart,
+    Delta,
+    ErrorRaised,
+    Event,
+    Observation,
+    RunEnd,
+    RunStart,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
+    TurnStart,
+)
 from agentfly.agents.tasks import EvaluationSetup, score_trajectory, task_conversation
 from agentfly.agents.trajectory import StopReason, TokenTrace, ToolRecord, Trajectory, Turn
 
 __all__ = [
     "Agent",
+    "AgentArguments",
     "AgentSettings",
     "Chain",
+    "ChainEnd",
+    "ChainStart",
+    "Delta",
+    "ErrorRaised",
     "EvaluationSetup",
     "Event",
     "ImageEditingAgent",
+    "Observation",
     "Rollout",
     "RolloutLimits",
+    "RunEnd",
     "RunResult",
+    "RunStart",
     "StopReason",
     "TokenTrace",
+    "ToolEnd",
     "ToolRecord",
+    "ToolStart",
     "Trajectory",
     "Turn",
+    "TurnEnd",
+    "TurnStart",
+    "reward",
     "score_trajectory",
     "task_conversation",
 ]

@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from rich.console import Console
 from rich.markup import escape
+from typing_extensions import Never, TypedDict, Unpack
 
+from agentfly.agents.console import ConsoleStream
+from agentfly.agents.conversations import Conversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, SamplingParams, make_backend
+from agentfly.agents.own_tools import GivenTool, given_tools, method_tools
+from agentfly.agents.result import RunResult
+from agentfly.agents.rewards import as_reward
 from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
-from agentfly.agents.streaming import ConsoleStream, OnEvent
-from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.errors import ConfigError
+from agentfly.agents.runs import Run, check_number, metadata_of
+from agentfly.agents.streaming import Event, OnEvent, RunEnd
+from agentfly.agents.trajectory import Trajectory
+from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageLimits, ImageStore, ImageView, load_image
-from agentfly.messages import ImagePart, Message, TextPart, from_openai, text_message
+from agentfly.messages import text_message
 from agentfly.tools import Toolset
-
-Conversation = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Trajectories of a run, prompts in order and the chains of a prompt side by side."""
-
-    trajectories: tuple[Trajectory, ...] = ()
-
-    @property
-    def rewards(self) -> list[float | None]:
-        """Reward of each trajectory, None where it was not scored."""
-        return [trajectory.reward for trajectory in self.trajectories]
-
-    @property
-    def stop_reasons(self) -> dict[StopReason, int]:
-        """How often each reason ended a chain."""
-        counts: dict[StopReason, int] = {}
-        for trajectory in self.trajectories:
-            if trajectory.stop_reason is not None:
-                counts[trajectory.stop_reason] = counts.get(trajectory.stop_reason, 0) + 1
-        return counts
-
-    def __iter__(self) -> Iterator[Trajectory]:
-        return iter(self.trajectories)
-
-    def __getitem__(self, index: int) -> Trajectory:
-        return self.trajectories[index]
-
-    def __len__(self) -> int:
-        return len(self.trajectories)
 
 
 @dataclass(frozen=True)
@@ -63,7 +38,8 @@ class AgentSettings:
         limits: of every chain.
         sampling: of every turn.
         image_limits: what pictures are accepted.
-        max_concurrent_chains: chains that run at the same time.
+        max_concurrent_chains: chains of a run at the same time.
+        reward_timeout: seconds that the reward function may take for one chain.
     """
 
     system_prompt: str | None = None
@@ -71,47 +47,82 @@ class AgentSettings:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     max_concurrent_chains: int = 64
+    reward_timeout: float = 600.0
 
 
-class Agent(ABC):
-    """Runs conversations with tools.
+class AgentArguments(TypedDict, total=False):
+    """Arguments that every agent takes by keyword; a subclass takes them as `**arguments: Unpack[AgentArguments]`.
 
-    Args:
-        model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
+    Attributes:
         template: chat template for token-level backends; None takes the checkpoint's own.
-        backend: "async_vllm", "client", or a backend object.
+        backend: "async_vllm" (the default), "client", or a backend object.
         backend_config: configuration object of the backend, or a dict of its fields.
         streaming: "console" to show runs as they happen, or None.
         store: where pictures are kept; a store in memory by default.
         settings: see `AgentSettings`.
+        tools: functions, objects and classes with `@tool`, beside the agent's own; see `given_tools`.
+        reward: scores every chain that was not stopped by a fault; see `agentfly.agents.rewards`.
+    """
+
+    template: str | None
+    backend: str | LLMBackend
+    backend_config: Any
+    streaming: Literal["console"] | None
+    store: ImageStore | None
+    settings: AgentSettings | None
+    tools: Sequence[GivenTool]
+    reward: Callable[..., Any] | None
+
+
+class RunArguments(TypedDict, total=False):
+    """Arguments of `Agent.run` and `Agent.stream`; see `Agent.run`."""
+
+    max_turns: int | None
+    num_chains: int
+    log_dir: str | Path | None
+
+
+class Agent:
+    """Runs conversations with tools.
+
+    A chain has the tools of `toolset`, the `@tool` methods of the class, in which `self.images` are the pictures of the
+    chain, and those of the argument `tools`.
+
+    Args:
+        model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
+        arguments: see `AgentArguments`.
+
+    Raises:
+        ConfigError: an argument is unknown or wrong; the message names the nearest valid one.
     """
 
     default_system_prompt: str | None = None
 
-    def __init__(
-        self,
-        model_name_or_path: str,
-        *,
-        template: str | None = None,
-        backend: str | LLMBackend = "async_vllm",
-        backend_config: Any = None,
-        streaming: Literal["console"] | None = None,
-        store: ImageStore | None = None,
-        settings: AgentSettings | None = None,
-    ) -> None:
+    def __init__(self, model_name_or_path: str, **arguments: Unpack[AgentArguments]) -> None:
+        _check_names("argument", arguments, _constructor_arguments(type(self)))
+        streaming = arguments.get("streaming")
         if streaming not in (None, "console"):
             raise ConfigError(f"streaming={streaming!r} is not known; use 'console' or None")
+        reward = arguments.get("reward")
         self.model_name_or_path = model_name_or_path
-        self.settings = settings or AgentSettings(system_prompt=self.default_system_prompt)
-        self.store = store or ImageStore()
+        self.settings = arguments.get("settings") or AgentSettings(system_prompt=self.default_system_prompt)
+        self.store = arguments.get("store") or ImageStore()
         self.images = ImageView(self.store)
-        self.backend = make_backend(backend, model_name_or_path, template, backend_config)
+        self.tools = tuple(arguments.get("tools") or ())
+        Toolset(given_tools(self.tools, self.images))  # what is no tool is told now, not in every chain
+        self.reward = None if reward is None else as_reward(reward)
+        self.backend = make_backend(
+            arguments.get("backend", "async_vllm"),
+            model_name_or_path,
+            arguments.get("template"),
+            arguments.get("backend_config"),
+        )
         self.streaming = streaming
         self.result = RunResult()
 
-    @abstractmethod
     def toolset(self, view: ImageView) -> Toolset:
-        """The tools of one chain, bound to the pictures it can name."""
+        """Tools bound to the pictures that one chain can name; for subclasses."""
+        return Toolset()
 
     async def run(
         self,
@@ -119,88 +130,92 @@ class Agent(ABC):
         max_turns: int | None = None,
         num_chains: int = 1,
         enable_streaming: bool = False,
+        log_dir: str | Path | None = None,
+        **unknown: Never,
     ) -> RunResult:
         """Run conversations to their ends.
 
+        Several runs of one agent can go on at once. When a run is cancelled, `result` has what is done.
+
         Args:
             messages: one conversation or a list of them; a conversation is a list of messages, or a mapping with
-                `messages` and anything else as metadata. The objects are not changed.
+                `messages` and anything else as metadata (`id` names it). The objects are not changed.
             max_turns: generations a chain; the agent's limit when None.
             num_chains: chains of each conversation, with a common `group_id`.
-            enable_streaming: show the run as it happens (needs one chain and `streaming="console"`).
+            enable_streaming: show the run as it happens (needs `streaming="console"`).
+            log_dir: folder in which every finished chain is kept; a second run with it goes on where the first ended.
 
         Returns:
             All trajectories; a failed chain is one with an `error`.
-        """
-        conversations = _conversations(messages)
-        on_event = self._stream(enable_streaming, num_chains * len(conversations))
-        chains = []
-        for index, conversation in enumerate(conversations):
-            group = str(conversation.get("id") or f"{uuid4().hex[:8]}-{index}")
-            chains += [self.chain(conversation, group, number) for number in range(num_chains)]
-        self.result = RunResult(tuple(await self.run_chains(chains, max_turns=max_turns, on_event=on_event)))
-        return self.result
 
-    def chain(self, conversation: Mapping[str, Any], group_id: str, number: int = 0) -> Chain:
+        Raises:
+            ConfigError: an argument is wrong, or the log is of other conversations.
+            ImageError: a picture of the only conversation cannot be loaded; among several, their chains fail alone.
+        """
+        self._check_run(unknown)
+        on_event = self._console() if enable_streaming else None
+        return await self._make_run(on_event, max_turns=max_turns, num_chains=num_chains, log_dir=log_dir)(messages)
+
+    def stream(
+        self, messages: Conversation | Sequence[Conversation], **arguments: Unpack[RunArguments]
+    ) -> AsyncGenerator[Event, None]:
+        """Run conversations and give what happens as it happens; the last event is always a `RunEnd`.
+
+        What goes wrong is an `ErrorRaised` and in `RunEnd.error`; it is not raised. Leaving the loop early cancels the
+        run once the generator is closed (`contextlib.aclosing` does that at once).
+
+        Args:
+            messages: see `run`.
+            arguments: `max_turns`, `num_chains`, `log_dir` of `run`.
+
+        Raises:
+            ConfigError: an argument is unknown or wrong.
+        """
+        _check_names("argument of stream", arguments, RunArguments.__annotations__)
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        return _events(self._make_run(events.put, **arguments), messages, events)
+
+    def chain(
+        self, conversation: Mapping[str, Any], group_id: str, number: int = 0, *, store: ImageStore | None = None
+    ) -> Chain:
         """A chain ready to run: pictures stored and named, system prompt in place, tools bound.
 
         Args:
             conversation: mapping with `messages`; everything else becomes metadata.
             group_id: shared by the chains of one prompt; with `number` it makes the chain's id.
             number: of the chain within its group.
+            store: where its pictures are kept; the agent's store by default.
         """
-        view = ImageView(self.store)
-
-        def keep(source: Any) -> str:
-            handle = self.store.put(load_image(source, self.settings.image_limits))
+        store = store or self.store
+        view = ImageView(store)
+        messages = read_messages(conversation, lambda source: store.put(load_image(source, self.settings.image_limits)))
+        for handle in (handle for message in messages for handle in message.images):
             view.add_handle(handle)
-            return handle
-
-        messages = [name_images(from_openai(message, keep), view) for message in conversation["messages"]]
+        messages = [name_images(message, view) for message in messages]
         if self.settings.system_prompt and not any(message.role == "system" for message in messages):
             messages.insert(0, text_message("system", self.settings.system_prompt))
-        metadata = {key: value for key, value in conversation.items() if key != "messages"}
-        trajectory = Trajectory(f"{group_id}-{number}", group_id, messages, metadata=metadata)
-        return Chain(trajectory, view, self.toolset(view))
-
-    async def run_chains(
-        self, chains: Sequence[Chain], *, max_turns: int | None = None, on_event: OnEvent | None = None
-    ) -> list[Trajectory]:
-        """Run chains side by side; on cancellation every trajectory keeps what it has."""
-        limits = self.settings.limits
-        if max_turns is not None:
-            limits = replace(limits, max_turns=max_turns)
-        rollout = Rollout(self.backend, limits, self.settings.sampling, on_event)
-        gate = asyncio.Semaphore(self.settings.max_concurrent_chains)
-
-        async def one(chain: Chain) -> Trajectory:
-            async with gate:
-                return await rollout.run(chain)
-
-        try:
-            return list(await asyncio.gather(*(one(chain) for chain in chains)))
-        except asyncio.CancelledError:
-            self.result = RunResult(tuple(chain.trajectory for chain in chains))
-            raise
+        trajectory = Trajectory(f"{group_id}-{number}", group_id, messages, metadata=metadata_of(conversation))
+        tools = Toolset([*self.toolset(view), *method_tools(self, view), *given_tools(self.tools, view)])
+        return Chain(trajectory, view, tools)
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
-        """Trajectories of the last run."""
+        """Trajectories of the run that finished last."""
         return self.result.trajectories
 
     @property
     def rewards(self) -> list[float | None]:
-        """Rewards of the last run."""
+        """Rewards of the run that finished last."""
         return self.result.rewards
 
     def get_messages(self) -> list[dict[str, Any]]:
-        """Messages of every chain of the last run, pictures as handles."""
+        """Messages of every chain of the run that finished last, pictures as handles."""
         return [
             {"id": t.id, "messages": [message.to_dict() for message in t.messages]} for t in self.result.trajectories
         ]
 
     def print_messages(self, index: int = 0) -> None:
-        """Show one chain of the last run on the console."""
+        """Show one chain of the run that finished last on the console."""
         if not 0 <= index < len(self.result):
             raise ConfigError(f"there is no chain {index}: the last run has {len(self.result)}")
         console = Console()
@@ -214,40 +229,67 @@ class Agent(ABC):
         """Free the backend."""
         await self.backend.close()
 
-    def _stream(self, enabled: bool, chains: int) -> OnEvent | None:
-        if not enabled:
-            return None
-        if chains != 1:
-            raise ConfigError(f"console streaming shows one chain, this run has {chains}; set enable_streaming=False")
-        return ConsoleStream()
+    def _make_run(
+        self,
+        on_event: OnEvent | None,
+        max_turns: int | None = None,
+        num_chains: int = 1,
+        log_dir: str | Path | None = None,
+    ) -> Run:
+        limits = self.settings.limits
+        if max_turns is not None:
+            check_number("max_turns", max_turns)
+            limits = replace(limits, max_turns=max_turns)
+        check_number("num_chains", num_chains)
+        score = None if self.reward is None else self._score
+        rollout = Rollout(self.backend, limits, self.settings.sampling, on_event, score)
+        return Run(self, rollout, num_chains, log_dir)
+
+    async def _score(self, chain: Chain) -> None:
+        if self.reward is not None:
+            await self.reward.score(chain.trajectory, chain.view.store, self.settings.reward_timeout)
+
+    def _console(self) -> OnEvent:
+        if self.streaming != "console":
+            raise ConfigError(
+                'enable_streaming=True shows the run on the console: make the agent with streaming="console"'
+            )
+        return ConsoleStream(self.store.get)
+
+    def _check_run(self, unknown: Iterable[str]) -> None:
+        valid = {"messages", "enable_streaming", *RunArguments.__annotations__}
+        _check_names("argument of run", unknown, valid)
 
 
-def name_images(message: Message, view: ImageView) -> Message:
-    """The message with each picture's name written before it, so that the policy can refer to it."""
-    if not message.images:
-        return message
-    parts: list[TextPart | ImagePart] = []
-    for part in message.parts:
-        if isinstance(part, ImagePart):
-            parts.append(TextPart(f"{view.name(part.handle)}: "))
-        parts.append(part)
-    return Message(message.role, tuple(parts), message.tool_calls, message.tool_call_id)
+async def _events(run: Run, messages: Any, events: asyncio.Queue[Event]) -> AsyncGenerator[Event, None]:
+    task = asyncio.create_task(run(messages))
+    try:
+        while True:
+            event = await events.get()
+            yield event
+            if isinstance(event, RunEnd):
+                return
+    finally:
+        task.cancel()
+        # Its outcome was told in events; only its end is waited for.
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
 
 
-def _conversations(messages: Any) -> list[Mapping[str, Any]]:
-    """One or many conversations, in any of the accepted forms, as mappings with `messages`."""
-    if isinstance(messages, Mapping):
-        messages = [messages]
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise ConfigError("messages is a conversation or a non-empty list of conversations")
-    if isinstance(messages[0], Mapping) and "role" in messages[0]:
-        messages = [messages]
-    found: list[Mapping[str, Any]] = []
-    for entry in messages:
-        if isinstance(entry, Mapping) and "messages" in entry:
-            found.append(entry)
-        elif isinstance(entry, Sequence) and not isinstance(entry, str):
-            found.append({"messages": entry})
-        else:
-            raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
-    return found
+def _constructor_arguments(agent: type[Agent]) -> set[str]:
+    """Names that the constructors of a class and its bases take by keyword."""
+    names = set(AgentArguments.__annotations__)
+    for base in agent.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is not None and issubclass(base, Agent):
+            parameters = inspect.signature(constructor).parameters.values()
+            names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return names - {"self"}
+
+
+def _check_names(kind: str, given: Iterable[str], valid: Iterable[str]) -> None:
+    valid = set(valid)
+    for name in given:
+        if name not in valid:
+            raise ConfigError(unknown_name(kind, name, valid))

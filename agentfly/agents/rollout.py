@@ -3,31 +3,33 @@
 A chain alternates between one generation and the tool calls it asks for. Limits are checked in this order, each a
 `StopReason`:
 
-1. before a generation: wall clock, then room left (context full, max tokens);
-2. after a generation: abort (cancelled), no tool call;
-3. after the calls: answered, max tool calls, max turns, then whether the observations fit (context full).
+1. before a generation: `WALL_CLOCK`; then the room that is left for it: `CONTEXT_FULL`;
+2. during it: `WALL_CLOCK` (what was generated so far is dropped), `BACKEND_ERROR`;
+3. after it: an abort by the backend, `CANCELLED`; no tool call: `NO_TOOL_CALL`, or, if the turn was cut and so did not
+   decide to stop, the limit that cut it: `MAX_TOKENS` (of a turn) or `CONTEXT_FULL` (room that was left);
+4. after its calls: `ANSWERED`, `MAX_TOOL_CALLS` (calls beyond the limit are not carried out), `MAX_TURNS`, then whether
+   the observations fit, in pictures and in tokens: `CONTEXT_FULL`.
 
-A failing tool is an observation. A failing backend or a bug is recorded on the trajectory; `run` does not raise, except
-when it is cancelled, and then the trajectory so far is kept too.
+`CANCELLED` and `ERROR` (a bug) can come at any moment. A failing tool is an observation. A failing backend or a bug is
+recorded on the trajectory; `run` does not raise, except when it is cancelled, and then the trajectory so far is kept
+too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
-from agentfly.agents.llm_backends.base import Generation, GenerationRequest, LLMBackend, SamplingParams
-from agentfly.agents.streaming import Event, OnEvent
-from agentfly.agents.trajectory import StopReason, TokenTrace, ToolRecord, Trajectory, Turn
-from agentfly.errors import BackendError, ImageError, ToolError
+from agentfly.agents.course import Course
+from agentfly.agents.llm_backends.base import LLMBackend, SamplingParams
+from agentfly.agents.streaming import ChainEnd, ChainStart, ErrorRaised, Event, OnEvent
+from agentfly.agents.trajectory import StopReason, Trajectory
+from agentfly.errors import BackendError
 from agentfly.images import ImageView
-from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
-from agentfly.tools import ToolResult, Toolset, parse_tool_calls
+from agentfly.tools import Toolset
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class RolloutLimits:
         max_context_tokens: ids in all (token-level backends).
         max_tool_calls: calls carried out.
         max_images: pictures in the conversation.
-        wall_clock: seconds; checked between turns, and the bound of every tool call is `tool_timeout`.
+        wall_clock: seconds of the whole chain; bounds generations and tool calls too.
         tool_timeout: seconds for one call.
     """
 
@@ -65,11 +67,13 @@ class Chain:
         trajectory: with the first messages.
         view: the pictures that this chain can name.
         tools: bound to the view.
+        session: name of the chain towards the backend, unique among those that run; the trajectory's id by default.
     """
 
     trajectory: Trajectory
     view: ImageView
     tools: Toolset
+    session: str = ""
 
 
 @dataclass
@@ -80,179 +84,58 @@ class Rollout:
         backend: generates the turns; shared by all chains.
         limits: see `RolloutLimits`.
         sampling: of every turn; a seed is made different for each chain and turn.
-        on_event: receives what happens, as it happens.
+        on_event: receives what happens, as it happens. One that fails is logged, and not told any more.
+        score: writes a reward on a finished trajectory.
     """
 
     backend: LLMBackend
     limits: RolloutLimits = field(default_factory=RolloutLimits)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     on_event: OnEvent | None = None
+    score: Callable[[Chain], Awaitable[None]] | None = None
 
     async def run(self, chain: Chain) -> Trajectory:
         """Run a chain to its end and return its trajectory."""
         trajectory, started = chain.trajectory, time.monotonic()
         try:
-            await self._start(chain)
-            while trajectory.stop_reason is None:
-                trajectory.stop_reason = await self._turn(chain, started)
+            await self._run(Course(self, chain, started))
         except asyncio.CancelledError:
-            trajectory.stop_reason = StopReason.CANCELLED
+            await self._finish(chain, started, StopReason.CANCELLED)
             raise
         except BackendError as fault:
-            trajectory.stop_reason, trajectory.error = StopReason.BACKEND_ERROR, str(fault)
+            await self._finish(chain, started, StopReason.BACKEND_ERROR, str(fault))
         except Exception as fault:  # the boundary of a chain: a bug here must not end the batch
             logger.exception("chain %s failed", trajectory.id)
-            trajectory.stop_reason, trajectory.error = StopReason.ERROR, f"{type(fault).__name__}: {fault}"
-        finally:
-            trajectory.seconds = time.monotonic() - started
-            trajectory.names = {name: chain.view.handle(name) for name in chain.view}
-        await self._tell("end", trajectory, trajectory.stop_reason.value)
+            await self._finish(chain, started, StopReason.ERROR, f"{type(fault).__name__}: {fault}")
+        else:
+            await self._finish(chain, started, trajectory.stop_reason or StopReason.ERROR)
         return trajectory
 
-    async def _start(self, chain: Chain) -> None:
-        trajectory = chain.trajectory
+    async def _run(self, course: Course) -> None:
+        trajectory = course.trajectory
         trajectory.images = [handle for message in trajectory.messages for handle in message.images]
-        if self.backend.codec is not None:
-            ids = self.backend.codec.prompt_ids(trajectory.messages, chain.tools.schemas(), chain.view.store.get)
-            trajectory.tokens = TokenTrace(ids)
+        await self.tell(ChainStart(trajectory.id, tuple(trajectory.images)))
+        course.start()
+        while trajectory.stop_reason is None:
+            trajectory.stop_reason = await course.turn()
 
-    async def _turn(self, chain: Chain, started: float) -> StopReason | None:
-        trajectory, limits = chain.trajectory, self.limits
-        if time.monotonic() - started > limits.wall_clock:
-            return StopReason.WALL_CLOCK
-        room, full = self._room(trajectory)
-        if room < 1:
-            return full
-        generation, seconds = await self._generate(chain, room)
-        span = self._keep_tokens(trajectory, generation)
-        content, calls = _read(generation)
-        turn = Turn(generation.text, generation.finish_reason, seconds, (), *span)
-        trajectory.turns.append(turn)
-        trajectory.messages.append(Message("assistant", (TextPart(content),) if content else (), calls))
-        if generation.finish_reason == "abort":
-            return StopReason.CANCELLED
-        if not calls:
-            # A turn cut by a limit did not decide to stop.
-            return StopReason.MAX_TOKENS if generation.finish_reason == "length" else StopReason.NO_TOOL_CALL
-        return await self._act(chain, calls, closed=generation.finish_reason != "length")
-
-    async def _act(self, chain: Chain, calls: tuple[ToolCall, ...], *, closed: bool) -> StopReason | None:
-        trajectory, limits = chain.trajectory, self.limits
-        done = len(trajectory.tool_records)
-        allowed = calls[: max(0, limits.max_tool_calls - done)]
-        observations: list[Message] = []
-        for call in allowed:
-            message, final = await self._call(chain, call)
-            if final:
-                return StopReason.ANSWERED
-            observations.append(message)
-        if len(allowed) < len(calls):
-            return StopReason.MAX_TOOL_CALLS
-        if len(trajectory.turns) >= limits.max_turns:
-            return StopReason.MAX_TURNS
-        return self._observe(chain, observations, closed=closed)
-
-    async def _call(self, chain: Chain, call: ToolCall) -> tuple[Message, bool]:
+    async def _finish(self, chain: Chain, started: float, reason: StopReason, error: str | None = None) -> None:
         trajectory = chain.trajectory
-        await self._tell("tool", trajectory, f"{call.name}({_short(call.arguments)})")
-        begun = time.monotonic()
+        trajectory.stop_reason, trajectory.error = reason, error
+        trajectory.seconds = time.monotonic() - started
+        trajectory.names = {name: chain.view.handle(name) for name in chain.view}
+        if error is not None:
+            await self.tell(ErrorRaised(trajectory.id, error))
+        if self.score is not None and not reason.failed:
+            await self.score(chain)
+        await self.tell(ChainEnd(trajectory.id, reason, trajectory.seconds, trajectory.reward))
+
+    async def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        if self.on_event is None:
+            return
         try:
-            result = await chain.tools.execute(call, timeout=self.limits.tool_timeout)
-            error = None
-        except (ToolError, ImageError) as fault:
-            result, error = ToolResult(f"Error: {fault}"), str(fault)
-        seconds = time.monotonic() - begun
-        record = ToolRecord(
-            call.name, dict(call.arguments), seconds, result.engine, error, call.error is not None, dict(result.data)
-        )
-        trajectory.turns[-1] = replace(trajectory.turns[-1], tools=(*trajectory.turns[-1].tools, record))
-        await self._tell("observation", trajectory, result.text, result.images)
-        if result.final:
-            trajectory.final_image = result.images[-1] if result.images else trajectory.final_image
-            trajectory.answer = result.text
-        elif made := [h for h in result.images if chain.view.name(h).startswith("img_")]:
-            trajectory.final_image = made[-1]
-        parts: tuple[Part, ...] = (TextPart(result.text), *(ImagePart(handle) for handle in result.images))
-        return Message("tool", parts, tool_call_id=call.id), result.final
-
-    def _observe(self, chain: Chain, observations: list[Message], *, closed: bool) -> StopReason | None:
-        """Append the observations, unless they do not fit: then the chain ends at this turn boundary."""
-        trajectory = chain.trajectory
-        images = [handle for message in observations for handle in message.images]
-        if len(trajectory.images) + len(images) > self.limits.max_images:
-            return StopReason.CONTEXT_FULL
-        if trajectory.tokens is not None and self.backend.codec is not None:
-            ids = self.backend.codec.continuation_ids(
-                observations, chain.tools.schemas(), chain.view.store.get, closed=closed
-            )
-            if self._left(trajectory.tokens) <= len(ids):
-                return StopReason.CONTEXT_FULL
-            trajectory.tokens.add_observation(ids)
-        trajectory.images += images
-        trajectory.messages += observations
-        return None
-
-    def _left(self, tokens: TokenTrace) -> int:
-        response = self.limits.max_response_tokens - len(tokens.response_ids)
-        context = self.limits.max_context_tokens - len(tokens.prompt_ids) - len(tokens.response_ids)
-        return min(response, context)
-
-    def _room(self, trajectory: Trajectory) -> tuple[int, StopReason]:
-        """Tokens that the next turn may sample, and the reason to give when there are none."""
-        if trajectory.tokens is None:
-            return self.limits.max_tokens_per_turn, StopReason.MAX_TOKENS
-        return min(self.limits.max_tokens_per_turn, self._left(trajectory.tokens)), StopReason.CONTEXT_FULL
-
-    async def _generate(self, chain: Chain, room: int) -> tuple[Generation, float]:
-        trajectory, turn = chain.trajectory, len(chain.trajectory.turns)
-        seed = self.sampling.seed
-        request = GenerationRequest(
-            request_id=f"{trajectory.id}-{turn}",
-            session_id=trajectory.id,
-            messages=tuple(trajectory.messages),
-            tools=chain.tools.schemas(),
-            sampling=replace(
-                self.sampling,
-                max_tokens=min(room, self.sampling.max_tokens),
-                seed=None if seed is None else _mix(seed, trajectory.id, turn),
-            ),
-            prompt_ids=trajectory.tokens.ids if trajectory.tokens else (),
-            images=tuple(trajectory.images),
-            load_image=chain.view.store.get,
-        )
-        await self._tell("turn", trajectory, f"turn {turn + 1}")
-        begun = time.monotonic()
-
-        async def on_delta(text: str) -> None:
-            await self._tell("delta", trajectory, text)
-
-        generation = await self.backend.generate(request, on_delta if self.on_event else None)
-        return generation, time.monotonic() - begun
-
-    def _keep_tokens(self, trajectory: Trajectory, generation: Generation) -> tuple[int, int]:
-        if trajectory.tokens is None:
-            return 0, 0
-        if generation.token_ids is None:
-            raise BackendError("a token-level backend returned no token ids")
-        return trajectory.tokens.add_sampled(generation.token_ids, generation.logprobs)
-
-    async def _tell(self, kind: Any, trajectory: Trajectory, text: str, images: tuple[str, ...] = ()) -> None:
-        if self.on_event is not None:
-            await self.on_event(Event(kind, trajectory.id, text, images))
-
-
-def _read(generation: Generation) -> tuple[str, tuple[ToolCall, ...]]:
-    """Words and calls of a generation; native calls win over calls written in the text."""
-    if generation.tool_calls is not None:
-        return generation.text, generation.tool_calls
-    parsed = parse_tool_calls(generation.text)
-    return parsed.content, parsed.calls
-
-
-def _mix(seed: int, chain: str, turn: int) -> int:
-    """A seed of its own for each chain and turn, the same in every process."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{chain}:{turn}".encode()).digest()[:4], "big") & 0x7FFFFFFF
-
-
-def _short(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())[:200]
+            await self.on_event(event)
+        except Exception:  # whoever listens must not end what it listens to
+            logger.exception("the listener of events failed, and is not told any more")
+            self.on_event = None

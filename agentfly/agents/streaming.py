@@ -1,55 +1,158 @@
-"""Typed events of a running chain, and a console that shows them."""
+"""What happens in a run, as typed events.
+
+A run is `RunStart`, the events of its chains, `RunEnd`. A chain is `ChainStart`, its turns, `ChainEnd`. A turn is
+`TurnStart`, any number of `Delta`, `TurnEnd`, then for each tool call `ToolStart`, `ToolEnd` and `Observation`; calls
+that run side by side start and end as they do, and are observed in the order of the calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.console import Console
-from rich.markup import escape
-
-EventKind = Literal["turn", "delta", "tool", "observation", "end"]
+if TYPE_CHECKING:
+    from agentfly.agents.result import RunResult
+    from agentfly.agents.trajectory import StopReason
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that happened on a chain.
+class RunStart:
+    """A run begins.
 
     Attributes:
-        kind: "turn" (a generation starts), "delta" (a piece of text), "tool" (a call starts), "observation" (what it
-            gave), "end" (the chain is over; `text` is the stop reason).
-        chain: id of the trajectory.
-        text: in words.
-        images: handles of pictures that came with it.
+        chains: ids of all chains, in the order of the result.
+        resumed: those that an earlier run with the same `log_dir` has finished; they have no further events.
     """
 
-    kind: EventKind
+    kind: ClassVar[str] = "run_start"
+    chains: tuple[str, ...]
+    resumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """A run is over; always the last event.
+
+    Attributes:
+        result: what it gave, None when the run itself failed.
+        error: why it failed, None when it did not. Chains that failed are in the result.
+        seconds: of the run.
+    """
+
+    kind: ClassVar[str] = "run_end"
+    result: RunResult | None = None
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ChainStart:
+    """A chain begins; `images` are its first pictures."""
+
+    kind: ClassVar[str] = "chain_start"
     chain: str
-    text: str = ""
     images: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ChainEnd:
+    """A chain is over; `reward` is None where no reward function gave one."""
+
+    kind: ClassVar[str] = "chain_end"
+    chain: str
+    stop_reason: StopReason
+    seconds: float
+    reward: float | None = None
+
+
+@dataclass(frozen=True)
+class TurnStart:
+    """The policy is asked for turn number `turn`, from 0."""
+
+    kind: ClassVar[str] = "turn_start"
+    chain: str
+    turn: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of the text of a turn, as it comes."""
+
+    kind: ClassVar[str] = "delta"
+    chain: str
+    turn: int
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnEnd:
+    """A turn is generated; `text` is all of it."""
+
+    kind: ClassVar[str] = "turn_end"
+    chain: str
+    turn: int
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ToolStart:
+    """A tool call begins; `call` is its number in the turn, from 0."""
+
+    kind: ClassVar[str] = "tool_start"
+    chain: str
+    turn: int
+    call: int
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ToolEnd:
+    """A tool call is over; `error` is None when it went well."""
+
+    kind: ClassVar[str] = "tool_end"
+    chain: str
+    turn: int
+    call: int
+    name: str
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy gets to see of a tool call: words, and pictures by their handles."""
+
+    kind: ClassVar[str] = "observation"
+    chain: str
+    turn: int
+    call: int
+    text: str
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ErrorRaised:
+    """Something failed: on a chain, or, with `chain` None, in the run itself."""
+
+    kind: ClassVar[str] = "error"
+    chain: str | None
+    message: str
+
+
+Event = (
+    RunStart
+    | RunEnd
+    | ChainStart
+    | ChainEnd
+    | TurnStart
+    | Delta
+    | TurnEnd
+    | ToolStart
+    | ToolEnd
+    | Observation
+    | ErrorRaised
+)
 OnEvent = Callable[[Event], Awaitable[None]]
-
-
-class ConsoleStream:
-    """Shows the events of one chain as they come."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
-
-    async def __call__(self, event: Event) -> None:
-        """Show one event."""
-        out = self._console
-        if event.kind == "delta":
-            out.print(escape(event.text), end="", highlight=False)
-        elif event.kind == "turn":
-            out.print(f"[dim]{escape(event.text)}[/dim]")
-        elif event.kind == "tool":
-            out.print(f"\n[cyan]→ {escape(event.text)}[/cyan]")
-        elif event.kind == "observation":
-            pictures = f" [dim]{' '.join(event.images)}[/dim]" if event.images else ""
-            out.print(f"[green]← {escape(event.text)}[/green]{pictures}")
-        else:
-            out.print(f"\n[dim]end: {escape(event.text)}[/dim]")

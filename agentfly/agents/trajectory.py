@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from agentfly.errors import AgentFlyError
+from agentfly.images import handle_of
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
 
 
 class StopReason(str, Enum):
-    """Why a chain ended."""
+    """Why a chain ended; `agentfly.agents.rollout` says in which order the limits are checked."""
 
     ANSWERED = "answered"
     NO_TOOL_CALL = "no_tool_call"
@@ -28,6 +30,11 @@ class StopReason(str, Enum):
     BACKEND_ERROR = "backend_error"
     ERROR = "error"
     CANCELLED = "cancelled"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the chain was stopped by a fault or from outside, not by what the policy did or by a limit."""
+        return self in (StopReason.BACKEND_ERROR, StopReason.ERROR, StopReason.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Turn:
         seconds: of the generation.
         tools: calls carried out, in order.
         start, end: span of the sampled ids in `TokenTrace.response_ids`; equal when there are no tokens.
+        prompt_tokens, completion_tokens: usage as the backend counts it, 0 where it does not.
     """
 
     text: str
@@ -70,6 +78,8 @@ class Turn:
     tools: tuple[ToolRecord, ...] = ()
     start: int = 0
     end: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass
@@ -115,6 +125,7 @@ class Trajectory:
     Attributes:
         id: unique; `group_id` is shared by the chains of one prompt.
         messages: the conversation, first prompt included.
+        tools: schemas of the tools that the policy was told of, in OpenAI's form.
         turns: one a generation.
         images: handles of all pictures in the conversation, in placeholder order.
         names: the chain's own names (`img_1`, `mask_1`) of every picture it can use, to handles.
@@ -125,6 +136,7 @@ class Trajectory:
         answer: the words that came with the answer.
         score, aspects: of the evaluator (0 to 100), None before scoring.
         reward, reward_parts: what the trainer learns from.
+        reward_error: why the reward function gave none, None when it did, or when there is none.
         metadata: of the task.
     """
 
@@ -145,6 +157,13 @@ class Trajectory:
     reward: float | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    reward_error: str | None = None
+
+    @property
+    def token_exact(self) -> bool:
+        """Whether the exact ids are known: not so when the backend works on messages."""
+        return self.tokens is not None
 
     @property
     def tool_records(self) -> list[ToolRecord]:
@@ -157,14 +176,25 @@ class Trajectory:
         return self.stop_reason is StopReason.ANSWERED
 
     def to_json(self) -> str:
-        """One line of JSON that `from_json` reads back equal."""
-        data = {**asdict(self), "messages": [message.to_dict() for message in self.messages]}
-        return json.dumps(data, ensure_ascii=False)
+        """One line of JSON that `from_json` reads back equal.
+
+        Metadata that JSON does not know is told in words: a picture by its handle, bytes by their number.
+        """
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        data["messages"] = [message.to_dict() for message in self.messages]
+        data["turns"] = [asdict(turn) for turn in self.turns]
+        data["tokens"] = None if self.tokens is None else vars(self.tokens)
+        return json.dumps(data, ensure_ascii=False, default=plain)
 
     @classmethod
     def from_json(cls, line: str) -> Trajectory:
         """Inverse of `to_json`."""
-        data = json.loads(line)
+        return cls.from_dict(json.loads(line))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trajectory:
+        """The trajectory of a parsed line of JSON."""
+        data = dict(data)
         data["messages"] = [Message.from_dict(message) for message in data["messages"]]
         data["turns"] = [
             Turn(**{**turn, "tools": tuple(ToolRecord(**tool) for tool in turn["tools"])}) for turn in data["turns"]
@@ -174,30 +204,26 @@ class Trajectory:
         return cls(**data)
 
     def check(self, codec: ChatCodec, load_image: Callable[[str], Image.Image]) -> None:
-        """Prove that the token trace is exact.
-
-        Every array has one entry per id; sampled spans are exactly the masked ids; every picture stands where the
-        conversation has it, with the number of placeholders that the processor gives for it.
+        """Prove that the token trace is exact; see `agentfly.agents.proof`.
 
         Raises:
             AgentFlyError: the first thing that does not hold.
         """
-        trace = self.tokens
-        if trace is None:
-            raise AgentFlyError(f"trajectory {self.id} is not token-exact: its backend works on messages")
-        size = len(trace.response_ids)
-        if not size == len(trace.mask) == len(trace.logprobs):
-            raise AgentFlyError(
-                f"trajectory {self.id}: {size} ids, {len(trace.mask)} mask, {len(trace.logprobs)} log-probs"
-            )
-        sampled = [0] * size
-        for turn in self.turns:
-            sampled[turn.start : turn.end] = [1] * (turn.end - turn.start)
-        if sampled != trace.mask:
-            raise AgentFlyError(f"trajectory {self.id}: the mask does not cover exactly the sampled turns")
-        # A sampled placeholder is a word, not a picture: it must not count as one.
-        told = trace.prompt_ids + [i if m == 0 else -1 for i, m in zip(trace.response_ids, trace.mask, strict=True)]
-        runs = codec.image_runs(told)
-        wanted = [codec.image_length(handle, load_image) for handle in self.images]
-        if runs != wanted:
-            raise AgentFlyError(f"trajectory {self.id}: picture placeholders {runs}, pictures need {wanted}")
+        from agentfly.agents.proof import check_trace
+
+        check_trace(self, codec, load_image)
+
+
+def plain(value: Any) -> Any:
+    """What stands in JSON for a value that JSON does not know."""
+    if isinstance(value, Image.Image):
+        return handle_of(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    return str(value) if isinstance(value, PurePath) else repr(value)

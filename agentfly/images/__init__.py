@@ -1,6 +1,16 @@
-"""Pictures: loading them safely, and keeping them by content."""
+"""Pictures: loading them safely, keeping them by content, and writing them."""
 
 from agentfly.images.load import ImageLimits, ImageSource, load_image
+from agentfly.images.save import file_format, save_image
 from agentfly.images.store import ImageStore, ImageView, handle_of
 
-__all__ = ["ImageLimits", "ImageSource", "ImageStore", "ImageView", "handle_of", "load_image"]
+__all__ = [
+    "ImageLimits",
+    "ImageSource",
+    "ImageStore",
+    "ImageView",
+    "file_format",
+    "handle_of",
+    "load_image",
+    "save_image",
+]

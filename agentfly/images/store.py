@@ -9,12 +9,16 @@ Memory is bounded: past `max_bytes` of decoded pixels the least recently used pi
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -69,7 +73,10 @@ class ImageStore:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._memory: OrderedDict[str, Image.Image] = OrderedDict()
+        # On their way out of memory, until their file is there.
+        self._leaving: dict[str, Image.Image] = {}
         self._lock = threading.RLock()
+        self._others: list[ImageStore] = []
 
     @property
     def root(self) -> Path | None:
@@ -84,10 +91,16 @@ class ImageStore:
             if handle in self._memory:
                 self._memory.move_to_end(handle)
                 return handle
-            if self._durable:
-                self._write(handle, image)
-            self._remember(handle, image.copy())
+        # Encoding takes far longer than all else here: it must not hold up other chains.
+        if self._durable:
+            self._write(handle, image)
+        self._remember(handle, image.copy())
         return handle
+
+    def look_in(self, other: ImageStore) -> None:
+        """Find pictures that this store lacks in another one from now on."""
+        if other is not self and other not in self._others:
+            self._others.append(other)
 
     def get(self, handle: str) -> Image.Image:
         """A copy of the picture that the caller may change.
@@ -96,17 +109,18 @@ class ImageStore:
             ImageError: the store does not hold this handle.
         """
         with self._lock:
-            kept = self._memory.get(handle)
+            kept = self._memory.get(handle) or self._leaving.get(handle)
             if kept is not None:
-                self._memory.move_to_end(handle)
+                if handle in self._memory:
+                    self._memory.move_to_end(handle)
                 return kept.copy()
             path = self.path(handle)
-            if path is None or not path.exists():
-                raise ImageError(f"no picture {handle!r} in this store")
-            with Image.open(path) as file:
-                image = file.copy()
-            self._remember(handle, image)
-            return image.copy()
+        if path is None or not path.exists():
+            return self._elsewhere(handle)
+        with Image.open(path) as file:
+            image = file.copy()
+        self._remember(handle, image)
+        return image.copy()
 
     def path(self, handle: str) -> Path | None:
         """Where the PNG of a handle is, or would be; None while the store has no folder."""
@@ -119,31 +133,60 @@ class ImageStore:
             return False
         with self._lock:
             path = self.path(handle)
-            return handle in self._memory or (path is not None and path.exists())
+            here = handle in self._memory or handle in self._leaving or (path is not None and path.exists())
+        return here or any(handle in other for other in self._others)
+
+    def _elsewhere(self, handle: str) -> Image.Image:
+        for other in self._others:
+            if handle in other:
+                return other.get(handle)
+        raise ImageError(f"no picture {handle!r} in this store")
 
     def _remember(self, handle: str, image: Image.Image) -> None:
-        self._memory[handle] = image
-        self._bytes += _size(image)
+        with self._lock:
+            if handle not in self._memory:
+                self._memory[handle] = image
+                self._bytes += _size(image)
+            leaving = dict(self._drop())
+            self._leaving.update(leaving)
+        for old, dropped in leaving.items():
+            self._write(old, dropped)
+            with self._lock:
+                self._leaving.pop(old, None)
+
+    def _drop(self) -> Iterator[tuple[str, Image.Image]]:
         while self._bytes > self._max_bytes and len(self._memory) > 1:
             old, dropped = self._memory.popitem(last=False)
             self._bytes -= _size(dropped)
-            self._write(old, dropped)
+            yield old, dropped
 
     def _write(self, handle: str, image: Image.Image) -> None:
-        if self._root is None:
-            self._spill = tempfile.TemporaryDirectory(prefix="agentfly-images-")
-            self._root = Path(self._spill.name)
-        path = self._root / f"{handle}.png"
+        with self._lock:
+            if self._root is None:
+                self._spill = tempfile.TemporaryDirectory(prefix="agentfly-images-")
+                self._root = Path(self._spill.name)
+            path = self._root / f"{handle}.png"
         if path.exists():
             return
-        # A reader in another process must never see half a file.
-        partial = path.with_suffix(f".{threading.get_ident()}.part")
+        # A reader in another thread or process must never see half a file.
+        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         image.save(partial, "PNG", compress_level=1)
         partial.replace(path)
 
 
 def _size(image: Image.Image) -> int:
     return image.width * image.height * len(image.getbands())
+
+
+@dataclass
+class _Names:
+    """Names of pictures and their handles, both ways."""
+
+    handles: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, handle: str) -> None:
+        self.handles[name], self.names[handle] = handle, name
 
 
 class ImageView:
@@ -155,8 +198,8 @@ class ImageView:
 
     def __init__(self, store: ImageStore) -> None:
         self.store = store
-        self._handles: dict[str, str] = {}
-        self._names: dict[str, str] = {}
+        self._settled = _Names()
+        self._provisional: dict[str, str] = {}
 
     def add(self, image: Image.Image, kind: str = "img") -> str:
         """Store a picture and return its name in this view; an equal picture keeps the name it has."""
@@ -164,11 +207,12 @@ class ImageView:
 
     def add_handle(self, handle: str, kind: str = "img") -> str:
         """Name a picture that the store already holds."""
-        if handle not in self._names:
-            count = sum(name.startswith(f"{kind}_") for name in self._handles)
-            name = f"{kind}_{count + 1}"
-            self._handles[name], self._names[handle] = handle, name
-        return self._names[handle]
+        names = self._names
+        if handle not in names.names:
+            draft = self._draft
+            count = sum(name.startswith(f"{kind}_") for name in names.handles)
+            names.add(f"{kind}_{count + 1}" if draft is None else draft.provisional(handle, kind), handle)
+        return names.names[handle]
 
     def handle(self, name: str) -> str:
         """Handle of a name or of a handle that is in the view.
@@ -176,24 +220,81 @@ class ImageView:
         Raises:
             ImageError: not in this view; the message lists what is.
         """
-        if name in self._handles:
-            return self._handles[name]
-        if name in self._names:
+        names = self._names
+        if name in names.handles:
+            return names.handles[name]
+        if name in names.names:
             return name
-        if not self._handles:
+        if name in self._provisional:
+            return self._provisional[name]
+        if not names.handles:
             raise ImageError(f"unknown image id {name!r}: there is no picture in this conversation")
-        raise ImageError(unknown_name("image id", name, self._handles))
+        raise ImageError(unknown_name("image id", name, names.handles))
 
     def name(self, handle: str) -> str:
         """Name of a handle in this view."""
-        return self._names[self.handle(handle)]
+        return self._names.names[self.handle(handle)]
 
     def get(self, name: str) -> Image.Image:
         """A copy of the picture behind a name or handle."""
         return self.store.get(self.handle(name))
 
+    def draft(self) -> Draft:
+        """A context in which new pictures get provisional names; see `Draft`."""
+        return Draft(self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names.handles or name in self._names.names
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
+        return iter(self._names.handles)
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self._names.handles)
+
+    @property
+    def _draft(self) -> Draft | None:
+        draft = _DRAFT.get()
+        return draft if draft is not None and draft.view is self else None
+
+    @property
+    def _names(self) -> _Names:
+        draft = self._draft
+        return self._settled if draft is None else draft.names
+
+
+class Draft:
+    """The pictures that one of several concurrent tool calls adds to a view.
+
+    Which picture is `img_2` must not depend on which call is faster. Inside the context a call sees the view as it was
+    when the draft was made, and its new pictures get provisional names; `settle`, called in the order of the calls,
+    gives them the names that they keep.
+    """
+
+    def __init__(self, view: ImageView) -> None:
+        self.view = view
+        self.names = _Names(dict(view._settled.handles), dict(view._settled.names))
+        self._new: list[tuple[str, str, str]] = []
+        self._token: Token[Draft | None] | None = None
+
+    def provisional(self, handle: str, kind: str) -> str:
+        """A name that nobody can have said; it works in the view as long as the view lives."""
+        name = f"{kind}_draft{uuid4().hex[:8]}"
+        self._new.append((name, handle, kind))
+        return name
+
+    def settle(self) -> dict[str, str]:
+        """Name the new pictures in the view, in the order they came; returns provisional names to those names."""
+        self.view._provisional.update((name, handle) for name, handle, _ in self._new)
+        return {name: self.view.add_handle(handle, kind) for name, handle, kind in self._new}
+
+    def __enter__(self) -> Draft:
+        self._token = _DRAFT.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _DRAFT.reset(self._token)
+
+
+_DRAFT: ContextVar[Draft | None] = ContextVar("agentfly_image_draft", default=None)

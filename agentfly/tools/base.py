@@ -17,6 +17,7 @@ class ToolResult:
         engine: the engine that did the work ("classical", a model name, ...), "" where none is involved.
         final: the agent is done with this call (`give_answer`); `images[-1]`, if any, is its answer.
         data: machine-readable details (boxes, scores, parameters used), JSON-able.
+        ids: short names of `images`, where a person called the tool; the model reads them in the text.
     """
 
     text: str
@@ -24,3 +25,4 @@ class ToolResult:
     engine: str = ""
     final: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
+    ids: tuple[str, ...] = ()

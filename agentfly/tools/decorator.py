@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
@@ -36,6 +36,7 @@ class Tool:
         parameters: JSON schema of the arguments. Shared by all tools of the function: do not change it.
         function: what is called, bound to its object.
         model: pydantic model of the arguments.
+        final: a call of it ends the chain; it waits for the calls before it in the same turn.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Tool:
     parameters: Mapping[str, Any]
     function: Callable[..., Any] = field(repr=False)
     model: type[BaseModel] = field(repr=False)
+    final: bool = False
 
     async def __call__(self, arguments: Mapping[str, Any]) -> ToolResult:
         """Check the arguments and carry the call out; a function that is not async runs in a worker thread.
@@ -55,7 +57,8 @@ class Tool:
             value = await self.function(**checked)
         else:
             value = await asyncio.to_thread(self.function, **checked)
-        return _result(self.name, value)
+        result = _result(self.name, value)
+        return replace(result, final=True) if self.final and not result.final else result
 
     def schema(self) -> dict[str, Any]:
         """The tool in OpenAI's form."""
@@ -68,36 +71,54 @@ def tool(function: F, /) -> F: ...
 
 
 @overload
-def tool(*, name: str | None = None, description: str | None = None) -> Callable[[F], F]: ...
+def tool(*, name: str | None = None, description: str | None = None, final: bool = False) -> Callable[[F], F]: ...
 
 
 def tool(
-    function: Callable[..., Any] | None = None, /, *, name: str | None = None, description: str | None = None
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    final: bool = False,
 ) -> Any:
-    """Mark a function or method, sync or async, as a tool.
+    """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
     Args:
         function: what to mark, when used without parentheses.
-        name: what the model calls it; the function's own name by default.
+        name: what the model calls it; the function's own name by default, that of a class in snake case.
         description: what the model reads; the docstring up to its first section by default.
+        final: a call of it ends the chain: what it gives is the answer.
 
     Raises:
         ConfigError: the name, a hint, or the signature cannot be given to a model.
     """
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, _describe(function, name, description))
+        if isinstance(function, type):
+            _mark_class(function, name, description, final)
+        else:
+            setattr(function, _MARK, _describe(function, name, description, final))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Callable[..., Any], name: str | None, description: str | None) -> Tool:
+def _describe(function: Callable[..., Any], name: str | None, description: str | None, final: bool) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
     model = arguments_model(function, name)
-    return Tool(name, description or docstring(function)[0], parameters_schema(model), function, model)
+    return Tool(name, description or docstring(function)[0], parameters_schema(model), function, model, final)
+
+
+def _mark_class(owner: type, name: str | None, description: str | None, final: bool) -> None:
+    call = vars(owner).get("__call__")
+    if not inspect.isfunction(call):
+        raise ConfigError(f"{owner.__name__} cannot be a tool: it has no __call__; mark its methods instead")
+    name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", owner.__name__).lower()
+    words = description or docstring(call)[0] or docstring(owner)[0]
+    setattr(call, _MARK, _describe(call, name, words, final))
 
 
 def tool_of(function: object) -> Tool | None:
@@ -109,7 +130,7 @@ def tool_of(function: object) -> Tool | None:
 
 def bound(tool: Tool, function: Callable[..., Any]) -> Tool:
     """The same tool, calling `function` (a bound method)."""
-    return Tool(tool.name, tool.description, tool.parameters, function, tool.model)
+    return replace(tool, function=function)
 
 
 def _result(name: str, value: Any) -> ToolResult:

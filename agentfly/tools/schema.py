@@ -7,6 +7,7 @@ of optional arguments, no references.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import textwrap
@@ -122,7 +123,7 @@ def _words(model: type[BaseModel], tool: str, fault: ValidationError) -> str:
         if error["type"] == "missing":
             kinds.setdefault("missing", []).append(where)
         elif error["type"] == "extra_forbidden":
-            kinds.setdefault("unknown", []).append(where)
+            kinds.setdefault("unknown", []).append(where + _nearest(where, model))
         else:
             kinds.setdefault("", []).append(f"{where} {_expected(error)}, got {_shown(error['input'])}")
     parts = [f"{kind} {', '.join(names)}".strip() for kind, names in kinds.items()]
@@ -130,6 +131,12 @@ def _words(model: type[BaseModel], tool: str, fault: ValidationError) -> str:
     if kinds.keys() & {"missing", "unknown"}:
         text += f". Arguments: {', '.join(info.alias or name for name, info in model.model_fields.items())}"
     return text
+
+
+def _nearest(name: str, model: type[BaseModel]) -> str:
+    names = (info.alias or field for field, info in model.model_fields.items())
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 _RANGES = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}

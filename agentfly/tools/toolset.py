@@ -62,11 +62,17 @@ class Toolset:
         try:
             # Not `wait_for`: a TimeoutError of the tool's own must stay apart from the limit.
             await asyncio.wait({work}, timeout=timeout)
+            if work.cancelled():
+                raise ToolError(f"{call.name} was cancelled before it was done; try again")
             if work.done():
                 return work.result()
         finally:
             work.cancel()
         raise ToolError(f"{call.name} timed out after {timeout:g} s; try a smaller request or another tool")
+
+    def get(self, name: str) -> Tool | None:
+        """The tool of a name, None when there is none."""
+        return self._tools.get(name)
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())

@@ -49,6 +49,8 @@ def test_a_message_comes_back_equal_from_json(message: Message) -> None:
         {"type": "image_url", "image_url": "a"},
         {"type": "input_image", "image_url": "a"},
         {"image": "a"},
+        {"type": "image_url", "text": None, "image": None, "image_url": {"url": "a"}},
+        {"text": None, "image": "a", "image_url": None},
     ],
 )
 def test_every_way_to_write_a_picture_part_is_read(part: dict[str, Any]) -> None:
@@ -93,6 +95,7 @@ def test_arguments_that_are_no_object_become_an_error_of_that_call(arguments: An
         ({"role": "user", "content": [3]}, "got int"),
         ({"role": "user", "content": [{"type": "video", "video": "x"}]}, "'video'"),
         ({"role": "user", "content": [{"type": "image"}]}, "'image_url'"),
+        ({"role": "user", "content": [{"type": "text", "image": "x"}]}, "under 'text'"),
         ({"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}, "'name'"),
     ],
 )

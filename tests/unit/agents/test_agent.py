@@ -105,7 +105,10 @@ async def test_tools_can_be_awaited_directly(picture: Image.Image, tmp_path: Pat
         ({"backend": "client", "backend_config": AsyncVLLMConfig()}, "takes a ClientConfig"),
         ({"backend": "client", "backend_config": {"base_uri": "x"}}, "base_url"),
         ({"backend": ScriptedBackend([]), "streaming": "html"}, "console"),
-        ({"backend": ScriptedBackend([]), "client_nodes": [("localhost", 8000)]}, "not built yet"),
+        ({"backend": ScriptedBackend([]), "streamin": "console"}, "Did you mean 'streaming'"),
+        ({"backend": ScriptedBackend([]), "client_node": []}, "Did you mean 'client_nodes'"),
+        ({"backend": ScriptedBackend([]), "tools": [len]}, "mark it with @tool"),
+        ({"backend": ScriptedBackend([]), "reward": 3}, "reward is a function"),
     ],
 )
 def test_wrong_arguments_name_the_right_ones(arguments: dict[str, Any], message: str) -> None:
@@ -123,17 +126,29 @@ def test_a_client_agent_needs_no_server_to_be_made() -> None:
     assert agent.backend.codec is None
 
 
-@pytest.mark.parametrize("messages", ["text", [], [3], [{"content": "x"}], [{"role": "robot", "content": "x"}]])
+@pytest.mark.parametrize(
+    "messages",
+    ["text", None, [], [3], [[]], {"messages": "x"}, [{"content": "x"}], [{"role": "robot", "content": "x"}]],
+)
 async def test_what_is_no_conversation_is_refused(messages: Any) -> None:
     agent = ImageEditingAgent("s", backend=ScriptedBackend([]))
     with pytest.raises(ConfigError):
         await agent.run(messages)
 
 
-async def test_streaming_shows_one_chain_only(picture: Image.Image) -> None:
-    agent = ImageEditingAgent("s", backend=ScriptedBackend(["done"]), streaming="console")
-    with pytest.raises(ConfigError, match="shows one chain"):
-        await agent.run([{"role": "user", "content": "x"}], num_chains=2, enable_streaming=True)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_chain": 2}, "Did you mean 'num_chains'"),
+        ({"num_chains": 0}, "num_chains=0: a whole number from 1"),
+        ({"max_turns": 1.5}, r"max_turns=1\.5"),
+        ({"enable_streaming": True}, 'streaming="console"'),
+    ],
+)
+async def test_wrong_arguments_of_a_run_are_refused(arguments: dict[str, Any], message: str) -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend(["done"]))
+    with pytest.raises(ConfigError, match=message):
+        await agent.run([{"role": "user", "content": "x"}], **arguments)
 
 
 async def test_the_systems_message_of_the_user_stays(picture: Image.Image) -> None:

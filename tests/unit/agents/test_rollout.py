@@ -24,6 +24,7 @@ from agentfly.agents import (
 from agentfly.agents.llm_backends import Generation, GenerationRequest, ScriptedBackend
 from agentfly.errors import AgentFlyError, BackendError
 from agentfly.templates import ChatCodec
+from agentfly.tools import ToolResult, tool
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
 ANSWER = (
@@ -61,6 +62,10 @@ async def test_a_chain_edits_and_answers(picture: Image.Image) -> None:
 @pytest.mark.parametrize(
     ("script", "limits", "reason"),
     [
+        # What comes first in the documented order wins.
+        ([EDIT + EDIT], {"max_tool_calls": 1, "max_turns": 1, "max_images": 1}, StopReason.MAX_TOOL_CALLS),
+        ([EDIT], {"max_turns": 1, "max_images": 1}, StopReason.MAX_TURNS),
+        ([ANSWER.replace("img_2", "img_1")], {"max_turns": 1}, StopReason.ANSWERED),
         (["I am done."], {}, StopReason.NO_TOOL_CALL),
         ([EDIT, EDIT, EDIT], {"max_turns": 2}, StopReason.MAX_TURNS),
         ([EDIT + EDIT], {"max_tool_calls": 1}, StopReason.MAX_TOOL_CALLS),
@@ -190,4 +195,71 @@ async def test_events_tell_the_story_in_order(picture: Image.Image) -> None:
     chain = agent.chain({"messages": [{"role": "user", "content": content}]}, "g")
     await Rollout(agent.backend, on_event=keep).run(chain)
     kinds = [event.kind for event in events if event.kind != "delta"]
-    assert kinds == ["turn", "tool", "observation", "turn", "tool", "observation", "end"]
+    turn = ["turn_start", "turn_end", "tool_start", "tool_end", "observation"]
+    assert kinds == ["chain_start", *turn, *turn, "chain_end"]
+
+
+async def test_a_listener_that_fails_ends_nothing(picture: Image.Image) -> None:
+    heard: list[Event] = []
+
+    async def broken(event: Event) -> None:
+        heard.append(event)
+        raise BrokenPipeError
+
+    agent = ImageEditingAgent("scripted", backend=ScriptedBackend([EDIT, ANSWER]))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    chain = agent.chain({"messages": [{"role": "user", "content": content}]}, "g")
+    trajectory = await Rollout(agent.backend, on_event=broken).run(chain)
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    assert len(heard) == 1
+
+
+async def test_a_backend_that_hangs_is_bounded_by_the_wall_clock(picture: Image.Image) -> None:
+    stopped = asyncio.Event()
+
+    async def script(request: GenerationRequest) -> str:
+        if request.request_id.endswith("-0"):
+            return EDIT
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.set()
+            await asyncio.Event().wait()  # it does not even go when it is told to
+        return "never"
+
+    _, result = await asyncio.wait_for(run(script, picture, wall_clock=0.2), 10)  # type: ignore[arg-type]
+    assert result[0].stop_reason is StopReason.WALL_CLOCK
+    assert len(result[0].turns) == 1
+    await asyncio.wait_for(stopped.wait(), 10)
+
+
+async def test_a_backend_that_cancels_itself_fails_its_chain_only(picture: Image.Image) -> None:
+    def script(request: GenerationRequest) -> str:
+        if request.session_id.endswith("-0"):
+            raise asyncio.CancelledError
+        return "done"
+
+    _, result = await run(script, picture, chains=2)
+    assert [t.stop_reason for t in result] == [StopReason.BACKEND_ERROR, StopReason.NO_TOOL_CALL]
+
+
+async def test_a_turn_that_is_cut_names_the_limit_that_cut_it(picture: Image.Image, codec: ChatCodec) -> None:
+    _, by_turn = await run(["brighten " * 50], picture, codec, max_tokens_per_turn=8)
+    _, by_room = await run(["brighten " * 50], picture, codec, max_response_tokens=8)
+    assert by_turn[0].stop_reason is StopReason.MAX_TOKENS
+    assert by_room[0].stop_reason is StopReason.CONTEXT_FULL
+
+
+async def test_a_picture_that_a_tool_does_not_name_is_named_for_the_policy(picture: Image.Image) -> None:
+    class Own(ImageEditingAgent):
+        @tool
+        def mirror(self, image_id: str) -> ToolResult:
+            """Mirror a picture."""
+            turned = self.images.get(image_id).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            return ToolResult("mirrored", (self.store.put(turned),))
+
+    call = '<tool_call>{"name": "mirror", "arguments": {"image_id": "img_1"}}</tool_call>'
+    agent = Own("scripted", backend=ScriptedBackend([call, "done"]))
+    result = await agent.run([{"role": "user", "content": [{"type": "image", "image": picture}]}])
+    assert result[0].messages[3].text == "mirrored\nimg_2: "
+    assert result[0].names["img_2"] == result[0].final_image

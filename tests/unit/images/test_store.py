@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,41 @@ def test_past_its_memory_the_store_goes_to_disk_and_gives_the_same_pixels() -> N
     handles = [store.put(picture(value)) for value in range(10)]
     assert len(store._memory) <= 2
     assert [handle_of(store.get(handle)) for handle in handles] == handles
+
+
+def test_pictures_stay_readable_while_they_leave_memory() -> None:
+    store = ImageStore(max_bytes=3 * 8 * 6 * 2)
+
+    def work(start: int) -> bool:
+        handles = [store.put(picture(value % 40)) for value in range(start, start + 60)]
+        return all(handle_of(store.get(handle)) == handle for handle in handles)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(0, 80, 10)))
+    assert store._bytes == 3 * 8 * 6 * len(store._memory)
+    assert not store._leaving
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ImageStore(tmp_path if durable else None, max_bytes=3 * 8 * 6)
+    first = store.put(picture(1))
+    writing, go = threading.Event(), threading.Event()
+    save = Image.Image.save
+
+    def slow(image: Image.Image, *arguments: object, **settings: object) -> None:
+        writing.set()
+        assert go.wait(20)
+        save(image, *arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "save", slow)
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(store.put, picture(2))
+        assert writing.wait(20)
+        assert handle_of(pool.submit(store.get, first).result(10)) == first
+        assert first in store
+        go.set()
+        assert second.result(20) in store
 
 
 def test_a_durable_store_is_read_by_another_one(tmp_path: Path) -> None:

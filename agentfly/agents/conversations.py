@@ -1,0 +1,106 @@
+"""What people hand to `run`, in the forms that they have it in, as conversations with an identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import ConfigError
+from agentfly.images import ImageView, handle_of
+from agentfly.messages import ImagePart, Message, TextPart, from_openai
+
+Conversation = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+_FORMS = "messages is a conversation or a non-empty list of conversations"
+
+
+def conversations(messages: Any) -> list[Mapping[str, Any]]:
+    """One or many conversations, in any of the accepted forms, as mappings with `messages`.
+
+    Raises:
+        ConfigError: not a conversation, an unknown role or an unknown kind of content. Pictures are not loaded yet.
+    """
+    if isinstance(messages, Mapping):
+        messages = [messages]
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
+        raise ConfigError(_FORMS)
+    entries = list(messages)
+    if not entries:
+        raise ConfigError(_FORMS)
+    if isinstance(entries[0], Message) or (isinstance(entries[0], Mapping) and "role" in entries[0]):
+        entries = [{"messages": entries}]
+    found = [_conversation(entry) for entry in entries]
+    for conversation in found:
+        read_messages(conversation, lambda _: "")
+    return found
+
+
+def _conversation(entry: Any) -> Mapping[str, Any]:
+    given = entry.get("messages") if isinstance(entry, Mapping) else entry
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
+    messages = list(given)
+    if not messages:
+        raise ConfigError("a conversation needs a message")
+    return {**entry, "messages": messages} if isinstance(entry, Mapping) else {"messages": messages}
+
+
+def read_messages(conversation: Mapping[str, Any], keep: Callable[[Any], str]) -> list[Message]:
+    """The messages of a conversation; `keep` puts a picture source into a store and returns its handle."""
+    return [
+        message if isinstance(message, Message) else from_openai(message, keep) for message in conversation["messages"]
+    ]
+
+
+def name_images(message: Message, view: ImageView) -> Message:
+    """The message with each picture's name written before it, so that the policy can refer to it."""
+    if not message.images:
+        return message
+    parts: list[TextPart | ImagePart] = []
+    for part in message.parts:
+        if isinstance(part, ImagePart):
+            parts.append(TextPart(f"{view.name(part.handle)}: "))
+        parts.append(part)
+    return Message(message.role, tuple(parts), message.tool_calls, message.tool_call_id)
+
+
+def fingerprint(conversation: Mapping[str, Any], system_prompt: str | None) -> str:
+    """A hash of what the policy is told: the messages, pictures by content where they are at hand, else by address."""
+    content = json.dumps([system_prompt, _canonical(conversation["messages"])], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def group_ids(found: Sequence[Mapping[str, Any]], otherwise: Sequence[str]) -> list[str]:
+    """An id for each conversation: its own `id`, else the one given; a second one of the same id gets `.2`."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for conversation, other in zip(found, otherwise, strict=True):
+        own = conversation.get("id")
+        group = other if own is None or own == "" else str(own)
+        seen[group] += 1
+        ids.append(group if seen[group] == 1 else f"{group}.{seen[group]}")
+    return ids
+
+
+def _canonical(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, Image.Image):
+        return {"picture": handle_of(value)}
+    if isinstance(value, Message):
+        return value.to_dict()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"bytes": hashlib.sha256(value).hexdigest()}
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [_canonical(item) for item in value]
+    raise ConfigError(f"a message cannot hold {type(value).__name__}: use text, numbers or pictures")

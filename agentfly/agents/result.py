@@ -1,0 +1,215 @@
+"""What a run gave: trajectories, rewards and figures, and the forms in which other tools take them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from agentfly.agents.llm_backends.wire import wire_messages
+from agentfly.agents.trajectory import StopReason, Trajectory, plain
+from agentfly.errors import MissingExtraError
+from agentfly.images import ImageStore
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Trajectories of a run, prompts in order and the chains of a prompt side by side.
+
+    Attributes:
+        trajectories: all of them; a failed one has an `error`.
+        store: holds the pictures that they name.
+    """
+
+    trajectories: tuple[Trajectory, ...] = ()
+    store: ImageStore = field(default_factory=ImageStore, repr=False, compare=False)
+
+    @property
+    def rewards(self) -> list[float | None]:
+        """Reward of each trajectory, None where it was not scored."""
+        return [trajectory.reward for trajectory in self.trajectories]
+
+    @property
+    def stop_reasons(self) -> dict[StopReason, int]:
+        """How often each reason ended a chain."""
+        counts: dict[StopReason, int] = {}
+        for trajectory in self.trajectories:
+            if trajectory.stop_reason is not None:
+                counts[trajectory.stop_reason] = counts.get(trajectory.stop_reason, 0) + 1
+        return counts
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures of the run: means over its chains, and how often each `stop/<reason>` occurred.
+
+        `tokens` are those that the policy sampled; `reward` and `reward/<part>` are means over the chains that have it.
+        """
+        trajectories = self.trajectories
+        records = [trajectory.tool_records for trajectory in trajectories]
+        figures = {
+            "chains": float(len(trajectories)),
+            "turns": _mean([len(trajectory.turns) for trajectory in trajectories]),
+            "tool_calls": _mean([len(calls) for calls in records]),
+            "tool_errors": _mean([sum(call.error is not None for call in calls) for calls in records]),
+            "malformed_calls": _mean([sum(call.malformed for call in calls) for calls in records]),
+            "tokens": _mean([_sampled(trajectory) for trajectory in trajectories]),
+            "seconds": _mean([trajectory.seconds for trajectory in trajectories]),
+            "reward_errors": float(sum(trajectory.reward_error is not None for trajectory in trajectories)),
+        }
+        rewards = [reward for reward in self.rewards if reward is not None]
+        if rewards:
+            figures["reward"] = _mean(rewards)
+        for part in sorted({name for trajectory in trajectories for name in trajectory.reward_parts}):
+            values = [trajectory.reward_parts.get(part) for trajectory in trajectories]
+            figures[f"reward/{part}"] = _mean([value for value in values if value is not None])
+        counts = self.stop_reasons
+        return {**figures, **{f"stop/{reason.value}": float(counts.get(reason, 0)) for reason in StopReason}}
+
+    def to_dataset(self) -> Dataset:
+        """A row a trajectory: messages, pictures (all those of the conversation, in order), exact tokens, reward, ...
+
+        What has no fixed form (tools, arguments of calls, metadata, reward parts) is JSON text.
+
+        Raises:
+            MissingExtraError: `datasets` is not installed.
+        """
+        try:
+            import datasets
+        except ImportError as fault:
+            raise MissingExtraError("RunResult.to_dataset", "data") from fault
+        rows = [_row(trajectory, self.store) for trajectory in self.trajectories]
+        return datasets.Dataset.from_list(rows, features=_features())
+
+    def to_openai_jsonl(self, path: str | Path, only: Callable[[Trajectory], bool] | None = None) -> int:
+        """Write trajectories as OpenAI fine-tuning examples: `messages` and `tools`, pictures as data URIs.
+
+        Trajectories in which the policy said nothing, and those with a call that could not be parsed, are left out:
+        the format has no place for them.
+
+        Args:
+            path: JSONL file to write; a file that is there is replaced.
+            only: which trajectories, for example `lambda t: (t.reward or 0) > 0.8`; all by default.
+
+        Returns:
+            The number of examples.
+        """
+        lines = [_example(t, self.store) for t in self.trajectories if (only is None or only(t)) and _has_form(t)]
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return len(lines)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self.trajectories)
+
+    @overload
+    def __getitem__(self, index: int) -> Trajectory: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Trajectory, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Trajectory | tuple[Trajectory, ...]:
+        return self.trajectories[index]
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _sampled(trajectory: Trajectory) -> int:
+    if trajectory.tokens is not None:
+        return sum(trajectory.tokens.mask)
+    return sum(turn.completion_tokens for turn in trajectory.turns)
+
+
+def _has_form(trajectory: Trajectory) -> bool:
+    said = [message for message in trajectory.messages if message.role == "assistant"]
+    return bool(said) and not any(call.error for message in said for call in message.tool_calls)
+
+
+def _example(trajectory: Trajectory, store: ImageStore) -> str:
+    handles = {handle for message in trajectory.messages for handle in message.images}
+    urls = {handle: f"data:image/png;base64,{base64.b64encode(_png(store, handle)).decode()}" for handle in handles}
+    example: dict[str, Any] = {"messages": wire_messages(trajectory.messages, urls)}
+    if trajectory.tools:
+        example["tools"] = trajectory.tools
+    return json.dumps(example, ensure_ascii=False, default=plain)
+
+
+def _png(store: ImageStore, handle: str) -> bytes:
+    buffer = io.BytesIO()
+    store.get(handle).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _row(trajectory: Trajectory, store: ImageStore) -> dict[str, Any]:
+    def image(handle: str) -> dict[str, Any]:
+        return {"bytes": _png(store, handle), "path": f"{handle}.png"}
+
+    tokens = trajectory.tokens
+    return {
+        "id": trajectory.id,
+        "group_id": trajectory.group_id,
+        "messages": [_message(message.to_dict()) for message in trajectory.messages],
+        "tools": json.dumps(trajectory.tools, ensure_ascii=False, default=plain),
+        "images": [image(handle) for handle in trajectory.images],
+        "final_image": image(trajectory.final_image) if trajectory.final_image else None,
+        "answer": trajectory.answer,
+        "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
+        "error": trajectory.error,
+        "turns": len(trajectory.turns),
+        "tool_calls": len(trajectory.tool_records),
+        "seconds": trajectory.seconds,
+        "score": trajectory.score,
+        "reward": trajectory.reward,
+        "reward_parts": json.dumps(trajectory.reward_parts),
+        "metadata": json.dumps(trajectory.metadata, ensure_ascii=False, default=plain),
+        "prompt_ids": tokens.prompt_ids if tokens else None,
+        "response_ids": tokens.response_ids if tokens else None,
+        "mask": tokens.mask if tokens else None,
+        "logprobs": tokens.logprobs if tokens else None,
+    }
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose every row has the same keys."""
+    calls = message.get("tool_calls", [])
+    return {
+        "role": message["role"],
+        "content": [{key: part.get(key) for key in ("type", "text", "image")} for part in message["content"]],
+        "tool_calls": [
+            {"id": call["id"], "name": call["name"], "arguments": json.dumps(call["arguments"], default=plain)}
+            for call in calls
+        ],
+        "tool_call_id": message.get("tool_call_id"),
+    }
+
+
+@lru_cache(maxsize=1)
+def _features() -> Any:
+    """Columns with their types: what is empty in all rows would have none."""
+    from datasets import Features, Image, List, Value
+
+    text, number, whole = Value("string"), Value("float64"), Value("int64")
+    message = {
+        "role": text,
+        "content": List({"type": text, "text": text, "image": text}),
+        "tool_calls": List({"id": text, "name": text, "arguments": text}),
+        "tool_call_id": text,
+    }
+    columns: dict[str, Any] = dict.fromkeys(
+        ("id", "group_id", "tools", "answer", "stop_reason", "error", "reward_parts", "metadata"), text
+    )
+    columns |= dict.fromkeys(("seconds", "score", "reward"), number) | dict.fromkeys(("turns", "tool_calls"), whole)
+    columns |= dict.fromkeys(("prompt_ids", "response_ids", "mask"), List(whole)) | {"logprobs": List(number)}
+    return Features({**columns, "messages": List(message), "images": List(Image()), "final_image": Image()})

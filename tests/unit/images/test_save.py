@@ -1,0 +1,43 @@
+"""Pictures written to files: the suffix decides, transparency survives where the format has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from agentfly.errors import ImageError
+from agentfly.images import save_image
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.png", "PNG"), ("a.webp", "WEBP")]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_every_mode_goes_into_every_format(name: str, kind: str, mode: str, tmp_path: Path) -> None:
+    path = save_image(Image.new("RGB", (9, 7), "red").convert(mode), tmp_path / "made" / "on the way" / name)
+    with Image.open(path) as file:
+        assert (file.format, file.size) == (kind, (9, 7))
+
+
+def test_transparency_becomes_white_where_the_format_has_none(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    with Image.open(save_image(clear, tmp_path / "a.jpg")) as file:
+        assert file.getpixel((4, 4)) == (255, 255, 255)
+    with Image.open(save_image(clear, tmp_path / "a.webp")) as file:
+        assert file.mode == "RGBA"
+    assert clear.getpixel((4, 4)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a", "a.png.txt"])
+def test_an_unknown_suffix_names_the_known_ones(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"pictures are saved as \.png, \.jpg, \.jpeg, \.webp"):
+        save_image(Image.new("L", (2, 2)), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match=r"cannot write .*a\.png"):
+        save_image(Image.new("L", (2, 2)), tmp_path / "file" / "a.png")
