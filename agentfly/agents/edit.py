@@ -12,8 +12,10 @@ from agentfly.agents.card import AgentCard
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, SamplingParams
 from agentfly.agents.rollout import RolloutLimits
+from agentfly.agents.steps import check_steps_path, steps, write_steps
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
+from agentfly.images import file_format
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class EditRequest:
         max_turns: generations at most; None takes the policy's own limit.
         temperature: 0 is greedy.
         out: where the edited picture goes.
+        engine: what works behind the tools, by name; None takes the embedded engines.
+        strip: where the steps go, as a strip (.png) or an animation (.gif); None for nowhere.
     """
 
     picture: str
@@ -39,14 +43,20 @@ class EditRequest:
     max_turns: int | None
     temperature: float
     out: Path
+    engine: str | None = None
+    strip: Path | None = None
 
 
 async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
     """Edit a picture, show the steps, and write the result.
 
     Raises:
-        AgentFlyError: the agent made no picture; the message says why.
+        AgentFlyError: the agent made no picture, or a file cannot be written; the message says why.
     """
+    # A suffix that cannot be written must not show after minutes of work.
+    file_format(request.out)
+    if request.strip is not None:
+        check_steps_path(request.strip)
     agent = make_agent(request)
     try:
         content = [{"type": "image", "image": request.picture}, {"type": "text", "text": f"\n{request.instruction}"}]
@@ -54,10 +64,13 @@ async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
     finally:
         await agent.close()
     trajectory = result[0]
+    if trajectory.final_image is not None:
+        agent.save_image(trajectory.final_image, request.out)
+    if request.strip is not None:
+        console.print(f"[bold]{write_steps(steps(trajectory, agent.store), request.strip)}[/bold] shows the steps")
     if trajectory.final_image is None:
         reason = trajectory.error or (trajectory.stop_reason.value if trajectory.stop_reason else "unknown")
         raise AgentFlyError(f"the agent made no picture ({reason}); try other words or another model")
-    agent.save_image(trajectory.final_image, request.out)
     console.print(f"[bold]{request.out}[/bold] in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s")
     return trajectory
 
@@ -71,6 +84,7 @@ def make_agent(request: EditRequest) -> ImageEditingAgent:
         backend="client" if request.base_url else "async_vllm",
         backend_config=ClientConfig(base_url=request.base_url) if request.base_url else AsyncVLLMConfig(),
         streaming="console",
+        engines=request.engine,
         settings=AgentSettings(
             system_prompt=card.system_prompt,
             limits=RolloutLimits(

@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from PIL import Image
+from typing_extensions import Unpack
 
-from agentfly.agents.agent import Agent, AgentSettings
-from agentfly.agents.llm_backends import LLMBackend
-from agentfly.errors import ConfigError
-from agentfly.images import ImageStore, ImageView
+from agentfly.agents.agent import Agent, AgentArguments
+from agentfly.errors import ConfigError, ImageError
+from agentfly.images import ImageSource, ImageView, load_image, save_image
+from agentfly.messages import ToolCall
 from agentfly.tools import ImageTools, ToolResult, Toolset
 from agentfly.vision import Engines
+
+if TYPE_CHECKING:
+    from agentfly.vision.remote import NodeConfig, RemoteEngines
 
 SYSTEM_PROMPT = (
     "You edit pictures with tools. Every picture has an id, written before it; tools take ids and return new pictures. "
     "Look at each result. When the picture is as the user wants it, call give_answer with its id."
 )
 
+P = ParamSpec("P")
+Result = Coroutine[Any, Any, ToolResult]
+# Arguments that name a picture, and what the picture is called when the agent meets it for the first time.
+_PICTURES = {"image_id": "img", "mask_id": "mask", "final_image_id": "img"}
+
+
+def _direct(
+    method: Callable[Concatenate[ImageTools, P], Result],
+) -> Callable[Concatenate[ImageEditingAgent, P], Result]:
+    """A tool as a method of the agent: the same arguments and checks as for the model, on the agent's own pictures."""
+    signature = inspect.signature(method)
+
+    # The mark of `@tool` stays behind: the tools that a model sees belong to a chain.
+    @functools.wraps(method, updated=())
+    async def call(agent: ImageEditingAgent, /, *args: P.args, **kwargs: P.kwargs) -> ToolResult:
+        known = {name: value for name, value in kwargs.items() if name in signature.parameters}
+        given = signature.bind_partial(None, *args, **known).arguments
+        del given["self"]
+        return await agent._call_tool(method.__name__, {**kwargs, **given})
+
+    call.__name__ = f"{method.__name__}_tool"
+    return call
+
 
 class ImageEditingAgent(Agent):
     """Edits pictures as the user's words say, by calling tools over several turns.
 
+    The tools can be awaited directly too, as `detect_objects_tool(image_id=…, text_prompt=…)` and so on: they take the
+    ids that `_store_image` and earlier results (`ToolResult.ids`) gave, or handles of a trajectory, and check their
+    arguments as they do for the model. A refusal is a `ToolError`.
+
     Args:
-        model_name_or_path, template, backend, backend_config, streaming, store, settings: see `Agent`.
-        engines: what works behind the tools; the embedded OpenCV engines by default.
-        client_nodes: image servers as `(host, port)`.
+        model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
+        engines: what works behind the tools: engines, or what `agentfly.vision.factory.make_engines` takes, e.g. a
+            name; the embedded OpenCV engines by default.
+        client_nodes: image servers as `(host, port)` or `NodeConfig`; what they do not offer is done by `engines`.
+        max_requests_per_minute: to the image servers together; None is no limit.
+        timeout: seconds for one call of an image server, waiting included; 600 by default.
+        arguments: see `AgentArguments`.
+
+    Raises:
+        ConfigError: an argument is unknown or wrong; the message names the nearest valid one.
     """
 
     default_system_prompt = SYSTEM_PROMPT
@@ -36,70 +77,102 @@ class ImageEditingAgent(Agent):
         self,
         model_name_or_path: str,
         *,
-        template: str | None = None,
-        backend: str | LLMBackend = "async_vllm",
-        backend_config: Any = None,
-        streaming: Literal["console"] | None = None,
-        store: ImageStore | None = None,
-        settings: AgentSettings | None = None,
-        engines: Engines | None = None,
-        client_nodes: Sequence[tuple[str, int]] | None = None,
+        engines: Engines | str | Mapping[str, Any] | None = None,
+        client_nodes: Sequence[tuple[str, int] | NodeConfig] | None = None,
+        max_requests_per_minute: int | None = None,
+        timeout: float | None = None,
+        **arguments: Unpack[AgentArguments],
     ) -> None:
-        if client_nodes:
-            raise ConfigError("client_nodes: remote image servers are not built yet; pass engines=… or leave it out")
-        super().__init__(
-            model_name_or_path,
-            template=template,
-            backend=backend,
-            backend_config=backend_config,
-            streaming=streaming,
-            store=store,
-            settings=settings,
-        )
-        self.engines = engines or _embedded()
-        self._tools = ImageTools(self.images, self.engines)
+        super().__init__(model_name_or_path, **arguments)
+        self._remote = _remote(client_nodes, max_requests_per_minute, timeout, engines)
+        self.engines: Engines = self._remote or _local(engines)
 
     def toolset(self, view: ImageView) -> Toolset:
         """The four image tools and `give_answer`, on the pictures of `view`."""
         return Toolset.of(ImageTools(view, self.engines))
 
-    async def detect_objects_tool(self, image_id: str, text_prompt: str, **parameters: Any) -> ToolResult:
-        """Find what a text names; see `ImageTools.detect_objects`."""
-        return await self._tools.detect_objects(image_id, text_prompt, **parameters)
+    detect_objects_tool = _direct(ImageTools.detect_objects)
+    inpaint_image_tool = _direct(ImageTools.inpaint_image)
+    auto_inpaint_image_tool = _direct(ImageTools.auto_inpaint_image)
+    qwen_edit_image_tool = _direct(ImageTools.qwen_edit_image)
+    qwen_image_edit_tool = qwen_edit_image_tool
+    give_answer_tool = _direct(ImageTools.give_answer)
 
-    async def inpaint_image_tool(self, image_id: str, mask_id: str, prompt: str, **parameters: Any) -> ToolResult:
-        """Repaint what a mask covers; see `ImageTools.inpaint_image`."""
-        return await self._tools.inpaint_image(image_id, mask_id, prompt, **parameters)
+    async def close(self) -> None:
+        """Free the backend, and the connections to the image servers."""
+        await super().close()
+        if self._remote is not None:
+            await self._remote.close()
 
-    async def auto_inpaint_image_tool(
-        self, image_id: str, detect_prompt: str, prompt: str, **parameters: Any
-    ) -> ToolResult:
-        """Find and repaint in one call; see `ImageTools.auto_inpaint_image`."""
-        return await self._tools.auto_inpaint_image(image_id, detect_prompt, prompt, **parameters)
+    async def _call_tool(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        for argument, kind in _PICTURES.items():
+            handle = arguments.get(argument)
+            if isinstance(handle, str) and handle in self.store:
+                self.images.add_handle(handle, kind)
+        # Made afresh: a `@tool` method of a subclass works on a copy of the agent that has the pictures of its chain.
+        tools = Toolset.of(ImageTools(self.images, self.engines))
+        result = await tools.execute(ToolCall("direct", name, arguments))
+        return replace(result, ids=tuple(self.images.name(handle) for handle in result.images))
 
-    async def qwen_edit_image_tool(self, image_id: str, prompt: str, **parameters: Any) -> ToolResult:
-        """Edit the whole picture by instruction; see `ImageTools.qwen_edit_image`."""
-        return await self._tools.qwen_edit_image(image_id, prompt, **parameters)
-
-    def _store_image(self, image: Image.Image) -> str:
-        """Keep a picture and return the id by which the tools of this agent take it."""
-        return self.images.add(image)
+    def _store_image(self, image: ImageSource) -> str:
+        """Keep a picture, given in any form that `load_image` takes, and return the id that this agent knows it by."""
+        return self.images.add(load_image(image, self.settings.image_limits))
 
     def _get_image(self, image_id: str) -> Image.Image:
-        """The picture of an id that this agent gave, or of a handle from a trajectory."""
-        return self.store.get(image_id) if image_id in self.store else self.images.get(image_id)
+        """A copy of the picture of an id that this agent gave, or of a handle from a trajectory.
+
+        Raises:
+            ImageError: neither; the message lists the ids.
+        """
+        if image_id in self.store:
+            return self.store.get(image_id)
+        try:
+            return self.images.get(image_id)
+        except ImageError as fault:
+            raise ImageError(
+                f"{fault}. Pictures of a run go by their handles: result[0].final_image, result[0].names['img_2']"
+            ) from None
 
     def save_image(self, image_id: str, path: str | Path) -> Path:
-        """Write a picture to a file whose suffix names the format."""
-        image, path = self._get_image(image_id), Path(path)
-        if image.mode == "RGBA" and path.suffix.lower() in (".jpg", ".jpeg"):
-            image = image.convert("RGB")
-        image.save(path)
-        return path
+        """Write a picture to a .png, .jpg or .webp file and return its path; the parent folder is made.
+
+        Raises:
+            ImageError: unknown id or suffix, or the file cannot be written.
+        """
+        return save_image(self._get_image(image_id), path)
 
 
-def _embedded() -> Engines:
-    # OpenCV is loaded with the first agent, not with the package.
-    from agentfly.vision.classical import classical_engines
+def _remote(
+    nodes: Sequence[tuple[str, int] | NodeConfig] | None,
+    max_requests_per_minute: int | None,
+    timeout: float | None,
+    otherwise: Engines | str | Mapping[str, Any] | None,
+) -> RemoteEngines | None:
+    if nodes:
+        from agentfly.vision.remote import remote_engines
 
-    return classical_engines()
+        return remote_engines(
+            nodes,
+            max_requests_per_minute=max_requests_per_minute,
+            timeout=600.0 if timeout is None else timeout,
+            otherwise=None if otherwise is None else _local(otherwise),
+        )
+    if max_requests_per_minute is not None or timeout is not None:
+        raise ConfigError(
+            "max_requests_per_minute and timeout are for image servers: name them with client_nodes=[(host, port), …]; "
+            "the model's endpoint has settings of its own, backend_config=ClientConfig(timeout=…)"
+        )
+    return None
+
+
+def _local(spec: Engines | str | Mapping[str, Any] | None) -> Engines:
+    if isinstance(spec, Engines):
+        return spec
+    if spec is None:
+        # OpenCV is loaded with the first agent, not with the package.
+        from agentfly.vision.classical import classical_engines
+
+        return classical_engines()
+    from agentfly.vision.factory import make_engines
+
+    return make_engines(spec)

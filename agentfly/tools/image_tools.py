@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import numpy as np
 from PIL import Image
 from pydantic import Field
 
@@ -30,6 +31,7 @@ Strength = Annotated[float, Field(gt=0, le=1)] | None
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)] | None
 
 _MAX_LISTED = 8
+_MAX_PROMPT = 2000
 
 
 class ImageTools:
@@ -64,6 +66,7 @@ class ImageTools:
             auto_mask_dilate: pixels by which the mask grows.
             auto_mask_feather: pixels over which the edge of the mask is softened.
         """
+        _check_prompt("text_prompt", text_prompt, "name what to find, for example 'a dog'")
         image = await self._load(image_id)
         found = await self._find(image, text_prompt, box_threshold, text_threshold)
         mask = await asyncio.to_thread(_mask, found, auto_mask_dilate, auto_mask_feather)
@@ -102,14 +105,16 @@ class ImageTools:
             strength: 1 repaints fully, less keeps some of the old.
             seed: the same seed gives the same picture.
         """
+        _check_prompt("prompt", prompt)
         image, mask = await self._load(image_id), await self._load(mask_id)
         if image.size != mask.size:
             raise ToolError(
                 f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {image.width}x{image.height}: "
                 f"detect on {image_id} to get a mask of its size"
             )
+        white = await asyncio.to_thread(_as_mask, mask, mask_id, image_id)
         params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
-        painted = await self._engines.inpainter.inpaint(image, mask.convert("L"), prompt, params)
+        painted = await self._engines.inpainter.inpaint(image, white, prompt, params)
         return await self._changed(image_id, painted, "", self._engines.inpainter.name, _given(params))
 
     @tool
@@ -144,6 +149,8 @@ class ImageTools:
             strength: 1 repaints fully, less keeps some of the old.
             seed: the same seed gives the same picture.
         """
+        _check_prompt("detect_prompt", detect_prompt, "name what to find, for example 'a dog'")
+        _check_prompt("prompt", prompt)
         image = await self._load(image_id)
         found = await self._find(image, detect_prompt, box_threshold, text_threshold)
         mask = await asyncio.to_thread(_mask, found, auto_mask_dilate, auto_mask_feather)
@@ -181,12 +188,13 @@ class ImageTools:
             num_inference_steps: more steps give better quality.
             seed: the same seed gives the same picture.
         """
+        _check_prompt("prompt", prompt, "say what to change")
         image = await self._load(image_id)
         params = EditParams(negative_prompt, true_cfg_scale, num_inference_steps, seed)
         edited = await self._engines.editor.edit(image, prompt, params)
         return await self._changed(image_id, edited, "", self._engines.editor.name, _given(params))
 
-    @tool
+    @tool(final=True)
     async def give_answer(self, final_image_id: str, description: str = "") -> ToolResult:
         """Finish with the picture that answers the request.
 
@@ -219,7 +227,7 @@ class ImageTools:
             best = found.best_rejected if isinstance(found, Detections) else None
             score = "" if best is None else f" (best score {best:.2f})"
             raise ToolError(
-                f"no {prompt!r} found with box_threshold {box_threshold:g}{score}: "
+                f"no {_shown(prompt)} found with box_threshold {box_threshold:g}{score}: "
                 "lower box_threshold or use other words"
             )
         return found
@@ -233,6 +241,30 @@ class ImageTools:
         if handle == self._handle(image_id):
             return ToolResult(f"{name}: nothing changed", (), engine, data=data)
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
+
+
+def _check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
+    """Refuse a prompt that no engine can use; `ask` is what to do about an empty one, None where empty is fine."""
+    if ask is not None and not prompt.strip():
+        raise ToolError(f"{name} is empty: {ask}")
+    if len(prompt) > _MAX_PROMPT:
+        raise ToolError(f"{name} has {len(prompt)} characters, at most {_MAX_PROMPT} are taken: shorten it")
+
+
+def _shown(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 80 else f"{prompt[:77]}...")
+
+
+def _as_mask(mask: Image.Image, mask_id: str, image_id: str) -> Image.Image:
+    """The picture as a mask of mode L, or the reason why it is none."""
+    if mask.mode != "L":
+        rgb = np.asarray(mask.convert("RGB"))
+        if (rgb != rgb[..., :1]).any():
+            raise ToolError(f"{mask_id} is a colour picture, not a mask: call detect_objects on {image_id} to get one")
+    grey = mask.convert("L")
+    if grey.getbbox() is None:
+        raise ToolError(f"{mask_id} is black, so nothing would change: detect again, with a lower box_threshold")
+    return grey
 
 
 def _mask(found: Sequence[Detection], dilate: int, feather: int) -> Image.Image:

@@ -30,7 +30,7 @@ async def test_each_picture_comes_with_its_call_and_the_answer_last(picture: Ima
     found = steps(*await edited(picture, [EDIT, ANSWER]))
     assert [step.caption for step in found] == [
         "img_1: given",
-        "img_2: qwen_edit_image(image_id=img_1, prompt=darken)",
+        "img_2: qwen_edit_image(image_id='img_1', prompt='darken')",
         "answer: img_2 (Dark.)",
     ]
     assert found[0].image.tobytes() == picture.tobytes()

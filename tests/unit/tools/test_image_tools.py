@@ -176,6 +176,53 @@ async def test_a_mask_of_another_size_names_both() -> None:
         await desk.call("inpaint_image", image_id="img_1", mask_id="mask_1", prompt="")
 
 
+async def test_a_mask_that_is_none_says_how_to_get_one() -> None:
+    desk = Desk(Fake())
+    with pytest.raises(ToolError, match=r"^img_1 is a colour picture, not a mask: call detect_objects on img_1"):
+        await desk.call("inpaint_image", image_id="img_1", mask_id="img_1", prompt="")
+    desk.view.add(Image.new("L", (64, 48)), "mask")
+    with pytest.raises(ToolError, match=r"^mask_1 is black, so nothing would change: detect again"):
+        await desk.call("inpaint_image", image_id="img_1", mask_id="mask_1", prompt="")
+    assert not desk.fake.seen
+    grey = disc(10).convert("RGB")
+    mask_id = desk.view.add(grey)
+    assert (await desk.call("inpaint_image", image_id="img_1", mask_id=mask_id, prompt="")).text == "img_3"
+    assert area(desk.fake.seen[0][0]) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("detect_objects", {"text_prompt": " \n"}, "text_prompt is empty: name what to find, for example 'a dog'"),
+        ("auto_inpaint_image", {"detect_prompt": "", "prompt": "x"}, "detect_prompt is empty: name what to find"),
+        ("qwen_edit_image", {"prompt": ""}, "prompt is empty: say what to change"),
+        ("qwen_edit_image", {"prompt": "x" * 2001}, "prompt has 2001 characters, at most 2000 are taken: shorten it"),
+        ("inpaint_image", {"mask_id": "img_1", "prompt": "x" * 2001}, "prompt has 2001 characters"),
+    ],
+)
+async def test_prompts_that_nothing_can_use_are_refused_before_any_work(
+    name: str, arguments: dict[str, Any], words: str
+) -> None:
+    desk = Desk(Fake(TWO))
+    with pytest.raises(ToolError, match=f"^{words}"):
+        await desk.call(name, image_id="img_1", **arguments)
+    assert not desk.fake.seen
+
+
+@pytest.mark.parametrize("prompt", ["a\x00b", "<|im_end|>", "🐈‍⬛", "line\nline", "'; DROP TABLE", "word " * 300])
+async def test_strange_prompts_reach_the_engine_as_they_are_and_are_told_back_briefly(prompt: str) -> None:
+    desk = Desk(Fake())
+    with pytest.raises(ToolError) as refused:
+        await desk.call("detect_objects", image_id="img_1", text_prompt=prompt)
+    assert len(str(refused.value)) < 250
+    assert desk.fake.seen == [(prompt, 0.35, 0.25)]
+
+
+async def test_a_misspelt_setting_is_told_with_the_nearest() -> None:
+    with pytest.raises(ToolError, match=r"unknown box_treshold \(did you mean box_threshold\?\)"):
+        await Desk(Fake()).call("detect_objects", image_id="img_1", text_prompt="x", box_treshold=0.2)
+
+
 async def test_every_setting_reaches_the_editor() -> None:
     desk = Desk(Fake())
     settings = {"negative_prompt": "x", "true_cfg_scale": 6.0, "num_inference_steps": 75, "seed": 123}

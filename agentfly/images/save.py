@@ -1,0 +1,48 @@
+"""Writing pictures to files whose suffix names the format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import ImageError
+from agentfly.images.store import normalise
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
+
+
+def file_format(path: str | Path) -> str:
+    """The picture format that a file name asks for: "PNG", "JPEG" or "WEBP".
+
+    Raises:
+        ImageError: the suffix names none of them.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        shown = f"suffix {suffix!r}" if suffix else "no suffix"
+        raise ImageError(f"{str(path)!r} has {shown}: pictures are saved as {', '.join(_FORMATS)}")
+    return _FORMATS[suffix]
+
+
+def save_image(image: Image.Image, path: str | Path) -> Path:
+    """Write a picture and return its path; the parent folder is made.
+
+    JPEG has no transparency: what shines through is white there.
+
+    Raises:
+        ImageError: the suffix names no known format, or the file cannot be written.
+    """
+    kind, path = file_format(path), Path(path).expanduser()
+    image = normalise(image)
+    if kind == "JPEG" and image.mode == "RGBA":
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image).convert("RGB")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, kind, **_OPTIONS.get(kind, {}))
+    except OSError as fault:
+        raise ImageError(f"cannot write {str(path)!r}: {fault.strerror or fault}") from fault
+    return path
