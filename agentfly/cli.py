@@ -59,18 +59,39 @@ def edit(
     template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
     max_turns: Annotated[int | None, typer.Option(help="Turns at most; the policy's own limit without it.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the edited picture goes.")] = Path("edited.png"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the edited picture goes: .png, .jpg or .webp.")] = (
+        Path("edited.png")
+    ),
+    engine: Annotated[str | None, typer.Option(help="Engine behind the tools; the embedded one without it.")] = None,
+    strip: Annotated[
+        Path | None, typer.Option(help="Also write the steps: side by side (.png) or as an animation (.gif).")
+    ] = None,
 ) -> None:
     """Edit a picture with an agent, showing every step."""
     if base_url is None and not Path(model).is_dir() and model.startswith("runs/"):
-        raise ConfigError(f"there is no policy at {model}: run `make quickstart` first, or name one with --model")
+        raise ConfigError(
+            f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
+            "behind an OpenAI-compatible endpoint with --base-url URL --model NAME"
+        )
     from agentfly.agents.edit import EditRequest, edit_picture
 
     # The console belongs to the agent's steps; what an engine says of its start is for those who ask for it.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    request = EditRequest(picture, instruction, model, base_url, template, max_turns, temperature, out)
+    request = EditRequest(picture, instruction, model, base_url, template, max_turns, temperature, out, engine, strip)
     asyncio.run(edit_picture(request, Console()))
+
+
+@app.command(
+    "serve-images",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def serve_images(context: typer.Context) -> None:
+    """Serve an image model over HTTP, OpenAI-compatible (--help lists the flags)."""
+    # `--gpu-ids 0 1` takes several values, which typer's options do not: the flags are the server's own.
+    from agentfly.serving.image_server.command import main as serve
+
+    serve(context.args)
 
 
 def main() -> None:

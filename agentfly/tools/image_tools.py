@@ -22,6 +22,7 @@ from agentfly.tools.base import ToolResult
 from agentfly.tools.decorator import tool
 from agentfly.tools.masks import grow, union
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
+from agentfly.vision.drawing import draw_detections
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=0, le=256)]
@@ -79,7 +80,11 @@ class ImageTools:
             "auto_mask_dilate": auto_mask_dilate,
             "auto_mask_feather": auto_mask_feather,
         }
-        return ToolResult(f"{name}: {_listed(found, boxes=True)}", (handle,), self._engines.detector.name, data=data)
+        text, shown = f"{name}: {_listed(found, boxes=True)}", (handle,)
+        if self._engines.draws_boxes:
+            drawn = await self._store(await asyncio.to_thread(draw_detections, image, found))
+            text, shown = f"{text}; drawn in {self._images.add_handle(drawn, 'boxes')}", (handle, drawn)
+        return ToolResult(text, shown, self._engines.detector.name, data=data)
 
     @tool
     async def inpaint_image(

@@ -6,7 +6,7 @@ Coordinates are pixels; a box is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive. M
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
@@ -104,8 +104,14 @@ class Editor(Protocol):
 
 @dataclass(frozen=True)
 class Engines:
-    """The three engines that a set of image tools works with."""
+    """The three engines that a set of image tools works with.
+
+    Attributes:
+        draws_boxes: a detection also shows the picture with the boxes drawn on it. The sticker world does without: its
+            tiny policies would pay for the tokens of a picture that the mask already tells.
+    """
 
     detector: Detector
     inpainter: Inpainter
     editor: Editor
+    draws_boxes: bool = field(default=False, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -54,10 +54,11 @@ def cached(
         deterministic: names of engines whose results no seed changes.
     """
     front = _Front(cache, versions or {}, unseeded, frozenset(deterministic))
-    return Engines(
-        CachedDetector(engines.detector, front),
-        CachedInpainter(engines.inpainter, front),
-        CachedEditor(engines.editor, front),
+    return replace(
+        engines,
+        detector=CachedDetector(engines.detector, front),
+        inpainter=CachedInpainter(engines.inpainter, front),
+        editor=CachedEditor(engines.editor, front),
     )
 
 

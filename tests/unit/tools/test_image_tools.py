@@ -61,11 +61,11 @@ TWO = (
 class Desk:
     """One chain with a red picture `img_1`."""
 
-    def __init__(self, fake: Fake) -> None:
+    def __init__(self, fake: Fake, *, draws_boxes: bool = False) -> None:
         self.fake = fake
         self.view = ImageView(ImageStore())
         self.view.add(Image.new("RGB", (64, 48), "red"))
-        self.tools = Toolset.of(ImageTools(self.view, Engines(fake, fake, fake)))
+        self.tools = Toolset.of(ImageTools(self.view, Engines(fake, fake, fake, draws_boxes=draws_boxes)))
 
     async def call(self, name: str, **arguments: Any) -> ToolResult:
         return await self.tools.execute(ToolCall("c", name, arguments))
@@ -97,6 +97,14 @@ async def test_detection_stores_the_union_and_lists_what_it_found() -> None:
     assert result.data["objects"][0] == {"label": "red circle", "score": 0.871, "box": [10, 20, 14, 24]}
     assert desk.fake.seen == [("circle", 0.4, 0.25)]
     assert area(desk.view.get("mask_1")) == 32
+
+
+async def test_engines_that_draw_boxes_show_them_in_a_picture_of_its_own_name() -> None:
+    desk = Desk(Fake(TWO), draws_boxes=True)
+    result = await desk.call("detect_objects", image_id="img_1", text_prompt="circle")
+    assert result.text.endswith("; drawn in boxes_1")
+    assert result.images == (desk.view.handle("mask_1"), desk.view.handle("boxes_1"))
+    assert desk.view.get("boxes_1").getpixel((10, 20)) != desk.view.get("img_1").getpixel((10, 20))
 
 
 async def test_long_lists_are_cut_for_the_model_but_kept_in_the_data() -> None:
