@@ -47,6 +47,7 @@ async def score_trajectory(
         malformed_calls=sum(record.malformed for record in records),
         failed_calls=sum(record.error is not None for record in records),
         tool_calls=len(records),
+        overlong_turns=sum(turn.finish_reason == "length" for turn in trajectory.turns),
         config=setup.reward,
     )
     trajectory.score, trajectory.aspects = score.value, dict(score.aspects)

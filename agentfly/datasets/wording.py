@@ -30,7 +30,9 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_FRAMES = ("{}.", "please {}.", "{} please.", "can you {}.")
+# What is polite comes last: so a place is always named at the same distance from the picture before it, which is what
+# lets a policy of a million parameters learn places in minutes.
+_FRAMES = ("{}.", "{} now.", "{} please.", "{}, thanks.")
 _VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "remove": ("remove {0}", "erase {0}", "delete {0}"),

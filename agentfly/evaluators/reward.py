@@ -21,6 +21,7 @@ class RewardConfig(BaseModel):
         tool_cost: taken off for each tool call beyond the free ones.
         free_tool_calls: calls that cost nothing.
         failed_call_cost: taken off for each well-formed call that failed.
+        overlong_cost: taken off for each turn that did not end by itself but at its token limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +31,7 @@ class RewardConfig(BaseModel):
     tool_cost: float = Field(0.01, ge=0)
     free_tool_calls: int = Field(2, ge=0)
     failed_call_cost: float = Field(0.01, ge=0)
+    overlong_cost: float = Field(0.02, ge=0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,14 @@ class Reward:
 
 
 def compose_reward(
-    score: Score, *, answered: bool, malformed_calls: int, failed_calls: int, tool_calls: int, config: RewardConfig
+    score: Score,
+    *,
+    answered: bool,
+    malformed_calls: int,
+    failed_calls: int,
+    tool_calls: int,
+    overlong_turns: int,
+    config: RewardConfig,
 ) -> Reward:
     """The reward of a chain.
 
@@ -49,7 +58,8 @@ def compose_reward(
         format    = -min(max_format_penalty, format_weight * (malformed_calls + [no answer]))
         failed    = -failed_call_cost * (failed_calls - malformed_calls)
         tool_cost = -tool_cost * max(0, tool_calls - free_tool_calls)
-        value     =  edit + format + failed + tool_cost, clipped to [-0.2, 1]
+        overlong  = -overlong_cost * overlong_turns
+        value     =  edit + format + failed + tool_cost + overlong, clipped to [-0.2, 1]
 
     Args:
         score: judgement of the result.
@@ -57,6 +67,7 @@ def compose_reward(
         malformed_calls: calls that could not be parsed.
         failed_calls: calls answered by an error, malformed ones included.
         tool_calls: all calls.
+        overlong_turns: turns cut at their token limit.
     """
     faults = malformed_calls + (not answered)
     parts = {
@@ -64,6 +75,7 @@ def compose_reward(
         "format": -min(config.max_format_penalty, config.format_weight * faults),
         "failed": -config.failed_call_cost * max(0, failed_calls - malformed_calls),
         "tool_cost": -config.tool_cost * max(0, tool_calls - config.free_tool_calls),
+        "overlong": -config.overlong_cost * overlong_turns,
     }
     # "-0.0" reads badly in logs.
     parts = {name: part + 0.0 for name, part in parts.items()}

@@ -4,22 +4,21 @@ Tool, thresholds and dilation are drawn uniformly, so a policy warm-started on t
 what works: that is left to reward. The demonstrations run on the real tools through the real rollout, so observations,
 errors and pictures are what the policy will meet.
 
-`seeing` gives the other half of the warm start: questions about pictures whose answers teach the words for what is
-where.
+`seeing` gives the other half of the warm start: calls as far as the word that only the picture tells.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agentfly.agents.llm_backends.base import GenerationRequest
+from agentfly.agents.llm_backends.base import GenerationRequest, SamplingParams
 from agentfly.datasets import EditTask
-from agentfly.messages import Message
+from agentfly.messages import Message, text_message
 
 
 class DemonstrationMix(BaseModel):
@@ -126,14 +125,14 @@ class Demonstrator:
         return call_text("give_answer", {"final_image_id": self._current})
 
 
-def seeing(task: EditTask, rng: random.Random, questions: int = 3) -> list[tuple[str, str]]:
-    """Questions about the first picture of a sticker task, in the words of the tasks, with their answers."""
-    stickers: Iterable[Mapping[str, Any]] = task.metadata["stickers"]
-    asked = []
-    for sticker in stickers:
-        words = f"{sticker['colour']} {sticker['shape']}"
-        asked.append((f"the sticker in the {sticker['place']}?", words))
-        if sticker["is_largest"]:
-            asked.append((f"the {rng.choice(('largest', 'biggest'))} sticker?", words))
-    rng.shuffle(asked)
-    return asked[:questions]
+def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
+    """The right first call of a look task, as far as the word that only the picture tells: what comes before, the word.
+
+    Tool and parameters are drawn at random as everywhere else.
+    """
+    colour = str(task.metadata["steps"][0]["detect"]).split()[0]
+    right = mix.model_copy(update={"looks": 1.0})
+    request = GenerationRequest("seeing", "seeing", (text_message("user", task.instruction),), (), SamplingParams())
+    call = Demonstrator(task, rng, right, (colour,))(request)
+    begin = call[: call.index(colour, call.index("prompt"))].rstrip(" ")
+    return begin, call[len(begin) :].split(colour)[0] + colour

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.training.ppo_config import PPOConfig
 from agentfly.training.process import MARKER
 
@@ -43,10 +44,9 @@ def run_environment(
             "HF_HUB_OFFLINE": "1",
             # Ray would start a process for each logical CPU at once, and all would import on the few real ones.
             "RAY_prestart_worker_first_driver": "0",
-            # vLLM compiles helpers even in eager mode; on a CPU that doubles the start and slows decoding.
-            "TORCHDYNAMO_DISABLE": "1",
+            **CPU_ENVIRONMENT,
+            **CPU_IN_PROCESS_ENVIRONMENT,
             "VERL_PLATFORM": "cpu",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
         environment.pop("RAY_ADDRESS", None)
         if not environment.get("VLLM_CPU_KVCACHE_SPACE"):

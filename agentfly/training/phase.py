@@ -17,17 +17,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.errors import TrainingError
 
 OnProgress = Callable[[str, int, int], None]  # part of the phase, done, total
 
-# Measured on two cores: compiling vLLM's helpers costs a minute and gains nothing; more threads than cores cost more.
 ENVIRONMENT = {
-    "TORCHDYNAMO_DISABLE": "1",
+    **CPU_ENVIRONMENT,
+    **CPU_IN_PROCESS_ENVIRONMENT,
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # More threads than cores cost more than they give.
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
 }
 

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,11 +30,10 @@ class WarmStartConfig(BaseModel):
 
     Attributes:
         demonstrations: chains played by `Demonstrator`.
-        pictures: pictures with questions of `seeing`.
-        questions: questions a picture.
+        looks: look tasks of which `seeing` shows the word that the picture tells.
         mix: what demonstrations draw from.
         size: of the policy.
-        sft: supervised training.
+        sft: supervised training, on demonstrations and looks together.
         card: how the policy is run as an agent.
         seed: of everything.
     """
@@ -41,11 +41,10 @@ class WarmStartConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     demonstrations: int = 2400
-    pictures: int = 2400
-    questions: int = 3
+    looks: int = 3000
     mix: DemonstrationMix = DemonstrationMix()
     size: PolicySize = PolicySize()
-    sft: SFTConfig = SFTConfig(steps=800)
+    sft: SFTConfig = SFTConfig(steps=600)
     card: AgentCard = AgentCard(system_prompt=None, max_turns=4, max_tokens_per_turn=32)
     seed: int = 0
 
@@ -56,7 +55,7 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     Args:
         config: see `WarmStartConfig`.
         folder: gets the policy as a Hugging Face folder.
-        on_progress: called with phase ("demonstrations", "supervised"), done and total.
+        on_progress: called with phase ("demonstrations", "looks", "supervised"), done and total.
 
     Returns:
         The folder.
@@ -72,7 +71,7 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     codec = ChatCodec.from_pretrained(str(folder))
     schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
     examples = [make_example(t.messages, schemas, codec, store.get, [turn.text for turn in t.turns]) for t in shown]
-    examples += _seeing_examples(world, codec, config)
+    examples += _looks(world, schemas, codec, config, tell)
     sft = config.sft.model_copy(update={"seed": config.seed})
     train(folder, examples, sft, on_step=lambda step, loss: tell("supervised", step, sft.steps))
     config.card.write(folder)
@@ -113,17 +112,19 @@ def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:
     return texts + vocabulary() + ["system\n", "user\n", "assistant\n", json.dumps({"a": 0.5})] * 4
 
 
-def _seeing_examples(world: StickerWorld, codec: ChatCodec, config: WarmStartConfig) -> list[Example]:
+def _looks(
+    world: StickerWorld, schemas: Sequence[dict[str, Any]], codec: ChatCodec, config: WarmStartConfig, tell: OnProgress
+) -> list[Example]:
     rng, examples = random.Random(f"seeing-{config.seed}"), []
-    for index in range(config.pictures):
-        task = world.task(10_000_000 + index, "train", seed=config.seed)
-        image, messages, answers = load_image(task.images[0]), [], []
-        for number, (question, answer) in enumerate(seeing(task, rng, config.questions)):
-            parts: tuple[TextPart | ImagePart, ...] = (TextPart(f"\n{question}"),)
-            if number == 0:
-                parts = (TextPart("img_1: "), ImagePart("picture"), *parts)
-            messages += [Message("user", parts), text_message("assistant", answer)]
-            answers.append(answer)
+    for index in range(config.looks):
+        task = world.task(10_000_000 + index, "train", "look", seed=config.seed)
+        begin, word = seeing(task, rng, config.mix)
+        user = Message("user", (TextPart("img_1: "), ImagePart("picture"), TextPart(f"\n{task.instruction}")))
+        image = load_image(task.images[0])
         # A codec remembers picture sizes by handle; all pictures of the world have one size.
-        examples.append(make_example(messages, (), codec, lambda handle, image=image: image, answers))  # type: ignore[misc]
+        example = make_example(
+            (user, text_message("assistant", "")), schemas, codec, lambda _, i=image: i, [begin + word]
+        )  # type: ignore[misc]
+        examples.append(example.ending_with(len(codec.tokenizer(word, add_special_tokens=False)["input_ids"])))
+        tell("looks", index + 1, config.looks)
     return examples

@@ -17,7 +17,7 @@ CPU: dict[str, Any] = {
     # request would kill the engine (vllm/v1/worker/gpu_model_runner.py:3640, `gen.set_offset`).
     "enable_chunked_prefill": False,
 }
-# Dynamo costs a minute on a CPU and gains nothing.
+# Compiling helpers, which vLLM does even in eager mode, doubles its start on a CPU and slows decoding.
 CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1"}
 # Without multiprocessing vLLM keeps the "uni" executor on a CPU.
 CPU_IN_PROCESS: dict[str, Any] = {"distributed_executor_backend": "uni"}

@@ -11,7 +11,13 @@ from agentfly.evaluators import Reward, RewardConfig, Score, compose_reward
 
 
 def reward(
-    score: float, answered: bool = True, malformed: int = 0, failed: int = 0, calls: int = 2, **settings: float
+    score: float,
+    answered: bool = True,
+    malformed: int = 0,
+    failed: int = 0,
+    calls: int = 2,
+    overlong: int = 0,
+    **settings: float,
 ) -> Reward:
     return compose_reward(
         Score(score),
@@ -19,6 +25,7 @@ def reward(
         malformed_calls=malformed,
         failed_calls=failed,
         tool_calls=calls,
+        overlong_turns=overlong,
         config=RewardConfig(**settings),
     )
 
@@ -26,15 +33,17 @@ def reward(
 def test_a_clean_chain_earns_its_score() -> None:
     result = reward(87.0)
     assert result.value == pytest.approx(0.87)
-    assert result.parts == {"edit": pytest.approx(0.87), "format": 0.0, "failed": 0.0, "tool_cost": 0.0}
+    assert result.parts.pop("edit") == pytest.approx(0.87)
+    assert set(result.parts.values()) == {0.0}
 
 
 def test_each_fault_costs_what_the_configuration_says() -> None:
-    result = reward(50.0, answered=False, malformed=1, failed=3, calls=5)
+    result = reward(50.0, answered=False, malformed=1, failed=3, calls=5, overlong=2)
     assert result.parts["format"] == pytest.approx(-0.1)
     assert result.parts["failed"] == pytest.approx(-0.02)
     assert result.parts["tool_cost"] == pytest.approx(-0.03)
-    assert result.value == pytest.approx(0.35)
+    assert result.parts["overlong"] == pytest.approx(-0.04)
+    assert result.value == pytest.approx(0.31)
 
 
 def test_a_malformed_call_is_not_paid_for_twice() -> None:

@@ -63,8 +63,11 @@ async def test_random_demonstrations_leave_room_above_them(tasks: list[EditTask]
     assert np.mean(drawn) > 20
 
 
-def test_questions_are_answered_by_what_is_there(tasks: list[EditTask]) -> None:
-    for task in tasks[:20]:
-        stickers = {f"{s['colour']} {s['shape']}" for s in task.metadata["stickers"]}
-        asked = seeing(task, random.Random(0), questions=9)
-        assert {answer for _, answer in asked} == stickers
+def test_seeing_is_the_right_first_call_up_to_the_word_that_the_picture_tells() -> None:
+    world, rng = StickerWorld(), random.Random(0)
+    for index in range(20):
+        task = world.task(index, "train", "look")
+        begin, word = seeing(task, rng, DemonstrationMix(looks=0.0))
+        assert begin.startswith('<tool_call>{"name": "')
+        assert word.strip() == task.metadata["steps"][0]["detect"].split()[0]
+        assert not begin.endswith(" ")
