@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import pytest_asyncio
 from PIL import Image
 
 from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests of it: a shell that starts the suite in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

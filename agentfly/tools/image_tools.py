@@ -80,11 +80,12 @@ class ImageTools:
             "auto_mask_dilate": auto_mask_dilate,
             "auto_mask_feather": auto_mask_feather,
         }
-        text, shown = f"{name}: {_listed(found, boxes=True)}", (handle,)
+        text, shown = f"{name}: {_listed(found, boxes=True)}", [handle]
         if self._engines.draws_boxes:
             drawn = await self._store(await asyncio.to_thread(draw_detections, image, found))
-            text, shown = f"{text}; drawn in {self._images.add_handle(drawn, 'boxes')}", (handle, drawn)
-        return ToolResult(text, shown, self._engines.detector.name, data=data)
+            shown.append(drawn)
+            text += f"; drawn in {self._images.add_handle(drawn, 'boxes')}"
+        return ToolResult(text, tuple(shown), self._engines.detector.name, data=data)
 
     @tool
     async def inpaint_image(

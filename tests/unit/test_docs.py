@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # Commands that the documents may show, and where each is run.
 RUN_ELSEWHERE = {
-    "python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis": "tests/unit/serving/test_image_server_command.py",
+    "python -m agentfly.agents.specialized.image_agent": "tests/unit/serving/test_image_server_command.py",
     "agentfly serve-images": "tests/unit/serving/test_image_server_command.py",
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/test_remote_load_test.py",
     "python benchmarks/image_server.py": "tests/unit/benchmarks/test_image_server_benchmark.py",

@@ -150,7 +150,8 @@ async def test_every_request_is_answered_once_though_a_server_is_killed(servers:
     killed, other, inpainter = statistics.nodes
     assert killed.failed >= 1
     assert other.failed == inpainter.failed == 0
-    assert sum(node.answered for node in statistics.nodes) == statistics.answered
+    # Of a request and its hedge both may be answered in the same moment; only one of the two answers counts.
+    assert 0 <= sum(node.answered for node in statistics.nodes) - statistics.answered <= statistics.hedges
     assert inpainter.answered == 40
     assert all(n.attempts == n.answered + n.failed + n.busy + n.cancelled for n in statistics.nodes)
 

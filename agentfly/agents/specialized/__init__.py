@@ -1,0 +1,1 @@
+"""Agents for one kind of work each, and the commands that belong to them."""

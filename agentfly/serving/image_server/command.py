@@ -1,0 +1,176 @@
+"""The flags of the server, and its life from start to SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, get_args
+
+from pydantic import SecretStr, ValidationError
+
+from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.serving.image_server.settings import DType, ModelType, Offload, ServerSettings, UploadLimits
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from agentfly.serving.image_server.dispatcher import Dispatcher
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentParser:
+    """The flags."""
+    defaults, limits = ServerSettings(model_type="classical"), UploadLimits()
+    parser = argparse.ArgumentParser(
+        program, description="Serve an image model over HTTP.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model-type", required=True, choices=get_args(ModelType), help="which engine")
+    add("--model-path", default="", help="folder or hub name; for custom, package.module:function")
+    add("--gpu-ids", type=int, nargs="+", default=[], metavar="N", help="one worker for each of these GPUs")
+    add("--device", default=None, help="device of the workers without --gpu-ids: cpu, or cuda for the first GPU")
+    add("--workers", type=int, default=defaults.workers, help="workers without --gpu-ids")
+    add("--worker-slots", type=int, default=0, help="requests a worker holds at once; 0: by model type")
+    add("--use-fast", action="store_true", help="Lightning LoRA, 8 steps (qwen)")
+    add("--use-ultra-fast", action="store_true", help="Lightning LoRA, 4 steps (qwen)")
+    add("--lora", default=None, help="folder or file of that LoRA, instead of the hub's")
+    add("--dtype", default=defaults.dtype, choices=get_args(DType), help="of the weights; auto: bfloat16 on GPU")
+    add("--offload", default=defaults.offload, choices=get_args(Offload), help="move weights off the GPU between uses")
+    add("--compile", action="store_true", help="compile the denoiser; the first request takes minutes")
+    add("--area", type=int, default=None, help="pixels that the model works at; the model's own choice without it")
+    add("--host", default=defaults.host, help="where to listen")
+    add("--port", type=int, default=defaults.port, help="where to listen")
+    add("--api-key-env", default=None, metavar="NAME", help="environment variable with the key that clients must send")
+    add("--max-queue", type=int, default=defaults.max_queue, help="requests that wait at most; more get 503")
+    add("--request-timeout", type=float, default=defaults.request_timeout, help="seconds a request may take")
+    add("--shutdown-grace", type=float, default=defaults.shutdown_grace, help="seconds to finish after SIGTERM")
+    add("--max-body-mb", type=float, default=limits.body_bytes / 2**20, help="megabytes of a request")
+    add("--max-pixels", type=int, default=limits.pixels, help="pixels of a picture")
+    add("--max-images", type=int, default=limits.images, help="pictures of a request")
+    add("--allow-urls", action="store_true", help="fetch pictures from public http(s) addresses")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="how much to log")
+    return parser
+
+
+def settings_from(arguments: argparse.Namespace) -> ServerSettings:
+    """Checked settings.
+
+    Raises:
+        ConfigError: a flag is out of range, flags do not fit together, or the variable of the key is not set.
+    """
+    try:
+        limits = UploadLimits(
+            body_bytes=int(arguments.max_body_mb * 2**20),
+            pixels=arguments.max_pixels,
+            total_pixels=2 * arguments.max_pixels,
+            images=arguments.max_images,
+            allow_urls=arguments.allow_urls,
+        )
+        return ServerSettings(
+            model_type=arguments.model_type,
+            model_path=arguments.model_path,
+            use_fast=arguments.use_fast,
+            use_ultra_fast=arguments.use_ultra_fast,
+            lora=arguments.lora,
+            dtype=arguments.dtype,
+            offload=arguments.offload,
+            compile=arguments.compile,
+            area=arguments.area,
+            gpu_ids=tuple(arguments.gpu_ids),
+            device=arguments.device or "cpu",
+            workers=arguments.workers,
+            worker_slots=arguments.worker_slots,
+            host=arguments.host,
+            port=arguments.port,
+            api_key=_key(arguments.api_key_env),
+            max_queue=arguments.max_queue,
+            request_timeout=arguments.request_timeout,
+            shutdown_grace=arguments.shutdown_grace,
+            limits=limits,
+        )
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        name = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
+        raise ConfigError(f"{name}{first['msg'].removeprefix('Value error, ')}") from fault
+
+
+def _key(variable: str | None) -> SecretStr | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise ConfigError(f"--api-key-env {variable}: the environment variable {variable} is not set")
+    return SecretStr(key)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "agentfly serve-images") -> None:
+    """Serve until SIGTERM or SIGINT, and let running requests finish.
+
+    Args:
+        arguments: flags; those of the process by default.
+        program: what the help calls it.
+    """
+    parsed = make_parser(program).parse_args(arguments)
+    logging.basicConfig(level=parsed.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        serve(settings_from(parsed), parsed.log_level)
+    except AgentFlyError as fault:
+        sys.exit(f"error: {fault}")
+
+
+def serve(settings: ServerSettings, log_level: str = "info") -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the engine cannot be loaded.
+    """
+    import uvicorn
+
+    from agentfly.serving.image_server.app import create_app
+
+    if settings.api_key is None and not _is_loopback(settings.host):
+        logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
+    )
+    # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = uvicorn.Server(config)
+    asyncio.run(_until_fatal(server, app.state.server.dispatcher))
+    if app.state.server.dispatcher.fatal_message:
+        raise ConfigError(app.state.server.dispatcher.fatal_message)
+
+
+async def _until_fatal(server: uvicorn.Server, dispatcher: Dispatcher) -> None:
+    """Serve, but not on without an engine: what could not be loaded once will not load by itself."""
+
+    async def watch() -> None:
+        await dispatcher.fatal.wait()
+        server.should_exit = True
+
+    watching = asyncio.create_task(watch())
+    try:
+        await server.serve()
+    finally:
+        watching.cancel()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

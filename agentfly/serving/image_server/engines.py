@@ -1,0 +1,133 @@
+"""From a model type to something that works: the one place where a worker process chooses its engine."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol
+
+from agentfly.errors import ConfigError, ToolError
+from agentfly.serving.image_server.settings import EngineOptions
+from agentfly.serving.image_server.work import Operation, Outcome, Work
+from agentfly.vision.base import Detections, Detector, Editor, EditParams, Inpainter, InpaintParams
+
+
+class WorkerEngine(Protocol):
+    """What a worker process runs.
+
+    Attributes:
+        name: what replies and `/v1/models` call it.
+        operations: what it can do; the server refuses everything else.
+    """
+
+    name: str
+    operations: frozenset[Operation]
+
+    async def run(self, work: Work) -> Outcome:
+        """Do one piece of work. Several run at once; what cannot is for the engine to put in order.
+
+        Raises:
+            ToolError: it cannot be done; the message goes to the client.
+        """
+        ...
+
+
+class ToolEngines:
+    """The engines of the image tools, as many of the three as there are."""
+
+    def __init__(
+        self, *, detector: Detector | None = None, inpainter: Inpainter | None = None, editor: Editor | None = None
+    ) -> None:
+        self._detector, self._inpainter, self._editor = detector, inpainter, editor
+        engines = {Operation.detect: detector, Operation.inpaint: inpainter, Operation.edit: editor}
+        self.operations = frozenset(operation for operation, engine in engines.items() if engine is not None)
+        self.name = " + ".join(dict.fromkeys(engine.name for engine in engines.values() if engine is not None))
+
+    async def run(self, work: Work) -> Outcome:
+        """Hand the work to the engine of its operation."""
+        if len(work.images) != 1:
+            raise ToolError(f"this model works on one picture a call, got {len(work.images)}: send one")
+        image = work.images[0]
+        if work.operation is Operation.detect and self._detector is not None:
+            return await _detect(self._detector, work)
+        if work.operation is Operation.inpaint and self._inpainter is not None and work.mask is not None:
+            # Clients use both names for the one guidance that a pipeline has.
+            guidance = work.true_cfg_scale if work.guidance_scale is None else work.guidance_scale
+            inpainting = InpaintParams(
+                work.negative_prompt, guidance, work.num_inference_steps, work.strength, work.seed
+            )
+            return Outcome(await self._inpainter.inpaint(image, work.mask, work.prompt, inpainting))
+        if work.operation is Operation.edit and self._editor is not None:
+            guidance = work.guidance_scale if work.true_cfg_scale is None else work.true_cfg_scale
+            editing = EditParams(work.negative_prompt, guidance, work.num_inference_steps, work.seed)
+            return Outcome(await self._editor.edit(image, work.prompt, editing))
+        raise ToolError(f"this server does not offer {work.operation.value}")
+
+
+async def _detect(detector: Detector, work: Work) -> Outcome:
+    found = await detector.detect(
+        work.images[0], work.prompt, box_threshold=work.box_threshold, text_threshold=work.text_threshold
+    )
+    return Outcome(
+        detections=tuple(found), best_rejected=found.best_rejected if isinstance(found, Detections) else None
+    )
+
+
+def load_engine(options: EngineOptions) -> WorkerEngine:
+    """The engine of a worker, with its weights on the device.
+
+    Raises:
+        ConfigError: the model cannot be found, or is of another kind; the message names the fix.
+        MissingExtraError: a package that the engine needs is not installed.
+    """
+    if options.model_type == "classical":
+        from agentfly.vision.classical import classical_engines
+
+        embedded = classical_engines()
+        return ToolEngines(detector=embedded.detector, inpainter=embedded.inpainter, editor=embedded.editor)
+    if options.model_type == "custom":
+        return _custom(options)
+    if options.model_type in ("sdxl", "generic"):
+        from agentfly.serving.image_server.text_to_image import TextToImage, makes_pictures_from_text
+
+        if options.model_type == "sdxl" or makes_pictures_from_text(options.model_path):
+            return TextToImage(options.model_path, options.device, options.dtype, max_batch=options.max_batch)
+    if options.model_type == "detect":
+        return _detector(options)
+    return _diffusion(options)
+
+
+def _detector(options: EngineOptions) -> WorkerEngine:
+    from agentfly.vision.grounding_dino import GroundingDinoDetector, GroundingDinoSettings
+
+    detector = GroundingDinoDetector(GroundingDinoSettings(model=options.model_path, device=options.device))
+    detector.load()
+    return ToolEngines(detector=detector)
+
+
+def _diffusion(options: EngineOptions) -> WorkerEngine:
+    from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings, InpainterSettings
+
+    common: dict[str, Any] = {
+        "model": options.model_path,
+        **options.model_dump(include={"device", "dtype", "offload", "compile", "area", "max_batch"}),
+    }
+    if options.model_type == "inpaint":
+        inpainter = DiffusionInpainter(InpainterSettings(**common))
+        inpainter.load()
+        return ToolEngines(inpainter=inpainter)
+    lightning = options.model_dump(include={"use_fast", "use_ultra_fast"})
+    editor = DiffusionEditor(EditorSettings(**common, **lightning, lightning_lora=options.lora))
+    editor.load()
+    return ToolEngines(editor=editor)
+
+
+def _custom(options: EngineOptions) -> WorkerEngine:
+    module, colon, function = options.model_path.partition(":")
+    if not colon:
+        raise ConfigError(f"--model-type custom needs --model-path package.module:function, got {options.model_path!r}")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as fault:
+        raise ConfigError(f"cannot import {options.model_path!r}: {fault}") from fault
+    engine: WorkerEngine = make(options)
+    return engine

@@ -1,0 +1,60 @@
+"""What can be wrong with a request, and the HTTP status that says so."""
+
+from __future__ import annotations
+
+from agentfly.errors import AgentFlyError
+
+
+class RequestError(AgentFlyError):
+    """A request that ends without a result.
+
+    Attributes:
+        status: HTTP status.
+        kind: `error.type` of the reply, in OpenAI's words.
+        code: `error.code`, for programs.
+        param: the field that is wrong, if it is one.
+        retry_after: seconds after which to try again.
+    """
+
+    kind = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 500,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+
+
+class RequestRefused(RequestError):
+    """The request itself is wrong, or the engine cannot do it: sending it again would not help."""
+
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message, status=status, code=code, param=param)
+
+
+class ServerFault(RequestError):
+    """The server failed; the same request may succeed elsewhere or later."""
+
+
+class QueueFull(ServerFault):
+    """There is no room in the queue."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(
+            f"the queue is full: try again in {retry_after} s", status=503, code="queue_full", retry_after=retry_after
+        )
+
+
+class DeadlineExceeded(ServerFault):
+    """The request took longer than it may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=504, code="deadline_exceeded")

@@ -1,0 +1,154 @@
+"""What an operator may set. Everything is checked when the server starts, not when the first request comes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "sequential"]
+ModelType = Literal["qwen", "generic", "inpaint", "detect", "sdxl", "classical", "custom"]
+
+# Diffusion engines put requests with equal settings into one batch, so they are given several at a time. The others
+# get one more than they work on, so that they need not wait for the next.
+_SLOTS: dict[ModelType, int] = {"qwen": 4, "generic": 4, "inpaint": 4, "sdxl": 4, "detect": 2, "classical": 2}
+
+
+class UploadLimits(BaseModel):
+    """What a request may contain; judged before anything is decoded.
+
+    Attributes:
+        body_bytes: bytes of a request body.
+        images: pictures in a request, the mask not counted.
+        pixels: width x height of one picture, from its header.
+        total_pixels: pixels of all pictures of a request together.
+        prompt_characters: characters of a prompt.
+        outputs: results of one request (`n`).
+        output_side: longest side of a result, in pixels.
+        steps: denoising steps.
+        allow_urls: fetch pictures from http(s) addresses; never from addresses that are not public.
+        url_seconds: time for such a download, redirects included.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    images: int = Field(8, ge=1)
+    pixels: int = Field(16_000_000, ge=1)
+    total_pixels: int = Field(32_000_000, ge=1)
+    prompt_characters: int = Field(8_000, ge=1)
+    outputs: int = Field(8, ge=1)
+    output_side: int = Field(2048, ge=8)
+    steps: int = Field(200, ge=1)
+    allow_urls: bool = False
+    url_seconds: float = Field(20.0, gt=0)
+
+
+class EngineOptions(BaseModel):
+    """What a worker loads, and how. Travels to the worker process as JSON.
+
+    Attributes:
+        model_type: which engine.
+        model_path: folder or hub name; for `custom`, `package.module:function`.
+        device: torch device of this worker.
+        use_fast: few-step editing with a distilled LoRA, 8 steps.
+        use_ultra_fast: the same with 4 steps.
+        lora: that LoRA, if not the engine's own choice.
+        dtype, offload, compile, area: see `agentfly.vision.diffusion.WeightSettings`; for diffusion models that start
+            from a picture.
+        max_batch: requests that a diffusion engine puts together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_type: ModelType
+    model_path: str = ""
+    device: str = "cpu"
+    use_fast: bool = False
+    use_ultra_fast: bool = False
+    lora: str | None = None
+    dtype: DType = "auto"
+    offload: Offload = "none"
+    compile: bool = False
+    area: int | None = None
+    max_batch: int = 4
+
+
+class ServerSettings(BaseModel):
+    """Settings of one server.
+
+    Attributes:
+        model_type, model_path, use_fast, use_ultra_fast, lora, dtype, offload, compile, area: see `EngineOptions`.
+        gpu_ids: one worker for each of these GPUs, counted within CUDA_VISIBLE_DEVICES where that is set.
+        device: device of the workers when there are no `gpu_ids`.
+        workers: number of workers when there are no `gpu_ids`.
+        worker_slots: requests that a worker holds at once; 0 lets the model type choose.
+        host, port: where to listen. Hosts other than loopback should have an API key.
+        api_key: what clients must send as `Authorization: Bearer ...`; None lets everybody in.
+        max_queue: requests that wait for a worker at most.
+        request_timeout: longest life of a request, in seconds; also the default.
+        cancel_grace: seconds that a worker has to stop an abandoned request before it is restarted.
+        shutdown_grace: seconds that requests have to finish after SIGTERM.
+        limits: what a request may contain.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_type: ModelType
+    model_path: str = ""
+    use_fast: bool = False
+    use_ultra_fast: bool = False
+    lora: str | None = None
+    dtype: DType = "auto"
+    offload: Offload = "none"
+    compile: bool = False
+    area: int | None = Field(None, ge=32 * 32)
+    gpu_ids: tuple[int, ...] = ()
+    device: str = "cpu"
+    workers: int = Field(1, ge=1, le=64)
+    worker_slots: int = Field(0, ge=0, le=64)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_key: SecretStr | None = None
+    max_queue: int = Field(64, ge=1)
+    request_timeout: float = Field(600.0, gt=0)
+    cancel_grace: float = Field(5.0, gt=0)
+    shutdown_grace: float = Field(30.0, gt=0)
+    limits: UploadLimits = UploadLimits()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ServerSettings:
+        if self.model_type != "classical" and not self.model_path:
+            raise ValueError(f"--model-type {self.model_type} needs --model-path")
+        if (self.use_fast or self.use_ultra_fast) and self.model_type != "qwen":
+            raise ValueError("--use-fast and --use-ultra-fast are for --model-type qwen: leave them out")
+        if any(gpu < 0 for gpu in self.gpu_ids) or len(set(self.gpu_ids)) < len(self.gpu_ids):
+            raise ValueError("--gpu-ids are different numbers from 0 on")
+        return self
+
+    @property
+    def slots(self) -> int:
+        """Requests that one worker holds at once."""
+        return self.worker_slots or _SLOTS.get(self.model_type, 1)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that all workers hold at once."""
+        return self.slots * (len(self.gpu_ids) or self.workers)
+
+    def engine_options(self) -> EngineOptions:
+        """What each worker loads; with `gpu_ids` a worker sees one GPU, its own."""
+        return EngineOptions(
+            model_type=self.model_type,
+            model_path=self.model_path,
+            device="cuda:0" if self.gpu_ids else self.device,
+            use_fast=self.use_fast,
+            use_ultra_fast=self.use_ultra_fast,
+            lora=self.lora,
+            dtype=self.dtype,
+            offload=self.offload,
+            compile=self.compile,
+            area=self.area,
+            max_batch=self.slots,
+        )

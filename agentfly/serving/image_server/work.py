@@ -1,0 +1,124 @@
+"""What travels between the server and its workers. Plain data: it is pickled both ways, and only by these two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from PIL import Image
+
+from agentfly.vision.base import Detection
+
+
+class Operation(str, Enum):
+    """What a client can ask for; `/v1/models` lists those that the engine can do."""
+
+    edit = "edit"
+    inpaint = "inpaint"
+    detect = "detect"
+    generate = "generate"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of an engine. None leaves a setting to the engine's own default.
+
+    Attributes:
+        images: pictures to work on; empty for `generate`.
+        mask: mode L, white = change, of the size of the first picture; only for `inpaint`.
+        width, height: size of the result, for `generate`.
+    """
+
+    operation: Operation
+    prompt: str
+    images: tuple[Image.Image, ...] = ()
+    mask: Image.Image | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    num_inference_steps: int | None = None
+    strength: float | None = None
+    seed: int | None = None
+    width: int | None = None
+    height: int | None = None
+    box_threshold: float = 0.35
+    text_threshold: float = 0.25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an engine made of a `Work`: a picture, or detections."""
+
+    image: Image.Image | None = None
+    detections: tuple[Detection, ...] = ()
+    best_rejected: float | None = None
+
+
+class Fault(str, Enum):
+    """Why a worker has no outcome for a request."""
+
+    refused = "refused"  # the engine cannot do what was asked; the message is for the client
+    unavailable = "unavailable"  # the engine cannot do this kind of thing at all
+    internal = "internal"  # a bug or a broken engine; the message stays in the log
+    cancelled = "cancelled"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a GPU: in use by the worker, its peak, and what the device has."""
+
+    used: int
+    peak: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Server to worker: do this."""
+
+    job: int
+    work: Work
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Server to worker: nobody waits for this any more."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Server to worker: end."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Worker to server: the engine is loaded."""
+
+    engine: str
+    operations: frozenset[Operation]
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True)
+class NotLoaded:
+    """Worker to server: the engine cannot be loaded, and why."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Worker to server: the end of a job, whatever it was. The slot is free."""
+
+    job: int
+    outcome: Outcome | None = None
+    fault: Fault | None = None
+    message: str = ""
+    seconds: float = 0.0
+    memory: Memory | None = field(default=None)
+
+
+ToWorker = Assign | Cancel | Stop
+FromWorker = Ready | NotLoaded | Done

@@ -1,0 +1,219 @@
+"""The three engines of the image tools, done by a pool of servers; what no server does is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from agentfly.errors import ConfigError
+from agentfly.vision.base import Detection, Detections, Detector, Editor, EditParams, Engines, Inpainter, InpaintParams
+from agentfly.vision.remote.adapters import Call, Operation, encode_png, read_detections, read_image
+from agentfly.vision.remote.faults import NotOffered
+from agentfly.vision.remote.nodes import NodeConfig, PoolSettings
+from agentfly.vision.remote.pool import NodePool
+from agentfly.vision.remote.statistics import PoolStatistics
+
+T = TypeVar("T")
+
+
+class _Remote:
+    """An engine behind the pool, or the one that stands in where no server does the operation.
+
+    The engine's `name` is that of whoever did the last call of the task that asks: of calls side by side, one may have
+    been done by a server and another here.
+    """
+
+    def __init__(self, pool: NodePool, operation: Operation) -> None:
+        self._pool, self._operation = pool, operation
+        self._maker = ContextVar(f"agentfly_remote_{operation}", default="remote")
+
+    @property
+    def name(self) -> str:
+        """The models that did it, so that results name their maker; "remote" before the first call."""
+        return self._maker.get()
+
+    async def _ask(self, build: Callable[[], Call], read: Callable[[bytes], T]) -> T:
+        result = await self._pool.call(self._operation, build, read)
+        models = dict.fromkeys(node.model for node in self._pool.nodes if node.offers(self._operation) and node.model)
+        self._maker.set(f"remote: {', '.join(models)}" if models else "remote")
+        return result
+
+
+class RemoteDetector(_Remote):
+    """Finds what a text names, on a server."""
+
+    def __init__(self, pool: NodePool, otherwise: Callable[[], Detector]) -> None:
+        super().__init__(pool, "detect")
+        self._otherwise = otherwise
+
+    async def detect(
+        self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
+    ) -> Sequence[Detection]:
+        """Objects that match, best first; see `Detector`."""
+
+        def build() -> Call:
+            thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
+            return Call("detect", prompt, encode_png(image), image.size, fields=thresholds)
+
+        def read(content: bytes) -> Detections:
+            return read_detections(content, image.size)
+
+        try:
+            return await self._ask(build, read)
+        except NotOffered:
+            engine = self._otherwise()
+            self._maker.set(engine.name)
+            return await engine.detect(image, prompt, box_threshold=box_threshold, text_threshold=text_threshold)
+
+
+class RemoteInpainter(_Remote):
+    """Repaints what a mask covers, on a server."""
+
+    def __init__(self, pool: NodePool, otherwise: Callable[[], Inpainter]) -> None:
+        super().__init__(pool, "inpaint")
+        self._otherwise = otherwise
+
+    async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
+        """The picture with the masked part repainted; see `Inpainter`. What a server changed elsewhere is undone."""
+        grey = mask.convert("L")
+
+        def build() -> Call:
+            return Call("inpaint", prompt, encode_png(image), image.size, grey, _given(params))
+
+        def read(content: bytes) -> Image.Image:
+            painted = _like(read_image(content), image)
+            return Image.composite(painted, image, grey.point(lambda value: 255 if value else 0))
+
+        try:
+            return await self._ask(build, read)
+        except NotOffered:
+            engine = self._otherwise()
+            self._maker.set(engine.name)
+            return await engine.inpaint(image, mask, prompt, params)
+
+
+class RemoteEditor(_Remote):
+    """Edits a whole picture, on a server."""
+
+    def __init__(self, pool: NodePool, otherwise: Callable[[], Editor]) -> None:
+        super().__init__(pool, "edit")
+        self._otherwise = otherwise
+
+    async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
+        """The edited picture, same size; see `Editor`."""
+
+        def build() -> Call:
+            return Call("edit", instruction, encode_png(image), image.size, fields=_given(params))
+
+        def read(content: bytes) -> Image.Image:
+            return _resized(read_image(content), image.size)
+
+        try:
+            return await self._ask(build, read)
+        except NotOffered:
+            engine = self._otherwise()
+            self._maker.set(engine.name)
+            return await engine.edit(image, instruction, params)
+
+
+@dataclass(frozen=True)
+class RemoteEngines(Engines):
+    """Engines of one pool.
+
+    Attributes:
+        pool: the servers behind them.
+    """
+
+    pool: NodePool
+
+    def get_statistics(self) -> PoolStatistics:
+        """What the servers did so far."""
+        return self.pool.get_statistics()
+
+    def print_statistics(self) -> None:
+        """The statistics as a table on the console."""
+        self.pool.print_statistics()
+
+    async def close(self) -> None:
+        """Close the connections to the servers."""
+        await self.pool.close()
+
+
+def remote_engines(
+    nodes: Sequence[tuple[str, int] | NodeConfig],
+    *,
+    max_requests_per_minute: int | None = None,
+    timeout: float = 600.0,
+    otherwise: Engines | None = None,
+    settings: PoolSettings | None = None,
+) -> RemoteEngines:
+    """Detector, inpainter and editor on a pool of image servers.
+
+    Args:
+        nodes: servers as `(host, port)`, or as `NodeConfig` where a key, a model or the kind of server must be told.
+        max_requests_per_minute: requests in any minute at most, over all servers.
+        timeout: seconds for a call, waiting included; then the model is told that no server answered.
+        otherwise: does what no server offers; the embedded engines by default.
+        settings: how servers are treated.
+
+    Raises:
+        ConfigError: no nodes, or one that cannot be.
+    """
+    pool = NodePool(
+        [_config(node) for node in nodes],
+        max_requests_per_minute=max_requests_per_minute,
+        timeout=timeout,
+        settings=settings,
+    )
+    engines = _Lazily(otherwise)
+    return RemoteEngines(
+        RemoteDetector(pool, lambda: engines().detector),
+        RemoteInpainter(pool, lambda: engines().inpainter),
+        RemoteEditor(pool, lambda: engines().editor),
+        pool,
+        draws_boxes=True,
+    )
+
+
+class _Lazily:
+    """The engines that stand in; the embedded ones are loaded when they are first needed."""
+
+    def __init__(self, engines: Engines | None) -> None:
+        self._engines = engines
+
+    def __call__(self) -> Engines:
+        if self._engines is None:
+            from agentfly.vision.classical import classical_engines
+
+            self._engines = classical_engines()
+        return self._engines
+
+
+def _config(node: tuple[str, int] | NodeConfig) -> NodeConfig:
+    if isinstance(node, NodeConfig):
+        return node
+    try:
+        host, port = node
+        return NodeConfig(f"http://{f'[{host}]' if ':' in host else host}:{int(port)}")
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"a node is (host, port) or a NodeConfig, got {node!r}") from fault
+
+
+def _given(params: EditParams | InpaintParams) -> Mapping[str, Any]:
+    return {name: value for name, value in asdict(params).items() if value is not None}
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _like(image: Image.Image, source: Image.Image) -> Image.Image:
+    """The picture in the size and mode of its source, with the source's transparency."""
+    painted = _resized(image, source.size).convert(source.mode)
+    if source.mode == "RGBA":
+        painted.putalpha(source.getchannel("A"))
+    return painted

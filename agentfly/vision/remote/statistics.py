@@ -1,0 +1,137 @@
+"""What a pool did, by node: as objects, as JSON, as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class NodeCounters:
+    """Counts of one node. Every attempt ends in exactly one of answered, refused, failed, busy and cancelled."""
+
+    attempts: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    busy: int = 0
+    cancelled: int = 0
+    hedges_won: int = 0
+    last_error: str = ""
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
+
+
+@dataclass
+class PoolCounters:
+    """Counts of the pool. Every request ends in exactly one of answered, refused, timed_out, failed and cancelled."""
+
+    requests: int = 0
+    answered: int = 0
+    refused: int = 0
+    timed_out: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retries: int = 0
+    hedges: int = 0
+
+
+@dataclass(frozen=True)
+class NodeStatistics:
+    """One node.
+
+    Attributes:
+        state: unknown (not asked yet), ready, not ready, open (left alone after failures), or half open (on trial).
+        attempts: requests sent to it, with retries and hedges; each is one of answered, refused (by its engine), failed
+            (no usable answer), busy (no room there), cancelled (another node was quicker, or nobody waits), in_flight.
+        limit: requests that the pool gives it at once.
+        p50, p99: seconds of the last 1024 answers.
+    """
+
+    url: str
+    adapter: str
+    model: str
+    operations: tuple[str, ...]
+    state: str
+    in_flight: int
+    limit: float
+    attempts: int
+    answered: int
+    refused: int
+    failed: int
+    busy: int
+    cancelled: int
+    hedges_won: int
+    mean: float | None
+    p50: float | None
+    p99: float | None
+    last_error: str
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """The pool and its nodes.
+
+    Attributes:
+        requests: calls of engines; each is one of answered, refused, timed_out, failed, cancelled, pending.
+        retries: attempts after a first one, hedges not counted.
+        hedges: second attempts made because the first took unusually long.
+        waiting: requests that wait for a node now.
+    """
+
+    requests: int
+    answered: int
+    refused: int
+    timed_out: int
+    failed: int
+    cancelled: int
+    pending: int
+    retries: int
+    hedges: int
+    waiting: int
+    requests_per_minute_limit: float | None
+    nodes: tuple[NodeStatistics, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """JSON on one line."""
+        return json.dumps(self.to_dict())
+
+    def print(self) -> None:
+        """A table on the console."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self.headline())
+        for column in ("node", "state", "model", "in flight", "answered", "failed", "busy", "p50 s", "p99 s", "error"):
+            table.add_column(column, overflow="fold")
+        for node in self.nodes:
+            load = f"{node.in_flight}/{node.limit:.0f}"
+            row = [node.url, node.state, node.model, load, node.answered, node.failed, node.busy]
+            table.add_row(*map(str, row), _shown(node.p50), _shown(node.p99), node.last_error)
+        Console().print(table)
+
+    def headline(self) -> str:
+        """The pool in a sentence."""
+        return (
+            f"{self.requests} requests: {self.answered} answered, {self.refused} refused, {self.timed_out} timed out, "
+            f"{self.failed} failed, {self.pending} pending; {self.retries} retries, {self.hedges} hedges"
+        )
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The value below which a share of `values` lies (nearest rank); None without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _shown(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.3f}"

@@ -1,0 +1,169 @@
+"""HTTP to one node: asking what it is, asking for work, and telling kinds of failure apart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+
+from agentfly.errors import ConfigError
+from agentfly.vision.remote.adapters import OPERATIONS, BadReply, Call, adapter_of
+from agentfly.vision.remote.faults import Busy, CannotDo, Failed, Refused
+from agentfly.vision.remote.nodes import Node, PoolSettings
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE = 30.0
+
+
+class Transport:
+    """Connections to all nodes of a pool. Belongs to one event loop.
+
+    Proxies from the environment are not used: nodes are named by address.
+    """
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self._settings = settings
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_limit)
+        self._client = httpx.AsyncClient(trust_env=False, limits=limits)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def send(self, node: Node, call: Call, read: Callable[[bytes], T], deadline: float) -> T:
+        """What `read` makes of the node's answer.
+
+        Raises:
+            Busy: no room, try another node or later.
+            Failed: no usable answer.
+            Refused: the engine will not do it, whoever asks.
+            ConfigError: the key is wrong, or the address is no such server's.
+        """
+        assert node.adapter is not None
+        left = max(0.001, deadline - time.monotonic())
+        form = node.adapter.form(call, node.config.model, left)
+        timeout = httpx.Timeout(left, connect=min(left, self._settings.connect_seconds))
+        try:
+            response = await self._client.post(
+                node.url + form.path, data=form.data, files=form.files, headers=node.config.headers, timeout=timeout
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
+            raise Failed(node, "cannot connect", away=True) from fault
+        except httpx.TransportError as fault:
+            raise Failed(node, f"the connection broke ({type(fault).__name__})") from fault
+        _check(node, response)
+        try:
+            return await asyncio.to_thread(read, response.content)
+        except BadReply as fault:
+            raise Failed(node, str(fault)) from fault
+
+    async def probe(self, node: Node) -> None:
+        """Find out whether a node is well and what it offers, and tell it so."""
+        try:
+            if await self._is_ready(node):
+                await self._learn(node)
+                node.is_well()
+        except httpx.TransportError as fault:
+            node.starting = False
+            node.failed(f"cannot connect ({type(fault).__name__})", away=True)
+        except BadReply as fault:
+            node.failed(str(fault), away=True)
+        except ConfigError as fault:
+            node.unusable = str(fault)
+            node.failed(str(fault), away=True)
+        finally:
+            node.was_probed()
+
+    async def _is_ready(self, node: Node) -> bool:
+        path = node.adapter.health if node.adapter else "/health"
+        if path is None:
+            return True
+        response = await self._get(node, path)
+        if response.status_code == 503:
+            node.is_starting()
+            return False
+        # A server without that path may still be one that works.
+        if response.status_code >= 500:
+            raise BadReply(f"its health check answered {response.status_code}")
+        return True
+
+    async def _learn(self, node: Node) -> None:
+        """Adapter, model and operations; again after every failure, for another server may have taken the place."""
+        response = await self._get(node, "/v1/models")
+        models: dict[str, Any] = {}
+        if response.status_code == 200:
+            models = _models(response)
+        elif response.status_code in (401, 403) or node.config.adapter is None:
+            _check(node, response)
+        if node.config.adapter is None:
+            node.adapter = adapter_of(models)
+        if node.adapter is None:
+            raise ConfigError(
+                f"{node.url} does not tell what kind of server it is: name it with NodeConfig(adapter=...)"
+            )
+        listed = models.get("data", [])
+        first = listed[0] if listed else {}
+        node.model = node.config.model or str(first.get("id", ""))
+        offered = node.adapter.operations
+        if node.adapter.name == "agentfly":
+            offered = frozenset(operation for operation in OPERATIONS if operation in first.get("capabilities", ()))
+        node.operations = offered if node.config.operations is None else node.config.operations
+
+    async def _get(self, node: Node, path: str) -> httpx.Response:
+        return await self._client.get(
+            node.url + path, headers=node.config.headers, timeout=self._settings.probe_seconds
+        )
+
+
+def _models(response: httpx.Response) -> dict[str, Any]:
+    try:
+        models = json.loads(response.content)
+    except ValueError as fault:
+        raise BadReply("its /v1/models is no JSON") from fault
+    if not isinstance(models, dict) or not all(isinstance(model, dict) for model in models.get("data", [])):
+        raise BadReply("its /v1/models is no list of models")
+    return models
+
+
+def _check(node: Node, response: httpx.Response) -> None:
+    status = response.status_code
+    if status == 200:
+        return
+    reason = f"{status}: {_message(response)}"
+    if status in (401, 403):
+        raise ConfigError(f"{node.url} refused the key ({reason}): name its variable with NodeConfig(api_key_env=...)")
+    if status in (404, 405):
+        raise ConfigError(f"{node.url} is no image server that we know ({reason}): check address and adapter")
+    if status in (429, 503):
+        raise Busy(node, _pause(response))
+    if status >= 500:
+        raise Failed(node, reason)
+    if _error(response).get("code") == "engine_unavailable":
+        raise CannotDo(_message(response))
+    raise Refused(_message(response))
+
+
+def _error(response: httpx.Response) -> dict[str, Any]:
+    """What a server says of its refusal, in OpenAI's form; FastAPI's is brought into it."""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return {}
+    error = body.get("error", body.get("detail", "")) if isinstance(body, dict) else ""
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _message(response: httpx.Response) -> str:
+    return str(_error(response).get("message") or response.reason_phrase)[:500]
+
+
+def _pause(response: httpx.Response) -> float:
+    try:
+        return min(_LONGEST_PAUSE, max(0.0, float(response.headers.get("retry-after", "1"))))
+    except ValueError:
+        return 1.0
