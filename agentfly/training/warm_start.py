@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
@@ -121,10 +122,12 @@ def _looks(
         begin, word = seeing(task, rng, config.mix)
         user = Message("user", (TextPart("img_1: "), ImagePart("picture"), TextPart(f"\n{task.instruction}")))
         image = load_image(task.images[0])
+
+        def picture(_: str, image: Image.Image = image) -> Image.Image:
+            return image
+
         # A codec remembers picture sizes by handle; all pictures of the world have one size.
-        example = make_example(
-            (user, text_message("assistant", "")), schemas, codec, lambda _, i=image: i, [begin + word]
-        )  # type: ignore[misc]
+        example = make_example((user, text_message("assistant", "")), schemas, codec, picture, [begin + word])
         examples.append(example.ending_with(len(codec.tokenizer(word, add_special_tokens=False)["input_ids"])))
         tell("looks", index + 1, config.looks)
     return examples

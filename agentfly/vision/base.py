@@ -59,7 +59,10 @@ class EditParams:
 class Detector(Protocol):
     """Finds what a text names."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Who made it, for the results."""
+        ...
 
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
@@ -77,7 +80,10 @@ class Detector(Protocol):
 class Inpainter(Protocol):
     """Repaints what a mask covers. Pixels where the mask is 0 stay exactly as they are."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Who made it, for the results."""
+        ...
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
         """The picture with the masked part repainted as `prompt` says; an empty prompt removes what is there.
@@ -91,7 +97,10 @@ class Inpainter(Protocol):
 class Editor(Protocol):
     """Edits a whole picture by instruction."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Who made it, for the results."""
+        ...
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """The edited picture, same size.

@@ -23,9 +23,9 @@ from pydantic import Field
 
 from agentfly import __version__
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.settings import Settings
 from agentfly.vision.base import Engines
 from agentfly.vision.runtime import is_local
-from agentfly.vision.settings import EngineSettings
 
 Choice = str | Mapping[str, Any]
 
@@ -38,10 +38,10 @@ class _Maker:
     engine: str
     settings: str
 
-    def make(self, options: Mapping[str, Any]) -> tuple[Any, EngineSettings]:
+    def make(self, options: Mapping[str, Any]) -> tuple[Any, Settings]:
         """The engine and its settings."""
         module = importlib.import_module(f"agentfly.vision.{self.module}")
-        settings: EngineSettings = getattr(module, self.settings)(**options)
+        settings: Settings = getattr(module, self.settings)(**options)
         return getattr(module, self.engine)(settings), settings
 
 
@@ -70,7 +70,7 @@ _EDITORS: Mapping[str, _Maker | str] = {
 _NOT_IN_VERSION = frozenset(("device", "offload", "compile", "concurrency", "max_batch", "batch_window_ms"))
 
 
-class CacheSettings(EngineSettings):
+class CacheSettings(Settings):
     """The tool cache.
 
     Attributes:
@@ -84,7 +84,7 @@ class CacheSettings(EngineSettings):
     unseeded: bool = False
 
 
-class EnginesConfig(EngineSettings):
+class EnginesConfig(Settings):
     """Which engine does what: each a name, or a mapping with `engine` and the settings of that engine.
 
     Attributes:
@@ -182,7 +182,7 @@ def _named(kind: str, choice: Choice) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def version_of(settings: EngineSettings) -> str:
+def version_of(settings: Settings) -> str:
     """What tells one state of an engine from another: its settings, and the files of a local checkpoint."""
     chosen = settings.model_dump(mode="json", exclude=set(_NOT_IN_VERSION))
     stamps = [_stamp(value) for value in chosen.values() if isinstance(value, str) and is_local(value)]

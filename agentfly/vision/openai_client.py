@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field, SecretStr
 
 from agentfly.errors import ConfigError, ToolError
+from agentfly.settings import Settings
 from agentfly.vision.runtime import first_line
-from agentfly.vision.settings import EngineSettings
 
 if TYPE_CHECKING:
     import openai
 
 
-class Endpoint(EngineSettings):
+class Endpoint(Settings):
     """Where a server is.
 
     Attributes:

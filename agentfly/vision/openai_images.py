@@ -20,11 +20,11 @@ from pydantic import Field
 
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import load_image
+from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.compositing import paste_back, restored, solid
 from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
 from agentfly.vision.runtime import require
-from agentfly.vision.settings import EngineSettings
 
 if TYPE_CHECKING:
     import openai
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _File = tuple[str, bytes, str]
 
 
-class ImagesSettings(EngineSettings):
+class ImagesSettings(Settings):
     """Which model, and where.
 
     Attributes:

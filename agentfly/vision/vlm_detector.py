@@ -18,10 +18,10 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ToolError
+from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.boxes import Candidate, normalise_prompt, to_detections
 from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
-from agentfly.vision.settings import EngineSettings
 
 if TYPE_CHECKING:
     import openai
@@ -38,7 +38,7 @@ _UNITS = {
 }
 
 
-class VlmSettings(EngineSettings):
+class VlmSettings(Settings):
     """Where the model is and how it counts.
 
     Attributes:

@@ -10,29 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
-from agentfly.errors import ConfigError, unknown_name
-
-
-class BackendConfig(BaseModel):
-    """Base of the backend settings: immutable, and every fault is a `ConfigError`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __init__(self, **data: Any) -> None:
-        if self.model_config.get("extra") == "forbid":
-            for name in data.keys() - type(self).model_fields.keys():
-                raise ConfigError(unknown_name(f"{type(self).__name__} field", name, type(self).model_fields))
-        try:
-            super().__init__(**data)
-        except ValidationError as fault:
-            # Pydantic's own text repeats the input, which may be a key.
-            faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
-            raise ConfigError(f"{type(self).__name__}: {'; '.join(faults)}") from None
+from agentfly.errors import ConfigError
+from agentfly.settings import Settings
 
 
-class AsyncVLLMConfig(BackendConfig):
+class AsyncVLLMConfig(Settings):
     """Settings of the in-process vLLM engine.
 
     Any further field of vLLM's `AsyncEngineArgs` is accepted and passed on; its name is checked when the engine starts,
@@ -86,7 +70,7 @@ def _key_from_environment() -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
-class ClientConfig(BackendConfig):
+class ClientConfig(Settings):
     """Settings of an OpenAI-compatible server, local or in the cloud.
 
     Attributes:
@@ -125,7 +109,7 @@ class ClientConfig(BackendConfig):
         return self
 
 
-class ScriptedConfig(BackendConfig):
+class ScriptedConfig(Settings):
     """Settings of the scripted backend; a list or a function alone may stand for one.
 
     Attributes:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentfly.agents.llm_backends.base import LLMBackend
-from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, BackendConfig, ClientConfig, ScriptedConfig
+from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig, ScriptedConfig
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.settings import Settings
 
-_CONFIGS: dict[str, type[BackendConfig]] = {
+_CONFIGS: dict[str, type[Settings]] = {
     "async_vllm": AsyncVLLMConfig,
     "client": ClientConfig,
     "scripted": ScriptedConfig,
@@ -51,7 +52,7 @@ def make_backend(backend: str | LLMBackend, model: str, template: str | None, co
     return AsyncVLLMBackend(model, settings, template=template)
 
 
-def _settings(backend: str, config: Any) -> BackendConfig:
+def _settings(backend: str, config: Any) -> Settings:
     wanted = _CONFIGS[backend]
     if isinstance(config, wanted):
         return config

@@ -1,0 +1,28 @@
+"""The base of all settings that people write by hand: frozen, checked when they are made, wrong ones named.
+
+A wrong field is a `ConfigError` that offers the nearest valid one. No message ever repeats a value, which may be a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentfly.errors import ConfigError, unknown_name
+
+
+class Settings(BaseModel):
+    """Immutable settings; every fault is a `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **data: Any) -> None:
+        if self.model_config.get("extra") == "forbid":
+            for name in data.keys() - type(self).model_fields.keys():
+                raise ConfigError(unknown_name(f"{type(self).__name__} field", name, type(self).model_fields))
+        try:
+            super().__init__(**data)
+        except ValidationError as fault:
+            faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
+            raise ConfigError(f"{type(self).__name__}: {'; '.join(faults)}") from None
