@@ -38,6 +38,7 @@ async def score_trajectory(
         result=store.get(trajectory.final_image) if trajectory.final_image else None,
         target=_optional(task.target),
         mask=_optional(task.mask),
+        metadata=task.metadata,
     )
     score = await setup.evaluator.evaluate(sample)
     records = trajectory.tool_records

@@ -1,16 +1,64 @@
-"""Judging edits: what an evaluator is, the one that knows the answer, and how a score becomes a reward."""
+"""Judging edits: evaluators of several kinds, how a score becomes a reward, and what watches over both.
 
+The light ones are here; `similarity` (CLIP, SigLIP) is imported where it is used, by `make_evaluator("similarity")`.
+"""
+
+from agentfly.evaluators.audit import AuditReport, AuditSettings, JudgeAudit
 from agentfly.evaluators.base import EditSample, Evaluator, Score
+from agentfly.evaluators.batching import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
+from agentfly.evaluators.composite import CompositeEvaluator
+from agentfly.evaluators.credit import TurnCredit, credit_turns, score_turns
+from agentfly.evaluators.factory import make_evaluator
+from agentfly.evaluators.groups import GroupStatistics, group_statistics, reward_metrics
+from agentfly.evaluators.monitors import (
+    ChainFacts,
+    HealthMonitor,
+    HealthReport,
+    HealthSettings,
+    Limit,
+    chain_facts,
+    health_settings,
+)
 from agentfly.evaluators.reference import ReferenceConfig, ReferenceEvaluator
 from agentfly.evaluators.reward import Reward, RewardConfig, compose_reward
+from agentfly.evaluators.rubrics import Rubric, available_rubrics, load_rubric
+from agentfly.evaluators.structural import StructuralConfig, StructuralEvaluator
 
 __all__ = [
+    "AuditReport",
+    "AuditSettings",
+    "ChainFacts",
+    "CompositeEvaluator",
     "EditSample",
     "Evaluator",
+    "GroupStatistics",
+    "GuardSettings",
+    "GuardedEvaluator",
+    "HealthMonitor",
+    "HealthReport",
+    "HealthSettings",
+    "JudgeAudit",
+    "Limit",
+    "NotScored",
+    "PassingFault",
     "ReferenceConfig",
     "ReferenceEvaluator",
     "Reward",
     "RewardConfig",
+    "Rubric",
     "Score",
+    "StructuralConfig",
+    "StructuralEvaluator",
+    "TurnCredit",
+    "available_rubrics",
+    "chain_facts",
     "compose_reward",
+    "credit_turns",
+    "evaluate_many",
+    "group_statistics",
+    "health_settings",
+    "load_rubric",
+    "make_evaluator",
+    "reward_metrics",
+    "score_turns",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -19,6 +19,7 @@ class EditSample:
         result: the picture after; None when the agent gave none.
         target: the wanted picture, where it is known.
         mask: where the picture must change (mode L, white = change), where it is known.
+        metadata: of the task: what an evaluator beyond pictures needs, such as "checks" or captions.
     """
 
     instruction: str
@@ -26,6 +27,7 @@ class EditSample:
     result: Image.Image | None
     target: Image.Image | None = None
     mask: Image.Image | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentfly.errors import EvaluatorError
+from agentfly.evaluators import regions
 from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.regions import Region
 
 Floats = NDArray[np.float32]
 
@@ -77,35 +79,57 @@ class ReferenceEvaluator:
         within = np.asarray(mask.convert("L")) > 127
         if not within.any():
             raise EvaluatorError("the mask is empty: nothing would have to change")
-        lab_source, lab_result, lab_target = (self._lab(picture) for picture in (source, result, target))
+        before, after, wanted = (_pixels(picture) for picture in (source, result, target))
+        # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
+        must, reach = regions.bounds(within), _reach(self.config.blur)
+        area = regions.grown(regions.joint(must, regions.difference(before, after)), reach, within.shape)
+        near = regions.grown(regions.joint(must, regions.difference(before, wanted)), reach, within.shape)
+        near = regions.common(near, area)
+        lab_source, lab_result = self._lab(before, area), self._lab(after, area)
+        lab_target, local = self._lab(wanted, near), regions.relative(near, area)
         moved = _distance(lab_result, lab_source)
+        changed = float(moved.max() > self.config.changed_tolerance)
+        # The two differ outside of the mask only by the blur across its edge, which is nobody's fault.
+        away = moved
+        away[local] = np.minimum(moved[local], _distance(lab_result[local], lab_target))
         aspects = {
-            "inside": self._inside(lab_source, lab_result, lab_target, within),
-            # The two differ outside of the mask only by the blur across its edge, which is nobody's fault.
-            "outside": self._outside(np.minimum(moved, _distance(lab_result, lab_target)), within),
-            "changed": float(moved.max() > self.config.changed_tolerance),
+            "inside": self._inside(lab_source[local], lab_result[local], lab_target, within[near]),
+            "outside": self._outside(away, within[area], within.size),
+            "changed": changed,
         }
         return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
 
-    def _lab(self, picture: Image.Image) -> Floats:
+    def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
+        """A region of the blurred picture in Lab; what is around it is seen by the blur."""
         import cv2
 
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
-        blurred = cv2.GaussianBlur(pixels, (0, 0), self.config.blur)
-        return np.asarray(cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB), dtype=np.float32)
+        read = regions.grown(region, _reach(self.config.blur), pixels.shape)
+        part = np.divide(pixels[read], np.float32(255.0), dtype=np.float32)
+        blurred = cv2.GaussianBlur(part, (0, 0), self.config.blur)
+        return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
 
     def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         weight, tolerance = self.config.lightness_weight, self.config.inside_tolerance
         before, after = (
-            float(np.maximum(_distance(x[within], target[within], weight) - tolerance, 0.0).mean())
-            for x in (source, result)
+            float(np.maximum(_distance(x, target, weight) - tolerance, 0.0)[within].mean()) for x in (source, result)
         )
         # Where source and target agree within the tolerance there is no error to take away.
         return min(max(1.0 - after / before, 0.0), 1.0) if before > 0 else float(after == 0)
 
-    def _outside(self, away: Floats, within: NDArray[np.bool_]) -> float:
-        harm = np.clip((away - self.config.outside_tolerance) / self.config.outside_range, 0.0, 1.0)
-        return math.exp(-self.config.outside_decay * float(harm[~within].sum()) / away.size)
+    def _outside(self, away: Floats, within: NDArray[np.bool_], pixels: int) -> float:
+        harm = (away - self.config.outside_tolerance) / self.config.outside_range
+        np.clip(harm, 0.0, 1.0, out=harm)
+        harm[within] = 0.0
+        return math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / pixels)
+
+
+def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _reach(blur: float) -> int:
+    """Pixels that OpenCV's Gaussian kernel for float pictures reaches to each side, rounded up."""
+    return math.ceil(4 * blur) + 1
 
 
 def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
@@ -120,9 +144,12 @@ def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
 
 
 def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
+    import cv2
+
     away = a - b
-    away *= (lightness_weight, 1.0, 1.0)
-    return np.asarray(np.sqrt(np.einsum("...c,...c->...", away, away)), dtype=np.float32)
+    # OpenCV sums channels three times as fast as NumPy does.
+    squares = cv2.transform(cv2.multiply(away, away), np.array([[lightness_weight**2, 1.0, 1.0]], np.float32))
+    return np.asarray(cv2.sqrt(squares), dtype=np.float32)
 
 
 def _feedback(aspects: dict[str, float]) -> str:

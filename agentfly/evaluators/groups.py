@@ -1,0 +1,86 @@
+"""Statistics of a batch of rewards: each part by name, and each group of chains of one prompt.
+
+A group whose chains all got the same reward has advantages of zero (GRPO) and teaches nothing: such groups are
+marked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentfly.errors import ConfigError
+from agentfly.evaluators.reward import Reward
+
+# Standard deviation of a group's rewards below which they count as equal: GRPO divides by it.
+EQUAL = 1e-6
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """One group: how many chains, mean, standard deviation (of the population), least and most of the rewards."""
+
+    group: Hashable
+    size: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    @property
+    def zero_variance(self) -> bool:
+        """Whether nothing can be learned from it; a group of one always is so."""
+        return self.std < EQUAL
+
+
+def group_statistics(rewards: Sequence[float], groups: Sequence[Hashable]) -> list[GroupStatistics]:
+    """Statistics of each group, in the order in which groups first come.
+
+    Args:
+        rewards: of the chains.
+        groups: what each chain belongs to.
+
+    Raises:
+        ConfigError: not one group a reward.
+    """
+    if len(rewards) != len(groups):
+        raise ConfigError(f"{len(rewards)} rewards for {len(groups)} groups: give one a chain")
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    for reward, group in zip(rewards, groups, strict=True):
+        members[group].append(reward)
+    return [
+        GroupStatistics(group, len(v), float(np.mean(v)), float(np.std(v)), min(v), max(v))
+        for group, v in members.items()
+    ]
+
+
+def reward_metrics(rewards: Sequence[Reward], groups: Sequence[Hashable]) -> dict[str, float]:
+    """What to log of a batch: `reward/...`, each part as `reward/part/NAME`, and `reward/group/...`.
+
+    `std_within` is the mean over groups of their standard deviation, `zero_variance` the share of groups that have
+    none, and `all_best` and `all_worst` the shares that have none because the task is too easy or too hard
+    (above 0.9, or below 0.1).
+    """
+    if not rewards:
+        return {}
+    values = np.array([reward.value for reward in rewards])
+    metrics = {
+        "reward/mean": float(values.mean()),
+        "reward/std": float(values.std()),
+        "reward/min": float(values.min()),
+        "reward/max": float(values.max()),
+    }
+    for name in sorted({name for reward in rewards for name in reward.parts}):
+        metrics[f"reward/part/{name}"] = float(np.mean([reward.parts.get(name, 0.0) for reward in rewards]))
+    found = group_statistics([reward.value for reward in rewards], groups)
+    flat = [group for group in found if group.zero_variance]
+    return metrics | {
+        "reward/group/count": float(len(found)),
+        "reward/group/std_within": float(np.mean([group.std for group in found])),
+        "reward/group/zero_variance": len(flat) / len(found),
+        "reward/group/all_best": sum(group.mean > 0.9 for group in flat) / len(found),
+        "reward/group/all_worst": sum(group.mean < 0.1 for group in flat) / len(found),
+    }

@@ -1,0 +1,110 @@
+"""An evaluator elsewhere: for scorers whose packages do not fit into this environment.
+
+`python -m agentfly.serving.evaluator_server` hosts one; any server with the same `POST /v1/evaluate` will do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentfly.errors import ConfigError, EvaluatorError
+from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.batching import PassingFault
+from agentfly.evaluators.loops import PerLoop
+from agentfly.evaluators.wire import PATH, ScoreBody, to_body
+
+
+class HttpEvaluatorSettings(BaseModel):
+    """Where the evaluator is.
+
+    Attributes:
+        base_url: address of the server, without `/v1`.
+        api_key_env: environment variable with the key, sent as a bearer token where it is set.
+        timeout: seconds for a request.
+        max_connections: requests at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: str = Field(pattern=r"^https?://")
+    api_key_env: str = "AGENTFLY_EVALUATOR_KEY"
+    timeout: float = Field(120.0, gt=0)
+    max_connections: int = Field(16, ge=1)
+
+
+class HttpEvaluator:
+    """Scores by asking a server. Faults that may pass are `PassingFault`: put a `GuardedEvaluator` around it.
+
+    Args:
+        settings: where it is.
+        transport: how requests travel, for tests.
+    """
+
+    def __init__(self, settings: HttpEvaluatorSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.settings = settings
+        self._transport = transport
+        self._client = PerLoop(self._make)
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample.
+
+        Raises:
+            PassingFault: the server does not answer, is overloaded or failed; the same sample may be scored later.
+            EvaluatorError: the server cannot score this sample, or answers with no score.
+            ConfigError: the key or the address is refused.
+        """
+        body = await asyncio.to_thread(lambda: json.dumps(to_body(sample)).encode())
+        try:
+            reply = await self._client.get().post(PATH, content=body, headers={"content-type": "application/json"})
+        except httpx.HTTPError as fault:
+            raise PassingFault(
+                f"the evaluator at {self.settings.base_url} does not answer: {str(fault) or type(fault).__name__}"
+            ) from fault
+        if reply.status_code != 200:
+            raise self._refusal(reply)
+        try:
+            return ScoreBody.model_validate_json(reply.content).score()
+        except ValidationError as fault:
+            places = ", ".join(".".join(map(str, error["loc"])) or "body" for error in fault.errors())
+            raise EvaluatorError(
+                f"the evaluator at {self.settings.base_url} gave no score: {places} is wrong"
+            ) from None
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop."""
+        await self._client.get().aclose()
+
+    def _make(self) -> httpx.AsyncClient:
+        key = os.environ.get(self.settings.api_key_env)
+        return httpx.AsyncClient(
+            base_url=self.settings.base_url,
+            timeout=self.settings.timeout,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            limits=httpx.Limits(max_connections=self.settings.max_connections),
+            transport=self._transport,
+        )
+
+    def _refusal(self, reply: httpx.Response) -> Exception:
+        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {_reason(reply)}"
+        if reply.status_code in (401, 403):
+            return ConfigError(f"{reason}; set {self.settings.api_key_env}")
+        if reply.status_code == 404:
+            return ConfigError(f"{reason}; check base_url, which ends before {PATH}")
+        if reply.status_code in (408, 425, 429) or reply.status_code >= 500:
+            return PassingFault(reason)
+        return EvaluatorError(reason)
+
+
+def _reason(reply: httpx.Response) -> str:
+    try:
+        body: Any = reply.json()
+    except ValueError:
+        return "no reason given"
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message"))[:300] if isinstance(error, dict) else "no reason given"

@@ -1,0 +1,57 @@
+"""Rectangles of a picture's rows and columns, so that pixels which cannot matter need not be worked on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Region = tuple[slice, slice]
+
+
+def bounds(matters: NDArray[Any]) -> Region:
+    """The smallest region with all pixels that are not zero (H, W); at least one is not."""
+    rows, columns = (np.flatnonzero(matters.any(axis=axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Region | None:
+    """The smallest region outside of which two pictures (H, W, C) are equal; None where they are equal everywhere."""
+    import cv2
+
+    away = cv2.absdiff(a, b)
+    # Rows first: reducing the three channels of each pixel would take longer than all else.
+    rows = np.flatnonzero(away.reshape(len(away), -1).any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(away.any(axis=0).any(axis=1))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def joint(a: Region, b: Region | None) -> Region:
+    """The smallest region that holds both."""
+    if b is None:
+        return a
+    rows, columns = (slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    return rows, columns
+
+
+def common(a: Region, b: Region) -> Region:
+    """What two regions that touch share."""
+    rows, columns = (slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    return rows, columns
+
+
+def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
+    """The region with so many pixels more on each side, as far as the picture goes."""
+    rows, columns = (
+        slice(max(0, span.start - by), min(size, span.stop + by)) for span, size in zip(region, shape[:2], strict=True)
+    )
+    return rows, columns
+
+
+def relative(inner: Region, outer: Region) -> Region:
+    """A region in the coordinates of another one that holds it."""
+    rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+    return rows, columns

@@ -1,0 +1,173 @@
+"""Directional similarity in the space of CLIP or SigLIP: did the picture move the way the words, or the target, did?"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from agentfly.errors import ConfigError, EvaluatorError, ToolError
+from agentfly.evaluators.base import EditSample, Score
+from agentfly.vision.runtime import (
+    Worker,
+    check_folder,
+    loading,
+    memory_guard,
+    require,
+    resolve_device,
+    resolve_dtype,
+    short_name,
+)
+from agentfly.vision.settings import ModelSettings
+
+_WANTED = "a CLIP, SigLIP or SigLIP 2 model"
+_MODEL_TYPES = ("clip", "siglip", "siglip2")
+# Steps shorter than this, between vectors of length 1, are rounding.
+_NO_STEP = 1e-4
+
+
+class SimilaritySettings(ModelSettings):
+    """Which model, and what its numbers mean.
+
+    Attributes:
+        full_for_words: cosine of picture step and caption step that counts as 1. The two spaces do not meet, so that
+            honest edits reach 0.1 to 0.4 (InstructPix2Pix, Brooks et al. 2023, figure 8); calibrate it for a model.
+        full_for_target: cosine of picture step and target step that counts as 1.
+    """
+
+    model: str = "openai/clip-vit-base-patch32"
+    full_for_words: float = Field(0.3, gt=0, le=1)
+    full_for_target: float = Field(0.9, gt=0, le=1)
+
+
+class DirectionalSimilarityEvaluator:
+    """CLIP directional similarity (StyleGAN-NADA, Gal et al. 2022), for data with captions or a target.
+
+    With E the embedding of a picture or a text, of length 1, and [x] = min(max(x, 0), 1):
+
+        step       = E(result) - E(source)
+        wish       = E(metadata["target_caption"]) - E(metadata["source_caption"]), or, without captions,
+                     E(target) - E(source)
+        direction  = [cos(step, wish) / full]
+        score      = 100 * direction
+
+    A copy of the source has no step and is worth 0. What else changed is hardly seen: aspect "kept" is
+    [cos(E(result), E(source))], to be looked at beside the score, which it is no part of.
+
+    Args:
+        settings: which model. It is loaded at the first sample, or by `load`.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+        ConfigError: the folder is not a checkpoint.
+    """
+
+    def __init__(self, settings: SimilaritySettings | None = None) -> None:
+        self.settings = settings or SimilaritySettings()
+        require("transformers", "the similarity evaluator", "diffusion")
+        check_folder(self.settings.model, "config.json", _WANTED)
+        self.name = short_name(self.settings.model)
+        self._worker = Worker("similarity")
+        self._lock = threading.Lock()
+        self._loaded: tuple[Any, Any] | None = None
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample; aspects are direction and kept.
+
+        Raises:
+            EvaluatorError: neither captions nor a target are known, or they say that nothing is to change.
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        captions = _captions(sample)
+        if captions is None and sample.target is None:
+            raise EvaluatorError(
+                'the similarity evaluator needs metadata["source_caption"] and ["target_caption"], or a target'
+            )
+        if sample.result is None:
+            return Score(0.0, "There is no result.", {"direction": 0.0, "kept": 0.0})
+        try:
+            return await self._worker.run(self._score, sample, sample.result, captions)
+        except ToolError as fault:
+            raise EvaluatorError(str(fault)) from fault
+
+    def load(self) -> tuple[Any, Any]:
+        """Model and processor; loads them at the first call. Takes seconds, so not for an event loop."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _load(self.settings)
+            return self._loaded
+
+    def _score(self, sample: EditSample, result: Image.Image, captions: tuple[str, str] | None) -> Score:
+        pictures = [sample.source, result]
+        if captions is None and sample.target is not None:
+            pictures.append(sample.target)
+        seen = self._see(pictures)
+        before, after = self._read(captions) if captions is not None else (seen[0], seen[2])
+        full = self.settings.full_for_words if captions is not None else self.settings.full_for_target
+        wish, step = after - before, seen[1] - seen[0]
+        if np.linalg.norm(wish) < _NO_STEP:
+            raise EvaluatorError("captions or target say that nothing is to change: there is no direction to judge")
+        moved = bool(np.linalg.norm(step) >= _NO_STEP)
+        cosine = float(step @ wish / (np.linalg.norm(step) * np.linalg.norm(wish))) if moved else 0.0
+        direction = min(max(cosine / full, 0.0), 1.0)
+        kept = min(max(float(seen[0] @ seen[1]), 0.0), 1.0)
+        return Score(100.0 * direction, _feedback(direction, moved), {"direction": direction, "kept": kept})
+
+    def _see(self, pictures: list[Image.Image]) -> NDArray[np.float64]:
+        """Embeddings of pictures (N, D), each of length 1."""
+        import torch
+
+        model, processor = self.load()
+        with memory_guard(self.name), torch.inference_mode():
+            inputs = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
+            inputs = inputs.to(model.device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+            return _unit(model.get_image_features(**inputs))
+
+    def _read(self, texts: tuple[str, str]) -> NDArray[np.float64]:
+        """Embeddings of texts (2, D), each of length 1."""
+        import torch
+
+        model, processor = self.load()
+        # SigLIP was trained on padded texts and goes astray without the padding.
+        padding: Any = True if model.config.model_type == "clip" else "max_length"
+        with memory_guard(self.name), torch.inference_mode():
+            inputs = processor(text=list(texts), return_tensors="pt", padding=padding, truncation=True)
+            return _unit(model.get_text_features(**inputs.to(model.device)))
+
+
+def _captions(sample: EditSample) -> tuple[str, str] | None:
+    before, after = (sample.metadata.get(name) for name in ("source_caption", "target_caption"))
+    return (before, after) if isinstance(before, str) and isinstance(after, str) and before and after else None
+
+
+def _unit(features: Any) -> NDArray[np.float64]:
+    pooled = features.pooler_output.double().cpu().numpy()
+    return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+
+
+def _feedback(direction: float, moved: bool) -> str:
+    if not moved:
+        return "The picture is unchanged."
+    if direction >= 0.8:
+        return "The picture has changed the way that was asked for."
+    return f"The picture has changed in another direction than asked ({direction:.0%} of a full match)."
+
+
+def _load(settings: SimilaritySettings) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    device = resolve_device(settings.device)
+    with loading(settings.model, _WANTED):
+        config = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
+        if config.model_type not in _MODEL_TYPES:
+            raise ConfigError(f"{settings.model!r} is a {config.model_type} model: give {_WANTED}")
+        processor = AutoProcessor.from_pretrained(settings.model, revision=settings.revision)
+        model = AutoModel.from_pretrained(
+            settings.model, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
+        )
+    return model.to(device).eval(), processor

@@ -1,0 +1,214 @@
+"""An evaluator over HTTP: the same score on both sides, and every refusal with its reason."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from agentfly.datasets import StickerWorld
+from agentfly.errors import ConfigError, EvaluatorError
+from agentfly.evaluators import (
+    EditSample,
+    Evaluator,
+    GuardedEvaluator,
+    GuardSettings,
+    PassingFault,
+    ReferenceEvaluator,
+    Score,
+    evaluate_many,
+)
+from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
+from agentfly.evaluators.wire import PATH, to_body
+from agentfly.serving.evaluator_server import EvaluatorServerSettings, create_app, main
+
+TASK = StickerWorld().task(3, "heldout", "named")
+HALF = Image.blend(TASK.images[0], TASK.target, 0.5)
+SAMPLE = EditSample(TASK.instruction, TASK.images[0], HALF, TASK.target, TASK.mask, {"key": [1, "é"], "bad": object()})
+
+
+class Doing:
+    """Does what a function says."""
+
+    def __init__(self, work: Callable[[EditSample], Score]) -> None:
+        self.work = work
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        await asyncio.sleep(0)
+        return self.work(sample)
+
+
+def raising(fault: Exception) -> Doing:
+    def work(sample: EditSample) -> Score:
+        raise fault
+
+    return Doing(work)
+
+
+def client(evaluator: Evaluator, **settings: Any) -> HttpEvaluator:
+    app = create_app(evaluator, EvaluatorServerSettings(**settings))
+    return HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), httpx.ASGITransport(app=app))
+
+
+async def test_the_server_sees_the_sample_and_the_client_its_score() -> None:
+    seen: list[EditSample] = []
+
+    def work(sample: EditSample) -> Score:
+        seen.append(sample)
+        return Score(12.5, "so so", {"a": 0.25})
+
+    assert await client(Doing(work)).evaluate(SAMPLE) == Score(12.5, "so so", {"a": 0.25})
+    assert seen[0].instruction == SAMPLE.instruction
+    assert seen[0].metadata == {"key": [1, "é"]}
+    for name in ("source", "result", "target", "mask"):
+        sent, got = getattr(SAMPLE, name), getattr(seen[0], name)
+        assert (got.mode, got.tobytes()) == (sent.mode, sent.tobytes())
+
+
+async def test_a_missing_result_stays_missing() -> None:
+    score = await client(ReferenceEvaluator()).evaluate(
+        EditSample("x", SAMPLE.source, None, SAMPLE.target, SAMPLE.mask)
+    )
+    assert score.feedback == "There is no result."
+
+
+def test_over_a_real_socket_scores_are_those_of_the_evaluator_itself() -> None:
+    server = uvicorn.Server(uvicorn.Config(create_app(ReferenceEvaluator()), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    remote = HttpEvaluator(
+        HttpEvaluatorSettings(base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    )
+    try:
+        there = asyncio.run(evaluate_many(remote, [SAMPLE] * 8))
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert there == [asyncio.run(ReferenceEvaluator().evaluate(SAMPLE))] * 8
+    with pytest.raises(PassingFault, match="does not answer"):
+        asyncio.run(remote.evaluate(SAMPLE))
+
+
+async def test_not_scored_comes_with_the_reason_of_the_evaluator() -> None:
+    with pytest.raises(EvaluatorError, match="HTTP 422: needs a mask") as caught:
+        await client(raising(EvaluatorError("needs a mask"))).evaluate(SAMPLE)
+    assert not isinstance(caught.value, PassingFault)
+
+
+@pytest.mark.parametrize("fault", [PassingFault("busy"), RuntimeError("a bug at /secret/path")])
+async def test_faults_that_may_pass_are_told_as_such(fault: Exception) -> None:
+    with pytest.raises(PassingFault) as caught:
+        await client(raising(fault)).evaluate(SAMPLE)
+    assert "/secret/path" not in str(caught.value)
+
+
+async def test_a_guard_around_the_client_tries_again() -> None:
+    attempts = iter([PassingFault("busy"), Score(60)])
+
+    def work(sample: EditSample) -> Score:
+        found = next(attempts)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    guarded = GuardedEvaluator(client(Doing(work)), GuardSettings(first_wait=0))
+    assert (await guarded.evaluate(SAMPLE)).value == 60
+
+
+@pytest.mark.parametrize("value", [float("nan"), 101.0, -1.0])
+async def test_a_score_that_is_none_is_not_passed_on(value: float) -> None:
+    with pytest.raises(EvaluatorError, match="no score from 0 to 100"):
+        await client(Doing(lambda sample: Score(value))).evaluate(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"value": 500}', b'{"value": "NaN"}', b'{"score": 5}', b'{"value": 5, "more": 1}']
+)
+async def test_a_server_that_answers_nonsense_gives_no_score(body: bytes) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
+    with pytest.raises(EvaluatorError, match="gave no score"):
+        await HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), transport).evaluate(SAMPLE)
+
+
+async def test_a_wrong_address_is_a_fault_of_the_configuration() -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(404, content=b"<html>"))
+    with pytest.raises(ConfigError, match="base_url"):
+        await HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), transport).evaluate(SAMPLE)
+
+
+async def test_a_server_with_a_key_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", "k-123")
+    locked = client(Doing(lambda sample: Score(1)))
+    assert (await locked.evaluate(SAMPLE)).value == 1
+    monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", "wrong")
+    other = HttpEvaluator(locked.settings, locked._transport)
+    with pytest.raises(ConfigError, match="AGENTFLY_EVALUATOR_KEY"):
+        await other.evaluate(SAMPLE)
+
+
+async def test_the_queue_is_bounded() -> None:
+    free, started = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def evaluate(self, sample: EditSample) -> Score:
+            started.set()
+            await free.wait()
+            return Score(3)
+
+    one = client(Slow(), in_flight=1, max_queue=0)
+    first = asyncio.ensure_future(one.evaluate(SAMPLE))
+    await started.wait()
+    with pytest.raises(PassingFault, match="too many requests"):
+        await one.evaluate(SAMPLE)
+    free.set()
+    assert (await first).value == 3
+
+
+BODY = to_body(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        ({**BODY, "source": "/etc/passwd"}, 400, "source"),
+        ({**BODY, "result": "file:///etc/passwd"}, 400, "result"),
+        ({**BODY, "result": "http://169.254.169.254/"}, 400, "result"),
+        ({**BODY, "mask": "aGVsbG8="}, 400, "mask"),
+        ({"instruction": "x"}, 400, "source"),
+        ({**BODY, "more": 1}, 400, "more"),
+        ("[" * 100_000, 400, "no JSON"),
+        ("{", 400, "no JSON"),
+        ("x" * 300_000, 413, "bytes"),
+    ],
+)
+async def test_what_is_no_sample_is_refused(content: Any, status: int, words: str) -> None:
+    app = create_app(ReferenceEvaluator(), EvaluatorServerSettings(max_bytes=200_000))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://scorer.test") as http:
+        sent = {"content": content} if isinstance(content, str) else {"json": content}
+        reply = await http.post(PATH, **sent)
+    assert reply.status_code == status, reply.text
+    assert words in reply.json()["error"]["message"]
+    assert "root:" not in reply.text
+
+
+async def test_health_names_the_evaluator() -> None:
+    app = create_app(ReferenceEvaluator())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://scorer.test") as http:
+        assert (await http.get("/health")).json() == {"status": "ok", "evaluator": "ReferenceEvaluator", "waiting": 0}
+
+
+@pytest.mark.parametrize("spec", ["referense", '{"evaluator": "judge"}', "{"])
+def test_the_command_refuses_what_it_cannot_host(spec: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["--evaluator", spec]) == 2
+    assert caplog.text
