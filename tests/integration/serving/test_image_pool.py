@@ -21,6 +21,8 @@ from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.remote import NodeConfig, PoolSettings, RemoteEngines, remote_engines
 from tests.tiny import stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 COMMAND = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
 PUPPET = ["--model-type", "custom", "--model-path", "tests.unit.serving.custom_engines:puppet"]
 START_SECONDS = 240

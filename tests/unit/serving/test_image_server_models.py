@@ -20,6 +20,8 @@ from agentfly.serving.image_server.work import Operation, Work
 from tests.tiny import detectors, qwen_image, stable_diffusion
 from tests.unit.serving.running import Running, as_text, from_text, plain, png, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

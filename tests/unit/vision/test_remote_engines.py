@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,6 +97,19 @@ async def test_what_no_server_offers_is_done_here(puppet: Running, sticker: Imag
     )
     assert edited.getpixel((0, 0)) == (135, 115, 135)
     assert (statistics.requests, statistics.answered) == (1, 1)
+
+
+async def test_a_task_reads_the_name_of_its_own_call(puppet: Running, sticker: Image.Image) -> None:
+    engines = remote(puppet)
+
+    async def maker() -> str:
+        await engines.editor.edit(sticker, "invert", EditParams())
+        return engines.editor.name
+
+    made_elsewhere = await asyncio.create_task(maker())
+    await engines.close()
+    assert made_elsewhere == "remote: tests.unit.serving.custom_engines:editor"
+    assert engines.editor.name == "remote"
 
 
 async def test_the_servers_own_crash_is_no_concern_of_the_model(puppet: Running, sticker: Image.Image) -> None:
