@@ -15,6 +15,7 @@ from agentfly.images import ImageStore, load_image
 from agentfly.training.policy_evaluation import EvaluationPlan, read_evaluation
 from agentfly.viewer import Example, Report, StepRecord, edit_strip, learning_curve, write_report
 
+_RIGHT = 95.0  # a score that only the edit that was asked for gets
 _SHOWN = 2  # successes, and failures, of each family
 
 
@@ -34,11 +35,18 @@ def write_run_report(
     write_report(out / "report.html", Report(f"agentfly: {title}", summary, curve, examples))
     done = [example for example in examples if (example.runs[0][1].score or 0.0) >= SUCCESS]
     if done:
-        _strip(done[-1], out / "edit.png")
+        _strip(max(done, key=_telling), out / "edit.png")
 
 
 def _score(both: Mapping[str, Any]) -> Estimate:
     return Estimate(**both["greedy"]["score"])
+
+
+def _telling(example: Example) -> tuple[bool, float]:
+    """What makes an example worth showing: both made a picture, the trained policy's is right, and how much better."""
+    (_, trained, _), (_, before, made) = example.runs
+    after = trained.score or 0.0
+    return made is not None and after >= _RIGHT, after - (before.score or 0.0)
 
 
 def _examples(out: Path, plan: EvaluationPlan) -> list[Example]:
