@@ -71,7 +71,8 @@ def _row(task: EditTask) -> dict[str, Any]:
 
 def _picture(source: ImageSource) -> dict[str, Any]:
     out = io.BytesIO()
-    load_image(source).save(out, "PNG", optimize=True)
+    # Fifteen times as fast as the smallest file, and a sixth larger.
+    load_image(source).save(out, "PNG", compress_level=3)
     return {"bytes": out.getvalue(), "path": None}
 
 

@@ -179,6 +179,9 @@ class PPOConfig(BaseModel):
         return {
             f"{rollout}.n": self.group_size,
             f"{rollout}.temperature": self.temperature,
+            # The rollout never samples a picture's placeholder, which the trainer knows nothing of: raw log-probs are
+            # without that mask, as the trainer's are, but also without temperature.
+            f"{rollout}.logprobs_mode": "raw_logprobs" if self.temperature == 1.0 else "processed_logprobs",
             f"{rollout}.seed": self.seed,
             f"{rollout}.max_model_len": self.max_length,
             f"{rollout}.max_num_batched_tokens": max(2048, self.max_length),

@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 from agentfly.agents.card import AgentCard
-from agentfly.agents.evaluation import SUCCESS, estimate, paired_difference
+from agentfly.agents.evaluation import SUCCESS, Evaluation, estimate, paired_difference
 from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import TrainingError
 from agentfly.evaluators import RewardConfig
@@ -275,7 +275,10 @@ class _Quickstart:
             "seed": self._config.seed,
             "steps": outcome.steps,
             "minutes": round(sum(self._seconds.values()) / 60, 1),
-            **{label: {name: found.summary() for name, found in both.items()} for label, both in passes.items()},
+            **{
+                label: {**_headline(both["greedy"]), **{name: found.summary() for name, found in both.items()}}
+                for label, both in passes.items()
+            },
             "gain": gain,
             "blanked": {
                 "trained": {"look": estimate(blanked.scores() >= SUCCESS).to_dict()},
@@ -298,6 +301,13 @@ class _Quickstart:
         )
         for name in ("report.html", "learning_curve.png", "summary.json", "policy"):
             self._console.print(f"  {out / name}", highlight=False)
+
+
+def _headline(greedy: Evaluation) -> dict[str, Any]:
+    """Plain means; their intervals are in the summaries of the passes."""
+    found = greedy.summary()
+    success = {family: estimated["mean"] for family, estimated in found["success"].items()}
+    return {"success": success, "score": found["score"]["mean"]}
 
 
 def _record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Mapping[str, Any]]) -> StepRecord:

@@ -44,7 +44,8 @@ def test_the_summary_holds_what_it_promises(config: QuickstartConfig, summary: d
     assert json.loads((config.out / "summary.json").read_text()) == summary
     assert summary["steps"] == STEPS
     for label in ("warm_start", "trained"):
-        assert set(summary[label]["greedy"]["success"]) == {"all", "named", "replace", "look", "two_step", "repair"}
+        assert set(summary[label]["success"]) == {"all", "named", "replace", "look", "two_step", "repair"}
+        assert summary[label]["score"] == summary[label]["greedy"]["score"]["mean"]
     assert summary["blanked"]["trained"]["look"]["mean"] >= 0.0
     assert {"warm start", "training start", "training"} <= set(summary["seconds"])
 

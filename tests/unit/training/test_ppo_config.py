@@ -124,6 +124,12 @@ def test_values_of_the_run_arrive() -> None:
     assert Path(composed.critic.model.path).is_absolute()
 
 
+@pytest.mark.parametrize(("temperature", "mode"), [(1.0, "raw_logprobs"), (0.7, "processed_logprobs")])
+def test_rollout_and_trainer_speak_of_the_same_probabilities(temperature: float, mode: str) -> None:
+    rollout = compose_run(make_config(temperature=temperature)).actor_rollout_ref.rollout
+    assert (rollout.temperature, rollout.logprobs_mode) == (temperature, mode)
+
+
 def test_no_kl_means_no_reference_policy() -> None:
     composed = compose_run(make_config(kl_coef=0))
     assert composed.actor_rollout_ref.actor.use_kl_loss is False
