@@ -29,7 +29,7 @@ STEPS = 2
 def config(tmp_path_factory: pytest.TempPathFactory) -> QuickstartConfig:
     return QuickstartConfig(
         out=tmp_path_factory.mktemp("quickstart") / "run",
-        warm_start=WarmStartConfig(demonstrations=60, looks=20, sft=SFTConfig(steps=40, batch_size=16)),
+        warm_start=WarmStartConfig(demonstrations=60, looks=20, sft=SFTConfig(steps=80, batch_size=16)),
         reinforcement=Reinforcement(steps=STEPS, prompts=4, samples=4, tasks=8),
         evaluation=EvaluationPlan(tasks_per_family=2, kept_per_family=1),
     )
