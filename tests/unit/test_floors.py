@@ -18,11 +18,13 @@ FLOORS = {
     "tools": 3,
     "evaluators": 3,
     "agents": 4,
-    "serving": 5,
-    "training": 5,
-    "viewer": 5,
-    "utils": 6,
-    "cli": 6,
+    "systems": 5,
+    "evaluation": 6,
+    "serving": 6,
+    "training": 6,
+    "viewer": 6,
+    "utils": 7,
+    "cli": 7,
 }
 
 # A documented command whose name is on one floor and whose work is on the one above: a door, not an import that

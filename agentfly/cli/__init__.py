@@ -1,0 +1,46 @@
+"""The `agentfly` command: verbs only, one file a verb or a few, each handing on to the room that does the work.
+
+A verb imports its room when it runs, so that `agentfly --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+
+from agentfly import __version__
+from agentfly.cli.edit import edit
+from agentfly.cli.quickstart import quickstart
+from agentfly.cli.serve import serve_images
+from agentfly.errors import AgentFlyError
+
+# For verbs whose flags belong to the room behind them.
+FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="RL training for image-editing agents that use tools."
+)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    Console().print(__version__)
+
+
+app.command()(quickstart)
+app.command()(edit)
+app.command("serve-images", context_settings=FOREIGN_FLAGS)(serve_images)
+
+
+def main() -> None:
+    """Entry point: our own errors end in one clear line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except AgentFlyError as fault:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {fault}", highlight=False)
+        sys.exit(1)

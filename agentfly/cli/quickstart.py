@@ -1,0 +1,29 @@
+"""`agentfly quickstart`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Algorithm(str, Enum):
+    """Advantage estimators of the quickstart."""
+
+    ppo = "ppo"
+    grpo = "grpo"
+
+
+def quickstart(
+    seed: Annotated[int, typer.Option(envvar="SEED", help="Seed of data, weights and sampling.")] = 0,
+    algorithm: Annotated[Algorithm, typer.Option(envvar="ALGORITHM", help="How advantages are estimated.")] = (
+        Algorithm.grpo
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+) -> None:
+    """Warm-start a tiny policy, train it with verl on vLLM rollouts, and report what it learned. No GPU needed."""
+    from agentfly.training.quickstart import QuickstartConfig, run_quickstart
+
+    run_quickstart(QuickstartConfig(seed=seed, algorithm=algorithm.value, out=out))
