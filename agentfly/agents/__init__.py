@@ -19,7 +19,7 @@ from agentfly.agents.streaming import (
     TurnEnd,
     TurnStart,
 )
-from agentfly.agents.tasks import EvaluationSetup, score_trajectory, task_conversation
+from agentfly.agents.tasks import EvaluationSetup, edit_sample, score_trajectory, task_conversation
 from agentfly.agents.trajectory import StopReason, TokenTrace, ToolRecord, Trajectory, Turn
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Turn",
     "TurnEnd",
     "TurnStart",
+    "edit_sample",
     "reward",
     "score_trajectory",
     "task_conversation",

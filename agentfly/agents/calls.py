@@ -120,7 +120,7 @@ class TurnCalls:
         self, index: int, call: ToolCall, draft: Draft | None = None, earlier: asyncio.Event | None = None
     ) -> Outcome:
         await self.listener.started(index, call)
-        begun, error = time.monotonic(), None
+        begun, began, error = time.monotonic(), time.time(), None
         try:
             with draft or nullcontext():
                 result = await self.tools.execute(call, timeout=self.timeout())
@@ -137,7 +137,15 @@ class TurnCalls:
         for handle in result.images:
             self.view.add_handle(handle)
         record = ToolRecord(
-            call.name, dict(call.arguments), seconds, result.engine, error, call.error is not None, dict(result.data)
+            call.name,
+            dict(call.arguments),
+            seconds,
+            result.engine,
+            error,
+            call.error is not None,
+            dict(result.data),
+            result.images,
+            began,
         )
         outcome = Outcome(index, call, result, record)
         await self.listener.settled(outcome)

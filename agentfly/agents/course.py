@@ -48,14 +48,14 @@ class Course:
         room, cut_by = self._room()
         if room < 1:
             return cut_by
-        begun = time.monotonic()
+        begun, began = time.monotonic(), time.time()
         try:
             generation = await bounded(self._generate(room), self._time_left())
         except Overtime:
             return StopReason.WALL_CLOCK
         except Abandoned as fault:
             raise BackendError("the backend cancelled the request by itself") from fault
-        calls = await self._keep(generation, time.monotonic() - begun)
+        calls = await self._keep(generation, time.monotonic() - begun, began)
         if generation.finish_reason == "abort":
             return StopReason.CANCELLED
         if not calls:
@@ -63,7 +63,7 @@ class Course:
             return cut_by if generation.finish_reason == "length" else StopReason.NO_TOOL_CALL
         return await self._act(calls[: max(0, self.limits.max_tool_calls - len(trajectory.tool_records))], len(calls))
 
-    async def _keep(self, generation: Generation, seconds: float) -> tuple[ToolCall, ...]:
+    async def _keep(self, generation: Generation, seconds: float, began: float) -> tuple[ToolCall, ...]:
         """Write a generation on the trajectory; returns its calls."""
         trajectory, span = self.trajectory, (0, 0)
         if trajectory.tokens is not None:
@@ -72,7 +72,7 @@ class Course:
             span = trajectory.tokens.add_sampled(generation.token_ids, generation.logprobs)
         content, calls = _read(generation)
         usage = generation.prompt_tokens, generation.completion_tokens
-        trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage))
+        trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage, began))
         trajectory.messages.append(Message("assistant", (TextPart(content),) if content else (), calls))
         await self.rollout.tell(TurnEnd(trajectory.id, len(trajectory.turns) - 1, generation.text, seconds))
         return calls

@@ -28,19 +28,24 @@ def task_conversation(task: EditTask) -> dict[str, Any]:
     return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
 
 
-async def score_trajectory(
-    trajectory: Trajectory, task: EditTask, store: ImageStore, setup: EvaluationSetup
-) -> Trajectory:
-    """Score a finished trajectory against its task and write score, aspects, reward and its parts on it."""
-    sample = EditSample(
+def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
+    """A result of a task as an evaluator takes it."""
+    return EditSample(
         instruction=task.instruction,
         source=load_image(task.images[0]),
-        result=store.get(trajectory.final_image) if trajectory.final_image else None,
+        result=result,
         target=_optional(task.target),
         mask=_optional(task.mask),
         metadata=task.metadata,
     )
-    score = await setup.evaluator.evaluate(sample)
+
+
+async def score_trajectory(
+    trajectory: Trajectory, task: EditTask, store: ImageStore, setup: EvaluationSetup
+) -> Trajectory:
+    """Score a finished trajectory against its task and write score, aspects, reward and its parts on it."""
+    result = store.get(trajectory.final_image) if trajectory.final_image else None
+    score = await setup.evaluator.evaluate(edit_sample(task, result))
     records = trajectory.tool_records
     reward = compose_reward(
         score,

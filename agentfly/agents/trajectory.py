@@ -47,7 +47,9 @@ class ToolRecord:
         engine: engine that did the work, "" for none.
         error: the observation when the call failed, else None.
         malformed: the call could not even be parsed.
-        data: what the tool reported for machines.
+        data: what the tool reported for machines; an edit names the picture it began from under "source".
+        images: handles of the pictures it gave; none when an edit changed nothing.
+        began: when it began, in seconds since 1970.
     """
 
     name: str
@@ -57,6 +59,8 @@ class ToolRecord:
     error: str | None = None
     malformed: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Turn:
         tools: calls carried out, in order.
         start, end: span of the sampled ids in `TokenTrace.response_ids`; equal when there are no tokens.
         prompt_tokens, completion_tokens: usage as the backend counts it, 0 where it does not.
+        began: when the generation was asked for, in seconds since 1970.
     """
 
     text: str
@@ -80,6 +85,7 @@ class Turn:
     end: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    began: float = 0.0
 
 
 @dataclass
@@ -197,7 +203,7 @@ class Trajectory:
         data = dict(data)
         data["messages"] = [Message.from_dict(message) for message in data["messages"]]
         data["turns"] = [
-            Turn(**{**turn, "tools": tuple(ToolRecord(**tool) for tool in turn["tools"])}) for turn in data["turns"]
+            Turn(**{**turn, "tools": tuple(_tool_record(tool) for tool in turn["tools"])}) for turn in data["turns"]
         ]
         data["tokens"] = TokenTrace(**data["tokens"]) if data["tokens"] is not None else None
         data["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
@@ -212,6 +218,10 @@ class Trajectory:
         from agentfly.agents.proof import check_trace
 
         check_trace(self, codec, load_image)
+
+
+def _tool_record(data: Mapping[str, Any]) -> ToolRecord:
+    return ToolRecord(**{**data, "images": tuple(data.get("images", ()))})
 
 
 def plain(value: Any) -> Any:

@@ -7,43 +7,43 @@ with another evaluator, and sounds an alarm when the reward rises while the audi
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from agentfly.errors import ConfigError
-from agentfly.evaluators.base import EditSample, Evaluator
-from agentfly.evaluators.batching import GuardedEvaluator, GuardSettings, NotScored
+from agentfly.evaluators.batching import GuardSettings
+from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class AuditSettings(BaseModel):
+class AuditSettings(Settings):
     """How much is audited, and what is alarming.
 
     Attributes:
-        share: of each batch that is audited.
-        least: samples of each batch at least.
+        share: of the chains that is audited.
         window: steps that are looked back on; the first half is compared with the second.
         rise: by how much the mean reward (0 to 1) must have risen for an alarm.
         fall: by how much the mean audit (0 to 1) must have fallen.
-        seed: of the choice of samples.
+        seed: of the choice of chains.
         guard: bounds of the second evaluator.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     share: float = Field(0.1, gt=0, le=1)
-    least: int = Field(4, ge=1)
     window: int = Field(20, ge=4)
     rise: float = Field(0.02, ge=0)
     fall: float = Field(0.02, ge=0)
     seed: int = 0
     guard: GuardSettings = GuardSettings()
+
+    def chooses(self, chain: str, step: int) -> bool:
+        """Whether a chain is audited at a step; the same answer in every process, whenever it is asked."""
+        return random.Random(f"{self.seed}/{step}/{chain}").random() < self.share
 
 
 @dataclass(frozen=True)
@@ -60,53 +60,31 @@ class AuditReport:
 
 
 class JudgeAudit:
-    """Audits batches of scored samples, and remembers the last steps.
+    """Compares the steps of a run with what a second evaluator said of them, and remembers the last ones.
 
     Args:
-        evaluator: the second one.
         settings: see `AuditSettings`.
-        reward_evaluator: the one that gives the reward, to refuse an audit by itself.
-
-    Raises:
-        ConfigError: both evaluators are the same object.
     """
 
-    def __init__(
-        self, evaluator: Evaluator, settings: AuditSettings | None = None, *, reward_evaluator: Evaluator | None = None
-    ) -> None:
-        if evaluator is reward_evaluator:
-            raise ConfigError("the audit needs an evaluator that the reward does not use: give another one")
+    def __init__(self, settings: AuditSettings | None = None) -> None:
         self.settings = settings or AuditSettings()
-        self._guarded = GuardedEvaluator(evaluator, self.settings.guard)
         self._past: deque[tuple[float, float]] = deque(maxlen=self.settings.window)
 
-    def choose(self, size: int, step: int) -> list[int]:
-        """Indices of a batch that are audited at a step; the same ones whenever it is asked."""
-        count = min(size, max(self.settings.least, round(self.settings.share * size)))
-        return sorted(random.Random(f"{self.settings.seed}/{step}").sample(range(size), count))
-
-    async def observe(self, samples: Sequence[EditSample], scores: Sequence[float], step: int) -> AuditReport:
-        """Audit a batch; the mean over all of it stands for the reward.
+    def compare(self, pairs: Sequence[tuple[float, float | None]], step: int) -> AuditReport:
+        """Compare a step; the mean over all of it stands for the reward.
 
         Args:
-            samples: of the batch.
-            scores: 0 to 1, what the reward's evaluator gave each (the "edit" part of the reward).
+            pairs: of each chain, what the reward's evaluator gave (0 to 1, the "edit" part of the reward), and the
+                audit's score (0 to 100): None where it was not audited, NaN where it could not be.
             step: of training.
         """
-        if len(samples) != len(scores):
-            raise ConfigError(f"{len(scores)} scores for {len(samples)} samples: give one each")
-        chosen = self.choose(len(samples), step)
-        outcomes = await self._guarded.evaluate_many(samples[index] for index in chosen)
-        pairs = [
-            (scores[index], outcome.value / 100.0)
-            for index, outcome in zip(chosen, outcomes, strict=True)
-            if not isinstance(outcome, NotScored)
-        ]
-        metrics = {"audit/samples": float(len(chosen)), "audit/not_scored": float(len(chosen) - len(pairs))}
-        if not pairs:
+        audited = [(score, audit / 100.0) for score, audit in pairs if audit is not None]
+        scored = [(score, audit) for score, audit in audited if not math.isnan(audit)]
+        metrics = {"audit/samples": float(len(audited)), "audit/not_scored": float(len(audited) - len(scored))}
+        if not scored:
             return AuditReport(metrics)
-        metrics |= _compared(pairs)
-        self._past.append((float(np.mean(scores)), metrics["audit/mean"]))
+        metrics |= _compared(scored)
+        self._past.append((float(np.mean([score for score, _ in pairs])), metrics["audit/mean"]))
         alarm = self._alarm(metrics)
         metrics["audit/alarm"] = float(alarm is not None)
         if alarm is not None:

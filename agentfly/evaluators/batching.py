@@ -11,11 +11,12 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Evaluator, Score
 from agentfly.evaluators.loops import PerLoop
+from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class NotScored:
     reason: str
 
 
-class GuardSettings(BaseModel):
+class GuardSettings(Settings):
     """How evaluations are bounded.
 
     Attributes:
@@ -43,8 +44,6 @@ class GuardSettings(BaseModel):
         first_wait: seconds before the second attempt; doubled for each further one.
         max_wait: seconds between two attempts at most.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     in_flight: int = Field(16, ge=1)
     timeout: float = Field(300.0, gt=0)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agentfly.errors import ConfigError, TrainingError, unknown_name
+from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def chain_facts(
     )
 
 
-class Limit(BaseModel):
+class Limit(Settings):
     """Bounds of one metric.
 
     Attributes:
@@ -114,8 +115,6 @@ class Limit(BaseModel):
         action: "warn" or "stop".
         patience: steps in a row that a breach must last.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     low: float | None = None
     high: float | None = None
@@ -145,15 +144,13 @@ _ADVICE = {
 }
 
 
-class HealthSettings(BaseModel):
+class HealthSettings(Settings):
     """Limits by metric; see `METRICS` and `HealthMonitor`.
 
     Attributes:
         limits: bounds of a metric.
         repeat_length: equal calls in one chain from which on it counts as a loop.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     limits: dict[str, Limit] = Field(
         default_factory=lambda: {
@@ -251,7 +248,7 @@ class HealthMonitor:
         return {**metrics, "mask_coverage": float(np.mean(coverage))} if coverage else metrics
 
 
-def health_settings(limits: Mapping[str, Mapping[str, Any]]) -> HealthSettings:
+def health_settings(limits: Mapping[str, Mapping[str, Any] | None]) -> HealthSettings:
     """Settings from plain configuration; what is not named keeps its default, and None takes a limit away.
 
     Raises:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentfly.evaluators.base import Score
+from agentfly.settings import Settings
 
 LOWEST, HIGHEST = -0.2, 1.0
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Settings):
     """Weights of the parts.
 
     Attributes:
@@ -23,8 +24,6 @@ class RewardConfig(BaseModel):
         failed_call_cost: taken off for each well-formed call that failed.
         overlong_cost: taken off for each turn that did not end by itself but at its token limit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_weight: float = Field(0.05, ge=0)
     max_format_penalty: float = Field(0.2, ge=0)

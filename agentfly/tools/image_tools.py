@@ -242,9 +242,9 @@ class ImageTools:
         self, image_id: str, image: Image.Image, words: str, engine: str, data: dict[str, Any]
     ) -> ToolResult:
         """The observation of a changed picture; one that did not change is not shown again."""
-        handle = await self._store(image)
-        name = self._images.add_handle(handle)
-        if handle == self._handle(image_id):
+        handle, source = await self._store(image), self._handle(image_id)
+        name, data = self._images.add_handle(handle), {**data, "source": source}
+        if handle == source:
             return ToolResult(f"{name}: nothing changed", (), engine, data=data)
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
 

@@ -36,6 +36,17 @@ class Toolset:
         """The marked methods of an object, bound to it, in the order in which they are defined."""
         return cls(bound(tool, getattr(owner, attribute)) for attribute, tool in _marked(type(owner)))
 
+    def only(self, names: Iterable[str]) -> Toolset:
+        """The tools of these names, and those that end a chain, in the order they have here.
+
+        Raises:
+            ConfigError: there is no tool of a name.
+        """
+        wanted = set(names)
+        for name in wanted - self._tools.keys():
+            raise ConfigError(unknown_name("tool", name, self._tools))
+        return Toolset(tool for tool in self if tool.name in wanted or tool.final)
+
     def schemas(self) -> list[dict[str, Any]]:
         """The tools in OpenAI's form, for a chat request or a chat template."""
         return [tool.schema() for tool in self._tools.values()]

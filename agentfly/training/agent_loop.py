@@ -1,60 +1,27 @@
 """verl's side door to our rollout: the very loop of `agent.run()`, on verl's rollout server.
 
-verl makes one loop object a sample. What they share in a worker process (agent, codec, evaluator) is built once.
+verl makes one loop object a sample. What they share in a worker process (settings, codec, engines) is built once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+import torch
+from pydantic import PrivateAttr
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
-from agentfly.agents import (
-    AgentSettings,
-    EvaluationSetup,
-    ImageEditingAgent,
-    Rollout,
-    RolloutLimits,
-    Trajectory,
-    score_trajectory,
-    task_conversation,
-)
+from agentfly.agents import AgentSettings, ImageEditingAgent, Rollout, RolloutLimits, Trajectory, task_conversation
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta, SamplingParams
-from agentfly.datasets import EditTask
 from agentfly.errors import BackendError
-from agentfly.evaluators import ReferenceEvaluator, RewardConfig
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec, load_template
+from agentfly.training.compose import settings_of
 from agentfly.training.rows import read_task
-
-
-class LoopSettings(BaseModel):
-    """What the agent loop's YAML may set.
-
-    Attributes:
-        template: chat template; the checkpoint's own when None.
-        system_prompt: first message, None for none.
-        max_turns, max_tokens_per_turn, max_tool_calls, max_images, tool_timeout: limits of a chain.
-        reward: how a score becomes a reward.
-        trajectory_log: JSONL file that gets one line a finished trajectory.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    template: str | None = None
-    system_prompt: str | None = None
-    max_turns: int = 4
-    max_tokens_per_turn: int = 96
-    max_tool_calls: int = 8
-    max_images: int = 8
-    tool_timeout: float = 600.0
-    reward: RewardConfig = RewardConfig()
-    trajectory_log: str | None = None
+from agentfly.training.settings import TrainSettings
+from agentfly.vision import Engines
 
 
 class VerlBackend:
@@ -88,6 +55,7 @@ class VerlBackend:
             sampling_params={
                 **self._sampling,
                 "max_tokens": request.sampling.max_tokens,
+                **({} if request.sampling.seed is None else {"seed": request.sampling.seed}),
                 "logit_bias": {self._codec.image_id: -100.0},
             },
             image_data=images or None,
@@ -108,114 +76,175 @@ class VerlBackend:
         """verl owns the server."""
 
 
-class AgentFlyAgentLoop(AgentLoopBase):
-    """Runs one chain of an `ImageEditingAgent` and hands its exact tokens, pictures and reward to verl.
+@dataclass(frozen=True)
+class Shared:
+    """What all chains of a worker process share.
 
-    It is named in the agent loop's YAML, not with verl's `@register`: that decorator runs when the class is imported,
-    which is after the YAML was read, and would replace the entry that carries the settings.
+    Attributes:
+        settings: of the run.
+        codec: of the checkpoint that is trained.
+        engines: what works behind the tools.
+        limits: of every chain.
+        system_prompt: first message of every chain, None for none.
     """
 
-    def __init__(self, *args: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.settings = LoopSettings.model_validate(_plain(settings))
+    settings: TrainSettings
+    codec: ChatCodec
+    engines: Engines
+    limits: RolloutLimits
+    system_prompt: str | None
 
-    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
-        """One sample of one row."""
-        task = read_task(kwargs["extra_info"])
-        codec = _codec(self.processor, self.settings.template)
-        backend = VerlBackend(self.server_manager, codec, sampling_params)
-        trajectory, store = await self._chain(task, backend, kwargs)
-        await score_trajectory(trajectory, task, store, _evaluation(self.settings.reward))
-        self._log(trajectory, kwargs)
-        return _output(trajectory, store, backend.extras, self.rollout_config.response_length)
-
-    async def _chain(
-        self, task: EditTask, backend: VerlBackend, kwargs: Mapping[str, Any]
-    ) -> tuple[Trajectory, ImageStore]:
-        # A store of its own: the pictures of a chain are freed with it.
-        store, settings = ImageStore(), self.settings
-        limits = RolloutLimits(
-            max_turns=settings.max_turns,
-            max_tokens_per_turn=settings.max_tokens_per_turn,
-            max_response_tokens=self.rollout_config.response_length,
-            max_context_tokens=self.rollout_config.prompt_length + self.rollout_config.response_length,
-            max_tool_calls=settings.max_tool_calls,
-            max_images=settings.max_images,
-            tool_timeout=settings.tool_timeout,
-        )
-        sampling = SamplingParams(max_tokens=settings.max_tokens_per_turn)
-        agent = ImageEditingAgent(
-            "verl",
-            backend=backend,
-            store=store,
-            settings=AgentSettings(system_prompt=settings.system_prompt, limits=limits, sampling=sampling),
-        )
-        chain = agent.chain(task_conversation(task), str(kwargs["uid"]), int(kwargs.get("session_id", 0)))
-        return await Rollout(backend, limits, sampling).run(chain), store
-
-    def _log(self, trajectory: Trajectory, kwargs: Mapping[str, Any]) -> None:
-        if self.settings.trajectory_log is None:
-            return
-        line = {
-            "step": int(kwargs.get("global_steps", -1)),
-            "validate": bool(kwargs.get("__validate__", False)),
-            "task_type": kwargs.get("data_source"),
-            "trajectory": json.loads(trajectory.to_json()),
-        }
-        with Path(self.settings.trajectory_log).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    @classmethod
+    def of(cls, config: Any, processor: Any) -> Shared:
+        """From the whole configuration of a run, and the processor of the policy."""
+        settings = settings_of(config)
+        rollout = config.actor_rollout_ref.rollout
+        codec = ChatCodec(processor, load_template(settings.template) if settings.template else None)
+        limits = settings.rollout_limits(rollout.prompt_length, rollout.response_length)
+        return cls(settings, codec, make_run_engines(settings), limits, settings.card().system_prompt)
 
 
-def _output(
-    trajectory: Trajectory, store: ImageStore, extras: list[Mapping[str, Any]], response_length: int
-) -> AgentLoopOutput:
+def make_run_engines(settings: TrainSettings) -> Engines:
+    """The engines of a run: local ones, or a pool of image servers in front of them."""
+    from agentfly.vision.factory import make_engines
+
+    engines = make_engines(settings.engines)
+    if not settings.client_nodes:
+        return engines
+    from agentfly.vision.remote import remote_engines
+
+    nodes = [(host, int(port)) for host, _, port in (node.rpartition(":") for node in settings.client_nodes)]
+    return remote_engines(
+        nodes,
+        max_requests_per_minute=settings.max_requests_per_minute,
+        timeout=settings.limits.tool_timeout,
+        otherwise=engines,
+    )
+
+
+_shared: dict[int, tuple[Any, Shared]] = {}
+
+
+def shared(config: Any, processor: Any) -> Shared:
+    """What the chains of this process share; built for the first of them."""
+    if id(config) not in _shared:
+        # The configuration is kept, so that its id stays its own.
+        _shared[id(config)] = config, Shared.of(config, processor)
+    return _shared[id(config)][1]
+
+
+@dataclass
+class FinishedChain:
+    """A chain that has run, on its way to its reward.
+
+    Attributes:
+        trajectory: without score.
+        store: its pictures.
+        row: what `read_task` needs.
+        step: of training; -1 where verl tells none.
+        validate: whether it belongs to a validation.
+        shared: see `Shared`.
+    """
+
+    trajectory: Trajectory
+    store: ImageStore
+    row: Mapping[str, Any]
+    step: int
+    validate: bool
+    shared: Shared
+
+
+class ChainOutput(AgentLoopOutput):
+    """verl's output with the chain that it came from.
+
+    Attributes:
+        token_rewards: one a response token; all of the reward on the last one when None.
+    """
+
+    token_rewards: list[float] | None = None
+    _chain: FinishedChain = PrivateAttr()
+
+    @property
+    def chain(self) -> FinishedChain:
+        """Where it came from."""
+        return self._chain
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that verl stores of a sample."""
+        fields = super().as_dict()
+        rewards = fields.pop("token_rewards", None)
+        if rewards is not None:
+            fields["rm_scores"] = torch.tensor(rewards, dtype=torch.float32)
+        return dict(fields)
+
+
+@register("agentfly")
+class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
+    """Runs one chain of an `ImageEditingAgent` and hands its exact tokens and pictures to verl, unscored."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> ChainOutput:
+        """One sample of one row.
+
+        Raises:
+            BackendError: nothing was sampled.
+        """
+        common = shared(self.config, self.processor)
+        backend = VerlBackend(self.server_manager, common.codec, sampling_params)
+        chain = await _run_chain(common, backend, kwargs)
+        return _output(chain, backend.extras)
+
+
+async def _run_chain(common: Shared, backend: VerlBackend, kwargs: Mapping[str, Any]) -> FinishedChain:
+    # A store of its own: the pictures of a chain are freed with it.
+    store, settings = ImageStore(), common.settings
+    seed = settings.seed if settings.seeded else None
+    sampling = SamplingParams(max_tokens=common.limits.max_tokens_per_turn, seed=seed)
+    agent = ImageEditingAgent(
+        "verl",
+        backend=backend,
+        engines=common.engines,
+        store=store,
+        settings=AgentSettings(system_prompt=common.system_prompt, limits=common.limits, sampling=sampling),
+    )
+    row, step = kwargs["extra_info"], int(kwargs.get("global_steps", -1))
+    validate = bool(kwargs.get("__validate__", False))
+    # A name that is the same in every run, for seeds are made from it; verl's uid is not.
+    group = f"{'validation' if validate else 'step'}-{step}-row-{row['index']}"
+    session = int(kwargs.get("session_id", 0))
+    chain = agent.chain(task_conversation(read_task(row)), group, session)
+    chain.session = f"{kwargs['uid']}-{session}"
+    if settings.tools is not None:
+        chain.tools = chain.tools.only(settings.tools)
+    trajectory = await Rollout(backend, common.limits, sampling).run(chain)
+    return FinishedChain(trajectory, store, row, step, validate, common)
+
+
+def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainOutput:
+    trajectory, limits = chain.trajectory, chain.shared.limits
     tokens = trajectory.tokens
     if tokens is None or not tokens.response_ids:
         raise BackendError(f"chain {trajectory.id} sampled nothing: {trajectory.error or trajectory.stop_reason}")
-    if len(tokens.response_ids) > response_length:
-        raise BackendError(f"chain {trajectory.id}: {len(tokens.response_ids)} ids do not fit in {response_length}")
+    if len(tokens.response_ids) > limits.max_response_tokens:
+        raise BackendError(
+            f"chain {trajectory.id}: {len(tokens.response_ids)} ids do not fit in {limits.max_response_tokens}"
+        )
     extra: dict[str, Any] = dict(extras[0]) if extras else {}
     if extras and extras[-1].get("max_global_steps"):
         extra["max_global_steps"] = extras[-1]["max_global_steps"]
-    records = trajectory.tool_records
-    extra["reward_extra_info"] = {
-        "score": float(trajectory.score or 0.0),
-        **{f"part/{name}": float(value) for name, value in trajectory.reward_parts.items()},
-        "tool_calls": float(len(records)),
-        "failed_calls": float(sum(record.error is not None for record in records)),
-        "answered": float(trajectory.answered),
-    }
-    seconds = sum(turn.seconds for turn in trajectory.turns)
-    metrics = AgentLoopMetrics(
-        generate_sequences=seconds, tool_calls=sum(record.seconds for record in records), num_preempted=-1
-    )
-    return AgentLoopOutput(
+    pictures = [chain.store.get(handle) for handle in trajectory.images]
+    output = ChainOutput(
         prompt_ids=tokens.prompt_ids,
         response_ids=tokens.response_ids,
         response_mask=tokens.mask,
         response_logprobs=tokens.logprobs,
-        multi_modal_data={"images": [store.get(handle) for handle in trajectory.images]} if trajectory.images else {},
-        reward_score=float(trajectory.reward or 0.0),
+        multi_modal_data={"images": pictures} if pictures else {},
         num_turns=2 * len(trajectory.turns),
-        metrics=metrics,
+        metrics=AgentLoopMetrics(
+            generate_sequences=sum(turn.seconds for turn in trajectory.turns),
+            tool_calls=sum(record.seconds for record in trajectory.tool_records),
+            num_preempted=-1,
+        ),
         extra_fields=extra,
     )
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    """Hydra hands nested settings over as OmegaConf nodes."""
-    from omegaconf import DictConfig, OmegaConf
-
-    if isinstance(settings, DictConfig):
-        settings = OmegaConf.to_container(settings, resolve=True)
-    return dict(settings or {})
-
-
-@lru_cache(maxsize=4)
-def _codec(processor: Any, template: str | None) -> ChatCodec:
-    return ChatCodec(processor, load_template(template) if template else None)
-
-
-@lru_cache(maxsize=4)
-def _evaluation(reward: RewardConfig) -> EvaluationSetup:
-    return EvaluationSetup(ReferenceEvaluator(), reward)
+    output._chain = chain
+    return output

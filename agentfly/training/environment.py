@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
-from agentfly.training.ppo_config import PPOConfig
 from agentfly.training.process import MARKER
+from agentfly.training.settings import TrainSettings
 
 
 def run_environment(
-    config: PPOConfig, run_id: str, scratch: Path, metrics_file: Path, base: Mapping[str, str] | None = None
+    settings: TrainSettings, run_id: str, scratch: Path, metrics_file: Path, base: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Environment of every process of a run.
 
     Args:
-        config: the run.
+        settings: of the run.
         run_id: marks the processes as ours.
         scratch: folder for temporary files, Ray's sockets among them: its path must be short (unix(7): 108 bytes).
         metrics_file: where verl's file logger writes.
@@ -27,7 +27,7 @@ def run_environment(
     environment |= {
         MARKER: run_id,
         "HYDRA_FULL_ERROR": "1",
-        "OMP_NUM_THREADS": str(config.threads),
+        "OMP_NUM_THREADS": str(settings.threads),
         "PYTHONUNBUFFERED": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
@@ -39,7 +39,7 @@ def run_environment(
         "VERL_LOGGING_LEVEL": "INFO",
         "VLLM_LOGGING_LEVEL": "INFO",
     }
-    if config.device == "cpu":
+    if settings.device == "cpu":
         environment |= {
             "HF_HUB_OFFLINE": "1",
             # Ray would start a process for each logical CPU at once, and all would import on the few real ones.
@@ -51,4 +51,4 @@ def run_environment(
         environment.pop("RAY_ADDRESS", None)
         if not environment.get("VLLM_CPU_KVCACHE_SPACE"):
             environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    return environment | dict(config.environment)
+    return environment | dict(settings.environment)

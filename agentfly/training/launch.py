@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -26,9 +27,9 @@ from pydantic import BaseModel, ConfigDict
 from agentfly.errors import TrainingError
 from agentfly.training.checkpoints import newest_checkpoint, step_of
 from agentfly.training.environment import run_environment
-from agentfly.training.ppo_config import PPOConfig
 from agentfly.training.process import ProcessFamily
 from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
+from agentfly.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,28 @@ _SHARED_MEMORY_SECONDS = 5.0
 _GRACE_SECONDS = 5.0
 _EXIT_SECONDS = 60.0
 _TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is launched: a written configuration, and what the launcher itself must know of it.
+
+    Attributes:
+        config_file: complete; see `agentfly.training.compose.write`.
+        settings: its node `agentfly`.
+        steps: training steps of the whole run, those of earlier launches included.
+        resume: go on from the newest checkpoint if there is one.
+    """
+
+    config_file: Path
+    settings: TrainSettings
+    steps: int
+    resume: bool = False
+
+    def arguments(self) -> list[str]:
+        """Command line of verl's trainer; Hydra writes no files of its own, for the run has its log and its folder."""
+        where = ["--config-path", str(self.config_file.parent), "--config-name", self.config_file.stem]
+        return [*where, "hydra/job_logging=stdout", "hydra.output_subdir=null", "hydra.run.dir=."]
 
 
 class TrainingOutcome(BaseModel):
@@ -68,25 +91,25 @@ class TrainingOutcome(BaseModel):
 
 
 def launch(
-    config: PPOConfig,
+    what: Launch,
     *,
     on_step: OnStep | None = None,
     on_phase: OnPhase | None = None,
     driver: tuple[str, ...] = _DRIVER,
 ) -> TrainingOutcome:
-    """Train until `config.steps`, or until something goes wrong.
+    """Train until the last step, or until something goes wrong.
 
     Args:
-        config: the run.
+        what: the run.
         on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean`,
             `training/rollout_probs_diff_max`, `timing_s/step`; a validation before the first step is step 0.
         on_phase: called when a phase begins.
         driver: arguments of the Python interpreter before those of Hydra.
 
     Raises:
-        TrainingError: the trainer died, or a phase or a step took longer than `config.patience` allows.
+        TrainingError: the trainer died, or a phase or a step took longer than `agentfly.patience` allows.
     """
-    run = _Run(config, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
+    run = _Run(what, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
     with _signals_raise() as shield:
         try:
             run.start(driver)
@@ -103,29 +126,30 @@ def launch(
 class _Run:
     """One launch: its files, its child process, and the clock."""
 
-    def __init__(self, config: PPOConfig, on_step: OnStep, on_phase: OnPhase) -> None:
-        self._config = config
+    def __init__(self, what: Launch, on_step: OnStep, on_phase: OnPhase) -> None:
+        self._what, self._settings = what, what.settings
         self._on_step, self._on_phase = on_step, on_phase
         self._id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        logs = config.output_dir.absolute() / "logs"
+        logs = self._settings.out.absolute() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self._log_file = logs / f"{self._id}.log"
         self._verl_metrics_file = logs / f"{self._id}.metrics.jsonl"
-        self._metrics_file = config.output_dir.absolute() / "metrics.jsonl"
+        self._metrics_file = self._settings.out.absolute() / "metrics.jsonl"
         self._scratch = Path(tempfile.mkdtemp(prefix="agentfly-", dir="/tmp"))
         self._log, self._metrics_lines = LineReader(self._log_file), LineReader(self._verl_metrics_file)
         self._phases = PhaseReader()
         self._family = ProcessFamily(self._id)
         self._child: subprocess.Popen[bytes] | None = None
         self._metrics: list[tuple[int, dict[str, float]]] = []
-        self._resumed_step = step_of(newest_checkpoint(config.checkpoint_dir)) if config.resume else 0
+        checkpoint = newest_checkpoint(self._settings.checkpoint_dir)
+        self._resumed_step = step_of(checkpoint) if what.resume else 0
         self._times: dict[Phase, float] = {}
         self._began = self._progressed = time.monotonic()
         self._ended = 0.0
 
     def start(self, driver: tuple[str, ...]) -> None:
-        command = [sys.executable, *driver, *self._config.arguments()]
-        environment = run_environment(self._config, self._id, self._scratch, self._verl_metrics_file)
+        command = [sys.executable, *driver, *self._what.arguments()]
+        environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
         logger.info("training starts; its log is %s", self._log_file)
         self._enter("ray")
         with self._log_file.open("wb") as log:
@@ -153,10 +177,8 @@ class _Run:
         self._report()
         if code != 0:
             raise TrainingError(self._story(f"the trainer ended with {_exit_name(code)}"))
-        if self._last_step() < self._config.steps:
-            raise TrainingError(
-                self._story(f"the trainer ended after step {self._last_step()} of {self._config.steps}")
-            )
+        if self._last_step() < self._what.steps:
+            raise TrainingError(self._story(f"the trainer ended after step {self._last_step()} of {self._what.steps}"))
 
     def end(self, *, failed: bool) -> None:
         """End every process of the run and remove what is temporary."""
@@ -183,7 +205,7 @@ class _Run:
             metrics=tuple(self._metrics),
             metrics_file=self._metrics_file,
             log_file=self._log_file,
-            checkpoint=newest_checkpoint(self._config.checkpoint_dir),
+            checkpoint=newest_checkpoint(self._settings.checkpoint_dir),
         )
 
     def _report(self) -> None:
@@ -206,7 +228,7 @@ class _Run:
             self._on_phase(phase)
 
     def _check_time(self) -> None:
-        patience, now = self._config.patience, time.monotonic()
+        patience, now = self._settings.patience, time.monotonic()
         if "training" not in self._times:
             waited, limit, what = now - self._began, patience.start, "start"
         elif not any(step > 0 for step, _ in self._metrics):
@@ -214,11 +236,13 @@ class _Run:
         else:
             waited, limit, what = now - self._progressed, patience.step, "step"
         # verl logs the last step before it ends Ray and writes nothing more.
-        if self._last_step() >= self._config.steps:
+        if self._last_step() >= self._what.steps:
             limit = min(limit, _EXIT_SECONDS)
         if waited > limit:
             raise TrainingError(
-                self._story(f"nothing moved for {waited:.0f} s (patience.{what.replace(' ', '_')}={limit:.0f})")
+                self._story(
+                    f"nothing moved for {waited:.0f} s (agentfly.patience.{what.replace(' ', '_')}={limit:.0f})"
+                )
             )
 
     def _last_step(self) -> int:

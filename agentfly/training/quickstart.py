@@ -15,7 +15,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import (
@@ -29,21 +28,24 @@ from rich.progress import (
 )
 
 from agentfly.agents.card import AgentCard
-from agentfly.agents.evaluation import SUCCESS, Evaluation, estimate, paired_difference
 from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import TrainingError
+from agentfly.evaluation.chains import Evaluation, paired_difference
 from agentfly.evaluators import RewardConfig
+from agentfly.evaluators.estimates import SUCCESS, estimate
 from agentfly.training.checkpoints import export_policy
-from agentfly.training.launch import TrainingOutcome, launch
+from agentfly.training.compose import CONFIG_DIR, to_override
+from agentfly.training.launch import Launch, TrainingOutcome, launch
 from agentfly.training.phase import OnProgress, run_phase
 from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.ppo_config import PPOConfig
+from agentfly.training.prepare import prepare
 from agentfly.training.progress import LineReader
 from agentfly.training.quickstart_report import write_run_report
 from agentfly.training.rows import write_rows
 from agentfly.training.warm_start import WarmStartConfig, warm_start
 from agentfly.viewer import StepRecord
 
+QUICKSTART = CONFIG_DIR / "quickstart.yaml"
 VERSIONS = ("agentfly-rl", "torch", "transformers", "verl", "vllm", "ray")
 DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
@@ -185,7 +187,7 @@ class _Quickstart:
         bar = progress.add_task(
             f"{self._config.algorithm}: engine start", total=self._config.reinforcement.steps, note=""
         )
-        began, log = time.monotonic(), LineReader(self._out / "trajectories.jsonl")
+        began, log = time.monotonic(), LineReader(self._out / "training" / "trajectories.jsonl")
 
         def on_phase(phase: str) -> None:
             progress.update(bar, description=f"{self._config.algorithm}: {phase}")
@@ -200,52 +202,33 @@ class _Quickstart:
             progress.update(bar, completed=step, note=f"reward {record.reward:.2f}")
             self._note(f"step {step}: reward {record.reward:.2f}, score {record.score:.0f}, {record.seconds:.0f} s")
 
-        outcome = launch(self._ppo(), on_step=on_step, on_phase=on_phase)
+        outcome = launch(self._compose(), on_step=on_step, on_phase=on_phase)
         self._seconds["training start"] = sum(s for phase, s in outcome.phase_seconds.items() if phase != "training")
         self._seconds["training"] = outcome.phase_seconds["training"]
         return outcome
 
-    def _ppo(self) -> PPOConfig:
-        config, settings = self._config, self._config.reinforcement
-        card, data = AgentCard.read(str(self._out / "warm_start")), self._out / "data"
-        loop = [
-            {
-                "name": "agentfly",
-                "_target_": "agentfly.training.agent_loop.AgentFlyAgentLoop",
-                "settings": {
-                    "system_prompt": card.system_prompt,
-                    "max_turns": card.max_turns,
-                    "max_tokens_per_turn": card.max_tokens_per_turn,
-                    "max_images": 6,
-                    "reward": settings.reward.model_dump(),
-                    "trajectory_log": str(self._out / "trajectories.jsonl"),
-                },
-            }
-        ]
-        loop_file = data / "agent_loop.yaml"
-        loop_file.write_text(yaml.safe_dump(loop, sort_keys=False), encoding="utf-8")
-        return PPOConfig(
-            model_path=self._out / "warm_start",
-            train_files=(data / "train.parquet",),
-            val_files=(data / "validation.parquet",),
-            output_dir=self._out / "training",
-            agent_loop_config=loop_file,
-            algorithm=config.algorithm,
-            steps=settings.steps,
-            train_batch_size=settings.prompts,
-            group_size=settings.samples,
-            mini_batch_size=settings.prompts // settings.updates,
-            learning_rate=settings.learning_rate,
-            critic_learning_rate=settings.critic_learning_rate,
-            clip_high=settings.clip_high,
-            entropy_coef=settings.entropy_coef,
-            max_prompt_length=64,
-            max_response_length=192,
-            micro_batch_tokens=4096,
-            max_images=6,
-            save_freq=settings.steps,
-            seed=config.seed,
-        )
+    def _compose(self) -> Launch:
+        config, settings, out = self._config, self._config.reinforcement, self._out
+        values = {
+            "agentfly.model": out / "warm_start",
+            "agentfly.out": out / "training",
+            "agentfly.seed": config.seed,
+            "agentfly.data.train": out / "data" / "train.parquet",
+            "agentfly.data.validation": out / "data" / "validation.parquet",
+            "agentfly.reward": settings.reward.model_dump(),
+            "algorithm.adv_estimator": {"ppo": "gae"}.get(config.algorithm, config.algorithm),
+            "data.train_batch_size": settings.prompts,
+            "actor_rollout_ref.rollout.n": settings.samples,
+            "actor_rollout_ref.actor.ppo_mini_batch_size": settings.prompts // settings.updates,
+            "actor_rollout_ref.actor.optim.lr": settings.learning_rate,
+            "actor_rollout_ref.actor.clip_ratio_high": settings.clip_high,
+            "actor_rollout_ref.actor.entropy_coeff": settings.entropy_coef,
+            "critic.optim.lr": settings.critic_learning_rate,
+            "trainer.total_training_steps": settings.steps,
+            "trainer.save_freq": settings.steps,
+            "trainer.resume_mode": "disable",
+        }
+        return prepare(QUICKSTART, [to_override(key, value) for key, value in values.items()])
 
     def _require(self, outcome: TrainingOutcome) -> Path:
         if outcome.checkpoint is None:

@@ -1,0 +1,104 @@
+"""What must hold between the values of a run, told before anything starts, with the key to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agentfly.errors import ConfigError
+
+GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
+
+
+def check_sizes(config: Any) -> None:
+    """Check a composed configuration.
+
+    Raises:
+        ConfigError: with all that does not hold.
+    """
+    faults = [told for check in CHECKS if (told := check(config)) is not None]
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _mini_batch(config: Any) -> str | None:
+    whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if whole % mini:
+        return f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
+    return None
+
+
+def _group(config: Any) -> str | None:
+    algorithm, size = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    if algorithm in GROUPED and size < 2:
+        return (
+            f"{algorithm} compares samples of one prompt: set actor_rollout_ref.rollout.n to 2 or more, or "
+            "algorithm.adv_estimator to gae"
+        )
+    return None
+
+
+def _micro_batch(config: Any) -> str | None:
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    tokens = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    if config.actor_rollout_ref.actor.use_dynamic_bsz and tokens < longest:
+        return (
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={tokens} must hold one whole chain: {longest} tokens "
+            "(data.max_prompt_length + data.max_response_length) or more"
+        )
+    return None
+
+
+def _model_length(config: Any) -> str | None:
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    length = config.actor_rollout_ref.rollout.max_model_len
+    if length < longest:
+        return f"actor_rollout_ref.rollout.max_model_len={length} is less than a chain may have ({longest} tokens)"
+    return None
+
+
+def _accelerators(config: Any) -> str | None:
+    count = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    rollout = config.actor_rollout_ref.rollout
+    share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+    if config.trainer.v1.trainer_mode == "sync" and count % share:
+        return f"{count} accelerators (trainer.n_gpus_per_node x trainer.nnodes) cannot hold engines of {share} each"
+    return None
+
+
+def _scoring(config: Any) -> str | None:
+    model = config.reward.reward_model
+    if model.enable and not model.enable_resource_pool:
+        return (
+            "reward.reward_model shares the trainer's accelerators, so chains could not be scored while others run: "
+            "set reward.reward_model.enable_resource_pool=true, or serve the judge apart, as agentfly.evaluator"
+        )
+    return None
+
+
+def _audit(config: Any) -> str | None:
+    audit = config.agentfly.audit
+    if audit is not None and audit.evaluator == config.agentfly.evaluator:
+        return "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
+    return None
+
+
+def _credit(config: Any) -> str | None:
+    if config.agentfly.credit is not None and config.algorithm.adv_estimator in ("grpo", "rloo"):
+        return (
+            f"agentfly.credit is lost with algorithm.adv_estimator={config.algorithm.adv_estimator}, which adds up "
+            "each chain's rewards: use turn_grpo, gae or reinforce_plus_plus"
+        )
+    return None
+
+
+CHECKS: tuple[Callable[[Any], str | None], ...] = (
+    _mini_batch,
+    _group,
+    _micro_batch,
+    _model_length,
+    _accelerators,
+    _scoring,
+    _audit,
+    _credit,
+)

@@ -1,0 +1,57 @@
+"""Watches the steps of a run from what their chains tell: rewards by part and group, health, audit, and waiting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentfly.errors import TrainingError
+from agentfly.evaluators import Reward
+from agentfly.evaluators.audit import JudgeAudit
+from agentfly.evaluators.groups import reward_metrics
+from agentfly.evaluators.monitors import ChainFacts, HealthMonitor, health_settings
+from agentfly.training.facts import Interval
+from agentfly.training.settings import TrainSettings
+from agentfly.training.waits import blame, wait_metrics
+
+logger = logging.getLogger(__name__)
+
+
+class StepObserver:
+    """Judges step after step.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._health = HealthMonitor(health_settings(settings.health))
+        self._audit = None if settings.audit is None else JudgeAudit(settings.audit.settings)
+
+    def observe(self, chains: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
+        """Metrics of a step.
+
+        Args:
+            chains: what `agentfly.training.loop_worker.told` gave of each.
+            step: its number.
+
+        Raises:
+            TrainingError: no chain of the step can be trained on, or a limit of the health monitor says stop.
+        """
+        if not chains:
+            raise TrainingError(
+                f"no chain of step {step} was sampled and scored; the lines of the log above this one say why of each"
+            )
+        rewards = [Reward(chain["reward"], chain["parts"]) for chain in chains]
+        metrics = reward_metrics(rewards, [chain["group"] for chain in chains])
+        health = self._health.observe([ChainFacts(**chain["facts"]) for chain in chains], step)
+        metrics |= health.metrics
+        if self._audit is not None:
+            pairs = [(chain["parts"]["edit"], chain["audit"]) for chain in chains]
+            metrics |= self._audit.compare(pairs, step).metrics
+        waits = wait_metrics(Interval(**each) for chain in chains for each in chain["intervals"])
+        if (words := blame(waits)) is not None:
+            logger.info("step %d: %s", step, words)
+        health.raise_if_stopped()
+        return metrics | waits

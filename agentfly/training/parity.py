@@ -1,0 +1,118 @@
+"""What is trained is what was sampled, pictures included: one computation of a picture's inputs, and the proof.
+
+The rollout's codec says how many placeholders a picture has; the trainer's inputs are made here, from the same
+processor and the same pixels. `check_pictures` compares both, and `digest` follows the ids to the trainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from agentfly.agents import Trajectory
+from agentfly.errors import TrainingError
+from agentfly.images import handle_of
+from agentfly.templates import ChatCodec
+
+if TYPE_CHECKING:
+    import torch
+
+CACHED_PICTURES = 64  # inputs of this many pictures are kept: the samples of one prompt begin with the same ones
+
+
+class PictureInputs:
+    """The model's inputs of pictures, computed once each.
+
+    Args:
+        codec: of the policy that is trained.
+    """
+
+    def __init__(self, codec: ChatCodec) -> None:
+        self.codec = codec
+        self._processor = codec.processor.image_processor
+        self._of = lru_cache(maxsize=CACHED_PICTURES)(self._compute)
+        self._open: Mapping[str, Image.Image] = {}
+
+    def of(self, handles: Sequence[str], pictures: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Inputs of a chain's pictures, in order; `{}` without any.
+
+        Args:
+            handles: names of the pictures in the trajectory.
+            pictures: the same, as they go to the trainer.
+            ids: shape (length,) or (1, length): the whole chain.
+
+        Returns:
+            `pixel_values` (patches, values), `image_grid_thw` (pictures, 3), `images_seqlens` (pictures,) and
+            `mm_token_type_ids`, shaped as `ids`, 1 on the placeholders of pictures.
+
+        Raises:
+            TrainingError: a picture is not the one its handle names.
+        """
+        import torch
+
+        if not handles:
+            return {}
+        self._open = dict(zip(handles, pictures, strict=True))
+        found = [self._of(handle) for handle in handles]
+        grids = torch.cat([grid for _, grid in found])
+        return {
+            "pixel_values": torch.cat([pixels for pixels, _ in found]),
+            "image_grid_thw": grids,
+            "images_seqlens": torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0]),
+            "mm_token_type_ids": (ids == self.codec.image_id).to(ids.dtype),
+        }
+
+    def _compute(self, handle: str) -> tuple[torch.Tensor, torch.Tensor]:
+        picture = self._open[handle]
+        if (found := handle_of(picture)) != handle:
+            raise TrainingError(f"picture {handle} has become {found} on its way to the trainer")
+        made = self._processor(images=[picture.convert("RGB")], return_tensors="pt")
+        return made["pixel_values"], made["image_grid_thw"]
+
+
+def check_pictures(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tensor | None, codec: ChatCodec) -> None:
+    """Compare the placeholders of a chain with the grids that the trainer gets.
+
+    Args:
+        trajectory: with its pictures in the order of their placeholders.
+        ids: the whole chain.
+        grids: (pictures, 3): frames, rows and columns of patches; None without pictures.
+        codec: of the policy.
+
+    Raises:
+        TrainingError: naming the chain, the turn and the picture.
+    """
+    merge = codec.processor.image_processor.merge_size**2
+    wanted = [] if grids is None else [int(grid.prod()) // merge for grid in grids]
+    runs = codec.image_runs(ids)
+    for index in range(max(len(runs), len(wanted), len(trajectory.images))):
+        run, grid = (list[index] if index < len(list) else 0 for list in (runs, wanted))
+        if run == grid and index < len(trajectory.images):
+            continue
+        handle = trajectory.images[index] if index < len(trajectory.images) else "none"
+        raise TrainingError(
+            f"chain {trajectory.id}, {_turn(trajectory, ids, codec, index)}, picture {index} ({handle}): the rollout "
+            f"has {run} placeholders, the trainer {grid}"
+        )
+
+
+def digest(ids: Sequence[int], mask: Sequence[int]) -> str:
+    """A hash of a chain's ids and of which of them were sampled."""
+    made = hashlib.sha256(np.asarray(ids, np.int64).tobytes())
+    made.update(np.asarray(mask, np.int64).tobytes())
+    return made.hexdigest()[:16]
+
+
+def _turn(trajectory: Trajectory, ids: Sequence[int], codec: ChatCodec, picture: int) -> str:
+    """Which part of the conversation a placeholder run stands in."""
+    starts = [i for i, t in enumerate(ids) if t == codec.image_id and (i == 0 or ids[i - 1] != codec.image_id)]
+    prompt = len(trajectory.tokens.prompt_ids) if trajectory.tokens else 0
+    if picture >= len(starts) or starts[picture] < prompt:
+        return "prompt" if picture < len(starts) else "after its last turn"
+    place = starts[picture] - prompt
+    return f"after turn {max((i for i, turn in enumerate(trajectory.turns) if turn.end <= place), default=0)}"

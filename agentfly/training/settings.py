@@ -1,0 +1,189 @@
+"""The node `agentfly:` of a run's configuration: what a training run has beside verl's own settings.
+
+Everything of verl stays where verl has it. Here is what verl does not know: the agent, its tools and engines, who
+scores, how a score becomes a reward, what is watched, and where all of it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from agentfly.agents import RolloutLimits
+from agentfly.agents.card import AgentCard
+from agentfly.evaluators import RewardConfig
+from agentfly.evaluators.audit import AuditSettings
+from agentfly.evaluators.batching import GuardSettings
+from agentfly.evaluators.credit import Placement
+from agentfly.settings import Settings
+
+
+class DataSettings(Settings):
+    """Where tasks come from; see `agentfly.datasets.load_tasks`.
+
+    Attributes:
+        train: a data set by name, a file or folder of one's own, or a file that `agentfly data convert` wrote.
+        validation: the same, for tasks that are not trained on; the first few training tasks when None.
+        split, validation_split: of data sets that have several.
+        limit, validation_limit: tasks at most; None for all.
+    """
+
+    train: str
+    validation: str | None = None
+    split: str | None = None
+    validation_split: str | None = None
+    limit: int | None = Field(None, ge=1)
+    validation_limit: int | None = Field(None, ge=1)
+
+
+class LimitSettings(Settings):
+    """When a chain ends; what is None comes from the card of the policy (`agentfly.json`).
+
+    Attributes:
+        max_turns: generations.
+        max_tokens_per_turn: of one generation.
+        max_tool_calls: calls carried out.
+        max_images: pictures in the conversation; also what the rollout engine is told.
+        wall_clock: seconds of a chain.
+        tool_timeout: seconds of one call.
+    """
+
+    max_turns: int | None = Field(None, ge=1)
+    max_tokens_per_turn: int | None = Field(None, ge=1)
+    max_tool_calls: int = Field(32, ge=1)
+    max_images: int = Field(8, ge=1)
+    wall_clock: float = Field(1800.0, gt=0)
+    tool_timeout: float = Field(600.0, gt=0)
+
+
+class AuditNode(Settings):
+    """A second evaluator that nobody is rewarded by; see `agentfly.evaluators.audit`.
+
+    Attributes:
+        evaluator: see `agentfly.evaluators.make_evaluator`.
+        settings: how much is audited, and what is alarming.
+    """
+
+    evaluator: str | dict[str, Any]
+    settings: AuditSettings = AuditSettings()
+
+
+class Patience(Settings):
+    """How long each part of a run may take before it counts as hung, in seconds.
+
+    Attributes:
+        start: from the start of the process until the first step begins (Ray, workers, rollout engine).
+        first_step: the first step, which warms everything up.
+        step: each later step, with its validation and checkpoint.
+    """
+
+    start: float = Field(default=600.0, gt=0)
+    first_step: float = Field(default=900.0, gt=0)
+    step: float = Field(default=600.0, gt=0)
+
+
+class TrainSettings(Settings):
+    """One training run.
+
+    Attributes:
+        model: Hugging Face folder or name of the policy (and of the critic's backbone).
+        out: folder of the run: `config.yaml`, `data/`, `checkpoints/`, `logs/`, `metrics.jsonl`, `trajectories.jsonl`.
+        seed: of data order, rollouts and initialisation.
+        device: "cpu" is the platform for machines without GPU.
+        threads: compute threads of a process on "cpu", where trainer and rollout engine take turns.
+        data: the tasks.
+        template: chat template by name or path; the checkpoint's own when None.
+        system_prompt: first message of a chain, "" for none; that of the policy's card when None.
+        tools: names of the tools the policy gets, `give_answer` always among them; all when None.
+        engines: what works behind the tools; see `agentfly.vision.factory.make_engines`.
+        client_nodes: image servers as "host:port"; what they do not offer is done by `engines`.
+        max_requests_per_minute: to the image servers together; None is no limit.
+        limits: when a chain ends.
+        evaluator: who scores; see `agentfly.evaluators.make_evaluator`.
+        guard: bounds of scoring: how many at once, time-out, attempts.
+        reward: how a score becomes a reward.
+        credit: None puts the reward on a chain's last token; "end" and "even" put on each turn what its edit was worth.
+        audit: a second evaluator on a sample of each step; None for none.
+        health: limits by metric that warn or stop; see `agentfly.evaluators.monitors.health_settings`.
+        seeded: whether each turn samples with a seed of its own, so that a run can be repeated.
+        trajectories: whether every chain is written to `trajectories.jsonl`.
+        pictures: whether its pictures are kept too, in `pictures/`, so that it can be scored again.
+        patience: time-outs.
+        environment: variables for every process of the run.
+    """
+
+    model: str
+    out: Path
+    data: DataSettings
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cuda"
+    threads: int = Field(2, ge=1)
+    template: str | None = None
+    system_prompt: str | None = None
+    tools: tuple[str, ...] | None = None
+    engines: str | dict[str, Any] = "classical"
+    client_nodes: tuple[str, ...] = ()
+    max_requests_per_minute: int | None = Field(None, ge=1)
+    limits: LimitSettings = LimitSettings()
+    evaluator: str | dict[str, Any] = "reference"
+    guard: GuardSettings = GuardSettings()
+    reward: RewardConfig = RewardConfig()
+    credit: Placement | None = None
+    audit: AuditNode | None = None
+    health: Mapping[str, dict[str, Any] | None] = Field(default_factory=dict)
+    seeded: bool = True
+    trajectories: bool = True
+    pictures: bool = False
+    patience: Patience = Patience()
+    environment: Mapping[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _nodes_have_ports(self) -> Self:
+        for node in self.client_nodes:
+            host, _, port = node.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"client_nodes: {node!r} is no host:port, such as localhost:8000")
+        return self
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where verl writes `global_step_<n>/`."""
+        return self.out / "checkpoints"
+
+    @property
+    def picture_dir(self) -> Path:
+        """Store of the pictures of the chains."""
+        return self.out / "pictures"
+
+    @property
+    def trajectory_log(self) -> Path:
+        """JSONL with one line a finished chain."""
+        return self.out / "trajectories.jsonl"
+
+    def card(self) -> AgentCard:
+        """How the policy is run as an agent: the card beside its weights, with what is set here."""
+        card, limits = AgentCard.read(self.model), self.limits
+        changes = {
+            "system_prompt": card.system_prompt if self.system_prompt is None else (self.system_prompt or None),
+            "max_turns": limits.max_turns or card.max_turns,
+            "max_tokens_per_turn": limits.max_tokens_per_turn or card.max_tokens_per_turn,
+        }
+        return card.model_copy(update=changes)
+
+    def rollout_limits(self, prompt_length: int, response_length: int) -> RolloutLimits:
+        """Limits of a chain whose tokens fit in verl's lengths."""
+        card, limits = self.card(), self.limits
+        return RolloutLimits(
+            max_turns=card.max_turns,
+            max_tokens_per_turn=card.max_tokens_per_turn,
+            max_response_tokens=response_length,
+            max_context_tokens=prompt_length + response_length,
+            max_tool_calls=limits.max_tool_calls,
+            max_images=limits.max_images,
+            wall_clock=limits.wall_clock,
+            tool_timeout=limits.tool_timeout,
+        )
