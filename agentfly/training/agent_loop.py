@@ -13,8 +13,17 @@ import torch
 from pydantic import PrivateAttr
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
-from agentfly.agents import AgentSettings, ImageEditingAgent, Rollout, RolloutLimits, Trajectory, task_conversation
+from agentfly.agents import (
+    AgentSettings,
+    Chain,
+    ImageEditingAgent,
+    Rollout,
+    RolloutLimits,
+    Trajectory,
+    task_conversation,
+)
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta, SamplingParams
+from agentfly.datasets import EditTask
 from agentfly.errors import BackendError
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec, load_template
@@ -195,28 +204,30 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
 
 
 async def _run_chain(common: Shared, backend: VerlBackend, kwargs: Mapping[str, Any]) -> FinishedChain:
-    # A store of its own: the pictures of a chain are freed with it.
-    store, settings = ImageStore(), common.settings
-    seed = settings.seed if settings.seeded else None
-    sampling = SamplingParams(max_tokens=common.limits.max_tokens_per_turn, seed=seed)
-    agent = ImageEditingAgent(
-        "verl",
-        backend=backend,
-        engines=common.engines,
-        store=store,
-        settings=AgentSettings(system_prompt=common.system_prompt, limits=common.limits, sampling=sampling),
-    )
     row, step = kwargs["extra_info"], int(kwargs.get("global_steps", -1))
-    validate = bool(kwargs.get("__validate__", False))
+    validate, session = bool(kwargs.get("__validate__", False)), int(kwargs.get("session_id", 0))
     # A name that is the same in every run, for seeds are made from it; verl's uid is not.
     group = f"{'validation' if validate else 'step'}-{step}-row-{row['index']}"
-    session = int(kwargs.get("session_id", 0))
-    chain = agent.chain(task_conversation(read_task(row)), group, session)
+    chain = new_chain(common, backend, read_task(row), group, session)
     chain.session = f"{kwargs['uid']}-{session}"
-    if settings.tools is not None:
-        chain.tools = chain.tools.only(settings.tools)
-    trajectory = await Rollout(backend, common.limits, sampling).run(chain)
-    return FinishedChain(trajectory, store, row, step, validate, common)
+    trajectory = await Rollout(backend, common.limits, _sampling(common)).run(chain)
+    return FinishedChain(trajectory, chain.view.store, row, step, validate, common)
+
+
+def new_chain(common: Shared, backend: VerlBackend, task: EditTask, group: str, number: int) -> Chain:
+    """A chain of a task, ready to run."""
+    settings = AgentSettings(system_prompt=common.system_prompt, limits=common.limits, sampling=_sampling(common))
+    # A store of its own: the pictures of a chain are freed with it.
+    agent = ImageEditingAgent("verl", backend=backend, engines=common.engines, store=ImageStore(), settings=settings)
+    chain = agent.chain(task_conversation(task), group, number)
+    if common.settings.tools is not None:
+        chain.tools = chain.tools.only(common.settings.tools)
+    return chain
+
+
+def _sampling(common: Shared) -> SamplingParams:
+    seed = common.settings.seed if common.settings.seeded else None
+    return SamplingParams(max_tokens=common.limits.max_tokens_per_turn, seed=seed)
 
 
 def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainOutput:

@@ -43,8 +43,9 @@ def export_policy(checkpoint: Path, out_dir: Path) -> Path:
     source = (newest_checkpoint(checkpoint) or checkpoint) / "actor" / "huggingface"
     if not any(source.glob("*.safetensors")):
         raise TrainingError(
-            f"{source} holds no weights: give a checkpoint folder of a run with save_freq > 0, "
-            "and leave hf_model in actor_rollout_ref.actor.checkpoint.save_contents"
+            f"{source} holds no weights: give a checkpoint folder of a run with save_freq > 0, and leave hf_model in "
+            "actor_rollout_ref.actor.checkpoint.save_contents. Weights that verl saved in shards alone are joined by "
+            f"python -m verl.model_merger merge --backend fsdp --local_dir {source.parent} --target_dir {source}"
         )
     partial = out_dir.with_name(out_dir.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

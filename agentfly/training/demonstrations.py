@@ -4,7 +4,8 @@ Tool, thresholds and dilation are drawn uniformly, so a policy warm-started on t
 what works: that is left to reward. The demonstrations run on the real tools through the real rollout, so observations,
 errors and pictures are what the policy will meet.
 
-`seeing` gives the other half of the warm start: calls as far as the word that only the picture tells.
+`seeing` gives the other half of the warm start: calls as far as the word that only the picture tells. `EXPERT` is the
+mix that draws nothing: the right tool, parameters and words, for those who want to imitate what is good.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agentfly.agents.llm_backends.base import GenerationRequest, SamplingParams
+from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
+from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
+from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.datasets import EditTask
+from agentfly.images import ImageStore
 from agentfly.messages import Message, text_message
+from agentfly.training.phase import OnProgress
+from agentfly.vision.figures import COLOURS
+
+_PLAYED_TOGETHER = 100
 
 
 class DemonstrationMix(BaseModel):
@@ -42,6 +50,16 @@ class DemonstrationMix(BaseModel):
     looks: float = 0.6
     retries: int = 1
     second_step: float = 0.7
+
+
+EXPERT = DemonstrationMix(
+    tools={"auto_inpaint_image": 1.0},
+    thresholds=(0.6,),
+    dilations=(4,),
+    phrases={"both": 1.0},
+    looks=1.0,
+    second_step=1.0,
+)
 
 
 def call_text(name: str, arguments: Mapping[str, Any]) -> str:
@@ -123,6 +141,40 @@ class Demonstrator:
 
     def _answer(self) -> str:
         return call_text("give_answer", {"final_image_id": self._current})
+
+
+async def play(
+    tasks: Sequence[EditTask],
+    mix: DemonstrationMix,
+    store: ImageStore,
+    *,
+    seed: int,
+    system_prompt: str | None,
+    tell: OnProgress,
+) -> list[Trajectory]:
+    """Demonstrate tasks of the sticker world on the real tools, through the real rollout.
+
+    Args:
+        tasks: with the steps of the world in their metadata.
+        mix: what is drawn from.
+        store: gets the pictures.
+        seed: of what is drawn.
+        system_prompt: first message of each chain, None for none.
+        tell: called with "demonstrations", how many are done, and how many there are.
+    """
+    rng = random.Random(f"demonstrations-{seed}")
+    scripts = {f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS)) for task in tasks}
+
+    def script(request: GenerationRequest) -> str:
+        return scripts[request.session_id](request)
+
+    settings = AgentSettings(system_prompt=system_prompt)
+    agent = ImageEditingAgent("demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
+    shown: list[Trajectory] = []
+    for start in range(0, len(tasks), _PLAYED_TOGETHER):
+        shown += await agent.run([task_conversation(task) for task in tasks[start : start + _PLAYED_TOGETHER]])
+        tell("demonstrations", len(shown), len(tasks))
+    return shown
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:

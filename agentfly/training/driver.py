@@ -1,6 +1,7 @@
 """The child process of a run: `python -m agentfly.training.driver <hydra arguments>` is verl's trainer, checked.
 
 `agentfly.training.launch` starts it. It ends when its parent does, so a killed launcher leaves no training behind.
+`python -m agentfly.training.driver check FILE` checks a configuration and ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -26,6 +28,11 @@ def main() -> None:
         from agentfly.training.cpu import check_platform
 
         check_platform()
+    if sys.argv[1:2] == ["check"]:
+        from agentfly.training.verl_checks import main as check
+
+        check(Path(sys.argv[2]))
+        return
     from verl.trainer.main_ppo import main as train
 
     train()

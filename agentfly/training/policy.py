@@ -7,7 +7,8 @@ What makes it learnable in minutes on two cores:
 - pictures seen at 84 x 84: nine visual tokens;
 - embeddings exactly as large as the vocabulary, so that vLLM masks nothing and log-probs agree;
 - rotary positions for pictures of three by three tokens: a base so small that one step across is a real angle, and no
-  width for time. With the sections of the large models, "top left" was not learned in ten times the steps.
+  width for time. After 300 steps on "the sticker in the top left?", base 30 with sections (4, 6, 6) answers 0.52 of
+  the held-out pictures with two stickers and 0.38 of those with three; base 8 with (0, 5, 11) answers 1.0 and 0.90.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 
 from agentfly.agents import AgentSettings, EvaluationSetup, ImageEditingAgent, RolloutLimits, Trajectory
 from agentfly.agents.card import AgentCard
-from agentfly.agents.evaluation import Evaluation, evaluate_agent
 from agentfly.agents.llm_backends import (
     AsyncVLLMBackend,
     AsyncVLLMConfig,
@@ -27,6 +26,7 @@ from agentfly.agents.llm_backends import (
     SamplingParams,
 )
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
+from agentfly.evaluation.chains import Evaluation, evaluate_agent
 from agentfly.evaluators import ReferenceEvaluator
 from agentfly.images import ImageStore
 from agentfly.training.phase import OnProgress

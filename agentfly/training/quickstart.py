@@ -31,7 +31,6 @@ from agentfly.agents.card import AgentCard
 from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import TrainingError
 from agentfly.evaluation.chains import Evaluation, paired_difference
-from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.estimates import SUCCESS, estimate
 from agentfly.training.checkpoints import export_policy
 from agentfly.training.compose import CONFIG_DIR, to_override
@@ -45,38 +44,11 @@ from agentfly.training.rows import write_rows
 from agentfly.training.warm_start import WarmStartConfig, warm_start
 from agentfly.viewer import StepRecord
 
+ESTIMATORS = {"grpo": "grpo", "ppo": "gae"}
 QUICKSTART = CONFIG_DIR / "quickstart.yaml"
 VERSIONS = ("agentfly-rl", "torch", "transformers", "verl", "vllm", "ray")
 DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
-
-
-class Reinforcement(BaseModel):
-    """Settings of the reinforcement part.
-
-    Attributes:
-        steps: training steps.
-        prompts, samples: tasks a step, and chains a task.
-        learning_rate, critic_learning_rate: Adam's step sizes.
-        updates: optimiser updates a step.
-        clip_high: upper clip of the probability ratio.
-        entropy_coef: weight of the entropy bonus.
-        tasks: training tasks in the file.
-        reward: how a score becomes a reward.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = 32
-    prompts: int = 16
-    samples: int = 8
-    learning_rate: float = 7e-4
-    critic_learning_rate: float = 1e-3
-    updates: int = 1
-    clip_high: float = 0.28
-    entropy_coef: float = 0.0
-    tasks: int = 512
-    reward: RewardConfig = RewardConfig()
 
 
 class QuickstartConfig(BaseModel):
@@ -86,7 +58,9 @@ class QuickstartConfig(BaseModel):
         out: folder of the run; an earlier run there is replaced.
         seed: of data, weights and sampling.
         algorithm: "grpo" or "ppo" (with critic).
-        warm_start, reinforcement, evaluation: settings of the parts.
+        tasks: training tasks in the file.
+        overrides: of `config/quickstart.yaml`, which holds the settings of the reinforcement part.
+        warm_start, evaluation: settings of the other parts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,7 +69,8 @@ class QuickstartConfig(BaseModel):
     seed: int = 0
     algorithm: Literal["grpo", "ppo"] = "grpo"
     warm_start: WarmStartConfig = WarmStartConfig()
-    reinforcement: Reinforcement = Reinforcement()
+    tasks: int = 512
+    overrides: tuple[str, ...] = ()
     evaluation: EvaluationPlan = EvaluationPlan()
 
 
@@ -144,7 +119,7 @@ class _Quickstart:
             warm = config.warm_start.model_copy(update={"seed": config.seed})
             self._phase(progress, "warm start", warm_start, {"config": warm, "folder": out / "warm_start"})
             self._evaluate(progress, "warm_start")
-            data = {"folder": out / "data", "count": config.reinforcement.tasks, "seed": config.seed}
+            data = {"folder": out / "data", "count": config.tasks, "seed": config.seed}
             self._phase(progress, "data", write_training_data, data)
             outcome = self._train(progress)
             export_policy(self._require(outcome), out / "policy")
@@ -184,9 +159,8 @@ class _Quickstart:
         self._phase(progress, f"evaluation of {label.replace('_', ' ')}", evaluate_policy, arguments)
 
     def _train(self, progress: Progress) -> TrainingOutcome:
-        bar = progress.add_task(
-            f"{self._config.algorithm}: engine start", total=self._config.reinforcement.steps, note=""
-        )
+        what = self._prepare()
+        bar = progress.add_task(f"{self._config.algorithm}: engine start", total=what.steps, note="")
         began, log = time.monotonic(), LineReader(self._out / "training" / "trajectories.jsonl")
 
         def on_phase(phase: str) -> None:
@@ -202,33 +176,22 @@ class _Quickstart:
             progress.update(bar, completed=step, note=f"reward {record.reward:.2f}")
             self._note(f"step {step}: reward {record.reward:.2f}, score {record.score:.0f}, {record.seconds:.0f} s")
 
-        outcome = launch(self._compose(), on_step=on_step, on_phase=on_phase)
+        outcome = launch(what, on_step=on_step, on_phase=on_phase)
         self._seconds["training start"] = sum(s for phase, s in outcome.phase_seconds.items() if phase != "training")
         self._seconds["training"] = outcome.phase_seconds["training"]
         return outcome
 
-    def _compose(self) -> Launch:
-        config, settings, out = self._config, self._config.reinforcement, self._out
+    def _prepare(self) -> Launch:
+        config, out = self._config, self._out
         values = {
             "agentfly.model": out / "warm_start",
             "agentfly.out": out / "training",
             "agentfly.seed": config.seed,
             "agentfly.data.train": out / "data" / "train.parquet",
             "agentfly.data.validation": out / "data" / "validation.parquet",
-            "agentfly.reward": settings.reward.model_dump(),
-            "algorithm.adv_estimator": {"ppo": "gae"}.get(config.algorithm, config.algorithm),
-            "data.train_batch_size": settings.prompts,
-            "actor_rollout_ref.rollout.n": settings.samples,
-            "actor_rollout_ref.actor.ppo_mini_batch_size": settings.prompts // settings.updates,
-            "actor_rollout_ref.actor.optim.lr": settings.learning_rate,
-            "actor_rollout_ref.actor.clip_ratio_high": settings.clip_high,
-            "actor_rollout_ref.actor.entropy_coeff": settings.entropy_coef,
-            "critic.optim.lr": settings.critic_learning_rate,
-            "trainer.total_training_steps": settings.steps,
-            "trainer.save_freq": settings.steps,
-            "trainer.resume_mode": "disable",
+            "algorithm.adv_estimator": ESTIMATORS[config.algorithm],
         }
-        return prepare(QUICKSTART, [to_override(key, value) for key, value in values.items()])
+        return prepare(QUICKSTART, [*(to_override(key, value) for key, value in values.items()), *config.overrides])
 
     def _require(self, outcome: TrainingOutcome) -> Path:
         if outcome.checkpoint is None:

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from agentfly.agents import Trajectory
-from agentfly.agents.evaluation import SUCCESS, Estimate
 from agentfly.datasets import EditTask
+from agentfly.evaluators.estimates import SUCCESS, Estimate
 from agentfly.images import ImageStore, load_image
 from agentfly.training.policy_evaluation import EvaluationPlan, read_evaluation
 from agentfly.viewer import Example, Report, StepRecord, edit_strip, learning_curve, write_report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from agentfly.training.facts import Interval
 
@@ -36,7 +36,7 @@ def wait_metrics(intervals: Iterable[Interval]) -> dict[str, float]:
     return metrics
 
 
-def blame(metrics: dict[str, float]) -> str | None:
+def blame(metrics: Mapping[str, float]) -> str | None:
     """The waiting of a step in words; None where the policy hardly waited."""
     share = metrics.get("wait/policy_idle", 0.0)
     causes = {name.removeprefix("wait/because/"): v for name, v in metrics.items() if name.startswith("wait/because/")}

@@ -12,18 +12,17 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
+from agentfly.agents import ImageEditingAgent, Trajectory
 from agentfly.agents.card import AgentCard
-from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
-from agentfly.datasets import FAMILIES, EditTask, StickerWorld, vocabulary
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.datasets import FAMILIES, StickerWorld, vocabulary
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.templates import ChatCodec
-from agentfly.training.demonstrations import DemonstrationMix, Demonstrator, seeing
+from agentfly.training.demonstrations import DemonstrationMix, play, seeing
 from agentfly.training.phase import OnProgress
 from agentfly.training.policy import PolicySize, build_policy
 from agentfly.training.sft import Example, SFTConfig, make_example, train
-from agentfly.vision.figures import COLOURS
 
 
 class WarmStartConfig(BaseModel):
@@ -67,7 +66,8 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
         world.task(index, "train", FAMILIES[index % len(FAMILIES)], seed=config.seed)
         for index in range(config.demonstrations)
     ]
-    shown = asyncio.run(_play(tasks, store, config, tell))
+    prompt = config.card.system_prompt
+    shown = asyncio.run(play(tasks, config.mix, store, seed=config.seed, system_prompt=prompt, tell=tell))
     build_policy(folder, _corpus(shown), size=config.size, seed=config.seed)
     codec = ChatCodec.from_pretrained(str(folder))
     schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
@@ -77,31 +77,6 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     train(folder, examples, sft, on_step=lambda step, loss: tell("supervised", step, sft.steps))
     config.card.write(folder)
     return folder
-
-
-async def _play(
-    tasks: Sequence[EditTask], store: ImageStore, config: WarmStartConfig, tell: OnProgress
-) -> list[Trajectory]:
-    rng = random.Random(f"demonstrations-{config.seed}")
-    scripts = {
-        f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), config.mix, tuple(COLOURS)) for task in tasks
-    }
-
-    def script(request: GenerationRequest) -> str:
-        return scripts[request.session_id](request)
-
-    agent = ImageEditingAgent(
-        "demonstrations",
-        backend=ScriptedBackend(script),
-        store=store,
-        settings=AgentSettings(system_prompt=config.card.system_prompt),
-    )
-    shown: list[Trajectory] = []
-    for start in range(0, len(tasks), 100):
-        batch = tasks[start : start + 100]
-        shown += await agent.run([task_conversation(task) for task in batch])
-        tell("demonstrations", len(shown), len(tasks))
-    return shown
 
 
 def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:

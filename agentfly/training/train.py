@@ -1,0 +1,115 @@
+"""`agentfly train`: a recipe becomes a run, watched from the console, or only its plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from agentfly.errors import TrainingError
+from agentfly.training.compose import compose, settings_of, write
+from agentfly.training.environment import run_environment
+from agentfly.training.launch import TrainingOutcome, launch
+from agentfly.training.plan import plan_of
+from agentfly.training.prepare import prepare
+from agentfly.training.waits import blame
+
+CHECK_SECONDS = 180.0
+# Phases of a step as verl names them, and as people read them.
+PHASES = {
+    "gen": "rollout",
+    "old_log_prob": "log-probs",
+    "ref": "reference",
+    "values": "values",
+    "update_critic": "critic",
+    "update_actor": "update",
+    "update_weights": "sync",
+    "save_checkpoint": "checkpoint",
+    "testing": "validation",
+}
+
+
+def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingOutcome:
+    """Run a recipe and tell of each step.
+
+    Raises:
+        ConfigError: the recipe or an override is wrong.
+        DatasetError: the tasks cannot be read.
+        TrainingError: the run could not start, stalled, or ended badly.
+    """
+    what = prepare(recipe, overrides)
+    out = what.settings.out
+    console.print(f"logs: {out / 'logs'}", highlight=False)
+
+    def on_step(step: int, metrics: Mapping[str, float]) -> None:
+        console.print(escape(step_line(step, what.steps, metrics)), highlight=False, soft_wrap=True)
+
+    outcome = launch(what, on_step=on_step, on_phase=lambda phase: console.print(f"phase: {phase}", highlight=False))
+    for name, path in (
+        ("metrics", outcome.metrics_file),
+        ("log", outcome.log_file),
+        ("checkpoint", outcome.checkpoint),
+    ):
+        console.print(f"  {name}: {path}", highlight=False)
+    return outcome
+
+
+def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
+    """Compose a recipe, let verl and ourselves check it, and tell what would run; nothing is written or started.
+
+    Raises:
+        ConfigError: the recipe or an override is wrong.
+        TrainingError: verl refuses the configuration, or the policy does not fit it.
+    """
+    config = compose(recipe, overrides)
+    settings = settings_of(config)
+    for line in plan_of(config, settings).lines():
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory(prefix="agentfly-") as folder:
+        file = write(config, Path(folder) / "config.yaml")
+        environment = run_environment(settings, "dry-run", Path(folder), Path(folder) / "metrics.jsonl")
+        console.print(escape(_checked_apart(file, environment)), highlight=False, soft_wrap=True)
+
+
+def _checked_apart(file: Path, environment: Mapping[str, str]) -> str:
+    """What `driver check` says, in a process of its own: verl takes its platform when it is imported."""
+    command = [sys.executable, "-m", "agentfly.training.driver", "check", str(file)]
+    try:
+        done = subprocess.run(
+            command, env=dict(environment), capture_output=True, text=True, timeout=CHECK_SECONDS, cwd=os.getcwd()
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise TrainingError(f"verl's checks took longer than {CHECK_SECONDS:.0f} s") from fault
+    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not told:
+        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise TrainingError(f"the checks ended with exit code {done.returncode}: {tail}")
+    answer = json.loads(told[-1])
+    if answer["fault"] is not None:
+        raise TrainingError(answer["fault"])
+    return str(answer["told"])
+
+
+def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
+    """One step for a console: what was earned, where the time went, and who was waited for."""
+    if "timing_s/step" not in metrics:
+        values = [f"{name.removeprefix('val-core/')} {value:.3f}" for name, value in sorted(metrics.items())]
+        return f"validation before step 1: {', '.join(v for v in values if 'reward' in v or 'score' in v)}"
+    parts = [
+        f"{label} {metrics[f'timing_s/{name}']:.1f}" for name, label in PHASES.items() if f"timing_s/{name}" in metrics
+    ]
+    words = [
+        f"step {step}/{steps}",
+        f"reward {metrics.get('reward/mean', metrics.get('critic/rewards/mean', 0.0)):.3f}",
+        f"edit {metrics.get('reward/part/edit', 0.0):.3f}",
+        f"{metrics['timing_s/step']:.1f} s = {' + '.join(parts)}",
+        blame(metrics) or "",
+    ]
+    return "  ".join(filter(None, words))
