@@ -12,9 +12,16 @@ import typer
 from rich.console import Console
 
 from agentfly import __version__
+from agentfly.cli.data import data
+from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
+from agentfly.cli.evaluate import compare, evaluate, replay
+from agentfly.cli.export import export
+from agentfly.cli.generate import generate
 from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import serve_images
+from agentfly.cli.sft import sft
+from agentfly.cli.train import train
 from agentfly.errors import AgentFlyError
 
 # For verbs whose flags belong to the room behind them.
@@ -33,7 +40,16 @@ def version() -> None:
 
 app.command()(quickstart)
 app.command()(edit)
+app.command()(train)
+app.command()(sft)
+app.command()(export)
+app.command()(doctor)
+app.add_typer(data, name="data")
+app.command("eval")(evaluate)
+app.command()(compare)
+app.command()(replay)
 app.command("serve-images", context_settings=FOREIGN_FLAGS)(serve_images)
+app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
 
 
 def main() -> None:

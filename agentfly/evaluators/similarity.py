@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from agentfly.errors import ConfigError, EvaluatorError, ToolError
+from agentfly.errors import EvaluatorError, ToolError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.vision.runtime import (
-    Worker,
-    check_folder,
-    loading,
-    memory_guard,
-    require,
-    resolve_device,
-    resolve_dtype,
-    short_name,
-)
+from agentfly.vision.runtime import TransformersModel, memory_guard
 from agentfly.vision.settings import ModelSettings
 
-_WANTED = "a CLIP, SigLIP or SigLIP 2 model"
-_MODEL_TYPES = ("clip", "siglip", "siglip2")
 # Steps shorter than this, between vectors of length 1, are rounding.
 _NO_STEP = 1e-4
 
@@ -44,7 +33,7 @@ class SimilaritySettings(ModelSettings):
     full_for_target: float = Field(0.9, gt=0, le=1)
 
 
-class DirectionalSimilarityEvaluator:
+class DirectionalSimilarityEvaluator(TransformersModel[SimilaritySettings]):
     """CLIP directional similarity (StyleGAN-NADA, Gal et al. 2022), for data with captions or a target.
 
     With E the embedding of a picture or a text, of length 1, and [x] = min(max(x, 0), 1):
@@ -66,14 +55,14 @@ class DirectionalSimilarityEvaluator:
         ConfigError: the folder is not a checkpoint.
     """
 
+    feature: ClassVar[str] = "the similarity evaluator"
+    wanted: ClassVar[str] = "a CLIP, SigLIP or SigLIP 2 model"
+    classes: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
+        ("clip", "siglip", "siglip2"), ("AutoModel", "AutoProcessor")
+    )
+
     def __init__(self, settings: SimilaritySettings | None = None) -> None:
-        self.settings = settings or SimilaritySettings()
-        require("transformers", "the similarity evaluator", "diffusion")
-        check_folder(self.settings.model, "config.json", _WANTED)
-        self.name = short_name(self.settings.model)
-        self._worker = Worker("similarity")
-        self._lock = threading.Lock()
-        self._loaded: tuple[Any, Any] | None = None
+        super().__init__(settings or SimilaritySettings())
 
     async def evaluate(self, sample: EditSample) -> Score:
         """Score one sample; aspects are direction and kept.
@@ -93,13 +82,6 @@ class DirectionalSimilarityEvaluator:
             return await self._worker.run(self._score, sample, sample.result, captions)
         except ToolError as fault:
             raise EvaluatorError(str(fault)) from fault
-
-    def load(self) -> tuple[Any, Any]:
-        """Model and processor; loads them at the first call. Takes seconds, so not for an event loop."""
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = _load(self.settings)
-            return self._loaded
 
     def _score(self, sample: EditSample, result: Image.Image, captions: tuple[str, str] | None) -> Score:
         pictures = [sample.source, result]
@@ -156,18 +138,3 @@ def _feedback(direction: float, moved: bool) -> str:
     if direction >= 0.8:
         return "The picture has changed the way that was asked for."
     return f"The picture has changed in another direction than asked ({direction:.0%} of a full match)."
-
-
-def _load(settings: SimilaritySettings) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-
-    device = resolve_device(settings.device)
-    with loading(settings.model, _WANTED):
-        config = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
-        if config.model_type not in _MODEL_TYPES:
-            raise ConfigError(f"{settings.model!r} is a {config.model_type} model: give {_WANTED}")
-        processor = AutoProcessor.from_pretrained(settings.model, revision=settings.revision)
-        model = AutoModel.from_pretrained(
-            settings.model, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
-        )
-    return model.to(device).eval(), processor

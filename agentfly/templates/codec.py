@@ -95,6 +95,17 @@ class ChatCodec:
             tail = tail[len(end) :]
         return self._encode(tail, messages, load_image)
 
+    def turn_text(self, message: Message) -> str:
+        """A turn of the assistant as the template writes it, calls included, without the end-of-turn token."""
+        opening = Message("user", (TextPart("-"),))
+        begin = self._render([opening], ())
+        end = self._render([opening, Message("assistant", (TextPart(_SENTINEL),))], ()).rpartition(_SENTINEL)[2]
+        whole = self._render([opening, message], ())
+        if not (whole.startswith(begin) and whole.endswith(end)):
+            raise TemplateError("the chat template does not render a conversation as a prefix of its continuation")
+        # As in `defuse`, which does not reach into the arguments of calls.
+        return whole[len(begin) : len(whole) - len(end)].replace("<|", "< |")
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without the special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -45,7 +45,7 @@ from agentfly.training.warm_start import WarmStartConfig, warm_start
 from agentfly.viewer import StepRecord
 
 ESTIMATORS = {"grpo": "grpo", "ppo": "gae"}
-QUICKSTART = CONFIG_DIR / "quickstart.yaml"
+QUICKSTART = CONFIG_DIR / "stickers.yaml"
 VERSIONS = ("agentfly-rl", "torch", "transformers", "verl", "vllm", "ray")
 DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
@@ -59,7 +59,7 @@ class QuickstartConfig(BaseModel):
         seed: of data, weights and sampling.
         algorithm: "grpo" or "ppo" (with critic).
         tasks: training tasks in the file.
-        overrides: of `config/quickstart.yaml`, which holds the settings of the reinforcement part.
+        overrides: of `config/stickers.yaml`, which holds the settings of the reinforcement part.
         warm_start, evaluation: settings of the other parts.
     """
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from agentfly.agents.evaluation import Estimate
 from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.evaluators.estimates import Estimate
 from agentfly.viewer.records import StepRecord
 
 if TYPE_CHECKING:

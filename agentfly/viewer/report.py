@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from agentfly.agents.evaluation import SUCCESS
 from agentfly.agents.trajectory import ToolRecord, Trajectory, Turn
+from agentfly.evaluators.estimates import SUCCESS
 from agentfly.messages import Message
 from agentfly.viewer import tables
 

@@ -1,0 +1,110 @@
+"""`agentfly data`: look at a data set, and write it in the form that training reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agentfly.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentfly.datasets import CheckReport
+
+data = typer.Typer(no_args_is_help=True, help="Check data sets, and convert them for training.")
+
+# On the screen; --json has all of them.
+_SHOWN = 40
+
+Source = Annotated[str, typer.Argument(help="Name of a data set, or path of a .jsonl, .parquet or folder.")]
+Split = Annotated[str | None, typer.Option(help="Split; the data set's first one without it.")]
+Limit = Annotated[int | None, typer.Option(help="Rows at most.")]
+Seed = Annotated[int, typer.Option(help="Seed of data that is made up.")]
+Root = Annotated[Path | None, typer.Option(help="Folder with a named data set's files; from the hub without it.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="An option of the source, NAME=VALUE, e.g. --set language=en.")
+]
+
+
+class Pictures(str, Enum):
+    """Where pictures go."""
+
+    bytes = "bytes"
+    paths = "paths"
+
+
+@data.command()
+def check(
+    source: Source,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    root: Root = None,
+    set_: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Look at every row, say which are wrong and why; exit code 1 if any is."""
+    from agentfly.datasets import check_rows, task_rows
+
+    report = check_rows(task_rows(source, split=split, limit=limit, seed=seed, root=root, **_options(set_)))
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+    else:
+        _show(report, source)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@data.command()
+def convert(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    name: Annotated[str, typer.Option(help="Name of the files.")] = "train",
+    images: Annotated[Pictures, typer.Option(help="Pictures within the file, or as files beside it.")] = Pictures.bytes,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Write NAME.parquet, which verl reads, and NAME.tasks.parquet with the pictures."""
+    from agentfly.datasets import load_tasks
+    from agentfly.training.rows import write_rows
+
+    tasks = load_tasks(source, split=split, limit=limit, seed=seed, root=root, **_options(set_))
+    path = write_rows(tasks, out, name, images=images.value)
+    Console().print(f"wrote {path}", highlight=False)
+
+
+def _options(pairs: list[str] | None) -> Mapping[str, Any]:
+    """Options of NAME=VALUE; a value that is JSON (a number, a list, true) is read as such."""
+    options: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair}: give NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def _show(report: CheckReport, source: str) -> None:
+    console = Console()
+    table = Table("task type", "tasks", "with target", "with mask", "faulty", title=source)
+    for name, summary in sorted(report.by_type.items()):
+        table.add_row(name, *map(str, (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)))
+    console.print(table)
+    for problem in report.problems[:_SHOWN]:
+        console.print(f"{problem.where}: {problem.reason}", style="red", highlight=False, markup=False)
+    if len(report.problems) > _SHOWN:
+        console.print(f"and {len(report.problems) - _SHOWN} more; --json lists all")
+    verdict = f"{len(report.problems)} problems" if report.problems else "no problems" if report.rows else "no rows"
+    console.print(f"{report.rows} rows, {verdict}", highlight=False)

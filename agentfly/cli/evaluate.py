@@ -1,0 +1,196 @@
+"""`agentfly eval`, `agentfly compare` and `agentfly replay`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from agentfly.errors import AgentFlyError, ConfigError
+
+if TYPE_CHECKING:
+    from agentfly.evaluation import TaskRecord
+
+Evaluators = Annotated[
+    list[str] | None,
+    typer.Option(help="Who scores: reference, judge:MODEL, a YAML file, JSON. Repeat it for columns; the first leads."),
+]
+Data = Annotated[str | None, typer.Option(help="Name of a data set (stickers, gedit-bench, …) or a path.")]
+Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
+Limit = Annotated[int | None, typer.Option(help="Tasks at most.")]
+Seed = Annotated[int | None, typer.Option(help="Of data set and sampling.")]
+Root = Annotated[Path | None, typer.Option(help="Folder with the data set's files, instead of a download.")]
+DataOptions = Annotated[str | None, typer.Option(help="Further options of the data set, as JSON.")]
+Engine = Annotated[str | None, typer.Option(help="Engine behind the tools, by name or as JSON.")]
+Concurrency = Annotated[int | None, typer.Option(help="Tasks at once.")]
+Gallery = Annotated[int | None, typer.Option(help="Tasks in the gallery at most, worst first; 0 for no gallery.")]
+
+
+def evaluate(
+    config: Annotated[Path | None, typer.Option(help="YAML file whose keys are these options.")] = None,
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    root: Root = None,
+    data_options: DataOptions = None,
+    agent: Annotated[
+        str | None, typer.Option(help="image-editing, refinement-loop, director-generator, or module:name.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Policy folder, hub name, or the endpoint's model name.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; without it vLLM runs here.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
+    engine: Engine = None,
+    max_turns: Annotated[int | None, typer.Option(help="Turns at most; the policy's own limit without it.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a turn; the policy's own limit without it.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the endpoint's key.")] = None,
+    backend_config: Annotated[str | None, typer.Option(help="Further settings of the backend, as JSON.")] = None,
+    agent_options: Annotated[str | None, typer.Option(help="Further arguments of the agent, as JSON.")] = None,
+    evaluator: Evaluators = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; one begun there goes on.")] = None,
+    concurrency: Concurrency = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one task.")] = None,
+    gallery: Gallery = None,
+    retry_failed: Annotated[
+        bool | None, typer.Option("--retry-failed", help="Run the tasks again that a fault ended.")
+    ] = None,
+) -> None:
+    """Run an agent over a data set and score it: a table by task type, a gallery, and every trajectory."""
+    given = dict(locals())
+    from agentfly.evaluation.run import run_evaluation
+    from agentfly.evaluation.settings import read_settings
+
+    _quiet()
+    settings = read_settings(given.pop("config"), _parsed(given))
+    summary = asyncio.run(run_evaluation(settings, _Progress(settings.limit)))
+    _show(settings.out, summary)
+    everything = summary["all"]
+    if everything["failed"] == everything["tasks"]:
+        raise AgentFlyError(
+            f"all {everything['tasks']} tasks failed: {_first_reason(everything)}; --retry-failed runs them again"
+        )
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    b: Annotated[Path, typer.Argument(help="Folder of the run to compare with it; differences are B minus A.")],
+    evaluator: Annotated[
+        list[str] | None, typer.Option(help="Column to compare; all that both runs have without it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for comparison.json and .md.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the permutation test.")] = 0,
+) -> None:
+    """Compare two runs on the same tasks, with a paired test."""
+    from agentfly.evaluation.compare import compare_runs, comparison_page, write_comparison
+
+    found = compare_runs(a, b, evaluator or (), seed=seed)
+    typer.echo(comparison_page(found))
+    if out is not None:
+        write_comparison(found, out)
+        _console().print(f"{out / 'comparison.json'}, {out / 'comparison.md'}", highlight=False)
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="Folder with trajectories.jsonl, or a file of trajectories.")],
+    evaluator: Evaluators = None,
+    re_execute: Annotated[
+        bool | None, typer.Option("--re-execute", help="Run the recorded tool calls again; exit code 1 if they differ.")
+    ] = None,
+    engine: Engine = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures, where it is not beside the run.")] = None,
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    root: Root = None,
+    data_options: DataOptions = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the results; RUN/replay without.")] = None,
+    concurrency: Concurrency = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one tool call.")] = None,
+    gallery: Gallery = None,
+) -> None:
+    """Score finished trajectories again, or run their tool calls again, without the agent."""
+    given = _parsed(dict(locals()))
+    from agentfly.evaluation.replay import ReplaySettings
+    from agentfly.evaluation.replay import replay as run_replay
+
+    settings = ReplaySettings(**given)
+    result = asyncio.run(run_replay(settings, _Progress(None)))
+    if result.summary is not None:
+        _show(result.out, result.summary)
+    if result.reexecution is not None:
+        page = (result.out / "reexecution.md").read_text(encoding="utf-8")
+        typer.echo(page)
+    if result.differs:
+        raise typer.Exit(1)
+
+
+class _Progress:
+    """One line that tells how far a run is, on a terminal; nothing where nobody is looking."""
+
+    def __init__(self, total: int | None) -> None:
+        self._console, self._total = _console(), total
+        self._done = self._resumed = self._failed = 0
+
+    def __call__(self, record: TaskRecord, resumed: bool) -> None:
+        """A record is there."""
+        self._done += 1
+        self._resumed += resumed
+        self._failed += record.failed
+        if self._console.is_terminal:
+            total = f" of {self._total}" if self._total else ""
+            words = f"{self._done}{total} tasks, {self._resumed} of them from before, {self._failed} failed"
+            self._console.print(words, end="\r", highlight=False)
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as settings: JSON is read, an engine in braces is a mapping."""
+    values = {name: value for name, value in given.items() if value not in (None, [])}
+    for name in ("data_options", "backend_config", "agent_options"):
+        if values.get(name) is not None:
+            values[name] = _json(name, values[name])
+    engine = values.get("engine")
+    if engine is not None and engine.lstrip().startswith("{"):
+        values["engine"] = _json("engine", engine)
+    return values
+
+
+def _json(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as fault:
+        raise ConfigError(f"--{name.replace('_', '-')} is not valid JSON: {fault}") from fault
+    if not isinstance(value, dict):
+        raise ConfigError(f"--{name.replace('_', '-')} is a JSON object, such as '{{\"name\": 1}}'")
+    return value
+
+
+def _quiet() -> None:
+    """What an engine says of its start is for those who ask for it."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _show(out: Path, summary: Mapping[str, Any]) -> None:
+    from agentfly.evaluation.markdown import run_page
+
+    typer.echo(run_page(summary))
+    names: Sequence[str] = ("summary.json", "summary.md", "gallery.html", "trajectories.jsonl")
+    written = ", ".join(str(out / name) for name in names if (out / name).exists())
+    _console().print(written, highlight=False)
+
+
+def _first_reason(figures: Mapping[str, Any]) -> str:
+    reasons = (reason for scores in figures["scores"].values() for reason in scores["reasons"])
+    return next(reasons, "no reason given").removeprefix("the agent failed: ")

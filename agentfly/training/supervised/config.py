@@ -1,0 +1,183 @@
+"""What `agentfly sft` may be told: a YAML file, `key=value` words on top of it, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from agentfly.errors import ConfigError
+from agentfly.settings import Settings
+from agentfly.training.supervised.loop import LoopConfig
+
+
+class DataConfig(Settings):
+    """What is learned from.
+
+    Attributes:
+        stickers: tasks of the sticker world, played by the expert script.
+        trajectories: JSONL files of trajectories, as agents, evaluations and training write them.
+        openai: JSONL files in OpenAI's form.
+        pictures: folder of the trajectories' pictures; by default `images` or `pictures` beside their file.
+        min_score: trajectories with a lower score, or with none, are left out; None takes all.
+        per_task: the best so many trajectories of a task are kept, by score; None keeps all.
+        retokenise: make the ids of trajectories anew from their messages. Without it, recorded ids are used as they
+            are, and must be what this model's processor and template give.
+        max_length: ids of a sample at most; a longer one is cut at the end of a turn.
+        held_out: share of the tasks that is only evaluated.
+    """
+
+    stickers: int = Field(0, ge=0)
+    trajectories: tuple[Path, ...] = ()
+    openai: tuple[Path, ...] = ()
+    pictures: Path | None = None
+    min_score: float | None = None
+    per_task: int | None = Field(None, ge=1)
+    retokenise: bool = False
+    max_length: int = Field(8192, ge=1)
+    held_out: float = Field(0.05, ge=0, lt=1)
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685).
+
+    Attributes:
+        rank: of the adapters; 0 trains all weights instead.
+        alpha: their output is scaled by alpha / rank.
+        dropout: on their input.
+        targets: names of the linear layers of the language model that get one.
+    """
+
+    rank: int = Field(0, ge=0)
+    alpha: float = 32.0
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class TrainingConfig(Settings):
+    """How it is learned.
+
+    Attributes:
+        epochs: passes over the training samples; `steps`, when given, counts instead.
+        steps: optimiser steps.
+        batch_size: samples a step, whatever fits into memory at once.
+        micro_batch_tokens: ids that go through the model at once, padding included.
+        learning_rate: peak of AdamW; None is 1e-5 for all weights and 2e-4 for adapters.
+        weight_decay: of matrices.
+        warmup: share of the steps; then cosine to 5 %.
+        max_grad_norm: clipping.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        device: "auto" takes the GPU when there is one.
+        dtype: "auto" computes in bfloat16 on a GPU and in float32 on a CPU.
+        evaluate_every, save_every: steps between held-out losses, and between checkpoints; the end has both.
+        seed: of the order, the held-out tasks, the demonstrations and the adapters.
+    """
+
+    epochs: float = Field(1.0, gt=0)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(16, ge=1)
+    micro_batch_tokens: int = Field(8192, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float = 0.0
+    warmup: float = Field(0.05, ge=0, le=1)
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    evaluate_every: int = Field(50, ge=1)
+    save_every: int = Field(50, ge=1)
+    seed: int = 0
+
+    def loop(self, samples: int) -> LoopConfig:
+        """Settings of the loop for a number of training samples."""
+        steps = self.steps if self.steps is not None else max(1, round(self.epochs * samples / self.batch_size))
+        return LoopConfig(
+            steps=steps,
+            batch_size=self.batch_size,
+            warmup=max(1, round(self.warmup * steps)),
+            max_grad_norm=self.max_grad_norm,
+            seed=self.seed,
+            micro_batch=self.batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+            label_power=1.0,
+            labelled_logits=True,
+        )
+
+
+class SupervisedConfig(Settings):
+    """One run of `agentfly sft`.
+
+    Attributes:
+        model: checkpoint folder or hub name of a model with pictures.
+        out: folder of the run.
+        template: chat template, by name or path; the checkpoint's own when None.
+        data, lora, training: see there.
+    """
+
+    model: str
+    out: Path
+    template: str | None = None
+    data: DataConfig = DataConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def read_config(words: Sequence[str]) -> SupervisedConfig:
+    """The configuration of a command line.
+
+    Args:
+        words: YAML files and `key=value` pairs in any order; keys are dotted, values are YAML. Later words win.
+
+    Raises:
+        ConfigError: a file cannot be read, a word is neither, or a key or value is wrong.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals:
+            _merge(found, _nested(key.split("."), yaml.safe_load(value)))
+        elif word.endswith((".yaml", ".yml")):
+            _merge(found, _read(Path(word)))
+        else:
+            raise ConfigError(f"{word!r} is neither a .yaml file nor key=value, such as training.epochs=2")
+    missing = [name for name in ("model", "out") if name not in found]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} not given: say {' '.join(f'{name}=FOLDER' for name in missing)}")
+    parts: dict[str, type[Settings]] = {"data": DataConfig, "lora": LoraConfig, "training": TrainingConfig}
+    for name, kind in parts.items():
+        if name in found:
+            if not isinstance(found[name], dict):
+                raise ConfigError(f"{name} has settings of its own, such as {name}.{next(iter(kind.model_fields))}=…")
+            found[name] = kind(**_tuples(found[name]))
+    return SupervisedConfig(**found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as fault:
+        raise ConfigError(f"{path} cannot be read: {fault}") from fault
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings: a mapping of keys and values is needed")
+    return content
+
+
+def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+def _merge(found: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(found.get(key), dict):
+            _merge(found[key], value)
+        else:
+            found[key] = value
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One file for a list of files."""
+    many = ("trajectories", "openai", "targets")
+    return {key: [value] if key in many and isinstance(value, str) else value for key, value in settings.items()}

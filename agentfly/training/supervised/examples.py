@@ -1,0 +1,184 @@
+"""A conversation as ids, labels and pictures: the tokens and masks of the rollout, by the rollout's own codec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from agentfly.errors import DatasetError
+from agentfly.messages import Message
+from agentfly.templates import ChatCodec
+
+IGNORED = -100  # label of ids that carry no loss (PyTorch's cross entropy default)
+
+LoadImage = Callable[[str], Image.Image]
+Schemas = Sequence[dict[str, Any]]
+Ids = np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation, ready for a model.
+
+    Attributes:
+        ids: all ids, placeholders expanded.
+        labels: the id where it carries loss, else `IGNORED`. Same length.
+        pixels: patches of all pictures, shape (patches, channels × time × side²), float32.
+        grids: (time, rows, columns) of patches for each picture.
+    """
+
+    ids: Sequence[int] | Ids
+    labels: Sequence[int] | Ids
+    pixels: np.ndarray[Any, np.dtype[np.float32]]
+    grids: tuple[tuple[int, int, int], ...]
+
+    @property
+    def labelled(self) -> int:
+        """Ids that carry loss."""
+        return int(np.count_nonzero(np.asarray(self.labels) != IGNORED))
+
+    def load(self) -> Example:
+        """Itself; see `Trainable`."""
+        return self
+
+    def ending_with(self, count: int) -> Example:
+        """Without the end token, and with loss on the last `count` ids only."""
+        ids = tuple(self.ids)[:-1]
+        return replace(self, ids=ids, labels=(IGNORED,) * (len(ids) - count) + ids[-count:])
+
+
+class Trainable(Protocol):
+    """What the loop draws from: ids at once, pixels when they are needed."""
+
+    @property
+    def ids(self) -> Sequence[int] | Ids:
+        """All ids."""
+
+    @property
+    def labels(self) -> Sequence[int] | Ids:
+        """Labels, as long as the ids."""
+
+    @property
+    def labelled(self) -> int:
+        """Ids that carry loss."""
+
+    def load(self) -> Example:
+        """With pixels."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation whose pictures stay in their store until a step needs them.
+
+    Attributes:
+        ids, labels: as in `Example`, int32.
+        images: handles in placeholder order.
+        codec: makes the pixels.
+        load_image: the picture behind a handle.
+        task: names what was asked; samples of one task are on one side of the held-out split.
+    """
+
+    ids: Ids
+    labels: Ids
+    images: tuple[str, ...]
+    codec: ChatCodec = field(repr=False, compare=False)
+    load_image: LoadImage = field(repr=False, compare=False)
+    task: str = ""
+
+    @property
+    def labelled(self) -> int:
+        """Ids that carry loss."""
+        return int(np.count_nonzero(self.labels != IGNORED))
+
+    def load(self) -> Example:
+        """With the pixels of its pictures."""
+        pixels, grids = pixels_of(self.codec, [self.load_image(handle) for handle in self.images])
+        return Example(self.ids, self.labels, pixels, grids)
+
+    def cut(self, limit: int) -> Sample | None:
+        """The sample up to the last turn that ends within `limit` ids, with its pictures; None if no turn does."""
+        graded = self.labels != IGNORED
+        ends = np.flatnonzero(graded & ~np.append(graded[1:], False)) + 1
+        fitting = ends[ends <= limit]
+        if not fitting.size:
+            return None
+        end = int(fitting[-1])
+        seen = len(self.codec.image_runs(self.ids[:end].tolist()))
+        return replace(self, ids=self.ids[:end], labels=self.labels[:end], images=self.images[:seen])
+
+
+def make_example(
+    messages: Sequence[Message],
+    tools: Schemas,
+    codec: ChatCodec,
+    load_image: LoadImage,
+    turn_texts: Sequence[str],
+) -> Example:
+    """A conversation as the rollout would have tokenised it.
+
+    Args:
+        messages: with the assistant's turns in place.
+        tools: schemas in the prompt.
+        codec: of the policy.
+        load_image: the picture behind a handle.
+        turn_texts: text of each assistant turn as it is to be sampled, calls included.
+    """
+    ids, labels, images = conversation_ids(messages, tools, codec, load_image, turn_texts)
+    pixels, grids = pixels_of(codec, [load_image(handle) for handle in images])
+    return Example(tuple(ids), tuple(labels), pixels, grids)
+
+
+def conversation_ids(
+    messages: Sequence[Message],
+    tools: Schemas,
+    codec: ChatCodec,
+    load_image: LoadImage,
+    turn_texts: Sequence[str],
+    graded: Sequence[bool] | None = None,
+) -> tuple[list[int], list[int], list[str]]:
+    """Ids, labels and picture handles of a conversation, up to the end of its last turn.
+
+    Args:
+        messages: the last `len(turn_texts)` messages of the assistant are the turns; those before belong to the prompt.
+        tools: schemas in the prompt.
+        codec: of the policy.
+        load_image: the picture behind a handle.
+        turn_texts: text of each turn as it is to be sampled, calls included.
+        graded: whether each turn carries loss; all of them when None.
+
+    Raises:
+        DatasetError: there is no turn, or two turns follow each other.
+    """
+    starts = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    if not turn_texts or len(starts) < len(turn_texts):
+        raise DatasetError(f"{len(starts)} messages of the assistant for {len(turn_texts)} turns to learn from")
+    starts = starts[len(starts) - len(turn_texts) :]
+    ids = codec.prompt_ids(messages[: starts[0]], tools, load_image)
+    labels = [IGNORED] * len(ids)
+    end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for turn, (start, text) in enumerate(zip(starts, turn_texts, strict=True)):
+        sampled = [*codec.tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        ids += sampled
+        labels += sampled if graded is None or graded[turn] else [IGNORED] * len(sampled)
+        if turn + 1 < len(starts):
+            following = messages[start + 1 : starts[turn + 1]]
+            if not following:
+                raise DatasetError(
+                    "two messages of the assistant follow each other: join them, or put what lies between"
+                )
+            more = codec.continuation_ids(following, tools, load_image, closed=True)
+            ids, labels = ids + more, labels + [IGNORED] * len(more)
+    return ids, labels, [handle for message in messages[: starts[-1]] for handle in message.images]
+
+
+def pixels_of(codec: ChatCodec, images: Sequence[Image.Image]) -> tuple[Any, tuple[tuple[int, int, int], ...]]:
+    """Patches and grids of pictures; see `Example`."""
+    if not images:
+        return np.zeros((0, 0), np.float32), ()
+    batch = codec.processor.image_processor(images=[image.convert("RGB") for image in images], return_tensors="np")
+    grids = tuple((int(t), int(h), int(w)) for t, h, w in batch["image_grid_thw"])
+    return np.asarray(batch["pixel_values"], np.float32), grids

@@ -1,0 +1,263 @@
+"""`agentfly export`: a folder for others, of whatever a training run left.
+
+Out come weights that transformers and vLLM load, the processor, the agent card by which `agentfly edit` runs the
+policy as it was trained, and a README that says where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentfly.agents.card import FILE_NAME, AgentCard
+from agentfly.errors import ConfigError, MissingExtraError, TrainingError
+from agentfly.training.checkpoints import export_policy, newest_checkpoint, step_of
+from agentfly.training.settings import TrainSettings
+from agentfly.training.supervised.lora import (
+    ADAPTER_CONFIG,
+    has_factors,
+    merge_factors,
+    merged_model,
+    write_adapter,
+)
+from agentfly.training.supervised.model_card import CardFacts, installed_versions, model_card, read_scores
+from agentfly.training.supervised.state import RECORD
+from agentfly.training.supervised.trainer import ADAPTER, POLICY
+
+_CONFIG, _SUMMARY = "config.yaml", "summary.json"
+_LORA_META = "lora_train_meta.json"
+_SHARD = "5GB"
+# Of verl's hundreds of settings, those that a reader asks for.
+_TOLD = (
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.clip_ratio_low",
+    "actor_rollout_ref.actor.clip_ratio_high",
+    "actor_rollout_ref.actor.entropy_coeff",
+    "actor_rollout_ref.actor.use_kl_loss",
+    "actor_rollout_ref.actor.kl_loss_coef",
+    "actor_rollout_ref.model.lora_rank",
+    "algorithm.gamma",
+    "algorithm.lam",
+    "critic.optim.lr",
+)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is exported.
+
+    Attributes:
+        source: a run of `agentfly sft`, of `agentfly train` or of the quickstart; a folder of verl's checkpoints, or
+            one of them.
+        out: the new folder; one that was exported before is replaced.
+        adapter: keep adapters apart instead of merging them.
+        card: folder or file with the agent card; that of the run when None.
+        scores: summary of an evaluation for the README; that of the run, where it has one, when None.
+        base_model: name of the model that was trained, for the README and adapters; that of the run when None.
+    """
+
+    source: Path
+    out: Path
+    adapter: bool = False
+    card: Path | None = None
+    scores: Path | None = None
+    base_model: str | None = None
+
+
+def export(request: ExportRequest) -> Path:
+    """Export, and return the folder.
+
+    Raises:
+        ConfigError: the source is no run, what is asked for is not there, or `out` holds something else.
+        TrainingError: a checkpoint is not whole.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as fault:
+        raise MissingExtraError("agentfly export", "verl") from fault
+    _check_out(request)
+    scores = read_scores(request.scores) if request.scores is not None else []
+    record = request.source / RECORD
+    partial = request.out.with_name(request.out.name + ".export")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if record.is_file():
+        facts = _supervised(request, json.loads(record.read_text(encoding="utf-8")), partial)
+    else:
+        facts = _reinforced(request, partial)
+    facts = replace(facts, scores=scores or facts.scores, name=request.out.name)
+    facts.agent.write(partial)
+    (partial / "README.md").write_text(model_card(facts), encoding="utf-8")
+    shutil.rmtree(request.out, ignore_errors=True)
+    return partial.rename(request.out)
+
+
+def _check_out(request: ExportRequest) -> None:
+    out = request.out
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / FILE_NAME).is_file())):
+        raise ConfigError(f"{out} is there and is no policy folder: give another --out")
+    if out.resolve() == request.source.resolve() or out.resolve() in request.source.resolve().parents:
+        raise ConfigError(f"--out {out} would replace the run itself: give another folder")
+
+
+def _supervised(request: ExportRequest, record: Mapping[str, Any], out: Path) -> CardFacts:
+    """Copy the policy, or merge the adapter, of a run of `agentfly sft`."""
+    config, source = record["config"], request.source.absolute()
+    base = request.base_model or str(config["model"])
+    trained = source / (ADAPTER if config["lora"]["rank"] else POLICY)
+    if not trained.is_dir():
+        raise TrainingError(f"{source} has no {trained.name}/ yet: let the run end, with `agentfly sft … --resume`")
+    kept = request.adapter and trained.name == ADAPTER
+    if request.adapter and not kept:
+        raise ConfigError(f"{source} trained all weights: there is no adapter to keep; leave --adapter out")
+    shutil.copytree(trained, out)
+    if kept:
+        path = out / ADAPTER_CONFIG
+        settings = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    elif trained.name == ADAPTER:
+        _merge_peft(base, trained, out)
+    result = {name.replace("_", " "): f"{value:.4f}" for name, value in record.get("result", {}).items()}
+    data = {name.replace("_", " "): value for name, value in record["data"].items() if name != "counts"}
+    told = {**config["training"], "steps": record["steps"]}
+    if config["lora"]["rank"]:
+        told |= {f"lora {name}": value for name, value in config["lora"].items()}
+    return CardFacts(
+        name=out.name,
+        base_model=base,
+        method="supervised fine-tuning",
+        data=data | record["data"]["counts"],
+        settings={name: value for name, value in told.items() if value is not None},
+        result=result,
+        versions=record.get("versions", installed_versions()),
+        agent=_card(request, trained),
+        adapter=kept,
+    )
+
+
+def _merge_peft(base: str, adapter: Path, out: Path) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base)
+    model = merged_model(base, adapter, config.dtype)
+    for path in out.glob("adapter_*"):
+        path.unlink()
+    model.save_pretrained(out)
+
+
+def _reinforced(request: ExportRequest, out: Path) -> CardFacts:
+    """Copy the policy of one of verl's checkpoints."""
+    checkpoint = _find_checkpoint(request.source)
+    # The run that a checkpoint lies in; a quickstart has its training in a folder of its own.
+    around = [request.source, *checkpoint.resolve().parents[:3]]
+    config = _run_config(around)
+    node = config.get("agentfly") or {}
+    base = request.base_model or str(node.get("model", ""))
+    export_policy(checkpoint, out)
+    kept = _settle_adapters(checkpoint, out, base, keep=request.adapter)
+    scores = next((folder / _SUMMARY for folder in around if (folder / _SUMMARY).is_file()), None)
+    return CardFacts(
+        name=out.name,
+        base_model=base,
+        method=str(_at(config, "algorithm.adv_estimator") or "reinforcement learning"),
+        data={f"data {name}": value for name, value in (node.get("data") or {}).items() if value is not None},
+        settings=_told(checkpoint, config),
+        scores=read_scores(scores) if scores is not None else (),
+        versions=installed_versions(),
+        agent=_trained_card(request, node, around),
+        adapter=kept,
+    )
+
+
+def _find_checkpoint(source: Path) -> Path:
+    for folder in (source, source / "checkpoints", source / "training" / "checkpoints"):
+        found = newest_checkpoint(folder) or (folder if (folder / "actor").is_dir() else None)
+        if found is not None:
+            return found
+    raise ConfigError(f"{source} is no run: there is no {RECORD}, and no checkpoint of verl (global_step_<n>)")
+
+
+def _run_config(around: Sequence[Path]) -> dict[str, Any]:
+    """The configuration that `agentfly train` wrote; empty when there is none."""
+    for path in (folder / _CONFIG for folder in around):
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if isinstance(content, dict) and "agentfly" in content:
+            return content
+    return {}
+
+
+def _settle_adapters(checkpoint: Path, out: Path, base: str, *, keep: bool) -> bool:
+    """Merge the adapters of a checkpoint, or leave nothing but them; returns whether adapters are what is there."""
+    from safetensors.torch import load_file
+
+    shards = sorted(out.glob("*.safetensors"))
+    if not has_factors(name for shard in shards for name in _names(shard)):
+        if keep:
+            raise ConfigError(f"{checkpoint} trained all weights: there is no adapter to keep; leave --adapter out")
+        return False
+    meta = checkpoint / "actor" / _LORA_META
+    if not meta.is_file():
+        raise TrainingError(f"{checkpoint} has adapters, but no {meta.name} with their rank and alpha")
+    settings = json.loads(meta.read_text(encoding="utf-8"))
+    weights = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    for path in (*shards, *out.glob("*.safetensors.index.json")):
+        path.unlink()
+    if keep:
+        if not base:
+            raise ConfigError("adapters belong to a model: name it with --base-model")
+        (out / "config.json").unlink()
+        write_adapter(weights, settings, base, out)
+    else:
+        from huggingface_hub import save_torch_state_dict
+
+        merged = merge_factors(weights, settings["lora_alpha"] / settings["r"])
+        save_torch_state_dict(merged, out, max_shard_size=_SHARD)
+    return keep
+
+
+def _names(shard: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(shard, "pt") as file:
+        return list(file.keys())
+
+
+def _trained_card(request: ExportRequest, node: Mapping[str, Any], around: Sequence[Path]) -> AgentCard:
+    """The card of a run by its settings, or with the model that it began from."""
+    if node and request.card is None:
+        return TrainSettings(**node).card()
+    return _card(request, *(folder / name for folder in around for name in ("", "policy", "warm_start")))
+
+
+def _card(request: ExportRequest, *places: Path) -> AgentCard:
+    """The agent card that was asked for, or the first that lies in a place."""
+    if request.card is not None:
+        folder = request.card.parent if request.card.is_file() else request.card
+        if not (folder / FILE_NAME).is_file():
+            raise ConfigError(f"--card {request.card}: there is no {FILE_NAME}")
+        return AgentCard.read(str(folder))
+    return next((AgentCard.read(str(place)) for place in places if (place / FILE_NAME).is_file()), AgentCard())
+
+
+def _told(checkpoint: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: _at(config, name) for name in _TOLD}
+    return {"steps": step_of(checkpoint), **{name: value for name, value in values.items() if value is not None}}
+
+
+def _at(config: Mapping[str, Any], dotted: str) -> Any:
+    node: Any = config
+    for key in dotted.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node

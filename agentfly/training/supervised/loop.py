@@ -1,0 +1,199 @@
+"""The one loop of supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
+
+It resumes exactly: the order of the examples is a function of the seed, and a step of the steps before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentfly.errors import TrainingError
+from agentfly.settings import Settings
+from agentfly.training.supervised.batches import Collator, micro_batches
+from agentfly.training.supervised.examples import IGNORED, Trainable
+
+
+class LoopConfig(Settings):
+    """Settings of the loop.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: examples a step.
+        warmup: steps of linear warm-up, then cosine to 5 %.
+        max_grad_norm: clipping.
+        seed: of the order of examples.
+        micro_batch: examples that go through the model together, at most.
+        micro_batch_tokens: their ids, padding included, at most; None for no bound.
+        label_power: an example weighs as much as its number of labels to this power: 1 makes the loss a mean over
+            tokens, 0 one over examples.
+        labelled_logits: compute logits only where a label follows. It saves memory; the last bits differ.
+    """
+
+    steps: int = 300
+    batch_size: int = 32
+    warmup: int = 30
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    micro_batch: int = 8
+    micro_batch_tokens: int | None = None
+    label_power: float = 0.5
+    labelled_logits: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """Figures of one step.
+
+    Attributes:
+        step: from 1.
+        loss: of the batch, weighted by `LoopConfig.label_power`.
+        learning_rate: of the first group of weights.
+        grad_norm: before clipping.
+        tokens, labelled: ids of the batch, and those with loss.
+        seconds: of the step.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    labelled: int
+    seconds: float
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass
+class Loop:
+    """A model in training.
+
+    Attributes:
+        model: on its device.
+        optimisers: each with its peak learning rate.
+        config: see `LoopConfig`.
+        collate: see `Collator`.
+        autocast: compute in bfloat16 where that is safe.
+    """
+
+    model: Any
+    optimisers: Sequence[tuple[Any, float]]
+    config: LoopConfig
+    collate: Collator
+    autocast: bool = False
+
+    def run(self, samples: Sequence[Trainable], on_step: OnStep | None = None, *, done: int = 0) -> None:
+        """Take the steps that are left.
+
+        Args:
+            samples: drawn at random, each epoch in a new order.
+            on_step: called after each step.
+            done: steps of earlier runs, which are not taken again.
+
+        Raises:
+            TrainingError: the loss is no number any more.
+        """
+        config, order = self.config, _order(len(samples), self.config.seed)
+        for _ in range(done * config.batch_size):
+            next(order)
+        self.model.train()
+        for step in range(done, config.steps):
+            batch = sorted(
+                (samples[next(order)] for _ in range(config.batch_size)), key=lambda example: len(example.ids)
+            )
+            taken = self._step(step, batch)
+            if on_step is not None:
+                on_step(taken)
+
+    def _step(self, step: int, batch: Sequence[Trainable]) -> Step:
+        import torch
+
+        begun = time.monotonic()
+        loss = self.backward(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(float(norm))):
+            raise TrainingError(f"step {step + 1}: loss {loss}, gradient {float(norm)}; lower the learning rate")
+        scale = schedule(step, self.config)
+        for optimiser, peak in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = peak * scale
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        tokens, labelled = sum(len(e.ids) for e in batch), sum(e.labelled for e in batch)
+        rate = self.optimisers[0][1] * scale
+        return Step(step + 1, loss, rate, float(norm), tokens, labelled, time.monotonic() - begun)
+
+    def backward(self, batch: Sequence[Trainable]) -> float:
+        """Gradient of the batch's loss, which it returns: the examples' mean losses, weighted by their labels.
+
+        Weighted by the labels' number, a word that only the picture tells would drown among conversations of thirty;
+        all alike, it would drown them: `LoopConfig.label_power` lies between.
+        """
+        total, weights = 0.0, [float(example.labelled) ** self.config.label_power for example in batch]
+        for span in micro_batches(batch, self.config.micro_batch, self.config.micro_batch_tokens):
+            means, _ = self._losses(batch[span])
+            loss = (means * means.new_tensor(weights[span])).sum() / sum(weights)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def evaluate(self, samples: Sequence[Trainable]) -> float:
+        """Mean loss over all labels of `samples`, without a gradient."""
+        import torch
+
+        ordered, total, labels = sorted(samples, key=lambda example: len(example.ids)), 0.0, 0
+        self.model.eval()
+        with torch.no_grad():
+            for span in micro_batches(ordered, self.config.micro_batch, self.config.micro_batch_tokens):
+                means, counts = self._losses(ordered[span])
+                total += float((means * counts).sum())
+                labels += int(counts.sum())
+        self.model.train()
+        return total / labels
+
+    def _losses(self, examples: Sequence[Trainable]) -> tuple[Any, Any]:
+        """Mean cross entropy and number of labels of each example, both of shape (examples,)."""
+        inputs = self.collate(examples)
+        following = inputs.pop("labels")[:, 1:]
+        with self._precision():
+            if self.config.labelled_logits:
+                kept = (following != IGNORED).any(0).nonzero().squeeze(1)
+                logits, following = self.model(**inputs, logits_to_keep=kept).logits, following[:, kept]
+            else:
+                logits = self.model(**inputs).logits[:, :-1]
+            return _mean_losses(logits, following)
+
+    def _precision(self) -> Any:
+        import torch
+
+        return torch.autocast(self.collate.device, torch.bfloat16) if self.autocast else contextlib.nullcontext()
+
+
+def schedule(step: int, config: LoopConfig) -> float:
+    """Share of the peak learning rate at a step (from 0)."""
+    progress = step / max(1, config.steps)
+    return min(1.0, (step + 1) / max(1, config.warmup)) * max(0.05, 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _mean_losses(logits: Any, following: Any) -> tuple[Any, Any]:
+    """Mean and count by row, (batch,) each, of logits (batch, length, vocabulary) and labels (batch, length)."""
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(logits.transpose(1, 2), following, ignore_index=IGNORED, reduction="none")
+    counts = (following != IGNORED).sum(1)
+    return losses.sum(1) / counts, counts
+
+
+def _order(count: int, seed: int) -> Iterator[int]:
+    rng = random.Random(seed)
+    while True:
+        indices = list(range(count))
+        rng.shuffle(indices)
+        yield from indices

@@ -1,0 +1,122 @@
+"""Low-rank adapters: put on, merged, and taken out of verl's checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agentfly.errors import ConfigError, MissingExtraError, TrainingError
+from agentfly.training.supervised.config import LoraConfig
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_VISION = r"(?:.*\.)?(?:visual|vision_tower|vision_model)\."
+_FACTOR = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.(?:[^.]+\.)?weight")
+
+
+def require_peft() -> None:
+    """Raise `MissingExtraError` unless peft is installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as fault:
+        raise MissingExtraError("adapters (lora.rank > 0)", "verl") from fault
+
+
+def add_adapters(model: Any, config: LoraConfig) -> Any:
+    """The model with adapters on the language model's layers; only they are trained.
+
+    Raises:
+        ConfigError: the model has no layer of these names.
+    """
+    import peft
+
+    names = "|".join(map(re.escape, config.targets))
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=rf"^(?!{_VISION}).*\.(?:{names})$",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return peft.get_peft_model(model, settings)
+    except ValueError as fault:
+        raise ConfigError(f"lora.targets={list(config.targets)}: {fault}") from fault
+
+
+def merged_model(base: str, adapter: Path, dtype: Any) -> Any:
+    """The base model with an adapter's weights added to its own, computed in float32 and rounded once."""
+    import peft
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().to(dtype)
+
+
+def has_factors(names: Iterable[str]) -> bool:
+    """Whether names of weights are those of a model with adapters."""
+    return any(_FACTOR.fullmatch(name) for name in names)
+
+
+def merge_factors(weights: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """Weights of the plain model, from those of a model with adapters: W + scale · B A.
+
+    Args:
+        weights: with PEFT's names, `base_model.model.….base_layer.weight` and `….lora_A.default.weight`.
+        scale: alpha / rank.
+
+    Raises:
+        TrainingError: a factor has no partner or no layer.
+    """
+    import torch
+
+    factors: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for name, tensor in weights.items():
+        if found := _FACTOR.fullmatch(name):
+            factors.setdefault(found["layer"], {})[found["side"]] = tensor
+        else:
+            plain[name] = tensor
+    for layer, sides in factors.items():
+        weight = next((name for name in (f"{layer}.base_layer.weight", f"{layer}.weight") if name in plain), None)
+        if sides.keys() != {"A", "B"} or weight is None:
+            raise TrainingError(f"the checkpoint's adapter of {layer} is not whole")
+        added = (sides["B"].to(torch.float32) @ sides["A"].to(torch.float32)) * scale
+        plain[weight] = (plain[weight].to(torch.float32) + added).to(plain[weight].dtype)
+    return {name.removeprefix("base_model.model.").replace(".base_layer.", "."): t for name, t in plain.items()}
+
+
+def write_adapter(weights: Mapping[str, Any], settings: Mapping[str, Any], base: str, folder: Path) -> None:
+    """Write the factors among `weights` as a folder that PEFT and vLLM load.
+
+    Args:
+        weights: with PEFT's names.
+        settings: `r` and `lora_alpha`, as verl keeps them.
+        base: model that the adapter belongs to.
+        folder: gets the files.
+    """
+    from safetensors.torch import save_file
+
+    factors = {
+        f"{found['layer']}.lora_{found['side']}.weight": tensor.contiguous()
+        for name, tensor in weights.items()
+        if (found := _FACTOR.fullmatch(name))
+    }
+    layers = sorted({name.split(".lora_")[0].removeprefix("base_model.model.") for name in factors})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings["r"],
+        "lora_alpha": settings["lora_alpha"],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": layers,
+        "inference_mode": True,
+    }
+    save_file(factors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

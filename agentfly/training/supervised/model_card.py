@@ -1,0 +1,149 @@
+"""The README of an exported policy: what it is, what it was trained on and how, what it scored, how it is run.
+
+The front matter follows the model cards of the Hugging Face hub (https://huggingface.co/docs/hub/model-cards).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentfly.agents.card import AgentCard
+from agentfly.errors import ConfigError
+
+_PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ray")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card tells.
+
+    Attributes:
+        name: heading.
+        base_model: hub name or folder of the model that was trained, "" when it is not known.
+        method: e.g. "supervised fine-tuning" or "grpo".
+        data, settings, result: tables of names and values.
+        scores: what an evaluation found; see `read_scores`.
+        versions: of the packages.
+        agent: how the policy is run.
+        adapter: the folder holds adapters, not a whole model.
+    """
+
+    name: str
+    base_model: str
+    method: str
+    agent: AgentCard
+    data: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    scores: Sequence[tuple[str, str]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    adapter: bool = False
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that matter, of those that are installed."""
+    found: dict[str, str] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def model_card(facts: CardFacts) -> str:
+    """The text of the README."""
+    return "\n".join(["---", yaml.safe_dump(_front_matter(facts), sort_keys=False).rstrip(), "---", "", *_body(facts)])
+
+
+def read_scores(path: Path) -> list[tuple[str, str]]:
+    """Rows (name, value) from a summary of an evaluation.
+
+    Args:
+        path: JSON with estimates (`mean`, `low`, `high`), nested in any way, e.g. of `agentfly eval` or a quickstart.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no estimate.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise ConfigError(f"scores {path} cannot be read: {fault}") from fault
+    if isinstance(summary, dict):
+        # Of a quickstart's many passes, the trained policy without sampling is the one that is exported.
+        summary = summary.get("trained", summary)
+        summary = summary.get("greedy", summary)
+    rows = list(_estimates(summary))
+    if not rows:
+        raise ConfigError(f"{path} holds no scores: give the summary.json of an evaluation")
+    return rows
+
+
+def _estimates(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if not isinstance(node, Mapping):
+        return
+    if isinstance(node.get("mean"), (int, float)):
+        interval = f" ({node['low']:g} to {node['high']:g})" if "low" in node and "high" in node else ""
+        yield prefix, f"{node['mean']:g}{interval}"
+        return
+    for key, child in node.items():
+        yield from _estimates(child, f"{prefix} · {key}" if prefix else str(key))
+
+
+def _front_matter(facts: CardFacts) -> dict[str, Any]:
+    front: dict[str, Any] = {
+        "library_name": "peft" if facts.adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+    }
+    # The hub refuses a base model that is not one of its own names.
+    if facts.base_model.count("/") == 1 and not Path(facts.base_model).exists():
+        front["base_model"] = facts.base_model
+        front["base_model_relation"] = "adapter" if facts.adapter else "finetune"
+    front["tags"] = ["agentfly", "image-editing", "tool-use", facts.method.replace(" ", "-")]
+    return front
+
+
+def _body(facts: CardFacts) -> Iterator[str]:
+    kind = "Adapters of a" if facts.adapter else "A"
+    yield f"# {facts.name}"
+    yield ""
+    base = f", from `{_shown(facts.base_model)}`" if facts.base_model else ""
+    yield f"{kind} vision-language policy that edits pictures with tools, trained by {facts.method}{base}."
+    yield ""
+    yield from _table("Training data", ("", ""), facts.data.items())
+    yield from _table("Settings", ("", ""), facts.settings.items())
+    yield from _table("Result", ("", ""), facts.result.items())
+    yield from _table("Scores", ("", "mean (95 % interval)"), facts.scores)
+    prompt = "none" if facts.agent.system_prompt is None else f"{len(facts.agent.system_prompt)} characters"
+    limits = {"turns": facts.agent.max_turns, "tokens a turn": facts.agent.max_tokens_per_turn, "system prompt": prompt}
+    yield from _table("As an agent (`agentfly.json`)", ("", ""), limits.items())
+    yield "```bash"
+    if facts.adapter:
+        yield "agentfly export THIS_RUN --out POLICY  # with the base model's weights"
+    yield f'agentfly edit picture.jpg "Remove the red circle." --model {"POLICY" if facts.adapter else "THIS_FOLDER"}'
+    yield "```"
+    yield ""
+    yield from _table("Versions", ("", ""), facts.versions.items())
+
+
+def _table(title: str, heads: tuple[str, str], rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    cells = [(str(name), str(value)) for name, value in rows]
+    if not cells:
+        return
+    yield f"## {title}"
+    yield ""
+    for left, right in (heads, ("---", "---"), *cells):
+        yield f"| {left} | {right} |"
+    yield ""
+
+
+def _shown(base: str) -> str:
+    """A folder by its name: where it lies on one machine says nothing on another."""
+    return Path(base).name if Path(base).is_absolute() else base

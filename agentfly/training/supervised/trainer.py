@@ -1,0 +1,186 @@
+"""`agentfly sft`: from sources to a policy folder, or to an adapter.
+
+Everything that can be wrong is looked at before the model is loaded. A run folder has `policy/` (all weights) or
+`adapter/` at the end; `agentfly export` makes a folder for others of either.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agentfly.agents.card import AgentCard
+from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.templates import ChatCodec
+from agentfly.training.supervised.batches import Collator
+from agentfly.training.supervised.config import SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.data import Prepared, prepare
+from agentfly.training.supervised.loop import Loop, LoopConfig, Step
+from agentfly.training.supervised.lora import add_adapters, require_peft
+from agentfly.training.supervised.model_card import installed_versions
+from agentfly.training.supervised.optimisers import adamw
+from agentfly.training.supervised.state import RunFolder
+
+logger = logging.getLogger(__name__)
+
+POLICY, ADAPTER = "policy", "adapter"
+_RATE_FULL, _RATE_LORA = 1e-5, 2e-4
+
+OnMetrics = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts.
+
+    Attributes:
+        config: see `SupervisedConfig`.
+        codec: of the model.
+        card: how the model is run as an agent.
+        data: prepared samples.
+        loop: settings of the loop.
+    """
+
+    config: SupervisedConfig
+    codec: ChatCodec
+    card: AgentCard
+    data: Prepared
+    loop: LoopConfig
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this run another one than others: settings and data, plain JSON."""
+        config = self.config.model_dump(mode="json", exclude={"out"})
+        return {"config": config, "data": self.data.summary(), "steps": self.loop.steps}
+
+
+def plan_run(config: SupervisedConfig, *, resume: bool = False) -> Plan:
+    """Read and check everything that a run needs, but for the weights.
+
+    Args:
+        config: see `SupervisedConfig`.
+        resume: whether the run in its folder, if there is one, may be gone on with.
+
+    Raises:
+        AgentFlyError: a setting, the model's processor or a source cannot be used; the message says what to do.
+    """
+    RunFolder(config.out).check_free(resume=resume)
+    _device(config.training)
+    if config.lora.rank:
+        require_peft()
+    codec, card = _codec(config), AgentCard.read(config.model)
+    data = prepare(config.data, codec, system_prompt=card.system_prompt, seed=config.training.seed)
+    return Plan(config, codec, card, data, config.training.loop(len(data.training)))
+
+
+def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | None = None) -> Path:
+    """Train, and return the folder of the policy or of the adapter.
+
+    Args:
+        plan: see `plan_run`.
+        resume: go on with the run in the folder, if there is one.
+        on_metrics: called with each line of the metrics.
+
+    Raises:
+        ConfigError: the folder holds a run that is not to be resumed, or another one.
+        TrainingError: the loss is no number any more.
+    """
+    folder = RunFolder(plan.config.out)
+    folder.open(plan.identity(), resume=resume)
+    loop = _loop(plan)
+    done = folder.restore(loop)
+    training, held_out = plan.config.training, plan.data.held_out
+
+    def note(step: Step) -> None:
+        last = step.step == plan.loop.steps
+        line: dict[str, Any] = asdict(step)
+        if held_out and (last or step.step % training.evaluate_every == 0):
+            line["held_out_loss"] = loop.evaluate(held_out)
+        folder.log(line)
+        if last or step.step % training.save_every == 0:
+            folder.save(loop, step.step)
+        if on_metrics is not None:
+            on_metrics(line)
+
+    if done == 0 and held_out and not folder.metrics():
+        folder.log({"step": 0, "held_out_loss": loop.evaluate(held_out)})
+    loop.run(plan.data.training, note, done=done)
+    return _finish(plan, folder, loop)
+
+
+def _codec(config: SupervisedConfig) -> ChatCodec:
+    try:
+        codec = ChatCodec.from_pretrained(config.model, config.template)
+    except (OSError, ValueError) as fault:
+        raise ConfigError(f"model={config.model}: no processor can be loaded from there: {fault}") from fault
+    try:
+        codec.image_length("", lambda _: Image.new("RGB", (64, 64)))
+    except AttributeError as fault:
+        raise ConfigError(
+            f"model={config.model}: only models that take pictures as the Qwen-VL families do can be trained ({fault})"
+        ) from fault
+    return codec
+
+
+def _device(training: TrainingConfig) -> str:
+    try:
+        import torch
+    except ImportError as fault:
+        raise MissingExtraError("agentfly sft", "verl") from fault
+    if training.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("training.device=cuda, but torch sees no GPU; use training.device=cpu")
+    return "cuda" if training.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _loop(plan: Plan) -> Loop:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    config, training = plan.config, plan.config.training
+    device = _device(training)
+    half = training.dtype == "bfloat16" or (training.dtype == "auto" and device == "cuda")
+    # All weights are trained in float32, for small steps vanish in bfloat16; frozen ones need no more than half of it.
+    dtype = torch.bfloat16 if half and config.lora.rank else torch.float32
+    torch.manual_seed(training.seed)
+    model: Any = AutoModelForImageTextToText.from_pretrained(config.model, dtype=dtype, attn_implementation="sdpa")
+    model.to(device)
+    collate = Collator.of(model, plan.codec.processor, device)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.config.use_cache = False
+    if config.lora.rank:
+        model = add_adapters(model, config.lora)
+    rate = training.learning_rate or (_RATE_LORA if config.lora.rank else _RATE_FULL)
+    return Loop(model, adamw(model, rate, training.weight_decay), plan.loop, collate, autocast=half)
+
+
+def _finish(plan: Plan, folder: RunFolder, loop: Loop) -> Path:
+    """Write policy or adapter, with all that is needed to run it, and complete the record."""
+    import torch
+
+    name = ADAPTER if plan.config.lora.rank else POLICY
+    partial, out = folder.path / f"{name}.partial", folder.path / name
+    shutil.rmtree(partial, ignore_errors=True)
+    model = loop.model.to(torch.bfloat16) if loop.autocast and name == POLICY else loop.model
+    model.save_pretrained(partial)
+    processor = plan.codec.processor
+    # What was trained with one template is run with it.
+    processor.chat_template = processor.tokenizer.chat_template = plan.codec.template
+    processor.save_pretrained(partial)
+    plan.card.write(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    lines = folder.metrics()
+    losses = [line["loss"] for line in lines if "loss" in line]
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    result = {"loss": sum(losses[-20:]) / len(losses[-20:])}
+    if held_out:
+        result |= {"held_out_loss_before": held_out[0], "held_out_loss": held_out[-1]}
+    folder.note({"result": result, "versions": installed_versions()})
+    logger.info("supervised: %d steps, %s", plan.loop.steps, result)
+    return out
