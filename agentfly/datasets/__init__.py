@@ -1,9 +1,24 @@
-"""Tasks to edit pictures: what one is, a world that makes them, and rows of a data set."""
+"""Tasks to edit pictures: what one is, the data sets that hold them, a world that makes them, and their rows."""
 
+from agentfly.datasets.check import CheckReport, check_rows
 from agentfly.datasets.photos import Split
 from agentfly.datasets.rows import task_from_row, tasks_to_dataset
+from agentfly.datasets.sources import SOURCES, load_tasks, task_rows
 from agentfly.datasets.stickers import FAMILIES, StickerWorld
 from agentfly.datasets.task import EditTask
 from agentfly.datasets.wording import vocabulary
 
-__all__ = ["FAMILIES", "EditTask", "Split", "StickerWorld", "task_from_row", "tasks_to_dataset", "vocabulary"]
+__all__ = [
+    "FAMILIES",
+    "SOURCES",
+    "CheckReport",
+    "EditTask",
+    "Split",
+    "StickerWorld",
+    "check_rows",
+    "load_tasks",
+    "task_from_row",
+    "task_rows",
+    "tasks_to_dataset",
+    "vocabulary",
+]

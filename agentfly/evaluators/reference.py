@@ -26,6 +26,8 @@ class ReferenceConfig(BaseModel):
         lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
             photograph is under a sticker cannot be known as well as that it is not red there.
         inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
+        inside_half: colour difference above the tolerance that counts as half wrong: purple for blue is no success, though
+            yellow was far from both.
         outside_tolerance: colour difference outside of the mask that counts as none.
         outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
         outside_decay: k in `outside = exp(-k * spoiled share of the picture)`.
@@ -37,6 +39,7 @@ class ReferenceConfig(BaseModel):
     blur: float = Field(1.0, gt=0)
     lightness_weight: float = Field(0.4, gt=0, le=1)
     inside_tolerance: float = Field(8.0, ge=0)
+    inside_half: float = Field(25.0, gt=0)
     outside_tolerance: float = Field(2.0, ge=0)
     outside_range: float = Field(30.0, gt=0)
     outside_decay: float = Field(45.0, gt=0)
@@ -47,9 +50,10 @@ class ReferenceEvaluator:
     """Compares with target and mask; `100 * inside * outside * changed`.
 
     With d(a, b) the CIE Lab distance of two blurred pictures in each pixel, d' the same with lightness weighted, M the
-    pixels of the mask, t_in, t_out, r and k as in `ReferenceConfig` and [x] = min(max(x, 0), 1):
+    pixels of the mask, t_in, h, t_out, r and k as in `ReferenceConfig` and [x] = min(max(x, 0), 1):
 
-        error(x)  = mean over M of max(0, d'(x, target) - t_in)
+        e(x)      = max(0, d'(x, target) - t_in)
+        error(x)  = mean over M of e(x) / (e(x) + h)
         inside    = [1 - error(result) / error(source)]
         away      = min(d(result, source), d(result, target))
         spoiled   = sum of [(away - t_out) / r] over the pixels outside of M / number of all pixels
@@ -109,12 +113,14 @@ class ReferenceEvaluator:
         return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
 
     def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
-        weight, tolerance = self.config.lightness_weight, self.config.inside_tolerance
-        before, after = (
-            float(np.maximum(_distance(x, target, weight) - tolerance, 0.0)[within].mean()) for x in (source, result)
-        )
+        before, after = (self._error(picture, target, within) for picture in (source, result))
         # Where source and target agree within the tolerance there is no error to take away.
         return min(max(1.0 - after / before, 0.0), 1.0) if before > 0 else float(after == 0)
+
+    def _error(self, picture: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
+        away = _distance(picture, target, self.config.lightness_weight)[within]
+        error = np.maximum(away - self.config.inside_tolerance, 0.0)
+        return float((error / (error + self.config.inside_half)).mean())
 
     def _outside(self, away: Floats, within: NDArray[np.bool_], pixels: int) -> float:
         harm = (away - self.config.outside_tolerance) / self.config.outside_range

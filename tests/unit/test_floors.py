@@ -22,6 +22,7 @@ FLOORS = {
     "evaluation": 6,
     "serving": 6,
     "training": 6,
+    "doctor": 6,
     "viewer": 6,
     "utils": 7,
     "cli": 7,

@@ -89,6 +89,28 @@ def test_dilation_matters_smoothly(dilate: int, low: float, high: float) -> None
     assert low < mean(scores("named", chain, dilate=dilate)) < high
 
 
+@pytest.mark.parametrize(("wanted", "painted"), [("blue", "purple"), ("purple", "blue"), ("orange", "yellow")])
+def test_a_neighbouring_colour_is_no_success(wanted: str, painted: str) -> None:
+    """Where the old colour is far from both, most of the difference to the wanted picture is gone, and yet."""
+
+    async def repainted(task: EditTask) -> Image.Image:
+        step = task.metadata["steps"][0]
+        return await local(task.images[0], step["detect"], step["new"].replace(wanted, painted), 0.6, 4)
+
+    async def found() -> list[float]:
+        values = []
+        for index in range(60):
+            task = StickerWorld().task(index, "train", "replace")
+            if task.metadata["steps"][0]["new"].startswith(wanted):
+                sample = EditSample(task.instruction, task.images[0], await repainted(task), task.target, task.mask)
+                values.append((await ReferenceEvaluator().evaluate(sample)).value)
+        return values
+
+    values = asyncio.run(found())
+    assert len(values) >= 5
+    assert max(values) < 80
+
+
 def test_too_much_dilation_costs_more_where_something_is_drawn() -> None:
     assert mean(scores("replace", chain, dilate=8)) < 50
 

@@ -35,10 +35,10 @@ def whole_picture(config: ReferenceConfig, *pictures: Image.Image) -> dict[str, 
 
     source, result, target = (lab(picture) for picture in pictures[:3])
     within = np.asarray(pictures[3]) > 127
-    errors = [
-        np.maximum(distance(x, target, config.lightness_weight)[within] - config.inside_tolerance, 0).mean()
-        for x in (source, result)
-    ]
+    errors = []
+    for x in (source, result):
+        e = np.maximum(distance(x, target, config.lightness_weight)[within] - config.inside_tolerance, 0)
+        errors.append((e / (e + config.inside_half)).mean())
     moved = distance(result, source)
     away = np.minimum(moved, distance(result, target))[~within]
     spoiled = np.clip((away - config.outside_tolerance) / config.outside_range, 0, 1).sum() / within.size

@@ -1,0 +1,64 @@
+"""Pictures named by a data set: from its own folder, and from nowhere else unless its user says so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import DatasetError
+from agentfly.images import ImageSource
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """Where the pictures of a data set may be.
+
+    A file that somebody else wrote must not make us read `/etc` or ask a server in our network.
+
+    Attributes:
+        folder: the data set's own; None where it holds all pictures in itself.
+        allow_outside: also take absolute paths, paths that lead out of the folder, and URLs.
+    """
+
+    folder: Path | None
+    allow_outside: bool = False
+
+    def source(self, picture: Any) -> ImageSource:
+        """What `load_image` opens for a picture column: bytes, a decoded picture, a data URI, or the path of a file.
+
+        Raises:
+            DatasetError: the picture is named by a path or URL that is not allowed, or is no picture at all.
+        """
+        if isinstance(picture, Mapping):
+            picture = picture.get("bytes") if picture.get("bytes") is not None else picture.get("path")
+        if isinstance(picture, (bytes, Image.Image)):
+            return picture
+        if isinstance(picture, (str, os.PathLike)) and str(picture):
+            return self._named(str(picture))
+        raise DatasetError(f"a picture is given as {type(picture).__name__}: give a path, or the bytes of a file")
+
+    def _named(self, name: str) -> ImageSource:
+        if name[:5].lower() == "data:":
+            return name
+        if _URL.match(name):
+            if self.allow_outside:
+                return name
+            raise DatasetError("a picture is named by URL: set allow_outside=True if you trust this data set")
+        if self.folder is None:
+            raise DatasetError(f"a picture is named by path ({name!r}) where its bytes belong")
+        folder = self.folder.resolve()
+        path = (folder / name).resolve()
+        if not self.allow_outside and not path.is_relative_to(folder):
+            raise DatasetError(
+                f"picture {name!r} lies outside the data set's own folder: move it there, or set allow_outside=True "
+                "if you trust this data set"
+            )
+        return path

@@ -1,0 +1,183 @@
+"""Your own data: JSON lines, parquet, or a folder of pictures.
+
+A row has `instruction`, `image` (or `images`, the one to edit first), and may have `id`, `target`, `mask`, `task_type`
+and `metadata`; every other column becomes metadata. A mask is white where the picture must change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agentfly.datasets.confine import PictureFolder
+from agentfly.datasets.rows import COLUMNS
+from agentfly.datasets.tables import TABLE_SUFFIXES, parse_line, read_lines, read_table, table_columns
+from agentfly.datasets.task import EditTask
+from agentfly.datasets.task_row import TaskRow
+from agentfly.errors import DatasetError
+from agentfly.settings import Settings
+
+PICTURE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SIDECAR = "metadata.jsonl"
+_LINES = (".jsonl", ".ndjson")
+_LONGEST_INSTRUCTION = 64 * 1024
+# As `datasets` names them in the metadata.jsonl of a folder of pictures.
+_FOLDER_COLUMNS = {"image": "file_name", "target": "target_file_name", "mask": "mask_file_name"}
+
+
+class LocalOptions(Settings):
+    """Options of data by path.
+
+    Attributes:
+        columns: our field -> your column, e.g. {"instruction": "prompt"}.
+        allow_outside: also take pictures from outside the data set's folder, and from URLs.
+    """
+
+    columns: Mapping[str, str] = {}
+    allow_outside: bool = False
+
+
+def local_rows(path: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
+    """The rows of a file or folder.
+
+    Args:
+        path: `.jsonl`, `.parquet`, `.arrow`, or a folder.
+        split: in a folder, the subfolder or file of that name.
+        options: how to read them.
+
+    Raises:
+        DatasetError: there is no such file, or no data set in it.
+    """
+    if path.is_dir():
+        return _folder_rows(path, split, options)
+    if path.suffix in _LINES:
+        return _line_rows(path, options, dict(options.columns))
+    if path.suffix in TABLE_SUFFIXES:
+        return _table_rows(_tasks_behind(path), options)
+    raise DatasetError(f"cannot read tasks from {path}: give .jsonl, .parquet, .arrow, or a folder of pictures")
+
+
+def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
+    files = _split_files(folder)
+    if split is not None and split in files:
+        return local_rows(files[split], None, options)
+    if split is not None and not (folder / split).is_dir():
+        raise DatasetError(f"{folder} has neither a folder {split}/ nor a file {split}.jsonl or {split}.parquet")
+    folder = folder / split if split is not None else folder
+    if (folder / SIDECAR).is_file():
+        return _line_rows(folder / SIDECAR, options, {**_FOLDER_COLUMNS, **options.columns})
+    if files and split is None:
+        if len(files) > 1:
+            raise DatasetError(f"{folder} holds several files of tasks; name a split: {', '.join(files)}")
+        return local_rows(next(iter(files.values())), None, options)
+    found = [path for path in sorted(folder.rglob("*")) if _is_source(path)]
+    if not found:
+        raise DatasetError(f"{folder} holds no pictures and no {SIDECAR}; name a file in it, or a split")
+    return (TaskRow(str(path.relative_to(folder)), partial(_beside, path, folder, options)) for path in found)
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    """Files of tasks by the name of their split; `train.parquet` and `train.tasks.parquet` are one."""
+    found = sorted(path for path in folder.iterdir() if path.suffix in (*_LINES, *TABLE_SUFFIXES))
+    return {path.name.split(".")[0]: path for path in found if path.name != SIDECAR}
+
+
+def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) -> Iterator[TaskRow]:
+    pictures = PictureFolder(path.parent, options.allow_outside)
+    for number, line in read_lines(path):
+        name = f"{path.stem}-{number}"
+
+        def make(line: str = line, name: str = name) -> EditTask:
+            return own_task(parse_line(line), name, pictures, columns)
+
+        yield TaskRow(f"{path.name} line {number}", make)
+
+
+def _table_rows(path: Path, options: LocalOptions) -> Iterator[TaskRow]:
+    pictures = PictureFolder(path.parent, options.allow_outside)
+    for number, row in enumerate(read_table(path)):
+        make = partial(own_task, row, f"{path.stem}-{number}", pictures, dict(options.columns))
+        yield TaskRow(f"{path.name} row {number}", make)
+
+
+def _tasks_behind(path: Path) -> Path:
+    """The file with the pictures, where the path names the file of pointers that verl reads."""
+    tasks = path.with_name(f"{path.stem}.tasks.parquet")
+    return tasks if path.suffix == ".parquet" and tasks.is_file() and "extra_info" in table_columns(path) else path
+
+
+def own_task(row: Mapping[str, Any], default_id: str, pictures: PictureFolder, columns: Mapping[str, str]) -> EditTask:
+    """The task of a row in our own columns, or in those that `columns` names.
+
+    Raises:
+        DatasetError: a field is missing or of the wrong kind.
+    """
+    fields = {field: columns[field] if columns.get(field) in row else field for field in (*COLUMNS, "image")}
+    instruction = row.get(fields["instruction"])
+    if not isinstance(instruction, str):
+        raise DatasetError(
+            f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Name the column: "
+            "columns={'instruction': NAME}"
+        )
+    used = set(fields.values())
+    extra = {name: value for name, value in row.items() if name not in used and _is_plain(value)}
+    identity, task_type = row.get(fields["id"]), row.get(fields["task_type"])
+    target, mask = row.get(fields["target"]), row.get(fields["mask"])
+    return EditTask(
+        id=default_id if identity is None else str(identity),
+        instruction=instruction.strip(),
+        images=tuple(pictures.source(image) for image in _images(row, fields)),
+        target=None if target is None else pictures.source(target),
+        mask=None if mask is None else pictures.source(mask),
+        task_type=str(task_type) if task_type else "edit",
+        metadata={**extra, **_metadata(row.get(fields["metadata"]))},
+    )
+
+
+def _images(row: Mapping[str, Any], fields: Mapping[str, str]) -> Iterable[Any]:
+    found = row.get(fields["images"])
+    images = found if found is not None else row.get(fields["image"])
+    images = [images] if not isinstance(images, (list, tuple)) and images is not None else images
+    if not images:
+        raise DatasetError(f"lacks a picture; it has {', '.join(row)}. Name the column: columns={{'image': NAME}}")
+    return images
+
+
+def _metadata(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError) as fault:
+            raise DatasetError(f"metadata is not JSON: {fault}") from fault
+    if value is not None and not isinstance(value, Mapping):
+        raise DatasetError(f"metadata must be an object {{...}}, it is {type(value).__name__}")
+    return value or {}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    return isinstance(value, (str, int, float, bool))
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.stem.endswith((".target", ".mask"))
+
+
+def _beside(path: Path, folder: Path, options: LocalOptions) -> EditTask:
+    words = path.with_suffix(".txt")
+    if not words.is_file():
+        raise DatasetError(f"has no instruction: write it into {words.name} beside it, or all of them into {SIDECAR}")
+    pictures = PictureFolder(folder, options.allow_outside)
+    if pictures.source(words) and words.stat().st_size > _LONGEST_INSTRUCTION:
+        raise DatasetError(f"{words.name} is longer than an instruction can be ({_LONGEST_INSTRUCTION} bytes)")
+    row = {"instruction": words.read_text(encoding="utf-8", errors="replace"), "image": path}
+    for kind in ("target", "mask"):
+        beside = (path.with_name(f"{path.stem}.{kind}{suffix}") for suffix in PICTURE_SUFFIXES)
+        row[kind] = next((file for file in beside if file.is_file()), None)
+    return own_task(row, path.relative_to(folder).with_suffix("").as_posix(), pictures, {})

@@ -1,0 +1,54 @@
+"""Masks as data sets publish them, turned into ours: mode L, white where the picture must change."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from agentfly.errors import DatasetError
+from agentfly.images import ImageSource, load_image
+
+
+def mask_from_cutout(source: ImageSource) -> Image.Image:
+    """The mask of a picture whose edited region was erased: transparent, or, where transparency got lost, pure black.
+
+    MagicBrush and HumanEdit publish their masks so (the form that DALL-E took). A picture of black and white alone is
+    read as black = erased too, as HumanEdit's own `mask_convert.py` does.
+
+    Raises:
+        ImageError: not a picture.
+    """
+    image = load_image(source)
+    if image.mode == "RGBA":
+        alpha = np.asarray(image)[..., 3]
+        if (alpha < 255).any():
+            return Image.fromarray(np.where(alpha < 255, 255, 0).astype(np.uint8))
+    pixels = np.asarray(image.convert("RGB"))
+    return Image.fromarray(np.where(pixels.any(axis=2), 0, 255).astype(np.uint8))
+
+
+def mask_from_runs(text: str, size: tuple[int, int] = (512, 512)) -> Image.Image:
+    """The mask of PIE-Bench's runs: "start length start length ...", row by row, marking what is edited.
+
+    The benchmark's own scorer also marks the outermost pixels, against errors of annotation; here they stay as they
+    were drawn.
+
+    Args:
+        text: the runs; empty for no edited region.
+        size: width and height; PIE-Bench's pictures are 512 x 512.
+
+    Raises:
+        DatasetError: not runs, or a run starts outside the picture.
+    """
+    width, height = size
+    try:
+        numbers = np.array([int(word) for word in text.replace(",", " ").strip("[] ").split()], dtype=np.int64)
+    except (ValueError, OverflowError) as fault:
+        raise DatasetError("the mask is not a list of whole numbers 'start length start length ...'") from fault
+    starts, lengths = numbers[::2], numbers[1::2]
+    if len(starts) != len(lengths) or (numbers < 0).any() or (starts >= width * height).any():
+        raise DatasetError(f"the mask holds a run that does not fit into {width}x{height} pixels")
+    flat = np.zeros(width * height, dtype=np.uint8)
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        flat[start : start + length] = 255
+    return Image.fromarray(flat.reshape(height, width))

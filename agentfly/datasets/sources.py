@@ -1,0 +1,134 @@
+"""Every data set through one door: by name, or by path."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agentfly.datasets.adapters import ADAPTERS
+from agentfly.datasets.benchmarks import imgedit_rows, risebench_rows
+from agentfly.datasets.hub import HubOptions
+from agentfly.datasets.local import LocalOptions, local_rows
+from agentfly.datasets.photos import SPLITS
+from agentfly.datasets.public import public_rows
+from agentfly.datasets.stickers import FAMILIES, StickerWorld
+from agentfly.datasets.task import EditTask
+from agentfly.datasets.task_row import TaskRow
+from agentfly.errors import ConfigError, DatasetError, unknown_name
+from agentfly.settings import Settings
+
+_BENCHMARKS: Mapping[str, Callable[[Path, str | None], Iterator[TaskRow]]] = {
+    "imgedit": imgedit_rows,
+    "risebench": risebench_rows,
+}
+SOURCES: tuple[str, ...] = ("stickers", *ADAPTERS, *_BENCHMARKS)
+_ALIASES: Mapping[str, str] = {
+    **{name: name for name in SOURCES},
+    **{adapter.repo.lower(): name for name, adapter in ADAPTERS.items()},
+    "gedit": "gedit-bench",
+    "pie-bench": "pie-bench++",
+}
+
+
+class StickerOptions(Settings):
+    """Options of the sticker world.
+
+    Attributes:
+        families: which take turns.
+        count: how many tasks; `limit`, or 500, without it.
+        side: width and height of the pictures in pixels.
+    """
+
+    families: tuple[str, ...] = FAMILIES
+    count: int | None = None
+    side: int = 168
+
+
+def load_tasks(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    root: Path | None = None,
+    **options: Any,
+) -> Iterator[EditTask]:
+    """Tasks of a data set, made one by one as they are asked for.
+
+    Args:
+        source: one of `SOURCES` (a data set's name on the hub will do too), or the path of a `.jsonl`, `.parquet` or
+            `.arrow` file or of a folder of pictures. Names go before paths; `./stickers` is a path.
+        split: the data set's own name for it; its first one without it ("train" for the stickers).
+        limit: tasks at most.
+        seed: of data that is made up (the stickers); public data keeps its order.
+        root: folder with the downloaded files of a data set by name; from the hub without it.
+        **options: fields of `StickerOptions`, `HubOptions` or `LocalOptions`, whichever belongs to the source.
+
+    Raises:
+        ConfigError: unknown name, split or option; the message offers the nearest.
+        DatasetError: the data cannot be read, or a row of it is no task; the message names the row. Raised when the
+            row is reached.
+    """
+    return (row.task() for row in task_rows(source, split=split, limit=limit, seed=seed, root=root, **options))
+
+
+def task_rows(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    root: Path | None = None,
+    **options: Any,
+) -> Iterator[TaskRow]:
+    """What `load_tasks` reads, row by row: a row that is no task says so when it is made, and the next one follows."""
+    if limit is not None and limit < 0:
+        raise ConfigError(f"limit must be at least 0, got {limit}")
+    name = _ALIASES.get(str(source).lower()) if isinstance(source, str) else None
+    root = None if root is None else Path(root)
+    if name == "stickers":
+        rows = _sticker_rows(StickerOptions(**options), split or "train", seed, limit)
+    elif name is not None and name in ADAPTERS:
+        rows = public_rows(name, split, root, HubOptions(**options))
+    elif name is not None:
+        rows = _benchmark_rows(name, split, root, options)
+    else:
+        rows = local_rows(_path(source), split, LocalOptions(**options))
+    return itertools.islice(rows, limit)
+
+
+def _path(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if isinstance(source, Path) or path.suffix or source.startswith((".", "~", os.sep)):
+        raise DatasetError(f"there is no file or folder {source}")
+    raise ConfigError(f"{unknown_name('data set', source, SOURCES)}; or give the path of a file or folder")
+
+
+def _benchmark_rows(name: str, split: str | None, root: Path | None, options: Mapping[str, Any]) -> Iterator[TaskRow]:
+    if options:
+        raise ConfigError(f"{name} takes no options, got {', '.join(options)}")
+    if root is None:
+        raise DatasetError(f"{name} is read from its own files: download them and name their folder with root=FOLDER")
+    return _BENCHMARKS[name](root, split)
+
+
+def _sticker_rows(options: StickerOptions, split: str, seed: int, limit: int | None) -> Iterator[TaskRow]:
+    known = next((name for name in SPLITS if name == split), None)
+    if known is None:
+        raise ConfigError(unknown_name("split of stickers", split, SPLITS))
+    families = options.families
+    if not families or not set(families) <= set(FAMILIES):
+        wrong = next((family for family in families if family not in FAMILIES), "")
+        raise ConfigError(unknown_name("family", wrong, FAMILIES))
+    world = StickerWorld(options.side)
+    count = options.count if options.count is not None else 500 if limit is None else limit
+    return (
+        TaskRow(f"stickers {split} {index}", partial(world.task, index, known, families[index % len(families)], seed))
+        for index in range(count)
+    )

