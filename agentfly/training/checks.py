@@ -10,8 +10,43 @@ from agentfly.errors import ConfigError
 GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
 
 
+# What is computed with below, and in `agentfly.training.compose`; verl itself says nothing of their kind.
+NUMBERS = (
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.rollout.data_parallel_size",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.pipeline_model_parallel_size",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "data.train_batch_size",
+    "trainer.n_gpus_per_node",
+    "trainer.nnodes",
+    "trainer.total_training_steps",
+)
+
+
+def check_numbers(config: Any) -> None:
+    """Check that sizes are sizes.
+
+    Raises:
+        ConfigError: with all that are not.
+    """
+    from omegaconf import OmegaConf
+
+    found = {key: OmegaConf.select(config, key) for key in NUMBERS}
+    faults = [
+        f"{key} must be a whole number of 1 or more, not {value!r}"
+        for key, value in found.items()
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
 def check_sizes(config: Any) -> None:
-    """Check a composed configuration.
+    """Check a composed configuration whose numbers are numbers.
 
     Raises:
         ConfigError: with all that does not hold.

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,10 @@ def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
     config = _compose(recipe.absolute().parent, recipe.stem, overrides)
     _check_keys(config, overrides)
     settings = settings_of(config)
-    _complete(config, settings)
-    from agentfly.training.checks import check_sizes
+    from agentfly.training.checks import check_numbers, check_sizes
 
+    check_numbers(config)
+    _complete(config, settings)
     check_sizes(config)
     return config
 
@@ -91,8 +93,23 @@ def write(config: DictConfig, path: Path) -> Path:
     from omegaconf import OmegaConf
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    plain = _escaped(OmegaConf.to_container(config, resolve=True))
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
     return path
+
+
+def _escaped(value: Any) -> Any:
+    """Texts such that what looks like an interpolation is read as it stands."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_escaped(child) for child in value]
+    return _literally(value) if isinstance(value, str) else value
+
+
+def _literally(text: str) -> str:
+    """A text in which OmegaConf sees no interpolation; it reads backslashes in pairs before one."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
 
 
 def _compose(directory: Path, name: str, overrides: Sequence[str]) -> DictConfig:
@@ -128,11 +145,10 @@ def _explained(message: str, directory: Path, name: str) -> str:
     found = re.search(r"Could not override '([^']+)'", message) or re.search(r"Key '([^']+)' is not in struct", message)
     if found is None:
         return f"{directory / name}.yaml: {message.splitlines()[0]}"
-    known = set(_keys(_container(_compose(CONFIG_DIR, BASE, ()))))
-    return f"{unknown_key(found[1], known)}; +{found[1]}=… adds it all the same"
+    return f"{unknown_key(found[1], _known_keys())}; +{found[1]}=… adds it all the same"
 
 
-def unknown_key(key: str, known: set[str]) -> str:
+def unknown_key(key: str, known: Collection[str]) -> str:
     """A message for an unknown dotted key: the nearest of those that have the same parents."""
     parts = key.split(".")
     for depth in range(len(parts)):
@@ -161,13 +177,19 @@ def _container(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
+@cache
+def _known_keys() -> frozenset[str]:
+    """Every key of verl's files and ours: what a recipe may set."""
+    return frozenset(_keys(_container(_compose(CONFIG_DIR, BASE, ()))))
+
+
 def _check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse keys that a recipe made up: Hydra takes any key from a file, and verl ignores what it does not know."""
-    base = set(_keys(_container(_compose(CONFIG_DIR, BASE, ()))))
+    base = _known_keys()
     added = tuple(text.lstrip("+").partition("=")[0] for text in overrides if text.startswith("+"))
     for key in _keys(_container(config)):
         # Where verl has an empty mapping or nothing, more may stand below.
-        open_parent = any(key.startswith(f"{parent}.") for parent in base)
+        open_parent = any(key[:end] in base for end, letter in enumerate(key) if letter == ".")
         if key in base or open_parent or key.startswith(PASSED_ON) or (added and key.startswith(added)):
             continue
         if any(known.startswith(f"{key}.") for known in base):
@@ -212,5 +234,5 @@ def _literal(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     # A backslash counts only before a quote in Hydra's grammar; `$` would start an interpolation of OmegaConf.
-    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'").replace("${", "\\${")
+    text = _literally(str(value)).replace("\\'", "\\\\'").replace("'", "\\'")
     return f"'{text}'"

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,13 @@ class CacheStats:
         spared = self.hits + self.shared
         return spared / (spared + self.misses) if spared + self.misses else 0.0
 
+    def since(self, before: CacheStats) -> CacheStats:
+        """What was counted after an earlier look, for the hit rate of a training step."""
+        return CacheStats(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+
     def as_dict(self) -> dict[str, float]:
         """The counters and the hit rate by name, for metrics."""
-        names = ("hits", "shared", "misses", "skipped", "stored", "evicted")
-        return {**{name: float(getattr(self, name)) for name in names}, "hit_rate": self.hit_rate}
+        return {**{f.name: float(getattr(self, f.name)) for f in fields(self)}, "hit_rate": self.hit_rate}
 
 
 def image_hash(image: Image.Image) -> str:

@@ -24,7 +24,7 @@ from agentfly.vision.base import (
     InpaintParams,
 )
 from agentfly.vision.boxes import box_mask
-from agentfly.vision.cache import Entry, ToolCache, cache_key
+from agentfly.vision.cache import CacheStats, Entry, ToolCache, cache_key
 
 # Engines whose results no seed changes.
 DETERMINISTIC = ("classical",)
@@ -60,6 +60,17 @@ def cached(
         inpainter=CachedInpainter(engines.inpainter, front),
         editor=CachedEditor(engines.editor, front),
     )
+
+
+def cache_stats(engines: Engines) -> CacheStats | None:
+    """What the cache in front of engines has done in this process: `hits`, `misses`, `hit_rate`, ...; None without one.
+
+    Takes no time and waits for nothing. A remote engine has its cache, if any, on this side of the network.
+    """
+    for engine in (engines.detector, engines.inpainter, engines.editor):
+        if isinstance(engine, CachedDetector | CachedInpainter | CachedEditor):
+            return engine.cache.stats
+    return None
 
 
 @dataclass

@@ -6,29 +6,15 @@ label is made of the words that pass `text_threshold` (Liu et al., 2023, https:/
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 from PIL import Image
 
-from agentfly.errors import ConfigError
 from agentfly.vision.base import Detections
 from agentfly.vision.boxes import Candidate, clean_label, normalise_prompt, to_detections
-from agentfly.vision.runtime import (
-    DType,
-    Worker,
-    check_folder,
-    loading,
-    memory_guard,
-    require,
-    resolve_device,
-    resolve_dtype,
-    short_name,
-)
+from agentfly.vision.runtime import DType, TransformersModel, memory_guard
 from agentfly.vision.settings import ModelSettings
-
-MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
-_WANTED = "a GroundingDINO or MM-Grounding-DINO model of transformers"
 
 
 class GroundingDinoSettings(ModelSettings):
@@ -38,7 +24,7 @@ class GroundingDinoSettings(ModelSettings):
     dtype: DType = "float32"
 
 
-class GroundingDinoDetector:
+class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
     """Finds what a text names. The model is loaded at the first call, or by `load`.
 
     Raises:
@@ -46,14 +32,14 @@ class GroundingDinoDetector:
         ConfigError: the folder is not a checkpoint.
     """
 
+    feature: ClassVar[str] = "the GroundingDINO detector"
+    wanted: ClassVar[str] = "a GroundingDINO or MM-Grounding-DINO model of transformers"
+    classes: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
+        ("grounding-dino", "mm-grounding-dino"), ("AutoModelForZeroShotObjectDetection", "AutoProcessor")
+    )
+
     def __init__(self, settings: GroundingDinoSettings | None = None) -> None:
-        self.settings = settings or GroundingDinoSettings()
-        require("transformers", "the GroundingDINO detector", "diffusion")
-        check_folder(self.settings.model, "config.json", _WANTED)
-        self.name = short_name(self.settings.model)
-        self._worker = Worker("grounding-dino")
-        self._lock = threading.Lock()
-        self._loaded: tuple[Any, Any] | None = None
+        super().__init__(settings or GroundingDinoSettings())
 
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
@@ -72,13 +58,6 @@ class GroundingDinoDetector:
         """
         caption = normalise_prompt(prompt)
         return await self._worker.run(self._detect, image, caption, box_threshold, text_threshold)
-
-    def load(self) -> tuple[Any, Any]:
-        """Model and processor; loads them at the first call. Takes seconds, so not for an event loop."""
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = _load(self.settings)
-            return self._loaded
 
     def _detect(self, image: Image.Image, caption: str, box_threshold: float, text_threshold: float) -> Detections:
         import torch
@@ -105,21 +84,3 @@ class GroundingDinoDetector:
         ]
         best = round(float(rejected.max()), 4) if len(rejected) else None
         return to_detections(candidates, picture.size, best_rejected=best)
-
-
-def _load(settings: GroundingDinoSettings) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    device = resolve_device(settings.device)
-    with loading(settings.model, _WANTED):
-        config = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
-        if config.model_type not in MODEL_TYPES:
-            raise ConfigError(
-                f"{settings.model!r} is a {config.model_type} model: give {_WANTED}, "
-                "such as IDEA-Research/grounding-dino-base"
-            )
-        processor = AutoProcessor.from_pretrained(settings.model, revision=settings.revision)
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(
-            settings.model, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
-        )
-    return model.to(device).eval(), processor

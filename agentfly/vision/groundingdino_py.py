@@ -6,7 +6,6 @@ The package borrows three methods of `BertModel` that transformers 5 no longer h
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from agentfly.errors import ConfigError
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.boxes import Candidate, clean_label, normalise_prompt, to_detections
-from agentfly.vision.runtime import Worker, is_local, loading, memory_guard, require, resolve_device, short_name
+from agentfly.vision.runtime import LazyModel, is_local, loading, memory_guard, require, resolve_device, short_name
 
 _WANTED = "a checkpoint of groundingdino-py"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +42,7 @@ class GroundingDinoPySettings(Settings):
     longest_edge: int = 1333
 
 
-class GroundingDinoPyDetector:
+class GroundingDinoPyDetector(LazyModel[Any]):
     """Finds what a text names; the same results as `GroundingDinoDetector` gives, by the original code.
 
     Raises:
@@ -56,10 +55,7 @@ class GroundingDinoPyDetector:
         require("groundingdino", "engine 'groundingdino-py'", "groundingdino")
         if is_local(self.settings.model) and not Path(self.settings.model).is_file():
             raise ConfigError(f"there is no file {self.settings.model!r}: give the .pth file of {_WANTED}")
-        self.name = f"groundingdino-py {short_name(self.settings.model)}"
-        self._worker = Worker("groundingdino-py")
-        self._lock = threading.Lock()
-        self._model: Any = None
+        super().__init__(f"groundingdino-py {short_name(self.settings.model)}")
 
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
@@ -73,12 +69,8 @@ class GroundingDinoPyDetector:
         caption = normalise_prompt(prompt)
         return await self._worker.run(self._detect, image, caption, box_threshold, text_threshold)
 
-    def load(self) -> Any:
-        """The model; loads it at the first call. Takes seconds, so not for an event loop."""
-        with self._lock:
-            if self._model is None:
-                self._model = _load(self.settings)
-            return self._model
+    def _load(self) -> Any:
+        return _load(self.settings)
 
     def _detect(self, image: Image.Image, caption: str, box_threshold: float, text_threshold: float) -> Detections:
         import torch

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable, Iterator
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
 from agentfly.errors import ConfigError, MissingExtraError, ToolError
 
+if TYPE_CHECKING:
+    from agentfly.vision.settings import ModelSettings
+
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S", bound="ModelSettings")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -37,6 +43,78 @@ class Worker:
     def close(self) -> None:
         """Drop the calls that wait; the running one ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class LazyModel(ABC, Generic[T]):
+    """A model that is loaded once, when it is first needed, and works in one thread of its own.
+
+    Args:
+        name: what the engine is called.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._worker = Worker(name)
+        self._lock = threading.Lock()
+        self._loaded: T | None = None
+
+    def load(self) -> T:
+        """What the model consists of; loads it at the first call. Takes seconds, so not for an event loop.
+
+        Raises:
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def close(self) -> None:
+        """Drop the calls that wait; the running one ends by itself."""
+        self._worker.close()
+
+    @abstractmethod
+    def _load(self) -> T: ...
+
+
+class TransformersModel(LazyModel[tuple[Any, Any]], Generic[S]):
+    """A model of transformers and its processor.
+
+    Attributes:
+        feature: what needs it, in words.
+        wanted: which models it can be, in words.
+        classes: names of the classes of model and processor, by `model_type` of the checkpoint.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+        ConfigError: the folder is not a checkpoint.
+    """
+
+    feature: ClassVar[str]
+    wanted: ClassVar[str]
+    classes: ClassVar[Mapping[str, tuple[str, str]]]
+
+    def __init__(self, settings: S) -> None:
+        require("transformers", self.feature, "diffusion")
+        check_folder(settings.model, "config.json", self.wanted)
+        super().__init__(short_name(settings.model))
+        self.settings = settings
+
+    def _load(self) -> tuple[Any, Any]:
+        import transformers
+
+        chosen, device = self.settings, resolve_device(self.settings.device)
+        with loading(chosen.model, self.wanted):
+            kind = transformers.AutoConfig.from_pretrained(chosen.model, revision=chosen.revision).model_type
+            if kind not in self.classes:
+                usual = type(chosen).model_fields["model"].default
+                raise ConfigError(f"{chosen.model!r} is a {kind} model: give {self.wanted}, such as {usual}")
+            model_class, processor_class = (getattr(transformers, name) for name in self.classes[kind])
+            processor = processor_class.from_pretrained(chosen.model, revision=chosen.revision)
+            model = model_class.from_pretrained(
+                chosen.model, revision=chosen.revision, dtype=resolve_dtype(chosen.dtype, device)
+            )
+        return model.to(device).eval(), processor
 
 
 def require(package: str, feature: str, extra: str) -> None:

@@ -6,38 +6,18 @@ Kirillov et al., 2023 (https://arxiv.org/abs/2304.02643); Ravi et al., 2024 (htt
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from agentfly.errors import ConfigError
 from agentfly.vision.base import Detection, Detections, Detector
-from agentfly.vision.runtime import (
-    DType,
-    Worker,
-    check_folder,
-    loading,
-    memory_guard,
-    require,
-    resolve_device,
-    resolve_dtype,
-    short_name,
-)
+from agentfly.vision.runtime import DType, TransformersModel, memory_guard
 from agentfly.vision.settings import ModelSettings
 
 Box = tuple[int, int, int, int]
-
-_WANTED = "a SAM or SAM 2 model of transformers"
-_CLASSES = {
-    "sam": ("SamModel", "SamProcessor"),
-    "sam2": ("Sam2Model", "Sam2Processor"),
-    # The published SAM 2 checkpoints hold the video model, whose picture half this is.
-    "sam2_video": ("Sam2Model", "Sam2Processor"),
-}
 
 
 class SamSettings(ModelSettings):
@@ -47,17 +27,20 @@ class SamSettings(ModelSettings):
     dtype: DType = "float32"
 
 
-class SamSegmenter:
+class SamSegmenter(TransformersModel[SamSettings]):
     """Cuts out what is in a box. The model is loaded at the first call, or by `load`."""
 
+    feature: ClassVar[str] = "the SAM segmenter"
+    wanted: ClassVar[str] = "a SAM or SAM 2 model of transformers"
+    classes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "sam": ("SamModel", "SamProcessor"),
+        "sam2": ("Sam2Model", "Sam2Processor"),
+        # The published SAM 2 checkpoints hold the video model, whose picture half this is.
+        "sam2_video": ("Sam2Model", "Sam2Processor"),
+    }
+
     def __init__(self, settings: SamSettings | None = None) -> None:
-        self.settings = settings or SamSettings()
-        require("transformers", "the SAM segmenter", "diffusion")
-        check_folder(self.settings.model, "config.json", _WANTED)
-        self.name = short_name(self.settings.model)
-        self._worker = Worker("sam")
-        self._lock = threading.Lock()
-        self._loaded: tuple[Any, Any] | None = None
+        super().__init__(settings or SamSettings())
 
     async def segment(self, image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
         """A mask (mode L, the picture's size, 0 or 255) for each box, in their order.
@@ -67,13 +50,6 @@ class SamSegmenter:
             ConfigError: the checkpoint cannot be loaded.
         """
         return await self._worker.run(self._segment, image, list(boxes)) if boxes else []
-
-    def load(self) -> tuple[Any, Any]:
-        """Model and processor; loads them at the first call. Takes seconds, so not for an event loop."""
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = _load(self.settings)
-            return self._loaded
 
     def _segment(self, image: Image.Image, boxes: list[Box]) -> list[Image.Image]:
         import torch
@@ -91,24 +67,6 @@ class SamSegmenter:
             # SAM pads the picture and needs to know by how much; SAM 2 stretches it.
             masks = processor.post_process_masks(outputs.pred_masks.float().cpu(), *sizes)[0]
         return [Image.fromarray(np.where(mask.numpy(), 255, 0).astype(np.uint8)) for mask in masks[:, 0]]
-
-
-def _load(settings: SamSettings) -> tuple[Any, Any]:
-    import transformers
-
-    device = resolve_device(settings.device)
-    with loading(settings.model, _WANTED):
-        config = transformers.AutoConfig.from_pretrained(settings.model, revision=settings.revision)
-        if config.model_type not in _CLASSES:
-            raise ConfigError(
-                f"{settings.model!r} is a {config.model_type} model: give {_WANTED}, such as facebook/sam-vit-base"
-            )
-        model_class, processor_class = (getattr(transformers, name) for name in _CLASSES[config.model_type])
-        processor = processor_class.from_pretrained(settings.model, revision=settings.revision)
-        model = model_class.from_pretrained(
-            settings.model, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
-        )
-    return model.to(device).eval(), processor
 
 
 class SegmentedDetector:

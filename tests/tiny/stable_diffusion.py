@@ -57,15 +57,14 @@ def _unet(channels: int, **extra: Any) -> Any:
     )
 
 
-def sd_inpaint(folder: Path) -> Path:
-    """`StableDiffusionInpaintPipeline` with the nine input channels of an inpainting UNet."""
+def _sd(pipeline: Any, channels: int, folder: Path) -> Path:
     import torch
-    from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline
+    from diffusers import PNDMScheduler
     from transformers import CLIPTextModel
 
     torch.manual_seed(0)
-    StableDiffusionInpaintPipeline(
-        unet=_unet(9, cross_attention_dim=32, attention_head_dim=8),
+    pipeline(
+        unet=_unet(channels, cross_attention_dim=32, attention_head_dim=8),
         scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
         vae=vae(),
         text_encoder=CLIPTextModel(clip_config()),
@@ -75,6 +74,20 @@ def sd_inpaint(folder: Path) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def sd_inpaint(folder: Path) -> Path:
+    """`StableDiffusionInpaintPipeline` with the nine input channels of an inpainting UNet."""
+    from diffusers import StableDiffusionInpaintPipeline
+
+    return _sd(StableDiffusionInpaintPipeline, 9, folder)
+
+
+def instruct_pix2pix(folder: Path) -> Path:
+    """`StableDiffusionInstructPix2PixPipeline`: an editor whose UNet sees the picture beside the noise."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    return _sd(StableDiffusionInstructPix2PixPipeline, 8, folder)
 
 
 def _sdxl(pipeline: Any, channels: int, folder: Path) -> Path:
@@ -122,23 +135,3 @@ def sdxl(folder: Path) -> Path:
     from diffusers import StableDiffusionXLPipeline
 
     return _sdxl(StableDiffusionXLPipeline, 4, folder)
-
-
-def instruct_pix2pix(folder: Path) -> Path:
-    """`StableDiffusionInstructPix2PixPipeline`: an editor whose UNet sees the picture beside the noise."""
-    import torch
-    from diffusers import PNDMScheduler, StableDiffusionInstructPix2PixPipeline
-    from transformers import CLIPTextModel
-
-    torch.manual_seed(0)
-    StableDiffusionInstructPix2PixPipeline(
-        unet=_unet(8, cross_attention_dim=32, attention_head_dim=8),
-        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
-        vae=vae(),
-        text_encoder=CLIPTextModel(clip_config()),
-        tokenizer=clip_tokenizer(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    return folder

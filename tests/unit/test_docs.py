@@ -14,6 +14,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # Commands that the documents may show, and where each is run.
 RUN_ELSEWHERE = {
+    "python -m recipes.text_systems": "tests/unit/systems/test_text/test_recipes.py",
+    "agentfly generate": "tests/unit/systems/refinement/test_command.py",
+    "python -m recipes.refinement_loop": "tests/unit/systems/refinement/test_command.py",
     "python -m agentfly.agents.specialized.image_agent": "tests/unit/serving/test_image_server_command.py",
     "python -m recipes.director_generator.sdxl_server": "tests/unit/systems/director_generator/test_sdxl_server.py",
     "python -m recipes.director_generator": "tests/unit/systems/director_generator/test_command.py",

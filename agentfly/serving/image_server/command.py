@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, get_args
 from pydantic import SecretStr, ValidationError
 
 from agentfly.errors import AgentFlyError, ConfigError
-from agentfly.serving.image_server.settings import DType, ModelType, Offload, ServerSettings, UploadLimits
+from agentfly.serving.image_server.settings import ModelOptions, ModelType, ServerSettings, UploadLimits
+from agentfly.vision.diffusion.settings import Offload
+from agentfly.vision.runtime import DType
 
 if TYPE_CHECKING:
     import uvicorn
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from agentfly.serving.image_server.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
+
+_TAKEN_AS_THEY_ARE = ("workers", "worker_slots", "host", "port", "max_queue", "request_timeout", "shutdown_grace")
 
 
 def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentParser:
@@ -34,6 +38,7 @@ def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentPars
     add = parser.add_argument
     add("--model-type", required=True, choices=get_args(ModelType), help="which engine")
     add("--model-path", default="", help="folder or hub name; for custom, package.module:function")
+    add("--masks", default=None, metavar="MODEL", help="SAM model that cuts out what is detected (detect)")
     add("--gpu-ids", type=int, nargs="+", default=[], metavar="N", help="one worker for each of these GPUs")
     add("--device", default=None, help="device of the workers without --gpu-ids: cpu, or cuda for the first GPU")
     add("--workers", type=int, default=defaults.workers, help="workers without --gpu-ids")
@@ -74,25 +79,10 @@ def settings_from(arguments: argparse.Namespace) -> ServerSettings:
             allow_urls=arguments.allow_urls,
         )
         return ServerSettings(
-            model_type=arguments.model_type,
-            model_path=arguments.model_path,
-            use_fast=arguments.use_fast,
-            use_ultra_fast=arguments.use_ultra_fast,
-            lora=arguments.lora,
-            dtype=arguments.dtype,
-            offload=arguments.offload,
-            compile=arguments.compile,
-            area=arguments.area,
+            **{name: getattr(arguments, name) for name in (*ModelOptions.model_fields, *_TAKEN_AS_THEY_ARE)},
             gpu_ids=tuple(arguments.gpu_ids),
             device=arguments.device or "cpu",
-            workers=arguments.workers,
-            worker_slots=arguments.worker_slots,
-            host=arguments.host,
-            port=arguments.port,
             api_key=_key(arguments.api_key_env),
-            max_queue=arguments.max_queue,
-            request_timeout=arguments.request_timeout,
-            shutdown_grace=arguments.shutdown_grace,
             limits=limits,
         )
     except ValidationError as fault:

@@ -9,6 +9,7 @@ from agentfly.errors import ConfigError, ToolError
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.work import Operation, Outcome, Work
 from agentfly.vision.base import Detections, Detector, Editor, EditParams, Inpainter, InpaintParams
+from agentfly.vision.runtime import require
 
 
 class WorkerEngine(Protocol):
@@ -86,11 +87,6 @@ def load_engine(options: EngineOptions) -> WorkerEngine:
         return ToolEngines(detector=embedded.detector, inpainter=embedded.inpainter, editor=embedded.editor)
     if options.model_type == "custom":
         return _custom(options)
-    if options.model_type in ("sdxl", "generic"):
-        from agentfly.serving.image_server.text_to_image import TextToImage, makes_pictures_from_text
-
-        if options.model_type == "sdxl" or makes_pictures_from_text(options.model_path):
-            return TextToImage(options.model_path, options.device, options.dtype, max_batch=options.max_batch)
     if options.model_type == "detect":
         return _detector(options)
     return _diffusion(options)
@@ -101,7 +97,13 @@ def _detector(options: EngineOptions) -> WorkerEngine:
 
     detector = GroundingDinoDetector(GroundingDinoSettings(model=options.model_path, device=options.device))
     detector.load()
-    return ToolEngines(detector=detector)
+    if options.masks is None:
+        return ToolEngines(detector=detector)
+    from agentfly.vision.segmentation import SamSegmenter, SamSettings, SegmentedDetector
+
+    segmenter = SamSegmenter(SamSettings(model=options.masks, device=options.device))
+    segmenter.load()
+    return ToolEngines(detector=SegmentedDetector(detector, segmenter))
 
 
 def _diffusion(options: EngineOptions) -> WorkerEngine:
@@ -111,6 +113,8 @@ def _diffusion(options: EngineOptions) -> WorkerEngine:
         "model": options.model_path,
         **options.model_dump(include={"device", "dtype", "offload", "compile", "area", "max_batch"}),
     }
+    if options.model_type == "sdxl" or (options.model_type == "generic" and _starts_from_text(options)):
+        return _text_to_image(options)
     if options.model_type == "inpaint":
         inpainter = DiffusionInpainter(InpainterSettings(**common))
         inpainter.load()
@@ -119,6 +123,29 @@ def _diffusion(options: EngineOptions) -> WorkerEngine:
     editor = DiffusionEditor(EditorSettings(**common, **lightning, lightning_lora=options.lora))
     editor.load()
     return ToolEngines(editor=editor)
+
+
+def _text_to_image(options: EngineOptions) -> WorkerEngine:
+    from agentfly.serving.image_server.text_to_image import TextToImage
+    from agentfly.vision.diffusion import WeightSettings
+
+    if options.area is not None:
+        raise ConfigError("--area is for models that start from a picture: leave it out, requests have a size")
+    chosen = options.model_dump(include={"device", "dtype", "offload", "compile"})
+    return TextToImage(WeightSettings(model=options.model_path, **chosen), max_batch=options.max_batch)
+
+
+def _starts_from_text(options: EngineOptions) -> bool:
+    from agentfly.vision.diffusion import WeightSettings
+    from agentfly.vision.diffusion.pipelines import class_name, role_class
+
+    require("diffusers", "this model", "diffusion")
+    pipeline = class_name(WeightSettings(model=options.model_path))
+    try:
+        role_class(pipeline, "generate", options.model_path)
+    except ConfigError:
+        return False
+    return True
 
 
 def _custom(options: EngineOptions) -> WorkerEngine:

@@ -6,13 +6,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-Offload = Literal["none", "model", "sequential"]
+from agentfly.vision.diffusion.settings import Offload
+from agentfly.vision.runtime import DType
+
 ModelType = Literal["qwen", "generic", "inpaint", "detect", "sdxl", "classical", "custom"]
 
 # Diffusion engines put requests with equal settings into one batch, so they are given several at a time. The others
 # get one more than they work on, so that they need not wait for the next.
 _SLOTS: dict[ModelType, int] = {"qwen": 4, "generic": 4, "inpaint": 4, "sdxl": 4, "detect": 2, "classical": 2}
+
+# Flags that a model type has no use for: they are refused, not ignored.
+_USELESS: dict[ModelType, tuple[str, ...]] = {
+    "detect": ("dtype", "offload", "compile", "area", "lora"),
+    "classical": ("dtype", "offload", "compile", "area", "lora"),
+    "sdxl": ("area",),
+}
 
 
 class UploadLimits(BaseModel):
@@ -45,41 +53,50 @@ class UploadLimits(BaseModel):
     url_seconds: float = Field(20.0, gt=0)
 
 
-class EngineOptions(BaseModel):
-    """What a worker loads, and how. Travels to the worker process as JSON.
+class ModelOptions(BaseModel):
+    """The model of a server, and how it lies in memory.
 
     Attributes:
         model_type: which engine.
         model_path: folder or hub name; for `custom`, `package.module:function`.
-        device: torch device of this worker.
+        masks: a SAM model that cuts out what `detect` finds; None leaves masks that are boxes.
         use_fast: few-step editing with a distilled LoRA, 8 steps.
         use_ultra_fast: the same with 4 steps.
         lora: that LoRA, if not the engine's own choice.
-        dtype, offload, compile, area: see `agentfly.vision.diffusion.WeightSettings`; for diffusion models that start
+        dtype, offload, compile, area: see `agentfly.vision.diffusion.WeightSettings`; `area` is for models that start
             from a picture.
-        max_batch: requests that a diffusion engine puts together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model_type: ModelType
     model_path: str = ""
-    device: str = "cpu"
+    masks: str | None = None
     use_fast: bool = False
     use_ultra_fast: bool = False
     lora: str | None = None
     dtype: DType = "auto"
     offload: Offload = "none"
     compile: bool = False
-    area: int | None = None
+    area: int | None = Field(None, ge=32 * 32)
+
+
+class EngineOptions(ModelOptions):
+    """What a worker loads, and how. Travels to the worker process as JSON.
+
+    Attributes:
+        device: torch device of this worker.
+        max_batch: requests that a diffusion engine puts together.
+    """
+
+    device: str = "cpu"
     max_batch: int = 4
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(ModelOptions):
     """Settings of one server.
 
     Attributes:
-        model_type, model_path, use_fast, use_ultra_fast, lora, dtype, offload, compile, area: see `EngineOptions`.
         gpu_ids: one worker for each of these GPUs, counted within CUDA_VISIBLE_DEVICES where that is set.
         device: device of the workers when there are no `gpu_ids`.
         workers: number of workers when there are no `gpu_ids`.
@@ -93,17 +110,6 @@ class ServerSettings(BaseModel):
         limits: what a request may contain.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    model_type: ModelType
-    model_path: str = ""
-    use_fast: bool = False
-    use_ultra_fast: bool = False
-    lora: str | None = None
-    dtype: DType = "auto"
-    offload: Offload = "none"
-    compile: bool = False
-    area: int | None = Field(None, ge=32 * 32)
     gpu_ids: tuple[int, ...] = ()
     device: str = "cpu"
     workers: int = Field(1, ge=1, le=64)
@@ -123,6 +129,13 @@ class ServerSettings(BaseModel):
             raise ValueError(f"--model-type {self.model_type} needs --model-path")
         if (self.use_fast or self.use_ultra_fast) and self.model_type != "qwen":
             raise ValueError("--use-fast and --use-ultra-fast are for --model-type qwen: leave them out")
+        if self.lora is not None and not (self.use_fast or self.use_ultra_fast or self.model_type == "custom"):
+            raise ValueError("--lora is that of --use-fast and --use-ultra-fast: give one of them, too")
+        if self.masks is not None and self.model_type not in ("detect", "custom"):
+            raise ValueError(f"--masks is for --model-type detect: leave it out with {self.model_type}")
+        for name in _USELESS.get(self.model_type, ()):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"--{name} is of no use to --model-type {self.model_type}: leave it out")
         if any(gpu < 0 for gpu in self.gpu_ids) or len(set(self.gpu_ids)) < len(self.gpu_ids):
             raise ValueError("--gpu-ids are different numbers from 0 on")
         return self
@@ -139,16 +152,5 @@ class ServerSettings(BaseModel):
 
     def engine_options(self) -> EngineOptions:
         """What each worker loads; with `gpu_ids` a worker sees one GPU, its own."""
-        return EngineOptions(
-            model_type=self.model_type,
-            model_path=self.model_path,
-            device="cuda:0" if self.gpu_ids else self.device,
-            use_fast=self.use_fast,
-            use_ultra_fast=self.use_ultra_fast,
-            lora=self.lora,
-            dtype=self.dtype,
-            offload=self.offload,
-            compile=self.compile,
-            area=self.area,
-            max_batch=self.slots,
-        )
+        model = {name: getattr(self, name) for name in ModelOptions.model_fields}
+        return EngineOptions(**model, device="cuda:0" if self.gpu_ids else self.device, max_batch=self.slots)

@@ -13,21 +13,13 @@ from typing import Any
 
 from PIL import Image
 
-from agentfly.errors import ConfigError, ToolError
+from agentfly.errors import ToolError
 from agentfly.serving.image_server.work import Operation, Outcome, Work
 from agentfly.vision.diffusion.batching import Abandoned, Batcher, Stopped
-from agentfly.vision.runtime import (
-    DType,
-    check_folder,
-    loading,
-    memory_guard,
-    require,
-    resolve_device,
-    resolve_dtype,
-    short_name,
-)
+from agentfly.vision.diffusion.pipelines import Weights
+from agentfly.vision.diffusion.settings import WeightSettings
+from agentfly.vision.runtime import memory_guard
 
-_WANTED = "a diffusers pipeline that makes pictures from text"
 _WINDOW = 0.005
 _SETTINGS = ("negative_prompt", "guidance_scale", "true_cfg_scale", "num_inference_steps", "width", "height")
 
@@ -36,24 +28,20 @@ class TextToImage:
     """A text-to-image pipeline as an engine.
 
     Args:
-        model: folder or hub name.
-        device: torch device.
-        dtype: of the weights.
+        settings: of its weights, which are loaded here.
         max_batch: pictures made at once.
 
     Raises:
-        ConfigError: the folder is not such a pipeline.
+        ConfigError: the checkpoint starts from something else than text, or cannot be loaded.
         MissingExtraError: diffusers is not installed.
     """
 
     operations = frozenset((Operation.generate,))
 
-    def __init__(self, model: str, device: str, dtype: DType = "auto", *, max_batch: int = 4) -> None:
-        require("diffusers", "text-to-image", "diffusion")
-        check_folder(model, "model_index.json", _WANTED)
-        self.name = short_name(model)
-        self._pipeline = _load(model, resolve_device(device), dtype)
-        self._accepted = set(inspect.signature(self._pipeline.__call__).parameters)
+    def __init__(self, settings: WeightSettings, *, max_batch: int = 4) -> None:
+        self._weights = Weights(settings)
+        self.name = self._weights.name
+        self._accepted = set(inspect.signature(self._weights.template("generate").__call__).parameters)
         self._batcher: Batcher[Work, Image.Image] = Batcher(self._make, max_batch=max_batch, window=_WINDOW)
 
     async def run(self, work: Work) -> Outcome:
@@ -84,35 +72,6 @@ class TextToImage:
         if "callback_on_step_end" in self._accepted:
             call["callback_on_step_end"] = stop_when_abandoned
         call["generator"] = [torch.Generator("cpu").manual_seed(work.seed or 0) for work in works]
-        with memory_guard(self.name), torch.inference_mode():
-            images: list[Image.Image] = self._pipeline(prompt=[work.prompt for work in works], **call).images
+        with memory_guard(self.name), self._weights.fresh("generate") as pipeline, torch.inference_mode():
+            images: list[Image.Image] = pipeline(prompt=[work.prompt for work in works], **call).images
         return images
-
-
-def makes_pictures_from_text(model: str) -> bool:
-    """Whether a checkpoint's pipeline starts from text alone.
-
-    Raises:
-        ConfigError: not a checkpoint of diffusers.
-    """
-    require("diffusers", "this model", "diffusion")
-    import diffusers
-
-    check_folder(model, "model_index.json", "a diffusers pipeline")
-    with loading(model, "a diffusers pipeline"):
-        name = diffusers.DiffusionPipeline.load_config(model)["_class_name"]
-    pipeline = getattr(diffusers, name, None)
-    if pipeline is None:
-        raise ConfigError(f"{model!r} is a {name}, which this version of diffusers does not know")
-    return "image" not in inspect.signature(pipeline.__call__).parameters
-
-
-def _load(model: str, device: str, dtype: DType) -> Any:
-    if not makes_pictures_from_text(model):
-        raise ConfigError(f"{model!r} starts from a picture: serve it with --model-type generic or inpaint")
-    from diffusers import DiffusionPipeline
-
-    with loading(model, _WANTED):
-        pipeline = DiffusionPipeline.from_pretrained(model, torch_dtype=resolve_dtype(dtype, device))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)

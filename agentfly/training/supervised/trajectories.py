@@ -45,8 +45,10 @@ def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str
     return [trajectory_sample(t, codec, store.get, retokenise=config.retokenise) for t, store in kept]
 
 
-def read_trajectories(path: Path) -> Iterator[Trajectory]:
+def read_trajectories(path: Path) -> Iterator[tuple[Trajectory, bool]]:
     """The trajectories of a JSONL file: bare lines, or lines that carry one under `trajectory`.
+
+    Each with whether it comes from a validation, as a training run notes it.
 
     Raises:
         DatasetError: a line cannot be read; a torn last line, which a killed run leaves, is passed over.
@@ -60,7 +62,7 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
             continue
         try:
             entry = json.loads(line)
-            yield Trajectory.from_dict(entry.get("trajectory", entry))
+            yield Trajectory.from_dict(entry.get("trajectory", entry)), entry.get("validate") is True
         except (ValueError, KeyError, TypeError, AttributeError) as fault:
             if number == len(lines):
                 return
@@ -134,9 +136,10 @@ def _pictures(path: Path, given: Path | None) -> Path | None:
 
 
 def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[str]) -> Iterator[Trajectory]:
-    for trajectory in read_trajectories(path):
+    for trajectory, validation in read_trajectories(path):
         counts["trajectories"] += 1
-        if reason := _refused(trajectory, store, config):
+        # A policy that learned from its validation tasks could not be validated on them any more.
+        if reason := "of a validation" if validation else _refused(trajectory, store, config):
             counts[reason] += 1
         else:
             yield trajectory

@@ -26,7 +26,7 @@ from agentfly.vision.runtime import check_folder, is_local, loading, require, re
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["inpaint", "edit"]
+Role = Literal["inpaint", "edit", "generate"]
 
 _INDEX = "model_index.json"
 _WANTED = "a diffusers pipeline"
@@ -42,6 +42,7 @@ _SIBLINGS: dict[tuple[str, Role], str] = {
 _EXAMPLES: dict[Role, str] = {
     "inpaint": "an inpainting model, such as diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
     "edit": "an editing model, such as Qwen/Qwen-Image-Edit",
+    "generate": "a model that starts from text, such as stabilityai/stable-diffusion-xl-base-1.0",
 }
 
 
@@ -149,8 +150,9 @@ def role_class(native: str, role: Role, model: str) -> str:
         raise ConfigError(
             f"diffusers {diffusers.__version__} has no {name}, which {model!r} needs: give {_EXAMPLES[role]}"
         ) from fault
-    fits = "image" in taken and "prompt" in taken and ("mask_image" in taken) == (role == "inpaint")
-    if not fits:
+    given = {name for name in ("image", "mask_image") if name in taken}
+    needed = {"edit": {"image"}, "inpaint": {"image", "mask_image"}, "generate": set[str]()}[role]
+    if "prompt" not in taken or given != needed:
         raise ConfigError(f"{model!r} is a {native}, which cannot {role}: give {_EXAMPLES[role]}")
     return name
 

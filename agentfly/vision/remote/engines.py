@@ -13,8 +13,8 @@ from agentfly.errors import ConfigError
 from agentfly.vision.base import Detection, Detections, Detector, Editor, EditParams, Engines, Inpainter, InpaintParams
 from agentfly.vision.remote.adapters import Call, Operation, encode_png, read_detections, read_image
 from agentfly.vision.remote.faults import NotOffered
-from agentfly.vision.remote.nodes import NodeConfig, PoolSettings
 from agentfly.vision.remote.pool import NodePool
+from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 from agentfly.vision.remote.statistics import PoolStatistics
 
 T = TypeVar("T")

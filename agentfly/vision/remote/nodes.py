@@ -6,101 +6,28 @@ Two mechanisms, both of the node alone:
   answers at its limit gets `1 / limit` more, unless its answers take twice as long as its quickest, for then more would
   only wait there instead of here. A node that is busy or fails gets half, once per second.
 - **Circuit breaker**: after `failure_threshold` failures in a row, or one failed probe, a node is left alone for
-  `open_seconds`, twice as long each time. Then it is probed, and gets one request on trial before it gets them all.
+  `open_seconds`, twice as long each time. Then it is probed, and gets one request on trial before it gets them all; one
+  more for every `max_open_seconds` that go by without an answer, so that a trial that hangs does not hold the node.
+
+Requests that were sent before a node went away say nothing of the one that came back: they take none of its places.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import httpx
-
-from agentfly.errors import ConfigError, unknown_name
-from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Adapter, Operation
+from agentfly.errors import ConfigError
+from agentfly.vision.remote.adapters import ADAPTERS, Adapter, Operation
+from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 from agentfly.vision.remote.statistics import NodeCounters, NodeStatistics, quantile
 
 Clock = Callable[[], float]
 _QUEUEING = 2.0
-
-
-@dataclass(frozen=True)
-class NodeConfig:
-    """Where a server is and how to speak to it.
-
-    Attributes:
-        base_url: such as `http://localhost:8000`, without `/v1`.
-        adapter: `agentfly`, `vllm-omni`, `sglang` or `openai`; None asks the server.
-        model: sent as `model`, where a server needs it.
-        api_key_env: environment variable with the key of the server.
-        operations: what to ask this server for, if not what it says or what is usual for its kind.
-    """
-
-    base_url: str
-    adapter: str | None = None
-    model: str | None = None
-    api_key_env: str | None = None
-    operations: frozenset[Operation] | None = None
-
-    def __post_init__(self) -> None:
-        """Reject what cannot work.
-
-        Raises:
-            ConfigError: no http(s) address, an unknown adapter or operation, or a key that is not set.
-        """
-        url = httpx.URL(self.base_url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"{self.base_url!r} is no address of a server: http://HOST:PORT")
-        if self.adapter is not None and self.adapter not in ADAPTERS:
-            raise ConfigError(unknown_name("adapter", self.adapter, ADAPTERS))
-        for operation in self.operations or ():
-            if operation not in OPERATIONS:
-                raise ConfigError(unknown_name("operation", operation, OPERATIONS))
-        if self.adapter == "sglang" and "inpaint" in (self.operations or ()):
-            raise ConfigError("sglang ignores masks: it cannot be asked to inpaint")
-        if self.api_key_env is not None and not os.environ.get(self.api_key_env):
-            raise ConfigError(f"the environment variable {self.api_key_env} is not set: it has the key of the server")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The key, where there is one."""
-        return {} if self.api_key_env is None else {"Authorization": f"Bearer {os.environ[self.api_key_env]}"}
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """How a pool treats its nodes. The defaults suit servers of one GPU or a few.
-
-    Attributes:
-        initial_limit, max_limit: requests that a node gets at once, at first and at most.
-        failure_threshold: failures in a row that open a node's circuit.
-        open_seconds, max_open_seconds: how long it stays open, the first time and at most.
-        connect_seconds: longest time to connect.
-        probe_seconds: longest time for a health check.
-        health_seconds: time between health checks while there are requests.
-        max_failures: failures of one request, on any nodes, after which it is given up. Refused connections do not
-            count: a server that is away did not fail on this request.
-        hedge_factor: a request that takes this many times the 95 % quantile is tried on an idle node, too; 0 is never.
-        hedge_share: hedges among requests at most.
-        hedge_after: answers of an operation before hedging begins.
-    """
-
-    initial_limit: int = 4
-    max_limit: int = 64
-    failure_threshold: int = 3
-    open_seconds: float = 0.5
-    max_open_seconds: float = 30.0
-    connect_seconds: float = 5.0
-    probe_seconds: float = 5.0
-    health_seconds: float = 5.0
-    max_failures: int = 4
-    hedge_factor: float = 2.0
-    hedge_share: float = 0.05
-    hedge_after: int = 20
 
 
 class Circuit(str, Enum):
@@ -109,6 +36,33 @@ class Circuit(str, Enum):
     closed = "closed"
     open = "open"
     half_open = "half open"
+
+
+@dataclass(eq=False)
+class Place:
+    """A place that a request holds on a node.
+
+    Attributes:
+        node: the server.
+        operation: what it is held for.
+        era: which of the node's lives it belongs to.
+        patience: ends the request when the node is lost; None before it is sent.
+    """
+
+    node: Node
+    operation: Operation
+    era: int
+    patience: asyncio.Timeout | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent there now."""
+        return self.is_current and self.node.open_for_business
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the node has not come back from an absence since the place was taken."""
+        return self.era == self.node.era
 
 
 class Node:
@@ -120,6 +74,8 @@ class Node:
         starting: it answers, but is not ready yet.
         unusable: why it will never be of use as it is configured; empty otherwise.
         not_before: clock time before which it is given nothing.
+        era: how often it came back from an absence.
+        silent: health checks in a row that nobody answered.
     """
 
     def __init__(self, config: NodeConfig, settings: PoolSettings, clock: Clock = time.monotonic) -> None:
@@ -131,12 +87,14 @@ class Node:
         self.starting = False
         self.unusable = ""
         self._probed = float("-inf")
-        self.in_flight = 0
-        self.limit = float(settings.initial_limit)
+        self._places: set[Place] = set()
+        self.era = self.silent = 0
+        self.limit = float(min(settings.initial_limit, settings.max_limit))
         self.counters = NodeCounters()
         self.circuit = Circuit.closed
         self.not_before = 0.0
         self._open_seconds = settings.open_seconds
+        self._trial = 0.0
         self._failures = 0
         self._decreased = float("-inf")
         self._seconds: dict[Operation, deque[float]] = {}
@@ -150,11 +108,45 @@ class Node:
         """Whether the node is known to do this."""
         return self.operations is not None and operation in self.operations
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and have not ended."""
+        return len(self._places)
+
+    @property
+    def held(self) -> int:
+        """Places taken since it last came back."""
+        return sum(place.is_current for place in self._places)
+
+    @property
+    def open_for_business(self) -> bool:
+        """Whether it is there, and has not asked for a pause."""
+        return self.circuit is not Circuit.open and self._clock() >= self.not_before
+
     def free(self) -> bool:
         """Whether it may be given a request now."""
-        if self.circuit is Circuit.open or self._clock() < self.not_before:
-            return False
-        return self.in_flight < (1 if self.circuit is Circuit.half_open else int(self.limit))
+        return self.open_for_business and self.held < self._room()
+
+    def take(self, operation: Operation) -> Place:
+        """A place on it, to be given back by `give_back`."""
+        place = Place(self, operation, self.era)
+        self._places.add(place)
+        return place
+
+    def give_back(self, place: Place) -> None:
+        """End the hold on a place."""
+        self._places.discard(place)
+
+    def lose(self, operations: Collection[Operation]) -> None:
+        """End the requests for these operations that are there: nobody will answer them."""
+        for place in self._places:
+            if place.operation in operations and place.patience is not None and not place.patience.expired():
+                place.patience.reschedule(0.0)
+
+    def _room(self) -> int:
+        if self.circuit is not Circuit.half_open:
+            return int(self.limit)
+        return 1 + int((self._clock() - self._trial) / self._settings.max_open_seconds)
 
     @property
     def age(self) -> float:
@@ -164,7 +156,7 @@ class Node:
     @property
     def load(self) -> float:
         """Share of its limit that is taken; the least loaded node is the next."""
-        return (self.in_flight + 1) / self.limit
+        return (self.held + 1) / self.limit
 
     def succeeded(self, operation: Operation | None = None, seconds: float = 0.0) -> None:
         """It answered; with a result, if an operation and its time are given."""
@@ -175,7 +167,7 @@ class Node:
         self.counters.seconds.append(seconds)
         recent = self._seconds.setdefault(operation, deque(maxlen=64))
         recent.append(seconds)
-        if self.in_flight >= int(self.limit) and seconds <= _QUEUEING * min(recent):
+        if self.held >= int(self.limit) and seconds <= _QUEUEING * min(recent):
             self.limit = min(self._settings.max_limit, self.limit + 1.0 / self.limit)
 
     def was_busy(self, retry_after: float) -> None:
@@ -211,19 +203,26 @@ class Node:
 
     def is_well(self) -> None:
         """It is well: on trial, if it was left alone."""
-        self.starting, self.unusable = False, ""
+        self.starting, self.unusable, self.silent = False, "", 0
         if self.circuit is Circuit.open:
-            self.circuit = Circuit.half_open
+            self.circuit, self._trial = Circuit.half_open, self._clock()
+            self.era += 1
+
+    def is_silent(self, reason: str) -> None:
+        """Nobody answered a health check."""
+        self.starting = False
+        self.silent += 1
+        self.failed(reason, away=True)
 
     def is_starting(self) -> None:
         """It answers but is not ready: ask again soon."""
-        self.starting, self.circuit = True, Circuit.open
+        self.starting, self.silent, self.circuit = True, 0, Circuit.open
         self.counters.last_error = "not ready yet"
         self.not_before = self._clock() + self._settings.open_seconds
 
     def forget(self) -> None:
         """Another event loop begins: nothing is in flight, and what is known of the server is known still."""
-        self.in_flight = 0
+        self._places.clear()
 
     def _decrease(self) -> None:
         # The requests of one bad moment all come back with the same news.
@@ -260,3 +259,13 @@ class Node:
             p99=quantile(seconds, 0.99),
             last_error=counters.last_error,
         )
+
+
+def check_usable(nodes: Sequence[Node]) -> None:
+    """Tell of nodes that are configured wrongly, where there are no others.
+
+    Raises:
+        ConfigError: no node will ever be of use.
+    """
+    if all(node.unusable for node in nodes):
+        raise ConfigError("; ".join(node.unusable for node in nodes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,11 +14,16 @@ import httpx
 from agentfly.errors import ConfigError
 from agentfly.vision.remote.adapters import OPERATIONS, BadReply, Call, adapter_of
 from agentfly.vision.remote.faults import Busy, CannotDo, Failed, Refused
-from agentfly.vision.remote.nodes import Node, PoolSettings
+from agentfly.vision.remote.nodes import Node
+from agentfly.vision.remote.settings import PoolSettings
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE, _SHORTEST_PAUSE = 30.0, 0.05
+# Servers drop idle connections after a few seconds (uvicorn after 5); a request on one that is about to go would fail.
+_KEEP_IDLE = 2.0
 
 
 class Transport:
@@ -28,7 +34,9 @@ class Transport:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_limit)
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=settings.max_limit, keepalive_expiry=_KEEP_IDLE
+        )
         self._client = httpx.AsyncClient(trust_env=False, limits=limits)
 
     async def close(self) -> None:
@@ -54,7 +62,7 @@ class Transport:
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
             raise Failed(node, "cannot connect", away=True) from fault
-        except httpx.TransportError as fault:
+        except httpx.RequestError as fault:
             raise Failed(node, f"the connection broke ({type(fault).__name__})") from fault
         _check(node, response)
         try:
@@ -63,21 +71,24 @@ class Transport:
             raise Failed(node, str(fault)) from fault
 
     async def probe(self, node: Node) -> None:
-        """Find out whether a node is well and what it offers, and tell it so."""
+        """Find out whether a node is well and what it offers, and tell it so. Whatever happens, it raises nothing."""
         try:
             if await self._is_ready(node):
                 await self._learn(node)
                 node.is_well()
-        except httpx.TransportError as fault:
-            node.starting = False
-            node.failed(f"cannot connect ({type(fault).__name__})", away=True)
+        except httpx.RequestError as fault:
+            node.is_silent(f"cannot connect ({type(fault).__name__})")
         except BadReply as fault:
             node.failed(str(fault), away=True)
         except ConfigError as fault:
             node.unusable = str(fault)
             node.failed(str(fault), away=True)
-        finally:
-            node.was_probed()
+        except Exception as fault:
+            # Nobody waits for a probe, so a fault here would be seen only as a node that never comes back.
+            logger.exception("the health check of %s broke", node.url)
+            node.failed(f"its health check broke ({type(fault).__name__})", away=True)
+        # A probe that was cancelled has found out nothing.
+        node.was_probed()
 
     async def _is_ready(self, node: Node) -> bool:
         path = node.adapter.health if node.adapter else "/health"
@@ -99,19 +110,19 @@ class Transport:
         if response.status_code == 200:
             models = _models(response)
         elif response.status_code in (401, 403) or node.config.adapter is None:
-            _check(node, response)
+            _check_address(node, response)
+            raise BadReply(f"its /v1/models answered {response.status_code}")
         if node.config.adapter is None:
             node.adapter = adapter_of(models)
         if node.adapter is None:
             raise ConfigError(
                 f"{node.url} does not tell what kind of server it is: name it with NodeConfig(adapter=...)"
             )
-        listed = models.get("data", [])
-        first = listed[0] if listed else {}
+        first: dict[str, Any] = next(iter(models.get("data", ())), {})
         node.model = node.config.model or str(first.get("id", ""))
         offered = node.adapter.operations
         if node.adapter.name == "agentfly":
-            offered = frozenset(operation for operation in OPERATIONS if operation in first.get("capabilities", ()))
+            offered = frozenset(operation for operation in OPERATIONS if operation in _listed(first, "capabilities"))
         node.operations = offered if node.config.operations is None else node.config.operations
 
     async def _get(self, node: Node, path: str) -> httpx.Response:
@@ -125,27 +136,43 @@ def _models(response: httpx.Response) -> dict[str, Any]:
         models = json.loads(response.content)
     except ValueError as fault:
         raise BadReply("its /v1/models is no JSON") from fault
-    if not isinstance(models, dict) or not all(isinstance(model, dict) for model in models.get("data", [])):
+    if not isinstance(models, dict) or not all(isinstance(model, dict) for model in _listed(models, "data")):
         raise BadReply("its /v1/models is no list of models")
     return models
+
+
+def _listed(item: dict[str, Any], name: str) -> list[Any]:
+    value = item.get(name, [])
+    if not isinstance(value, list):
+        raise BadReply(f"its /v1/models has no list of {name}")
+    return value
 
 
 def _check(node: Node, response: httpx.Response) -> None:
     status = response.status_code
     if status == 200:
         return
-    reason = f"{status}: {_message(response)}"
+    _check_address(node, response)
+    if status in (429, 503):
+        raise Busy(node, _pause(response))
+    if status >= 500:
+        raise Failed(node, _reason(response))
+    if _error(response).get("code") == "engine_unavailable":
+        raise CannotDo(_message(response))
+    raise Refused(_message(response))
+
+
+def _check_address(node: Node, response: httpx.Response) -> None:
+    """Raise a `ConfigError` where the key is wrong, or nobody there knows our requests."""
+    status, reason = response.status_code, _reason(response)
     if status in (401, 403):
         raise ConfigError(f"{node.url} refused the key ({reason}): name its variable with NodeConfig(api_key_env=...)")
     if status in (404, 405):
         raise ConfigError(f"{node.url} is no image server that we know ({reason}): check address and adapter")
-    if status in (429, 503):
-        raise Busy(node, _pause(response))
-    if status >= 500:
-        raise Failed(node, reason)
-    if _error(response).get("code") == "engine_unavailable":
-        raise CannotDo(_message(response))
-    raise Refused(_message(response))
+
+
+def _reason(response: httpx.Response) -> str:
+    return f"{response.status_code}: {_message(response)}"
 
 
 def _error(response: httpx.Response) -> dict[str, Any]:
@@ -164,6 +191,6 @@ def _message(response: httpx.Response) -> str:
 
 def _pause(response: httpx.Response) -> float:
     try:
-        return min(_LONGEST_PAUSE, max(0.0, float(response.headers.get("retry-after", "1"))))
+        return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, float(response.headers.get("retry-after", "1"))))
     except ValueError:
         return 1.0

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -51,6 +56,42 @@ def running(**settings: Any) -> Iterator[Running]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def command(line: str, workers: int = 1) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A documented command line, run as it stands but on a free port, and the address at which it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    python, *words = shlex.split(line)
+    assert python == "python"
+    with tempfile.TemporaryFile() as log:
+        # Of two flags the last one counts.
+        process = subprocess.Popen([sys.executable, *words, "--port", str(port)], stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            # A worker that loads torch takes its time on a busy machine.
+            wait_for(lambda: process.poll() is not None or _workers_ready(url) == workers, 240)
+            if process.poll() is not None:
+                log.seek(0)
+                raise AssertionError(f"the command ended: {log.read().decode()[-3000:]}")
+            yield process, url
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _workers_ready(url: str) -> int:
+    try:
+        states: list[str] = httpx.get(f"{url}/health", timeout=2).json()["workers"]
+    except httpx.HTTPError:
+        return 0
+    return states.count("ready")
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -20,42 +16,19 @@ from typer.testing import CliRunner
 from agentfly.cli import app
 from agentfly.errors import ConfigError
 from agentfly.serving.image_server.command import main, make_parser, settings_from
-from tests.unit.serving.running import as_text, plain, wait_for
+from tests.unit.serving.running import as_text, command, plain, wait_for
 
-DOCUMENTED = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
-PUPPET = ["--model-type", "custom", "--model-path", "tests.unit.serving.custom_engines:puppet"]
+PUPPETS = (
+    "python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis --model-type custom "
+    "--model-path tests.unit.serving.custom_engines:puppet --workers 2"
+)
 
 
 def read(*flags: str) -> Any:
     return settings_from(make_parser().parse_args(flags))
 
 
-@contextmanager
-def command(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The documented command in a process group of its own, ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", DOCUMENTED, *flags, "--port", str(port)], stderr=subprocess.PIPE, text=True
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: process.poll() is not None or answers(url))
-        yield process, url
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).json()["workers"].count("ready") == 2
-    except httpx.HTTPError:
-        return False
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     found = psutil.Process(process.pid).children(recursive=True)
     assert len(found) == 2
     return found
@@ -79,6 +52,10 @@ def test_default_host_is_this_machine_alone() -> None:
         (["--model-type", "qwen"], "needs --model-path"),
         (["--model-type", "sdxl", "--model-path", "x", "--use-fast"], "are for --model-type qwen"),
         (["--model-type", "classical", "--max-queue", "0"], "--max-queue: "),
+        (["--model-type", "qwen", "--model-path", "x", "--lora", "y"], "--lora is that of --use-fast"),
+        (["--model-type", "detect", "--model-path", "x", "--compile"], "--compile is of no use to"),
+        (["--model-type", "qwen", "--model-path", "x", "--masks", "y"], "--masks is for --model-type detect"),
+        (["--model-type", "sdxl", "--model-path", "x", "--area", "4096"], "--area is of no use to"),
         (["--model-type", "classical", "--gpu-ids", "1", "1"], "different numbers"),
         (["--model-type", "classical", "--api-key-env", "NO_SUCH_VARIABLE"], "is not set"),
     ],
@@ -119,7 +96,7 @@ def test_engine_that_cannot_be_loaded_ends_the_command_in_one_line(path: str, ex
 
 
 def test_sigterm_to_the_whole_group_lets_a_request_finish_and_leaves_nobody() -> None:
-    with command(*PUPPET, "--workers", "2") as (process, url):
+    with command(PUPPETS, 2) as (process, url):
         workers = workers_of(process)
         replies: list[int] = []
         body = {"prompt": "sleep 0.8", "image": as_text(plain())}
@@ -137,7 +114,7 @@ def test_sigterm_to_the_whole_group_lets_a_request_finish_and_leaves_nobody() ->
 
 
 def test_workers_do_not_outlive_a_server_that_is_killed() -> None:
-    with command(*PUPPET, "--workers", "2") as (process, url):
+    with command(PUPPETS, 2) as (process, url):
         workers = workers_of(process)
         body = {"prompt": "hang 60", "image": as_text(plain())}
         with pytest.raises(httpx.ReadTimeout):

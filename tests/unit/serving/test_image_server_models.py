@@ -13,14 +13,16 @@ import pytest
 from PIL import Image
 
 from agentfly.errors import ConfigError
-from agentfly.serving.image_server.command import make_parser, settings_from
 from agentfly.serving.image_server.engines import load_engine
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.work import Operation, Work
-from tests.tiny import detectors, qwen_image, stable_diffusion
-from tests.unit.serving.running import Running, as_text, from_text, plain, png, running
+from agentfly.vision.boxes import box_mask
+from tests.tiny import detectors, qwen_image, segmenters, stable_diffusion
+from tests.unit.serving.running import as_text, command, from_text, plain, png, running
 
 pytestmark = pytest.mark.slow
+
+COMMAND = "python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis"
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +31,21 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdxl(sdxl_folder: Path) -> Iterator[Running]:
-    with running(model_type="sdxl", model_path=str(sdxl_folder), worker_slots=4) as server:
-        yield server
+def sdxl(sdxl_folder: Path) -> Iterator[str]:
+    """The documented server of text-to-image, here without a GPU: one hot pipeline, clients that fan out."""
+    with command(f"{COMMAND} --model-type sdxl --model-path {sdxl_folder} --port 7000 --device cpu") as (_, url):
+        yield url
 
 
-def generate(server: Running, seed: int, **fields: object) -> Image.Image:
+def generate(server: str, seed: int, **fields: object) -> Image.Image:
     body = {"prompt": "a red square", "size": "64x64", "seed": seed, "num_inference_steps": 2, **fields}
-    reply = httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=60)
+    reply = httpx.post(f"{server}/v1/images/generations", json=body, timeout=60)
     assert reply.status_code == 200, reply.text
     return from_text(reply.json()["data"][0]["b64_json"])
 
 
-def test_sdxl_makes_pictures_for_openais_client(sdxl: Running) -> None:
-    with openai.OpenAI(base_url=f"{sdxl.url}/v1", api_key="none") as client:
+def test_sdxl_makes_pictures_for_openais_client(sdxl: str) -> None:
+    with openai.OpenAI(base_url=f"{sdxl}/v1", api_key="none") as client:
         reply = client.images.generate(
             prompt="a red square", size="64x64", n=2, extra_body={"seed": 1, "num_inference_steps": 2}
         )
@@ -52,7 +55,7 @@ def test_sdxl_makes_pictures_for_openais_client(sdxl: Running) -> None:
     assert first.tobytes() != second.tobytes()
 
 
-def test_seed_gives_the_same_picture_alone_and_in_a_batch(sdxl: Running) -> None:
+def test_seed_gives_the_same_picture_alone_and_in_a_batch(sdxl: str) -> None:
     alone = [np.asarray(generate(sdxl, seed), np.int16) for seed in range(4)]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda seed: np.asarray(generate(sdxl, seed), np.int16), range(4)))
@@ -60,30 +63,37 @@ def test_seed_gives_the_same_picture_alone_and_in_a_batch(sdxl: Running) -> None
     assert np.abs(alone[0] - alone[1]).max() > 10
 
 
-def test_what_the_pipeline_does_not_know_is_refused(sdxl: Running) -> None:
-    reply = httpx.post(f"{sdxl.url}/v1/images/generations", json={"prompt": "x", "true_cfg_scale": 3}, timeout=30)
+def test_what_the_pipeline_does_not_know_is_refused(sdxl: str) -> None:
+    reply = httpx.post(f"{sdxl}/v1/images/generations", json={"prompt": "x", "true_cfg_scale": 3}, timeout=30)
     assert (reply.status_code, "true_cfg_scale" in reply.json()["error"]["message"]) == (422, True)
 
 
-def test_docs_are_up_as_the_health_check_of_the_sdxl_server_wants(sdxl: Running) -> None:
-    assert httpx.get(f"{sdxl.url}/docs").status_code == 200
+def test_docs_are_up_as_the_health_check_of_the_sdxl_server_wants(sdxl: str) -> None:
+    assert httpx.get(f"{sdxl}/docs").status_code == 200
 
 
 def test_documented_command_of_the_editing_service(tmp_path: Path) -> None:
     folder = qwen_image.qwen_edit(tmp_path / "qwen")
     lora = qwen_image.lightning_lora(tmp_path / "lora.safetensors", folder)
-    flags = ["--model-type", "qwen", "--model-path", str(folder), "--use-fast", "--lora", str(lora)]
-    settings = settings_from(
-        make_parser().parse_args([*flags, "--area", "4096", "--host", "0.0.0.0", "--port", "8000"])
-    )
-    with running(**settings.model_dump(exclude={"worker_slots", "cancel_grace"})) as server:
+    line = f"{COMMAND} --model-type qwen --model-path Qwen/Qwen-Image-Edit --gpu-ids 0 1 --use-fast --host 0.0.0.0"
+    # The same without the hub and without GPUs.
+    line = line.replace("Qwen/Qwen-Image-Edit", str(folder)).replace("--gpu-ids 0 1", "--device cpu --workers 2")
+    with command(f"{line} --lora {lora} --area 4096", workers=2) as (_, url):
         fields = {"negative_prompt": " ", "true_cfg_scale": 4.0, "num_inference_steps": 50, "seed": 1, "timeout": 120}
-        first, second = (server.edit("make it blue", plain((64, 64)), **fields).json() for _ in range(2))
-        assert from_text(first["image"]).size == (64, 64)
-        assert first["image"] == second["image"]
-        (model,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+        body = {"prompt": "make it blue", "image": as_text(plain((64, 64))), **fields}
+        with ThreadPoolExecutor(6) as threads:
+            replies = list(
+                threads.map(lambda _: httpx.post(f"{url}/v1/images/edits", json=body, timeout=120), range(6))
+            )
+        assert {reply.status_code for reply in replies} == {200}
+        pictures = [np.asarray(from_text(reply.json()["image"]), np.int16) for reply in replies]
+        assert pictures[0].shape == (64, 64, 3)
+        assert max(np.abs(picture - pictures[0]).max() for picture in pictures) <= 2
+        assert all(worker["finished"] for worker in httpx.get(f"{url}/gpu/status").json()["workers"])
+        (model,) = httpx.get(f"{url}/v1/models").json()["data"]
         assert model["capabilities"] == ["edit"]
-        refused = server.edit("x", plain((64, 64)), mask=as_text(Image.new("L", (64, 64), 255)))
+        mask = as_text(Image.new("L", (64, 64), 255))
+        refused = httpx.post(f"{url}/v1/images/edits", json={**body, "mask": mask}, timeout=60)
         assert "leave the mask out" in refused.json()["error"]["message"]
 
 
@@ -106,7 +116,18 @@ async def test_detection_model(tmp_path: Path) -> None:
     engine = load_engine(EngineOptions(model_type="detect", model_path=str(folder)))
     outcome = await engine.run(Work(Operation.detect, "a cat", (plain((64, 64)),), box_threshold=0.0))
     assert engine.operations == {Operation.detect}
-    assert outcome.detections
+    assert all(box_mask(d.box, d.mask.size).tobytes() == d.mask.tobytes() for d in outcome.detections)
+    sam = segmenters.sam(tmp_path / "sam")
+    engine = load_engine(EngineOptions(model_type="detect", model_path=str(folder), masks=str(sam)))
+    cut = await engine.run(Work(Operation.detect, "a cat", (plain((64, 64)),), box_threshold=0.0))
+    assert engine.name == "dino + sam"
+    assert [d.box for d in cut.detections] == [d.box for d in outcome.detections] != []
+    assert any(d.mask.tobytes() != box_mask(d.box, d.mask.size).tobytes() for d in cut.detections)
+
+
+async def test_a_model_that_starts_from_text_works_at_no_area(sdxl_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--area is for models that start from a picture"):
+        load_engine(EngineOptions(model_type="generic", model_path=str(sdxl_folder), area=4096))
 
 
 async def test_generic_starts_from_text_or_from_a_picture_as_its_pipeline_does(
@@ -115,7 +136,7 @@ async def test_generic_starts_from_text_or_from_a_picture_as_its_pipeline_does(
     text = load_engine(EngineOptions(model_type="generic", model_path=str(sdxl_folder)))
     folder = qwen_image.qwen_edit(tmp_path / "qwen")
     picture = load_engine(EngineOptions(model_type="generic", model_path=str(folder), area=4096))
-    assert (text.operations, picture.operations) == ({Operation.generate}, {Operation.edit})
+    assert (text.operations, picture.operations) == (frozenset((Operation.generate,)), frozenset((Operation.edit,)))
 
 
 @pytest.mark.parametrize("model_type", ["sdxl", "qwen", "inpaint", "detect", "generic"])
@@ -126,5 +147,5 @@ def test_folders_that_are_no_checkpoints_are_named(model_type: str, tmp_path: Pa
 
 def test_a_checkpoint_of_another_kind_says_which_type_to_use(tmp_path: Path) -> None:
     folder = stable_diffusion.sd_inpaint(tmp_path / "sd")
-    with pytest.raises(ConfigError, match="--model-type generic or inpaint"):
+    with pytest.raises(ConfigError, match="cannot generate: give a model that starts from text"):
         load_engine(EngineOptions(model_type="sdxl", model_path=str(folder)))

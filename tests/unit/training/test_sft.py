@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -46,23 +45,6 @@ async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, p
     assert cut.ids == example.ids[:-1]
     assert cut.labels[-2:] == cut.ids[-2:]
     assert cut.labelled == 2
-
-
-def test_a_batch_weighs_its_examples_by_the_root_of_their_labels(tiny_policy: Path) -> None:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    from agentfly.training.sft import _backward
-
-    model = AutoModelForImageTextToText.from_pretrained(tiny_policy, dtype=torch.float32)
-    none = np.zeros((0, 0), np.float32)
-    one = Example((5, 6, 7), (IGNORED, IGNORED, 7), none, ())
-    four = Example((5, 6, 7, 8, 9), (IGNORED, 6, 7, 8, 9), none, ())
-
-    def alone(example: Example) -> float:
-        return float(model(input_ids=torch.tensor([example.ids]), labels=torch.tensor([example.labels])).loss)
-
-    assert _backward(model, [one, four], pad=0, image=-1) == pytest.approx((alone(one) + 2 * alone(four)) / 3, rel=1e-4)
 
 
 async def test_training_lowers_the_loss(tmp_path: Path, picture: Image.Image) -> None:

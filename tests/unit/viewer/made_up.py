@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from agentfly.agents.evaluation import Evaluation, paired_difference
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
+from agentfly.evaluation.chains import Evaluation, paired_difference
 from agentfly.messages import Message, TextPart, ToolCall, text_message
 from agentfly.viewer import Example
 

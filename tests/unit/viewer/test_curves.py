@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agentfly.agents.evaluation import Estimate
 from agentfly.errors import ConfigError
+from agentfly.evaluators.estimates import Estimate
 from agentfly.viewer import StepRecord, edit_strip, learning_curve
 from agentfly.viewer.curves import smooth
 

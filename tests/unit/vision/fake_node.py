@@ -83,6 +83,7 @@ class FakeNode:
         self.script: deque[Behaviour] = deque()
         self.otherwise: Behaviour = answer()
         self.health = 200
+        self.silent = False
         self.forms: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.times: list[float] = []
@@ -120,6 +121,8 @@ class FakeNode:
         return JSONResponse({"object": "list", "data": [model]})
 
     async def get_health(self, _: Request) -> Response:
+        while self.silent:
+            await asyncio.sleep(0.005)
         return Response(status_code=self.health)
 
     @contextmanager

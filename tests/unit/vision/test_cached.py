@@ -13,8 +13,8 @@ from PIL import Image
 from agentfly.errors import ToolError
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
 from agentfly.vision.boxes import box_mask
-from agentfly.vision.cache import ToolCache
-from agentfly.vision.cached import CachedEditor, cached
+from agentfly.vision.cache import CacheStats, ToolCache
+from agentfly.vision.cached import CachedEditor, cache_stats, cached
 
 
 class Work:
@@ -197,6 +197,22 @@ def test_equal_calls_in_two_event_loops_do_not_wait_for_each_other(cache: ToolCa
         return await work.behind(cache, unseeded=False).editor.edit(noise, "red", EditParams(seed=1))
 
     assert asyncio.run(edit()).tobytes() == asyncio.run(edit()).tobytes()
+
+
+async def test_hits_can_be_read_from_the_engines_step_by_step(cache: ToolCache, noise: Image.Image) -> None:
+    engines = Work().behind(cache)
+    before = cache_stats(engines)
+    assert before == CacheStats()
+    for seed in (1, 1, 2, 1):
+        await engines.editor.edit(noise, "x", EditParams(seed=seed))
+    first = cache_stats(engines)
+    assert first is not None
+    await engines.editor.edit(noise, "x", EditParams(seed=2))
+    after = cache_stats(engines)
+    assert after is not None
+    assert (first.hits, first.misses, first.hit_rate) == (2, 2, 0.5)
+    assert (after.since(first).hits, after.since(first).hit_rate) == (1, 1.0)
+    assert cache_stats(Engines(Work(), Work(), Work())) is None
 
 
 async def test_names_are_those_of_the_engines_and_the_cache_is_at_hand(cache: ToolCache) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.errors import ConfigError
-from agentfly.vision.remote.nodes import Circuit, Node, NodeConfig, PoolSettings
+from agentfly.vision.remote.nodes import Circuit, Node, Place
+from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 from agentfly.vision.remote.statistics import quantile
 
 
@@ -31,22 +32,26 @@ def node(clock: Clock) -> Node:
     return node
 
 
+def take(node: Node, count: int) -> list[Place]:
+    return [node.take("edit") for _ in range(count)]
+
+
 def test_limit_grows_by_one_a_round_when_it_is_used_up(node: Node) -> None:
-    node.in_flight = 4
+    take(node, 4)
     for _ in range(4):
         node.succeeded("edit", 1.0)
     assert node.limit == pytest.approx(5, abs=0.2)
 
 
 def test_limit_does_not_grow_when_it_is_not_used(node: Node) -> None:
-    node.in_flight = 3
+    take(node, 3)
     node.succeeded("edit", 1.0)
     assert node.limit == 4
 
 
 def test_limit_does_not_grow_when_requests_only_queue_there(node: Node) -> None:
     node.succeeded("edit", 1.0)
-    node.in_flight = 4
+    take(node, 4)
     node.succeeded("edit", 2.5)
     assert node.limit == 4
     node.succeeded("edit", 1.5)
@@ -68,10 +73,12 @@ def test_limit_stays_within_its_bounds(events: list[str]) -> None:
     node = Node(NodeConfig("http://h:1"), PoolSettings(max_limit=8), clock)
     for event in events:
         clock.now += 0.7
-        node.in_flight = int(node.limit)
+        places = take(node, int(node.limit))
         {"ok": lambda: node.succeeded("edit", 1.0), "busy": lambda: node.was_busy(0), "fail": lambda: node.failed("x")}[
             event
         ]()
+        for place in places:
+            node.give_back(place)
         assert 1 <= node.limit <= 8
 
 
@@ -106,10 +113,37 @@ def test_half_open_admits_one_request_and_closes_with_its_success(node: Node, cl
     assert node.to_probe()
     node.is_well()
     assert node.free()
-    node.in_flight = 1
+    take(node, 1)
     assert not node.free()
     node.succeeded("edit", 1.0)
     assert node.circuit is Circuit.closed
+
+
+def test_what_was_sent_before_an_absence_takes_no_place_of_the_node_that_came_back(node: Node, clock: Clock) -> None:
+    old = take(node, 4)
+    node.failed("x", away=True)
+    clock.now += 1
+    node.is_well()
+    assert node.free()
+    (trial,) = take(node, 1)
+    assert (node.free(), node.in_flight) == (False, 5)
+    assert (old[0].usable, trial.usable) == (False, True)
+    for place in old:
+        node.give_back(place)
+    assert (node.free(), node.in_flight) == (False, 1)
+
+
+def test_a_trial_that_hangs_does_not_hold_the_node_for_ever(node: Node, clock: Clock) -> None:
+    node.failed("x", away=True)
+    clock.now += 1
+    node.is_well()
+    take(node, 1)
+    clock.now += 3.9
+    assert not node.free()
+    clock.now += 0.2
+    assert node.free()
+    take(node, 1)
+    assert not node.free()
 
 
 def test_time_alone_doubles_up_to_its_bound(node: Node, clock: Clock) -> None:
@@ -152,6 +186,12 @@ def test_starting_is_no_failure(node: Node, clock: Clock) -> None:
 def test_nodes_that_cannot_be(arguments: dict[str, object], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         NodeConfig(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"initial_limit": 0}, {"max_limit": 0}, {"open_seconds": 0}, {"lost_after": 0}])
+def test_settings_under_which_nothing_would_ever_be_sent(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        PoolSettings(**wrong)
 
 
 def test_quantiles() -> None:

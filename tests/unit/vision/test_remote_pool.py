@@ -41,8 +41,9 @@ async def edit(engines: RemoteEngines, prompt: str = "x", seed: int | None = Non
 
 async def until(condition: Callable[[], bool]) -> None:
     """Return as soon as the condition holds."""
-    while not condition():
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 def balanced(statistics: PoolStatistics) -> bool:
@@ -180,6 +181,98 @@ async def test_requests_wait_for_a_server_that_is_not_ready(nodes: Callable[[int
     node.health = 200
     await waiting
     await engines.close()
+
+
+@pytest.mark.parametrize("odd", [Response("busy", 503), Response("{}", 429), Response(b'{"data": null}'), ValueError()])
+async def test_a_health_check_that_goes_wrong_is_made_again(odd: Response | Exception) -> None:
+    class Odd(FakeNode):
+        asked = 0
+
+        async def models(self, request: Request) -> Response:
+            self.asked += 1
+            if self.asked > 1:
+                return await super().models(request)
+            if isinstance(odd, Exception):
+                raise odd
+            return odd
+
+    odd_node = Odd()
+    with odd_node.up():
+        engines = pool(odd_node)
+        await asyncio.wait_for(edit(engines), 5)
+        await engines.close()
+    assert odd_node.asked > 1
+
+
+async def test_a_health_check_that_nobody_waited_for_says_nothing_of_what_a_node_offers() -> None:
+    go = threading.Event()
+
+    class Slow(FakeNode):
+        async def models(self, request: Request) -> Response:
+            while not go.is_set():
+                await asyncio.sleep(0.005)
+            return await super().models(request)
+
+    with FakeNode(capabilities=("edit",)).up() as quick, Slow(capabilities=("detect",)).up() as slow:
+        slow.otherwise = says({"data": []})
+        engines = pool(quick, slow)
+        await edit(engines)
+        finding = engines.detector.detect(picture(), "no such word", box_threshold=0.3, text_threshold=0.3)
+        request = asyncio.ensure_future(finding)
+        await until(lambda: engines.get_statistics().pending == 1)
+        go.set()
+        # The embedded detector, which stands in where no server detects, would refuse the words.
+        assert list(await request) == []
+        await engines.close()
+
+
+async def test_requests_leave_a_node_that_fell_silent(nodes: Callable[[int], list[FakeNode]]) -> None:
+    pair = nodes(2)
+    go = threading.Event()
+    for node in pair:
+        node.otherwise = held(go)
+    quick = {"open_seconds": 0.02, "health_seconds": 0.05, "probe_seconds": 0.2}
+    settings = PoolSettings(initial_limit=2, hedge_factor=0, **quick)  # type: ignore[arg-type]
+    engines = pool(*pair, settings=settings)
+    requests = [asyncio.create_task(edit(engines)) for _ in range(4)]
+    await until(lambda: all(node.running == 2 for node in pair))
+    # A machine that loses its power closes no connections: it says nothing any more.
+    pair[0].silent = True
+    await until(lambda: pair[0].hung_up == 2)
+    go.set()
+    await asyncio.gather(*requests)
+    statistics = engines.get_statistics()
+    await engines.close()
+    assert [node.answered for node in statistics.nodes] == [0, 4]
+    assert balanced(statistics)
+
+
+async def test_requests_stay_on_a_silent_node_when_there_is_no_other(nodes: Callable[[int], list[FakeNode]]) -> None:
+    (node,) = nodes(1)
+    go = threading.Event()
+    node.otherwise = held(go)
+    engines = pool(node, settings=PoolSettings(open_seconds=0.01, health_seconds=0.01, probe_seconds=0.05))
+    request = asyncio.create_task(edit(engines))
+    await until(lambda: node.running == 1)
+    node.silent = True
+    await until(lambda: engines.pool.nodes[0].silent > 4)
+    go.set()
+    await request
+    await engines.close()
+    assert len(node.forms) == 1
+
+
+async def test_closing_the_pool_ends_what_waits(nodes: Callable[[int], list[FakeNode]]) -> None:
+    (node,) = nodes(1)
+    node.otherwise = answer(after=30)
+    engines = pool(node, settings=PoolSettings(initial_limit=1))
+    requests = [asyncio.create_task(edit(engines)) for _ in range(3)]
+    await until(lambda: node.running == 1)
+    await engines.close()
+    for request in requests:
+        with pytest.raises(ToolError, match="was closed"):
+            await request
+    assert balanced(engines.get_statistics())
 
 
 async def test_a_restarted_server_may_be_another_one() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from agentfly.agents import StopReason, ToolRecord, Trajectory, Turn
-from agentfly.agents.evaluation import Evaluation, choices, estimate, paired_difference
+from agentfly.evaluation.chains import Evaluation, choices, paired_difference
+from agentfly.evaluators.estimates import estimate
 
 
 def evaluation(*scores: float) -> Evaluation:

@@ -1,0 +1,26 @@
+"""How good an agent is: runs over data sets that survive their process, comparisons of two runs, replays of one."""
+
+from agentfly.evaluation.chains import Evaluation, evaluate_agent, paired_difference
+from agentfly.evaluation.compare import compare_runs, comparison_page, permutation_p, write_comparison
+from agentfly.evaluation.records import TaskFacts, TaskRecord
+from agentfly.evaluation.run import EvaluationRun, run_evaluation
+from agentfly.evaluation.settings import EvaluationSettings, read_settings
+from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
+
+__all__ = [
+    "Evaluation",
+    "EvaluationRun",
+    "EvaluationSettings",
+    "TaskAgent",
+    "TaskFacts",
+    "TaskRecord",
+    "compare_runs",
+    "comparison_page",
+    "evaluate_agent",
+    "make_task_agent",
+    "paired_difference",
+    "permutation_p",
+    "read_settings",
+    "run_evaluation",
+    "write_comparison",
+]

@@ -1,0 +1,185 @@
+"""Two runs on the same tasks: by how much they differ, and whether that could be chance.
+
+Tasks are matched by id; a task that only one run has, that is not the same task in both, or that one run has no score
+of, is left out and counted. The difference d_i = B_i - A_i of a task is the unit of everything:
+
+- its mean with a 95 % percentile bootstrap over tasks (Efron and Tibshirani, 1993);
+- a two-sided sign-flip permutation test (Fisher, 1935; Good, 2005): under "no difference" the sign of every d_i is as
+  likely plus as minus, so p is the share of sign patterns whose mean is at least as far from 0 as the one seen. Exact
+  up to 16 differences that are not 0; beyond that (1 + hits) / (1 + 10000) over seeded random patterns;
+- how many tasks B wins, ties (within 0.05 points) and loses.
+
+p-values of task types are not corrected for their number: with many types, some are small by chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentfly.errors import ConfigError, unknown_name
+from agentfly.evaluation.journal import FILE_NAME, read_records, write_text
+from agentfly.evaluation.markdown import interval as shown
+from agentfly.evaluation.markdown import table
+from agentfly.evaluation.records import TaskRecord
+from agentfly.evaluation.summary import ALL, interval
+
+TIE = 0.05  # points of 100; what the tables do not show is no win
+_ZERO = 1e-9
+EXACT = 16
+RESAMPLES = 10_000
+_CHUNK = 500
+
+
+def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int = 0) -> dict[str, Any]:
+    """Compare two run folders.
+
+    Args:
+        a, b: folders of `agentfly eval` or `agentfly replay`; a difference is B minus A.
+        evaluators: labels; those that both runs have without them.
+        seed: of the permutation test.
+
+    Returns:
+        Plain JSON: by evaluator, the row over all tasks and one a task type; and what was not compared.
+
+    Raises:
+        ConfigError: a folder holds no run, the runs share no evaluator or no task.
+    """
+    first, second = _records(a), _records(b)
+    labels = _labels(first, second, evaluators, a, b)
+    both = [id_ for id_ in first if id_ in second]
+    different = [id_ for id_ in both if first[id_].task.fingerprint != second[id_].task.fingerprint]
+    pairs = [(first[id_], second[id_]) for id_ in both if id_ not in set(different)]
+    if not pairs:
+        raise ConfigError(f"{str(a)!r} and {str(b)!r} share no task: compare runs on the same data set")
+    return {
+        "a": str(a),
+        "b": str(b),
+        "tasks": len(pairs),
+        "unmatched": {
+            "only_a": [id_ for id_ in first if id_ not in second],
+            "only_b": [id_ for id_ in second if id_ not in first],
+            "different": different,
+        },
+        "evaluators": {label: _compared(pairs, label, seed) for label in labels},
+    }
+
+
+def permutation_p(differences: Sequence[float], *, seed: int = 0) -> float:
+    """p-value of the two-sided sign-flip test; 1.0 where no difference is other than 0."""
+    values = np.asarray([d for d in differences if abs(d) > _ZERO], np.float64)
+    if values.size == 0:
+        return 1.0
+    seen = abs(float(values.sum())) - 1e-9 * float(np.abs(values).sum())
+    if values.size <= EXACT:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate((sums + value, sums - value))
+        return float((np.abs(sums) >= seen).mean())
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(RESAMPLES // _CHUNK):
+        signs = rng.integers(0, 2, (_CHUNK, values.size), dtype=np.int8)
+        hits += int((np.abs((2.0 * signs - 1.0) @ values) >= seen).sum())
+    return (1 + hits) / (1 + RESAMPLES)
+
+
+def comparison_page(found: Mapping[str, Any]) -> str:
+    """The comparison in Markdown."""
+    parts = [f"# {found['b']} against {found['a']}\n", f"A is {found['a']}, B is {found['b']}.\n"]
+    head = ["task type", "tasks", "A", "B", "B - A", "p", "win / tie / loss", "left out"]
+    for label, groups in found["evaluators"].items():
+        rows = [_row(name, group) for name, group in {**groups["by_type"], ALL: groups[ALL]}.items()]
+        parts += [f"## {label}\n", table(head, rows)]
+    parts.append(
+        "Means from 0 to 100 with 95 % bootstrap intervals over tasks; p of a two-sided sign-flip permutation test, "
+        "not corrected for the number of task types; left out are tasks that A / B have no score of.\n"
+    )
+    parts += _unmatched(found["unmatched"])
+    return "\n".join(parts)
+
+
+def write_comparison(found: Mapping[str, Any], out: Path) -> None:
+    """Write `comparison.json` and `comparison.md` into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "comparison.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "comparison.md", comparison_page(found))
+
+
+def _records(folder: Path) -> dict[str, TaskRecord]:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ConfigError(f"there is no run in {str(folder)!r}: name the --out folder of `agentfly eval`")
+    found = {record.id: record for record in read_records(path)}
+    if not found:
+        raise ConfigError(f"the run in {str(folder)!r} has no finished task")
+    return found
+
+
+def _labels(
+    first: Mapping[str, TaskRecord], second: Mapping[str, TaskRecord], wanted: Sequence[str], a: Path, b: Path
+) -> list[str]:
+    has_a, has_b = (dict.fromkeys(label for r in run.values() for label in r.scores) for run in (first, second))
+    common = [label for label in has_a if label in has_b]
+    if not common:
+        raise ConfigError(
+            f"the runs share no evaluator ({', '.join(has_a)} in {a}; {', '.join(has_b)} in {b}): score one again with "
+            "`agentfly replay RUN --evaluator …`"
+        )
+    for label in wanted:
+        if label not in common:
+            raise ConfigError(unknown_name("evaluator of both runs", label, common))
+    return list(wanted) or common
+
+
+def _compared(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> dict[str, Any]:
+    types = sorted({one.task.task_type for one, _ in pairs})
+    groups = {name: [pair for pair in pairs if pair[0].task.task_type == name] for name in types}
+    return {
+        ALL: _figures(pairs, label, seed),
+        "by_type": {name: _figures(group, label, seed) for name, group in groups.items()},
+    }
+
+
+def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> dict[str, Any]:
+    values = [(one.value(label), other.value(label)) for one, other in pairs]
+    scored = [(before, after) for before, after in values if before is not None and after is not None]
+    differences = [after - before for before, after in scored]
+    return {
+        "tasks": len(scored),
+        "not_scored": {"a": sum(v[0] is None for v in values), "b": sum(v[1] is None for v in values)},
+        "a": interval(before for before, _ in scored),
+        "b": interval(after for _, after in scored),
+        "difference": interval(differences),
+        "p": permutation_p(differences, seed=seed) if differences else None,
+        "win": sum(d > TIE for d in differences),
+        "tie": sum(abs(d) <= TIE for d in differences),
+        "loss": sum(d < -TIE for d in differences),
+    }
+
+
+def _row(name: str, group: Mapping[str, Any]) -> list[str]:
+    p = "–" if group["p"] is None else f"{group['p']:.4f}"
+    counts = f"{group['win']} / {group['tie']} / {group['loss']}"
+    left = f"{group['not_scored']['a']} / {group['not_scored']['b']}"
+    shown_name = "**all**" if name == ALL else name
+    means = shown(group["a"]), shown(group["b"]), shown(group["difference"], sign="+")
+    return [shown_name, str(group["tasks"]), *means, p, counts, left]
+
+
+def _unmatched(unmatched: Mapping[str, Sequence[str]]) -> list[str]:
+    words = {
+        "only_a": "that only A has",
+        "only_b": "that only B has",
+        "different": "that have other words or pictures in A than in B",
+    }
+    lines = [
+        f"- {len(ids)} tasks {words[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"
+        for reason, ids in unmatched.items()
+        if ids
+    ]
+    return ["Not compared:\n", "".join(lines)] if lines else ["Every task of both runs was compared.\n"]

@@ -1,0 +1,124 @@
+"""Tables of a run in Markdown: for a README, a paper's appendix, or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agentfly.evaluation.summary import ALL
+
+Row = Sequence[str]
+
+
+def table(head: Row, rows: Iterable[Row]) -> str:
+    """A Markdown table; the first column is text, the others are figures."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
+
+
+def interval(found: Mapping[str, float] | None, scale: float = 1.0, sign: str = "") -> str:
+    """A mean with its interval, "–" for none."""
+    if found is None:
+        return "–"
+    mean, low, high = (scale * found[key] for key in ("mean", "low", "high"))
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def run_page(summary: Mapping[str, Any]) -> str:
+    """The page of a run."""
+    groups = {**summary["by_type"], ALL: summary[ALL]}
+    parts = [
+        f"# {summary['agent']} on {summary['data']}\n",
+        _facts(summary),
+        "## Scores\n",
+        _scores(summary["evaluators"], groups),
+        f"Means from 0 to 100 over the tasks that were scored, with 95 % bootstrap intervals over tasks; success is a "
+        f"score of {summary['success_from']:g} or more from {summary['evaluators'][0]}.\n",
+        *_missing(summary),
+        "## Work\n",
+        _work(groups),
+        "Means a task; tokens are those of the policy (in + out). Seconds run from the start of a task to its end, "
+        "waiting for other tasks included.\n",
+        *_judging(summary[ALL]["judge"]),
+        *_counts("Tools", "tool", {name: group["tools"] for name, group in groups.items()}),
+        *_counts("How tasks ended", "stop reason", {name: group["stop_reasons"] for name, group in groups.items()}),
+    ]
+    return "\n".join(parts)
+
+
+def _facts(summary: Mapping[str, Any]) -> str:
+    shown = [(name, summary.get(name)) for name in ("model", "split", "wall_clock_seconds")]
+    return "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in shown if value is not None)
+
+
+def _scores(labels: Sequence[str], groups: Mapping[str, Any]) -> str:
+    head = ["task type", "tasks", "failed", *(f"{label}" for label in labels), "success %", "not scored"]
+    rows = []
+    for name, group in groups.items():
+        scores = [interval(group["scores"][label]["score"]) for label in labels]
+        missing = " / ".join(str(group["scores"][label]["not_scored"]) for label in labels)
+        counts = [str(group["tasks"]), str(group["failed"])]
+        rows.append([_name(name), *counts, *scores, interval(group["success"], 100), missing])
+    return table(head, rows)
+
+
+def _missing(summary: Mapping[str, Any]) -> list[str]:
+    scores = summary[ALL]["scores"]
+    lines = [
+        f"- {label}: {count} × {_cell(reason)}\n"
+        for label in summary["evaluators"]
+        for reason, count in scores[label]["reasons"].items()
+    ]
+    return ["Not scored, by evaluator:\n", "".join(lines)] if lines else []
+
+
+def _work(groups: Mapping[str, Any]) -> str:
+    head = ["task type", "turns", "tool calls", "tool errors", "tokens", "mean s", "p50 s", "p95 s"]
+    rows = []
+    for name, group in groups.items():
+        tokens, seconds = group["tokens"], group["seconds"] or {}
+        shown = "–" if tokens is None else f"{tokens['prompt'] / group['tasks']:.0f} + "
+        shown += "" if tokens is None else f"{tokens['completion'] / group['tasks']:.0f}"
+        work = [_number(group[key]) for key in ("turns", "tool_calls", "tool_errors")]
+        rows.append([_name(name), *work, shown, *(_number(seconds.get(key)) for key in ("mean", "p50", "p95"))])
+    return table(head, rows)
+
+
+def _judging(judges: Mapping[str, Any]) -> list[str]:
+    if not judges:
+        return []
+    head = ["judge", "requests", "failed", "tokens in", "tokens out", "cost", "s a request"]
+    rows = [
+        [
+            label,
+            str(usage["requests"]),
+            str(usage["failed_requests"]),
+            str(usage["prompt_tokens"]),
+            str(usage["completion_tokens"]),
+            "not known" if usage["cost"] is None else f"{usage['cost']:.4f}",
+            _number(usage["seconds"] / usage["requests"] if usage["requests"] else None),
+        ]
+        for label, usage in judges.items()
+    ]
+    return ["## Judging\n", table(head, rows), "A cost is known where the judge's spec gives its prices.\n"]
+
+
+def _counts(title: str, what: str, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    names = list(counts[ALL])
+    if not names:
+        return []
+    rows = [[name, *(str(group.get(name, 0)) for group in counts.values())] for name in names]
+    return [f"## {title}\n", table([what, *map(_name, counts)], rows)]
+
+
+def _name(group: str) -> str:
+    return "**all**" if group == ALL else group
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _cell(text: str) -> str:
+    """Text of others as one cell: no line break, and no bar that would end it."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,196 @@
+"""An evaluation from settings to its table: resumable, bounded, and no task ends the run.
+
+Tasks are taken from the data set one by one, so a large set costs no more memory than the tasks in flight. What is
+finished is on disk at once (`agentfly.evaluation.journal`); what an earlier start finished is not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentfly.agents.trajectory import StopReason, Trajectory
+from agentfly.agents.waiting import Abandoned, Overtime, bounded, together
+from agentfly.datasets.task import EditTask
+from agentfly.errors import AgentFlyError, ConfigError, DatasetError, ImageError
+from agentfly.evaluation.journal import RunFolder
+from agentfly.evaluation.pages import write_pages
+from agentfly.evaluation.records import TaskFacts, TaskRecord
+from agentfly.evaluation.scoring import Scorer
+from agentfly.evaluation.settings import EvaluationSettings
+from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
+from agentfly.images import ImageStore
+from agentfly.messages import text_message
+
+logger = logging.getLogger(__name__)
+
+OnRecord = Callable[[TaskRecord, bool], None]
+
+
+@dataclass
+class EvaluationRun:
+    """Runs the tasks of a data set that are not finished yet.
+
+    Attributes:
+        agent: attempts them.
+        tasks: in order; taken lazily.
+        scorer: scores what the agent left.
+        folder: where it is kept.
+        concurrency: tasks at once.
+        timeout: seconds for one attempt.
+        retry_failed: run the tasks again that a fault ended in an earlier start.
+        on_record: is told of every record, and whether an earlier start had it.
+    """
+
+    agent: TaskAgent
+    tasks: Iterable[EditTask]
+    scorer: Scorer
+    folder: RunFolder
+    concurrency: int = 8
+    timeout: float = 900.0
+    retry_failed: bool = False
+    on_record: OnRecord = lambda record, resumed: None
+    _order: dict[str, None] = field(default_factory=dict, init=False)
+
+    async def __call__(self) -> list[TaskRecord]:
+        """Records of all tasks, in the order of the data set.
+
+        Raises:
+            ConfigError: agent or evaluator is set up wrongly, or the folder has another task under an id.
+            DatasetError: the data set has a row that cannot be read, or an id twice.
+        """
+        tasks, turn = iter(self.tasks), asyncio.Lock()
+        await together(self._work(tasks, turn) for _ in range(self.concurrency))
+        return [self.folder.finished[task] for task in self._order]
+
+    async def _work(self, tasks: Iterator[EditTask], turn: asyncio.Lock) -> None:
+        while True:
+            async with turn:
+                # Reading a row can mean decoding or a download.
+                task = await asyncio.to_thread(next, tasks, None)
+                if task is None:
+                    return
+                if task.id in self._order:
+                    raise DatasetError(f"two tasks have the id {task.id!r}: ids are unique in a data set")
+                self._order[task.id] = None
+            done = self._finished(task)
+            if done is not None:
+                self.on_record(done, True)
+                continue
+            record = await self._record(task)
+            await self.folder.append(record)
+            self.on_record(record, False)
+
+    def _finished(self, task: EditTask) -> TaskRecord | None:
+        done = self.folder.finished.get(task.id)
+        if done is None or (self.retry_failed and done.failed):
+            return None
+        if done.task.instruction != task.instruction:
+            raise ConfigError(
+                f"{str(self.folder.folder)!r} has another task under the id {task.id!r}: the data set has changed, "
+                "use another --out"
+            )
+        return done
+
+    async def _record(self, task: EditTask) -> TaskRecord:
+        images = self.folder.images
+        try:
+            facts = await asyncio.to_thread(TaskFacts.keep, task, images)
+        except ImageError as fault:
+            return await self._scored(TaskFacts.without_pictures(task), ended(task, StopReason.ERROR, str(fault)))
+        trajectory = await self._attempt(task)
+        await asyncio.to_thread(_copy_pictures, trajectory, self.agent.store, images)
+        return await self._scored(facts, trajectory)
+
+    async def _scored(self, facts: TaskFacts, trajectory: Trajectory) -> TaskRecord:
+        scores, judges = await self.scorer.score(facts, trajectory, self.folder.images)
+        return TaskRecord(facts, trajectory, scores, judges)
+
+    async def _attempt(self, task: EditTask) -> Trajectory:
+        begun = time.monotonic()
+        try:
+            trajectory = await bounded(self.agent.attempt(task), self.timeout)
+        except ConfigError:
+            raise
+        except Overtime:
+            trajectory = ended(task, StopReason.WALL_CLOCK, f"no trajectory within {self.timeout:g} s")
+        except Abandoned:
+            trajectory = ended(task, StopReason.ERROR, "the agent cancelled its own work")
+        except Exception as fault:  # the boundary of a task: a bug in one must not end the run
+            logger.exception("task %s failed", task.id)
+            words = str(fault) if isinstance(fault, AgentFlyError) else f"{type(fault).__name__}: {fault}"
+            trajectory = ended(task, StopReason.ERROR, words)
+        trajectory.seconds = trajectory.seconds or time.monotonic() - begun
+        return trajectory
+
+
+def ended(task: EditTask, reason: StopReason, error: str) -> Trajectory:
+    """The trajectory of a task about which nothing is known but how it ended."""
+    return Trajectory(task.id, task.id, [text_message("user", task.instruction)], stop_reason=reason, error=error)
+
+
+def _copy_pictures(trajectory: Trajectory, source: ImageStore, target: ImageStore) -> None:
+    """An agent may work in a store of its own; the run keeps what the trajectory names."""
+    if source is target:
+        return
+    for handle in {*trajectory.names.values(), *trajectory.images, trajectory.final_image}:
+        if handle is not None and handle not in target and handle in source:
+            target.put(source.get(handle))
+
+
+async def run_evaluation(
+    settings: EvaluationSettings, on_record: OnRecord = lambda record, resumed: None
+) -> dict[str, Any]:
+    """Run what settings say, write the pages, and return the summary.
+
+    Raises:
+        ConfigError: a setting is wrong, or the folder belongs to another run.
+        DatasetError: the data set cannot be read.
+    """
+    from agentfly.datasets import load_tasks
+
+    scorer = Scorer(settings.specs, settings.concurrency)
+    folder = RunFolder(settings.out, settings.identity())
+    try:
+        tasks = load_tasks(
+            settings.data,
+            split=settings.split,
+            limit=settings.limit,
+            seed=settings.seed,
+            root=settings.root,
+            **settings.data_options,
+        )
+        agent = make_task_agent(settings, folder.images)
+        run = EvaluationRun(
+            agent,
+            tasks,
+            scorer,
+            folder,
+            settings.concurrency,
+            settings.timeout,
+            settings.retry_failed,
+            on_record,
+        )
+        begun = time.monotonic()
+        try:
+            records = await run()
+        finally:
+            await agent.close()
+        if not records:
+            raise DatasetError(f"{settings.data!r} has no task: check --split and --data-options")
+        about = {
+            "agent": agent.name,
+            "model": settings.model,
+            "data": settings.data,
+            "split": settings.split,
+            "wall_clock_seconds": round(time.monotonic() - begun, 1),
+        }
+        return await asyncio.to_thread(
+            write_pages, settings.out, records, scorer.labels, folder.images, about, settings.gallery
+        )
+    finally:
+        folder.close()

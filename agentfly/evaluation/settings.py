@@ -1,0 +1,144 @@
+"""What `agentfly eval` can be told, on the command line or in a YAML file: the keys are the options.
+
+Keys of services are never settings: they are named by environment variable (`api_key_env`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, field_validator
+
+from agentfly.errors import ConfigError
+from agentfly.evaluation.scoring import read_specs
+from agentfly.settings import Settings
+
+# What decides how fast or where a run works, or how much of it: these may change from start to start.
+_NOT_IDENTITY = frozenset(("out", "concurrency", "gallery", "retry_failed", "limit", "root"))
+
+
+class EvaluationSettings(Settings):
+    """An evaluation: agent × data set × evaluators.
+
+    Attributes:
+        data: name of a data set or path, as `agentfly.datasets.load_tasks` takes it.
+        out: folder of the run; a run that was begun there goes on.
+        split, seed, root, data_options: of the data set; `limit` tasks at most.
+        agent: "image-editing", "refinement-loop", "director-generator", or "module:name".
+        model: policy folder, hub name, or the endpoint's model name.
+        base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
+        template: chat template; the checkpoint's own without it.
+        engine: what works behind the tools, by name or as a mapping of engines.
+        max_turns: generations of a task at most; the policy's own limit without it.
+        max_tokens: sampled tokens of a turn at most; the policy's own limit without it.
+        temperature: of the policy; 0 is greedy.
+        api_key_env: environment variable with the endpoint's key.
+        backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
+        agent_options: further keyword arguments of the agent.
+        evaluator: specs of evaluators, the headline first; see `agentfly.evaluation.scoring`.
+        concurrency: tasks at once.
+        timeout: seconds that the agent may take for one task.
+        gallery: tasks in the gallery at most, worst first; 0 for no gallery.
+        retry_failed: run the tasks again that a fault ended in an earlier start.
+    """
+
+    data: str
+    out: Path
+    split: str | None = None
+    limit: int | None = Field(None, ge=1)
+    seed: int = 0
+    root: Path | None = None
+    data_options: Mapping[str, Any] = Field(default_factory=dict)
+    agent: str = "image-editing"
+    model: str | None = None
+    base_url: str | None = None
+    template: str | None = None
+    engine: str | Mapping[str, Any] | None = None
+    max_turns: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    api_key_env: str = "OPENAI_API_KEY"
+    backend_config: Mapping[str, Any] = Field(default_factory=dict)
+    agent_options: Mapping[str, Any] = Field(default_factory=dict)
+    evaluator: tuple[str | Mapping[str, Any], ...] = ("reference",)
+    concurrency: int = Field(8, ge=1)
+    timeout: float = Field(900.0, gt=0)
+    gallery: int = Field(200, ge=0)
+    retry_failed: bool = False
+
+    @field_validator("evaluator", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, (str, Mapping)) else given
+
+    @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """The evaluators by label, files read."""
+        return read_specs(self.evaluator)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for results to belong to one run, JSON-able.
+
+        Raises:
+            ConfigError: a setting holds a key, which must not be written down.
+        """
+        chosen = self.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
+        chosen["evaluator"] = self.specs
+        for name in _names(chosen):
+            if name.lower() in ("api_key", "apikey", "token", "password", "secret"):
+                raise ConfigError(f"keys do not belong into settings: name the environment variable instead of {name}")
+        if self.model is not None and Path(self.model).is_dir():
+            chosen["model_files"] = _stamp(Path(self.model))
+        return chosen
+
+
+def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSettings:
+    """Settings of a YAML file and of the command line, which goes first.
+
+    Args:
+        config: the file; None for none.
+        given: options; those that are None were not given.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown, wrong or missing.
+    """
+    values = {} if config is None else _read(config)
+    values.update({name: value for name, value in given.items() if value is not None})
+    for name in ("data", "out"):
+        if name not in values:
+            raise ConfigError(f"--{name} is missing: give it, or {name}: in the file of --config")
+    return EvaluationSettings(**values)
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise ConfigError(f"cannot read {str(config)!r}: {fault.strerror or fault}") from fault
+    except yaml.YAMLError as fault:
+        raise ConfigError(f"{str(config)!r} is not valid YAML: {str(fault).splitlines()[0]}") from fault
+    if not isinstance(values, dict):
+        raise ConfigError(f"{str(config)!r} holds no settings: write one `name: value` a line, such as data: stickers")
+    return values
+
+
+def _names(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield str(name)
+            yield from _names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names(item)
+
+
+def _stamp(folder: Path) -> str:
+    """Names, sizes and times of a checkpoint's files: new weights in the old place are another model."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    entries = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""A run on disk: `RUN.json` (whole after every phase), `RUN.log` (previews of what was said), `RUN/` (the pictures)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+from PIL import Image
+
+from agentfly.errors import ConfigError
+from agentfly.images import save_image
+from agentfly.systems.director_generator.records import CallRecord, PhaseRecord, PictureRecord, RunRecord
+from agentfly.systems.director_generator.settings import slug
+
+logger = logging.getLogger(__name__)
+
+_PREVIEW = 200
+
+
+def run_id(prompt: str) -> str:
+    """A name for a run that sorts by time and tells what it is about: runs may share a folder."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{slug(prompt)[:30].strip('-') or 'run'}-{uuid4().hex[:6]}"
+
+
+@dataclass
+class RunFolder:
+    """Writes a run while it goes on, and logs it.
+
+    Attributes:
+        folder: where results go; made when it is not there.
+        run: name of the run.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+
+    folder: Path
+    run: str
+    _handler: logging.Handler = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._handler = logging.FileHandler(self.folder / f"{self.run}.log", encoding="utf-8")
+        except OSError as fault:
+            raise ConfigError(f"cannot write to {str(self.folder)!r}: {fault.strerror or fault}") from None
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("agentfly").addHandler(self._handler)
+
+    @property
+    def result(self) -> Path:
+        """The JSON file."""
+        return self.folder / f"{self.run}.json"
+
+    def phase_begins(self, phase: PhaseRecord) -> None:
+        """Log it."""
+        logger.info("round %d, %s", phase.loop, phase.phase)
+
+    def called(self, phase: PhaseRecord, call: CallRecord) -> None:
+        """Log previews of what was said."""
+        end = f"failed: {call.error}" if call.error else f"reply: {_preview(call.reply)}"
+        logger.log(
+            logging.WARNING if call.error else logging.INFO,
+            "round %d, %s: %s %s (%s via %s, %d pictures, %.1f s)\n  system: %s\n  user: %s\n  %s",
+            *(phase.loop, phase.phase, call.role, call.agent, call.model, call.via, len(call.images), call.seconds),
+            *(_preview(call.system), _preview(call.user), end),
+        )
+
+    def painted(self, phase: PhaseRecord, picture: PictureRecord, image: Image.Image | None) -> None:
+        """Write the picture and log it."""
+        if image is not None:
+            mark = "_stand-in" if picture.stand_in else ""
+            name = f"{self.run}/loop{picture.loop:02d}_{slug(picture.generator)}{mark}.png"
+            save_image(image, self.folder / name)
+            picture.file = name
+        how = picture.file or f"no picture ({picture.fault})"
+        logger.info(
+            "round %d, paint: %s, seed %d, by %s: %s",
+            picture.loop,
+            picture.generator,
+            picture.seed,
+            picture.engine,
+            how,
+        )
+
+    def phase_ended(self, run: RunRecord) -> None:
+        """Write the result so far: a run that is killed leaves what it has done."""
+        partial = self.result.with_suffix(f".{os.getpid()}.part")
+        partial.write_text(json.dumps(run.to_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self.result)
+
+    def close(self) -> None:
+        """End the log."""
+        logging.getLogger("agentfly").removeHandler(self._handler)
+        self._handler.close()
+
+
+def _preview(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _PREVIEW else f"{line[:_PREVIEW]}... ({len(line)} characters)"

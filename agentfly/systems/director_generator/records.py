@@ -1,0 +1,164 @@
+"""What a run did: every phase, every call, every picture. Plain data that becomes one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Phase = Literal["brief", "write", "paint", "critique", "refine"]
+Role = Literal["director", "generator"]
+Status = Literal["running", "threshold", "max_loops", "recursion_limit", "timeout", "failed"]
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One question to an agent, with all attempts at it.
+
+    Attributes:
+        role, agent: who was asked.
+        model, via: id of the model, and "litellm", "client" or the backend's class.
+        system, user: what was said; of several attempts the last.
+        images: handles of the pictures that were shown, in order.
+        reply: the agent's words, of the last attempt.
+        data: what was read from the reply.
+        error: why there is nothing to use, None when there is.
+        finish_reason: of the last attempt, "" where none came back.
+        attempts: questions asked; what the backend tried again by itself is not in it.
+        prompt_tokens, completion_tokens: of all attempts, as the server counts them.
+    """
+
+    role: Role
+    agent: str
+    model: str
+    via: str
+    system: str
+    user: str
+    images: tuple[str, ...] = ()
+    reply: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    finish_reason: str = ""
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class PictureRecord:
+    """One picture that was asked for.
+
+    Attributes:
+        loop, generator: whose it is.
+        prompt, negative_prompt, seed: what was asked.
+        engine: who made it.
+        handle: in the run's store; None where there is no picture.
+        file: where it was written, relative to the result; None where nothing is written.
+        stand_in: a placeholder took the place of a picture that could not be made; `fault` says why.
+        fault: what went wrong, None when nothing did.
+        score: mean of the directors' scores (0 to 100); None while nobody has scored it.
+        critiques: what each director said, by name: `{"score": ..., "feedback": ...}`.
+    """
+
+    loop: int
+    generator: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    engine: str = ""
+    handle: str | None = None
+    file: str | None = None
+    stand_in: bool = False
+    fault: str | None = None
+    seconds: float = 0.0
+    score: float | None = None
+    critiques: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class PhaseRecord:
+    """One phase of one round; the brief is of round 0."""
+
+    phase: Phase
+    loop: int
+    calls: list[CallRecord] = field(default_factory=list)
+    pictures: list[PictureRecord] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class RunRecord:
+    """A whole run.
+
+    Attributes:
+        id: of the run.
+        prompt: what was asked for.
+        settings: in force, without keys.
+        started: ISO time, UTC.
+        status: how it ended: a good enough picture, all rounds done, the recursion limit, the caller's time limit, or a
+            failure.
+        error: of the last three.
+        steps: phases begun.
+        phases: in order.
+    """
+
+    id: str
+    prompt: str
+    settings: Mapping[str, Any]
+    started: str
+    status: Status = "running"
+    error: str | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    phases: list[PhaseRecord] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> list[PictureRecord]:
+        """All pictures, in order."""
+        return [picture for phase in self.phases for picture in phase.pictures]
+
+    @property
+    def calls(self) -> list[CallRecord]:
+        """All calls, in order."""
+        return [call for phase in self.phases for call in phase.calls]
+
+    @property
+    def best(self) -> PictureRecord | None:
+        """The best picture; see `best_of`."""
+        return best_of(self.pictures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        head = {name: value for name, value in vars(self).items() if name != "phases"}
+        best = self.best
+        return {
+            **head,
+            "best": None if best is None else asdict(best),
+            "counts": self.counts(),
+            "phases": [asdict(phase) for phase in self.phases],
+        }
+
+    def counts(self) -> dict[str, int]:
+        """What happened how often, and the tokens of it all."""
+        calls, pictures = self.calls, self.pictures
+        return {
+            "loops": max((phase.loop for phase in self.phases), default=0),
+            "calls": len(calls),
+            "failed_calls": sum(call.error is not None for call in calls),
+            "pictures": sum(picture.handle is not None for picture in pictures),
+            "failed_pictures": sum(picture.handle is None for picture in pictures),
+            "failovers": sum(picture.stand_in for picture in pictures),
+            "mock_pictures": sum(picture.engine == "mock" for picture in pictures),
+            "prompt_tokens": sum(call.prompt_tokens for call in calls),
+            "completion_tokens": sum(call.completion_tokens for call in calls),
+        }
+
+
+def best_of(pictures: Sequence[PictureRecord]) -> PictureRecord | None:
+    """The picture with the highest score, the earliest of equals; None where nothing has a score.
+
+    A stand-in is never better than a picture that was made as asked, whatever the directors say of it.
+    """
+    scored = [picture for picture in pictures if picture.score is not None]
+    return max(scored, key=lambda picture: (not picture.stand_in, picture.score or 0.0), default=None)

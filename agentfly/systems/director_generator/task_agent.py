@@ -1,0 +1,111 @@
+"""The director–generator as an agent that does editing tasks: a prompt-side baseline beside the trained one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import agentfly
+from agentfly.agents.llm_backends import ClientBackend, ClientConfig, LLMBackend
+from agentfly.agents.trajectory import Trajectory
+from agentfly.datasets.task import EditTask
+from agentfly.errors import ConfigError
+from agentfly.images import ImageStore, load_image
+from agentfly.systems.director_generator.painters import Easel, EditingPainter
+from agentfly.systems.director_generator.run import Request
+from agentfly.systems.director_generator.settings import ModelSettings, SdxlSettings, Studio, load_studio
+from agentfly.systems.director_generator.studio import DirectorGenerator
+from agentfly.systems.director_generator.trajectory import to_trajectory
+from agentfly.systems.environment import read_env
+from agentfly.vision import make_engines
+from agentfly.vision.base import Engines
+
+# Beside the package in a checkout; whoever installed the package alone names a file.
+_CONFIG = Path(agentfly.__file__).parents[1] / "recipes/director_generator/config/system_config.yaml"
+
+
+class DirectorGeneratorTaskAgent:
+    """Does tasks with directors and generators.
+
+    Args:
+        config: the YAML file; the recipe's own by default.
+        model: one chat model for everybody, in place of those of the file.
+        base_url: where that model is: an OpenAI-compatible endpoint up to /v1; None is the file's.
+        api_key_env: variable with the endpoint's key.
+        engine: what edits the task's picture, as in `agentfly.vision.make_engines`: the generators' prompts are
+            instructions for its editor. "sdxl" makes pictures from text alone, as `sdxl` in the file says; they have
+            nothing of the task's picture but what the directors tell of it.
+        max_loops, threshold, temperature, max_tokens: in place of the file's.
+        seed: of a task's first picture; the file's, or a random one, without it.
+        timeout: seconds of a task; what was done until then is kept.
+        backend: a chat backend for everybody, in place of a model.
+        store: keeps the pictures; in memory by default.
+        name: in tables.
+
+    Raises:
+        ConfigError: a setting is wrong, or the file is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: str | Path | None = None,
+        model: str | None = None,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        engine: str | Mapping[str, Any] | Engines | None = "classical",
+        max_loops: int | None = None,
+        threshold: float | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        timeout: float | None = None,
+        backend: LLMBackend | None = None,
+        store: ImageStore | None = None,
+        name: str = "director-generator",
+    ) -> None:
+        if base_url is not None and model is None:
+            raise ConfigError("base_url needs the name of the model there: give model too")
+        path = Path(config) if config is not None else _CONFIG
+        env = read_env()
+        studio = load_studio(path, env, max_loops=max_loops, evaluation_threshold=threshold)
+        studio = _changed(studio, seed, model=model, temperature=temperature, max_tokens=max_tokens)
+        if backend is None and model is not None and base_url is not None:
+            settings = studio.settings
+            client = ClientConfig(
+                base_url=base_url, api_key=env.get(api_key_env), timeout=settings.timeout, max_retries=settings.retries
+            )
+            backend = ClientBackend(model, client)
+        self.name = name
+        self._timeout = timeout
+        self.store = store or ImageStore()
+        backends = None if backend is None else dict.fromkeys(studio.settings.models, backend)
+        easel = None if engine == "sdxl" else Easel(EditingPainter(make_engines(engine).editor))
+        self._system = DirectorGenerator(studio, backends=backends, easel=easel, store=self.store)
+
+    async def attempt(self, task: EditTask) -> Trajectory:
+        """Do a task. What goes wrong is in the trajectory.
+
+        Raises:
+            ImageError: a picture of the task cannot be loaded.
+        """
+        pictures = tuple([await asyncio.to_thread(load_image, source) for source in task.images])
+        given = [self.store.put(picture) for picture in pictures]
+        record = await self._system.run(Request(task.instruction, pictures), timeout=self._timeout)
+        return to_trajectory(record, task, given, self.name)
+
+    async def close(self) -> None:
+        """Close connections and drop loaded models."""
+        await self._system.close()
+
+
+def _changed(studio: Studio, seed: int | None, **fields: str | float | None) -> Studio:
+    """A studio with fields of every model, and the seed, in place of its own; None leaves one as it is."""
+    changes = {name: value for name, value in fields.items() if value is not None}
+    settings = studio.settings
+    models = {alias: ModelSettings(**{**known.model_dump(), **changes}) for alias, known in settings.models.items()}
+    sdxl = settings.sdxl if seed is None else SdxlSettings(**{**settings.sdxl.model_dump(), "seed": seed % 2**32})
+    return replace(studio, settings=settings.model_copy(update={"models": models, "sdxl": sdxl}))

@@ -1,0 +1,130 @@
+"""A run as a trajectory, so that tables show it beside the agents that call tools.
+
+Every call of a director or a generator is a turn, in the order of the record. A prompt that became a picture is the
+call of a tool, `make_picture`, which the orchestrator carried out: the picture is the tool's result. There are no token
+ids: the chat is message-level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
+from agentfly.datasets.task import EditTask
+from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
+from agentfly.systems.director_generator.records import CallRecord, PictureRecord, RunRecord
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "make_picture",
+        "description": "Carried out by the orchestrator with every prompt that a generator writes.",
+        "parameters": {
+            "type": "object",
+            "properties": {"prompt": {"type": "string"}, "negative_prompt": {"type": "string"}},
+            "required": ["prompt"],
+        },
+    },
+}
+_STOPS = {
+    "threshold": StopReason.ANSWERED,
+    "max_loops": StopReason.MAX_TURNS,
+    "recursion_limit": StopReason.MAX_TURNS,
+    "timeout": StopReason.WALL_CLOCK,
+}
+
+
+def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], system: str) -> Trajectory:
+    """The trajectory of a run.
+
+    Args:
+        record: of the run.
+        task: that it worked on.
+        given: handles of the task's pictures.
+        system: name of the agent.
+    """
+    best = record.best
+    trajectory = Trajectory(
+        record.id,
+        task.id,
+        [Message("user", (*map(ImagePart, given), TextPart(f"\n{task.instruction}")))],
+        names={f"img_{number}": handle for number, handle in enumerate(dict.fromkeys(given), 1)},
+        images=list(given),
+        stop_reason=_stop(record),
+        error=record.error,
+        final_image=best.handle if best else None,
+        answer="" if best is None else f"{best.generator}, round {best.loop}: {best.prompt}",
+        seconds=record.seconds,
+        metadata={**task.metadata, "task_type": task.task_type, **_facts(record, best, system)},
+        tools=[TOOL],
+    )
+    for call, picture in _turns(record):
+        _add(trajectory, call, picture)
+    return trajectory
+
+
+def _stop(record: RunRecord) -> StopReason:
+    if record.status in _STOPS:
+        return _STOPS[record.status]
+    # Without a single usable reply in the last phase it was the chat that failed, not the painting.
+    last = record.phases[-1].calls if record.phases else []
+    return StopReason.BACKEND_ERROR if last and all(call.error for call in last) else StopReason.ERROR
+
+
+def _facts(record: RunRecord, best: PictureRecord | None, system: str) -> dict[str, Any]:
+    facts = {
+        "status": record.status,
+        "directors_score": None if best is None else best.score,
+        "best_is_stand_in": best is not None and best.stand_in,
+        **record.counts(),
+    }
+    return {"system": system, system: facts}
+
+
+def _turns(record: RunRecord) -> Iterator[tuple[CallRecord, PictureRecord | None]]:
+    """Calls in order, each with the picture that was made of it, if one was asked for."""
+    waiting = {(picture.loop, picture.generator): picture for picture in record.pictures}
+    for phase in record.phases:
+        for call in phase.calls:
+            picture = waiting.get((phase.loop, call.agent)) if call.role == "generator" and not call.error else None
+            yield call, picture
+
+
+def _add(trajectory: Trajectory, call: CallRecord, picture: PictureRecord | None) -> None:
+    said = f"[{call.role} {call.agent}] {call.reply or f'(failed: {call.error})'}"
+    made = None if picture is None else _make(picture)
+    trajectory.turns.append(
+        Turn(
+            call.reply,
+            call.finish_reason or "abort",
+            call.seconds,
+            () if made is None else (made,),
+            prompt_tokens=call.prompt_tokens,
+            completion_tokens=call.completion_tokens,
+        )
+    )
+    if picture is None or made is None:
+        trajectory.messages.append(text_message("assistant", said))
+        return
+    call_id = f"call_{len(trajectory.turns)}"
+    asked = ToolCall(call_id, "make_picture", made.arguments)
+    trajectory.messages.append(Message("assistant", (TextPart(said),), (asked,)))
+    trajectory.messages.append(_result(trajectory, picture, call_id))
+
+
+def _make(picture: PictureRecord) -> ToolRecord:
+    arguments = {"prompt": picture.prompt, "negative_prompt": picture.negative_prompt}
+    data = {"seed": picture.seed, "directors_score": picture.score, "stand_in": picture.stand_in}
+    return ToolRecord("make_picture", arguments, picture.seconds, picture.engine, picture.fault, data=data)
+
+
+def _result(trajectory: Trajectory, picture: PictureRecord, call_id: str) -> Message:
+    if picture.handle is None:
+        return Message("tool", (TextPart(f"no picture: {picture.fault}"),), tool_call_id=call_id)
+    names = {handle: name for name, handle in trajectory.names.items()}
+    name = names.get(picture.handle) or f"img_{len(trajectory.names) + 1}"
+    trajectory.names[name] = picture.handle
+    trajectory.images.append(picture.handle)
+    words = f"{name}, a placeholder: {picture.fault}" if picture.stand_in else name
+    return Message("tool", (TextPart(words), ImagePart(picture.handle)), tool_call_id=call_id)

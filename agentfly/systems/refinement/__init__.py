@@ -1,0 +1,28 @@
+"""The refinement loop: generator, evaluator and prompter take turns until a picture is good enough.
+
+`agentfly generate` runs it from the command line; `task_agent` runs it on tasks, beside trained agents.
+"""
+
+from agentfly.systems.refinement.factory import make_loop
+from agentfly.systems.refinement.generators import Generator, Picture, PictureRequest, make_generator
+from agentfly.systems.refinement.loop import Iteration, LoopEnd, Refinement, RefinementLoop
+from agentfly.systems.refinement.prompter import ChatPrompter, Critique, FeedbackPrompter, Prompter, ResponsesPrompter
+from agentfly.systems.refinement.settings import RefinementSettings
+
+__all__ = [
+    "ChatPrompter",
+    "Critique",
+    "FeedbackPrompter",
+    "Generator",
+    "Iteration",
+    "LoopEnd",
+    "Picture",
+    "PictureRequest",
+    "Prompter",
+    "Refinement",
+    "RefinementLoop",
+    "RefinementSettings",
+    "ResponsesPrompter",
+    "make_generator",
+    "make_loop",
+]

@@ -1,0 +1,105 @@
+"""Pictures without weights: figures that a prompt names are drawn, pictures that exist are edited by a small grammar.
+
+`CAN_DRAW` says what can be drawn. Whatever else is asked for is refused, and nothing is made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from agentfly.errors import EngineUnavailable
+from agentfly.systems.refinement.generators.base import Picture, PictureRequest
+from agentfly.systems.refinement.settings import RefinementSettings
+from agentfly.vision.base import EditParams
+from agentfly.vision.figures import COLOURS, SHAPES, WHITE, Figure, border_width
+
+CAN_DRAW = (
+    f"a COLOUR SHAPE, several of them joined by 'and', on a COLOUR background; colours are {', '.join(COLOURS)}, "
+    f"shapes {', '.join(SHAPES)}, backgrounds also white, black, grey and transparent"
+)
+_GROUNDS = {"white": WHITE, "black": (15, 15, 15), "grey": (128, 128, 128), "gray": (128, 128, 128), **COLOURS}
+_LEAD = re.compile(r"^(?:please )?(?:draw|paint|make|(?:a|the) (?:picture|drawing|image) of) (?:me )?")
+_GROUND = re.compile(rf" (?:on|against|with) an? (?P<ground>{'|'.join((*_GROUNDS, 'transparent'))}) background$")
+_FIGURE = re.compile(rf"(?:an?|one|the) (?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)})(?: sticker)?")
+_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a prompt names: (colour, shape) of each figure from left to right, and the ground, None where not said."""
+
+    figures: tuple[tuple[str, str], ...]
+    ground: str | None
+
+
+class ClassicalGenerator:
+    """Draws and edits.
+
+    Args:
+        settings: of the loop.
+    """
+
+    name = "classical"
+
+    def __init__(self, settings: RefinementSettings) -> None:
+        self._size = settings.pixels or (_SIDE, _SIDE)
+        self._background = settings.wanted_background
+
+    async def generate(self, request: PictureRequest) -> Picture:
+        """The picture of a request; see `Generator`."""
+        drawing = read_drawing(request.prompt)
+        if drawing is not None:
+            return Picture(await asyncio.to_thread(self._draw, drawing))
+        start = request.previous.image if request.previous else next(iter(request.references), None)
+        if start is None:
+            raise EngineUnavailable(
+                f"needs a model backend: the classical generator draws {CAN_DRAW}. It can also edit a reference picture"
+            )
+        # OpenCV is loaded when something is edited.
+        from agentfly.vision.classical import classical_engines
+
+        return Picture(await classical_engines().editor.edit(start, request.prompt, EditParams()))
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+    def _draw(self, drawing: Drawing) -> Image.Image:
+        ground = drawing.ground or ("transparent" if self._background == "transparent" else "white")
+        if ground != "transparent":
+            return Image.fromarray(self._figures(drawing.figures, _GROUNDS[ground]))
+        # On white and on black the same: there it is opaque.
+        light = self._figures(drawing.figures, (255, 255, 255)).astype(np.int32)
+        dark = self._figures(drawing.figures, (0, 0, 0)).astype(np.int32)
+        alpha = 255 - (light - dark).max(axis=2).clip(0, 255)
+        colour = dark * 255 // np.maximum(alpha, 1)[..., None]
+        return Image.fromarray(np.dstack([colour.clip(0, 255), alpha]).astype(np.uint8))
+
+    def _figures(
+        self, figures: Sequence[tuple[str, str]], ground: tuple[int, int, int]
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        width, height = self._size
+        pixels = np.full((height, width, 3), ground, np.uint8)
+        share = width / len(figures)
+        radius, border = 0.35 * min(share, height), border_width(width, height)
+        for index, (colour, shape) in enumerate(figures):
+            Figure(shape, colour, (index + 0.5) * share, height / 2, radius, border).draw(pixels)
+        return pixels
+
+
+def read_drawing(prompt: str) -> Drawing | None:
+    """What a prompt names; None where it is not all in the grammar."""
+    text = _LEAD.sub("", " ".join(prompt.lower().split()).rstrip(".!"))
+    ground = _GROUND.search(text)
+    if ground is not None:
+        text = text[: ground.start()]
+    matches = [_FIGURE.fullmatch(part.strip()) for part in re.split(r",(?: and)?| and ", text)]
+    figures = tuple((match["colour"], match["shape"]) for match in matches if match is not None)
+    if len(figures) < len(matches):
+        return None
+    return Drawing(figures, ground["ground"] if ground is not None else None)

@@ -1,0 +1,128 @@
+"""Pictures by an image server: from text at `/v1/images/generations`, from a picture at `/v1/images/edits`.
+
+What a server of ours offers it says itself. One that only makes pictures from text makes every picture from text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import EngineUnavailable, ImageError, ToolError
+from agentfly.images import load_image
+from agentfly.systems.refinement.generators.base import Picture, PictureRequest
+from agentfly.systems.refinement.responses import service_faults
+from agentfly.systems.refinement.settings import RefinementSettings
+from agentfly.systems.refinement.usage import Usage
+from agentfly.vision.openai_client import SdkClient
+
+logger = logging.getLogger(__name__)
+
+_BOTH = frozenset(("generate", "edit"))
+
+
+class ServerGenerator:
+    """Makes pictures on an image server.
+
+    Args:
+        settings: of the loop; `server_url` is where the server is.
+    """
+
+    def __init__(self, settings: RefinementSettings) -> None:
+        self.name = "image server"
+        self._settings = settings
+        url = (settings.server_url or "").rstrip("/")
+        endpoint = settings.endpoint(url if url.endswith("/v1") else f"{url}/v1")
+        self._sdk = SdkClient(endpoint)
+        self._model = ""
+        self._offers: frozenset[str] | None = None
+        self._ours = False
+        self._used: asyncio.AbstractEventLoop | None = None
+
+    async def generate(self, request: PictureRequest) -> Picture:
+        """The picture of a request; see `Generator`."""
+        with service_faults("the image server", self._settings.timeout):
+            sdk = self._sdk.get()
+            self._used = asyncio.get_running_loop()
+            offers = self._offers if self._offers is not None else await self._ask_offers()
+            start = [request.previous.image] if request.previous else list(request.references)
+            if start and "edit" in offers:
+                reply = await self._edit(start, request)
+                if reply is not None:
+                    return await asyncio.to_thread(_picture, reply)
+            if request.references and request.previous is None:
+                raise EngineUnavailable(
+                    "needs a server that edits: this one makes pictures from text only; leave the references out"
+                )
+            if "generate" not in offers:
+                raise EngineUnavailable("this image server edits and makes none from text: give a reference picture")
+            reply = await sdk.images.generate(prompt=request.prompt, **self._fields(request))
+        return await asyncio.to_thread(_picture, reply)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._used is asyncio.get_running_loop():
+            self._used = None
+            await self._sdk.get().close()
+
+    async def _ask_offers(self) -> frozenset[str]:
+        models = (await self._sdk.get().models.list()).data
+        model = models[0] if models else None
+        self._model = model.id if model is not None else "default"
+        self._ours = model is not None and model.owned_by == "agentfly"
+        self.name = f"image server ({self._model})"
+        told = (model.model_extra or {}).get("capabilities") if model is not None and self._ours else None
+        self._offers = frozenset(map(str, told)) if isinstance(told, list) else _BOTH
+        return self._offers
+
+    async def _edit(self, start: Sequence[Image.Image], request: PictureRequest) -> Any:
+        """The server's reply; None from a server without editing, which goes on from text."""
+        import openai
+
+        files = [
+            (f"picture_{index}.png", await asyncio.to_thread(_png, image), "image/png")
+            for index, image in enumerate(start)
+        ]
+        try:
+            return await self._sdk.get().images.edit(
+                image=files if len(files) > 1 else files[0], prompt=request.prompt, **self._fields(request)
+            )
+        except openai.NotFoundError:
+            if self._ours:
+                raise
+            logger.warning("the image server has no /v1/images/edits: every picture is made from text")
+            self._offers = frozenset(("generate",))
+            return None
+
+    def _fields(self, request: PictureRequest) -> dict[str, Any]:
+        settings, own = self._settings, {}
+        if self._ours:
+            own = {"num_inference_steps": settings.steps}
+            if settings.seed is not None:
+                own["seed"] = settings.seed + request.number - 1
+        extra = {**{name: value for name, value in own.items() if value is not None}, **settings.server_fields}
+        size = {} if settings.size == "auto" else {"size": settings.size}
+        return {"model": self._model, **size, **({"extra_body": extra} if extra else {})}
+
+
+def _picture(reply: Any) -> Picture:
+    first = reply.data[0] if reply.data else None
+    if first is None or not (first.b64_json or first.url):
+        raise ToolError("the image server sent no picture: use another prompt")
+    try:
+        encoded = base64.b64decode(first.b64_json) if first.b64_json else None
+        return Picture(load_image(encoded or first.url), encoded, usage=Usage(requests=1))
+    except (ImageError, ValueError) as fault:
+        raise ToolError(f"the image server sent a picture that cannot be read: {fault}") from fault
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,264 @@
+"""The loop: make a picture, judge it, write a better prompt; until it is good enough or the limit is reached.
+
+An iteration that fails (a refusal, moderation, a time-out) is recorded, and the loop goes on with what it has. Only a
+fault that no further iteration could escape, a wrong key or model, ends it early.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+from PIL import Image
+
+from agentfly.agents.waiting import Overtime, bounded
+from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.evaluators import EditSample, Evaluator, Score
+from agentfly.systems.refinement.generators.base import Generator, Picture, PictureRequest
+from agentfly.systems.refinement.prompter import Critique, NewPrompter, Prompter
+from agentfly.systems.refinement.usage import Usage
+
+logger = logging.getLogger(__name__)
+
+
+class LoopEnd(str, Enum):
+    """Why a loop ended."""
+
+    THRESHOLD = "threshold"
+    MAX_ITERATIONS = "max_iterations"
+    WALL_CLOCK = "wall_clock"
+    ERROR = "error"
+
+
+@dataclass
+class Iteration:
+    """One round.
+
+    Attributes:
+        number: from 1.
+        prompt: of the picture.
+        engine: who made it.
+        picture: None where none was made.
+        score: 0 to 100; None where there is no judgement.
+        feedback: of the judge.
+        aspects: of the score.
+        fault: why there is no picture, or no score.
+        prompter_fault: why the next round had to do with the same prompt.
+        seconds: of each part: "generate", "evaluate", "refine".
+        began: in seconds since 1970.
+    """
+
+    number: int
+    prompt: str
+    engine: str = ""
+    picture: Picture | None = None
+    score: float | None = None
+    feedback: str = ""
+    aspects: dict[str, float] = field(default_factory=dict)
+    fault: str | None = None
+    prompter_fault: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+
+    @property
+    def critique(self) -> Critique:
+        """What the prompter is told."""
+        return Critique(self.score, self.feedback, self.fault)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Note how long a part takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] = time.monotonic() - started
+
+
+OnIteration = Callable[[Iteration], Awaitable[None]]
+
+
+@dataclass
+class Refinement:
+    """What a loop did.
+
+    Attributes:
+        wish: of the user.
+        iterations: in order.
+        end: why it ended.
+        error: the fault that ended it early, for `LoopEnd.ERROR`.
+        thread_id: of the prompter's conversation; None where there was none.
+        usage: by role: "generator", "judge", "prompter".
+        seconds: in all.
+    """
+
+    wish: str
+    iterations: list[Iteration] = field(default_factory=list)
+    end: LoopEnd = LoopEnd.MAX_ITERATIONS
+    error: str | None = None
+    thread_id: str | None = None
+    usage: dict[str, Usage] = field(default_factory=lambda: {r: Usage() for r in ("generator", "judge", "prompter")})
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> Iteration | None:
+        """The picture with the highest score, the earliest of equals; one without a score only where none has one."""
+        made = [iteration for iteration in self.iterations if iteration.picture is not None]
+        return max(made, key=lambda iteration: -1.0 if iteration.score is None else iteration.score, default=None)
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is no picture; None where there is one."""
+        if self.best is not None:
+            return None
+        faults = dict.fromkeys(iteration.fault for iteration in self.iterations if iteration.fault)
+        return "; ".join(faults) or "nothing was tried"
+
+
+class RefinementLoop:
+    """Refines pictures. Several runs of one loop can go on at once.
+
+    Args:
+        generator: makes pictures.
+        evaluator: judges them.
+        new_prompter: begins a conversation; one for each run.
+        max_iterations: pictures at most.
+        score_threshold: a score (0 to 100) from here on ends a run.
+        wall_clock: seconds of a run at most; None for no limit. What is done until then is kept.
+        on_iteration: is told of every iteration once its picture is made and judged.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        evaluator: Evaluator,
+        new_prompter: NewPrompter,
+        *,
+        max_iterations: int = 5,
+        score_threshold: float = 90.0,
+        wall_clock: float | None = None,
+        on_iteration: OnIteration | None = None,
+    ) -> None:
+        self.generator, self.evaluator, self.new_prompter = generator, evaluator, new_prompter
+        self.max_iterations, self.score_threshold = max_iterations, score_threshold
+        self.wall_clock, self.on_iteration = wall_clock, on_iteration
+
+    async def run(self, wish: str, references: Sequence[Image.Image] = ()) -> Refinement:
+        """Refine a picture of a wish.
+
+        Args:
+            wish: the first prompt.
+            references: pictures to start from or to look at; the generator gets them until it has made a picture.
+
+        Returns:
+            What was done; `fault` where there is no picture at all.
+        """
+        started, done, prompter = time.monotonic(), Refinement(wish), self.new_prompter()
+        try:
+            await bounded(self._run(done, tuple(references), prompter), self.wall_clock or math.inf)
+        except Overtime:
+            done.end, last = LoopEnd.WALL_CLOCK, done.iterations[-1]
+            if last.score is None:
+                last.fault = last.fault or f"the run had {self.wall_clock:g} s, which were over"
+        except ConfigError as fault:
+            done.end, done.error = LoopEnd.ERROR, str(fault)
+            logger.error("the loop ends: %s", fault)
+        done.thread_id, done.usage["prompter"] = prompter.thread_id, prompter.usage
+        done.seconds = time.monotonic() - started
+        return done
+
+    async def _run(self, done: Refinement, references: tuple[Image.Image, ...], prompter: Prompter) -> None:
+        prompt, previous = done.wish, None
+        for number in range(1, self.max_iterations + 1):
+            iteration = Iteration(number, prompt)
+            done.iterations.append(iteration)
+            previous = await self._picture(iteration, done, references, previous)
+            try:
+                if iteration.picture is not None:
+                    await self._judge(iteration, done, references)
+            finally:
+                await self._tell(iteration)
+            if iteration.score is not None and iteration.score >= self.score_threshold:
+                done.end = LoopEnd.THRESHOLD
+                return
+            if number < self.max_iterations:
+                prompt = await self._refine(iteration, done.wish, prompter)
+
+    async def _picture(
+        self, iteration: Iteration, done: Refinement, references: tuple[Image.Image, ...], previous: Picture | None
+    ) -> Picture | None:
+        """Make the picture; returns the one to go on from."""
+        given = references if previous is None else ()
+        request = PictureRequest(iteration.prompt, iteration.number, given, previous)
+        with iteration.timed("generate"):
+            try:
+                iteration.picture = await self.generator.generate(request)
+            except AgentFlyError as fault:
+                iteration.fault = str(fault)
+                if isinstance(fault, ConfigError):
+                    raise
+        iteration.engine = self.generator.name
+        if iteration.picture is None:
+            done.usage["generator"].requests += 1
+            return previous
+        done.usage["generator"].add(iteration.picture.usage)
+        return iteration.picture
+
+    async def _judge(self, iteration: Iteration, done: Refinement, references: Sequence[Image.Image]) -> None:
+        assert iteration.picture is not None
+        result = iteration.picture.image
+        sample = EditSample(_asked(done.wish, iteration.prompt), _source(references, result), result)
+        with iteration.timed("evaluate"):
+            try:
+                score, usage = await _scored(self.evaluator, sample)
+            except AgentFlyError as fault:
+                iteration.fault = f"not scored: {fault}"
+                if isinstance(fault, ConfigError):
+                    raise
+                return
+        iteration.score, iteration.feedback, iteration.aspects = score.value, score.feedback, dict(score.aspects)
+        done.usage["judge"].add(usage)
+
+    async def _refine(self, iteration: Iteration, wish: str, prompter: Prompter) -> str:
+        with iteration.timed("refine"):
+            try:
+                return await prompter.refine(wish, iteration.prompt, iteration.critique)
+            except AgentFlyError as fault:
+                iteration.prompter_fault = str(fault)
+                if isinstance(fault, ConfigError):
+                    raise
+                logger.warning("no new prompt (%s): the next iteration uses the last one again", fault)
+                return iteration.prompt
+
+    async def _tell(self, iteration: Iteration) -> None:
+        words = iteration.fault or f"score {iteration.score or 0:.0f}: {iteration.feedback}"
+        logger.info("iteration %d of %d: %s", iteration.number, self.max_iterations, words)
+        if self.on_iteration is not None:
+            await self.on_iteration(iteration)
+
+
+def _asked(wish: str, prompt: str) -> str:
+    """What a picture is judged by: a prompt that drifted away from the wish must not pay."""
+    return wish if prompt == wish else f"{wish}\n\nIn this round it was asked for in these words:\n{prompt}"
+
+
+def _source(references: Sequence[Image.Image], result: Image.Image) -> Image.Image:
+    """The picture before: the first reference or white paper, in the size of the result, so as not to distort that."""
+    if not references:
+        return Image.new("RGB", result.size, "white")
+    first = references[0]
+    return first if first.size == result.size else first.resize(result.size, Image.Resampling.LANCZOS)
+
+
+async def _scored(evaluator: Evaluator, sample: EditSample) -> tuple[Score, Usage]:
+    from agentfly.evaluators.judge import VlmJudge
+
+    if not isinstance(evaluator, VlmJudge):
+        return await evaluator.evaluate(sample), Usage(requests=1)
+    score, took = await evaluator.evaluate_with_usage(sample)
+    return score, Usage(took.requests, took.prompt_tokens, took.completion_tokens)

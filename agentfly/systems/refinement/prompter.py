@@ -1,0 +1,182 @@
+"""Who writes the next prompt from what was said of the last picture; each loop has a conversation of its own.
+
+At OpenAI the conversation lives on the server (Conversations API; responses linked to each other where a server has no
+conversations); with any other chat endpoint it is kept here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import uuid4
+
+from agentfly.agents.llm_backends import GenerationRequest, LLMBackend, SamplingParams
+from agentfly.errors import ToolError
+from agentfly.evaluators import Rubric
+from agentfly.messages import Message, text_message
+from agentfly.systems.refinement.responses import ResponsesClient, text_of
+from agentfly.systems.refinement.usage import Usage
+from agentfly.systems.text.replies import without_thoughts
+
+_INSTRUCTIONS = """You write prompts for a model that makes pictures. You are told what a person wishes, the prompt of \
+the last picture, and what a judge said of that picture. Write the next prompt.
+
+Keep everything that the person wishes, and what was good. Say in concrete, visible terms what has to change: subject, \
+materials, light, background, composition. Where the last prompt was refused, say the same wish in words that give no \
+reason for it. Answer with the prompt alone: no introduction, no quotation marks."""
+_MAX_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Critique:
+    """What became of the last prompt.
+
+    Attributes:
+        score: of its picture, 0 to 100; None where it was not judged.
+        feedback: of the judge.
+        fault: why there is no picture, or no score; None where all went well.
+    """
+
+    score: float | None = None
+    feedback: str = ""
+    fault: str | None = None
+
+    def words(self) -> str:
+        """The critique for whoever writes the next prompt."""
+        if self.fault is not None:
+            return f"It did not come to a judgement: {self.fault}"
+        return f"The picture scored {self.score or 0:.0f} of 100. The judge: {self.feedback or 'no comment'}"
+
+
+class Prompter(Protocol):
+    """A conversation about one wish.
+
+    Attributes:
+        thread_id: of the conversation; None before it began, and where there is none.
+        usage: what it took so far.
+    """
+
+    thread_id: str | None
+    usage: Usage
+
+    async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
+        """The next prompt.
+
+        Args:
+            wish: what the user asked for.
+            prompt: the last one.
+            critique: what became of it.
+
+        Raises:
+            BackendError: the model did not answer.
+            ToolError: it refused, or said nothing.
+            ConfigError: the key or the model is refused.
+        """
+        ...
+
+
+NewPrompter = Callable[[], Prompter]
+
+
+class ResponsesPrompter:
+    """A conversation on the server.
+
+    Args:
+        client: the model.
+        rubric: what matters in the domain.
+    """
+
+    def __init__(self, client: ResponsesClient, rubric: Rubric | None = None) -> None:
+        self.thread_id: str | None = None
+        self.usage = Usage()
+        self._client, self._instructions = client, instructions(rubric)
+        self._link: dict[str, Any] | None = None
+
+    async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
+        """The next prompt; see `Prompter`."""
+        if self._link is None:
+            self.thread_id = await self._client.open_conversation()
+            self._link = {} if self.thread_id is None else {"conversation": self.thread_id}
+        asked = [{"role": "user", "content": question(wish, prompt, critique)}]
+        reply = await self._client.create(self.usage, instructions=self._instructions, input=asked, **self._link)
+        if "conversation" not in self._link:
+            self.thread_id = self.thread_id or reply.id
+            self._link = {"previous_response_id": reply.id}
+        return bare(text_of(reply))
+
+
+class ChatPrompter:
+    """A conversation kept here, on any LLM backend.
+
+    Args:
+        backend: the model.
+        rubric: what matters in the domain.
+    """
+
+    def __init__(self, backend: LLMBackend, rubric: Rubric | None = None) -> None:
+        self.thread_id: str | None = f"conv_{uuid4().hex}"
+        self.usage = Usage()
+        self._backend = backend
+        self._messages: list[Message] = [text_message("system", instructions(rubric))]
+
+    async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
+        """The next prompt; see `Prompter`."""
+        asked = text_message("user", question(wish, prompt, critique))
+        messages = (*self._messages, asked)
+        codec = self._backend.codec
+        ids = () if codec is None else codec.prompt_ids(messages, (), _no_picture)
+        request = GenerationRequest(
+            uuid4().hex, str(self.thread_id), messages, (), SamplingParams(max_tokens=_MAX_TOKENS), prompt_ids=ids
+        )
+        self.usage.requests += 1
+        generation = await self._backend.generate(request)
+        self.usage.add(Usage(0, generation.prompt_tokens, generation.completion_tokens))
+        text = bare(generation.text)
+        # A question without an answer is not kept: the roles would no longer alternate.
+        self._messages += [asked, text_message("assistant", text)]
+        return text
+
+
+class FeedbackPrompter:
+    """No model: the wish with what the judge found wrong.
+
+    There is no conversation, so there is no thread.
+    """
+
+    def __init__(self) -> None:
+        self.thread_id: str | None = None
+        self.usage = Usage()
+
+    async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
+        """The wish, and the critique behind it; the wish alone where there is none."""
+        return f"{wish}\nMind this: {critique.feedback}" if critique.feedback and critique.fault is None else wish
+
+
+def instructions(rubric: Rubric | None) -> str:
+    """What a prompter is told to do."""
+    return _INSTRUCTIONS if rubric is None else f"{_INSTRUCTIONS}\n\n{rubric.for_prompter()}"
+
+
+def question(wish: str, prompt: str, critique: Critique) -> str:
+    """One round of the conversation, from the loop's side."""
+    return f"The wish:\n{wish}\n\nThe last prompt:\n{prompt}\n\n{critique.words()}"
+
+
+def bare(text: str) -> str:
+    """A prompt without the reasoning before it and without quotation marks around it.
+
+    Raises:
+        ToolError: nothing is left.
+    """
+    prompt = without_thoughts(text)
+    for left, right in (('"', '"'), ("“", "”"), ("'", "'")):
+        if len(prompt) > 1 and prompt.startswith(left) and prompt.endswith(right):
+            prompt = prompt[1:-1].strip()
+    if not prompt:
+        raise ToolError("the prompter said nothing: raise its limit of tokens, or use another model")
+    return prompt
+
+
+def _no_picture(handle: str) -> Any:
+    raise KeyError(handle)

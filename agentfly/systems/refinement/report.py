@@ -1,0 +1,111 @@
+"""What a loop leaves: pictures as files, and one JSON object that tells all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agentfly.errors import ConfigError, ImageError
+from agentfly.images import save_image
+from agentfly.systems.refinement.generators.base import Picture
+from agentfly.systems.refinement.loop import Iteration, Refinement
+from agentfly.systems.refinement.settings import RefinementSettings
+from agentfly.systems.text.replies import make_folder
+
+_SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+
+class PictureFiles:
+    """The pictures of a run as files `iteration_1.png` and so on, each written as soon as it is there.
+
+    Args:
+        folder: made where it is missing.
+        settings: of the loop.
+
+    Attributes:
+        paths: absolute path of each picture, by iteration.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, settings: RefinementSettings) -> None:
+        self.folder, self._settings = make_folder(folder), settings
+        self.paths: dict[int, str] = {}
+
+    async def add(self, iteration: Iteration) -> None:
+        """Write the picture of an iteration, where there is one.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        if iteration.picture is None:
+            return
+        file = self.folder / f"iteration_{iteration.number}{_SUFFIX[self._settings.format]}"
+        try:
+            path = await asyncio.to_thread(_write, iteration.picture, file, self._settings)
+        except (OSError, ImageError) as fault:
+            raise ConfigError(f"cannot write {str(file)!r} ({fault}): give another --output-dir") from fault
+        self.paths[iteration.number] = str(path)
+
+
+def report(refinement: Refinement, files: dict[int, str], settings: RefinementSettings) -> dict[str, Any]:
+    """The documented JSON object.
+
+    The three histories have one entry for each iteration: a picture that was not made is null, and the feedback of an
+    iteration that failed is what went wrong.
+    """
+    best = refinement.best
+    prices = settings.input_price, settings.output_price
+    return {
+        "best_image_url": files.get(best.number) if best is not None else None,
+        "final_score": best.score if best is not None else None,
+        "prompt_history": [one.prompt for one in refinement.iterations],
+        "image_history": [files.get(one.number) for one in refinement.iterations],
+        "feedback_history": [one.feedback if one.fault is None else one.fault for one in refinement.iterations],
+        "thread_id": refinement.thread_id,
+        "score_history": [one.score for one in refinement.iterations],
+        "stopped": refinement.end.value,
+        "error": refinement.fault or refinement.error,
+        "iterations": [_told(one) for one in refinement.iterations],
+        "costs": {role: usage.to_dict(*prices) for role, usage in refinement.usage.items()},
+        "timings": {"total": round(refinement.seconds, 3), **_sums(refinement)},
+    }
+
+
+def write_json(content: dict[str, Any], file: Path) -> None:
+    """Write a report beside its pictures."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write(picture: Picture, file: Path, settings: RefinementSettings) -> Path:
+    """The file as it was received where it has the wanted format, else encoded here."""
+    if picture.encoded is not None:
+        with Image.open(io.BytesIO(picture.encoded)) as received:
+            if received.format == settings.format.upper():
+                file.write_bytes(picture.encoded)
+                return file.resolve()
+    return save_image(picture.image, file).resolve()
+
+
+def _told(one: Iteration) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "engine": one.engine,
+        "score": one.score,
+        "aspects": one.aspects,
+        "error": one.fault,
+        "prompter_error": one.prompter_fault,
+        "response_id": one.picture.context if one.picture is not None else None,
+        "seconds": {part: round(seconds, 3) for part, seconds in one.seconds.items()},
+    }
+
+
+def _sums(refinement: Refinement) -> dict[str, float]:
+    parts = ("generate", "evaluate", "refine")
+    return {part: round(sum(one.seconds.get(part, 0.0) for one in refinement.iterations), 3) for part in parts}

@@ -1,0 +1,132 @@
+"""OpenAI's Responses and Conversations APIs, as generator and prompter use them: faults in our words, usage counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from agentfly.errors import BackendError, ToolError
+from agentfly.systems.refinement.usage import Usage
+from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
+from agentfly.vision.runtime import first_line
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.responses import Response
+
+
+class ResponsesClient:
+    """One model behind `/v1/responses`.
+
+    Args:
+        model: as the server calls it.
+        endpoint: where the server is.
+    """
+
+    def __init__(self, model: str, endpoint: Endpoint) -> None:
+        self.model = model
+        self._endpoint = endpoint
+        self._sdk = SdkClient(endpoint)
+        self._used: asyncio.AbstractEventLoop | None = None
+
+    async def create(self, usage: Usage, **arguments: Any) -> Response:
+        """One response.
+
+        Args:
+            usage: the account that gets what this takes.
+            arguments: of `responses.create`, without the model.
+
+        Raises:
+            BackendError: the server did not answer, or not with a response.
+            ToolError: the server refuses the request (moderation, a wrong field).
+            ConfigError: the key or the model is refused.
+        """
+        from openai.types.responses import Response
+
+        usage.requests += 1
+        with service_faults(f"the model {self.model}", self._endpoint.timeout):
+            reply = await self._get().responses.create(model=self.model, **arguments)
+        if not isinstance(reply, Response) or not isinstance(reply.output, list):
+            raise BackendError(f"the model {self.model} sent no response: check that base_url ends in /v1")
+        if reply.usage is not None:
+            usage.add(Usage(0, reply.usage.input_tokens or 0, reply.usage.output_tokens or 0))
+        return reply
+
+    async def open_conversation(self) -> str | None:
+        """The id of a new conversation; None from a server that has no conversations."""
+        import openai
+
+        with service_faults("the Conversations API", self._endpoint.timeout):
+            sdk = self._get()
+            try:
+                return (await sdk.conversations.create()).id
+            except (openai.NotFoundError, openai.BadRequestError, openai.UnprocessableEntityError):
+                return None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._used is asyncio.get_running_loop():
+            self._used = None
+            await self._sdk.get().close()
+
+    def _get(self) -> openai.AsyncOpenAI:
+        sdk = self._sdk.get()
+        self._used = asyncio.get_running_loop()
+        return sdk
+
+
+@contextmanager
+def service_faults(who: str, timeout: float) -> Iterator[None]:
+    """The SDK's faults in our words: refusals are `ToolError`, silence is a retryable `BackendError`.
+
+    Raises:
+        BackendError: no answer, or none that can be read.
+        ToolError: the request is refused.
+        ConfigError: the key or the model is refused.
+    """
+    import openai
+
+    with sdk_faults(who):
+        try:
+            yield
+        except openai.BadRequestError as fault:
+            code = f"{fault.code}: " if fault.code else ""
+            raise ToolError(f"{who} refuses this request: {code}{first_line(fault)}") from None
+        except openai.APITimeoutError:
+            raise BackendError(f"{who} did not answer within {timeout:g} s: raise timeout", retryable=True) from None
+        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as fault:
+            raise BackendError(f"{who} did not answer ({first_line(fault)}): try again later", retryable=True) from None
+        except json.JSONDecodeError:
+            raise BackendError(f"{who} sent no JSON: check that base_url ends in /v1") from None
+
+
+def text_of(reply: Response) -> str:
+    """The words of a response.
+
+    Raises:
+        ToolError: there are none; the message has the server's reason.
+    """
+    text = reply.output_text.strip()
+    if text:
+        return text
+    raise ToolError(why_nothing(reply))
+
+
+def why_nothing(reply: Response) -> str:
+    """Why a response has nothing of use in it, in a line."""
+    if reply.error is not None:
+        return f"the model failed: {reply.error.message}"
+    for item in reply.output:
+        if item.type == "image_generation_call" and item.error is not None:
+            return f"the picture was refused: {item.error.message or item.error}"
+        if item.type == "message":
+            for part in item.content:
+                if part.type == "refusal":
+                    return f"the model refused: {part.refusal}"
+    if reply.incomplete_details is not None:
+        return f"the answer is incomplete: {reply.incomplete_details.reason}"
+    said = " ".join(reply.output_text.split())
+    return f"the model made nothing and said: {said[:300]}" if said else "the model made nothing and gave no reason"

@@ -1,0 +1,164 @@
+"""The refinement loop on editing tasks, as a baseline that works on the prompt alone: beside trained agents, in their
+tables.
+
+Its trajectory says what happened and nothing else: one turn an iteration, whose text is the prompt and whose one tool
+call is the picture. The loop's own judge is not the evaluator of the table; its scores are in the tool records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from PIL import Image
+
+from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
+from agentfly.datasets.task import EditTask
+from agentfly.errors import ConfigError, ImageError
+from agentfly.images import ImageStore, ImageView, load_image
+from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall, text_message
+from agentfly.systems.refinement.factory import make_loop
+from agentfly.systems.refinement.loop import Iteration, LoopEnd, Refinement
+from agentfly.systems.refinement.settings import RefinementSettings
+
+TOOL = "make_picture"
+
+
+class RefinementTaskAgent:
+    """Attempts tasks with a refinement loop, several at once.
+
+    Args:
+        store: where pictures are kept; one in memory by default.
+        name: for tables.
+        max_turns: iterations; in place of `max_iterations`.
+        seed: see `RefinementSettings`.
+        timeout: seconds of a task; what was done until then is kept.
+        request_timeout: seconds for one request.
+        api_key_env: environment variable with the key.
+        settings: further fields of `RefinementSettings`. Background and size are "auto" where not given: an edit keeps
+            what the picture has.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ImageStore | None = None,
+        name: str = "refinement-loop",
+        max_turns: int | None = None,
+        seed: int | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.store = store if store is not None else ImageStore()
+        given = {"max_iterations": max_turns, "timeout": request_timeout}
+        settings |= {key: value for key, value in given.items() if value is not None}
+        edits = {"background": "auto", "size": "auto"}
+        self.settings = RefinementSettings(**{**edits, **settings, "seed": seed, "api_key_env": api_key_env})
+        self._loop, self._close = make_loop(self.settings)
+        self._loop.wall_clock = timeout
+
+    async def attempt(self, task: EditTask) -> Trajectory:
+        """Refine the pictures of a task by its instruction.
+
+        Raises:
+            ConfigError: a key, a model or a setting is wrong, so that no task can be done.
+        """
+        started = time.monotonic()
+        try:
+            sources = [await asyncio.to_thread(load_image, source) for source in task.images]
+        except ImageError as fault:
+            asked = [text_message("user", task.instruction)]
+            return Trajectory(
+                f"{task.id}-0", task.id, asked, stop_reason=StopReason.ERROR, error=str(fault), metadata=_metadata(task)
+            )
+        done = await self._loop.run(task.instruction, sources)
+        if done.error is not None:
+            raise ConfigError(done.error)
+        trajectory = await asyncio.to_thread(self._trajectory, task, sources, done)
+        trajectory.seconds = time.monotonic() - started
+        return trajectory
+
+    async def close(self) -> None:
+        """Free what the loop holds."""
+        await self._close()
+
+    def _trajectory(self, task: EditTask, sources: list[Image.Image], done: Refinement) -> Trajectory:
+        view = ImageView(self.store)
+        handles = [self.store.put(source) for source in sources]
+        asked: list[Part] = [ImagePart(handle) for handle in handles]
+        trajectory = Trajectory(f"{task.id}-0", task.id, [Message("user", (*asked, TextPart(task.instruction)))])
+        for handle in handles:
+            view.add_handle(handle)
+        written, source = 0.0, next(iter(handles), None)
+        for iteration in done.iterations:
+            made = None if iteration.picture is None else self.store.put(iteration.picture.image)
+            if made is not None:
+                view.add_handle(made)
+            trajectory.turns.append(_turn(iteration, made, source, written))
+            trajectory.messages += _messages(iteration, made)
+            source = made or source
+            written = iteration.seconds.get("refine", 0.0)
+            if iteration is done.best:
+                trajectory.final_image = made
+        trajectory.images = [handle for message in trajectory.messages for handle in message.images]
+        trajectory.names = {name: view.handle(name) for name in view}
+        _end(trajectory, done)
+        usage = {role: vars(account) for role, account in done.usage.items()}
+        loop = {"end": done.end.value, "thread_id": done.thread_id, "usage": usage}
+        trajectory.metadata = {**_metadata(task), "refinement": loop}
+        return trajectory
+
+
+def _end(trajectory: Trajectory, done: Refinement) -> None:
+    """Whoever hands over a picture has answered, be it the best of a run that reached its limit."""
+    best = done.best
+    if best is not None:
+        trajectory.stop_reason = StopReason.ANSWERED
+        score = "without a score" if best.score is None else f"which its judge gave {best.score:.0f} of 100"
+        trajectory.answer = f"The picture of iteration {best.number}, {score}."
+        trajectory.messages.append(text_message("assistant", trajectory.answer))
+    elif done.end is LoopEnd.WALL_CLOCK:
+        trajectory.stop_reason = StopReason.WALL_CLOCK
+    else:
+        trajectory.stop_reason = StopReason.MAX_TURNS
+
+
+def _turn(iteration: Iteration, made: str | None, source: str | None, written: float) -> Turn:
+    """One iteration: `made` from `source`, by a prompt that took `written` seconds."""
+    data: dict[str, Any] = {
+        "source": source,
+        "score": iteration.score,
+        "feedback": iteration.feedback,
+        "aspects": iteration.aspects,
+    }
+    if made is not None and iteration.fault is not None:
+        data["fault"] = iteration.fault
+    record = ToolRecord(
+        TOOL,
+        {"prompt": iteration.prompt},
+        iteration.seconds.get("generate", 0.0),
+        engine=iteration.engine,
+        error=iteration.fault if made is None else None,
+        data=data,
+        images=() if made is None else (made,),
+        began=iteration.began,
+    )
+    return Turn(iteration.prompt, "stop", written, (record,))
+
+
+def _messages(iteration: Iteration, handle: str | None) -> list[Message]:
+    call = ToolCall(f"call_{iteration.number}", TOOL, {"prompt": iteration.prompt})
+    seen: tuple[Part, ...] = () if handle is None else (ImagePart(handle),)
+    observed = (*seen, TextPart(iteration.critique.words()))
+    return [Message("assistant", (), (call,)), Message("tool", observed, tool_call_id=call.id)]
+
+
+def _metadata(task: EditTask) -> dict[str, Any]:
+    return {"id": task.id, "task_type": task.task_type}

@@ -1,0 +1,64 @@
+"""Putting the best picture where others find it: any place that fsspec reaches, such as s3://bucket/folder/."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from pathlib import Path, PurePosixPath
+
+from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.vision.runtime import first_line, require
+
+
+class UploadError(AgentFlyError):
+    """The picture is made, and could not be put where it should go."""
+
+
+def check_place(url: str) -> None:
+    """Fail before anything is made where an upload could not work.
+
+    Raises:
+        ConfigError: the address names no place that fsspec knows, or its package is not installed.
+        MissingExtraError: fsspec is not installed.
+    """
+    require("fsspec", "--upload", "data")
+    fsspec = importlib.import_module("fsspec")
+    protocol, separator, rest = url.partition("://")
+    if not separator or not (rest or protocol == "memory"):
+        raise ConfigError(f"cannot upload to {url!r}: give an address such as s3://bucket/folder/ or file:///folder/")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as fault:
+        package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+        needed = f"pip install {package[protocol]}" if protocol in package else first_line(fault)
+        raise ConfigError(f"uploads to {protocol}:// need a package that is not installed: {needed}") from fault
+    except ValueError as fault:
+        raise ConfigError(f"fsspec knows no place {protocol}://: use s3, gs, az or file") from fault
+
+
+async def upload(file: Path, url: str) -> str:
+    """Put a file somewhere and return its address.
+
+    Args:
+        file: what to put there.
+        url: where: an address with a suffix is that of the file itself, any other that of its folder.
+
+    Raises:
+        UploadError: the place refuses it.
+    """
+    protocol, _, rest = url.partition("://")
+    whole = PurePosixPath(rest).suffix != "" and not rest.endswith("/")
+    target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.name}"
+    try:
+        await asyncio.to_thread(_put, file, target)
+    except Exception as fault:  # every place has its own: botocore's, gcsfs's, OSError
+        raise UploadError(f"cannot upload to {target}: {first_line(fault)}; check the address and the key") from fault
+    return target
+
+
+def _put(file: Path, target: str) -> None:
+    filesystem, path = importlib.import_module("fsspec").core.url_to_fs(target)
+    # Object stores have no folders, and would be asked to make the bucket.
+    if target.startswith(("file:", "local:")):
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    filesystem.put_file(str(file), path)

@@ -1,0 +1,173 @@
+"""A model as the text agents see it: messages in, pieces of text out as they come.
+
+`<think>` text is passed on like any other. Faults that may pass are tried again by the backend, up to the first piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from pydantic import SecretStr
+
+from agentfly.agents.llm_backends import (
+    ClientBackend,
+    ClientConfig,
+    Generation,
+    GenerationRequest,
+    LLMBackend,
+    SamplingParams,
+)
+from agentfly.errors import ConfigError
+from agentfly.messages import from_openai
+
+logger = logging.getLogger(__name__)
+
+ChatMessage = Mapping[str, Any]
+_SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
+
+
+class BaseModel(ABC):
+    """Whatever answers chat messages with text; subclass it for an API of another kind.
+
+    Attributes:
+        restarts: how often an answer that broke off is begun anew, where nobody has read its beginning yet.
+    """
+
+    restarts: int = 2
+
+    @abstractmethod
+    def call_stream(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[str, None]:
+        """Pieces of the answer as they come.
+
+        Args:
+            messages: `role` and `content` each, as OpenAI's chat API has them.
+            kwargs: `temperature`, `top_p`, `max_tokens` and `seed` of this call; anything else goes into the request.
+
+        Raises:
+            BackendError: no answer came, or it broke off; `retryable` says whether another attempt may help.
+            ConfigError: a message is not one.
+        """
+
+    @abstractmethod
+    async def close_client(self) -> None:
+        """Close the connections. Safe to call twice."""
+
+
+class BackendModel(BaseModel):
+    """A model on any LLM backend of the house.
+
+    Args:
+        backend: generates.
+        max_tokens: tokens of an answer at most, where a call says nothing.
+        temperature: of calls that say nothing; 0 is greedy.
+    """
+
+    def __init__(self, backend: LLMBackend, *, max_tokens: int = 4096, temperature: float = 0.7) -> None:
+        self.backend = backend
+        self.sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens)
+
+    async def call_stream(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[str, None]:
+        """Pieces of the answer as they come; see `BaseModel`. Leaving the loop early ends the request."""
+        request = self._request(messages, kwargs)
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+        async def work() -> Generation:
+            try:
+                return await self.backend.generate(request, pieces.put)
+            finally:
+                pieces.put_nowait(None)
+
+        task, heard = asyncio.create_task(work()), False
+        try:
+            while (piece := await pieces.get()) is not None:
+                heard = True
+                yield piece
+            generation = await task
+            # A backend need not stream.
+            if generation.text and not heard:
+                yield generation.text
+            _tell_of_cuts(generation, request.sampling)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+
+    async def close_client(self) -> None:
+        """Free what the backend holds."""
+        await self.backend.close()
+
+    def _request(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> GenerationRequest:
+        read = tuple(from_openai(message, _no_picture) for message in messages)
+        given = {name: value for name, value in options.items() if value is not None}
+        known = {name: given.pop(name) for name in _SAMPLING if name in given}
+        defaults = {name: getattr(self.sampling, name) for name in _SAMPLING}
+        sampling = SamplingParams(**{**defaults, **known}, extra=given)
+        codec, name = self.backend.codec, uuid4().hex
+        ids = () if codec is None else codec.prompt_ids(read, (), _no_picture)
+        return GenerationRequest(name, name, read, (), sampling, prompt_ids=ids)
+
+
+class VLLMModel(BackendModel):
+    """A model behind an OpenAI-compatible chat endpoint, vLLM's or another.
+
+    Args:
+        model_name: as the server calls it.
+        api_url: address up to `/v1`.
+        api_key: None for a server that wants none.
+        max_tokens, temperature: of calls that say nothing.
+        timeout: seconds to the first piece, and between two pieces.
+        max_retries: further attempts after a rate limit, a server fault, a time-out or a lost connection; an answer
+            that broke off is begun anew as often, where nobody has read its beginning.
+        max_requests_per_minute: None for no limit.
+        extra_body: further fields of every request, e.g. {"top_k": 20}.
+
+    Raises:
+        ConfigError: an argument cannot be.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        api_url: str,
+        api_key: str | None = None,
+        *,
+        max_tokens: int = 4096,
+        temperature: float = 0.7,
+        timeout: float = 600.0,
+        max_retries: int = 4,
+        max_requests_per_minute: int | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        config = ClientConfig(
+            base_url=api_url.rstrip("/").removesuffix("/chat/completions"),
+            api_key=SecretStr(api_key) if api_key else None,
+            timeout=timeout,
+            max_retries=max_retries,
+            max_requests_per_minute=max_requests_per_minute,
+            extra_body=extra_body or {},
+        )
+        super().__init__(ClientBackend(model_name, config), max_tokens=max_tokens, temperature=temperature)
+        self.model_name = model_name
+        self.restarts = max_retries
+
+
+def as_model(model: BaseModel | LLMBackend) -> BaseModel:
+    """A model as it is, or one on a backend."""
+    return model if isinstance(model, BaseModel) else BackendModel(model)
+
+
+def _no_picture(_: object) -> Any:
+    raise ConfigError("text agents take text: leave the pictures out, or use agentfly.agents.ImageEditingAgent")
+
+
+def _tell_of_cuts(generation: Generation, sampling: SamplingParams) -> None:
+    if generation.finish_reason == "length":
+        logger.warning("the answer was cut off at max_tokens=%d: raise it if the end is missing", sampling.max_tokens)
+    elif generation.finish_reason == "abort":
+        logger.warning("the server ended the answer early (content filter or abort)")

@@ -1,0 +1,1 @@
+"""Recipes: what the project can do, end to end, as commands."""

@@ -1,0 +1,27 @@
+"""Our image server with the SDXL pipeline: one hot pipeline, many clients.
+
+python -m recipes.director_generator.sdxl_server --port 7000 --device cuda:0
+
+Flags are those of `agentfly serve-images`, of which these are given already, and may be given otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    from agentfly.serving.image_server.command import main as serve
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    defaults = ["--model-type", "sdxl", "--model-path", MODEL, "--port", "7000", "--device", "cuda:0"]
+    # The last of two equal flags counts.
+    serve([*defaults, *given], "python -m recipes.director_generator.sdxl_server")
+
+
+if __name__ == "__main__":
+    main()

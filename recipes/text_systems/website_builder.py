@@ -1,0 +1,103 @@
+"""A small website from a sentence: one call plans the pages, then all pages are written at the same time.
+
+Exit code 0 when every page of the plan is there, 1 when one is missing; the others are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import json_repair
+from rich.console import Console
+from rich.markup import escape
+
+from agentfly.errors import AgentFlyError
+from agentfly.systems import BasicAgent, ContextAgent, VLLMModel
+from agentfly.systems.text.replies import code_of
+from recipes.text_systems.settings import model_from_environment
+
+_MOST_PAGES = 8
+_FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}\.html")
+_PLAN = """Plan a small website: {wish}
+
+Answer with one JSON object that maps file names to what the page is for, in one sentence each. File names are lower \
+case and end in .html; index.html is among them; at most {most} pages."""
+_PAGE = """Write the page {file} of this website. It is one whole HTML document with inline CSS, links to the other \
+pages by their file names, has one look with them, and loads nothing from elsewhere. Answer with the HTML alone."""
+
+
+def read_plan(reply: str) -> dict[str, str]:
+    """File names and purposes of the pages.
+
+    Raises:
+        AgentFlyError: the reply has no usable plan.
+    """
+    found = json_repair.loads(code_of(reply))
+    if not isinstance(found, Mapping):
+        raise AgentFlyError("the model gave no plan: its answer has no JSON object; try again or use another model")
+    # A name from a model must not lead out of the folder.
+    pages = {str(file): str(purpose) for file, purpose in found.items() if _FILE.fullmatch(str(file))}
+    if "index.html" not in pages:
+        raise AgentFlyError("the model's plan has no index.html: try again or use another model")
+    return dict(list(pages.items())[:_MOST_PAGES])
+
+
+async def build(model: VLLMModel, wish: str, folder: Path, console: Console) -> int:
+    """Plan and write the website; returns the exit code."""
+    raw = folder / "replies"
+    plan = read_plan(
+        await BasicAgent("planner", model).run(
+            _PLAN.format(wish=wish, most=_MOST_PAGES), output_path=raw / "plan.txt", temperature=0.2
+        )
+    )
+    console.print(f"pages: {', '.join(plan)}", highlight=False)
+    writer = ContextAgent("writer", model, f"{wish}\n\nThe pages:\n{json.dumps(plan, indent=2, ensure_ascii=False)}")
+
+    async def write(file: str) -> bool:
+        try:
+            html = code_of(await writer.run(_PAGE.format(file=file), output_path=raw / f"{file}.txt"))
+        except AgentFlyError as fault:
+            console.print(f"  [red]{file} failed:[/red] {escape(str(fault))}", highlight=False)
+            return False
+        if "<" not in html:
+            console.print(f"  [red]{file} failed:[/red] the answer is no HTML", highlight=False)
+            return False
+        (folder / file).write_text(html + "\n", encoding="utf-8")
+        console.print(f"  {folder / file}", highlight=False)
+        return True
+
+    return 0 if all(await asyncio.gather(*map(write, plan))) else 1
+
+
+async def _run(flags: argparse.Namespace, console: Console) -> int:
+    model = model_from_environment(flags.env)
+    try:
+        return await build(model, flags.wish, flags.output_dir, console)
+    finally:
+        await model.close_client()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags and run."""
+    parser = argparse.ArgumentParser("python -m recipes.text_systems.website_builder", description=__doc__)
+    parser.add_argument("wish", nargs="?", default="a bakery in a harbour town that sells sourdough and lends books")
+    parser.add_argument("--output-dir", type=Path, default=Path("generated_website"))
+    parser.add_argument("--env", type=Path, help="settings file; .env where there is one")
+    flags = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(_run(flags, Console()))
+    except AgentFlyError as fault:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

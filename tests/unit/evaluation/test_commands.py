@@ -1,0 +1,296 @@
+"""`agentfly eval`, `compare` and `replay` as people type them: real data, real loopback servers, a real process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from agentfly.cli import app, main
+from agentfly.datasets.photos import load_photo
+from agentfly.evaluation.image_editing import ImageEditingTaskAgent
+from agentfly.images import ImageStore
+from agentfly.vision import make_engines
+from tests.unit.agents.conftest import ChatServer, Reply, completion, running_server, server
+from tests.unit.evaluation.agents import call, editing
+from tests.unit.evaluation.test_replay import Shifted
+from tests.unit.evaluators.scripted_judge import Reply as JudgeReply
+from tests.unit.evaluators.scripted_judge import judge, said
+
+__all__ = ["running_server", "server"]  # fixtures
+
+AGENT = "tests.unit.evaluation.agents:editing"
+STICKERS = ["--data", "stickers", "--split", "heldout"]
+
+
+def shifted(store: ImageStore) -> Any:
+    """`editing`, on an editor that is not quite the classical one."""
+    agent: ImageEditingTaskAgent = editing(store)
+    engines = make_engines()
+    agent._agent.engines = type(engines)(engines.detector, engines.inpainter, Shifted(engines))
+    return agent
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments: object) -> str:
+    result = command(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command says when it fails."""
+    monkeypatch.setattr("sys.argv", ["agentfly", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_the_sticker_set_gives_a_table_a_gallery_and_trajectories(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "eval",
+        *STICKERS,
+        "--agent",
+        AGENT,
+        "-o",
+        out,
+        "--evaluator",
+        "reference",
+        "--evaluator",
+        "structural",
+    ]
+    printed = done(*arguments, "--limit", 10)
+    found = summary(out)
+    assert set(found["by_type"]) == {"named", "replace", "look", "two_step", "repair"}
+    assert found["evaluators"] == ["reference", "structural"]
+    assert found["all"]["scores"]["reference"]["scored"] == 10
+    assert found["all"]["tools"] == {"qwen_edit_image": 10, "give_answer": 10}
+    assert found["all"]["stop_reasons"] == {"answered": 10}
+    assert "| **all** | 10 | 0 |" in printed
+    assert (out / "summary.md").read_text() in printed
+    assert (out / "gallery.html").read_text().count("<article") == 10
+    for line in (out / "trajectories.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for handle in (*record["task"]["images"], record["task"]["target"], record["trajectory"]["final_image"]):
+            assert (out / "images" / f"{handle}.png").is_file()
+    # The limit may grow: only what is new is run.
+    done(*arguments, "--limit", 12)
+    assert len((out / "trajectories.jsonl").read_text().splitlines()) == 12
+
+
+def edits(body: dict[str, Any]) -> Any:
+    """A policy that edits once and answers with what it made."""
+    acted = any(message["role"] == "tool" for message in body["messages"])
+    text = (
+        call("give_answer", final_image_id="img_2")
+        if acted
+        else call("qwen_edit_image", image_id="img_1", prompt="blur")
+    )
+    return completion(text)(body)
+
+
+def test_a_model_behind_an_endpoint_is_evaluated_from_a_file(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies: list[Reply] = [edits] * 8
+    server.say(*replies)
+    monkeypatch.setenv("MY_KEY", "sk-mine")
+    file = tmp_path / "eval.yaml"
+    file.write_text(
+        f"data: stickers\nsplit: heldout\nmodel: m\nbase_url: {server.url}\napi_key_env: MY_KEY\nmax_tokens: 77\n"
+        "engine: classical\nevaluator: structural\nbackend_config: {max_retries: 0}\n"
+    )
+    done("eval", "--config", file, "--limit", 4, "--out", tmp_path / "run")
+    figures = summary(tmp_path / "run")["all"]
+    assert figures["tokens"] == {"prompt": 8 * 7, "completion": 8 * 3}
+    assert figures["turns"] == 2.0
+    assert set(server.keys) == {"Bearer sk-mine"}
+    assert {body["max_completion_tokens"] for body in server.bodies} == {77}
+    assert "sk-mine" not in (tmp_path / "run" / "settings.json").read_text()
+
+
+def cell(image: Image.Image) -> dict[str, Any]:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return {"bytes": out.getvalue(), "path": None}
+
+
+def gedit(folder: Path) -> Path:
+    """A file with the columns of GEdit-Bench, three tasks of two types."""
+    photo = cell(load_photo("coffee.png").resize((96, 64)))
+    rows = [
+        {
+            "task_type": task_type,
+            "key": key,
+            "instruction": f"Edit {key}.",
+            "instruction_language": "en",
+            "input_image": photo,
+            "input_image_raw": photo,
+            "Intersection_exist": True,
+        }
+        for key, task_type in (("a", "subject-remove"), ("b", "subject-remove"), ("c", "color_alter"))
+    ]
+    (folder / "data").mkdir(parents=True)
+    table = datasets.Dataset.from_list(rows)
+    for column in ("input_image", "input_image_raw"):
+        table = table.cast_column(column, datasets.Image())
+    table.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+    return folder
+
+
+def opinion(request: dict[str, Any], number: int) -> JudgeReply:
+    """A judge that refuses to look at task b, and likes the others."""
+    if "Edit b." in json.dumps(request):
+        return JudgeReply("I cannot judge this picture.")
+    return said(**dict.fromkeys(fields(request), 9))
+
+
+def fields(request: dict[str, Any]) -> list[str]:
+    schema = request["response_format"]["json_schema"]["schema"]
+    return [name for name in schema["properties"] if name != "feedback"]
+
+
+def test_a_gedit_file_with_a_judge_that_refuses_now_and_then(tmp_path: Path) -> None:
+    root = gedit(tmp_path / "gedit")
+    with judge(opinion) as vlm:
+        spec = f"judge:m,base_url={vlm.base_url},attempts=2,input_price=1.0,output_price=10.0,scheme=simple"
+        done(
+            *("eval", "--data", "gedit-bench", "--root", root, "--agent", AGENT, "--out", tmp_path / "run"),
+            *("--evaluator", spec, "--evaluator", "reference"),
+        )
+        found = summary(tmp_path / "run")
+        asked = len(vlm.requests)
+        again = done("replay", tmp_path / "run", "--evaluator", spec, "--out", tmp_path / "again")
+    figures = found["all"]
+    assert figures["scores"]["judge"]["scored"] == 2
+    assert figures["scores"]["judge"]["score"]["mean"] > 0
+    assert "gave no ratings in 2 attempts" in next(iter(figures["scores"]["judge"]["reasons"]))
+    # GEdit has no targets: the reference evaluator says so, and gives no 0.
+    assert figures["scores"]["reference"] == {**figures["scores"]["reference"], "score": None, "not_scored": 3}
+    assert figures["judge"]["judge"]["requests"] == asked == 4
+    assert figures["judge"]["judge"]["cost"] == pytest.approx(asked * (1000 * 1.0 + 100 * 10.0) / 1e6)
+    page = (tmp_path / "run" / "summary.md").read_text()
+    assert "gave no ratings" in page
+    assert "not scored" in (tmp_path / "run" / "gallery.html").read_text()
+    assert summary(tmp_path / "again")["all"]["scores"]["judge"] == figures["scores"]["judge"]
+    assert "| judge |" in again
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    for name, prompt in (("a", "darken"), ("b", "blur")):
+        options = json.dumps({"prompt": prompt})
+        run = ["eval", *STICKERS, "--limit", 6, "--agent", AGENT, "--agent-options", options, "-o", tmp_path / name]
+        done(*run, "--evaluator", "reference", "--gallery", 0)
+    printed = done("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    everything = found["evaluators"]["reference"]["all"]
+    assert everything["tasks"] == everything["win"] + everything["tie"] + everything["loss"] == 6
+    assert 0 < everything["p"] <= 1
+    assert (tmp_path / "out" / "comparison.md").read_text() in printed
+    assert not (tmp_path / "a" / "gallery.html").exists()
+
+
+def test_calls_are_carried_out_again_and_the_exit_code_says_whether_pictures_differ(tmp_path: Path) -> None:
+    for name, agent in (("same", AGENT), ("other", f"{__name__}:shifted")):
+        done("eval", *STICKERS, "--limit", 3, "--agent", agent, "-o", tmp_path / name)
+    assert "No picture differs." in done("replay", tmp_path / "same", "--re-execute", "--engine", "classical")
+    result = command("replay", tmp_path / "other", "--re-execute")
+    assert result.exit_code == 1
+    report = json.loads((tmp_path / "other" / "replay" / "reexecution.json").read_text())
+    assert report["totals"]["chains_that_differ"] == 3
+    first = report["chains"][0]["differences"][0]
+    assert (first["turn"], first["tool"], first["picture"], first["max"]) == (1, "qwen_edit_image", "img_2", 1)
+    assert 0.3 < first["share"] <= 0.5
+    assert "| 1 | 1 | qwen_edit_image | img_2 | pixels differ |" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "--data", "stickers"], "--out is missing"),
+        (["eval", "--data", "stickrs", "--out", "o", "--agent", AGENT], "Did you mean 'stickers'"),
+        (
+            ["eval", *STICKERS, "--out", "o", "--agent", AGENT, "--agent-options", "[1]"],
+            "--agent-options is a JSON object",
+        ),
+        (["eval", *STICKERS, "--out", "o"], "make quickstart"),
+        (["compare", "o", "p"], "there is no run in 'o'"),
+        (["replay", "o", "--re-execute"], "there are no trajectories at 'o'"),
+        (["replay", "o"], "nothing to do"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in one_line(monkeypatch, capsys, *arguments)
+
+
+def test_a_run_whose_every_task_failed_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = ["--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--backend-config", '{"max_retries": 0}']
+    said = one_line(monkeypatch, capsys, "eval", *STICKERS, "--limit", "2", *nobody, "--out", tmp_path / "run")
+    assert "all 2 tasks failed" in said
+    assert "--retry-failed" in said
+    assert summary(tmp_path / "run")["all"]["scores"]["reference"]["score"] is None
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    out, log = tmp_path / "run", tmp_path / "asked.log"
+    options = json.dumps({"log": str(log)})
+    arguments = ["eval", *STICKERS, "--limit", "12", "--agent", AGENT, "--agent-options", options, "-o", str(out)]
+    arguments += ["--evaluator", "structural", "--concurrency", "2"]
+    root = Path(__file__).parents[3]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentfly.cli", *arguments], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    lines = out / "trajectories.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not lines.exists() or lines.read_bytes().count(b"\n") < 3):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    kept = lines.read_bytes()
+    finished = {json.loads(line)["task"]["id"] for line in kept.splitlines(keepends=True) if line.endswith(b"\n")}
+    assert 3 <= len(finished) < 12
+    asked_before = log.read_text().split()
+    with lines.open("ab") as file:
+        file.write(b'{"task": {"id": "half a li')
+
+    done(*arguments)
+    asked_after = log.read_text().split()[len(asked_before) :]
+    assert not finished & set(asked_after)
+    ids = Counter(json.loads(line)["task"]["id"] for line in lines.read_text().splitlines())
+    assert len(ids) == 12
+    assert set(ids.values()) == {1}
+    assert lines.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    assert summary(out)["all"]["tasks"] == 12

@@ -1,0 +1,117 @@
+"""Evaluators of a run: specs as people write them, explicit "not scored", and books for judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfly.agents import StopReason
+from agentfly.errors import ConfigError
+from agentfly.evaluation import TaskFacts
+from agentfly.evaluation.scoring import Scorer, read_specs
+from agentfly.evaluators import NotScored, Score
+from agentfly.images import ImageStore
+from tests.unit.evaluation.agents import BRIGHTNESS, solved, task
+from tests.unit.evaluators.scripted_judge import Reply, judge, said
+
+
+def test_short_forms_are_mappings() -> None:
+    specs = read_specs(
+        ["reference", "judge:gpt-5", "judge:m,base_url=http://h:1/v1,passes=2", '{"evaluator": "http", "name": "own"}']
+    )
+    assert specs == {
+        "reference": {"evaluator": "reference"},
+        "judge": {"evaluator": "judge", "model": "gpt-5"},
+        "judge.2": {"evaluator": "judge", "model": "m", "base_url": "http://h:1/v1", "passes": 2},
+        "own": {"evaluator": "http"},
+    }
+    assert read_specs(["my_module:Mine"]) == {"my_module:Mine": {"evaluator": "my_module:Mine"}}
+
+
+def test_a_file_holds_one_or_several(tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text("- evaluator: reference\n- evaluator: judge\n  model: m\n  name: strict\n")
+    assert list(read_specs([str(tmp_path / "both.yaml")])) == ["reference", "strict"]
+    (tmp_path / "one.json").write_text('{"evaluator": "structural"}')
+    assert list(read_specs([str(tmp_path / "one.json")])) == ["structural"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "no evaluator is named"),
+        (["nowhere.yaml"], "cannot read the evaluator file 'nowhere.yaml'"),
+        (["{oops"], "not valid YAML or JSON"),
+        (['{"model": "m"}'], 'a mapping with "evaluator"'),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_named(given: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_specs(given)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"evaluator": "refrence"}, "Did you mean 'reference'"),
+        ({"evaluator": "reference", "guard": {"in_flight": 0}}, "GuardSettings: in_flight"),
+    ],
+)
+def test_an_evaluator_that_cannot_be_made_is_named(spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Scorer({"x": spec})
+
+
+async def scored(*specs: Any, **trajectory: Any) -> tuple[Any, Any, Any]:
+    store = ImageStore()
+    made = solved(task(1), store, **trajectory)
+    scores, judges = await Scorer(read_specs(specs)).score(TaskFacts.keep(task(1), store), made, store)
+    return made, scores, judges
+
+
+async def test_the_first_evaluator_is_the_headline() -> None:
+    made, scores, judges = await scored(BRIGHTNESS, "structural")
+    assert made.score == scores[BRIGHTNESS].value == 100.0
+    assert made.aspects == {"grey": 1.0}
+    assert isinstance(scores["structural"], Score)
+    assert judges == {}
+
+
+async def test_an_evaluator_without_a_score_is_not_scored_and_the_others_are() -> None:
+    made, scores, _ = await scored(BRIGHTNESS, "structural", final_image=None)
+    assert scores[BRIGHTNESS] == NotScored("there is no result to look at")
+    assert made.score is None
+    assert isinstance(scores["structural"], Score)
+
+
+async def test_a_fault_of_the_agent_is_not_scored() -> None:
+    _, scores, _ = await scored(BRIGHTNESS, stop_reason=StopReason.BACKEND_ERROR, error="the server is down")
+    assert scores == {BRIGHTNESS: NotScored("the agent failed: the server is down")}
+
+
+async def test_a_picture_that_was_not_kept_is_not_scored() -> None:
+    _, scores, _ = await scored(BRIGHTNESS, final_image="img_0123456789ab")
+    assert "no picture 'img_0123456789ab'" in scores[BRIGHTNESS].reason
+
+
+def ratings(request: dict[str, Any], number: int) -> Reply:
+    fields = request["response_format"]["json_schema"]["schema"]["properties"]
+    return said(**{name: 8 for name in fields if name != "feedback"})
+
+
+async def test_judges_are_booked_in_composites_too_and_their_failures_as_well() -> None:
+    with judge(ratings) as good, judge(Reply("I cannot help with that.")) as bad:
+        spec = {"evaluator": "judge", "model": "m", "input_price": 1.0, "attempts": 2}
+        parts = {"seen": {**spec, "base_url": good.base_url}, "kept": "structural"}
+        _, scores, judges = await scored(
+            {"evaluator": "composite", "how": "minimum", "parts": parts},
+            {**spec, "base_url": bad.base_url, "scheme": "simple"},
+        )
+    assert judges["composite"].requests == len(good.requests) == 2
+    assert judges["composite"].cost == pytest.approx(2 * 1000 / 1e6)
+    assert isinstance(scores["judge"], NotScored)
+    assert (judges["judge"].failed, judges["judge"].not_scored) == (len(bad.requests), 1)
+    assert judges["judge"].prompt_tokens == 1000 * len(bad.requests)
+    assert json.dumps(scores["judge"].reason)

@@ -1,0 +1,64 @@
+"""The table: what was not scored is counted and never a number; empty is empty, not NaN."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agentfly.agents import StopReason
+from agentfly.evaluation.markdown import run_page
+from agentfly.evaluation.pages import worst_first
+from agentfly.evaluation.summary import summarise
+from agentfly.evaluators.judge_settings import JudgeUsage
+from tests.unit.evaluation.agents import record
+
+ABOUT = {"agent": "a", "data": "d", "model": "m", "split": None}
+
+
+def test_means_are_over_scored_tasks_and_say_how_many() -> None:
+    records = [record("a", 90.0), record("b", None), record("c", 50.0), record("d", None, task_type="none")]
+    summary = summarise(records, ["judge"], ABOUT)
+    scores = summary["all"]["scores"]["judge"]
+    assert scores["score"]["mean"] == 70.0
+    assert (scores["scored"], scores["not_scored"]) == (2, 2)
+    assert scores["reasons"] == {"the judge refused": 2}
+    assert summary["all"]["success"]["mean"] == 0.5
+    assert summary["by_type"]["none"]["scores"]["judge"]["score"] is None
+    assert summary["by_type"]["none"]["success"] is None
+    assert "NaN" not in json.dumps(summary)
+
+
+def test_work_is_counted() -> None:
+    records = [record(f"t{n}", 1.0, seconds=float(n)) for n in range(1, 101)]
+    records.append(record("x", 1.0, stop_reason=StopReason.BACKEND_ERROR, seconds=1.0))
+    figures = summarise(records, ["judge"], ABOUT)["all"]
+    assert (figures["tasks"], figures["failed"]) == (101, 1)
+    assert figures["seconds"]["p50"] == 50.0
+    assert figures["seconds"]["p95"] == 95.0
+    assert figures["tokens"] == {"prompt": 707, "completion": 303}
+    assert figures["tools"] == {"edit": 101}
+    assert figures["stop_reasons"] == {"answered": 100, "backend_error": 1}
+
+
+@pytest.mark.parametrize(("cost", "shown"), [(0.0, None), (0.5, 1.0)])
+def test_what_judging_cost_is_a_sum_and_unknown_without_prices(cost: float, shown: float | None) -> None:
+    usage = JudgeUsage(samples=1, requests=2, prompt_tokens=10, cost=cost)
+    records = [replace(record(id_, 1.0), judges={"judge": usage}) for id_ in ("a", "b")]
+    judged = summarise(records, ["judge"], ABOUT)["all"]["judge"]["judge"]
+    assert (judged["requests"], judged["prompt_tokens"], judged["cost"]) == (4, 20, shown)
+
+
+def test_the_page_has_a_row_a_type_and_hostile_text_cannot_break_it() -> None:
+    records = [record("a", 90.0, task_type="x | y\nz"), record("b", None)]
+    page = run_page(summarise(records, ["judge"], ABOUT))
+    rows = [line for line in page.splitlines() if line.startswith("| x")]
+    assert rows[0].startswith("| x \\| y z | 1 | 0 | 90.0 [90.0, 90.0] | 100.0")
+    assert "1 × the judge refused" in page
+    assert "| edit | 1 | – | 0.0" not in page
+
+
+def test_the_gallery_begins_with_what_was_not_scored_then_the_worst() -> None:
+    records = [record("good", 90.0), record("none", None), record("bad", 5.0)]
+    assert [one.id for one in worst_first(records, "judge")] == ["none", "bad", "good"]

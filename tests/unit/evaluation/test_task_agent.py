@@ -1,0 +1,132 @@
+"""Agents by name: what was given reaches them, what they do not take is refused, and never dropped in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfly.errors import ConfigError
+from agentfly.evaluation import EvaluationSettings, TaskAgent, make_task_agent, read_settings
+from agentfly.evaluation.image_editing import ImageEditingTaskAgent
+from agentfly.evaluation.task_agent import AGENTS
+from agentfly.images import ImageStore
+from tests.unit.evaluation.agents import PlainAgent, call, scripted, task
+
+HERE = "tests.unit.evaluation.test_task_agent"
+OBJECT = PlainAgent()
+
+
+def taking(*, store: ImageStore, model: str = "none", timeout: float = 0.0, **more: Any) -> PlainAgent:
+    """An agent that keeps what it was given."""
+    agent = PlainAgent(store=store)
+    agent.name = f"{model} {timeout} {more}"
+    return agent
+
+
+def bare() -> PlainAgent:
+    return PlainAgent()
+
+
+def made(**settings: Any) -> TaskAgent:
+    return make_task_agent(EvaluationSettings(data="d", out=Path("o"), **settings), STORE)
+
+
+STORE = ImageStore()
+
+
+def test_given_settings_and_options_reach_the_agent() -> None:
+    agent = made(agent=f"{HERE}:taking", model="m", agent_options={"extra": 1}, timeout=100)
+    assert agent.name == "m 95.0 {'extra': 1}"
+    assert agent.store is STORE
+    assert made(agent=f"{HERE}:OBJECT") is OBJECT
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"agent": "image-edting"}, "Did you mean 'image-editing'.*or module:name"),
+        ({"agent": "nowhere:Agent"}, "there is no agent 'nowhere:Agent'.*PYTHONPATH"),
+        ({"agent": f"{HERE}:bare", "temperature": 0.5}, "has no setting temperature: leave it out"),
+        ({"agent": f"{HERE}:bare", "agent_options": {"x": 1}}, "unexpected keyword argument 'x'"),
+        ({"agent": "pathlib:Path"}, "lacks name, store, attempt or close"),
+        ({"agent": "math:pi"}, "name a class, a function or an object"),
+    ],
+)
+def test_what_cannot_be_is_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        made(**settings)
+
+
+def test_the_named_agents_are_agents() -> None:
+    import importlib
+
+    for address in AGENTS.values():
+        module, _, name = address.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        assert callable(found.attempt)
+        assert callable(found.close)
+
+
+def test_the_quickstart_policy_is_asked_for_when_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="make quickstart"):
+        made()
+
+
+async def test_the_image_editing_agent_attempts_a_task_and_keeps_what_it_did_in_time() -> None:
+    edit = call("qwen_edit_image", image_id="img_1", prompt="darken")
+    agent = scripted(None, edit, call("give_answer", final_image_id="img_2"))
+    trajectory = await agent.attempt(task(3))
+    assert trajectory.final_image in agent.store
+    assert trajectory.metadata == {"id": "t3", "task_type": "darken"}
+    from agentfly.agents.llm_backends import ScriptedBackend
+
+    slow = ImageEditingTaskAgent(
+        model="s", backend=ScriptedBackend([edit, edit], lambda r: 5.0 * (len(r.messages) > 2)), timeout=0.5
+    )
+    assert slow._agent.settings.limits.wall_clock == 0.5
+    stopped = await slow.attempt(task(3))
+    assert stopped.stop_reason is not None
+    assert stopped.stop_reason.value == "wall_clock"
+    assert len(stopped.turns) == 1
+
+
+def test_settings_come_from_a_file_and_the_command_line_goes_first(tmp_path: Path) -> None:
+    file = tmp_path / "eval.yaml"
+    file.write_text("data: stickers\nout: o\nevaluator: reference\nmax_turns: 3\nbackend_config: {timeout: 5}\n")
+    settings = read_settings(file, {"max_turns": 4, "data": None})
+    assert (settings.data, settings.max_turns, settings.evaluator) == ("stickers", 4, ("reference",))
+    assert settings.backend_config == {"timeout": 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: d", "--out is missing"),
+        ("out: o", "--data is missing"),
+        ("data: d\nout: o\nevaluators: [reference]", "Did you mean 'evaluator'"),
+        ("- data", "holds no settings"),
+        ("data: [", "not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "eval.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_settings(tmp_path / "eval.yaml", {})
+
+
+def test_identity_is_what_decides_results(tmp_path: Path) -> None:
+    def identity(**more: Any) -> dict[str, Any]:
+        return EvaluationSettings(**{"data": "d", "out": Path("o"), **more}).identity()
+
+    assert identity(out=Path("p"), limit=3, concurrency=1, gallery=0, retry_failed=True) == identity()
+    assert identity(temperature=0.5) != identity()
+    assert identity(evaluator=["structural"]) != identity()
+    (tmp_path / "weights").write_text("1")
+    before = identity(model=str(tmp_path))
+    (tmp_path / "weights").write_text("22")
+    assert identity(model=str(tmp_path)) != before
+    with pytest.raises(ConfigError, match="environment variable instead of api_key"):
+        identity(backend_config={"api_key": "sk-1"})

@@ -1,0 +1,93 @@
+"""From good trajectories to an edited picture by the commands: sft, a checkpoint of verl, export, deploy, edit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from agentfly.agents.card import AgentCard
+from agentfly.templates import ChatCodec
+
+pytestmark = pytest.mark.slow
+
+START_SECONDS = 300
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentfly.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def checkpoint_of(policy: Path, run_folder: Path) -> Path:
+    """What `agentfly train` would leave after training this policy, without the training."""
+    hugging_face = run_folder / "checkpoints" / "global_step_1" / "actor" / "huggingface"
+    shutil.copytree(policy, hugging_face, ignore=shutil.ignore_patterns("agentfly.json"))
+    (run_folder / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+    node = {"model": str(policy), "out": str(run_folder), "data": {"train": "stickers"}}
+    (run_folder / "config.yaml").write_text(yaml.safe_dump({"agentfly": node}))
+    return run_folder
+
+
+def serve(policy: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "agentfly.utils.deploy", "--model_name_or_path", str(policy)]
+    command += ["--template", "compact-tool", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=file, stderr=file)
+    deadline = time.monotonic() + START_SECONDS
+    while "deploy: ready" not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(log.read_text()[-3000:])
+        time.sleep(0.2)
+    return process, f"http://127.0.0.1:{port}/v1"
+
+
+async def test_from_trajectories_to_an_edited_picture(
+    play: Any, codec: ChatCodec, small_policy: Path, picture: Image.Image, tmp_path: Path
+) -> None:
+    log = await play("brighten", "darken", codec=codec)
+    for trajectory, score in zip(log.trajectories, (90.0, 10.0), strict=True):
+        trajectory.score = score
+    log.write()
+    words = [f"model={small_policy}", f"out={tmp_path / 'sft'}", f"data.trajectories={log.path}", "data.min_score=50"]
+    words += ["training.steps=80", "training.batch_size=4", "training.learning_rate=5e-3"]
+    assert "'below the minimum score': 1" in run("sft", *words)
+
+    trained = checkpoint_of(tmp_path / "sft" / "policy", tmp_path / "train")
+    policy = tmp_path / "policy"
+    run("export", str(trained), "--out", str(policy))
+    assert AgentCard.read(str(policy)) == AgentCard.read(str(small_policy))
+
+    picture.save(tmp_path / "picture.png")
+    process, url = serve(policy, tmp_path / "serve.log")
+    try:
+        edited = tmp_path / "edited.png"
+        where = ["--model", str(policy), "--base-url", url, "-o", str(edited)]
+        run("edit", str(tmp_path / "picture.png"), "Change it.", *where)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    wanted = log.trajectories[0].final_image
+    assert wanted is not None
+    assert Image.open(edited).convert("RGB").tobytes() == log.store.get(wanted).convert("RGB").tobytes()
