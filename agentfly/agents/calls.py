@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from agentfly.agents.trajectory import ToolRecord
-from agentfly.agents.waiting import together
+from agentfly.waiting import together
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView
 from agentfly.images.store import Draft

@@ -12,7 +12,7 @@ from agentfly.agents.llm_backends.base import Generation, GenerationRequest
 from agentfly.agents.proof import closed
 from agentfly.agents.streaming import Delta, Observation, ToolEnd, ToolStart, TurnEnd, TurnStart
 from agentfly.agents.trajectory import StopReason, TokenTrace, Turn
-from agentfly.agents.waiting import Abandoned, Overtime, bounded
+from agentfly.waiting import Abandoned, Overtime, bounded
 from agentfly.errors import BackendError
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import parse_tool_calls

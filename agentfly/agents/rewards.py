@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.agents.waiting import Abandoned, Overtime, bounded
+from agentfly.waiting import Abandoned, Overtime, bounded
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageStore
 

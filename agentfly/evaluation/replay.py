@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.agents.waiting import together
+from agentfly.waiting import together
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.evaluation.journal import IMAGES, RunFolder, write_text

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.agents.waiting import Abandoned, Overtime, bounded, together
+from agentfly.waiting import Abandoned, Overtime, bounded, together
 from agentfly.datasets.task import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError, ImageError
 from agentfly.evaluation.journal import RunFolder

@@ -17,6 +17,7 @@ from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Evaluator, Score
 from agentfly.evaluators.loops import PerLoop
 from agentfly.settings import Settings
+from agentfly.waiting import Abandoned, Overtime, bounded
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,11 @@ class GuardSettings(Settings):
     def wait(self, attempt: int) -> float:
         """Seconds to wait after attempt number `attempt`, counted from 0."""
         return min(self.max_wait, self.first_wait * 2.0**attempt)
+
+    @property
+    def longest(self) -> float:
+        """Seconds that one sample may take, all attempts and waits together; waiting for a slot not included."""
+        return self.timeout * self.attempts + sum(self.wait(attempt) for attempt in range(self.attempts - 1))
 
 
 class GuardedEvaluator:
@@ -106,9 +112,11 @@ class GuardedEvaluator:
     async def _attempt(self, sample: EditSample) -> Score:
         async with self._slots.get():
             try:
-                score = await asyncio.wait_for(self.evaluator.evaluate(sample), self.settings.timeout)
-            except asyncio.TimeoutError as fault:
+                score = await bounded(self.evaluator.evaluate(sample), self.settings.timeout)
+            except Overtime as fault:
                 raise PassingFault(f"no score within {self.settings.timeout:g} s") from fault
+            except Abandoned as fault:
+                raise PassingFault("the evaluator cancelled itself") from fault
         return checked(score)
 
     async def _outcome(self, sample: EditSample) -> Score | NotScored:

@@ -26,8 +26,8 @@ class ReferenceConfig(BaseModel):
         lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
             photograph is under a sticker cannot be known as well as that it is not red there.
         inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
-        inside_half: colour difference above the tolerance that counts as half wrong: purple for blue is no success, though
-            yellow was far from both.
+        inside_half: colour difference above the tolerance that counts as half wrong: purple for blue is no success,
+            though yellow was far from both.
         outside_tolerance: colour difference outside of the mask that counts as none.
         outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
         outside_decay: k in `outside = exp(-k * spoiled share of the picture)`.

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ from pydantic import BaseModel, ConfigDict
 from agentfly.errors import TrainingError
 from agentfly.training.checkpoints import newest_checkpoint, step_of
 from agentfly.training.environment import run_environment
+from agentfly.training.janitor import dismiss, hire
 from agentfly.training.process import ProcessFamily
-from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
+from agentfly.training.progress import SAMPLED, LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
 from agentfly.training.settings import TrainSettings
+from agentfly.training.stacks import FOLDER_VARIABLE, part_in_progress
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +41,14 @@ OnPhase = Callable[[Phase], None]
 
 _DRIVER = ("-m", "agentfly.training.driver")
 _POLL_SECONDS = 0.2
-_SHARED_MEMORY_SECONDS = 5.0
+_LOOK_SECONDS = 5.0
+_MOURNING_SECONDS = 20.0
 _GRACE_SECONDS = 5.0
 _EXIT_SECONDS = 60.0
 _TAIL_LINES = 15
+_RECENT_LINES = 2000
+_NEEDED = ("EngineCore", "AgentFlyLoopWorker", "RewardLoopWorker", "vLLMHttpServer", "WorkerDict", "TaskRunner")
+_HINTS = {"ray": ": is /tmp full, or does RAY_ADDRESS name a cluster that does not answer?"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def launch(
         driver: arguments of the Python interpreter before those of Hydra.
 
     Raises:
-        TrainingError: the trainer died, or a phase or a step took longer than `agentfly.patience` allows.
+        TrainingError: the trainer or one of its processes died, or a part took longer than `agentfly.patience` allows.
     """
     run = _Run(what, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
     with _signals_raise() as shield:
@@ -146,10 +153,18 @@ class _Run:
         self._times: dict[Phase, float] = {}
         self._began = self._progressed = time.monotonic()
         self._ended = 0.0
+        self._sampled = False  # whether the rollouts of the step in progress are done
+        self._recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the run last moved
+        self._seen: dict[int, str] = {}
+        self._missed: dict[int, float] = {}
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._stacks = self._scratch / "stacks"
+        self._stacks.mkdir()
 
     def start(self, driver: tuple[str, ...]) -> None:
         command = [sys.executable, *driver, *self._what.arguments()]
         environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
+        environment[FOLDER_VARIABLE] = str(self._stacks)
         logger.info("training starts; its log is %s", self._log_file)
         self._enter("ray")
         with self._log_file.open("wb") as log:
@@ -162,6 +177,7 @@ class _Run:
                 start_new_session=True,
             )
         self._family = ProcessFamily(self._id, session=self._child.pid)
+        self._janitor = hire(self._id, self._child.pid, self._scratch)
 
     def follow(self) -> None:
         """Report progress until the child ends; raise when it ends badly or stops moving."""
@@ -170,8 +186,9 @@ class _Run:
         while (code := self._child.poll()) is None:
             self._report()
             self._check_time()
-            if time.monotonic() - noted > _SHARED_MEMORY_SECONDS:
+            if time.monotonic() - noted > _LOOK_SECONDS:
                 self._family.note_shared_memory()
+                self._check_members()
                 noted = time.monotonic()
             time.sleep(_POLL_SECONDS)
         self._report()
@@ -194,6 +211,8 @@ class _Run:
         if failed:
             self._keep_ray_logs()
         shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._janitor is not None:
+            dismiss(self._janitor)
 
     def outcome(self) -> TrainingOutcome:
         begins = [*self._times.values(), self._ended]
@@ -210,13 +229,18 @@ class _Run:
 
     def _report(self) -> None:
         for line in self._log.new_lines():
+            self._recent.append(line)
             for phase in self._phases.read(line):
                 self._enter(phase)
+            if SAMPLED in line:
+                self._sampled = True
+                self._moved()
         lines = self._metrics_lines.new_lines()
         for line in lines:
             step, values = parse_metrics(line)
             self._metrics.append((step, values))
-            self._progressed = time.monotonic()
+            self._sampled = False
+            self._moved()
             self._on_step(step, values)
         if lines:
             with self._metrics_file.open("a", encoding="utf-8") as file:
@@ -224,26 +248,46 @@ class _Run:
 
     def _enter(self, phase: Phase) -> None:
         if phase not in self._times:
-            self._times[phase] = self._progressed = time.monotonic()
+            self._times[phase] = time.monotonic()
+            self._moved()
             self._on_phase(phase)
 
+    def _moved(self) -> None:
+        self._progressed = time.monotonic()
+        self._recent.clear()
+
     def _check_time(self) -> None:
-        patience, now = self._settings.patience, time.monotonic()
-        if "training" not in self._times:
-            waited, limit, what = now - self._began, patience.start, "start"
-        elif not any(step > 0 for step, _ in self._metrics):
-            waited, limit, what = now - self._progressed, patience.first_step, "first step"
+        settings, now = self._settings, time.monotonic()
+        if "workers" not in self._times:
+            waited, limit, what = now - self._began, settings.patience.ray, "ray"
+        elif "training" not in self._times:
+            waited, limit, what = now - self._times["workers"], settings.patience.start, "start"
+        elif self._sampled:
+            waited, limit, what = now - self._progressed, settings.patience.update, "update"
         else:
-            waited, limit, what = now - self._progressed, patience.step, "step"
+            waited, limit, what = now - self._progressed, settings.rollout_patience, "rollout"
         # verl logs the last step before it ends Ray and writes nothing more.
         if self._last_step() >= self._what.steps:
             limit = min(limit, _EXIT_SECONDS)
         if waited > limit:
+            part = part_in_progress(self._stacks)
+            where = f" in {part}" if part else _HINTS.get(what, "")
             raise TrainingError(
                 self._story(
-                    f"nothing moved for {waited:.0f} s (agentfly.patience.{what.replace(' ', '_')}={limit:.0f})"
+                    f"nothing moved for {waited:.0f} s{where} (agentfly.patience.{what}={limit:.0f})", hung=True
                 )
             )
+
+    def _check_members(self) -> None:
+        """End a run whose rollout engine or worker is gone: verl would wait for it."""
+        living = self._family.titles()
+        gone = {pid: title for pid, title in self._seen.items() if pid not in living}
+        self._seen |= {pid: title for pid, title in living.items() if _needed(title)}
+        now = time.monotonic()
+        for pid, title in gone.items():
+            # verl may be ending the run because of it, and has the better words.
+            if now - self._missed.setdefault(pid, now) > _MOURNING_SECONDS:
+                raise TrainingError(self._story(f"process {pid} ({title}) of the run is gone"))
 
     def _last_step(self) -> int:
         return max((step for step, _ in self._metrics), default=self._resumed_step)
@@ -252,9 +296,10 @@ class _Run:
         phase = list(self._times)[-1]
         return f"training, step {self._last_step() + 1}" if phase == "training" else phase
 
-    def _story(self, what: str) -> str:
+    def _story(self, what: str, *, hung: bool = False) -> str:
         lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        error = last_error(lines)
+        # An error from before the run last moved did not stop it.
+        error = last_error(list(self._recent) if hung else lines)
         tail = "\n".join(f"  | {clean(line)[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
         return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
@@ -263,6 +308,10 @@ class _Run:
         for session in self._scratch.glob("ray/session_2*/logs"):
             with contextlib.suppress(shutil.Error, OSError):
                 shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
+
+
+def _needed(title: str) -> bool:
+    return any(name in title for name in _NEEDED)
 
 
 def _exit_name(code: int) -> str:

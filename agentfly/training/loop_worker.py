@@ -26,6 +26,7 @@ from agentfly.training.agent_loop import ChainOutput, FinishedChain, shared
 from agentfly.training.facts import facts_of, intervals_of, turn_results
 from agentfly.training.parity import PictureInputs, check_pictures, digest
 from agentfly.training.scoring import apply_scores, pictures_needed, reward_info
+from agentfly.waiting import Overtime, bounded
 
 # verl decorates its worker with `ray.remote`, and Ray refuses to inherit from what that gives.
 _Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
@@ -58,8 +59,13 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         worker = random.choice(self.reward_loop_worker_handles)
         payload = np.empty(1, dtype=object)
         payload[0] = payload_of(chain)
-        result = await worker.compute_score.remote(DataProto(non_tensor_batch={PAYLOAD: payload}))
-        trajectory = chain.trajectory
+        asked = worker.compute_score.remote(DataProto(non_tensor_batch={PAYLOAD: payload}))
+        trajectory, limit = chain.trajectory, 2.0 * chain.shared.settings.longest_chain
+        try:
+            # Longer than one chain may take: others may be scored before it.
+            result = await bounded(_result(asked), limit)
+        except Overtime:
+            result = {"not_scored": f"the reward loop gave no answer in {limit:.0f} s"}
         if result.get("not_scored") is not None:
             trajectory.reward_error = result["not_scored"]
             log_chain(chain)
@@ -69,6 +75,10 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         output.extra_fields["reward_extra_info"] = reward_info(trajectory)
         output.extra_fields["agentfly"] = told(chain, result["audit"])
         log_chain(chain)
+
+
+async def _result(asked: Any) -> Any:
+    return await asked
 
 
 class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-ignore]

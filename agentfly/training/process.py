@@ -42,6 +42,10 @@ class ProcessFamily:
         """Process ids of the living members; zombies, which only wait for their parent, do not count."""
         return [pid for pid in _process_ids() if self._owns(pid)]
 
+    def titles(self) -> dict[int, str]:
+        """What the living members call themselves, by process id."""
+        return {pid: title for pid in self.members() if (title := _title(pid))}
+
     def note_shared_memory(self) -> None:
         """Remember the shared memory segments that members map or hold open, to be removed at the end.
 
@@ -96,6 +100,14 @@ def _process_ids() -> Iterator[int]:
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             yield int(entry.name)
+
+
+def _title(pid: int) -> str:
+    try:
+        words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return words[0].decode(errors="replace")
 
 
 def _segments_of(pid: int) -> set[int]:

@@ -17,6 +17,7 @@ PHASE_MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     ("engine", re.compile(r"reward loop manager initialized|\(vLLMHttpServer pid=")),
     ("training", re.compile(r"all initialize finished, ready to fit|Training Progress:")),
 )
+SAMPLED = "agentfly: rollouts are done for step"
 _PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\([^()]*pid=\d+[^()]*\) ?|^ray\.exceptions\.\w+\(\w+\): .*")
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Died|Exit): \S")
 

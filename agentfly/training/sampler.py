@@ -6,6 +6,7 @@ returns beside a batch is logged with the step's metrics.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import transfer_queue as tq
@@ -16,7 +17,11 @@ from agentfly.errors import TrainingError
 from agentfly.training import turn_advantage  # noqa: F401  (registers the estimator in the trainer's process)
 from agentfly.training.observer import StepObserver
 from agentfly.training.parity import digest
+from agentfly.training.progress import SAMPLED
 from agentfly.training.settings import TrainSettings
+from agentfly.training.stacks import dump_on_request
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 _FIELDS = ["extra_fields", "input_ids", "prompts", "response_mask"]
@@ -32,10 +37,12 @@ class _Watchful:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"poll_interval": POLL_SECONDS, **kwargs})
         self._observer = StepObserver(_settings(kwargs["sampler_kwargs"]))
+        dump_on_request()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """A batch, and metrics of it; see `ReplayBuffer.sample`."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
+        logger.info("%s %d", SAMPLED, global_steps)
         if partition_id == "train":
             chains = _chains(batch)
             metrics = {**metrics, **self._observer.observe(chains, global_steps)}

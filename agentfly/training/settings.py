@@ -76,14 +76,17 @@ class Patience(Settings):
     """How long each part of a run may take before it counts as hung, in seconds.
 
     Attributes:
-        start: from the start of the process until the first step begins (Ray, workers, rollout engine).
-        first_step: the first step, which warms everything up.
-        step: each later step, with its validation and checkpoint.
+        ray: until Ray has started, or is found.
+        start: from then until the first step begins (workers, rollout engine, first weight synchronisation).
+        rollout: the chains of a step, scoring included; None is a little more than the longest chain may take by
+            `limits` and `guard`.
+        update: the rest of a step: log-probs, updates, weight synchronisation, checkpoint, validation.
     """
 
-    start: float = Field(default=600.0, gt=0)
-    first_step: float = Field(default=900.0, gt=0)
-    step: float = Field(default=600.0, gt=0)
+    ray: float = Field(default=180.0, gt=0)
+    start: float = Field(default=900.0, gt=0)
+    rollout: float | None = Field(default=None, gt=0)
+    update: float = Field(default=900.0, gt=0)
 
 
 class TrainSettings(Settings):
@@ -148,6 +151,32 @@ class TrainSettings(Settings):
             if not host or not port.isdigit():
                 raise ValueError(f"client_nodes: {node!r} is no host:port, such as localhost:8000")
         return self
+
+    @model_validator(mode="after")
+    def _patience_is_long_enough(self) -> Self:
+        rollout = self.patience.rollout
+        if rollout is not None and rollout < self.longest_chain:
+            raise ValueError(
+                f"patience.rollout={rollout:g} would end a step whose chain takes the {self.longest_chain:g} s that "
+                "limits.wall_clock and guard allow: raise it, or lower those"
+            )
+        return self
+
+    @property
+    def longest_chain(self) -> float:
+        """Seconds that one chain and its scoring may take."""
+        audits = 0.0 if self.audit is None else self.audit.settings.guard.longest
+        return self.limits.wall_clock + self.scoring_seconds + audits
+
+    @property
+    def scoring_seconds(self) -> float:
+        """Seconds that scoring one chain may take: its result, then its turns where they get credit."""
+        return self.guard.longest * (1 if self.credit is None else 2)
+
+    @property
+    def rollout_patience(self) -> float:
+        """Seconds after which the rollouts of a step count as hung; a step may have more chains than slots."""
+        return self.patience.rollout or 2.0 * self.longest_chain + 60.0
 
     @property
     def checkpoint_dir(self) -> Path:

@@ -10,6 +10,7 @@ FLOORS = {
     "errors": 0,
     "messages": 0,
     "rate_limit": 0,
+    "waiting": 0,
     "settings": 0,
     "images": 1,
     "templates": 1,

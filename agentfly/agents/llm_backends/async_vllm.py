@@ -28,12 +28,14 @@ from agentfly.agents.llm_backends.vllm_defaults import (
 )
 from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
 from agentfly.templates import ChatCodec, load_template
+from agentfly.waiting import Abandoned, Overtime, bounded
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 # vLLM itself gives up at start_timeout; the margin is for imports before, and for clearing up after.
 _START_MARGIN = 30.0
+CLOSE_SECONDS = 60.0
 _OTHER_PROMPT = "Use one checkpoint folder, with one processor configuration, for both"
 
 
@@ -161,12 +163,12 @@ class AsyncVLLMBackend:
         starting, self._starting = self._starting, None
         if starting is None:
             return
-        with contextlib.suppress(AgentFlyError, asyncio.CancelledError):
+        with contextlib.suppress(AgentFlyError, asyncio.CancelledError, Overtime, Abandoned):
             engine = await starting
             # vLLM cancels this task after the engine is gone; until then it logs the engine's end as a failure.
             if engine.output_handler is not None:
                 engine.output_handler.cancel()
-            await asyncio.to_thread(engine.shutdown)
+            await bounded(asyncio.to_thread(engine.shutdown), CLOSE_SECONDS)
 
     async def _engine(self) -> AsyncLLM:
         if self._starting is None:

@@ -16,7 +16,7 @@ from enum import Enum
 
 from PIL import Image
 
-from agentfly.agents.waiting import Overtime, bounded
+from agentfly.waiting import Overtime, bounded
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.evaluators import EditSample, Evaluator, Score
 from agentfly.systems.refinement.generators.base import Generator, Picture, PictureRequest

@@ -1,29 +1,27 @@
-"""verl's agent loop: our rollout on verl's server, with tokens, pictures and reward in verl's shape."""
+"""verl's agent loop: our rollout on verl's server, with exact tokens and pictures in verl's shape, not yet scored."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from agentfly.datasets import StickerWorld
-from agentfly.errors import BackendError
+from agentfly.agents import RolloutLimits, StopReason
+from agentfly.datasets import EditTask
+from agentfly.errors import BackendError, ConfigError
 from agentfly.templates import ChatCodec
 from agentfly.training.rows import write_rows
+from agentfly.training.settings import DataSettings, LimitSettings, TrainSettings
+from agentfly.vision.factory import make_engines
 
 pytest.importorskip("verl")
 
-from agentfly.training.agent_loop import AgentFlyAgentLoop, LoopSettings
-
-CALL = (
-    '<tool_call>{"name": "auto_inpaint_image", "arguments": {"image_id": "img_1", "detect_prompt": "DETECT", '
-    '"prompt": "", "box_threshold": 0.6, "auto_mask_dilate": 4}}</tool_call>'
-)
-ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
+from agentfly.training import agent_loop
+from agentfly.training.agent_loop import AgentFlyAgentLoop, Shared, VerlBackend, new_chain, shared
+from tests.unit.training.chains import ANSWER, good_edit, task_of
 
 
 class Server:
@@ -38,64 +36,161 @@ class Server:
         end = self._codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
         ids = [*self._codec.tokenizer(self._texts.pop(0))["input_ids"], end]
         fields = {"min_global_steps": 3, "max_global_steps": 2 + len(self.requests)}
+        ids = ids[: request["sampling_params"]["max_tokens"]]
         return SimpleNamespace(token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields=fields)
 
 
-@pytest.fixture
-def codec(tiny_policy: Path) -> ChatCodec:
-    return ChatCodec.from_pretrained(str(tiny_policy))
+@pytest.fixture(autouse=True)
+def _nothing_shared_before() -> Iterator[None]:
+    agent_loop._shared.clear()
+    yield
+    agent_loop._shared.clear()
 
 
-def loop(codec: ChatCodec, server: Server, response_length: int = 192, **settings: Any) -> AgentFlyAgentLoop:
+def settings(model: str, out: Path, **values: Any) -> TrainSettings:
+    limits = LimitSettings(**{"max_tokens_per_turn": 60, **values.pop("limits", {})})
+    data = DataSettings(train="stickers")
+    return TrainSettings(model=model, out=out, data=data, limits=limits, system_prompt="", **values)
+
+
+def common(codec: ChatCodec, out: Path, response_length: int = 192, **values: Any) -> Shared:
+    made = settings(str(out), out, **values)
+    limits = made.rollout_limits(64, response_length)
+    return Shared(made, codec, make_engines("classical"), limits, made.card().system_prompt)
+
+
+def loop(shared_by_all: Shared, server: Any) -> AgentFlyAgentLoop:
     made = AgentFlyAgentLoop.__new__(AgentFlyAgentLoop)  # verl's own constructor wants a whole trainer configuration
-    made.settings = LoopSettings(**settings)
-    made.processor, made.server_manager = codec.processor, server
-    made.rollout_config = SimpleNamespace(prompt_length=64, response_length=response_length)
+    made.config, made.processor, made.server_manager = object(), shared_by_all.codec.processor, server
+    agent_loop._shared[id(made.config)] = made.config, shared_by_all
     return made
 
 
-def row(tmp_path: Path) -> tuple[dict[str, Any], str]:
-    task = StickerWorld().task(0, "heldout", "named")
+@pytest.fixture(scope="module")
+def task() -> EditTask:
+    return task_of()
+
+
+@pytest.fixture
+def kwargs(tmp_path: Path, task: EditTask) -> dict[str, Any]:
+    """What verl hands on of a row."""
     write_rows([task], tmp_path, "t")
     extra = {"index": 0, "task_file": str((tmp_path / "t.tasks.parquet").resolve())}
-    return {"extra_info": extra, "uid": "u", "session_id": 1, "global_steps": 3}, task.metadata["steps"][0]["detect"]
+    return {"extra_info": extra, "uid": "u", "session_id": 1, "global_steps": 3}
 
 
-async def test_a_good_edit_is_rewarded_and_its_tokens_are_exact(codec: ChatCodec, tmp_path: Path) -> None:
-    kwargs, words = row(tmp_path)
-    server = Server(codec, [CALL.replace("DETECT", words), ANSWER])
-    log = tmp_path / "log.jsonl"
-    output = await loop(codec, server, trajectory_log=str(log)).run({"temperature": 1.0}, **kwargs)
-    assert output.reward_score is not None
-    assert output.reward_score > 0.8
+async def test_a_chain_is_exact_and_not_scored(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [good_edit(task), ANSWER])
+    output = await loop(common(policy_codec, tmp_path), server).run({"temperature": 1.0, "top_p": 0.9}, **kwargs)
+    assert output.reward_score is None
     assert len(output.response_ids) == len(output.response_mask) == len(output.response_logprobs or [])
-    assert len(output.multi_modal_data["images"]) == 2  # type: ignore[index]
     whole = output.prompt_ids + output.response_ids
     assert server.requests[1]["prompt_ids"] == whole[: len(server.requests[1]["prompt_ids"])]
-    assert server.requests[0]["request_id"] == server.requests[1]["request_id"]
-    assert output.extra_fields["max_global_steps"] == 4
-    assert output.extra_fields["reward_extra_info"]["score"] > 80
-    assert json.loads(log.read_text())["trajectory"]["reward"] == output.reward_score
+    assert server.requests[0]["request_id"] == server.requests[1]["request_id"] == "u-1"
+    assert server.requests[0]["sampling_params"]["top_p"] == 0.9
+    assert output.extra_fields == {"min_global_steps": 3, "max_global_steps": 4}
+    trajectory = output.chain.trajectory
+    trajectory.check(policy_codec, output.chain.store.get)
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    # The name that seeds are made from is the same in every run; verl's uid is not.
+    assert trajectory.id == "step-3-row-0-1"
+    assert (output.chain.step, output.chain.validate, output.chain.row["index"]) == (3, False, 0)
+    pictures = output.multi_modal_data["images"]  # type: ignore[index]
+    assert [picture.size for picture in pictures] == [(168, 168)] * 2
+    assert policy_codec.image_runs(whole) == [9, 9]
 
 
-async def test_the_response_fits_in_verls_length(codec: ChatCodec, tmp_path: Path) -> None:
-    kwargs, words = row(tmp_path)
-    server = Server(codec, [CALL.replace("DETECT", words), ANSWER])
-    output = await loop(codec, server, response_length=40).run({}, **kwargs)
-    assert len(output.response_ids) <= 40
+async def test_what_was_sampled_is_marked_for_the_loss(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [good_edit(task), ANSWER])
+    output = await loop(common(policy_codec, tmp_path), server).run({}, **kwargs)
+    for token, mask, logprob in zip(
+        output.response_ids, output.response_mask, output.response_logprobs or [], strict=True
+    ):
+        assert logprob == (-0.5 if mask else 0.0)
+        assert not (mask and token == policy_codec.image_id)
+    fields = output.as_dict()
+    assert "rm_scores" not in fields
+    output.token_rewards = [0.0] * (len(output.response_ids) - 1) + [0.25]
+    assert output.as_dict()["rm_scores"].tolist() == output.token_rewards
+
+
+async def test_each_turn_has_a_seed_only_when_asked(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    async def seeds(seeded: bool, session: int = 1) -> list[Any]:
+        server = Server(policy_codec, [good_edit(task), ANSWER])
+        made = common(policy_codec, tmp_path, seeded=seeded)
+        await loop(made, server).run({}, **{**kwargs, "session_id": session})
+        return [request["sampling_params"].get("seed") for request in server.requests]
+
+    first, again, other = await seeds(True), await seeds(True), await seeds(True, session=2)
+    assert first == again
+    assert len({*first, *other}) == 4
+    assert await seeds(False) == [None, None]
+
+
+async def test_a_placeholder_is_never_sampled(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [ANSWER])
+    await loop(common(policy_codec, tmp_path), server).run({}, **kwargs)
+    assert server.requests[0]["sampling_params"]["logit_bias"] == {policy_codec.image_id: -100.0}
+
+
+@pytest.mark.parametrize("response_length", [1, 20, 40, 50, 60])
+async def test_the_response_fits_in_verls_length_and_ends_with_what_was_sampled(
+    response_length: int, policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [good_edit(task), good_edit(task), ANSWER])
+    output = await loop(common(policy_codec, tmp_path, response_length), server).run({}, **kwargs)
+    assert 0 < len(output.response_ids) <= response_length
+    # An observation that no turn follows is not kept: no picture hangs over the end.
     assert output.response_mask[-1] == 1
+    runs = policy_codec.image_runs(output.prompt_ids + output.response_ids)
+    assert runs == [9] * len(output.multi_modal_data["images"])  # type: ignore[index]
 
 
-async def test_a_dead_server_is_an_error_that_names_the_chain(codec: ChatCodec, tmp_path: Path) -> None:
+async def test_a_dead_server_is_an_error_that_names_the_chain(
+    policy_codec: ChatCodec, tmp_path: Path, kwargs: dict[str, Any]
+) -> None:
     class Dead:
         async def generate(self, **request: Any) -> Any:
             raise ConnectionError("gone")
 
-    kwargs, _ = row(tmp_path)
-    with pytest.raises(BackendError, match=r"u-1 sampled nothing.*gone"):
-        await loop(codec, Dead()).run({}, **kwargs)  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match=r"chain step-3-row-0-1 sampled nothing.*gone"):
+        await loop(common(policy_codec, tmp_path), Dead()).run({}, **kwargs)
 
 
-def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ValidationError):
-        LoopSettings(max_turn=3)  # type: ignore[call-arg]
+def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp_path: Path, task: EditTask) -> None:
+    made = common(policy_codec, tmp_path, tools=["qwen_edit_image"])
+    chain = new_chain(made, VerlBackend(None, policy_codec, {}), task, "g", 0)
+    assert [tool.name for tool in chain.tools] == ["qwen_edit_image", "give_answer"]
+    unknown = common(policy_codec, tmp_path, tools=["edit_image"])
+    with pytest.raises(ConfigError, match="Did you mean 'qwen_edit_image'"):
+        new_chain(unknown, VerlBackend(None, policy_codec, {}), task, "g", 0)
+
+
+def test_what_is_shared_is_built_once_a_configuration(tiny_policy: Path, tmp_path: Path, policy_codec: ChatCodec) -> None:
+    from omegaconf import OmegaConf
+
+    node = {"model": str(tiny_policy), "out": str(tmp_path), "data": {"train": "stickers"}, "template": "compact-tool"}
+    rollout = {"prompt_length": 100, "response_length": 60}
+    config = OmegaConf.create({"agentfly": node, "actor_rollout_ref": {"rollout": rollout}})
+    found = shared(config, policy_codec.processor)
+    assert shared(config, policy_codec.processor) is found
+    assert shared(config.copy(), policy_codec.processor) is not found
+    assert found.limits == RolloutLimits(
+        max_turns=8,
+        max_tokens_per_turn=1024,
+        max_response_tokens=60,
+        max_context_tokens=160,
+        max_tool_calls=32,
+        max_images=8,
+        wall_clock=1800.0,
+        tool_timeout=600.0,
+    )
+    assert found.system_prompt is not None

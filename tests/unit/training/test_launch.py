@@ -13,9 +13,9 @@ import pytest
 
 from agentfly.errors import TrainingError
 from agentfly.training.environment import run_environment
-from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.ppo_config import Patience, PPOConfig
+from agentfly.training.launch import Launch, TrainingOutcome, launch
 from agentfly.training.process import MARKER, ProcessFamily
+from agentfly.training.settings import DataSettings, Patience, TrainSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -36,6 +36,11 @@ START = "say('Started a local Ray instance.'); say('reward loop manager initiali
 READY = START.replace("ready to fit", "all initialize finished, ready to fit")
 
 
+def settings_in(folder: Path, **settings: Any) -> TrainSettings:
+    data = DataSettings(train="stickers")
+    return TrainSettings(model=str(folder), out=folder / "run", data=data, device="cpu", **settings)
+
+
 class Case:
     """A run with a made-up trainer."""
 
@@ -44,19 +49,14 @@ class Case:
         self.steps: list[tuple[int, dict[str, float]]] = []
         self.phases: list[str] = []
 
-    def launch(self, body: str, on_step: Any = None, **settings: Any) -> TrainingOutcome:
+    def launch(
+        self, body: str, on_step: Any = None, steps: int = 2, resume: bool = False, **settings: Any
+    ) -> TrainingOutcome:
         script = self.folder / "trainer.py"
         script.write_text(TRAINER.format(body=body))
-        config = PPOConfig(
-            model_path=self.folder,
-            train_files=(self.folder / "train.parquet",),
-            val_files=(self.folder / "val.parquet",),
-            output_dir=self.folder / "run",
-            agent_loop_config=self.folder / "loop.yaml",
-            **{"steps": 2, **settings},
-        )
+        made = settings_in(self.folder, **settings)
         return launch(
-            config,
+            Launch(made.out / "config.yaml", made, steps, resume),
             on_step=on_step or (lambda step, metrics: self.steps.append((step, metrics))),
             on_phase=self.phases.append,
             driver=(str(script),),
@@ -98,8 +98,9 @@ def test_metrics_of_launches_add_up(case: Case) -> None:
 def test_gets_the_arguments_of_verl(case: Case) -> None:
     case.launch(READY + "say('arguments ' + json.dumps(sys.argv[1:])); step(2)")
     arguments = json.loads(case.log()["arguments"])
-    assert arguments[0] == "--config-dir"
-    assert "trainer.total_training_steps=2" in arguments
+    assert arguments[:4] == ["--config-path", str(case.folder / "run"), "--config-name", "config"]
+    # Hydra would make a folder of its own for each launch.
+    assert {"hydra.output_subdir=null", "hydra.run.dir=."} <= set(arguments)
 
 
 def test_death_names_phase_cause_and_log(case: Case) -> None:
@@ -133,12 +134,13 @@ def test_an_early_end_is_an_error(case: Case) -> None:
 )
 def test_a_hang_ends_the_run(case: Case, body: str, phase: str, limit: str) -> None:
     patience = {"start": 5.0, "first_step": 5.0, "step": 5.0} | {limit: 1.0}
-    with pytest.raises(TrainingError, match=rf"phase '{phase}': nothing moved for 1 s \(patience.{limit}=1\)"):
+    with pytest.raises(TrainingError, match=rf"phase '{phase}': nothing moved for 1 s \(agentfly\.patience\.{limit}=1\)"):
         case.launch(body, patience=Patience(**patience))
     case.assert_clean()
 
 
-def test_a_trainer_that_ignores_sigterm_ends_too(case: Case) -> None:
+def test_a_trainer_that_ignores_sigterm_ends_too(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentfly.training.launch._GRACE_SECONDS", 0.3)
     body = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "time.sleep(60)"
     with pytest.raises(TrainingError, match="nothing moved"):
         case.launch(body, patience=Patience(start=5, first_step=0.5, step=5))
@@ -175,21 +177,20 @@ def test_resume_with_nothing_left_to_do(case: Case) -> None:
     assert outcome.checkpoint == checkpoints / "global_step_2"
 
 
+def test_without_resume_old_checkpoints_count_for_nothing(case: Case) -> None:
+    (case.folder / "run" / "checkpoints" / "global_step_2").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="ended after step 0 of 2"):
+        case.launch(READY)
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> PPOConfig:
-    return PPOConfig(
-        model_path=tmp_path,
-        train_files=(tmp_path / "t",),
-        val_files=(tmp_path / "v",),
-        output_dir=tmp_path / "run",
-        agent_loop_config=tmp_path / "loop.yaml",
-        environment={"OMP_NUM_THREADS": "7"},
-    )
+def settings(tmp_path: Path) -> TrainSettings:
+    return settings_in(tmp_path, environment={"OMP_NUM_THREADS": "7"})
 
 
-def test_environment_on_a_cpu(config: PPOConfig, tmp_path: Path) -> None:
+def test_environment_on_a_cpu(settings: TrainSettings, tmp_path: Path) -> None:
     base = {"VLLM_CPU_KVCACHE_SPACE": "", "RAY_ADDRESS": "10.0.0.1:6379", "HOME": "/home/me"}
-    environment = run_environment(config, "one", tmp_path, tmp_path / "metrics.jsonl", base)
+    environment = run_environment(settings, "one", tmp_path, tmp_path / "metrics.jsonl", base)
     # vLLM cannot parse an empty size, and a cluster's Ray has no logical GPU.
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment
     assert "RAY_ADDRESS" not in environment
@@ -199,8 +200,8 @@ def test_environment_on_a_cpu(config: PPOConfig, tmp_path: Path) -> None:
     assert environment["OMP_NUM_THREADS"] == "7"  # the run's own settings win
 
 
-def test_environment_with_gpus_keeps_the_cluster(config: PPOConfig, tmp_path: Path) -> None:
-    cuda = config.model_copy(update={"device": "cuda"})
+def test_environment_with_gpus_keeps_the_cluster(settings: TrainSettings, tmp_path: Path) -> None:
+    cuda = settings.model_copy(update={"device": "cuda"})
     environment = run_environment(cuda, "one", tmp_path, tmp_path / "m", {"RAY_ADDRESS": "10.0.0.1:6379"})
     assert environment["RAY_ADDRESS"] == "10.0.0.1:6379"
     assert "VERL_PLATFORM" not in environment
