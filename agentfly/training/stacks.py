@@ -1,4 +1,4 @@
-"""Where the trainer stands, asked from outside: it writes its stacks when it gets a signal, and the launcher reads them.
+"""Where the trainer stands, asked from outside: at a signal it writes its stacks, and the launcher reads them.
 
 A hang in verl has no message of its own. The function it hangs in tells the phase.
 """

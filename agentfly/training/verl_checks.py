@@ -34,7 +34,7 @@ def main(file: Path) -> None:
     sys.stdout.write(json.dumps({"fault": fault, "told": "; ".join(told)}) + "\n")
 
 
-def _verl(config: Any) -> str:
+def accept(config: Any) -> str:
     """verl's own checks: of sizes, and those of the dataclasses that it makes of the nodes."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
@@ -81,4 +81,4 @@ def _tasks(settings: TrainSettings) -> list[EditTask]:
     return list(islice(load_tasks(data.train, split=data.split, limit=data.limit, seed=settings.seed), TASKS))
 
 
-CHECKS: tuple[Callable[[Any], str], ...] = (_verl, _prompts)
+CHECKS: tuple[Callable[[Any], str], ...] = (accept, _prompts)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -10,19 +13,20 @@ import pytest
 
 from agentfly.agents import Trajectory
 from agentfly.agents.card import AgentCard
-from agentfly.images import load_image
+from agentfly.images import ImageStore, load_image
 from agentfly.templates import ChatCodec
-from agentfly.training.launch import launch
+from agentfly.training.compose import to_override
+from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.policy_evaluation import EvaluationPlan
-from agentfly.training.ppo_config import PPOConfig
-from agentfly.training.quickstart import QuickstartConfig, Reinforcement, run_quickstart
-from agentfly.training.rows import read_task
+from agentfly.training.prepare import prepare
+from agentfly.training.quickstart import QUICKSTART, QuickstartConfig, run_quickstart
 from agentfly.training.sft import SFTConfig
 from agentfly.training.warm_start import WarmStartConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEPS = 2
+SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "agentfly.pictures=true")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> QuickstartConfig:
     return QuickstartConfig(
         out=tmp_path_factory.mktemp("quickstart") / "run",
         warm_start=WarmStartConfig(demonstrations=60, looks=20, sft=SFTConfig(steps=80, batch_size=16)),
-        reinforcement=Reinforcement(steps=STEPS, prompts=4, samples=4, tasks=8),
+        tasks=8,
+        overrides=(*SMALL, f"trainer.total_training_steps={STEPS}"),
         evaluation=EvaluationPlan(tasks_per_family=2, kept_per_family=1),
     )
 
@@ -66,16 +71,22 @@ def test_training_changed_the_policy(config: QuickstartConfig, summary: dict[str
 
 
 def test_every_sampled_chain_is_logged_with_exact_tokens(config: QuickstartConfig, summary: dict[str, Any]) -> None:
-    lines = [json.loads(line) for line in (config.out / "trajectories.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (config.out / "training" / "trajectories.jsonl").read_text().splitlines()]
     assert len(lines) == STEPS * 4 * 4
-    codec = ChatCodec.from_pretrained(str(config.out / "policy"))
-    task = read_task({"index": 0, "task_file": str(config.out / "data" / "train.tasks.parquet")})
-    picture = load_image(task.images[0])
+    codec, pictures = (
+        ChatCodec.from_pretrained(str(config.out / "policy")),
+        ImageStore(config.out / "training/pictures"),
+    )
     for line in lines:
         trajectory = Trajectory.from_json(json.dumps(line["trajectory"]))
         assert trajectory.reward is not None
-        # All pictures of the world have one size, so one stands for all here.
-        trajectory.check(codec, lambda handle: picture)
+        trajectory.check(codec, pictures.get)
+
+
+def test_the_metrics_tell_of_rewards_health_and_waiting(config: QuickstartConfig, summary: dict[str, Any]) -> None:
+    step = json.loads((config.out / "training" / "metrics.jsonl").read_text().splitlines()[-1])["data"]
+    assert step["reward/mean"] == pytest.approx(step["critic/rewards/mean"], abs=1e-6)
+    assert {"reward/part/edit", "reward/group/zero_variance", "health/tool_calls", "wait/policy_idle"} <= step.keys()
 
 
 def test_the_report_can_be_looked_at(config: QuickstartConfig, summary: dict[str, Any]) -> None:
@@ -84,37 +95,60 @@ def test_the_report_can_be_looked_at(config: QuickstartConfig, summary: dict[str
     assert load_image(config.out / "learning_curve.png").width > 600
 
 
-def training(config: QuickstartConfig, **settings: Any) -> PPOConfig:
+def train(config: QuickstartConfig, *overrides: str, **values: Any) -> TrainingOutcome:
     """A further launch on the data of the run."""
-    return PPOConfig(
-        model_path=config.out / "warm_start",
-        train_files=(config.out / "data" / "train.parquet",),
-        val_files=(config.out / "data" / "validation.parquet",),
-        agent_loop_config=config.out / "data" / "agent_loop.yaml",
-        train_batch_size=4,
-        group_size=4,
-        learning_rate=1e-4,
-        max_prompt_length=64,
-        max_response_length=192,
-        micro_batch_tokens=4096,
-        max_images=6,
-        **settings,
-    )
+    data = config.out / "data"
+    given = {
+        "agentfly.model": config.out / "warm_start",
+        "agentfly.data.train": data / "train.parquet",
+        "agentfly.data.validation": data / "validation.parquet",
+        **values,
+    }
+    return launch(prepare(QUICKSTART, [*SMALL, *(to_override(k, v) for k, v in given.items()), *overrides]))
 
 
 def test_a_run_resumes_where_it_stopped(config: QuickstartConfig, summary: dict[str, Any]) -> None:
-    last = STEPS + 1
-    outcome = launch(training(config, output_dir=config.out / "training", steps=last, save_freq=last, resume=True))
+    last, out = STEPS + 1, config.out / "training"
+    outcome = train(config, f"trainer.total_training_steps={last}", "trainer.resume_mode=auto", **{"agentfly.out": out})
     assert [step for step, _ in outcome.metrics] == [last]
     assert outcome.checkpoint is not None
     assert outcome.checkpoint.name == f"global_step_{last}"
 
 
-def test_ppo_trains_a_critic(config: QuickstartConfig, summary: dict[str, Any]) -> None:
-    outcome = launch(training(config, output_dir=config.out / "ppo", steps=1, algorithm="ppo"))
+def test_ppo_trains_a_critic_with_credit_by_turn(config: QuickstartConfig, summary: dict[str, Any]) -> None:
+    outcome = train(
+        config,
+        "trainer.total_training_steps=1",
+        "algorithm.adv_estimator=gae",
+        "agentfly.credit=end",
+        "agentfly.audit={evaluator: structural, settings: {share: 0.5}}",
+        **{"agentfly.out": config.out / "ppo"},
+    )
     metrics = outcome.metrics[-1][1]
     assert metrics["critic/vf_loss"] > 0.0
     assert metrics["critic/grad_norm"] > 0.0
+    assert 0 < metrics["audit/samples"] < 16
+    lines = [json.loads(line) for line in (config.out / "ppo" / "trajectories.jsonl").read_text().splitlines()]
+    assert sum(line["trajectory"]["reward"] for line in lines) / 16 == pytest.approx(metrics["critic/rewards/mean"])
+
+
+def test_the_policy_is_evaluated_and_its_chains_are_repeated(
+    config: QuickstartConfig, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    backend = json.dumps({"max_model_len": 1024, "max_num_seqs": 16})
+    words = ["--model", str(config.out / "policy"), "--data", "stickers", "--split", "heldout", "--limit", "5"]
+    scored = ["--evaluator", "reference", "--evaluator", "structural", "--backend-config", backend]
+    run_cli("eval", *words, *scored, "--concurrency", "5", "--out", str(tmp_path))
+    table = json.loads((tmp_path / "summary.json").read_text())
+    assert "look" in json.dumps(table)
+    run_cli("replay", str(tmp_path), "--evaluator", "reference", "--re-execute")
+
+
+def run_cli(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentfly.cli", *words], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_nothing_is_left_running(config: QuickstartConfig, summary: dict[str, Any]) -> None:
