@@ -5,6 +5,7 @@ The step runs the recipe as it is, with overrides only: a tiny checkpoint, tasks
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ SMALL = (
     "device=cpu",
     "agentfly.template=compact-tool",
     "agentfly.system_prompt=",
-    "agentfly.data={train: stickers, limit: 4}",
+    "agentfly.data={train: stickers, split: train, limit: 4, validation: null, validation_split: null}",
     "agentfly.engines=classical",
     "agentfly.client_nodes=[]",
     "agentfly.evaluator=reference",
@@ -41,9 +42,15 @@ SMALL = (
     "trainer.test_freq=-1",
     "trainer.logger=[console,file]",
 )
-# What a recipe needs beside the sizes, because a CPU has one accelerator and no second judge.
+# What a recipe needs beside the sizes: one accelerator cannot be split between trainer and rollout, and verl's engines
+# for sending weights between two need GPUs; there is no second judge.
 OWN: dict[str, tuple[str, ...]] = {
     "qwen2_5_vl_3b_ppo": ("trainer.critic_warmup=0",),
+    "async": (
+        "trainer.v1.trainer_mode=colocate_async",
+        "actor_rollout_ref.rollout.nnodes=0",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=naive",
+    ),
     "qwen2_5_vl_7b_grpo": ("agentfly.audit={evaluator: structural, settings: {share: 1.0}}",),
 }
 
@@ -53,6 +60,16 @@ def test_a_training_recipe_composes_as_it_is(name: str) -> None:
     config = compose(RECIPES / f"{name}.yaml")
     assert config.actor_rollout_ref.rollout.max_model_len >= config.data.max_prompt_length
     assert (RECIPES / f"{name}.sh").stat().st_mode & 0o100
+
+
+def test_the_recipe_of_the_page_composes(tmp_path: Path) -> None:
+    page = (RECIPES.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    found = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    (tmp_path / "mine.yaml").write_text(found[1], encoding="utf-8")
+    config = compose(tmp_path / "mine.yaml")
+    assert config.agentfly.client_nodes == ["localhost:8000", "localhost:8001"]
+    assert config.trainer.n_gpus_per_node == 8
 
 
 def small(name: str, policy: Path, out: Path) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ RUN_ELSEWHERE = {
     "agentfly serve-images": "tests/unit/serving/test_image_server_command.py",
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/test_remote_load_test.py",
     "python benchmarks/image_server.py": "tests/unit/benchmarks/test_image_server_benchmark.py",
+    "agentfly train": "tests/e2e/test_recipes.py",
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
     "agentfly data": "tests/unit/datasets/test_command.py",

@@ -1,0 +1,266 @@
+"""kill -9 of every part of a real run: it ends with the cause, leaves nothing, and is resumed as if nothing had been.
+
+One run is left alone; another of the same seed loses its rollout engine, its rollout worker and its trainer, one after
+the other, each time at a random moment. A third loses its image server, goes on, and then loses its launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfly.datasets import StickerWorld
+from agentfly.errors import TrainingError
+from agentfly.training.compose import CONFIG_DIR, to_override
+from agentfly.training.launch import launch
+from agentfly.training.prepare import prepare
+from agentfly.training.process import ProcessFamily
+from agentfly.training.rows import write_rows
+from agentfly.training.sft import SFTConfig
+from agentfly.training.warm_start import WarmStartConfig, warm_start
+from tests.unit.serving.running import command, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+STEPS, PROMPTS, SAMPLES = 5, 2, 2
+SEED = 11  # of the run, and of the moments at which it is hit
+# What is killed, in turn: how the process calls itself, and what the first line of the error says.
+VICTIMS = (
+    ("VLLM::EngineCore", r"EngineCore|EngineDead"),
+    ("ray::AgentFlyLoopWorker", r"AgentFlyLoopWorker"),
+    ("ray::TaskRunner", r"TaskRunner|ActorDied|died"),
+)
+ERROR_SECONDS = 60.0
+RECIPE = CONFIG_DIR / "stickers.yaml"
+
+Line = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a policy that calls tools, and tasks."""
+    folder = tmp_path_factory.mktemp("kills")
+    sft = SFTConfig(steps=120, batch_size=16)
+    warm_start(WarmStartConfig(demonstrations=80, looks=0, sft=sft), folder / "policy")
+    stickers = StickerWorld()
+    tasks = [stickers.task(index, "train", "named", seed=SEED) for index in range(8)]
+    write_rows(tasks, folder / "data", "train")
+    return folder
+
+
+def overrides(world: Path, out: Path, **more: Any) -> list[str]:
+    values = {
+        "agentfly.model": world / "policy",
+        "agentfly.out": out,
+        "agentfly.seed": SEED,
+        "agentfly.data.train": world / "data" / "train.parquet",
+        "agentfly.limits.tool_timeout": 5,
+        "data.train_batch_size": PROMPTS,
+        "actor_rollout_ref.rollout.n": SAMPLES,
+        "actor_rollout_ref.actor.optim.lr": 1e-4,
+        "trainer.total_training_steps": STEPS,
+        "trainer.save_freq": 1,
+        "trainer.resume_mode": "auto",
+        **more,
+    }
+    return [to_override(key, value) for key, value in values.items()]
+
+
+def lines_of(path: Path) -> list[Line]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def chains_of(out: Path) -> dict[tuple[int, str], Line]:
+    """Chains of a run by step and id, of which none may be twice."""
+    lines = lines_of(out / "trajectories.jsonl")
+    twice = [key for key, count in Counter((x["step"], x["trajectory"]["id"]) for x in lines).items() if count > 1]
+    assert twice == []
+    return {(line["step"], line["trajectory"]["id"]): line["trajectory"] for line in lines}
+
+
+def steps_of(out: Path) -> list[int]:
+    return [line["step"] for line in lines_of(out / "metrics.jsonl")]
+
+
+@dataclass
+class Traces:
+    """What the processes of a run leave if nobody clears up."""
+
+    run: str
+    scratch: Path
+    segments: set[str]
+
+    @classmethod
+    def of(cls, out: Path) -> Traces:
+        """Of the newest run in a folder, which is alive."""
+        run = max((out / "logs").glob("*.log")).stem
+        scratch, segments = None, set()
+        for pid in ProcessFamily(run).members():
+            try:
+                maps, environment = (Path(f"/proc/{pid}/{name}").read_bytes() for name in ("maps", "environ"))
+            except OSError:
+                continue
+            segments |= set(re.findall(r"/dev/shm/\S+", maps.decode(errors="replace")))
+            if found := re.search(rb"(?:^|\0)RAY_TMPDIR=([^\0]+)", environment):
+                scratch = Path(found[1].decode())
+        assert scratch is not None
+        assert scratch.is_dir()
+        assert segments, "Ray's object store is in shared memory"
+        return cls(run, scratch, segments)
+
+    def left(self) -> list[str]:
+        """Processes, folders and segments that are still there."""
+        living = ProcessFamily(self.run).titles()
+        return [
+            *(f"{pid} {title}" for pid, title in living.items()),
+            *([str(self.scratch)] if self.scratch.exists() else []),
+            *(segment for segment in self.segments if Path(segment).exists()),
+        ]
+
+
+@dataclass
+class Murder:
+    """Kills a process of a run some time after a step was reported, from a thread."""
+
+    out: Path
+    title: str
+    delay: float
+    killed: float = 0.0
+    traces: Traces | None = None
+    steps: list[int] = field(default_factory=list)
+    thread: threading.Thread | None = None
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        self.steps.append(step)
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._kill)
+            self.thread.start()
+
+    def _kill(self) -> None:
+        time.sleep(self.delay)
+        traces = Traces.of(self.out)
+        victims = [pid for pid, title in ProcessFamily(traces.run).titles().items() if title.startswith(self.title)]
+        self.traces, self.killed = traces, time.monotonic()
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        assert victims
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path) -> Path:
+    out = world / "undisturbed"
+    launch(prepare(RECIPE, overrides(world, out)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def disturbed(world: Path, undisturbed: Path) -> Path:
+    """The same run, killed three times and resumed; how each death was told is checked here."""
+    out, rng = world / "disturbed", random.Random(SEED)
+    seconds = max(line["data"]["timing_s/step"] for line in lines_of(undisturbed / "metrics.jsonl")[1:])
+    for title, cause in VICTIMS:
+        before = steps_of(out)
+        murder = Murder(out, title, delay=rng.uniform(0.0, seconds))
+        with pytest.raises(TrainingError) as error:
+            launch(prepare(RECIPE, overrides(world, out)), on_step=murder.on_step)
+        took = time.monotonic() - murder.killed
+        first = str(error.value).splitlines()[0]
+        print(f"{title} killed {murder.delay:.1f} s after step {murder.steps}: {took:.1f} s later {first}")
+        assert murder.traces is not None
+        assert murder.traces.left() == []
+        assert took < ERROR_SECONDS
+        assert re.search(cause, first)
+        # What was reported is not repeated, and at most one step was under way.
+        assert not set(before) & set(murder.steps)
+        assert len(murder.steps) <= 2
+    launch(prepare(RECIPE, overrides(world, out)))
+    return out
+
+
+def test_every_step_is_there_once(disturbed: Path) -> None:
+    assert steps_of(disturbed) == list(range(1, STEPS + 1))
+    assert len(chains_of(disturbed)) == STEPS * PROMPTS * SAMPLES
+
+
+def test_the_repeated_steps_are_kept_aside(disturbed: Path) -> None:
+    aside = list((disturbed / "logs").glob("*.repeated.trajectories.jsonl"))
+    kept = chains_of(disturbed)
+    assert all((line["step"], line["trajectory"]["id"]) in kept for path in aside for line in lines_of(path))
+
+
+def test_data_and_rollouts_are_those_of_the_undisturbed_run(undisturbed: Path, disturbed: Path) -> None:
+    whole, resumed = chains_of(undisturbed), chains_of(disturbed)
+    assert resumed.keys() == whole.keys()
+    same = {key: resumed[key]["tokens"]["ids"] == whole[key]["tokens"]["ids"] for key in whole}
+    print(Counter((step, equal) for (step, _), equal in same.items()))
+    assert all(same.values())
+
+
+def test_the_run_ends_within_the_spread(undisturbed: Path, disturbed: Path) -> None:
+    rewards = [[chain["reward"] for chain in chains_of(out).values()] for out in (undisturbed, disturbed)]
+    print([sum(r) / len(r) for r in rewards])
+
+
+@pytest.fixture
+def trained_by_command(world: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """`agentfly train` with an image server, each a process of its own: folder, training, server."""
+    out = world / "served"
+    line = "python -m agentfly.cli serve-images --model-type classical --workers 1"
+    with command(line) as (server, url):
+        flags = overrides(
+            world, out, **{"agentfly.client_nodes": [url.removeprefix("http://")], "trainer.total_training_steps": 50}
+        )
+        training = subprocess.Popen([sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *flags])
+        try:
+            yield out, training, server
+        finally:
+            training.terminate()
+            training.wait(60)
+
+
+def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(
+    trained_by_command: tuple[Path, subprocess.Popen[bytes], subprocess.Popen[bytes]],
+) -> None:
+    out, training, server = trained_by_command
+    wait_for(lambda: training.poll() is not None or steps_of(out), 900)
+    server.kill()
+    hit = max(steps_of(out))
+    wait_for(lambda: training.poll() is not None or max(steps_of(out)) >= hit + 2, 300)
+    assert training.poll() is None, "the run ended with its image server"
+    chains = chains_of(out)
+    served = [record for (step, _), chain in chains.items() if step <= hit for record in records_of(chain)]
+    alone = [record for (step, _), chain in chains.items() if step == hit + 2 for record in records_of(chain)]
+    print([(r["engine"], r["error"]) for r in served + alone])
+    assert any(record["engine"].startswith("remote") for record in served)
+    assert alone
+    assert all("no image server answered" in record["error"] for record in alone if record["name"] != "give_answer")
+
+    traces = Traces.of(out)
+    training.kill()
+    began = time.monotonic()
+    wait_for(lambda: not traces.left(), 60)
+    print(f"nothing is left {time.monotonic() - began:.1f} s after the launcher was killed")
+    shutil.rmtree(out)
+
+
+def records_of(chain: Line) -> list[Line]:
+    return [record for turn in chain["turns"] for record in turn["tools"]]
