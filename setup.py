@@ -32,6 +32,7 @@ def read_readme() -> str:
 LIGHT = [
     "aiolimiter>=1.1",
     "fastapi>=0.133",
+    "fsspec>=2024.6",
     "httpx>=0.27",
     "jinja2>=3.1.5",
     "json-repair>=0.30",
@@ -42,7 +43,7 @@ LIGHT = [
     "packaging>=24",
     "pillow>=11",
     "pydantic>=2.12",
-    "pydantic-settings>=2.6",
+    "python-dotenv>=1.0",
     "python-multipart>=0.0.18",
     "pyyaml>=6.0",
     "rich>=13.7",
@@ -86,6 +87,8 @@ EXTRAS = {
     "litellm": ["litellm>=1.80"],
     # It asks for opencv-python, a second owner of `cv2`; the locks, installed with --no-deps, leave that out.
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
+    # Uploads to s3:// by `agentfly generate`; other places are extras of fsspec's own.
+    "s3": ["s3fs>=2024.6"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [
         "hypothesis>=6.120",

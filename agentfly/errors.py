@@ -7,6 +7,7 @@ attributed once, at the boundary where it is caught (a chain, a request, a comma
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -63,6 +64,16 @@ class MissingExtraError(AgentFlyError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the optional packages of extra [{extra}]: pip install -e '.[{extra}]'")
+
+
+def require(package: str, feature: str, extra: str) -> None:
+    """Fail early, and by name, where an optional package is absent.
+
+    Raises:
+        MissingExtraError: `package` is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(feature, extra)
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

@@ -35,7 +35,9 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float) -> T:
         if task.done():
             return task.result()
     finally:
-        if not task.done():
+        if task.done():
+            _forget(task)
+        else:
             task.add_done_callback(_forget)
             task.cancel()
     raise Overtime

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -13,11 +16,18 @@ from PIL import Image
 
 from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig
 
+# `--hypothesis-profile=thorough` looks longer. A time limit for one example would fail on a busy machine.
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile("quick")
+
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the tests of it: a shell that starts the suite in the background has it ignored."""
+    """Let Ctrl-C reach the tests of it: a shell that starts the suite in the background has it ignored. Save time."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Every HTTP client would load all certificates anew, for 30 ms; no server of the tests has one.
+    ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from agentfly.agents.trajectory import ToolRecord
-from agentfly.waiting import together
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView
 from agentfly.images.store import Draft
 from agentfly.messages import ToolCall
 from agentfly.tools import ToolResult, Toolset
+from agentfly.waiting import together
 
 _PICTURE_NAME = re.compile(r"(?:img|mask)_\d+")
 

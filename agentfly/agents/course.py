@@ -12,10 +12,10 @@ from agentfly.agents.llm_backends.base import Generation, GenerationRequest
 from agentfly.agents.proof import closed
 from agentfly.agents.streaming import Delta, Observation, ToolEnd, ToolStart, TurnEnd, TurnStart
 from agentfly.agents.trajectory import StopReason, TokenTrace, Turn
-from agentfly.waiting import Abandoned, Overtime, bounded
 from agentfly.errors import BackendError
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import parse_tool_calls
+from agentfly.waiting import Abandoned, Overtime, bounded
 
 if TYPE_CHECKING:
     from agentfly.agents.rollout import Chain, Rollout

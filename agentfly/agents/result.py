@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from agentfly.agents.llm_backends.wire import wire_messages
 from agentfly.agents.trajectory import StopReason, Trajectory, plain
-from agentfly.errors import MissingExtraError
+from agentfly.errors import require
 from agentfly.images import ImageStore
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ class RunResult:
         Raises:
             MissingExtraError: `datasets` is not installed.
         """
-        try:
-            import datasets
-        except ImportError as fault:
-            raise MissingExtraError("RunResult.to_dataset", "data") from fault
+        require("datasets", "RunResult.to_dataset", "data")
+        import datasets
+
         rows = [_row(trajectory, self.store) for trajectory in self.trajectories]
         return datasets.Dataset.from_list(rows, features=_features())
 

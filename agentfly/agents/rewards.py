@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.waiting import Abandoned, Overtime, bounded
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageStore
+from agentfly.waiting import Abandoned, Overtime, bounded
 
 logger = logging.getLogger(__name__)
 

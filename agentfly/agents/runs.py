@@ -21,10 +21,10 @@ from agentfly.agents.result import RunResult
 from agentfly.agents.rollout import Rollout
 from agentfly.agents.streaming import ChainEnd, ChainStart, ErrorRaised, RunEnd, RunStart
 from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.waiting import together
 from agentfly.errors import AgentFlyError, ConfigError, ImageError
 from agentfly.images import ImageStore, load_image
 from agentfly.messages import Message, text_message
+from agentfly.waiting import together
 
 if TYPE_CHECKING:
     from agentfly.agents.agent import Agent

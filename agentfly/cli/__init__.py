@@ -10,6 +10,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from agentfly import __version__
 from agentfly.cli.data import data
@@ -58,5 +59,5 @@ def main() -> None:
     try:
         app()
     except AgentFlyError as fault:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {fault}", highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False, soft_wrap=True)
         sys.exit(1)

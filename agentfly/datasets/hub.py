@@ -9,7 +9,7 @@ from typing import Any
 
 from agentfly.datasets.adapters import Adapter, Row
 from agentfly.datasets.tables import find_tables, read_table
-from agentfly.errors import ConfigError, DatasetError, unknown_name
+from agentfly.errors import ConfigError, DatasetError, require, unknown_name
 from agentfly.settings import Settings
 
 
@@ -77,6 +77,7 @@ def _wanted_parts(name: str, adapter: Adapter, root: Path | None, wanted: str | 
 
 
 def _from_hub(name: str, adapter: Adapter, part: str | None, split: str, options: HubOptions) -> Iterator[Row]:
+    require("datasets", f"data set {name!r} by name", "data")
     import datasets
 
     streaming = adapter.streaming if options.streaming is None else options.streaming

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.datasets.confine import PictureFolder
 from agentfly.datasets.task import EditTask
-from agentfly.errors import DatasetError
+from agentfly.errors import DatasetError, require
 from agentfly.images import ImageSource, handle_of, load_image
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def tasks_to_dataset(tasks: Iterable[EditTask]) -> datasets.Dataset:
 
     Raises:
         ImageError: a picture of a task cannot be loaded.
+        MissingExtraError: `datasets` is not installed.
     """
+    require("datasets", "tasks as a `datasets.Dataset`", "data")
     import datasets
 
     return datasets.Dataset.from_list([task_to_row(task) for task in tasks], features=task_features())

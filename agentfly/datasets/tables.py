@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentfly.errors import DatasetError
+from agentfly.errors import DatasetError, require
 
 TABLE_SUFFIXES: tuple[str, ...] = (".parquet", ".arrow")
 # Rows carry pictures: some MB each.
@@ -20,7 +20,9 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         DatasetError: the file is missing, broken, or of another kind.
+        MissingExtraError: pyarrow is not installed.
     """
+    require("pyarrow", f"reading {path.name}", "data")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -43,7 +45,9 @@ def table_columns(path: Path) -> Sequence[str]:
 
     Raises:
         DatasetError: the file is missing or broken.
+        MissingExtraError: pyarrow is not installed.
     """
+    require("pyarrow", f"reading {path.name}", "data")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

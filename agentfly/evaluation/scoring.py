@@ -111,6 +111,10 @@ class MeteredJudge:
             if account is not None:
                 account.add(judge.usage)
 
+    async def close(self) -> None:
+        """Close the judge's connections."""
+        await self._judge.close()
+
 
 class Scorer:
     """Scores finished tasks with every evaluator of a run; the first is the headline.
@@ -155,6 +159,11 @@ class Scorer:
                 one.cancel()
         scores = self._noted(trajectory, {label: score for label, (score, _) in outcomes.items()})
         return scores, {label: usage for label, (_, usage) in outcomes.items() if usage.samples}
+
+    async def close(self) -> None:
+        """Free what the evaluators hold."""
+        for evaluator in self._evaluators.values():
+            await evaluator.close()
 
     async def _sample(self, task: TaskFacts, trajectory: Trajectory, store: ImageStore) -> EditSample | NotScored:
         if trajectory.stop_reason is None or trajectory.stop_reason.failed:

@@ -4,7 +4,7 @@ The light ones are here; `similarity` (CLIP, SigLIP) is imported where it is use
 """
 
 from agentfly.evaluators.audit import AuditReport, AuditSettings, JudgeAudit
-from agentfly.evaluators.base import EditSample, Evaluator, Score
+from agentfly.evaluators.base import Closable, EditSample, Evaluator, Score, close_evaluator
 from agentfly.evaluators.batching import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
 from agentfly.evaluators.composite import CompositeEvaluator
 from agentfly.evaluators.credit import TurnCredit, credit_turns, score_turns
@@ -28,6 +28,7 @@ __all__ = [
     "AuditReport",
     "AuditSettings",
     "ChainFacts",
+    "Closable",
     "CompositeEvaluator",
     "EditSample",
     "Evaluator",
@@ -52,6 +53,7 @@ __all__ = [
     "TurnCredit",
     "available_rubrics",
     "chain_facts",
+    "close_evaluator",
     "compose_reward",
     "credit_turns",
     "evaluate_many",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -55,3 +55,18 @@ class Evaluator(Protocol):
             EvaluatorError: the sample cannot be scored (what the evaluator needs is missing).
         """
         ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """An evaluator that holds something (connections, models); those that hold nothing leave this out."""
+
+    async def close(self) -> None:
+        """Free what is held, in the event loop that it was used in. Safe to call twice."""
+        ...
+
+
+async def close_evaluator(evaluator: Evaluator) -> None:
+    """Free what an evaluator holds, where it holds anything; whoever made the evaluator calls this."""
+    if isinstance(evaluator, Closable):
+        await evaluator.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from agentfly.errors import ConfigError, EvaluatorError
-from agentfly.evaluators.base import EditSample, Evaluator, Score
+from agentfly.evaluators.base import EditSample, Evaluator, Score, close_evaluator
 from agentfly.evaluators.loops import PerLoop
 from agentfly.settings import Settings
 from agentfly.waiting import Abandoned, Overtime, bounded
@@ -108,6 +108,10 @@ class GuardedEvaluator:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def close(self) -> None:
+        """Free what the evaluator holds."""
+        await close_evaluator(self.evaluator)
 
     async def _attempt(self, sample: EditSample) -> Score:
         async with self._slots.get():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from agentfly.errors import ConfigError, EvaluatorError, unknown_name
-from agentfly.evaluators.base import EditSample, Evaluator, Score
+from agentfly.evaluators.base import EditSample, Evaluator, Score, close_evaluator
 
 How = Literal["product", "minimum", "weighted"]
 HOWS: tuple[How, ...] = ("product", "minimum", "weighted")
@@ -67,6 +67,11 @@ class CompositeEvaluator:
             # A part that fails after another one must not be an exception that nobody has looked at.
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         return self._combine(scores)
+
+    async def close(self) -> None:
+        """Free what the parts hold."""
+        for part in self.parts.values():
+            await close_evaluator(part)
 
     def _combine(self, scores: Mapping[str, Score]) -> Score:
         shares = {name: score.value / 100.0 for name, score in scores.items()}

@@ -78,7 +78,9 @@ class HttpEvaluator:
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
-        await self._client.get().aclose()
+        client = self._client.take()
+        if client is not None:
+            await client.aclose()
 
     def _make(self) -> httpx.AsyncClient:
         key = os.environ.get(self.settings.api_key_env)

@@ -93,6 +93,10 @@ class VlmJudge:
                 *(usage.cost, usage.seconds),
             )
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
     async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
         if sample.result is None:
             return Score(0.0, "There is no result.")

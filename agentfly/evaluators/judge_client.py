@@ -92,6 +92,10 @@ class JudgeClient:
             f"the judge {self.settings.model} gave no ratings in {self.settings.attempts} attempts: {reason}"
         ) from reason
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
     async def _try(self, messages: list[Any], question: Question, seed: int, usage: JudgeUsage) -> Ratings:
         async with self._slots.get():
             if self._limiter is not None:

@@ -26,3 +26,8 @@ class PerLoop(Generic[T]):
         if self._made is None or self._made[0] is not loop:
             self._made = (loop, self._make())
         return self._made[1]
+
+    def take(self) -> T | None:
+        """The thing of the running loop, which is forgotten here; None where there is none."""
+        made, self._made = self._made, None
+        return made[1] if made is not None and made[0] is asyncio.get_running_loop() else None

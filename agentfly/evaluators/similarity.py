@@ -12,7 +12,7 @@ from pydantic import Field
 
 from agentfly.errors import EvaluatorError, ToolError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.vision.runtime import TransformersModel, memory_guard
+from agentfly.vision.runtime import TransformersModel, Worker, memory_guard
 from agentfly.vision.settings import ModelSettings
 
 # Steps shorter than this, between vectors of length 1, are rounding.
@@ -33,7 +33,39 @@ class SimilaritySettings(ModelSettings):
     full_for_target: float = Field(0.9, gt=0, le=1)
 
 
-class DirectionalSimilarityEvaluator(TransformersModel[SimilaritySettings]):
+class EmbeddingSpace(TransformersModel[SimilaritySettings]):
+    """Where pictures and texts lie for a model that was trained on pairs of them."""
+
+    feature: ClassVar[str] = "the similarity evaluator"
+    wanted: ClassVar[str] = "a CLIP, SigLIP or SigLIP 2 model"
+    classes: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
+        ("clip", "siglip", "siglip2"), ("AutoModel", "AutoProcessor")
+    )
+
+    def see(self, pictures: list[Image.Image]) -> NDArray[np.float64]:
+        """Embeddings of pictures (N, D), each of length 1."""
+        import torch
+
+        model, processor = self.load()
+        with memory_guard(self.name), torch.inference_mode():
+            inputs = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
+            inputs = inputs.to(model.device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+            return _unit(model.get_image_features(**inputs))
+
+    def read(self, texts: tuple[str, str]) -> NDArray[np.float64]:
+        """Embeddings of texts (2, D), each of length 1."""
+        import torch
+
+        model, processor = self.load()
+        # SigLIP was trained on padded texts and goes astray without the padding.
+        padding: Any = True if model.config.model_type == "clip" else "max_length"
+        with memory_guard(self.name), torch.inference_mode():
+            inputs = processor(text=list(texts), return_tensors="pt", padding=padding, truncation=True)
+            return _unit(model.get_text_features(**inputs.to(model.device)))
+
+
+class DirectionalSimilarityEvaluator:
     """CLIP directional similarity (StyleGAN-NADA, Gal et al. 2022), for data with captions or a target.
 
     With E the embedding of a picture or a text, of length 1, and [x] = min(max(x, 0), 1):
@@ -48,21 +80,17 @@ class DirectionalSimilarityEvaluator(TransformersModel[SimilaritySettings]):
     [cos(E(result), E(source))], to be looked at beside the score, which it is no part of.
 
     Args:
-        settings: which model. It is loaded at the first sample, or by `load`.
+        settings: which model. It is loaded at the first sample.
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
         ConfigError: the folder is not a checkpoint.
     """
 
-    feature: ClassVar[str] = "the similarity evaluator"
-    wanted: ClassVar[str] = "a CLIP, SigLIP or SigLIP 2 model"
-    classes: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
-        ("clip", "siglip", "siglip2"), ("AutoModel", "AutoProcessor")
-    )
-
     def __init__(self, settings: SimilaritySettings | None = None) -> None:
-        super().__init__(settings or SimilaritySettings())
+        self.settings = settings or SimilaritySettings()
+        self.space = EmbeddingSpace(self.settings)
+        self._worker = Worker("similarity")
 
     async def evaluate(self, sample: EditSample) -> Score:
         """Score one sample; aspects are direction and kept.
@@ -83,12 +111,16 @@ class DirectionalSimilarityEvaluator(TransformersModel[SimilaritySettings]):
         except ToolError as fault:
             raise EvaluatorError(str(fault)) from fault
 
+    async def close(self) -> None:
+        """Drop the samples that wait."""
+        self._worker.close()
+
     def _score(self, sample: EditSample, result: Image.Image, captions: tuple[str, str] | None) -> Score:
         pictures = [sample.source, result]
         if captions is None and sample.target is not None:
             pictures.append(sample.target)
-        seen = self._see(pictures)
-        before, after = self._read(captions) if captions is not None else (seen[0], seen[2])
+        seen = self.space.see(pictures)
+        before, after = self.space.read(captions) if captions is not None else (seen[0], seen[2])
         full = self.settings.full_for_words if captions is not None else self.settings.full_for_target
         wish, step = after - before, seen[1] - seen[0]
         if np.linalg.norm(wish) < _NO_STEP:
@@ -98,28 +130,6 @@ class DirectionalSimilarityEvaluator(TransformersModel[SimilaritySettings]):
         direction = min(max(cosine / full, 0.0), 1.0)
         kept = min(max(float(seen[0] @ seen[1]), 0.0), 1.0)
         return Score(100.0 * direction, _feedback(direction, moved), {"direction": direction, "kept": kept})
-
-    def _see(self, pictures: list[Image.Image]) -> NDArray[np.float64]:
-        """Embeddings of pictures (N, D), each of length 1."""
-        import torch
-
-        model, processor = self.load()
-        with memory_guard(self.name), torch.inference_mode():
-            inputs = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
-            inputs = inputs.to(model.device)
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-            return _unit(model.get_image_features(**inputs))
-
-    def _read(self, texts: tuple[str, str]) -> NDArray[np.float64]:
-        """Embeddings of texts (2, D), each of length 1."""
-        import torch
-
-        model, processor = self.load()
-        # SigLIP was trained on padded texts and goes astray without the padding.
-        padding: Any = True if model.config.model_type == "clip" else "max_length"
-        with memory_guard(self.name), torch.inference_mode():
-            inputs = processor(text=list(texts), return_tensors="pt", padding=padding, truncation=True)
-            return _unit(model.get_text_features(**inputs.to(model.device)))
 
 
 def _captions(sample: EditSample) -> tuple[str, str] | None:

@@ -15,7 +15,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -115,7 +116,13 @@ class _Host:
 def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = None) -> FastAPI:
     """The application that hosts an evaluator."""
     host = _Host(evaluator, settings or EvaluatorServerSettings())
-    app = FastAPI(title="agentfly evaluator", docs_url=None, redoc_url=None)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await host.evaluator.close()
+
+    app = FastAPI(title="agentfly evaluator", docs_url=None, redoc_url=None, lifespan=lifespan)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from agentfly.agents import (
     ImageEditingAgent,
     Rollout,
     RolloutLimits,
+    StopReason,
     Trajectory,
     task_conversation,
 )
@@ -28,6 +29,7 @@ from agentfly.errors import BackendError
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.compose import settings_of
+from agentfly.training.lost import is_lost, tell_lost
 from agentfly.training.rows import read_task
 from agentfly.training.settings import TrainSettings
 from agentfly.vision import Engines
@@ -57,18 +59,24 @@ class VerlBackend:
         if request.load_image is None:
             raise BackendError("verl's backend needs the pictures of the request")
         images = [request.load_image(handle) for handle in request.images]
-        output = await self._server.generate(
-            request_id=request.session_id,
-            prompt_ids=list(request.prompt_ids),
-            # A sampled placeholder would stand for a picture that does not exist, and break the next prompt.
-            sampling_params={
-                **self._sampling,
-                "max_tokens": request.sampling.max_tokens,
-                **({} if request.sampling.seed is None else {"seed": request.sampling.seed}),
-                "logit_bias": {self._codec.image_id: -100.0},
-            },
-            image_data=images or None,
-        )
+        try:
+            output = await self._server.generate(
+                request_id=request.session_id,
+                prompt_ids=list(request.prompt_ids),
+                # A sampled placeholder would stand for a picture that does not exist, and break the next prompt.
+                sampling_params={
+                    **self._sampling,
+                    "max_tokens": request.sampling.max_tokens,
+                    **({} if request.sampling.seed is None else {"seed": request.sampling.seed}),
+                    "logit_bias": {self._codec.image_id: -100.0},
+                },
+                image_data=images or None,
+            )
+        except Exception as fault:
+            if is_lost(fault):
+                await tell_lost(fault)
+                raise BackendError(f"the rollout engine is gone: {type(fault).__name__}") from fault
+            raise
         self.extras.append(output.extra_fields)
         ids = tuple(output.token_ids)
         ended = bool(ids) and ids[-1] in self._codec.eos_ids
@@ -195,7 +203,7 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
         """One sample of one row.
 
         Raises:
-            BackendError: nothing was sampled.
+            BackendError: nothing was sampled, or the backend failed on the way.
         """
         common = shared(self.config, self.processor)
         backend = VerlBackend(self.server_manager, common.codec, sampling_params)
@@ -235,6 +243,9 @@ def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainO
     tokens = trajectory.tokens
     if tokens is None or not tokens.response_ids:
         raise BackendError(f"chain {trajectory.id} sampled nothing: {trajectory.error or trajectory.stop_reason}")
+    if trajectory.stop_reason is StopReason.BACKEND_ERROR:
+        # Its reward would blame the policy for what was none of its doing.
+        raise BackendError(f"chain {trajectory.id} is not trained on: {trajectory.error}")
     if len(tokens.response_ids) > limits.max_response_tokens:
         raise BackendError(
             f"chain {trajectory.id}: {len(tokens.response_ids)} ids do not fit in {limits.max_response_tokens}"

@@ -7,6 +7,7 @@ memory too.
 
 from __future__ import annotations
 
+import select
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from agentfly.training.process import ProcessFamily
 
 WELL = b"well"
+_LOOK_SECONDS = 5.0
 
 
 def hire(run_id: str, session: int, scratch: Path) -> subprocess.Popen[bytes]:
@@ -41,6 +43,9 @@ def main() -> None:
     """Wait for the launcher's word."""
     run_id, session, scratch = sys.argv[1:]
     family = ProcessFamily(run_id, session=int(session))
+    # The launcher does this too, but takes what it knows with it.
+    while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+        family.note_shared_memory()
     if sys.stdin.buffer.read() == WELL:
         return
     family.end()

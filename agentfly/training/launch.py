@@ -31,6 +31,7 @@ from agentfly.training.environment import run_environment
 from agentfly.training.janitor import dismiss, hire
 from agentfly.training.process import ProcessFamily
 from agentfly.training.progress import SAMPLED, LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
+from agentfly.training.resume import cut_back, resume_checkpoint
 from agentfly.training.settings import TrainSettings
 from agentfly.training.stacks import FOLDER_VARIABLE, part_in_progress
 
@@ -47,7 +48,17 @@ _GRACE_SECONDS = 5.0
 _EXIT_SECONDS = 60.0
 _TAIL_LINES = 15
 _RECENT_LINES = 2000
-_NEEDED = ("EngineCore", "AgentFlyLoopWorker", "RewardLoopWorker", "vLLMHttpServer", "WorkerDict", "TaskRunner")
+_NEEDED = (
+    "EngineCore",
+    "AgentFlyLoopWorker",
+    "GlobalRequestLoadBalancer",
+    "RewardLoopWorker",
+    "SimpleStorageUnit",
+    "TaskRunner",
+    "TransferQueueController",
+    "vLLMHttpServer",
+    "WorkerDict",
+)
 _HINTS = {"ray": ": is /tmp full, or does RAY_ADDRESS name a cluster that does not answer?"}
 
 
@@ -60,12 +71,16 @@ class Launch:
         settings: its node `agentfly`.
         steps: training steps of the whole run, those of earlier launches included.
         resume: go on from the newest checkpoint if there is one.
+        resume_from: go on from this checkpoint instead.
+        validates_first: verl validates before the first step, also of a resumed run.
     """
 
     config_file: Path
     settings: TrainSettings
     steps: int
     resume: bool = False
+    resume_from: Path | None = None
+    validates_first: bool = False
 
     def arguments(self) -> list[str]:
         """Command line of verl's trainer; Hydra writes no files of its own, for the run has its log and its folder."""
@@ -148,8 +163,7 @@ class _Run:
         self._family = ProcessFamily(self._id)
         self._child: subprocess.Popen[bytes] | None = None
         self._metrics: list[tuple[int, dict[str, float]]] = []
-        checkpoint = newest_checkpoint(self._settings.checkpoint_dir)
-        self._resumed_step = step_of(checkpoint) if what.resume else 0
+        self._resumed_step = 0
         self._times: dict[Phase, float] = {}
         self._began = self._progressed = time.monotonic()
         self._ended = 0.0
@@ -162,6 +176,8 @@ class _Run:
         self._stacks.mkdir()
 
     def start(self, driver: tuple[str, ...]) -> None:
+        if self._what.resume:
+            self._resume()
         command = [sys.executable, *driver, *self._what.arguments()]
         environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
         environment[FOLDER_VARIABLE] = str(self._stacks)
@@ -178,6 +194,13 @@ class _Run:
             )
         self._family = ProcessFamily(self._id, session=self._child.pid)
         self._janitor = hire(self._id, self._child.pid, self._scratch)
+
+    def _resume(self) -> None:
+        settings, what = self._settings, self._what
+        self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, what.resume_from))
+        for log in (self._metrics_file, settings.trajectory_log.absolute()):
+            aside = self._log_file.with_suffix(f".repeated.{log.name}")
+            cut_back(log, self._resumed_step, aside, revalidates=what.validates_first)
 
     def follow(self) -> None:
         """Report progress until the child ends; raise when it ends badly or stops moving."""
@@ -280,6 +303,8 @@ class _Run:
 
     def _check_members(self) -> None:
         """End a run whose rollout engine or worker is gone: verl would wait for it."""
+        if self._last_step() >= self._what.steps:
+            return  # verl is ending them
         living = self._family.titles()
         gone = {pid: title for pid, title in self._seen.items() if pid not in living}
         self._seen |= {pid: title for pid, title in living.items() if _needed(title)}

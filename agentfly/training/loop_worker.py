@@ -26,6 +26,7 @@ from agentfly.training.agent_loop import ChainOutput, FinishedChain, shared
 from agentfly.training.facts import facts_of, intervals_of, turn_results
 from agentfly.training.parity import PictureInputs, check_pictures, digest
 from agentfly.training.scoring import apply_scores, pictures_needed, reward_info
+from agentfly.vision.cached import cache_stats
 from agentfly.waiting import Overtime, bounded
 
 # verl decorates its worker with `ray.remote`, and Ray refuses to inherit from what that gives.
@@ -114,7 +115,14 @@ def told(chain: FinishedChain, audit: float | None) -> dict[str, Any]:
         "facts": asdict(facts_of(trajectory, chain.store)),
         "intervals": [asdict(each) for each in intervals_of(trajectory)],
         "digest": digest(trajectory.tokens.ids, trajectory.tokens.mask),
+        "cache": _cache(chain),
     }
+
+
+def _cache(chain: FinishedChain) -> dict[str, int] | None:
+    """What the tool cache of this process has done so far; None without one."""
+    stats = cache_stats(chain.shared.engines)
+    return None if stats is None else {"process": os.getpid(), "hits": stats.hits, "misses": stats.misses}
 
 
 def log_chain(chain: FinishedChain) -> None:

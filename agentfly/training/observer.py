@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agentfly.errors import TrainingError
@@ -28,6 +28,7 @@ class StepObserver:
     def __init__(self, settings: TrainSettings) -> None:
         self._health = HealthMonitor(health_settings(settings.health))
         self._audit = None if settings.audit is None else JudgeAudit(settings.audit.settings)
+        self._cache = CacheMeter()
 
     def observe(self, chains: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
         """Metrics of a step.
@@ -50,8 +51,35 @@ class StepObserver:
         if self._audit is not None:
             pairs = [(chain["parts"]["edit"], chain["audit"]) for chain in chains]
             metrics |= self._audit.compare(pairs, step).metrics
+        metrics |= self._cache.read(chain["cache"] for chain in chains if chain["cache"] is not None)
         waits = wait_metrics(Interval(**each) for chain in chains for each in chain["intervals"])
         if (words := blame(waits)) is not None:
             logger.info("step %d: %s", step, words)
         health.raise_if_stopped()
         return metrics | waits
+
+
+class CacheMeter:
+    """The tool caches of all workers, step by step, from counts that never go down."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[int, int]] = {}
+
+    def read(self, counts: Iterable[Mapping[str, int]]) -> dict[str, float]:
+        """`cache/hits`, `cache/misses` and `cache/hit_rate` of a step; nothing where no cache was asked.
+
+        Args:
+            counts: `process`, `hits` and `misses` so far, as each chain found them at its end.
+        """
+        newest: dict[int, tuple[int, int]] = {}
+        for count in counts:
+            process, seen = count["process"], (count["hits"], count["misses"])
+            newest[process] = max(newest.get(process, (0, 0)), seen, key=sum)
+        hits, misses = (
+            sum(seen[place] - self._before.get(process, (0, 0))[place] for process, seen in newest.items())
+            for place in (0, 1)
+        )
+        self._before |= newest
+        if hits + misses <= 0:
+            return {}
+        return {"cache/hits": float(hits), "cache/misses": float(misses), "cache/hit_rate": hits / (hits + misses)}

@@ -91,7 +91,7 @@ def check_pictures(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tens
     wanted = [] if grids is None else [int(grid.prod()) // merge for grid in grids]
     runs = codec.image_runs(ids)
     for index in range(max(len(runs), len(wanted), len(trajectory.images))):
-        run, grid = (list[index] if index < len(list) else 0 for list in (runs, wanted))
+        run, grid = (counts[index] if index < len(counts) else 0 for counts in (runs, wanted))
         if run == grid and index < len(trajectory.images):
             continue
         handle = trajectory.images[index] if index < len(trajectory.images) else "none"
@@ -103,7 +103,8 @@ def check_pictures(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tens
 
 def digest(ids: Sequence[int], mask: Sequence[int]) -> str:
     """A hash of a chain's ids and of which of them were sampled."""
-    made = hashlib.sha256(np.asarray(ids, np.int64).tobytes())
+    made = hashlib.sha256(f"{len(ids)}:".encode())
+    made.update(np.asarray(ids, np.int64).tobytes())
     made.update(np.asarray(mask, np.int64).tobytes())
     return made.hexdigest()[:16]
 

@@ -31,7 +31,15 @@ def prepare(recipe: Path, overrides: Sequence[str] = ()) -> Launch:
 def launch_of(config: Any, file: Path) -> Launch:
     """What to launch of a complete configuration in a file."""
     trainer = config.trainer
-    return Launch(file, settings_of(config), int(trainer.total_training_steps), trainer.resume_mode != "disable")
+    named = trainer.resume_mode == "resume_path"
+    return Launch(
+        file,
+        settings_of(config),
+        int(trainer.total_training_steps),
+        resume=trainer.resume_mode != "disable",
+        resume_from=Path(trainer.resume_from_path) if named else None,
+        validates_first=bool(trainer.val_before_train),
+    )
 
 
 def write_tasks(settings: TrainSettings) -> tuple[Path, Path]:

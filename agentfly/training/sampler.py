@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from agentfly.errors import TrainingError
 from agentfly.training import turn_advantage  # noqa: F401  (registers the estimator in the trainer's process)
+from agentfly.training.lost import lost_in
 from agentfly.training.observer import StepObserver
 from agentfly.training.parity import digest
 from agentfly.training.progress import SAMPLED
@@ -40,13 +41,23 @@ class _Watchful:
         dump_on_request()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """A batch, and metrics of it; see `ReplayBuffer.sample`."""
+        """A batch, and metrics of it; see `ReplayBuffer.sample`.
+
+        Raises:
+            TrainingError: a rollout engine died; see `agentfly.training.lost`.
+        """
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         logger.info("%s %d", SAMPLED, global_steps)
         if partition_id == "train":
             chains = _chains(batch)
             metrics = {**metrics, **self._observer.observe(chains, global_steps)}
         return batch, metrics
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        """What verl does whenever it looks; without this, asynchronous trainers would ask a dead engine for ever."""
+        super()._sync_metadata_from_transfer_queue()  # type: ignore[misc]
+        if (fault := lost_in(self.partitions)) is not None:  # type: ignore[attr-defined]
+            raise TrainingError(f"a rollout engine died: {fault}")
 
 
 class WatchfulReplayBuffer(_Watchful, ReplayBuffer):  # type: ignore[misc, unused-ignore]

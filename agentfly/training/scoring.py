@@ -13,6 +13,7 @@ from agentfly.errors import EvaluatorError
 from agentfly.evaluators import Reward, make_evaluator
 from agentfly.evaluators.batching import GuardedEvaluator
 from agentfly.evaluators.credit import credit_turns, score_turns
+from agentfly.evaluators.estimates import SUCCESS
 from agentfly.images import ImageStore
 from agentfly.training.facts import turn_results
 from agentfly.training.settings import TrainSettings
@@ -106,6 +107,7 @@ def reward_info(trajectory: Trajectory) -> dict[str, Any]:
     records = trajectory.tool_records
     return {
         "score": float(trajectory.score or 0.0),
+        "success": float((trajectory.score or 0.0) >= SUCCESS),
         **{f"part/{name}": float(value) for name, value in trajectory.reward_parts.items()},
         "tool_calls": float(len(records)),
         "failed_calls": float(sum(record.error is not None for record in records)),

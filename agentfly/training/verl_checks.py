@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.datasets import EditTask, load_tasks
-from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.errors import AgentFlyError, ConfigError, unknown_name
 from agentfly.training.compose import settings_of
 from agentfly.training.prepare import is_row_file
 from agentfly.training.rows import read_task
@@ -21,6 +21,7 @@ TASKS = 16  # whose prompts are measured
 
 def main(file: Path) -> None:
     """Check the configuration in a file, and write `{"fault", "told"}` to standard output."""
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     config = OmegaConf.load(file)
@@ -28,8 +29,8 @@ def main(file: Path) -> None:
     for check in CHECKS:
         try:
             told.append(check(config))
-        except (AgentFlyError, AssertionError, ValueError, TypeError) as wrong:
-            fault = f"{wrong}" if isinstance(wrong, AgentFlyError) else f"verl: {wrong}"
+        except (AgentFlyError, AssertionError, HydraException, ValueError, TypeError) as wrong:
+            fault = f"{wrong}" if isinstance(wrong, AgentFlyError) else f"verl: {' '.join(str(wrong).split())}"
             break
     sys.stdout.write(json.dumps({"fault": fault, "told": "; ".join(told)}) + "\n")
 
@@ -44,6 +45,22 @@ def accept(config: Any) -> str:
     for node in (config.actor_rollout_ref.rollout, config.algorithm, *([config.critic.optim] if critic else [])):
         omega_conf_to_dataclass(node)
     return "verl accepts the configuration"
+
+
+def _names(config: Any) -> str:
+    """Names that verl looks up at the first update only: of the advantage estimator, and of the policy's loss."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+    from verl.utils.import_utils import import_external_libs
+
+    from agentfly.training import turn_advantage  # noqa: F401  (registers its estimator)
+
+    import_external_libs(config.actor_rollout_ref.model.external_lib)  # where people register their own
+    estimator, loss = config.algorithm.adv_estimator, config.actor_rollout_ref.actor.policy_loss.loss_mode
+    if estimator not in ADV_ESTIMATOR_REGISTRY:
+        raise ConfigError(unknown_name("algorithm.adv_estimator", estimator, ADV_ESTIMATOR_REGISTRY))
+    if loss not in POLICY_LOSS_REGISTRY:
+        raise ConfigError(unknown_name("actor_rollout_ref.actor.policy_loss.loss_mode", loss, POLICY_LOSS_REGISTRY))
+    return f"{estimator} with the {loss} loss"
 
 
 def _prompts(config: Any) -> str:
@@ -81,4 +98,4 @@ def _tasks(settings: TrainSettings) -> list[EditTask]:
     return list(islice(load_tasks(data.train, split=data.split, limit=data.limit, seed=settings.seed), TASKS))
 
 
-CHECKS: tuple[Callable[[Any], str], ...] = (accept, _prompts)
+CHECKS: tuple[Callable[[Any], str], ...] = (accept, _names, _prompts)

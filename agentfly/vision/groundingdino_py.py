@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, require
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.boxes import Candidate, clean_label, normalise_prompt, to_detections
-from agentfly.vision.runtime import LazyModel, is_local, loading, memory_guard, require, resolve_device, short_name
+from agentfly.vision.runtime import LazyModel, is_local, loading, memory_guard, resolve_device, short_name
 
 _WANTED = "a checkpoint of groundingdino-py"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

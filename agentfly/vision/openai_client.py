@@ -52,7 +52,7 @@ class SdkClient:
 
     Args:
         endpoint: where the server is.
-        client: a client to use as it is, instead.
+        client: a client to use as it is, instead; it belongs to whoever gave it.
     """
 
     def __init__(self, endpoint: Endpoint, client: openai.AsyncOpenAI | None = None) -> None:
@@ -70,10 +70,21 @@ class SdkClient:
 
             place = self._endpoint
             client = openai.AsyncOpenAI(
-                api_key=place.key(), base_url=place.base_url, timeout=place.timeout, max_retries=place.retries
+                api_key=place.key(),
+                base_url=place.base_url,
+                timeout=place.timeout,
+                max_retries=place.retries,
+                # The SDK's own would try to close the sockets of a loop that is gone, and log that it cannot.
+                http_client=openai.DefaultAsyncHttpxClient(timeout=place.timeout),
             )
             self._made = (loop, client)
         return self._made[1]
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop. Safe to call twice; the next request opens new ones."""
+        made, self._made = self._made, None
+        if made is not None and made[0] is asyncio.get_running_loop():
+            await made[1].close()
 
 
 @contextmanager

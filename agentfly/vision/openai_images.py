@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from pydantic import Field
 
-from agentfly.errors import ImageError, ToolError
+from agentfly.errors import ImageError, ToolError, require
 from agentfly.images import load_image
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.compositing import paste_back, restored, solid
 from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
-from agentfly.vision.runtime import require
 
 if TYPE_CHECKING:
     import openai

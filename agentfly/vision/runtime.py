@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
-from agentfly.errors import ConfigError, MissingExtraError, ToolError
+from agentfly.errors import ConfigError, ToolError, require
 
 if TYPE_CHECKING:
     from agentfly.vision.settings import ModelSettings
@@ -115,16 +114,6 @@ class TransformersModel(LazyModel[tuple[Any, Any]], Generic[S]):
                 chosen.model, revision=chosen.revision, dtype=resolve_dtype(chosen.dtype, device)
             )
         return model.to(device).eval(), processor
-
-
-def require(package: str, feature: str, extra: str) -> None:
-    """Fail early, and by name, where an optional package is absent.
-
-    Raises:
-        MissingExtraError: `package` is not installed.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(feature, extra)
 
 
 def resolve_device(device: str) -> str:

@@ -86,13 +86,13 @@ def test_a_training_recipe_takes_a_real_step(name: str, tiny_policy: Path, tmp_p
     assert settings_of(compose(RECIPES / f"{name}.yaml", small(name, tiny_policy, tmp_path))).out == tmp_path
 
 
-def test_verl_accepts_every_training_recipe(tmp_path: Path) -> None:
-    """One process for all of them: verl takes seconds to import."""
+def test_verl_accepts_every_training_recipe(tiny_policy: Path) -> None:
+    """One process for all of them: verl takes seconds to import. Only the model is another: it reads its processor."""
     script = (
         "import sys; from pathlib import Path; from agentfly.training.compose import compose\n"
         "from agentfly.training.verl_checks import accept\n"
-        "for path in sys.argv[1:]: accept(compose(Path(path)))"
+        "for path in sys.argv[2:]: accept(compose(Path(path), [f'agentfly.model={sys.argv[1]}']))"
     )
     files = [str(RECIPES / f"{name}.yaml") for name in TRAINING]
-    done = subprocess.run([sys.executable, "-c", script, *files], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script, str(tiny_policy), *files], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -29,14 +29,19 @@ _TOOLS_TEXT = (
 class Reply:
     """What has come so far.
 
+    A server with a reasoning parser sends thoughts apart from the content. They are put back before it, in the
+    `<think>` tags of the models themselves, so that a text is the same whatever the server parses.
+
     Attributes:
-        texts: pieces of the content.
+        texts: pieces of the text.
+        thinking: whether a thought has begun and not ended.
         calls: native calls by their index.
         finish, usage: as the server gave them.
         prompt_ids, token_ids, logprobs: of a vLLM server that was asked for them; `prompt_checked` when compared.
     """
 
     texts: list[str] = field(default_factory=list)
+    thinking: bool = False
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
     finish: str | None = None
     usage: Any = None
@@ -48,7 +53,7 @@ class Reply:
     def read_answer(self, answer: Any) -> None:
         """Take a whole answer of the SDK."""
         choice = answer.choices[0]
-        self.texts.append(choice.message.content or choice.message.refusal or "")
+        self.texts.append(self._text(choice.message, choice.finish_reason))
         for index, call in enumerate(choice.message.tool_calls or ()):
             self._add_call(index, call)
         self.finish, self.usage = choice.finish_reason, answer.usage
@@ -59,7 +64,7 @@ class Reply:
         text = ""
         self.usage = chunk.usage or self.usage
         for choice in (chunk.choices or ())[:1]:
-            text = choice.delta.content or choice.delta.refusal or ""
+            text = self._text(choice.delta, choice.finish_reason)
             for fragment in choice.delta.tool_calls or ():
                 self._add_call(fragment.index or 0, fragment)
             self.finish = choice.finish_reason or self.finish
@@ -81,6 +86,21 @@ class Reply:
             prompt_tokens=self.usage.prompt_tokens if self.usage else 0,
             completion_tokens=self.usage.completion_tokens if self.usage else 0,
         )
+
+    def _text(self, said: Any, finish: str | None) -> str:
+        """The text of a message, or of a piece of one."""
+        content = said.content or said.refusal or ""
+        more = said.model_extra or {}
+        thought = more.get("reasoning_content") or more.get("reasoning")
+        text = ""
+        if isinstance(thought, str) and thought:
+            text = thought if self.thinking else f"<think>{thought}"
+            self.thinking = True
+        # A thought that was cut off stays open, as it does in the text of a server without a parser.
+        if self.thinking and (content or said.tool_calls or finish not in (None, "length")):
+            self.thinking = False
+            return f"{text}</think>{content}"
+        return text + content
 
     def _add_call(self, index: int, call: Any) -> None:
         """Join one call, or one fragment of it, to what is known of it."""

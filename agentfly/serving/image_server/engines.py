@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from typing import Any, Protocol
 
-from agentfly.errors import ConfigError, ToolError
+from agentfly.errors import ConfigError, ToolError, require
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.work import Operation, Outcome, Work
 from agentfly.vision.base import Detections, Detector, Editor, EditParams, Inpainter, InpaintParams
-from agentfly.vision.runtime import require
+from agentfly.vision.diffusion import TextRequest, TextToImage, WeightSettings
 
 
 class WorkerEngine(Protocol):
@@ -62,6 +63,21 @@ class ToolEngines:
             editing = EditParams(work.negative_prompt, guidance, work.num_inference_steps, work.seed)
             return Outcome(await self._editor.edit(image, work.prompt, editing))
         raise ToolError(f"this server does not offer {work.operation.value}")
+
+
+class TextEngine:
+    """A text-to-image model."""
+
+    operations = frozenset((Operation.generate,))
+
+    def __init__(self, model: TextToImage) -> None:
+        self._model = model
+        self.name = model.name
+
+    async def run(self, work: Work) -> Outcome:
+        """The picture of a prompt."""
+        own = {field.name: getattr(work, field.name) for field in fields(TextRequest)}
+        return Outcome(await self._model.make(TextRequest(**{**own, "seed": work.seed or 0})))
 
 
 async def _detect(detector: Detector, work: Work) -> Outcome:
@@ -126,17 +142,15 @@ def _diffusion(options: EngineOptions) -> WorkerEngine:
 
 
 def _text_to_image(options: EngineOptions) -> WorkerEngine:
-    from agentfly.serving.image_server.text_to_image import TextToImage
-    from agentfly.vision.diffusion import WeightSettings
-
     if options.area is not None:
         raise ConfigError("--area is for models that start from a picture: leave it out, requests have a size")
     chosen = options.model_dump(include={"device", "dtype", "offload", "compile"})
-    return TextToImage(WeightSettings(model=options.model_path, **chosen), max_batch=options.max_batch)
+    model = TextToImage(WeightSettings(model=options.model_path, **chosen), max_batch=options.max_batch)
+    model.load()
+    return TextEngine(model)
 
 
 def _starts_from_text(options: EngineOptions) -> bool:
-    from agentfly.vision.diffusion import WeightSettings
     from agentfly.vision.diffusion.pipelines import class_name, role_class
 
     require("diffusers", "this model", "diffusion")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
-from agentfly.vision.runtime import require
+from agentfly.errors import require
 
 
 class LiteLLMBackend(ClientBackend):

@@ -71,7 +71,7 @@ class ServerPainter:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.get().close()
+        await self._client.close()
 
 
 class _Passing(ToolError):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
-from agentfly.evaluators import Evaluator, Rubric, load_rubric, make_evaluator
+from agentfly.evaluators import Evaluator, Rubric, close_evaluator, load_rubric, make_evaluator
 from agentfly.systems.refinement.generators import make_generator
 from agentfly.systems.refinement.loop import RefinementLoop
 from agentfly.systems.refinement.prompter import ChatPrompter, FeedbackPrompter, NewPrompter, ResponsesPrompter
@@ -42,6 +42,7 @@ def make_loop(settings: RefinementSettings) -> tuple[RefinementLoop, Close]:
     async def close() -> None:
         await generator.close()
         await close_prompter()
+        await close_evaluator(evaluator)
 
     return loop, close
 

@@ -16,12 +16,12 @@ from enum import Enum
 
 from PIL import Image
 
-from agentfly.waiting import Overtime, bounded
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.evaluators import EditSample, Evaluator, Score
 from agentfly.systems.refinement.generators.base import Generator, Picture, PictureRequest
 from agentfly.systems.refinement.prompter import Critique, NewPrompter, Prompter
 from agentfly.systems.refinement.usage import Usage
+from agentfly.waiting import Overtime, bounded
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
 from agentfly.vision.runtime import first_line
 
 if TYPE_CHECKING:
-    import openai
     from openai.types.responses import Response
 
 
@@ -30,7 +28,6 @@ class ResponsesClient:
         self.model = model
         self._endpoint = endpoint
         self._sdk = SdkClient(endpoint)
-        self._used: asyncio.AbstractEventLoop | None = None
 
     async def create(self, usage: Usage, **arguments: Any) -> Response:
         """One response.
@@ -48,7 +45,7 @@ class ResponsesClient:
 
         usage.requests += 1
         with service_faults(f"the model {self.model}", self._endpoint.timeout):
-            reply = await self._get().responses.create(model=self.model, **arguments)
+            reply = await self._sdk.get().responses.create(model=self.model, **arguments)
         if not isinstance(reply, Response) or not isinstance(reply.output, list):
             raise BackendError(f"the model {self.model} sent no response: check that base_url ends in /v1")
         if reply.usage is not None:
@@ -60,7 +57,7 @@ class ResponsesClient:
         import openai
 
         with service_faults("the Conversations API", self._endpoint.timeout):
-            sdk = self._get()
+            sdk = self._sdk.get()
             try:
                 return (await sdk.conversations.create()).id
             except (openai.NotFoundError, openai.BadRequestError, openai.UnprocessableEntityError):
@@ -68,14 +65,7 @@ class ResponsesClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._used is asyncio.get_running_loop():
-            self._used = None
-            await self._sdk.get().close()
-
-    def _get(self) -> openai.AsyncOpenAI:
-        sdk = self._sdk.get()
-        self._used = asyncio.get_running_loop()
-        return sdk
+        await self._sdk.close()
 
 
 @contextmanager

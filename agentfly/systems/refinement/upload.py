@@ -6,8 +6,8 @@ import asyncio
 import importlib
 from pathlib import Path, PurePosixPath
 
-from agentfly.errors import AgentFlyError, ConfigError
-from agentfly.vision.runtime import first_line, require
+from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError
+from agentfly.vision.runtime import first_line
 
 
 class UploadError(AgentFlyError):
@@ -19,9 +19,8 @@ def check_place(url: str) -> None:
 
     Raises:
         ConfigError: the address names no place that fsspec knows, or its package is not installed.
-        MissingExtraError: fsspec is not installed.
+        MissingExtraError: uploads to s3 are wanted, and s3fs is not installed.
     """
-    require("fsspec", "--upload", "data")
     fsspec = importlib.import_module("fsspec")
     protocol, separator, rest = url.partition("://")
     if not separator or not (rest or protocol == "memory"):
@@ -29,7 +28,9 @@ def check_place(url: str) -> None:
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as fault:
-        package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+        if protocol in ("s3", "s3a"):
+            raise MissingExtraError(f"--upload to {protocol}://", "s3") from fault
+        package = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
         needed = f"pip install {package[protocol]}" if protocol in package else first_line(fault)
         raise ConfigError(f"uploads to {protocol}:// need a package that is not installed: {needed}") from fault
     except ValueError as fault:

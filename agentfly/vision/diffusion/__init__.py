@@ -1,8 +1,20 @@
-"""Inpainting and editing by diffusion. Importing this loads neither torch nor diffusers; the first call does."""
+"""Pictures by diffusion: inpainted, edited, or made from text. Neither torch nor diffusers is loaded before a call."""
 
 from agentfly.vision.diffusion.editing import DiffusionEditor
 from agentfly.vision.diffusion.inpainting import DiffusionInpainter
 from agentfly.vision.diffusion.pipelines import Weights
-from agentfly.vision.diffusion.settings import EditorSettings, InpainterSettings, WeightSettings
+from agentfly.vision.diffusion.settings import DiffusionSettings, EditorSettings, InpainterSettings, WeightSettings
+from agentfly.vision.diffusion.text_to_image import ImageToImage, TextRequest, TextToImage
 
-__all__ = ["DiffusionEditor", "DiffusionInpainter", "EditorSettings", "InpainterSettings", "WeightSettings", "Weights"]
+__all__ = [
+    "DiffusionEditor",
+    "DiffusionInpainter",
+    "DiffusionSettings",
+    "EditorSettings",
+    "ImageToImage",
+    "InpainterSettings",
+    "TextRequest",
+    "TextToImage",
+    "WeightSettings",
+    "Weights",
+]

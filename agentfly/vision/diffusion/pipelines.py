@@ -19,14 +19,14 @@ from types import FunctionType
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, require
 from agentfly.vision.diffusion.lightning import fuse_lora, make_fast
 from agentfly.vision.diffusion.settings import WeightSettings
-from agentfly.vision.runtime import check_folder, is_local, loading, require, resolve_device, resolve_dtype, short_name
+from agentfly.vision.runtime import check_folder, is_local, loading, resolve_device, resolve_dtype, short_name
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["inpaint", "edit", "generate"]
+Role = Literal["inpaint", "edit", "generate", "vary"]
 
 _INDEX = "model_index.json"
 _WANTED = "a diffusers pipeline"
@@ -34,6 +34,11 @@ _WANTED = "a diffusers pipeline"
 _SIBLINGS: dict[tuple[str, Role], str] = {
     ("StableDiffusionPipeline", "inpaint"): "StableDiffusionInpaintPipeline",
     ("StableDiffusionXLPipeline", "inpaint"): "StableDiffusionXLInpaintPipeline",
+    ("StableDiffusionPipeline", "vary"): "StableDiffusionImg2ImgPipeline",
+    ("StableDiffusionXLPipeline", "vary"): "StableDiffusionXLImg2ImgPipeline",
+    ("StableDiffusion3Pipeline", "vary"): "StableDiffusion3Img2ImgPipeline",
+    ("FluxPipeline", "vary"): "FluxImg2ImgPipeline",
+    ("QwenImagePipeline", "vary"): "QwenImageImg2ImgPipeline",
     ("QwenImageEditPipeline", "inpaint"): "QwenImageEditInpaintPipeline",
     ("QwenImageEditInpaintPipeline", "edit"): "QwenImageEditPipeline",
     ("FluxKontextPipeline", "inpaint"): "FluxKontextInpaintPipeline",
@@ -43,6 +48,7 @@ _EXAMPLES: dict[Role, str] = {
     "inpaint": "an inpainting model, such as diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
     "edit": "an editing model, such as Qwen/Qwen-Image-Edit",
     "generate": "a model that starts from text, such as stabilityai/stable-diffusion-xl-base-1.0",
+    "vary": "a model such as stabilityai/stable-diffusion-xl-base-1.0",
 }
 
 
@@ -151,7 +157,7 @@ def role_class(native: str, role: Role, model: str) -> str:
             f"diffusers {diffusers.__version__} has no {name}, which {model!r} needs: give {_EXAMPLES[role]}"
         ) from fault
     given = {name for name in ("image", "mask_image") if name in taken}
-    needed = {"edit": {"image"}, "inpaint": {"image", "mask_image"}, "generate": set[str]()}[role]
+    needed = {"inpaint": {"image", "mask_image"}, "generate": set[str]()}.get(role, {"image"})
     if "prompt" not in taken or given != needed:
         raise ConfigError(f"{model!r} is a {native}, which cannot {role}: give {_EXAMPLES[role]}")
     return name

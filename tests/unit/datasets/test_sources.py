@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentfly.datasets import SOURCES, StickerWorld, load_tasks
 from agentfly.datasets.task_types import stable_task_type
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.images import handle_of
 
 
@@ -20,6 +22,18 @@ def test_stickers_are_those_of_the_world() -> None:
         wanted = world.task(index, "heldout", seed=3)
         assert (task.id, task.instruction) == (wanted.id, wanted.instruction)
         assert handle_of(task.images[0]) == handle_of(wanted.images[0])
+
+
+@pytest.mark.parametrize(("data", "package"), [("gedit-bench", "datasets"), ("rows.parquet", "pyarrow")])
+def test_data_that_needs_a_package_names_its_extra(
+    data: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.parquet").write_bytes(b"PAR1")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(MissingExtraError, match=r"extra \[data\]"):
+        next(load_tasks(data))
 
 
 def test_families_take_turns_and_count_is_kept() -> None:

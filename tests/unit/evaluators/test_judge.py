@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import threading
@@ -16,7 +17,17 @@ from PIL import Image
 
 from agentfly.datasets.photos import load_photo
 from agentfly.errors import ConfigError, EvaluatorError
-from agentfly.evaluators import EditSample, GuardSettings, NotScored, Score, evaluate_many
+from agentfly.evaluators import (
+    CompositeEvaluator,
+    EditSample,
+    Evaluator,
+    GuardedEvaluator,
+    GuardSettings,
+    NotScored,
+    Score,
+    close_evaluator,
+    evaluate_many,
+)
 from agentfly.evaluators.judge import VlmJudge
 from agentfly.evaluators.judge_settings import JudgeSettings
 from tests.unit.evaluators.scripted_judge import Judge, Reply, fault, in_turn, judge, said, schema_name
@@ -315,6 +326,35 @@ def test_it_works_from_one_event_loop_after_another() -> None:
         )
         tested = VlmJudge(settings)
         assert [asyncio.run(tested.evaluate(SAMPLE)).value for _ in range(2)] == [42.0, 42.0]
+
+
+def test_connections_are_closed_and_those_of_a_loop_that_is_gone_are_not_missed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def score(tested: Evaluator, closed: bool) -> Score:
+        score = await tested.evaluate(SAMPLE)
+        if closed:
+            await close_evaluator(tested)
+            await close_evaluator(tested)
+        gc.collect()
+        return score
+
+    with judge(said(score=42)) as server:
+        settings = JudgeSettings(model="m", base_url=server.base_url, scheme="simple")
+        inner = VlmJudge(settings)
+        tested = CompositeEvaluator({"judge": GuardedEvaluator(inner), "reference": Always()})
+        for closed in (False, True, True):
+            assert asyncio.run(score(tested, closed)).value == pytest.approx(42.0)
+        sdk = inner._client._client
+        assert sdk._made is None
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+class Always:
+    """Full marks; holds nothing, and so has no `close`."""
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        return Score(100.0)
 
 
 def test_wrong_settings_name_the_valid_ones(monkeypatch: pytest.MonkeyPatch) -> None:

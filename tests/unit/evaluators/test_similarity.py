@@ -57,7 +57,7 @@ async def test_words_give_a_direction_and_the_opposite_words_the_opposite_one(
     ]
     assert min(directions) == 0.0
     assert max(directions) > 0.0
-    vectors = evaluator._read(("a cup of coffee", "a rocket that starts"))
+    vectors = evaluator.space.read(("a cup of coffee", "a rocket that starts"))
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0, 1.0])
 
 

@@ -45,6 +45,15 @@ class Doing:
         return self.work(sample)
 
 
+class Holding(ReferenceEvaluator):
+    """Counts how often it is told to let go."""
+
+    closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
 def raising(fault: Exception) -> Doing:
     def work(sample: EditSample) -> Score:
         raise fault
@@ -80,7 +89,8 @@ async def test_a_missing_result_stays_missing() -> None:
 
 
 def test_over_a_real_socket_scores_are_those_of_the_evaluator_itself() -> None:
-    server = uvicorn.Server(uvicorn.Config(create_app(ReferenceEvaluator()), port=0, log_level="error"))
+    hosted = Holding()
+    server = uvicorn.Server(uvicorn.Config(create_app(hosted), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
@@ -95,6 +105,7 @@ def test_over_a_real_socket_scores_are_those_of_the_evaluator_itself() -> None:
     finally:
         server.should_exit = True
         thread.join(30)
+    assert hosted.closed == 1
     assert there == [asyncio.run(ReferenceEvaluator().evaluate(SAMPLE))] * 8
     with pytest.raises(PassingFault, match="does not answer"):
         asyncio.run(remote.evaluate(SAMPLE))

@@ -42,7 +42,7 @@ def good_edit(task: EditTask) -> str:
 
 def bad_edit() -> str:
     """An edit that does nothing of what a task asks, and spoils the rest."""
-    return call("qwen_edit_image", image_id="img_1", prompt="make it much darker")
+    return call("qwen_edit_image", image_id="img_1", prompt="brighten")
 
 
 async def roll(

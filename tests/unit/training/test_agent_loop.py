@@ -21,7 +21,7 @@ pytest.importorskip("verl")
 
 from agentfly.training import agent_loop
 from agentfly.training.agent_loop import AgentFlyAgentLoop, Shared, VerlBackend, new_chain, shared
-from tests.unit.training.chains import ANSWER, good_edit, task_of
+from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, task_of
 
 
 class Server:
@@ -136,7 +136,7 @@ async def test_each_turn_has_a_seed_only_when_asked(
 async def test_a_placeholder_is_never_sampled(
     policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
 ) -> None:
-    server = Server(policy_codec, [ANSWER])
+    server = Server(policy_codec, [ANSWER_SOURCE])
     await loop(common(policy_codec, tmp_path), server).run({}, **kwargs)
     assert server.requests[0]["sampling_params"]["logit_bias"] == {policy_codec.image_id: -100.0}
 
@@ -174,7 +174,9 @@ def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp
         new_chain(unknown, VerlBackend(None, policy_codec, {}), task, "g", 0)
 
 
-def test_what_is_shared_is_built_once_a_configuration(tiny_policy: Path, tmp_path: Path, policy_codec: ChatCodec) -> None:
+def test_what_is_shared_is_built_once_a_configuration(
+    tiny_policy: Path, tmp_path: Path, policy_codec: ChatCodec
+) -> None:
     from omegaconf import OmegaConf
 
     node = {"model": str(tiny_policy), "out": str(tmp_path), "data": {"train": "stickers"}, "template": "compact-tool"}

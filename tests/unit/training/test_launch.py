@@ -15,6 +15,7 @@ from agentfly.errors import TrainingError
 from agentfly.training.environment import run_environment
 from agentfly.training.launch import Launch, TrainingOutcome, launch
 from agentfly.training.process import MARKER, ProcessFamily
+from agentfly.training.progress import SAMPLED
 from agentfly.training.settings import DataSettings, Patience, TrainSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -38,7 +39,9 @@ READY = START.replace("ready to fit", "all initialize finished, ready to fit")
 
 def settings_in(folder: Path, **settings: Any) -> TrainSettings:
     data = DataSettings(train="stickers")
-    return TrainSettings(model=str(folder), out=folder / "run", data=data, device="cpu", **settings)
+    # Chains so short that patience with them may be as well.
+    short: dict[str, Any] = {"limits": {"wall_clock": 0.1}, "guard": {"timeout": 0.1, "attempts": 1}}
+    return TrainSettings(model=str(folder), out=folder / "run", data=data, device="cpu", **{**short, **settings})
 
 
 class Case:
@@ -127,14 +130,18 @@ def test_an_early_end_is_an_error(case: Case) -> None:
 @pytest.mark.parametrize(
     ("body", "phase", "limit"),
     [
+        ("time.sleep(60)", "ray", "ray"),
         ("say('Started a local Ray instance.'); time.sleep(60)", "workers", "start"),
-        (READY + "time.sleep(60)", "training, step 1", "first_step"),
-        (READY + "step(1); time.sleep(60)", "training, step 2", "step"),
+        (READY + "time.sleep(60)", "training, step 1", "rollout"),
+        (READY + "step(1); time.sleep(60)", "training, step 2", "rollout"),
+        (READY + f"say({SAMPLED!r}); time.sleep(60)", "training, step 1", "update"),
     ],
 )
 def test_a_hang_ends_the_run(case: Case, body: str, phase: str, limit: str) -> None:
-    patience = {"start": 5.0, "first_step": 5.0, "step": 5.0} | {limit: 1.0}
-    with pytest.raises(TrainingError, match=rf"phase '{phase}': nothing moved for 1 s \(agentfly\.patience\.{limit}=1\)"):
+    patience = {"ray": 9.0, "start": 9.0, "rollout": 9.0, "update": 9.0} | {limit: 1.0}
+    with pytest.raises(
+        TrainingError, match=rf"phase '{phase}': nothing moved for 1 s.*\(agentfly\.patience\.{limit}=1\)"
+    ):
         case.launch(body, patience=Patience(**patience))
     case.assert_clean()
 
@@ -143,7 +150,7 @@ def test_a_trainer_that_ignores_sigterm_ends_too(case: Case, monkeypatch: pytest
     monkeypatch.setattr("agentfly.training.launch._GRACE_SECONDS", 0.3)
     body = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "time.sleep(60)"
     with pytest.raises(TrainingError, match="nothing moved"):
-        case.launch(body, patience=Patience(start=5, first_step=0.5, step=5))
+        case.launch(body, patience=Patience(start=5, rollout=0.5))
     case.assert_clean()
 
 

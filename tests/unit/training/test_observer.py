@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentfly.errors import ConfigError, TrainingError
-from agentfly.training.observer import StepObserver
+from agentfly.training.observer import CacheMeter, StepObserver
 from agentfly.training.settings import AuditNode, DataSettings, TrainSettings
 
 FACTS = {
@@ -37,6 +37,7 @@ def chain(
         "facts": {**FACTS, **facts},
         "intervals": intervals,
         "digest": "0",
+        "cache": None,
     }
 
 
@@ -113,3 +114,12 @@ def test_an_audit_that_could_not_score_is_counted_and_not_averaged() -> None:
     metrics = watch.observe([chain(0.5, audit=math.nan), chain(0.5, audit=60.0), chain(0.5)], 1)
     assert (metrics["audit/samples"], metrics["audit/not_scored"]) == (2, 1)
     assert metrics["audit/mean"] == pytest.approx(0.6)
+
+
+def test_the_cache_is_metered_step_by_step_over_all_workers() -> None:
+    meter = CacheMeter()
+    first = meter.read([{"process": 1, "hits": 1, "misses": 4}, {"process": 1, "hits": 3, "misses": 5}])
+    assert first == {"cache/hits": 3.0, "cache/misses": 5.0, "cache/hit_rate": 3 / 8}
+    second = meter.read([{"process": 1, "hits": 5, "misses": 5}, {"process": 2, "hits": 0, "misses": 2}])
+    assert second == {"cache/hits": 2.0, "cache/misses": 2.0, "cache/hit_rate": 0.5}
+    assert meter.read([{"process": 2, "hits": 0, "misses": 2}]) == {}

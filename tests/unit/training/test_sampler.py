@@ -66,6 +66,7 @@ def told(ids: list[int], mask: list[int]) -> dict[str, Any]:
         "facts": facts,
         "intervals": [],
         "digest": digest(ids, mask),
+        "cache": None,
     }
 
 

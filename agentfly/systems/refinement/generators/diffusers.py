@@ -6,11 +6,7 @@ needs a reference.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-import secrets
-from typing import Any
 
 from PIL import Image
 
@@ -18,15 +14,21 @@ from agentfly.errors import ConfigError, EngineUnavailable
 from agentfly.systems.refinement.generators.base import Picture, PictureRequest
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.vision.base import EditParams
-from agentfly.vision.compositing import flattened
-from agentfly.vision.diffusion import DiffusionEditor, EditorSettings
-from agentfly.vision.runtime import Worker, check_folder, loading, memory_guard, require, resolve_device, resolve_dtype
+from agentfly.vision.diffusion import (
+    DiffusionEditor,
+    DiffusionSettings,
+    EditorSettings,
+    ImageToImage,
+    TextRequest,
+    TextToImage,
+    Weights,
+    WeightSettings,
+)
+from agentfly.vision.diffusion.engine import seed_or_random
+from agentfly.vision.diffusion.pipelines import Role, class_name, role_class
+from agentfly.vision.runtime import Worker
 
 logger = logging.getLogger(__name__)
-
-_WANTED = "a diffusers pipeline"
-# Latents are an eighth of the picture and are halved on the way.
-_MULTIPLE = 16
 
 
 class DiffusersGenerator:
@@ -41,13 +43,13 @@ class DiffusersGenerator:
     """
 
     def __init__(self, settings: RefinementSettings) -> None:
-        require("diffusers", "the generator 'diffusers'", "diffusion")
-        check_folder(settings.diffusers_model, "model_index.json", _WANTED)
         self.name = settings.diffusers_model
         self._settings = settings
-        self._worker = Worker("refinement-diffusers")
-        self._text: Any = None
-        self._image: Any = None
+        self._place = WeightSettings(model=settings.diffusers_model, device=settings.device)
+        self._weights = Weights(self._place)
+        self._chooser = Worker("refinement-diffusers")
+        self._text: TextToImage | None = None
+        self._vary: ImageToImage | None = None
         self._editor: DiffusionEditor | None = None
 
     async def generate(self, request: PictureRequest) -> Picture:
@@ -55,73 +57,58 @@ class DiffusersGenerator:
         start = request.previous.image if request.previous else next(iter(request.references), None)
         if request.previous is None and len(request.references) > 1:
             raise EngineUnavailable("a diffusers pipeline starts from one picture: give one reference")
-        await self._worker.run(self._load)
-        if self._editor is None:
-            return Picture(await self._worker.run(self._make, request, start))
-        if start is None:
-            raise EngineUnavailable(f"{self.name} edits and makes none from text: give a reference picture")
-        params = EditParams(num_inference_steps=self._settings.steps, seed=self._seed(request))
-        return Picture(await self._editor.edit(start, request.prompt, params))
+        await self._chooser.run(self._choose)
+        number, settings = request.number - 1, self._settings
+        seed = seed_or_random(None if settings.seed is None else settings.seed + number)
+        if self._editor is not None:
+            if start is None:
+                raise EngineUnavailable(f"{self.name} edits and makes none from text: give a reference picture")
+            params = EditParams(num_inference_steps=settings.steps, seed=seed)
+            return Picture(await self._editor.edit(start, request.prompt, params))
+        if start is not None and self._vary is not None:
+            varied = self._vary.vary(
+                self._fitted(start), request.prompt, seed=seed, strength=settings.strength, steps=settings.steps
+            )
+            return Picture(await varied)
+        if start is not None and request.previous is None:
+            raise EngineUnavailable(f"{self.name} makes pictures from text only: leave the references out")
+        assert self._text is not None
+        width, height = settings.pixels or (None, None)
+        wanted = TextRequest(request.prompt, seed, num_inference_steps=settings.steps, width=width, height=height)
+        return Picture(await self._text.make(wanted))
 
     async def close(self) -> None:
         """Drop what waits."""
-        self._worker.close()
-        if self._editor is not None:
-            await asyncio.to_thread(self._editor.close)
+        self._chooser.close()
+        for engine in (self._text, self._vary, self._editor):
+            if engine is not None:
+                engine.close()
 
-    def _load(self) -> None:
+    def _choose(self) -> None:
+        """Find out what the checkpoint is; its index may have to come from the hub."""
         if self._text is not None or self._editor is not None:
             return
-        import diffusers
-
-        settings = self._settings
-        with loading(self.name, _WANTED):
-            name = diffusers.DiffusionPipeline.load_config(self.name)["_class_name"]
-        pipeline_class = getattr(diffusers, name, None)
-        if pipeline_class is None:
-            raise ConfigError(f"{self.name!r} is a {name}, which this version of diffusers does not know")
-        if "image" in inspect.signature(pipeline_class.__call__).parameters:
-            self._editor = DiffusionEditor(EditorSettings(model=self.name, device=settings.device))
+        name = class_name(self._place)
+        if not _can(name, "generate", self.name):
+            role_class(name, "edit", self.name)
+            self._editor = DiffusionEditor(EditorSettings(**self._place.model_dump()), self._weights)
             return
-        device = resolve_device(settings.device)
-        with loading(self.name, _WANTED):
-            pipeline = pipeline_class.from_pretrained(self.name, torch_dtype=resolve_dtype("auto", device))
-        pipeline.set_progress_bar_config(disable=True)
-        self._text = pipeline.to(device)
-        try:
-            self._image = diffusers.AutoPipelineForImage2Image.from_pipe(self._text)
-            self._image.set_progress_bar_config(disable=True)
-        except ValueError:
+        self._text = TextToImage(self._place, self._weights, max_batch=1)
+        if _can(name, "vary", self.name):
+            pixels = self._settings.pixels
+            area = None if pixels is None else pixels[0] * pixels[1]
+            self._vary = ImageToImage(DiffusionSettings(**{**self._place.model_dump(), "area": area}), self._weights)
+        else:
             logger.warning("diffusers has no image-to-image pipeline for %s: every picture is made from text", name)
 
-    def _make(self, request: PictureRequest, start: Image.Image | None) -> Image.Image:
-        import torch
-
-        settings = self._settings
-        call: dict[str, Any] = {"prompt": request.prompt}
-        call["generator"] = torch.Generator("cpu").manual_seed(self._seed(request))
-        if settings.steps is not None:
-            call["num_inference_steps"] = settings.steps
-        pipeline, size = self._text, settings.pixels
-        if start is not None and self._image is not None:
-            pipeline = self._image
-            call |= {"image": _fitted(start, size), "strength": settings.strength}
-        elif start is not None and request.previous is None:
-            raise EngineUnavailable(f"{self.name} makes pictures from text only: leave the references out")
-        elif size is not None:
-            call |= {"width": size[0], "height": size[1]}
-        with memory_guard(self.name), torch.inference_mode():
-            image: Image.Image = pipeline(**call).images[0]
-        return image
-
-    def _seed(self, request: PictureRequest) -> int:
-        seed = self._settings.seed
-        return secrets.randbits(32) if seed is None else seed + request.number - 1
+    def _fitted(self, start: Image.Image) -> Image.Image:
+        size = self._settings.pixels
+        return start if size in (None, start.size) else start.resize(size, Image.Resampling.LANCZOS)
 
 
-def _fitted(start: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """The picture in the wanted size, or in the nearest to its own that a pipeline takes."""
-    width, height = size or start.size
-    whole = (max(1, round(width / _MULTIPLE)) * _MULTIPLE, max(1, round(height / _MULTIPLE)) * _MULTIPLE)
-    picture = flattened(start)
-    return picture if picture.size == whole else picture.resize(whole, Image.Resampling.LANCZOS)
+def _can(native: str, role: Role, model: str) -> bool:
+    try:
+        role_class(native, role, model)
+    except ConfigError:
+        return False
+    return True

@@ -43,13 +43,10 @@ class ServerGenerator:
         self._model = ""
         self._offers: frozenset[str] | None = None
         self._ours = False
-        self._used: asyncio.AbstractEventLoop | None = None
 
     async def generate(self, request: PictureRequest) -> Picture:
         """The picture of a request; see `Generator`."""
         with service_faults("the image server", self._settings.timeout):
-            sdk = self._sdk.get()
-            self._used = asyncio.get_running_loop()
             offers = self._offers if self._offers is not None else await self._ask_offers()
             start = [request.previous.image] if request.previous else list(request.references)
             if start and "edit" in offers:
@@ -62,14 +59,12 @@ class ServerGenerator:
                 )
             if "generate" not in offers:
                 raise EngineUnavailable("this image server edits and makes none from text: give a reference picture")
-            reply = await sdk.images.generate(prompt=request.prompt, **self._fields(request))
+            reply = await self._sdk.get().images.generate(prompt=request.prompt, **self._fields(request))
         return await asyncio.to_thread(_picture, reply)
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._used is asyncio.get_running_loop():
-            self._used = None
-            await self._sdk.get().close()
+        await self._sdk.close()
 
     async def _ask_offers(self) -> frozenset[str]:
         models = (await self._sdk.get().models.list()).data

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi import Response
+from fastapi.responses import JSONResponse
 from PIL import Image
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig, GenerationRequest, SamplingParams
@@ -401,3 +402,38 @@ async def test_cancelling_stops_the_request(server: ChatServer) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_thoughts_that_a_server_sends_apart_are_put_back_before_the_answer(
+    server: ChatServer, field: str
+) -> None:
+    def apart(content: str | None, finish: str = "stop", **fields: Any) -> Any:
+        message = {"role": "assistant", "content": content, field: "hm", **fields}
+        choice = {"index": 0, "message": message, "finish_reason": finish}
+        body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        return lambda _: JSONResponse(body)
+
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    server.say(apart("yes"), apart(None, "tool_calls", tool_calls=[call]), apart(None, "length"))
+    turns = [await client(server).generate(request(tools=[TOOL])) for _ in range(3)]
+    # A thought that was cut off is not made to look whole.
+    assert [turn.text for turn in turns] == ["<think>hm</think>yes", "<think>hm</think>", "<think>hm"]
+    assert turns[1].tool_calls == (ToolCall("a", "look"),)
+
+
+async def test_thoughts_that_a_server_streams_apart_are_put_back_before_the_answer(server: ChatServer) -> None:
+    server.say(
+        stream(
+            delta(role="assistant", content=""),
+            delta(reasoning_content="h"),
+            delta(reasoning_content="m"),
+            delta(content="yes"),
+            delta(content="!"),
+            delta(finish="stop"),
+        ),
+        stream(delta(reasoning="hm"), delta(finish="tool_calls")),
+    )
+    turn, deltas = await heard(client(server), request())
+    assert (turn.text, deltas) == ("<think>hm</think>yes!", ["<think>h", "m", "</think>yes", "!"])
+    assert (await heard(client(server), request()))[0].text == "<think>hm</think>"

@@ -136,7 +136,7 @@ def test_flags_that_cannot_be_are_exit_code_2(openai: OpenAIServer, flags: list[
         (["--rubric", "jewellery"], "jewelry"),
         (["--format", "jpeg", "--background", "transparent"], "JPEG has no transparency"),
         (["--generator", "server"], "server_url"),
-        (["--upload", "s3://bucket/x/"], "pip install s3fs"),
+        (["--upload", "s3://bucket/x/"], "[s3]"),
         (["--upload", "nowhere://x"], "knows no place"),
         (["--upload", "bucket"], "s3://bucket"),
         (["--evaluator", "{nonsense"], "no JSON object"),

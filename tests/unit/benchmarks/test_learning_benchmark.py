@@ -1,0 +1,193 @@
+"""The benchmark of learning: its budget is fair, its figures are read rightly, and nothing is run twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from agentfly.datasets import FAMILIES
+from agentfly.errors import ConfigError, TrainingError
+from agentfly.training.compose import compose
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def learning() -> ModuleType:
+    """The script as a module: it is no part of a package."""
+    spec = importlib.util.spec_from_file_location("learning_benchmark", ROOT / "benchmarks" / "learning.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def held_out(success: float, **of: float) -> dict[str, float]:
+    """What verl logs of a validation."""
+    values = {family: of.get(family, success) for family in FAMILIES}
+    found = {f"val-aux/{family}/success/mean@1": value for family, value in values.items()}
+    found |= {f"val-aux/{family}/score/mean@1": 100 * value for family, value in values.items()}
+    return found | {"val-core/named/reward/mean@1": 0.4, "val-aux/num_turns/mean": 4.0}
+
+
+def recorded(success: float) -> list[tuple[int, dict[str, float]]]:
+    """A run of four steps with a validation before, in the middle and after."""
+    step = {"critic/rewards/mean": 0.3, "timing_s/step": 30.0, "timing_s/testing": 600.0}
+    return [
+        (0, held_out(0.2)),
+        (1, step),
+        (2, {**step, **held_out(0.4)}),
+        (3, {**step, "critic/vf_explained_var": 0.5}),
+        (4, {**step, **held_out(success)}),
+    ]
+
+
+def run_of(learning: ModuleType, arm: str, seed: int, success: float = 0.6) -> Any:
+    validations, steps = learning.read_metrics(recorded(success))
+    return learning.Run(arm, seed, ["a=b"], validations, steps, {"ray": 5.0})
+
+
+def test_figures_come_from_what_verl_logs(learning: ModuleType) -> None:
+    validations, steps = learning.read_metrics([(0, held_out(0.5, look=0.0)), *recorded(0.7)[1:]])
+    assert [(each.step, each.minutes) for each in validations] == [(0, 0.0), (2, 1.0), (4, 2.0)]
+    first, last = validations[0].figures, validations[-1].figures
+    assert first["success"] == pytest.approx({"all": 0.4, **dict.fromkeys(FAMILIES, 0.5), "look": 0.0})
+    assert last["score"]["repair"] == pytest.approx(70)
+    # Validation takes ten minutes here, and is not time of training.
+    assert [step["seconds"] for step in steps] == [30.0] * 4
+    assert steps[2] == {"step": 3.0, "reward": 0.3, "explained_variance": 0.5, "seconds": 30.0}
+
+
+def test_an_interval_is_students(learning: ModuleType) -> None:
+    found = learning.interval([50.0, 60.0, 70.0])
+    assert found.mean == pytest.approx(60)
+    assert found.half == pytest.approx(4.303 * 10 / math.sqrt(3))
+    alone = learning.interval([50.0, math.nan])
+    assert (alone.mean, math.isnan(alone.half), str(alone)) == (50.0, True, "50")
+    assert math.isnan(learning.interval([]).mean)
+
+
+def test_tables_compare_the_same_seeds(learning: ModuleType, tmp_path: Path) -> None:
+    results = learning.Results(tmp_path / "learning.json", learning.Budget())
+    for arm, seed, success in (("grpo", 0, 0.6), ("grpo", 1, 0.7), ("one_call", 0, 0.3), ("ppo", 2, 0.5)):
+        results.add(run_of(learning, arm, seed, success))
+    lines = learning.markdown(results).splitlines()
+    first = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
+    assert list(results.arms()) == ["ppo", "grpo", "one_call"]
+    assert first["grpo"].startswith("| grpo | 2 | 20 → 65 ± 64 |")
+    assert first["grpo"].endswith("| 2.0 |")
+    # Seed 1 of grpo has no counterpart; ppo and grpo share no seed at all.
+    assert first["grpo − one_call"].startswith("| grpo − one_call | 1 | 30 |")
+    assert first["one_call − warm start"].startswith("| one_call − warm start | 1 | 10 |")
+    assert "ppo − grpo" not in first
+    assert "grey" not in "".join(lines)
+    results.add(replace(run_of(learning, "grpo", 0), blanked={"seeing": 0.7, "blanked": 0.2}))
+    assert "| grpo | 1 | 70 | 20 |" in learning.markdown(results)
+
+
+def test_what_is_done_is_kept_and_not_done_again(learning: ModuleType, tmp_path: Path) -> None:
+    file, made, out = tmp_path / "new" / "learning.json", [], io.StringIO()
+    console = Console(file=out, width=200)
+
+    def make(arm: str, seed: int, tell: Callable[[str], None]) -> Any:
+        made.append((arm, seed))
+        if arm == "ppo" and len(made) == 2:
+            raise TrainingError("the trainer ended")
+        return run_of(learning, arm, seed)
+
+    pairs = [("grpo", 0), ("ppo", 0), ("rloo", 0)]
+    results = learning.Results(file, learning.Budget())
+    failed = learning.benchmark(results, pairs, make, console)
+    assert made == pairs
+    assert failed == ["ppo, seed 0: the trainer ended"]
+    # A new process goes on with what is missing.
+    again = learning.Results(file, learning.Budget())
+    assert again.runs == results.runs
+    assert learning.benchmark(again, pairs, make, console) == []
+    assert made[3:] == [("ppo", 0)]
+    assert "grpo, seed 0: done before" in out.getvalue()
+    assert len(json.loads(file.read_text(encoding="utf-8"))["runs"]) == 3
+    with pytest.raises(ConfigError, match="another --out"):
+        learning.Results(file, learning.Budget(steps=99))
+
+
+def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, tmp_path: Path) -> None:
+    results = learning.Results(tmp_path / "learning.json", learning.Budget())
+    for seed in (0, 1):
+        results.add(run_of(learning, "grpo", seed, 0.5 + 0.2 * seed))
+    learning.write_report(results, tmp_path)
+    pictures = [tmp_path / f"learning-{axis}.png" for axis in ("step", "minutes")]
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert image.width > 1000
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    x, points = learning._series(results.arms()["grpo"], "all", "minutes")
+    assert (x, [point.mean for point in points]) == ([0.0, 1.0, 2.0], [20.0, 40.0, 60.0])
+    assert (tmp_path / "learning.md").read_text(encoding="utf-8").startswith("Held-out success")
+
+
+def test_arms_compose_with_the_same_budget(learning: ModuleType, tmp_path: Path) -> None:
+    budget, found = learning.Budget(steps=4, prompts=8, samples=4), {}
+    given = [f"agentfly.model={tmp_path}", f"agentfly.out={tmp_path}", "agentfly.data.train=stickers"]
+    for arm in ("ppo", "turn_credit_no_tool_cost"):
+        found[arm] = compose(learning.RECIPE, [*given, *budget.overrides(), *learning.ARMS[arm]])
+    for config in found.values():
+        assert config.data.train_batch_size * config.actor_rollout_ref.rollout.n == 32
+        assert config.trainer.total_training_steps == 4
+        assert config.trainer.val_before_train is True
+        assert config.actor_rollout_ref.rollout.val_kwargs.temperature == 0
+    assert found["ppo"].algorithm.adv_estimator == "gae"
+    assert found["ppo"].critic.ppo_mini_batch_size == 2
+    assert set(learning.ARMS["grpo"]) < set(learning.ARMS["one_call"])
+    assert found["turn_credit_no_tool_cost"].agentfly.reward.tool_cost == 0
+
+
+def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
+    learning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    class Outcome:
+        metrics = recorded(0.6)
+        phase_seconds = {"ray": 4.0, "training": 100.0}  # noqa: RUF012
+
+    def launch(what: Any, on_step: Callable[[int, dict[str, float]], None]) -> Outcome:
+        on_step(0, held_out(0.2))
+        return Outcome()
+
+    monkeypatch.setattr(learning, "prepare", lambda recipe, overrides: asked.append(list(overrides)))
+    monkeypatch.setattr(learning, "launch", launch)
+    budget, told = learning.Budget(steps=1, prompts=5, samples=2, test_tasks=5), []
+    own = {"ppo": ["critic.optim.lr=1e-2"]}
+    laboratory = learning.Laboratory(tmp_path, budget, tmp_path / "policy", overrides=own)
+    run = laboratory.run("ppo", 3, told.append)
+    assert run.minutes == 2.0
+    assert run.start_seconds == {"ray": 4.0}
+    assert asked[0][-1] == "critic.optim.lr=1e-2" == run.overrides[-1]
+    assert "held-out success all 20%" in told[0]
+    laboratory.run("grpo", 3, told.append)
+    both = set(asked[0]) & set(asked[1])
+    assert {"agentfly.seed=3", "trainer.total_training_steps=1", "trainer.save_freq=-1"} <= both
+    # The very same files of tasks, too.
+    assert sum(override.startswith("agentfly.data.") for override in both) == 2
+
+
+@pytest.mark.parametrize("text", ["grpo", "grpo:lr", "gppo:a=b"])
+def test_a_wrong_override_is_refused(learning: ModuleType, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        learning._parser().parse_args(["--override", text])
+    assert ("grpo" if text.startswith("gppo") else "ARM:key=value") in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""`agentfly train`: a step in one line, and a dry run that finds what is wrong and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentfly.errors import TrainingError
+from agentfly.training.train import _checked_apart, step_line
+
+METRICS = {
+    "timing_s/step": 12.34,
+    "timing_s/gen": 7.0,
+    "timing_s/update_actor": 4.0,
+    "timing_s/something_else": 1.0,
+    "reward/mean": 0.512,
+    "reward/part/edit": 0.61,
+}
+
+
+def test_a_step_in_one_line() -> None:
+    assert step_line(3, 32, METRICS) == "step 3/32  reward 0.512  edit 0.610  12.3 s = rollout 7.0 + update 4.0"
+
+
+def test_who_was_waited_for_is_said() -> None:
+    waits = {"wait/policy_idle": 0.41, "wait/because/qwen_edit_image": 0.41}
+    assert step_line(3, 32, {**METRICS, **waits}).endswith("policy idle 41% because of qwen_edit_image")
+
+
+def test_verls_own_reward_stands_in_for_ours() -> None:
+    assert "reward 0.250" in step_line(1, 2, {"timing_s/step": 1.0, "critic/rewards/mean": 0.25})
+
+
+def test_a_validation_before_the_first_step() -> None:
+    metrics = {"val-core/named/reward/mean@1": 0.25, "val-aux/named/tool_calls/mean@1": 2.0}
+    assert step_line(0, 32, metrics) == "validation before step 1: named/reward/mean@1 0.250"
+
+
+def test_checks_that_die_are_told_with_their_last_words(tmp_path: Path) -> None:
+    environment = {**os.environ, "VERL_PLATFORM": ""}
+    with pytest.raises(TrainingError, match=r"the checks ended with exit code 1: .*No such file.*nowhere\.yaml"):
+        _checked_apart(tmp_path / "nowhere.yaml", environment)
+
+
+RECIPE = """
+defaults:
+  - agentfly
+  - _self_
+  - device: cpu
+
+agentfly:
+  data:
+    train: stickers
+    limit: 4
+
+data:
+  train_batch_size: 2
+  max_prompt_length: 64
+  max_response_length: 192
+
+actor_rollout_ref:
+  rollout:
+    n: 2
+"""
+
+
+def dry_run(tmp_path: Path, policy: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE)
+    given = [f"agentfly.model={policy}", f"agentfly.out={tmp_path / 'run'}", *overrides]
+    command = [sys.executable, "-m", "agentfly.cli", "train", str(recipe), *given, "--dry-run"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, tiny_policy: Path) -> None:
+    pytest.importorskip("verl")
+    done = dry_run(tmp_path, tiny_policy, "agentfly.system_prompt=''", "trainer.total_training_steps=7")
+    assert done.returncode == 0, done.stderr
+    assert "grpo, 7 steps" in done.stdout
+    assert "4 chains, 1,024 tokens at most" in done.stdout
+    assert "1 x cpu, sync trainer" in done.stdout
+    assert "verl accepts the configuration" in done.stdout
+    assert "of 64 tokens at most" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_finds_a_prompt_that_does_not_fit(tmp_path: Path, tiny_policy: Path) -> None:
+    pytest.importorskip("verl")
+    # The policy has no card, so it gets the agent's own system prompt, which is long.
+    done = dry_run(tmp_path, tiny_policy)
+    assert done.returncode == 1
+    message = " ".join(done.stderr.split())
+    assert "error: the prompt of task 'train-named-0-0' has" in message
+    assert "data.max_prompt_length is 64: raise it" in message
+    assert "Traceback" not in done.stderr
