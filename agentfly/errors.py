@@ -76,6 +76,12 @@ def require(package: str, feature: str, extra: str) -> None:
         raise MissingExtraError(feature, extra)
 
 
+def first_line(fault: BaseException) -> str:
+    """The first line of a fault's message, cut to a length that a person reads."""
+    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     """A message for an unknown name that offers the nearest valid one, and lists the others."""
     names = sorted(valid)

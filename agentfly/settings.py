@@ -24,5 +24,8 @@ class Settings(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as fault:
-            faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
-            raise ConfigError(f"{type(self).__name__}: {'; '.join(faults)}") from None
+            faults = []
+            for error in fault.errors(include_input=False):
+                place = ".".join(map(str, (type(self).__name__, *error["loc"])))
+                faults.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
+            raise ConfigError("; ".join(faults)) from None

@@ -9,19 +9,14 @@ which the next start cuts off. A second start returns what is finished and runs 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import logging
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import ConfigError
+from agentfly.files import LineFile, read_lines
 from agentfly.images import ImageStore
-
-logger = logging.getLogger(__name__)
 
 FILE_NAME = "trajectories.jsonl"
 IMAGES = "images"
@@ -46,11 +41,9 @@ class Journal:
         self.images = ImageStore(self.folder / IMAGES)
         self.finished: dict[str, Trajectory] = {}
         self._fingerprints: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._path = self.folder / FILE_NAME
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._lines = LineFile(self.folder / FILE_NAME, f"log_dir={str(self.folder)!r}")
         try:
-            self._claim()
+            self._lines.mend()
             self._read()
         except BaseException:
             self.close()
@@ -76,41 +69,18 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the folder. Safe to call twice."""
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+        self._lines.close()
 
     def _append(self, trajectory: Trajectory) -> None:
         fingerprint = json.dumps(self._fingerprints.get(trajectory.id, ""))
-        line = f'{{"fingerprint": {fingerprint}, "trajectory": {trajectory.to_json()}}}\n'.encode()
-        with self._lock:
-            if self._file < 0:
-                return
-            while line:
-                line = line[os.write(self._file, line) :]
-            os.fsync(self._file)
-
-    def _claim(self) -> None:
-        try:
-            # The lock goes with the process, however that ends.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            raise ConfigError(
-                f"another run writes to log_dir={str(self.folder)!r}; wait for it, or use another"
-            ) from fault
+        self._lines.append(f'{{"fingerprint": {fingerprint}, "trajectory": {trajectory.to_json()}}}')
 
     def _read(self) -> None:
-        data = self._path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            logger.warning("%s: the last line was torn; its chain is run again", self._path)
-            os.ftruncate(self._file, whole)
-        for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
+        for number, entry in read_lines(self._lines.path):
             try:
-                self._take(json.loads(line))
+                self._take(entry)
             except (ValueError, KeyError, TypeError) as fault:
-                raise ConfigError(f"{self._path}, line {number} is damaged ({fault}); remove the line") from fault
+                raise ConfigError(f"{self._lines.path}, line {number} is damaged ({fault}): remove the line") from fault
 
     def _take(self, entry: dict[str, Any]) -> None:
         trajectory = Trajectory.from_dict(entry["trajectory"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentfly.datasets.adapters import Adapter, Row
 from agentfly.datasets.tables import find_tables, read_table
-from agentfly.errors import ConfigError, DatasetError, require, unknown_name
+from agentfly.errors import ConfigError, DatasetError, first_line, require, unknown_name
 from agentfly.settings import Settings
 
 
@@ -86,7 +86,7 @@ def _from_hub(name: str, adapter: Adapter, part: str | None, split: str, options
         yield from _undecoded(rows)
     except Exception as fault:  # the hub's client raises whatever its HTTP library does
         raise DatasetError(
-            f"{name}: cannot read {adapter.repo} from the hub ({_first_line(fault)}). Check the network and the name, "
+            f"{name}: cannot read {adapter.repo} from the hub ({first_line(fault)}). Check the network and the name, "
             "or download its files and name their folder: root=FOLDER"
         ) from fault
 
@@ -101,8 +101,3 @@ def _undecoded(rows: Any) -> Iterator[Row]:
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
     return iter(rows)
-
-
-def _first_line(fault: Exception) -> str:
-    text = str(fault).strip() or type(fault).__name__
-    return text.splitlines()[0][:200]

@@ -9,11 +9,11 @@ from typing import Any
 
 from agentfly.agents.steps import steps
 from agentfly.errors import ImageError
-from agentfly.evaluation.journal import write_text
 from agentfly.evaluation.markdown import run_page
 from agentfly.evaluation.records import TaskRecord
 from agentfly.evaluation.summary import summarise
 from agentfly.evaluators import NotScored
+from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.viewer.gallery import GalleryCard, thumbnail, write_gallery
 

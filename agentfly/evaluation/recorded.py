@@ -17,8 +17,9 @@ from typing import Any
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
-from agentfly.evaluation.journal import FILE_NAME, IMAGES, read_lines
+from agentfly.evaluation.journal import FILE_NAME, IMAGES
 from agentfly.evaluation.records import TaskFacts
+from agentfly.files import read_lines
 from agentfly.images import ImageStore
 from agentfly.messages import Message, TextPart
 

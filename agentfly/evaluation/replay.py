@@ -14,13 +14,14 @@ from pydantic import Field, field_validator
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
-from agentfly.evaluation.journal import IMAGES, RunFolder, write_text
+from agentfly.evaluation.journal import IMAGES, RunFolder
 from agentfly.evaluation.markdown import table
 from agentfly.evaluation.pages import write_pages
 from agentfly.evaluation.recorded import Recorded, Recording, read_recording
 from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
 from agentfly.evaluation.run import EvaluationRun, OnRecord
 from agentfly.evaluation.scoring import Scorer, read_specs
+from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.settings import Settings
 from agentfly.vision import make_engines

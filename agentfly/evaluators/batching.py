@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Evaluator, Score, close_evaluator
-from agentfly.evaluators.loops import PerLoop
+from agentfly.loops import PerLoop
 from agentfly.settings import Settings
 from agentfly.waiting import Abandoned, Overtime, bounded
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.evaluators.batching import PassingFault
-from agentfly.evaluators.loops import PerLoop
 from agentfly.evaluators.wire import PATH, ScoreBody, to_body
+from agentfly.loops import PerLoop
 
 
 class HttpEvaluatorSettings(BaseModel):

@@ -9,16 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentfly.errors import ConfigError, EvaluatorError
+from agentfly.errors import ConfigError, EvaluatorError, first_line
 from agentfly.evaluators.batching import PassingFault, Sleep
 from agentfly.evaluators.judge_logprobs import Token, expected_rating
 from agentfly.evaluators.judge_replies import BrokenReply, Ratings, read_reply
 from agentfly.evaluators.judge_schemes import Question
 from agentfly.evaluators.judge_settings import JudgeSettings, JudgeUsage
-from agentfly.evaluators.loops import PerLoop
+from agentfly.loops import PerLoop
 from agentfly.rate_limit import RateLimiter
 from agentfly.vision.openai_client import Endpoint, SdkClient
-from agentfly.vision.runtime import first_line
 
 if TYPE_CHECKING:
     import openai

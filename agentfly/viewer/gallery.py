@@ -6,7 +6,6 @@ hostile text: the template escapes everything, and the page forbids itself to lo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from agentfly.evaluators.estimates import SUCCESS
+from agentfly.files import write_text
 from agentfly.viewer.report import picture_uri
 
 _SIDE = 224
@@ -89,8 +89,4 @@ def write_gallery(path: Path, title: str, cards: Iterable[GalleryCard], *, total
         title=title, cards=shown, places=places, headings=headings, total=total, success=SUCCESS
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
-    partial.write_text(html, encoding="utf-8", errors="replace")
-    partial.replace(path)
-    return path
+    return write_text(path, html)

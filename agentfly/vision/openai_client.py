@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr
 
-from agentfly.errors import ConfigError, ToolError
+from agentfly.errors import ConfigError, ToolError, first_line
+from agentfly.loops import PerLoop
 from agentfly.settings import Settings
-from agentfly.vision.runtime import first_line
 
 if TYPE_CHECKING:
     import openai
@@ -58,33 +57,30 @@ class SdkClient:
     def __init__(self, endpoint: Endpoint, client: openai.AsyncOpenAI | None = None) -> None:
         self._endpoint = endpoint
         self._given = client
-        self._made: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
+        self._own = PerLoop(self._make)
 
     def get(self) -> openai.AsyncOpenAI:
         """The client of the running event loop."""
-        if self._given is not None:
-            return self._given
-        loop = asyncio.get_running_loop()
-        if self._made is None or self._made[0] is not loop:
-            import openai
-
-            place = self._endpoint
-            client = openai.AsyncOpenAI(
-                api_key=place.key(),
-                base_url=place.base_url,
-                timeout=place.timeout,
-                max_retries=place.retries,
-                # The SDK's own would try to close the sockets of a loop that is gone, and log that it cannot.
-                http_client=openai.DefaultAsyncHttpxClient(timeout=place.timeout),
-            )
-            self._made = (loop, client)
-        return self._made[1]
+        return self._given or self._own.get()
 
     async def close(self) -> None:
         """Close the connections of the running event loop. Safe to call twice; the next request opens new ones."""
-        made, self._made = self._made, None
-        if made is not None and made[0] is asyncio.get_running_loop():
-            await made[1].close()
+        client = self._own.take()
+        if client is not None:
+            await client.close()
+
+    def _make(self) -> openai.AsyncOpenAI:
+        import openai
+
+        place = self._endpoint
+        return openai.AsyncOpenAI(
+            api_key=place.key(),
+            base_url=place.base_url,
+            timeout=place.timeout,
+            max_retries=place.retries,
+            # The SDK's own would try to close the sockets of a loop that is gone, and log that it cannot.
+            http_client=openai.DefaultAsyncHttpxClient(timeout=place.timeout),
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
-from agentfly.errors import ConfigError, ToolError, require
+from agentfly.errors import ConfigError, ToolError, first_line, require
 
 if TYPE_CHECKING:
     from agentfly.vision.settings import ModelSettings
@@ -207,9 +207,3 @@ def _is_exhaustion(fault: BaseException) -> bool:
     # The CPU allocator and cuBLAS have no error class of their own.
     text = str(fault)
     return "not enough memory" in text or "out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
-
-
-def first_line(fault: BaseException) -> str:
-    """The first line of a fault's message, cut to a length that a person reads."""
-    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parents[2] / "agentfly"
 FLOORS = {
     "errors": 0,
     "messages": 0,
+    "files": 0,
+    "loops": 0,
     "rate_limit": 0,
     "waiting": 0,
     "settings": 0,

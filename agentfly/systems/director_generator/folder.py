@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from uuid import uuid4
 from PIL import Image
 
 from agentfly.errors import ConfigError
+from agentfly.files import write_text
 from agentfly.images import save_image
 from agentfly.systems.director_generator.records import CallRecord, PhaseRecord, PictureRecord, RunRecord
 from agentfly.systems.director_generator.settings import slug
@@ -90,9 +90,7 @@ class RunFolder:
 
     def phase_ended(self, run: RunRecord) -> None:
         """Write the result so far: a run that is killed leaves what it has done."""
-        partial = self.result.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(run.to_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.result)
+        write_text(self.result, json.dumps(run.to_dict(), ensure_ascii=False, indent=2) + "\n")
 
     def close(self) -> None:
         """End the log."""

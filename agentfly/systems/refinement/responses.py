@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from agentfly.errors import BackendError, ToolError
+from agentfly.errors import BackendError, ToolError, first_line
 from agentfly.systems.refinement.usage import Usage
 from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
-from agentfly.vision.runtime import first_line
 
 if TYPE_CHECKING:
     from openai.types.responses import Response

@@ -6,8 +6,7 @@ import asyncio
 import importlib
 from pathlib import Path, PurePosixPath
 
-from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError
-from agentfly.vision.runtime import first_line
+from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
 
 
 class UploadError(AgentFlyError):

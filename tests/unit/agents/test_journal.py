@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.agents import ImageEditingAgent, StopReason, Trajectory, journal
+from agentfly import files
+from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
 from agentfly.agents.journal import FILE_NAME, Journal
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import BackendError, ConfigError
@@ -134,7 +135,7 @@ async def test_a_log_of_other_conversations_is_refused(tmp_path: Path) -> None:
 
 async def test_two_runs_do_not_write_to_one_log(tmp_path: Path) -> None:
     held = Journal(tmp_path)
-    with pytest.raises(ConfigError, match="another run writes"):
+    with pytest.raises(ConfigError, match="another process writes"):
         await Counted().agent.run(conversations(), log_dir=tmp_path)
     held.close()
     assert len(await Counted().agent.run(conversations(), log_dir=tmp_path)) == 3
@@ -167,13 +168,13 @@ async def test_what_is_done_when_a_run_is_cancelled_stays_done(tmp_path: Path) -
 
 async def test_a_chain_is_on_disk_before_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    fsync = journal.os.fsync
+    fsync = files.os.fsync
 
     def count(file: int) -> None:
         fsync(file)
         synced.append(len((tmp_path / FILE_NAME).read_bytes().splitlines()))
 
-    monkeypatch.setattr(journal.os, "fsync", count)
+    monkeypatch.setattr(files.os, "fsync", count)
     await Counted().agent.run(conversations(), log_dir=tmp_path)
     assert synced == [1, 2, 3]
 

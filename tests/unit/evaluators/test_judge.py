@@ -345,8 +345,7 @@ def test_connections_are_closed_and_those_of_a_loop_that_is_gone_are_not_missed(
         tested = CompositeEvaluator({"judge": GuardedEvaluator(inner), "reference": Always()})
         for closed in (False, True, True):
             assert asyncio.run(score(tested, closed)).value == pytest.approx(42.0)
-        sdk = inner._client._client
-        assert sdk._made is None
+        assert inner._client._client._own._made is None
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 

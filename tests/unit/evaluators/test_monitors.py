@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pydantic import ValidationError
 
 from agentfly.agents import ToolRecord
 from agentfly.errors import ConfigError, TrainingError
@@ -90,5 +89,5 @@ def test_limits_come_from_plain_configuration() -> None:
         health_settings({"tool_cals": {"low": 1}})
     with pytest.raises(ConfigError, match="low, high"):
         health_settings({"tool_calls": {}})
-    with pytest.raises(ValidationError, match="Did you mean"):
+    with pytest.raises(ConfigError, match="Did you mean"):
         HealthSettings(limits={"tool_cals": Limit(low=1)})

@@ -174,7 +174,8 @@ async def test_inpainting_takes_a_mask_by_its_id() -> None:
     result = await desk.call("inpaint_image", image_id="img_1", mask_id="mask_1", prompt="cat", seed=1)
     mask, prompt, params = desk.fake.seen[-1]
     assert (mask.mode, area(mask), prompt, params) == ("L", 32, "cat", InpaintParams(seed=1))
-    assert (result.text, result.data, result.engine) == ("img_2", {"seed": 1}, "fake")
+    assert (result.text, result.engine) == ("img_2", "fake")
+    assert result.data == {"seed": 1, "source": desk.view.handle("img_1")}
 
 
 async def test_a_mask_of_another_size_names_both() -> None:

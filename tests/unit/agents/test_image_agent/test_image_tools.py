@@ -59,7 +59,8 @@ async def test_detect_inpaint_and_save_with_the_embedded_engines(
         seed=42,
     )
     assert painted.engine == "classical"
-    assert painted.data == {"guidance_scale": 7.5, "num_inference_steps": 50, "strength": 0.8, "seed": 42}
+    parameters = {"guidance_scale": 7.5, "num_inference_steps": 50, "strength": 0.8, "seed": 42}
+    assert painted.data == {**parameters, "source": agent.images.handle(image_id)}
     edited = await agent.qwen_edit_image_tool(
         image_id=painted.ids[0],
         prompt="Brighten the picture",
