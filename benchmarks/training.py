@@ -82,12 +82,15 @@ class Plan:
         """What all loops have in common, in the keys of the configuration."""
         return {
             "agentfly.seed": self.seed,
+            "agentfly.system_prompt": "",
             "agentfly.limits.max_turns": MAX_TURNS,
             # verl's loop has no limit of a turn's own.
             "agentfly.limits.max_tokens_per_turn": 192,
             "agentfly.limits.max_images": 8,
             "data.train_batch_size": self.prompts,
             "actor_rollout_ref.rollout.n": self.samples,
+            # vLLM on a CPU dies of a seeded prompt that is prefilled in parts (its generators cannot be set back).
+            "actor_rollout_ref.rollout.enable_chunked_prefill": False,
             "actor_rollout_ref.actor.optim.lr": 0.0,
             "trainer.total_training_steps": self.steps,
             "trainer.save_freq": -1,

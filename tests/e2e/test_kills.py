@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from agentfly.agents import ToolRecord, Trajectory
 from agentfly.datasets import StickerWorld
 from agentfly.errors import TrainingError
 from agentfly.training.compose import CONFIG_DIR, to_override
@@ -42,7 +43,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-STEPS, PROMPTS, SAMPLES = 6, 2, 2
+STEPS, PROMPTS, SAMPLES = 8, 2, 2
 SEED = 11  # of the run, and of the moments at which it is hit
 # What is killed, in turn: how the process calls itself, and what the first line of the error says.
 VICTIMS = (
@@ -90,12 +91,12 @@ def lines_of(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def chains_of(out: Path) -> dict[tuple[int, str], Line]:
+def chains_of(out: Path) -> dict[tuple[int, str], Trajectory]:
     """Chains of a run by step and id, of which none may be twice."""
     lines = lines_of(out / "trajectories.jsonl")
     twice = [key for key, count in Counter((x["step"], x["trajectory"]["id"]) for x in lines).items() if count > 1]
     assert twice == []
-    return {(line["step"], line["trajectory"]["id"]): line["trajectory"] for line in lines}
+    return {(line["step"], line["trajectory"]["id"]): Trajectory.from_dict(line["trajectory"]) for line in lines}
 
 
 def steps_of(out: Path) -> list[int]:
@@ -157,13 +158,14 @@ class Murder:
             self.thread.start()
 
     def _kill(self) -> None:
-        time.sleep(self.delay)
-        traces = Traces.of(self.out)
-        victims = [pid for pid, title in ProcessFamily(traces.run).titles().items() if title.startswith(self.title)]
-        self.traces, self.killed = traces, time.monotonic()
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        assert victims
+        due = time.monotonic() + self.delay
+        self.traces = Traces.of(self.out)
+        titles = ProcessFamily(self.traces.run).titles()
+        victims = [pid for pid, title in titles.items() if title.startswith(self.title)]
+        assert len(victims) == 1, f"{self.title} is not one of {titles}"
+        time.sleep(max(0.0, due - time.monotonic()))
+        os.kill(victims[0], signal.SIGKILL)
+        self.killed = time.monotonic()
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +192,18 @@ def disturbed(world: Path, undisturbed: Path) -> Path:
         assert murder.traces.left() == []
         assert took < ERROR_SECONDS
         assert re.search(cause, first)
-        # No step that was reported is repeated.
-        assert murder.steps[0] == len(before) + 1
+        # No step that was reported is repeated, and one at most was finished but not reported.
+        assert murder.steps[0] - max(before, default=0) in (1, 2)
     launch(prepare(RECIPE, overrides(world, out)))
     return out
 
 
 def test_every_step_is_there_once(disturbed: Path) -> None:
-    assert steps_of(disturbed) == list(range(1, STEPS + 1))
     assert len(chains_of(disturbed)) == STEPS * PROMPTS * SAMPLES
+    told = steps_of(disturbed)
+    assert told == sorted(set(told))
+    # verl writes a step's metrics after its checkpoint: those of a step that was killed in between are missing.
+    assert len(set(range(1, STEPS + 1)) - set(told)) <= len(VICTIMS)
 
 
 def test_one_step_is_lost_at_most(disturbed: Path) -> None:
@@ -213,14 +218,15 @@ def test_one_step_is_lost_at_most(disturbed: Path) -> None:
 def test_data_and_rollouts_are_those_of_the_undisturbed_run(undisturbed: Path, disturbed: Path) -> None:
     whole, resumed = chains_of(undisturbed), chains_of(disturbed)
     assert resumed.keys() == whole.keys()
-    same = {key: resumed[key]["tokens"]["ids"] == whole[key]["tokens"]["ids"] for key in whole}
+    same = {key: sampled(resumed[key]) == sampled(whole[key]) for key in whole}
     print(Counter((step, equal) for (step, _), equal in same.items()))
     assert all(same.values())
+    assert [resumed[key].reward for key in whole] == [chain.reward for chain in whole.values()]
 
 
-def test_the_run_ends_within_the_spread(undisturbed: Path, disturbed: Path) -> None:
-    rewards = [[chain["reward"] for chain in chains_of(out).values()] for out in (undisturbed, disturbed)]
-    print([sum(r) / len(r) for r in rewards])
+def sampled(chain: Trajectory) -> list[int]:
+    assert chain.tokens is not None
+    return chain.tokens.ids
 
 
 @pytest.fixture
@@ -250,12 +256,13 @@ def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(
     wait_for(lambda: training.poll() is not None or max(steps_of(out)) >= hit + 2, 300)
     assert training.poll() is None, "the run ended with its image server"
     chains = chains_of(out)
-    served = [record for (step, _), chain in chains.items() if step <= hit for record in records_of(chain)]
-    alone = [record for (step, _), chain in chains.items() if step == hit + 2 for record in records_of(chain)]
-    print([(r["engine"], r["error"]) for r in served + alone])
-    assert any(record["engine"].startswith("remote") for record in served)
-    assert alone
-    assert all("no image server answered" in record["error"] for record in alone if record["name"] != "give_answer")
+    served = [record for (step, _), chain in chains.items() if step <= hit for record in chain.tool_records]
+    alone = [record for (step, _), chain in chains.items() if step == hit + 2 for record in chain.tool_records]
+    print([(record.name, record.engine, record.error) for record in served + alone])
+    assert any(record.engine.startswith("remote") for record in served)
+    told = [record.error or "" for record in alone if needs_a_server(record)]
+    assert told
+    assert all("no image server answered" in error for error in told)
 
     traces = Traces.of(out)
     training.kill()
@@ -265,5 +272,7 @@ def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(
     shutil.rmtree(out)
 
 
-def records_of(chain: Line) -> list[Line]:
-    return [record for turn in chain["turns"] for record in turn["tools"]]
+def needs_a_server(record: ToolRecord) -> bool:
+    """Whether a call that was understood goes to an engine."""
+    wrong = record.malformed or (record.error is not None and "image server" not in record.error)
+    return record.name != "give_answer" and not wrong

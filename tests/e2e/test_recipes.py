@@ -94,5 +94,6 @@ def test_verl_accepts_every_training_recipe(tiny_policy: Path) -> None:
         "for path in sys.argv[2:]: accept(compose(Path(path), [f'agentfly.model={sys.argv[1]}']))"
     )
     files = [str(RECIPES / f"{name}.yaml") for name in TRAINING]
-    done = subprocess.run([sys.executable, "-c", script, str(tiny_policy), *files], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", script, str(tiny_policy), *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

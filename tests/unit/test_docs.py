@@ -39,6 +39,9 @@ RUN_ELSEWHERE = {
     "agentfly doctor": "tests/unit/doctor/test_run.py",
     "python -m agentfly.utils.deploy": "tests/integration/agents/test_client_on_vllm_serve.py",
     "python benchmarks/rollout.py": "tests/unit/benchmarks/test_rollout_benchmark.py",
+    "python benchmarks/learning.py": "tests/unit/benchmarks/test_learning_benchmark.py",
+    "python benchmarks/training.py": "tests/unit/benchmarks/test_training_benchmark.py",
+    "python benchmarks/loops_alone.py": "tests/unit/benchmarks/test_training_benchmark.py",
 }
 
 

@@ -7,8 +7,8 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,23 +17,33 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from agentfly.agents import Trajectory
 from agentfly.datasets import FAMILIES
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.compose import compose
+from agentfly.training.scoring import reward_info
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def learning() -> ModuleType:
-    """The script as a module: it is no part of a package."""
+def learning() -> Iterator[ModuleType]:
+    """The script as a module: it is no part of a package, and finds what is beside it by the path."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("learning_benchmark", ROOT / "benchmarks" / "learning.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def kept(learning: ModuleType) -> ModuleType:
+    """Where results are kept and shown."""
+    return sys.modules["learning_results"]
 
 
 def held_out(success: float, **of: float) -> dict[str, float]:
@@ -61,6 +71,10 @@ def run_of(learning: ModuleType, arm: str, seed: int, success: float = 0.6) -> A
     return learning.Run(arm, seed, ["a=b"], validations, steps, {"ray": 5.0})
 
 
+def results_at(learning: ModuleType, file: Path, **budget: int) -> Any:
+    return learning.Results(file, asdict(learning.Budget(**budget)), learning.ARMS)
+
+
 def test_figures_come_from_what_verl_logs(learning: ModuleType) -> None:
     validations, steps = learning.read_metrics([(0, held_out(0.5, look=0.0)), *recorded(0.7)[1:]])
     assert [(each.step, each.minutes) for each in validations] == [(0, 0.0), (2, 1.0), (4, 2.0)]
@@ -72,17 +86,22 @@ def test_figures_come_from_what_verl_logs(learning: ModuleType) -> None:
     assert steps[2] == {"step": 3.0, "reward": 0.3, "explained_variance": 0.5, "seconds": 30.0}
 
 
-def test_an_interval_is_students(learning: ModuleType) -> None:
-    found = learning.interval([50.0, 60.0, 70.0])
+@pytest.mark.parametrize(("score", "success"), [(80.0, 1.0), (79.9, 0.0), (None, 0.0)])
+def test_the_trainer_logs_success(score: float | None, success: float) -> None:
+    assert reward_info(Trajectory("c", "g", [], score=score))["success"] == success
+
+
+def test_an_interval_is_students(kept: ModuleType) -> None:
+    found = kept.interval([50.0, 60.0, 70.0])
     assert found.mean == pytest.approx(60)
     assert found.half == pytest.approx(4.303 * 10 / math.sqrt(3))
-    alone = learning.interval([50.0, math.nan])
+    alone = kept.interval([50.0, math.nan])
     assert (alone.mean, math.isnan(alone.half), str(alone)) == (50.0, True, "50")
-    assert math.isnan(learning.interval([]).mean)
+    assert math.isnan(kept.interval([]).mean)
 
 
 def test_tables_compare_the_same_seeds(learning: ModuleType, tmp_path: Path) -> None:
-    results = learning.Results(tmp_path / "learning.json", learning.Budget())
+    results = results_at(learning, tmp_path / "learning.json")
     for arm, seed, success in (("grpo", 0, 0.6), ("grpo", 1, 0.7), ("one_call", 0, 0.3), ("ppo", 2, 0.5)):
         results.add(run_of(learning, arm, seed, success))
     lines = learning.markdown(results).splitlines()
@@ -110,23 +129,23 @@ def test_what_is_done_is_kept_and_not_done_again(learning: ModuleType, tmp_path:
         return run_of(learning, arm, seed)
 
     pairs = [("grpo", 0), ("ppo", 0), ("rloo", 0)]
-    results = learning.Results(file, learning.Budget())
+    results = results_at(learning, file)
     failed = learning.benchmark(results, pairs, make, console)
     assert made == pairs
     assert failed == ["ppo, seed 0: the trainer ended"]
     # A new process goes on with what is missing.
-    again = learning.Results(file, learning.Budget())
+    again = results_at(learning, file)
     assert again.runs == results.runs
     assert learning.benchmark(again, pairs, make, console) == []
     assert made[3:] == [("ppo", 0)]
     assert "grpo, seed 0: done before" in out.getvalue()
     assert len(json.loads(file.read_text(encoding="utf-8"))["runs"]) == 3
     with pytest.raises(ConfigError, match="another --out"):
-        learning.Results(file, learning.Budget(steps=99))
+        results_at(learning, file, steps=99)
 
 
-def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, tmp_path: Path) -> None:
-    results = learning.Results(tmp_path / "learning.json", learning.Budget())
+def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: ModuleType, tmp_path: Path) -> None:
+    results = results_at(learning, tmp_path / "learning.json")
     for seed in (0, 1):
         results.add(run_of(learning, "grpo", seed, 0.5 + 0.2 * seed))
     learning.write_report(results, tmp_path)
@@ -135,7 +154,7 @@ def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, tmp_pa
         with Image.open(picture) as image:
             assert image.width > 1000
     assert pictures[0].read_bytes() != pictures[1].read_bytes()
-    x, points = learning._series(results.arms()["grpo"], "all", "minutes")
+    x, points = kept._series(results.arms()["grpo"], "all", "minutes")
     assert (x, [point.mean for point in points]) == ([0.0, 1.0, 2.0], [20.0, 40.0, 60.0])
     assert (tmp_path / "learning.md").read_text(encoding="utf-8").startswith("Held-out success")
 

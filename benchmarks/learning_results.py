@@ -1,0 +1,291 @@
+"""What `benchmarks/learning.py` measured: runs of arms and seeds, kept in a file, as tables and plots.
+
+Figures come from the metrics that verl logs. An interval is Student's t over the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentfly.datasets import FAMILIES
+from agentfly.errors import ConfigError
+
+ALL = "all"
+# What is asked of the arms, seed by seed: the first against the second.
+QUESTIONS = (
+    ("grpo", "one_call"),
+    ("ppo", "grpo"),
+    ("turn_credit", "grpo"),
+    ("no_tool_cost", "grpo"),
+    ("turn_credit_no_tool_cost", "turn_credit"),
+)
+
+# Figures of a training step that tell how it went, by their names in verl's metrics.
+STEP_FIGURES = {
+    "reward": "critic/rewards/mean",
+    "explained_variance": "critic/vf_explained_var",
+    "value_loss": "critic/vf_loss",
+    "entropy": "actor/entropy",
+    "kl": "actor/ppo_kl",
+    "probability_difference": "training/rollout_probs_diff_max",
+    "turns": "num_turns/mean",
+    "tokens": "response_length/mean",
+    "seconds": "timing_s/step",
+}
+HELD_OUT = ("success", "score", "tool_calls")
+# Student's t at 0.975 for 1, 2, ... degrees of freedom; the last one serves for more, on the safe side.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The policy on the held-out tasks.
+
+    Attributes:
+        step: after which step; 0 is the warm start.
+        minutes: of training until then.
+        figures: "success" (0 to 1), "score" (0 to 100) and "tool_calls", each by task type and over all.
+    """
+
+    step: int
+    minutes: float
+    figures: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed.
+
+    Attributes:
+        arm, seed: which.
+        overrides: of the recipe, beside the budget.
+        validations: in order, the warm start first.
+        steps: what `STEP_FIGURES` names, of each step.
+        start_seconds: until training began, by phase.
+        blanked: success on the look tasks, seeing and with grey pictures; None where it was not asked for.
+    """
+
+    arm: str
+    seed: int
+    overrides: Sequence[str]
+    validations: Sequence[Validation]
+    steps: Sequence[Mapping[str, float]]
+    start_seconds: Mapping[str, float] = field(default_factory=dict)
+    blanked: Mapping[str, float] | None = None
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training."""
+        return self.validations[-1].minutes
+
+    def at(self, which: int, family: str) -> float:
+        """Success of a validation, in per cent; NaN where it has no such task."""
+        return 100 * self.validations[which].figures["success"].get(family, math.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "minutes": self.minutes}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Run:
+        """The inverse of `to_dict`."""
+        fields = {name: value for name, value in found.items() if name != "minutes"}
+        return cls(**{**fields, "validations": [Validation(**each) for each in found["validations"]]})
+
+
+def read_metrics(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> tuple[list[Validation], list[dict[str, float]]]:
+    """Validations and steps from what verl logged of each step."""
+    minutes, validations, steps = 0.0, [], []
+    for step, values in metrics:
+        minutes += values.get("timing_s/step", 0.0) / 60
+        if step > 0:
+            kept = {name: values[key] for name, key in STEP_FIGURES.items() if key in values}
+            steps.append({"step": float(step), **kept})
+        if figures := held_out_figures(values):
+            validations.append(Validation(step, minutes, figures))
+    return validations, steps
+
+
+def held_out_figures(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """By figure and task type; over all is the mean of the types, of which there are as many tasks each."""
+    found: dict[str, dict[str, float]] = {}
+    for figure in HELD_OUT:
+        names = {family: f"val-aux/{family}/{figure}/mean@1" for family in FAMILIES}
+        by_family = {family: values[name] for family, name in names.items() if name in values}
+        if by_family:
+            found[figure] = {ALL: statistics.fmean(by_family.values()), **by_family}
+    return found if "success" in found else {}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and half the width of its 95 % interval; NaN for fewer than two seeds."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.0f}" if math.isnan(self.half) else f"{self.mean:.0f} ± {self.half:.0f}"
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and half width by Student's t: t(0.975, n - 1) * s / sqrt(n)."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Interval(math.nan, math.nan)
+    if len(known) == 1:
+        return Interval(known[0], math.nan)
+    spread = statistics.stdev(known) / math.sqrt(len(known))
+    return Interval(statistics.fmean(known), T_975[min(len(known) - 1, len(T_975)) - 1] * spread)
+
+
+class Results:
+    """What was measured so far, in a file.
+
+    Args:
+        file: JSON, made with the first result.
+        budget: of every run in it, as plain JSON.
+        arms: in the order in which they are shown.
+
+    Raises:
+        ConfigError: the file has runs of another budget.
+    """
+
+    def __init__(self, file: Path, budget: Mapping[str, int], arms: Iterable[str]) -> None:
+        self._file, self._budget, self._arms = file, dict(budget), tuple(arms)
+        self.runs: dict[tuple[str, int], Run] = {}
+        if not file.exists():
+            return
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["budget"] != self._budget:
+            raise ConfigError(f"{file} has runs of the budget {found['budget']}: give those options, or another --out")
+        for each in found["runs"]:
+            run = Run.from_dict(each)
+            self.runs[run.arm, run.seed] = run
+
+    def add(self, run: Run) -> None:
+        """Keep a run, in place of one of the same arm and seed; the file is never half written."""
+        self.runs[run.arm, run.seed] = run
+        whole = {"budget": self._budget, "runs": [each.to_dict() for each in self.ordered()]}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, self._file)
+
+    def ordered(self) -> list[Run]:
+        """Runs by arm and seed."""
+        places = {arm: place for place, arm in enumerate(self._arms)}
+        return sorted(self.runs.values(), key=lambda run: (places.get(run.arm, len(places)), run.seed))
+
+    def arms(self) -> dict[str, list[Run]]:
+        """Runs of each arm."""
+        found: dict[str, list[Run]] = {}
+        for run in self.ordered():
+            found.setdefault(run.arm, []).append(run)
+        return found
+
+
+def markdown(results: Results) -> str:
+    """Tables of what was measured."""
+    return "\n".join([*_arm_table(results), "", *_question_table(results), "", *_look_table(results)]).strip() + "\n"
+
+
+def _arm_table(results: Results) -> list[str]:
+    columns = (ALL, *FAMILIES)
+    lines = [
+        "Held-out success in per cent, before → after, mean ± 95 % over seeds:",
+        "",
+        "| arm | seeds | " + " | ".join(columns) + " | minutes |",
+        "|---|" + "---|" * (len(columns) + 2),
+    ]
+    for arm, runs in results.arms().items():
+        cells = []
+        for family in columns:
+            before, after = (interval(run.at(which, family) for run in runs) for which in (0, -1))
+            cells.append(f"{before.mean:.0f} → {after}")
+        minutes = statistics.fmean(run.minutes for run in runs)
+        lines.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} | {minutes:.1f} |")
+    return lines
+
+
+def _question_table(results: Results) -> list[str]:
+    """What an arm has over another, in points of success after training, seed by seed; and over its own warm start."""
+    columns, arms = (ALL, *FAMILIES), results.arms()
+    lines = [
+        "Difference in points of held-out success, the same seeds compared, mean ± 95 %:",
+        "",
+        "| | seeds | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * (len(columns) + 1),
+    ]
+    for arm, runs in arms.items():
+        gains = [interval(run.at(-1, family) - run.at(0, family) for run in runs) for family in columns]
+        lines.append(f"| {arm} − warm start | {len(runs)} | {' | '.join(map(str, gains))} |")
+    for first, second in QUESTIONS:
+        others = {run.seed: run for run in arms.get(second, ())}
+        pairs = [(run, others[run.seed]) for run in arms.get(first, ()) if run.seed in others]
+        if pairs:
+            gains = [interval(a.at(-1, family) - b.at(-1, family) for a, b in pairs) for family in columns]
+            lines.append(f"| {first} − {second} | {len(pairs)} | {' | '.join(map(str, gains))} |")
+    return lines
+
+
+def _look_table(results: Results) -> list[str]:
+    rows = []
+    for arm, runs in results.arms().items():
+        found = [run.blanked for run in runs if run.blanked is not None]
+        if found:
+            cells = [str(interval(100 * each[name] for each in found)) for name in ("seeing", "blanked")]
+            rows.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
+    head = ["Success on *look* after training, per cent:", "", "| arm | seeds | seeing | grey pictures |"]
+    return [*head, "|---|---|---|---|", *rows] if rows else []
+
+
+def curves(results: Results, axis: str, path: Path) -> Path:
+    """Draw held-out success of every arm against "step" or "minutes", a panel a task type; a band is the interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # No pyplot: its global state would outlive the call and pick a display.
+    figure = Figure(figsize=(11, 6.2), dpi=160, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 3, sharex=True, sharey=True).flat
+    for panel, family in zip(panels, (ALL, *FAMILIES), strict=True):
+        for number, (arm, runs) in enumerate(results.arms().items()):
+            x, points = _series(runs, family, axis)
+            colour = f"C{number}"
+            panel.plot(x, [point.mean for point in points], "o-", color=colour, markersize=3, linewidth=1.8, label=arm)
+            low, high = ([p.mean + sign * (0 if math.isnan(p.half) else p.half) for p in points] for sign in (-1, 1))
+            panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        panel.set_title(family, loc="left", fontsize=11)
+        panel.set_ylim(0, 100)
+        panel.grid(axis="y", color="#e4e7eb")
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    figure.supxlabel("training step" if axis == "step" else "minutes of training", fontsize=10)
+    figure.supylabel("held-out success, %", fontsize=10)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path
+
+
+def _series(runs: Sequence[Run], family: str, axis: str) -> tuple[list[float], list[Interval]]:
+    """Places and means over the seeds of one arm, for validations that all of its seeds have."""
+    count = min(len(run.validations) for run in runs)
+    x = [statistics.fmean(getattr(run.validations[place], axis) for run in runs) for place in range(count)]
+    return x, [interval(run.at(place, family) for run in runs) for place in range(count)]
+
+
+def write_report(results: Results, out: Path) -> None:
+    """`learning.md` and the plots `learning-step.png` and `learning-minutes.png`."""
+    (out / "learning.md").write_text(markdown(results), encoding="utf-8")
+    for axis in ("step", "minutes"):
+        curves(results, axis, out / f"learning-{axis}.png")
