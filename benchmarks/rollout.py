@@ -5,7 +5,8 @@
 Model and tools are replaced by waits, drawn once and the same for everybody. Every chain could run alone, so no
 schedule can be faster than the slowest chain: that is the bound. The plain loop does the same work with nothing around
 it: the same waits, the same calls read from the same texts, and, where the tool makes pictures, the same PNG files on
-disk. Memory is measured in a fresh process each time, because a peak cannot be taken back.
+disk. Memory is measured in a fresh process each time, because a peak cannot be taken back; the process runs several
+steps with other pictures each, and what the first one did not need must not be needed by the last.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Plan:
         sigma: of the logarithm of the waits; with 0.5, one wait in twenty is longer than 2.3 medians.
         pictures: whether every call of the tool makes a picture of 512 x 512.
         seed: of the waits.
+        first: number of the first chain, from which its pictures are drawn.
     """
 
     prompts: int = 32
@@ -60,6 +62,7 @@ class Plan:
     sigma: float = 0.5
     pictures: bool = False
     seed: int = 0
+    first: int = 0
 
     @property
     def chains(self) -> int:
@@ -97,7 +100,7 @@ class Plan:
         """The picture of each prompt, as a file."""
         buffers = [io.BytesIO() for _ in range(self.prompts)]
         for prompt, buffer in enumerate(buffers):
-            picture(-1 - prompt, 0).save(buffer, "PNG")
+            picture(-1 - self.first - prompt, 0).save(buffer, "PNG")
         return [buffer.getvalue() for buffer in buffers]
 
 
@@ -120,7 +123,7 @@ class Desk:
         await asyncio.sleep(self._plan.waits[chain][turn][1])
         if not self._plan.pictures:
             return ToolResult(f"turn {turn} done")
-        handle = await asyncio.to_thread(lambda: self._view.store.put(picture(chain, turn)))
+        handle = await asyncio.to_thread(lambda: self._view.store.put(picture(self._plan.first + chain, turn)))
         return ToolResult(self._view.add_handle(handle), (handle,))
 
     @tool
@@ -221,16 +224,21 @@ class Timing:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of a run, in MiB above what the process had before."""
+    """Peak memory of a process, in MiB above what it had before.
+
+    Attributes:
+        trajectories, turns: of each step.
+        peaks: after each step.
+    """
 
     trajectories: int
     turns: int
-    mib: float
+    peaks: tuple[float, ...]
 
     @property
-    def per_thousand(self) -> float:
-        """MiB for 1,000 trajectories."""
-        return self.mib * 1000 / self.trajectories
+    def mib_each(self) -> float:
+        """MiB a trajectory."""
+        return self.peaks[-1] / self.trajectories
 
 
 @dataclass
@@ -252,7 +260,7 @@ class Report:
             "machine": self.machine,
             "timings": [{**asdict(timing), "over_bound": timing.over_bound} for timing in self.timings],
             "overhead_ms_a_turn": {"text": self.overhead_ms(False), "pictures": self.overhead_ms(True)},
-            "memory": [{**asdict(memory), "mib_per_1000": memory.per_thousand} for memory in self.memory],
+            "memory": [{**asdict(memory), "mib_each": memory.mib_each} for memory in self.memory],
         }
 
     def show(self, console: Console) -> None:
@@ -265,11 +273,10 @@ class Report:
         console.print(table)
         for words, pictures in (("text", False), ("pictures", True)):
             console.print(f"beyond the plain loop, {words}: {self.overhead_ms(pictures):.2f} CPU ms a turn")
-        table = Table("turns", "trajectories", "peak MiB", "peak MiB for 1,000")
+        table = Table("turns", "trajectories a step", "peak MiB after each step", "MiB a trajectory")
         for memory in self.memory:
-            table.add_row(
-                str(memory.turns), str(memory.trajectories), f"{memory.mib:.0f}", f"{memory.per_thousand:.0f}"
-            )
+            peaks = " ".join(f"{peak:.0f}" for peak in memory.peaks)
+            table.add_row(str(memory.turns), str(memory.trajectories), peaks, f"{memory.mib_each:.2f}")
         console.print(table)
 
 
@@ -298,22 +305,25 @@ def peak_mib() -> float:
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def measure_memory(trajectories: int, turns: int) -> Memory:
-    """Peak of a run with pictures, 64 chains at a time, in a process of its own.
+def measure_memory(trajectories: int, turns: int, steps: int) -> Memory:
+    """Peaks of steps with pictures, 64 chains at a time, in a process of their own.
 
     To be called while this process is small: a new process starts with the peak of the one that starts it.
     """
-    command = [sys.executable, __file__, "--memory", str(trajectories), str(turns)]
+    command = [sys.executable, __file__, "--memory", str(trajectories), str(turns), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Memory(trajectories, turns, float(done.stdout))
+    return Memory(trajectories, turns, tuple(json.loads(done.stdout)))
 
 
-def memory_here(trajectories: int, turns: int) -> float:
+def memory_here(trajectories: int, turns: int, steps: int) -> list[float]:
     """What `measure_memory` runs in its process."""
     plan = Plan(trajectories // 8, 8, turns, model_seconds=0.0, tool_seconds=0.0, pictures=True)
-    inputs, before = plan.inputs(), peak_mib()
-    asyncio.run(with_agentfly(plan, inputs, None, concurrent=64))
-    return peak_mib() - before
+    before, peaks = peak_mib(), []
+    for step in range(steps):
+        this = replace(plan, first=step * plan.chains)
+        asyncio.run(with_agentfly(this, this.inputs(), None, concurrent=64))
+        peaks.append(peak_mib() - before)
+    return peaks
 
 
 def main() -> None:
@@ -324,15 +334,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory:
         sys.stdout.write(f"{memory_here(*given.memory)}\n")
         return
     plan = Plan(max(1, given.chains // 8), turns=given.turns, seed=given.seed)
-    sizes = [(1000, 2), (1000, 6)]
+    sizes = [(1000, 2, 1), (1000, 6, 4)]
     if given.quick:
-        plan, sizes = Plan(2, 8, 3, 0.02, 0.01, seed=given.seed), [(32, 2), (32, 4)]
+        plan, sizes = Plan(2, 8, 3, 0.02, 0.01, seed=given.seed), [(32, 2, 1), (32, 4, 2)]
     report = Report(memory=[measure_memory(*size) for size in sizes])
     for pictures in (False, True):
         this = replace(plan, pictures=pictures)

@@ -19,6 +19,9 @@ PHASE_MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
 )
 SAMPLED = "agentfly: rollouts are done for step"
 _PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\([^()]*pid=\d+[^()]*\) ?|^ray\.exceptions\.\w+\(\w+\): .*")
+# Ray tells which actor died below its message.
+_DETAIL = re.compile(r"^\s+(class_name|pid): (\S+)")
+_DETAIL_LINES = 4
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Died|Exit): \S")
 
 
@@ -69,11 +72,17 @@ def parse_metrics(line: str) -> tuple[int, dict[str, float]]:
 
 
 def last_error(lines: list[str]) -> str | None:
-    """The last error message in a log, without the prefixes that Ray puts before it; None if there is none."""
-    for line in reversed(lines):
-        text = clean(line)
-        if _ERROR.match(text):
-            return text
+    """The last error message in a log, without the prefixes that Ray puts before it; None if there is none.
+
+    That an actor died is followed by which one.
+    """
+    texts = [clean(line) for line in lines]
+    for index in reversed(range(len(texts))):
+        if _ERROR.match(texts[index]):
+            below = texts[index + 1 : index + 1 + _DETAIL_LINES]
+            details = dict(found.groups() for text in below if (found := _DETAIL.match(text)))
+            who = f" ({details['class_name']}, pid {details.get('pid', '?')})" if "class_name" in details else ""
+            return texts[index] + who
     return None
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agentfly.errors import MissingExtraError
 from agentfly.serving.image_server.work import Operation
 
 if TYPE_CHECKING:
@@ -100,3 +101,18 @@ class Collector:
                 for kind, value in vars(worker.memory).items():
                     memory.add_metric((str(worker.index), kind), value)
         yield memory
+
+
+def exposition(dispatcher: Dispatcher) -> Callable[[], bytes]:
+    """What gives the Prometheus text.
+
+    Raises:
+        MissingExtraError: prometheus_client is not installed.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, generate_latest
+    except ImportError as fault:
+        raise MissingExtraError("the image server", "serve") from fault
+    registry = CollectorRegistry()
+    registry.register(Collector(dispatcher))
+    return lambda: generate_latest(registry)

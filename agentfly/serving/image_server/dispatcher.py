@@ -13,10 +13,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from agentfly.serving.image_server.counters import Counters
 from agentfly.serving.image_server.errors import DeadlineExceeded, QueueFull, RequestRefused, ServerFault
+from agentfly.serving.image_server.jobs import Job, Worker
 from agentfly.serving.image_server.process import WorkerProcess
 from agentfly.serving.image_server.settings import ServerSettings
 from agentfly.serving.image_server.work import (
@@ -25,7 +25,6 @@ from agentfly.serving.image_server.work import (
     Done,
     Fault,
     FromWorker,
-    Memory,
     NotLoaded,
     Operation,
     Outcome,
@@ -39,57 +38,6 @@ MAX_ATTEMPTS = 2
 _BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # Requests lost to their deadlines in a row, in request timeouts, after which a worker counts as stuck.
 _FRUITLESS = 1.5
-
-
-@dataclass(eq=False)
-class Job:
-    """A piece of work on its way through the server."""
-
-    id: int
-    work: Work
-    deadline: float
-    future: asyncio.Future[Outcome]
-    attempts: int = 0
-    started: float = 0.0
-    avoid: int | None = None
-    timer: asyncio.TimerHandle | None = None
-
-    def settle(self, result: Outcome | Exception) -> None:
-        """Answer whoever waits, if somebody does."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.future.done():
-            return
-        if isinstance(result, Exception):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result(result)
-
-
-@dataclass(eq=False)
-class Worker:
-    """A place for a worker process, which outlives the processes that fill it."""
-
-    index: int
-    gpu: int | None
-    process: WorkerProcess | None = None
-    ready: Ready | None = None
-    jobs: dict[int, Job] = field(default_factory=dict)
-    memory: Memory | None = None
-    restarts: int = 0
-    faults: int = 0  # exits since the engine was last loaded
-    finished: int = 0
-    fruitless: float = 0.0
-    evicted: bool = False  # killed by the dispatcher, so that its jobs are not to blame
-
-    @property
-    def state(self) -> str:
-        """For `/gpu/status`: starting, ready, busy or down."""
-        if self.process is None:
-            return "down"
-        if self.ready is None:
-            return "starting"
-        return "busy" if self.jobs else "ready"
 
 
 class Dispatcher:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from agentfly.errors import ToolError
-from agentfly.vision.compositing import flattened
+from agentfly.vision.compositing import flattened, restored
 from agentfly.vision.diffusion.batching import Abandoned, Batcher, Stopped
 from agentfly.vision.diffusion.calls import Order
 from agentfly.vision.diffusion.engine import DiffusionEngine
@@ -37,7 +38,7 @@ class TextRequest:
         negative_prompt: what to avoid.
         guidance_scale, true_cfg_scale: a pipeline has one of them, or both.
         num_inference_steps: of denoising.
-        width, height: in pixels.
+        width, height: in pixels; the pipeline works at the next size that it can, and the picture is brought to this one.
     """
 
     prompt: str
@@ -67,8 +68,11 @@ class TextToImage:
         self.weights = weights or shared_weights(settings)
         self.name = self.weights.name
         self._accepted: frozenset[str] = frozenset()
+        self._multiple = 1
         self._loader = Worker("text-to-image-load")
-        self._batcher: Batcher[TextRequest, Image.Image] = Batcher(self._run, max_batch=max_batch, window=_WINDOW)
+        self._batcher: Batcher[TextRequest, Image.Image | None] = Batcher(
+            self._run, max_batch=max_batch, window=_WINDOW
+        )
 
     def load(self) -> None:
         """Load the weights, if that has not happened yet. Takes seconds to minutes, so not for an event loop.
@@ -77,13 +81,16 @@ class TextToImage:
             ConfigError: the checkpoint starts from something else than text, or cannot be loaded.
         """
         if not self._accepted:
-            self._accepted = frozenset(inspect.signature(self.weights.template("generate").__call__).parameters)
+            template = self.weights.template("generate")
+            # Transformers take patches of two by two latents; Stable Diffusion wants eights, whatever its VAE does.
+            self._multiple = math.lcm(8, template.vae_scale_factor * (1 if "unet" in template.components else 2))
+            self._accepted = frozenset(inspect.signature(template.__call__).parameters)
 
     async def make(self, request: TextRequest) -> Image.Image:
         """The picture of a request; cancelling the call withdraws it, even while it runs.
 
         Raises:
-            ToolError: the pipeline does not know a setting, or memory ran out.
+            ToolError: the pipeline does not know a setting, memory ran out, or the safety checker withheld the picture.
             ConfigError: the checkpoint cannot be loaded, or does not start from text.
         """
         if not self._accepted:
@@ -91,15 +98,24 @@ class TextToImage:
         unknown = [name for name in _SETTINGS if getattr(request, name) is not None and name not in self._accepted]
         if unknown:
             raise ToolError(f"this model has no {', '.join(unknown)}: leave it out")
+        work = replace(request, width=self._whole(request.width), height=self._whole(request.height))
         # Requests that differ in nothing but these can be one batch.
-        return await self._batcher.submit(replace(request, prompt="", seed=0), request)
+        picture = await self._batcher.submit(replace(work, prompt="", seed=0), work)
+        if picture is None:
+            raise ToolError(f"the safety checker of {self.name} withheld the picture: use another prompt")
+        size = (request.width or picture.width, request.height or picture.height)
+        return picture if picture.size == size else await asyncio.to_thread(restored, picture, size)
 
     def close(self) -> None:
         """Drop what waits; what runs stops at its next step."""
         self._batcher.close()
         self._loader.close()
 
-    def _run(self, requests: Sequence[TextRequest], abandoned: Abandoned) -> Sequence[Image.Image]:
+    def _whole(self, side: int | None) -> int | None:
+        """The next side that is whole latents."""
+        return None if side is None else math.ceil(side / self._multiple) * self._multiple
+
+    def _run(self, requests: Sequence[TextRequest], abandoned: Abandoned) -> Sequence[Image.Image | None]:
         import torch
 
         def stop_when_abandoned(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -115,8 +131,9 @@ class TextToImage:
             call["callback_on_step_end"] = stop_when_abandoned
         call["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         with memory_guard(self.name), self.weights.fresh("generate") as pipeline, torch.inference_mode():
-            images: list[Image.Image] = pipeline(prompt=[request.prompt for request in requests], **call).images
-        return images
+            output = pipeline(prompt=[request.prompt for request in requests], **call)
+        withheld = output.get("nsfw_content_detected") or [False] * len(requests)
+        return [None if bad else image for image, bad in zip(output["images"], withheld, strict=True)]
 
 
 class ImageToImage(DiffusionEngine):

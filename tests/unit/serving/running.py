@@ -21,7 +21,8 @@ import uvicorn
 from PIL import Image
 
 from agentfly.serving.image_server import ServerSettings
-from agentfly.serving.image_server.app import ImageServer, create_app
+from agentfly.serving.image_server.app import create_app
+from agentfly.serving.image_server.endpoints import ImageServer
 
 PUPPET = {"model_type": "custom", "model_path": "tests.unit.serving.custom_engines:puppet"}
 

@@ -68,6 +68,11 @@ def test_what_the_pipeline_does_not_know_is_refused(sdxl: str) -> None:
     assert (reply.status_code, "true_cfg_scale" in reply.json()["error"]["message"]) == (422, True)
 
 
+@pytest.mark.parametrize("size", ["100x60", "9x8"])
+def test_sizes_that_are_no_whole_latents_are_met_all_the_same(sdxl: str, size: str) -> None:
+    assert "{}x{}".format(*generate(sdxl, 1, size=size).size) == size
+
+
 def test_docs_are_up_as_the_health_check_of_the_sdxl_server_wants(sdxl: str) -> None:
     assert httpx.get(f"{sdxl}/docs").status_code == 200
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -124,6 +125,33 @@ def test_client_that_hangs_up_frees_the_worker(pair: Running) -> None:
     wait_for(lambda: dispatcher.running == 0)
     assert dispatcher.counters.cancelled == before + 1
     assert dispatcher.counters.requests["edit", 499] == 1
+
+
+def send_half(server: Running) -> socket.socket:
+    """A client that announces a body and sends the beginning of it."""
+    host, port = server.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), timeout=20)
+    head = "POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    client.sendall(head.encode() + b'{"prompt": "x')
+    return client
+
+
+def test_client_that_hangs_up_while_it_sends_is_no_fault_of_ours(
+    pair: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = pair.server.dispatcher.counters.requests
+    before, faults = requests["edit", 499], requests["edit", 500]
+    send_half(pair).close()
+    wait_for(lambda: requests["edit", 499] == before + 1)
+    assert requests["edit", 500] == faults
+    assert "Traceback" not in caplog.text
+
+
+def test_a_body_that_does_not_come_meets_the_deadline() -> None:
+    with running(**PUPPET, request_timeout=0.5) as server, send_half(server) as client:
+        reply = client.recv(4096)
+    assert b" 504 " in reply.splitlines()[0]
+    assert b"before its body was here" in reply
 
 
 def test_work_is_spread_over_idle_workers(pair: Running) -> None:

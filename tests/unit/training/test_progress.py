@@ -66,5 +66,19 @@ def test_the_last_error_counts() -> None:
     assert last_error(["KeyError: 'a'", "RuntimeError: b", "done"]) == "RuntimeError: b"
 
 
+def test_an_actor_that_died_is_named() -> None:
+    log = [
+        "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.",
+        "\tclass_name: AgentFlyLoopWorker",
+        "\tactor_id: 0123",
+        "\tpid: 4711",
+        "\tnamespace: 89ab",
+        "The actor is dead because its worker process has died.",
+    ]
+    error = f"{log[0]} (AgentFlyLoopWorker, pid 4711)"
+    assert last_error(log) == error
+    assert last_error([f"\x1b[36m(TaskRunnerV1 pid=9)\x1b[0m {line}" for line in log]) == error
+
+
 def test_clean_removes_colours_and_process_names() -> None:
     assert clean("\x1b[36m(EngineCore pid=96)\x1b[0m ready \n") == "ready"
