@@ -48,7 +48,7 @@ SEED = 11  # of the run, and of the moments at which it is hit
 # What is killed, in turn: how the process calls itself, and what the first line of the error says.
 VICTIMS = (
     ("VLLM::EngineCore", r"EngineCore|EngineDead"),
-    ("ray::AgentFlyLoopWorker", r"AgentFlyLoopWorker"),
+    ("ray::AgentFlyLoopWorker", r"LoopWorker"),
     ("ray::TaskRunner", r"TaskRunner|ActorDied|died"),
 )
 ERROR_SECONDS = 60.0

@@ -140,7 +140,14 @@ def test_the_policy_is_evaluated_and_its_chains_are_repeated(
     scored = ["--evaluator", "reference", "--evaluator", "structural", "--backend-config", backend]
     run_cli("eval", *words, *scored, "--concurrency", "5", "--out", str(tmp_path))
     table = json.loads((tmp_path / "summary.json").read_text())
-    assert "look" in json.dumps(table)
+    assert set(table["by_type"]) == set(config.evaluation.families)
+    assert table["all"]["failed"] == 0
+    assert {name: found["scored"] for name, found in table["all"]["scores"].items()} == {
+        "reference": 5,
+        "structural": 5,
+    }
+    assert (tmp_path / "summary.md").read_text().count("| look |") >= 1
+    assert (tmp_path / "gallery.html").is_file()
     run_cli("replay", str(tmp_path), "--evaluator", "reference", "--re-execute")
 
 

@@ -27,6 +27,7 @@ def test_the_interval_shrinks_with_more_values() -> None:
     assert few.low < few.mean < few.high
     assert many.high - many.low < (few.high - few.low) / 4
     assert math.isnan(estimate([]).mean)
+    assert estimate([9.0, 1.0, 4.0, 2.0]) == estimate([1.0, 2.0, 4.0, 9.0])
 
 
 def test_a_paired_difference_sees_what_two_intervals_hide() -> None:

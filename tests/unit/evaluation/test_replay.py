@@ -191,6 +191,14 @@ def test_recordings_that_are_not_there_are_named(tmp_path: Path) -> None:
         read_recording(tmp_path / "bad.jsonl")
 
 
+async def test_keys_are_not_written_down(tmp_path: Path) -> None:
+    await run(tmp_path / "run", scripted(None, *TURNS), [structured(0)], ("structural",))
+    mine = {"evaluator": "tests.unit.evaluation.agents:Brightness", "api_key": "sk-mine"}
+    with pytest.raises(ConfigError, match="environment variable instead of api_key"):
+        await replay(ReplaySettings(run=tmp_path / "run", evaluator=(mine,)))
+    assert not list((tmp_path / "run" / "replay").glob("*.json"))
+
+
 async def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --evaluator"):
         await replay(ReplaySettings(run=tmp_path))

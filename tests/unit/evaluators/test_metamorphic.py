@@ -57,6 +57,13 @@ def with_text(picture: Image.Image, words: str, corner: tuple[int, int] = (4, 4)
     return painted
 
 
+def hidden(picture: Image.Image) -> Image.Image:
+    """The picture with nothing of it to be seen: wholly transparent, its colours kept."""
+    unseen = picture.copy()
+    unseen.putalpha(0)
+    return unseen
+
+
 CASES = {file: Case(file) for file in FILES}
 
 
@@ -101,6 +108,7 @@ def test_what_is_no_edit_never_beats_the_honest_one(case: Case, way: str) -> Non
         "another picture's edit": CASES[other].target,
         "flat": Image.new("RGB", case.source.size, (200, 40, 60)),
         "noise": noisy(case.source, 6.0),
+        "the edit, unseen": hidden(case.target),
         "mirrored": case.source.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     }
     # Without a target the score cannot know what the place should look like, only what happened around it.
@@ -119,6 +127,18 @@ def test_what_is_no_edit_never_beats_the_honest_one(case: Case, way: str) -> Non
 def test_no_text_on_the_input_beats_the_honest_edit(words: str, corner: tuple[int, int], file: str, way: str) -> None:
     case = CASES[file]
     assert case.score(way, with_text(case.source, words, corner)) < case.score(way, case.honest) / 2
+
+
+@pytest.mark.parametrize("evaluator", [ReferenceEvaluator(), StructuralEvaluator()])
+@pytest.mark.parametrize("brighter", [0, 2])
+def test_a_target_that_is_the_source_pays_for_nothing(evaluator: Evaluator, brighter: int) -> None:
+    """Where no edit can be told from none, a picture with a spoiled corner would pass for the answer."""
+    case = CASES["coffee.png"]
+    target, spoiled = case.source.copy(), case.source.copy()
+    target.paste(Image.eval(case.source, lambda value: min(255, value + brighter)), (0, 0), case.mask)
+    spoiled.paste("red", (2, 2, 4, 4))
+    with pytest.raises(EvaluatorError, match="agree within the mask"):
+        asyncio.run(evaluator.evaluate(EditSample("x", case.source, spoiled, target, case.mask)))
 
 
 def test_the_structural_one_takes_any_size_and_needs_something_to_go_by() -> None:

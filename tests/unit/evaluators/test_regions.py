@@ -43,7 +43,7 @@ def whole_picture(config: ReferenceConfig, *pictures: Image.Image) -> dict[str, 
     away = np.minimum(moved, distance(result, target))[~within]
     spoiled = np.clip((away - config.outside_tolerance) / config.outside_range, 0, 1).sum() / within.size
     return {
-        "inside": float(np.clip(1 - errors[1] / errors[0], 0, 1)) if errors[0] > 0 else float(errors[1] == 0),
+        "inside": float(np.clip(1 - errors[1] / errors[0], 0, 1)),
         "outside": float(np.exp(-config.outside_decay * spoiled)),
         "changed": float(moved.max() > config.changed_tolerance),
     }

@@ -39,6 +39,19 @@ class Refuses:
 REFUSES = f"{__name__}:Refuses"
 
 
+class Counts:
+    """An evaluator that never says the same twice, as a judge; used by name."""
+
+    asked = 0
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        Counts.asked += 1
+        return Score(10.0 * Counts.asked)
+
+
+COUNTS = f"{__name__}:Counts"
+
+
 async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(task: EditTask) -> None:
     rewards = []
     for texts in ([good_edit(task), ANSWER], [bad_edit(), ANSWER], [ANSWER_SOURCE], ["no"]):
@@ -84,6 +97,21 @@ async def test_credit_adds_up_and_goes_to_the_turn_that_earned(
     first, last = trajectory.turns[1].start, trajectory.turns[1].end
     assert (rewards[first] == 0.0) is (placement == "end")
     assert rewards[last - 1] > 0.0
+
+
+async def test_no_picture_is_scored_twice(
+    task: EditTask, policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counts, "asked", 0)
+    spoiling = bad_edit().replace("img_1", "img_2")
+    trajectory, store = await roll(task, [good_edit(task), spoiling, ANSWER.replace("img_2", "img_3")], policy_codec)
+    scorer = ChainScorer(settings(credit="end", evaluator=COUNTS))
+    scoring = await scorer.score(trajectory, task, store, turn_results(trajectory))
+    assert Counts.asked == 2
+    # The answer got 10, the picture before it 20.
+    assert scoring.token_rewards is not None
+    first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)
+    assert (first, second, last) == pytest.approx((0.2, -0.1, trajectory.reward - 0.1))
 
 
 async def test_without_credit_all_of_it_goes_to_the_end(task: EditTask, policy_codec: ChatCodec) -> None:

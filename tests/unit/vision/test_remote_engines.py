@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from PIL import Image, ImageDraw
 
 from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import Detections, EditParams, InpaintParams
+from agentfly.vision.cached import cache_stats
 from agentfly.vision.classical import classical_engines
+from agentfly.vision.factory import make_engines
 from agentfly.vision.remote import RemoteEngines, remote_engines
 from tests.unit.serving.running import Running, running
 
@@ -28,7 +32,7 @@ def puppet() -> Iterator[Running]:
         yield server
 
 
-def remote(server: Running, **settings: float) -> RemoteEngines:
+def remote(server: Running, **settings: Any) -> RemoteEngines:
     host, port = server.url.removeprefix("http://").split(":")
     return remote_engines([(host, int(port))], **{"timeout": 30.0, **settings})
 
@@ -110,6 +114,45 @@ async def test_a_task_reads_the_name_of_its_own_call(puppet: Running, sticker: I
     await engines.close()
     assert made_elsewhere == "remote: tests.unit.serving.custom_engines:editor"
     assert engines.editor.name == "remote"
+
+
+async def test_a_cache_in_front_of_the_stand_in_keeps_what_servers_make(
+    puppet: Running, sticker: Image.Image, tmp_path: Path
+) -> None:
+    spec = {"cache": {"root": str(tmp_path)}}
+    answered, pictures, names = [], [], []
+    for _ in range(2):
+        engines = remote(puppet, otherwise=make_engines(spec))
+        pictures.append(await engines.editor.edit(sticker, "invert", EditParams(seed=1)))
+        await engines.detector.detect(sticker, "red circle", box_threshold=0.3, text_threshold=0.25)
+        names.append((engines.editor.name, engines.detector.name))
+        answered.append(engines.get_statistics().answered)
+        stats = cache_stats(engines)
+        await engines.close()
+    assert answered == [1, 0]
+    assert stats is not None
+    assert (stats.hits, stats.misses, stats.hit_rate) == (2, 0, 1.0)
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+    assert names[0] == names[1] == ("remote: tests.unit.serving.custom_engines:editor", "classical")
+
+
+async def test_a_server_with_other_settings_is_another_maker(puppet: Running) -> None:
+    engines = remote(puppet)
+    before = await engines.pool.makers("edit")
+    engines.pool.nodes[0].version = "of another checkpoint"
+    assert len(before[0].split()[-1]) == 16
+    assert await engines.pool.makers("edit") != before
+    await engines.close()
+
+
+async def test_a_cache_in_front_of_servers_that_are_all_down_is_no_hang(sticker: Image.Image, tmp_path: Path) -> None:
+    spec = {"cache": {"root": str(tmp_path)}}
+    engines = remote_engines([("127.0.0.1", 9)], timeout=0.3, otherwise=make_engines(spec))
+    with pytest.raises(ToolError, match=r"no image server answered within 0\.3 s"):
+        await engines.editor.edit(sticker, "invert", EditParams(seed=1))
+    statistics = engines.get_statistics()
+    await engines.close()
+    assert (statistics.requests, statistics.timed_out, statistics.pending) == (1, 1, 0)
 
 
 async def test_the_servers_own_crash_is_no_concern_of_the_model(puppet: Running, sticker: Image.Image) -> None:

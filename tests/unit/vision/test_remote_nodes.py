@@ -177,6 +177,7 @@ def test_starting_is_no_failure(node: Node, clock: Clock) -> None:
     ("arguments", "expected"),
     [
         ({"base_url": "localhost:8000"}, "http://HOST:PORT"),
+        ({"base_url": "http://h:8000/v1/"}, "leave /v1 out"),
         ({"base_url": "http://h", "adapter": "vllm"}, "Did you mean 'vllm-omni'"),
         ({"base_url": "http://h", "operations": frozenset(("paint",))}, "Did you mean 'inpaint'"),
         ({"base_url": "http://h", "adapter": "sglang", "operations": frozenset(("inpaint",))}, "ignores masks"),
@@ -186,6 +187,12 @@ def test_starting_is_no_failure(node: Node, clock: Clock) -> None:
 def test_nodes_that_cannot_be(arguments: dict[str, object], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         NodeConfig(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="api_key_env") as fault:
+        NodeConfig("http://me:geheim@h:8000")
+    assert "geheim" not in str(fault.value)
 
 
 @pytest.mark.parametrize("wrong", [{"initial_limit": 0}, {"max_limit": 0}, {"open_seconds": 0}, {"lost_after": 0}])

@@ -161,6 +161,28 @@ async def test_vendors_of_litellm_get_their_own_key_and_no_endpoint(
     }
 
 
+async def test_a_wrong_key_of_a_vendor_is_told_with_its_own_variable(
+    server: StudioServer, configure: Configure, litellm: list[dict[str, Any]]
+) -> None:
+    server.faults.append(failure(401, "no sk-ant here"))
+    models = {"qwen": {"provider": "anthropic", "model": "gpt-4o"}}
+    record = await run(configure, {"ANTHROPIC_API_KEY": "sk-ant"}, models=models, chat="auto")
+    assert "set ANTHROPIC_API_KEY" in str(record.error)
+    assert "sk-ant" not in str(record.error)
+
+
+@pytest.mark.slow
+async def test_the_real_litellm_where_it_is_installed(server: StudioServer, configure: Configure) -> None:
+    pytest.importorskip("litellm", reason="the extra [litellm] is not installed")
+    server.faults.extend(
+        [failure(429, "slow down", NOW), broken_off("data: {"), stream(delta(content="A"), done=False)]
+    )
+    record = await run(configure, chat="litellm", stream=True, retries=3)
+    assert (record.status, {call.via for call in record.calls}) == ("threshold", {"litellm"})
+    wrong = await run(configure, models={"qwen": {"model": "no/such"}}, chat="litellm")
+    assert "check the model name" in str(wrong.error)
+
+
 async def test_our_own_client_can_be_asked_for(configure: Configure, litellm: list[dict[str, Any]]) -> None:
     record = await run(configure, chat="client")
     assert (record.status, {call.via for call in record.calls}, litellm) == ("threshold", {"client"}, [])

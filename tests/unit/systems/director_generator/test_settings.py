@@ -49,6 +49,11 @@ def test_environment_goes_before_the_file_and_keys_are_nowhere_else(configure: C
     assert "sk-1" not in repr(studio)
 
 
+def test_a_wrong_variable_is_named_beside_the_file(configure: Configure) -> None:
+    with pytest.raises(ConfigError, match=r"system\.yaml \(with SDXL_API_BASE from the environment\): .*https"):
+        load_studio(configure(), {"SDXL_API_BASE": "127.0.0.1:7000"})
+
+
 def test_empty_variables_change_nothing(configure: Configure) -> None:
     studio = load_studio(configure(), {"SDXL_API_BASE": "", "SDXL_FAILOVER_MODE": "", "OPENAI_API_KEY": ""})
     assert (studio.settings.sdxl.mode, studio.settings.sdxl.failover_mode) == ("mock", "none")

@@ -15,7 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from agentfly.cli import app, main
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.systems.refinement.command import entry
+from agentfly.systems.refinement.command import main as command
+from agentfly.systems.refinement.upload import upload
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
 ROOT = Path(__file__).parents[4]
@@ -152,6 +155,12 @@ def test_what_cannot_work_is_told_before_anything_is_made(openai: OpenAIServer, 
     assert (done.stdout, openai.asked) == ("", [])
 
 
+def test_an_empty_prompt_is_refused(openai: OpenAIServer) -> None:
+    with pytest.raises(ConfigError, match="the prompt is empty"):
+        command([" ", "--base-url", openai.url])
+    assert openai.asked == []
+
+
 def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["agentfly", "generate", "a ring", "--refs", "no/such.png"])
     with pytest.raises(SystemExit) as stopped:
@@ -161,12 +170,20 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "no picture file" in " ".join(said.err.split())
 
 
-def test_the_best_picture_is_uploaded(openai: OpenAIServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "file"),
+    [
+        ("shop/ring/", "shop/ring/out-iteration_2.png"),
+        ("shop/v1.2", "shop/v1.2/out-iteration_2.png"),
+        ("shop/best.png", "shop/best.png"),
+    ],
+)
+def test_the_best_picture_is_uploaded(openai: OpenAIServer, tmp_path: Path, place: str, file: str) -> None:
     openai.say([drawn("red"), drawn("blue")], [judged(40), judged(60)])
-    done = run(openai, "--output-dir", str(tmp_path / "out"), "--upload", f"file://{tmp_path}/shop/ring/")
+    done = run(openai, "--output-dir", str(tmp_path / "out"), "--upload", f"file://{tmp_path}/{place}")
     found = json.loads(done.stdout)
-    assert found["best_image_url"] == f"file://{tmp_path}/shop/ring/iteration_2.png"
-    assert (tmp_path / "shop/ring/iteration_2.png").read_bytes() == encoded("blue")
+    assert found["best_image_url"] == f"file://{tmp_path}/{file}"
+    assert (tmp_path / file).read_bytes() == encoded("blue")
     assert found["image_history"][1] == str(tmp_path / "out/iteration_2.png")
 
 
@@ -178,6 +195,29 @@ def test_an_upload_that_fails_leaves_the_picture_and_is_exit_code_1(openai: Open
     assert Path(found["best_image_url"]).is_file()
     assert "cannot upload" in found["upload_error"]
     assert "cannot upload" in done.stderr
+
+
+async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[str] = []
+    monkeypatch.setattr("agentfly.systems.refinement.upload._put", lambda _, target: put.append(target))
+    for place in ("s3://shop.png", "s3://shop/cars/", "s3://shop/a.WEBP"):
+        await upload(Path("run-7/iteration_1.png"), place)
+    assert put == ["s3://shop.png/run-7-iteration_1.png", "s3://shop/cars/run-7-iteration_1.png", "s3://shop/a.WEBP"]
+
+
+def test_an_interrupted_run_leaves_its_pictures(
+    openai: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupt(self: Fixed, sample: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fixed, "evaluate", interrupt)
+    judge = json.dumps({"evaluator": "tests.unit.systems.refinement.test_command:Fixed", "value": 1})
+    flags = ["a red star", "--generator", "classical", "--evaluator", judge, "--output-dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["refinement_loop", *flags])
+    assert entry("python -m recipes.refinement_loop") == 130
+    said = capsys.readouterr()
+    assert (said.out, "interrupted: " in said.err) == ("", True)
 
 
 def test_settings_come_from_flags_then_file_then_environment(

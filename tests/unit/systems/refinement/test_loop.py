@@ -213,6 +213,17 @@ async def test_a_chat_endpoint_keeps_the_conversation_here(openai: OpenAIServer)
     assert (done.usage["prompter"].requests, done.usage["prompter"].input_tokens) == (2, 20)
 
 
+async def test_a_prompter_that_was_not_asked_has_no_conversation(openai: OpenAIServer) -> None:
+    openai.say(judgements=[judged(99)])
+    assert (await refine(at(openai, prompter="chat"))).thread_id is None
+    assert (await refine(at(openai, prompter="responses"))).thread_id is None
+
+
+async def test_a_server_that_is_not_there_is_named_with_what_to_check(openai: OpenAIServer) -> None:
+    done = await refine(at(openai, base_url="http://127.0.0.1:9/v1", max_iterations=1))
+    assert "check its address, and that it runs" in str(done.fault)
+
+
 async def test_two_runs_of_one_loop_have_conversations_of_their_own(openai: OpenAIServer) -> None:
     openai.say(prompts=[chat("better")])
     loop, close = make_loop(at(openai, prompter="chat", max_iterations=2))

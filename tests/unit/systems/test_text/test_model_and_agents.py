@@ -43,6 +43,14 @@ async def test_pieces_come_while_the_server_still_speaks_and_thoughts_are_kept(
     assert times[-1] - times[0] > 0.2
 
 
+async def test_thoughts_that_the_server_sends_apart_are_kept_in_text_and_file(
+    server: ChatServer, model: VLLMModel, tmp_path: Path
+) -> None:
+    server.say(stream(delta(reasoning_content="hm"), delta(content="Yes."), delta("stop")))
+    assert await BasicAgent("a", model).run("hi", output_path=tmp_path / "out.txt") == "<think>hm</think>Yes."
+    assert (tmp_path / "out.txt").read_text() == "<think>hm</think>Yes."
+
+
 async def test_options_of_a_call_go_before_those_of_the_model(server: ChatServer) -> None:
     model = VLLMModel("m", f"{server.url}/chat/completions", max_tokens=50, temperature=0.5, extra_body={"top_k": 9})
     server.say(say("a"), say("b"))

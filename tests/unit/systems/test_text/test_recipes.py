@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_missing_settings_are_named(env: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["--env", str(env), "--output-dir", str(tmp_path)]) == 1
     assert "API_URL and MODEL_NAME not set" in " ".join(capsys.readouterr().err.split())
     assert main(["--env", str(tmp_path / "none"), "--output-dir", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("command", [["--only", "basic"], ["a bakery"]])
+def test_an_interrupted_command_is_one_line_and_130(
+    server: ChatServer, env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    def interrupt(body: dict[str, Any]) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return say("too late")(body)
+
+    server.say(interrupt)
+    run_it = main if command[0] == "--only" else build_website
+    assert run_it([*command, "--env", str(env), "--output-dir", str(tmp_path / "out")]) == 130
+    assert "interrupted: " in capsys.readouterr().err
 
 
 PLAN = '```json\n{"index.html": "front", "menu.html": "bread", "../evil.html": "no", "x.js": "no"}\n```'

@@ -48,15 +48,17 @@ async def test_steps_before_a_failure_are_kept_and_in_files(
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"part_1.txt": "S1"}
 
 
-async def test_a_summary_of_thoughts_alone_does_not_wipe_out_what_is_known() -> None:
+@pytest.mark.parametrize("thoughts", ["<think>only this</think>", "<think>a limit cut this off"])
+async def test_a_summary_of_thoughts_alone_does_not_wipe_out_what_is_known(thoughts: str) -> None:
     asked: list[str] = []
 
     def script(request: GenerationRequest) -> str:
         asked.append(request.messages[-1].text)
-        return ("KNOWN", "<think>only this</think>", "end", "end", "end")[len(asked) - 1]
+        return ("KNOWN", thoughts, "end", "end", "end")[len(asked) - 1]
 
     await ChainOfAgents("c", ScriptedBackend(script), chunk_size=50, chunk_overlap=5).run("What?", TEXT)
     assert "KNOWN" in asked[2]
+    assert thoughts not in asked[2]
 
 
 async def test_an_empty_text_is_refused() -> None:
