@@ -87,7 +87,7 @@ def _from_hub(name: str, adapter: Adapter, part: str | None, split: str, options
     except Exception as fault:  # the hub's client raises whatever its HTTP library does
         raise DatasetError(
             f"{name}: cannot read {adapter.repo} from the hub ({first_line(fault)}). Check the network and the name, "
-            "or download its files and name their folder: root=FOLDER"
+            "or download its files and name their folder: root=FOLDER, on the command line --root FOLDER"
         ) from fault
 
 

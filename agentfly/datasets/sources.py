@@ -114,7 +114,10 @@ def _benchmark_rows(name: str, split: str | None, root: Path | None, options: Ma
     if options:
         raise ConfigError(f"{name} takes no options, got {', '.join(options)}")
     if root is None:
-        raise DatasetError(f"{name} is read from its own files: download them and name their folder with root=FOLDER")
+        raise DatasetError(
+            f"{name} is read from its own files: download them and name their folder with root=FOLDER, on the command "
+            "line --root FOLDER"
+        )
     return _BENCHMARKS[name](root, split)
 
 

@@ -21,6 +21,7 @@ from agentfly.evaluation.recorded import Recorded, Recording, read_recording
 from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
 from agentfly.evaluation.run import EvaluationRun, OnRecord
 from agentfly.evaluation.scoring import Scorer, read_specs
+from agentfly.evaluation.settings import refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.settings import Settings
@@ -168,9 +169,11 @@ async def _score(
     recording: Recording, store: ImageStore, settings: ReplaySettings, out: Path, on_record: OnRecord
 ) -> Mapping[str, Any]:
     specs = read_specs(settings.evaluator)
+    identity = {"replay": str(recording.path.resolve()), "evaluator": specs}
+    identity |= {name: getattr(settings, name) for name in ("data", "split", "seed", "re_execute", "engine")}
+    refuse_keys(identity)
     scorer = Scorer(specs, settings.concurrency)
-    identity = {"replay": str(recording.path.resolve()), "evaluator": specs, "data": settings.data}
-    folder = RunFolder(out, {**identity, "re_execute": settings.re_execute, "engine": settings.engine})
+    folder = RunFolder(out, identity)
     try:
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
         run = EvaluationRun(

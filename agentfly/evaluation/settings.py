@@ -89,12 +89,21 @@ class EvaluationSettings(Settings):
         """
         chosen = self.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
         chosen["evaluator"] = self.specs
-        for name in _names(chosen):
-            if name.lower() in ("api_key", "apikey", "token", "password", "secret"):
-                raise ConfigError(f"keys do not belong into settings: name the environment variable instead of {name}")
+        refuse_keys(chosen)
         if self.model is not None and Path(self.model).is_dir():
             chosen["model_files"] = _stamp(Path(self.model))
         return chosen
+
+
+def refuse_keys(settings: Mapping[str, Any]) -> None:
+    """Look for keys of services in what is going to be written to a folder.
+
+    Raises:
+        ConfigError: there is one, at any depth.
+    """
+    for name in _names(settings):
+        if name.lower() in ("api_key", "apikey", "token", "password", "secret"):
+            raise ConfigError(f"keys do not belong into settings: name the environment variable instead of {name}")
 
 
 def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSettings:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentfly.errors import EngineUnavailable, EvaluatorError, ToolError, unknown_name
 from agentfly.evaluators.base import EditSample, Score
+from agentfly.images import on_white
 from agentfly.vision.base import Detection, Detector
 
 # The basic colour terms of English (Berlin and Kay 1969) and, for each, some sRGB values that people call so.
@@ -152,7 +153,7 @@ class DetectorCheckedEvaluator:
         object_mask = np.asarray(found[0].mask) > 127
         if not object_mask.any():
             return 0.0
-        names = nearest_colours(np.asarray(picture.convert("RGB"))[object_mask])
+        names = nearest_colours(np.asarray(on_white(picture))[object_mask])
         return min(float((names == colour).mean()) / self.settings.full_share, 1.0)
 
 

@@ -25,6 +25,7 @@ from agentfly.evaluators.judge_replies import Ratings
 from agentfly.evaluators.judge_schemes import Question, find_scheme
 from agentfly.evaluators.judge_settings import JudgeSettings, JudgeUsage
 from agentfly.evaluators.rubrics import Rubric, load_rubric
+from agentfly.images import on_white
 
 if TYPE_CHECKING:
     import openai
@@ -143,7 +144,7 @@ class VlmJudge:
 
 def _pictures(source: Image.Image, result: Image.Image, max_pixels: int) -> dict[str, str] | None:
     """Both pictures as data URIs; None where they are equal pixel by pixel."""
-    before, after = _opaque(source), _opaque(result)
+    before, after = on_white(source), on_white(result)
     if after.size != before.size:
         after = after.resize(before.size, Image.Resampling.BICUBIC)
     if np.array_equal(np.asarray(before), np.asarray(after)):
@@ -152,16 +153,7 @@ def _pictures(source: Image.Image, result: Image.Image, max_pixels: int) -> dict
 
 
 def _only_result(result: Image.Image, max_pixels: int) -> dict[str, str]:
-    return {"result": data_uri(_opaque(result), max_pixels)}
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent."""
-    if picture.mode != "RGBA":
-        return picture.convert("RGB")
-    ground = Image.new("RGB", picture.size, "white")
-    ground.paste(picture, mask=picture.getchannel("A"))
-    return ground
+    return {"result": data_uri(on_white(result), max_pixels)}
 
 
 def data_uri(picture: Image.Image, max_pixels: int) -> str:

@@ -14,6 +14,7 @@ from agentfly.errors import EvaluatorError
 from agentfly.evaluators import regions
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.evaluators.regions import Region
+from agentfly.images import on_white
 
 Floats = NDArray[np.float32]
 
@@ -70,7 +71,8 @@ class ReferenceEvaluator:
         """Score one sample; aspects are inside, outside and changed. A result of another size is resized first.
 
         Raises:
-            EvaluatorError: target or mask is missing, of another size than the source, or the mask is empty.
+            EvaluatorError: target or mask is missing or of another size than the source, the mask is empty, or source
+                and target agree within it.
         """
         target, mask = _required(sample)
         if sample.result is None:
@@ -83,7 +85,7 @@ class ReferenceEvaluator:
         within = np.asarray(mask.convert("L")) > 127
         if not within.any():
             raise EvaluatorError("the mask is empty: nothing would have to change")
-        before, after, wanted = (_pixels(picture) for picture in (source, result, target))
+        before, after, wanted = (np.asarray(on_white(picture)) for picture in (source, result, target))
         # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
         must, reach = regions.bounds(within), _reach(self.config.blur)
         area = regions.grown(regions.joint(must, regions.difference(before, after)), reach, within.shape)
@@ -114,8 +116,10 @@ class ReferenceEvaluator:
 
     def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         before, after = (self._error(picture, target, within) for picture in (source, result))
-        # Where source and target agree within the tolerance there is no error to take away.
-        return min(max(1.0 - after / before, 0.0), 1.0) if before > 0 else float(after == 0)
+        if before == 0:
+            # Any result that differs from the source somewhere would pass for the edit.
+            raise EvaluatorError("source and target agree within the mask: no edit could be told from none")
+        return min(max(1.0 - after / before, 0.0), 1.0)
 
     def _error(self, picture: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         away = _distance(picture, target, self.config.lightness_weight)[within]
@@ -127,10 +131,6 @@ class ReferenceEvaluator:
         np.clip(harm, 0.0, 1.0, out=harm)
         harm[within] = 0.0
         return math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / pixels)
-
-
-def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _reach(blur: float) -> int:

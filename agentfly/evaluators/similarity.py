@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agentfly.errors import EvaluatorError, ToolError
 from agentfly.evaluators.base import EditSample, Score
+from agentfly.images import on_white
 from agentfly.vision.runtime import TransformersModel, Worker, memory_guard
 from agentfly.vision.settings import ModelSettings
 
@@ -48,7 +49,7 @@ class EmbeddingSpace(TransformersModel[SimilaritySettings]):
 
         model, processor = self.load()
         with memory_guard(self.name), torch.inference_mode():
-            inputs = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
+            inputs = processor(images=[on_white(picture) for picture in pictures], return_tensors="pt")
             inputs = inputs.to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             return _unit(model.get_image_features(**inputs))

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
+from agentfly.images import on_white
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -71,7 +72,7 @@ class StructuralEvaluator:
         M         = the mask; without one, D(source, target) > t_m, grown by a margin
         error(x)  = mean over M of max(0, D(x, target) - t_in)
         inside    = [1 - error(result) / error(source)]                                with a target
-        inside    = [share of M with D(result, source) > t_m / touched_share]          without
+        inside    = [(share of M with D(result, source) > t_m) / touched_share]        without
         away      = min(D(result, source), D(result, target)), or the first alone without a target
         spoiled   = sum of max(0, away - t_out) over the pixels outside of M (and, without a target, of its margin)
                     / number of all pixels
@@ -89,7 +90,7 @@ class StructuralEvaluator:
         """Score one sample; aspects are inside, outside and changed. Pictures of other sizes are resized to the source.
 
         Raises:
-            EvaluatorError: neither target nor mask is known, or what they mark is empty.
+            EvaluatorError: neither target nor mask is known, what they mark is empty, or source and target agree there.
         """
         if sample.target is None and sample.mask is None:
             raise EvaluatorError("the structural evaluator needs a target or a mask; use a judge without them")
@@ -144,7 +145,10 @@ class StructuralEvaluator:
         before, after = (
             float(np.maximum(x[within] - self.config.inside_tolerance, 0.0).mean()) for x in (source, result)
         )
-        return min(max(1.0 - after / before, 0.0), 1.0) if before > 0 else float(after == 0)
+        if before == 0:
+            # Any result that differs from the source somewhere would pass for the edit.
+            raise EvaluatorError("source and target agree within the mask: no edit could be told from none")
+        return min(max(1.0 - after / before, 0.0), 1.0)
 
     def _touched(self, moved: Floats, within: Bools) -> float:
         return min(float((moved[within] > self.config.mask_threshold).mean()) / self.config.touched_share, 1.0)
@@ -162,7 +166,7 @@ def _fitted(picture: Image.Image, source: Image.Image) -> Image.Image:
 def _read(picture: Image.Image) -> _Picture:
     import cv2
 
-    pixels = np.asarray(picture.convert("RGB"))
+    pixels = np.asarray(on_white(picture))
     part = np.divide(pixels, np.float32(255.0), dtype=np.float32)
     lab = cv2.cvtColor(cv2.GaussianBlur(part, (0, 0), 1.0), cv2.COLOR_RGB2LAB)
     grey = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY) * np.float32(255.0)

@@ -1,7 +1,7 @@
 """Pictures: loading them safely, keeping them by content, and writing them."""
 
 from agentfly.images.load import ImageLimits, ImageSource, load_image
-from agentfly.images.save import file_format, save_image
+from agentfly.images.save import file_format, on_white, save_image
 from agentfly.images.store import ImageStore, ImageView, handle_of
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "file_format",
     "handle_of",
     "load_image",
+    "on_white",
     "save_image",
 ]

@@ -27,6 +27,13 @@ def file_format(path: str | Path) -> str:
     return _FORMATS[suffix]
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture in RGB as one sees it: on white where it is transparent."""
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+
+
 def save_image(image: Image.Image, path: str | Path) -> Path:
     """Write a picture and return its path; the parent folder is made.
 
@@ -38,8 +45,7 @@ def save_image(image: Image.Image, path: str | Path) -> Path:
     kind, path = file_format(path), Path(path).expanduser()
     image = normalise(image)
     if kind == "JPEG" and image.mode == "RGBA":
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image).convert("RGB")
+        image = on_white(image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, kind, **_OPTIONS.get(kind, {}))

@@ -78,8 +78,12 @@ class ChainScorer:
         placement = self._settings.credit
         if placement is None or trajectory.tokens is None or trajectory.reward is None:
             return None
-        samples = [None if handle is None else edit_sample(task, store.get(handle)) for handle in results]
-        scores = await score_turns(self._evaluator, samples)
+        # The answer is scored already, and is nearly always a turn's picture, too: a judge is not asked twice of one.
+        known = {trajectory.final_image: trajectory.score}
+        fresh = list(dict.fromkeys(handle for handle in results if handle is not None and handle not in known))
+        samples = [edit_sample(task, store.get(handle)) for handle in fresh]
+        known |= zip(fresh, await score_turns(self._evaluator, samples), strict=True)
+        scores = [None if handle is None else known[handle] for handle in results]
         reward = Reward(trajectory.reward, trajectory.reward_parts)
         spans = [(turn.start, turn.end) for turn in trajectory.turns]
         length = len(trajectory.tokens.response_ids)

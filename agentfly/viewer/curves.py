@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.evaluators.estimates import Estimate
+from agentfly.images import on_white
 from agentfly.viewer.records import StepRecord
 
 if TYPE_CHECKING:
@@ -187,9 +188,8 @@ def edit_strip(images: Sequence[tuple[Image.Image, str]], path: Path, *, height:
 
 def _scaled(image: Image.Image, height: int) -> Image.Image:
     """The picture as RGB of this height, on white where it is transparent."""
-    solid = image.convert("RGBA")
-    solid = Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
-    return solid.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
+    width = max(1, round(image.width * height / image.height))
+    return on_white(image).resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:

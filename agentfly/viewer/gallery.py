@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from agentfly.evaluators.estimates import SUCCESS
 from agentfly.files import write_text
-from agentfly.viewer.report import picture_uri
+from agentfly.viewer.report import page_templates, picture_uri
 
 _SIDE = 224
 _MAX_TEXT = 600
@@ -77,13 +76,7 @@ def write_gallery(path: Path, title: str, cards: Iterable[GalleryCard], *, total
     by_type = sorted(range(len(shown)), key=lambda index: (types.index(shown[index].task_type), index))
     places = {index: place + types.index(shown[index].task_type) + 1 for place, index in enumerate(by_type)}
     headings = [(name, min(places[i] for i, card in enumerate(shown) if card.task_type == name) - 1) for name in types]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates()
     environment.filters["clip"] = lambda text: text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} …"
     html = environment.get_template("gallery.html.jinja").render(
         title=title, cards=shown, places=places, headings=headings, total=total, success=SUCCESS

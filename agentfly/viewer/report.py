@@ -18,6 +18,7 @@ from PIL import Image
 
 from agentfly.agents.trajectory import ToolRecord, Trajectory, Turn
 from agentfly.evaluators.estimates import SUCCESS
+from agentfly.files import write_text
 from agentfly.messages import Message
 from agentfly.viewer import tables
 
@@ -100,24 +101,30 @@ def write_report(path: Path, report: Report) -> Path:
     Returns:
         The path.
     """
-    environment = Environment(
+    html = (
+        page_templates()
+        .get_template("report.html.jinja")
+        .render(
+            title=report.title,
+            summary=report.summary,
+            tables=tables,
+            curve=_data_uri(report.curve.read_bytes(), "png") if report.curve is not None else None,
+            gallery=_gallery(report.examples),
+        )
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_text(path, html)
+
+
+def page_templates() -> Environment:
+    """The templates of this folder; what is put into them is escaped."""
+    return Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.jinja").render(
-        title=report.title,
-        summary=report.summary,
-        tables=tables,
-        curve=_data_uri(report.curve.read_bytes(), "png") if report.curve is not None else None,
-        gallery=_gallery(report.examples),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
-    path.write_text(html, encoding="utf-8", errors="replace")
-    return path
 
 
 def picture_uri(image: Image.Image) -> str:

@@ -5,6 +5,7 @@ Coordinates are pixels; a box is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive. M
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -109,6 +110,18 @@ class Editor(Protocol):
             ToolError: the engine cannot do what the instruction asks.
         """
         ...
+
+
+class Delegating(ABC):
+    """An engine whose calls are done by others, which may change: their `name` is known only when it is asked for."""
+
+    @abstractmethod
+    async def maker(self) -> str:
+        """Who does calls now, with all that tells one state of them from another.
+
+        Raises:
+            ToolError: nobody answers.
+        """
 
 
 @dataclass(frozen=True)

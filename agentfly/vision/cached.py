@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
 from agentfly.vision.base import (
+    Delegating,
     Detection,
     Detections,
     Detector,
@@ -30,16 +31,18 @@ from agentfly.vision.cache import CacheStats, Entry, ToolCache, cache_key
 DETERMINISTIC = ("classical",)
 
 _Make = Callable[[], Awaitable[Entry]]
+E = TypeVar("E", bound=Engines)
+T = TypeVar("T", Detector, Inpainter, Editor)
 
 
 def cached(
-    engines: Engines,
+    engines: E,
     cache: ToolCache,
     *,
     versions: Mapping[str, str] | None = None,
     unseeded: bool = False,
     deterministic: Collection[str] = DETERMINISTIC,
-) -> Engines:
+) -> E:
     """The engines with a cache in front.
 
     Detection has no randomness and is always cached. Inpainting and editing are cached where a call has a seed, or the
@@ -53,19 +56,31 @@ def cached(
         unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same picture.
         deterministic: names of engines whose results no seed changes.
     """
-    front = _Front(cache, versions or {}, unseeded, frozenset(deterministic))
-    return replace(
-        engines,
-        detector=CachedDetector(engines.detector, front),
-        inpainter=CachedInpainter(engines.inpainter, front),
-        editor=CachedEditor(engines.editor, front),
-    )
+    return _Front(cache, versions or {}, unseeded, frozenset(deterministic)).before(engines)
+
+
+def move_cache(behind: Engines, before: Callable[[Engines], E]) -> E:
+    """Engines made of others; where those have a cache in front, it is in front of the new ones instead.
+
+    Args:
+        behind: the others.
+        before: makes the new ones of them.
+    """
+    detector, inpainter, editor = behind.detector, behind.inpainter, behind.editor
+    if not (
+        isinstance(detector, CachedDetector)
+        and isinstance(inpainter, CachedInpainter)
+        and isinstance(editor, CachedEditor)
+    ):
+        return before(behind)
+    bare = replace(behind, detector=detector.engine, inpainter=inpainter.engine, editor=editor.engine)
+    return detector.front.before(before(bare))
 
 
 def cache_stats(engines: Engines) -> CacheStats | None:
     """What the cache in front of engines has done in this process: `hits`, `misses`, `hit_rate`, ...; None without one.
 
-    Takes no time and waits for nothing. A remote engine has its cache, if any, on this side of the network.
+    Takes no time and waits for nothing. Remote engines have their cache on this side of the network.
     """
     for engine in (engines.detector, engines.inpainter, engines.editor):
         if isinstance(engine, CachedDetector | CachedInpainter | CachedEditor):
@@ -90,6 +105,15 @@ class _Front:
         self._unseeded = unseeded
         self._deterministic = deterministic
         self._flights: dict[tuple[int, str], _Flight] = {}
+
+    def before(self, engines: E) -> E:
+        """The engines with this in front."""
+        return replace(
+            engines,
+            detector=CachedDetector(engines.detector, self),
+            inpainter=CachedInpainter(engines.inpainter, self),
+            editor=CachedEditor(engines.editor, self),
+        )
 
     async def through(
         self, engine: str, operation: str, parameters: Mapping[str, Any], images: Sequence[Image.Image], make: _Make
@@ -158,14 +182,30 @@ class _Front:
         return entry
 
 
-class CachedDetector:
-    """A detector with the cache in front; `cache.stats` has the hit rate."""
+class _Cached(Generic[T]):
+    """What the three have in common: whose name they bear, and where the cache is."""
 
-    def __init__(self, engine: Detector, front: _Front) -> None:
-        self.engine = engine
-        self.name = engine.name
-        self.cache = front.cache
-        self._front = front
+    def __init__(self, engine: T, front: _Front) -> None:
+        self.engine: T = engine
+        self.front = front
+
+    @property
+    def name(self) -> str:
+        """That of the engine."""
+        return self.engine.name
+
+    @property
+    def cache(self) -> ToolCache:
+        """Its `stats` have the hit rate."""
+        return self.front.cache
+
+    async def maker(self) -> str:
+        """Who would do a call, for its key."""
+        return await self.engine.maker() if isinstance(self.engine, Delegating) else self.engine.name
+
+
+class CachedDetector(_Cached[Detector]):
+    """A detector with the cache in front; `cache.stats` has the hit rate."""
 
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
@@ -178,41 +218,33 @@ class CachedDetector:
             return await asyncio.to_thread(_to_entry, found, image.size)
 
         parameters = {"prompt": prompt, **thresholds}
-        entry = await self._front.through(self.name, "detect", parameters, (image,), make)
+        entry = await self.front.through(await self.maker(), "detect", parameters, (image,), make)
         return await asyncio.to_thread(_from_entry, entry, image.size)
 
 
-class CachedInpainter:
+class CachedInpainter(_Cached[Inpainter]):
     """An inpainter with the cache in front; `cache.stats` has the hit rate."""
-
-    def __init__(self, engine: Inpainter, front: _Front) -> None:
-        self.engine = engine
-        self.name = engine.name
-        self.cache = front.cache
-        self._front = front
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
         """What the engine paints, or painted before."""
         parameters = {"prompt": prompt, **asdict(params)}
-        return await self._front.picture(
-            self.name, "inpaint", parameters, (image, mask), lambda: self.engine.inpaint(image, mask, prompt, params)
+        return await self.front.picture(
+            await self.maker(),
+            "inpaint",
+            parameters,
+            (image, mask),
+            lambda: self.engine.inpaint(image, mask, prompt, params),
         )
 
 
-class CachedEditor:
+class CachedEditor(_Cached[Editor]):
     """An editor with the cache in front; `cache.stats` has the hit rate."""
-
-    def __init__(self, engine: Editor, front: _Front) -> None:
-        self.engine = engine
-        self.name = engine.name
-        self.cache = front.cache
-        self._front = front
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """What the engine makes, or made before."""
         parameters = {"prompt": instruction, **asdict(params)}
-        return await self._front.picture(
-            self.name, "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
+        return await self.front.picture(
+            await self.maker(), "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
         )
 
 

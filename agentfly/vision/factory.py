@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from agentfly import __version__
 from agentfly.errors import ConfigError, unknown_name
@@ -182,7 +182,7 @@ def _named(kind: str, choice: Choice) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def version_of(settings: Settings) -> str:
+def version_of(settings: BaseModel) -> str:
     """What tells one state of an engine from another: its settings, and the files of a local checkpoint."""
     chosen = settings.model_dump(mode="json", exclude=set(_NOT_IN_VERSION))
     stamps = [_stamp(value) for value in chosen.values() if isinstance(value, str) and is_local(value)]

@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AgentFlyError as fault:
         Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False)
         return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: the pages so far are on disk")
+        return 130
 
 
 if __name__ == "__main__":

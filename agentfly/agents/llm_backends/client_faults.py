@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 120.0
 _ADVICE = {
-    401: "; check api_key, or set OPENAI_API_KEY",
+    401: "; check api_key, or set {variable}",
     403: "; check that api_key may use this model",
     404: "; check the model name, and that base_url ends in /v1",
 }
@@ -49,10 +49,15 @@ class TransientError(BackendError):
 
 
 class Faults:
-    """Reads the SDK's exceptions for one server."""
+    """Reads the SDK's exceptions for one server.
 
-    def __init__(self, config: ClientConfig) -> None:
-        self._config = config
+    Args:
+        config: of the server.
+        variable: where the environment has its key.
+    """
+
+    def __init__(self, config: ClientConfig, variable: str = "OPENAI_API_KEY") -> None:
+        self._config, self._variable = config, variable
 
     def of(self, fault: Exception) -> BackendError:
         """What an exception of the SDK means."""
@@ -76,7 +81,8 @@ class Faults:
 
     def _status(self, fault: openai.APIStatusError) -> BackendError:
         status = fault.status_code
-        message = f"{self._config.base_url} answered {status}: {self._redact(fault)}{_ADVICE.get(status, '')}"
+        advice = _ADVICE.get(status, "").format(variable=self._variable)
+        message = f"{self._config.base_url} answered {status}: {self._redact(fault)}{advice}"
         if not (status in (408, 429) or status >= 500) or fault.code == "insufficient_quota":
             return BackendError(message)
         wait = _retry_after(fault.response.headers)

@@ -70,6 +70,8 @@ def settings_from(arguments: argparse.Namespace) -> ServerSettings:
     Raises:
         ConfigError: a flag is out of range, flags do not fit together, or the variable of the key is not set.
     """
+    if arguments.gpu_ids and (arguments.device or arguments.workers != 1):
+        raise ConfigError("--gpu-ids starts a worker on each of these GPUs: leave out --device and --workers")
     try:
         limits = UploadLimits(
             body_bytes=int(arguments.max_body_mb * 2**20),

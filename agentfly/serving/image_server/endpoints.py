@@ -28,6 +28,7 @@ from agentfly.serving.image_server.pictures import Coder
 from agentfly.serving.image_server.settings import ServerSettings
 from agentfly.serving.image_server.work import Operation, Outcome, Work
 from agentfly.vision.base import Detection
+from agentfly.vision.factory import version_of
 
 _DEFAULT_SIDE = 1024
 
@@ -40,6 +41,7 @@ class ImageServer:
         self.dispatcher = Dispatcher(settings)
         self._coder = Coder(settings.limits)
         self._started = int(time.time())
+        self._version = version_of(settings.engine_options())
         self._metrics = exposition(self.dispatcher)
 
     @asynccontextmanager
@@ -87,6 +89,7 @@ class ImageServer:
             "created": self._started,
             "owned_by": "agentfly",
             "engine": dispatcher.engine,
+            "version": self._version,
             "capabilities": sorted(operation.value for operation in dispatcher.operations),
         }
         return {"object": "list", "data": [model] if dispatcher.engine else []}

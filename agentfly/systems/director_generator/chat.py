@@ -30,6 +30,7 @@ from agentfly.images import ImageStore
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.systems.director_generator.records import CallRecord, Role
 from agentfly.systems.director_generator.settings import ModelSettings, Persona, Studio
+from agentfly.systems.text.replies import without_thoughts
 
 Reader = Callable[[str], Mapping[str, Any]]
 
@@ -179,8 +180,8 @@ def _usable(generation: Generation) -> str:
     """The reply without what the model thought before it."""
     if generation.finish_reason == "abort":
         raise BrokenReply("the server cut it off (content filter or abort)")
-    text = generation.text.rpartition("</think>")[2].strip()
-    if not text or ("<think>" in generation.text and "</think>" not in generation.text):
+    text = without_thoughts(generation.text)
+    if not text:
         raise BrokenReply("it is empty")
     return text
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
+from agentfly.agents.llm_backends.client_faults import Faults
 from agentfly.errors import require
 
 
@@ -31,6 +32,7 @@ class LiteLLMBackend(ClientBackend):
     def __init__(self, model: str, config: ClientConfig, *, vendor: str, api_base: str | None) -> None:
         require("litellm", "chat through LiteLLM", "litellm")
         super().__init__(model, config)
+        self._faults = Faults(config, f"{vendor.upper()}_API_KEY")
         key = config.api_key
         self._fixed: dict[str, Any] = {
             "custom_llm_provider": vendor,

@@ -124,7 +124,9 @@ class Run:
     async def _brief(self) -> None:
         with self._phase("brief", 0) as phase:
             prompt = self._studio.prompts.brief
-            asked = [self._ask(phase, "director", who, prompt, read_brief, self._given) for who in self._directors]
+            asked = [
+                self._ask(phase, "director", who, prompt, read_brief, self._given) for who in self._studio.directors
+            ]
             calls = await _all(asked)
             self._briefs = {call.agent: call.data["brief"] for call in _good(calls, "no director wrote a brief")}
 
@@ -169,7 +171,7 @@ class Run:
     async def _judge(self, loop: int) -> None:
         pictures = [picture for picture in self._record.pictures if picture.loop == loop and picture.handle]
         with self._phase("critique", loop) as phase:
-            calls = await _all(self._critique(phase, p, who) for p in pictures for who in self._directors)
+            calls = await _all(self._critique(phase, p, who) for p in pictures for who in self._studio.directors)
             _good(calls, "no director scored any picture")
 
     async def _critique(self, phase: PhaseRecord, picture: PictureRecord, who: Persona) -> CallRecord:
@@ -249,10 +251,6 @@ class Run:
         finally:
             phase.seconds = time.perf_counter() - started
             self._watcher.phase_ended(self._record)
-
-    @property
-    def _directors(self) -> tuple[Persona, ...]:
-        return self._studio.directors
 
     def _told_briefs(self) -> str:
         return "\n\n".join(f"{name}:\n{brief}" for name, brief in self._briefs.items())

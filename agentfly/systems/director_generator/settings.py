@@ -21,6 +21,13 @@ from agentfly.settings import Settings
 from agentfly.systems.director_generator.prompts import Prompts, load_prompts
 
 _SIZE = re.compile(r"([1-9]\d{1,4})x([1-9]\d{1,4})")
+# What the environment changes: the section and the field of each variable.
+_VARIABLES = {
+    "VLLM_API_BASE": ("vllm", "api_base"),
+    "OPENAI_BASE_URL": ("openai", "api_base"),
+    "SDXL_API_BASE": ("sdxl", "api_base"),
+    "SDXL_FAILOVER_MODE": ("sdxl", "failover_mode"),
+}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$"
 
 
@@ -212,7 +219,9 @@ def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: Any
     try:
         settings = SystemSettings(**data)
     except ConfigError as fault:
-        raise ConfigError(f"{path}: {fault}") from None
+        given = [name for name in _VARIABLES if env.get(name)]
+        place = f"{path} (with {', '.join(given)} from the environment)" if given else str(path)
+        raise ConfigError(f"{place}: {fault}") from None
     directors = _personas(path.parent / settings.directors)
     generators = _personas(path.parent / settings.generators)
     for director in directors:
@@ -232,17 +241,11 @@ def slug(text: str) -> str:
 
 
 def _changed(data: dict[str, Any], env: Mapping[str, str], changes: Mapping[str, Any]) -> dict[str, Any]:
-    def change(section: str, **values: Any) -> None:
-        data[section] = {**(data.get(section) or {}), **values}
-
-    if env.get("VLLM_API_BASE"):
-        change("vllm", api_base=env["VLLM_API_BASE"])
-    if env.get("OPENAI_BASE_URL"):
-        change("openai", api_base=env["OPENAI_BASE_URL"])
+    for name, (section, setting) in _VARIABLES.items():
+        if env.get(name):
+            data[section] = {**(data.get(section) or {}), setting: env[name]}
     if env.get("SDXL_API_BASE"):
-        change("sdxl", mode="api", api_base=env["SDXL_API_BASE"])
-    if env.get("SDXL_FAILOVER_MODE"):
-        change("sdxl", failover_mode=env["SDXL_FAILOVER_MODE"])
+        data["sdxl"]["mode"] = "api"
     return {**data, **{name: value for name, value in changes.items() if value is not None}}
 
 

@@ -99,6 +99,8 @@ def main(arguments: Sequence[str], program: str = "agentfly generate") -> int:
     flags = make_parser(program).parse_args(arguments)
     logging.getLogger("agentfly").setLevel(logging.DEBUG if flags.verbose else logging.INFO)
     settings = settings_from(flags)
+    if not flags.prompt.strip():
+        raise ConfigError("the prompt is empty: say what the picture should be")
     if flags.upload:
         check_place(flags.upload)
     # Libraries that print must not spoil the one object.
@@ -120,6 +122,9 @@ def entry(program: str) -> int:
     except AgentFlyError as fault:
         sys.stderr.write(f"error: {fault}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: the pictures so far are on disk\n")
+        return 130
 
 
 def settings_from(flags: argparse.Namespace) -> RefinementSettings:

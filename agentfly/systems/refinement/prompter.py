@@ -115,19 +115,20 @@ class ChatPrompter:
     """
 
     def __init__(self, backend: LLMBackend, rubric: Rubric | None = None) -> None:
-        self.thread_id: str | None = f"conv_{uuid4().hex}"
+        self.thread_id: str | None = None
         self.usage = Usage()
         self._backend = backend
         self._messages: list[Message] = [text_message("system", instructions(rubric))]
 
     async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
         """The next prompt; see `Prompter`."""
+        self.thread_id = self.thread_id or f"conv_{uuid4().hex}"
         asked = text_message("user", question(wish, prompt, critique))
         messages = (*self._messages, asked)
         codec = self._backend.codec
         ids = () if codec is None else codec.prompt_ids(messages, (), _no_picture)
         request = GenerationRequest(
-            uuid4().hex, str(self.thread_id), messages, (), SamplingParams(max_tokens=_MAX_TOKENS), prompt_ids=ids
+            uuid4().hex, self.thread_id, messages, (), SamplingParams(max_tokens=_MAX_TOKENS), prompt_ids=ids
         )
         self.usage.requests += 1
         generation = await self._backend.generate(request)

@@ -86,7 +86,11 @@ def service_faults(who: str, timeout: float) -> Iterator[None]:
             raise ToolError(f"{who} refuses this request: {code}{first_line(fault)}") from None
         except openai.APITimeoutError:
             raise BackendError(f"{who} did not answer within {timeout:g} s: raise timeout", retryable=True) from None
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as fault:
+        except openai.APIConnectionError as fault:
+            why = first_line(fault.__cause__ or fault)
+            told = f"{who} did not answer ({why}): check its address, and that it runs"
+            raise BackendError(told, retryable=True) from None
+        except (openai.InternalServerError, openai.RateLimitError) as fault:
             raise BackendError(f"{who} did not answer ({first_line(fault)}): try again later", retryable=True) from None
         except json.JSONDecodeError:
             raise BackendError(f"{who} sent no JSON: check that base_url ends in /v1") from None

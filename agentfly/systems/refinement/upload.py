@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
 
+_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
+
 
 class UploadError(AgentFlyError):
     """The picture is made, and could not be put where it should go."""
@@ -41,14 +43,15 @@ async def upload(file: Path, url: str) -> str:
 
     Args:
         file: what to put there.
-        url: where: an address with a suffix is that of the file itself, any other that of its folder.
+        url: where: an address that ends as a picture does is that of the file itself, any other that of its folder.
+            There the file is called by its own folder too: pictures of several runs have equal names.
 
     Raises:
         UploadError: the place refuses it.
     """
     protocol, _, rest = url.partition("://")
-    whole = PurePosixPath(rest).suffix != "" and not rest.endswith("/")
-    target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.name}"
+    whole = "/" in rest and PurePosixPath(rest).suffix.lower() in _SUFFIXES and not rest.endswith("/")
+    target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.parent.name}-{file.name}"
     try:
         await asyncio.to_thread(_put, file, target)
     except Exception as fault:  # every place has its own: botocore's, gcsfs's, OSError

@@ -61,8 +61,9 @@ def partial(file: Path) -> Path:
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without what comes before the end of its reasoning."""
-    return text.rpartition("</think>")[2].strip()
+    """An answer without its reasoning; empty where a limit cut it off before the reasoning was over."""
+    answer = text.rpartition("</think>")[2].strip()
+    return "" if answer.startswith("<think>") else answer
 
 
 def code_of(text: str) -> str:

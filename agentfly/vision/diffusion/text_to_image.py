@@ -38,7 +38,7 @@ class TextRequest:
         negative_prompt: what to avoid.
         guidance_scale, true_cfg_scale: a pipeline has one of them, or both.
         num_inference_steps: of denoising.
-        width, height: in pixels; the pipeline works at the next size that it can, and the picture is brought to this one.
+        width, height: in pixels; the pipeline works at the next size that it can, and its picture is brought to this.
     """
 
     prompt: str

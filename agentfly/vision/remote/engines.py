@@ -10,7 +10,18 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from agentfly.errors import ConfigError
-from agentfly.vision.base import Detection, Detections, Detector, Editor, EditParams, Engines, Inpainter, InpaintParams
+from agentfly.vision.base import (
+    Delegating,
+    Detection,
+    Detections,
+    Detector,
+    Editor,
+    EditParams,
+    Engines,
+    Inpainter,
+    InpaintParams,
+)
+from agentfly.vision.cached import move_cache
 from agentfly.vision.remote.adapters import Call, Operation, encode_png, read_detections, read_image
 from agentfly.vision.remote.faults import NotOffered
 from agentfly.vision.remote.pool import NodePool
@@ -20,15 +31,17 @@ from agentfly.vision.remote.statistics import PoolStatistics
 T = TypeVar("T")
 
 
-class _Remote:
+class _Remote(Delegating):
     """An engine behind the pool, or the one that stands in where no server does the operation.
 
     The engine's `name` is that of whoever did the last call of the task that asks: of calls side by side, one may have
     been done by a server and another here.
     """
 
-    def __init__(self, pool: NodePool, operation: Operation) -> None:
-        self._pool, self._operation = pool, operation
+    def __init__(
+        self, pool: NodePool, operation: Operation, otherwise: Callable[[], Detector | Inpainter | Editor]
+    ) -> None:
+        self._pool, self._operation, self._stand_in = pool, operation, otherwise
         self._maker = ContextVar(f"agentfly_remote_{operation}", default="remote")
 
     @property
@@ -38,16 +51,31 @@ class _Remote:
 
     async def _ask(self, build: Callable[[], Call], read: Callable[[bytes], T]) -> T:
         result = await self._pool.call(self._operation, build, read)
+        self._note_maker()
+        return result
+
+    async def maker(self) -> str:
+        """The models that do it now, and their versions; whoever stands in, where no server does it."""
+        try:
+            makers = await self._pool.makers(self._operation)
+        except NotOffered:
+            name = self._stand_in().name
+            self._maker.set(name)
+            return name
+        # A result that comes from a cache has a maker, too.
+        self._note_maker()
+        return f"remote: {', '.join(makers)}"
+
+    def _note_maker(self) -> None:
         models = dict.fromkeys(node.model for node in self._pool.nodes if node.offers(self._operation) and node.model)
         self._maker.set(f"remote: {', '.join(models)}" if models else "remote")
-        return result
 
 
 class RemoteDetector(_Remote):
     """Finds what a text names, on a server."""
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], Detector]) -> None:
-        super().__init__(pool, "detect")
+        super().__init__(pool, "detect", otherwise)
         self._otherwise = otherwise
 
     async def detect(
@@ -74,7 +102,7 @@ class RemoteInpainter(_Remote):
     """Repaints what a mask covers, on a server."""
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], Inpainter]) -> None:
-        super().__init__(pool, "inpaint")
+        super().__init__(pool, "inpaint", otherwise)
         self._otherwise = otherwise
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
@@ -100,7 +128,7 @@ class RemoteEditor(_Remote):
     """Edits a whole picture, on a server."""
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], Editor]) -> None:
-        super().__init__(pool, "edit")
+        super().__init__(pool, "edit", otherwise)
         self._otherwise = otherwise
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
@@ -157,7 +185,8 @@ def remote_engines(
         nodes: servers as `(host, port)`, or as `NodeConfig` where a key, a model or the kind of server must be told.
         max_requests_per_minute: requests in any minute at most, over all servers.
         timeout: seconds for a call, waiting included; then the model is told that no server answered.
-        otherwise: does what no server offers; the embedded engines by default.
+        otherwise: does what no server offers; the embedded engines by default. A cache in front of it (see
+            `agentfly.vision.cached`) is moved in front of the servers, and keeps what they make, too.
         settings: how servers are treated.
 
     Raises:
@@ -169,21 +198,24 @@ def remote_engines(
         timeout=timeout,
         settings=settings,
     )
-    engines = _Lazily(otherwise)
+    return _on(pool, _Lazily()) if otherwise is None else move_cache(otherwise, lambda bare: _on(pool, lambda: bare))
+
+
+def _on(pool: NodePool, otherwise: Callable[[], Engines]) -> RemoteEngines:
     return RemoteEngines(
-        RemoteDetector(pool, lambda: engines().detector),
-        RemoteInpainter(pool, lambda: engines().inpainter),
-        RemoteEditor(pool, lambda: engines().editor),
+        RemoteDetector(pool, lambda: otherwise().detector),
+        RemoteInpainter(pool, lambda: otherwise().inpainter),
+        RemoteEditor(pool, lambda: otherwise().editor),
         pool,
         draws_boxes=True,
     )
 
 
 class _Lazily:
-    """The engines that stand in; the embedded ones are loaded when they are first needed."""
+    """The embedded engines, loaded when they are first needed."""
 
-    def __init__(self, engines: Engines | None) -> None:
-        self._engines = engines
+    def __init__(self) -> None:
+        self._engines: Engines | None = None
 
     def __call__(self) -> Engines:
         if self._engines is None:

@@ -69,7 +69,7 @@ class Node:
     """State of one server in a pool. Belongs to the pool's event loop.
 
     Attributes:
-        adapter, operations, model: what is known of the server; None and empty before it told.
+        adapter, operations, model, version: what is known of the server; None and empty before it told.
         asked: whether it was probed at all, with whatever result.
         starting: it answers, but is not ready yet.
         unusable: why it will never be of use as it is configured; empty otherwise.
@@ -82,7 +82,7 @@ class Node:
         self.config, self._settings, self._clock = config, settings, clock
         self.adapter: Adapter | None = ADAPTERS[config.adapter] if config.adapter else None
         self.operations: frozenset[Operation] | None = None
-        self.model = ""
+        self.model = self.version = ""
         self.asked = False
         self.starting = False
         self.unusable = ""

@@ -119,6 +119,28 @@ class NodePool:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
+    async def makers(self, operation: Operation) -> list[str]:
+        """Models of the nodes that do this, each with its version; waits until a node has said that it does.
+
+        Raises:
+            NotOffered: no node does this.
+            ToolError: no node answered in time; that counts as a request.
+            ConfigError: no node can be used as it is configured.
+        """
+        if not any(node.offers(operation) for node in self.nodes):
+            bound = self._bind()
+            try:
+                with bound.watch:
+                    async with asyncio.timeout(self.timeout):
+                        offered = await bound.watch.offered(operation)
+            except TimeoutError as fault:
+                self._counters.requests += 1
+                self._counters.timed_out += 1
+                raise self._unanswered() from fault
+            if not offered:
+                raise NotOffered(operation)
+        return sorted({f"{node.model} {node.version}".strip() for node in self.nodes if node.offers(operation)})
+
     async def close(self) -> None:
         """Close connections, and end what still waits; the next call opens new ones."""
         bound, self._bound = self._bound, None
@@ -171,13 +193,16 @@ class NodePool:
 
     def _result(self, work: asyncio.Future[T]) -> T:
         if not work.done():
-            states = "; ".join(f"{n.url}: {n.counters.last_error or n.statistics().state}" for n in self.nodes)
-            raise Unanswered(
-                f"no image server answered within {self.timeout:g} s ({states}): go on without this tool, or try later"
-            )
+            raise self._unanswered()
         if work.cancelled():
             raise Unanswered("the pool of image servers was closed before one answered: go on without this tool")
         return work.result()
+
+    def _unanswered(self) -> Unanswered:
+        states = "; ".join(f"{n.url}: {n.counters.last_error or n.statistics().state}" for n in self.nodes)
+        return Unanswered(
+            f"no image server answered within {self.timeout:g} s ({states}): go on without this tool, or try later"
+        )
 
     def _bind(self) -> _Bound:
         """What belongs to the running loop, made anew when it is another one than before."""

@@ -33,11 +33,19 @@ class NodeConfig:
         """Reject what cannot work.
 
         Raises:
-            ConfigError: no http(s) address, an unknown adapter or operation, or a key that is not set.
+            ConfigError: no http(s) address of a server, or one with a password or `/v1` in it; an unknown adapter or
+                operation; a key that is not set.
         """
         url = httpx.URL(self.base_url)
         if url.scheme not in ("http", "https") or not url.host:
             raise ConfigError(f"{self.base_url!r} is no address of a server: http://HOST:PORT")
+        if url.userinfo:
+            # Addresses are shown in statistics, logs and observations.
+            raise ConfigError(
+                f"the address of {url.host} has a password in it: name a variable with api_key_env instead"
+            )
+        if url.path.rstrip("/").endswith("/v1"):
+            raise ConfigError(f"{self.base_url!r}: leave /v1 out, it is added")
         if self.adapter is not None and self.adapter not in ADAPTERS:
             raise ConfigError(unknown_name("adapter", self.adapter, ADAPTERS))
         for operation in self.operations or ():

@@ -119,7 +119,7 @@ class Transport:
                 f"{node.url} does not tell what kind of server it is: name it with NodeConfig(adapter=...)"
             )
         first: dict[str, Any] = next(iter(models.get("data", ())), {})
-        node.model = node.config.model or str(first.get("id", ""))
+        node.model, node.version = node.config.model or str(first.get("id", "")), str(first.get("version", ""))
         offered = node.adapter.operations
         if node.adapter.name == "agentfly":
             offered = frozenset(operation for operation in OPERATIONS if operation in _listed(first, "capabilities"))

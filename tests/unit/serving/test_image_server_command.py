@@ -57,6 +57,8 @@ def test_default_host_is_this_machine_alone() -> None:
         (["--model-type", "qwen", "--model-path", "x", "--masks", "y"], "--masks is for --model-type detect"),
         (["--model-type", "sdxl", "--model-path", "x", "--area", "4096"], "--area is of no use to"),
         (["--model-type", "classical", "--gpu-ids", "1", "1"], "different numbers"),
+        (["--model-type", "classical", "--gpu-ids", "0", "--device", "cpu"], "leave out --device and --workers"),
+        (["--model-type", "classical", "--gpu-ids", "0", "--workers", "2"], "leave out --device and --workers"),
         (["--model-type", "classical", "--api-key-env", "NO_SUCH_VARIABLE"], "is not set"),
     ],
 )
