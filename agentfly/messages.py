@@ -148,6 +148,12 @@ def text_message(role: Role, text: str) -> Message:
     return Message(role, (TextPart(text),))
 
 
+def without_thoughts(text: str) -> str:
+    """An answer without its reasoning; empty where a limit cut it off before the reasoning was over."""
+    answer = text.rpartition("</think>")[2].strip()
+    return "" if answer.startswith("<think>") else answer
+
+
 def check_role(role: Any) -> Role:
     """The role, or `ConfigError` naming the valid ones."""
     if role not in ROLES:

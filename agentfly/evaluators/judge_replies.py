@@ -13,6 +13,7 @@ import json_repair
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.judge_schemes import Question
+from agentfly.messages import without_thoughts
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?")
 
@@ -37,9 +38,8 @@ def read_reply(text: str, question: Question) -> Ratings:
             nothing out of range is clipped.
     """
     # Reasoning in the reply may hold drafts of the answer.
-    answer = text.rpartition("</think>")[2]
     wanted = {"feedback", *question.ratings}
-    found = [item for item in _objects(answer) if wanted <= item.keys()]
+    found = [item for item in _objects(without_thoughts(text)) if wanted <= item.keys()]
     if not found:
         raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {_shown(text)}")
     item = found[-1]

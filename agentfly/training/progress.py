@@ -80,7 +80,7 @@ def last_error(lines: list[str]) -> str | None:
     for index in reversed(range(len(texts))):
         if _ERROR.match(texts[index]):
             below = texts[index + 1 : index + 1 + _DETAIL_LINES]
-            details = dict(found.groups() for text in below if (found := _DETAIL.match(text)))
+            details = {found[1]: found[2] for text in below if (found := _DETAIL.match(text))}
             who = f" ({details['class_name']}, pid {details.get('pid', '?')})" if "class_name" in details else ""
             return texts[index] + who
     return None

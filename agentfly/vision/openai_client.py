@@ -103,5 +103,10 @@ def sdk_faults(who: str) -> Iterator[None]:
         ) from None
     except (openai.BadRequestError, openai.UnprocessableEntityError) as fault:
         raise ToolError(f"{who} refuses this request: {first_line(fault)}") from None
+    except openai.APITimeoutError:
+        raise ToolError(f"{who} did not answer in time: raise the endpoint's timeout") from None
+    except openai.APIConnectionError as fault:
+        why = first_line(fault.__cause__ or fault)
+        raise ToolError(f"{who} did not answer ({why}): check its address, and that it runs") from None
     except openai.OpenAIError as fault:
         raise ToolError(f"{who} did not answer ({first_line(fault)}): try again later") from None

@@ -27,10 +27,9 @@ from agentfly.agents.llm_backends import (
 from agentfly.errors import BackendError, ConfigError, MissingExtraError
 from agentfly.evaluators.judge_replies import BrokenReply
 from agentfly.images import ImageStore
-from agentfly.messages import ImagePart, Message, TextPart, text_message
+from agentfly.messages import ImagePart, Message, TextPart, text_message, without_thoughts
 from agentfly.systems.director_generator.records import CallRecord, Role
 from agentfly.systems.director_generator.settings import ModelSettings, Persona, Studio
-from agentfly.systems.text.replies import without_thoughts
 
 Reader = Callable[[str], Mapping[str, Any]]
 

@@ -14,10 +14,9 @@ from uuid import uuid4
 from agentfly.agents.llm_backends import GenerationRequest, LLMBackend, SamplingParams
 from agentfly.errors import ToolError
 from agentfly.evaluators import Rubric
-from agentfly.messages import Message, text_message
+from agentfly.messages import Message, text_message, without_thoughts
 from agentfly.systems.refinement.responses import ResponsesClient, text_of
 from agentfly.systems.refinement.usage import Usage
-from agentfly.systems.text.replies import without_thoughts
 
 _INSTRUCTIONS = """You write prompts for a model that makes pictures. You are told what a person wishes, the prompt of \
 the last picture, and what a judge said of that picture. Write the next prompt.

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import BackendError, ConfigError
+from agentfly.messages import without_thoughts
 from agentfly.systems.text.agents import BasicAgent
 from agentfly.systems.text.chunks import Chunk, TokenStarts, estimated_starts, split, tokenizer_starts
 from agentfly.systems.text.model import BackendModel, BaseModel, as_model
-from agentfly.systems.text.replies import make_folder, without_thoughts
+from agentfly.systems.text.replies import make_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

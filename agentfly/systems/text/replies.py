@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from agentfly.errors import BackendError, ConfigError
+from agentfly.messages import without_thoughts
 from agentfly.systems.text.model import BaseModel, ChatMessage
 
 logger = logging.getLogger(__name__)
@@ -58,12 +59,6 @@ async def gather(model: BaseModel, messages: Sequence[ChatMessage], file: Path |
 def partial(file: Path) -> Path:
     """Where the beginning of an answer that broke off is left."""
     return file.with_name(f"{file.name}.partial")
-
-
-def without_thoughts(text: str) -> str:
-    """An answer without its reasoning; empty where a limit cut it off before the reasoning was over."""
-    answer = text.rpartition("</think>")[2].strip()
-    return "" if answer.startswith("<think>") else answer
 
 
 def code_of(text: str) -> str:

@@ -143,6 +143,7 @@ BROKEN = {
     "missing rating": (said(), "no JSON object with feedback, score"),
     "missing feedback": (Reply('{"score": 50}'), "no JSON object"),
     "cut off": (Reply('{"feedback": "Fine.", "score": 6', finish="length"), "cut off"),
+    "a thought that never ends": (Reply('<think>perhaps {"feedback": "?", "score": 10}'), "no JSON object"),
     "cut off silently": (Reply('{"feedback": "Fine.", "score": 6'), "no JSON object"),
     "above the scale": (said(score=150), "not from 0 to 100"),
     "below the scale": (said(score=-1), "not from 0 to 100"),

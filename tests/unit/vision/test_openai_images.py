@@ -110,6 +110,13 @@ async def test_faults_are_told_apart(noise: Image.Image) -> None:
             await Server(status=status).engine().edit(noise, "green", EditParams())
 
 
+async def test_nobody_at_the_address(noise: Image.Image) -> None:
+    client = openai.AsyncOpenAI(api_key="k", base_url="http://127.0.0.1:9/v1", max_retries=0)
+    engine = OpenAIImages(ImagesSettings(model="image-model"), client)
+    with pytest.raises(ToolError, match="check its address, and that it runs"):
+        await engine.edit(noise, "green", EditParams())
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [([], "sent no picture"), ([{}], "sent no picture"), ([{"b64_json": "aGVsbG8="}], "cannot be read")],
