@@ -134,7 +134,8 @@ def make_run_engines(settings: TrainSettings) -> Engines:
     return remote_engines(
         nodes,
         max_requests_per_minute=settings.max_requests_per_minute,
-        timeout=settings.limits.tool_timeout,
+        # Less than the tool's own limit: the pool knows what is wrong with its servers.
+        timeout=0.9 * settings.limits.tool_timeout,
         otherwise=engines,
     )
 

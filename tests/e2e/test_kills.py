@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-STEPS, PROMPTS, SAMPLES = 8, 2, 2
+STEPS, PROMPTS, SAMPLES = 10, 2, 2
 SEED = 11  # of the run, and of the moments at which it is hit
 # What is killed, in turn: how the process calls itself, and what the first line of the error says.
 VICTIMS = (
