@@ -194,7 +194,9 @@ def disturbed(world: Path, undisturbed: Path) -> Path:
         assert re.search(cause, first)
         # No step that was reported is repeated, and one at most was finished but not reported.
         assert murder.steps[0] - max(before, default=0) in (1, 2)
-    launch(prepare(RECIPE, overrides(world, out)))
+    outcome = launch(prepare(RECIPE, overrides(world, out)))
+    assert outcome.checkpoint is not None
+    assert outcome.checkpoint.name == f"global_step_{STEPS}"
     return out
 
 

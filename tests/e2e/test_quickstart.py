@@ -107,14 +107,6 @@ def train(config: QuickstartConfig, *overrides: str, **values: Any) -> TrainingO
     return launch(prepare(QUICKSTART, [*SMALL, *(to_override(k, v) for k, v in given.items()), *overrides]))
 
 
-def test_a_run_resumes_where_it_stopped(config: QuickstartConfig, summary: dict[str, Any]) -> None:
-    last, out = STEPS + 1, config.out / "training"
-    outcome = train(config, f"trainer.total_training_steps={last}", "trainer.resume_mode=auto", **{"agentfly.out": out})
-    assert [step for step, _ in outcome.metrics] == [last]
-    assert outcome.checkpoint is not None
-    assert outcome.checkpoint.name == f"global_step_{last}"
-
-
 def test_ppo_trains_a_critic_with_credit_by_turn(config: QuickstartConfig, summary: dict[str, Any]) -> None:
     outcome = train(
         config,

@@ -1,9 +1,8 @@
-"""From good trajectories to an edited picture by the commands: sft, a checkpoint of verl, export, deploy, edit."""
+"""From good trajectories to an edited picture by the commands: sft, train, export, deploy, edit."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from agentfly.agents.card import AgentCard
 from agentfly.templates import ChatCodec
+from agentfly.training.compose import to_override
 
 pytestmark = pytest.mark.slow
 
 START_SECONDS = 300
+RECIPE = Path(__file__).parents[4] / "recipes" / "quickstart.yaml"
 
 
 def run(*words: str) -> str:
@@ -29,21 +29,28 @@ def run(*words: str) -> str:
         [sys.executable, "-m", "agentfly.cli", *words],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def checkpoint_of(policy: Path, run_folder: Path) -> Path:
-    """What `agentfly train` would leave after training this policy, without the training."""
-    hugging_face = run_folder / "checkpoints" / "global_step_1" / "actor" / "huggingface"
-    shutil.copytree(policy, hugging_face, ignore=shutil.ignore_patterns("agentfly.json"))
-    (run_folder / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
-    node = {"model": str(policy), "out": str(run_folder), "data": {"train": "stickers"}}
-    (run_folder / "config.yaml").write_text(yaml.safe_dump({"agentfly": node}))
-    return run_folder
+def train(policy: Path, out: Path) -> None:
+    """One real step on the stickers; a learning rate of zero keeps what the policy knows."""
+    values = {
+        "agentfly.model": policy,
+        "agentfly.out": out,
+        "agentfly.data": {"train": "stickers", "limit": 4, "validation": None},
+        "agentfly.limits.max_turns": 2,
+        "actor_rollout_ref.actor.optim.lr": 0.0,
+        "actor_rollout_ref.rollout.n": 2,
+        "data.train_batch_size": 2,
+        "trainer.total_training_steps": 1,
+        "trainer.save_freq": 1,
+        "trainer.test_freq": -1,
+    }
+    run("train", str(RECIPE), *(to_override(key, value) for key, value in values.items()))
 
 
 def serve(policy: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -74,9 +81,9 @@ async def test_from_trajectories_to_an_edited_picture(
     words += ["training.steps=80", "training.batch_size=4", "training.learning_rate=5e-3"]
     assert "'below the minimum score': 1" in run("sft", *words)
 
-    trained = checkpoint_of(tmp_path / "sft" / "policy", tmp_path / "train")
+    train(tmp_path / "sft" / "policy", tmp_path / "train")
     policy = tmp_path / "policy"
-    run("export", str(trained), "--out", str(policy))
+    run("export", str(tmp_path / "train"), "--out", str(policy))
     assert AgentCard.read(str(policy)) == AgentCard.read(str(small_policy))
 
     picture.save(tmp_path / "picture.png")
