@@ -14,14 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,10 +27,12 @@ from agentfly.training.checkpoints import newest_checkpoint, step_of
 from agentfly.training.environment import run_environment
 from agentfly.training.janitor import dismiss, hire
 from agentfly.training.process import ProcessFamily
-from agentfly.training.progress import SAMPLED, LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
+from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
 from agentfly.training.resume import cut_back, resume_checkpoint
 from agentfly.training.settings import TrainSettings
-from agentfly.training.stacks import FOLDER_VARIABLE, part_in_progress
+from agentfly.training.signals import signals_raise
+from agentfly.training.stacks import FOLDER_VARIABLE
+from agentfly.training.watchdogs import Alarm, Watchdogs
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +42,8 @@ OnPhase = Callable[[Phase], None]
 _DRIVER = ("-m", "agentfly.training.driver")
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 5.0
-_MOURNING_SECONDS = 20.0
 _GRACE_SECONDS = 5.0
-_EXIT_SECONDS = 60.0
 _TAIL_LINES = 15
-_RECENT_LINES = 2000
-_NEEDED = (
-    "EngineCore",
-    "AgentFlyLoopWorker",
-    "GlobalRequestLoadBalancer",
-    "RewardLoopWorker",
-    "SimpleStorageUnit",
-    "TaskRunner",
-    "TransferQueueController",
-    "vLLMHttpServer",
-    "WorkerDict",
-)
-_HINTS = {"ray": ": is /tmp full, or does RAY_ADDRESS name a cluster that does not answer?"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +116,7 @@ def launch(
         TrainingError: the trainer or one of its processes died, or a part took longer than `agentfly.patience` allows.
     """
     run = _Run(what, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
-    with _signals_raise() as shield:
+    with signals_raise() as shield:
         try:
             run.start(driver)
             run.follow()
@@ -165,15 +149,12 @@ class _Run:
         self._metrics: list[tuple[int, dict[str, float]]] = []
         self._resumed_step = 0
         self._times: dict[Phase, float] = {}
-        self._began = self._progressed = time.monotonic()
+        self._began = time.monotonic()
         self._ended = 0.0
-        self._sampled = False  # whether the rollouts of the step in progress are done
-        self._recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the run last moved
-        self._seen: dict[int, str] = {}
-        self._missed: dict[int, float] = {}
         self._janitor: subprocess.Popen[bytes] | None = None
         self._stacks = self._scratch / "stacks"
         self._stacks.mkdir()
+        self._dogs = Watchdogs(self._settings, what.steps, self._stacks)
 
     def start(self, driver: tuple[str, ...]) -> None:
         if self._what.resume:
@@ -208,10 +189,10 @@ class _Run:
         noted = time.monotonic()
         while (code := self._child.poll()) is None:
             self._report()
-            self._check_time()
+            self._heed(self._dogs.check_time(self._times, self._last_step()))
             if time.monotonic() - noted > _LOOK_SECONDS:
                 self._family.note_shared_memory()
-                self._check_members()
+                self._heed(self._dogs.check_members(self._family.titles(), self._last_step()))
                 noted = time.monotonic()
             time.sleep(_POLL_SECONDS)
         self._report()
@@ -252,18 +233,14 @@ class _Run:
 
     def _report(self) -> None:
         for line in self._log.new_lines():
-            self._recent.append(line)
+            self._dogs.hear(line)
             for phase in self._phases.read(line):
                 self._enter(phase)
-            if SAMPLED in line:
-                self._sampled = True
-                self._moved()
         lines = self._metrics_lines.new_lines()
         for line in lines:
             step, values = parse_metrics(line)
             self._metrics.append((step, values))
-            self._sampled = False
-            self._moved()
+            self._dogs.moved()
             self._on_step(step, values)
         if lines:
             with self._metrics_file.open("a", encoding="utf-8") as file:
@@ -272,47 +249,12 @@ class _Run:
     def _enter(self, phase: Phase) -> None:
         if phase not in self._times:
             self._times[phase] = time.monotonic()
-            self._moved()
+            self._dogs.moved()
             self._on_phase(phase)
 
-    def _moved(self) -> None:
-        self._progressed = time.monotonic()
-        self._recent.clear()
-
-    def _check_time(self) -> None:
-        settings, now = self._settings, time.monotonic()
-        if "workers" not in self._times:
-            waited, limit, what = now - self._began, settings.patience.ray, "ray"
-        elif "training" not in self._times:
-            waited, limit, what = now - self._times["workers"], settings.patience.start, "start"
-        elif self._sampled:
-            waited, limit, what = now - self._progressed, settings.patience.update, "update"
-        else:
-            waited, limit, what = now - self._progressed, settings.rollout_patience, "rollout"
-        # verl logs the last step before it ends Ray and writes nothing more.
-        if self._last_step() >= self._what.steps:
-            limit = min(limit, _EXIT_SECONDS)
-        if waited > limit:
-            part = part_in_progress(self._stacks)
-            where = f" in {part}" if part else _HINTS.get(what, "")
-            raise TrainingError(
-                self._story(
-                    f"nothing moved for {waited:.0f} s{where} (agentfly.patience.{what}={limit:.0f})", hung=True
-                )
-            )
-
-    def _check_members(self) -> None:
-        """End a run whose rollout engine or worker is gone: verl would wait for it."""
-        if self._last_step() >= self._what.steps:
-            return  # verl is ending them
-        living = self._family.titles()
-        gone = {pid: title for pid, title in self._seen.items() if pid not in living}
-        self._seen |= {pid: title for pid, title in living.items() if _needed(title)}
-        now = time.monotonic()
-        for pid, title in gone.items():
-            # verl may be ending the run because of it, and has the better words.
-            if now - self._missed.setdefault(pid, now) > _MOURNING_SECONDS:
-                raise TrainingError(self._story(f"process {pid} ({title}) of the run is gone"))
+    def _heed(self, alarm: Alarm | None) -> None:
+        if alarm is not None:
+            raise TrainingError(self._story(alarm.message, hung=alarm.hung))
 
     def _last_step(self) -> int:
         return max((step for step, _ in self._metrics), default=self._resumed_step)
@@ -324,7 +266,7 @@ class _Run:
     def _story(self, what: str, *, hung: bool = False) -> str:
         lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         # An error from before the run last moved did not stop it.
-        error = last_error(list(self._recent) if hung else lines)
+        error = last_error(list(self._dogs.recent) if hung else lines)
         tail = "\n".join(f"  | {clean(line)[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
         return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
@@ -335,38 +277,5 @@ class _Run:
                 shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
 
 
-def _needed(title: str) -> bool:
-    return any(name in title for name in _NEEDED)
-
-
 def _exit_name(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt; yields a shield against both.
-
-    Signals reach the main thread only, so elsewhere this does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield contextlib.nullcontext
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    @contextlib.contextmanager
-    def shield() -> Iterator[None]:
-        before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]
-        try:
-            yield
-        finally:
-            for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-                signal.signal(number, handler)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield shield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,38 @@
+"""Signals as exceptions while a run is watched."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt; yields a shield against both.
+
+    Signals reach the main thread only, so elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield contextlib.nullcontext
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def shield() -> Iterator[None]:
+        before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            yield
+        finally:
+            for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+                signal.signal(number, handler)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield shield
+    finally:
+        signal.signal(signal.SIGTERM, before)
