@@ -66,7 +66,7 @@ class Budget:
     steps: int = 24
     prompts: int = 8
     samples: int = 8
-    test_tasks: int = 60
+    test_tasks: int = 100
     test_every: int = 6
 
     def overrides(self) -> list[str]:
