@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
 DEVICES = ("cpu", "cuda")
+# Hydra keeps where it searches in one object for the whole process.
+_HYDRA = threading.Lock()
 # Below these, verl passes keys on: to Ray, to vLLM, to transformers, and to dataclasses with more fields than its YAML.
 PASSED_ON = (
     "ray_kwargs.",
@@ -121,7 +124,7 @@ def _compose(directory: Path, name: str, overrides: Sequence[str]) -> DictConfig
         raise MissingExtraError("training", "verl") from fault
     path = f"hydra.searchpath=[file://{CONFIG_DIR},file://{verl_config_dir()}]"
     try:
-        with hydra.initialize_config_dir(str(directory), version_base=None):
+        with _HYDRA, hydra.initialize_config_dir(str(directory), version_base=None):
             return hydra.compose(name, overrides=[path, *map(_open, overrides)])
     except (HydraException, OmegaConfBaseException) as fault:
         raise ConfigError(_explained(str(fault), directory, name)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,12 @@ def test_what_follows_from_other_values_is_filled_in(recipe: Path, tmp_path: Pat
 def test_a_wrong_override_is_named(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         composed(recipe, override)
+
+
+def test_threads_compose_beside_each_other(recipe: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: composed(recipe, f"agentfly.seed={n}").agentfly.seed, range(4)))
+    assert found == [0, 1, 2, 3]
 
 
 def test_a_plus_adds_what_verls_files_do_not_show(recipe: Path) -> None:
