@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,19 @@ def end_with_parent() -> None:
     """Ask the kernel for a SIGTERM when the parent process dies (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def take_own_job_id() -> None:
+    """Give this process a Ray job number that no other run on the machine has.
+
+    verl names the socket of the weight synchronisation after it (verl/workers/rollout/vllm_rollout/vllm_rollout.py:140),
+    and every Ray cluster counts its jobs from 1: two runs, each with a Ray of its own, would wait for each other's
+    weights. Ray asks this function for the number when it connects (ray/_private/worker.py:2582).
+    """
+    import ray
+
+    number = secrets.randbelow(2**31 - 2) + 2
+    ray._private.state.next_job_id = lambda: ray.JobID.from_int(number)
 
 
 def main() -> None:
@@ -33,6 +47,8 @@ def main() -> None:
 
         check(Path(sys.argv[2]))
         return
+    if "RAY_ADDRESS" not in os.environ:
+        take_own_job_id()
     from verl.trainer.main_ppo import main as train
 
     train()
