@@ -25,9 +25,9 @@ def end_with_parent() -> None:
 def take_own_job_id() -> None:
     """Give this process a Ray job number that no other run on the machine has.
 
-    verl names the socket of the weight synchronisation after it (verl/workers/rollout/vllm_rollout/vllm_rollout.py:140),
-    and every Ray cluster counts its jobs from 1: two runs, each with a Ray of its own, would wait for each other's
-    weights. Ray asks this function for the number when it connects (ray/_private/worker.py:2582).
+    verl names the socket of its weight synchronisation after it (workers/rollout/vllm_rollout/vllm_rollout.py:140), and
+    every Ray cluster counts its jobs from 1: two runs, each with a Ray of its own, would wait for each other's weights.
+    Ray asks this function for the number when it connects (ray/_private/worker.py:2582).
     """
     import ray
 
