@@ -15,11 +15,8 @@ from agentfly.agents import Trajectory
 from agentfly.agents.card import AgentCard
 from agentfly.images import ImageStore, load_image
 from agentfly.templates import ChatCodec
-from agentfly.training.compose import to_override
-from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.policy_evaluation import EvaluationPlan
-from agentfly.training.prepare import prepare
-from agentfly.training.quickstart import QUICKSTART, QuickstartConfig, run_quickstart
+from agentfly.training.quickstart import QuickstartConfig, run_quickstart
 from agentfly.training.sft import SFTConfig
 from agentfly.training.warm_start import WarmStartConfig
 
@@ -93,35 +90,6 @@ def test_the_report_can_be_looked_at(config: QuickstartConfig, summary: dict[str
     page = (config.out / "report.html").read_text()
     assert all(family in page for family in config.evaluation.families)
     assert load_image(config.out / "learning_curve.png").width > 600
-
-
-def train(config: QuickstartConfig, *overrides: str, **values: Any) -> TrainingOutcome:
-    """A further launch on the data of the run."""
-    data = config.out / "data"
-    given = {
-        "agentfly.model": config.out / "warm_start",
-        "agentfly.data.train": data / "train.parquet",
-        "agentfly.data.validation": data / "validation.parquet",
-        **values,
-    }
-    return launch(prepare(QUICKSTART, [*SMALL, *(to_override(k, v) for k, v in given.items()), *overrides]))
-
-
-def test_ppo_trains_a_critic_with_credit_by_turn(config: QuickstartConfig, summary: dict[str, Any]) -> None:
-    outcome = train(
-        config,
-        "trainer.total_training_steps=1",
-        "algorithm.adv_estimator=gae",
-        "agentfly.credit=end",
-        "agentfly.audit={evaluator: structural, settings: {share: 0.5}}",
-        **{"agentfly.out": config.out / "ppo"},
-    )
-    metrics = outcome.metrics[-1][1]
-    assert metrics["critic/vf_loss"] > 0.0
-    assert metrics["critic/grad_norm"] > 0.0
-    assert 0 < metrics["audit/samples"] < 16
-    lines = [json.loads(line) for line in (config.out / "ppo" / "trajectories.jsonl").read_text().splitlines()]
-    assert sum(line["trajectory"]["reward"] for line in lines) / 16 == pytest.approx(metrics["critic/rewards/mean"])
 
 
 def test_the_policy_is_evaluated_and_its_chains_are_repeated(
