@@ -42,7 +42,6 @@ def train(policy: Path, out: Path) -> None:
         "agentfly.model": policy,
         "agentfly.out": out,
         "agentfly.data": {"train": "stickers", "limit": 4, "validation": None},
-        "agentfly.limits.max_turns": 2,
         "actor_rollout_ref.actor.optim.lr": 0.0,
         "actor_rollout_ref.rollout.n": 2,
         "data.train_batch_size": 2,
