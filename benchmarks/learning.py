@@ -76,8 +76,6 @@ class Budget:
             "data.train_batch_size": self.prompts,
             "actor_rollout_ref.rollout.n": self.samples,
             "critic.ppo_mini_batch_size": max(1, self.prompts // 4) if self.prompts % 4 == 0 else self.prompts,
-            # vLLM on a CPU dies of a seeded prompt that is prefilled in parts (its generators cannot be set back).
-            "actor_rollout_ref.rollout.enable_chunked_prefill": False,
             "trainer.val_before_train": True,
             "trainer.test_freq": self.test_every,
         }

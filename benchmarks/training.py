@@ -89,8 +89,6 @@ class Plan:
             "agentfly.limits.max_images": 8,
             "data.train_batch_size": self.prompts,
             "actor_rollout_ref.rollout.n": self.samples,
-            # vLLM on a CPU dies of a seeded prompt that is prefilled in parts (its generators cannot be set back).
-            "actor_rollout_ref.rollout.enable_chunked_prefill": False,
             "actor_rollout_ref.actor.optim.lr": 0.0,
             "trainer.total_training_steps": self.steps,
             "trainer.save_freq": -1,

@@ -64,6 +64,8 @@ def test_packaged_configurations_compose_on_every_device(name: str, device: str)
     )
     assert config.agentfly.device == device
     assert config.trainer.device == device
+    # Seeded turns whose prompt is cut in two would kill vLLM's engine on a CPU.
+    assert config.actor_rollout_ref.rollout.enable_chunked_prefill is (device != "cpu")
 
 
 def test_values_of_recipe_and_overrides_arrive(recipe: Path) -> None:
