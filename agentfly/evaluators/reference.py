@@ -116,10 +116,7 @@ class ReferenceEvaluator:
 
     def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         before, after = (self._error(picture, target, within) for picture in (source, result))
-        if before == 0:
-            # Any result that differs from the source somewhere would pass for the edit.
-            raise EvaluatorError("source and target agree within the mask: no edit could be told from none")
-        return min(max(1.0 - after / before, 0.0), 1.0)
+        return removed(before, after)
 
     def _error(self, picture: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         away = _distance(picture, target, self.config.lightness_weight)[within]
@@ -131,6 +128,18 @@ class ReferenceEvaluator:
         np.clip(harm, 0.0, 1.0, out=harm)
         harm[within] = 0.0
         return math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / pixels)
+
+
+def removed(before: float, after: float) -> float:
+    """Share of the source's error within the mask that the result has taken away, from 0 to 1.
+
+    Raises:
+        EvaluatorError: there was none.
+    """
+    if before == 0:
+        # Any result that differs from the source somewhere would pass for the edit.
+        raise EvaluatorError("source and target agree within the mask: no edit could be told from none")
+    return min(max(1.0 - after / before, 0.0), 1.0)
 
 
 def _reach(blur: float) -> int:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.reference import removed
 from agentfly.images import on_white
 
 Floats = NDArray[np.float32]
@@ -145,10 +146,7 @@ class StructuralEvaluator:
         before, after = (
             float(np.maximum(x[within] - self.config.inside_tolerance, 0.0).mean()) for x in (source, result)
         )
-        if before == 0:
-            # Any result that differs from the source somewhere would pass for the edit.
-            raise EvaluatorError("source and target agree within the mask: no edit could be told from none")
-        return min(max(1.0 - after / before, 0.0), 1.0)
+        return removed(before, after)
 
     def _touched(self, moved: Floats, within: Bools) -> float:
         return min(float((moved[within] > self.config.mask_threshold).mean()) / self.config.touched_share, 1.0)

@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TRAINING = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in ("large", "eval", "sft_warm_start"))
+# The other one takes its step in the chain from training to an edited picture (tests/unit/training/supervised).
+STEPPING = [name for name in TRAINING if name != "quickstart"]
 SMALL = (
     "device=cpu",
     "agentfly.template=compact-tool",
@@ -87,22 +89,19 @@ def small(name: str, policy: Path, out: Path) -> tuple[str, ...]:
 def launches(
     tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, tuple[Path, Future[TrainingOutcome]]]]:
-    """All recipes, two at a time: most of a launch is the imports of its processes, one after the other.
-
-    `quickstart` takes its step in the chain from training to an edited picture (tests/unit/training/supervised).
-    """
-    folders = {name: tmp_path_factory.mktemp(name) for name in TRAINING}
+    """Two at a time: most of a launch is the imports of its processes, one after the other."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in STEPPING}
     with ThreadPoolExecutor(2) as pool:
 
         def start(name: str) -> Future[TrainingOutcome]:
             what = prepare(RECIPES / f"{name}.yaml", small(name, tiny_policy, folders[name]))
             return pool.submit(launch, what)
 
-        yield {name: (folder, start(name)) for name, folder in folders.items() if name != "quickstart"}
+        yield {name: (folder, start(name)) for name, folder in folders.items()}
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name != "quickstart"])
+@pytest.mark.parametrize("name", STEPPING)
 def test_a_training_recipe_takes_a_real_step(
     name: str, launches: dict[str, tuple[Path, Future[TrainingOutcome]]]
 ) -> None:
