@@ -1,12 +1,13 @@
 """What is learned with which algorithm: held-out success by task type against steps and minutes, on the sticker world.
 
-    python benchmarks/learning.py [--arms ppo,grpo] [--seeds 0,1,2] [--out runs/learning] [--blanked]
+    python benchmarks/learning.py [--arms ppo,grpo] [--seeds 0,1,2] [--out runs/learning] [--blanked] [--jobs 1]
 
 Every arm of a seed starts from the same warm start, draws the same tasks and gets the same budget: steps x prompts x
 samples. verl validates the policy within the run, greedily, on tasks that training never shows: other photographs,
 other layouts, other sentences. Minutes are those of the training steps; validation and the start of the processes are
 not in them. What is done stands in `learning.json`, and is not done again: a long benchmark can be run in pieces, and
-goes on where it was stopped. An interval is Student's t over the seeds.
+goes on where it was stopped. Several runs at a time are done sooner, and each of them takes more minutes. An interval
+is Student's t over the seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,6 +112,7 @@ class Laboratory:
     ) -> None:
         self._out, self._budget, self._given = out.absolute(), budget, given
         self._blanked, self._overrides = blanked, overrides or {}
+        self._alone = threading.Lock()
 
     def run(self, arm: str, seed: int, tell: Callable[[str], None]) -> Run:
         """Train an arm with a seed.
@@ -116,8 +120,9 @@ class Laboratory:
         Raises:
             AgentFlyError: it failed.
         """
-        policy, out = self._warm_start(seed, tell), self._out / f"{arm}-{seed}"
-        train, held_out = self._tasks(seed)
+        out = self._out / f"{arm}-{seed}"
+        with self._alone:  # what several runs share is made once
+            policy, (train, held_out) = self._warm_start(seed, tell), self._tasks(seed)
         own = [*ARMS[arm], *self._overrides.get(arm, ())]
         values = {
             "agentfly.model": policy,
@@ -141,7 +146,7 @@ class Laboratory:
             return self._given.absolute()
         folder = self._out / f"warm_start-{seed}"
         if not (folder / "agentfly.json").exists():  # the last that is written
-            tell(f"warm start of seed {seed}")
+            tell("makes the warm start of its seed")
             arguments = {"config": WarmStartConfig(seed=seed), "folder": folder}
             run_phase(make_warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log", timeout=3600)
         return folder
@@ -177,7 +182,7 @@ class Laboratory:
 
 
 def _line(step: int, metrics: Mapping[str, float]) -> str:
-    words = [f"  step {step}"]
+    words = [f"step {step}"]
     for name in ("reward", "explained_variance", "seconds"):
         if STEP_FIGURES[name] in metrics:
             words.append(f"{name.replace('_', ' ')} {metrics[STEP_FIGURES[name]]:.2f}")
@@ -191,20 +196,30 @@ def benchmark(
     pairs: Sequence[tuple[str, int]],
     make: Callable[[str, int, Callable[[str], None]], Run],
     console: Console,
+    jobs: int = 1,
 ) -> list[str]:
-    """Make the runs that are missing, and keep each as soon as it is done; returns what failed."""
-    failed = []
-    for arm, seed in pairs:
-        if (arm, seed) in results.runs:
-            console.print(f"{arm}, seed {seed}: done before", highlight=False)
-            continue
-        console.print(f"{arm}, seed {seed}", highlight=False)
+    """Make the runs that are missing, `jobs` at a time, and keep each as soon as it is done; returns what failed."""
+
+    def one(pair: tuple[str, int]) -> str | None:
+        name = f"{pair[0]}, seed {pair[1]}"
+
+        def tell(line: str) -> None:
+            console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+        if pair in results.runs:
+            tell("done before")
+            return None
         try:
-            results.add(make(arm, seed, lambda line: console.print(line, highlight=False, soft_wrap=True)))
+            results.add(make(*pair, tell))
         except AgentFlyError as fault:
-            failed.append(f"{arm}, seed {seed}: {fault}")
-            console.print(failed[-1], markup=False, highlight=False, soft_wrap=True)
-    return failed
+            tell(f"failed: {fault}")
+            return f"{name}: {fault}"
+        return None
+
+    if jobs == 1:  # in this thread, which an interrupt reaches
+        return [fault for fault in map(one, pairs) if fault is not None]
+    with ThreadPoolExecutor(jobs) as pool:
+        return [fault for fault in pool.map(one, pairs) if fault is not None]
 
 
 def _arms(text: str) -> list[str]:
@@ -228,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arms", type=_arms, default=list(ARMS), help=", ".join(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--warm-start", type=Path, help="policy that every seed starts from; else one a seed is made")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--override", type=_override, action="append", default=[], metavar="ARM:key=value")
     parser.add_argument("--blanked", action="store_true", help="evaluate the trained policies on grey pictures too")
     for name, words in (
@@ -248,6 +264,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.test_tasks < 1 or given.test_tasks % len(FAMILIES):
         parser.error(f"--test-tasks must be a multiple of {len(FAMILIES)}: as many of each task type")
+    if given.jobs < 1:
+        parser.error("--jobs must be at least 1")
     budget = Budget(given.steps, given.prompts, given.samples, given.test_tasks, given.test_every)
     overrides: dict[str, list[str]] = {}
     for arm, override in given.override:
@@ -258,7 +276,7 @@ def main() -> None:
         parser.error(str(fault))
     laboratory = Laboratory(given.out, budget, given.warm_start, blanked=given.blanked, overrides=overrides)
     pairs = [(arm, seed) for seed in given.seeds for arm in given.arms]
-    failed = benchmark(results, pairs, laboratory.run, console)
+    failed = benchmark(results, pairs, laboratory.run, console, given.jobs)
     if results.runs:
         write_report(results, given.out)
         console.print(markdown(results), markup=False, highlight=False, soft_wrap=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from agentfly.datasets import FAMILIES
 from agentfly.errors import ConfigError
+from agentfly.files import write_text
 
 ALL = "all"
 # What is asked of the arms, seed by seed: the first against the second.
@@ -161,6 +162,7 @@ class Results:
     def __init__(self, file: Path, budget: Mapping[str, int], arms: Iterable[str]) -> None:
         self._file, self._budget, self._arms = file, dict(budget), tuple(arms)
         self.runs: dict[tuple[str, int], Run] = {}
+        self._writing = threading.Lock()
         if not file.exists():
             return
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -172,12 +174,11 @@ class Results:
 
     def add(self, run: Run) -> None:
         """Keep a run, in place of one of the same arm and seed; the file is never half written."""
-        self.runs[run.arm, run.seed] = run
-        whole = {"budget": self._budget, "runs": [each.to_dict() for each in self.ordered()]}
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self._file)
+        with self._writing:
+            self.runs[run.arm, run.seed] = run
+            whole = {"budget": self._budget, "runs": [each.to_dict() for each in self.ordered()]}
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._file, json.dumps(whole, indent=1) + "\n")
 
     def ordered(self) -> list[Run]:
         """Runs by arm and seed."""

@@ -10,7 +10,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,7 +71,7 @@ class JudgeAudit:
         self._past: deque[tuple[float, float]] = deque(maxlen=self.settings.window)
 
     def compare(self, pairs: Sequence[tuple[float, float | None]], step: int) -> AuditReport:
-        """Compare a step; the mean over all of it stands for the reward.
+        """Compare a step; the mean over all of it, `audit/reward`, stands for the reward.
 
         Args:
             pairs: of each chain, what the reward's evaluator gave (0 to 1, the "edit" part of the reward), and the
@@ -83,13 +83,18 @@ class JudgeAudit:
         metrics = {"audit/samples": float(len(audited)), "audit/not_scored": float(len(audited) - len(scored))}
         if not scored:
             return AuditReport(metrics)
-        metrics |= _compared(scored)
-        self._past.append((float(np.mean([score for score, _ in pairs])), metrics["audit/mean"]))
+        metrics |= {"audit/reward": float(np.mean([score for score, _ in pairs])), **_compared(scored)}
+        self.remember(metrics)
         alarm = self._alarm(metrics)
         metrics["audit/alarm"] = float(alarm is not None)
         if alarm is not None:
             logger.warning("step %d: %s", step, alarm)
         return AuditReport(metrics, alarm)
+
+    def remember(self, metrics: Mapping[str, float]) -> None:
+        """Count a step by what `compare` said of it; a resumed run begins with those of the run before."""
+        if {"audit/reward", "audit/mean"} <= metrics.keys():
+            self._past.append((metrics["audit/reward"], metrics["audit/mean"]))
 
     def _alarm(self, metrics: dict[str, float]) -> str | None:
         """Compare the first half of the window with the second; the metrics get both differences."""

@@ -134,6 +134,7 @@ class Limit(Settings):
         return f"above {self.high:g}" if self.high is not None and value > self.high else None
 
 
+_PREFIX = "health/"  # of the metrics in a log
 _ADVICE = {
     "tool_calls": "below: the tool cost may be too high, or calls may fail; above: the policy may run in circles",
     "no_op_edits": "edits that change nothing are paid for: look at thresholds and at what the policy asks for",
@@ -216,18 +217,28 @@ class HealthMonitor:
         metrics = self._metrics(chains)
         warnings, stop = [], None
         for name, limit in self.settings.limits.items():
-            # What a batch says nothing about neither lasts nor ends.
-            if name not in metrics:
-                continue
-            how = limit.breach(metrics[name])
-            self._lasting[name] = self._lasting[name] + 1 if how else 0
+            how = self._count(name, limit, metrics)
             if how is None or self._lasting[name] < limit.patience:
                 continue
             text = f"step {step}: {name} is {metrics[name]:.3g}, {how} for {self._lasting[name]} steps; {_ADVICE[name]}"
             warnings.append(text)
             logger.warning("%s", text)
             stop = stop or (f"the health monitor stopped the run at {text}" if limit.action == "stop" else None)
-        return HealthReport({f"health/{name}": value for name, value in metrics.items()}, tuple(warnings), stop)
+        return HealthReport({f"{_PREFIX}{name}": value for name, value in metrics.items()}, tuple(warnings), stop)
+
+    def remember(self, metrics: Mapping[str, float]) -> None:
+        """Count a step by what `observe` said of it; a resumed run begins with those of the run before."""
+        known = {name.removeprefix(_PREFIX): value for name, value in metrics.items() if name.startswith(_PREFIX)}
+        for name, limit in self.settings.limits.items():
+            self._count(name, limit, known)
+
+    def _count(self, name: str, limit: Limit, metrics: Mapping[str, float]) -> str | None:
+        """Count the steps in a row that a breach lasts; what a batch says nothing about neither lasts nor ends."""
+        if name not in metrics:
+            return None
+        how = limit.breach(metrics[name])
+        self._lasting[name] = self._lasting[name] + 1 if how else 0
+        return how
 
     def _metrics(self, chains: Sequence[ChainFacts]) -> dict[str, float]:
         shares = {

@@ -80,7 +80,7 @@ class TrainingOutcome(BaseModel):
         seconds: wall-clock time of this launch.
         phase_seconds: the same, by phase ("ray", "workers", "engine", "training").
         metrics: metrics of each step of this launch, in order.
-        metrics_file: JSONL with those of earlier launches too: {"step": n, "data": {name: value}}.
+        metrics_file: JSONL, with those of the launches that it goes on from: {"step": n, "data": {name: value}}.
         log_file: all output of all processes.
         checkpoint: newest `global_step_<n>` folder, None if none was written.
     """
@@ -140,7 +140,7 @@ class _Run:
         logs.mkdir(parents=True, exist_ok=True)
         self._log_file = logs / f"{self._id}.log"
         self._verl_metrics_file = logs / f"{self._id}.metrics.jsonl"
-        self._metrics_file = self._settings.out.absolute() / "metrics.jsonl"
+        self._metrics_file = self._settings.metrics_log.absolute()
         self._scratch = Path(tempfile.mkdtemp(prefix="agentfly-", dir="/tmp"))
         self._log, self._metrics_lines = LineReader(self._log_file), LineReader(self._verl_metrics_file)
         self._phases = PhaseReader()
@@ -157,8 +157,7 @@ class _Run:
         self._dogs = Watchdogs(self._settings, what.steps, self._stacks)
 
     def start(self, driver: tuple[str, ...]) -> None:
-        if self._what.resume:
-            self._resume()
+        self._go_back()
         command = [sys.executable, *driver, *self._what.arguments()]
         environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
         environment[FOLDER_VARIABLE] = str(self._stacks)
@@ -176,12 +175,15 @@ class _Run:
         self._family = ProcessFamily(self._id, session=self._child.pid)
         self._janitor = hire(self._id, self._child.pid, self._scratch)
 
-    def _resume(self) -> None:
+    def _go_back(self) -> None:
+        """To the checkpoint that the run goes on from, or to nothing; the logs go with it."""
         settings, what = self._settings, self._what
-        self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, what.resume_from))
+        if what.resume:
+            self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, what.resume_from))
+        kept = self._resumed_step if what.resume else -1
         for log in (self._metrics_file, settings.trajectory_log.absolute()):
             aside = self._log_file.with_suffix(f".repeated.{log.name}")
-            cut_back(log, self._resumed_step, aside, revalidates=what.validates_first)
+            cut_back(log, kept, aside, revalidates=what.validates_first)
 
     def follow(self) -> None:
         """Report progress until the child ends; raise when it ends badly or stops moving."""

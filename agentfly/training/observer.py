@@ -23,12 +23,18 @@ class StepObserver:
 
     Args:
         settings: of the run.
+        past: metrics of the steps before, in order, where the run goes on from a checkpoint: what lasts over several
+            steps goes on lasting.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, past: Iterable[Mapping[str, float]] = ()) -> None:
         self._health = HealthMonitor(health_settings(settings.health))
         self._audit = None if settings.audit is None else JudgeAudit(settings.audit.settings)
         self._cache = CacheMeter()
+        for metrics in past:
+            self._health.remember(metrics)
+            if self._audit is not None:
+                self._audit.remember(metrics)
 
     def observe(self, chains: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
         """Metrics of a step.

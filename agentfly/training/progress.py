@@ -71,6 +71,14 @@ def parse_metrics(line: str) -> tuple[int, dict[str, float]]:
     return int(record["step"]), values
 
 
+def steps_so_far(metrics_file: Path) -> list[dict[str, float]]:
+    """Metrics of the training steps that a run has made; none where it only begins."""
+    if not metrics_file.is_file():
+        return []
+    with metrics_file.open(encoding="utf-8") as lines:
+        return [values for step, values in map(parse_metrics, lines) if step > 0]
+
+
 def last_error(lines: list[str]) -> str | None:
     """The last error message in a log, without the prefixes that Ray puts before it; None if there is none.
 

@@ -18,7 +18,7 @@ from agentfly.training import turn_advantage  # noqa: F401  (registers the estim
 from agentfly.training.lost import lost_in
 from agentfly.training.observer import StepObserver
 from agentfly.training.parity import digest
-from agentfly.training.progress import SAMPLED
+from agentfly.training.progress import SAMPLED, steps_so_far
 from agentfly.training.settings import TrainSettings
 from agentfly.training.stacks import dump_on_request
 
@@ -37,7 +37,8 @@ class _Watchful:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"poll_interval": POLL_SECONDS, **kwargs})
-        self._observer = StepObserver(_settings(kwargs["sampler_kwargs"]))
+        settings = _settings(kwargs["sampler_kwargs"])
+        self._observer = StepObserver(settings, steps_so_far(settings.metrics_log))
         dump_on_request()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:

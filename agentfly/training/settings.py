@@ -193,6 +193,11 @@ class TrainSettings(Settings):
         """JSONL with one line a finished chain."""
         return self.out / "trajectories.jsonl"
 
+    @property
+    def metrics_log(self) -> Path:
+        """JSONL with one line a step, as verl writes them."""
+        return self.out / "metrics.jsonl"
+
     def card(self) -> AgentCard:
         """How the policy is run as an agent: the card beside its weights, with what is set here."""
         card, limits = AgentCard.read(self.model), self.limits

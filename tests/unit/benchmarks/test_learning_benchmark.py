@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -142,6 +143,19 @@ def test_what_is_done_is_kept_and_not_done_again(learning: ModuleType, tmp_path:
     assert len(json.loads(file.read_text(encoding="utf-8"))["runs"]) == 3
     with pytest.raises(ConfigError, match="another --out"):
         results_at(learning, file, steps=99)
+
+
+def test_several_runs_at_a_time_are_all_kept(learning: ModuleType, tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=30)  # broken, and so a failure, where runs come one by one
+
+    def make(arm: str, seed: int, tell: Callable[[str], None]) -> Any:
+        together.wait()
+        return run_of(learning, arm, seed)
+
+    pairs = [(arm, seed) for seed in (0, 1) for arm in ("ppo", "grpo")]
+    results = results_at(learning, tmp_path / "learning.json")
+    assert learning.benchmark(results, pairs, make, Console(file=io.StringIO()), jobs=2) == []
+    assert set(results_at(learning, tmp_path / "learning.json").runs) == set(pairs)
 
 
 def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: ModuleType, tmp_path: Path) -> None:

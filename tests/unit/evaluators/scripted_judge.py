@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ class Reply:
     logprobs: list[dict[str, Any]] | None = None
     cut: bool = False
     until: threading.Event | None = None
-    delay: float = 0.0
 
 
 def said(**values: Any) -> Reply:
@@ -50,22 +48,13 @@ class Judge:
     script: Script
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
-    most_at_once: int = 0
-    _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextmanager
-    def counted(self, request: dict[str, Any]) -> Iterator[int]:
+    def count(self, request: dict[str, Any]) -> int:
+        """Keep a request; which one it is, from 0."""
         with self._lock:
             self.requests.append(request)
-            number = len(self.requests) - 1
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
-        try:
-            yield number
-        finally:
-            with self._lock:
-                self._now -= 1
+            return len(self.requests) - 1
 
 
 def in_turn(*replies: Reply) -> Script:
@@ -105,12 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         state: Judge = self.server.state  # type: ignore[attr-defined]
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         state.keys.append(self.headers["authorization"])
-        with state.counted(request) as number:
-            reply = state.script(request, number)
-            if reply.until is not None:
-                reply.until.wait(20)
-            if reply.delay:
-                time.sleep(reply.delay)
+        reply = state.script(request, state.count(request))
+        if reply.until is not None:
+            reply.until.wait(20)
         self._answer(reply)
 
     def _answer(self, reply: Reply) -> None:

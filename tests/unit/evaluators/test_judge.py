@@ -284,11 +284,20 @@ async def test_the_account_has_tokens_costs_and_time_of_each_sample_and_of_all()
 
 
 async def test_no_more_requests_run_at_once_than_allowed() -> None:
-    with judge(Reply(said(score=50).text, delay=0.02)) as server:
+    together, free, too_many = threading.Barrier(3, timeout=30), threading.Semaphore(3), []
+
+    def script(request: dict[str, Any], number: int) -> Reply:
+        if not free.acquire(blocking=False):
+            too_many.append(number)
+        together.wait()  # breaks where fewer than three are asked at once
+        free.release()
+        return said(score=50)
+
+    with judge(script) as server:
         tested = make(server, in_flight=3)
         scores = await evaluate_many(tested, [SAMPLE] * 12, GuardSettings(in_flight=12))
     assert all(isinstance(score, Score) for score in scores)
-    assert server.most_at_once == 3
+    assert too_many == []
 
 
 async def test_a_batch_keeps_its_order_and_tells_what_was_not_scored() -> None:

@@ -65,6 +65,13 @@ class Case:
             driver=(str(script),),
         )
 
+    def saved(self, step: int) -> Path:
+        """A checkpoint, as verl leaves it."""
+        checkpoint = self.folder / "run" / "checkpoints" / f"global_step_{step}"
+        checkpoint.mkdir(parents=True)
+        checkpoint.with_name("latest_checkpointed_iteration.txt").write_text(str(step))
+        return checkpoint
+
     def log(self) -> dict[str, str]:
         """First words and the rest, of the newest log's lines."""
         newest = max((self.folder / "run" / "logs").glob("*.log"))
@@ -93,9 +100,19 @@ def test_a_good_run(case: Case) -> None:
 
 def test_metrics_of_launches_add_up(case: Case) -> None:
     case.launch(READY + "step(1, reward=0.5)", steps=1)
-    outcome = case.launch(READY + "step(2, reward=0.6)", steps=2)
+    case.saved(1)
+    outcome = case.launch(READY + "step(2, reward=0.6)", steps=2, resume=True)
     records = [json.loads(line) for line in outcome.metrics_file.read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2]
+
+
+def test_a_run_that_starts_afresh_has_logs_of_its_own(case: Case) -> None:
+    case.launch(READY + "step(0, reward=0.1); step(1, reward=0.5)", steps=1)
+    outcome = case.launch(READY + "step(1, reward=0.6)", steps=1)
+    records = [json.loads(line) for line in outcome.metrics_file.read_text().splitlines()]
+    assert records == [{"step": 1, "data": {"reward": 0.6}}]
+    (aside,) = outcome.log_file.parent.glob("*.repeated.metrics.jsonl")
+    assert [json.loads(line)["step"] for line in aside.read_text().splitlines()] == [0, 1]
 
 
 def test_gets_the_arguments_of_verl(case: Case) -> None:
@@ -176,12 +193,10 @@ def test_ctrl_c_cleans_up(case: Case) -> None:
 
 
 def test_resume_with_nothing_left_to_do(case: Case) -> None:
-    checkpoints = case.folder / "run" / "checkpoints"
-    (checkpoints / "global_step_2").mkdir(parents=True)
-    (checkpoints / "latest_checkpointed_iteration.txt").write_text("2")
+    checkpoint = case.saved(2)
     outcome = case.launch(READY, resume=True)
     assert outcome.steps == 2
-    assert outcome.checkpoint == checkpoints / "global_step_2"
+    assert outcome.checkpoint == checkpoint
 
 
 def test_without_resume_old_checkpoints_count_for_nothing(case: Case) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ def chain(
     }
 
 
-def observer(**settings: Any) -> StepObserver:
+def observer(past: Sequence[Mapping[str, float]] = (), **settings: Any) -> StepObserver:
     data = DataSettings(train="stickers")
-    return StepObserver(TrainSettings(model="m", out=Path("o"), data=data, **settings))
+    return StepObserver(TrainSettings(model="m", out=Path("o"), data=data, **settings), past)
 
 
 def test_a_step_without_chains_ends_the_run() -> None:
@@ -107,6 +108,23 @@ def test_an_alarm_when_the_reward_rises_and_the_audit_falls() -> None:
     assert metrics["audit/gap"] == pytest.approx(0.3)
     assert metrics["audit/reward_trend"] == pytest.approx(0.4)
     assert metrics["audit/audit_trend"] == pytest.approx(-0.4)
+
+
+def test_what_lasts_over_steps_goes_on_lasting_in_a_resumed_run() -> None:
+    settings = {"share": 1.0, "window": 4, "rise": 0.1, "fall": 0.1}
+    nodes: dict[str, Any] = {
+        "audit": AuditNode(evaluator="structural", settings=settings),
+        "health": {"tool_calls": {"low": 1, "action": "stop", "patience": 3}},
+    }
+    killed = observer(**nodes)
+    past = [
+        killed.observe([chain(edit, audit=audit, calls=calls)], step)
+        for step, (edit, audit, calls) in enumerate([(0.2, 80.0, 2), (0.3, 80.0, 0), (0.6, 40.0, 0)], 1)
+    ]
+    assert observer(past, **nodes).observe([chain(0.7, audit=40.0)], 4)["audit/alarm"] == 1.0
+    with pytest.raises(TrainingError, match=r"stopped the run at step 4: tool_calls is 0, below 1 for 3 steps"):
+        observer(past, **nodes).observe([chain(calls=0)], 4)
+    assert observer(**nodes).observe([chain(0.7, audit=40.0, calls=0)], 4)["audit/alarm"] == 0.0
 
 
 def test_an_audit_that_could_not_score_is_counted_and_not_averaged() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.training.progress import LineReader, PhaseReader, clean, last_error, parse_metrics
+from agentfly.training.progress import LineReader, PhaseReader, clean, last_error, parse_metrics, steps_so_far
 
 LOG = [
     "INFO:2026-11-21 05:49:47,714:Platform override from VERL_PLATFORM: cpu",
@@ -46,6 +46,13 @@ def test_reads_only_whole_new_lines(tmp_path: Path) -> None:
 def test_metrics_keep_finite_numbers_only() -> None:
     line = json.dumps({"step": 3, "data": {"a": 1, "b": 2.5, "c": None, "d": "text", "e": [1]}})
     assert parse_metrics(line) == (3, {"a": 1.0, "b": 2.5})
+
+
+def test_the_steps_so_far_are_those_of_training(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    assert steps_so_far(log) == []
+    log.write_text("".join(json.dumps({"step": step, "data": {"a": step}}) + "\n" for step in (0, 1, 2)))
+    assert steps_so_far(log) == [{"a": 1.0}, {"a": 2.0}]
 
 
 @pytest.mark.parametrize(
