@@ -6,8 +6,8 @@ Every arm of a seed starts from the same warm start, draws the same tasks and ge
 samples. verl validates the policy within the run, greedily, on tasks that training never shows: other photographs,
 other layouts, other sentences. Minutes are those of the training steps; validation and the start of the processes are
 not in them. What is done stands in `learning.json`, and is not done again: a long benchmark can be run in pieces, and
-goes on where it was stopped. Several runs at a time are done sooner, and each of them takes more minutes. An interval
-is Student's t over the seeds.
+goes on where it was stopped. Several runs at a time, with one thread each, are done sooner, and each of them takes more
+minutes. An interval is Student's t over the seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -99,6 +98,7 @@ class Laboratory:
         given: warm start of every seed; each seed gets one of its own when None.
         blanked: whether the trained policies are evaluated on grey pictures too.
         overrides: of an arm, after its own.
+        threads: compute threads of each process of a run; those of the recipe when None.
     """
 
     def __init__(
@@ -109,10 +109,14 @@ class Laboratory:
         *,
         blanked: bool = False,
         overrides: Mapping[str, Sequence[str]] | None = None,
+        threads: int | None = None,
     ) -> None:
         self._out, self._budget, self._given = out.absolute(), budget, given
-        self._blanked, self._overrides = blanked, overrides or {}
-        self._alone = threading.Lock()
+        self._blanked, self._overrides, self._threads = blanked, overrides or {}, threads
+
+    def make_ready(self, seed: int, tell: Callable[[str], None]) -> tuple[Path, Path, Path]:
+        """What the runs of a seed share, made where it is missing: warm start, training tasks, held-out tasks."""
+        return self._warm_start(seed, tell), *self._tasks(seed)
 
     def run(self, arm: str, seed: int, tell: Callable[[str], None]) -> Run:
         """Train an arm with a seed.
@@ -120,9 +124,8 @@ class Laboratory:
         Raises:
             AgentFlyError: it failed.
         """
+        policy, train, held_out = self.make_ready(seed, tell)
         out = self._out / f"{arm}-{seed}"
-        with self._alone:  # what several runs share is made once
-            policy, (train, held_out) = self._warm_start(seed, tell), self._tasks(seed)
         own = [*ARMS[arm], *self._overrides.get(arm, ())]
         values = {
             "agentfly.model": policy,
@@ -132,6 +135,8 @@ class Laboratory:
             "agentfly.data.validation": held_out,
             "trainer.save_freq": self._budget.steps if self._blanked else -1,
         }
+        if self._threads is not None:
+            values["agentfly.threads"] = self._threads
         given = [to_override(key, value) for key, value in values.items()]
         shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped half way
         what = prepare(RECIPE, [*given, *self._budget.overrides(), *own])
@@ -146,7 +151,7 @@ class Laboratory:
             return self._given.absolute()
         folder = self._out / f"warm_start-{seed}"
         if not (folder / "agentfly.json").exists():  # the last that is written
-            tell("makes the warm start of its seed")
+            tell(f"warm start of seed {seed}")
             arguments = {"config": WarmStartConfig(seed=seed), "folder": folder}
             run_phase(make_warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log", timeout=3600)
         return folder
@@ -274,8 +279,17 @@ def main() -> None:
         results = Results(given.out / "learning.json", asdict(budget), ARMS)
     except ConfigError as fault:
         parser.error(str(fault))
-    laboratory = Laboratory(given.out, budget, given.warm_start, blanked=given.blanked, overrides=overrides)
+    # A thread that spins while it waits for one whose core another run has taken costs more than it gives.
+    threads = 1 if given.jobs > 1 else None
+    laboratory = Laboratory(
+        given.out, budget, given.warm_start, blanked=given.blanked, overrides=overrides, threads=threads
+    )
     pairs = [(arm, seed) for seed in given.seeds for arm in given.arms]
+    try:
+        for seed in {seed: None for arm, seed in pairs if (arm, seed) not in results.runs}:
+            laboratory.make_ready(seed, console.print)
+    except AgentFlyError as fault:
+        sys.exit(str(fault))
     failed = benchmark(results, pairs, laboratory.run, console, given.jobs)
     if results.runs:
         write_report(results, given.out)

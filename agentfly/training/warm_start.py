@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from agentfly.agents import ImageEditingAgent, Trajectory
 from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.datasets import FAMILIES, StickerWorld, vocabulary
+from agentfly.datasets import StickerWorld, vocabulary
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.templates import ChatCodec
@@ -30,6 +30,8 @@ class WarmStartConfig(BaseModel):
 
     Attributes:
         demonstrations: chains played by `Demonstrator`.
+        families: how many of them, in turn, are of each task type. The words of a second step are copied from
+            sentences that have two objects and two colours, and that takes the most sentences to learn.
         looks: look tasks of which `seeing` shows the word that the picture tells.
         mix: what demonstrations draw from.
         size: of the policy.
@@ -40,11 +42,12 @@ class WarmStartConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    demonstrations: int = 2400
+    demonstrations: int = 4800
+    families: Mapping[str, int] = {"named": 1, "replace": 2, "look": 1, "two_step": 3, "repair": 1}
     looks: int = 3000
     mix: DemonstrationMix = DemonstrationMix()
     size: PolicySize = PolicySize()
-    sft: SFTConfig = SFTConfig(steps=600)
+    sft: SFTConfig = SFTConfig(steps=750)
     card: AgentCard = AgentCard(system_prompt=None, max_turns=4, max_tokens_per_turn=32)
     seed: int = 0
 
@@ -62,9 +65,9 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     """
     tell = on_progress or (lambda phase, done, total: None)
     world, store = StickerWorld(), ImageStore(max_bytes=2**30)
+    turn = [family for family, count in config.families.items() for _ in range(count)]
     tasks = [
-        world.task(index, "train", FAMILIES[index % len(FAMILIES)], seed=config.seed)
-        for index in range(config.demonstrations)
+        world.task(index, "train", turn[index % len(turn)], seed=config.seed) for index in range(config.demonstrations)
     ]
     prompt = config.card.system_prompt
     shown = asyncio.run(play(tasks, config.mix, store, seed=config.seed, system_prompt=prompt, tell=tell))
