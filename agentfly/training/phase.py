@@ -6,6 +6,7 @@ The function runs in a fresh interpreter (spawn) in its own process group; progr
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -31,6 +32,10 @@ ENVIRONMENT = {
     # More threads than cores cost more than they give.
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
 }
+
+
+# Share of a phase's time after which it writes its stacks to the log: it is late, and may be killed soon.
+_LAST_WORDS = 0.9
 
 
 def run_phase(
@@ -59,12 +64,13 @@ def run_phase(
     log.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(function, arguments, str(log), sender), daemon=False)
     started = time.monotonic()
+    late = started + _LAST_WORDS * timeout
+    child = context.Process(target=_child, args=(function, arguments, str(log), late, sender), daemon=False)
     child.start()
     sender.close()
     try:
-        _follow(receiver, function.__name__, log, started + timeout, on_progress)
+        _follow(receiver, function.__name__, log, timeout, on_progress)
         child.join(timeout=30)
     finally:
         _end(child.pid)
@@ -72,10 +78,13 @@ def run_phase(
     return time.monotonic() - started
 
 
-def _follow(receiver: Connection, name: str, log: Path, deadline: float, on_progress: OnProgress | None) -> None:
+def _follow(receiver: Connection, name: str, log: Path, timeout: float, on_progress: OnProgress | None) -> None:
+    deadline = time.monotonic() + timeout
     while True:
         if not receiver.poll(max(0.0, deadline - time.monotonic())):
-            raise TrainingError(f"{name} did not finish in time and was stopped; see {log}")
+            raise TrainingError(
+                f"{name} did not finish within {timeout:g} s and was stopped; where it stood is at the end of {log}"
+            )
         try:
             kind, *rest = receiver.recv()
         except EOFError:
@@ -88,13 +97,15 @@ def _follow(receiver: Connection, name: str, log: Path, deadline: float, on_prog
             on_progress(*rest)
 
 
-def _child(function: Callable[..., None], arguments: dict[str, Any], log: str, sender: Connection) -> None:
+def _child(function: Callable[..., None], arguments: dict[str, Any], log: str, late: float, sender: Connection) -> None:
     os.setsid()
     os.environ.update(ENVIRONMENT)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
     logging.basicConfig(level=logging.INFO)
+    # Both processes read the same clock.
+    faulthandler.dump_traceback_later(max(0.01, late - time.monotonic()))
     try:
         function(**arguments, on_progress=lambda *told: sender.send(("progress", *told)))
         sender.send(("done",))
