@@ -38,7 +38,6 @@ class DemonstrationMix(BaseModel):
         phrases: weight of naming colour and shape, colour alone, shape alone.
         looks: share of look tasks in which the right sticker is named; otherwise any colour.
         retries: attempts after a failed call.
-        second_step: chance to go on to the second step of a task that has two.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +48,6 @@ class DemonstrationMix(BaseModel):
     phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.35, "shape": 0.05}
     looks: float = 0.6
     retries: int = 1
-    second_step: float = 0.7
 
 
 EXPERT = DemonstrationMix(
@@ -58,7 +56,6 @@ EXPERT = DemonstrationMix(
     dilations=(4,),
     phrases={"both": 1.0},
     looks=1.0,
-    second_step=1.0,
 )
 
 
@@ -100,8 +97,6 @@ class Demonstrator:
             return True
         self._current, self._mask = name, ""
         self._steps.pop(0)
-        if self._steps and self._rng.random() > self._mix.second_step:
-            self._steps.clear()
         return True
 
     def _begin(self) -> str:

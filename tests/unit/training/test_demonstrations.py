@@ -18,7 +18,7 @@ from agentfly.agents import (
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluators import ReferenceEvaluator
-from agentfly.training.demonstrations import DemonstrationMix, Demonstrator, seeing
+from agentfly.training.demonstrations import EXPERT, DemonstrationMix, Demonstrator, seeing
 from agentfly.vision.figures import COLOURS
 
 
@@ -48,17 +48,7 @@ def tasks() -> list[EditTask]:
 async def test_random_demonstrations_leave_room_above_them(tasks: list[EditTask]) -> None:
     """What reward has to find: the right tool and parameters are worth far more than those drawn at random."""
     drawn = await play(tasks, DemonstrationMix())
-    best = await play(
-        tasks,
-        DemonstrationMix(
-            tools={"auto_inpaint_image": 1.0},
-            thresholds=(0.6,),
-            dilations=(4,),
-            phrases={"both": 1.0},
-            looks=1.0,
-            second_step=1.0,
-        ),
-    )
+    best = await play(tasks, EXPERT)
     assert np.mean(best) > np.mean(drawn) + 20
     assert np.mean(drawn) > 20
 
