@@ -29,7 +29,7 @@ from agentfly.evaluators.estimates import SUCCESS
 from agentfly.training.checkpoints import export_policy
 from agentfly.training.compose import CONFIG_DIR, to_override
 from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.phase import OnProgress, run_phase
+from agentfly.training.phase import run_phase
 from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.prepare import prepare
 from agentfly.training.rows import write_rows
@@ -82,11 +82,6 @@ class Budget:
             "trainer.test_freq": self.test_every,
         }
         return [to_override(key, value) for key, value in values.items()]
-
-
-def make_warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | None = None) -> None:
-    """`warm_start` as a phase, which returns nothing."""
-    warm_start(config, folder, on_progress)
 
 
 class Laboratory:
@@ -153,7 +148,7 @@ class Laboratory:
         if not (folder / "agentfly.json").exists():  # the last that is written
             tell(f"warm start of seed {seed}")
             arguments = {"config": WarmStartConfig(seed=seed), "folder": folder}
-            run_phase(make_warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log", timeout=3600)
+            run_phase(warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log", timeout=3600)
         return folder
 
     def _tasks(self, seed: int) -> tuple[Path, Path]:
@@ -286,7 +281,7 @@ def main() -> None:
     )
     pairs = [(arm, seed) for seed in given.seeds for arm in given.arms]
     try:
-        for seed in {seed: None for arm, seed in pairs if (arm, seed) not in results.runs}:
+        for seed in dict.fromkeys(seed for arm, seed in pairs if (arm, seed) not in results.runs):
             laboratory.make_ready(seed, console.print)
     except AgentFlyError as fault:
         sys.exit(str(fault))

@@ -39,7 +39,7 @@ from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.training.compose import CONFIG_DIR, to_override
 from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.phase import ENVIRONMENT, OnProgress, run_phase
+from agentfly.training.phase import ENVIRONMENT, run_phase
 from agentfly.training.prepare import prepare
 from agentfly.training.rows import write_rows
 from agentfly.training.warm_start import WarmStartConfig, warm_start
@@ -384,11 +384,6 @@ def measure(plan: Plan, run: Callable[[str, int], Timing], tell: Callable[[str],
     return timings
 
 
-def make_warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | None = None) -> None:
-    """`warm_start` as a phase, which returns nothing."""
-    warm_start(config, folder, on_progress)
-
-
 def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -409,7 +404,7 @@ def main() -> None:
         policy = given.out / "warm_start"
         if not (policy / "agentfly.json").exists():  # the last that is written
             arguments = {"config": WarmStartConfig(), "folder": policy}
-            run_phase(make_warm_start, arguments, log=given.out / "logs" / "warm_start.log", timeout=3600)
+            run_phase(warm_start, arguments, log=given.out / "logs" / "warm_start.log", timeout=3600)
     report.imports = [import_times(module) for module in IMPORTS]
     report.alone = loops_alone(policy)
     course = Course(given.out, policy, plan)

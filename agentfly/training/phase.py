@@ -39,7 +39,7 @@ _LAST_WORDS = 0.9
 
 
 def run_phase(
-    function: Callable[..., None],
+    function: Callable[..., object],
     arguments: dict[str, Any],
     *,
     log: Path,
@@ -49,7 +49,7 @@ def run_phase(
     """Run `function(**arguments, on_progress=...)` in a child process and wait for it.
 
     Args:
-        function: importable by name; takes `on_progress`.
+        function: importable by name; takes `on_progress`. What it returns is dropped.
         arguments: picklable.
         log: file that gets everything the child prints.
         timeout: seconds until the child is killed.
@@ -97,7 +97,9 @@ def _follow(receiver: Connection, name: str, log: Path, timeout: float, on_progr
             on_progress(*rest)
 
 
-def _child(function: Callable[..., None], arguments: dict[str, Any], log: str, late: float, sender: Connection) -> None:
+def _child(
+    function: Callable[..., object], arguments: dict[str, Any], log: str, late: float, sender: Connection
+) -> None:
     os.setsid()
     os.environ.update(ENVIRONMENT)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
