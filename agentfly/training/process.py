@@ -43,8 +43,14 @@ class ProcessFamily:
         return [pid for pid in _process_ids() if self._owns(pid)]
 
     def titles(self) -> dict[int, str]:
-        """What the living members call themselves, by process id."""
-        return {pid: title for pid in self.members() if (title := _title(pid))}
+        """What the living members call themselves, by process id.
+
+        A fork has its parent's name until it becomes what it was made for, and may end at any time: it is left out.
+        """
+        titles = {pid: title for pid in self.members() if (title := _title(pid))}
+        # Ray adds the method that an actor is in after a dot; the parent may have gone on since.
+        names = {pid: title.partition(".")[0] for pid, title in titles.items()}
+        return {pid: title for pid, title in titles.items() if names.get(_parent(pid)) != names[pid]}
 
     def note_shared_memory(self) -> None:
         """Remember the shared memory segments that members map or hold open, to be removed at the end.
@@ -74,14 +80,13 @@ class ProcessFamily:
         if pid == os.getpid():
             return False
         try:
-            state = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-            if state[0] in (b"Z", b"X"):
+            state, _, _, session = _status(pid)
+            if state in (b"Z", b"X"):
                 return False
             environment = (_PROC / str(pid) / "environ").read_bytes()
-        except (OSError, IndexError):
+        except (OSError, ValueError):
             return False
-        # Field 6 of proc_pid_stat(5) is the session; counted here from field 3, the first after the name.
-        return self._marker in environment.split(b"\0") or int(state[3]) == self._session
+        return self._marker in environment.split(b"\0") or int(session) == self._session
 
     def _remove_shared_memory(self) -> None:
         for path in SHARED_MEMORY.iterdir():
@@ -100,6 +105,20 @@ def _process_ids() -> Iterator[int]:
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             yield int(entry.name)
+
+
+def _status(pid: int) -> list[bytes]:
+    """State, parent, process group and session of a process: fields 3 to 6 of proc_pid_stat(5)."""
+    # The second field is the name in brackets, which may hold blanks and brackets.
+    return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[:4]
+
+
+def _parent(pid: int) -> int:
+    """Parent of a process; 0, which is none, where it has ended."""
+    try:
+        return int(_status(pid)[1])
+    except (OSError, IndexError):
+        return 0
 
 
 def _title(pid: int) -> str:

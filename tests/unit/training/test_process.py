@@ -18,6 +18,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
 # Leaves its own session and starts a child there, as daemons do.
 FORK = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAIT!r}], start_new_session=True)"
+# Forks, and goes on under another name of its own, as Ray's actors do when a method begins.
+FORKED = """
+import os, sys, setproctitle
+setproctitle.setproctitle("ray::Worker.start")
+if os.fork():
+    setproctitle.setproctitle("ray::Worker.run")
+    print("up", flush=True)
+sys.stdin.read()
+"""
 SEGMENTS = """
 import sys, multiprocessing as mp
 from multiprocessing.shared_memory import SharedMemory
@@ -81,6 +90,14 @@ def test_finds_by_session_what_lost_its_environment(spawn: Spawner, run_id: str)
     child, _ = spawn(WAIT)
     assert ProcessFamily(run_id, session=child.pid).members() == [child.pid]
     assert ProcessFamily(run_id).members() == []
+
+
+def test_a_fork_is_a_member_but_nothing_that_the_run_needs(spawn: Spawner, run_id: str) -> None:
+    child, _ = spawn(FORKED)
+    family = ProcessFamily(run_id, session=child.pid)  # a new name is written over the environment
+    assert len(family.members()) == 2
+    assert family.titles() == {child.pid: "ray::Worker.run"}
+    family.end()
 
 
 def test_leaves_others_alone(spawn: Spawner, run_id: str) -> None:
