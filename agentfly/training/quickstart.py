@@ -69,7 +69,7 @@ class QuickstartConfig(BaseModel):
     seed: int = 0
     algorithm: Literal["grpo", "ppo"] = "grpo"
     warm_start: WarmStartConfig = WarmStartConfig()
-    tasks: int = 512
+    tasks: int = 384
     overrides: tuple[str, ...] = ()
     evaluation: EvaluationPlan = EvaluationPlan()
 
