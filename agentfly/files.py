@@ -83,6 +83,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 raise ConfigError(f"{path}, line {number} is damaged ({fault}): remove the line") from fault
 
 
+def check_replaceable(folder: Path, marker: str, kind: str) -> None:
+    """What may be replaced by something new: nothing, an empty folder, or one that holds a marker.
+
+    Args:
+        folder: that is to be written.
+        marker: name of a file that every folder of its kind has.
+        kind: what it is, for the message: "policy folder".
+
+    Raises:
+        ConfigError: it is something else, which nobody asked to lose.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
+        raise ConfigError(f"{folder} is there and is no {kind}: give another --out")
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a file so that nobody ever sees half of it; returns its path."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")

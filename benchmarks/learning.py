@@ -33,10 +33,10 @@ from agentfly.training.phase import run_phase
 from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.prepare import prepare
 from agentfly.training.rows import write_rows
-from agentfly.training.warm_start import WarmStartConfig, warm_start
+from agentfly.training.warm_start import WarmStartConfig, is_warm_start, warm_start
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
-# A critic has some hundred returns a step to learn from, and starts at zero: it takes four small steps on each batch
+# A critic has some sixty returns a step to learn from, and starts at zero: it takes four small steps on each batch
 # twice, and the policy waits until it has seen two batches.
 CRITIC = ("trainer.critic_warmup=3", "critic.optim.lr=1e-3", "critic.ppo_epochs=2", "critic.cliprange_value=10")
 ARMS: Mapping[str, tuple[str, ...]] = {
@@ -145,9 +145,10 @@ class Laboratory:
         if self._given is not None:
             return self._given.absolute()
         folder = self._out / f"warm_start-{seed}"
-        if not (folder / "agentfly.json").exists():  # the last that is written
+        config = WarmStartConfig(seed=seed)
+        if not is_warm_start(folder, config):
             tell(f"warm start of seed {seed}")
-            arguments = {"config": WarmStartConfig(seed=seed), "folder": folder}
+            arguments = {"config": config, "folder": folder}
             run_phase(warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log", timeout=3600)
         return folder
 

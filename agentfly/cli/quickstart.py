@@ -21,7 +21,7 @@ def quickstart(
     algorithm: Annotated[Algorithm, typer.Option(envvar="ALGORITHM", help="How advantages are estimated.")] = (
         Algorithm.grpo
     ),
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/quickstart"),
 ) -> None:
     """Warm-start a tiny policy, train it with verl on vLLM rollouts, and report what it learned. No GPU needed."""
     from agentfly.training.quickstart import QuickstartConfig, run_quickstart

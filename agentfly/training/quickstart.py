@@ -32,6 +32,7 @@ from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import TrainingError
 from agentfly.evaluation.chains import Evaluation, paired_difference
 from agentfly.evaluators.estimates import SUCCESS, estimate
+from agentfly.files import check_replaceable, write_text
 from agentfly.training.checkpoints import export_policy
 from agentfly.training.compose import CONFIG_DIR, to_override
 from agentfly.training.launch import Launch, TrainingOutcome, launch
@@ -41,11 +42,13 @@ from agentfly.training.prepare import prepare
 from agentfly.training.progress import LineReader
 from agentfly.training.quickstart_report import write_run_report
 from agentfly.training.rows import write_rows
-from agentfly.training.warm_start import WarmStartConfig, warm_start
+from agentfly.training.warm_start import WarmStartConfig, is_warm_start, warm_start
 from agentfly.viewer import StepRecord
 
 ESTIMATORS = {"grpo": "grpo", "ppo": "gae"}
 QUICKSTART = CONFIG_DIR / "stickers.yaml"
+RECORD = "quickstart.json"  # settings of the run, written first; only a folder that has it is replaced
+WARM_START = "warm_start"
 VERSIONS = ("agentfly-rl", "torch", "transformers", "verl", "vllm", "ray")
 DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
@@ -55,7 +58,7 @@ class QuickstartConfig(BaseModel):
     """A quickstart run.
 
     Attributes:
-        out: folder of the run; an earlier run there is replaced.
+        out: folder of the run; an earlier run there is replaced, except its warm start if that would be made again.
         seed: of data, weights and sampling.
         algorithm: "grpo" or "ppo" (with critic).
         tasks: training tasks in the file.
@@ -78,6 +81,7 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
     """Run everything and return the summary, which is also in `summary.json`.
 
     Raises:
+        ConfigError: `out` holds something else than a run.
         TrainingError: a part failed; the message names it and its log.
     """
     run = _Quickstart(config, console or Console())
@@ -104,8 +108,8 @@ class _Quickstart:
 
     def run(self) -> dict[str, Any]:
         config, out = self._config, self._out
-        shutil.rmtree(out, ignore_errors=True)
-        (out / "logs").mkdir(parents=True)
+        warm = config.warm_start.model_copy(update={"seed": config.seed})
+        self._make_room(warm)
         self._console.print(f"logs: {out / 'logs'}", highlight=False)
         columns = (
             TextColumn("{task.description:<28}"),
@@ -116,14 +120,16 @@ class _Quickstart:
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self._console) as progress:
-            warm = config.warm_start.model_copy(update={"seed": config.seed})
-            self._phase(progress, "warm start", warm_start, {"config": warm, "folder": out / "warm_start"})
+            if is_warm_start(out / WARM_START, warm):
+                progress.console.print(f"warm start: as before, from {out / WARM_START}", highlight=False)
+            else:
+                self._phase(progress, "warm start", warm_start, {"config": warm, "folder": out / WARM_START})
             self._evaluate(progress, "warm_start")
             data = {"folder": out / "data", "count": config.tasks, "seed": config.seed}
             self._phase(progress, "data", write_training_data, data)
             outcome = self._train(progress)
             export_policy(self._require(outcome), out / "policy")
-            AgentCard.read(str(out / "warm_start")).write(out / "policy")
+            AgentCard.read(str(out / WARM_START)).write(out / "policy")
             self._evaluate(progress, "trained")
         summary = self._summary(outcome)
         text = json.dumps(summary, indent=2, ensure_ascii=False)
@@ -131,6 +137,20 @@ class _Quickstart:
         write_run_report(out, summary, self._records, config.evaluation)
         self._tell(summary)
         return summary
+
+    def _make_room(self, warm: WarmStartConfig) -> None:
+        """Remove an earlier run, except a warm start that would be made again: it takes half the time of a run."""
+        check_replaceable(self._out, RECORD, "run of the quickstart")
+        kept = {RECORD, *([WARM_START] if is_warm_start(self._out / WARM_START, warm) else [])}
+        for path in self._out.iterdir() if self._out.is_dir() else ():
+            if path.name in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        (self._out / "logs").mkdir(parents=True)
+        write_text(self._out / RECORD, self._config.model_dump_json(indent=2) + "\n")
 
     def _phase(
         self, progress: Progress, name: str, function: Any, arguments: dict[str, Any], timeout: float = 1800
@@ -184,7 +204,7 @@ class _Quickstart:
     def _prepare(self) -> Launch:
         config, out = self._config, self._out
         values = {
-            "agentfly.model": out / "warm_start",
+            "agentfly.model": out / WARM_START,
             "agentfly.out": out / "training",
             "agentfly.seed": config.seed,
             "agentfly.data.train": out / "data" / "train.parquet",

@@ -12,10 +12,12 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from agentfly import __version__
 from agentfly.agents import ImageEditingAgent, Trajectory
 from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import StickerWorld, vocabulary
+from agentfly.files import write_text
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.templates import ChatCodec
@@ -23,6 +25,8 @@ from agentfly.training.demonstrations import DemonstrationMix, play, seeing
 from agentfly.training.phase import OnProgress
 from agentfly.training.policy import PolicySize, build_policy
 from agentfly.training.sft import Example, SFTConfig, make_example, train
+
+RECORD = "warm_start.json"  # beside the weights, written last: the settings that they were made with
 
 
 class WarmStartConfig(BaseModel):
@@ -64,6 +68,7 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
         The folder.
     """
     tell = on_progress or (lambda phase, done, total: None)
+    (folder / RECORD).unlink(missing_ok=True)
     world, store = StickerWorld(), ImageStore(max_bytes=2**30)
     turn = [family for family, count in config.families.items() for _ in range(count)]
     tasks = [
@@ -79,7 +84,20 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     sft = config.sft.model_copy(update={"seed": config.seed})
     train(folder, examples, sft, on_step=lambda step, loss: tell("supervised", step, sft.steps))
     config.card.write(folder)
+    write_text(folder / RECORD, _record(config))
     return folder
+
+
+def is_warm_start(folder: Path, config: WarmStartConfig) -> bool:
+    """Whether a folder holds the finished warm start of these settings, made by this version."""
+    try:
+        return (folder / RECORD).read_text(encoding="utf-8") == _record(config)
+    except OSError:
+        return False
+
+
+def _record(config: WarmStartConfig) -> str:
+    return json.dumps({"agentfly": __version__, **config.model_dump(mode="json")}, indent=2) + "\n"
 
 
 def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:

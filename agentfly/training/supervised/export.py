@@ -17,6 +17,7 @@ import yaml
 
 from agentfly.agents.card import FILE_NAME, AgentCard
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
+from agentfly.files import check_replaceable
 from agentfly.training.checkpoints import export_policy, newest_checkpoint, step_of
 from agentfly.training.settings import TrainSettings
 from agentfly.training.supervised.lora import (
@@ -106,8 +107,7 @@ def export(request: ExportRequest) -> Path:
 
 def _check_out(request: ExportRequest) -> None:
     out = request.out
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / FILE_NAME).is_file())):
-        raise ConfigError(f"{out} is there and is no policy folder: give another --out")
+    check_replaceable(out, FILE_NAME, "policy folder")
     if out.resolve() == request.source.resolve() or out.resolve() in request.source.resolve().parents:
         raise ConfigError(f"--out {out} would replace the run itself: give another folder")
 
