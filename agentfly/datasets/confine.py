@@ -14,6 +14,7 @@ from PIL import Image
 from agentfly.errors import DatasetError
 from agentfly.images import ImageSource
 
+_TRUST = "set allow_outside=True if you trust this data set, on the command line --set allow_outside=true"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
 
 
@@ -51,14 +52,13 @@ class PictureFolder:
         if _URL.match(name):
             if self.allow_outside:
                 return name
-            raise DatasetError("a picture is named by URL: set allow_outside=True if you trust this data set")
+            raise DatasetError(f"a picture is named by URL: {_TRUST}")
         if self.folder is None:
             raise DatasetError(f"a picture is named by path ({name!r}) where its bytes belong")
         folder = self.folder.resolve()
         path = (folder / name).resolve()
         if not self.allow_outside and not path.is_relative_to(folder):
             raise DatasetError(
-                f"picture {name!r} lies outside the data set's own folder: move it there, or set allow_outside=True "
-                "if you trust this data set"
+                f"picture {name!r} lies outside the data set's own folder: move it there, or {_TRUST}"
             )
         return path

@@ -51,6 +51,7 @@ def local_rows(path: Path, split: str | None, options: LocalOptions) -> Iterator
     Raises:
         DatasetError: there is no such file, or no data set in it.
     """
+    path = path.absolute()  # what a folder holds is found again from anywhere
     if path.is_dir():
         return _folder_rows(path, split, options)
     if path.suffix in _LINES:
@@ -119,8 +120,8 @@ def own_task(row: Mapping[str, Any], default_id: str, pictures: PictureFolder, c
     instruction = row.get(fields["instruction"])
     if not isinstance(instruction, str):
         raise DatasetError(
-            f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Name the column: "
-            "columns={'instruction': NAME}"
+            f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Write one, or name the column that has it: "
+            f"{_named('instruction')}"
         )
     used = set(fields.values())
     extra = {name: value for name, value in row.items() if name not in used and _is_plain(value)}
@@ -142,8 +143,13 @@ def _images(row: Mapping[str, Any], fields: Mapping[str, str]) -> Iterable[Any]:
     images = found if found is not None else row.get(fields["image"])
     images = [images] if not isinstance(images, (list, tuple)) and images is not None else images
     if not images:
-        raise DatasetError(f"lacks a picture; it has {', '.join(row)}. Name the column: columns={{'image': NAME}}")
+        raise DatasetError(f"lacks a picture; it has {', '.join(row)}. Name the column that has it: {_named('image')}")
     return images
+
+
+def _named(field: str) -> str:
+    """How a column is named, in Python and on the command line."""
+    return f"columns={{'{field}': NAME}}, or --set 'columns={{\"{field}\": \"NAME\"}}'"
 
 
 def _metadata(value: Any) -> Mapping[str, Any]:

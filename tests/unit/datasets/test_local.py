@@ -32,6 +32,17 @@ def folder(tmp_path: Path) -> Path:
     return home
 
 
+@pytest.mark.parametrize("split", [None, "home"])
+def test_a_folder_named_from_where_one_stands(folder: Path, split: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "a.txt").write_text("Remove it.")
+    (folder / "sub" / "b.txt").write_text("Darken it.")
+    monkeypatch.chdir(folder.parent)
+    tasks = list(load_tasks("./home" if split is None else Path("."), split=split))
+    assert [task.id for task in tasks] == ["a", "sub/b"]
+    monkeypatch.chdir(folder)
+    assert handle_of(load_image(tasks[0].target)) == handle_of(picture(2))
+
+
 def test_lines_with_all_fields(folder: Path) -> None:
     row = {
         "id": "x",
