@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,10 @@ class LineFile:
         self._lock = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            # The lock goes with the process, however that ends.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
+            _lock(self._file, owner)
+        except ConfigError:
             self.close()
-            raise ConfigError(f"another process writes to {owner}: wait for it, or use another") from fault
+            raise
 
     def mend(self) -> None:
         """Cut off a torn last line."""
@@ -65,6 +65,33 @@ class LineFile:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+
+
+def _lock(file: int, owner: str) -> None:
+    """Take a file's lock, which goes with the process, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        raise ConfigError(f"another process writes to {owner}: wait for it, or use another") from fault
+
+
+@contextmanager
+def held(path: Path, owner: str) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is missing.
+
+    Args:
+        path: its folder is there.
+        owner: what the lock is for, for messages.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _lock(file, owner)
+        yield
+    finally:
+        os.close(file)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:

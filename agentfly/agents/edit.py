@@ -16,6 +16,7 @@ from agentfly.agents.steps import check_steps_path, steps, write_steps
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
 from agentfly.images import file_format
+from agentfly.vision.remote.settings import read_address
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class EditRequest:
         out: where the edited picture goes.
         engine: what works behind the tools, by name; None takes the embedded engines.
         strip: where the steps go, as a strip (.png) or an animation (.gif); None for nowhere.
+        nodes: image servers as `HOST:PORT`; what they do not offer is done by `engine`.
     """
 
     picture: str
@@ -45,6 +47,7 @@ class EditRequest:
     out: Path
     engine: str | None = None
     strip: Path | None = None
+    nodes: tuple[str, ...] = ()
 
 
 async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
@@ -85,6 +88,7 @@ def make_agent(request: EditRequest) -> ImageEditingAgent:
         backend_config=ClientConfig(base_url=request.base_url) if request.base_url else AsyncVLLMConfig(),
         streaming="console",
         engines=request.engine,
+        client_nodes=[read_address(node) for node in request.nodes] or None,
         settings=AgentSettings(
             system_prompt=card.system_prompt,
             limits=RolloutLimits(

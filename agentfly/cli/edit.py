@@ -30,6 +30,9 @@ def edit(
     strip: Annotated[
         Path | None, typer.Option(help="Also write the steps: side by side (.png) or as an animation (.gif).")
     ] = None,
+    nodes: Annotated[
+        list[str] | None, typer.Option(help="Image servers for the tools, host:port.", metavar="NODE...")
+    ] = None,
 ) -> None:
     """Edit a picture with an agent, showing every step."""
     if base_url is None and not Path(model).is_dir() and model.startswith("runs/"):
@@ -42,5 +45,8 @@ def edit(
     # The console belongs to the agent's steps; what an engine says of its start is for those who ask for it.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    request = EditRequest(picture, instruction, model, base_url, template, max_turns, temperature, out, engine, strip)
+    servers = tuple(node for listed in nodes or () for node in listed.split(","))
+    request = EditRequest(
+        picture, instruction, model, base_url, template, max_turns, temperature, out, engine, strip, servers
+    )
     asyncio.run(edit_picture(request, Console()))

@@ -58,7 +58,5 @@ class PictureFolder:
         folder = self.folder.resolve()
         path = (folder / name).resolve()
         if not self.allow_outside and not path.is_relative_to(folder):
-            raise DatasetError(
-                f"picture {name!r} lies outside the data set's own folder: move it there, or {_TRUST}"
-            )
+            raise DatasetError(f"picture {name!r} lies outside the data set's own folder: move it there, or {_TRUST}")
         return path

@@ -11,6 +11,7 @@ from agentfly.errors import ConfigError
 from agentfly.vision.remote import NodeConfig, PoolSettings
 from agentfly.vision.remote.adapters import OPERATIONS
 from agentfly.vision.remote.nodes import Circuit, Node
+from agentfly.vision.remote.transport import probe_nodes
 
 # Less than the check's own limit, so that a silent node has a name.
 _SETTINGS = PoolSettings(probe_seconds=5.0)
@@ -29,26 +30,13 @@ def nodes(examination: Examination) -> Iterator[Finding]:
             well.append(NodeConfig(address_of(address)))
         except ConfigError as fault:
             yield error(str(fault), "write HOST:PORT, or http://HOST:PORT")
-    yield from check_nodes(asyncio.run(probe(well)))
+    yield from check_nodes(asyncio.run(probe_nodes(well, _SETTINGS)))
 
 
 def address_of(node: str) -> str:
     """`host:port` as an address; an address as it is, without `/v1`."""
     url = node if "://" in node else f"http://{node}"
     return url.rstrip("/").removesuffix("/v1")
-
-
-async def probe(configs: Sequence[NodeConfig]) -> list[Node]:
-    """Ask all nodes at once."""
-    from agentfly.vision.remote.transport import Transport
-
-    found = [Node(config, _SETTINGS) for config in configs]
-    transport = Transport(_SETTINGS)
-    try:
-        await asyncio.gather(*(transport.probe(node) for node in found))
-    finally:
-        await transport.close()
-    return found
 
 
 def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:

@@ -129,10 +129,10 @@ def make_run_engines(settings: TrainSettings) -> Engines:
     if not settings.client_nodes:
         return engines
     from agentfly.vision.remote import remote_engines
+    from agentfly.vision.remote.settings import read_address
 
-    nodes = [(host, int(port)) for host, _, port in (node.rpartition(":") for node in settings.client_nodes)]
     return remote_engines(
-        nodes,
+        [read_address(node) for node in settings.client_nodes],
         max_requests_per_minute=settings.max_requests_per_minute,
         # Less than the tool's own limit: the pool knows what is wrong with its servers.
         timeout=0.9 * settings.limits.tool_timeout,

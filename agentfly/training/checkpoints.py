@@ -55,6 +55,12 @@ def export_policy(checkpoint: Path, out_dir: Path) -> Path:
     return partial.rename(out_dir)
 
 
+def save_processor(processor: Any, template: str, folder: Path) -> None:
+    """Write a processor with a chat template, so that what was trained with one is run with it."""
+    processor.chat_template = processor.tokenizer.chat_template = template
+    processor.save_pretrained(folder)
+
+
 def _name_true_dtype(folder: Path) -> None:
     """Make `config.json` name the dtype of the weights.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError
+from agentfly.training.settings import TrainSettings
 
 GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
 
@@ -54,6 +56,34 @@ def check_sizes(config: Any) -> None:
     faults = [told for check in CHECKS if (told := check(config)) is not None]
     if faults:
         raise ConfigError("; ".join(faults))
+
+
+def check_tasks(config: Any, count: int) -> None:
+    """Check that there are tasks for a step: verl leaves out a batch that is not full.
+
+    Raises:
+        ConfigError: there are fewer than a step takes.
+    """
+    size = config.data.train_batch_size
+    if count < size:
+        raise ConfigError(
+            f"agentfly.data.train has {count} tasks, and a step takes data.train_batch_size={size}: lower that and "
+            "actor_rollout_ref.actor.ppo_mini_batch_size, or give more tasks"
+        )
+
+
+def check_model(settings: TrainSettings) -> None:
+    """Check that a policy that is named by path is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    path = Path(settings.model).expanduser()
+    parts = path.parts
+    # The hub's names are OWNER/NAME, and no folder here is called like the owner.
+    is_path = len(parts) > 2 or settings.model.startswith((".", "/", "~")) or (len(parts) == 2 and path.parent.is_dir())
+    if is_path and not path.is_dir():
+        raise ConfigError(f"there is no policy at agentfly.model={settings.model}: give its folder, or its hub name")
 
 
 def _mini_batch(config: Any) -> str | None:

@@ -28,7 +28,7 @@ from agentfly.training.environment import run_environment
 from agentfly.training.janitor import dismiss, hire
 from agentfly.training.process import ProcessFamily
 from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
-from agentfly.training.resume import cut_back, resume_checkpoint
+from agentfly.training.resume import cut_back, only_run, resume_checkpoint
 from agentfly.training.settings import TrainSettings
 from agentfly.training.signals import signals_raise
 from agentfly.training.stacks import FOLDER_VARIABLE
@@ -113,8 +113,16 @@ def launch(
         driver: arguments of the Python interpreter before those of Hydra.
 
     Raises:
+        ConfigError: another process trains in the run's folder.
         TrainingError: the trainer or one of its processes died, or a part took longer than `agentfly.patience` allows.
     """
+    with only_run(what.settings.out):
+        return _launched(what, on_step, on_phase, driver)
+
+
+def _launched(
+    what: Launch, on_step: OnStep | None, on_phase: OnPhase | None, driver: tuple[str, ...]
+) -> TrainingOutcome:
     run = _Run(what, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
     with signals_raise() as shield:
         try:

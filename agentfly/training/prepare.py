@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from agentfly.training.checks import check_model, check_tasks
 from agentfly.training.compose import compose, settings_of, write
 from agentfly.training.launch import Launch
+from agentfly.training.resume import check_same_run, only_run
 from agentfly.training.rows import write_rows
-from agentfly.training.settings import TrainSettings
+from agentfly.training.settings import DataSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from agentfly.datasets import EditTask
 
 VALIDATION_TASKS = 8  # of the training tasks, where no validation tasks are given: verl insists on some
 
@@ -18,14 +23,19 @@ def prepare(recipe: Path, overrides: Sequence[str] = ()) -> Launch:
     """Compose a recipe, write its tasks and its `config.yaml` into the run's folder, and say what to launch.
 
     Raises:
-        ConfigError: the recipe or an override is wrong.
+        ConfigError: the recipe or an override is wrong, or the folder belongs to another run.
         DatasetError: the tasks cannot be read.
     """
     config = compose(recipe, overrides)
     settings = settings_of(config)
-    train, validation = write_tasks(settings)
-    config.data.train_files, config.data.val_files = str(train), str(validation)
-    return launch_of(config, write(config, settings.out / "config.yaml"))
+    check_model(settings)
+    file = settings.out / "config.yaml"
+    with only_run(settings.out):
+        check_same_run(config, settings, file)
+        train, validation = write_tasks(settings)
+        check_tasks(config, count_rows(train))
+        config.data.train_files, config.data.val_files = str(train), str(validation)
+        return launch_of(config, write(config, file))
 
 
 def launch_of(config: Any, file: Path) -> Launch:
@@ -49,23 +59,54 @@ def write_tasks(settings: TrainSettings) -> tuple[Path, Path]:
         DatasetError: a source cannot be read, or has no task.
     """
     data, folder = settings.data, settings.out / "data"
-    train = _written(data.train, data.split, data.limit, folder, "train", settings)
+    train = ready_file(settings) or write_rows(training_tasks(settings), folder, "train")
     if data.validation is None:
         few = min(VALIDATION_TASKS, data.limit or VALIDATION_TASKS)
-        return train, _written(data.train, data.split, few, folder, "validation", settings)
-    return train, _written(
-        data.validation, data.validation_split, data.validation_limit, folder, "validation", settings
+        return train, write_rows(training_tasks(settings, few), folder, "validation")
+    validation = _ready(data.validation, data.validation_split, data.validation_limit, data.validation_options)
+    return train, validation or write_rows(_validation_tasks(data, settings.seed), folder, "validation")
+
+
+def training_tasks(settings: TrainSettings, limit: int | None = None) -> Iterator[EditTask]:
+    """The tasks that are trained on, from their source; `limit` instead of the settings' own."""
+    from agentfly.datasets import load_tasks
+
+    data = settings.data
+    limit = data.limit if limit is None else limit
+    return load_tasks(data.train, split=data.split, limit=limit, seed=settings.seed, **data.options)
+
+
+def _validation_tasks(data: DataSettings, seed: int) -> Iterator[EditTask]:
+    from agentfly.datasets import load_tasks
+
+    assert data.validation is not None
+    return load_tasks(
+        data.validation,
+        split=data.validation_split,
+        limit=data.validation_limit,
+        seed=seed,
+        **data.validation_options,
     )
 
 
-def _written(
-    source: str, split: str | None, limit: int | None, folder: Path, name: str, settings: TrainSettings
-) -> Path:
-    if is_row_file(source):
+def _ready(source: str, split: str | None, limit: int | None, options: Mapping[str, Any]) -> Path | None:
+    """A file that verl reads as it is; None where tasks must be chosen or read in another way."""
+    if split is None and limit is None and not options and is_row_file(source):
         return Path(source).absolute()
-    from agentfly.datasets import load_tasks
+    return None
 
-    return write_rows(load_tasks(source, split=split, limit=limit, seed=settings.seed), folder, name)
+
+def ready_file(settings: TrainSettings) -> Path | None:
+    """The file of training tasks that was converted before and is used as it is, if there is one."""
+    data = settings.data
+    return _ready(data.train, data.split, data.limit, data.options)
+
+
+def count_rows(file: Path) -> int:
+    """Rows of a parquet file, from its footer."""
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(file).num_rows)
 
 
 def is_row_file(source: str) -> bool:

@@ -10,15 +10,76 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from agentfly.errors import ConfigError
+from agentfly.files import held
 from agentfly.training.checkpoints import newest_checkpoint, step_of
+from agentfly.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
 TRACKER = "latest_checkpointed_iteration.txt"
 # How the lines of both logs begin; parsing those of a long run as a whole would take minutes.
 _HEAD = re.compile(rb'\{"step": (-?\d+)(, "validate": true)?')
+
+
+# What a checkpoint belongs to. Steps, rates and limits may be others when a run goes on.
+_SAME = (
+    "agentfly.model",
+    "agentfly.template",
+    "agentfly.data",
+    "algorithm.adv_estimator",
+    "actor_rollout_ref.model.lora_rank",
+    "data.train_batch_size",
+)
+
+
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Be the only one that works in the folder of a run, which is made where it is missing.
+
+    Raises:
+        ConfigError: another process does.
+    """
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    with held(out / "logs" / "lock", f"agentfly.out={out}"):
+        yield
+
+
+def check_same_run(config: Any, settings: TrainSettings, file: Path) -> None:
+    """Check that checkpoints which a run would go on from are its own.
+
+    Args:
+        config: of the run that is to start.
+        settings: its node `agentfly`.
+        file: the configuration that the folder's run was started with, if there was one.
+
+    Raises:
+        ConfigError: they are of a run with another model, other data, or another algorithm.
+    """
+    from omegaconf import OmegaConf
+
+    goes_on = config.trainer.resume_mode == "auto" and newest_checkpoint(settings.checkpoint_dir) is not None
+    if not goes_on or not file.is_file():
+        return
+    before, now = OmegaConf.load(file), config
+    for key in _SAME:
+        was, wanted = (_plain(OmegaConf.select(source, key)) for source in (before, now))
+        if was != wanted:
+            raise ConfigError(
+                f"agentfly.out={settings.out} holds a run with {key}={was}, not {wanted}: give another agentfly.out, "
+                "or trainer.resume_mode=disable to start afresh"
+            )
+
+
+def _plain(value: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def resume_checkpoint(checkpoint_dir: Path, named: Path | None = None) -> Path | None:

@@ -15,11 +15,13 @@ from typing_extensions import Self
 
 from agentfly.agents import RolloutLimits
 from agentfly.agents.card import AgentCard
+from agentfly.errors import ConfigError
 from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.audit import AuditSettings
 from agentfly.evaluators.batching import GuardSettings
 from agentfly.evaluators.credit import Placement
 from agentfly.settings import Settings
+from agentfly.vision.remote.settings import read_address
 
 
 class DataSettings(Settings):
@@ -30,6 +32,7 @@ class DataSettings(Settings):
         validation: the same, for tasks that are not trained on; the first few training tasks when None.
         split, validation_split: of data sets that have several.
         limit, validation_limit: tasks at most; None for all.
+        options, validation_options: of the source, such as `{columns: {instruction: prompt}}`.
     """
 
     train: str
@@ -38,6 +41,8 @@ class DataSettings(Settings):
     validation_split: str | None = None
     limit: int | None = Field(None, ge=1)
     validation_limit: int | None = Field(None, ge=1)
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    validation_options: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class LimitSettings(Settings):
@@ -147,9 +152,10 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _nodes_have_ports(self) -> Self:
         for node in self.client_nodes:
-            host, _, port = node.rpartition(":")
-            if not host or not port.isdigit():
-                raise ValueError(f"client_nodes: {node!r} is no host:port, such as localhost:8000")
+            try:
+                read_address(node)
+            except ConfigError as fault:
+                raise ValueError(f"client_nodes: {fault}") from fault
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,8 @@ from agentfly.training.environment import run_environment
 from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.plan import plan_of
 from agentfly.training.prepare import prepare
+from agentfly.training.resume import check_same_run
+from agentfly.training.servers import require_servers
 from agentfly.training.waits import blame
 
 CHECK_SECONDS = 180.0
@@ -42,10 +44,12 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     Raises:
         ConfigError: the recipe or an override is wrong.
         DatasetError: the tasks cannot be read.
-        TrainingError: the run could not start, stalled, or ended badly.
+        TrainingError: no image server answers, or the run could not start, stalled, or ended badly.
     """
     what = prepare(recipe, overrides)
     out = what.settings.out
+    for server in require_servers(what.settings):
+        console.print(f"image server {server} does not answer; the others do its work", highlight=False)
     console.print(f"logs: {out / 'logs'}", highlight=False)
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
@@ -70,6 +74,7 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     """
     config = compose(recipe, overrides)
     settings = settings_of(config)
+    check_same_run(config, settings, settings.out / "config.yaml")
     for line in plan_of(config, settings).lines():
         console.print(escape(line), highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="agentfly-") as folder:

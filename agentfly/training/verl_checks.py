@@ -1,7 +1,8 @@
-"""The checks of a configuration that need verl and the policy itself: verl's own, the chat template, prompt lengths."""
+"""The checks of a configuration that need verl, the policy or the tasks; all that a run would find out much later."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -9,12 +10,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets import EditTask, load_tasks
-from agentfly.errors import AgentFlyError, ConfigError, unknown_name
+from agentfly.agents import ImageEditingAgent, edit_sample
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.datasets import EditTask
+from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError, unknown_name
+from agentfly.evaluators import (
+    Evaluator,
+    ReferenceEvaluator,
+    StructuralEvaluator,
+    health_settings,
+    make_evaluator,
+)
+from agentfly.images import ImageStore, ImageView, load_image
+from agentfly.templates import load_template
+from agentfly.training.checks import check_model, check_tasks
 from agentfly.training.compose import settings_of
-from agentfly.training.prepare import is_row_file
+from agentfly.training.prepare import count_rows, ready_file, training_tasks
 from agentfly.training.rows import read_task
+from agentfly.training.servers import silent_servers
 from agentfly.training.settings import TrainSettings
+from agentfly.vision.factory import make_engines
 
 TASKS = 16  # whose prompts are measured
 
@@ -63,11 +78,59 @@ def _names(config: Any) -> str:
     return f"{estimator} with the {loss} loss"
 
 
+def _agent(config: Any) -> str:
+    """What the node `agentfly` names is there: evaluators, engines, tools, chat template, health metrics."""
+    settings = settings_of(config)
+    make_evaluator(settings.evaluator)
+    if settings.audit is not None:
+        make_evaluator(settings.audit.evaluator)
+    health_settings(settings.health)
+    if settings.template is not None:
+        load_template(settings.template)
+    agent = ImageEditingAgent("check", backend=ScriptedBackend([]), engines=make_engines(settings.engines))
+    tools = agent.toolset(ImageView(ImageStore()))
+    chosen = tools if settings.tools is None else tools.only(settings.tools)
+    return f"tools {', '.join(tool.name for tool in chosen)}"
+
+
+def _servers(config: Any) -> str:
+    """Image servers answer. Those that do not may yet be started: the plan says so, and the run insists."""
+    settings = settings_of(config)
+    silent = silent_servers(settings)
+    if not settings.client_nodes:
+        return "no image servers"
+    return f"no answer yet from image server {', '.join(silent)}" if silent else "all image servers answer"
+
+
+def _tasks(config: Any) -> str:
+    """There are tasks for a step, and the evaluator can score them."""
+    settings = settings_of(config)
+    tasks, count = _first(settings, config.data.train_batch_size)
+    check_tasks(config, count)
+    evaluator = make_evaluator(settings.evaluator)
+    if not isinstance(evaluator, ReferenceEvaluator | StructuralEvaluator):
+        return "tasks can be read"  # whom else it asks, and for what price, is not a matter of a check
+    asyncio.run(_score(evaluator, tasks))
+    return "tasks can be read and scored"
+
+
+async def _score(evaluator: Evaluator, tasks: list[EditTask]) -> None:
+    for task in tasks:
+        try:
+            await evaluator.evaluate(edit_sample(task, load_image(task.images[0])))
+        except EvaluatorError as fault:
+            raise ConfigError(f"task {task.id!r} cannot be scored: {fault}") from fault
+
+
 def _prompts(config: Any) -> str:
     """The first prompts, tools and pictures included, fit in `data.max_prompt_length`."""
     settings = settings_of(config)
+    check_model(settings)
     if not Path(settings.model).is_dir():
-        return f"{settings.model} is not on this machine: its prompts were not measured"
+        return (
+            f"{settings.model} is not on this machine, so its prompts were not measured: download it "
+            f"(hf download {settings.model} --local-dir FOLDER), and give agentfly.model=FOLDER"
+        )
     from transformers import AutoProcessor
 
     from agentfly.training.agent_loop import Shared, VerlBackend, new_chain
@@ -75,7 +138,7 @@ def _prompts(config: Any) -> str:
     common = Shared.of(config, AutoProcessor.from_pretrained(settings.model))
     backend = VerlBackend(None, common.codec, {})
     limit, longest = int(config.data.max_prompt_length), 0
-    for task in _tasks(settings):
+    for task in _first(settings, 0)[0]:
         chain = new_chain(common, backend, task, task.id, 0)
         messages, store = chain.trajectory.messages, chain.view.store
         length = len(common.codec.prompt_ids(messages, chain.tools.schemas(), store.get))
@@ -88,14 +151,17 @@ def _prompts(config: Any) -> str:
     return f"prompts have {longest} of {limit} tokens at most"
 
 
-def _tasks(settings: TrainSettings) -> list[EditTask]:
-    data = settings.data
-    if is_row_file(data.train):
+def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
+    """The first tasks, and how many there are; no more than `size` are counted where that means to read them."""
+    ready = ready_file(settings)
+    if ready is not None:
         import pyarrow.parquet
 
-        rows = pyarrow.parquet.read_table(data.train, columns=["extra_info"]).slice(0, TASKS).to_pylist()
-        return [read_task(row["extra_info"]) for row in rows]
-    return list(islice(load_tasks(data.train, split=data.split, limit=data.limit, seed=settings.seed), TASKS))
+        rows = pyarrow.parquet.read_table(ready, columns=["extra_info"]).slice(0, TASKS).to_pylist()
+        return [read_task(row["extra_info"]) for row in rows], count_rows(ready)
+    tasks = training_tasks(settings)
+    first = list(islice(tasks, TASKS))
+    return first, len(first) + sum(1 for _ in islice(tasks, max(0, size - len(first))))
 
 
-CHECKS: tuple[Callable[[Any], str], ...] = (accept, _names, _prompts)
+CHECKS: tuple[Callable[[Any], str], ...] = (accept, _names, _agent, _servers, _tasks, _prompts)

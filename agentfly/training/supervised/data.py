@@ -118,7 +118,9 @@ def _fitting(samples: list[Sample], limit: int, counts: Counter[str]) -> list[Sa
 
 def _hint(counts: Counter[str]) -> str:
     hints = {
-        "without their pictures": "; name the folder of the pictures with data.pictures",
+        "without their pictures": (
+            "; name their folder with data.pictures; `agentfly train` keeps them with agentfly.pictures=true"
+        ),
         "too long": "; raise data.max_length",
         "below the minimum score": "; lower data.min_score, or score them first with `agentfly replay`",
     }

@@ -18,7 +18,8 @@ import yaml
 from agentfly.agents.card import FILE_NAME, AgentCard
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
 from agentfly.files import check_replaceable
-from agentfly.training.checkpoints import export_policy, newest_checkpoint, step_of
+from agentfly.templates import load_template
+from agentfly.training.checkpoints import export_policy, newest_checkpoint, save_processor, step_of
 from agentfly.training.settings import TrainSettings
 from agentfly.training.supervised.lora import (
     ADAPTER_CONFIG,
@@ -166,6 +167,11 @@ def _reinforced(request: ExportRequest, out: Path) -> CardFacts:
     node = config.get("agentfly") or {}
     base = request.base_model or str(node.get("model", ""))
     export_policy(checkpoint, out)
+    if node.get("template"):
+        from transformers import AutoProcessor
+
+        # verl saves the processor as it came; the run put its own template in place of its.
+        save_processor(AutoProcessor.from_pretrained(out), load_template(str(node["template"])), out)
     kept = _settle_adapters(checkpoint, out, base, keep=request.adapter)
     scores = next((folder / _SUMMARY for folder in around if (folder / _SUMMARY).is_file()), None)
     return CardFacts(

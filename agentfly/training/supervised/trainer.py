@@ -18,6 +18,7 @@ from PIL import Image
 from agentfly.agents.card import AgentCard
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.templates import ChatCodec
+from agentfly.training.checkpoints import save_processor
 from agentfly.training.supervised.batches import Collator
 from agentfly.training.supervised.config import SupervisedConfig, TrainingConfig
 from agentfly.training.supervised.data import Prepared, prepare
@@ -168,10 +169,7 @@ def _finish(plan: Plan, folder: RunFolder, loop: Loop) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     model = loop.model.to(torch.bfloat16) if loop.autocast and name == POLICY else loop.model
     model.save_pretrained(partial)
-    processor = plan.codec.processor
-    # What was trained with one template is run with it.
-    processor.chat_template = processor.tokenizer.chat_template = plan.codec.template
-    processor.save_pretrained(partial)
+    save_processor(plan.codec.processor, plan.codec.template, partial)
     plan.card.write(partial)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)

@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from agentfly.errors import AgentFlyError, ConfigError, ToolError
+from agentfly.errors import AgentFlyError, ToolError
 from agentfly.vision.base import EditParams, Engines, InpaintParams
 from agentfly.vision.remote.adapters import OPERATIONS
 from agentfly.vision.remote.engines import RemoteEngines, remote_engines
+from agentfly.vision.remote.settings import read_address
 from agentfly.vision.remote.statistics import PoolStatistics, quantile
 
 
@@ -125,18 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {fault}")
     _show(report, statistics, as_json=parsed.json)
     sys.exit(0 if report.answered == load.requests else 1)
-
-
-def read_address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`.
-
-    Raises:
-        ConfigError: of another form.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000")
-    return host.strip("[]"), int(port)
 
 
 async def _run(engines: RemoteEngines, load: Load) -> tuple[Report, PoolStatistics]:

@@ -11,6 +11,18 @@ from agentfly.errors import ConfigError, unknown_name
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
 
 
+def read_address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`.
+
+    Raises:
+        ConfigError: of another form.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000")
+    return host.strip("[]"), int(port)
+
+
 @dataclass(frozen=True)
 class NodeConfig:
     """Where a server is and how to speak to it.

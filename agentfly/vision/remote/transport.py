@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import httpx
@@ -15,7 +15,7 @@ from agentfly.errors import ConfigError
 from agentfly.vision.remote.adapters import OPERATIONS, BadReply, Call, adapter_of
 from agentfly.vision.remote.faults import Busy, CannotDo, Failed, Refused
 from agentfly.vision.remote.nodes import Node
-from agentfly.vision.remote.settings import PoolSettings
+from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +146,17 @@ def _listed(item: dict[str, Any], name: str) -> list[Any]:
     if not isinstance(value, list):
         raise BadReply(f"its /v1/models has no list of {name}")
     return value
+
+
+async def probe_nodes(configs: Sequence[NodeConfig], settings: PoolSettings) -> list[Node]:
+    """Ask servers once, all at the same time, whether they are well and what they offer."""
+    found = [Node(config, settings) for config in configs]
+    transport = Transport(settings)
+    try:
+        await asyncio.gather(*(transport.probe(node) for node in found))
+    finally:
+        await transport.close()
+    return found
 
 
 def _check(node: Node, response: httpx.Response) -> None:

@@ -116,7 +116,7 @@ def test_what_follows_from_other_values_is_filled_in(recipe: Path, tmp_path: Pat
         ("agentfly.limits.max_turn=4", r"limits.*'max_turn'\. Did you mean 'max_turns'"),
         ("device=tpu", "device/tpu"),
         ("trainer.nnodes=", r"trainer\.nnodes must be a whole number of 1 or more, not ''"),
-        ("agentfly.client_nodes=[localhost]", "'localhost' is no host:port"),
+        ("agentfly.client_nodes=[localhost]", "'localhost' is not HOST:PORT"),
     ],
 )
 def test_a_wrong_override_is_named(recipe: Path, override: str, message: str) -> None:

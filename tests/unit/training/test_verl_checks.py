@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -56,7 +57,7 @@ class Checked:
 
         changed = self._config.copy()
         for key, value in changes.items():
-            OmegaConf.update(changed, key.replace("__", "."), value)
+            OmegaConf.update(changed, key.replace("__", "."), value, force_add=True)
         main(write(changed, self._folder / "config.yaml"))
         line = self._capsys.readouterr().out.strip().splitlines()[-1]
         return dict(json.loads(line))
@@ -70,7 +71,8 @@ def checked(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path: Path) -> None:
     told = checked()
     assert told["fault"] is None
-    assert told["told"].startswith("verl accepts the configuration; grpo with the vanilla loss; prompts have ")
+    assert told["told"].startswith("verl accepts the configuration; grpo with the vanilla loss; tools detect_objects, ")
+    assert "; no image servers; tasks can be read and scored; prompts have " in told["told"]
     longest = int(told["told"].split("prompts have ")[1].split()[0])
     assert 20 < longest <= 64
     # The limit is exact: the longest prompt fits, one token less does not.
@@ -110,4 +112,36 @@ def test_our_own_estimator_is_known(checked: Checked) -> None:
 def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
     told = checked(agentfly__model="Qwen/Qwen2.5-VL-3B-Instruct")
     assert told["fault"] is None
-    assert "Qwen/Qwen2.5-VL-3B-Instruct is not on this machine: its prompts were not measured" in told["told"]
+    assert "Qwen/Qwen2.5-VL-3B-Instruct is not on this machine, so its prompts were not measured" in told["told"]
+    assert "give agentfly.model=FOLDER" in told["told"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"agentfly__evaluator": "referense"}, "unknown evaluator 'referense'. Did you mean 'reference'"),
+        ({"agentfly__audit": {"evaluator": "structurl"}}, "unknown evaluator 'structurl'. Did you mean 'structural'"),
+        ({"agentfly__engines": "modles"}, "unknown engines 'modles'. Did you mean 'models'"),
+        ({"agentfly__template": "compact-tol"}, "unknown template 'compact-tol'. Did you mean 'compact-tool'"),
+        ({"agentfly__tools": ["detect_object"]}, "unknown tool 'detect_object'. Did you mean 'detect_objects'"),
+        ({"agentfly__health": {"tool_cals": None}}, "unknown health metric 'tool_cals'. Did you mean 'tool_calls'"),
+        ({"agentfly__data__train": "nothere.jsonl"}, "there is no file or folder nothere.jsonl"),
+        ({"data__train_batch_size": 8}, "has 4 tasks, and a step takes data.train_batch_size=8: lower that and"),
+        ({"agentfly__model": "runs/nowhere/policy"}, "there is no policy at agentfly.model=runs/nowhere/policy"),
+    ],
+)
+def test_what_a_run_would_find_out_late_is_told(checked: Checked, changes: dict[str, Any], fault: str) -> None:
+    assert fault in (checked(**changes)["fault"] or "")
+
+
+def test_tasks_without_what_the_evaluator_needs_are_told(checked: Checked, tmp_path: Path) -> None:
+    tasks = [dataclasses.replace(StickerWorld().task(index, "train"), target=None) for index in range(3)]
+    rows = write_rows(tasks, tmp_path, "rows")
+    fault = checked(agentfly__data__train=str(rows))["fault"]
+    assert "cannot be scored: the reference evaluator needs the target and the mask" in fault
+
+
+def test_image_servers_that_are_silent_are_told(checked: Checked) -> None:
+    told = checked(agentfly__client_nodes=["localhost:9"])
+    assert told["fault"] is None
+    assert "no answer yet from image server localhost:9" in told["told"]

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from agentfly.errors import ConfigError
-from agentfly.vision.remote.load_test import main, make_picture, read_address
+from agentfly.vision.remote.load_test import main, make_picture
+from agentfly.vision.remote.settings import read_address
 from tests.unit.vision.fake_node import FakeNode, says, status
 
 

@@ -139,6 +139,20 @@ def test_a_run_of_verl_is_exported_with_its_card(small_policy: Path, tmp_path: P
     assert str(small_policy) not in text
 
 
+def test_the_template_of_a_run_goes_with_its_policy(small_policy: Path, tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    from agentfly.templates import load_template
+
+    run, name = verl_run(small_policy, tmp_path / "run"), "qwen2.5-vl-system-tool"
+    assert AutoProcessor.from_pretrained(small_policy).chat_template != load_template(name)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["agentfly"]["template"] = name
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    processor = AutoProcessor.from_pretrained(export(ExportRequest(run, tmp_path / "out")))
+    assert processor.chat_template == processor.tokenizer.chat_template == load_template(name)
+
+
 def peft_weights(policy: Path) -> tuple[Any, dict[str, Any]]:
     """A model with adapters that do something, and its weights under the names with which verl saves them."""
     import peft
