@@ -82,7 +82,6 @@ def overrides(world: Path, out: Path, **more: Any) -> list[str]:
         "actor_rollout_ref.actor.optim.lr": 1e-4,
         "trainer.total_training_steps": STEPS,
         "trainer.save_freq": 1,
-        "trainer.resume_mode": "auto",
         **more,
     }
     return [to_override(key, value) for key, value in values.items()]

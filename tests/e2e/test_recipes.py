@@ -77,7 +77,7 @@ def test_the_recipe_of_the_page_composes(tmp_path: Path) -> None:
     assert found is not None
     (tmp_path / "mine.yaml").write_text(found[1], encoding="utf-8")
     config = compose(tmp_path / "mine.yaml")
-    assert config.agentfly.client_nodes == ["localhost:8000", "localhost:8001"]
+    assert config.agentfly.client_nodes == ["localhost:8000", "localhost:8001", "localhost:8002"]
     assert config.trainer.n_gpus_per_node == 8
 
 
