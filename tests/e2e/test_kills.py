@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def overrides(world: Path, out: Path, **more: Any) -> list[str]:
         "agentfly.model": world / "policy",
         "agentfly.out": out,
         "agentfly.seed": SEED,
+        "agentfly.threads": 1,
         "agentfly.data.train": world / "data" / "train.parquet",
         "agentfly.limits.tool_timeout": 5,
         "data.train_batch_size": PROMPTS,
@@ -169,21 +171,84 @@ class Murder:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path) -> Iterator[Future[Path]]:
-    """A run that nobody touches, beside the other one."""
+def beside() -> Iterator[ThreadPoolExecutor]:
+    """What runs beside the disturbed run, one after the other."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, beside: ThreadPoolExecutor) -> Future[Path]:
+    """A run that nobody touches."""
     out = world / "undisturbed"
 
     def run() -> Path:
         launch(prepare(RECIPE, overrides(world, out)))
         return out
 
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(run)
+    return beside.submit(run)
+
+
+@contextmanager
+def trained_by_command(world: Path, out: Path) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """`agentfly train` with an image server, each a process of its own: training, server."""
+    line = "python -m agentfly.cli serve-images --model-type classical --workers 1"
+    with command(line) as (server, url):
+        flags = overrides(
+            world, out, **{"agentfly.client_nodes": [url.removeprefix("http://")], "trainer.total_training_steps": 50}
+        )
+        training = subprocess.Popen([sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *flags])
+        try:
+            yield training, server
+        finally:
+            training.terminate()
+            training.wait(60)
 
 
 @pytest.fixture(scope="module")
-def disturbed(world: Path, undisturbed: Future[Path]) -> Path:
-    """The same run, killed three times and resumed; how each death was told is checked here."""
+def bereaved(world: Path, beside: ThreadPoolExecutor, undisturbed: Future[Path]) -> Future[None]:
+    """A run that loses its image server and then its launcher; after the undisturbed one."""
+    return beside.submit(lose_server_and_launcher, world)
+
+
+def lose_server_and_launcher(world: Path) -> None:
+    out = world / "served"
+    with trained_by_command(world, out) as (training, server):
+        wait_for(lambda: training.poll() is not None or steps_of(out), 900)
+        server.kill()
+        hit = max(steps_of(out))
+
+        def met(error: str) -> bool:
+            return any(
+                error in (record.error or "") for chain in chains_of(out).values() for record in chain.tool_records
+            )
+
+        # The policy calls what it likes: not every step needs the server.
+        wait_for(lambda: training.poll() is not None or met("no image server answered"), 300)
+        wait_for(lambda: training.poll() is not None or max(steps_of(out)) >= hit + 2, 300)
+        assert training.poll() is None, "the run ended with its image server"
+        served = {
+            step
+            for (step, _), chain in chains_of(out).items()
+            for record in chain.tool_records
+            if record.engine.startswith("remote")
+        }
+        assert 1 <= min(served) <= max(served) <= hit + 1
+
+        traces = Traces.of(out)
+        training.kill()
+        began = time.monotonic()
+        wait_for(lambda: not traces.left(), 60)
+        print(f"nothing is left {time.monotonic() - began:.1f} s after the launcher was killed")
+        shutil.rmtree(out)
+
+
+@pytest.fixture(scope="module")
+def disturbed(world: Path, undisturbed: Future[Path], bereaved: Future[None]) -> Path:
+    """The same run, killed three times and resumed; how each death was told is checked here.
+
+    The others are asked for because they are started first, and run meanwhile.
+    """
     out, rng = world / "disturbed", random.Random(SEED)
     for title, cause in VICTIMS:
         before = steps_of(out)
@@ -236,49 +301,8 @@ def sampled(chain: Trajectory) -> list[int]:
     return chain.tokens.ids
 
 
-@pytest.fixture
-def trained_by_command(world: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
-    """`agentfly train` with an image server, each a process of its own: folder, training, server."""
-    out = world / "served"
-    line = "python -m agentfly.cli serve-images --model-type classical --workers 1"
-    with command(line) as (server, url):
-        flags = overrides(
-            world, out, **{"agentfly.client_nodes": [url.removeprefix("http://")], "trainer.total_training_steps": 50}
-        )
-        training = subprocess.Popen([sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *flags])
-        try:
-            yield out, training, server
-        finally:
-            training.terminate()
-            training.wait(60)
-
-
 def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(
-    trained_by_command: tuple[Path, subprocess.Popen[bytes], subprocess.Popen[bytes]],
+    disturbed: Path, bereaved: Future[None]
 ) -> None:
-    out, training, server = trained_by_command
-    wait_for(lambda: training.poll() is not None or steps_of(out), 900)
-    server.kill()
-    hit = max(steps_of(out))
-
-    def met(error: str) -> bool:
-        return any(error in (record.error or "") for chain in chains_of(out).values() for record in chain.tool_records)
-
-    # The policy calls what it likes: not every step needs the server.
-    wait_for(lambda: training.poll() is not None or met("no image server answered"), 300)
-    wait_for(lambda: training.poll() is not None or max(steps_of(out)) >= hit + 2, 300)
-    assert training.poll() is None, "the run ended with its image server"
-    served = {
-        step
-        for (step, _), chain in chains_of(out).items()
-        for record in chain.tool_records
-        if record.engine.startswith("remote")
-    }
-    assert 1 <= min(served) <= max(served) <= hit + 1
-
-    traces = Traces.of(out)
-    training.kill()
-    began = time.monotonic()
-    wait_for(lambda: not traces.left(), 60)
-    print(f"nothing is left {time.monotonic() - began:.1f} s after the launcher was killed")
-    shutil.rmtree(out)
+    """What must hold is asserted where it happens."""
+    bereaved.result(timeout=1200)

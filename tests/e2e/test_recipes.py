@@ -36,6 +36,7 @@ SMALL = (
     "agentfly.evaluator=reference",
     "agentfly.limits={max_turns: 3, max_tokens_per_turn: 32, max_images: 6, wall_clock: 120}",
     "agentfly.health={}",
+    "agentfly.threads=1",
     "data.train_batch_size=2",
     "data.max_prompt_length=128",
     "data.max_response_length=192",
