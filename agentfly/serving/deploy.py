@@ -127,7 +127,7 @@ def deploy(settings: DeploySettings, *, launcher: Sequence[str] = VLLM) -> int:
         # vLLM reads this as a number as soon as it is set, and fails on an empty one.
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     with tempfile.TemporaryDirectory(prefix="agentfly-deploy-") as folder:
-        file = _template_file(settings.template, Path(folder))
+        file = _template_file(settings, Path(folder))
         command = [*launcher, *arguments(settings, file, cpu=cpu)]
         timeout = None if "headless" in settings.names() else settings.start_timeout
         return supervise(command, environment, settings.endpoint(), timeout)
@@ -169,11 +169,13 @@ def main(argv: Sequence[str] | None = None, *, launcher: Sequence[str] = VLLM) -
         return 2
 
 
-def _template_file(template: str | None, folder: Path) -> Path | None:
-    if template is None:
-        return None
+def _template_file(settings: DeploySettings, folder: Path) -> Path | None:
+    """The template that was asked for, else the one beside the weights: what it writes tells the parser."""
+    if settings.template is None:
+        own = Path(settings.model).absolute() / "chat_template.jinja"
+        return own if own.is_file() else None
     file = folder / "chat_template.jinja"
-    file.write_text(load_template(template), encoding="utf-8")
+    file.write_text(load_template(settings.template), encoding="utf-8")
     return file
 
 

@@ -236,6 +236,14 @@ def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_cod
     wait_for(lambda: gone(called["worker"]))
 
 
+def test_a_policys_own_template_brings_its_parser(run: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "chat_template.jinja").write_text(load_template("qwen3-vl"))
+    called = run("--model", str(tmp_path / "policy")).called()
+    assert called["template"] == load_template("qwen3-vl")
+    assert pairs(called["arguments"])["--tool-call-parser"] == "hermes"
+
+
 def test_a_server_that_hides_its_models_is_ready_all_the_same(run: Callable[..., Run]) -> None:
     assert "(it does not list its models)" in run().line("ready after")
 
