@@ -71,8 +71,12 @@ def _lock(file: int, owner: str) -> None:
     """Take a file's lock, which goes with the process, however that ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
+    except BlockingIOError as fault:
         raise ConfigError(f"another process writes to {owner}: wait for it, or use another") from fault
+    except OSError as fault:
+        logger.warning(
+            "this file system has no locks (%s): take care that one process alone writes to %s", fault, owner
+        )
 
 
 @contextmanager
@@ -122,7 +126,7 @@ def check_replaceable(folder: Path, marker: str, kind: str) -> None:
         ConfigError: it is something else, which nobody asked to lose.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
-        raise ConfigError(f"{folder} is there and is no {kind}: give another --out")
+        raise ConfigError(f"{folder} is there and is no {kind}: give another --out, or remove it")
 
 
 def write_text(path: Path, text: str) -> Path:

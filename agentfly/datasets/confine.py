@@ -14,7 +14,9 @@ from PIL import Image
 from agentfly.errors import DatasetError
 from agentfly.images import ImageSource
 
-_TRUST = "set allow_outside=True if you trust this data set, on the command line --set allow_outside=true"
+# Where options of a data set are given beside Python.
+PLACES = "--set of `agentfly data`, --data-options of `agentfly eval`, agentfly.data.options of a recipe"
+_TRUST = f"set allow_outside=True if you trust this data set ({PLACES})"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
 
 

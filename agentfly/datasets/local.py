@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets.confine import PictureFolder
+from agentfly.datasets.confine import PLACES, PictureFolder
 from agentfly.datasets.rows import COLUMNS
 from agentfly.datasets.tables import TABLE_SUFFIXES, parse_line, read_lines, read_table, table_columns
 from agentfly.datasets.task import EditTask
@@ -148,8 +148,8 @@ def _images(row: Mapping[str, Any], fields: Mapping[str, str]) -> Iterable[Any]:
 
 
 def _named(field: str) -> str:
-    """How a column is named, in Python and on the command line."""
-    return f"columns={{'{field}': NAME}}, or --set 'columns={{\"{field}\": \"NAME\"}}'"
+    """How a column is named."""
+    return f"columns={{'{field}': NAME}} ({PLACES})"
 
 
 def _metadata(value: Any) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from agentfly.agents.card import FILE_NAME
 from agentfly.agents.llm_backends.vllm_defaults import ANY_DEVICE, CPU, CPU_ENVIRONMENT, is_cpu_build
 from agentfly.errors import AgentFlyError, MissingExtraError
 from agentfly.serving.supervisor import Endpoint, supervise
@@ -170,10 +171,12 @@ def main(argv: Sequence[str] | None = None, *, launcher: Sequence[str] = VLLM) -
 
 
 def _template_file(settings: DeploySettings, folder: Path) -> Path | None:
-    """The template that was asked for, else the one beside the weights: what it writes tells the parser."""
+    """The template that was asked for, else that of a policy of ours, which is known to be one of ours."""
     if settings.template is None:
-        own = Path(settings.model).absolute() / "chat_template.jinja"
-        return own if own.is_file() else None
+        model = Path(settings.model).absolute()
+        own = model / "chat_template.jinja"
+        ours = own.is_file() and (model / FILE_NAME).is_file() and "chat-template" not in settings.names()
+        return own if ours else None
     file = folder / "chat_template.jinja"
     file.write_text(load_template(settings.template), encoding="utf-8")
     return file

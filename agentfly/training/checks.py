@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from agentfly.errors import ConfigError
 from agentfly.training.settings import TrainSettings
 
+RAY_ADDRESS = "RAY_ADDRESS"  # names a cluster that runs already
 GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
 
 
@@ -78,11 +80,11 @@ def check_model(settings: TrainSettings) -> None:
     Raises:
         ConfigError: it is not.
     """
-    path = Path(settings.model).expanduser()
-    parts = path.parts
-    # The hub's names are OWNER/NAME, and no folder here is called like the owner.
-    is_path = len(parts) > 2 or settings.model.startswith((".", "/", "~")) or (len(parts) == 2 and path.parent.is_dir())
-    if is_path and not path.is_dir():
+    path = Path(settings.model)
+    # Names on the hub are OWNER/NAME; a cluster that runs already may have folders that this machine has not.
+    elsewhere = "://" in settings.model or RAY_ADDRESS in os.environ
+    is_path = len(path.parts) > 2 or settings.model.startswith((".", "/", "~"))
+    if is_path and not elsewhere and not path.is_dir():
         raise ConfigError(f"there is no policy at agentfly.model={settings.model}: give its folder, or its hub name")
 
 

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentfly.errors import ConfigError
+from agentfly.files import write_text
+from agentfly.templates import load_template
 from agentfly.training.checks import check_model, check_tasks
 from agentfly.training.compose import compose, settings_of, write
 from agentfly.training.launch import Launch
-from agentfly.training.resume import check_same_run, only_run
-from agentfly.training.rows import write_rows
-from agentfly.training.settings import DataSettings, TrainSettings
+from agentfly.training.resume import check_same_run, leave_checkpoints, only_run
+from agentfly.training.rows import read_task, write_rows
+from agentfly.training.servers import require_servers
+from agentfly.training.settings import TEMPLATE, TrainSettings
 
 if TYPE_CHECKING:
     from agentfly.datasets import EditTask
@@ -25,13 +29,19 @@ def prepare(recipe: Path, overrides: Sequence[str] = ()) -> Launch:
     Raises:
         ConfigError: the recipe or an override is wrong, or the folder belongs to another run.
         DatasetError: the tasks cannot be read.
+        TrainingError: no image server can be used.
     """
     config = compose(recipe, overrides)
     settings = settings_of(config)
     check_model(settings)
+    require_servers(settings)
     file = settings.out / "config.yaml"
     with only_run(settings.out):
         check_same_run(config, settings, file)
+        if config.trainer.resume_mode == "disable":
+            leave_checkpoints(settings.checkpoint_dir)
+        if settings.template is not None:
+            write_text(settings.out / TEMPLATE, load_template(settings.template))
         train, validation = write_tasks(settings)
         check_tasks(config, count_rows(train))
         config.data.train_files, config.data.val_files = str(train), str(validation)
@@ -63,43 +73,41 @@ def write_tasks(settings: TrainSettings) -> tuple[Path, Path]:
     if data.validation is None:
         few = min(VALIDATION_TASKS, data.limit or VALIDATION_TASKS)
         return train, write_rows(training_tasks(settings, few), folder, "validation")
-    validation = _ready(data.validation, data.validation_split, data.validation_limit, data.validation_options)
-    return train, validation or write_rows(_validation_tasks(data, settings.seed), folder, "validation")
+    held_out = (data.validation, data.validation_split, data.validation_limit, data.validation_options)
+    return train, _ready(*held_out) or write_rows(_tasks(*held_out, settings.seed), folder, "validation")
 
 
 def training_tasks(settings: TrainSettings, limit: int | None = None) -> Iterator[EditTask]:
     """The tasks that are trained on, from their source; `limit` instead of the settings' own."""
-    from agentfly.datasets import load_tasks
-
     data = settings.data
-    limit = data.limit if limit is None else limit
-    return load_tasks(data.train, split=data.split, limit=limit, seed=settings.seed, **data.options)
+    return _tasks(data.train, data.split, data.limit if limit is None else limit, data.options, settings.seed)
 
 
-def _validation_tasks(data: DataSettings, seed: int) -> Iterator[EditTask]:
+def _tasks(
+    source: str, split: str | None, limit: int | None, options: Mapping[str, Any], seed: int
+) -> Iterator[EditTask]:
+    if is_row_file(source):
+        import pyarrow.parquet
+
+        if split is not None or options:
+            raise ConfigError(f"{source} was converted already: it has no split, and takes no options")
+        rows = pyarrow.parquet.read_table(source, columns=["extra_info"]).slice(0, limit).to_pylist()
+        return (read_task(row["extra_info"]) for row in rows)
     from agentfly.datasets import load_tasks
 
-    assert data.validation is not None
-    return load_tasks(
-        data.validation,
-        split=data.validation_split,
-        limit=data.validation_limit,
-        seed=seed,
-        **data.validation_options,
-    )
-
-
-def _ready(source: str, split: str | None, limit: int | None, options: Mapping[str, Any]) -> Path | None:
-    """A file that verl reads as it is; None where tasks must be chosen or read in another way."""
-    if split is None and limit is None and not options and is_row_file(source):
-        return Path(source).absolute()
-    return None
+    return load_tasks(source, split=split, limit=limit, seed=seed, **options)
 
 
 def ready_file(settings: TrainSettings) -> Path | None:
     """The file of training tasks that was converted before and is used as it is, if there is one."""
     data = settings.data
     return _ready(data.train, data.split, data.limit, data.options)
+
+
+def _ready(source: str, split: str | None, limit: int | None, options: Mapping[str, Any]) -> Path | None:
+    if split is None and limit is None and not options and is_row_file(source):
+        return Path(source).absolute()
+    return None
 
 
 def count_rows(file: Path) -> int:

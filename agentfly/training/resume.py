@@ -18,7 +18,7 @@ from typing import Any
 from agentfly.errors import ConfigError
 from agentfly.files import held
 from agentfly.training.checkpoints import newest_checkpoint, step_of
-from agentfly.training.settings import TrainSettings
+from agentfly.training.settings import DataSettings, TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def check_same_run(config: Any, settings: TrainSettings, file: Path) -> None:
         return
     before, now = OmegaConf.load(file), config
     for key in _SAME:
-        was, wanted = (_plain(OmegaConf.select(source, key)) for source in (before, now))
+        was, wanted = (_comparable(OmegaConf.select(source, key)) for source in (before, now))
         if was != wanted:
             raise ConfigError(
                 f"agentfly.out={settings.out} holds a run with {key}={was}, not {wanted}: give another agentfly.out, "
@@ -76,10 +76,18 @@ def check_same_run(config: Any, settings: TrainSettings, file: Path) -> None:
             )
 
 
-def _plain(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
+    """A value as it is; the data as settings, which know the defaults of keys that an older file lacks."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return DataSettings(**OmegaConf.to_container(value, resolve=True)) if OmegaConf.is_config(value) else value
+
+
+def leave_checkpoints(checkpoint_dir: Path) -> None:
+    """Have nobody go on from the checkpoints that are there; they stay, and so does the note of the newest, aside."""
+    tracker = checkpoint_dir / TRACKER
+    if tracker.is_file():
+        tracker.rename(tracker.with_suffix(".before.txt"))
 
 
 def resume_checkpoint(checkpoint_dir: Path, named: Path | None = None) -> Path | None:

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+from collections.abc import Mapping
 
 from agentfly.errors import TrainingError
+from agentfly.training.checks import RAY_ADDRESS
 from agentfly.training.settings import TrainSettings
 
+logger = logging.getLogger(__name__)
 
-def silent_servers(settings: TrainSettings) -> list[str]:
-    """Servers of a run that do not answer; one that still loads its model does."""
+
+def silent_servers(settings: TrainSettings) -> Mapping[str, str]:
+    """Servers of a run that cannot be used, and why; one that still loads its model is none of them."""
     if not settings.client_nodes:
-        return []
+        return {}
     from agentfly.vision.remote import NodeConfig, PoolSettings
+    from agentfly.vision.remote.settings import read_address
     from agentfly.vision.remote.transport import probe_nodes
 
-    configs = [NodeConfig(f"http://{node}") for node in settings.client_nodes]
+    configs = [NodeConfig("http://{}:{}".format(*read_address(node))) for node in settings.client_nodes]
     found = asyncio.run(probe_nodes(configs, PoolSettings(probe_seconds=5.0)))
-    pairs = zip(settings.client_nodes, found, strict=True)
-    return [name for name, node in pairs if node.operations is None and not node.starting]
+    return {
+        name: node.unusable or node.counters.last_error
+        for name, node in zip(settings.client_nodes, found, strict=True)
+        if node.operations is None and not node.starting
+    }
 
 
-def require_servers(settings: TrainSettings) -> list[str]:
-    """The servers that do not answer, which others can do without.
+def require_servers(settings: TrainSettings) -> None:
+    """Warn of servers that cannot be used, which the others do without.
 
     Raises:
-        TrainingError: none answers.
+        TrainingError: there is no other. Where Ray runs already, those who call may see more than is seen from here.
     """
     silent = silent_servers(settings)
-    if silent and len(silent) == len(settings.client_nodes):
+    why = "; ".join(f"{name}: {reason}" for name, reason in silent.items())
+    if silent and len(silent) == len(settings.client_nodes) and RAY_ADDRESS not in os.environ:
         raise TrainingError(
-            f"no image server answers ({', '.join(silent)}): start one with `agentfly serve-images`, or let the "
-            "engines do everything with agentfly.client_nodes=[]"
+            f"no image server can be used ({why}): start one with `agentfly serve-images`, or let the engines do "
+            "everything with agentfly.client_nodes=[]"
         )
-    return silent
+    if silent:
+        logger.warning("image servers that cannot be used from here: %s", why)

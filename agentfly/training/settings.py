@@ -23,6 +23,8 @@ from agentfly.evaluators.credit import Placement
 from agentfly.settings import Settings
 from agentfly.vision.remote.settings import read_address
 
+TEMPLATE = "chat_template.jinja"  # in the run's folder: the text of the template that it trains with
+
 
 class DataSettings(Settings):
     """Where tasks come from; see `agentfly.datasets.load_tasks`.

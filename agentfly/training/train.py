@@ -20,7 +20,6 @@ from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.plan import plan_of
 from agentfly.training.prepare import prepare
 from agentfly.training.resume import check_same_run
-from agentfly.training.servers import require_servers
 from agentfly.training.waits import blame
 
 CHECK_SECONDS = 180.0
@@ -44,12 +43,10 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     Raises:
         ConfigError: the recipe or an override is wrong.
         DatasetError: the tasks cannot be read.
-        TrainingError: no image server answers, or the run could not start, stalled, or ended badly.
+        TrainingError: no image server can be used, or the run could not start, stalled, or ended badly.
     """
     what = prepare(recipe, overrides)
     out = what.settings.out
-    for server in require_servers(what.settings):
-        console.print(f"image server {server} does not answer; the others do its work", highlight=False)
     console.print(f"logs: {out / 'logs'}", highlight=False)
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:

@@ -26,7 +26,6 @@ from agentfly.templates import load_template
 from agentfly.training.checks import check_model, check_tasks
 from agentfly.training.compose import settings_of
 from agentfly.training.prepare import count_rows, ready_file, training_tasks
-from agentfly.training.rows import read_task
 from agentfly.training.servers import silent_servers
 from agentfly.training.settings import TrainSettings
 from agentfly.vision.factory import make_engines
@@ -99,27 +98,32 @@ def _servers(config: Any) -> str:
     silent = silent_servers(settings)
     if not settings.client_nodes:
         return "no image servers"
-    return f"no answer yet from image server {', '.join(silent)}" if silent else "all image servers answer"
+    why = ", ".join(f"{name} ({reason})" for name, reason in silent.items())
+    return f"image servers that cannot be used yet: {why}" if silent else "all image servers answer"
 
 
 def _tasks(config: Any) -> str:
-    """There are tasks for a step, and the evaluator can score them."""
+    """There are tasks for a step, and the evaluator can score some of them."""
     settings = settings_of(config)
     tasks, count = _first(settings, config.data.train_batch_size)
     check_tasks(config, count)
     evaluator = make_evaluator(settings.evaluator)
     if not isinstance(evaluator, ReferenceEvaluator | StructuralEvaluator):
         return "tasks can be read"  # whom else it asks, and for what price, is not a matter of a check
-    asyncio.run(_score(evaluator, tasks))
-    return "tasks can be read and scored"
+    faults = asyncio.run(_unscored(evaluator, tasks))
+    if len(faults) == len(tasks):
+        raise ConfigError(f"none of the first {len(tasks)} tasks can be scored: {faults[0]}")
+    return f"{len(tasks) - len(faults)} of the first {len(tasks)} tasks can be scored"
 
 
-async def _score(evaluator: Evaluator, tasks: list[EditTask]) -> None:
+async def _unscored(evaluator: Evaluator, tasks: list[EditTask]) -> list[str]:
+    faults = []
     for task in tasks:
         try:
             await evaluator.evaluate(edit_sample(task, load_image(task.images[0])))
         except EvaluatorError as fault:
-            raise ConfigError(f"task {task.id!r} cannot be scored: {fault}") from fault
+            faults.append(str(fault))
+    return faults
 
 
 def _prompts(config: Any) -> str:
@@ -153,14 +157,10 @@ def _prompts(config: Any) -> str:
 
 def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
     """The first tasks, and how many there are; no more than `size` are counted where that means to read them."""
-    ready = ready_file(settings)
-    if ready is not None:
-        import pyarrow.parquet
-
-        rows = pyarrow.parquet.read_table(ready, columns=["extra_info"]).slice(0, TASKS).to_pylist()
-        return [read_task(row["extra_info"]) for row in rows], count_rows(ready)
-    tasks = training_tasks(settings)
+    tasks, ready = training_tasks(settings), ready_file(settings)
     first = list(islice(tasks, TASKS))
+    if ready is not None:
+        return first, count_rows(ready)
     return first, len(first) + sum(1 for _ in islice(tasks, max(0, size - len(first))))
 
 

@@ -20,7 +20,7 @@ from agentfly.errors import ConfigError, MissingExtraError, TrainingError
 from agentfly.files import check_replaceable
 from agentfly.templates import load_template
 from agentfly.training.checkpoints import export_policy, newest_checkpoint, save_processor, step_of
-from agentfly.training.settings import TrainSettings
+from agentfly.training.settings import TEMPLATE, TrainSettings
 from agentfly.training.supervised.lora import (
     ADAPTER_CONFIG,
     has_factors,
@@ -171,7 +171,9 @@ def _reinforced(request: ExportRequest, out: Path) -> CardFacts:
         from transformers import AutoProcessor
 
         # verl saves the processor as it came; the run put its own template in place of its.
-        save_processor(AutoProcessor.from_pretrained(out), load_template(str(node["template"])), out)
+        own = next((folder / TEMPLATE for folder in around if (folder / TEMPLATE).is_file()), None)
+        template = own.read_text(encoding="utf-8") if own else load_template(str(node["template"]))
+        save_processor(AutoProcessor.from_pretrained(out), template, out)
     kept = _settle_adapters(checkpoint, out, base, keep=request.adapter)
     scores = next((folder / _SUMMARY for folder in around if (folder / _SUMMARY).is_file()), None)
     return CardFacts(

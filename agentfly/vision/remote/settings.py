@@ -12,13 +12,13 @@ from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
 
 
 def read_address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`.
+    """Host and port of `HOST:PORT`, or of `http://HOST:PORT`.
 
     Raises:
         ConfigError: of another form.
     """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
+    host, _, port = text.removeprefix("http://").rstrip("/").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
         raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000")
     return host.strip("[]"), int(port)
 

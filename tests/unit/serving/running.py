@@ -95,12 +95,12 @@ def _workers_ready(url: str) -> int:
     return states.count("ready")
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 60.0, every: float = 0.01) -> None:
     """Return as soon as the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def plain(size: tuple[int, int] = (16, 12), colour: Any = (200, 30, 40)) -> Image.Image:

@@ -239,9 +239,23 @@ def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_cod
 def test_a_policys_own_template_brings_its_parser(run: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "chat_template.jinja").write_text(load_template("qwen3-vl"))
+    (tmp_path / "policy" / "agentfly.json").write_text("{}")
     called = run("--model", str(tmp_path / "policy")).called()
     assert called["template"] == load_template("qwen3-vl")
     assert pairs(called["arguments"])["--tool-call-parser"] == "hermes"
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_template_of_others_is_left_to_vllm(run: Callable[..., Run], tmp_path: Path, others: bool) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "chat_template.jinja").write_text(load_template("qwen3-vl"))
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    if not others:
+        (tmp_path / "policy" / "agentfly.json").write_text("{}")
+    flags = [] if others else ["--chat-template", str(tmp_path / "mine.jinja")]
+    called = run("--model", str(tmp_path / "policy"), *flags).called()
+    assert called["template"] == (None if others else "{{ messages }}")
+    assert "--chat-template-content-format" not in called["arguments"]
 
 
 def test_a_server_that_hides_its_models_is_ready_all_the_same(run: Callable[..., Run]) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+import yaml
 
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError, TrainingError
+from agentfly.training.checkpoints import newest_checkpoint
 from agentfly.training.launch import Launch
 from agentfly.training.prepare import prepare
 from agentfly.training.resume import only_run
-from agentfly.training.rows import write_rows
-from agentfly.training.servers import require_servers
+from agentfly.training.rows import read_task, write_rows
+from agentfly.training.servers import require_servers, silent_servers
 from agentfly.training.settings import TrainSettings
 from tests.unit.serving.running import running
 
@@ -97,7 +99,36 @@ def test_checkpoints_of_another_run_are_not_gone_on_from(recipe: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds a run with agentfly\.data="):
         made_ready(recipe, "agentfly.model=somebody/other", "agentfly.data.limit=3")
     assert (out / "config.yaml").read_text() == before
+    # One that starts afresh leaves them for good, even if it ends before a checkpoint of its own.
     made_ready(recipe, "trainer.resume_mode=disable")
+    made_ready(recipe)
+    assert newest_checkpoint(out / "checkpoints") is None
+
+
+def test_a_run_of_before_an_update_goes_on(recipe: Path) -> None:
+    out = recipe.parent / "run"
+    made_ready(recipe)
+    (out / "checkpoints" / "global_step_3").mkdir(parents=True)
+    (out / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("3")
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    del config["agentfly"]["data"]["options"]  # a key that was not there yet
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    made_ready(recipe)
+
+
+def test_rows_may_be_some_of_a_converted_file(recipe: Path) -> None:
+    converted = write_rows([StickerWorld().task(n, "train") for n in range(6)], recipe.parent / "mine", "train")
+    part = recipe.parent / "part.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(converted).slice(3, 3), part)
+    made_ready(recipe, f"agentfly.data={{train: {part}, limit: null}}")
+    ids = [read_task(row["extra_info"]).id for row in rows_of(recipe, "validation")]
+    assert ids == [StickerWorld().task(n, "train").id for n in (3, 4, 5)]
+
+
+def test_the_template_is_kept_with_the_run(recipe: Path) -> None:
+    (recipe.parent / "mine.jinja").write_text("{{ messages }}")
+    made_ready(recipe, f"agentfly.template={recipe.parent / 'mine.jinja'}")
+    assert (recipe.parent / "run" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 def test_two_runs_do_not_share_a_folder(recipe: Path) -> None:
@@ -111,11 +142,15 @@ def settings(*nodes: str) -> TrainSettings:
     return TrainSettings(model="m", out=Path("runs/one"), data={"train": "stickers"}, client_nodes=nodes)
 
 
-def test_a_run_needs_one_of_its_image_servers() -> None:
+def test_a_run_needs_one_of_its_image_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(model_type="classical", worker_slots=1) as server:
         node = server.url.removeprefix("http://")
-        assert require_servers(settings(node)) == []
-        assert require_servers(settings("127.0.0.1:9", node)) == ["127.0.0.1:9"]
-    with pytest.raises(TrainingError, match=r"no image server answers \(127\.0\.0\.1:9\): start one with"):
+        assert silent_servers(settings(node, f"http://{node}")) == {}
+        assert silent_servers(settings("127.0.0.1:9", node)).keys() == {"127.0.0.1:9"}
+        require_servers(settings("127.0.0.1:9", node))
+    require_servers(settings())
+    with pytest.raises(TrainingError, match=r"no image server can be used \(127\.0\.0\.1:9: cannot connect.*start one"):
         require_servers(settings("127.0.0.1:9"))
-    assert require_servers(settings()) == []
+    # Those who call may see what is not seen from here.
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    require_servers(settings("127.0.0.1:9"))

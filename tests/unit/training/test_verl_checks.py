@@ -72,7 +72,7 @@ def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path:
     told = checked()
     assert told["fault"] is None
     assert told["told"].startswith("verl accepts the configuration; grpo with the vanilla loss; tools detect_objects, ")
-    assert "; no image servers; tasks can be read and scored; prompts have " in told["told"]
+    assert "; no image servers; 4 of the first 4 tasks can be scored; prompts have " in told["told"]
     longest = int(told["told"].split("prompts have ")[1].split()[0])
     assert 20 < longest <= 64
     # The limit is exact: the longest prompt fits, one token less does not.
@@ -138,10 +138,10 @@ def test_tasks_without_what_the_evaluator_needs_are_told(checked: Checked, tmp_p
     tasks = [dataclasses.replace(StickerWorld().task(index, "train"), target=None) for index in range(3)]
     rows = write_rows(tasks, tmp_path, "rows")
     fault = checked(agentfly__data__train=str(rows))["fault"]
-    assert "cannot be scored: the reference evaluator needs the target and the mask" in fault
+    assert "none of the first 3 tasks can be scored: the reference evaluator needs the target and the mask" in fault
 
 
 def test_image_servers_that_are_silent_are_told(checked: Checked) -> None:
     told = checked(agentfly__client_nodes=["localhost:9"])
     assert told["fault"] is None
-    assert "no answer yet from image server localhost:9" in told["told"]
+    assert "image servers that cannot be used yet: localhost:9 (cannot connect" in told["told"]

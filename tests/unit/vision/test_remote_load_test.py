@@ -65,6 +65,9 @@ def test_unanswered_requests_are_told_and_fail_the_command(capsys: pytest.Captur
 
 def test_addresses() -> None:
     assert read_address("[::1]:8000") == ("::1", 8000)
+    assert read_address("http://localhost:8000/") == ("localhost", 8000)
+    with pytest.raises(ConfigError):
+        read_address("https://localhost:8000")
     with pytest.raises(ConfigError, match="HOST:PORT"):
         read_address("localhost")
 
