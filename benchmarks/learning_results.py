@@ -133,7 +133,8 @@ class Interval:
     half: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.0f}" if math.isnan(self.half) else f"{self.mean:.0f} ± {self.half:.0f}"
+        mean = "nan" if math.isnan(self.mean) else str(round(self.mean))
+        return mean if math.isnan(self.half) else f"{mean} ± {self.half:.0f}"
 
 
 def interval(values: Iterable[float]) -> Interval:
