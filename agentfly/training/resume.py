@@ -18,7 +18,7 @@ from typing import Any
 from agentfly.errors import ConfigError
 from agentfly.files import held
 from agentfly.training.checkpoints import newest_checkpoint, step_of
-from agentfly.training.settings import DataSettings, TrainSettings
+from agentfly.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ _HEAD = re.compile(rb'\{"step": (-?\d+)(, "validate": true)?')
 _SAME = (
     "agentfly.model",
     "agentfly.template",
-    "agentfly.data",
+    "agentfly.data.train",
+    "agentfly.data.split",
+    "agentfly.data.limit",
+    "agentfly.data.options",
     "algorithm.adv_estimator",
     "actor_rollout_ref.model.lora_rank",
     "data.train_batch_size",
@@ -77,10 +80,10 @@ def check_same_run(config: Any, settings: TrainSettings, file: Path) -> None:
 
 
 def _comparable(value: Any) -> Any:
-    """A value as it is; the data as settings, which know the defaults of keys that an older file lacks."""
+    """A plain value; what is empty is what an older file lacks."""
     from omegaconf import OmegaConf
 
-    return DataSettings(**OmegaConf.to_container(value, resolve=True)) if OmegaConf.is_config(value) else value
+    return (OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value) or None
 
 
 def leave_checkpoints(checkpoint_dir: Path) -> None:

@@ -96,7 +96,7 @@ def test_checkpoints_of_another_run_are_not_gone_on_from(recipe: Path) -> None:
     before = (out / "config.yaml").read_text()
     with pytest.raises(ConfigError, match=r"holds a run with agentfly\.model=somebody/other, not somebody/tiny: give"):
         made_ready(recipe)
-    with pytest.raises(ConfigError, match=r"holds a run with agentfly\.data="):
+    with pytest.raises(ConfigError, match=r"holds a run with agentfly\.data\.limit=4, not 3: give"):
         made_ready(recipe, "agentfly.model=somebody/other", "agentfly.data.limit=3")
     assert (out / "config.yaml").read_text() == before
     # One that starts afresh leaves them for good, even if it ends before a checkpoint of its own.
