@@ -18,11 +18,12 @@ def silent_servers(settings: TrainSettings) -> Mapping[str, str]:
     """Servers of a run that cannot be used, and why; one that still loads its model is none of them."""
     if not settings.client_nodes:
         return {}
-    from agentfly.vision.remote import NodeConfig, PoolSettings
+    from agentfly.vision.remote import PoolSettings
+    from agentfly.vision.remote.engines import node_config
     from agentfly.vision.remote.settings import read_address
     from agentfly.vision.remote.transport import probe_nodes
 
-    configs = [NodeConfig("http://{}:{}".format(*read_address(node))) for node in settings.client_nodes]
+    configs = [node_config(read_address(node)) for node in settings.client_nodes]
     found = asyncio.run(probe_nodes(configs, PoolSettings(probe_seconds=5.0)))
     return {
         name: node.unusable or node.counters.last_error

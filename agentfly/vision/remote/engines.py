@@ -193,7 +193,7 @@ def remote_engines(
         ConfigError: no nodes, or one that cannot be.
     """
     pool = NodePool(
-        [_config(node) for node in nodes],
+        [node_config(node) for node in nodes],
         max_requests_per_minute=max_requests_per_minute,
         timeout=timeout,
         settings=settings,
@@ -225,7 +225,12 @@ class _Lazily:
         return self._engines
 
 
-def _config(node: tuple[str, int] | NodeConfig) -> NodeConfig:
+def node_config(node: tuple[str, int] | NodeConfig) -> NodeConfig:
+    """The server at `(host, port)`, or the one that is told already.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if isinstance(node, NodeConfig):
         return node
     try:
