@@ -149,7 +149,7 @@ class Laboratory:
         if not is_warm_start(folder, config):
             tell(f"warm start of seed {seed}")
             arguments = {"config": config, "folder": folder}
-            run_phase(warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log", timeout=3600)
+            run_phase(warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log")
         return folder
 
     def _tasks(self, seed: int) -> tuple[Path, Path]:
@@ -176,7 +176,7 @@ class Laboratory:
             (trained / card.name).write_bytes(card.read_bytes())
         plan = EvaluationPlan(tasks_per_family=100, families=("look",), kept_per_family=0, blanked=True)
         arguments = {"policy": trained, "out": out / "evaluation", "plan": plan}
-        run_phase(evaluate_policy, arguments, log=out / "logs" / "evaluation.log", timeout=1800)
+        run_phase(evaluate_policy, arguments, log=out / "logs" / "evaluation.log")
         names = {"seeing": "greedy", "blanked": "blanked"}
         passes = {name: read_evaluation(out / "evaluation" / f"{file}.jsonl") for name, file in names.items()}
         return {name: float((found.scores() >= SUCCESS).mean()) for name, found in passes.items()}

@@ -404,7 +404,7 @@ def main() -> None:
         policy = given.out / "warm_start"
         if not (policy / "agentfly.json").exists():  # the last that is written
             arguments = {"config": WarmStartConfig(), "folder": policy}
-            run_phase(warm_start, arguments, log=given.out / "logs" / "warm_start.log", timeout=3600)
+            run_phase(warm_start, arguments, log=given.out / "logs" / "warm_start.log")
     report.imports = [import_times(module) for module in IMPORTS]
     report.alone = loops_alone(policy)
     course = Course(given.out, policy, plan)

@@ -21,9 +21,15 @@ def quickstart(
     algorithm: Annotated[Algorithm, typer.Option(envvar="ALGORITHM", help="How advantages are estimated.")] = (
         Algorithm.grpo
     ),
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch", envvar="FROM_SCRATCH", help="Make the warm start here, too; other seeds always do."
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/quickstart"),
 ) -> None:
-    """Warm-start a tiny policy, train it with verl on vLLM rollouts, and report what it learned. No GPU needed."""
+    """Train a tiny warm-started policy with verl on vLLM rollouts, and report what it learned. No GPU needed."""
     from agentfly.training.quickstart import QuickstartConfig, run_quickstart
 
-    run_quickstart(QuickstartConfig(seed=seed, algorithm=algorithm.value, out=out))
+    run_quickstart(QuickstartConfig(seed=seed, algorithm=algorithm.value, from_scratch=from_scratch, out=out))

@@ -23,10 +23,9 @@ from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.datasets import EditTask
 from agentfly.images import ImageStore
 from agentfly.messages import Message, text_message
-from agentfly.training.phase import OnProgress
 from agentfly.vision.figures import COLOURS
 
-_PLAYED_TOGETHER = 100
+PLAYED_TOGETHER = 100  # more use more memory and are no faster
 
 
 class DemonstrationMix(BaseModel):
@@ -142,22 +141,19 @@ async def play(
     tasks: Sequence[EditTask],
     mix: DemonstrationMix,
     store: ImageStore,
+    rng: random.Random,
     *,
-    seed: int,
     system_prompt: str | None,
-    tell: OnProgress,
 ) -> list[Trajectory]:
-    """Demonstrate tasks of the sticker world on the real tools, through the real rollout.
+    """Demonstrate tasks of the sticker world on the real tools, through the real rollout, all at once.
 
     Args:
-        tasks: with the steps of the world in their metadata.
+        tasks: with the steps of the world in their metadata; `PLAYED_TOGETHER` are a good number.
         mix: what is drawn from.
         store: gets the pictures.
-        seed: of what is drawn.
+        rng: draws; tasks that are played one batch after another share it.
         system_prompt: first message of each chain, None for none.
-        tell: called with "demonstrations", how many are done, and how many there are.
     """
-    rng = random.Random(f"demonstrations-{seed}")
     scripts = {f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS)) for task in tasks}
 
     def script(request: GenerationRequest) -> str:
@@ -165,11 +161,7 @@ async def play(
 
     settings = AgentSettings(system_prompt=system_prompt)
     agent = ImageEditingAgent("demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
-    shown: list[Trajectory] = []
-    for start in range(0, len(tasks), _PLAYED_TOGETHER):
-        shown += await agent.run([task_conversation(task) for task in tasks[start : start + _PLAYED_TOGETHER]])
-        tell("demonstrations", len(shown), len(tasks))
-    return shown
+    return list(await agent.run([task_conversation(task) for task in tasks]))
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:

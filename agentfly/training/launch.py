@@ -114,7 +114,8 @@ def launch(
 
     Raises:
         ConfigError: another process trains in the run's folder.
-        TrainingError: the trainer or one of its processes died, or a part took longer than `agentfly.patience` allows.
+        TrainingError: the trainer or one of its processes died, or a part made no progress for as long as
+            `agentfly.patience` allows.
     """
     with only_run(what.settings.out):
         return _launched(what, on_step, on_phase, driver)
@@ -202,6 +203,7 @@ class _Run:
             self._heed(self._dogs.check_time(self._times, self._last_step()))
             if time.monotonic() - noted > _LOOK_SECONDS:
                 self._family.note_shared_memory()
+                self._dogs.note_chains(_size(self._settings.trajectory_log))
                 self._heed(self._dogs.check_members(self._family.titles(), self._last_step()))
                 noted = time.monotonic()
             time.sleep(_POLL_SECONDS)
@@ -285,6 +287,10 @@ class _Run:
         for session in self._scratch.glob("ray/session_2*/logs"):
             with contextlib.suppress(shutil.Error, OSError):
                 shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _exit_name(code: int) -> str:

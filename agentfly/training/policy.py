@@ -152,15 +152,24 @@ def _tokenizer(corpus: Sequence[str], template: str) -> Any:
     return tokenizer
 
 
-def _processor(tokenizer: Any, template: str, size: PolicySize) -> Any:
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+def image_processor(size: PolicySize) -> Any:
+    """Return what makes pixels of images, for policies of this size."""
+    from transformers import Qwen2VLImageProcessor
 
     pixels = size.picture_side**2
-    images = Qwen2VLImageProcessor(
+    return Qwen2VLImageProcessor(
         min_pixels=56 * 56, max_pixels=pixels, patch_size=14, merge_size=2, temporal_patch_size=2
     )
+
+
+def _processor(tokenizer: Any, template: str, size: PolicySize) -> Any:
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
+
     return Qwen2_5_VLProcessor(
-        image_processor=images, tokenizer=tokenizer, chat_template=template, video_processor=Qwen2VLVideoProcessor()
+        image_processor=image_processor(size),
+        tokenizer=tokenizer,
+        chat_template=template,
+        video_processor=Qwen2VLVideoProcessor(),
     )
 
 

@@ -1,7 +1,7 @@
-"""From nothing to a policy that learned by reinforcement, on any machine, with a report of what it learned.
+"""From a warm start to a policy that learned by reinforcement, on any machine, with a report of what it learned.
 
-Warm start, evaluation, verl training, evaluation, report: each heavy part in a process of its own. Everything a run
-leaves is in one folder.
+Warm start, evaluation, verl training, evaluation, report: each heavy part in a process of its own. The trainer starts
+while the warm start is evaluated. Everything a run leaves is in one folder.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -17,15 +18,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from agentfly.agents.card import AgentCard
 from agentfly.datasets import FAMILIES, StickerWorld
@@ -36,19 +28,28 @@ from agentfly.files import check_replaceable, write_text
 from agentfly.training.checkpoints import export_policy
 from agentfly.training.compose import CONFIG_DIR, to_override
 from agentfly.training.launch import Launch, TrainingOutcome, launch
-from agentfly.training.phase import OnProgress, run_phase
+from agentfly.training.phase import OnProgress, PhaseProcess, run_phase
 from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.prepare import prepare
 from agentfly.training.progress import LineReader
+from agentfly.training.progress_display import ProgressDisplay
 from agentfly.training.quickstart_report import write_run_report
 from agentfly.training.rows import write_rows
-from agentfly.training.warm_start import WarmStartConfig, is_warm_start, warm_start
+from agentfly.training.warm_start import (
+    WarmStartConfig,
+    copy_shipped,
+    is_begun,
+    is_warm_start,
+    shipped_warm_start,
+    warm_start,
+)
 from agentfly.viewer import StepRecord
 
 ESTIMATORS = {"grpo": "grpo", "ppo": "gae"}
 QUICKSTART = CONFIG_DIR / "stickers.yaml"
 RECORD = "quickstart.json"  # settings of the run, written first; only a folder that has it is replaced
 WARM_START = "warm_start"
+Origin = Literal["shipped", "made", "kept"]
 VERSIONS = ("agentfly-rl", "torch", "transformers", "verl", "vllm", "ray")
 DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
@@ -61,6 +62,7 @@ class QuickstartConfig(BaseModel):
         out: folder of the run; an earlier run there is replaced, except its warm start if that would be made again.
         seed: of data, weights and sampling.
         algorithm: "grpo" or "ppo" (with critic).
+        from_scratch: make the warm start here even where the repository has it.
         tasks: training tasks in the file.
         overrides: of `config/stickers.yaml`, which holds the settings of the reinforcement part.
         warm_start, evaluation: settings of the other parts.
@@ -71,6 +73,7 @@ class QuickstartConfig(BaseModel):
     out: Path = Path("runs/quickstart")
     seed: int = 0
     algorithm: Literal["grpo", "ppo"] = "grpo"
+    from_scratch: bool = False
     warm_start: WarmStartConfig = WarmStartConfig()
     tasks: int = 384
     overrides: tuple[str, ...] = ()
@@ -84,8 +87,7 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
         ConfigError: `out` holds something else than a run.
         TrainingError: a part failed; the message names it and its log.
     """
-    run = _Quickstart(config, console or Console())
-    return run.run()
+    return _Quickstart(config, console or Console()).run()
 
 
 def write_training_data(folder: Path, count: int, seed: int, on_progress: OnProgress) -> None:
@@ -99,49 +101,41 @@ def write_training_data(folder: Path, count: int, seed: int, on_progress: OnProg
 
 
 class _Quickstart:
-    """One run: its folder, its clock and its progress bars."""
+    """One run: its folder, its clock and its progress."""
 
     def __init__(self, config: QuickstartConfig, console: Console) -> None:
         self._config, self._console, self._out = config, console, config.out.absolute()
+        self._warm = config.warm_start.model_copy(update={"seed": config.seed})
         self._seconds: dict[str, float] = {}
         self._records: list[StepRecord] = []
 
     def run(self) -> dict[str, Any]:
-        config, out = self._config, self._out
-        warm = config.warm_start.model_copy(update={"seed": config.seed})
-        self._make_room(warm)
+        began, out = time.monotonic(), self._out
+        self._make_room()
         self._console.print(f"logs: {out / 'logs'}", highlight=False)
-        columns = (
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=self._console) as progress:
-            if is_warm_start(out / WARM_START, warm):
-                progress.console.print(f"warm start: as before, from {out / WARM_START}", highlight=False)
-            else:
-                self._phase(progress, "warm start", warm_start, {"config": warm, "folder": out / WARM_START})
-            self._evaluate(progress, "warm_start")
-            data = {"folder": out / "data", "count": config.tasks, "seed": config.seed}
-            self._phase(progress, "data", write_training_data, data)
-            outcome = self._train(progress)
-            export_policy(self._require(outcome), out / "policy")
-            AgentCard.read(str(out / WARM_START)).write(out / "policy")
-            self._evaluate(progress, "trained")
-        summary = self._summary(outcome)
+        with ProgressDisplay(self._console) as display, ThreadPoolExecutor(1) as beside:
+            origin = self._warm_start(display)
+            with PhaseProcess() as evaluator:
+                evaluation = beside.submit(self._evaluate, display, evaluator, "warm_start")
+                data = {"folder": out / "data", "count": self._config.tasks, "seed": self._config.seed}
+                self._phase(display, "data", write_training_data, data)
+                outcome = self._train(display, evaluation)
+                evaluation.result()
+                export_policy(self._require(outcome), out / "policy")
+                AgentCard.read(str(out / WARM_START)).write(out / "policy")
+                self._evaluate(display, evaluator, "trained")
+        summary = self._summary(outcome, origin, (time.monotonic() - began) / 60)
         text = json.dumps(summary, indent=2, ensure_ascii=False)
         (out / "summary.json").write_text(text + "\n", encoding="utf-8")
-        write_run_report(out, summary, self._records, config.evaluation)
+        write_run_report(out, summary, self._records, self._config.evaluation)
         self._tell(summary)
         return summary
 
-    def _make_room(self, warm: WarmStartConfig) -> None:
-        """Remove an earlier run, except a warm start that would be made again: it takes half the time of a run."""
+    def _make_room(self) -> None:
+        """Remove an earlier run, except a warm start that would be made again, or that was stopped on the way."""
         check_replaceable(self._out, RECORD, "run of the quickstart")
-        kept = {RECORD, *([WARM_START] if is_warm_start(self._out / WARM_START, warm) else [])}
+        warm = self._out / WARM_START
+        kept = {RECORD, *([WARM_START] if is_warm_start(warm, self._warm) or is_begun(warm, self._warm) else [])}
         for path in self._out.iterdir() if self._out.is_dir() else ():
             if path.name in kept:
                 continue
@@ -152,49 +146,63 @@ class _Quickstart:
         (self._out / "logs").mkdir(parents=True)
         write_text(self._out / RECORD, self._config.model_dump_json(indent=2) + "\n")
 
-    def _phase(
-        self, progress: Progress, name: str, function: Any, arguments: dict[str, Any], timeout: float = 1800
-    ) -> None:
-        bars: dict[str, TaskID] = {}
+    def _warm_start(self, display: ProgressDisplay) -> Origin:
+        """Make, keep or copy the warm start, and say which."""
+        folder, warm, config = self._out / WARM_START, self._warm, self._config
+        if is_warm_start(folder, warm):
+            display.say(f"warm start: the one of an earlier run, {folder}")
+            return "kept"
+        if not config.from_scratch and (shipped := shipped_warm_start(warm)) is not None:
+            copy_shipped(shipped, folder)
+            display.say(f"warm start: the one that comes with the repository, {shipped} (FROM_SCRATCH=1 makes it here)")
+            return "shipped"
+        display.say(
+            "warm start: going on with one that was stopped" if is_begun(folder, warm) else "warm start: made here"
+        )
+        self._phase(display, "warm start", warm_start, {"config": warm, "folder": folder})
+        return "made"
 
+    def _phase(
+        self,
+        display: ProgressDisplay,
+        name: str,
+        function: Any,
+        arguments: dict[str, Any],
+        process: PhaseProcess | None = None,
+    ) -> None:
         def tell(part: str, done: int, total: int) -> None:
-            if part not in bars:
-                bars[part] = progress.add_task(name if part in name else f"{name}: {part}", total=total, note="")
-            progress.update(bars[part], completed=done)
+            display.update(name if part in name else f"{name}, {part}", done, total)
 
         log = self._out / "logs" / f"{name.replace(' ', '_')}.log"
-        self._seconds[name] = run_phase(function, arguments, log=log, timeout=timeout, on_progress=tell)
-        self._note(f"{name}: {self._seconds[name]:.0f} s")
+        run = run_phase if process is None else process.run
+        self._seconds[name] = run(function, arguments, log=log, on_progress=tell)
 
-    def _note(self, text: str) -> None:
-        """A line for those who read a log; a terminal has the bars."""
-        if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
-
-    def _evaluate(self, progress: Progress, label: str) -> None:
+    def _evaluate(self, display: ProgressDisplay, evaluator: PhaseProcess, label: str) -> None:
         # Which tasks are held out does not depend on the seed of the run.
         plan = self._config.evaluation.model_copy(update={"blanked": label == "trained"})
         folder = "policy" if label == "trained" else label
         arguments = {"policy": self._out / folder, "out": self._out / "evaluation" / label, "plan": plan}
-        self._phase(progress, f"evaluation of {label.replace('_', ' ')}", evaluate_policy, arguments)
+        self._phase(display, f"evaluation of {label.replace('_', ' ')}", evaluate_policy, arguments, evaluator)
 
-    def _train(self, progress: Progress) -> TrainingOutcome:
-        what = self._prepare()
-        bar = progress.add_task(f"{self._config.algorithm}: engine start", total=what.steps, note="")
+    def _train(self, display: ProgressDisplay, beside: Future[None]) -> TrainingOutcome:
+        what, name = self._prepare(), self._config.algorithm
         began, log = time.monotonic(), LineReader(self._out / "training" / "trajectories.jsonl")
 
         def on_phase(phase: str) -> None:
-            progress.update(bar, description=f"{self._config.algorithm}: {phase}")
+            _raise_failure(beside)
+            label = f"{name}: {phase}" if phase == "training" else f"{name}: start of {phase}"
+            display.update(name, 0, what.steps, label=label)
 
         def on_step(step: int, metrics: Mapping[str, float]) -> None:
+            _raise_failure(beside)
             chains = [json.loads(line) for line in log.new_lines()]
             record = _record(step, time.monotonic() - began, metrics, chains)
             self._records.append(record)
             difference = metrics.get(DIFFERENCE, 0.0)
             if difference > DIFFERENCE_LIMIT:
-                progress.console.print(f"step {step}: rollout and trainer differ by {difference:.1e} in probability")
-            progress.update(bar, completed=step, note=f"reward {record.reward:.2f}")
-            self._note(f"step {step}: reward {record.reward:.2f}, score {record.score:.0f}, {record.seconds:.0f} s")
+                display.say(f"step {step}: rollout and trainer differ by {difference:.1e} in probability")
+            note = f"reward {record.reward:.2f}, score {record.score:.0f}"
+            display.update(name, step, what.steps, note=note, label=f"{name}: training")
 
         outcome = launch(what, on_step=on_step, on_phase=on_phase)
         self._seconds["training start"] = sum(s for phase, s in outcome.phase_seconds.items() if phase != "training")
@@ -218,7 +226,7 @@ class _Quickstart:
             raise TrainingError(f"training left no checkpoint; see {outcome.log_file}")
         return outcome.checkpoint
 
-    def _summary(self, outcome: TrainingOutcome) -> dict[str, Any]:
+    def _summary(self, outcome: TrainingOutcome, origin: Origin, minutes: float) -> dict[str, Any]:
         folder = self._out / "evaluation"
         passes = {
             label: {name: read_evaluation(folder / label / f"{name}.jsonl") for name in ("greedy", "sampled")}
@@ -240,7 +248,8 @@ class _Quickstart:
             "algorithm": self._config.algorithm,
             "seed": self._config.seed,
             "steps": outcome.steps,
-            "minutes": round(sum(self._seconds.values()) / 60, 1),
+            "warm_start_origin": origin,
+            "minutes": round(minutes, 1),
             **{
                 label: {**_headline(both["greedy"]), **{name: found.summary() for name, found in both.items()}}
                 for label, both in passes.items()
@@ -267,6 +276,12 @@ class _Quickstart:
         )
         for name in ("report.html", "learning_curve.png", "summary.json", "policy"):
             self._console.print(f"  {out / name}", highlight=False)
+
+
+def _raise_failure(beside: Future[None]) -> None:
+    """Let a failure of what runs beside the training end it, instead of being told at the end."""
+    if beside.done():
+        beside.result()
 
 
 def _headline(greedy: Evaluation) -> dict[str, Any]:

@@ -80,7 +80,10 @@ class AuditNode(Settings):
 
 
 class Patience(Settings):
-    """How long each part of a run may take before it counts as hung, in seconds.
+    """How long each part of a run may make no progress before it counts as hung, in seconds.
+
+    Progress is a new kind of line in the log during the start, a finished chain during the rollouts, and the next part
+    of the step (log-probs, update, synchronisation, ...) afterwards. The length of a whole is not limited.
 
     Attributes:
         ray: until Ray has started, or is found.

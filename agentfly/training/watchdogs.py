@@ -1,20 +1,28 @@
-"""What ends a run that no longer moves: a limit for each part of it, and an eye on the processes that it needs."""
+"""What ends a run that no longer moves: a limit for each part of it, and an eye on the processes that it needs.
+
+A limit is for the time without progress. A slow machine makes progress: the log says something new, a chain is
+finished, or the trainer goes on to the next part of the step.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentfly.training.progress import SAMPLED, Phase
+from agentfly.training.progress import SAMPLED, Phase, clean
 from agentfly.training.settings import TrainSettings
 from agentfly.training.stacks import part_in_progress
 
 _MOURNING_SECONDS = 20.0
 _EXIT_SECONDS = 60.0
 _RECENT_LINES = 2000
+_KNOWN_KINDS = 20_000  # of lines, at most
+_NUMBER = re.compile(r"[\d.:]+")
+_LOOKS = 10  # at the part in progress within the second half of a limit
 _NEEDED = (
     "EngineCore",
     "AgentFlyLoopWorker",
@@ -26,7 +34,10 @@ _NEEDED = (
     "vLLMHttpServer",
     "WorkerDict",
 )
-_HINTS = {"ray": ": is /tmp full, or does RAY_ADDRESS name a cluster that does not answer?"}
+_HINTS = {
+    "ray": ": is /tmp full, or does RAY_ADDRESS name a cluster that does not answer?",
+    "start": "; on a machine that is only slow, raise the limit and run the same command again",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,10 @@ class Watchdogs:
 
     def __init__(self, settings: TrainSettings, steps: int, stacks: Path) -> None:
         self._settings, self._steps, self._stacks = settings, steps, stacks
-        self._began = self._progressed = time.monotonic()
+        self._began = self._progressed = self._news = self._looked = time.monotonic()
+        self._kinds: set[str] = set()
+        self._part: str | None = None
+        self._chain_bytes = 0
         self._sampled = False  # whether the rollouts of the step in progress are done
         self._seen: dict[int, str] = {}
         self._missed: dict[int, float] = {}
@@ -62,15 +76,26 @@ class Watchdogs:
     def hear(self, line: str) -> None:
         """A line of the log."""
         self.recent.append(line)
+        # What repeats with other numbers is a complaint or a heartbeat, and no progress.
+        kind = _NUMBER.sub("#", clean(line))
+        if kind not in self._kinds and len(self._kinds) < _KNOWN_KINDS:
+            self._kinds.add(kind)
+            self._news = time.monotonic()
         if SAMPLED in line:
             self.moved()
             self._sampled = True
 
     def moved(self) -> None:
         """A phase has begun, or a step is done."""
-        self._sampled = False
+        self._sampled, self._part = False, None
         self._progressed = time.monotonic()
         self.recent.clear()
+
+    def note_chains(self, size: int) -> None:
+        """Take note of how many bytes the log of finished chains has: while it grows, the rollouts go on."""
+        if size != self._chain_bytes:
+            self._chain_bytes = size
+            self._progressed = time.monotonic()
 
     def check_time(self, begun: Mapping[Phase, float], step: int) -> Alarm | None:
         """Whether a part takes longer than it may.
@@ -81,9 +106,9 @@ class Watchdogs:
         """
         patience, now = self._settings.patience, time.monotonic()
         if "workers" not in begun:
-            waited, limit, what = now - self._began, patience.ray, "ray"
+            waited, limit, what = now - max(self._began, self._news), patience.ray, "ray"
         elif "training" not in begun:
-            waited, limit, what = now - begun["workers"], patience.start, "start"
+            waited, limit, what = now - max(begun["workers"], self._news), patience.start, "start"
         elif self._sampled:
             waited, limit, what = now - self._progressed, patience.update, "update"
         else:
@@ -91,9 +116,15 @@ class Watchdogs:
         # verl logs the last step before it ends Ray and writes nothing more.
         if step >= self._steps:
             limit = min(limit, _EXIT_SECONDS)
+        if waited > limit / 2 and now - self._looked > limit / 2 / _LOOKS:
+            self._looked = now
+            before, self._part = self._part, part_in_progress(self._stacks)
+            if None is not before != self._part:
+                self._progressed = now
+                return None
         if waited <= limit:
             return None
-        part = part_in_progress(self._stacks)
+        part = self._part
         where = f" in {part}" if part else _HINTS.get(what, "")
         return Alarm(f"nothing moved for {waited:.0f} s{where} (agentfly.patience.{what}={limit:.0f})", hung=True)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from agentfly.agents import Trajectory
 from agentfly.agents.card import AgentCard
 from agentfly.images import ImageStore, load_image
 from agentfly.templates import ChatCodec
-from agentfly.training import quickstart as room
 from agentfly.training.policy_evaluation import EvaluationPlan
 from agentfly.training.quickstart import QuickstartConfig, run_quickstart
 from agentfly.training.sft import SFTConfig
@@ -112,31 +109,6 @@ def test_the_policy_is_evaluated_and_its_chains_are_repeated(
     assert (tmp_path / "summary.md").read_text().count("| look |") >= 1
     assert (tmp_path / "gallery.html").is_file()
     run_cli("replay", str(tmp_path), "--evaluator", "reference", "--re-execute")
-
-
-class Began(Exception):
-    """A part of the run would begin; its name is enough."""
-
-
-def test_another_run_begins_after_the_warm_start_if_that_would_be_the_same(
-    config: QuickstartConfig, summary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def begin(function: Callable[..., Any], *_: Any, **__: Any) -> None:
-        raise Began(function.__name__)
-
-    monkeypatch.setattr(room, "run_phase", begin)
-    out = tmp_path / "run"
-    for name in ("warm_start", "logs"):
-        shutil.copytree(config.out / name, out / name)
-    shutil.copy(config.out / "quickstart.json", out)
-    again = config.model_copy(update={"out": out, "algorithm": "ppo"})
-    with pytest.raises(Began, match="evaluate_policy"):
-        run_quickstart(again)
-    assert sorted(path.name for path in out.iterdir()) == ["logs", "quickstart.json", "warm_start"]
-    assert not any((out / "logs").iterdir())
-    with pytest.raises(Began, match="warm_start"):
-        run_quickstart(again.model_copy(update={"seed": 1}))
-    assert not (out / "warm_start").exists()
 
 
 def run_cli(*words: str) -> None:

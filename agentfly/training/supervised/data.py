@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import ImageStore, ImageView
 from agentfly.templates import ChatCodec
-from agentfly.training.demonstrations import EXPERT, play
+from agentfly.training.demonstrations import EXPERT, PLAYED_TOGETHER, play
 from agentfly.training.supervised.config import DataConfig
 from agentfly.training.supervised.examples import IGNORED, Sample
 from agentfly.training.supervised.openai_rows import openai_samples
@@ -93,9 +94,10 @@ def _stickers(count: int, codec: ChatCodec, system_prompt: str | None, seed: int
         world.task(_FIRST_STICKER_TASK + index, "train", FAMILIES[index % len(FAMILIES)], seed=seed)
         for index in range(count)
     ]
-    shown = asyncio.run(
-        play(tasks, EXPERT, store, seed=seed, system_prompt=system_prompt, tell=lambda part, done, total: None)
-    )
+    rng, shown = random.Random(f"demonstrations-{seed}"), []
+    for start in range(0, count, PLAYED_TOGETHER):
+        batch = tasks[start : start + PLAYED_TOGETHER]
+        shown += asyncio.run(play(batch, EXPERT, store, rng, system_prompt=system_prompt))
     schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
     for trajectory in shown:
         trajectory.tools = schemas

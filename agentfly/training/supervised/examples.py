@@ -45,11 +45,6 @@ class Example:
         """Itself; see `Trainable`."""
         return self
 
-    def ending_with(self, count: int) -> Example:
-        """Without the end token, and with loss on the last `count` ids only."""
-        ids = tuple(self.ids)[:-1]
-        return replace(self, ids=ids, labels=(IGNORED,) * (len(ids) - count) + ids[-count:])
-
 
 class Trainable(Protocol):
     """What the loop draws from: ids at once, pixels when they are needed."""
@@ -109,6 +104,12 @@ class Sample:
         end = int(fitting[-1])
         seen = len(self.codec.image_runs(self.ids[:end].tolist()))
         return replace(self, ids=self.ids[:end], labels=self.labels[:end], images=self.images[:seen])
+
+
+def ending_with(ids: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+    """Ids without the end token, and labels with loss on the last `count` of them only."""
+    kept = list(ids[:-1])
+    return kept, [IGNORED] * (len(kept) - count) + kept[-count:]
 
 
 def make_example(

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ class LoopConfig(Settings):
         label_power: an example weighs as much as its number of labels to this power: 1 makes the loss a mean over
             tokens, 0 one over examples.
         labelled_logits: compute logits only where a label follows. It saves memory; the last bits differ.
+        grouped_batches: batches that are drawn together and divided by length, so that the examples of a micro-batch
+            are about equally long and little of it is padding; 1 draws each batch alone.
     """
 
     steps: int = 300
@@ -44,6 +47,7 @@ class LoopConfig(Settings):
     micro_batch_tokens: int | None = None
     label_power: float = 0.5
     labelled_logits: bool = False
+    grouped_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Loop:
         config: see `LoopConfig`.
         collate: see `Collator`.
         autocast: compute in bfloat16 where that is safe.
+        workers: threads that compute micro-batches side by side. On a CPU two threads with a micro-batch each are
+            faster than one micro-batch on two cores, and do not wait for each other at every operation. The result
+            does not depend on their number; each thread holds gradients of its own.
     """
 
     model: Any
@@ -88,6 +95,7 @@ class Loop:
     config: LoopConfig
     collate: Collator
     autocast: bool = False
+    workers: int = 1
 
     def run(self, samples: Sequence[Trainable], on_step: OnStep | None = None, *, done: int = 0) -> None:
         """Take the steps that are left.
@@ -100,15 +108,12 @@ class Loop:
         Raises:
             TrainingError: the loss is no number any more.
         """
-        config, order = self.config, _order(len(samples), self.config.seed)
-        for _ in range(done * config.batch_size):
-            next(order)
+        batches = _batches([len(sample.ids) for sample in samples], self.config)
+        for _ in range(done):
+            next(batches)
         self.model.train()
-        for step in range(done, config.steps):
-            batch = sorted(
-                (samples[next(order)] for _ in range(config.batch_size)), key=lambda example: len(example.ids)
-            )
-            taken = self._step(step, batch)
+        for step in range(done, self.config.steps):
+            taken = self._step(step, [samples[index] for index in next(batches)])
             if on_step is not None:
                 on_step(taken)
 
@@ -136,12 +141,35 @@ class Loop:
         Weighted by the labels' number, a word that only the picture tells would drown among conversations of thirty;
         all alike, it would drown them: `LoopConfig.label_power` lies between.
         """
-        total, weights = 0.0, [float(example.labelled) ** self.config.label_power for example in batch]
-        for span in micro_batches(batch, self.config.micro_batch, self.config.micro_batch_tokens):
+        weights = [float(example.labelled) ** self.config.label_power for example in batch]
+        spans = list(micro_batches(batch, self.config.micro_batch, self.config.micro_batch_tokens))
+
+        def loss_of(span: slice) -> Any:
             means, _ = self._losses(batch[span])
-            loss = (means * means.new_tensor(weights[span])).sum() / sum(weights)
-            loss.backward()
-            total += float(loss.detach())
+            return (means * means.new_tensor(weights[span])).sum() / sum(weights)
+
+        if self.workers == 1:
+            return sum(_add_gradient(loss_of(span)) for span in spans)
+        return self._side_by_side(loss_of, spans)
+
+    def _side_by_side(self, loss_of: Callable[[slice], Any], spans: Sequence[slice]) -> float:
+        """Gradients of several spans at once, added in the order of the spans whichever is done first."""
+        import torch
+
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+
+        def gradients(span: slice) -> tuple[float, Sequence[Any]]:
+            loss = loss_of(span)
+            return float(loss.detach()), torch.autograd.grad(loss, trained, allow_unused=True)
+
+        total = 0.0
+        with ThreadPoolExecutor(self.workers) as pool:
+            # The longest first: the last to be done is then a short one.
+            for loss, found in pool.map(gradients, reversed(spans)):
+                total += loss
+                for weight, gradient in zip(trained, found, strict=True):
+                    if gradient is not None:
+                        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return total
 
     def evaluate(self, samples: Sequence[Trainable]) -> float:
@@ -165,9 +193,10 @@ class Loop:
         with self._precision():
             if self.config.labelled_logits:
                 kept = (following != IGNORED).any(0).nonzero().squeeze(1)
-                logits, following = self.model(**inputs, logits_to_keep=kept).logits, following[:, kept]
+                logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+                following = following[:, kept]
             else:
-                logits = self.model(**inputs).logits[:, :-1]
+                logits = self.model(**inputs, use_cache=False).logits[:, :-1]
             return _mean_losses(logits, following)
 
     def _precision(self) -> Any:
@@ -189,6 +218,25 @@ def _mean_losses(logits: Any, following: Any) -> tuple[Any, Any]:
     losses = cross_entropy(logits.transpose(1, 2), following, ignore_index=IGNORED, reduction="none")
     counts = (following != IGNORED).sum(1)
     return losses.sum(1) / counts, counts
+
+
+def _add_gradient(loss: Any) -> float:
+    loss.backward()
+    return float(loss.detach())
+
+
+def _batches(lengths: Sequence[int], config: LoopConfig) -> Iterator[list[int]]:
+    """Batches of indices without end, the short examples of each first; a function of the seed and the lengths."""
+    order, rng, size = _order(len(lengths), config.seed), random.Random(f"groups-{config.seed}"), config.batch_size
+    alike = config.micro_batch if config.grouped_batches > 1 else size
+    while True:
+        drawn = [next(order) for _ in range(size * config.grouped_batches)]
+        drawn.sort(key=lambda index: lengths[index])
+        groups = [drawn[start : start + alike] for start in range(0, len(drawn), alike)]
+        rng.shuffle(groups)
+        mixed = [index for group in groups for index in group]
+        for start in range(0, len(mixed), size):
+            yield sorted(mixed[start : start + size], key=lambda index: lengths[index])
 
 
 def _order(count: int, seed: int) -> Iterator[int]:

@@ -18,12 +18,13 @@ def muon_and_adamw(model: Any, matrices: float, others: float) -> list[tuple[Any
     """
     import torch
 
+    from agentfly.training.supervised.muon import Muon
+
     inner = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     taken = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in taken]
-    muon = torch.optim.Muon(inner, lr=matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=others, betas=(0.9, 0.98), weight_decay=0.0)
-    return [(muon, matrices), (adamw, others)]
+    return [(Muon(inner, lr=matrices), matrices), (adamw, others)]
 
 
 def adamw(model: Any, peak: float, weight_decay: float) -> list[tuple[Any, float]]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from agentfly.agents import AgentSettings, ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.images import ImageView
 from agentfly.templates import ChatCodec
-from agentfly.training.sft import IGNORED, Example, SFTConfig, make_example, train
+from agentfly.training import sft as room
+from agentfly.training.sft import SFTConfig, train
+from agentfly.training.supervised.examples import IGNORED, Example, ending_with, make_example
+from agentfly.training.supervised.state import RunFolder
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
@@ -41,10 +47,10 @@ async def test_ids_and_mask_are_those_of_the_rollout(tiny_policy: Path, picture:
 
 async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, picture: Image.Image) -> None:
     example, _, _ = await example_and_rollout(tiny_policy, picture)
-    cut = example.ending_with(2)
-    assert cut.ids == example.ids[:-1]
-    assert cut.labels[-2:] == cut.ids[-2:]
-    assert cut.labelled == 2
+    ids, labels = ending_with(example.ids, 2)
+    assert ids == list(example.ids[:-1])
+    assert labels[-2:] == ids[-2:]
+    assert {*labels[:-2]} == {IGNORED}
 
 
 async def test_training_lowers_the_loss(tmp_path: Path, picture: Image.Image) -> None:
@@ -58,6 +64,35 @@ async def test_training_lowers_the_loss(tmp_path: Path, picture: Image.Image) ->
     config = SFTConfig(steps=12, batch_size=2, warmup=2)
     train(tmp_path, [example], config, on_step=lambda step, loss: losses.append(loss))
     assert losses[-1] < 0.6 * losses[0]
+
+
+class Killed(Exception):
+    """The process would die here."""
+
+
+async def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
+    tiny_policy: Path, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed warm start once began again at step 1."""
+    monkeypatch.setattr(room, "_SAVE_EVERY", 2)
+    example, _, _ = await example_and_rollout(tiny_policy, picture)
+    config = SFTConfig(steps=6, batch_size=4, micro_batch=2, warmup=2)
+    folders = [Path(shutil.copytree(tiny_policy, tmp_path / name)) for name in ("whole", "stopped")]
+    train(folders[0], [example], config)
+    steps: list[int] = []
+
+    def note(step: int, loss: float) -> None:
+        steps.append(step)
+        if len(steps) == 5:
+            raise Killed
+
+    state = RunFolder(folders[1] / "unfinished")
+    with pytest.raises(Killed):
+        train(folders[1], [example], config, state=state, on_step=note)
+    train(folders[1], [example], config, state=state, on_step=note)
+    assert steps == [1, 2, 3, 4, 5, 5, 6]
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 async def test_an_unknown_policy_size_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""A warm start shows the task types in the shares that it was told."""
+"""A warm start shows the task types in the shares that it was told, is known by its settings, and can be stopped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ import pytest
 
 from agentfly.datasets import FAMILIES, EditTask
 from agentfly.training import warm_start as room
-from agentfly.training.warm_start import WarmStartConfig, is_warm_start, warm_start
+from agentfly.training.sft import SFTConfig
+from agentfly.training.warm_start import WarmStartConfig, is_begun, is_warm_start, warm_start
+
+SMALL = WarmStartConfig(demonstrations=2, looks=1, sft=SFTConfig(steps=2, batch_size=2, micro_batch=1))
 
 
 class Enough(Exception):
     """The tasks are known; nothing need be played."""
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise Enough
 
 
 def test_demonstrations_take_the_families_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -34,17 +41,43 @@ def test_demonstrations_take_the_families_in_turn(monkeypatch: pytest.MonkeyPatc
     assert Counter(WarmStartConfig().families).most_common(1)[0][0] == "two_step"
 
 
+def test_batches_of_demonstrations_are_one_sequence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """How many are played together says nothing about what is played."""
+    played: dict[int, list[str]] = {}
+    for together in (2, 3):
+        monkeypatch.setattr(room, "PLAYED_TOGETHER", together)
+        texts = played[together] = []
+
+        def keep(shown: Sequence[Any], texts: list[str] = texts) -> None:
+            texts.extend(turn.text for trajectory in shown for turn in trajectory.turns)
+            raise Enough
+
+        monkeypatch.setattr(room, "_corpus", keep)
+        with pytest.raises(Enough):
+            warm_start(WarmStartConfig(demonstrations=5, looks=0), tmp_path / str(together))
+    assert played[2] == played[3]
+    assert len(played[2]) >= 5
+
+
 def test_a_finished_warm_start_is_known_by_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = WarmStartConfig(demonstrations=1, looks=0)
-    assert not is_warm_start(tmp_path, config)
-    monkeypatch.setattr(room, "train", lambda *_, **__: None)
-    assert is_warm_start(warm_start(config, tmp_path), config)
-    assert not is_warm_start(tmp_path, config.model_copy(update={"seed": 1}))
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise Enough
-
+    assert not is_warm_start(tmp_path, SMALL)
+    told: list[tuple[str, int, int]] = []
+    assert is_warm_start(warm_start(SMALL, tmp_path, lambda *event: told.append(event)), SMALL)
+    assert told == [("demonstrations", 2, 2), ("looks", 1, 1), ("supervised", 1, 2), ("supervised", 2, 2)]
+    assert not is_warm_start(tmp_path, SMALL.model_copy(update={"seed": 1}))
+    assert not (tmp_path / room.UNFINISHED).exists()
     monkeypatch.setattr(room, "train", stop)
     with pytest.raises(Enough):
-        warm_start(config, tmp_path)
-    assert not is_warm_start(tmp_path, config)
+        warm_start(SMALL, tmp_path)
+    assert not is_warm_start(tmp_path, SMALL)
+
+
+def test_a_warm_start_that_was_stopped_plays_nothing_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "train", stop)
+        with pytest.raises(Enough):
+            warm_start(SMALL, tmp_path)
+    assert is_begun(tmp_path, SMALL)
+    assert not is_begun(tmp_path, SMALL.model_copy(update={"seed": 1}))
+    monkeypatch.setattr(room, "play", stop)
+    assert is_warm_start(warm_start(SMALL, tmp_path), SMALL)

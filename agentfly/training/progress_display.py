@@ -1,0 +1,83 @@
+"""Progress of the parts of a run: bars on a terminal, a line at every tenth in a log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass
+class _Part:
+    bar: TaskID
+    begun: float = field(default_factory=time.monotonic)
+    tenths: int = 0
+
+
+class ProgressDisplay:
+    """Shows how far the parts of a run are; use it in a `with` block. Safe to use from several threads.
+
+    Args:
+        console: a terminal gets bars; anything else gets lines.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._parts: dict[str, _Part] = {}
+
+    def __enter__(self) -> ProgressDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, name: str, done: int, total: int, *, note: str = "", label: str | None = None) -> None:
+        """Show that `done` of `total` pieces of a part are finished; the first call starts its clock.
+
+        Args:
+            name: of the part.
+            done, total: pieces.
+            note: what else there is to say, such as a figure of the last piece.
+            label: what the bar says instead of the name.
+        """
+        if (part := self._parts.get(name)) is None:
+            part = self._parts[name] = _Part(self._bars.add_task(name, total=total, note=note))
+            self._line(f"{name}: begins")
+        self._bars.update(part.bar, completed=done, total=total, note=note, description=label or name)
+        tenths = 10 * done // max(1, total)
+        if tenths > part.tenths:
+            part.tenths = tenths
+            elapsed = time.monotonic() - part.begun
+            left = f", about {elapsed / done * (total - done):.0f} s left" if done < total else ""
+            self._line(f"{name}: {done} of {total}, {elapsed:.0f} s{left}{f'; {note}' if note else ''}")
+
+    def say(self, text: str) -> None:
+        """Print a line, on a terminal above the bars."""
+        self._bars.console.print(text, highlight=False)
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self.say(text)

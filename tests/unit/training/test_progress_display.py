@@ -1,0 +1,37 @@
+"""A log shows how far a part is, too: at every tenth, with the time it took and the time that is left."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+
+from agentfly.training.progress_display import ProgressDisplay
+
+
+def lines(count: int, *, terminal: bool = False) -> list[str]:
+    file = io.StringIO()
+    with ProgressDisplay(Console(file=file, force_terminal=terminal, width=120)) as display:
+        for done in range(count + 1):
+            display.update("warm start", done, count, note="loss 0.5")
+    return file.getvalue().splitlines()
+
+
+def test_a_log_gets_a_line_at_every_tenth() -> None:
+    """For minutes nothing at all was printed where there was no terminal."""
+    told = lines(750)
+    assert told[0] == "warm start: begins"
+    assert len(told) == 11
+    assert re.fullmatch(r"warm start: 75 of 750, \d+ s, about \d+ s left; loss 0\.5", told[1])
+    assert re.fullmatch(r"warm start: 750 of 750, \d+ s; loss 0\.5", told[-1])
+
+
+def test_few_pieces_are_all_told() -> None:
+    assert [line.split(",")[0] for line in lines(2)[1:]] == ["warm start: 1 of 2", "warm start: 2 of 2"]
+
+
+def test_a_terminal_gets_bars_instead() -> None:
+    told = "\n".join(lines(20, terminal=True))
+    assert "20/20" in told
+    assert "begins" not in told
