@@ -1,6 +1,5 @@
 # make help says what there is. Everything runs in $(VENV), which the first target that needs it makes.
 export VENV ?= .venv
-export PYTHON ?= python3.11
 export ACCELERATOR ?= auto
 # ARGS: more arguments for quickstart or pytest. quickstart reads SEED and ALGORITHM, which make hands on.
 

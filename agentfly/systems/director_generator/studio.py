@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -69,7 +69,7 @@ class DirectorGenerator:
         try:
             run = Run(self.studio, self._chat, self._easel, request, record, self.store, watcher)
             record.status = await asyncio.wait_for(run.go(), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             record.status, record.error = "timeout", f"not done within {timeout:g} s"
         except AgentFlyError as fault:
             record.status = "recursion_limit" if isinstance(fault, RecursionLimit) else "failed"
@@ -111,4 +111,4 @@ class Silent:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from PIL import Image
 
@@ -26,7 +26,7 @@ from agentfly.waiting import Overtime, bounded
 logger = logging.getLogger(__name__)
 
 
-class LoopEnd(str, Enum):
+class LoopEnd(StrEnum):
     """Why a loop ended."""
 
     THRESHOLD = "threshold"

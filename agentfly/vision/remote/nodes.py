@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from agentfly.errors import ConfigError
 from agentfly.vision.remote.adapters import ADAPTERS, Adapter, Operation
@@ -30,7 +30,7 @@ Clock = Callable[[], float]
 _QUEUEING = 2.0
 
 
-class Circuit(str, Enum):
+class Circuit(StrEnum):
     """State of a breaker."""
 
     closed = "closed"

@@ -17,10 +17,10 @@ NONE = Driver()
 
 
 def test_python() -> None:
-    assert only(machine.check_python("3.11.7", ">=3.10,<3.13"))[0] == "ok"
-    assert only(machine.check_python("3.13.0", ">=3.10,<3.13")) == (
+    assert only(machine.check_python("3.11.7", ">=3.11,<3.13"))[0] == "ok"
+    assert only(machine.check_python("3.13.0", ">=3.11,<3.13")) == (
         "error",
-        "Python 3.13.0, and >=3.10,<3.13 is needed",
+        "Python 3.13.0, and >=3.11,<3.13 is needed",
     )
 
 
