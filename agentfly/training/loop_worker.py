@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
@@ -38,6 +39,8 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
     """Runs chains; see the module."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
+        # Its tensors are small, and threads that spin at the end of each operation take the core of the rollout engine.
+        torch.set_num_threads(1)
         super().__init__(*arguments, **named)
         self._pictures = PictureInputs(shared(self.config, self.processor).codec)
 

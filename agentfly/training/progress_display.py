@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -17,11 +17,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_LEAST_SECONDS = 2.0  # between two lines of a part: one that takes no time needs no report
+
 
 @dataclass
 class _Part:
     bar: TaskID
-    begun: float = field(default_factory=time.monotonic)
+    begun: float
+    told: float
     tenths: int = 0
 
 
@@ -55,7 +58,7 @@ class ProgressDisplay:
         self._bars.stop()
 
     def update(self, name: str, done: int, total: int, *, note: str = "", label: str | None = None) -> None:
-        """Show that `done` of `total` pieces of a part are finished; the first call starts its clock.
+        """Show that `done` of `total` pieces of a part are finished; the first call, with 0, starts its clock.
 
         Args:
             name: of the part.
@@ -64,13 +67,14 @@ class ProgressDisplay:
             label: what the bar says instead of the name.
         """
         if (part := self._parts.get(name)) is None:
-            part = self._parts[name] = _Part(self._bars.add_task(name, total=total, note=note))
+            now = time.monotonic()
+            part = self._parts[name] = _Part(self._bars.add_task(name, total=total, note=note), now, now)
             self._line(f"{name}: begins")
         self._bars.update(part.bar, completed=done, total=total, note=note, description=label or name)
-        tenths = 10 * done // max(1, total)
-        if tenths > part.tenths:
-            part.tenths = tenths
-            elapsed = time.monotonic() - part.begun
+        tenths, now = 10 * done // max(1, total), time.monotonic()
+        if tenths > part.tenths and (now - part.told > _LEAST_SECONDS or done == total):
+            part.tenths, part.told = tenths, now
+            elapsed = now - part.begun
             left = f", about {elapsed / done * (total - done):.0f} s left" if done < total else ""
             self._line(f"{name}: {done} of {total}, {elapsed:.0f} s{left}{f'; {note}' if note else ''}")
 

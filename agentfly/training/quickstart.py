@@ -173,6 +173,7 @@ class _Quickstart:
         def tell(part: str, done: int, total: int) -> None:
             display.update(name if part in name else f"{name}, {part}", done, total)
 
+        display.update(name, 0, 1)
         log = self._out / "logs" / f"{name.replace(' ', '_')}.log"
         run = run_phase if process is None else process.run
         self._seconds[name] = run(function, arguments, log=log, on_progress=tell)

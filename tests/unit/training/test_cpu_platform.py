@@ -183,6 +183,26 @@ def test_a_trained_value_head_survives_saving(tmp_path: Path) -> None:
     assert torch.equal(model.from_pretrained(tmp_path, config=config).score.weight, critic.score.weight)
 
 
+def test_log_probs_are_those_of_verl_without_its_loop_over_rows() -> None:
+    """verl's own take a second of Python a step: the engine gives them a row a token."""
+    import verl.utils.torch_functional as functional
+
+    from agentfly.training.cpu.engines import log_probs, register_engines
+
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn((40, 30), generator=generator).mul_(9).requires_grad_() for _ in range(2)]
+    logits[1].data.copy_(logits[0].data)
+    labels = torch.randint(30, (40,), generator=generator)
+    found = log_probs(logits[0], labels)
+    wanted = torch.log_softmax(logits[1], dim=-1)[torch.arange(40), labels]
+    torch.testing.assert_close(found, wanted)
+    found.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(logits[0].grad, logits[1].grad)
+    register_engines()
+    assert torch.equal(functional.logprobs_from_logits(logits[0], labels), found)
+
+
 def test_vllm_still_has_the_flag_that_keeps_weights_updatable() -> None:
     custom_ops = pytest.importorskip("vllm._custom_ops")
     assert isinstance(custom_ops._supports_onednn, bool)

@@ -217,6 +217,8 @@ def test_environment_on_a_cpu(settings: TrainSettings, tmp_path: Path) -> None:
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment
     assert "RAY_ADDRESS" not in environment
     assert environment["VERL_PLATFORM"] == "cpu"
+    # Beside another program on its core, a worker of niceness 15 made one step in the time of thirty.
+    assert environment["RAY_worker_niceness"] == "0"
     assert environment["HOME"] == "/home/me"
     assert environment[MARKER] == "one"
     assert environment["OMP_NUM_THREADS"] == "7"  # the run's own settings win

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
+from agentfly.training import progress_display as room
 from agentfly.training.progress_display import ProgressDisplay
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second after the one before."""
+    seconds = itertools.count(1000.0)
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
 
 
 def lines(count: int, *, terminal: bool = False) -> list[str]:
@@ -27,8 +38,9 @@ def test_a_log_gets_a_line_at_every_tenth() -> None:
     assert re.fullmatch(r"warm start: 750 of 750, \d+ s; loss 0\.5", told[-1])
 
 
-def test_few_pieces_are_all_told() -> None:
-    assert [line.split(",")[0] for line in lines(2)[1:]] == ["warm start: 1 of 2", "warm start: 2 of 2"]
+def test_a_part_that_takes_no_time_is_told_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    assert lines(50)[1:] == ["warm start: 50 of 50, 0 s; loss 0.5"]
 
 
 def test_a_terminal_gets_bars_instead() -> None:

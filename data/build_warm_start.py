@@ -1,0 +1,79 @@
+"""Write `warm_start/`: the tiny policy that `make quickstart` begins with, and its held-out figures.
+
+Run it from the root of the repository, before a release that changes what a warm start learns:
+`python data/build_warm_start.py`. It takes some minutes; a run that was stopped is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agentfly.files import write_text
+from agentfly.training.phase import PhaseProcess
+from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
+from agentfly.training.progress_display import ProgressDisplay
+from agentfly.training.sft import cores
+from agentfly.training.warm_start import FIGURES, WarmStartConfig, warm_start
+
+DEFAULT_PATH = Path(__file__).parent / "warm_start"
+COMMAND = "python data/build_warm_start.py"
+
+
+def figures(evaluation: Path, plan: EvaluationPlan, seconds: float) -> dict[str, Any]:
+    """What is told of the policy: its held-out scores with intervals, and how it was made."""
+    passes = {name: read_evaluation(evaluation / f"{name}.jsonl").summary() for name in ("greedy", "sampled")}
+    return {
+        "command": COMMAND,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{cores()} cores, {_processor()}",
+        "warm_start_seconds": round(seconds),
+        "tasks_per_family": plan.tasks_per_family,
+        **{
+            name: {key: found[key] for key in ("score", "score_by_family", "success", "tool_calls_per_task")}
+            for name, found in passes.items()
+        },
+    }
+
+
+def _processor() -> str:
+    """The model of the processor, and the widest instructions for small floats that it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    told = dict(line.partition(":")[::2] for line in lines if ":" in line)
+    known = {key.strip(): value.strip() for key, value in told.items()}
+    widest = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in known.get("flags", "").split()]
+    return ", ".join([known.get("model name", platform.machine()), *widest[:1]])
+
+
+def main() -> None:
+    """Command line: an optional folder to write to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", nargs="?", type=Path, default=DEFAULT_PATH)
+    path: Path = parser.parse_args().path
+    work = path.with_name(f"{path.name}.partial")
+    plan = EvaluationPlan()
+    with ProgressDisplay(Console()) as display, PhaseProcess() as process:
+        told = {"log": work / "build.log", "on_progress": display.update}
+        seconds = process.run(warm_start, {"config": WarmStartConfig(), "folder": work / "policy"}, **told)
+        process.run(evaluate_policy, {"policy": work / "policy", "out": work / "evaluation", "plan": plan}, **told)
+    text = json.dumps(figures(work / "evaluation", plan, seconds), indent=2)
+    write_text(work / "policy" / FIGURES, text + "\n")
+    shutil.rmtree(path, ignore_errors=True)
+    (work / "policy").rename(path)
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
