@@ -1,7 +1,7 @@
 # make help says what there is. Everything runs in $(VENV), which the first target that needs it makes.
 export VENV ?= .venv
 export ACCELERATOR ?= auto
-# ARGS: more arguments for quickstart or pytest. quickstart reads SEED and ALGORITHM, which make hands on.
+# ARGS: more arguments for quickstart or pytest. quickstart reads SEED, ALGORITHM and FROM_SCRATCH, which make hands on.
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test lint clean
@@ -12,7 +12,7 @@ help:  ## show this
 install:  ## make the environment; does nothing when it is up to date
 	@scripts/install.sh
 
-quickstart: install  ## train a small policy on this machine and write a report (SEED=1 ALGORITHM=grpo)
+quickstart: install  ## train a small policy on this machine and write a report (SEED=1 ALGORITHM=ppo FROM_SCRATCH=1)
 	@$(VENV)/bin/agentfly quickstart $(ARGS)
 
 test: install  ## run the tests (ARGS="-m 'not slow'")

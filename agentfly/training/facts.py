@@ -38,9 +38,17 @@ def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
 
 
 def intervals_of(trajectory: Trajectory) -> list[Interval]:
-    """When the policy generated and when its tools ran."""
+    """When the policy generated and when its tools ran.
+
+    Calls of tools that do not exist are all named "unknown": the names become names of metrics, and a model writes many.
+    """
+    known = {tool["function"]["name"] for tool in trajectory.tools}
+
+    def label(record: ToolRecord) -> str:
+        return "malformed" if not record.name else record.name if record.name in known else "unknown"
+
     found = [Interval("", turn.began, turn.began + turn.seconds) for turn in trajectory.turns]
-    return found + [Interval(r.name or "malformed", r.began, r.began + r.seconds) for r in trajectory.tool_records]
+    return found + [Interval(label(r), r.began, r.began + r.seconds) for r in trajectory.tool_records]
 
 
 def turn_results(trajectory: Trajectory) -> list[str | None]:

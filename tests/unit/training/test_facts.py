@@ -88,6 +88,13 @@ async def test_intervals_are_when_things_ran(task: EditTask) -> None:
     assert found[3] == Interval("auto_inpaint_image", record.began, record.began + record.seconds)
 
 
+async def test_tools_that_do_not_exist_share_a_name(task: EditTask) -> None:
+    """A policy that babbled left a metric for each of its words in every step of a run."""
+    script = [call("1 star star", image_id="img_1"), call('18{"name": "', image_id="img_1"), ANSWER_SOURCE]
+    trajectory, _ = await roll(task, script)
+    assert [each.tool for each in intervals_of(trajectory)][3:] == ["unknown", "unknown", "give_answer"]
+
+
 def changed(before: Image.Image, after: Image.Image | None) -> tuple[int, int]:
     """Edits and no-op edits of a chain with one edit from one picture to another."""
     store = ImageStore()
