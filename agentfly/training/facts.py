@@ -40,7 +40,7 @@ def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
 def intervals_of(trajectory: Trajectory) -> list[Interval]:
     """When the policy generated and when its tools ran.
 
-    Calls of tools that do not exist are all named "unknown": the names become names of metrics, and models make up many.
+    Calls of tools that do not exist are all named "unknown": the names become names of metrics, and models invent many.
     """
     known = {tool["function"]["name"] for tool in trajectory.tools}
 
