@@ -30,7 +30,7 @@ STEPS = 2
 SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "agentfly.pictures=true")
 RUN = """
 import sys
-from agentfly.training.quickstart import QuickstartConfig
+from agentfly.training.quickstart import QuickstartConfig, run_quickstart
 if __name__ == "__main__":
     run_quickstart(QuickstartConfig.model_validate_json(sys.argv[1]))
 """
