@@ -28,12 +28,14 @@ class SFTConfig(LoopConfig):
     """Settings of the warm start's training.
 
     Attributes:
+        micro_batch: small, so that little of it is padding. Batches that are drawn by length have even less of it, but
+            they differ in what they teach: second calls were copied from 55 % of held-out sentences instead of 84 %.
         learning_rate: peak for matrices (Muon, scaled to the step size of AdamW).
         vector_learning_rate: the same for embeddings, biases and norms (AdamW).
     """
 
     labelled_logits: bool = True
-    grouped_batches: int = 8
+    micro_batch: int = 4
     learning_rate: float = 6e-3
     vector_learning_rate: float = 3e-3
 

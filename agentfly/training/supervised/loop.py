@@ -34,8 +34,6 @@ class LoopConfig(Settings):
         label_power: an example weighs as much as its number of labels to this power: 1 makes the loss a mean over
             tokens, 0 one over examples.
         labelled_logits: compute logits only where a label follows. It saves memory; the last bits differ.
-        grouped_batches: batches that are drawn together and divided by length, so that the examples of a micro-batch
-            are about equally long and little of it is padding; 1 draws each batch alone.
     """
 
     steps: int = 300
@@ -47,7 +45,6 @@ class LoopConfig(Settings):
     micro_batch_tokens: int | None = None
     label_power: float = 0.5
     labelled_logits: bool = False
-    grouped_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,15 @@ class Loop:
         Raises:
             TrainingError: the loss is no number any more.
         """
-        batches = _batches([len(sample.ids) for sample in samples], self.config)
-        for _ in range(done):
-            next(batches)
+        config, order = self.config, _order(len(samples), self.config.seed)
+        for _ in range(done * config.batch_size):
+            next(order)
         self.model.train()
-        for step in range(done, self.config.steps):
-            taken = self._step(step, [samples[index] for index in next(batches)])
+        for step in range(done, config.steps):
+            batch = sorted(
+                (samples[next(order)] for _ in range(config.batch_size)), key=lambda example: len(example.ids)
+            )
+            taken = self._step(step, batch)
             if on_step is not None:
                 on_step(taken)
 
@@ -223,20 +223,6 @@ def _mean_losses(logits: Any, following: Any) -> tuple[Any, Any]:
 def _add_gradient(loss: Any) -> float:
     loss.backward()
     return float(loss.detach())
-
-
-def _batches(lengths: Sequence[int], config: LoopConfig) -> Iterator[list[int]]:
-    """Batches of indices without end, the short examples of each first; a function of the seed and the lengths."""
-    order, rng, size = _order(len(lengths), config.seed), random.Random(f"groups-{config.seed}"), config.batch_size
-    alike = config.micro_batch if config.grouped_batches > 1 else size
-    while True:
-        drawn = [next(order) for _ in range(size * config.grouped_batches)]
-        drawn.sort(key=lambda index: lengths[index])
-        groups = [drawn[start : start + alike] for start in range(0, len(drawn), alike)]
-        rng.shuffle(groups)
-        mixed = [index for group in groups for index in group]
-        for start in range(0, len(mixed), size):
-            yield sorted(mixed[start : start + size], key=lambda index: lengths[index])
 
 
 def _order(count: int, seed: int) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from agentfly.errors import TrainingError
 from agentfly.training.supervised.batches import Collator, micro_batches
 from agentfly.training.supervised.examples import IGNORED, Example
-from agentfly.training.supervised.loop import Loop, LoopConfig, Step, _batches, schedule
+from agentfly.training.supervised.loop import Loop, LoopConfig, Step, schedule
 from agentfly.training.supervised.optimisers import adamw
 
 NONE = np.zeros((0, 0), np.float32)
@@ -73,31 +72,6 @@ def test_threads_change_no_bit_of_a_gradient(model: Any) -> None:
     assert torch.equal(two[1], three[1])
     one = gradients(model, micro_batch=1)
     assert float((two[1] - one[1]).abs().max()) < 1e-6
-
-
-LENGTHS = [7 + (37 * index) % 100 for index in range(64)]
-
-
-def padded(config: LoopConfig) -> float:
-    """Share of padding in the micro-batches of an epoch."""
-    whole = 0
-    batches = _batches(LENGTHS, config)
-    for batch in itertools.islice(batches, len(LENGTHS) // config.batch_size):
-        for start in range(0, config.batch_size, config.micro_batch):
-            group = batch[start : start + config.micro_batch]
-            whole += len(group) * max(LENGTHS[index] for index in group)
-    return 1 - sum(LENGTHS) / whole
-
-
-def test_batches_drawn_together_have_little_padding_and_lose_no_example() -> None:
-    alone = LoopConfig(batch_size=8, micro_batch=4)
-    together = alone.model_copy(update={"grouped_batches": 8})
-    assert padded(together) < 0.05 < padded(alone)
-    drawn = list(itertools.islice(_batches(LENGTHS, together), 8))
-    assert sorted(itertools.chain.from_iterable(drawn)) == list(range(64))
-    assert all(len(batch) == 8 for batch in drawn)
-    # A batch has examples of several lengths: its gradient is to be one of the whole data.
-    assert all(max(LENGTHS[i] for i in batch) - min(LENGTHS[i] for i in batch) > 10 for batch in drawn)
 
 
 def test_the_held_out_loss_is_a_mean_over_labels(model: Any) -> None:
