@@ -53,6 +53,7 @@ class PhaseProcess:
         self._pipe, theirs = context.Pipe()
         self._child = context.Process(target=_serve, args=(theirs,), daemon=False)
         self._child.start()
+        self._busy = False
         theirs.close()
 
     def __enter__(self) -> PhaseProcess:
@@ -86,8 +87,8 @@ class PhaseProcess:
             TrainingError: it failed, died or stopped making progress; the message has the cause and names the log.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # a child that died says so below
+        started, self._busy = time.monotonic(), True
+        with contextlib.suppress(OSError):  # a child that died, or was ended, says so below
             self._pipe.send((str(log), patience))
             self._pipe.send((function, arguments))
         self._follow(function.__name__, log, patience, on_progress)
@@ -95,28 +96,34 @@ class PhaseProcess:
 
     def _follow(self, name: str, log: Path, patience: float, on_progress: OnProgress | None) -> None:
         while True:
-            if not self._pipe.poll(patience):
+            try:
+                kind, *rest = self._pipe.recv() if self._pipe.poll(patience) else ("hangs",)
+            except (EOFError, OSError):
+                raise TrainingError(
+                    f"{name} died without a word: out of memory? Close other programs and run the same command again, "
+                    f"which goes on from what is finished; see {log}"
+                ) from None
+            if kind == "hangs":
                 self.close()
                 raise TrainingError(
                     f"{name} made no progress for {patience:g} s and was stopped; where it stood is at the end "
                     f"of {log}. The same command again goes on from what is finished"
                 )
-            try:
-                kind, *rest = self._pipe.recv()
-            except (EOFError, ConnectionResetError):
-                raise TrainingError(
-                    f"{name} died without a word: out of memory? Close other programs and run the same command again, "
-                    f"which goes on from what is finished; see {log}"
-                ) from None
             if kind == "done":
+                self._busy = False
                 return
             if kind == "failed":
+                self._busy = False
                 raise TrainingError(f"{name} failed: {rest[0]}; see {log}")
             if on_progress is not None:
                 on_progress(*rest)
 
     def close(self) -> None:
         """End the child and everything it has started; a thread that waits in `run` then gets a `TrainingError`."""
+        if not self._busy:
+            # It ends by itself and clears up: the semaphores of a killed one are told of on the terminal.
+            self._pipe.close()
+            self._child.join(timeout=30)
         if self._child.pid is not None:
             # It leads a process group of its own; before it does, it has started nothing.
             for end in (os.killpg, os.kill):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from agentfly.errors import TrainingError
 from agentfly.training.phase import PhaseProcess, run_phase
 
+ROOT = Path(__file__).parents[3]
 Tell = Callable[[str, int, int], None]
 
 
@@ -95,6 +97,22 @@ def test_functions_of_one_process_share_it_and_have_logs_of_their_own(tmp_path: 
     assert pids[0] == pids[1]
     assert not psutil.pid_exists(pids[0])
     assert ["noise" in (tmp_path / name).read_text() for name in ("one", "two", "three")] == [False, False, True]
+
+
+def leaves_a_semaphore(on_progress: Tell) -> None:
+    global kept
+    kept = multiprocessing.get_context("spawn").Lock()
+
+
+def test_a_process_that_is_done_ends_by_itself(tmp_path: Path) -> None:
+    """Killed, it left semaphores, of which Python warns the user at the end of the run."""
+    code = (
+        "from pathlib import Path; from agentfly.training.phase import run_phase\n"
+        "from tests.unit.training.test_phase import leaves_a_semaphore\n"
+        f"run_phase(leaves_a_semaphore, {{}}, log=Path({str(tmp_path / 'f.log')!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_thread_that_waits_is_told_when_the_process_is_ended(tmp_path: Path) -> None:
