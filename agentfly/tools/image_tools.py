@@ -81,11 +81,13 @@ class ImageTools:
             "auto_mask_feather": auto_mask_feather,
         }
         text, shown = f"{name}: {_listed(found, boxes=True)}", [handle]
-        if self._engines.draws_boxes:
+        made_by = self._engines.detector.name
+        # An image server may run the classical engines: it must show what the same ones show here.
+        if self._engines.draws_boxes and not made_by.endswith("classical"):
             drawn = await self._store(await asyncio.to_thread(draw_detections, image, found))
             shown.append(drawn)
             text += f"; drawn in {self._images.add_handle(drawn, 'boxes')}"
-        return ToolResult(text, tuple(shown), self._engines.detector.name, data=data)
+        return ToolResult(text, tuple(shown), made_by, data=data)
 
     @tool
     async def inpaint_image(

@@ -107,6 +107,14 @@ async def test_engines_that_draw_boxes_show_them_in_a_picture_of_its_own_name() 
     assert desk.view.get("boxes_1").getpixel((10, 20)) != desk.view.get("img_1").getpixel((10, 20))
 
 
+async def test_classical_engines_on_an_image_server_show_what_they_show_here() -> None:
+    """A policy that was trained without image servers met an image in its observations that it had never seen."""
+    desk = Desk(Fake(TWO, name="remote: classical"), draws_boxes=True)
+    result = await desk.call("detect_objects", image_id="img_1", text_prompt="circle")
+    assert "boxes_1" not in result.text
+    assert result.images == (desk.view.handle("mask_1"),)
+
+
 async def test_long_lists_are_cut_for_the_model_but_kept_in_the_data() -> None:
     desk = Desk(Fake(TWO * 5))
     result = await desk.call("detect_objects", image_id="img_1", text_prompt="circle")
