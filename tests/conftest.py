@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FEWEST_FILES = 40  # for which workers are started
 MOST_WORKERS = 4  # the tests of whole runs have many processes each, and gigabytes
 # Session fixtures that take longer than the tests that use them: these tests go to one worker, which starts one.
-SHARED_FIXTURES = ("vllm_backend", "warm_policy")
+SHARED_FIXTURES = ("vllm_backend",)
 
 # Workers share the cores: each process of theirs would start threads for all of them, which wait by spinning.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -88,6 +88,14 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
     build_policy(folder, vocabulary() * 2, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm_policy() -> Path:
+    """The policy that comes with the repository: it calls tools, and does not always do the same."""
+    from agentfly.training.warm_start import SHIPPED
+
+    return SHIPPED
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
