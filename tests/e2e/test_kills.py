@@ -41,9 +41,9 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-# Of the disturbed run: in each of its lives but the last it takes two at most, in the last at least one.
-STEPS, PROMPTS, SAMPLES = 8, 2, 2
-STEP_SECONDS = 3.0  # about
+# Of the disturbed run: in each of its lives but the last it takes three at most, in the last at least one.
+STEPS, PROMPTS, SAMPLES = 10, 2, 2
+STEP_SECONDS = 1.0  # about
 SEED = 11  # of the run, and of the moments at which it is hit
 # What is killed, in turn: how the process calls itself, and what the first line of the error says.
 VICTIMS = (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests import programs
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_tables_and_writes_json(tmp_path: Path) -> None:
     file = tmp_path / "new" / "figures.json"
     done = programs.run("benchmarks/evaluators.py", "--quick", "--json", str(file), cwd=ROOT, timeout=240)

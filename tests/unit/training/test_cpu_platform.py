@@ -203,6 +203,7 @@ def test_log_probs_are_those_of_verl_without_its_loop_over_rows() -> None:
     assert torch.equal(functional.logprobs_from_logits(logits[0], labels), found)
 
 
+@pytest.mark.slow
 def test_linear_layers_of_the_rollout_follow_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that vLLM has packed computes with the weights of before an update, or has lost its parameter."""
     pytest.importorskip("vllm")
