@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["agentfly.agents", "agentfly.cli"])
+_CONTEXT.set_forkserver_preload(["agentfly.agents", "agentfly.cli", "openai", "pytest"])
 
 
 @dataclass(frozen=True)
