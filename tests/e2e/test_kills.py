@@ -54,6 +54,7 @@ VICTIMS = (
 ERROR_SECONDS = 60.0
 POLL_SECONDS = 0.5  # logs are read each time, beside runs whose end is timed
 RECIPE = CONFIG_DIR / "stickers.yaml"
+SERVER = "python -m agentfly.cli serve-images --model-type classical --workers 1"
 
 Line = dict[str, Any]
 
@@ -74,13 +75,14 @@ def world(warm_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, warm_policy, write_rows(tasks, folder / "data", "train"))
 
 
-def overrides(world: World, out: Path, **more: Any) -> list[str]:
+def overrides(world: World, out: Path, server: str, **more: Any) -> list[str]:
     values = {
         "agentfly.model": world.policy,
         "agentfly.out": out,
         "agentfly.seed": SEED,
         "agentfly.threads": 1,
         "agentfly.data.train": world.tasks,
+        "agentfly.client_nodes": [server.removeprefix("http://")],
         "agentfly.limits.tool_timeout": 5,
         "data.train_batch_size": PROMPTS,
         "actor_rollout_ref.rollout.n": SAMPLES,
@@ -176,13 +178,8 @@ class Murder:
 @contextmanager
 def trained_by_command(world: World, out: Path) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
     """`agentfly train` with an image server, each a process of its own: training, server."""
-    line = "python -m agentfly.cli serve-images --model-type classical --workers 1"
-    with command(line) as (server, url):
-        flags = overrides(
-            world,
-            out,
-            **{"agentfly.client_nodes": [url.removeprefix("http://")], "trainer.total_training_steps": STEPS + 40},
-        )
+    with command(SERVER) as (server, url):
+        flags = overrides(world, out, url, **{"trainer.total_training_steps": STEPS + 40})
         training = subprocess.Popen([sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *flags])
         try:
             yield training, server
@@ -232,14 +229,21 @@ def bereaved(world: World) -> Path:
 
 
 @pytest.fixture(scope="module")
-def disturbed(world: World) -> Path:
+def server() -> Iterator[str]:
+    """The image server of the disturbed run, which nobody kills: its address."""
+    with command(SERVER) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def disturbed(world: World, server: str) -> Path:
     """The same run, killed three times and resumed; how each death was told is checked here."""
     out, rng = world.folder / "disturbed", random.Random(SEED)
     for title, cause in VICTIMS:
         before = steps_of(out)
         murder = Murder(out, title, delay=rng.uniform(0.0, STEP_SECONDS))
         with pytest.raises(TrainingError) as error:
-            launch(prepare(RECIPE, overrides(world, out)), on_step=murder.on_step)
+            launch(prepare(RECIPE, overrides(world, out, server)), on_step=murder.on_step)
         took = time.monotonic() - murder.killed
         first = str(error.value).splitlines()[0]
         print(f"{title} killed {murder.delay:.1f} s after step {murder.steps}: {took:.1f} s later {first}")
@@ -249,7 +253,7 @@ def disturbed(world: World) -> Path:
         assert re.search(cause, first)
         # No step that was reported is repeated, and one at most was finished but not reported.
         assert murder.steps[0] - max(before, default=0) in (1, 2)
-    outcome = launch(prepare(RECIPE, overrides(world, out)))
+    outcome = launch(prepare(RECIPE, overrides(world, out, server)))
     assert outcome.checkpoint is not None
     assert outcome.checkpoint.name == f"global_step_{STEPS}"
     return out
@@ -273,7 +277,6 @@ def test_one_step_is_lost_at_most(disturbed: Path) -> None:
 
 
 def test_data_and_rollouts_are_those_of_the_run_without_kills(bereaved: Path, disturbed: Path) -> None:
-    """The one has its pictures edited by a server, the other in its own processes: that makes no difference either."""
     resumed = chains_of(disturbed)
     whole = {key: chain for key, chain in chains_of(bereaved).items() if key[0] <= STEPS}
     assert resumed.keys() == whole.keys()
