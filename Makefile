@@ -16,7 +16,7 @@ quickstart: install  ## train a small policy on this machine and write a report 
 	@$(VENV)/bin/agentfly quickstart $(ARGS)
 
 test: install  ## run the tests (ARGS="-m 'not slow'")
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest --durations=25 $(ARGS)
 
 lint: install  ## ruff and mypy
 	@$(VENV)/bin/python -m ruff check .

@@ -97,6 +97,7 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-asyncio>=1.0",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.11",
         "types-PyYAML>=6.0",
         "types-jsonschema>=4.23",

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import functools
+import gc
+import os
 import signal
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
-import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
+import yaml
 from PIL import Image
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
 
-from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig
+if TYPE_CHECKING:
+    from agentfly.agents.llm_backends import AsyncVLLMBackend
+
+FEWEST_FILES = 40  # for which workers are started
+MOST_WORKERS = 4  # the tests of whole runs have many processes each, and gigabytes
+# Session fixtures that take longer than the tests that use them: these tests go to one worker, which starts one.
+SHARED_FIXTURES = ("vllm_backend",)
+
+# Workers share the cores: each process of theirs would start threads for all of them, which wait by spinning.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 # `--hypothesis-profile=thorough` looks longer. A time limit for one example would fail on a busy machine.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
@@ -28,6 +45,53 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Every HTTP client would load all certificates anew, for 30 ms; no server of the tests has one.
     ssl.create_default_context = functools.cache(ssl.create_default_context)
+    # Each composition reads 31 files of verl's; libyaml does it in a tenth of the time.
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among what is imported: there is none, and looking takes a tenth of the time of the suite."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use one worker for each core, and none for a few files or where output is shown as it comes.
+
+    Workers take seconds to start, longer than the tests of most folders.
+    """
+    files = sum(len([*Path(name).rglob("test_*.py")]) for name in config.args)
+    if files < FEWEST_FILES or config.option.capture == "no":
+        return 0
+    return min(psutil.cpu_count(logical=False) or 1, MOST_WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the group of tests that share a fixture. In a worker, start with the slow tests: they would end last."""
+    for item in items:
+        for name in set(SHARED_FIXTURES).intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class _Scheduling(LoadGroupScheduling):
+    """Send tests of one group, or else of one file, to the same worker: they share fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group: str = super()._split_scope(nodeid)
+        return group if group != nodeid else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
+    """Replace the scheduling by groups, which would scatter the tests of a file over the workers."""
+    return _Scheduling(config, log) if config.option.dist == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +105,19 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm_policy() -> Path:
+    """The policy that comes with the repository: it calls tools, and does not always do the same."""
+    from agentfly.training.warm_start import SHIPPED
+
+    return SHIPPED
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_backend(tiny_policy: Path) -> AsyncIterator[AsyncVLLMBackend]:
     """The tiny policy on one vLLM engine for all tests: its start takes most of their time."""
+    from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig
+
     config = AsyncVLLMConfig(max_model_len=1024, max_num_seqs=8, max_num_batched_tokens=1024, start_timeout=400)
     backend = AsyncVLLMBackend(str(tiny_policy), config, template="compact-tool")
     yield backend
@@ -53,6 +127,8 @@ async def vllm_backend(tiny_policy: Path) -> AsyncIterator[AsyncVLLMBackend]:
 @pytest.fixture
 def picture() -> Image.Image:
     """A picture of 168 x 168 with structure in every channel."""
+    import numpy as np
+
     ramp = np.linspace(0, 255, 168, dtype=np.uint8)
     channels = [np.tile(ramp, (168, 1)), np.tile(ramp[:, None], (1, 168)), np.full((168, 168), 90, np.uint8)]
     return Image.fromarray(np.stack(channels, axis=-1))

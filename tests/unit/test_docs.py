@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,7 +59,7 @@ def test_python_runs(page: str, before: str, code: str, tmp_path: Path) -> None:
     if before.startswith("<!-- needs"):
         compile(code, page, "exec")
         return
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = programs.run("-c", code, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

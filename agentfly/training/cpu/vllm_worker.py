@@ -14,7 +14,7 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
     vLLM's CPU backend packs each linear weight into a oneDNN handle and leaves an empty `layer.weight` behind
     (vllm/model_executor/layers/utils.py:297): a later weight update finds no parameter, and the trainer waits for
     ever. Without the flag vLLM falls back to `torch.nn.functional.linear` on the live parameter. The flag is private;
-    a test asserts that vLLM still has it.
+    a test asserts that it still works.
     """
 
     def __new__(cls, **kwargs: Any) -> CPUWorkerExtension:

@@ -6,8 +6,6 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
 from agentfly.agents.journal import FILE_NAME, Journal
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import BackendError, ConfigError
+from tests import programs
 
-ROOT = Path(__file__).parents[3]
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
 
@@ -180,17 +178,14 @@ async def test_a_chain_is_on_disk_before_the_run_ends(tmp_path: Path, monkeypatc
 
 
 PROGRAM = """
-import asyncio, sys
-sys.path.insert(0, {root!r})
+import asyncio
 from agentfly.agents import AgentSettings
 from tests.unit.agents.test_journal import Counted, conversations
 
 async def main():
     counted = Counted(latency=0.01)
     counted.agent.settings = AgentSettings(max_concurrent_chains=3)
-    print("ready", flush=True)
     await counted.agent.run(conversations(6), num_chains=3, log_dir={folder!r})
-    print("done", flush=True)
 
 asyncio.run(main())
 """
@@ -198,23 +193,21 @@ asyncio.run(main())
 
 def killed_run(program: str, file: Path, at_bytes: int | None, delay: float) -> bool:
     """Start the program and kill it once its log is longer than `at_bytes`; returns whether it came to its end."""
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    while at_bytes is not None and process.poll() is None:
-        if file.exists() and file.stat().st_size >= at_bytes:
-            time.sleep(delay)  # anywhere in what comes next
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.0005)
-    return process.communicate()[0] == "done\n"
+    with programs.started("-c", program) as process:
+        while at_bytes is not None and process.poll() is None:
+            if file.exists() and file.stat().st_size >= at_bytes:
+                time.sleep(delay)  # anywhere in what comes next
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.0005)
+        return process.wait(60) == 0
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) -> None:
     """SIGKILL at random moments: every line that was whole stays, and no chain is written twice."""
     drawn = random.Random(7)
     file = tmp_path / "log" / FILE_NAME
-    program = PROGRAM.format(root=str(ROOT), folder=str(file.parent))
+    program = PROGRAM.format(folder=str(file.parent))
     before: list[dict[str, Any]] = []
     for attempt in range(6):
         size = file.stat().st_size if file.exists() else 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +12,7 @@ from PIL import Image
 from agentfly.agents import AgentSettings, ImageEditingAgent, RunResult, StopReason
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import ImageError
+from tests import programs
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 
@@ -110,7 +109,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_keeps_what_is_finished() -> None:
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    done = programs.run("-c", INTERRUPTED)
     assert done.stdout.strip() == "['no_tool_call', 'cancelled']", done.stderr
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+from tests import programs
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_tables_and_writes_json(tmp_path: Path) -> None:
     file = tmp_path / "new" / "figures.json"
-    command = [sys.executable, "benchmarks/evaluators.py", "--quick", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = programs.run("benchmarks/evaluators.py", "--quick", "--json", str(file), cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "of the bound" in done.stdout
     figures = json.loads(file.read_text(encoding="utf-8"))

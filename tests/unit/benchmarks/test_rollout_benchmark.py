@@ -26,6 +26,7 @@ def rollout() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_tables_and_writes_json(tmp_path: Path) -> None:
     file = tmp_path / "new" / "figures.json"
     command = [sys.executable, "benchmarks/rollout.py", "--quick", "--json", str(file)]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests import programs
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_a_quick_run_prints_the_table() -> None:
-    command = [sys.executable, "benchmarks/ways.py", "--tasks", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = programs.run("benchmarks/ways.py", "--tasks", "1", cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
     means = {name: sum(map(float, values)) / len(values) for name, *values in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from agentfly.evaluators import (
 from agentfly.evaluators.detector_checked import DetectorCheckedEvaluator
 from agentfly.evaluators.http import HttpEvaluator
 from agentfly.evaluators.judge import VlmJudge
+from agentfly.evaluators.similarity import DirectionalSimilarityEvaluator
 
 
 class Own:
@@ -40,19 +42,45 @@ READY = Own(7.0)
 
 
 @pytest.mark.parametrize(
-    ("spec", "kind"),
+    ("spec", "kind", "settings"),
     [
-        ("reference", ReferenceEvaluator),
-        ({"evaluator": "structural", "mask_margin": 2}, StructuralEvaluator),
-        ({"evaluator": "judge", "model": "m", "scheme": "simple"}, VlmJudge),
-        ("detector", DetectorCheckedEvaluator),
-        ({"evaluator": "http", "base_url": "http://127.0.0.1:1"}, HttpEvaluator),
-        ({"evaluator": "composite", "parts": {"a": "reference", "b": "structural"}}, CompositeEvaluator),
-        ({"evaluator": "reference", "guard": {"attempts": 1}}, GuardedEvaluator),
+        ({"evaluator": "reference", "blur": 0.5}, ReferenceEvaluator, {"config.blur": 0.5}),
+        ({"evaluator": "structural", "mask_margin": 2}, StructuralEvaluator, {"config.mask_margin": 2}),
+        (
+            {"evaluator": "judge", "model": "m", "scheme": "simple"},
+            VlmJudge,
+            {"settings.model": "m", "scheme.name": "simple"},
+        ),
+        (
+            {"evaluator": "detector", "detector": "classical", "overlap": 0.7},
+            DetectorCheckedEvaluator,
+            {"detector.name": "classical", "settings.overlap": 0.7},
+        ),
+        ({"evaluator": "http", "base_url": "http://a:1"}, HttpEvaluator, {"settings.base_url": "http://a:1"}),
+        ({"evaluator": "similarity", "model": "m"}, DirectionalSimilarityEvaluator, {"settings.model": "m"}),
+        (
+            {"evaluator": "composite", "how": "minimum", "parts": {"a": "reference", "b": "structural"}},
+            CompositeEvaluator,
+            {"how": "minimum"},
+        ),
+        (
+            {"evaluator": "structural", "mask_margin": 2, "guard": {"attempts": 1}},
+            GuardedEvaluator,
+            {"evaluator.config.mask_margin": 2, "settings.attempts": 1},
+        ),
     ],
 )
-def test_names_and_settings(spec: Any, kind: type) -> None:
-    assert isinstance(make_evaluator(spec), kind)
+def test_a_name_gives_its_evaluator_with_the_settings(spec: Any, kind: type, settings: dict[str, Any]) -> None:
+    made = make_evaluator(spec)
+    assert isinstance(made, kind)
+    assert {name: attrgetter(name)(made) for name in settings} == settings
+
+
+async def test_the_parts_of_a_composite_are_made_and_asked() -> None:
+    picture = Image.new("RGB", (2, 2))
+    parts = {"a": f"{__name__}:Own", "b": {"evaluator": f"{__name__}:Own", "value": 3.0}}
+    made = make_evaluator({"evaluator": "composite", "how": "minimum", "parts": parts})
+    assert (await made.evaluate(EditSample("x", picture, picture))).value == 3.0
 
 
 def test_an_evaluator_stays_what_it_is() -> None:

@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from agentfly.serving import deploy
 from agentfly.serving.deploy import arguments, main, read_settings
 from agentfly.serving.supervisor import Endpoint
 from agentfly.templates import load_template
+from tests import programs
 
 # Notes how it was called, answers as vLLM does, and does what its MODE says.
 STAND_IN = """
@@ -163,27 +163,27 @@ def test_mistakes_end_before_anything_is_started(capsys: pytest.CaptureFixture[s
 
 
 class Run:
-    """A deploy command under way."""
+    """A deploy command under way, until the stack is closed."""
 
-    def __init__(self, folder: Path, *argv: str, mode: str = "", prelude: str = "") -> None:
+    def __init__(self, stack: ExitStack, folder: Path, *argv: str, mode: str = "", prelude: str = "") -> None:
         self.folder = folder
         program = folder / "vllm.py"
         program.write_text(STAND_IN)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "-c", prelude + DRIVER, str(program), "--model_name_or_path", "m"]
+        command = ["-c", prelude + DRIVER, str(program), "--model_name_or_path", "m"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *argv]
         environment = {**os.environ, "NOTES": str(folder), "MODE": mode, "VLLM_CPU_KVCACHE_SPACE": ""}
-        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        self.process = stack.enter_context(programs.started(*command, env=environment))
 
     def called(self) -> dict[str, Any]:
         wait_for((self.folder / "called.json").exists)
         return dict(json.loads((self.folder / "called.json").read_text()))
 
     def line(self, part: str) -> str:
-        assert self.process.stderr is not None
-        return next(line for line in self.process.stderr if part in line)
+        wait_for(lambda: part in self.process.stderr.read_text())
+        return next(line for line in self.process.stderr.read_text().splitlines() if part in line)
 
     def signals(self) -> str:
         file = self.folder / "signals"
@@ -203,19 +203,8 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    runs: list[Run] = []
-
-    def start(*argv: str, **how: str) -> Run:
-        runs.append(Run(tmp_path, *argv, **how))
-        return runs[-1]
-
-    yield start
-    for each in runs:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.wait(10)
-        if each.process.stderr is not None:
-            each.process.stderr.close()
+    with ExitStack() as stack:
+        yield lambda *argv, **how: Run(stack, tmp_path, *argv, **how)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -281,7 +270,7 @@ def test_a_server_that_never_answers_is_stopped(run: Callable[..., Run]) -> None
 def test_a_server_that_does_not_stop_is_killed_in_the_end(run: Callable[..., Run]) -> None:
     serving = run(mode="stubborn", prelude="from agentfly.serving import supervisor; supervisor.STOP_PATIENCE = 0.5\n")
     serving.line("ready after")
-    serving.process.terminate()
+    serving.process.send_signal(signal.SIGTERM)
     assert serving.process.wait(30) == 128 + 9
     assert serving.signals() == "15 "
 
@@ -289,7 +278,7 @@ def test_a_server_that_does_not_stop_is_killed_in_the_end(run: Callable[..., Run
 def test_the_server_does_not_outlive_a_command_that_is_killed(run: Callable[..., Run]) -> None:
     serving = run()
     serving.line("ready after")
-    serving.process.kill()
+    serving.process.send_signal(signal.SIGKILL)
     wait_for(lambda: gone(serving.called()["pid"]))
     assert serving.signals() == "15 "
     # This worker is the stand-in's own; a real server ends its workers when it is told to stop.

@@ -97,6 +97,7 @@ def test_engine_that_cannot_be_loaded_ends_the_command_in_one_line(path: str, ex
     assert "\n" not in str(caught.value.code)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_whole_group_lets_a_request_finish_and_leaves_nobody() -> None:
     with command(PUPPETS, 2) as (process, url):
         workers = workers_of(process)
@@ -115,6 +116,7 @@ def test_sigterm_to_the_whole_group_lets_a_request_finish_and_leaves_nobody() ->
         assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_server_that_is_killed() -> None:
     with command(PUPPETS, 2) as (process, url):
         workers = workers_of(process)

@@ -125,9 +125,9 @@ def test_a_wrong_override_is_named(recipe: Path, override: str, message: str) ->
 
 
 def test_threads_compose_beside_each_other(recipe: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda n: composed(recipe, f"agentfly.seed={n}").agentfly.seed, range(4)))
-    assert found == [0, 1, 2, 3]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda n: composed(recipe, f"agentfly.seed={n}").agentfly.seed, range(2)))
+    assert found == [0, 1]
 
 
 def test_a_plus_adds_what_verls_files_do_not_show(recipe: Path) -> None:

@@ -101,8 +101,8 @@ def test_checkpoints_of_another_run_are_not_gone_on_from(recipe: Path) -> None:
     assert (out / "config.yaml").read_text() == before
     # One that starts afresh leaves them for good, even if it ends before a checkpoint of its own.
     made_ready(recipe, "trainer.resume_mode=disable")
-    made_ready(recipe)
     assert newest_checkpoint(out / "checkpoints") is None
+    assert (out / "checkpoints" / "global_step_3").is_dir()
 
 
 def test_a_run_of_before_an_update_goes_on(recipe: Path) -> None:
@@ -113,7 +113,9 @@ def test_a_run_of_before_an_update_goes_on(recipe: Path) -> None:
     config = yaml.safe_load((out / "config.yaml").read_text())
     del config["agentfly"]["data"]["options"]  # a key that was not there yet
     (out / "config.yaml").write_text(yaml.safe_dump(config))
-    made_ready(recipe)
+    assert made_ready(recipe).resume
+    assert newest_checkpoint(out / "checkpoints") == out / "checkpoints" / "global_step_3"
+    assert yaml.safe_load((out / "config.yaml").read_text())["agentfly"]["data"]["options"] == {}
 
 
 def test_rows_may_be_some_of_a_converted_file(recipe: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from PIL import Image
 
 from agentfly.vision.cache import CacheStats, Entry, ToolCache, cache_key, image_hash
+from tests import programs
 
 ROOT = Path(__file__).parents[3]
 
@@ -170,9 +169,8 @@ print(wrong, cache.stats.evicted > 0)
 
 
 def test_processes_that_write_read_and_remove_the_same_results_never_see_half_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    started = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outcomes = [process.communicate(timeout=60) for process in started]
-    assert [(out.strip(), "Traceback" in err) for out, err in outcomes] == [("0 True", False)] * 2
+    words = ("-c", WRITER, str(tmp_path))
+    with programs.started(*words, cwd=ROOT) as one, programs.started(*words, cwd=ROOT) as other:
+        for process in (one, other):
+            assert process.wait(60) == 0, process.stderr.read_text()
+            assert process.stdout.read_text() == "0 True\n"

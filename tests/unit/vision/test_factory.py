@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,7 +15,6 @@ from agentfly.errors import ConfigError
 from agentfly.vision import Engines, make_engines
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.cached import CachedEditor
-from agentfly.vision.classical import ClassicalDetector, ClassicalEditor, ClassicalInpainter
 from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings
 from agentfly.vision.factory import version_of
 from agentfly.vision.grounding_dino import GroundingDinoDetector
@@ -26,11 +26,14 @@ Checkpoint = Callable[[str], str]
 
 
 @pytest.mark.parametrize("spec", [None, "classical", {}, {"editor": {"engine": "classical"}}])
-def test_classical_is_the_default(spec: Any) -> None:
+async def test_the_default_finds_removes_and_edits_without_a_model(spec: Any, scene: Image.Image) -> None:
     engines = make_engines(spec)
-    assert isinstance(engines.detector, ClassicalDetector)
-    assert isinstance(engines.inpainter, ClassicalInpainter)
-    assert isinstance(engines.editor, ClassicalEditor)
+    words, thresholds = "red circle", {"box_threshold": 0.6, "text_threshold": 0.25}
+    (found,) = await engines.detector.detect(scene, words, **thresholds)
+    removed = await engines.inpainter.inpaint(scene, found.mask, "background", InpaintParams())
+    assert list(await engines.detector.detect(removed, words, **thresholds)) == []
+    darker = await engines.editor.edit(scene, "darken it", EditParams())
+    assert np.asarray(darker).mean() < np.asarray(scene).mean() - 5
 
 
 def test_engines_pass_as_they_are() -> None:

@@ -303,10 +303,11 @@ async def test_a_slow_request_is_tried_on_an_idle_node_and_the_quicker_answer_co
     statistics = engines.get_statistics()
     await engines.close()
     assert len(images) == 2
-    assert (statistics.hedges, sum(node.hedges_won for node in statistics.nodes)) == (1, 1)
-    assert (statistics.answered, sum(node.cancelled for node in statistics.nodes)) == (8, 1)
+    # On a busy machine an ordinary request may be slow enough to be tried twice, too.
+    assert 1 <= sum(node.hedges_won for node in statistics.nodes) <= statistics.hedges
+    assert (statistics.answered, sum(node.cancelled for node in statistics.nodes)) == (8, statistics.hedges)
     assert balanced(statistics)
-    assert sum(node.hung_up for node in pair) == 1
+    assert 1 <= sum(node.hung_up for node in pair) <= statistics.hedges
 
 
 async def test_the_rate_limit_spaces_all_attempts_of_the_pool(nodes: Callable[[int], list[FakeNode]]) -> None:

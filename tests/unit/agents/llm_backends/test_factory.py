@@ -18,6 +18,7 @@ from agentfly.agents.llm_backends import (
 )
 from agentfly.errors import ConfigError
 from agentfly.messages import text_message
+from tests.unit.agents.conftest import ChatServer
 
 REQUEST = GenerationRequest("r", "s", [text_message("user", "hi")], [], SamplingParams())
 
@@ -47,9 +48,18 @@ async def test_an_agent_with_a_script() -> None:
     assert result[0].messages[-1].text == "Done."
 
 
-@pytest.mark.parametrize("config", [None, ClientConfig(base_url="http://x/v1"), {"base_url": "http://x/v1"}])
-def test_client_by_name(config: Any) -> None:
-    assert isinstance(make_backend("client", "m", "qwen3-vl", config), ClientBackend)
+@pytest.mark.parametrize("form", [ClientConfig, dict])
+async def test_client_by_name_asks_that_server_for_that_model(form: Any, server: ChatServer) -> None:
+    backend = make_backend("client", "m", "qwen3-vl", form(base_url=server.url, api_key="k"))
+    assert (await backend.generate(REQUEST)).text == "ok"
+    await backend.close()
+    assert ([body["model"] for body in server.bodies], server.keys) == (["m"], ["Bearer k"])
+
+
+def test_a_client_without_settings_is_openais() -> None:
+    backend = make_backend("client", "m", None, None)
+    assert isinstance(backend, ClientBackend)
+    assert backend._config.base_url == "https://api.openai.com/v1"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from agentfly.errors import ConfigError
 from recipes.director_generator.__main__ import find_config, main, read_prompt
+from tests import programs
 from tests.unit.agents.conftest import failure
 from tests.unit.systems.director_generator.conftest import RECIPE, ROOT, Configure, StudioServer, said
 
@@ -34,14 +35,9 @@ def environment(**values: str) -> dict[str, str]:
 
 
 def test_the_documented_command(server: StudioServer, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.director_generator", "sample prompt"],
-        cwd=tmp_path,
-        env=environment(OPENAI_API_KEY="EMPTY", VLLM_API_BASE=server.v1),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    settings = environment(OPENAI_API_KEY="EMPTY", VLLM_API_BASE=server.v1)
+    words = ("-m", "recipes.director_generator", "sample prompt")
+    done = programs.run(*words, cwd=tmp_path, env=settings, timeout=120)
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "output")
     assert done.stdout == f"output/{result['id']}.json\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.systems.refinement.command import entry
 from agentfly.systems.refinement.command import main as command
 from agentfly.systems.refinement.upload import upload
+from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
 ROOT = Path(__file__).parents[4]
@@ -34,14 +34,7 @@ def run(openai: OpenAIServer, *flags: str) -> Result:
 def process(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        env={**known, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return programs.run("-m", *command, cwd=cwd, env={**known, **environment}, timeout=120)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from agentfly.systems.environment import number, read_env
 from recipes.text_systems.__main__ import main
 from recipes.text_systems.website_builder import main as build_website
 from recipes.text_systems.website_builder import read_plan
+from tests import programs
 from tests.unit.agents.conftest import ChatServer, failure
 from tests.unit.systems.test_text.conftest import prompt_of, say
 
@@ -43,14 +43,7 @@ def env(server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     known = {name: value for name, value in os.environ.items() if name not in NAMES}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=cwd,
-        env={**known, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return programs.run("-m", *arguments, cwd=cwd, env={**known, **environment}, timeout=120)
 
 
 def test_the_documented_command_writes_the_documented_files(server: ChatServer, tmp_path: Path) -> None:
