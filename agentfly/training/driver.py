@@ -11,9 +11,12 @@ import os
 import secrets
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ASK_SECONDS = 0.2
 
 
 def end_with_parent() -> None:
@@ -35,6 +38,25 @@ def take_own_job_id() -> None:
     ray._private.state.next_job_id = lambda: ray.JobID.from_int(number)
 
 
+def wait_for_ray() -> None:
+    """Give Ray's node as long to register as `agentfly.patience.ray` gives the whole start; the launcher watches it.
+
+    Ray gives up after 30 seconds (ray/_private/node.py:428), which a busy machine needs for the imports of its agents.
+    """
+    from ray._private import services
+
+    ask = services.get_node
+
+    def ask_again(gcs_address: str, node_id: str) -> Any:
+        while True:
+            try:
+                return ask(gcs_address, node_id)
+            except RuntimeError:
+                time.sleep(_ASK_SECONDS)
+
+    services.get_node = ask_again
+
+
 def main() -> None:
     """Run verl's trainer on the command line of this process."""
     end_with_parent()
@@ -49,6 +71,7 @@ def main() -> None:
         return
     if "RAY_ADDRESS" not in os.environ:
         take_own_job_id()
+        wait_for_ray()
     from verl.trainer.main_ppo import main as train
 
     train()

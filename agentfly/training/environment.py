@@ -46,6 +46,8 @@ def run_environment(
             "RAY_prestart_worker_first_driver": "0",
             # Ray gives its workers niceness 15: beside any other program they would get a thirtieth of a core.
             "RAY_worker_niceness": "0",
+            # Limits catch hangs, and the launcher has its own: a minute is little for a process of a busy machine.
+            "RAY_worker_register_timeout_seconds": "600",
             **CPU_ENVIRONMENT,
             **CPU_IN_PROCESS_ENVIRONMENT,
             "VERL_PLATFORM": "cpu",
