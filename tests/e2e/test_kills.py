@@ -41,8 +41,9 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-# Of the disturbed run: in each of its lives but the last it takes three at most, in the last at least one.
-STEPS, PROMPTS, SAMPLES = 10, 2, 2
+# Of both runs: the learning rate falls with them. The first are compared: that long the one is left alone, and the other
+# is killed three times meanwhile, since it takes three at most in each of its lives but the last.
+STEPS, COMPARED, PROMPTS, SAMPLES = 16, 10, 2, 2
 STEP_SECONDS = 1.0  # about
 SEED = 11  # of the run, and of the moments at which it is hit
 # What is killed, in turn: how the process calls itself, and what the first line of the error says.
@@ -75,7 +76,7 @@ def world(warm_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, warm_policy, write_rows(tasks, folder / "data", "train"))
 
 
-def overrides(world: World, out: Path, server: str, **more: Any) -> list[str]:
+def overrides(world: World, out: Path, server: str) -> list[str]:
     values = {
         "agentfly.model": world.policy,
         "agentfly.out": out,
@@ -89,7 +90,6 @@ def overrides(world: World, out: Path, server: str, **more: Any) -> list[str]:
         "actor_rollout_ref.actor.optim.lr": 1e-4,
         "trainer.total_training_steps": STEPS,
         "trainer.save_freq": 1,
-        **more,
     }
     return [to_override(key, value) for key, value in values.items()]
 
@@ -179,8 +179,8 @@ class Murder:
 def trained_by_command(world: World, out: Path) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
     """`agentfly train` with an image server, each a process of its own: training, server."""
     with command(SERVER) as (server, url):
-        flags = overrides(world, out, url, **{"trainer.total_training_steps": STEPS + 40})
-        training = subprocess.Popen([sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *flags])
+        line = [sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *overrides(world, out, url)]
+        training = subprocess.Popen(line)
         try:
             yield training, server
         finally:
@@ -190,7 +190,7 @@ def trained_by_command(world: World, out: Path) -> Iterator[tuple[subprocess.Pop
 
 @pytest.fixture(scope="module")
 def bereaved(world: World) -> Path:
-    """A run that nobody touches for as many steps as the disturbed one has.
+    """A run that nobody touches for the steps that are compared.
 
     Then it loses its image server and, two steps later, its launcher; what must hold is checked here.
     """
@@ -205,7 +205,7 @@ def bereaved(world: World) -> Path:
                 error in (record.error or "") for chain in chains_of(out).values() for record in chain.tool_records
             )
 
-        wait_for(lambda: reached(STEPS), 900, POLL_SECONDS)
+        wait_for(lambda: reached(COMPARED), 900, POLL_SECONDS)
         server.kill()
         hit = max(steps_of(out))
         # The policy calls what it likes: not every step needs the server.
@@ -277,8 +277,10 @@ def test_one_step_is_lost_at_most(disturbed: Path) -> None:
 
 
 def test_data_and_rollouts_are_those_of_the_run_without_kills(bereaved: Path, disturbed: Path) -> None:
-    resumed = chains_of(disturbed)
-    whole = {key: chain for key, chain in chains_of(bereaved).items() if key[0] <= STEPS}
+    resumed, whole = (
+        {key: chain for key, chain in chains_of(out).items() if key[0] <= COMPARED} for out in (disturbed, bereaved)
+    )
+    assert len(whole) == COMPARED * PROMPTS * SAMPLES
     assert resumed.keys() == whole.keys()
     same = {key: sampled(resumed[key]) == sampled(whole[key]) for key in whole}
     print(Counter((step, equal) for (step, _), equal in same.items()))
@@ -293,4 +295,4 @@ def sampled(chain: Trajectory) -> list[int]:
 
 def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(bereaved: Path) -> None:
     """That is asserted where it happens. What was trained without the server is there to go on from."""
-    assert step_of(newest_checkpoint(bereaved / "checkpoints")) > STEPS
+    assert step_of(newest_checkpoint(bereaved / "checkpoints")) > COMPARED
