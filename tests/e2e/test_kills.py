@@ -41,8 +41,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-# Of both runs: the learning rate falls with them. The first are compared: that long the one is left alone, and the other
-# is killed three times meanwhile, since it takes three at most in each of its lives but the last.
+# Of both runs: the learning rate falls with them. The first are compared: that long the one is left alone, and that
+# many are enough to kill the other three times, which takes three at most in each of its lives but the last.
 STEPS, COMPARED, PROMPTS, SAMPLES = 16, 10, 2, 2
 STEP_SECONDS = 1.0  # about
 SEED = 11  # of the run, and of the moments at which it is hit
