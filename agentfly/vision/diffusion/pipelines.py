@@ -1,7 +1,7 @@
 """Pipelines by their `model_index.json`: one copy of the weights, a fresh pipeline and scheduler for each call.
 
 A diffusers pipeline keeps the state of a call in itself and in its scheduler, so one object must never run two calls at
-once. The weights keep no such state and are shared.
+once. The weights are shared; of the VAE, which keeps features of a call in attributes, only the weights are.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ class Weights:
         with self._slots:
             pipeline = copy.copy(template)
             pipeline.scheduler = type(template.scheduler).from_config(template.scheduler.config)
+            # The same weights with attributes of its own: causal VAEs keep the features of the frames before in some
+            # (diffusers/models/autoencoders/autoencoder_kl_qwenimage.py:783), and calls side by side mixed theirs.
+            pipeline.vae = copy.copy(template.vae)
             try:
                 yield pipeline
             finally:

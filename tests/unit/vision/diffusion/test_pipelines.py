@@ -89,11 +89,22 @@ def test_fresh_pipelines_share_weights_and_nothing_that_a_call_changes(checkpoin
     with shared.fresh("inpaint") as one, shared.fresh("inpaint") as two:
         assert one is not two
         assert one.unet is two.unet
-        assert one.vae is two.vae
+        assert one.vae.decoder is two.vae.decoder
         assert one.scheduler is not two.scheduler
         assert type(one.scheduler) is type(two.scheduler)
         one.scheduler.set_timesteps(7)
         assert two.scheduler.timesteps is not one.scheduler.timesteps
+
+
+def test_a_causal_vae_keeps_the_features_of_a_call_to_itself(checkpoint: Checkpoint) -> None:
+    """Calls side by side decoded with features of each other, now and then, and gave other images."""
+    shared = weights(checkpoint("qwen_edit"), concurrency=2)
+    with shared.fresh("edit") as one, shared.fresh("edit") as two:
+        one.vae.clear_cache()
+        two.vae.clear_cache()
+        one.vae._feat_map[0] = "features of the first call"
+        assert two.vae._feat_map[0] is None
+        assert next(one.vae.parameters()) is next(two.vae.parameters())
 
 
 def test_no_more_calls_at_once_than_allowed(checkpoint: Checkpoint) -> None:
