@@ -82,7 +82,7 @@ class ImageTools:
         }
         text, shown = f"{name}: {_listed(found, boxes=True)}", [handle]
         made_by = self._engines.detector.name
-        # An image server may run the classical engines: it must show what the same ones show here.
+        # By who made this detection: an image server shows what the same engines show here.
         if self._engines.draws_boxes and not made_by.endswith("classical"):
             drawn = await self._store(await asyncio.to_thread(draw_detections, image, found))
             shown.append(drawn)

@@ -78,15 +78,17 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     """
     tell = on_progress or (lambda phase, done, total: None)
     work, record = folder / UNFINISHED, _record(config)
-    if not is_begun(folder, config):
+    if is_begun(folder, config):
+        examples = PackedExamples.load(work / EXAMPLES)
+    else:
         shutil.rmtree(work, ignore_errors=True)
         (folder / RECORD).unlink(missing_ok=True)
         work.mkdir(parents=True)
         with one_thread_an_operation():
-            _prepare(config, folder, tell).save(work / EXAMPLES)
+            examples = _prepare(config, folder, tell)
+        examples.save(work / EXAMPLES)
         write_text(work / RECORD, record)
     sft = config.sft.model_copy(update={"seed": config.seed})
-    examples = PackedExamples.load(work / EXAMPLES)
     train(folder, examples, sft, state=RunFolder(work), on_step=lambda step, loss: tell("supervised", step, sft.steps))
     config.card.write(folder)
     write_text(folder / RECORD, record)

@@ -129,8 +129,9 @@ class Engines:
     """The three engines that a set of image tools works with.
 
     Attributes:
-        draws_boxes: a detection also shows the picture with the boxes drawn on it. The sticker world does without: its
-            tiny policies would pay for the tokens of a picture that the mask already tells.
+        draws_boxes: a detection also shows the picture with the boxes drawn on it, unless the classical engine made it,
+            here or on an image server: the tiny policies of the sticker world would pay for the tokens of a picture
+            that the mask already tells.
     """
 
     detector: Detector

@@ -124,7 +124,7 @@ def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engin
     detector, detector_version = _detector(config.detector)
     inpainter, inpainter_version = _built("inpainter", config.inpainter, _INPAINTERS)
     editor, editor_version = _built("editor", config.editor, _EDITORS)
-    engines = Engines(detector, inpainter, editor, draws_boxes=_named("detector", config.detector)[0] != "classical")
+    engines = Engines(detector, inpainter, editor, draws_boxes=True)
     if config.cache is None:
         return engines
     from agentfly.vision.cache import ToolCache
