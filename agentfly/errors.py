@@ -1,7 +1,8 @@
 """One hierarchy of errors; every message says what went wrong and what to do about it.
 
-`ToolError` is the only one that reaches the model: the rollout turns it into an observation. Every other error is
-attributed once, at the boundary where it is caught (a chain, a request, a command), and never ends a batch.
+`ToolError` is the only one that reaches the model: the rollout turns it into an observation, except for `ToolOutage`,
+which ends the chain. Every other error is attributed once, at the boundary where it is caught (a chain, a request, a
+command), and never ends a batch.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ class ToolError(AgentFlyError):
 
 class EngineUnavailable(ToolError):
     """The engine behind a tool cannot do this at all, e.g. "needs a model backend: ..."."""
+
+
+class ToolOutage(ToolError):
+    """What does the work behind a tool is out of order: a pool of image servers that answers nobody, for example.
+
+    No call would have fared better, so the chain ends as failed and is not scored.
+    """
 
 
 class BackendError(AgentFlyError):

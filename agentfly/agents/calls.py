@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from agentfly.agents.trajectory import ToolRecord
-from agentfly.errors import ImageError, ToolError
+from agentfly.errors import ImageError, ToolError, ToolOutage
 from agentfly.images import ImageView
 from agentfly.images.store import Draft
 from agentfly.messages import ToolCall
@@ -28,12 +28,13 @@ _PICTURE_NAME = re.compile(r"(?:img|mask)_\d+")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A call that was carried out: its number in the turn, what it gave, and its record."""
+    """A call that was carried out: its number in the turn, what it gave, its record, and the outage it met, if any."""
 
     index: int
     call: ToolCall
     result: ToolResult
     record: ToolRecord
+    outage: ToolOutage | None = None
 
 
 class Listener(Protocol):
@@ -120,12 +121,13 @@ class TurnCalls:
         self, index: int, call: ToolCall, draft: Draft | None = None, earlier: asyncio.Event | None = None
     ) -> Outcome:
         await self.listener.started(index, call)
-        begun, began, error = time.monotonic(), time.time(), None
+        begun, began, error, outage = time.monotonic(), time.time(), None, None
         try:
             with draft or nullcontext():
                 result = await self.tools.execute(call, timeout=self.timeout())
         except (ToolError, ImageError) as fault:
             result, error = ToolResult(f"Error: {fault}"), str(fault)
+            outage = fault if isinstance(fault, ToolOutage) else None
         seconds = time.monotonic() - begun
         await self.listener.ended(index, call, seconds, error)
         if earlier is not None:
@@ -147,7 +149,7 @@ class TurnCalls:
             result.images,
             began,
         )
-        outcome = Outcome(index, call, result, record)
+        outcome = Outcome(index, call, result, record, outage)
         await self.listener.settled(outcome)
         return outcome
 

@@ -83,6 +83,9 @@ class Course:
             self.chain.tools, self.chain.view, lambda: max(0.0, min(limits.tool_timeout, self._time_left())), self
         )
         outcomes = await calls.run(allowed)
+        for outcome in outcomes:
+            if outcome.outage is not None:
+                raise outcome.outage
         if outcomes and outcomes[-1].result.final:
             return StopReason.ANSWERED
         if len(allowed) < asked:

@@ -7,12 +7,12 @@ A chain alternates between one generation and the tool calls it asks for. Limits
 2. during it: `WALL_CLOCK` (what was generated so far is dropped), `BACKEND_ERROR`;
 3. after it: an abort by the backend, `CANCELLED`; no tool call: `NO_TOOL_CALL`, or, if the turn was cut and so did not
    decide to stop, the limit that cut it: `MAX_TOKENS` (of a turn) or `CONTEXT_FULL` (room that was left);
-4. after its calls: `ANSWERED`, `MAX_TOOL_CALLS` (calls beyond the limit are not carried out), `MAX_TURNS`, then whether
-   the observations fit, in pictures and in tokens: `CONTEXT_FULL`.
+4. after its calls: `TOOL_OUTAGE`, `ANSWERED`, `MAX_TOOL_CALLS` (calls beyond the limit are not carried out),
+   `MAX_TURNS`, then whether the observations fit, in pictures and in tokens: `CONTEXT_FULL`.
 
-`CANCELLED` and `ERROR` (a bug) can come at any moment. A failing tool is an observation. A failing backend or a bug is
-recorded on the trajectory; `run` does not raise, except when it is cancelled, and then the trajectory so far is kept
-too.
+`CANCELLED` and `ERROR` (a bug) can come at any moment. A failing tool is an observation. A failing backend, a tool
+whose servers are out of order, or a bug is recorded on the trajectory; `run` does not raise, except when it is
+cancelled, and then the trajectory so far is kept too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from agentfly.agents.course import Course
 from agentfly.agents.llm_backends.base import LLMBackend, SamplingParams
 from agentfly.agents.streaming import ChainEnd, ChainStart, ErrorRaised, Event, OnEvent
 from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.errors import BackendError
+from agentfly.errors import BackendError, ToolOutage
 from agentfly.images import ImageView
 from agentfly.tools import Toolset
 
@@ -104,6 +104,8 @@ class Rollout:
             raise
         except BackendError as fault:
             await self._finish(chain, started, StopReason.BACKEND_ERROR, str(fault))
+        except ToolOutage as fault:
+            await self._finish(chain, started, StopReason.TOOL_OUTAGE, str(fault))
         except Exception as fault:  # the boundary of a chain: a bug here must not end the batch
             logger.exception("chain %s failed", trajectory.id)
             await self._finish(chain, started, StopReason.ERROR, f"{type(fault).__name__}: {fault}")

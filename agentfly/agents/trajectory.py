@@ -28,13 +28,14 @@ class StopReason(StrEnum):
     CONTEXT_FULL = "context_full"
     WALL_CLOCK = "wall_clock"
     BACKEND_ERROR = "backend_error"
+    TOOL_OUTAGE = "tool_outage"
     ERROR = "error"
     CANCELLED = "cancelled"
 
     @property
     def failed(self) -> bool:
         """Whether the chain was stopped by a fault or from outside, not by what the policy did or by a limit."""
-        return self in (StopReason.BACKEND_ERROR, StopReason.ERROR, StopReason.CANCELLED)
+        return self in (StopReason.BACKEND_ERROR, StopReason.TOOL_OUTAGE, StopReason.ERROR, StopReason.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Trajectory:
         names: the chain's own names (`img_1`, `mask_1`) of every picture it can use, to handles.
         tokens: exact ids, None when the backend is message-level (then it is not token-exact).
         stop_reason: None while the chain runs.
-        error: what went wrong, for the last three stop reasons.
+        error: what went wrong, for stop reasons that are failures.
         final_image: handle of the answer, or of the last picture that a tool made; None when nothing was made.
         answer: the words that came with the answer.
         score, aspects: of the evaluator (0 to 100), None before scoring.

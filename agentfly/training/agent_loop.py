@@ -19,7 +19,6 @@ from agentfly.agents import (
     ImageEditingAgent,
     Rollout,
     RolloutLimits,
-    StopReason,
     Trajectory,
     task_conversation,
 )
@@ -28,6 +27,7 @@ from agentfly.datasets import EditTask
 from agentfly.errors import BackendError
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec, load_template
+from agentfly.training.chain_faults import ChainFault, stopped_by
 from agentfly.training.compose import settings_of
 from agentfly.training.lost import is_lost, tell_lost
 from agentfly.training.rows import read_task
@@ -204,7 +204,7 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
         """One sample of one row.
 
         Raises:
-            BackendError: nothing was sampled, or the backend failed on the way.
+            ChainFault: it must not be trained on.
         """
         common = shared(self.config, self.processor)
         backend = VerlBackend(self.server_manager, common.codec, sampling_params)
@@ -242,15 +242,15 @@ def _sampling(common: Shared) -> SamplingParams:
 def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainOutput:
     trajectory, limits = chain.trajectory, chain.shared.limits
     tokens = trajectory.tokens
-    if tokens is None or not tokens.response_ids:
-        raise BackendError(f"chain {trajectory.id} sampled nothing: {trajectory.error or trajectory.stop_reason}")
-    if trajectory.stop_reason is StopReason.BACKEND_ERROR:
+    if (reason := stopped_by(trajectory.stop_reason)) is not None:
         # Its reward would blame the policy for what was none of its doing.
-        raise BackendError(f"chain {trajectory.id} is not trained on: {trajectory.error}")
-    if len(tokens.response_ids) > limits.max_response_tokens:
-        raise BackendError(
-            f"chain {trajectory.id}: {len(tokens.response_ids)} ids do not fit in {limits.max_response_tokens}"
-        )
+        why = trajectory.error or trajectory.stop_reason
+        raise ChainFault(reason, f"chain {trajectory.id} is not trained on: {why}", chain)
+    if tokens is None or not tokens.response_ids:
+        raise ChainFault("no_room", f"chain {trajectory.id} sampled nothing: {trajectory.stop_reason}", chain)
+    if (length := len(tokens.response_ids)) > limits.max_response_tokens:
+        message = f"chain {trajectory.id}: {length} ids do not fit in {limits.max_response_tokens}"
+        raise ChainFault("no_room", message, chain)
     extra: dict[str, Any] = dict(extras[0]) if extras else {}
     if extras and extras[-1].get("max_global_steps"):
         extra["max_global_steps"] = extras[-1]["max_global_steps"]

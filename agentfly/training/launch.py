@@ -27,7 +27,7 @@ from agentfly.training.checkpoints import newest_checkpoint, step_of
 from agentfly.training.environment import run_environment
 from agentfly.training.janitor import dismiss, hire
 from agentfly.training.process import ProcessFamily
-from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, parse_metrics
+from agentfly.training.progress import LineReader, Phase, PhaseReader, clean, last_error, notice_in, parse_metrics
 from agentfly.training.resume import cut_back, only_run, resume_checkpoint
 from agentfly.training.settings import TrainSettings
 from agentfly.training.signals import signals_raise
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, dict[str, float]], None]
 OnPhase = Callable[[Phase], None]
+OnNotice = Callable[[str], None]
 
 _DRIVER = ("-m", "agentfly.training.driver")
 _POLL_SECONDS = 0.2
@@ -101,6 +102,7 @@ def launch(
     *,
     on_step: OnStep | None = None,
     on_phase: OnPhase | None = None,
+    on_notice: OnNotice | None = None,
     driver: tuple[str, ...] = _DRIVER,
 ) -> TrainingOutcome:
     """Train until the last step, or until something goes wrong.
@@ -110,6 +112,7 @@ def launch(
         on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean`,
             `training/rollout_probs_diff_max`, `timing_s/step`; a validation before the first step is step 0.
         on_phase: called when a phase begins.
+        on_notice: called with what the trainer tells the person who watches, such as a step that is sampled again.
         driver: arguments of the Python interpreter before those of Hydra.
 
     Raises:
@@ -118,13 +121,16 @@ def launch(
             `agentfly.patience` allows.
     """
     with only_run(what.settings.out):
-        return _launched(what, on_step, on_phase, driver)
+        run = _Run(
+            what,
+            on_step or (lambda step, metrics: None),
+            on_phase or (lambda phase: None),
+            on_notice or (lambda text: None),
+        )
+        return _launched(run, driver)
 
 
-def _launched(
-    what: Launch, on_step: OnStep | None, on_phase: OnPhase | None, driver: tuple[str, ...]
-) -> TrainingOutcome:
-    run = _Run(what, on_step or (lambda step, metrics: None), on_phase or (lambda phase: None))
+def _launched(run: _Run, driver: tuple[str, ...]) -> TrainingOutcome:
     with signals_raise() as shield:
         try:
             run.start(driver)
@@ -141,9 +147,9 @@ def _launched(
 class _Run:
     """One launch: its files, its child process, and the clock."""
 
-    def __init__(self, what: Launch, on_step: OnStep, on_phase: OnPhase) -> None:
+    def __init__(self, what: Launch, on_step: OnStep, on_phase: OnPhase, on_notice: OnNotice) -> None:
         self._what, self._settings = what, what.settings
-        self._on_step, self._on_phase = on_step, on_phase
+        self._on_step, self._on_phase, self._on_notice = on_step, on_phase, on_notice
         self._id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         logs = self._settings.out.absolute() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -246,6 +252,8 @@ class _Run:
     def _report(self) -> None:
         for line in self._log.new_lines():
             self._dogs.hear(line)
+            if (text := notice_in(line)) is not None:
+                self._on_notice(text)
             for phase in self._phases.read(line):
                 self._enter(phase)
         lines = self._metrics_lines.new_lines()

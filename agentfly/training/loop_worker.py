@@ -1,4 +1,5 @@
-"""verl's worker of agent loops, with three things of ours: exact picture inputs, scoring apart, a log of every chain.
+"""verl's worker of agent loops, with four things of ours: exact picture inputs, scoring apart, a log of every chain,
+and a report of every chain that is lost.
 
 verl takes the class from `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. A chain is scored by verl's reward
 loop, in processes of its own, while other chains go on.
@@ -21,9 +22,9 @@ from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from agentfly.agents import Trajectory
-from agentfly.errors import EvaluatorError
 from agentfly.images import ImageStore
 from agentfly.training.agent_loop import ChainOutput, FinishedChain, shared
+from agentfly.training.chain_faults import ChainFault, report
 from agentfly.training.facts import facts_of, intervals_of, turn_results
 from agentfly.training.parity import PictureInputs, check_pictures, digest
 from agentfly.training.scoring import apply_scores, pictures_needed, reward_info
@@ -43,6 +44,16 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         torch.set_num_threads(1)
         super().__init__(*arguments, **named)
         self._pictures = PictureInputs(shared(self.config, self.processor).codec)
+
+    async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
+        """Run, score and hand over one chain; report one that is lost, or verl would only train on what is left."""
+        try:
+            return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+        except Exception as fault:
+            if isinstance(fault, ChainFault):
+                log_chain(fault.chain)
+            await report(fault, kwargs["uid"], kwargs["session_id"], validate=trajectory["validate"])
+            raise
 
     def _compute_multi_modal_inputs(self, output: ChainOutput, input_ids: Any) -> dict[str, Any]:
         """Each picture through the processor once; verl runs all of them again for every chain, from decoded text."""
@@ -72,8 +83,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             result = {"not_scored": f"the reward loop gave no answer in {limit:.0f} s"}
         if result.get("not_scored") is not None:
             trajectory.reward_error = result["not_scored"]
-            log_chain(chain)
-            raise EvaluatorError(f"chain {trajectory.id} is not scored: {trajectory.reward_error}")
+            raise ChainFault("not_scored", f"chain {trajectory.id} is not scored: {trajectory.reward_error}", chain)
         apply_scores(trajectory, result["scores"])
         output.reward_score, output.token_rewards = result["reward_score"], result["token_rewards"]
         output.extra_fields["reward_extra_info"] = reward_info(trajectory)
@@ -117,6 +127,7 @@ def told(chain: FinishedChain, audit: float | None) -> dict[str, Any]:
         "audit": audit,
         "facts": asdict(facts_of(trajectory, chain.store)),
         "intervals": [asdict(each) for each in intervals_of(trajectory)],
+        "stop": trajectory.stop_reason.value if trajectory.stop_reason else "",
         "digest": digest(trajectory.tokens.ids, trajectory.tokens.mask),
         "cache": _cache(chain),
     }

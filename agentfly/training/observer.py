@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -50,10 +51,11 @@ class StepObserver:
             raise TrainingError(
                 f"no chain of step {step} was sampled and scored; the lines of the log above this one say why of each"
             )
+        stops = Counter(chain["stop"] for chain in chains)
         rewards = [Reward(chain["reward"], chain["parts"]) for chain in chains]
         metrics = reward_metrics(rewards, [chain["group"] for chain in chains])
         health = self._health.observe([ChainFacts(**chain["facts"]) for chain in chains], step)
-        metrics |= health.metrics
+        metrics |= health.metrics | {f"chains/stop/{reason}": float(count) for reason, count in stops.items()}
         if self._audit is not None:
             pairs = [(chain["parts"]["edit"], chain["audit"]) for chain in chains]
             metrics |= self._audit.compare(pairs, step).metrics

@@ -18,6 +18,7 @@ PHASE_MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     ("training", re.compile(r"all initialize finished, ready to fit|Training Progress:")),
 )
 SAMPLED = "agentfly: rollouts are done for step"
+NOTICE = "agentfly notice:"  # begins what the trainer tells the person who watches
 _PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\([^()]*pid=\d+[^()]*\) ?|^ray\.exceptions\.\w+\(\w+\): .*")
 # Ray tells which actor died below its message.
 _DETAIL = re.compile(r"^\s+(class_name|pid): (\S+)")
@@ -58,6 +59,12 @@ class PhaseReader:
                 begun, self._ahead = self._ahead[: index + 1], self._ahead[index + 1 :]
                 return [phase for phase, _ in begun]
         return []
+
+
+def notice_in(line: str) -> str | None:
+    """Return what a line of the log tells the person who watches; None if nothing."""
+    _, mark, text = clean(line).partition(f"{NOTICE} ")
+    return text if mark else None
 
 
 def parse_metrics(line: str) -> tuple[int, dict[str, float]]:

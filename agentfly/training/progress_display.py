@@ -57,20 +57,19 @@ class ProgressDisplay:
     ) -> None:
         self._bars.stop()
 
-    def update(self, name: str, done: int, total: int, *, note: str = "", label: str | None = None) -> None:
+    def update(self, name: str, done: int, total: int, *, note: str = "") -> None:
         """Show that `done` of `total` pieces of a part are finished; the first call, with 0, starts its clock.
 
         Args:
             name: of the part.
             done, total: pieces.
             note: what else there is to say, such as a figure of the last piece.
-            label: what the bar says instead of the name.
         """
         if (part := self._parts.get(name)) is None:
             now = time.monotonic()
             part = self._parts[name] = _Part(self._bars.add_task(name, total=total, note=note), now, now)
             self._line(f"{name}: begins")
-        self._bars.update(part.bar, completed=done, total=total, note=note, description=label or name)
+        self._bars.update(part.bar, completed=done, total=total, note=note)
         tenths, now = 10 * done // max(1, total), time.monotonic()
         if tenths > part.tenths and (now - part.told > _LEAST_SECONDS or done == total):
             part.tenths, part.told = tenths, now

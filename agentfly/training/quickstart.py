@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -31,7 +31,7 @@ from agentfly.training.launch import Launch, TrainingOutcome, launch
 from agentfly.training.phase import OnProgress, PhaseProcess, run_phase
 from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.prepare import prepare
-from agentfly.training.progress import LineReader
+from agentfly.training.progress import LineReader, Phase
 from agentfly.training.progress_display import ProgressDisplay
 from agentfly.training.quickstart_report import write_run_report
 from agentfly.training.rows import write_rows
@@ -189,10 +189,13 @@ class _Quickstart:
         what, name = self._prepare(), self._config.algorithm
         began, log = time.monotonic(), LineReader(self._out / "training" / "trajectories.jsonl")
 
-        def on_phase(phase: str) -> None:
+        def on_phase(phase: Phase) -> None:
             _raise_failure(beside)
-            label = f"{name}: {phase}" if phase == "training" else f"{name}: start of {phase}"
-            display.update(name, 0, what.steps, label=label)
+            # The start is a part of its own: the time that is left for the steps follows from steps alone.
+            phases = get_args(Phase)
+            display.update(f"start of {name}", phases.index(phase), len(phases) - 1, note=phase)
+            if phase == phases[-1]:
+                display.update(name, 0, what.steps)
 
         def on_step(step: int, metrics: Mapping[str, float]) -> None:
             _raise_failure(beside)
@@ -203,9 +206,9 @@ class _Quickstart:
             if difference > DIFFERENCE_LIMIT:
                 display.say(f"step {step}: rollout and trainer differ by {difference:.1e} in probability")
             note = f"reward {record.reward:.2f}, score {record.score:.0f}"
-            display.update(name, step, what.steps, note=note, label=f"{name}: training")
+            display.update(name, step, what.steps, note=note)
 
-        outcome = launch(what, on_step=on_step, on_phase=on_phase)
+        outcome = launch(what, on_step=on_step, on_phase=on_phase, on_notice=display.say)
         self._seconds["training start"] = sum(s for phase, s in outcome.phase_seconds.items() if phase != "training")
         self._seconds["training"] = outcome.phase_seconds["training"]
         return outcome

@@ -98,6 +98,21 @@ class Patience(Settings):
     update: float = Field(default=900.0, gt=0)
 
 
+class LostChainLimits(Settings):
+    """How many chains of a step may be lost to faults; see `agentfly.training.chain_faults`.
+
+    Attributes:
+        share: of a step's chains, 0 to 1. A step that has lost more, or all answered chains of a prompt, is not trained
+            on.
+        attempts: how often a step is sampled before the run ends.
+        pause: seconds before it is sampled again.
+    """
+
+    share: float = Field(0.1, ge=0, le=1)
+    attempts: int = Field(2, ge=1)
+    pause: float = Field(30.0, ge=0)
+
+
 class TrainSettings(Settings):
     """One training run.
 
@@ -120,6 +135,7 @@ class TrainSettings(Settings):
         reward: how a score becomes a reward.
         credit: None puts the reward on a chain's last token; "end" and "even" put on each turn what its edit was worth.
         audit: a second evaluator on a sample of each step; None for none.
+        lost_chains: how many chains of a step may be lost to faults.
         health: limits by metric that warn or stop; see `agentfly.evaluators.monitors.health_settings`.
         seeded: whether each turn samples with a seed of its own, so that a run can be repeated.
         trajectories: whether every chain is written to `trajectories.jsonl`.
@@ -146,6 +162,7 @@ class TrainSettings(Settings):
     reward: RewardConfig = RewardConfig()
     credit: Placement | None = None
     audit: AuditNode | None = None
+    lost_chains: LostChainLimits = LostChainLimits()
     health: Mapping[str, dict[str, Any] | None] = Field(default_factory=dict)
     seeded: bool = True
     trajectories: bool = True

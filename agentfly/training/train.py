@@ -52,7 +52,13 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
         console.print(escape(step_line(step, what.steps, metrics)), highlight=False, soft_wrap=True)
 
-    outcome = launch(what, on_step=on_step, on_phase=lambda phase: console.print(f"phase: {phase}", highlight=False))
+    def on_phase(phase: str) -> None:
+        console.print(f"phase: {phase}", highlight=False)
+
+    def on_notice(text: str) -> None:
+        console.print(escape(text), style="yellow", highlight=False, soft_wrap=True)
+
+    outcome = launch(what, on_step=on_step, on_phase=on_phase, on_notice=on_notice)
     for name, path in (
         ("metrics", outcome.metrics_file),
         ("log", outcome.log_file),
@@ -113,5 +119,15 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         f"edit {metrics.get('reward/part/edit', 0.0):.3f}",
         f"{metrics['timing_s/step']:.1f} s = {' + '.join(parts)}",
         blame(metrics) or "",
+        _losses(metrics),
     ]
     return "  ".join(filter(None, words))
+
+
+def _losses(metrics: Mapping[str, float]) -> str:
+    """Chains that were lost to faults or cut by the clock, by reason; empty when there were none."""
+    prefixes = ("chains/lost/", "chains/stop/wall_clock")
+    found = [
+        f"{name.rpartition('/')[2]} {value:g}" for name, value in metrics.items() if name.startswith(prefixes) and value
+    ]
+    return f"lost or cut: {', '.join(found)}" if found else ""

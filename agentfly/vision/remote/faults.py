@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentfly.errors import EngineUnavailable, ToolError
+from agentfly.errors import EngineUnavailable, ToolError, ToolOutage
 
 if TYPE_CHECKING:
     from agentfly.vision.remote.nodes import Node
@@ -50,5 +50,5 @@ class CannotDo(Refused, EngineUnavailable):
     """The engine of a server cannot do this kind of thing at all."""
 
 
-class Unanswered(ToolError):
-    """No server answered in time."""
+class Unanswered(ToolOutage):
+    """No server answered in time, or none can be reached."""

@@ -89,6 +89,8 @@ class Node:
         self._probed = float("-inf")
         self._places: set[Place] = set()
         self.era = self.silent = 0
+        self._away_since: float | None = None
+        self._reached = False
         self.limit = float(min(settings.initial_limit, settings.max_limit))
         self.counters = NodeCounters()
         self.circuit = Circuit.closed
@@ -149,6 +151,14 @@ class Node:
         return 1 + int((self._clock() - self._trial) / self._settings.max_open_seconds)
 
     @property
+    def is_gone(self) -> bool:
+        """Whether nobody has answered there for longer than a restart takes, the newest health check included."""
+        if self._away_since is None or self.to_probe():
+            return False
+        patience = self._settings.away_seconds if self._reached else self._settings.unreached_seconds
+        return self._clock() - self._away_since >= patience
+
+    @property
     def age(self) -> float:
         """Seconds since it was last probed."""
         return self._clock() - self._probed
@@ -160,6 +170,7 @@ class Node:
 
     def succeeded(self, operation: Operation | None = None, seconds: float = 0.0) -> None:
         """It answered; with a result, if an operation and its time are given."""
+        self._is_here()
         self._failures, self._open_seconds = 0, self._settings.open_seconds
         self.circuit = Circuit.closed
         if operation is None:
@@ -180,6 +191,8 @@ class Node:
     def failed(self, reason: str, *, away: bool = False) -> None:
         """It gave no usable answer; `away` means that there is nobody to answer, which needs no second look."""
         self.counters.last_error = reason
+        if away and self._away_since is None:
+            self._away_since = self._clock()
         self._failures += 1
         self._decrease()
         if away or self.circuit is Circuit.half_open or self._failures >= self._settings.failure_threshold:
@@ -204,6 +217,7 @@ class Node:
     def is_well(self) -> None:
         """It is well: on trial, if it was left alone."""
         self.starting, self.unusable, self.silent = False, "", 0
+        self._is_here()
         if self.circuit is Circuit.open:
             self.circuit, self._trial = Circuit.half_open, self._clock()
             self.era += 1
@@ -217,12 +231,16 @@ class Node:
     def is_starting(self) -> None:
         """It answers but is not ready: ask again soon."""
         self.starting, self.silent, self.circuit = True, 0, Circuit.open
+        self._is_here()
         self.counters.last_error = "not ready yet"
         self.not_before = self._clock() + self._settings.open_seconds
 
     def forget(self) -> None:
         """Another event loop begins: nothing is in flight, and what is known of the server is known still."""
         self._places.clear()
+
+    def _is_here(self) -> None:
+        self._away_since, self._reached = None, True
 
     def _decrease(self) -> None:
         # The requests of one bad moment all come back with the same news.

@@ -3,7 +3,8 @@
 A request goes to the least loaded node that can do it. It moves on when a node fails, is busy or goes away, and a copy
 goes to an idle node when the first takes unusually long; the first answer counts and the other is cancelled. Requests
 beyond what the nodes take at once wait here, first come first served, so that servers see no more than they can hold.
-The rate limit counts every attempt, retries and hedges included. When no node answers in time, the model is told so.
+The rate limit counts every attempt, retries and hedges included. When no node can be reached, or none answers in time,
+a request ends with `ToolOutage`.
 
 Nodes are watched while there are requests, and only then. A pool may be used from one event loop after another, not
 from two at once.
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from agentfly.errors import ConfigError, ToolError
+from agentfly.errors import ConfigError, ToolOutage
 from agentfly.rate_limit import RateLimiter
 from agentfly.vision.remote.adapters import Call, Operation
 from agentfly.vision.remote.attempts import Attempts
@@ -85,7 +86,8 @@ class NodePool:
 
         Raises:
             NotOffered: no node does this.
-            ToolError: a server's engine refused, every attempt failed, or no node answered in time.
+            ToolError: a server's engine refused.
+            ToolOutage: every attempt failed, no node can be reached, or none answered in time.
             ConfigError: a node cannot be used as it is configured.
         """
         bound, counters = self._bind(), self._counters
@@ -95,7 +97,7 @@ class NodePool:
         bound.pending.add(work)
         try:
             with bound.watch:
-                await asyncio.wait({work}, timeout=self.timeout)
+                await bound.watch.wait_for(work, self.timeout)
                 result = self._result(work)
             counters.answered += 1
             return result
@@ -124,19 +126,22 @@ class NodePool:
 
         Raises:
             NotOffered: no node does this.
-            ToolError: no node answered in time; that counts as a request.
+            ToolOutage: no node can be reached, or none answered in time; that counts as a request.
             ConfigError: no node can be used as it is configured.
         """
         if not any(node.offers(operation) for node in self.nodes):
             bound = self._bind()
+            asked = asyncio.ensure_future(bound.watch.offered(operation))
             try:
                 with bound.watch:
-                    async with asyncio.timeout(self.timeout):
-                        offered = await bound.watch.offered(operation)
-            except TimeoutError as fault:
+                    await bound.watch.wait_for(asked, self.timeout)
+                    offered = self._result(asked)
+            except Unanswered:
                 self._counters.requests += 1
                 self._counters.timed_out += 1
-                raise self._unanswered() from fault
+                raise
+            finally:
+                asked.cancel()
             if not offered:
                 raise NotOffered(operation)
         return sorted({f"{node.model} {node.version}".strip() for node in self.nodes if node.offers(operation)})
@@ -188,7 +193,7 @@ class NodePool:
                 if isinstance(fault, Failed) and not fault.away:
                     failures.append(str(fault))
             if len(failures) >= self._settings.max_failures:
-                raise ToolError(f"the image servers failed {len(failures)} times: {failures[-1]}")
+                raise ToolOutage(f"the image servers failed {len(failures)} times: {failures[-1]}")
             self._counters.retries += 1
 
     def _result(self, work: asyncio.Future[T]) -> T:
@@ -200,9 +205,9 @@ class NodePool:
 
     def _unanswered(self) -> Unanswered:
         states = "; ".join(f"{n.url}: {n.counters.last_error or n.statistics().state}" for n in self.nodes)
-        return Unanswered(
-            f"no image server answered within {self.timeout:g} s ({states}): go on without this tool, or try later"
-        )
+        if all(node.is_gone for node in self.nodes):
+            return Unanswered(f"no image server can be reached ({states}): start one, or leave the servers out")
+        return Unanswered(f"no image server answered within {self.timeout:g} s ({states})")
 
     def _bind(self) -> _Bound:
         """What belongs to the running loop, made anew when it is another one than before."""

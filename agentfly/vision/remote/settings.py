@@ -84,6 +84,9 @@ class PoolSettings:
         open_seconds, max_open_seconds: how long it stays open, the first time and at most.
         connect_seconds: longest time to connect.
         probe_seconds: longest time for a health check.
+        unreached_seconds: how long a server that has never answered may be silent before it counts as gone. Requests
+            end with an error when all servers are gone.
+        away_seconds: the same for a server that has answered before: a restart takes no longer.
         health_seconds: time between health checks while there are requests.
         max_failures: failures of one request, on any nodes, after which it is given up. Refused connections do not
             count: a server that is away did not fail on this request.
@@ -104,6 +107,8 @@ class PoolSettings:
     max_open_seconds: float = 30.0
     connect_seconds: float = 5.0
     probe_seconds: float = 5.0
+    unreached_seconds: float = 5.0
+    away_seconds: float = 60.0
     health_seconds: float = 5.0
     max_failures: int = 4
     hedge_factor: float = 2.0
@@ -115,7 +120,8 @@ class PoolSettings:
         """Reject settings under which requests would wait for ever."""
         counts = ("initial_limit", "max_limit", "failure_threshold", "max_failures", "lost_after")
         seconds = ("open_seconds", "max_open_seconds", "connect_seconds", "probe_seconds", "health_seconds")
+        silence = ("unreached_seconds", "away_seconds")
         wrong = [name for name in counts if getattr(self, name) < 1]
-        wrong += [name for name in seconds if getattr(self, name) <= 0]
+        wrong += [name for name in (*seconds, *silence) if getattr(self, name) <= 0]
         if wrong:
             raise ConfigError(f"PoolSettings: {', '.join(wrong)}: counts are 1 at least, and seconds above 0")

@@ -16,6 +16,7 @@ from agentfly.vision.remote.transport import Transport
 logger = logging.getLogger(__name__)
 
 _POLL = 0.05
+_GONE_POLL = 0.25
 
 
 class Watch:
@@ -46,6 +47,16 @@ class Watch:
             watcher.cancel()
         self._watchers = []
         self._places.close()
+
+    async def wait_for(self, work: asyncio.Future[Any], timeout: float) -> None:
+        """Wait until work is done, for at most `timeout` seconds, and no longer once no node can be reached."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while not work.done() and not all(node.is_gone for node in self._nodes):
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            # Becoming gone takes a moment's passing, not only news.
+            await asyncio.wait({work}, timeout=min(left, _GONE_POLL))
 
     async def offered(self, operation: Operation) -> bool:
         """Whether a node does this; waits until those that answer have said what they do.

@@ -22,7 +22,7 @@ from agentfly.agents import (
     Trajectory,
 )
 from agentfly.agents.llm_backends import Generation, GenerationRequest, ScriptedBackend
-from agentfly.errors import AgentFlyError, BackendError
+from agentfly.errors import AgentFlyError, BackendError, ToolOutage
 from agentfly.templates import ChatCodec
 from agentfly.tools import ToolResult, tool
 
@@ -87,6 +87,34 @@ async def test_a_failing_tool_is_an_observation(picture: Image.Image) -> None:
     assert observation.startswith("Error: ")
     assert "img_1" in observation
     assert result[0].stop_reason is StopReason.ANSWERED
+
+
+class OutOfOrder(ImageEditingAgent):
+    """One of its tools is done by servers that are gone."""
+
+    @tool
+    async def polish(self) -> ToolResult:
+        """Fail as a pool of servers does."""
+        raise ToolOutage("no image server can be reached (http://h:1: cannot connect)")
+
+
+async def test_a_tool_that_is_out_of_order_ends_its_chain_as_failed_and_unscored(picture: Image.Image) -> None:
+    asked: list[Trajectory] = []
+
+    def score(trajectory: Trajectory) -> float:
+        asked.append(trajectory)
+        return 1.0
+
+    call = '<tool_call>{"name": "polish", "arguments": {}}</tool_call>'
+    agent = OutOfOrder("scripted", backend=ScriptedBackend([EDIT, call, ANSWER]), reward=score)
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Make it brighter."}]
+    [trajectory] = await agent.run([{"role": "user", "content": content}])
+    assert trajectory.stop_reason is StopReason.TOOL_OUTAGE
+    assert trajectory.stop_reason.failed
+    assert trajectory.error == "no image server can be reached (http://h:1: cannot connect)"
+    assert trajectory.tool_records[-1].error == trajectory.error
+    assert trajectory.final_image is not None  # the edit before it is kept
+    assert (asked, trajectory.reward) == ([], None)
 
 
 async def test_malformed_calls_are_observations_and_counted(picture: Image.Image) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from agentfly.agents import RolloutLimits, StopReason
 from agentfly.datasets import EditTask
-from agentfly.errors import BackendError, ConfigError
+from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec
 from agentfly.training.rows import write_rows
 from agentfly.training.settings import DataSettings, LimitSettings, TrainSettings
@@ -20,8 +20,17 @@ from agentfly.vision.factory import make_engines
 pytest.importorskip("verl")
 
 from agentfly.training import agent_loop
-from agentfly.training.agent_loop import AgentFlyAgentLoop, Shared, VerlBackend, new_chain, shared
-from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, task_of
+from agentfly.training.agent_loop import (
+    AgentFlyAgentLoop,
+    FinishedChain,
+    Shared,
+    VerlBackend,
+    _output,
+    new_chain,
+    shared,
+)
+from agentfly.training.chain_faults import ChainFault
+from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, roll, task_of
 
 
 class Server:
@@ -161,8 +170,29 @@ async def test_a_dead_server_is_an_error_that_names_the_chain(
         async def generate(self, **request: Any) -> Any:
             raise ConnectionError("gone")
 
-    with pytest.raises(BackendError, match=r"chain step-3-row-0-1 sampled nothing.*gone"):
+    with pytest.raises(ChainFault, match=r"chain step-3-row-0-1 is not trained on: .*gone") as found:
         await loop(common(policy_codec, tmp_path), Dead()).run({}, **kwargs)
+    assert found.value.reason == "bug"
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        (StopReason.TOOL_OUTAGE, "tools"),
+        (StopReason.BACKEND_ERROR, "backend"),
+        (StopReason.ERROR, "bug"),
+        (StopReason.CANCELLED, "cancelled"),
+    ],
+)
+async def test_a_chain_that_was_stopped_from_outside_is_never_trained_on(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, stop: StopReason, reason: str
+) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER], policy_codec)
+    trajectory.stop_reason, trajectory.error = stop, "out of order"
+    chain = FinishedChain(trajectory, store, {}, 1, False, common(policy_codec, tmp_path))
+    with pytest.raises(ChainFault, match=f"chain {trajectory.id} is not trained on: out of order") as found:
+        _output(chain, [])
+    assert found.value.reason == reason
 
 
 def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp_path: Path, task: EditTask) -> None:

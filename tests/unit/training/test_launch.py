@@ -51,6 +51,7 @@ class Case:
         self.folder = folder
         self.steps: list[tuple[int, dict[str, float]]] = []
         self.phases: list[str] = []
+        self.notices: list[str] = []
 
     def launch(
         self, body: str, on_step: Any = None, steps: int = 2, resume: bool = False, **settings: Any
@@ -62,6 +63,7 @@ class Case:
             Launch(made.out / "config.yaml", made, steps, resume),
             on_step=on_step or (lambda step, metrics: self.steps.append((step, metrics))),
             on_phase=self.phases.append,
+            on_notice=self.notices.append,
             driver=(str(script),),
         )
 
@@ -88,7 +90,9 @@ def case(tmp_path: Path) -> Case:
 
 
 def test_a_good_run(case: Case) -> None:
-    outcome = case.launch(READY + "step(1, reward=0.5, nothing=None); step(2, reward=0.75)")
+    notice = "print('(TaskRunner pid=1) WARNING:agentfly notice: step 1 is sampled again', flush=True);"
+    outcome = case.launch(READY + notice + "step(1, reward=0.5, nothing=None); step(2, reward=0.75)")
+    assert case.notices == ["step 1 is sampled again"]
     assert case.phases == ["ray", "workers", "engine", "training"]
     assert case.steps == [(1, {"reward": 0.5}), (2, {"reward": 0.75})]
     assert outcome.steps == 2

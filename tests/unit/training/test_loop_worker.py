@@ -22,9 +22,12 @@ from agentfly.training.settings import AuditNode, DataSettings, TrainSettings
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
+import transfer_queue  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
+from agentfly.training import loop_worker  # noqa: E402
 from agentfly.training.agent_loop import ChainOutput, FinishedChain, Shared, _output  # noqa: E402
+from agentfly.training.chain_faults import PARTITION, ChainFault, LostChain, lost_in  # noqa: E402
 from agentfly.training.loop_worker import AgentFlyLoopWorker, _append, log_chain, payload_of, told  # noqa: E402
 from agentfly.training.parity import PictureInputs, digest  # noqa: E402
 from agentfly.training.reward_manager import AgentFlyRewardManager, score_payload  # noqa: E402
@@ -163,6 +166,7 @@ async def test_a_scored_chain_tells_the_trainer_and_the_log(made: Made) -> None:
     assert output.extra_fields["reward_extra_info"]["score"] == chain.trajectory.score
     data = output.extra_fields["agentfly"]
     assert data["digest"] == digest(tokens.ids, tokens.mask)
+    assert data["stop"] == "answered"
     assert (data["id"], data["group"], data["audit"]) == ("group-0", "group", None)
     assert data["parts"] == chain.trajectory.reward_parts
     assert data["facts"]["edits"] == 1
@@ -191,11 +195,42 @@ async def test_the_audits_score_travels_apart_from_the_reward(made: Made) -> Non
 
 
 async def test_a_chain_without_score_is_logged_and_never_trained_on(made: Made) -> None:
-    with pytest.raises(EvaluatorError, match="chain group-0 is not scored: the judge refuses"):
+    with pytest.raises(ChainFault, match="chain group-0 is not scored: the judge refuses") as found:
         await scored(made, good_edit(made.task), ANSWER, evaluator=BROKEN)
-    (line,) = lines(made.out / "trajectories.jsonl")
-    assert line["trajectory"]["reward"] is None
-    assert line["trajectory"]["reward_error"] == "the judge refuses"
+    assert found.value.reason == "not_scored"
+    assert found.value.chain.trajectory.reward is None
+    assert found.value.chain.trajectory.reward_error == "the judge refuses"
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_lost_chain_is_logged_and_reported_to_the_trainer(
+    made: Made, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    put: list[dict[str, Any]] = []
+
+    async def kv_put(**named: Any) -> None:
+        put.append(named)
+
+    chain = await made.chain(good_edit(made.task), ANSWER)
+
+    async def lose(*_: Any, **__: Any) -> None:
+        raise ChainFault("not_scored", "the judge is down", chain) if known else KeyError("a bug")
+
+    monkeypatch.setattr(transfer_queue, "async_kv_put", kv_put)
+    monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", lose)
+    kwargs = {"agent_name": "agentfly", "uid": "u", "session_id": 3}
+    with pytest.raises(ChainFault if known else KeyError):
+        await worker(made, chain.shared.settings)._run_agent_loop({}, {"validate": False}, **kwargs)
+    [record] = put
+    assert (record["key"], record["partition_id"]) == ("u_3", PARTITION)
+    [lost] = lost_in({PARTITION: {record["key"]: record["tag"]}}, validate=False).values()
+    log = made.out / "trajectories.jsonl"
+    if known:
+        assert lost == LostChain("u", "not_scored", "the judge is down", answered=True, validate=False)
+        assert [line["trajectory"]["id"] for line in lines(log)] == [chain.trajectory.id]
+    else:
+        assert lost == LostChain("u", "bug", "KeyError: 'a bug'", answered=False, validate=False)
+        assert not log.exists()
 
 
 async def test_inputs_of_pictures_are_made_and_proved(made: Made) -> None:

@@ -11,9 +11,10 @@ pytest.importorskip("verl")
 
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from agentfly.errors import BackendError, TrainingError
+from agentfly.errors import TrainingError
 from agentfly.templates import ChatCodec
 from agentfly.training import sampler
+from agentfly.training.chain_faults import ChainFault
 from agentfly.training.lost import PARTITION, is_lost, lost_in
 from agentfly.training.rows import write_rows
 from tests.unit.training.chains import good_edit, task_of
@@ -57,7 +58,7 @@ async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_traine
     write_rows([task], tmp_path, "t")
     row = {"index": 0, "task_file": str(tmp_path / "t.tasks.parquet")}
     server = Dying(policy_codec, [good_edit(task)])
-    with pytest.raises(BackendError, match=r"chain step-3-row-0-1 is not trained on: the rollout engine is gone"):
+    with pytest.raises(ChainFault, match=r"chain step-3-row-0-1 is not trained on: the rollout engine is gone"):
         await loop(common(policy_codec, tmp_path), server).run(
             {}, extra_info=row, uid="u", session_id=1, global_steps=3
         )

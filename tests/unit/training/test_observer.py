@@ -37,6 +37,7 @@ def chain(
         "audit": audit,
         "facts": {**FACTS, **facts},
         "intervals": intervals,
+        "stop": "answered",
         "digest": "0",
         "cache": None,
     }
@@ -58,6 +59,7 @@ def test_rewards_are_told_by_part_and_by_group() -> None:
     assert metrics["reward/part/edit"] == pytest.approx(0.4)
     assert metrics["reward/part/format"] == pytest.approx(-0.1)
     assert metrics["reward/group/count"] == 2
+    assert metrics["chains/stop/answered"] == 4
     assert metrics["reward/group/zero_variance"] == 0.5
     assert metrics["reward/group/std_within"] == pytest.approx(0.1)
     assert metrics["health/tool_calls"] == 2

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.training.progress import LineReader, PhaseReader, clean, last_error, parse_metrics, steps_so_far
+from agentfly.training.progress import (
+    LineReader,
+    PhaseReader,
+    clean,
+    last_error,
+    notice_in,
+    parse_metrics,
+    steps_so_far,
+)
 
 LOG = [
     "INFO:2026-11-21 05:49:47,714:Platform override from VERL_PLATFORM: cpu",
@@ -89,3 +97,11 @@ def test_an_actor_that_died_is_named() -> None:
 
 def test_clean_removes_colours_and_process_names() -> None:
     assert clean("\x1b[36m(EngineCore pid=96)\x1b[0m ready \n") == "ready"
+
+
+def test_a_notice_is_found_behind_rays_prefixes() -> None:
+    line = (
+        "\x1b[36m(TaskRunnerV1 pid=7)\x1b[0m WARNING:agentfly.training.sampler:agentfly notice: step 1 is sampled again"
+    )
+    assert notice_in(line) == "step 1 is sampled again"
+    assert notice_in("(TaskRunnerV1 pid=7) step 1") is None

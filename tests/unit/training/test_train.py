@@ -31,6 +31,16 @@ def test_who_was_waited_for_is_said() -> None:
     assert step_line(3, 32, {**METRICS, **waits}).endswith("policy idle 41% because of qwen_edit_image")
 
 
+def test_lost_chains_are_said_by_reason() -> None:
+    losses = {
+        "chains/lost": 3.0,
+        "chains/lost/not_scored": 2.0,
+        "chains/lost/tools": 1.0,
+        "chains/stop/wall_clock": 4.0,
+    }
+    assert step_line(3, 32, {**METRICS, **losses}).endswith("lost or cut: not_scored 2, tools 1, wall_clock 4")
+
+
 def test_verls_own_reward_stands_in_for_ours() -> None:
     assert "reward 0.250" in step_line(1, 2, {"timing_s/step": 1.0, "critic/rewards/mean": 0.25})
 

@@ -58,6 +58,31 @@ def test_limit_does_not_grow_when_requests_only_queue_there(node: Node) -> None:
     assert node.limit > 4
 
 
+def test_a_server_is_gone_when_it_is_silent_for_longer_than_a_restart_takes(clock: Clock) -> None:
+    settings = PoolSettings(open_seconds=1, max_open_seconds=1, unreached_seconds=5, away_seconds=60)
+    node = Node(NodeConfig("http://h:1"), settings, clock)
+
+    def silent_for(seconds: float) -> None:
+        end = clock.now + seconds
+        while clock.now < end:
+            node.is_silent("cannot connect")
+            assert not node.to_probe()
+            clock.now += 0.5
+        node.is_silent("cannot connect")
+
+    silent_for(5)
+    assert node.is_gone
+    clock.now += 10
+    assert not node.is_gone  # a health check is due, and may find it
+    node.is_well()
+    silent_for(59)
+    assert not node.is_gone
+    silent_for(2)
+    assert node.is_gone
+    node.is_starting()
+    assert not node.is_gone
+
+
 def test_bad_news_of_one_moment_halves_once(node: Node, clock: Clock) -> None:
     for _ in range(5):
         node.was_busy(0.0)
