@@ -107,7 +107,8 @@ def lost_in(partitions: Mapping[str, Mapping[str, Mapping[str, Any]]], *, valida
         partitions: what the queue holds: tags by partition and key.
         validate: which of the two.
     """
-    lost = {key: LostChain(**tag) for key, tag in partitions.get(PARTITION, {}).items()}
+    # A key is listed a moment before its tag.
+    lost = {key: LostChain(**tag) for key, tag in partitions.get(PARTITION, {}).items() if tag}
     return {key: chain for key, chain in lost.items() if chain.validate == validate}
 
 

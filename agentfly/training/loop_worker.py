@@ -27,6 +27,7 @@ from agentfly.training.agent_loop import ChainOutput, FinishedChain, shared
 from agentfly.training.chain_faults import ChainFault, report
 from agentfly.training.facts import facts_of, intervals_of, turn_results
 from agentfly.training.parity import PictureInputs, check_pictures, digest
+from agentfly.training.progress import log_to_run
 from agentfly.training.scoring import apply_scores, pictures_needed, reward_info
 from agentfly.vision.cached import cache_stats
 from agentfly.waiting import Overtime, bounded
@@ -42,6 +43,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
     def __init__(self, *arguments: Any, **named: Any) -> None:
         # Its tensors are small, and threads that spin at the end of each operation take the core of the rollout engine.
         torch.set_num_threads(1)
+        log_to_run()
         super().__init__(*arguments, **named)
         self._pictures = PictureInputs(shared(self.config, self.processor).codec)
 

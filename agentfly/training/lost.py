@@ -33,4 +33,5 @@ async def tell_lost(fault: BaseException) -> None:
 
 def lost_in(partitions: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str | None:
     """What a worker told, in all that the queue holds by partition and key; None if all engines live."""
-    return next((str(tag["fault"]) for tag in partitions.get(PARTITION, {}).values()), None)
+    # A key is listed a moment before its tag.
+    return next((str(tag["fault"]) for tag in partitions.get(PARTITION, {}).values() if tag), None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -44,6 +46,19 @@ class LineReader:
         end = data.rfind(b"\n") + 1
         self._offset += end
         return data[:end].decode("utf-8", errors="replace").splitlines()
+
+
+def log_to_run() -> None:
+    """Send agentfly's own log lines of this process to standard error, and so to the log of the run.
+
+    Call it in every process that verl starts. Libraries that are imported there change the root logger, and what we
+    log would go nowhere; verl guards its own lines in the same way (verl/utils/logging_utils.py).
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s:%(asctime)s:%(message)s"))
+    ours = logging.getLogger("agentfly")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)
 
 
 class PhaseReader:

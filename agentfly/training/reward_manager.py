@@ -17,6 +17,7 @@ from agentfly.agents import Trajectory
 from agentfly.errors import EvaluatorError
 from agentfly.images import ImageStore
 from agentfly.training.compose import settings_of
+from agentfly.training.progress import log_to_run
 from agentfly.training.rows import read_task
 from agentfly.training.scoring import ChainScorer, scores_of
 
@@ -27,6 +28,7 @@ class AgentFlyRewardManager(RewardManagerBase):  # type: ignore[misc, unused-ign
     """Scores the chains of `agentfly.training.loop_worker`."""
 
     def __init__(self, config: Any, tokenizer: Any, compute_score: Any, **unused: Any) -> None:
+        log_to_run()
         super().__init__(config, tokenizer, compute_score)
         self._scorer = ChainScorer(settings_of(config))
 

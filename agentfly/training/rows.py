@@ -71,9 +71,13 @@ def _pointer(task: EditTask, index: int, task_file: Path) -> dict[str, Any]:
 
 def read_task(extra_info: Mapping[str, Any]) -> EditTask:
     """The task that a row of verl's file points to."""
-    task_file = extra_info["task_file"]
-    rows = _open(task_file)
-    return task_from_row(rows[int(extra_info["index"])], PictureFolder(Path(task_file).parent))
+    return _task(extra_info["task_file"], int(extra_info["index"]))
+
+
+# Each chain of a prompt asks for the same task, and to read a row takes as long as a tool call on a small picture.
+@lru_cache(maxsize=64)
+def _task(task_file: str, index: int) -> EditTask:
+    return task_from_row(_open(task_file)[index], PictureFolder(Path(task_file).parent))
 
 
 @lru_cache(maxsize=16)

@@ -25,7 +25,7 @@ from agentfly.training import (
 from agentfly.training.chain_faults import LostChain
 from agentfly.training.observer import StepObserver
 from agentfly.training.parity import digest
-from agentfly.training.progress import NOTICE, SAMPLED, steps_so_far
+from agentfly.training.progress import NOTICE, SAMPLED, log_to_run, steps_so_far
 from agentfly.training.settings import TrainSettings
 from agentfly.training.stacks import dump_on_request
 
@@ -47,6 +47,7 @@ class _Watchful:
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        log_to_run()
         super().__init__(*args, **{"poll_interval": POLL_SECONDS, **kwargs})
         settings = _settings(kwargs["sampler_kwargs"])
         self._limits = settings.lost_chains

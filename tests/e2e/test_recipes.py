@@ -21,6 +21,7 @@ import pytest
 from agentfly.training.compose import compose
 from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.prepare import prepare
+from agentfly.training.progress import SAMPLED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -59,6 +60,10 @@ OWN: dict[str, tuple[str, ...]] = {
         "trainer.critic_warmup=0",
         "agentfly.credit=end",
         "agentfly.audit={evaluator: structural, settings: {share: 1.0}}",
+    ),
+    "lora_single_gpu": (
+        "agentfly.evaluator={evaluator: 'tests.e2e.scores:DrawnLater', without: 8}",
+        "agentfly.lost_chains={pause: 0}",
     ),
     "async": (
         "trainer.v1.trainer_mode=colocate_async",
@@ -126,15 +131,22 @@ def test_a_launched_recipe_stands_for_each_that_is_not() -> None:
 
 
 @pytest.fixture(scope="module")
+def notices() -> dict[str, list[str]]:
+    """What the trainers told the person who watches, by recipe."""
+    return {}
+
+
+@pytest.fixture(scope="module")
 def stepped(
-    warm_policy: Path, tmp_path_factory: pytest.TempPathFactory
+    warm_policy: Path, tmp_path_factory: pytest.TempPathFactory, notices: dict[str, list[str]]
 ) -> Callable[[str], tuple[Path, TrainingOutcome]]:
     """Take one step of a recipe, once: the run's folder and what came of it."""
 
     @functools.cache
     def take(name: str) -> tuple[Path, TrainingOutcome]:
         out = tmp_path_factory.mktemp(name)
-        return out, launch(prepare(RECIPES / f"{name}.yaml", small(name, warm_policy, out)))
+        run = prepare(RECIPES / f"{name}.yaml", small(name, warm_policy, out))
+        return out, launch(run, on_notice=lambda text: notices.setdefault(name, []).append(text))
 
     return take
 
@@ -149,6 +161,22 @@ def test_a_training_recipe_takes_a_real_step(name: str, stepped: Callable[[str],
     assert metrics["actor/grad_norm"] > 0.0
     assert 0.0 < metrics["training/rollout_probs_diff_max"] < 1e-2
     assert outcome.metrics_file.parent == folder
+    # The launcher's limits and its console live on what the trainer's process logs.
+    assert f"{SAMPLED} 1" in outcome.log_file.read_text(encoding="utf-8", errors="replace")
+
+
+def test_a_step_that_its_evaluator_could_not_score_is_sampled_again(
+    stepped: Callable[[str], tuple[Path, TrainingOutcome]], notices: dict[str, list[str]]
+) -> None:
+    folder, outcome = stepped("lora_single_gpu")
+    metrics = outcome.metrics[-1][1]
+    assert (metrics["chains/sampled_again"], metrics["chains/lost/not_scored"]) == (1, 8)
+    [notice] = notices["lora_single_gpu"]
+    assert notice.startswith("step 1 is sampled again in 0 s and not trained on: 8 of 8 chains were lost: 8 not scored")
+    chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    assert [chain["reward"] is None for chain in chains].count(True) == 8
+    kept = [chain["reward"] for chain in chains if chain["reward"] is not None]
+    assert sum(kept) / 8 == pytest.approx(metrics["critic/rewards/mean"])
 
 
 def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[Path, TrainingOutcome]]) -> None:

@@ -71,6 +71,8 @@ def test_the_trainer_ends_when_it_was_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sampler.tq, "kv_list", lambda: queue)
     buffer = sampler.WatchfulReplayBuffer(**required())
     buffer._sync_metadata_from_transfer_queue()
+    queue[PARTITION] = {"engine": {}}
+    buffer._sync_metadata_from_transfer_queue()
     queue[PARTITION] = {"engine": {"fault": "EngineDeadError: EngineCore encountered an issue."}}
     with pytest.raises(TrainingError, match="a rollout engine died: EngineDeadError"):
         buffer._sync_metadata_from_transfer_queue()

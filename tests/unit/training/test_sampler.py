@@ -20,7 +20,7 @@ from agentfly.errors import ConfigError, TrainingError  # noqa: E402
 from agentfly.training import sampler  # noqa: E402
 from agentfly.training.chain_faults import PARTITION, LostChain  # noqa: E402
 from agentfly.training.parity import digest  # noqa: E402
-from agentfly.training.progress import NOTICE  # noqa: E402
+from agentfly.training.progress import notice_in  # noqa: E402
 from agentfly.training.sampler import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
 
 NODE = {"model": "m", "out": "o", "data": {"train": "stickers"}}
@@ -140,6 +140,12 @@ def test_a_batch_comes_with_what_its_chains_tell(queue: Queue) -> None:
     assert (metrics["chains/lost"], metrics["chains/sampled_again"]) == (0, 0)
 
 
+def test_a_report_that_is_not_there_in_full_is_waited_for(queue: Queue) -> None:
+    queue.prompt("a", [True])
+    queue.tags[PARTITION] = {"b_0": {}}  # verl's queue lists a key a moment before its tag
+    assert buffer(queue).sample(1, "train", 1)[1]["chains/lost"] == 0
+
+
 def test_a_few_lost_chains_are_counted_by_reason(queue: Queue) -> None:
     queue.prompt("a", [True] * 19, [lost("a")])
     _, metrics = buffer(queue).sample(1, "train", 1)
@@ -156,7 +162,7 @@ def test_a_few_lost_chains_are_counted_by_reason(queue: Queue) -> None:
     ],
 )
 def test_a_step_of_what_a_dead_judge_left_is_sampled_again_and_then_ends_the_run(
-    queue: Queue, caplog: pytest.LogCaptureFixture, kept: list[bool], why: str
+    queue: Queue, capsys: pytest.CaptureFixture[str], kept: list[bool], why: str
 ) -> None:
     def again(prompts: int) -> None:
         assert set(queue.tags["train"]) == set(), "the batch that was refused is still there"
@@ -166,7 +172,7 @@ def test_a_step_of_what_a_dead_judge_left_is_sampled_again_and_then_ends_the_run
     with pytest.raises(TrainingError, match=f"step 1 was sampled 2 times and never fit to be trained on: {why}"):
         buffer(queue, again).sample(1, "train", 1)
     assert queue.refilled == [1]
-    [notice] = [record.message for record in caplog.records if NOTICE in record.message]
+    [notice] = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
     assert "step 1 is sampled again in 0 s and not trained on" in notice
 
 
@@ -202,13 +208,14 @@ def test_an_asynchronous_trainer_does_not_put_new_prompts_in_the_place_of_lost_o
 
 
 def test_a_validation_says_what_it_is_without_and_the_next_step_counts_it(
-    queue: Queue, caplog: pytest.LogCaptureFixture
+    queue: Queue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     queue.prompt("v", [True], [lost("v", validate=True)], partition="val")
     made = buffer(queue)
     batch, _ = made.sample(1, "val", 1)
     assert batch.keys == ["v_0_0"]
-    assert any(f"{NOTICE} the validation of step 1 is without 1 chains" in text for text in caplog.messages)
+    notices = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
+    assert notices == ["the validation of step 1 is without 1 chains: 1 not scored (the judge refuses the connection)"]
     queue.prompt("a", [True, True])
     metrics = made.sample(2, "train", 1)[1]
     assert metrics["validation/chains/lost_share"] == 0.5
