@@ -48,14 +48,27 @@ class LineReader:
         return data[:end].decode("utf-8", errors="replace").splitlines()
 
 
-def log_to_run() -> None:
+class _NoticeFormatter(logging.Formatter):
+    """Marks warnings, so that the launcher shows them on its console; see `notice_in`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if record.levelno >= logging.WARNING:
+            record.message = f"{NOTICE} {record.message}"
+        return super().formatMessage(record)
+
+
+def log_to_run(*, notices: bool = False) -> None:
     """Send agentfly's own log lines of this process to standard error, and so to the log of the run.
 
     Call it in every process that verl starts. Libraries that are imported there change the root logger, and what we
     log would go nowhere; verl guards its own lines in the same way (verl/utils/logging_utils.py).
+
+    Args:
+        notices: whether warnings are for the person who watches: those of the trainer are.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s:%(asctime)s:%(message)s"))
+    formatter = _NoticeFormatter if notices else logging.Formatter
+    handler.setFormatter(formatter("%(levelname)s:%(asctime)s:%(message)s"))
     ours = logging.getLogger("agentfly")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO)

@@ -25,7 +25,7 @@ from agentfly.training import (
 from agentfly.training.chain_faults import LostChain
 from agentfly.training.observer import StepObserver
 from agentfly.training.parity import digest
-from agentfly.training.progress import NOTICE, SAMPLED, log_to_run, steps_so_far
+from agentfly.training.progress import SAMPLED, log_to_run, steps_so_far
 from agentfly.training.settings import TrainSettings
 from agentfly.training.stacks import dump_on_request
 
@@ -47,7 +47,7 @@ class _Watchful:
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        log_to_run()
+        log_to_run(notices=True)
         super().__init__(*args, **{"poll_interval": POLL_SECONDS, **kwargs})
         settings = _settings(kwargs["sampler_kwargs"])
         self._limits = settings.lost_chains
@@ -85,9 +85,7 @@ class _Watchful:
                 again = {"chains/sampled_again": float(attempt - 1)}
                 return batch, {**metrics, **self._validation_losses, **observed, **losses, **again}
             if attempt < limits.attempts:
-                logger.warning(
-                    "%s step %d is sampled again in %g s and not trained on: %s", NOTICE, step, limits.pause, unfit
-                )
+                logger.warning("step %d is sampled again in %g s and not trained on: %s", step, limits.pause, unfit)
                 time.sleep(limits.pause)
                 self._sample_again(batch, prompts)
         raise TrainingError(f"step {step} was sampled {limits.attempts} times and never fit to be trained on: {unfit}")
@@ -100,7 +98,7 @@ class _Watchful:
             raise TrainingError(f"no chain of the validation is left: {chain_faults.in_words(found)}")
         if found:
             words = chain_faults.in_words(found)
-            logger.warning("%s the validation of step %d is without %d chains: %s", NOTICE, step, len(found), words)
+            logger.warning("the validation of step %d is without %d chains: %s", step, len(found), words)
         losses = chain_faults.loss_metrics(found, len(batch.keys))
         # verl drops what comes with a batch to validate; the next step's metrics carry it.
         self._validation_losses = {f"validation/{name}": value for name, value in losses.items()}

@@ -234,3 +234,11 @@ def test_other_ids_than_those_sampled_end_the_run(queue: Queue, field: str, valu
     queue.fields["a_1_0"][field] = torch.tensor(value)
     with pytest.raises(TrainingError, match=r"chain step-1-row-0-0: the trainer has ids \w{16}, the rollout sampled"):
         buffer(queue).sample(1, "train", 1)
+
+
+def test_a_warning_of_the_health_monitor_is_a_notice(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    queue.prompt("a", [True, True])
+    buffer(queue, health={"tool_calls": {"low": 2, "patience": 1}}).sample(1, "train", 1)
+    notices = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
+    assert len(notices) == 1
+    assert notices[0].startswith("step 1: tool_calls is 1, below 2")
