@@ -215,12 +215,28 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
 async def _run_chain(common: Shared, backend: VerlBackend, kwargs: Mapping[str, Any]) -> FinishedChain:
     row, step = kwargs["extra_info"], int(kwargs.get("global_steps", -1))
     validate, session = bool(kwargs.get("__validate__", False)), int(kwargs.get("session_id", 0))
-    # A name that is the same in every run, for seeds are made from it; verl's uid is not.
-    group = f"{'validation' if validate else 'step'}-{step}-row-{row['index']}"
+    group = _group_name(f"{'validation' if validate else 'step'}-{step}", row["index"], kwargs["uid"])
     chain = new_chain(common, backend, read_task(row), group, session)
     chain.session = f"{kwargs['uid']}-{session}"
     trajectory = await Rollout(backend, common.limits, _sampling(common)).run(chain)
     return FinishedChain(trajectory, chain.view.store, row, step, validate, common)
+
+
+_uids: dict[str, dict[int, list[str]]] = {}
+
+
+def _group_name(step: str, row: int, uid: str) -> str:
+    """Name of a prompt's chains: the same in every run, for seeds are made from it; verl's uid is not.
+
+    A step that is sampled again may draw a row for the second time.
+    """
+    if step not in _uids:
+        _uids.clear()
+    known = _uids.setdefault(step, {}).setdefault(row, [])
+    if uid not in known:
+        known.append(uid)
+    again = known.index(uid)
+    return f"{step}-row-{row}" + (f"-again-{again}" if again else "")
 
 
 def new_chain(common: Shared, backend: VerlBackend, task: EditTask, group: str, number: int) -> Chain:

@@ -60,11 +60,12 @@ def running(**settings: Any) -> Iterator[Running]:
 
 
 @contextmanager
-def command(line: str, workers: int = 1) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def command(line: str, workers: int = 1, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A documented command line, run as it stands but on a free port, and the address at which it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     python, *words = shlex.split(line)
     assert python == "python"
     with tempfile.TemporaryFile() as log:

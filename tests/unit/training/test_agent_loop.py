@@ -226,3 +226,10 @@ def test_what_is_shared_is_built_once_a_configuration(
         tool_timeout=600.0,
     )
     assert found.system_prompt is not None
+
+
+def test_a_prompt_that_is_drawn_again_in_a_step_has_a_name_of_its_own() -> None:
+    names = [agent_loop._group_name("step-7", 3, uid) for uid in ("a", "a", "b", "a", "b")]
+    assert names == ["step-7-row-3", "step-7-row-3", "step-7-row-3-again-1", "step-7-row-3", "step-7-row-3-again-1"]
+    # Another run, or the same one resumed, gives the same name to the first.
+    assert agent_loop._group_name("step-8", 3, "c") == "step-8-row-3"
