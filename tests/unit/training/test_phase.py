@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +41,14 @@ def hangs_with_a_child(pid_file: str, on_progress: Tell) -> None:
     child.wait()
 
 
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PhaseProcess]:
+    """A process that has this module, whose import takes seconds on a busy machine; the last test ends it."""
+    with PhaseProcess() as made:
+        made.run(counts, {"total": 1}, log=tmp_path_factory.mktemp("phase") / "import.log")
+        yield made
+
+
 def test_progress_comes_back_and_noise_goes_to_the_log(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     run_phase(counts, {"total": 3}, log=tmp_path / "a.log", patience=60, on_progress=lambda *event: told.append(event))
@@ -48,18 +56,17 @@ def test_progress_comes_back_and_noise_goes_to_the_log(tmp_path: Path) -> None:
     assert "noise" in (tmp_path / "a.log").read_text()
 
 
-@pytest.mark.parametrize(("function", "message"), [(fails, "no such thing"), (dies, "died without a word")])
-def test_faults_name_their_cause_and_the_log(function: Callable[..., None], message: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=message) as caught:
-        run_phase(function, {}, log=tmp_path / "b.log", patience=60)
-    assert "b.log" in str(caught.value)
+def test_a_fault_names_its_cause_and_the_log_and_leaves_the_process_usable(
+    process: PhaseProcess, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=r"no such thing; see .*b\.log"):
+        process.run(fails, {}, log=tmp_path / "b.log", patience=60)
+    process.run(counts, {"total": 1}, log=tmp_path / "after.log", patience=60)
 
 
-def ready(folder: Path) -> PhaseProcess:
-    """A process that has this module: its import takes seconds on a busy machine."""
-    process = PhaseProcess()
-    process.run(counts, {"total": 1}, log=folder / "import.log")
-    return process
+def test_a_process_that_dies_names_the_log(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"died without a word.*g\.log"):
+        run_phase(dies, {}, log=tmp_path / "g.log", patience=60)
 
 
 def creeps(seconds: float, on_progress: Tell) -> None:
@@ -68,35 +75,32 @@ def creeps(seconds: float, on_progress: Tell) -> None:
         on_progress("creeping", done + 1, 4)
 
 
-def test_a_phase_that_gets_on_may_take_longer_than_its_patience(tmp_path: Path) -> None:
+def test_a_phase_that_gets_on_may_take_longer_than_its_patience(process: PhaseProcess, tmp_path: Path) -> None:
     """The limit was for the whole, and killed the warm start of a slow machine at step 330 of 750."""
-    with ready(tmp_path) as process:
-        assert process.run(creeps, {"seconds": 6.0}, log=tmp_path / "d.log", patience=4) > 5
-
-
-def test_a_hanging_phase_is_ended_with_its_children(tmp_path: Path) -> None:
-    pid_file = tmp_path / "pid"
-    arguments = {"pid_file": str(pid_file)}
-    with ready(tmp_path) as process, pytest.raises(TrainingError, match=r"made no progress for 5 s .*c\.log"):
-        process.run(hangs_with_a_child, arguments, log=tmp_path / "c.log", patience=5)
-    assert "in hangs_with_a_child" in (tmp_path / "c.log").read_text()
-    pid = int(pid_file.read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert process.run(creeps, {"seconds": 6.0}, log=tmp_path / "d.log", patience=4) > 5
 
 
 def tells_its_pid(on_progress: Tell) -> None:
     on_progress("pid", os.getpid(), 1)
 
 
-def test_functions_of_one_process_share_it_and_have_logs_of_their_own(tmp_path: Path) -> None:
+def test_functions_of_one_process_share_it_and_have_logs_of_their_own(process: PhaseProcess, tmp_path: Path) -> None:
     pids: list[int] = []
-    with PhaseProcess() as process:
-        for name in ("one", "two"):
-            process.run(tells_its_pid, {}, log=tmp_path / name, on_progress=lambda _, pid, __: pids.append(pid))
-        process.run(counts, {"total": 1}, log=tmp_path / "three")
-    assert pids[0] == pids[1]
-    assert not psutil.pid_exists(pids[0])
+    for name in ("one", "two"):
+        process.run(tells_its_pid, {}, log=tmp_path / name, on_progress=lambda _, pid, __: pids.append(pid))
+    process.run(counts, {"total": 1}, log=tmp_path / "three")
+    assert pids[0] == pids[1] != os.getpid()
     assert ["noise" in (tmp_path / name).read_text() for name in ("one", "two", "three")] == [False, False, True]
+
+
+def test_a_hanging_phase_is_ended_with_its_children(process: PhaseProcess, tmp_path: Path) -> None:
+    pid_file, pids = tmp_path / "pid", list[int]()
+    process.run(tells_its_pid, {}, log=tmp_path / "own", on_progress=lambda _, pid, __: pids.append(pid))
+    with pytest.raises(TrainingError, match=r"made no progress for 5 s .*c\.log"):
+        process.run(hangs_with_a_child, {"pid_file": str(pid_file)}, log=tmp_path / "c.log", patience=5)
+    assert "in hangs_with_a_child" in (tmp_path / "c.log").read_text()
+    for pid in (*pids, int(pid_file.read_text())):
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def leaves_a_semaphore(on_progress: Tell) -> None:
