@@ -19,6 +19,7 @@ from agentfly.cli.edit import edit
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.export import export
 from agentfly.cli.generate import generate
+from agentfly.cli.nodes import NodesCommand
 from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import serve_images
 from agentfly.cli.sft import sft
@@ -40,13 +41,13 @@ def version() -> None:
 
 
 app.command()(quickstart)
-app.command()(edit)
+app.command(cls=NodesCommand)(edit)
 app.command()(train)
 app.command()(sft)
 app.command()(export)
-app.command()(doctor)
+app.command(cls=NodesCommand)(doctor)
 app.add_typer(data, name="data")
-app.command("eval")(evaluate)
+app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
 app.command("serve-images", context_settings=FOREIGN_FLAGS)(serve_images)
