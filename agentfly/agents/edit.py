@@ -13,7 +13,7 @@ from rich.console import Console
 from agentfly.agents.agent import AgentSettings
 from agentfly.agents.card import AgentCard, require_policy
 from agentfly.agents.image_editing import ImageEditingAgent
-from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, SamplingParams
+from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.rollout import RolloutLimits
 from agentfly.agents.steps import check_steps_path, steps, write_steps
@@ -81,7 +81,6 @@ async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
     file_format(request.out)
     if request.strip is not None:
         check_steps_path(request.strip)
-    check_keys(request.engine)
     agent = await make_agent(request)
     try:
         content = [{"type": "image", "image": request.picture}, {"type": "text", "text": f"\n{request.instruction}"}]
@@ -104,19 +103,19 @@ async def make_agent(request: EditRequest) -> ImageEditingAgent:
     Raises:
         AgentFlyError: they do not, a key is missing, or there is no such model.
     """
-    config: ClientConfig | AsyncVLLMConfig = AsyncVLLMConfig()
-    if request.base_url is None:
+    endpoint = None if request.base_url is None else endpoint_config(request.base_url, request.api_key_env)
+    check_keys(request.engine)
+    if endpoint is None:
         model = require_policy(request.model)
     else:
-        config = endpoint_config(request.base_url, request.api_key_env)
-        model = await served_model(config, request.model, request.api_key_env)
+        model = await served_model(endpoint, request.model, request.api_key_env)
     await require_nodes(request.nodes, "leave --nodes out")
     card = AgentCard.read(model)
     return ImageEditingAgent(
         model,
         template=request.template,
-        backend="client" if request.base_url else "async_vllm",
-        backend_config=config,
+        backend="client" if endpoint else "async_vllm",
+        backend_config=endpoint or AsyncVLLMConfig(),
         streaming="console",
         engines=request.engine,
         client_nodes=request.nodes,

@@ -182,7 +182,10 @@ def check_keys(spec: str | Mapping[str, Any] | Engines | None) -> None:
         options.pop("masks", None)
         engine, _ = _built(kind, {"engine": name, **options}, makers)
         if isinstance(engine, ServiceEngine):
-            engine.check_key()
+            try:
+                engine.check_key()
+            except ConfigError as fault:
+                raise ConfigError(f"the engine {name!r} ({kind}): {fault}") from None
 
 
 def _config(spec: str | Mapping[str, Any] | None) -> EnginesConfig:
