@@ -24,7 +24,7 @@ from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import serve_images
 from agentfly.cli.sft import sft
 from agentfly.cli.train import train
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, printable
 
 # For verbs whose flags belong to the room behind them.
 FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -60,5 +60,6 @@ def main() -> None:
     try:
         app()
     except AgentFlyError as fault:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False, soft_wrap=True)
+        words = escape(printable(str(fault)))
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", highlight=False, soft_wrap=True)
         sys.exit(1)

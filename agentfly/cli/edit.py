@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from agentfly.cli.evaluate import Engine
 from agentfly.cli.nodes import Nodes, NodesKeyEnv, read_node_options
+from agentfly.errors import printable
 
 UNCHANGED = 3
 
@@ -70,5 +71,5 @@ def edit(
     try:
         asyncio.run(edit_picture(request, Console()))
     except UnchangedError as fault:
-        Console(stderr=True).print(f"[bold yellow]{escape(str(fault))}[/bold yellow]", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(Text(printable(str(fault)), "yellow"), soft_wrap=True)
         raise typer.Exit(UNCHANGED) from None

@@ -40,6 +40,17 @@ def endpoint_config(
     return config
 
 
+def reachable_url(config: ClientConfig) -> str:
+    """Return the address to call: 0.0.0.0 is where a server listens."""
+    return config.base_url.rstrip("/").replace("://0.0.0.0", "://127.0.0.1")
+
+
+def key_headers(config: ClientConfig) -> dict[str, str]:
+    """Return the header with the key, where there is one."""
+    key = config.api_key
+    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+
 async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> list[str] | None:
     """Return the names of the models that an endpoint serves, or None where it does not list them.
 
@@ -48,12 +59,9 @@ async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> 
     """
     import httpx
 
-    # 0.0.0.0 is where a server listens; it is no address to call.
-    url = config.base_url.rstrip("/").replace("://0.0.0.0", "://127.0.0.1")
-    headers = {"Authorization": f"Bearer {config.api_key.get_secret_value()}"} if config.api_key else {}
     try:
         async with httpx.AsyncClient(timeout=httpx.Timeout(_LIST_SECONDS, connect=_CONNECT_SECONDS)) as client:
-            response = await client.get(f"{url}/models", headers=headers)
+            response = await client.get(f"{reachable_url(config)}/models", headers=key_headers(config))
     except (httpx.ReadTimeout, httpx.RemoteProtocolError):
         return None  # it is there, and may be busy
     except (httpx.TransportError, httpx.InvalidURL) as fault:

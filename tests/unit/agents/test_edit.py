@@ -217,3 +217,11 @@ def test_servers_with_a_key_do_the_work_and_a_silent_one_is_named(
     assert "image servers that cannot be used: http://127.0.0.1:1: cannot connect" in caplog.text
     with Image.open(out) as edited:
         assert edited.getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(
+    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.models = ["\x1b[2Jone", "two"]
+    said = one_line([str(path), "x", "--base-url", server.url], monkeypatch, capsys)
+    assert "serves \ufffd[2Jone, two" in said
