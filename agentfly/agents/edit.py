@@ -159,21 +159,17 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 
 
 def _reasons(trajectory: Trajectory, request: EditRequest) -> str:
-    """Which tool refused what, and what to try instead."""
+    """Which tool refused what, and what to try instead where the refusals do not say so."""
     records = trajectory.tool_records
     refusals = dict.fromkeys(f"{record.name} said: {record.error}" for record in records if record.error is not None)
     if not refusals:
         called = dict.fromkeys(record.name for record in records if record.name != ImageTools.give_answer.__name__)
         deeds = f"the agent called {', '.join(called)}, which changed nothing" if called else "the agent called no tool"
         return f"{deeds}; try other words or another model"
-    return f"{'; '.join(refusals)}; {_advice(request)}"
-
-
-def _advice(request: EditRequest) -> str:
-    if request.engine not in (None, "classical"):
-        return "try other words or another model"
-    servers = "" if request.nodes else ", or --nodes HOST:PORT for an image server"
+    told = "; ".join(refusals)
+    if request.nodes or request.engine not in (None, "classical"):
+        return told  # a model or a server refused, or it did not answer: other engines and words do not mend that
     return (
-        "the embedded engines know six colours, four shapes, brightness, blur and grey: try --engine models (on a "
-        f"GPU), --engine openai (with a key){servers}"
+        f"{told}; the embedded engines know six colours, four shapes, brightness, blur and grey: try --engine models "
+        "(on a GPU), --engine openai (with a key), or --nodes HOST:PORT for an image server"
     )

@@ -140,6 +140,20 @@ def test_an_unchanged_picture_has_an_exit_code_of_its_own_and_says_who_refused(s
     assert not out.exists()
 
 
+def test_an_image_service_that_is_away_is_told_without_advice_about_words(
+    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "geheim")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    server.say(say(EDIT), say(ANSWER.replace("img_2", "img_1")))
+    result = command(path, "x", "--model", "m", "--base-url", server.url, "--engine", "openai")
+    told = f"{result.output} {result.exception}"
+    assert result.exit_code != 0
+    assert "the image model openai did not answer" in " ".join(told.split())
+    assert "other words" not in told
+    assert "geheim" not in told
+
+
 def test_a_tool_that_changed_nothing_is_named_where_none_refused(server: ChatServer, path: Path) -> None:
     Image.new("RGB", (64, 64), (90, 90, 90)).save(path)
     server.say(say(EDIT.replace("darken", "make it grey")), say(ANSWER.replace("img_2", "img_1")))
