@@ -90,6 +90,11 @@ def first_line(fault: BaseException) -> str:
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
+def printable(text: str) -> str:
+    """Return a text that cannot steer a terminal, whatever a model or a server has put into it."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     """A message for an unknown name that offers the nearest valid one, and lists the others."""
     names = sorted(valid)

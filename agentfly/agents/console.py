@@ -30,6 +30,7 @@ from agentfly.agents.streaming import (
     TurnStart,
 )
 from agentfly.agents.thumbnails import picture_protocol, show_picture
+from agentfly.errors import printable
 
 _MAX_ARGUMENTS = 300
 
@@ -78,7 +79,7 @@ class ConsoleStream:
             case Delta(_, _, text):
                 if not self._many:
                     self._streamed = True
-                    self._console.print(_safe(text), end="", soft_wrap=True)
+                    self._console.print(Text(printable(text)), end="", soft_wrap=True)
             case ToolEnd(chain, turn, call, _, seconds, error):
                 self._seconds[chain, turn, call] = seconds, error is not None
             case ToolStart(chain, _, _, name, arguments):
@@ -116,12 +117,7 @@ class ConsoleStream:
 
     def _line(self, chain: str, text: str, style: str = "", aside: str = "") -> None:
         name = Text(f"{chain} │ ", "dim") if self._many and chain else Text()
-        self._console.print(Text.assemble(name, (_safe(text).plain, style), (aside, "dim")), soft_wrap=True)
-
-
-def _safe(text: str) -> Text:
-    """What a model or a tool says must not steer the terminal."""
-    return Text("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text))
+        self._console.print(Text.assemble(name, (printable(text), style), (aside, "dim")), soft_wrap=True)
 
 
 def _words(arguments: Mapping[str, Any]) -> str:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from PIL import Image
 from rich.console import Console
 
 from agentfly.agents.agent import AgentSettings
-from agentfly.agents.card import AgentCard
+from agentfly.agents.card import AgentCard, require_policy
 from agentfly.agents.image_editing import ImageEditingAgent
-from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, SamplingParams
+from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
+from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.rollout import RolloutLimits
 from agentfly.agents.steps import check_steps_path, steps, write_steps
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
-from agentfly.images import file_format
-from agentfly.vision.remote.settings import read_address
+from agentfly.images import ImageStore, file_format
+from agentfly.tools import ImageTools
+from agentfly.vision.factory import check_keys
+from agentfly.vision.remote.preflight import require_nodes
+from agentfly.vision.remote.settings import NodeConfig
+
+
+class UnchangedError(AgentFlyError):
+    """The picture that came out is the one that went in."""
 
 
 @dataclass(frozen=True)
@@ -26,69 +37,88 @@ class EditRequest:
     Attributes:
         picture: path or URL.
         instruction: in words.
-        model: checkpoint, or model name of the endpoint.
+        out: where the edited picture goes.
+        model: checkpoint, or model name of the endpoint; None is the policy of the quickstart, or the only model that
+            the endpoint serves.
         base_url: endpoint; None runs vLLM in this process.
+        api_key_env: environment variable with the endpoint's key.
         template: chat template; None takes the checkpoint's own.
         max_turns: generations at most; None takes the policy's own limit.
         temperature: 0 is greedy.
-        out: where the edited picture goes.
-        engine: what works behind the tools, by name; None takes the embedded engines.
+        engine: what works behind the tools, as `agentfly.vision.factory.make_engines` takes it; None takes the embedded
+            engines.
         strip: where the steps go, as a strip (.png) or an animation (.gif); None for nowhere.
-        nodes: image servers as `HOST:PORT`; what they do not offer is done by `engine`.
+        nodes: image servers; what they do not offer is done by `engine`.
     """
 
     picture: str
     instruction: str
-    model: str
-    base_url: str | None
-    template: str | None
-    max_turns: int | None
-    temperature: float
     out: Path
-    engine: str | None = None
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str = KEY_VARIABLE
+    template: str | None = None
+    max_turns: int | None = None
+    temperature: float = 0.0
+    engine: str | Mapping[str, Any] | None = None
     strip: Path | None = None
-    nodes: tuple[str, ...] = ()
+    nodes: tuple[NodeConfig, ...] = ()
 
 
 async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
     """Edit a picture, show the steps, and write the result.
 
+    Args:
+        request: what was asked.
+        console: is told where the files are.
+
     Raises:
-        AgentFlyError: the agent made no picture, or a file cannot be written; the message says why.
+        UnchangedError: the agent changed nothing; the message says why, and nothing is written.
+        AgentFlyError: a key is missing, a server does not answer, the agent made no picture, or a file cannot be
+            written; the message says why.
     """
-    # A suffix that cannot be written must not show after minutes of work.
+    # What cannot be must not show after minutes of work.
     file_format(request.out)
     if request.strip is not None:
         check_steps_path(request.strip)
-    agent = make_agent(request)
+    agent = await make_agent(request)
     try:
         content = [{"type": "image", "image": request.picture}, {"type": "text", "text": f"\n{request.instruction}"}]
         result = await agent.run([{"role": "user", "content": content}], enable_streaming=True)
     finally:
         await agent.close()
     trajectory = result[0]
-    if trajectory.final_image is not None:
-        agent.save_image(trajectory.final_image, request.out)
-    if request.strip is not None:
+    if request.strip is not None and trajectory.images:
         console.print(f"[bold]{write_steps(steps(trajectory, agent.store), request.strip)}[/bold] shows the steps")
-    if trajectory.final_image is None:
-        reason = trajectory.error or (trajectory.stop_reason.value if trajectory.stop_reason else "unknown")
-        raise AgentFlyError(f"the agent made no picture ({reason}); try other words or another model")
+    check_result(trajectory, agent.store, request)
+    assert trajectory.final_image is not None, "checked above"
+    agent.save_image(trajectory.final_image, request.out)
     console.print(f"[bold]{request.out}[/bold] in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s")
     return trajectory
 
 
-def make_agent(request: EditRequest) -> ImageEditingAgent:
-    """The agent for a request: an endpoint's model, or a checkpoint on vLLM in this process."""
-    card = AgentCard.read(request.model)
+async def make_agent(request: EditRequest) -> ImageEditingAgent:
+    """Return the agent for a request, once its endpoint and its image servers have answered.
+
+    Raises:
+        AgentFlyError: they do not, a key is missing, or there is no such model.
+    """
+    endpoint = None if request.base_url is None else endpoint_config(request.base_url, request.api_key_env)
+    check_keys(request.engine)
+    if endpoint is None:
+        model = require_policy(request.model)
+    else:
+        model = await served_model(endpoint, request.model, request.api_key_env)
+    await require_nodes(request.nodes, "leave --nodes out")
+    card = AgentCard.read(model)
     return ImageEditingAgent(
-        request.model,
+        model,
         template=request.template,
-        backend="client" if request.base_url else "async_vllm",
-        backend_config=ClientConfig(base_url=request.base_url) if request.base_url else AsyncVLLMConfig(),
+        backend="client" if endpoint else "async_vllm",
+        backend_config=endpoint or AsyncVLLMConfig(),
         streaming="console",
         engines=request.engine,
-        client_nodes=[read_address(node) for node in request.nodes] or None,
+        client_nodes=request.nodes,
         settings=AgentSettings(
             system_prompt=card.system_prompt,
             limits=RolloutLimits(
@@ -96,4 +126,50 @@ def make_agent(request: EditRequest) -> ImageEditingAgent:
             ),
             sampling=SamplingParams(temperature=request.temperature, max_tokens=card.max_tokens_per_turn),
         ),
+    )
+
+
+def check_result(trajectory: Trajectory, store: ImageStore, request: EditRequest) -> None:
+    """Check that a chain made a picture that is not the one it was given.
+
+    Args:
+        trajectory: of the chain.
+        store: has its pictures.
+        request: what was asked.
+
+    Raises:
+        UnchangedError: the pixels of the result are those of the given picture.
+        AgentFlyError: a fault ended the chain, or it made no picture.
+    """
+    stopped, final = trajectory.stop_reason, trajectory.final_image
+    reason = "unknown" if stopped is None else stopped.value
+    if stopped is not None and stopped.failed:
+        raise AgentFlyError(trajectory.error or f"the agent was stopped ({reason})")
+    if final is None:
+        raise AgentFlyError(f"the agent made no picture ({reason}): {_reasons(trajectory, request)}")
+    if trajectory.images and same_pixels(store.get(trajectory.images[0]), store.get(final)):
+        raise UnchangedError(
+            f"the picture is unchanged, so {request.out} was not written: {_reasons(trajectory, request)}"
+        )
+
+
+def same_pixels(one: Image.Image, other: Image.Image) -> bool:
+    """Return whether two pictures look the same to the last pixel, whatever their modes are."""
+    return one.size == other.size and one.convert("RGBA").tobytes() == other.convert("RGBA").tobytes()
+
+
+def _reasons(trajectory: Trajectory, request: EditRequest) -> str:
+    """Which tool refused what, and what to try instead where the refusals do not say so."""
+    records = trajectory.tool_records
+    refusals = dict.fromkeys(f"{record.name} said: {record.error}" for record in records if record.error is not None)
+    if not refusals:
+        called = dict.fromkeys(record.name for record in records if record.name != ImageTools.give_answer.__name__)
+        deeds = f"the agent called {', '.join(called)}, which changed nothing" if called else "the agent called no tool"
+        return f"{deeds}; try other words or another model"
+    told = "; ".join(refusals)
+    if request.nodes or request.engine not in (None, "classical"):
+        return told  # a model or a server refused, or it did not answer: other engines and words do not mend that
+    return (
+        f"{told}; the embedded engines know six colours, four shapes, brightness, blur and grey: try --engine models "
+        "(on a GPU), --engine openai (with a key), or --nodes HOST:PORT for an image server"
     )

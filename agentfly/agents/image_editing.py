@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -20,7 +20,8 @@ from agentfly.tools import ImageTools, ToolResult, Toolset
 from agentfly.vision import Engines
 
 if TYPE_CHECKING:
-    from agentfly.vision.remote import NodeConfig, RemoteEngines
+    from agentfly.vision.remote import RemoteEngines
+    from agentfly.vision.remote.settings import NodeSpecs
 
 SYSTEM_PROMPT = (
     "You edit pictures with tools. Every picture has an id, written before it; tools take ids and return new pictures. "
@@ -62,7 +63,8 @@ class ImageEditingAgent(Agent):
         model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
         engines: what works behind the tools: engines, or what `agentfly.vision.factory.make_engines` takes, e.g. a
             name; the embedded OpenCV engines by default.
-        client_nodes: image servers as `(host, port)` or `NodeConfig`; what they do not offer is done by `engines`.
+        client_nodes: image servers as `"host:port"`, `(host, port)`, a mapping of the fields of `NodeConfig`, or a
+            `NodeConfig`; what they do not offer is done by `engines`.
         max_requests_per_minute: to the image servers together; None is no limit.
         timeout: seconds for one call of an image server, waiting included; 600 by default.
         arguments: see `AgentArguments`.
@@ -78,7 +80,7 @@ class ImageEditingAgent(Agent):
         model_name_or_path: str,
         *,
         engines: Engines | str | Mapping[str, Any] | None = None,
-        client_nodes: Sequence[tuple[str, int] | NodeConfig] | None = None,
+        client_nodes: NodeSpecs | None = None,
         max_requests_per_minute: int | None = None,
         timeout: float | None = None,
         **arguments: Unpack[AgentArguments],
@@ -143,7 +145,7 @@ class ImageEditingAgent(Agent):
 
 
 def _remote(
-    nodes: Sequence[tuple[str, int] | NodeConfig] | None,
+    nodes: NodeSpecs | None,
     max_requests_per_minute: int | None,
     timeout: float | None,
     otherwise: Engines | str | Mapping[str, Any] | None,
@@ -159,7 +161,7 @@ def _remote(
         )
     if max_requests_per_minute is not None or timeout is not None:
         raise ConfigError(
-            "max_requests_per_minute and timeout are for image servers: name them with client_nodes=[(host, port), …]; "
+            "max_requests_per_minute and timeout are for image servers: name them with client_nodes=['host:port', …]; "
             "the model's endpoint has settings of its own, backend_config=ClientConfig(timeout=…)"
         )
     return None

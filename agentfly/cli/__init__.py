@@ -19,11 +19,12 @@ from agentfly.cli.edit import edit
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.export import export
 from agentfly.cli.generate import generate
+from agentfly.cli.nodes import NodesCommand
 from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import serve_images
 from agentfly.cli.sft import sft
 from agentfly.cli.train import train
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, printable
 
 # For verbs whose flags belong to the room behind them.
 FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -40,13 +41,13 @@ def version() -> None:
 
 
 app.command()(quickstart)
-app.command()(edit)
+app.command(cls=NodesCommand)(edit)
 app.command()(train)
 app.command()(sft)
 app.command()(export)
-app.command()(doctor)
+app.command(cls=NodesCommand)(doctor)
 app.add_typer(data, name="data")
-app.command("eval")(evaluate)
+app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
 app.command("serve-images", context_settings=FOREIGN_FLAGS)(serve_images)
@@ -59,5 +60,6 @@ def main() -> None:
     try:
         app()
     except AgentFlyError as fault:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False, soft_wrap=True)
+        words = escape(printable(str(fault)))
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", highlight=False, soft_wrap=True)
         sys.exit(1)

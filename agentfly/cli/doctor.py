@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from agentfly.cli.nodes import Nodes, NodesKeyEnv
+
 if TYPE_CHECKING:
     from agentfly.doctor import Report
 
@@ -18,14 +20,14 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": 
 
 
 def doctor(
-    further_nodes: Annotated[list[str] | None, typer.Argument(help="More image nodes.", metavar="[NODE]...")] = None,
     model: Annotated[
         str | None, typer.Option(help="Checkpoint folder, hub name, or the endpoint's model name.")
     ] = None,
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="What the endpoint serves, if --model is no folder.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
-    nodes: Annotated[list[str] | None, typer.Option(help="Image nodes, host:port.", metavar="NODE...")] = None,
+    nodes: Nodes = None,
+    nodes_key_env: NodesKeyEnv = None,
     max_model_len: Annotated[int | None, typer.Option(help="Context of the engine in tokens.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that runs are written to.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that models are downloaded to.")] = None,
@@ -44,7 +46,8 @@ def doctor(
         "max_model_len": max_model_len,
         "out": out,
         "cache": cache,
-        "nodes": tuple(node for listed in (*(nodes or ()), *(further_nodes or ())) for node in listed.split(",")),
+        "nodes": tuple(node for listed in nodes or () for node in listed.split(",")),
+        "nodes_key_env": nodes_key_env,
     }
     report = examine(DoctorRequest(**{name: value for name, value in given.items() if value is not None}), CHECKS)
     if json:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from agentfly.cli.nodes import Nodes, NodesKeyEnv, read_node_options
 from agentfly.errors import AgentFlyError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ Limit = Annotated[int | None, typer.Option(help="Tasks at most.")]
 Seed = Annotated[int | None, typer.Option(help="Of data set and sampling.")]
 Root = Annotated[Path | None, typer.Option(help="Folder with the data set's files, instead of a download.")]
 DataOptions = Annotated[str | None, typer.Option(help="Further options of the data set, as JSON.")]
-Engine = Annotated[str | None, typer.Option(help="Engine behind the tools, by name or as JSON.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="What works behind the tools: classical, models, openai, openai:MODEL, JSON, a YAML file."),
+]
 Concurrency = Annotated[int | None, typer.Option(help="Tasks at once.")]
 Gallery = Annotated[int | None, typer.Option(help="Tasks in the gallery at most, worst first; 0 for no gallery.")]
 
@@ -47,6 +51,8 @@ def evaluate(
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; without it vLLM runs here.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
     engine: Engine = None,
+    nodes: Nodes = None,
+    nodes_key_env: NodesKeyEnv = None,
     max_turns: Annotated[int | None, typer.Option(help="Turns at most; the policy's own limit without it.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of a turn; the policy's own limit without it.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
@@ -68,6 +74,8 @@ def evaluate(
     from agentfly.evaluation.settings import read_settings
 
     _quiet()
+    servers = read_node_options(given.pop("nodes"), given.pop("nodes_key_env"))
+    given["client_nodes"] = [node.to_spec() for node in servers]
     settings = read_settings(given.pop("config"), _parsed(given))
     summary = asyncio.run(run_evaluation(settings, _Progress(settings.limit)))
     _show(settings.out, summary)
@@ -120,7 +128,10 @@ def replay(
     given = _parsed(dict(locals()))
     from agentfly.evaluation.replay import ReplaySettings
     from agentfly.evaluation.replay import replay as run_replay
+    from agentfly.vision.factory import read_engines
 
+    if "engine" in given:
+        given["engine"] = read_engines(given["engine"])
     settings = ReplaySettings(**given)
     result = asyncio.run(run_replay(settings, _Progress(None)))
     if result.summary is not None:
@@ -155,14 +166,11 @@ def _console() -> Console:
 
 
 def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as settings: JSON is read, an engine in braces is a mapping."""
+    """Options as settings: JSON is read."""
     values = {name: value for name, value in given.items() if value not in (None, [])}
     for name in ("data_options", "backend_config", "agent_options"):
         if values.get(name) is not None:
             values[name] = _json(name, values[name])
-    engine = values.get("engine")
-    if engine is not None and engine.lstrip().startswith("{"):
-        values["engine"] = _json("engine", engine)
     return values
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, SamplingParams
 from agentfly.agents.llm_backends.configs import ClientConfig
+from agentfly.agents.llm_backends.endpoint import key_headers, reachable_url
 from agentfly.doctor.conversation import ASK, RESULT, SAID, SCHEMA, load
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
@@ -33,7 +34,7 @@ def endpoint(examination: Examination) -> Iterator[Finding]:
 
     config = ClientConfig(base_url=request.base_url)
     try:
-        response = httpx.get(f"{_url(config)}/models", headers=_headers(config), timeout=_LIST_SECONDS)
+        response = httpx.get(f"{reachable_url(config)}/models", headers=key_headers(config), timeout=_LIST_SECONDS)
     except (httpx.TransportError, httpx.InvalidURL) as fault:
         reason = str(fault) or type(fault).__name__
         yield error(f"{request.base_url} cannot be reached: {reason}", f"check the address, and start it: {_DEPLOY}")
@@ -108,8 +109,8 @@ def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
     }
     fix = f"exact rollouts need a vLLM server: {_DEPLOY}; agents work with any endpoint"
     try:
-        url = f"{_url(config)}/chat/completions"
-        reply = httpx.post(url, json=body, headers=_headers(config), timeout=config.timeout).json()
+        url = f"{reachable_url(config)}/chat/completions"
+        reply = httpx.post(url, json=body, headers=key_headers(config), timeout=config.timeout).json()
         ids = bool(reply.get("prompt_token_ids")) and bool(reply["choices"][0].get("token_ids"))
     except (httpx.TransportError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         ids = False
@@ -167,12 +168,3 @@ def _config(examination: Examination) -> ClientConfig:
 def _served(examination: Examination) -> str:
     assert examination.served is not None, "the check `endpoint` comes first"
     return examination.served
-
-
-def _url(config: ClientConfig) -> str:
-    return config.base_url.rstrip("/").replace("://0.0.0.0", "://127.0.0.1")
-
-
-def _headers(config: ClientConfig) -> dict[str, str]:
-    key = config.api_key
-    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}

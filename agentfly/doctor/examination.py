@@ -30,6 +30,7 @@ class DoctorRequest(Settings):
         template: name or path of the chat template; the checkpoint's own when None.
         base_url: OpenAI-compatible endpoint, up to and including `/v1`.
         nodes: image servers, as `host:port` or as addresses.
+        nodes_key_env: environment variable with their key.
         max_model_len: context of the engine in tokens; the endpoint's or the checkpoint's own when None.
         out: folder that runs are written to.
         cache: folder that models are downloaded to.
@@ -40,6 +41,7 @@ class DoctorRequest(Settings):
     template: str | None = None
     base_url: str | None = Field(None, pattern=r"^https?://.")
     nodes: tuple[str, ...] = ()
+    nodes_key_env: str | None = None
     max_model_len: int | None = Field(None, ge=1)
     out: Path = Path("runs")
     cache: Path = Field(default_factory=_default_cache)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agentfly.agents.llm_backends.endpoint import KEYED_HOST
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped
 
@@ -34,7 +35,6 @@ KEYS = (
     Key("WANDB_API_KEY", "logging to Weights & Biases (trainer.logger with wandb)", ".netrc", "wandb"),
     Key("HF_TOKEN", "gated and private models and data sets", ".cache/huggingface/token"),
 )
-_NEEDS_KEY = "api.openai.com"
 
 
 def keys(examination: Examination) -> Iterator[Finding]:
@@ -56,8 +56,8 @@ def check_keys(variables: Mapping[str, str], base_url: str | None, home: Path) -
             yield ok(f"{key.variable} is set")
         elif key.file and _holds(home / key.file, key.word):
             yield ok(f"{key.variable} is not set, ~/{key.file} has the key")
-        elif key.variable == "OPENAI_API_KEY" and host == _NEEDS_KEY:
-            yield error(f"{_NEEDS_KEY} answers nobody without a key", "export OPENAI_API_KEY")
+        elif key.variable == "OPENAI_API_KEY" and host == KEYED_HOST:
+            yield error(f"{KEYED_HOST} answers nobody without a key", "export OPENAI_API_KEY")
         else:
             yield skipped(
                 f"{key.variable} is not set; it is for {key.purpose}", f"export {key.variable} if you use them"

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, ok, skipped, warning
-from agentfly.doctor.nodes import address_of
 from agentfly.doctor.storage import SCRATCH, SHARED_MEMORY
 from agentfly.training.process import MARKER
 
@@ -82,7 +81,8 @@ def scratch(_: Examination) -> Iterator[Finding]:
 def ports(examination: Examination) -> Iterator[Finding]:
     """Ports that our servers and Ray take unless they are told otherwise."""
     request = examination.request
-    addresses = [*map(address_of, request.nodes), *([request.base_url] if request.base_url else [])]
+    nodes = [node if "://" in node else f"http://{node}" for node in request.nodes]
+    addresses = [*nodes, *([request.base_url] if request.base_url else [])]
     expected = {port for address in addresses if (port := _port(address)) is not None}
     yield from check_ports(is_taken, expected)
 

@@ -11,6 +11,7 @@ from agentfly.errors import ConfigError
 from agentfly.vision.remote import NodeConfig, PoolSettings
 from agentfly.vision.remote.adapters import OPERATIONS
 from agentfly.vision.remote.nodes import Circuit, Node
+from agentfly.vision.remote.settings import read_nodes
 from agentfly.vision.remote.transport import probe_nodes
 
 # Less than the check's own limit, so that a silent node has a name.
@@ -27,16 +28,10 @@ def nodes(examination: Examination) -> Iterator[Finding]:
     well: list[NodeConfig] = []
     for address in addresses:
         try:
-            well.append(NodeConfig(address_of(address)))
+            well += read_nodes(address, "--nodes", examination.request.nodes_key_env)
         except ConfigError as fault:
-            yield error(str(fault), "write HOST:PORT, or http://HOST:PORT")
+            yield error(str(fault), "write HOST:PORT or http(s)://HOST, and set the variable of --nodes-key-env")
     yield from check_nodes(asyncio.run(probe_nodes(well, _SETTINGS)))
-
-
-def address_of(node: str) -> str:
-    """`host:port` as an address; an address as it is, without `/v1`."""
-    url = node if "://" in node else f"http://{node}"
-    return url.rstrip("/").removesuffix("/v1")
 
 
 def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:
@@ -60,7 +55,7 @@ def _state(node: Node) -> Finding:
     if node.unusable:
         return error(
             node.unusable,
-            "name the address of an image server; one with a key is used through NodeConfig(api_key_env=...)",
+            "name the address of an image server, and the variable with its key by --nodes-key-env",
         )
     if node.starting:
         return warning(f"{node.url} is not ready yet", "wait until its /health answers 200: its model is being loaded")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import asyncio
+from collections.abc import Mapping
 from typing import Any
-
-from pydantic import SecretStr
 
 from agentfly.agents import (
     AgentSettings,
@@ -16,13 +13,15 @@ from agentfly.agents import (
     Trajectory,
     task_conversation,
 )
-from agentfly.agents.card import AgentCard
-from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, LLMBackend, SamplingParams
+from agentfly.agents.card import QUICKSTART_POLICY, AgentCard, require_policy
+from agentfly.agents.llm_backends import AsyncVLLMConfig, LLMBackend, SamplingParams
+from agentfly.agents.llm_backends.endpoint import endpoint_config
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore
-
-QUICKSTART_POLICY = "runs/quickstart/policy"
+from agentfly.vision.factory import check_keys
+from agentfly.vision.remote.preflight import require_nodes
+from agentfly.vision.remote.settings import NodeSpecs, read_nodes
 
 
 class ImageEditingTaskAgent:
@@ -30,11 +29,12 @@ class ImageEditingTaskAgent:
 
     Args:
         store: where pictures are kept.
-        model: policy folder, hub name, or the endpoint's model name.
+        model: policy folder, hub name, or the endpoint's model name; None is the policy of the quickstart.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
         template: chat template; the checkpoint's own without it.
         engine: what works behind the tools; the embedded engines without it.
-        client_nodes: image servers, as `[host, port]` each.
+        client_nodes: image servers, as `agentfly.vision.remote.settings.read_nodes` takes them; they are asked whether
+            they answer before the first task.
         max_turns, max_tokens: generations of a task, and sampled tokens of a turn; the policy's own limits without.
         temperature: 0 is greedy.
         seed: of the sampling.
@@ -44,7 +44,7 @@ class ImageEditingTaskAgent:
         backend: a backend instead of one made from the settings.
 
     Raises:
-        ConfigError: a setting is wrong, or there is no policy.
+        ConfigError: a setting is wrong, there is no policy, or a key is missing.
     """
 
     name = "image-editing"
@@ -53,11 +53,11 @@ class ImageEditingTaskAgent:
         self,
         *,
         store: ImageStore | None = None,
-        model: str = QUICKSTART_POLICY,
+        model: str | None = None,
         base_url: str | None = None,
         template: str | None = None,
         engine: str | Mapping[str, Any] | None = None,
-        client_nodes: Sequence[tuple[str, int]] | None = None,
+        client_nodes: NodeSpecs | None = None,
         max_turns: int | None = None,
         max_tokens: int | None = None,
         temperature: float = 0.0,
@@ -67,23 +67,27 @@ class ImageEditingTaskAgent:
         backend_config: Mapping[str, Any] | None = None,
         backend: LLMBackend | None = None,
     ) -> None:
-        if backend is None and base_url is None and model.startswith("runs/") and not Path(model).is_dir():
-            raise ConfigError(
-                f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
-                "behind an OpenAI-compatible endpoint with --base-url URL --model NAME"
-            )
+        if base_url is not None and model is None:
+            raise ConfigError(f"--model is missing: name the model that {base_url} is to be asked for")
+        if base_url is None and backend is None:
+            model = require_policy(model)
+        model = model or QUICKSTART_POLICY
+        check_keys(engine)
+        self._nodes = read_nodes(client_nodes)
+        self._nodes_asked, self._asking = False, asyncio.Lock()
         card = AgentCard.read(model)
         tokens = max_tokens or card.max_tokens_per_turn
         limits = RolloutLimits(max_turns=max_turns or card.max_turns, max_tokens_per_turn=tokens)
         if timeout is not None:
             limits = RolloutLimits(**{**vars(limits), "wall_clock": timeout})
+        endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
         self._agent = ImageEditingAgent(
             model,
             template=template,
             backend=backend or ("client" if base_url else "async_vllm"),
-            backend_config=None if backend else _backend_config(base_url, api_key_env, backend_config or {}),
+            backend_config=None if backend else endpoint or AsyncVLLMConfig(**(backend_config or {})),
             engines=engine,
-            client_nodes=[(str(host), int(port)) for host, port in client_nodes] if client_nodes else None,
+            client_nodes=self._nodes,
             store=store,
             settings=AgentSettings(
                 system_prompt=card.system_prompt,
@@ -98,16 +102,17 @@ class ImageEditingTaskAgent:
         return self._agent.store
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """One chain; see `TaskAgent.attempt`."""
+        """One chain; see `TaskAgent.attempt`.
+
+        Raises:
+            ConfigError: no image server can be used.
+        """
+        async with self._asking:
+            if not self._nodes_asked:
+                await require_nodes(self._nodes, "leave --nodes and client_nodes out")
+                self._nodes_asked = True
         return (await self._agent.run([task_conversation(task)]))[0]
 
     async def close(self) -> None:
         """Free the backend."""
         await self._agent.close()
-
-
-def _backend_config(base_url: str | None, api_key_env: str, more: Mapping[str, Any]) -> ClientConfig | AsyncVLLMConfig:
-    if base_url is None:
-        return AsyncVLLMConfig(**more)
-    key = os.environ.get(api_key_env)
-    return ClientConfig(**{"base_url": base_url, "api_key": SecretStr(key) if key else None, **more})

@@ -17,6 +17,8 @@ from pydantic import Field, field_validator
 from agentfly.errors import ConfigError
 from agentfly.evaluation.scoring import read_specs
 from agentfly.settings import Settings
+from agentfly.vision.factory import read_engines
+from agentfly.vision.remote.settings import NodeSettings, read_nodes
 
 # What decides how fast or where a run works, or how much of it: these may change from start to start.
 _NOT_IDENTITY = frozenset(("out", "concurrency", "gallery", "retry_failed", "limit", "root"))
@@ -34,6 +36,8 @@ class EvaluationSettings(Settings):
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
         template: chat template; the checkpoint's own without it.
         engine: what works behind the tools, by name or as a mapping of engines.
+        client_nodes: image servers as "host:port", or as mappings of the fields of
+            `agentfly.vision.remote.NodeConfig`; what they do not offer is done by `engine`.
         max_turns: generations of a task at most; the policy's own limit without it.
         max_tokens: sampled tokens of a turn at most; the policy's own limit without it.
         temperature: of the policy; 0 is greedy.
@@ -59,6 +63,7 @@ class EvaluationSettings(Settings):
     base_url: str | None = None
     template: str | None = None
     engine: str | Mapping[str, Any] | None = None
+    client_nodes: NodeSettings | None = None
     max_turns: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
@@ -121,6 +126,9 @@ def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSe
     for name in ("data", "out"):
         if name not in values:
             raise ConfigError(f"--{name} is missing: give it, or {name}: in the file of --config")
+    if isinstance(values.get("engine"), str):
+        values["engine"] = read_engines(values["engine"])
+    read_nodes(values.get("client_nodes"))
     return EvaluationSettings(**values)
 
 

@@ -23,7 +23,19 @@ AGENTS: Mapping[str, str] = {
     "director-generator": "agentfly.systems.director_generator.task_agent:DirectorGeneratorTaskAgent",
 }
 # Settings that an agent must take once they are given: leaving one out in silence would evaluate something else.
-_DEMANDED = ("model", "base_url", "template", "engine", "max_turns", "max_tokens", "temperature", "backend_config")
+_DEMANDED = (
+    "model",
+    "base_url",
+    "template",
+    "engine",
+    "client_nodes",
+    "max_turns",
+    "max_tokens",
+    "temperature",
+    "backend_config",
+)
+# Settings whose options are called otherwise on the command line.
+_OPTIONS: Mapping[str, str] = {"client_nodes": "client_nodes (--nodes)"}
 # Settings that an agent gets where it takes them.
 _OFFERED = ("seed", "timeout", "api_key_env")
 # An agent that bounds itself has this share of a task's time, so that what it has done so far is kept.
@@ -106,7 +118,8 @@ def _arguments(found: Any, settings: EvaluationSettings, store: ImageStore) -> d
             continue
         if name not in parameters and not anything:
             raise ConfigError(
-                f"agent {settings.agent!r} has no setting {name}: leave it out (it takes {', '.join(parameters)})"
+                f"agent {settings.agent!r} has no setting {_OPTIONS.get(name, name)}: leave it out (it takes "
+                f"{', '.join(parameters)})"
             )
         arguments[name] = value
     offered = {"store": store, **{name: getattr(settings, name) for name in _OFFERED}}

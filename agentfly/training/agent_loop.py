@@ -129,10 +129,9 @@ def make_run_engines(settings: TrainSettings) -> Engines:
     if not settings.client_nodes:
         return engines
     from agentfly.vision.remote import remote_engines
-    from agentfly.vision.remote.settings import read_address
 
     return remote_engines(
-        [read_address(node) for node in settings.client_nodes],
+        settings.nodes(),
         max_requests_per_minute=settings.max_requests_per_minute,
         # Less than the tool's own limit: the pool knows what is wrong with its servers.
         timeout=0.9 * settings.limits.tool_timeout,

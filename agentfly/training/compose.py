@@ -88,7 +88,9 @@ def settings_of(config: Any) -> TrainSettings:
             f"agentfly: {fault.full_key or ''} is missing: set it in the recipe or as key=value"
         ) from None
     assert isinstance(node, dict)
-    return TrainSettings(**{str(key): value for key, value in node.items()})
+    settings = TrainSettings(**{str(key): value for key, value in node.items()})
+    settings.nodes()  # a run needs them; whoever reads the settings of a finished run may lack their keys
+    return settings
 
 
 def write(config: DictConfig, path: Path) -> Path:

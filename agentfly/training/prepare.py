@@ -27,9 +27,9 @@ def prepare(recipe: Path, overrides: Sequence[str] = ()) -> Launch:
     """Compose a recipe, write its tasks and its `config.yaml` into the run's folder, and say what to launch.
 
     Raises:
-        ConfigError: the recipe or an override is wrong, or the folder belongs to another run.
+        ConfigError: the recipe or an override is wrong, no image server can be used, or the folder belongs to another
+            run.
         DatasetError: the tasks cannot be read.
-        TrainingError: no image server can be used.
     """
     config = compose(recipe, overrides)
     settings = settings_of(config)

@@ -14,13 +14,12 @@ from pydantic import Field, model_validator
 
 from agentfly.agents import RolloutLimits
 from agentfly.agents.card import AgentCard
-from agentfly.errors import ConfigError
 from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.audit import AuditSettings
 from agentfly.evaluators.batching import GuardSettings
 from agentfly.evaluators.credit import Placement
 from agentfly.settings import Settings
-from agentfly.vision.remote.settings import read_address
+from agentfly.vision.remote.settings import NodeConfig, NodeSettings, read_nodes
 
 TEMPLATE = "chat_template.jinja"  # in the run's folder: the text of the template that it trains with
 
@@ -127,7 +126,8 @@ class TrainSettings(Settings):
         system_prompt: first message of a chain, "" for none; that of the policy's card when None.
         tools: names of the tools the policy gets, `give_answer` always among them; all when None.
         engines: what works behind the tools; see `agentfly.vision.factory.make_engines`.
-        client_nodes: image servers as "host:port"; what they do not offer is done by `engines`.
+        client_nodes: image servers as "host:port", or as mappings of the fields of
+            `agentfly.vision.remote.NodeConfig`; what they do not offer is done by `engines`.
         max_requests_per_minute: to the image servers together; None is no limit.
         limits: when a chain ends.
         evaluator: who scores; see `agentfly.evaluators.make_evaluator`.
@@ -154,7 +154,7 @@ class TrainSettings(Settings):
     system_prompt: str | None = None
     tools: tuple[str, ...] | None = None
     engines: str | dict[str, Any] = "classical"
-    client_nodes: tuple[str, ...] = ()
+    client_nodes: NodeSettings = ()
     max_requests_per_minute: int | None = Field(None, ge=1)
     limits: LimitSettings = LimitSettings()
     evaluator: str | dict[str, Any] = "reference"
@@ -171,15 +171,6 @@ class TrainSettings(Settings):
     environment: Mapping[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _nodes_have_ports(self) -> Self:
-        for node in self.client_nodes:
-            try:
-                read_address(node)
-            except ConfigError as fault:
-                raise ValueError(f"client_nodes: {fault}") from fault
-        return self
-
-    @model_validator(mode="after")
     def _patience_is_long_enough(self) -> Self:
         rollout = self.patience.rollout
         if rollout is not None and rollout < self.longest_chain:
@@ -188,6 +179,14 @@ class TrainSettings(Settings):
                 "limits.wall_clock and guard allow: raise it, or lower those"
             )
         return self
+
+    def nodes(self) -> list[NodeConfig]:
+        """Return the image servers.
+
+        Raises:
+            ConfigError: a server is of no known form, or the variable with its key is not set.
+        """
+        return read_nodes(self.client_nodes, "agentfly.client_nodes")
 
     @property
     def longest_chain(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -108,6 +108,19 @@ class Editor(Protocol):
 
         Raises:
             ToolError: the engine cannot do what the instruction asks.
+        """
+        ...
+
+
+@runtime_checkable
+class ServiceEngine(Protocol):
+    """An engine behind a service that asks for a key."""
+
+    def check_key(self) -> None:
+        """Check that there is one.
+
+        Raises:
+            ConfigError: there is none; the message names the environment variable.
         """
         ...
 

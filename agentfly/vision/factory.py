@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, Field
 
 from agentfly import __version__
-from agentfly.errors import ConfigError, unknown_name
+from agentfly.errors import ConfigError, first_line, unknown_name
 from agentfly.settings import Settings
-from agentfly.vision.base import Engines
+from agentfly.vision.base import Engines, ServiceEngine
 from agentfly.vision.runtime import is_local
 
 Choice = str | Mapping[str, Any]
@@ -104,15 +105,47 @@ class EnginesConfig(Settings):
 PRESETS: Mapping[str, EnginesConfig] = {
     "classical": EnginesConfig(),
     "models": EnginesConfig(detector="grounding-dino", inpainter="diffusion", editor="diffusion"),
+    "openai": EnginesConfig(inpainter="openai", editor="openai"),
 }
+
+
+def read_engines(text: str, option: str = "--engine") -> str | dict[str, Any]:
+    """Return the spec of engines that an option named, as `make_engines` takes it.
+
+    Args:
+        text: a name, a JSON object, or the path of a .yaml, .yml or .json file with one.
+        option: what the messages call it.
+
+    Raises:
+        ConfigError: the JSON or the file cannot be read, or holds no mapping.
+    """
+    words = text.strip()
+    if words.startswith("{"):
+        return _mapping(words, option, "JSON")
+    if words.endswith((".yaml", ".yml", ".json")):
+        try:
+            return _mapping(Path(words).expanduser().read_text(encoding="utf-8"), f"{option} {words}", "YAML")
+        except OSError as fault:
+            raise ConfigError(f"{option}: cannot read {words!r}: {fault.strerror or fault}") from fault
+    return words
+
+
+def _mapping(text: str, what: str, language: str) -> dict[str, Any]:
+    try:
+        spec = json.loads(text) if language == "JSON" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as fault:
+        raise ConfigError(f"{what} is not valid {language}: {first_line(fault)}") from fault
+    if not isinstance(spec, dict):
+        raise ConfigError(f'{what} is no mapping of engines, such as {{"editor": "openai"}}')
+    return spec
 
 
 def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engines:
     """Engines as a spec says. Models are loaded at their first call, not here.
 
     Args:
-        spec: engines as they are; "classical" (the default) or "models"; or a mapping of the fields of
-            `EnginesConfig`, where what is left out is classical.
+        spec: engines as they are; "classical" (the default), "models", "openai" or "openai:MODEL"; or a mapping of the
+            fields of `EnginesConfig`, where what is left out is classical.
 
     Raises:
         ConfigError: an unknown name or setting; the message offers the nearest.
@@ -135,12 +168,36 @@ def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engin
     return cached(engines, cache, versions=versions, unseeded=config.cache.unseeded)
 
 
+def check_keys(spec: str | Mapping[str, Any] | Engines | None) -> None:
+    """Check that the engines of a spec have the keys that their services ask for, before any of them is called.
+
+    Raises:
+        ConfigError: a service wants a key and there is none; the message names its variable. Or a name is wrong.
+    """
+    if isinstance(spec, Engines):
+        return
+    config = _config(spec)
+    for kind, makers in (("detector", _DETECTORS), ("inpainter", _INPAINTERS), ("editor", _EDITORS)):
+        name, options = _named(kind, getattr(config, kind))
+        options.pop("masks", None)
+        engine, _ = _built(kind, {"engine": name, **options}, makers)
+        if isinstance(engine, ServiceEngine):
+            try:
+                engine.check_key()
+            except ConfigError as fault:
+                raise ConfigError(f"the engine {name!r} ({kind}): {fault}") from None
+
+
 def _config(spec: str | Mapping[str, Any] | None) -> EnginesConfig:
     if spec is None:
         return PRESETS["classical"]
     if isinstance(spec, str):
+        name, _, model = spec.partition(":")
+        if name == "openai" and model:
+            images = {"engine": "openai", "model": model}
+            return EnginesConfig(inpainter=images, editor=images)
         if spec not in PRESETS:
-            raise ConfigError(unknown_name("engines", spec, PRESETS))
+            raise ConfigError(unknown_name("engines", spec, (*PRESETS, "openai:MODEL")))
         return PRESETS[spec]
     return EnginesConfig(**spec)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from pydantic import Field
 
-from agentfly.errors import ImageError, ToolError, require
+from agentfly.errors import ConfigError, ImageError, ToolError, require
 from agentfly.images import load_image
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams
@@ -35,7 +35,7 @@ class ImagesSettings(Settings):
     """Which model, and where.
 
     Attributes:
-        model: name of the model, as the vendor calls it.
+        model: name of the model, as the vendor calls it; None leaves it to the service.
         endpoint: where the server is; editing takes long, so its timeout is ten minutes.
         send_settings: send seed, negative prompt, steps and scales as fields of their own. Our image server and its
             like take them; OpenAI does not.
@@ -43,7 +43,7 @@ class ImagesSettings(Settings):
         removal_prompt: what to ask for when an inpainting prompt is empty.
     """
 
-    model: str
+    model: str | None = None
     endpoint: Endpoint = Endpoint(timeout=600.0)
     send_settings: bool = False
     fields: Mapping[str, Any] = Field(default_factory=dict)
@@ -60,8 +60,12 @@ class OpenAIImages:
 
     def __init__(self, settings: ImagesSettings, client: openai.AsyncOpenAI | None = None) -> None:
         self.settings = settings
-        self.name = settings.model
+        self.name = settings.model or "openai"
         self._client = SdkClient(settings.endpoint, client)
+
+    def check_key(self) -> None:
+        """See `ServiceEngine`."""
+        self.settings.endpoint.key()
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """The edited picture (RGB), same size.
@@ -90,7 +94,9 @@ class OpenAIImages:
         self, image: Image.Image, mask: Image.Image | None, prompt: str, params: EditParams | InpaintParams
     ) -> Image.Image:
         given = {name: value for name, value in asdict(params).items() if value is not None}
-        arguments: dict[str, Any] = {**self.settings.fields, "model": self.settings.model}
+        arguments: dict[str, Any] = dict(self.settings.fields)
+        if self.settings.model is not None:
+            arguments["model"] = self.settings.model
         if self.settings.send_settings:
             arguments["extra_body"] = {**arguments.get("extra_body", {}), **given}
         elif params.negative_prompt:
@@ -120,12 +126,18 @@ class LiteLLMImages(OpenAIImages):
     """The same through litellm, whose model names carry their vendor ("vertex_ai/...", "azure/...").
 
     Raises:
+        ConfigError: there is no model.
         MissingExtraError: litellm is not installed.
     """
 
     def __init__(self, settings: ImagesSettings) -> None:
         require("litellm", "image editing by litellm", "litellm")
+        if settings.model is None:
+            raise ConfigError("litellm needs a model with its vendor: {'engine': 'litellm', 'model': 'VENDOR/NAME'}")
         super().__init__(settings)
+
+    def check_key(self) -> None:
+        """Leave it to litellm: each vendor has a variable of its own."""
 
     async def _send(self, **arguments: Any) -> Any:
         litellm = importlib.import_module("litellm")

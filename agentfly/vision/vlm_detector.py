@@ -71,6 +71,10 @@ class VlmDetector:
         self.name = settings.model
         self._client = SdkClient(settings.endpoint, client)
 
+    def check_key(self) -> None:
+        """See `ServiceEngine`."""
+        self.settings.endpoint.key()
+
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Detections:

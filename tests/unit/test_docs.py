@@ -31,6 +31,8 @@ RUN_ELSEWHERE = {
     "agentfly data": "tests/unit/datasets/test_command.py",
     "python data/build_": "tests/unit/datasets/test_sample.py",
     "agentfly edit": "tests/unit/agents/test_edit.py",
+    "export OPENAI_API_KEY=": "tests/e2e/test_walks_edit.py",
+    "export IMAGE_KEY=": "tests/e2e/test_walks_edit.py",
     "agentfly eval": "tests/unit/evaluation/test_commands.py",
     "agentfly compare": "tests/unit/evaluation/test_commands.py",
     "agentfly replay": "tests/unit/evaluation/test_commands.py",

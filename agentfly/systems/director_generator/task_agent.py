@@ -22,6 +22,7 @@ from agentfly.systems.director_generator.trajectory import to_trajectory
 from agentfly.systems.environment import read_env
 from agentfly.vision import make_engines
 from agentfly.vision.base import Engines
+from agentfly.vision.factory import check_keys
 
 # Beside the package in a checkout; whoever installed the package alone names a file.
 _CONFIG = Path(agentfly.__file__).parents[1] / "recipes/director_generator/config/system_config.yaml"
@@ -46,7 +47,7 @@ class DirectorGeneratorTaskAgent:
         name: in tables.
 
     Raises:
-        ConfigError: a setting is wrong, or the file is not there.
+        ConfigError: a setting is wrong, a key is missing, or the file is not there.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class DirectorGeneratorTaskAgent:
         self.name = name
         self._timeout = timeout
         self.store = store or ImageStore()
+        if engine != "sdxl":
+            check_keys(engine)
         backends = None if backend is None else dict.fromkeys(studio.settings.models, backend)
         easel = None if engine == "sdxl" else Easel(EditingPainter(make_engines(engine).editor))
         self._system = DirectorGenerator(studio, backends=backends, easel=easel, store=self.store)

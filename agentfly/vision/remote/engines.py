@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from agentfly.errors import ConfigError
 from agentfly.vision.base import (
     Delegating,
     Detection,
@@ -25,7 +24,7 @@ from agentfly.vision.cached import move_cache
 from agentfly.vision.remote.adapters import Call, Operation, encode_png, read_detections, read_image
 from agentfly.vision.remote.faults import NotOffered
 from agentfly.vision.remote.pool import NodePool
-from agentfly.vision.remote.settings import NodeConfig, PoolSettings
+from agentfly.vision.remote.settings import NodeSpecs, PoolSettings, read_nodes
 from agentfly.vision.remote.statistics import PoolStatistics
 
 T = TypeVar("T")
@@ -172,7 +171,7 @@ class RemoteEngines(Engines):
 
 
 def remote_engines(
-    nodes: Sequence[tuple[str, int] | NodeConfig],
+    nodes: NodeSpecs,
     *,
     max_requests_per_minute: int | None = None,
     timeout: float = 600.0,
@@ -182,7 +181,8 @@ def remote_engines(
     """Detector, inpainter and editor on a pool of image servers.
 
     Args:
-        nodes: servers as `(host, port)`, or as `NodeConfig` where a key, a model or the kind of server must be told.
+        nodes: servers, as `agentfly.vision.remote.settings.read_nodes` takes them: `"localhost:8000"`, or `NodeConfig`
+            where a key, a model or the kind of server must be told.
         max_requests_per_minute: requests in any minute at most, over all servers.
         timeout: seconds for a call, waiting included; then the model is told that no server answered.
         otherwise: does what no server offers; the embedded engines by default. A cache in front of it (see
@@ -193,7 +193,7 @@ def remote_engines(
         ConfigError: no nodes, or one that cannot be.
     """
     pool = NodePool(
-        [node_config(node) for node in nodes],
+        read_nodes(nodes),
         max_requests_per_minute=max_requests_per_minute,
         timeout=timeout,
         settings=settings,
@@ -223,21 +223,6 @@ class _Lazily:
 
             self._engines = classical_engines()
         return self._engines
-
-
-def node_config(node: tuple[str, int] | NodeConfig) -> NodeConfig:
-    """The server at `(host, port)`, or the one that is told already.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if isinstance(node, NodeConfig):
-        return node
-    try:
-        host, port = node
-        return NodeConfig(f"http://{f'[{host}]' if ':' in host else host}:{int(port)}")
-    except (TypeError, ValueError) as fault:
-        raise ConfigError(f"a node is (host, port) or a NodeConfig, got {node!r}") from fault
 
 
 def _given(params: EditParams | InpaintParams) -> Mapping[str, Any]:

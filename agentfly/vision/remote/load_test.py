@@ -18,7 +18,7 @@ from agentfly.errors import AgentFlyError, ToolError
 from agentfly.vision.base import EditParams, Engines, InpaintParams
 from agentfly.vision.remote.adapters import OPERATIONS
 from agentfly.vision.remote.engines import RemoteEngines, remote_engines
-from agentfly.vision.remote.settings import read_address
+from agentfly.vision.remote.settings import read_nodes
 from agentfly.vision.remote.statistics import PoolStatistics, quantile
 
 
@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add, usual = parser.add_argument, Load()
     add("--nodes", nargs="+", required=True, metavar="HOST:PORT", help="the servers")
+    add("--nodes-key-env", default=None, help="environment variable with their key")
     add("--requests", type=int, default=usual.requests, help="requests in all")
     add("--concurrency", type=int, default=usual.concurrency, help="requests at once")
     add("--operations", nargs="+", choices=OPERATIONS, default=list(usual.operations), help="taken in turn")
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load = Load(parsed.requests, parsed.concurrency, tuple(parsed.operations), parsed.prompt, parsed.size, parsed.steps)
     try:
         engines = remote_engines(
-            [read_address(node) for node in parsed.nodes],
+            read_nodes(parsed.nodes, "--nodes", parsed.nodes_key_env),
             max_requests_per_minute=parsed.max_requests_per_minute,
             timeout=parsed.timeout,
         )

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 import httpx
+from pydantic import BeforeValidator
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
 
-
-def read_address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, or of `http://HOST:PORT`.
-
-    Raises:
-        ConfigError: of another form.
-    """
-    host, _, port = text.removeprefix("http://").rstrip("/").rpartition(":")
-    if not host or "/" in host or not port.isdigit():
-        raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000")
-    return host.strip("[]"), int(port)
+_TEXT = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?P<host>\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+)(?::(?P<port>\d{1,5}))?(?:/v1)?/?"
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,93 @@ class NodeConfig:
     def headers(self) -> dict[str, str]:
         """The key, where there is one."""
         return {} if self.api_key_env is None else {"Authorization": f"Bearer {os.environ[self.api_key_env]}"}
+
+    def to_spec(self) -> str | dict[str, Any]:
+        """Return what YAML and JSON have for this server, which `read_nodes` reads back equal."""
+        told = {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) is not None}
+        if self.operations is not None:
+            told["operations"] = sorted(self.operations)
+        return self.base_url if told.keys() == {"base_url"} else told
+
+
+NodeSpec = str | tuple[str, int] | Mapping[str, Any] | NodeConfig
+"""One server as people write it; see `read_nodes`."""
+NodeSpecs = str | Mapping[str, Any] | NodeConfig | Iterable[NodeSpec]
+"""One server or several."""
+
+
+def _one_or_many(given: Any) -> Any:
+    return (given,) if isinstance(given, (str, Mapping)) else given
+
+
+NodeSettings = Annotated[tuple[str | Mapping[str, Any], ...], BeforeValidator(_one_or_many)]
+"""Servers as a field of settings that come from YAML: texts, or mappings of the fields of `NodeConfig`."""
+
+
+def read_nodes(
+    given: NodeSpecs | None, option: str = "client_nodes", api_key_env: str | None = None
+) -> list[NodeConfig]:
+    """Return the servers that were named, in any of the forms that people write.
+
+    Args:
+        given: one server or several, each as `HOST:PORT`, as an address (`https://HOST`), as several with commas
+            between, as `(host, port)`, as a mapping of the fields of `NodeConfig`, or as a `NodeConfig`; None for none.
+        option: what the messages call them: the option or key that they were given with.
+        api_key_env: environment variable with the key of every server that names none itself.
+
+    Raises:
+        ConfigError: a server is of no such form, or a variable that should have a key is not set.
+    """
+    specs = (given,) if isinstance(given, (str, Mapping, NodeConfig)) else given or ()
+    try:
+        return [node for spec in specs for node in _read_spec(spec, api_key_env)]
+    except ConfigError as fault:
+        raise ConfigError(f"{option}: {fault}") from None
+
+
+def _read_spec(spec: NodeSpec, api_key_env: str | None) -> list[NodeConfig]:
+    if isinstance(spec, NodeConfig):
+        return [spec]
+    if isinstance(spec, str):
+        texts = [text.strip() for text in spec.split(",") if text.strip()]
+        return [NodeConfig(_url(text), api_key_env=api_key_env) for text in texts or [spec]]
+    if isinstance(spec, Mapping):
+        return [_read_mapping(spec, api_key_env)]
+    try:
+        host, port = spec
+        return [NodeConfig(_url(f"{f'[{host}]' if ':' in host else host}:{int(port)}"), api_key_env=api_key_env)]
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"{spec!r} is no server: write 'HOST:PORT', such as 'localhost:8000'") from fault
+
+
+def _read_mapping(spec: Mapping[str, Any], api_key_env: str | None) -> NodeConfig:
+    known = [entry.name for entry in fields(NodeConfig)]
+    for name in spec:
+        if name not in known:
+            raise ConfigError(unknown_name("field of a server", str(name), known))
+    if not isinstance(spec.get("base_url"), str):
+        raise ConfigError("a server has no base_url: write {base_url: http://HOST:PORT, ...}")
+    operations = spec.get("operations")
+    changes = {"base_url": _url(spec["base_url"]), "operations": None if operations is None else frozenset(operations)}
+    return NodeConfig(**{"api_key_env": api_key_env, **spec, **changes})
+
+
+def _url(text: str) -> str:
+    """Return the address of `HOST:PORT`, or of an address with or without `/v1`."""
+    found = _TEXT.fullmatch(text)
+    if "@" in text:
+        # Addresses are shown in statistics, logs and observations.
+        raise ConfigError(
+            f"the address of {text.rpartition('@')[2]} has a password in it: put the key into an environment variable, "
+            "and name that with --nodes-key-env or api_key_env"
+        )
+    if found is None:
+        raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000, or http(s)://HOST")
+    if not found["scheme"] and not found["port"]:
+        raise ConfigError(f"{text!r} has no port: write HOST:PORT, such as {found['host']}:8000")
+    if found["port"] and not 0 < int(found["port"]) < 65536:
+        raise ConfigError(f"{text!r}: a port is a number from 1 to 65535")
+    return f"{found['scheme'] or 'http'}://{found['host']}{':' + found['port'] if found['port'] else ''}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 
 from agentfly.errors import ConfigError
-from agentfly.vision.remote.adapters import OPERATIONS, BadReply, Call, adapter_of
+from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, BadReply, Call, adapter_of
 from agentfly.vision.remote.faults import Busy, CannotDo, Failed, Refused
 from agentfly.vision.remote.nodes import Node
 from agentfly.vision.remote.settings import NodeConfig, PoolSettings
@@ -116,7 +116,8 @@ class Transport:
             node.adapter = adapter_of(models)
         if node.adapter is None:
             raise ConfigError(
-                f"{node.url} does not tell what kind of server it is: name it with NodeConfig(adapter=...)"
+                f"{node.url} does not tell what kind of server it is: check the address, or name its adapter "
+                f"({', '.join(ADAPTERS)}) in the server's entry of client_nodes"
             )
         first: dict[str, Any] = next(iter(models.get("data", ())), {})
         node.model, node.version = node.config.model or str(first.get("id", "")), str(first.get("version", ""))
@@ -177,9 +178,20 @@ def _check_address(node: Node, response: httpx.Response) -> None:
     """Raise a `ConfigError` where the key is wrong, or nobody there knows our requests."""
     status, reason = response.status_code, _reason(response)
     if status in (401, 403):
-        raise ConfigError(f"{node.url} refused the key ({reason}): name its variable with NodeConfig(api_key_env=...)")
+        raise ConfigError(_refusal(node, reason))
     if status in (404, 405):
         raise ConfigError(f"{node.url} is no image server that we know ({reason}): check address and adapter")
+
+
+def _refusal(node: Node, reason: str) -> str:
+    """Return what is wrong with the key of a server, and the options that name its variable."""
+    variable = node.config.api_key_env
+    if variable is not None:
+        return f"{node.url} refused the key ({reason}): check the environment variable {variable}"
+    return (
+        f"{node.url} wants a key ({reason}): name the environment variable that has it with --nodes-key-env, or with "
+        "api_key_env in the server's entry of client_nodes"
+    )
 
 
 def _reason(response: httpx.Response) -> str:

@@ -58,12 +58,19 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
 
 @dataclass
 class ChatServer:
-    """What the server was asked, and what it will say next (then "ok" for ever)."""
+    """What the server was asked, and what it will say next (then "ok" for ever).
+
+    Attributes:
+        models: what it lists; it has no list while there are none.
+        wanted: the only key that it takes; any when None.
+    """
 
     url: str = ""
     replies: deque[Reply] = field(default_factory=deque)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    wanted: str | None = None
 
     def say(self, *replies: Reply) -> None:
         """Queue replies."""
@@ -82,6 +89,14 @@ def running_server() -> Iterator[ChatServer]:
         reply = chat.replies.popleft() if chat.replies else completion()
         return reply(body)
 
+    @app.get("/v1/models")
+    def list_models(request: Request) -> Response:
+        if chat.wanted is not None and request.headers.get("authorization") != f"Bearer {chat.wanted}":
+            return failure(401, "who are you?")({})
+        models = [{"id": name, "object": "model", "owned_by": "x"} for name in chat.models]
+        return JSONResponse({"object": "list", "data": models}, 200 if models else 404)
+
+    list_models.__annotations__.update(request=Request, **{"return": Response})
     complete.__annotations__.update(body=dict[str, Any], request=Request, **{"return": Response})
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -101,4 +116,6 @@ def server(running_server: ChatServer) -> ChatServer:
     running_server.replies.clear()
     running_server.bodies.clear()
     running_server.keys.clear()
+    running_server.models.clear()
+    running_server.wanted = None
     return running_server

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from agentfly.agents import StopReason, Trajectory
+from agentfly.agents.edit import EditRequest, check_result, same_pixels
 from agentfly.cli import app, main
 from agentfly.datasets.photos import load_photo
+from agentfly.errors import AgentFlyError
+from agentfly.images import ImageStore
 from tests.unit.agents.conftest import ChatServer, Reply, delta, stream
+from tests.unit.vision.fake_node import FakeNode
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
@@ -68,7 +74,8 @@ def test_no_picture_is_one_clear_line_and_the_steps_are_there_all_the_same(
     server.say(say("I would rather not."))
     strip = path.with_name("steps.png")
     arguments = [str(path), "x", "--model", "m", "--base-url", server.url, "--strip", str(strip)]
-    assert "the agent made no picture (no_tool_call)" in one_line(arguments, monkeypatch, capsys)
+    said = one_line(arguments, monkeypatch, capsys)
+    assert "the agent made no picture (no_tool_call): the agent called no tool; try other words" in said
     assert strip.exists()
 
 
@@ -78,6 +85,12 @@ def test_no_picture_is_one_clear_line_and_the_steps_are_there_all_the_same(
         (["-o", "out.tif"], "'out.tif' has suffix '.tif': pictures are saved as .png, .jpg, .jpeg, .webp"),
         (["--strip", "steps.mp4"], "the steps are written as a strip (.png) or an animation (.gif)"),
         (["--engine", "clasical"], "Did you mean 'classical'"),
+        (["--engine", "{'x'"], "--engine is not valid JSON"),
+        (["--engine", "nowhere.yaml"], "--engine: cannot read 'nowhere.yaml': No such file"),
+        (["--engine", "openai"], "no API key: set OPENAI_API_KEY"),
+        (["--engine", '{"editor": "openai"}'], "no API key: set OPENAI_API_KEY"),
+        (["--nodes", "localhost"], "--nodes: 'localhost' has no port: write HOST:PORT"),
+        (["--nodes", "127.0.0.1:1", "127.0.0.1:2"], "no image server can be used (http://127.0.0.1:1: cannot connect"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_model_is_asked(
@@ -88,6 +101,7 @@ def test_what_cannot_be_is_said_before_the_model_is_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     arguments = [str(path), "x", "--model", "m", "--base-url", server.url, *option]
     assert words in one_line(arguments, monkeypatch, capsys)
     assert not server.bodies
@@ -107,3 +121,121 @@ def test_a_missing_policy_names_the_ways_to_have_one(
     said = one_line([str(path), "x"], monkeypatch, capsys)
     assert "make quickstart" in said
     assert "--base-url" in said
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["edit", *map(str, arguments)])
+
+
+def test_an_unchanged_picture_has_an_exit_code_of_its_own_and_says_who_refused(server: ChatServer, path: Path) -> None:
+    refused = '<tool_call>{"name": "auto_inpaint_image", "arguments": {"image_id": "img_1", "detect_prompt": "lamp"}}'
+    answer = ANSWER.replace("img_2", "img_1")
+    server.say(say(f"{refused}</tool_call>"), say(answer))
+    out = path.with_name("out.png")
+    result = command(path, "Remove the lamp", "--model", "m", "--base-url", server.url, "-o", out)
+    assert result.exit_code == 3
+    said = " ".join(result.stderr.split())
+    assert f"the picture is unchanged, so {out} was not written: auto_inpaint_image said: " in said
+    assert "try --engine models (on a GPU), --engine openai (with a key), or --nodes HOST:PORT" in said
+    assert not out.exists()
+
+
+def test_an_image_service_that_is_away_is_told_without_advice_about_words(
+    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "geheim")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    server.say(say(EDIT), say(ANSWER.replace("img_2", "img_1")))
+    result = command(path, "x", "--model", "m", "--base-url", server.url, "--engine", "openai")
+    told = f"{result.output} {result.exception}"
+    assert result.exit_code != 0
+    assert "the image model openai did not answer" in " ".join(told.split())
+    assert "other words" not in told
+    assert "geheim" not in told
+
+
+def test_a_tool_that_changed_nothing_is_named_where_none_refused(server: ChatServer, path: Path) -> None:
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(path)
+    server.say(say(EDIT.replace("darken", "make it grey")), say(ANSWER.replace("img_2", "img_1")))
+    result = command(path, "Make it grey", "--model", "m", "--base-url", server.url)
+    assert result.exit_code == 3, result.output
+    assert "the agent called qwen_edit_image, which changed nothing; try other words" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Image.new("L", (4, 4), 7), Image.new("RGB", (4, 4), (7, 7, 7)), True),
+        (Image.new("RGB", (4, 4)), Image.new("RGBA", (4, 4), (0, 0, 0, 255)), True),
+        (Image.new("RGB", (4, 4)), Image.new("RGBA", (4, 4), (0, 0, 0, 254)), False),
+        (Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5)), False),
+    ],
+)
+def test_pixels_are_compared_not_modes(one: Image.Image, other: Image.Image, same: bool) -> None:
+    assert same_pixels(one, other) is same
+
+
+@pytest.mark.parametrize("stopped", [reason for reason in StopReason if reason.failed])
+def test_a_chain_that_failed_is_a_failure_without_advice_though_it_made_a_picture(stopped: StopReason) -> None:
+    store = ImageStore()
+    made = store.put(Image.new("RGB", (8, 8)))
+    trajectory = Trajectory("t", "t", [], stop_reason=stopped, error="cannot reach it", final_image=made)
+    with pytest.raises(AgentFlyError) as fault:
+        check_result(trajectory, store, EditRequest("p", "x", Path("o.png")))
+    assert str(fault.value) == "cannot reach it"
+
+
+def test_the_only_model_of_an_endpoint_is_asked_and_the_folder_of_the_quickstart_never(
+    server: ChatServer, path: Path
+) -> None:
+    server.models = ["only"]
+    server.say(say(EDIT), say(ANSWER))
+    result = command(path, "Make it darker", "--base-url", server.url, "-o", path.with_name("out.png"))
+    assert result.exit_code == 0, result.output
+    assert {body["model"] for body in server.bodies} == {"only"}
+
+
+def test_an_endpoint_that_is_away_is_one_line_in_seconds(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(path), "x", "--model", "m", "--base-url", "http://127.0.0.1:1/v1"]
+    said = one_line(arguments, monkeypatch, capsys)
+    assert said.startswith("error: cannot reach http://127.0.0.1:1/v1")
+    assert "other words" not in said
+
+
+def test_the_key_of_another_variable_reaches_the_endpoint(
+    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "geheim")
+    server.wanted = "geheim"
+    server.say(say(EDIT), say(ANSWER))
+    out = path.with_name("out.png")
+    result = command(path, "x", "--model", "m", "--base-url", server.url, "-o", out, "--api-key-env", "MY_KEY")
+    assert result.exit_code == 0, result.output
+    assert set(server.keys) == {"Bearer geheim"}
+    assert "geheim" not in result.output
+
+
+def test_servers_with_a_key_do_the_work_and_a_silent_one_is_named(
+    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NODE_KEY", "geheim")
+    server.say(say(EDIT), say(ANSWER))
+    out = path.with_name("out.png")
+    with FakeNode().up() as node:
+        told = [node.url, "127.0.0.1:1", "--nodes-key-env", "NODE_KEY"]
+        result = command(path, "x", "--model", "m", "--base-url", server.url, "-o", out, "--nodes", *told)
+    assert result.exit_code == 0, result.output
+    assert node.keys == ["Bearer geheim"]
+    assert "image servers that cannot be used: http://127.0.0.1:1: cannot connect" in caplog.text
+    with Image.open(out) as edited:
+        assert edited.getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(
+    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.models = ["\x1b[2Jone", "two"]
+    said = one_line([str(path), "x", "--base-url", server.url], monkeypatch, capsys)
+    assert "serves \ufffd[2Jone, two" in said

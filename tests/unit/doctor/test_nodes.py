@@ -38,4 +38,4 @@ def test_nodes_that_start_fail_are_strangers_or_absent() -> None:
 
 def test_no_nodes_and_no_address() -> None:
     assert asked()[0][0] == "skipped"
-    assert "no address of a server" in only(nodes.nodes(Examination(DoctorRequest(nodes=("ftp://x",)))))[1]
+    assert "--nodes: 'ftp://x' is not HOST:PORT" in only(nodes.nodes(Examination(DoctorRequest(nodes=("ftp://x",)))))[1]

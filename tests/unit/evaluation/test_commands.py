@@ -29,6 +29,7 @@ from tests.unit.evaluation.agents import call, editing
 from tests.unit.evaluation.test_replay import Shifted
 from tests.unit.evaluators.scripted_judge import Reply as JudgeReply
 from tests.unit.evaluators.scripted_judge import judge, said
+from tests.unit.vision.fake_node import FakeNode
 
 __all__ = ["running_server", "server"]  # fixtures
 
@@ -294,3 +295,71 @@ def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     assert set(ids.values()) == {1}
     assert lines.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     assert summary(out)["all"]["tasks"] == 12
+
+
+def test_servers_of_the_command_line_do_the_work_with_their_key(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_KEY", "geheim")
+    server.say(completion(call("qwen_edit_image", image_id="img_1", prompt="x")))
+    model = ["--model", "m", "--base-url", server.url, "--limit", 1, "--max-turns", 1]
+    with FakeNode().up() as node:
+        nodes = ["--nodes", node.url, "127.0.0.1:1", "--nodes-key-env", "NODE_KEY"]
+        done("eval", *STICKERS, *model, *nodes, "-o", tmp_path / "run")
+    assert node.keys == ["Bearer geheim"]
+    kept = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert kept["client_nodes"] == [
+        {"base_url": node.url, "api_key_env": "NODE_KEY"},
+        {"base_url": "http://127.0.0.1:1", "api_key_env": "NODE_KEY"},
+    ]
+
+
+@pytest.mark.parametrize("way", ["option", "file", "agent_options"])
+def test_a_run_whose_servers_are_all_away_ends_before_the_model_is_asked(
+    way: str,
+    server: ChatServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "eval.yaml").write_text("client_nodes: [127.0.0.1:1]\n")
+    named = {
+        "option": ["--nodes", "127.0.0.1:1"],
+        "file": ["--config", tmp_path / "eval.yaml"],
+        "agent_options": ["--agent-options", '{"client_nodes": [["127.0.0.1", 1]]}'],
+    }
+    model = ["--model", "m", "--base-url", server.url, "-o", tmp_path / "run"]
+    said = one_line(monkeypatch, capsys, "eval", *STICKERS, *model, *named[way])
+    assert "no image server can be used (http://127.0.0.1:1: cannot connect" in said
+    assert "leave --nodes and client_nodes out" in said
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--base-url", "http://127.0.0.1:1/v1"], "--model is missing: name the model that http://127.0.0.1:1/v1"),
+        (["--base-url", "https://api.openai.com/v1", "--model", "m"], "without a key: export OPENAI_API_KEY"),
+        (["--base-url", "http://h/v1", "--model", "m", "--engine", "openai"], "no API key: set OPENAI_API_KEY"),
+        (["--agent", "director-generator", "--engine", "openai"], "no API key: set OPENAI_API_KEY"),
+        (["--nodes", "nowhere"], "--nodes: 'nowhere' has no port"),
+        (["--agent", "refinement-loop", "--nodes", "a:1"], "unknown RefinementSettings field 'client_nodes'"),
+        (["--agent", "director-generator", "--nodes", "a:1"], "has no setting client_nodes (--nodes): leave it out"),
+    ],
+)
+def test_what_is_missing_is_named_before_any_request(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert words in one_line(monkeypatch, capsys, "eval", *STICKERS, "-o", tmp_path / "run", *arguments)
+
+
+def test_engines_come_from_a_file_too(tmp_path: Path, server: ChatServer) -> None:
+    (tmp_path / "engines.yaml").write_text("editor: classical\n")
+    model = ["--model", "m", "--base-url", server.url, "--limit", 1]
+    done("eval", *STICKERS, *model, "--engine", tmp_path / "engines.yaml", "-o", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["engine"] == {"editor": "classical"}

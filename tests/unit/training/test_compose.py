@@ -116,7 +116,8 @@ def test_what_follows_from_other_values_is_filled_in(recipe: Path, tmp_path: Pat
         ("agentfly.limits.max_turn=4", r"limits.*'max_turn'\. Did you mean 'max_turns'"),
         ("device=tpu", "device/tpu"),
         ("trainer.nnodes=", r"trainer\.nnodes must be a whole number of 1 or more, not ''"),
-        ("agentfly.client_nodes=[localhost]", "'localhost' is not HOST:PORT"),
+        ("agentfly.client_nodes=[localhost]", "^agentfly.client_nodes: 'localhost' has no port: write HOST:PORT"),
+        ("agentfly.client_nodes=[{base_url: a:1, api_key_env: NO_SUCH}]", "^agentfly.client_nodes: .* NO_SUCH is not"),
     ],
 )
 def test_a_wrong_override_is_named(recipe: Path, override: str, message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from agentfly.datasets import StickerWorld
-from agentfly.errors import ConfigError, TrainingError
+from agentfly.errors import ConfigError
 from agentfly.training.checkpoints import newest_checkpoint
 from agentfly.training.launch import Launch
 from agentfly.training.prepare import prepare
@@ -148,10 +148,10 @@ def test_a_run_needs_one_of_its_image_servers(monkeypatch: pytest.MonkeyPatch) -
     with running(model_type="classical", worker_slots=1) as server:
         node = server.url.removeprefix("http://")
         assert silent_servers(settings(node, f"http://{node}")) == {}
-        assert silent_servers(settings("127.0.0.1:9", node)).keys() == {"127.0.0.1:9"}
+        assert silent_servers(settings("127.0.0.1:9", node)).keys() == {"http://127.0.0.1:9"}
         require_servers(settings("127.0.0.1:9", node))
     require_servers(settings())
-    with pytest.raises(TrainingError, match=r"no image server can be used \(127\.0\.0\.1:9: cannot connect.*start one"):
+    with pytest.raises(ConfigError, match=r"no image server .*9: cannot connect.* agentfly\.client_nodes=\[\]"):
         require_servers(settings("127.0.0.1:9"))
     # Those who call may see what is not seen from here.
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")

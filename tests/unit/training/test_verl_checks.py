@@ -144,4 +144,4 @@ def test_tasks_without_what_the_evaluator_needs_are_told(checked: Checked, tmp_p
 def test_image_servers_that_are_silent_are_told(checked: Checked) -> None:
     told = checked(agentfly__client_nodes=["localhost:9"])
     assert told["fault"] is None
-    assert "image servers that cannot be used yet: localhost:9 (cannot connect" in told["told"]
+    assert "image servers that cannot be used yet: http://localhost:9 (cannot connect" in told["told"]

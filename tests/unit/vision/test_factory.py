@@ -16,7 +16,7 @@ from agentfly.vision import Engines, make_engines
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.cached import CachedEditor
 from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings
-from agentfly.vision.factory import version_of
+from agentfly.vision.factory import check_keys, read_engines, version_of
 from agentfly.vision.grounding_dino import GroundingDinoDetector
 from agentfly.vision.openai_images import OpenAIImages
 from agentfly.vision.segmentation import SegmentedDetector
@@ -152,3 +152,59 @@ def test_a_version_changes_with_settings_and_files_and_not_with_the_place(
     assert version_of(settings(steps=5)) != version
     os.utime(tmp_path / "weights", (1, 1))
     assert version_of(settings()) != version
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("classical", "classical"),
+        ("openai:image-model", "openai:image-model"),
+        ('{"editor": "openai"}', {"editor": "openai"}),
+        ("FOLDER/engines.yaml", {"editor": "classical"}),
+        ("FOLDER/engines.json", {"editor": "openai"}),
+    ],
+)
+def test_an_option_names_engines_by_name_json_or_file(text: str, spec: Any, tmp_path: Path) -> None:
+    (tmp_path / "engines.yaml").write_text("editor: classical")
+    (tmp_path / "engines.json").write_text('{"editor": "openai"}')
+    assert read_engines(text.replace("FOLDER", str(tmp_path))) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{editor: openai}", "--engine is not valid JSON"),
+        ("nowhere.yaml", "--engine: cannot read 'nowhere.yaml': No such file or directory"),
+        ("FOLDER/list.yaml", "is no mapping of engines"),
+        ("FOLDER/broken.yaml", "is not valid YAML"),
+    ],
+)
+def test_an_option_that_names_no_engines_is_told(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- classical")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=words):
+        read_engines(text.replace("FOLDER", str(tmp_path)))
+
+
+def test_openai_edits_and_inpaints_and_leaves_the_model_to_the_service_unless_told() -> None:
+    engines = make_engines("openai")
+    assert [engines.detector.name, engines.inpainter.name, engines.editor.name] == ["classical", "openai", "openai"]
+    assert make_engines("openai:image-model").editor.name == "image-model"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "openai",
+        {"detector": {"engine": "vlm", "model": "m"}},
+        {"editor": {"engine": "openai", "endpoint": {"api_key_env": "OPENAI_API_KEY"}}, "cache": {"root": "c"}},
+    ],
+)
+def test_a_key_that_an_engine_lacks_is_named_before_it_is_asked(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
+        check_keys(spec)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    check_keys(spec)
+    check_keys("classical")
+    check_keys(make_engines("openai"))

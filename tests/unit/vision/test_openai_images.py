@@ -55,6 +55,14 @@ class Server:
         return OpenAIImages(ImagesSettings(model="image-model", **settings), client)
 
 
+async def test_without_a_model_none_is_sent(noise: Image.Image) -> None:
+    server = Server()
+    engine = server.engine()
+    engine.settings = ImagesSettings()
+    await engine.edit(noise, "darken", EditParams())
+    assert "model" not in server.forms[0]
+
+
 async def test_an_edit_sends_picture_and_prompt_and_restores_the_size(noise: Image.Image) -> None:
     server = Server()
     edited = await server.engine(fields={"quality": "high"}).edit(

@@ -6,9 +6,7 @@ import json
 
 import pytest
 
-from agentfly.errors import ConfigError
 from agentfly.vision.remote.load_test import main, make_picture
-from agentfly.vision.remote.settings import read_address
 from tests.unit.vision.fake_node import FakeNode, says, status
 
 
@@ -63,13 +61,9 @@ def test_unanswered_requests_are_told_and_fail_the_command(capsys: pytest.Captur
     assert "2 x this cannot be done" in capsys.readouterr().out
 
 
-def test_addresses() -> None:
-    assert read_address("[::1]:8000") == ("::1", 8000)
-    assert read_address("http://localhost:8000/") == ("localhost", 8000)
-    with pytest.raises(ConfigError):
-        read_address("https://localhost:8000")
-    with pytest.raises(ConfigError, match="HOST:PORT"):
-        read_address("localhost")
+def test_a_wrong_address_is_told_in_the_words_of_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="error: --nodes: 'localhost' has no port"):
+        main(["--nodes", "localhost"])
 
 
 def test_picture_has_something_to_find() -> None:

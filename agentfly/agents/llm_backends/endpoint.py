@@ -1,0 +1,97 @@
+"""An OpenAI-compatible endpoint before its first generation: is its key there, does it answer, what does it serve?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from agentfly.agents.llm_backends.configs import ClientConfig
+from agentfly.errors import BackendError, ConfigError, first_line
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+KEYED_HOST = "api.openai.com"
+"""Answers nobody without a key; of other hosts that is not known before they are asked."""
+
+_CONNECT_SECONDS, _LIST_SECONDS = 5.0, 10.0
+_SHOWN = 20
+
+
+def endpoint_config(
+    base_url: str, api_key_env: str = KEY_VARIABLE, more: Mapping[str, Any] | None = None
+) -> ClientConfig:
+    """Return the settings of an endpoint, with its key from the environment.
+
+    Args:
+        base_url: address up to and including `/v1`.
+        api_key_env: environment variable with the key; where it is not set, the endpoint is taken to need none.
+        more: further fields of `ClientConfig`, which go first.
+
+    Raises:
+        ConfigError: the endpoint is known to want a key and there is none, or a field is wrong.
+    """
+    key = os.environ.get(api_key_env)
+    config = ClientConfig(**{"base_url": base_url, "api_key": SecretStr(key) if key else None, **(more or {})})
+    if config.api_key is None and urlsplit(config.base_url).hostname == KEYED_HOST:
+        raise ConfigError(f"{config.base_url} answers nobody without a key: export {api_key_env} with yours")
+    return config
+
+
+def reachable_url(config: ClientConfig) -> str:
+    """Return the address to call: 0.0.0.0 is where a server listens."""
+    return config.base_url.rstrip("/").replace("://0.0.0.0", "://127.0.0.1")
+
+
+def key_headers(config: ClientConfig) -> dict[str, str]:
+    """Return the header with the key, where there is one."""
+    key = config.api_key
+    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+
+async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> list[str] | None:
+    """Return the names of the models that an endpoint serves, or None where it does not list them.
+
+    Raises:
+        BackendError: nobody answers there, or the key is missing or refused.
+    """
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(_LIST_SECONDS, connect=_CONNECT_SECONDS)) as client:
+            response = await client.get(f"{reachable_url(config)}/models", headers=key_headers(config))
+    except (httpx.ReadTimeout, httpx.RemoteProtocolError):
+        return None  # it is there, and may be busy
+    except (httpx.TransportError, httpx.InvalidURL) as fault:
+        raise BackendError(
+            f"cannot reach {config.base_url} ({first_line(fault)}): check the address, and that the server runs"
+        ) from None
+    if response.status_code == 401:
+        wrong = f"refuses the key in {api_key_env}" if config.api_key else f"wants a key: export {api_key_env} with it"
+        raise BackendError(f"{config.base_url} {wrong} (HTTP 401)")
+    if response.status_code != 200:
+        return None
+    try:
+        return [str(model["id"]) for model in response.json()["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+async def served_model(config: ClientConfig, model: str | None, api_key_env: str = KEY_VARIABLE) -> str:
+    """Return the model to ask an endpoint for: the one that was named, or else the only one that it serves.
+
+    Raises:
+        BackendError: nobody answers there, or the key is missing or refused.
+        ConfigError: none was named, and it does not serve exactly one.
+    """
+    served = await list_models(config, api_key_env)
+    if model is not None:
+        return model
+    if served is not None and len(served) == 1:
+        return served[0]
+    if not served:
+        raise ConfigError(f"--model is missing: {config.base_url} does not list its models, name the one to ask for")
+    more = f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""
+    raise ConfigError(f"--model is missing: {config.base_url} serves {', '.join(sorted(served)[:_SHOWN])}{more}")

@@ -1,0 +1,73 @@
+"""Image servers on the command line: `--nodes a:1 b:2`, also with commas between, or with the option repeated."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from agentfly.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentfly.vision.remote import NodeConfig
+
+OPTION, KEY_OPTION = "--nodes", "--nodes-key-env"
+# HOST:PORT or the address of a server, perhaps with more after a comma. The address of a picture has a path.
+_ADDRESS = re.compile(r"(?:(?:https?://)?[^\s/,]+:\d+|https?://[^\s/,]+)(?:/|/v1/?)?(?:,\S*)?")
+
+Nodes = Annotated[
+    list[str] | None,
+    typer.Option(OPTION, help="Image servers for the tools: HOST:PORT, one or several.", metavar="NODE..."),
+]
+NodesKeyEnv = Annotated[
+    str | None, typer.Option(KEY_OPTION, help="Environment variable with the key of the image servers.")
+]
+
+
+class NodesCommand(TyperCommand):
+    """A command whose `--nodes` takes several values, as options of typer do not.
+
+    The words after the option belong to it as long as they are addresses, so that a picture may follow them.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments with `--nodes` before each of its values."""
+        return super().parse_args(ctx, list(_repeated(args)))
+
+
+def _repeated(args: Sequence[str]) -> Iterator[str]:
+    expecting = listing = False
+    for index, word in enumerate(args):
+        if word == "--":
+            yield from args[index:]
+            return
+        if expecting:
+            expecting = False
+        elif word == OPTION:
+            expecting = listing = True
+        elif word.startswith(f"{OPTION}="):
+            listing = True
+        elif listing and _ADDRESS.fullmatch(word):
+            yield OPTION
+        else:
+            listing = False
+        yield word
+
+
+def read_node_options(nodes: Sequence[str] | None, key_env: str | None) -> list[NodeConfig]:
+    """Return the servers of the options `--nodes` and `--nodes-key-env`.
+
+    Raises:
+        ConfigError: a server is of no form that is known, or the variable is not set.
+    """
+    from agentfly.vision.remote.settings import read_nodes
+
+    if key_env is not None and not nodes:
+        raise ConfigError(f"{KEY_OPTION} has the key of the servers of {OPTION}: name them too")
+    if key_env is not None and not os.environ.get(key_env):
+        raise ConfigError(f"{KEY_OPTION} {key_env}: this environment variable is not set; it has the servers' key")
+    return read_nodes(nodes, OPTION, key_env)

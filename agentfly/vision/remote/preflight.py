@@ -1,0 +1,41 @@
+"""Do image servers answer? Asked before anything costly starts: a run whose servers are all away ends at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from agentfly.errors import ConfigError
+from agentfly.vision.remote.settings import NodeConfig, PoolSettings
+from agentfly.vision.remote.transport import probe_nodes
+
+logger = logging.getLogger(__name__)
+
+
+async def silent_nodes(nodes: Sequence[NodeConfig]) -> Mapping[str, str]:
+    """Return the servers that cannot be used, by address, with the reason. One that still loads its model is none."""
+    found = await probe_nodes(nodes, PoolSettings(probe_seconds=5.0))
+    return {
+        node.url: node.unusable or node.counters.last_error
+        for node in found
+        if node.operations is None and not node.starting
+    }
+
+
+async def require_nodes(nodes: Sequence[NodeConfig], without: str, *, warn_only: bool = False) -> None:
+    """Ask servers whether they can be used, and warn of those that cannot, which the others do without.
+
+    Args:
+        nodes: the servers; none needs nobody.
+        without: how to do without servers, in the words of the option that named them.
+        warn_only: warn even where no server can be used from here.
+
+    Raises:
+        ConfigError: no server can be used.
+    """
+    silent = await silent_nodes(nodes) if nodes else {}
+    why = "; ".join(reason if reason.startswith(url) else f"{url}: {reason}" for url, reason in silent.items())
+    if silent and not warn_only and all(node.base_url.rstrip("/") in silent for node in nodes):
+        raise ConfigError(f"no image server can be used ({why}): start one with `agentfly serve-images`, or {without}")
+    if silent:
+        logger.warning("image servers that cannot be used: %s", why)
