@@ -111,6 +111,10 @@ class MeteredJudge:
             if account is not None:
                 account.add(judge.usage)
 
+    async def check_ready(self) -> None:
+        """Ask the judge; see `VlmJudge.check_ready`."""
+        await self._judge.check_ready()
+
     async def close(self) -> None:
         """Close the judge's connections."""
         await self._judge.close()
