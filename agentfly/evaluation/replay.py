@@ -17,6 +17,7 @@ from agentfly.errors import ConfigError
 from agentfly.evaluation.journal import IMAGES, RunFolder
 from agentfly.evaluation.markdown import table
 from agentfly.evaluation.pages import write_pages
+from agentfly.evaluation.preflight import FIRST_TASKS
 from agentfly.evaluation.recorded import Recorded, Recording, read_recording
 from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
 from agentfly.evaluation.run import EvaluationRun, OnRecord
@@ -176,9 +177,12 @@ async def _score(
     folder = RunFolder(out, identity)
     try:
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
-        run = EvaluationRun(
-            agent, _tasks(recording.chains, store), scorer, folder, settings.concurrency, on_record=on_record
-        )
+
+        async def check() -> None:
+            await scorer.check(await asyncio.to_thread(list, _tasks(recording.chains[:FIRST_TASKS], store)))
+
+        tasks = _tasks(recording.chains, store)
+        run = EvaluationRun(agent, tasks, scorer, folder, settings.concurrency, on_record=on_record, check=check)
         records = await run()
         about = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
         return await asyncio.to_thread(write_pages, out, records, scorer.labels, folder.images, about, settings.gallery)

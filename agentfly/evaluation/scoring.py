@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from typing import Any
 import yaml
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.errors import ConfigError, ImageError
+from agentfly.datasets.task import EditTask
+from agentfly.errors import AgentFlyError, ConfigError, ImageError
+from agentfly.evaluation.preflight import count_scorable
 from agentfly.evaluation.records import TaskFacts
 from agentfly.evaluators import (
     EditSample,
@@ -32,6 +34,7 @@ from agentfly.evaluators import (
     GuardSettings,
     NotScored,
     Score,
+    check_ready,
     make_evaluator,
 )
 from agentfly.evaluators.judge import VlmJudge
@@ -138,6 +141,30 @@ class Scorer:
             if not isinstance(made, GuardedEvaluator):
                 made = GuardedEvaluator(made, GuardSettings(in_flight=in_flight))
             self._evaluators[label] = made
+
+    async def check(self, tasks: Sequence[EditTask]) -> None:
+        """Find out, without cost, whether this run would be scored.
+
+        Args:
+            tasks: the first ones of the run.
+
+        Raises:
+            ConfigError: an evaluator cannot score now, or the headline none of the tasks.
+        """
+        asked = [check_ready(evaluator) for evaluator in self._evaluators.values()]
+        faults: list[str] = []
+        for label, answer in zip(self.labels, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, AgentFlyError):
+                faults.append(f"--evaluator {label}: {answer}")
+            elif isinstance(answer, BaseException):
+                raise answer
+        if faults:
+            raise ConfigError("; ".join(faults))
+        headline = self.labels[0]
+        try:
+            await count_scorable(self._evaluators[headline], tasks)
+        except ConfigError as fault:
+            raise ConfigError(f"--evaluator {headline}: {fault}") from None
 
     @property
     def labels(self) -> tuple[str, ...]:
