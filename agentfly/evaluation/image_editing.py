@@ -26,7 +26,7 @@ QUICKSTART_POLICY = "runs/quickstart/policy"
 
 
 class ImageEditingTaskAgent:
-    """The image-editing agent on tasks.
+    """The image-editing agent on tasks, or a subclass of it.
 
     Args:
         store: where pictures are kept.
@@ -42,12 +42,15 @@ class ImageEditingTaskAgent:
         api_key_env: environment variable with the endpoint's key.
         backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
         backend: a backend instead of one made from the settings.
+        agent_class: the subclass.
+        options: further arguments of it.
+
+    Attributes:
+        name: for tables: "image-editing", or the name of the subclass.
 
     Raises:
         ConfigError: a setting is wrong, or there is no policy.
     """
-
-    name = "image-editing"
 
     def __init__(
         self,
@@ -66,7 +69,10 @@ class ImageEditingTaskAgent:
         api_key_env: str = "OPENAI_API_KEY",
         backend_config: Mapping[str, Any] | None = None,
         backend: LLMBackend | None = None,
+        agent_class: type[ImageEditingAgent] = ImageEditingAgent,
+        **options: Any,
     ) -> None:
+        self.name = "image-editing" if agent_class is ImageEditingAgent else agent_class.__name__
         if backend is None and base_url is None and model.startswith("runs/") and not Path(model).is_dir():
             raise ConfigError(
                 f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
@@ -77,7 +83,9 @@ class ImageEditingTaskAgent:
         limits = RolloutLimits(max_turns=max_turns or card.max_turns, max_tokens_per_turn=tokens)
         if timeout is not None:
             limits = RolloutLimits(**{**vars(limits), "wall_clock": timeout})
-        self._agent = ImageEditingAgent(
+        has_own_words = agent_class.default_system_prompt != ImageEditingAgent.default_system_prompt
+        prompt = agent_class.default_system_prompt if has_own_words else card.system_prompt
+        self._agent = agent_class(
             model,
             template=template,
             backend=backend or ("client" if base_url else "async_vllm"),
@@ -86,10 +94,11 @@ class ImageEditingTaskAgent:
             client_nodes=[(str(host), int(port)) for host, port in client_nodes] if client_nodes else None,
             store=store,
             settings=AgentSettings(
-                system_prompt=card.system_prompt,
+                system_prompt=prompt,
                 limits=limits,
                 sampling=SamplingParams(temperature=temperature, max_tokens=tokens, seed=seed),
             ),
+            **options,
         )
 
     @property

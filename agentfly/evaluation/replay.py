@@ -179,7 +179,12 @@ async def _score(
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
 
         async def check() -> None:
-            await scorer.check(await asyncio.to_thread(list, _tasks(recording.chains[:FIRST_TASKS], store)))
+            first = recording.chains[:FIRST_TASKS]
+            try:
+                await scorer.check_tasks(await asyncio.to_thread(list, _tasks(first, store)))
+            except ConfigError as fault:
+                raise ConfigError(f"{fault}{_missing_tasks(first, settings.data)}") from None
+            await scorer.check_ready()
 
         tasks = _tasks(recording.chains, store)
         run = EvaluationRun(agent, tasks, scorer, folder, settings.concurrency, on_record=on_record, check=check)
@@ -189,6 +194,15 @@ async def _score(
     finally:
         await scorer.close()
         folder.close()
+
+
+def _missing_tasks(chains: Sequence[Recorded], data: str | None) -> str:
+    """Say what to give, where the log does not know its tasks whole."""
+    if all(chain.whole for chain in chains):
+        return ""
+    if data is None:
+        return ". This log keeps no targets and no masks: name the data set that its tasks are from with --data"
+    return f". --data {data} has no tasks with the ids of this log, such as {chains[0].task.id!r}"
 
 
 def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:

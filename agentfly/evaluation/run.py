@@ -174,7 +174,8 @@ async def run_evaluation(
 
         async def check() -> None:
             first = load(limit=min(FIRST_TASKS, settings.limit or FIRST_TASKS))
-            await scorer.check(await asyncio.to_thread(list, first))
+            await scorer.check_tasks(await asyncio.to_thread(list, first))
+            await scorer.check_ready()
 
         agent = make_task_agent(settings, folder.images)
         run = EvaluationRun(

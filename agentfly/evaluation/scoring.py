@@ -142,14 +142,11 @@ class Scorer:
                 made = GuardedEvaluator(made, GuardSettings(in_flight=in_flight))
             self._evaluators[label] = made
 
-    async def check(self, tasks: Sequence[EditTask]) -> None:
-        """Find out, without cost, whether this run would be scored.
-
-        Args:
-            tasks: the first ones of the run.
+    async def check_ready(self) -> None:
+        """Find out, without cost, whether every evaluator could score now.
 
         Raises:
-            ConfigError: an evaluator cannot score now, or the headline none of the tasks.
+            ConfigError: with all that could not.
         """
         asked = [check_ready(evaluator) for evaluator in self._evaluators.values()]
         faults: list[str] = []
@@ -160,6 +157,13 @@ class Scorer:
                 raise answer
         if faults:
             raise ConfigError("; ".join(faults))
+
+    async def check_tasks(self, tasks: Sequence[EditTask]) -> None:
+        """Find out, without cost, whether the headline can score some of the first tasks.
+
+        Raises:
+            ConfigError: it can score none.
+        """
         headline = self.labels[0]
         try:
             await count_scorable(self._evaluators[headline], tasks)
