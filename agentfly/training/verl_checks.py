@@ -13,14 +13,14 @@ from typing import Any
 from agentfly.agents import ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import EditTask
-from agentfly.errors import AgentFlyError, ConfigError, first_line, unknown_name
+from agentfly.errors import AgentFlyError, ConfigError, DatasetError, first_line, unknown_name
 from agentfly.evaluation.preflight import FIRST_TASKS, count_scorable
 from agentfly.evaluators import health_settings, make_evaluator
 from agentfly.images import ImageStore, ImageView
 from agentfly.templates import load_template
 from agentfly.tools import Toolset
 from agentfly.training import readiness
-from agentfly.training.checks import check_model, check_tasks, size_faults
+from agentfly.training.checks import check_tasks, size_faults
 from agentfly.training.compose import settings_of
 from agentfly.training.prepare import count_rows, ready_file, training_tasks
 from agentfly.training.settings import TrainSettings
@@ -112,12 +112,6 @@ def _tasks(config: Any, settings: TrainSettings) -> str:
     return f"{scorable} of the first {len(tasks)} tasks have what their score needs"
 
 
-def _model(config: Any, settings: TrainSettings) -> str:
-    """The policy is where it is said to be."""
-    check_model(settings)
-    return f"policy {settings.model}"
-
-
 def _prompts(config: Any, settings: TrainSettings) -> str:
     """The chat template shows the tools, and the first prompts fit in `data.max_prompt_length`."""
     if not Path(settings.model).is_dir():
@@ -163,16 +157,19 @@ def _require_names(settings: TrainSettings, words: str, tools: Toolset) -> None:
 
 def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
     """The first tasks, and how many there are; no more than `size` are counted where that means to read them."""
-    tasks, ready = training_tasks(settings), ready_file(settings)
-    first = list(islice(tasks, FIRST_TASKS))
-    if ready is not None:
-        return first, count_rows(ready)
-    return first, len(first) + sum(1 for _ in islice(tasks, max(0, size - len(first))))
+    try:
+        tasks, ready = training_tasks(settings), ready_file(settings)
+        first = list(islice(tasks, FIRST_TASKS))
+        if ready is not None:
+            return first, count_rows(ready)
+        return first, len(first) + sum(1 for _ in islice(tasks, max(0, size - len(first))))
+    except DatasetError as fault:
+        raise DatasetError(f"agentfly.data.train: {fault}") from fault
 
 
 # Quick, and without verl: a run that starts makes them too.
 READY: tuple[Check, ...] = (
-    _model,
+    readiness.check_policy,
     readiness.check_gpus,
     _template,
     _tools,

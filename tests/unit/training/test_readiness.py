@@ -11,7 +11,14 @@ import pytest
 
 from agentfly.errors import ConfigError
 from agentfly.training import readiness
-from agentfly.training.readiness import check_disk, check_gpus, check_positions, checkpoints_bytes, positions_of
+from agentfly.training.readiness import (
+    check_disk,
+    check_gpus,
+    check_policy,
+    check_positions,
+    checkpoints_bytes,
+    positions_of,
+)
 from agentfly.training.settings import TrainSettings
 from tests.unit.training.test_plan import PARAMETERS, policy
 
@@ -130,3 +137,15 @@ def test_a_full_disk_is_told_before_the_first_checkpoint(policy: Path, monkeypat
     with pytest.raises(ConfigError, match=r"the disk of agentfly\.out=runs/x has 0\.0 GiB free: give another"):
         check_disk(config(), settings(policy))
     assert "not measured" in check_disk(config(), settings("owner/name"))
+
+
+def test_a_policy_that_only_the_hub_has_is_told_where_the_hub_is_not_asked(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # From another folder, `data/warm_start` looks like a name of the hub.
+    with pytest.raises(ConfigError, match=r"agentfly\.model=data/nowhere is no folder here .* give the folder of the"):
+        check_policy(config(), settings("data/nowhere"))
+    assert check_policy(config(), settings(policy)) == f"policy {policy}"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert check_policy(config(), settings("owner/name")) == "policy owner/name"
