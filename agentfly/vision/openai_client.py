@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _LIST_SECONDS = 5.0
-_LISTED = 20  # names that a message shows at most
+_LISTED, _LONGEST = 20, 200  # names that a message shows, and characters of a name
 _WANTS_KEY = "api.openai.com"
 
 
@@ -72,42 +72,43 @@ class SdkClient:
         return self._given or self._own.get()
 
     async def check_model(self, model: str, who: str) -> None:
-        """Ask the endpoint for its list of models, which costs nothing, and look for one in it.
+        """Look for a model on the endpoint's list, which costs nothing.
 
         Args:
-            model: name of the model on the server.
+            model: its name on the server.
             who: for messages, such as "the judge m".
 
         Raises:
             ConfigError: a key is missing or refused, or the model is not on the list.
             ToolError: the endpoint does not answer.
         """
+        who = f"{who} at {self._endpoint.base_url or _WANTS_KEY}"
+        names = await self._models(who)
+        # Some endpoints list "models/NAME" for NAME, a proxy lists patterns, and a small server may list nothing.
+        if names and not any(fnmatchcase(model, name) or name.endswith(f"/{model}") for name in names):
+            raise ConfigError(f"{who} is not served there: {unknown_name('model', model, names[:_LISTED])}")
+
+    async def _models(self, who: str) -> list[str]:
+        """Return the names on the endpoint's list; none where a chat server keeps no list."""
         import openai
 
-        place = self._endpoint
-        who = f"{who} at {place.base_url or 'api.openai.com'}"
         client = self.get().with_options(timeout=_LIST_SECONDS, max_retries=0)
-        try:
-            with sdk_faults(who):
-                try:
-                    answer: Any = await client.get("/models", cast_to=object)
-                except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
-                    raise ConfigError(
-                        f"{who} refuses the key (HTTP {fault.status_code}): set {place.api_key_env}"
-                    ) from None
-                except openai.NotFoundError:
-                    if str(client.base_url).rstrip("/").endswith("/v1"):
-                        return  # a chat server that keeps no list
-                    raise
-        except json.JSONDecodeError:
-            answer = None
+        with sdk_faults(who):
+            try:
+                answer: Any = await client.get("/models", cast_to=object)
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
+                key = self._endpoint.api_key_env
+                raise ConfigError(f"{who} refuses the key (HTTP {fault.status_code}): set {key}") from None
+            except openai.NotFoundError:
+                if str(client.base_url).rstrip("/").endswith("/v1"):
+                    return []
+                raise
+            except json.JSONDecodeError:  # the SDK lets it through
+                answer = None
         listed = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(listed, list):
             raise ConfigError(f"{who} gives no list of models: check base_url, which ends in /v1")
-        names = [str(one.get("id")) for one in listed if isinstance(one, dict)]
-        # Some endpoints list "models/NAME" for NAME, a proxy lists patterns.
-        if names and not any(fnmatchcase(model, name) or name.endswith(f"/{model}") for name in names):
-            raise ConfigError(f"{who} is not served there: {unknown_name('model', model, names[:_LISTED])}")
+        return [str(one.get("id"))[:_LONGEST] for one in listed if isinstance(one, dict)]
 
     async def close(self) -> None:
         """Close the connections of the running event loop. Safe to call twice; the next request opens new ones."""
