@@ -86,7 +86,8 @@ class SdkClient:
         names = await self._models(who)
         # Some endpoints list "models/NAME" for NAME, a proxy lists patterns, and a small server may list nothing.
         if names and not any(fnmatchcase(model, name) or name.endswith(f"/{model}") for name in names):
-            raise ConfigError(f"{who} is not served there: {unknown_name('model', model, names[:_LISTED])}")
+            shown = [name[:_LONGEST] for name in names[:_LISTED]]
+            raise ConfigError(f"{who} is not served there: {unknown_name('model', model, shown)}")
 
     async def _models(self, who: str) -> list[str]:
         """Return the names on the endpoint's list; none where a chat server keeps no list."""
@@ -108,7 +109,7 @@ class SdkClient:
         listed = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(listed, list):
             raise ConfigError(f"{who} gives no list of models: check base_url, which ends in /v1")
-        return [str(one.get("id"))[:_LONGEST] for one in listed if isinstance(one, dict)]
+        return [str(one.get("id")) for one in listed if isinstance(one, dict)]
 
     async def close(self) -> None:
         """Close the connections of the running event loop. Safe to call twice; the next request opens new ones."""
