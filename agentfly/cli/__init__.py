@@ -6,6 +6,7 @@ A verb imports its room when it runs, so that `agentfly --help` stays quick.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -57,6 +58,8 @@ app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
 def main() -> None:
     """Entry point: our own errors end in one clear line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # "module:name" of one's own is found in the folder that one works in, as it is by `python -m`.
+    sys.path.append(os.getcwd())
     try:
         app()
     except AgentFlyError as fault:

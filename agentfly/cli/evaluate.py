@@ -84,6 +84,7 @@ def evaluate(
         raise AgentFlyError(
             f"all {everything['tasks']} tasks failed: {_first_reason(everything)}; --retry-failed runs them again"
         )
+    _require_scores(summary)
 
 
 def compare(
@@ -136,6 +137,7 @@ def replay(
     result = asyncio.run(run_replay(settings, _Progress(None)))
     if result.summary is not None:
         _show(result.out, result.summary)
+        _require_scores(result.summary)
     if result.reexecution is not None:
         page = (result.out / "reexecution.md").read_text(encoding="utf-8")
         typer.echo(page)
@@ -197,6 +199,13 @@ def _show(out: Path, summary: Mapping[str, Any]) -> None:
     names: Sequence[str] = ("summary.json", "summary.md", "gallery.html", "trajectories.jsonl")
     written = ", ".join(str(out / name) for name in names if (out / name).exists())
     _console().print(written, highlight=False)
+
+
+def _require_scores(summary: Mapping[str, Any]) -> None:
+    """Raise `AgentFlyError` for a table whose headline is empty: it must not pass for a result in a script."""
+    headline, everything = summary["evaluators"][0], summary["all"]
+    if not everything["scores"][headline]["scored"]:
+        raise AgentFlyError(f"{headline} scored none of {everything['tasks']} tasks: {_first_reason(everything)}")
 
 
 def _first_reason(figures: Mapping[str, Any]) -> str:

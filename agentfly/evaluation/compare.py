@@ -25,7 +25,7 @@ from agentfly.errors import ConfigError, unknown_name
 from agentfly.evaluation.journal import FILE_NAME, read_records
 from agentfly.evaluation.markdown import interval as shown
 from agentfly.evaluation.markdown import table
-from agentfly.evaluation.records import TaskRecord
+from agentfly.evaluation.records import TaskRecord, without_hollow_scores
 from agentfly.evaluation.summary import ALL, interval
 from agentfly.files import write_text
 
@@ -115,7 +115,7 @@ def _records(folder: Path) -> dict[str, TaskRecord]:
     path = folder / FILE_NAME
     if not path.is_file():
         raise ConfigError(f"there is no run in {str(folder)!r}: name the --out folder of `agentfly eval`")
-    found = {record.id: record for record in read_records(path)}
+    found = {record.id: record for record in without_hollow_scores(read_records(path))}
     if not found:
         raise ConfigError(f"the run in {str(folder)!r} has no finished task")
     return found

@@ -25,7 +25,7 @@ from agentfly.vision.remote.settings import NodeSpecs, read_nodes
 
 
 class ImageEditingTaskAgent:
-    """The image-editing agent on tasks.
+    """The image-editing agent on tasks, or a subclass of it.
 
     Args:
         store: where pictures are kept.
@@ -42,12 +42,15 @@ class ImageEditingTaskAgent:
         api_key_env: environment variable with the endpoint's key.
         backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
         backend: a backend instead of one made from the settings.
+        agent_class: the subclass.
+        options: further arguments of it.
+
+    Attributes:
+        name: for tables: "image-editing", or the name of the subclass.
 
     Raises:
         ConfigError: a setting is wrong, there is no policy, or a key is missing.
     """
-
-    name = "image-editing"
 
     def __init__(
         self,
@@ -66,7 +69,10 @@ class ImageEditingTaskAgent:
         api_key_env: str = "OPENAI_API_KEY",
         backend_config: Mapping[str, Any] | None = None,
         backend: LLMBackend | None = None,
+        agent_class: type[ImageEditingAgent] = ImageEditingAgent,
+        **options: Any,
     ) -> None:
+        self.name = "image-editing" if agent_class is ImageEditingAgent else agent_class.__name__
         if base_url is not None and model is None:
             raise ConfigError(f"--model is missing: name the model that {base_url} is to be asked for")
         if base_url is None and backend is None:
@@ -81,7 +87,9 @@ class ImageEditingTaskAgent:
         if timeout is not None:
             limits = RolloutLimits(**{**vars(limits), "wall_clock": timeout})
         endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
-        self._agent = ImageEditingAgent(
+        has_own_words = agent_class.default_system_prompt != ImageEditingAgent.default_system_prompt
+        prompt = agent_class.default_system_prompt if has_own_words else card.system_prompt
+        self._agent = agent_class(
             model,
             template=template,
             backend=backend or ("client" if base_url else "async_vllm"),
@@ -90,10 +98,11 @@ class ImageEditingTaskAgent:
             client_nodes=self._nodes,
             store=store,
             settings=AgentSettings(
-                system_prompt=card.system_prompt,
+                system_prompt=prompt,
                 limits=limits,
                 sampling=SamplingParams(temperature=temperature, max_tokens=tokens, seed=seed),
             ),
+            **options,
         )
 
     @property

@@ -62,11 +62,12 @@ class RunFolder:
 
     def _check(self, identity: Mapping[str, Any]) -> None:
         path = self.folder / SETTINGS
-        if not path.is_file():
-            if self._lines.path.stat().st_size:
-                raise ConfigError(f"{str(self.folder)!r} holds something else than an evaluation: use another folder")
+        if not self._lines.path.stat().st_size:
+            # Nothing is finished: a start that was refused must not bind the next one to its settings.
             write_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
             return
+        if not path.is_file():
+            raise ConfigError(f"{str(self.folder)!r} holds something else than an evaluation: use another folder")
         known = json.loads(path.read_text(encoding="utf-8"))
         other = sorted(name for name in known.keys() | identity.keys() if known.get(name) != identity.get(name))
         if other:

@@ -10,7 +10,7 @@ from typing import Any
 from agentfly.agents.steps import steps
 from agentfly.errors import ImageError
 from agentfly.evaluation.markdown import run_page
-from agentfly.evaluation.records import TaskRecord
+from agentfly.evaluation.records import TaskRecord, without_hollow_scores
 from agentfly.evaluation.summary import summarise
 from agentfly.evaluators import NotScored
 from agentfly.files import write_text
@@ -36,6 +36,7 @@ def write_pages(
         about: what was evaluated, on what.
         shown: tasks in the gallery at most; 0 for no gallery.
     """
+    records = without_hollow_scores(records)
     summary = summarise(records, labels, about)
     write_text(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "summary.md", run_page(summary))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agentfly.agents.trajectory import Trajectory, plain
@@ -133,6 +133,24 @@ class TaskRecord:
             {name: _score_from_dict(score) for name, score in data["scores"].items()},
             {name: JudgeUsage(**usage) for name, usage in data.get("judges", {}).items()},
         )
+
+
+def without_hollow_scores(records: Iterable[TaskRecord]) -> list[TaskRecord]:
+    """Records whose scores came from somebody who looked.
+
+    A judge gives an unchanged picture its 0 without a request. Where it answered none of a run's requests, such zeros
+    would be all that the run has, and would look like a result.
+    """
+    records = list(records)
+    for label in {label for record in records for label in record.judges}:
+        accounts = [record.judges[label] for record in records if label in record.judges]
+        if any(one.failed for one in accounts) and not any(one.requests > one.failed for one in accounts):
+            reason = NotScored("the judge answered no request of this run: an unchanged picture has no score either")
+            records = [
+                replace(record, scores={**record.scores, label: reason}) if record.value(label) is not None else record
+                for record in records
+            ]
+    return records
 
 
 def _words(task: EditTask) -> tuple[str, str, str]:

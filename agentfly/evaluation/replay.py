@@ -17,6 +17,7 @@ from agentfly.errors import ConfigError
 from agentfly.evaluation.journal import IMAGES, RunFolder
 from agentfly.evaluation.markdown import table
 from agentfly.evaluation.pages import write_pages
+from agentfly.evaluation.preflight import FIRST_TASKS
 from agentfly.evaluation.recorded import Recorded, Recording, read_recording
 from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
 from agentfly.evaluation.run import EvaluationRun, OnRecord
@@ -176,15 +177,32 @@ async def _score(
     folder = RunFolder(out, identity)
     try:
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
-        run = EvaluationRun(
-            agent, _tasks(recording.chains, store), scorer, folder, settings.concurrency, on_record=on_record
-        )
+
+        async def check() -> None:
+            first = recording.chains[:FIRST_TASKS]
+            try:
+                await scorer.check_tasks(await asyncio.to_thread(list, _tasks(first, store)))
+            except ConfigError as fault:
+                raise ConfigError(f"{fault}{_missing_tasks(first, settings.data)}") from None
+            await scorer.check_ready()
+
+        tasks = _tasks(recording.chains, store)
+        run = EvaluationRun(agent, tasks, scorer, folder, settings.concurrency, on_record=on_record, check=check)
         records = await run()
         about = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
         return await asyncio.to_thread(write_pages, out, records, scorer.labels, folder.images, about, settings.gallery)
     finally:
         await scorer.close()
         folder.close()
+
+
+def _missing_tasks(chains: Sequence[Recorded], data: str | None) -> str:
+    """Say what to give, where the log does not know its tasks whole."""
+    if all(chain.whole for chain in chains):
+        return ""
+    if data is None:
+        return ". This log keeps no targets and no masks: name the data set that its tasks are from with --data"
+    return f". --data {data} has no tasks with the ids of this log, such as {chains[0].task.id!r}"
 
 
 def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from agentfly.agents.trajectory import StopReason, Trajectory
@@ -18,6 +19,7 @@ from agentfly.datasets.task import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError, ImageError
 from agentfly.evaluation.journal import RunFolder
 from agentfly.evaluation.pages import write_pages
+from agentfly.evaluation.preflight import FIRST_TASKS
 from agentfly.evaluation.records import TaskFacts, TaskRecord
 from agentfly.evaluation.scoring import Scorer
 from agentfly.evaluation.settings import EvaluationSettings
@@ -44,6 +46,7 @@ class EvaluationRun:
         timeout: seconds for one attempt.
         retry_failed: run the tasks again that a fault ended in an earlier start.
         on_record: is told of every record, and whether an earlier start had it.
+        check: is awaited once, before the first task that no earlier start has finished.
     """
 
     agent: TaskAgent
@@ -54,6 +57,7 @@ class EvaluationRun:
     timeout: float = 900.0
     retry_failed: bool = False
     on_record: OnRecord = lambda record, resumed: None
+    check: Callable[[], Awaitable[None]] | None = None
     _order: dict[str, None] = field(default_factory=dict, init=False)
 
     async def __call__(self) -> list[TaskRecord]:
@@ -77,7 +81,10 @@ class EvaluationRun:
                 if task.id in self._order:
                     raise DatasetError(f"two tasks have the id {task.id!r}: ids are unique in a data set")
                 self._order[task.id] = None
-            done = self._finished(task)
+                done = self._finished(task)
+                if done is None and self.check is not None:
+                    check, self.check = self.check, None
+                    await check()
             if done is not None:
                 self.on_record(done, True)
                 continue
@@ -148,7 +155,7 @@ async def run_evaluation(
     """Run what settings say, write the pages, and return the summary.
 
     Raises:
-        ConfigError: a setting is wrong, or the folder belongs to another run.
+        ConfigError: a setting is wrong, the folder belongs to another run, or an evaluator could not score.
         DatasetError: the data set cannot be read.
     """
     from agentfly.datasets import load_tasks
@@ -156,24 +163,31 @@ async def run_evaluation(
     scorer = Scorer(settings.specs, settings.concurrency)
     folder = RunFolder(settings.out, settings.identity())
     try:
-        tasks = load_tasks(
+        load = partial(
+            load_tasks,
             settings.data,
             split=settings.split,
-            limit=settings.limit,
             seed=settings.seed,
             root=settings.root,
             **settings.data_options,
         )
+
+        async def check() -> None:
+            first = load(limit=min(FIRST_TASKS, settings.limit or FIRST_TASKS))
+            await scorer.check_tasks(await asyncio.to_thread(list, first))
+            await scorer.check_ready()
+
         agent = make_task_agent(settings, folder.images)
         run = EvaluationRun(
             agent,
-            tasks,
+            load(limit=settings.limit),
             scorer,
             folder,
             settings.concurrency,
             settings.timeout,
             settings.retry_failed,
             on_record,
+            check,
         )
         begun = time.monotonic()
         try:

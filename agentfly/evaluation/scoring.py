@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from typing import Any
 import yaml
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.errors import ConfigError, ImageError
+from agentfly.datasets.task import EditTask
+from agentfly.errors import AgentFlyError, ConfigError, ImageError
+from agentfly.evaluation.preflight import count_scorable
 from agentfly.evaluation.records import TaskFacts
 from agentfly.evaluators import (
     EditSample,
@@ -32,6 +34,7 @@ from agentfly.evaluators import (
     GuardSettings,
     NotScored,
     Score,
+    check_ready,
     make_evaluator,
 )
 from agentfly.evaluators.judge import VlmJudge
@@ -111,6 +114,10 @@ class MeteredJudge:
             if account is not None:
                 account.add(judge.usage)
 
+    async def check_ready(self) -> None:
+        """Ask the judge; see `VlmJudge.check_ready`."""
+        await self._judge.check_ready()
+
     async def close(self) -> None:
         """Close the judge's connections."""
         await self._judge.close()
@@ -134,6 +141,34 @@ class Scorer:
             if not isinstance(made, GuardedEvaluator):
                 made = GuardedEvaluator(made, GuardSettings(in_flight=in_flight))
             self._evaluators[label] = made
+
+    async def check_ready(self) -> None:
+        """Find out, without cost, whether every evaluator could score now.
+
+        Raises:
+            ConfigError: with all that could not.
+        """
+        asked = [check_ready(evaluator) for evaluator in self._evaluators.values()]
+        faults: list[str] = []
+        for label, answer in zip(self.labels, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, AgentFlyError):
+                faults.append(f"--evaluator {label}: {answer}")
+            elif isinstance(answer, BaseException):
+                raise answer
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+    async def check_tasks(self, tasks: Sequence[EditTask]) -> None:
+        """Find out, without cost, whether the headline can score some of the first tasks.
+
+        Raises:
+            ConfigError: it can score none.
+        """
+        headline = self.labels[0]
+        try:
+            await count_scorable(self._evaluators[headline], tasks)
+        except ConfigError as fault:
+            raise ConfigError(f"--evaluator {headline}: {fault}") from None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+from agentfly.agents import ImageEditingAgent
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.evaluation.image_editing import ImageEditingTaskAgent
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.images import ImageStore
 
@@ -73,6 +76,8 @@ class TaskAgent(Protocol):
 def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgent:
     """The agent that settings name.
 
+    A subclass of `ImageEditingAgent` needs no wrapper: it is made as that is, with the same settings.
+
     Args:
         settings: of the run.
         store: where the pictures of the run are kept, for agents that take one.
@@ -86,6 +91,8 @@ def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgen
     found = _find(AGENTS.get(name, name))
     if isinstance(found, TaskAgent) and not isinstance(found, type):
         return found
+    if isinstance(found, type) and issubclass(found, ImageEditingAgent):
+        found = partial(ImageEditingTaskAgent, agent_class=found)
     if not callable(found):
         raise ConfigError(f"agent {name!r} is {type(found).__name__}: name a class, a function or an object")
     try:
@@ -95,7 +102,7 @@ def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgen
     if not isinstance(made, TaskAgent):
         raise ConfigError(
             f"agent {name!r} is {type(made).__name__}, which lacks name, store, attempt or close: see "
-            "agentfly.evaluation.TaskAgent"
+            "agentfly.evaluation.TaskAgent, or name a subclass of ImageEditingAgent itself"
         )
     return made
 

@@ -4,7 +4,17 @@ The light ones are here; `similarity` (CLIP, SigLIP) is imported where it is use
 """
 
 from agentfly.evaluators.audit import AuditReport, AuditSettings, JudgeAudit
-from agentfly.evaluators.base import Closable, EditSample, Evaluator, Score, close_evaluator
+from agentfly.evaluators.base import (
+    AsksOthers,
+    Closable,
+    EditSample,
+    Evaluator,
+    NeedsOfSamples,
+    Score,
+    check_ready,
+    check_sample,
+    close_evaluator,
+)
 from agentfly.evaluators.batching import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
 from agentfly.evaluators.composite import CompositeEvaluator
 from agentfly.evaluators.credit import TurnCredit, credit_turns, score_turns
@@ -25,6 +35,7 @@ from agentfly.evaluators.rubrics import Rubric, available_rubrics, load_rubric
 from agentfly.evaluators.structural import StructuralConfig, StructuralEvaluator
 
 __all__ = [
+    "AsksOthers",
     "AuditReport",
     "AuditSettings",
     "ChainFacts",
@@ -40,6 +51,7 @@ __all__ = [
     "HealthSettings",
     "JudgeAudit",
     "Limit",
+    "NeedsOfSamples",
     "NotScored",
     "PassingFault",
     "ReferenceConfig",
@@ -53,6 +65,8 @@ __all__ = [
     "TurnCredit",
     "available_rubrics",
     "chain_facts",
+    "check_ready",
+    "check_sample",
     "close_evaluator",
     "compose_reward",
     "credit_turns",

@@ -8,6 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from agentfly.errors import EvaluatorError
+from agentfly.waiting import Overtime, bounded
+
+READY_SECONDS = 10.0  # for everybody whom one evaluator asks
+
 
 @dataclass(frozen=True)
 class EditSample:
@@ -64,6 +69,61 @@ class Closable(Protocol):
     async def close(self) -> None:
         """Free what is held, in the event loop that it was used in. Safe to call twice."""
         ...
+
+
+@runtime_checkable
+class AsksOthers(Protocol):
+    """An evaluator that depends on a server or a model; those that depend on nobody leave this out."""
+
+    async def check_ready(self) -> None:
+        """Find out, without cost, whether samples could be scored now.
+
+        Raises:
+            EvaluatorError: they could not; the message names the address and what to do.
+            ConfigError: a key is missing or refused, or the server does not have what the settings name.
+        """
+        ...
+
+
+@runtime_checkable
+class NeedsOfSamples(Protocol):
+    """An evaluator that cannot score every sample; those that can leave this out."""
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Find out, without cost and whatever the result is, whether a sample has what its score needs.
+
+        Raises:
+            EvaluatorError: it has not.
+        """
+        ...
+
+
+async def check_ready(evaluator: Evaluator) -> None:
+    """Ask an evaluator whether it could score now, where it depends on somebody else.
+
+    Raises:
+        EvaluatorError: it could not, or nobody answers within `READY_SECONDS`.
+        ConfigError: a key is missing or refused, or the server does not have what the settings name.
+    """
+    if not isinstance(evaluator, AsksOthers):
+        return
+    try:
+        await bounded(evaluator.check_ready(), READY_SECONDS)
+    except Overtime:
+        raise EvaluatorError(
+            f"the evaluator did not say within {READY_SECONDS:g} s whether it can score: check that the server it "
+            "asks runs"
+        ) from None
+
+
+async def check_sample(evaluator: Evaluator, sample: EditSample) -> None:
+    """Ask an evaluator whether a sample has what its score needs; one that does not know is believed.
+
+    Raises:
+        EvaluatorError: the sample has not.
+    """
+    if isinstance(evaluator, NeedsOfSamples):
+        await evaluator.check_sample(sample)
 
 
 async def close_evaluator(evaluator: Evaluator) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from agentfly.errors import ConfigError, EvaluatorError
-from agentfly.evaluators.base import EditSample, Evaluator, Score, close_evaluator
+from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
 from agentfly.loops import PerLoop
 from agentfly.settings import Settings
 from agentfly.waiting import Abandoned, Overtime, bounded
@@ -108,6 +108,14 @@ class GuardedEvaluator:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def check_ready(self) -> None:
+        """Ask the evaluator; see `AsksOthers.check_ready`."""
+        await check_ready(self.evaluator)
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Ask the evaluator; see `NeedsOfSamples.check_sample`."""
+        await check_sample(self.evaluator, sample)
 
     async def close(self) -> None:
         """Free what the evaluator holds."""

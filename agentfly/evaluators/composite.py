@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Coroutine, Mapping
+from typing import Any, Literal
 
-from agentfly.errors import ConfigError, EvaluatorError, unknown_name
-from agentfly.evaluators.base import EditSample, Evaluator, Score, close_evaluator
+from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError, unknown_name
+from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
 
 How = Literal["product", "minimum", "weighted"]
 HOWS: tuple[How, ...] = ("product", "minimum", "weighted")
@@ -68,6 +68,14 @@ class CompositeEvaluator:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         return self._combine(scores)
 
+    async def check_ready(self) -> None:
+        """Ask the parts; see `AsksOthers.check_ready`. The message names every part that is not ready."""
+        await _ask_all({name: check_ready(part) for name, part in self.parts.items()})
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Ask the parts; see `NeedsOfSamples.check_sample`. The message names every part that lacks something."""
+        await _ask_all({name: check_sample(part, sample) for name, part in self.parts.items()})
+
     async def close(self) -> None:
         """Free what the parts hold."""
         for part in self.parts.values():
@@ -88,6 +96,23 @@ class CompositeEvaluator:
         if self.how == "product":
             return math.prod(share ** self.weights[name] for name, share in shares.items())
         return sum(self.weights[name] * share for name, share in shares.items()) / sum(self.weights.values())
+
+
+async def _ask_all(questions: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+    """Ask all parts at once.
+
+    Raises:
+        EvaluatorError: some of them object.
+    """
+    answers = await asyncio.gather(*questions.values(), return_exceptions=True)
+    faults: list[str] = []
+    for name, answer in zip(questions, answers, strict=True):
+        if isinstance(answer, AgentFlyError):
+            faults.append(f"part {name!r}: {answer}")
+        elif isinstance(answer, BaseException):
+            raise answer
+    if faults:
+        raise EvaluatorError("; ".join(faults))
 
 
 async def _named(name: str, task: asyncio.Future[Score]) -> Score:

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentfly.errors import EngineUnavailable, EvaluatorError, ToolError, unknown_name
-from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.base import AsksOthers, EditSample, Score
 from agentfly.images import on_white
 from agentfly.vision.base import Detection, Detector
 
@@ -114,6 +114,19 @@ class DetectorCheckedEvaluator:
         failed = [name for name, value in aspects.items() if value < 0.5]
         feedback = f"Not so: {'; '.join(failed)}." if failed else "All that was asked for can be seen."
         return Score(100.0 * math.prod(aspects.values()), feedback, aspects)
+
+    async def check_ready(self) -> None:
+        """Ask the detector, where it is a model on a server; see `AsksOthers.check_ready`."""
+        if not isinstance(self.detector, AsksOthers):
+            return
+        try:
+            await self.detector.check_ready()
+        except ToolError as fault:
+            raise EvaluatorError(str(fault)) from fault
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Read the checks of the task; see `NeedsOfSamples.check_sample`."""
+        read_checks(sample.metadata.get("checks"))
 
     async def _passed(self, check: Check, sample: EditSample, result: Image.Image) -> float:
         after = await self._find(result, check.what)

@@ -14,7 +14,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentfly.errors import ConfigError, EvaluatorError
-from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.batching import PassingFault
 from agentfly.evaluators.wire import PATH, ScoreBody, to_body
 from agentfly.loops import PerLoop
@@ -63,9 +63,7 @@ class HttpEvaluator:
         try:
             reply = await self._client.get().post(PATH, content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError as fault:
-            raise PassingFault(
-                f"the evaluator at {self.settings.base_url} does not answer: {str(fault) or type(fault).__name__}"
-            ) from fault
+            raise PassingFault(self._silence(fault)) from fault
         if reply.status_code != 200:
             raise self._refusal(reply)
         try:
@@ -75,6 +73,16 @@ class HttpEvaluator:
             raise EvaluatorError(
                 f"the evaluator at {self.settings.base_url} gave no score: {places} is wrong"
             ) from None
+
+    async def check_ready(self) -> None:
+        """Send a request without a sample, which every server refuses; see `AsksOthers.check_ready`."""
+        try:
+            reply = await self._client.get().post(PATH, json={}, timeout=READY_SECONDS / 2)
+        except httpx.HTTPError as fault:
+            raise EvaluatorError(f"{self._silence(fault)}: check base_url, and that the server runs") from fault
+        # A server may take what is no sample for a fault of its own; one that is not there yet says 502 or 503.
+        if reply.status_code in (401, 403, 404, 405) or reply.status_code > 500:
+            raise self._refusal(reply)
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
@@ -92,11 +100,14 @@ class HttpEvaluator:
             transport=self._transport,
         )
 
+    def _silence(self, fault: httpx.HTTPError) -> str:
+        return f"the evaluator at {self.settings.base_url} does not answer ({str(fault) or type(fault).__name__})"
+
     def _refusal(self, reply: httpx.Response) -> Exception:
         reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {_reason(reply)}"
         if reply.status_code in (401, 403):
             return ConfigError(f"{reason}; set {self.settings.api_key_env}")
-        if reply.status_code == 404:
+        if reply.status_code in (404, 405):
             return ConfigError(f"{reason}; check base_url, which ends before {PATH}")
         if reply.status_code in (408, 425, 429) or reply.status_code >= 500:
             return PassingFault(reason)

@@ -94,6 +94,10 @@ class VlmJudge:
                 *(usage.cost, usage.seconds),
             )
 
+    async def check_ready(self) -> None:
+        """Ask the endpoint for its list of models, which costs nothing; see `AsksOthers.check_ready`."""
+        await self._client.check_ready()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

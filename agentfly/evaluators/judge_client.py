@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentfly.errors import ConfigError, EvaluatorError, first_line
+from agentfly.errors import ConfigError, EvaluatorError, ToolError, first_line
 from agentfly.evaluators.batching import PassingFault, Sleep
 from agentfly.evaluators.judge_logprobs import Token, expected_rating
 from agentfly.evaluators.judge_replies import BrokenReply, Ratings, read_reply
@@ -90,6 +90,18 @@ class JudgeClient:
         raise EvaluatorError(
             f"the judge {self.settings.model} gave no ratings in {self.settings.attempts} attempts: {reason}"
         ) from reason
+
+    async def check_ready(self) -> None:
+        """Find out, without cost, whether the endpoint answers and serves the model.
+
+        Raises:
+            EvaluatorError: it does not answer.
+            ConfigError: the key is missing or refused, or the model is not served.
+        """
+        try:
+            await self._client.check_model(self.settings.model, f"the judge {self.settings.model}")
+        except ToolError as fault:
+            raise EvaluatorError(str(fault)) from None
 
     async def close(self) -> None:
         """Close the connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,10 @@ class ReferenceEvaluator:
         if sample.result is None:
             return Score(0.0, "There is no result.", {"inside": 0.0, "outside": 0.0, "changed": 0.0})
         return await asyncio.to_thread(self._score, sample.source, sample.result, target, mask)
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Score the source as the result; see `NeedsOfSamples.check_sample`. The outcome counts for any result."""
+        await self.evaluate(replace(sample, result=sample.source))
 
     def _score(self, source: Image.Image, result: Image.Image, target: Image.Image, mask: Image.Image) -> Score:
         if result.size != source.size:

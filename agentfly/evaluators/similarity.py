@@ -100,17 +100,17 @@ class DirectionalSimilarityEvaluator:
             EvaluatorError: neither captions nor a target are known, or they say that nothing is to change.
             ConfigError: the checkpoint cannot be loaded.
         """
-        captions = _captions(sample)
-        if captions is None and sample.target is None:
-            raise EvaluatorError(
-                'the similarity evaluator needs metadata["source_caption"] and ["target_caption"], or a target'
-            )
+        captions = _required(sample)
         if sample.result is None:
             return Score(0.0, "There is no result.", {"direction": 0.0, "kept": 0.0})
         try:
             return await self._worker.run(self._score, sample, sample.result, captions)
         except ToolError as fault:
             raise EvaluatorError(str(fault)) from fault
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Look for captions or a target; see `NeedsOfSamples.check_sample`."""
+        _required(sample)
 
     async def close(self) -> None:
         """Drop the samples that wait."""
@@ -131,6 +131,20 @@ class DirectionalSimilarityEvaluator:
         direction = min(max(cosine / full, 0.0), 1.0)
         kept = min(max(float(seen[0] @ seen[1]), 0.0), 1.0)
         return Score(100.0 * direction, _feedback(direction, moved), {"direction": direction, "kept": kept})
+
+
+def _required(sample: EditSample) -> tuple[str, str] | None:
+    """Both captions, None where the target is to be taken instead.
+
+    Raises:
+        EvaluatorError: there is no target either.
+    """
+    captions = _captions(sample)
+    if captions is None and sample.target is None:
+        raise EvaluatorError(
+            'the similarity evaluator needs metadata["source_caption"] and ["target_caption"], or a target'
+        )
+    return captions
 
 
 def _captions(sample: EditSample) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,10 @@ class StructuralEvaluator:
         if sample.result is None:
             return Score(0.0, "There is no result.", {"inside": 0.0, "outside": 0.0, "changed": 0.0})
         return await asyncio.to_thread(self._score, sample, sample.result)
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Score the source as the result; see `NeedsOfSamples.check_sample`. The outcome counts for any result."""
+        await self.evaluate(replace(sample, result=sample.source))
 
     def _score(self, sample: EditSample, given: Image.Image) -> Score:
         source, result = _read(sample.source), _read(_fitted(given, sample.source))

@@ -49,14 +49,18 @@ def check_numbers(config: Any) -> None:
         raise ConfigError("; ".join(faults))
 
 
+def size_faults(config: Any) -> list[str]:
+    """Return all that does not fit together in a composed configuration whose numbers are numbers."""
+    return [told for check in CHECKS if (told := check(config)) is not None]
+
+
 def check_sizes(config: Any) -> None:
     """Check a composed configuration whose numbers are numbers.
 
     Raises:
         ConfigError: with all that does not hold.
     """
-    faults = [told for check in CHECKS if (told := check(config)) is not None]
-    if faults:
+    if faults := size_faults(config):
         raise ConfigError("; ".join(faults))
 
 
@@ -159,6 +163,18 @@ def _credit(config: Any) -> str | None:
     return None
 
 
+def _reward_function(config: Any) -> str | None:
+    from omegaconf import OmegaConf
+
+    for key in ("custom_reward_function.path", "reward.custom_reward_function.path"):
+        if (path := OmegaConf.select(config, key)) is not None:
+            return (
+                f"{key}={path} would not be used: chains are scored by agentfly.evaluator, which takes an evaluator of "
+                "your own as 'module:name'"
+            )
+    return None
+
+
 CHECKS: tuple[Callable[[Any], str | None], ...] = (
     _mini_batch,
     _group,
@@ -168,4 +184,5 @@ CHECKS: tuple[Callable[[Any], str | None], ...] = (
     _scoring,
     _audit,
     _credit,
+    _reward_function,
 )

@@ -47,7 +47,20 @@ PASSED_ON = (
 
 
 def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a run: complete, resolved and checked.
+    """The configuration of a run: complete, resolved and checked; arguments and errors as of `read_recipe`.
+
+    Raises:
+        ConfigError: besides, values do not fit together.
+    """
+    from agentfly.training.checks import check_sizes
+
+    config = read_recipe(recipe, overrides)
+    check_sizes(config)
+    return config
+
+
+def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a configuration without asking whether its values fit together; `size_faults` says that.
 
     Args:
         recipe: a YAML file.
@@ -55,7 +68,7 @@ def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
             do not show.
 
     Raises:
-        ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or values do not fit together.
+        ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or a size is no number.
     """
     if not recipe.is_file():
         known = sorted(path.stem for path in recipe.parent.glob("*.yaml")) if recipe.parent.is_dir() else []
@@ -64,11 +77,10 @@ def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
     config = _compose(recipe.absolute().parent, recipe.stem, overrides)
     _check_keys(config, overrides)
     settings = settings_of(config)
-    from agentfly.training.checks import check_numbers, check_sizes
+    from agentfly.training.checks import check_numbers
 
     check_numbers(config)
     _complete(config, settings)
-    check_sizes(config)
     return config
 
 

@@ -1,7 +1,8 @@
 """The child process of a run: `python -m agentfly.training.driver <hydra arguments>` is verl's trainer, checked.
 
 `agentfly.training.launch` starts it. It ends when its parent does, so a killed launcher leaves no training behind.
-`python -m agentfly.training.driver check FILE` checks a configuration and ends.
+`python -m agentfly.training.driver check FILE` checks a configuration and ends; `ready FILE` does it in part, without
+verl and without the policy.
 """
 
 from __future__ import annotations
@@ -60,14 +61,19 @@ def wait_for_ray() -> None:
 def main() -> None:
     """Run verl's trainer on the command line of this process."""
     end_with_parent()
+    if sys.argv[1:2] == ["ready"]:
+        from agentfly.training import verl_checks
+
+        verl_checks.main(Path(sys.argv[2]), verl_checks.READY)
+        return
     if os.environ.get("VERL_PLATFORM") == "cpu":
         from agentfly.training.cpu import check_platform
 
         check_platform()
     if sys.argv[1:2] == ["check"]:
-        from agentfly.training.verl_checks import main as check
+        from agentfly.training import verl_checks
 
-        check(Path(sys.argv[2]))
+        verl_checks.main(Path(sys.argv[2]))
         return
     if "RAY_ADDRESS" not in os.environ:
         take_own_job_id()

@@ -122,7 +122,7 @@ def _in_file(path: Path) -> int:
 
 def _memory(config: Any, folder: Path, parameters: int, count: int) -> Memory:
     model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
-    text = _text_config(folder)
+    text = text_config(folder)
     lora = max(model.lora_rank, model.lora.rank if "lora" in model and model.lora else 0)
     hidden, layers = text.get("hidden_size", 0), text.get("num_hidden_layers", 0)
     # Two matrices of rank r beside each of the seven linear maps of a layer, taken as square.
@@ -139,6 +139,7 @@ def _memory(config: Any, folder: Path, parameters: int, count: int) -> Memory:
     )
 
 
-def _text_config(folder: Path) -> dict[str, Any]:
+def text_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a checkpoint's language model, what it shares with the other parts included."""
     whole: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {**whole, **(whole.get("text_config") or {})}

@@ -31,7 +31,11 @@ def prepare(recipe: Path, overrides: Sequence[str] = ()) -> Launch:
             run.
         DatasetError: the tasks cannot be read.
     """
-    config = compose(recipe, overrides)
+    return prepare_run(compose(recipe, overrides))
+
+
+def prepare_run(config: Any) -> Launch:
+    """Do for a composed configuration what `prepare` does for a recipe; errors as there."""
     settings = settings_of(config)
     check_model(settings)
     require_servers(settings)

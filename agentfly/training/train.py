@@ -9,17 +9,19 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.errors import TrainingError
-from agentfly.training.compose import compose, settings_of, write
+from agentfly.errors import ConfigError, TrainingError
+from agentfly.training.compose import read_recipe, settings_of, write
 from agentfly.training.environment import run_environment
 from agentfly.training.launch import TrainingOutcome, launch
 from agentfly.training.plan import plan_of
-from agentfly.training.prepare import prepare
+from agentfly.training.prepare import prepare_run
 from agentfly.training.resume import check_same_run
+from agentfly.training.settings import TrainSettings
 from agentfly.training.waits import blame
 
 CHECK_SECONDS = 180.0
@@ -43,9 +45,13 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     Raises:
         ConfigError: the recipe or an override is wrong.
         DatasetError: the tasks cannot be read.
-        TrainingError: no image server can be used, or the run could not start, stalled, or ended badly.
+        TrainingError: something that the run needs is not there (all of it is told together), or the run could not
+            start, stalled, or ended badly.
     """
-    what = prepare(recipe, overrides)
+    config = read_recipe(recipe, overrides)
+    faults, _ = _checked(config, settings_of(config), "ready")
+    _refuse(faults)
+    what = prepare_run(config)
     out = what.settings.out
     console.print(f"logs: {out / 'logs'}", highlight=False)
 
@@ -73,36 +79,55 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
 
     Raises:
         ConfigError: the recipe or an override is wrong.
-        TrainingError: verl refuses the configuration, or the policy does not fit it.
+        TrainingError: with all that would go wrong.
     """
-    config = compose(recipe, overrides)
+    config = read_recipe(recipe, overrides)
     settings = settings_of(config)
-    check_same_run(config, settings, settings.out / "config.yaml")
     for line in plan_of(config, settings).lines():
         console.print(escape(line), highlight=False, soft_wrap=True)
+    faults, told = _checked(config, settings, "check")
+    for sentence in told:
+        console.print(escape(f"checked     {sentence}"), highlight=False, soft_wrap=True)
+    try:
+        check_same_run(config, settings, settings.out / "config.yaml")
+    except ConfigError as fault:
+        faults.append(str(fault))
+    _refuse(faults)
+
+
+def _checked(config: Any, settings: TrainSettings, how: Literal["check", "ready"]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a configuration, and what was looked at, by all checks or by the quick ones alone."""
     with tempfile.TemporaryDirectory(prefix="agentfly-") as folder:
         file = write(config, Path(folder) / "config.yaml")
         environment = run_environment(settings, "dry-run", Path(folder), Path(folder) / "metrics.jsonl")
-        console.print(escape(_checked_apart(file, environment)), highlight=False, soft_wrap=True)
+        return _checked_apart(file, environment, how)
 
 
-def _checked_apart(file: Path, environment: Mapping[str, str]) -> str:
-    """What `driver check` says, in a process of its own: verl takes its platform when it is imported."""
-    command = [sys.executable, "-m", "agentfly.training.driver", "check", str(file)]
+def _refuse(faults: Sequence[str]) -> None:
+    """Raise `TrainingError` with all faults, one a line, unless there are none."""
+    if len(faults) == 1:
+        raise TrainingError(faults[0])
+    if faults:
+        raise TrainingError("\n- ".join((f"{len(faults)} problems:", *faults)))
+
+
+def _checked_apart(
+    file: Path, environment: Mapping[str, str], how: Literal["check", "ready"]
+) -> tuple[list[str], list[str]]:
+    """Ask `driver check`, a process of its own: verl takes its platform, and torch its GPUs, when it is imported."""
+    command = [sys.executable, "-m", "agentfly.training.driver", how, str(file)]
     try:
         done = subprocess.run(
             command, env=dict(environment), capture_output=True, text=True, timeout=CHECK_SECONDS, cwd=os.getcwd()
         )
     except subprocess.TimeoutExpired as fault:
-        raise TrainingError(f"verl's checks took longer than {CHECK_SECONDS:.0f} s") from fault
+        raise TrainingError(f"the checks before the start took longer than {CHECK_SECONDS:.0f} s") from fault
     told = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not told:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise TrainingError(f"the checks ended with exit code {done.returncode}: {tail}")
     answer = json.loads(told[-1])
-    if answer["fault"] is not None:
-        raise TrainingError(answer["fault"])
-    return str(answer["told"])
+    return answer["faults"], answer["told"]
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
-from agentfly.errors import ConfigError, ToolError, first_line
+from agentfly.errors import ConfigError, ToolError, first_line, unknown_name
 from agentfly.loops import PerLoop
 from agentfly.settings import Settings
 
 if TYPE_CHECKING:
     import openai
+
+
+_LIST_SECONDS = 5.0
+_LISTED, _LONGEST = 20, 200  # names that a message shows, and characters of a name
+_WANTS_KEY = "api.openai.com"
 
 
 class Endpoint(Settings):
@@ -41,7 +49,7 @@ class Endpoint(Settings):
             ConfigError: OpenAI itself is asked, and there is no key.
         """
         key = self.api_key.get_secret_value() if self.api_key else os.environ.get(self.api_key_env)
-        if not key and self.base_url is None:
+        if not key and (self.base_url is None or urlsplit(self.base_url).hostname == _WANTS_KEY):
             raise ConfigError(f"no API key: set {self.api_key_env}, or give base_url of a server that needs none")
         return key or "none"
 
@@ -62,6 +70,46 @@ class SdkClient:
     def get(self) -> openai.AsyncOpenAI:
         """The client of the running event loop."""
         return self._given or self._own.get()
+
+    async def check_model(self, model: str, who: str) -> None:
+        """Look for a model on the endpoint's list, which costs nothing.
+
+        Args:
+            model: its name on the server.
+            who: for messages, such as "the judge m".
+
+        Raises:
+            ConfigError: a key is missing or refused, or the model is not on the list.
+            ToolError: the endpoint does not answer.
+        """
+        who = f"{who} at {self._endpoint.base_url or _WANTS_KEY}"
+        names = await self._models(who)
+        # Some endpoints list "models/NAME" for NAME, a proxy lists patterns, and a small server may list nothing.
+        if names and not any(fnmatchcase(model, name) or name.endswith(f"/{model}") for name in names):
+            shown = [name[:_LONGEST] for name in names[:_LISTED]]
+            raise ConfigError(f"{who} is not served there: {unknown_name('model', model, shown)}")
+
+    async def _models(self, who: str) -> list[str]:
+        """Return the names on the endpoint's list; none where a chat server keeps no list."""
+        import openai
+
+        client = self.get().with_options(timeout=_LIST_SECONDS, max_retries=0)
+        with sdk_faults(who):
+            try:
+                answer: Any = await client.get("/models", cast_to=object)
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
+                key = self._endpoint.api_key_env
+                raise ConfigError(f"{who} refuses the key (HTTP {fault.status_code}): set {key}") from None
+            except openai.NotFoundError:
+                if str(client.base_url).rstrip("/").endswith("/v1"):
+                    return []
+                raise
+            except json.JSONDecodeError:  # the SDK lets it through
+                answer = None
+        listed = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(listed, list):
+            raise ConfigError(f"{who} gives no list of models: check base_url, which ends in /v1")
+        return [str(one.get("id")) for one in listed if isinstance(one, dict)]
 
     async def close(self) -> None:
         """Close the connections of the running event loop. Safe to call twice; the next request opens new ones."""

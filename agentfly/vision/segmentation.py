@@ -88,6 +88,12 @@ class SegmentedDetector:
         masks = await self.segmenter.segment(image, [detection.box for detection in found])
         return await asyncio.to_thread(_with_masks, found, masks)
 
+    async def check_ready(self) -> None:
+        """Ask the detector, where it can be asked; see `VlmDetector.check_ready`."""
+        check = getattr(self.detector, "check_ready", None)
+        if check is not None:
+            await check()
+
 
 def _with_masks(found: Sequence[Detection], masks: Sequence[Image.Image]) -> Detections:
     best = found.best_rejected if isinstance(found, Detections) else None

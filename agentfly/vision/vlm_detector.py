@@ -93,6 +93,15 @@ class VlmDetector:
         best = round(max(rejected), 4) if rejected else None
         return await asyncio.to_thread(to_detections, kept, image.size, best_rejected=best)
 
+    async def check_ready(self) -> None:
+        """Find out, without cost, whether the endpoint answers and serves the model.
+
+        Raises:
+            ToolError: it does not answer.
+            ConfigError: the key is missing or refused, or the model is not served.
+        """
+        await self._client.check_model(self.settings.model, f"the detector {self.name}")
+
     def _fitted(self, image: Image.Image) -> Image.Image:
         """The picture with sides that are multiples of the patch, and not more pixels than wanted."""
         scale = min(1.0, math.sqrt(self.settings.max_pixels / (image.width * image.height)))

@@ -84,6 +84,11 @@ def test_a_training_recipe_composes_as_it_is(name: str) -> None:
     assert (RECIPES / f"{name}.sh").stat().st_mode & 0o100
 
 
+def test_a_small_gpu_is_one_gpu() -> None:
+    config = compose(RECIPES / "laptop.yaml", ["device=cuda"])
+    assert (config.agentfly.device, config.trainer.n_gpus_per_node, config.trainer.nnodes) == ("cuda", 1, 1)
+
+
 def test_the_recipe_of_the_page_composes(tmp_path: Path) -> None:
     page = (RECIPES.parent / "docs" / "training.md").read_text(encoding="utf-8")
     found = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)

@@ -263,6 +263,56 @@ def test_a_run_whose_every_task_failed_says_why(
     assert summary(tmp_path / "run")["all"]["scores"]["reference"]["score"] is None
 
 
+def words_only(folder: Path) -> Path:
+    """Two tasks of one's own that are pictures and instructions, and nothing else."""
+    for name in ("a", "b"):
+        load_photo("coffee.png").resize((96, 64)).save(folder / f"{name}.png")
+    lines = [json.dumps({"instruction": f"Edit {name}.", "image": f"{name}.png"}) for name in ("a", "b")]
+    (folder / "mine.jsonl").write_text("\n".join(lines))
+    return folder / "mine.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "words"),
+    [
+        ("reference", "--evaluator reference: none of the first 2 tasks can be scored: the reference evaluator needs"),
+        (
+            "judge:m,base_url=http://127.0.0.1:9/v1",
+            "--evaluator judge: the judge m at http://127.0.0.1:9/v1 did not answer",
+        ),
+    ],
+)
+def test_who_cannot_score_is_told_before_the_agent_is_asked(
+    evaluator: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "asked.log"
+    run = ["eval", "--data", words_only(tmp_path), "--agent", AGENT, "--out", tmp_path / "run"]
+    run += ["--agent-options", json.dumps({"log": str(log)})]
+    assert words in one_line(monkeypatch, capsys, *run, "--evaluator", evaluator)
+    assert not log.exists()
+
+
+def test_a_finished_run_is_shown_again_without_its_judge(tmp_path: Path) -> None:
+    with judge(opinion) as vlm:
+        run = ["eval", "--data", words_only(tmp_path), "--agent", AGENT, "--out", tmp_path / "run"]
+        run += ["--evaluator", f"judge:m,base_url={vlm.base_url},scheme=simple"]
+        first = done(*run, "--limit", 1)
+    assert done(*run, "--limit", 1).splitlines()[:2] == first.splitlines()[:2]
+
+
+def test_a_table_without_a_score_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["eval", "--data", words_only(tmp_path), "--agent", AGENT, "--out", tmp_path / "run"]
+    with judge(JudgeReply("no")) as vlm:
+        spec = f"judge:m,base_url={vlm.base_url},scheme=simple,attempts=1"
+        said = one_line(monkeypatch, capsys, *run, "--evaluator", spec)
+        assert "judge scored none of 2 tasks: the judge m gave no ratings in 1 attempts" in said
+        assert summary(tmp_path / "run")["all"]["scores"]["judge"]["not_scored"] == 2
+        again = ["replay", tmp_path / "run", "--evaluator", spec]
+        assert "judge scored none of 2 tasks" in one_line(monkeypatch, capsys, *again)
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "asked.log"

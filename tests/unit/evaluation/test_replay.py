@@ -202,3 +202,21 @@ async def test_keys_are_not_written_down(tmp_path: Path) -> None:
 async def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --evaluator"):
         await replay(ReplaySettings(run=tmp_path))
+
+
+async def test_a_log_without_targets_says_what_to_give(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "images")
+    trajectory = await recorded(store)
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "trajectory": line(trajectory)}) + "\n")
+    settings = ReplaySettings(run=tmp_path / "log.jsonl", evaluator="structural", out=tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"none of the first 1 tasks can be scored: .*the data set .* with --data$"):
+        await replay(settings)
+    for name, numbers in (("others", (7, 8)), ("tasks", (1, 2))):
+        tasks_to_dataset([structured(n) for n in numbers]).to_parquet(str(tmp_path / f"{name}.parquet"))
+    others = settings.model_copy(update={"data": str(tmp_path / "others.parquet")})
+    with pytest.raises(ConfigError, match=r"others\.parquet has no tasks with the ids of this log, such as 't1'"):
+        await replay(others)
+    # What was refused does not bind the folder to its settings.
+    found = await replay(settings.model_copy(update={"data": str(tmp_path / "tasks.parquet")}))
+    assert found.summary is not None
+    assert found.summary["all"]["scores"]["structural"]["scored"] == 1

@@ -10,6 +10,7 @@ import pytest
 from agentfly.agents import StopReason
 from agentfly.evaluation.markdown import run_page
 from agentfly.evaluation.pages import worst_first
+from agentfly.evaluation.records import without_hollow_scores
 from agentfly.evaluation.summary import summarise
 from agentfly.evaluators.judge_settings import JudgeUsage
 from tests.unit.evaluation.agents import record
@@ -62,3 +63,16 @@ def test_the_page_has_a_row_a_type_and_hostile_text_cannot_break_it() -> None:
 def test_the_gallery_begins_with_what_was_not_scored_then_the_worst() -> None:
     records = [record("good", 90.0), record("none", None), record("bad", 5.0)]
     assert [one.id for one in worst_first(records, "judge")] == ["none", "bad", "good"]
+
+
+def test_zeros_that_no_judge_has_looked_at_are_no_scores() -> None:
+    """A judge gives an unchanged picture its 0 without a request; a mean of such zeros alone would be a lie."""
+    asked = replace(record("a", None), judges={"judge": JudgeUsage(samples=1, requests=2, failed=2)})
+    unchanged = replace(record("b", 0.0), judges={"judge": JudgeUsage(samples=1)})
+    found = summarise(without_hollow_scores([asked, unchanged]), ["judge"], ABOUT)["all"]["scores"]["judge"]
+    assert (found["score"], found["scored"], found["not_scored"]) == (None, 0, 2)
+    assert any("answered no request of this run" in reason for reason in found["reasons"])
+    # One answer is enough: then the judge was there, and the 0 is what it would have said.
+    answered = replace(record("c", 50.0), judges={"judge": JudgeUsage(samples=1, requests=2, failed=1)})
+    for records in ([asked, unchanged, answered], [unchanged]):
+        assert without_hollow_scores(records) == records

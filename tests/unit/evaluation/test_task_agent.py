@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from agentfly.agents import ImageEditingAgent
+from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import ConfigError
 from agentfly.evaluation import EvaluationSettings, TaskAgent, make_task_agent, read_settings
 from agentfly.evaluation.image_editing import ImageEditingTaskAgent
 from agentfly.evaluation.task_agent import AGENTS
 from agentfly.images import ImageStore
+from agentfly.tools import ToolResult, tool
 from tests.unit.evaluation.agents import PlainAgent, call, scripted, task
 
 HERE = "tests.unit.evaluation.test_task_agent"
@@ -59,6 +63,41 @@ def test_what_cannot_be_is_named(settings: dict[str, Any], words: str) -> None:
         made(**settings)
 
 
+class Mirroring(ImageEditingAgent):
+    """An agent of one's own, with a tool and an argument of its own."""
+
+    default_system_prompt = "Mirror what you get."
+
+    def __init__(self, model_name_or_path: str, *, axis: str = "none", **arguments: Any) -> None:
+        super().__init__(model_name_or_path, **arguments)
+        self.axis = axis
+
+    @tool
+    def mirror(self, image_id: str) -> ToolResult:
+        """Mirror a picture."""
+        name = self.images.add(self.images.get(image_id).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        return ToolResult(name, (self.images.handle(name),))
+
+
+async def test_a_subclass_of_the_image_editing_agent_needs_no_wrapper() -> None:
+    script = ScriptedBackend([call("mirror", image_id="img_1"), call("give_answer", final_image_id="img_2")])
+    options = {"axis": "x", "backend": script}
+    agent = made(agent=f"{HERE}:Mirroring", model="m", max_turns=3, temperature=0.5, agent_options=options)
+    assert agent.name == "Mirroring"
+    assert agent.store is STORE
+    trajectory = await agent.attempt(task(3))
+    assert [record.name for record in trajectory.tool_records] == ["mirror", "give_answer"]
+    assert trajectory.messages[0].text == "Mirror what you get."
+    inner: Any = agent._agent  # type: ignore[attr-defined]
+    assert (inner.axis, inner.settings.limits.max_turns, inner.settings.sampling.temperature) == ("x", 3, 0.5)
+
+
+def test_arguments_that_a_subclass_does_not_take_are_named() -> None:
+    options = {"axs": "x", "backend": ScriptedBackend([])}
+    with pytest.raises(ConfigError, match=r"axs.*Did you mean 'axis'"):
+        made(agent=f"{HERE}:Mirroring", model="m", agent_options=options)
+
+
 def test_the_named_agents_are_agents() -> None:
     import importlib
 
@@ -81,8 +120,6 @@ async def test_the_image_editing_agent_attempts_a_task_and_keeps_what_it_did_in_
     trajectory = await agent.attempt(task(3))
     assert trajectory.final_image in agent.store
     assert trajectory.metadata == {"id": "t3", "task_type": "darken"}
-    from agentfly.agents.llm_backends import ScriptedBackend
-
     slow = ImageEditingTaskAgent(
         model="s", backend=ScriptedBackend([edit, edit], lambda r: 5.0 * (len(r.messages) > 2)), timeout=0.5
     )

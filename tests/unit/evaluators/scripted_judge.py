@@ -31,6 +31,12 @@ def said(**values: Any) -> Reply:
     return Reply(json.dumps({"feedback": "Fine.", **values}))
 
 
+def serving(*models: str) -> Reply:
+    """The list of an endpoint's models."""
+    listed = [{"id": name, "object": "model", "created": 0, "owned_by": "us"} for name in models]
+    return Reply(body=json.dumps({"object": "list", "data": listed}).encode())
+
+
 def fault(status: int, message: str, code: str | None = None, **headers: str) -> Reply:
     """An HTTP fault in OpenAI's form."""
     error = {"message": message, "type": "error", "code": code, "param": None}
@@ -42,12 +48,13 @@ Script = Callable[[dict[str, Any], int], Reply]
 
 @dataclass
 class Judge:
-    """The running server: its address, and what it was asked."""
+    """The running server: its address, and what it was asked. `models` is its reply to those who ask for its models."""
 
     base_url: str
     script: Script
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    models: Reply | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, request: dict[str, Any]) -> int:
@@ -89,6 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Small packets must not wait for the other side's acknowledgement.
     disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        state: Judge = self.server.state  # type: ignore[attr-defined]
+        state.keys.append(self.headers["authorization"])
+        self._answer(state.models or serving("m"))
 
     def do_POST(self) -> None:
         state: Judge = self.server.state  # type: ignore[attr-defined]

@@ -72,6 +72,11 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
         ({f"{ROLLOUT}pipeline_model_parallel_size": 4}, "4 accelerators .* cannot hold engines of 8 each"),
         ({"reward__reward_model__enable": True}, r"set reward\.reward_model\.enable_resource_pool=true"),
         ({"agentfly__audit": {"evaluator": "reference"}}, r"agentfly\.audit\.evaluator must not be the one"),
+        (
+            {"custom_reward_function": {"path": "x.py"}},
+            r"custom_reward_function\.path=x\.py would not be used: .*'module:name'",
+        ),
+        ({"reward__custom_reward_function": {"path": "x.py"}}, r"reward\.custom_reward_function\.path=x\.py would"),
         ({"agentfly__credit": "end"}, r"agentfly\.credit is lost with algorithm\.adv_estimator=grpo"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_validation_before_the_first_step() -> None:
 def test_checks_that_die_are_told_with_their_last_words(tmp_path: Path) -> None:
     environment = {**os.environ, "VERL_PLATFORM": ""}
     with pytest.raises(TrainingError, match=r"the checks ended with exit code 1: .*No such file.*nowhere\.yaml"):
-        _checked_apart(tmp_path / "nowhere.yaml", environment)
+        _checked_apart(tmp_path / "nowhere.yaml", environment, "check")
 
 
 RECIPE = """
@@ -78,12 +79,14 @@ actor_rollout_ref:
 """
 
 
-def dry_run(tmp_path: Path, policy: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def dry_run(
+    tmp_path: Path, policy: Path, *overrides: str, dry: bool = True, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     recipe = tmp_path / "small.yaml"
     recipe.write_text(RECIPE)
     given = [f"agentfly.model={policy}", f"agentfly.out={tmp_path / 'run'}", *overrides]
-    command = [sys.executable, "-m", "agentfly.cli", "train", str(recipe), *given, "--dry-run"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "agentfly.cli", "train", str(recipe), *given, *(["--dry-run"] if dry else [])]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 @pytest.mark.slow
@@ -109,3 +112,26 @@ def test_a_dry_run_finds_a_prompt_that_does_not_fit(tmp_path: Path, tiny_policy:
     assert "error: the prompt of task 'train-named-0-0' has" in message
     assert "data.max_prompt_length is 64: raise it" in message
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_is_not_there_is_told_in_one_list_before_anything_starts(
+    dry: bool, tmp_path: Path, tiny_policy: Path
+) -> None:
+    pytest.importorskip("verl")
+    judge = "{evaluator: judge, model: m, base_url: 'http://127.0.0.1:9/v1'}"
+    options = ["device=cuda", f"agentfly.evaluator={judge}", "actor_rollout_ref.rollout.max_model_len=9000"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # Where there are GPUs, they are hidden: then there are none, too.
+    done = dry_run(tmp_path, tiny_policy, *options, dry=dry, environment={**environment, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1
+    title, *problems = [line for line in done.stderr.splitlines() if line.startswith(("- ", "error: "))]
+    assert re.fullmatch(r"error: \d problems:", title)
+    for words in (
+        "this machine has no GPU that CUDA_VISIBLE_DEVICES='' shows: train a small policy on the CPU with device=cpu",
+        "agentfly.evaluator: the judge m at http://127.0.0.1:9/v1 did not answer",
+        "a chain may have 9000 tokens, and the model has positions for 4096",
+    ):
+        assert sum(line.startswith(f"- {words}") for line in problems) == 1, words
+    assert not (tmp_path / "run").exists()
