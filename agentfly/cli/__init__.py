@@ -23,10 +23,24 @@ from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import serve_images
 from agentfly.cli.sft import sft
 from agentfly.cli.train import train
-from agentfly.errors import AgentFlyError
+from agentfly.errors import one_line
 
 # For verbs whose flags belong to the room behind them.
 FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+# How each verb that writes is told where to.
+FOLDER_OPTIONS = {
+    "quickstart": "--out FOLDER",
+    "edit": "--out FILE",
+    "train": "agentfly.out=FOLDER",
+    "sft": "out=FOLDER",
+    "export": "--out FOLDER",
+    "data": "--out FOLDER",
+    "eval": "--out FOLDER",
+    "compare": "--out FOLDER",
+    "replay": "--out FOLDER",
+    "generate": "--output-dir FOLDER",
+}
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="RL training for image-editing agents that use tools."
@@ -54,10 +68,13 @@ app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
 
 
 def main() -> None:
-    """Entry point: our own errors end in one clear line and exit code 1."""
+    """Entry point: our own errors, and those of disk and paths, end in one clear line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except AgentFlyError as fault:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False, soft_wrap=True)
+    except Exception as fault:
+        told = one_line(fault, FOLDER_OPTIONS.get(sys.argv[1], ""))
+        if told is None:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False, soft_wrap=True)
         sys.exit(1)

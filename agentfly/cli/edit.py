@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from agentfly.errors import ConfigError
+from agentfly.model_source import check_policy
 
 
 def edit(
@@ -35,11 +35,8 @@ def edit(
     ] = None,
 ) -> None:
     """Edit a picture with an agent, showing every step."""
-    if base_url is None and not Path(model).is_dir() and model.startswith("runs/"):
-        raise ConfigError(
-            f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
-            "behind an OpenAI-compatible endpoint with --base-url URL --model NAME"
-        )
+    if base_url is None:
+        check_policy(model)
     from agentfly.agents.edit import EditRequest, edit_picture
 
     # The console belongs to the agent's steps; what an engine says of its start is for those who ask for it.

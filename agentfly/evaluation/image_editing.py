@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -19,8 +18,8 @@ from agentfly.agents import (
 from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, LLMBackend, SamplingParams
 from agentfly.datasets.task import EditTask
-from agentfly.errors import ConfigError
 from agentfly.images import ImageStore
+from agentfly.model_source import check_policy
 
 QUICKSTART_POLICY = "runs/quickstart/policy"
 
@@ -67,11 +66,8 @@ class ImageEditingTaskAgent:
         backend_config: Mapping[str, Any] | None = None,
         backend: LLMBackend | None = None,
     ) -> None:
-        if backend is None and base_url is None and model.startswith("runs/") and not Path(model).is_dir():
-            raise ConfigError(
-                f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
-                "behind an OpenAI-compatible endpoint with --base-url URL --model NAME"
-            )
+        if backend is None and base_url is None:
+            check_policy(model)
         card = AgentCard.read(model)
         tokens = max_tokens or card.max_tokens_per_turn
         limits = RolloutLimits(max_turns=max_turns or card.max_turns, max_tokens_per_turn=tokens)

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, field_validator
 
 from agentfly.errors import ConfigError
 from agentfly.evaluation.scoring import read_specs
+from agentfly.files import read_mapping
 from agentfly.settings import Settings
 
 # What decides how fast or where a run works, or how much of it: these may change from start to start.
@@ -116,24 +116,12 @@ def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSe
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown, wrong or missing.
     """
-    values = {} if config is None else _read(config)
+    values = {} if config is None else read_mapping(config, "file of --config", "data: stickers")
     values.update({name: value for name, value in given.items() if value is not None})
     for name in ("data", "out"):
         if name not in values:
             raise ConfigError(f"--{name} is missing: give it, or {name}: in the file of --config")
     return EvaluationSettings(**values)
-
-
-def _read(config: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise ConfigError(f"cannot read {str(config)!r}: {fault.strerror or fault}") from fault
-    except yaml.YAMLError as fault:
-        raise ConfigError(f"{str(config)!r} is not valid YAML: {str(fault).splitlines()[0]}") from fault
-    if not isinstance(values, dict):
-        raise ConfigError(f"{str(config)!r} holds no settings: write one `name: value` a line, such as data: stickers")
-    return values
 
 
 def _names(value: Any) -> Iterator[str]:

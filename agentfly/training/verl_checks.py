@@ -129,7 +129,7 @@ async def _unscored(evaluator: Evaluator, tasks: list[EditTask]) -> list[str]:
 def _prompts(config: Any) -> str:
     """The first prompts, tools and pictures included, fit in `data.max_prompt_length`."""
     settings = settings_of(config)
-    check_model(settings)
+    check_model(settings, reach=False)
     if not Path(settings.model).is_dir():
         return (
             f"{settings.model} is not on this machine, so its prompts were not measured: download it "

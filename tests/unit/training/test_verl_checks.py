@@ -127,7 +127,7 @@ def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
         ({"agentfly__health": {"tool_cals": None}}, "unknown health metric 'tool_cals'. Did you mean 'tool_calls'"),
         ({"agentfly__data__train": "nothere.jsonl"}, "there is no file or folder nothere.jsonl"),
         ({"data__train_batch_size": 8}, "has 4 tasks, and a step takes data.train_batch_size=8: lower that and"),
-        ({"agentfly__model": "runs/nowhere/policy"}, "there is no policy at agentfly.model=runs/nowhere/policy"),
+        ({"agentfly__model": "runs/nowhere/policy"}, "agentfly.model=runs/nowhere/policy: there is no such folder"),
     ],
 )
 def test_what_a_run_would_find_out_late_is_told(checked: Checked, changes: dict[str, Any], fault: str) -> None:
