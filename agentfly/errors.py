@@ -21,6 +21,10 @@ class ConfigError(AgentFlyError, ValueError):
     """An argument or a setting is wrong; the message names the valid choice."""
 
 
+class NoGpuError(ConfigError):
+    """A GPU is asked for, and there is none."""
+
+
 class ImageError(AgentFlyError, ValueError):
     """A picture cannot be loaded, or is refused for safety."""
 
@@ -78,9 +82,24 @@ def require(package: str, feature: str, extra: str) -> None:
         raise MissingExtraError(feature, extra)
 
 
+# A path in a message, from where it begins to the first character that ends it.
+_LONG_PATH = re.compile(r"(?<![^\s'\"(=])(?:~|\.{1,2})?/[^\s'\",;()]{80,}")
+_PATH_LENGTH = 80
+
+
+def short_path(path: str) -> str:
+    """Return a path cut to a length that a person reads; it keeps its end, which names the file."""
+    return path if len(path) <= _PATH_LENGTH else f"...{path[3 - _PATH_LENGTH :]}"
+
+
+def short_paths(text: str) -> str:
+    """Return a message in which long paths are cut as `short_path` does."""
+    return _LONG_PATH.sub(lambda found: short_path(found[0]), text)
+
+
 def first_line(fault: BaseException) -> str:
-    """The first line of a fault's message, cut to a length that a person reads."""
-    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    """The first line of a fault's message, cut to a length that a person reads; paths keep their end."""
+    line = short_paths((str(fault).strip() or type(fault).__name__).splitlines()[0])
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 

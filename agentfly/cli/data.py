@@ -80,7 +80,7 @@ def convert(
 
     tasks = load_tasks(source, split=split, limit=limit, seed=seed, root=root, **_options(set_))
     path = write_rows(tasks, out, name, images=images.value)
-    Console().print(f"wrote {path}", highlight=False)
+    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _options(pairs: list[str] | None) -> Mapping[str, Any]:

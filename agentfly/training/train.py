@@ -47,7 +47,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     """
     what = prepare(recipe, overrides)
     out = what.settings.out
-    console.print(f"logs: {out / 'logs'}", highlight=False)
+    console.print(f"logs: {out / 'logs'}", highlight=False, markup=False, soft_wrap=True)
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
         console.print(escape(step_line(step, what.steps, metrics)), highlight=False, soft_wrap=True)
@@ -58,7 +58,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
         ("log", outcome.log_file),
         ("checkpoint", outcome.checkpoint),
     ):
-        console.print(f"  {name}: {path}", highlight=False)
+        console.print(f"  {name}: {path}", highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 

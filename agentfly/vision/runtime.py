@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
-from agentfly.errors import ConfigError, ToolError, first_line, require
+from agentfly.errors import ConfigError, NoGpuError, ToolError, first_line, require
 from agentfly.model_source import check_folder, find_model, is_local
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def resolve_device(device: str) -> str:
     """The device itself; "auto" is the first GPU, or the CPU where there is none.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        NoGpuError: a GPU is asked for and there is none.
     """
     import torch
 
@@ -130,7 +130,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if available else "cpu"
     if device.startswith("cuda") and not available:
-        raise ConfigError(f"device {device!r}: torch sees no GPU here; use device='cpu' or 'auto'")
+        raise NoGpuError(f"device {device!r}: torch sees no GPU here; use device='cpu' or 'auto'")
     return device
 
 

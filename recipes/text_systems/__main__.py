@@ -80,7 +80,7 @@ async def run(flags: argparse.Namespace, console: Console) -> int:
             console.print(f"  {escape(said[:_PREVIEW])}{'…' if len(said) > _PREVIEW else ''}", highlight=False)
     finally:
         await model.close_client()
-    console.print(f"outputs are in {flags.output_dir}", highlight=False)
+    console.print(f"outputs are in {flags.output_dir}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as fault:
         if (told := one_line(fault, "--output-dir FOLDER")) is None:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: the outputs so far are on disk")

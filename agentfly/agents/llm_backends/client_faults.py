@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agentfly.agents.llm_backends.configs import ClientConfig
-from agentfly.errors import BackendError
+from agentfly.errors import BackendError, short_paths
 from agentfly.rate_limit import Sleep
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Faults:
         # A shorter one ("x") protects nothing, and is part of every second word of the message.
         if len(key) >= _SHORTEST_SECRET:
             text = text.replace(key, "***")
-        return text[:500]
+        return short_paths(text)[:500]
 
 
 def refuses_tools(fault: openai.APIStatusError) -> bool:
