@@ -42,9 +42,19 @@ FOLDER_OPTIONS = {
     "generate": "--output-dir FOLDER",
 }
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="RL training for image-editing agents that use tools."
-)
+HELP = """RL training for image-editing agents that use tools.
+
+A first edit, by any model behind an OpenAI-compatible endpoint:
+
+agentfly edit cat.jpg "Make it brighter" --base-url URL --model NAME
+
+A policy served by vLLM, with tool calls:
+
+python -m agentfly.utils.deploy --model_name_or_path FOLDER
+
+README.md has the way from here, docs/ a page for each command."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=HELP)
 
 
 @app.command()
