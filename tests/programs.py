@@ -21,6 +21,10 @@ from types import ModuleType
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+if len(tempfile.gettempdir()) > 60:
+    # The path of the server's socket may have 107 characters.
+    _SHORT = tempfile.TemporaryDirectory(dir="/tmp", prefix="agentfly-tests-")
+    multiprocessing.current_process()._config["tempdir"] = _SHORT.name  # type: ignore[attr-defined]
 _CONTEXT.set_forkserver_preload(["agentfly.agents", "agentfly.cli", "openai", "pytest"])
 
 

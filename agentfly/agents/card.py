@@ -10,7 +10,6 @@ from agentfly.agents.image_editing import SYSTEM_PROMPT
 from agentfly.errors import ConfigError
 
 FILE_NAME = "agentfly.json"
-QUICKSTART_POLICY = "runs/quickstart/policy"
 
 
 class AgentCard(BaseModel):
@@ -48,18 +47,3 @@ class AgentCard(BaseModel):
             raise ConfigError(
                 f"{path} is not a valid agent card: {fault.errors()[0]['msg']}; remove or mend it"
             ) from fault
-
-
-def require_policy(model: str | None) -> str:
-    """Return the checkpoint to run in this process: the one that was named, or else the policy of the quickstart.
-
-    Raises:
-        ConfigError: it is to be in the folder of runs, and is not there.
-    """
-    model = model or QUICKSTART_POLICY
-    if model.startswith("runs/") and not Path(model).is_dir():
-        raise ConfigError(
-            f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
-            "behind an OpenAI-compatible endpoint with --base-url URL --model NAME"
-        )
-    return model

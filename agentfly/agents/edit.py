@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from agentfly.agents.agent import AgentSettings
-from agentfly.agents.card import AgentCard, require_policy
+from agentfly.agents.card import AgentCard
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
@@ -20,6 +20,7 @@ from agentfly.agents.steps import check_steps_path, steps, write_steps
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
 from agentfly.images import ImageStore, file_format
+from agentfly.model_source import require_policy
 from agentfly.tools import ImageTools
 from agentfly.vision.factory import check_keys
 from agentfly.vision.remote.preflight import require_nodes

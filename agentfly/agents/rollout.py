@@ -27,7 +27,7 @@ from agentfly.agents.course import Course
 from agentfly.agents.llm_backends.base import LLMBackend, SamplingParams
 from agentfly.agents.streaming import ChainEnd, ChainStart, ErrorRaised, Event, OnEvent
 from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.errors import BackendError, ToolOutage
+from agentfly.errors import BackendError, ToolOutage, one_line
 from agentfly.images import ImageView
 from agentfly.tools import Toolset
 
@@ -107,8 +107,10 @@ class Rollout:
         except ToolOutage as fault:
             await self._finish(chain, started, StopReason.TOOL_OUTAGE, str(fault))
         except Exception as fault:  # the boundary of a chain: a bug here must not end the batch
-            logger.exception("chain %s failed", trajectory.id)
-            await self._finish(chain, started, StopReason.ERROR, f"{type(fault).__name__}: {fault}")
+            told = one_line(fault)
+            if told is None:
+                logger.exception("chain %s failed", trajectory.id)
+            await self._finish(chain, started, StopReason.ERROR, told or f"{type(fault).__name__}: {fault}")
         else:
             await self._finish(chain, started, trajectory.stop_reason or StopReason.ERROR)
         return trajectory

@@ -25,14 +25,38 @@ from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import serve_images
 from agentfly.cli.sft import sft
 from agentfly.cli.train import train
-from agentfly.errors import AgentFlyError, printable
+from agentfly.errors import one_line, printable
 
 # For verbs whose flags belong to the room behind them.
 FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="RL training for image-editing agents that use tools."
-)
+# How each verb that writes is told where to.
+FOLDER_OPTIONS = {
+    "quickstart": "--out FOLDER",
+    "edit": "--out FILE",
+    "train": "agentfly.out=FOLDER",
+    "sft": "out=FOLDER",
+    "export": "--out FOLDER",
+    "data": "--out FOLDER",
+    "eval": "--out FOLDER",
+    "compare": "--out FOLDER",
+    "replay": "--out FOLDER",
+    "generate": "--output-dir FOLDER",
+}
+
+HELP = """RL training for image-editing agents that use tools.
+
+A first edit, by any model behind an OpenAI-compatible endpoint:
+
+agentfly edit cat.jpg "Make it brighter" --base-url URL --model NAME
+
+A policy served by vLLM, with tool calls:
+
+python -m agentfly.utils.deploy --model_name_or_path FOLDER
+
+README.md has the way from here, docs/ a page for each command."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=HELP)
 
 
 @app.command()
@@ -56,13 +80,16 @@ app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
 
 
 def main() -> None:
-    """Entry point: our own errors end in one clear line and exit code 1."""
+    """Entry point: our own errors, and those of disk and paths, end in one clear line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # "module:name" of one's own is found in the folder that one works in, as it is by `python -m`.
     sys.path.append(os.getcwd())
     try:
         app()
-    except AgentFlyError as fault:
-        words = escape(printable(str(fault)))
+    except Exception as fault:
+        told = one_line(fault, FOLDER_OPTIONS.get(sys.argv[1], ""))
+        if told is None:
+            raise
+        words = escape(printable(told))
         Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentfly.errors import ConfigError
+from agentfly.files import parse_yaml
 
 if TYPE_CHECKING:
     from agentfly.datasets import CheckReport
@@ -79,7 +80,7 @@ def convert(
 
     tasks = load_tasks(source, split=split, limit=limit, seed=seed, root=root, **_options(set_))
     path = write_rows(tasks, out, name, images=images.value)
-    Console().print(f"wrote {path}", highlight=False)
+    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _options(pairs: list[str] | None) -> Mapping[str, Any]:
@@ -92,7 +93,8 @@ def _options(pairs: list[str] | None) -> Mapping[str, Any]:
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:
-            options[name] = value
+            # As people write it in a recipe: {instruction: prompt}.
+            options[name] = parse_yaml(value, f"--set {pair}") if value[:1] in ("{", "[") else value
     return options
 
 
@@ -103,7 +105,7 @@ def _show(report: CheckReport, source: str) -> None:
         table.add_row(name, *map(str, (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)))
     console.print(table)
     for problem in report.problems[:_SHOWN]:
-        console.print(f"{problem.where}: {problem.reason}", style="red", highlight=False, markup=False)
+        console.print(f"{problem.where}: {problem.reason}", style="red", highlight=False, markup=False, soft_wrap=True)
     if len(report.problems) > _SHOWN:
         console.print(f"and {len(report.problems) - _SHOWN} more; --json lists all")
     verdict = f"{len(report.problems)} problems" if report.problems else "no problems" if report.rows else "no rows"

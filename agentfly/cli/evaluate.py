@@ -103,7 +103,9 @@ def compare(
     typer.echo(comparison_page(found))
     if out is not None:
         write_comparison(found, out)
-        _console().print(f"{out / 'comparison.json'}, {out / 'comparison.md'}", highlight=False)
+        _console().print(
+            f"{out / 'comparison.json'}, {out / 'comparison.md'}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def replay(
@@ -198,7 +200,7 @@ def _show(out: Path, summary: Mapping[str, Any]) -> None:
     typer.echo(run_page(summary))
     names: Sequence[str] = ("summary.json", "summary.md", "gallery.html", "trajectories.jsonl")
     written = ", ".join(str(out / name) for name in names if (out / name).exists())
-    _console().print(written, highlight=False)
+    _console().print(written, highlight=False, markup=False, soft_wrap=True)
 
 
 def _require_scores(summary: Mapping[str, Any]) -> None:

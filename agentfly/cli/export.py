@@ -31,4 +31,4 @@ def export(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     folder = export_run(ExportRequest(source, out, adapter, card, scores, base_model))
-    Console().print(f"[bold]{folder}[/bold]", highlight=False)
+    Console().print(str(folder), style="bold", highlight=False, markup=False, soft_wrap=True)

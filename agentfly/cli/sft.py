@@ -27,7 +27,7 @@ def sft(
     console = Console()
     plan = plan_run(read_config(words), resume=resume or dry_run)
     for name, value in plan.data.summary().items():
-        console.print(f"{name:<10} {value}", highlight=False)
+        console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         console.print(f"would take {plan.loop.steps} steps of {plan.loop.batch_size} samples", highlight=False)
         return
@@ -44,4 +44,5 @@ def sft(
                 progress.console.print(held_out, highlight=False)
 
         folder = run_supervised(plan, resume=resume, on_metrics=tell)
-    console.print(f"[bold]{folder}[/bold]; make a folder for others with `agentfly export {plan.config.out} --out …`")
+    told = f"{folder}; make a folder for others with `agentfly export {plan.config.out} --out …`"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)

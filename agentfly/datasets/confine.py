@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,19 @@ from PIL import Image
 from agentfly.errors import DatasetError
 from agentfly.images import ImageSource
 
-# Where options of a data set are given beside Python.
-PLACES = "--set of `agentfly data`, --data-options of `agentfly eval`, agentfly.data.options of a recipe"
-_TRUST = f"set allow_outside=True if you trust this data set ({PLACES})"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
+
+
+def option(name: str, value: Any) -> str:
+    """Return how an option of a data set is given, for each place in words that can be pasted there."""
+    text, whole = json.dumps(value, ensure_ascii=False), json.dumps({name: value}, ensure_ascii=False)
+    return (
+        f"{shlex.join(['--set', f'{name}={text}'])} (`agentfly data`), {shlex.join(['--data-options', whole])} "
+        f"(`agentfly eval`), agentfly.data.options: {whole} (a recipe)"
+    )
+
+
+_TRUST = f"if you trust this data set, give {option('allow_outside', True)}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from agentfly.datasets.adapters import Adapter, Row
 from agentfly.datasets.tables import find_tables, read_table
 from agentfly.errors import ConfigError, DatasetError, first_line, require, unknown_name
+from agentfly.model_source import hub_answers
 from agentfly.settings import Settings
 
 
@@ -80,6 +81,8 @@ def _from_hub(name: str, adapter: Adapter, part: str | None, split: str, options
     require("datasets", f"data set {name!r} by name", "data")
     import datasets
 
+    if not hub_answers():
+        _take_from_cache()
     streaming = adapter.streaming if options.streaming is None else options.streaming
     try:
         rows = datasets.load_dataset(adapter.repo, part, split=split, revision=options.revision, streaming=streaming)
@@ -89,6 +92,15 @@ def _from_hub(name: str, adapter: Adapter, part: str | None, split: str, options
             f"{name}: cannot read {adapter.repo} from the hub ({first_line(fault)}). Check the network and the name, "
             "or download its files and name their folder: root=FOLDER, on the command line --root FOLDER"
         ) from fault
+
+
+def _take_from_cache() -> None:
+    """Have the libraries of the hub ask it no more in this process: each question would be tried again for a minute."""
+    import datasets
+    import huggingface_hub.constants
+
+    datasets.config.HF_HUB_OFFLINE = True
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def _undecoded(rows: Any) -> Iterator[Row]:

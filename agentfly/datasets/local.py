@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets.confine import PLACES, PictureFolder
+from agentfly.datasets.confine import PictureFolder, option
 from agentfly.datasets.rows import COLUMNS
 from agentfly.datasets.tables import TABLE_SUFFIXES, parse_line, read_lines, read_table, table_columns
 from agentfly.datasets.task import EditTask
@@ -121,7 +121,7 @@ def own_task(row: Mapping[str, Any], default_id: str, pictures: PictureFolder, c
     if not isinstance(instruction, str):
         raise DatasetError(
             f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Write one, or name the column that has it: "
-            f"{_named('instruction')}"
+            f"{_named('instruction', row)}"
         )
     used = set(fields.values())
     extra = {name: value for name, value in row.items() if name not in used and _is_plain(value)}
@@ -143,13 +143,16 @@ def _images(row: Mapping[str, Any], fields: Mapping[str, str]) -> Iterable[Any]:
     images = found if found is not None else row.get(fields["image"])
     images = [images] if not isinstance(images, (list, tuple)) and images is not None else images
     if not images:
-        raise DatasetError(f"lacks a picture; it has {', '.join(row)}. Name the column that has it: {_named('image')}")
+        raise DatasetError(
+            f"lacks a picture; it has {', '.join(row)}. Name the column that has it: {_named('image', row)}"
+        )
     return images
 
 
-def _named(field: str) -> str:
-    """How a column is named."""
-    return f"columns={{'{field}': NAME}} ({PLACES})"
+def _named(field: str, row: Mapping[str, Any]) -> str:
+    """How a column is named, with the first of the row's own that may be meant."""
+    own = (name for name in row if name not in (*COLUMNS, "image"))
+    return option("columns", {field: next(own, "NAME")})
 
 
 def _metadata(value: Any) -> Mapping[str, Any]:

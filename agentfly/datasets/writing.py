@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import require
+from agentfly.files import named
 
 if TYPE_CHECKING:
     import datasets
@@ -56,7 +57,8 @@ class ParquetRows:
             if kind is None and self._rows:
                 self._flush()
             if self._writer is not None:
-                self._writer.close()
+                with named(self.path):
+                    self._writer.close()
                 if kind is None:
                     self._half.replace(self.path)
         finally:
@@ -67,9 +69,10 @@ class ParquetRows:
         import pyarrow.parquet as pq
 
         table = datasets.Dataset.from_list(self._rows, features=self._features).data.table
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._half, table.schema)
-        self._writer.write_table(table)
+        with named(self.path):
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._half, table.schema)
+            self._writer.write_table(table)
         self._rows, self._bytes = [], 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, SamplingParams
+from agentfly.agents.llm_backends.client_faults import UnreachableError
 from agentfly.agents.llm_backends.configs import ClientConfig
 from agentfly.agents.llm_backends.endpoint import key_headers, reachable_url
 from agentfly.doctor.conversation import ASK, RESULT, SAID, SCHEMA, load
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _LIST_SECONDS, _ANSWER_SECONDS = 5.0, 30.0
 _TOKENS = 4
 _DEPLOY = "python -m agentfly.utils.deploy --model_name_or_path CHECKPOINT --template TEMPLATE"
+_UNREACHABLE = "look at the server's log and load, and at the network between; then run the doctor again"
 
 
 def endpoint(examination: Examination) -> Iterator[Finding]:
@@ -90,6 +92,9 @@ def check_answer(config: ClientConfig, model: str) -> Iterator[Finding]:
     """Ask as the client backend does, without retries."""
     try:
         said = asyncio.run(_generate(config, model, (ASK,)))
+    except UnreachableError as fault:
+        yield error(f"no answer to a question with a picture: {fault}", _UNREACHABLE)
+        return
     except BackendError as fault:
         yield error(f"no answer to a question with a picture: {fault}", f"serve a vision-language model: {_DEPLOY}")
         return
@@ -112,7 +117,10 @@ def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
         url = f"{reachable_url(config)}/chat/completions"
         reply = httpx.post(url, json=body, headers=key_headers(config), timeout=config.timeout).json()
         ids = bool(reply.get("prompt_token_ids")) and bool(reply["choices"][0].get("token_ids"))
-    except (httpx.TransportError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except httpx.TransportError as fault:
+        yield error(f"whether token ids come cannot be seen: {str(fault) or type(fault).__name__}", _UNREACHABLE)
+        return
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         ids = False
     if ids:
         yield ok("answers with token ids; with --checkpoint they are compared with those of the template")
@@ -125,6 +133,9 @@ def check_exact(config: ClientConfig, model: str, codec: ChatCodec) -> Iterator[
     exact = config.model_copy(update={"return_token_ids": True})
     try:
         asyncio.run(_generate(exact, model, (ASK, SAID, RESULT), codec))
+    except UnreachableError as fault:
+        yield error(f"whether it is token-exact cannot be seen: {fault}", _UNREACHABLE)
+        return
     except BackendError as fault:
         yield error(
             f"not token-exact: {fault}",

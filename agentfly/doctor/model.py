@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from agentfly.doctor.conversation import AFTER, ASK, BEFORE, CALL, RESULT, SAID, SCHEMA, SECOND, load
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
-from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.errors import AgentFlyError
 from agentfly.messages import Message, text_message
+from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
 from agentfly.tools import parse_tool_calls
 
 _TEMPLATE = "use a template that does, for instance --template qwen2.5-vl-system-tool (and template= of the agent)"
-_HUB_SECONDS = 4.0
 _THOUGHT = text_message("assistant", "<think>\nhm\n</think>\n\nI look.")
 
 
@@ -26,7 +25,7 @@ def checkpoint(examination: Examination) -> Iterator[Finding]:
         yield _unknown_source(request.model)
         return
     try:
-        folder = locate(request.source, hub_answers)
+        folder = find_model(request.source, option="--model" if request.source == request.model else "--checkpoint")
         codec = ChatCodec.from_pretrained(folder, request.template)
         tokens = codec.image_length("img_large", load)
     except AgentFlyError as fault:
@@ -120,35 +119,6 @@ def check_parser(codec: ChatCodec) -> Iterator[Finding]:
     else:
         start = text.index(CALL.name)
         yield error(f"a call in the template's format is not read: ...{text[max(0, start - 40) : start + 60]!r}", fix)
-
-
-def locate(source: str, online: Callable[[], bool]) -> str:
-    """The folder or the hub name to load; without the hub, what the cache has, for transformers would try for minutes.
-
-    Raises:
-        ConfigError: neither a folder nor in the cache, and the hub does not answer.
-    """
-    if Path(source).is_dir() or online():
-        return source
-    from huggingface_hub import snapshot_download
-
-    try:
-        return str(snapshot_download(source, local_files_only=True))
-    except OSError:
-        raise ConfigError(f"{source} is no folder and not in the cache, and the model hub does not answer") from None
-
-
-def hub_answers() -> bool:
-    """Whether the model hub can be reached, and may be."""
-    import httpx
-
-    if os.environ.get("HF_HUB_OFFLINE", "0").strip().lower() in ("1", "true", "yes", "on"):
-        return False
-    try:
-        httpx.head(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=_HUB_SECONDS)
-    except httpx.TransportError:
-        return False
-    return True
 
 
 def _is_stable(codec: ChatCodec, said: Message, *, closed: bool) -> bool:

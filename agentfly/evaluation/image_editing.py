@@ -13,12 +13,13 @@ from agentfly.agents import (
     Trajectory,
     task_conversation,
 )
-from agentfly.agents.card import QUICKSTART_POLICY, AgentCard, require_policy
+from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import AsyncVLLMConfig, LLMBackend, SamplingParams
 from agentfly.agents.llm_backends.endpoint import endpoint_config
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore
+from agentfly.model_source import QUICKSTART_POLICY, require_policy
 from agentfly.vision.factory import check_keys
 from agentfly.vision.remote.preflight import require_nodes
 from agentfly.vision.remote.settings import NodeSpecs, read_nodes

@@ -7,7 +7,9 @@ finished is on disk at once (`agentfly.evaluation.journal`); what an earlier sta
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any
 
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.datasets.task import EditTask
-from agentfly.errors import AgentFlyError, ConfigError, DatasetError, ImageError
+from agentfly.errors import DISK_FULL, AgentFlyError, ConfigError, DatasetError, ImageError, is_disk_full
 from agentfly.evaluation.journal import RunFolder
 from agentfly.evaluation.pages import write_pages
 from agentfly.evaluation.preflight import FIRST_TASKS
@@ -65,6 +67,7 @@ class EvaluationRun:
 
         Raises:
             ConfigError: agent or evaluator is set up wrongly, or the folder has another task under an id.
+            OSError: the disk is full.
             DatasetError: the data set has a row that cannot be read, or an id twice.
         """
         tasks, turn = iter(self.tasks), asyncio.Lock()
@@ -110,6 +113,9 @@ class EvaluationRun:
         except ImageError as fault:
             return await self._scored(TaskFacts.without_pictures(task), ended(task, StopReason.ERROR, str(fault)))
         trajectory = await self._attempt(task)
+        if (trajectory.error or "").startswith(DISK_FULL):
+            # Every further task would fail of it, too; this one is run again when there is space.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder.folder))
         await asyncio.to_thread(_copy_pictures, trajectory, self.agent.store, images)
         return await self._scored(facts, trajectory)
 
@@ -128,6 +134,8 @@ class EvaluationRun:
         except Abandoned:
             trajectory = ended(task, StopReason.ERROR, "the agent cancelled its own work")
         except Exception as fault:  # the boundary of a task: a bug in one must not end the run
+            if is_disk_full(fault):
+                raise
             logger.exception("task %s failed", task.id)
             words = str(fault) if isinstance(fault, AgentFlyError) else f"{type(fault).__name__}: {fault}"
             trajectory = ended(task, StopReason.ERROR, words)

@@ -20,8 +20,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, ImageError
@@ -39,6 +37,7 @@ from agentfly.evaluators import (
 )
 from agentfly.evaluators.judge import VlmJudge
 from agentfly.evaluators.judge_settings import JudgeUsage
+from agentfly.files import parse_yaml, read_yaml
 from agentfly.images import ImageStore
 
 # The setting that a word after the evaluator's name stands for.
@@ -69,27 +68,23 @@ def _read(given: Given) -> list[dict[str, Any]]:
     if isinstance(given, Mapping):
         return [dict(given)]
     if given.lstrip().startswith("{"):
-        return _mappings(given, "the evaluator given as JSON")
+        where = "the evaluator given as JSON"
+        return _mappings(parse_yaml(given, where), where)
     if given.endswith(_FILES):
-        try:
-            return _mappings(Path(given).read_text(encoding="utf-8"), given)
-        except OSError as fault:
-            raise ConfigError(f"cannot read the evaluator file {given!r}: {fault.strerror or fault}") from fault
+        return _mappings(read_yaml(Path(given), "evaluator file"), given)
     name, colon, rest = given.partition(":")
     if not colon or name not in MAIN_SETTING:
         return [{"evaluator": given}]
     options: dict[str, Any] = {"evaluator": name}
     for item in rest.split(","):
         key, equals, value = item.partition("=")
-        options[key.strip() if equals else MAIN_SETTING[name]] = yaml.safe_load(value) if equals else item.strip()
+        options[key.strip() if equals else MAIN_SETTING[name]] = (
+            parse_yaml(value, f"evaluator {given!r}") if equals else item.strip()
+        )
     return [options]
 
 
-def _mappings(text: str, where: str) -> list[dict[str, Any]]:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise ConfigError(f"{where} is not valid YAML or JSON: {str(fault).splitlines()[0]}") from fault
+def _mappings(data: Any, where: str) -> list[dict[str, Any]]:
     entries = data if isinstance(data, list) else [data]
     if not entries or not all(isinstance(entry, Mapping) and "evaluator" in entry for entry in entries):
         raise ConfigError(f'{where} is a mapping with "evaluator" and its settings, or a list of such mappings')

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, field_validator
 
 from agentfly.errors import ConfigError
 from agentfly.evaluation.scoring import read_specs
+from agentfly.files import read_mapping
 from agentfly.settings import Settings
 from agentfly.vision.factory import read_engines
 from agentfly.vision.remote.settings import NodeSettings, read_nodes
@@ -121,7 +121,7 @@ def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSe
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown, wrong or missing.
     """
-    values = {} if config is None else _read(config)
+    values = {} if config is None else read_mapping(config, "file of --config", "data: stickers")
     values.update({name: value for name, value in given.items() if value is not None})
     for name in ("data", "out"):
         if name not in values:
@@ -130,18 +130,6 @@ def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSe
         values["engine"] = read_engines(values["engine"])
     read_nodes(values.get("client_nodes"))
     return EvaluationSettings(**values)
-
-
-def _read(config: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise ConfigError(f"cannot read {str(config)!r}: {fault.strerror or fault}") from fault
-    except yaml.YAMLError as fault:
-        raise ConfigError(f"{str(config)!r} is not valid YAML: {str(fault).splitlines()[0]}") from fault
-    if not isinstance(values, dict):
-        raise ConfigError(f"{str(config)!r} holds no settings: write one `name: value` a line, such as data: stickers")
-    return values
 
 
 def _names(value: Any) -> Iterator[str]:

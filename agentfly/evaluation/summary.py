@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from agentfly.errors import short_paths
 from agentfly.evaluation.records import TaskRecord
 from agentfly.evaluators import NotScored
 from agentfly.evaluators.estimates import SUCCESS, estimate
@@ -82,7 +83,7 @@ def _values(records: Iterable[TaskRecord], label: str) -> list[float]:
 def _scores(records: Sequence[TaskRecord], label: str) -> dict[str, Any]:
     values = _values(records, label)
     missing = [score.reason for record in records if isinstance(score := record.scores.get(label), NotScored)]
-    reasons = Counter(reason[:_MAX_REASON] for reason in missing).most_common(_MAX_REASONS)
+    reasons = Counter(short_paths(reason)[:_MAX_REASON] for reason in missing).most_common(_MAX_REASONS)
     return {
         "score": interval(values),
         "scored": len(values),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.files import read_mapping
 
 _FOLDER = Path(__file__).parent / "rubrics"
 
@@ -77,12 +76,7 @@ def load_rubric(name: str | Path) -> Rubric:
         if str(name) not in available_rubrics():
             raise ConfigError(f"{unknown_name('rubric', str(name), available_rubrics())}; or give a .yaml file")
         path = _FOLDER / f"{name}.yaml"
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigError(f"cannot read the rubric {path}: {' '.join(str(fault).split())}") from fault
-    if not isinstance(data, dict):
-        raise ConfigError(f"the rubric {path} is no mapping: it needs name, purpose and criteria")
+    data = read_mapping(path, "rubric", "purpose: judges catalogue photographs")
     try:
         return Rubric(**data)
     except (ValidationError, TypeError) as fault:

@@ -22,7 +22,7 @@ from typing import Any
 
 from PIL import Image
 
-from agentfly.errors import ImageError
+from agentfly.errors import ImageError, first_line, short_path
 from agentfly.images.store import normalise
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
     try:
         # A device or a pipe has no end to read to.
         if not path.is_file():
-            raise ImageError(f"no picture file at {_short(str(path))!r}: check the path")
+            raise ImageError(f"no picture file at {short_path(str(path))!r}: check the path")
         size = path.stat().st_size
         if size > limits.max_bytes:
             raise ImageError(_too_many_bytes(size, limits))
@@ -140,7 +140,7 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
         if isinstance(fault, ImageError):
             raise
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
-        raise ImageError(f"cannot read {_short(str(path))!r}: {reason}") from fault
+        raise ImageError(f"cannot read {short_path(str(path))!r}: {reason}") from fault
 
 
 def _read_data_uri(text: str, limits: ImageLimits) -> bytes:
@@ -169,7 +169,7 @@ def _read_base64(text: str, limits: ImageLimits) -> bytes:
         raise ImageError("this text is neither a path, a URL nor valid base64 of a picture")
     if not limits.allow_files:
         raise ImageError("local files are not read here: send the picture as a URL, data URI or base64")
-    raise ImageError(f"no picture file at {_short(text)!r}: check the path")
+    raise ImageError(f"no picture file at {short_path(text)!r}: check the path")
 
 
 def _from_base64(text: str) -> bytes | None:
@@ -212,7 +212,7 @@ def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
         image.load()
         out = normalise(_upright(image))
     except Exception as fault:  # decoders raise anything on broken bytes
-        raise ImageError(f"this picture is broken or cut off ({_short(str(fault))}): save it again") from fault
+        raise ImageError(f"this picture is broken or cut off ({first_line(fault)}): save it again") from fault
     if out is image:
         out = out.copy()
     # An orientation left behind would be applied a second time by whoever loads the picture again.
@@ -272,7 +272,3 @@ def _is_text(head: bytes) -> bool:
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> str:
     return f"this picture has {size} bytes, {limits.max_bytes} are allowed: resize or compress it"
-
-
-def _short(text: str, length: int = 80) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -9,7 +9,6 @@ Memory is bounded: past `max_bytes` of decoded pixels the least recently used pi
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from agentfly.errors import ImageError, unknown_name
+from agentfly.files import written_whole
 
 HANDLE = re.compile(r"img_[0-9a-f]{12}")
 _MODES = ("L", "RGB", "RGBA")
@@ -169,9 +169,8 @@ class ImageStore:
         if path.exists():
             return
         # A reader in another thread or process must never see half a file.
-        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-        image.save(partial, "PNG", compress_level=1)
-        partial.replace(path)
+        with written_whole(path) as partial:
+            image.save(partial, "PNG", compress_level=1)
 
 
 def _size(image: Image.Image) -> int:

@@ -20,7 +20,8 @@ from typing import Any
 
 from agentfly.agents.card import FILE_NAME
 from agentfly.agents.llm_backends.vllm_defaults import ANY_DEVICE, CPU, CPU_ENVIRONMENT, is_cpu_build
-from agentfly.errors import AgentFlyError, MissingExtraError
+from agentfly.errors import MissingExtraError, one_line
+from agentfly.model_source import find_model, is_local
 from agentfly.serving.supervisor import Endpoint, supervise
 from agentfly.templates import available_templates, load_template
 
@@ -115,7 +116,7 @@ def deploy(settings: DeploySettings, *, launcher: Sequence[str] = VLLM) -> int:
         launcher: the command before `serve`.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or there is no such model.
         MissingExtraError: vLLM is not installed.
         TemplateError: unknown template.
     """
@@ -129,6 +130,8 @@ def deploy(settings: DeploySettings, *, launcher: Sequence[str] = VLLM) -> int:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     with tempfile.TemporaryDirectory(prefix="agentfly-deploy-") as folder:
         file = _template_file(settings, Path(folder))
+        if _is_offline(settings.model):
+            environment["HF_HUB_OFFLINE"] = "1"
         command = [*launcher, *arguments(settings, file, cpu=cpu)]
         timeout = None if "headless" in settings.names() else settings.start_timeout
         return supervise(command, environment, settings.endpoint(), timeout)
@@ -165,9 +168,23 @@ def main(argv: Sequence[str] | None = None, *, launcher: Sequence[str] = VLLM) -
     """The command; returns its exit code."""
     try:
         return deploy(read_settings(argv), launcher=launcher)
-    except AgentFlyError as fault:
-        print(f"deploy: {fault}", file=sys.stderr)
+    except Exception as fault:
+        if (told := one_line(fault)) is None:
+            raise
+        print(f"deploy: {told}", file=sys.stderr)
         return 2
+
+
+def _is_offline(model: str) -> bool:
+    """Return whether vLLM must take a model from the cache: asked by name, it would ask the hub again and again.
+
+    Raises:
+        ConfigError: the folder is no checkpoint, or the model is neither here nor can the hub be reached.
+    """
+    # A file is a checkpoint of another kind (.gguf), and ModelScope another hub.
+    if Path(model).is_file() or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        return False
+    return find_model(model, option="--model_name_or_path", weights=True) != model and not is_local(model)
 
 
 def _template_file(settings: DeploySettings, folder: Path) -> Path | None:

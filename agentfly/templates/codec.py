@@ -15,6 +15,7 @@ from PIL import Image
 
 from agentfly.errors import MissingExtraError, TemplateError
 from agentfly.messages import Message, TextPart
+from agentfly.model_source import find_model
 from agentfly.templates.loader import load_template
 
 if TYPE_CHECKING:
@@ -49,12 +50,19 @@ class ChatCodec:
 
     @classmethod
     def from_pretrained(cls, model: str, template: str | None = None, *, trust_remote_code: bool = False) -> ChatCodec:
-        """Codec of a checkpoint folder or hub name; `template` is a name or path, None takes the checkpoint's own."""
+        """Codec of a checkpoint folder or hub name; `template` is a name or path, None takes the checkpoint's own.
+
+        Raises:
+            ConfigError: the folder is no checkpoint, or the hub name is out of reach.
+            MissingExtraError: transformers is not installed.
+            TemplateError: unknown template.
+        """
+        source = find_model(model)
         try:
             from transformers import AutoProcessor
         except ImportError as fault:
             raise MissingExtraError("token-exact rollouts", "verl") from fault
-        processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
         return cls(processor, load_template(template) if template else None)
 
     @cached_property

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError
+from agentfly.model_source import check_folder, find_model
 from agentfly.training.settings import TrainSettings
 
 RAY_ADDRESS = "RAY_ADDRESS"  # names a cluster that runs already
@@ -78,18 +78,23 @@ def check_tasks(config: Any, count: int) -> None:
         )
 
 
-def check_model(settings: TrainSettings) -> None:
-    """Check that a policy that is named by path is there.
+def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
+    """Check that the policy is there, or can be had.
+
+    Args:
+        settings: of the run.
+        reach: whether a policy that is named on the hub must be within reach; a plan needs its name alone.
 
     Raises:
         ConfigError: it is not.
     """
-    path = Path(settings.model)
-    # Names on the hub are OWNER/NAME; a cluster that runs already may have folders that this machine has not.
-    elsewhere = "://" in settings.model or RAY_ADDRESS in os.environ
-    is_path = len(path.parts) > 2 or settings.model.startswith((".", "/", "~"))
-    if is_path and not elsewhere and not path.is_dir():
-        raise ConfigError(f"there is no policy at agentfly.model={settings.model}: give its folder, or its hub name")
+    # A cluster that runs already may have folders that this machine has not.
+    if RAY_ADDRESS in os.environ:
+        return
+    how: dict[str, Any] = {"wanted": "a policy", "option": "agentfly.model=", "weights": True}
+    check_folder(settings.model, **how)
+    if reach:
+        find_model(settings.model, **how)
 
 
 def _mini_batch(config: Any) -> str | None:

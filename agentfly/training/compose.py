@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
+from agentfly.files import read_mapping, yaml_reason
 from agentfly.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -70,10 +71,13 @@ def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or a size is no number.
     """
+    if recipe.is_dir():
+        raise ConfigError(f"the recipe {recipe} is a folder: give a YAML file, such as {recipe / 'mine.yaml'}")
     if not recipe.is_file():
         known = sorted(path.stem for path in recipe.parent.glob("*.yaml")) if recipe.parent.is_dir() else []
         hint = unknown_name("recipe", recipe.stem, known) if known else f"there is no recipe {recipe}"
         raise ConfigError(hint)
+    read_mapping(recipe, "recipe", "agentfly: {model: FOLDER}")
     config = _compose(recipe.absolute().parent, recipe.stem, overrides)
     _check_keys(config, overrides)
     settings = settings_of(config)
@@ -134,6 +138,7 @@ def _compose(directory: Path, name: str, overrides: Sequence[str]) -> DictConfig
         import hydra
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
     except ImportError as fault:
         raise MissingExtraError("training", "verl") from fault
     path = f"hydra.searchpath=[file://{CONFIG_DIR},file://{verl_config_dir()}]"
@@ -142,6 +147,10 @@ def _compose(directory: Path, name: str, overrides: Sequence[str]) -> DictConfig
             return hydra.compose(name, overrides=[path, *map(_open, overrides)])
     except (HydraException, OmegaConfBaseException) as fault:
         raise ConfigError(_explained(str(fault), directory, name)) from None
+    except (YAMLError, UnicodeDecodeError, RecursionError) as fault:
+        # The recipe itself was read before: this is a file that its defaults name.
+        broken = getattr(getattr(fault, "problem_mark", None), "name", f"a file that {directory / name}.yaml names")
+        raise ConfigError(f"{broken} is not valid YAML: {yaml_reason(fault)}") from None
 
 
 def _open(override: str) -> str:

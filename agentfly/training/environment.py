@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
+from agentfly.model_source import hub_answers, is_local
 from agentfly.training.process import MARKER
 from agentfly.training.settings import TrainSettings
 
@@ -55,4 +56,7 @@ def run_environment(
         environment.pop("RAY_ADDRESS", None)
         if not environment.get("VLLM_CPU_KVCACHE_SPACE"):
             environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    elif not is_local(settings.model) and not hub_answers():
+        # What is in the cache is taken from there; asked by name, every process would ask the hub for minutes.
+        environment["HF_HUB_OFFLINE"] = "1"
     return environment | dict(settings.environment)

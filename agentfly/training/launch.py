@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from agentfly.errors import TrainingError
+from agentfly.errors import TrainingError, says_disk_full, short_paths
 from agentfly.training.checkpoints import newest_checkpoint, step_of
 from agentfly.training.environment import run_environment
 from agentfly.training.janitor import dismiss, hire
@@ -287,8 +287,15 @@ class _Run:
         lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         # An error from before the run last moved did not stop it.
         error = last_error(list(self._dogs.recent) if hung else lines)
-        tail = "\n".join(f"  | {clean(line)[:300]}" for line in lines[-_TAIL_LINES:])
+        tail = "\n".join(f"  | {short_paths(clean(line))[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
+        if error and says_disk_full(error):
+            # Checkpoints go to the run's folder, what Ray spills to the scratch folder.
+            cause += (
+                f"\nno space is left on the disk of {self._settings.out.absolute()} or {self._scratch}: free some, or "
+                "move the run's folder to another disk and name it with agentfly.out=FOLDER; the same command goes on "
+                "from the newest checkpoint"
+            )
         return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
 
     def _keep_ray_logs(self) -> None:

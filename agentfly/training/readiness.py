@@ -16,12 +16,12 @@ from typing import Any
 
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
 from agentfly.evaluators import Evaluator, check_ready, close_evaluator, make_evaluator
+from agentfly.model_source import hub_is_off
 from agentfly.training.checks import RAY_ADDRESS, check_model
 from agentfly.training.plan import GIB, count_parameters, text_config
 from agentfly.training.servers import require_servers, silent_servers
 from agentfly.training.settings import TrainSettings
 
-OFFLINE = "HF_HUB_OFFLINE"
 HIDDEN = "CUDA_VISIBLE_DEVICES"
 # Bytes a parameter of what verl may write (actor.checkpoint.save_contents): fp32, two moments in fp32, bf16.
 STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
@@ -33,16 +33,8 @@ def check_policy(config: Any, settings: TrainSettings) -> str:
     Raises:
         ConfigError: it is not, or it cannot.
     """
-    check_model(settings)
-    offline = os.environ.get(OFFLINE, "").strip().lower() in ("1", "true", "yes", "on")
-    if offline and not Path(settings.model).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        if not isinstance(try_to_load_from_cache(settings.model, "config.json"), str):
-            raise ConfigError(
-                f"agentfly.model={settings.model} is no folder here and not in the hub's cache, and the hub is not "
-                f"asked ({OFFLINE}=1, as in every run on a CPU): give the folder of the policy"
-            )
+    # A plan needs the name alone of what the hub has, unless the hub is not to be asked.
+    check_model(settings, reach=hub_is_off())
     return f"policy {settings.model}"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError
-from agentfly.files import held
+from agentfly.files import held, read_mapping
 from agentfly.training.checkpoints import newest_checkpoint, step_of
 from agentfly.training.settings import TrainSettings
 
@@ -69,7 +69,7 @@ def check_same_run(config: Any, settings: TrainSettings, file: Path) -> None:
     goes_on = config.trainer.resume_mode == "auto" and newest_checkpoint(settings.checkpoint_dir) is not None
     if not goes_on or not file.is_file():
         return
-    before, now = OmegaConf.load(file), config
+    before, now = OmegaConf.create(read_mapping(file, "configuration of the earlier run", "agentfly: …")), config
     for key in _SAME:
         was, wanted = (_comparable(OmegaConf.select(source, key)) for source in (before, now))
         if was != wanted:

@@ -53,7 +53,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     _refuse(faults)
     what = prepare_run(config)
     out = what.settings.out
-    console.print(f"logs: {out / 'logs'}", highlight=False)
+    console.print(f"logs: {out / 'logs'}", highlight=False, markup=False, soft_wrap=True)
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
         console.print(escape(step_line(step, what.steps, metrics)), highlight=False, soft_wrap=True)
@@ -70,7 +70,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
         ("log", outcome.log_file),
         ("checkpoint", outcome.checkpoint),
     ):
-        console.print(f"  {name}: {path}", highlight=False)
+        console.print(f"  {name}: {path}", highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 

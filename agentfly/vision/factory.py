@@ -24,9 +24,9 @@ from pydantic import BaseModel, Field
 
 from agentfly import __version__
 from agentfly.errors import ConfigError, first_line, unknown_name
+from agentfly.model_source import is_local
 from agentfly.settings import Settings
 from agentfly.vision.base import Engines, ServiceEngine
-from agentfly.vision.runtime import is_local
 
 Choice = str | Mapping[str, Any]
 

@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from agentfly.errors import ConfigError, require
+from agentfly.model_source import find_model, is_local
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.boxes import Candidate, clean_label, normalise_prompt, to_detections
-from agentfly.vision.runtime import LazyModel, is_local, loading, memory_guard, resolve_device, short_name
+from agentfly.vision.runtime import LazyModel, loading, memory_guard, resolve_device, short_name
 
 _WANTED = "a checkpoint of groundingdino-py"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -148,6 +149,9 @@ def _weights_file(model: str) -> str:
     repository, colon, file = model.partition(":")
     if not colon:
         raise ConfigError(f"{model!r} is no file; on the hub, name repository and file: 'owner/repository:file.pth'")
+    source = find_model(repository, file, _WANTED)
+    if is_local(source):
+        return str(Path(source) / file)
     from huggingface_hub import hf_hub_download
 
     return hf_hub_download(repository, file)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
-from agentfly.errors import ConfigError, ToolError, first_line, require
+from agentfly.errors import ConfigError, NoGpuError, ToolError, first_line, require
+from agentfly.model_source import check_folder, find_model, is_local
 
 if TYPE_CHECKING:
     from agentfly.vision.settings import ModelSettings
@@ -103,15 +104,16 @@ class TransformersModel(LazyModel[tuple[Any, Any]], Generic[S]):
         import transformers
 
         chosen, device = self.settings, resolve_device(self.settings.device)
+        source = find_model(chosen.model, wanted=self.wanted, revision=chosen.revision)
         with loading(chosen.model, self.wanted):
-            kind = transformers.AutoConfig.from_pretrained(chosen.model, revision=chosen.revision).model_type
+            kind = transformers.AutoConfig.from_pretrained(source, revision=chosen.revision).model_type
             if kind not in self.classes:
                 usual = type(chosen).model_fields["model"].default
                 raise ConfigError(f"{chosen.model!r} is a {kind} model: give {self.wanted}, such as {usual}")
             model_class, processor_class = (getattr(transformers, name) for name in self.classes[kind])
-            processor = processor_class.from_pretrained(chosen.model, revision=chosen.revision)
+            processor = processor_class.from_pretrained(source, revision=chosen.revision)
             model = model_class.from_pretrained(
-                chosen.model, revision=chosen.revision, dtype=resolve_dtype(chosen.dtype, device)
+                source, revision=chosen.revision, dtype=resolve_dtype(chosen.dtype, device)
             )
         return model.to(device).eval(), processor
 
@@ -120,7 +122,7 @@ def resolve_device(device: str) -> str:
     """The device itself; "auto" is the first GPU, or the CPU where there is none.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        NoGpuError: a GPU is asked for and there is none.
     """
     import torch
 
@@ -128,7 +130,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if available else "cpu"
     if device.startswith("cuda") and not available:
-        raise ConfigError(f"device {device!r}: torch sees no GPU here; use device='cpu' or 'auto'")
+        raise NoGpuError(f"device {device!r}: torch sees no GPU here; use device='cpu' or 'auto'")
     return device
 
 
@@ -139,31 +141,6 @@ def resolve_dtype(dtype: DType, device: str) -> Any:
     if dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     return getattr(torch, dtype)
-
-
-def is_local(model: str) -> bool:
-    """Whether a model name is a path rather than the id of a repository."""
-    return model.startswith(("/", "./", "../", "~")) or Path(model).exists()
-
-
-def check_folder(model: str, index: str, wanted: str) -> None:
-    """Fail early for a local folder that is not a checkpoint; ids of repositories pass.
-
-    Args:
-        model: folder or id.
-        index: the file that such a checkpoint has.
-        wanted: what the folder should be, in words.
-
-    Raises:
-        ConfigError: no such folder, or it has no such file.
-    """
-    if not is_local(model):
-        return
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {model!r}: give a folder with {wanted}, or the id of one on the hub")
-    if not (folder / index).is_file():
-        raise ConfigError(f"{model!r} has no {index}: give a folder with {wanted}, as save_pretrained writes it")
 
 
 def short_name(model: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.errors import ConfigError, one_line
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunFolder, RunRecord, load_studio, run_id
 from agentfly.systems.environment import read_env
 
@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler.setLevel(logging.WARNING if given.quiet else logging.INFO)
     try:
         record, result = asyncio.run(_run(given))
-    except AgentFlyError as fault:
-        sys.stderr.write(f"error: {fault}\n")
+    except Exception as fault:
+        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+            raise
+        sys.stderr.write(f"error: {told}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: the result so far is on disk\n")

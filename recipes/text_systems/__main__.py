@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, one_line
 from agentfly.systems import BasicAgent, ChainOfAgents, ContextAgent, MultiCallSystem, VLLMModel
 from recipes.text_systems.settings import model_from_environment
 
@@ -80,7 +80,7 @@ async def run(flags: argparse.Namespace, console: Console) -> int:
             console.print(f"  {escape(said[:_PREVIEW])}{'…' if len(said) > _PREVIEW else ''}", highlight=False)
     finally:
         await model.close_client()
-    console.print(f"outputs are in {flags.output_dir}", highlight=False)
+    console.print(f"outputs are in {flags.output_dir}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -99,8 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(run(flags, Console()))
-    except AgentFlyError as fault:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False)
+    except Exception as fault:
+        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: the outputs so far are on disk")

@@ -18,7 +18,7 @@ import json_repair
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, one_line
 from agentfly.systems import BasicAgent, ContextAgent, VLLMModel
 from agentfly.systems.text.replies import code_of
 from recipes.text_systems.settings import model_from_environment
@@ -70,7 +70,7 @@ async def build(model: VLLMModel, wish: str, folder: Path, console: Console) -> 
             console.print(f"  [red]{file} failed:[/red] the answer is no HTML", highlight=False)
             return False
         (folder / file).write_text(html + "\n", encoding="utf-8")
-        console.print(f"  {folder / file}", highlight=False)
+        console.print(f"  {folder / file}", highlight=False, markup=False, soft_wrap=True)
         return True
 
     return 0 if all(await asyncio.gather(*map(write, plan))) else 1
@@ -94,8 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(_run(flags, Console()))
-    except AgentFlyError as fault:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(fault))}", highlight=False)
+    except Exception as fault:
+        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: the pages so far are on disk")

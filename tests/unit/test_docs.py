@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "agentfly train": "tests/e2e/test_recipes.py",
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
+    "pip install -e .": "tests/unit/test_package.py",
     "agentfly data": "tests/unit/datasets/test_command.py",
     "python data/build_": "tests/unit/datasets/test_sample.py",
     "agentfly edit": "tests/unit/agents/test_edit.py",

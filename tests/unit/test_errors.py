@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from agentfly import errors
-from agentfly.errors import AgentFlyError, BackendError, EngineUnavailable, MissingExtraError, ToolError, unknown_name
+from agentfly.errors import (
+    AgentFlyError,
+    BackendError,
+    EngineUnavailable,
+    MissingExtraError,
+    ToolError,
+    first_line,
+    short_path,
+    short_paths,
+    unknown_name,
+)
 
 
 def test_every_error_is_an_agentfly_error() -> None:
@@ -37,3 +47,15 @@ def test_a_backend_error_is_not_retried_unless_it_says_so() -> None:
 )
 def test_an_unknown_name_offers_the_nearest_and_lists_the_valid(name: str, expected: str) -> None:
     assert unknown_name("tool", name, ["inpaint_image", "detect_objects"]) == expected
+
+
+def test_long_paths_keep_the_end_that_names_the_file() -> None:
+    path = f"/{'a-folder/' * 30}picture.png"
+    line = first_line(ValueError(f"cannot load '{path}' as a model: not a picture\nmore"))
+    assert line.startswith("cannot load '...")
+    assert line.endswith("a-folder/picture.png' as a model: not a picture")
+    # What is no path, or short, stays as it is.
+    url = f"http://host/{'a/' * 30}"
+    assert short_paths(f"{url} model=/a/b.png") == f"{url} model=/a/b.png"
+    assert short_path("/a/b.png") == "/a/b.png"
+    assert short_path(path).endswith("a-folder/picture.png")

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "agentfly"
 FLOORS = {
     "errors": 0,
     "messages": 0,
+    "model_source": 0,
     "files": 0,
     "loops": 0,
     "rate_limit": 0,

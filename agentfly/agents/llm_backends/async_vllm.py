@@ -27,6 +27,7 @@ from agentfly.agents.llm_backends.vllm_defaults import (
     CPU_IN_PROCESS_ENVIRONMENT,
 )
 from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
+from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec, load_template
 from agentfly.waiting import Abandoned, Overtime, bounded
 
@@ -227,9 +228,10 @@ def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
 
     Raises:
         BackendError: vLLM could not start.
-        ConfigError: a setting that vLLM does not have.
+        ConfigError: a setting that vLLM does not have, or there is no such model.
         MissingExtraError: vLLM is not installed.
     """
+    source = find_model(model)
     with _environment(config):
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
@@ -241,7 +243,7 @@ def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
         cpu = current_platform.is_cpu()
         with _environment_defaults({**CPU_ENVIRONMENT, **CPU_IN_PROCESS_ENVIRONMENT} if cpu else {}):
             try:
-                return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, config, cpu=cpu)))
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(source, config, cpu=cpu)))
             except Exception as fault:
                 raise BackendError(f"vLLM could not start {model!r}: {fault}. Its log above names the cause") from fault
 

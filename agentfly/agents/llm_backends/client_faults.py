@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agentfly.agents.llm_backends.configs import ClientConfig
-from agentfly.errors import BackendError
+from agentfly.errors import BackendError, short_paths
 from agentfly.rate_limit import Sleep
 
 if TYPE_CHECKING:
@@ -39,12 +39,19 @@ _NO_TOOLS = re.compile(
 )
 
 
+_SHORTEST_SECRET = 4  # letters
+
+
 class TransientError(BackendError):
     """A fault that is worth another attempt; `wait` is what the server asked for, in seconds."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message, retryable=True)
         self.wait = wait
+
+
+class UnreachableError(TransientError):
+    """Nobody answers at the address: the network or the server is at fault, not the model."""
 
 
 class Faults:
@@ -64,10 +71,11 @@ class Faults:
 
         url = self._config.base_url
         if isinstance(fault, TimeoutError | openai.APITimeoutError):
-            return TransientError(f"{url} did not answer within {self._config.timeout:g} s; raise ClientConfig.timeout")
+            told = f"{url} did not answer within {self._config.timeout:g} s; raise ClientConfig.timeout"
+            return UnreachableError(told)
         if isinstance(fault, openai.APIConnectionError):
             cause = self._redact(fault.__cause__ or fault)
-            return TransientError(f"cannot reach {url} ({cause}); check base_url, and that the server runs")
+            return UnreachableError(f"cannot reach {url} ({cause}); check base_url, and that the server runs")
         if isinstance(fault, openai.APIStatusError):
             return self._status(fault)
         if isinstance(fault, openai.APIResponseValidationError | json.JSONDecodeError):
@@ -91,10 +99,11 @@ class Faults:
 
     def _redact(self, fault: BaseException) -> str:
         text = str(fault)
-        key = self._config.api_key
-        if key is not None and key.get_secret_value():
-            text = text.replace(key.get_secret_value(), "***")
-        return text[:500]
+        key = self._config.api_key.get_secret_value() if self._config.api_key is not None else ""
+        # A shorter one ("x") protects nothing, and is part of every second word of the message.
+        if len(key) >= _SHORTEST_SECRET:
+            text = text.replace(key, "***")
+        return short_paths(text)[:500]
 
 
 def refuses_tools(fault: openai.APIStatusError) -> bool:

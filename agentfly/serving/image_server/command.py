@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import SecretStr, ValidationError
 
-from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.errors import ConfigError, one_line
 from agentfly.serving.image_server.settings import ModelOptions, ModelType, ServerSettings, UploadLimits
 from agentfly.vision.diffusion.settings import Offload
 from agentfly.vision.runtime import DType
@@ -113,8 +113,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "agentfly serve-
     logging.basicConfig(level=parsed.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     try:
         serve(settings_from(parsed), parsed.log_level)
-    except AgentFlyError as fault:
-        sys.exit(f"error: {fault}")
+    except Exception as fault:
+        if (told := one_line(fault)) is None:
+            raise
+        sys.exit(f"error: {told}")
 
 
 def serve(settings: ServerSettings, log_level: str = "info") -> None:

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import fields
 from typing import Any, Protocol
 
-from agentfly.errors import ConfigError, ToolError, require
+from agentfly.errors import ConfigError, NoGpuError, ToolError, require
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.work import Operation, Outcome, Work
 from agentfly.vision.base import Detections, Detector, Editor, EditParams, Inpainter, InpaintParams
@@ -101,11 +101,14 @@ def load_engine(options: EngineOptions) -> WorkerEngine:
 
         embedded = classical_engines()
         return ToolEngines(detector=embedded.detector, inpainter=embedded.inpainter, editor=embedded.editor)
-    if options.model_type == "custom":
-        return _custom(options)
-    if options.model_type == "detect":
-        return _detector(options)
-    return _diffusion(options)
+    makers = {"custom": _custom, "detect": _detector}
+    try:
+        return makers.get(options.model_type, _diffusion)(options)
+    except NoGpuError as fault:
+        raise ConfigError(
+            f"{options.device_flag}: torch sees no such GPU here (check nvidia-smi); leave the flag out, and the model "
+            "runs on the CPU"
+        ) from fault
 
 
 def _detector(options: EngineOptions) -> WorkerEngine:

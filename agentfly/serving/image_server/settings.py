@@ -86,10 +86,12 @@ class EngineOptions(ModelOptions):
 
     Attributes:
         device: torch device of this worker.
+        device_flag: what the server was told of it, for messages.
         max_batch: requests that a diffusion engine puts together.
     """
 
     device: str = "cpu"
+    device_flag: str = "--device cpu"
     max_batch: int = 4
 
 
@@ -153,4 +155,7 @@ class ServerSettings(ModelOptions):
     def engine_options(self) -> EngineOptions:
         """What each worker loads; with `gpu_ids` a worker sees one GPU, its own."""
         model = {name: getattr(self, name) for name in ModelOptions.model_fields}
-        return EngineOptions(**model, device="cuda:0" if self.gpu_ids else self.device, max_batch=self.slots)
+        device, flag = self.device, f"--device {self.device}"
+        if self.gpu_ids:
+            device, flag = "cuda:0", f"--gpu-ids {' '.join(map(str, self.gpu_ids))}"
+        return EngineOptions(**model, device=device, device_flag=flag, max_batch=self.slots)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.files import read_mapping
 from agentfly.settings import Settings
 from agentfly.systems.director_generator.prompts import Prompts, load_prompts
 
@@ -215,7 +215,7 @@ def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: Any
         ConfigError: a file is missing or wrong; the message names it and the fault.
     """
     env = os.environ if env is None else env
-    data = _changed(_read(path), env, changes)
+    data = _changed(read_mapping(path, "configuration", "max_loops: 3"), env, changes)
     try:
         settings = SystemSettings(**data)
     except ConfigError as fault:
@@ -255,16 +255,6 @@ def _keys(env: Mapping[str, str]) -> Keys:
 
     vendors = {name: SecretStr(value) for name, value in env.items() if name.endswith("_API_KEY") and value}
     return Keys(key("OPENAI_API_KEY"), key("STABILITY_API_KEY"), key("SDXL_API_KEY"), vendors)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigError(f"cannot read the configuration {path}: {' '.join(str(fault).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"the configuration {path} is no mapping: it needs models and roles")
-    return data
 
 
 def _personas(path: Path) -> tuple[Persona, ...]:

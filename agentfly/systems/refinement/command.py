@@ -20,7 +20,8 @@ from uuid import uuid4
 
 from PIL import Image
 
-from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.errors import ConfigError, one_line
+from agentfly.files import read_mapping
 from agentfly.images import ImageLimits, load_image
 from agentfly.systems.environment import read_env
 from agentfly.systems.refinement.factory import make_loop
@@ -119,8 +120,10 @@ def entry(program: str) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return main(sys.argv[1:], program)
-    except AgentFlyError as fault:
-        sys.stderr.write(f"error: {fault}\n")
+    except Exception as fault:
+        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+            raise
+        sys.stderr.write(f"error: {told}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: the pictures so far are on disk\n")
@@ -138,7 +141,7 @@ def settings_from(flags: argparse.Namespace) -> RefinementSettings:
         name: values[variable] for name, variable in _FROM_ENVIRONMENT.items() if values.get(variable)
     }
     if flags.config is not None:
-        found |= _read_config(flags.config)
+        found |= read_mapping(flags.config, "file of --config", "max_iterations: 3")
     found |= {name: value for name, value in vars(flags).items() if value is not None and name not in _NOT_SETTINGS}
     evaluator = found.get("evaluator")
     if isinstance(evaluator, str) and evaluator.lstrip().startswith("{"):
@@ -180,16 +183,4 @@ async def _run(flags: argparse.Namespace, settings: RefinementSettings) -> dict[
         except UploadError as fault:
             content["upload_error"] = str(fault)
     await asyncio.to_thread(write_json, content, files.folder / "result.json")
-    return content
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigError(f"cannot read the settings {str(path)!r}: {' '.join(str(fault).split())}") from fault
-    if not isinstance(content, dict):
-        raise ConfigError(f"{str(path)!r} holds no settings: it is a YAML mapping of the fields of RefinementSettings")
     return content

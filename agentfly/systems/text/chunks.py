@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.model_source import find_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -119,7 +120,8 @@ def _load(name: str) -> Any:
         from transformers import AutoTokenizer
     except ImportError as fault:
         raise MissingExtraError("counting tokens with a tokenizer", "verl") from fault
+    source = find_model(name, "tokenizer_config.json", "a tokenizer")
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as fault:
         raise ConfigError(f"there is no tokenizer {name!r}: give a folder or a name on the hub") from fault

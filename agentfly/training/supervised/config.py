@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from agentfly.errors import ConfigError
+from agentfly.files import parse_yaml, read_mapping
 from agentfly.settings import Settings
 from agentfly.training.supervised.loop import LoopConfig
 
@@ -138,9 +138,9 @@ def read_config(words: Sequence[str]) -> SupervisedConfig:
     for word in words:
         key, equals, value = word.partition("=")
         if equals:
-            _merge(found, _nested(key.split("."), yaml.safe_load(value)))
+            _merge(found, _nested(key.split("."), parse_yaml(value, repr(word))))
         elif word.endswith((".yaml", ".yml")):
-            _merge(found, _read(Path(word)))
+            _merge(found, read_mapping(Path(word), "settings file", "model: FOLDER"))
         else:
             raise ConfigError(f"{word!r} is neither a .yaml file nor key=value, such as training.epochs=2")
     missing = [name for name in ("model", "out") if name not in found]
@@ -153,16 +153,6 @@ def read_config(words: Sequence[str]) -> SupervisedConfig:
                 raise ConfigError(f"{name} has settings of its own, such as {name}.{next(iter(kind.model_fields))}=…")
             found[name] = kind(**_tuples(found[name]))
     return SupervisedConfig(**found)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as fault:
-        raise ConfigError(f"{path} cannot be read: {fault}") from fault
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings: a mapping of keys and values is needed")
-    return content
 
 
 def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agentfly.agents.card import FILE_NAME, AgentCard
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
-from agentfly.files import check_replaceable
+from agentfly.files import check_replaceable, read_yaml
+from agentfly.model_source import find_model
 from agentfly.templates import load_template
 from agentfly.training.checkpoints import export_policy, newest_checkpoint, save_processor, step_of
 from agentfly.training.settings import TEMPLATE, TrainSettings
@@ -151,7 +150,7 @@ def _supervised(request: ExportRequest, record: Mapping[str, Any], out: Path) ->
 def _merge_peft(base: str, adapter: Path, out: Path) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base)
+    config = AutoConfig.from_pretrained(find_model(base, option="--base-model"))
     model = merged_model(base, adapter, config.dtype)
     for path in out.glob("adapter_*"):
         path.unlink()
@@ -200,7 +199,7 @@ def _find_checkpoint(source: Path) -> Path:
 def _run_config(around: Sequence[Path]) -> dict[str, Any]:
     """The configuration that `agentfly train` wrote; empty when there is none."""
     for path in (folder / _CONFIG for folder in around):
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = read_yaml(path, "configuration of the run") if path.is_file() else None
         if isinstance(content, dict) and "agentfly" in content:
             return content
     return {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
+from agentfly.model_source import find_model
 from agentfly.training.supervised.config import LoraConfig
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -53,7 +54,8 @@ def merged_model(base: str, adapter: Path, dtype: Any) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    source = find_model(base, wanted="the model that the adapter belongs to", option="--base-model")
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
     return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().to(dtype)
 
 

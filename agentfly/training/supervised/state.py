@@ -7,13 +7,13 @@ checkpoint is replaced in one go: there is always one whole.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError
+from agentfly.files import write_text, written_whole
 from agentfly.training.supervised.loop import Loop
 
 RECORD = "sft.json"
@@ -67,7 +67,7 @@ class RunFolder:
 
     def note(self, more: Mapping[str, Any]) -> None:
         """Add to `sft.json`."""
-        _replace(self.path / RECORD, (json.dumps(self.record() | dict(more), indent=2) + "\n").encode())
+        write_text(self.path / RECORD, json.dumps(self.record() | dict(more), indent=2) + "\n")
 
     def save(self, loop: Loop, step: int) -> None:
         """Write a checkpoint after a step."""
@@ -81,9 +81,8 @@ class RunFolder:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if loop.collate.device == "cuda" else None,
         }
-        partial = self.path / f"{CHECKPOINT}.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.path / CHECKPOINT)
+        with written_whole(self.path / CHECKPOINT) as partial:
+            torch.save(state, partial)
 
     def restore(self, loop: Loop) -> int:
         """Load the checkpoint into a loop and forget the metrics of later steps; returns the steps that are done."""
@@ -116,7 +115,7 @@ class RunFolder:
 
     def _keep_metrics(self, step: int) -> None:
         kept = [line for line in self.metrics() if line["step"] <= step]
-        _replace(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -129,9 +128,3 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
         elif old != value:
             names.append(f"{prefix}{key}")
     return names
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

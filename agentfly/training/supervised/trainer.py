@@ -16,7 +16,8 @@ from typing import Any
 from PIL import Image
 
 from agentfly.agents.card import AgentCard
-from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
+from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
 from agentfly.training.checkpoints import save_processor
 from agentfly.training.supervised.batches import Collator
@@ -116,9 +117,12 @@ def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | 
 
 def _codec(config: SupervisedConfig) -> ChatCodec:
     try:
-        codec = ChatCodec.from_pretrained(config.model, config.template)
+        codec = ChatCodec.from_pretrained(find_model(config.model, option="model=", weights=True), config.template)
+    except AgentFlyError:
+        raise
     except (OSError, ValueError) as fault:
-        raise ConfigError(f"model={config.model}: no processor can be loaded from there: {fault}") from fault
+        reason = first_line(fault)
+        raise ConfigError(f"model={config.model}: no processor can be loaded from there: {reason}") from fault
     try:
         codec.image_length("", lambda _: Image.new("RGB", (64, 64)))
     except AttributeError as fault:
@@ -148,7 +152,9 @@ def _loop(plan: Plan) -> Loop:
     # All weights are trained in float32, for small steps vanish in bfloat16; frozen ones need no more than half of it.
     dtype = torch.bfloat16 if half and config.lora.rank else torch.float32
     torch.manual_seed(training.seed)
-    model: Any = AutoModelForImageTextToText.from_pretrained(config.model, dtype=dtype, attn_implementation="sdpa")
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        find_model(config.model), dtype=dtype, attn_implementation="sdpa"
+    )
     model.to(device)
     collate = Collator.of(model, plan.codec.processor, device)
     if training.gradient_checkpointing:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError
-from agentfly.vision.runtime import is_local, loading
+from agentfly.model_source import find_model, is_local
+from agentfly.vision.runtime import loading
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def fuse_lora(pipeline: Any, lora: str) -> None:
             repository, colon, file = lora.partition(":")
             if not colon:
                 raise ConfigError(f"{lora!r} is no file; on the hub, name repository and file: 'owner/repository:file'")
-            pipeline.load_lora_weights(repository, weight_name=file)
+            pipeline.load_lora_weights(find_model(repository, file, "a LoRA"), weight_name=file)
     if not pipeline.get_active_adapters():
         raise ConfigError(f"no weight of the LoRA {lora!r} belongs to a {type(pipeline).__name__}: check the file")
     pipeline.fuse_lora()

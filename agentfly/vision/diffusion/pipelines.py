@@ -20,9 +20,10 @@ from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from agentfly.errors import ConfigError, require
+from agentfly.model_source import check_folder, find_model, is_local
 from agentfly.vision.diffusion.lightning import fuse_lora, make_fast
 from agentfly.vision.diffusion.settings import WeightSettings
-from agentfly.vision.runtime import check_folder, is_local, loading, resolve_device, resolve_dtype, short_name
+from agentfly.vision.runtime import loading, resolve_device, resolve_dtype, short_name
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +132,10 @@ def class_name(settings: WeightSettings) -> str:
     Raises:
         ConfigError: the file cannot be read, or names none.
     """
+    source = find_model(settings.model, _INDEX, _WANTED, revision=settings.revision)
     with loading(settings.model, _WANTED):
-        if is_local(settings.model):
-            path = Path(settings.model).expanduser() / _INDEX
+        if is_local(source):
+            path = Path(source).expanduser() / _INDEX
         else:
             from huggingface_hub import hf_hub_download
 
@@ -170,9 +172,10 @@ def _load(settings: WeightSettings) -> Any:
     from diffusers import DiffusionPipeline
 
     device = resolve_device(settings.device)
+    source = find_model(settings.model, _INDEX, _WANTED, revision=settings.revision)
     with loading(settings.model, _WANTED):
         pipeline = DiffusionPipeline.from_pretrained(
-            settings.model, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
+            source, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
         )
     _check_concurrency(pipeline, settings)
     if settings.lora is not None:

@@ -108,14 +108,19 @@ class PoolStatistics:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=self.headline())
-        for column in ("node", "state", "model", "in flight", "answered", "failed", "busy", "p50 s", "p99 s", "error"):
+        console, table = Console(), Table(title=self.headline(), padding=0)
+        # A host name is there to be copied: the others give way, and errors, which are long, stand below.
+        table.add_column("node", no_wrap=True, overflow="fold")
+        for column in ("state", "model", "in flight", "answered", "failed", "busy", "p50 s", "p99 s"):
             table.add_column(column, overflow="fold")
         for node in self.nodes:
             load = f"{node.in_flight}/{node.limit:.0f}"
             row = [node.url, node.state, node.model, load, node.answered, node.failed, node.busy]
-            table.add_row(*map(str, row), _shown(node.p50), _shown(node.p99), node.last_error)
-        Console().print(table)
+            table.add_row(*map(str, row), _shown(node.p50), _shown(node.p99))
+        console.print(table)
+        for node in self.nodes:
+            if node.last_error:
+                console.print(f"{node.url}: {node.last_error}", highlight=False, markup=False, soft_wrap=True)
 
     def headline(self) -> str:
         """The pool in a sentence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,36 @@ def test_check_as_json(broken: Path) -> None:
     report = json.loads(output)
     assert (code, report["ok"], report["rows"]) == (1, False, 2)
     assert [problem["kind"] for problem in report["problems"]] == ["target", "picture"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "A.", "image": "../a.png"},
+        {"words, in English": "A.", "image": "sub/a.png"},
+        {"instruction": "A.", "before's": "sub/a.png"},
+    ],
+)
+def test_the_fix_that_check_prints_is_taken_as_it_stands(tmp_path: Path, row: dict[str, str]) -> None:
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "data" / "sub"):
+        picture().save(folder / "a.png")
+    path = tmp_path / "data" / "t.jsonl"
+    path.write_text(json.dumps(row))
+    code, output = run("check", str(path))
+    assert code == 1
+    fix, _, others = output.partition("--set ")[2].partition(" (`agentfly data`), ")
+    assert run("check", str(path), *shlex.split(f"--set {fix}"))[0] == 0
+    # And so are those for the other places.
+    name, given = shlex.split(others.partition(" (`agentfly eval`)")[0])
+    assert name == "--data-options"
+    assert len(list(load_tasks(path, **json.loads(given)))) == 1
+
+
+def test_options_may_be_written_as_in_a_recipe(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "t.jsonl").write_text('{"prompt": "A.", "image": "a.png"}')
+    assert run("check", str(tmp_path / "t.jsonl"), "--set", "columns={instruction: prompt}")[0] == 0
 
 
 @pytest.mark.parametrize("images", ["bytes", "paths"])

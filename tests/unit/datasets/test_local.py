@@ -101,7 +101,7 @@ def test_pictures_from_outside_are_refused(folder: Path, form: str) -> None:
     name = str(secret) if form == "ABSOLUTE" else form
     for field in ("image", "target", "mask"):
         row = {"instruction": "A.", "image": "a.png", field: name}
-        with pytest.raises(DatasetError, match="allow_outside=True"):
+        with pytest.raises(DatasetError, match="--set allow_outside=true"):
             list(load_tasks(lines(folder / "t.jsonl", row)))
 
 

@@ -105,6 +105,18 @@ def test_token_ids_without_a_checkpoint(server: ChatServer) -> None:
     assert server.bodies[0]["return_token_ids"] is True
 
 
+def test_a_server_that_is_gone_is_not_taken_for_one_without_pictures_or_ids(codec: ChatCodec) -> None:
+    gone = ClientConfig(base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=10)
+    for findings in (
+        endpoint.check_answer(gone, "m"),
+        endpoint.check_ids(gone, "m"),
+        endpoint.check_exact(gone, "m", codec),
+    ):
+        (finding,) = findings
+        assert finding.level.value == "error"
+        assert finding.fix.startswith("look at the server's log and load, and at the network")
+
+
 class TrueRenderer(Renderer):
     """As a server does: the pictures are those that it was sent."""
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from agentfly.doctor import DoctorRequest, Examination, model, pixels
-from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec, load_template, template_names
 from tests.unit.doctor.judged import judged, levels, only
 
@@ -87,25 +86,6 @@ def test_a_checkpoint_is_loaded_once_for_all(tiny_policy: Path) -> None:
     assert examination.context == 4096
     checks = (model.pictures, model.prefix, model.schemas, model.parser, pixels.limits)
     assert {level for check in checks for level in levels(check(examination))} == {"ok"}
-
-
-def test_without_the_hub_a_name_is_looked_up_in_the_cache_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match="org/name is no folder and not in the cache"):
-        model.locate("org/name", lambda: False)
-    kept = tmp_path / "models--org--name" / "snapshots" / "abc"
-    kept.mkdir(parents=True)
-    (kept.parents[1] / "refs").mkdir()
-    (kept.parents[1] / "refs" / "main").write_text("abc")
-    assert model.locate("org/name", lambda: False) == str(kept)
-    assert model.locate("org/name", lambda: True) == "org/name"
-    assert model.locate(str(tmp_path), lambda: False) == str(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert not model.hub_answers()
 
 
 def test_what_is_no_checkpoint(tiny_policy: Path, tmp_path: Path) -> None:

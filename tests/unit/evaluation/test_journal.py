@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,31 @@ async def test_a_damaged_line_is_named(line: str, words: str, tmp_path: Path) ->
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ConfigError, match=words):
         list(read_records(path))
+
+
+async def test_a_start_that_failed_holds_nobody_to_its_settings(tmp_path: Path) -> None:
+    RunFolder(tmp_path, {"model": "of a typo"}).close()
+    await written(tmp_path, 1.0)
+    with pytest.raises(ConfigError, match="other settings"):
+        RunFolder(tmp_path, {"model": "of a typo"})
+
+
+async def test_a_line_for_which_the_disk_has_no_space_leaves_the_others_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = RunFolder(tmp_path, {"model": "m"})
+    await opened.append(record("t0", 1.0))
+    write, room = os.write, [40]
+
+    def fills_up(file: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", fills_up)
+    with pytest.raises(OSError, match=FILE_NAME):
+        await opened.append(record("t1", 2.0))
+    monkeypatch.undo()
+    await opened.append(record("t2", 3.0))
+    opened.close()
+    assert [r.id for r in read_records(tmp_path / FILE_NAME)] == ["t0", "t2"]

@@ -43,7 +43,7 @@ def test_a_file_holds_one_or_several(tmp_path: Path) -> None:
     [
         ([], "no evaluator is named"),
         (["nowhere.yaml"], "cannot read the evaluator file 'nowhere.yaml'"),
-        (["{oops"], "not valid YAML or JSON"),
+        (["{oops"], "the evaluator given as JSON is not valid YAML"),
         (['{"model": "m"}'], 'a mapping with "evaluator"'),
     ],
 )

@@ -38,9 +38,9 @@ def test_a_rubric_of_ones_own(tmp_path: Path) -> None:
     [
         ("name: x\npurpose: y\ncriteria: []\n", "criteria"),
         ("name: x\npurpose: y\ncriteria: [{name: a, ask: b}]\nweight: 2\n", "weight"),
-        ("- a list\n", "no mapping"),
-        ("1: 2\n", "rubric"),
-        ("{", "cannot read"),
+        ("- a list\n", "holds no settings"),
+        ("1: 2\n", "has the name 1: names are words"),
+        ("{", "is not valid YAML: line 2, column 1"),
     ],
 )
 def test_a_broken_rubric_names_its_fault(tmp_path: Path, text: str, message: str) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-COPIED = ("scripts/install.sh", "requirements.txt", "setup.py", "agentfly/__init__.py", "packaging/vllm/pyproject.toml")
+COPIED = (
+    "scripts/install.sh",
+    "requirements-cpu.txt",
+    "setup.py",
+    "agentfly/__init__.py",
+    "packaging/vllm/pyproject.toml",
+)
 TOOLS = [
     *("awk", "bash", "cat", "chmod", "cp", "cut", "dirname", "env", "grep", "id"),
     *("ln", "mkdir", "rm", "sed", "sha256sum", "tail", "tee", "uname"),
@@ -101,7 +107,7 @@ def test_uv_installs_the_lock_then_the_package_and_the_alias(checkout: Checkout)
     assert (done.returncode, done.stderr) == (0, "")
     assert checkout.installers == ["venv", "uv", "uv"]
     lock, own = checkout.calls[1:]
-    assert " --no-deps -r requirements.txt " in lock
+    assert " --no-deps -r requirements-cpu.txt " in lock
     assert " --no-deps --no-build-isolation -e . " in own
     assert "/tmp/vllm " in own
     assert "506 MB downloaded\ninstall: unpacking\n" in done.stdout

@@ -162,6 +162,16 @@ def test_mistakes_end_before_anything_is_started(capsys: pytest.CaptureFixture[s
     assert "Did you mean 'qwen3-vl'" in capsys.readouterr().err
 
 
+def test_a_model_that_cannot_be_had_ends_it_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["--model", "somebody/nothing"], launcher=["/no/such/program"]) == 2
+    assert "hf download somebody/nothing --local-dir FOLDER" in capsys.readouterr().err
+    assert main(["--model", str(tmp_path)], launcher=["/no/such/program"]) == 2
+    assert "has no config.json" in capsys.readouterr().err
+
+
 class Run:
     """A deploy command under way, until the stack is closed."""
 
@@ -172,7 +182,7 @@ class Run:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = ["-c", prelude + DRIVER, str(program), "--model_name_or_path", "m"]
+        command = ["-c", prelude + DRIVER, str(program), "--model_name_or_path", str(checkpoint(folder / "model"))]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *argv]
         environment = {**os.environ, "NOTES": str(folder), "MODE": mode, "VLLM_CPU_KVCACHE_SPACE": ""}
         self.process = stack.enter_context(programs.started(*command, env=environment))
@@ -195,6 +205,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def checkpoint(folder: Path) -> Path:
+    """A folder with the names of a checkpoint."""
+    folder.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).touch()
+    return folder
 
 
 def gone(pid: int) -> bool:
@@ -226,7 +244,7 @@ def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_cod
 
 
 def test_a_policys_own_template_brings_its_parser(run: Callable[..., Run], tmp_path: Path) -> None:
-    (tmp_path / "policy").mkdir()
+    checkpoint(tmp_path / "policy")
     (tmp_path / "policy" / "chat_template.jinja").write_text(load_template("qwen3-vl"))
     (tmp_path / "policy" / "agentfly.json").write_text("{}")
     called = run("--model", str(tmp_path / "policy")).called()
@@ -236,7 +254,7 @@ def test_a_policys_own_template_brings_its_parser(run: Callable[..., Run], tmp_p
 
 @pytest.mark.parametrize("others", [True, False])
 def test_a_template_of_others_is_left_to_vllm(run: Callable[..., Run], tmp_path: Path, others: bool) -> None:
-    (tmp_path / "policy").mkdir()
+    checkpoint(tmp_path / "policy")
     (tmp_path / "policy" / "chat_template.jinja").write_text(load_template("qwen3-vl"))
     (tmp_path / "mine.jinja").write_text("{{ messages }}")
     if not others:

@@ -10,9 +10,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import torch
 from PIL import Image
 
 from agentfly.errors import ConfigError
+from agentfly.serving.image_server.command import make_parser, settings_from
 from agentfly.serving.image_server.engines import load_engine
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.work import Operation, Work
@@ -114,6 +116,18 @@ def test_inpainting_model(tmp_path: Path) -> None:
     outside = np.asarray(mask) == 0
     assert (result[outside] == np.asarray(image)[outside]).all()
     assert (result[~outside] != np.asarray(image)[~outside]).any()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("flags", ["--gpu-ids 1 0", "--device cuda"])
+def test_without_a_gpu_the_flag_is_named(tmp_path: Path, flags: str) -> None:
+    folder = detectors.grounding_dino(tmp_path / "dino")
+    words = f"--model-type detect --model-path {folder} {flags}".split()
+    options = settings_from(make_parser("serve").parse_args(words)).engine_options()
+    # As the worker gets them.
+    sent = EngineOptions.model_validate_json(options.model_dump_json())
+    with pytest.raises(ConfigError, match=rf"^{flags}: torch sees no such GPU here .*leave the flag out"):
+        load_engine(sent)
 
 
 async def test_detection_model(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
+from agentfly import model_source
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError
 from agentfly.training.checkpoints import newest_checkpoint
@@ -38,7 +39,8 @@ actor_rollout_ref: {rollout: {n: 2}}
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(model_source, "hub_answers", lambda: True)
     path = tmp_path / "small.yaml"
     path.write_text(RECIPE)
     return path
@@ -78,7 +80,7 @@ def test_a_recipe_names_the_columns_of_a_file(recipe: Path) -> None:
     ("override", "words"),
     [
         ("agentfly.data.limit=1", "agentfly.data.train has 1 tasks, and a step takes data.train_batch_size=2"),
-        ("agentfly.model=./policies/wram", "there is no policy at agentfly.model=./policies/wram"),
+        ("agentfly.model=./policies/wram", r"agentfly\.model=\./policies/wram: there is no such folder"),
     ],
 )
 def test_what_cannot_run_is_told_before_it_starts(recipe: Path, override: str, words: str) -> None:

@@ -144,7 +144,7 @@ def test_a_policy_that_only_the_hub_has_is_told_where_the_hub_is_not_asked(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # From another folder, `data/warm_start` looks like a name of the hub.
-    with pytest.raises(ConfigError, match=r"agentfly\.model=data/nowhere is no folder here .* give the folder of the"):
+    with pytest.raises(ConfigError, match=r"agentfly\.model=data/nowhere is not on this machine .*give that FOLDER"):
         check_policy(config(), settings("data/nowhere"))
     assert check_policy(config(), settings(policy)) == f"policy {policy}"
     monkeypatch.delenv("HF_HUB_OFFLINE")

@@ -131,7 +131,7 @@ def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
         ({"agentfly__health": {"tool_cals": None}}, "unknown health metric 'tool_cals'. Did you mean 'tool_calls'"),
         ({"agentfly__data__train": "nothere.jsonl"}, "there is no file or folder nothere.jsonl"),
         ({"data__train_batch_size": 8}, "has 4 tasks, and a step takes data.train_batch_size=8: lower that and"),
-        ({"agentfly__model": "runs/nowhere/policy"}, "there is no policy at agentfly.model=runs/nowhere/policy"),
+        ({"agentfly__model": "runs/nowhere/policy"}, "agentfly.model=runs/nowhere/policy: there is no such folder"),
         (
             {"agentfly__evaluator": {"evaluator": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1"}},
             "agentfly.evaluator: the judge m at http://127.0.0.1:9/v1 did not answer",

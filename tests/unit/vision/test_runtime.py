@@ -12,7 +12,6 @@ from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.vision.runtime import (
     OutOfMemory,
     Worker,
-    check_folder,
     loading,
     memory_guard,
     require,
@@ -70,14 +69,6 @@ async def test_a_cancelled_call_that_waits_does_not_run() -> None:
 def test_a_missing_package_names_its_extra() -> None:
     with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[diffusion\]'"):
         require("no_such_package_here", "the engine", "diffusion")
-
-
-def test_a_folder_that_is_no_checkpoint_is_told_apart(tmp_path: Path) -> None:
-    check_folder("owner/name", "config.json", "a model")
-    with pytest.raises(ConfigError, match="there is no folder"):
-        check_folder(str(tmp_path / "absent"), "config.json", "a model")
-    with pytest.raises(ConfigError, match=r"has no config\.json: give a folder with a model"):
-        check_folder(str(tmp_path), "config.json", "a model")
 
 
 def test_a_fault_of_loading_is_one_line() -> None:

@@ -14,6 +14,7 @@ import pytest
 from fastapi import Response
 from fastapi.responses import JSONResponse
 from PIL import Image
+from pydantic import SecretStr
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig, GenerationRequest, SamplingParams
 from agentfly.errors import BackendError
@@ -244,6 +245,18 @@ async def test_what_is_not_tried_again(server: ChatServer, reply: Any, retryable
         await client(server).generate(request())
     assert (fault.value.retryable, len(server.bodies)) == (retryable, 1)
     assert "sk-1" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"), [("a", "a bad day at sk-1"), ("sk-1", "a bad day at ***"), ("x" * 40, "a bad day at sk-1")]
+)
+async def test_a_key_is_left_out_of_messages_unless_it_is_a_mere_letter(
+    server: ChatServer, key: str, told: str
+) -> None:
+    server.say(failure(400, "a bad day at sk-1"))
+    with pytest.raises(BackendError) as fault:
+        await client(server, api_key=SecretStr(key)).generate(request())
+    assert told in str(fault.value)
 
 
 async def test_a_slow_reply_times_out(server: ChatServer) -> None:

@@ -137,7 +137,7 @@ def test_flags_that_cannot_be_are_exit_code_2(openai: OpenAIServer, flags: list[
         (["--upload", "bucket"], "s3://bucket"),
         (["--evaluator", "{nonsense"], "no JSON object"),
         (["--evaluator", "juge"], "judge"),
-        (["--config", "no/such.yaml"], "cannot read the settings"),
+        (["--config", "no/such.yaml"], "cannot read the file of --config"),
         (["--env", "no/such.env"], "no settings file"),
     ],
 )

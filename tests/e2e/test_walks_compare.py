@@ -1,0 +1,71 @@
+"""Two models compared, by the commands of docs/evaluation.md as they stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.agents.conftest import ChatServer, completion, running_server, server
+from tests.unit.evaluation.agents import call
+
+__all__ = ["running_server", "server"]  # fixtures
+
+ROOT = Path(__file__).parents[2]
+TASKS = 6
+
+
+def commands() -> list[str]:
+    """The commands of the block that compares two models."""
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("## Comparing two runs")[2]
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    return block[1].splitlines()
+
+
+def blurs(body: dict[str, Any]) -> Any:
+    """A model that blurs whatever it is given, and answers with that."""
+    acted = any(message["role"] == "tool" for message in body["messages"])
+    text = (
+        call("give_answer", final_image_id="img_2")
+        if acted
+        else call("qwen_edit_image", image_id="img_1", prompt="blur")
+    )
+    return completion(text)(body)
+
+
+def typed(line: str, folder: Path) -> str:
+    """What a command prints."""
+    name, *words = shlex.split(line)
+    assert name == "agentfly"
+    done = subprocess.run(
+        [sys.executable, "-m", "agentfly.cli", *words], cwd=folder, capture_output=True, text=True, timeout=540
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_two_models_compared(server: ChatServer, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "data" / "warm_start", tmp_path / "runs" / "quickstart" / "policy")
+    server.say(*[blurs] * 2 * TASKS)
+    ours, theirs, compare = commands()
+    for line in (ours, theirs):
+        small = line.replace("--limit 100", f"--limit {TASKS} --concurrency 1")
+        assert small != line
+        assert "| **all** | 6 | 0 |" in typed(small.replace("http://localhost:8000/v1", server.url), tmp_path)
+    assert len(server.bodies) == 2 * TASKS
+    printed = typed(compare, tmp_path)
+
+    runs = {name: json.loads((tmp_path / "runs" / name / "summary.json").read_text()) for name in ("ours", "theirs")}
+    found = json.loads((tmp_path / "runs" / "comparison" / "comparison.json").read_text())
+    assert (tmp_path / "runs" / "comparison" / "comparison.md").read_text() in printed
+    table = found["evaluators"]["reference"]
+    print(json.dumps(table, indent=1)[:3000], runs["ours"]["all"]["scores"])
