@@ -173,7 +173,7 @@ def one_line(fault: BaseException, folder_option: str = "") -> str | None:
             f"{DISK_FULL}{path}. What was written before is kept. Free some space{elsewhere}; then run the same "
             "command again"
         )
-    if isinstance(fault, OSError) and fault.errno in _MACHINE:
+    if isinstance(fault, OSError) and fault.errno is not None and fault.errno in _MACHINE:
         return _MACHINE[fault.errno].format(path=path)
     return None
 

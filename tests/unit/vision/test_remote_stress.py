@@ -111,7 +111,7 @@ async def weather(seed: int, monkeypatch: pytest.MonkeyPatch) -> PoolStatistics:
     monkeypatch.setattr(pool_module, "Transport", Here)
     pool = NodePool(
         [NodeConfig(f"http://node{index}") for index in range(seeds.randint(1, 4))],
-        timeout=0.25,
+        timeout=1.0,
         max_requests_per_minute=seeds.choice((None, 60_000)),
         settings=SETTINGS,
     )
