@@ -45,6 +45,7 @@ _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 5.0
 _GRACE_SECONDS = 5.0
 _TAIL_LINES = 15
+_DISK_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,8 @@ class _Run:
         error = last_error(list(self._dogs.recent) if hung else lines)
         tail = "\n".join(f"  | {short_paths(clean(line))[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
-        if error and says_disk_full(error):
+        # What fails last may be what only misses the file.
+        if any(map(says_disk_full, lines[-_DISK_LINES:])):
             # Checkpoints go to the run's folder, what Ray spills to the scratch folder.
             cause += (
                 f"\nno space is left on the disk of {self._settings.out.absolute()} or {self._scratch}: free some, or "

@@ -67,5 +67,11 @@ def test_two_models_compared(server: ChatServer, tmp_path: Path) -> None:
     runs = {name: json.loads((tmp_path / "runs" / name / "summary.json").read_text()) for name in ("ours", "theirs")}
     found = json.loads((tmp_path / "runs" / "comparison" / "comparison.json").read_text())
     assert (tmp_path / "runs" / "comparison" / "comparison.md").read_text() in printed
-    table = found["evaluators"]["reference"]
-    print(json.dumps(table, indent=1)[:3000], runs["ours"]["all"]["scores"])
+    overall = found["evaluators"]["reference"]["all"]
+    for side, name in (("a", "ours"), ("b", "theirs")):
+        assert overall[side]["mean"] == pytest.approx(runs[name]["all"]["scores"]["reference"]["score"]["mean"])
+    assert overall["win"] + overall["tie"] + overall["loss"] == overall["tasks"] == TASKS
+    assert f"| **all** | {TASKS} |" in printed
+    assert f"| {overall['win']} / {overall['tie']} / {overall['loss']} | 0 / 0 |" in printed
+    # A picture that is blurred all over was edited where nobody asked for it; the policy hits some.
+    assert runs["theirs"]["all"]["scores"]["reference"]["score"]["mean"] < overall["a"]["mean"]

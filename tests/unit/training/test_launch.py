@@ -137,6 +137,21 @@ def test_death_names_phase_cause_and_log(case: Case) -> None:
     case.assert_clean()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "OSError: [Errno 28] No space left on device",
+        "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534",
+    ],
+)
+def test_a_full_disk_is_named_with_what_to_do(case: Case, fault: str) -> None:
+    with pytest.raises(TrainingError, match="no space is left on the disk of") as failure:
+        case.launch(f"say({fault!r}); raise ValueError('there is no checkpoint')")
+    told = str(failure.value)
+    assert f"{case.folder / 'run'} or " in told
+    assert "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint" in told
+
+
 def test_death_by_signal_is_named(case: Case) -> None:
     with pytest.raises(TrainingError, match=r"phase 'training, step 2'.*signal SIGKILL"):
         case.launch(READY + "step(1); time.sleep(0.5); os.kill(os.getpid(), 9)")
@@ -234,3 +249,14 @@ def test_environment_with_gpus_keeps_the_cluster(settings: TrainSettings, tmp_pa
     assert environment["RAY_ADDRESS"] == "10.0.0.1:6379"
     assert "VERL_PLATFORM" not in environment
     assert "TORCHDYNAMO_DISABLE" not in environment
+    assert "HF_HUB_OFFLINE" not in environment
+
+
+def test_a_hub_that_is_out_of_reach_is_not_asked_by_any_process_of_a_run(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = settings.model_copy(update={"device": "cuda", "model": "owner/name"})
+    for answers, offline in ((True, None), (False, "1")):
+        monkeypatch.setattr("agentfly.training.environment.hub_answers", lambda answers=answers: answers)
+        environment = run_environment(cuda, "one", tmp_path, tmp_path / "m", {})
+        assert environment.get("HF_HUB_OFFLINE") == offline
