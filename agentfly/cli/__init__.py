@@ -82,7 +82,7 @@ app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
 def main() -> None:
     """Entry point: our own errors, and those of disk and paths, end in one clear line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # "module:name" of one's own is found in the folder that one works in, as it is by `python -m`.
+    # "module:name" is looked for in the folder that one works in, too, behind everything that is installed.
     sys.path.append(os.getcwd())
     try:
         app()
