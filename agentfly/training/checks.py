@@ -171,8 +171,8 @@ def _credit(config: Any) -> str | None:
 def _reward_function(config: Any) -> str | None:
     from omegaconf import OmegaConf
 
-    if config.reward.reward_manager.name != "AgentFlyRewardManager":
-        return None  # a manager of verl's own calls it
+    if OmegaConf.select(config, "reward.reward_manager.name") not in (None, "AgentFlyRewardManager"):
+        return None  # verl's own managers call it
     for key in ("custom_reward_function.path", "reward.custom_reward_function.path"):
         if (path := OmegaConf.select(config, key)) is not None:
             return (

@@ -32,8 +32,6 @@ def run_environment(
         "PYTHONUNBUFFERED": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
-        # Workers that have imported ahead wait for their actors (agentfly.training.import_ahead).
-        "RAY_idle_worker_killing_time_threshold_ms": "600000",
         "RAY_TMPDIR": str(scratch),
         "RAY_USAGE_STATS_ENABLED": "0",
         "TMPDIR": str(scratch),

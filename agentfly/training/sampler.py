@@ -23,7 +23,6 @@ from agentfly.training import (
     turn_advantage,  # noqa: F401  (registers the estimator in the trainer's process)
 )
 from agentfly.training.chain_faults import LostChain
-from agentfly.training.import_ahead import import_ahead
 from agentfly.training.observer import StepObserver
 from agentfly.training.parity import digest
 from agentfly.training.progress import SAMPLED, log_to_run, steps_so_far
@@ -56,7 +55,6 @@ class _Watchful:
         self._validation_losses: dict[str, float] = {}
         self._prompts = 0  # of the training batch that is being sampled
         dump_on_request()
-        import_ahead()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """A batch, and metrics of it; see `ReplayBuffer.sample`.

@@ -148,7 +148,10 @@ def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
             {"actor_rollout_ref__rollout__max_model_len": 5000},
             "a chain may have 5000 tokens, and the model has positions for 4096 (max_position_embeddings): lower",
         ),
-        ({"agentfly__client_nodes": ["localhost:9"]}, "no image server can be used (localhost:9: cannot connect"),
+        (
+            {"agentfly__client_nodes": ["localhost:9"]},
+            "no image server can be used (http://localhost:9: cannot",
+        ),
     ],
 )
 def test_what_a_run_would_find_out_late_is_told(checked: Checked, changes: dict[str, Any], fault: str) -> None:

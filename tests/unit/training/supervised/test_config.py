@@ -33,7 +33,7 @@ def test_numbers_may_be_written_as_people_write_them() -> None:
         (["model=m", "out=o", "training.steps=many"], "steps"),
         (["model=m", "out=o", "training.batch_size=0"], "batch_size"),
         (["rows.json"], "neither"),
-        (["gone.yaml"], "cannot be read"),
+        (["gone.yaml"], "cannot read the settings file 'gone.yaml'"),
     ],
 )
 def test_what_is_wrong_is_named(words: list[str], message: str) -> None:

@@ -136,7 +136,7 @@ def test_half_precision_computes_in_it_and_trains_in_full(small_policy: Path, tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "nowhere/at all"}, "no processor can be loaded"),
+        ({"model": "nowhere/at all"}, "model=nowhere/at all is not on this machine and the hub cannot be reached"),
         ({"lora": LoraConfig(rank=2, targets=("none",))}, "lora.targets"),
     ],
 )
