@@ -1,4 +1,4 @@
-"""One picture, one instruction, one edited picture: the agent for people who never train."""
+"""`agentfly edit`: one image and one instruction in, one edited image out."""
 
 from __future__ import annotations
 

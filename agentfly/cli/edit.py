@@ -14,19 +14,23 @@ from agentfly.errors import ConfigError
 
 
 def edit(
-    picture: Annotated[str, typer.Argument(help="Path or URL of the picture.")],
-    instruction: Annotated[str, typer.Argument(help="What to do, in words.")],
+    image: Annotated[str, typer.Argument(help="Path or URL of the image.")],
+    instruction: Annotated[str, typer.Argument(help="What to do with the image, in words.")],
     model: Annotated[str, typer.Option(help="Policy folder, hub name, or the endpoint's model name.")] = (
         "runs/quickstart/policy"
     ),
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; without it vLLM runs here.")] = None,
-    template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
-    max_turns: Annotated[int | None, typer.Option(help="Turns at most; the policy's own limit without it.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the edited picture goes: .png, .jpg or .webp.")] = (
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
+    max_turns: Annotated[int | None, typer.Option(help="Most turns; default: the policy's own limit.")] = None,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")] = 0.0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File for the edited image: .png, .jpg or .webp.")] = (
         Path("edited.png")
     ),
-    engine: Annotated[str | None, typer.Option(help="Engine behind the tools; the embedded one without it.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine behind the tools, such as models; default: classical.")
+    ] = None,
     strip: Annotated[
         Path | None, typer.Option(help="Also write the steps: side by side (.png) or as an animation (.gif).")
     ] = None,
@@ -34,7 +38,7 @@ def edit(
         list[str] | None, typer.Option(help="Image servers for the tools, host:port.", metavar="NODE...")
     ] = None,
 ) -> None:
-    """Edit a picture with an agent, showing every step."""
+    """Edit an image with an agent and show every step."""
     if base_url is None and not Path(model).is_dir() and model.startswith("runs/"):
         raise ConfigError(
             f"there is no policy at {model}: run `make quickstart` first, name a policy with --model, or a model "
@@ -47,6 +51,6 @@ def edit(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     servers = tuple(node for listed in nodes or () for node in listed.split(","))
     request = EditRequest(
-        picture, instruction, model, base_url, template, max_turns, temperature, out, engine, strip, servers
+        image, instruction, model, base_url, template, max_turns, temperature, out, engine, strip, servers
     )
     asyncio.run(edit_picture(request, Console()))

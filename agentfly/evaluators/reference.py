@@ -1,4 +1,4 @@
-"""Scoring against a known answer: is the edit there, and is the rest of the picture as it was?"""
+"""Score against a known answer: whether the edit was made, and whether the rest of the image is unchanged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`python -m agentfly.utils.deploy`: a checkpoint behind an OpenAI-compatible endpoint that calls tools.
+"""`python -m agentfly.utils.deploy`: serve a checkpoint at an OpenAI-compatible endpoint with tool calls.
 
-Starts `vllm serve` without a shell, with the chat template, the tool parser that goes with it, and on a CPU what vLLM
-needs there. Flags that are not known here are vLLM's. It waits until the server answers, says which models it serves,
-hands signals on and ends with the server's exit code; the server does not outlive it.
+Starts `vllm serve` without a shell, with the chat template, its tool parser, and on a CPU the settings that vLLM needs
+there. Unknown flags are passed to vLLM. The command waits until the server answers, reports which models it serves,
+passes signals on and ends with the server's exit code. The server does not outlive the command.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A small server that hosts one evaluator, for environments of scorers that do not fit beside training.
+"""A small server for one evaluator, for scorers whose packages conflict with those of training.
 
     python -m agentfly.serving.evaluator_server --evaluator my_scorer:make --port 8100
 
-`POST /v1/evaluate` takes what `agentfly.evaluators.wire` describes. 422 is "not scored" with the reason, 503 asks to
-come again. Pictures come as bytes in the body; the server opens no path and no URL.
+`POST /v1/evaluate` takes what `agentfly.evaluators.wire` describes. 422 is "not scored" with the reason, 503 asks the
+client to try again. Images come as bytes in the body; the server opens no path and no URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Do the image servers of a run answer? Asked before it starts: a call to silent ones waits for minutes, and fails."""
+"""Check that the image servers of a run answer before it starts: a call to a silent one waits for minutes."""
 
 from __future__ import annotations
 

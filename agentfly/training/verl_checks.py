@@ -1,4 +1,4 @@
-"""The checks of a configuration that need verl, the policy or the tasks; all that a run would find out much later."""
+"""The checks of a configuration that need verl, the policy or the tasks, and would otherwise fail late in a run."""
 
 from __future__ import annotations
 

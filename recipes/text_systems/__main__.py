@@ -88,13 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and run."""
     parser = argparse.ArgumentParser("python -m recipes.text_systems", description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=Path("run_outputs"))
-    parser.add_argument("--env", type=Path, help="settings file; .env where there is one")
+    parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
     parser.add_argument("--context", type=Path, default=HERE / "context.txt")
     parser.add_argument("--longtext", type=Path, default=HERE / "longtext.txt")
-    parser.add_argument("--chunk-size", type=int, default=400, help="tokens of a part of the long text")
+    parser.add_argument("--chunk-size", type=int, default=400, help="tokens in each part of the long text")
     parser.add_argument("--num-calls", type=int, default=3)
     parser.add_argument("--max-concurrency", type=int, default=8)
-    parser.add_argument("--only", nargs="+", choices=EXAMPLES, help="these examples; all without it")
+    parser.add_argument("--only", nargs="+", choices=EXAMPLES, help="examples to run; default: all")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong between the client and its server: what it means, whether to try again, and when.
+"""Faults between the client and its server: what they mean, whether to retry, and when.
 
 Every fault becomes a `BackendError` without the key in it.
 """

@@ -1,4 +1,4 @@
-"""The application of the image server: which endpoint is where, what stands before them, and the form of errors."""
+"""The FastAPI application of the image server: its routes, its middleware, and the form of its errors."""
 
 from __future__ import annotations
 

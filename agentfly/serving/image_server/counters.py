@@ -1,4 +1,4 @@
-"""What the server counts, and the Prometheus text made of it.
+"""The counters of the server, and the Prometheus text made of them.
 
 The numbers are plain attributes, so that counting costs nothing and needs no library; `prometheus_client` reads them
 when somebody asks for `/metrics`.

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, and the HTTP status that says so."""
+"""Errors of requests, and the HTTP status of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator may set. Everything is checked when the server starts, not when the first request comes."""
+"""The settings of an operator. All are checked when the server starts, not at the first request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SDXL elsewhere: an image server of ours (or one like it), and Stability's REST API."""
+"""SDXL on a server: our image server (or a compatible one), and Stability's REST API."""
 
 from __future__ import annotations
 

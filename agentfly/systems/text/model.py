@@ -1,6 +1,6 @@
-"""A model as the text agents see it: messages in, pieces of text out as they come.
+"""Models of the text agents: messages in, pieces of text out as they are generated.
 
-`<think>` text is passed on like any other. Faults that may pass are tried again by the backend, up to the first piece.
+`<think>` text is passed on like any other. The backend retries temporary faults until the first piece has come.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The one loop of supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
+"""The loop of supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
 
-It resumes exactly: the order of the examples is a function of the seed, and a step of the steps before it.
+It resumes exactly: the order of the examples depends only on the seed, and a step only on the steps before it.
 """
 
 from __future__ import annotations

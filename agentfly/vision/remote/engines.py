@@ -1,4 +1,4 @@
-"""The three engines of the image tools, done by a pool of servers; what no server does is done here."""
+"""The three engines of the image tools on a pool of servers; local engines do what no server offers."""
 
 from __future__ import annotations
 

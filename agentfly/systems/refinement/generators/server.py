@@ -1,6 +1,6 @@
-"""Pictures by an image server: from text at `/v1/images/generations`, from a picture at `/v1/images/edits`.
+"""Images by an image server: from text at `/v1/images/generations`, from an image at `/v1/images/edits`.
 
-What a server of ours offers it says itself. One that only makes pictures from text makes every picture from text.
+Our servers say what they offer. A server that makes images from text only makes every image from text.
 """
 
 from __future__ import annotations
