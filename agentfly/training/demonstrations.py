@@ -165,7 +165,7 @@ async def play(
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
-    """The right first call of a look task, as far as the word that only the picture tells: what comes before, the word.
+    """Return the right first call of a look task in two parts: up to the word known from the image only, and the word.
 
     Tool and parameters are drawn at random as everywhere else.
     """

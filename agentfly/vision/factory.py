@@ -1,12 +1,12 @@
 """Make engines from a short configuration: a preset, or a name or a mapping for each of the three.
 
-    make_engines("classical")
-    make_engines({
-        "detector": {"engine": "grounding-dino", "model": "IDEA-Research/grounding-dino-base", "masks": True},
-        "inpainter": "diffusion",
-        "editor": {"engine": "diffusion", "model": "Qwen/Qwen-Image-Edit", "use_fast": True},
-        "cache": {"root": "runs/tool-cache"},
-    })
+make_engines("classical")
+make_engines({
+    "detector": {"engine": "grounding-dino", "model": "IDEA-Research/grounding-dino-base", "masks": True},
+    "inpainter": "diffusion",
+    "editor": {"engine": "diffusion", "model": "Qwen/Qwen-Image-Edit", "use_fast": True},
+    "cache": {"root": "runs/tool-cache"},
+})
 """
 
 from __future__ import annotations
