@@ -138,7 +138,7 @@ def removed(before: float, after: float) -> float:
     """
     if before == 0:
         # Any result that differs from the source somewhere would pass for the edit.
-        raise EvaluatorError("source and target are equal within the mask, so an edit that does nothing would look correct")
+        raise EvaluatorError("source and target agree within the mask: an edit that does nothing would look correct")
     return min(max(1.0 - after / before, 0.0), 1.0)
 
 
