@@ -139,7 +139,7 @@ def read_settings(argv: Sequence[str] | None = None) -> DeploySettings:
     parser = argparse.ArgumentParser(
         prog="python -m agentfly.utils.deploy",
         description=(__doc__ or "").partition("\n\n")[0],
-        epilog="All other flags are handed to `vllm serve`.",
+        epilog="All other flags are passed to `vllm serve`.",
         allow_abbrev=False,
     )
 
@@ -150,13 +150,18 @@ def read_settings(argv: Sequence[str] | None = None) -> DeploySettings:
     option("model_name_or_path", "--model", dest="model", required=True, help="checkpoint folder or hub name")
     option("template", help=f"chat template: a path, or one of {', '.join(available_templates())}")
     option("tp", "-tp", type=int, help="GPUs that share each layer")
-    option("pp", "-pp", type=int, help="stages that the layers are spread over")
+    option("pp", "-pp", type=int, help="pipeline stages of layers")
     option("dp", "-dp", type=int, help="copies of the model")
     option("gpu_memory_utilization", type=float, help="share of each GPU's memory, 0 to 1")
     option("host", default=DeploySettings.host, help="address to listen on (%(default)s)")
     option("port", type=int, default=DeploySettings.port, help="port to listen on (%(default)s)")
-    option("tool_call_parser", help="vLLM's tool parser; by default the one that goes with the template")
-    option("start_timeout", type=float, default=DeploySettings.start_timeout, help="seconds (%(default)s)")
+    option("tool_call_parser", help="vLLM's tool parser; default: that of the template")
+    option(
+        "start_timeout",
+        type=float,
+        default=DeploySettings.start_timeout,
+        help="seconds until a start fails (%(default)s)",
+    )
     known, flags = parser.parse_known_args(argv)
     return DeploySettings(**vars(known), flags=tuple(flags))
 

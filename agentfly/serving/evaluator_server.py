@@ -161,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m agentfly.serving.evaluator_server", description="Host an evaluator."
     )
-    parser.add_argument("--evaluator", required=True, help="a name, JSON of a spec, or module:name of one's own")
+    parser.add_argument("--evaluator", required=True, help="a name, settings as JSON, or your own as module:name")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
-    parser.add_argument("--in-flight", type=int, default=4, help="evaluations at once")
+    parser.add_argument("--in-flight", type=int, default=4, help="most evaluations at the same time")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, os.getcwd())

@@ -37,7 +37,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.server = server
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, counters=server.dispatcher.counters)
     app.get("/")(server.root)
     app.get("/health", response_model=None)(server.health)
     app.get("/v1/models")(server.models)

@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_AS_THEY_ARE = ("workers", "worker_slots", "host", "port", "max_queue", "request_timeout", "shutdown_grace")
+_TAKEN_AS_THEY_ARE = (
+    "workers",
+    "worker_slots",
+    "host",
+    "port",
+    "max_queue",
+    "max_requests_per_minute",
+    "request_timeout",
+    "shutdown_grace",
+)
 
 
 def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentParser:
@@ -59,6 +68,13 @@ def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentPars
     add("--port", type=int, default=defaults.port, help="port to listen on")
     add("--api-key-env", default=None, metavar="NAME", help="environment variable with the key that clients must send")
     add("--max-queue", type=int, default=defaults.max_queue, help="most requests that wait; further ones get 503")
+    add(
+        "--max-requests-per-minute",
+        type=int,
+        default=None,
+        metavar="N",
+        help="most requests of one client in 60 s; further ones get 429",
+    )
     add("--request-timeout", type=float, default=defaults.request_timeout, help="seconds a request may take")
     add(
         "--shutdown-grace",

@@ -56,6 +56,7 @@ class Counters:
     expired: int = 0
     retries: int = 0
     restarts: int = 0
+    rate_limited: int = 0
 
 
 class Collector:
@@ -86,6 +87,7 @@ class Collector:
             ("expired", "Jobs that met their deadline.", counters.expired),
             ("retries", "Jobs given to a second worker.", counters.retries),
             ("worker_restarts", "Workers started again.", counters.restarts),
+            ("rate_limited", "Requests refused because their client had sent too many.", counters.rate_limited),
         ):
             yield CounterMetricFamily(f"agentfly_image_{name}", text, value=count)
         yield GaugeMetricFamily("agentfly_image_queue", "Jobs that wait.", value=dispatcher.waiting)

@@ -53,6 +53,20 @@ class QueueFull(ServerFault):
         )
 
 
+class TooManyRequests(RequestError):
+    """The client has sent as many requests in the last minute as it may."""
+
+    kind = "rate_limit_error"
+
+    def __init__(self, per_minute: int, retry_after: int) -> None:
+        super().__init__(
+            f"a client may send {per_minute} requests a minute to this server: try again in {retry_after} s",
+            status=429,
+            code="rate_limit_exceeded",
+            retry_after=retry_after,
+        )
+
+
 class DeadlineExceeded(ServerFault):
     """The request took longer than it may."""
 

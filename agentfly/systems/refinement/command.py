@@ -100,7 +100,7 @@ def main(arguments: Sequence[str], program: str = "agentfly generate") -> int:
     logging.getLogger("agentfly").setLevel(logging.DEBUG if flags.verbose else logging.INFO)
     settings = settings_from(flags)
     if not flags.prompt.strip():
-        raise ConfigError("the prompt is empty: say what the picture should be")
+        raise ConfigError("the prompt is empty: say what the image should show")
     if flags.upload:
         check_place(flags.upload)
     # Libraries that print must not spoil the one object.
