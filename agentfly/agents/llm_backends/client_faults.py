@@ -28,7 +28,7 @@ _LONGEST_WAIT = 120.0
 _ADVICE = {
     401: "; check api_key, or set {variable}",
     403: "; check that api_key may use this model",
-    404: "; check the model name, and that base_url ends in /v1",
+    404: "; check the model name, and that this address ends in /v1",
 }
 # vLLM without a parser, Ollama and OpenRouter with a model that has no tools, llama.cpp without --jinja.
 _NO_TOOLS = re.compile(
@@ -67,7 +67,7 @@ class Faults:
             return TransientError(f"{url} did not answer within {self._config.timeout:g} s; raise ClientConfig.timeout")
         if isinstance(fault, openai.APIConnectionError):
             cause = self._redact(fault.__cause__ or fault)
-            return TransientError(f"cannot reach {url} ({cause}); check base_url, and that the server runs")
+            return TransientError(f"cannot reach {url} ({cause}); check this address, and that the server runs")
         if isinstance(fault, openai.APIStatusError):
             return self._status(fault)
         if isinstance(fault, openai.APIResponseValidationError | json.JSONDecodeError):
@@ -76,7 +76,7 @@ class Faults:
 
     def malformed(self) -> BackendError:
         """The answer is no chat completion."""
-        return BackendError(f"{self._config.base_url} sent no chat completion; check that base_url ends in /v1")
+        return BackendError(f"{self._config.base_url} sent no chat completion; check that this address ends in /v1")
 
     def _status(self, fault: openai.APIStatusError) -> BackendError:
         status = fault.status_code

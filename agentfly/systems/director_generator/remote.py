@@ -76,15 +76,20 @@ class ServerPainter:
         """Tell a wrong address from a fault of one image.
 
         Raises:
-            ConfigError: nobody listens there, or something that is not an image server, and none has answered before.
+            ConfigError: nobody listens there, or something that is not an image server, and none has answered before;
+                or the server does not make images from text.
             ToolError: an image server has answered before, and now something else did.
         """
         import openai
 
         try:
             yield
-        except openai.APIStatusError:
+        except openai.APIStatusError as fault:
             self._answered = True
+            if fault.code == "operation_not_offered":
+                raise ConfigError(
+                    f"the image {self.name} makes no images from text ({first_line(fault)}): correct SDXL_API_BASE"
+                ) from None
             raise
         except openai.APIConnectionError as fault:
             if not self._answered and _nobody_listens(fault.__cause__):

@@ -152,6 +152,9 @@ async def test_an_address_where_no_image_server_ever_answered_is_wrong_whatever_
     server.picture_faults.append(lambda _: _text("<html>"))
     with pytest.raises(ConfigError, match="sent no picture: check SDXL_API_BASE"):
         await image_server(server, failover_mode="mock").paint(BOAT, 1)
+    server.picture_faults.append(failure(400, "this server's model does not generate", code="operation_not_offered"))
+    with pytest.raises(ConfigError, match=r"makes no images from text .* correct SDXL_API_BASE"):
+        await image_server(server, failover_mode="mock").paint(BOAT, 1)
 
 
 async def test_a_server_that_goes_away_after_it_answered_is_stood_in_for(server: StudioServer) -> None:
