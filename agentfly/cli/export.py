@@ -26,7 +26,7 @@ def export(
         str | None, typer.Option(help="Public name of the base model; default: as the run names it.")
     ] = None,
 ) -> None:
-    """Export a policy to a Hugging Face folder with its agent card and a README."""
+    """Export a policy to a Hugging Face folder with its agentfly.json and a README."""
     from agentfly.training.supervised.export import ExportRequest
     from agentfly.training.supervised.export import export as export_run
 
