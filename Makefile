@@ -1,4 +1,4 @@
-# make help says what there is. Everything runs in $(VENV), which the first target that needs it makes.
+# `make help` lists the targets. Everything runs in $(VENV), which the first target that needs it makes.
 export VENV ?= .venv
 export ACCELERATOR ?= auto
 # ARGS: more arguments for quickstart or pytest. quickstart reads SEED, ALGORITHM and FROM_SCRATCH, which make hands on.

@@ -1,4 +1,4 @@
-"""Files that survive their process: whole or not there, and lines that are on disk before they count."""
+"""Write files so that they survive a crash: files are complete or absent, and a line is on disk before it counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Things that belong to one event loop (semaphores, connections), for objects that outlive `asyncio.run`."""
+"""Objects that belong to one event loop (semaphores, connections), for owners that outlive `asyncio.run`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Messages between user, policy and tools, and their OpenAI form.
 
-Pictures are never inside a message: an `ImagePart` carries the handle of a picture in the `ImageStore`, so that
+Images are never inside a message: an `ImagePart` carries the handle of an image in the `ImageStore`, so that
 messages are small and fit for logs.
 """
 

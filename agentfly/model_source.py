@@ -1,4 +1,4 @@
-"""Models by folder or by hub name: say at once, and in one line, what is missing.
+"""Check models by folder or by hub name, and say at once, in one line, what is missing.
 
 transformers, diffusers and vLLM ask an unreachable hub again and again for minutes, and import for half a minute before
 they look into a folder. So this comes before any of them.

@@ -1,4 +1,4 @@
-"""The base of all settings that people write by hand: frozen, checked when they are made, wrong ones named.
+"""The base class of all settings that people write: frozen, checked when they are made, with clear errors.
 
 A wrong field is a `ConfigError` that offers the nearest valid one. No message ever repeats a value, which may be a key.
 """

@@ -1,4 +1,4 @@
-"""Waiting with an end: one piece of work within a time limit, several that stop together."""
+"""Wait with a limit: one piece of work within a time limit, several that stop together."""
 
 from __future__ import annotations
 

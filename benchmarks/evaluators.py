@@ -2,13 +2,13 @@
 
     python benchmarks/evaluators.py [--quick] [--json FILE]
 
-Pictures are a photograph with an object painted into it. "local" is an edit that left the rest alone, as tools do;
-"whole" is a picture that was repainted everywhere, as generators do, and the slowest there is. One core: OpenCV gets
+Images are a photograph with an object painted into it. "local" is an edit that left the rest alone, as tools do;
+"whole" is an image that was repainted everywhere, as generators do, and the slowest there is. One core: OpenCV gets
 one thread. Processor time is told beside the clock's: on a machine that does other work, too, it is the figure that
 holds. Aim: 15 ms at 512 x 512.
 
 The judge's server is simulated in a process of its own: so many requests at once, so many seconds each, which bounds
-the throughput at slots / latency. Each sample is one request with two pictures of 256 x 256. Aim: 0.9 of the bound.
+the throughput at slots / latency. Each sample is one request with two images of 256 x 256. Aim: 0.9 of the bound.
 """
 
 from __future__ import annotations

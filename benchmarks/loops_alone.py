@@ -4,7 +4,7 @@
 
 No Ray, no engine, no trainer: our loop and verl's own tool loop play the same chains of three turns with the same tool
 calls (two edits, which hardly cost anything, and an answer), and make of each what the trainer takes: tokens, the
-model's inputs of the pictures, positions. Processor time holds on a machine that does other work, too.
+model's inputs of the images, positions. Processor time holds on a machine that does other work, too.
 """
 
 from __future__ import annotations

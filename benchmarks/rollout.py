@@ -4,9 +4,9 @@
 
 Model and tools are replaced by waits, drawn once and the same for everybody. Every chain could run alone, so no
 schedule can be faster than the slowest chain: that is the bound. The plain loop does the same work with nothing around
-it: the same waits, the same calls read from the same texts, and, where the tool makes pictures, the same PNG files on
+it: the same waits, the same calls read from the same texts, and, where the tool makes images, the same PNG files on
 disk. Memory is measured in a fresh process each time, because a peak cannot be taken back; the process runs several
-steps with other pictures each, and what the first one did not need must not be needed by the last.
+steps with other images each, and what the first one did not need must not be needed by the last.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ find_python() {
         fi
     done
     die "$problem" \
+        "Python 3.13 will not do: verl 0.9.1, the trainer, requires an older one." \
         "Debian, Ubuntu: apt-get install python3.11-venv (or python3.12-venv)" \
         "Anywhere: uv python install 3.12, or pyenv install 3.12" \
         "Then: make install PYTHON=/path/to/python3.12"

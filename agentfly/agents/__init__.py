@@ -1,4 +1,4 @@
-"""Agents, their rollouts and what they leave behind."""
+"""Agents, their rollouts and their trajectories."""
 
 from agentfly.agents.agent import Agent, AgentArguments, AgentSettings
 from agentfly.agents.image_editing import ImageEditingAgent

@@ -1,8 +1,8 @@
-"""The tool calls of one turn: side by side where they do not depend on each other, told in the order of the calls.
+"""The tool calls of one turn: run at the same time if they are independent, reported in the order of the calls.
 
-A call that names a picture which does not exist yet (`img_2` while there is only `img_1`) waits for the calls before
-it. So does a call of a final tool (`give_answer`), and what comes after that is carried out only if it fails. Names of
-new pictures, records and observations are the same whichever call is faster.
+A call that names an image which does not exist yet (`img_2` while there is only `img_1`) waits for the calls before
+it. So does a call of a final tool (`give_answer`); calls after it run only if it fails. Names of new images, records
+and observations do not depend on which call is faster.
 """
 
 from __future__ import annotations

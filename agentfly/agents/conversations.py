@@ -1,4 +1,4 @@
-"""What people hand to `run`, in the forms that they have it in, as conversations with an identity."""
+"""Conversations with an identity, made from all forms of messages that `run` accepts."""
 
 from __future__ import annotations
 

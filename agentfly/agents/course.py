@@ -1,4 +1,4 @@
-"""One chain on its way through its turns; the order of the limits is that of `agentfly.agents.rollout`."""
+"""The state of one chain during its turns; `agentfly.agents.rollout` has the order of the limits."""
 
 from __future__ import annotations
 

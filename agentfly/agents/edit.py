@@ -1,4 +1,4 @@
-"""One picture, one instruction, one edited picture: the agent for people who never train."""
+"""`agentfly edit`: one image and one instruction in, one edited image out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from agentfly.vision.remote.settings import NodeConfig
 
 
 class UnchangedError(AgentFlyError):
-    """The picture that came out is the one that went in."""
+    """The edited image is the same as the given one."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EditRequest:
     Attributes:
         picture: path or URL.
         instruction: in words.
-        out: where the edited picture goes.
+        out: file for the edited image.
         model: checkpoint, or model name of the endpoint; None is the policy of the quickstart, or the only model that
             the endpoint serves.
         base_url: endpoint; None runs vLLM in this process.
@@ -67,7 +67,7 @@ class EditRequest:
 
 
 async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
-    """Edit a picture, show the steps, and write the result.
+    """Edit an image, show the steps, and write the result.
 
     Args:
         request: what was asked.
@@ -75,7 +75,7 @@ async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
 
     Raises:
         UnchangedError: the agent changed nothing; the message says why, and nothing is written.
-        AgentFlyError: a key is missing, a server does not answer, the agent made no picture, or a file cannot be
+        AgentFlyError: a key is missing, a server does not answer, the agent made no image, or a file cannot be
             written; the message says why.
     """
     # What cannot be must not show after minutes of work.
@@ -131,16 +131,16 @@ async def make_agent(request: EditRequest) -> ImageEditingAgent:
 
 
 def check_result(trajectory: Trajectory, store: ImageStore, request: EditRequest) -> None:
-    """Check that a chain made a picture that is not the one it was given.
+    """Check that a chain made an image that is not the one it was given.
 
     Args:
         trajectory: of the chain.
-        store: has its pictures.
+        store: has its images.
         request: what was asked.
 
     Raises:
-        UnchangedError: the pixels of the result are those of the given picture.
-        AgentFlyError: a fault ended the chain, or it made no picture.
+        UnchangedError: the pixels of the result are those of the given image.
+        AgentFlyError: a fault ended the chain, or it made no image.
     """
     stopped, final = trajectory.stop_reason, trajectory.final_image
     reason = "unknown" if stopped is None else stopped.value
@@ -155,7 +155,7 @@ def check_result(trajectory: Trajectory, store: ImageStore, request: EditRequest
 
 
 def same_pixels(one: Image.Image, other: Image.Image) -> bool:
-    """Return whether two pictures look the same to the last pixel, whatever their modes are."""
+    """Return whether two images look the same to the last pixel, whatever their modes are."""
     return one.size == other.size and one.convert("RGBA").tobytes() == other.convert("RGBA").tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The agent that edits pictures with detect, inpaint, auto-inpaint and edit tools."""
+"""The agent that edits images with detect, inpaint, auto-inpaint and edit tools."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A run that survives its process: every finished chain is one line on disk before it counts as done.
+"""The log folder of a run: every finished chain is one line on disk before it counts as done.
 
-A log folder holds `trajectories.jsonl` and the pictures in `images/`. A line is written in one append and synced, after
-its pictures; so a process that is killed at any moment loses the chains in flight, and at most tears the last line,
-which the next start cuts off. A second start returns what is finished and runs the rest. Chains that a fault ended
-(`StopReason.failed`) are run again, and have a second line then; the last line of a chain counts.
+A log folder holds `trajectories.jsonl` and the images in `images/`. A line is written in one append and synced, after
+its images. So a process that is killed at any moment loses only the chains in progress; at most the last line is
+incomplete, and the next start removes it. A second start returns what is finished and runs the rest. Chains that ended
+with a fault (`StopReason.failed`) run again and then have a second line; the last line of a chain counts.
 """
 
 from __future__ import annotations

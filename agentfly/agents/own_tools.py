@@ -1,4 +1,4 @@
-"""The tools that people give to an agent: functions, objects and classes, made ready for one chain."""
+"""Make the tools that users give to an agent (functions, objects and classes) ready for one chain."""
 
 from __future__ import annotations
 

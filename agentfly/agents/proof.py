@@ -1,7 +1,7 @@
-"""The proof that a token trace is exact: prompt, sampled turns and observations, and nothing else.
+"""Check that a token trace is exact: prompt, sampled turns and observations, and nothing else.
 
-Every id that the policy did not sample is rendered again from the messages and compared. Sampled ids are what they are;
-they stand where the turns say, decode to the text of their turn, and are masked. Observations have log-prob 0.
+Every id that the policy did not sample is rendered again from the messages and compared. Sampled ids must be at the
+places that the turns name, decode to the text of their turn, and be masked. Observations have log-prob 0.
 """
 
 from __future__ import annotations

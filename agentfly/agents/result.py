@@ -1,4 +1,4 @@
-"""What a run gave: trajectories, rewards and figures, and the forms in which other tools take them."""
+"""The result of a run: trajectories, rewards and metrics, and their conversion to the formats of other tools."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""`@reward`: a function of what a chain did becomes what the trainer learns from.
+"""`@reward` turns a function of a finished chain into the reward that the trainer learns from.
 
 Its arguments are filled in by name: `trajectory`, `prediction` (the words of the answer), `messages`, `final_image` and
-`source_image` (pictures, None where there are none), `metadata` (everything of the conversation beside its messages),
-`task` (metadata again, unless it has a field of that name), and each field of the metadata by its own name. An argument
-with a default may be missing; `**fields` takes all of the metadata. Pictures are loaded only for functions that ask.
+`source_image` (images, or None), `metadata` (everything in the conversation except its messages), `task` (the metadata
+too, unless it has a field of that name), and each field of the metadata by its own name. An argument with a default may
+be missing; `**fields` takes all of the metadata. Images are loaded only for functions that ask for them.
 """
 
 from __future__ import annotations

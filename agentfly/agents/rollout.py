@@ -8,7 +8,7 @@ A chain alternates between one generation and the tool calls it asks for. Limits
 3. after it: an abort by the backend, `CANCELLED`; no tool call: `NO_TOOL_CALL`, or, if the turn was cut and so did not
    decide to stop, the limit that cut it: `MAX_TOKENS` (of a turn) or `CONTEXT_FULL` (room that was left);
 4. after its calls: `TOOL_OUTAGE`, `ANSWERED`, `MAX_TOOL_CALLS` (calls beyond the limit are not carried out),
-   `MAX_TURNS`, then whether the observations fit, in pictures and in tokens: `CONTEXT_FULL`.
+   `MAX_TURNS`, then whether the observations fit, in images and in tokens: `CONTEXT_FULL`.
 
 `CANCELLED` and `ERROR` (a bug) can come at any moment. A failing tool is an observation. A failing backend, a tool
 whose servers are out of order, or a bug is recorded on the trajectory; `run` does not raise, except when it is

@@ -1,6 +1,6 @@
-"""One run: conversations become chains, chains become trajectories, finished ones go to the journal.
+"""One run: conversations become chains, chains become trajectories, and finished ones go to the journal.
 
-A chain is made when it starts, so that a large run holds only the pictures of the chains in flight. The pictures of a
+A chain is made when it starts, so that a large run holds only the images of the chains in progress. The images of a
 conversation are loaded once for all its chains, off the event loop.
 """
 

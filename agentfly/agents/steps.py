@@ -1,4 +1,4 @@
-"""The pictures of a trajectory one after the other, each with the call that made it, as a PNG strip or a GIF."""
+"""Draw the images of a trajectory in order, each with the call that made it, as a PNG strip or a GIF."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What happens in a run, as typed events.
+"""The typed events of a run.
 
 A run is `RunStart`, the events of its chains, `RunEnd`. A chain is `ChainStart`, its turns, `ChainEnd`. A turn is
-`TurnStart`, any number of `Delta`, `TurnEnd`, then for each tool call `ToolStart`, `ToolEnd` and `Observation`; calls
-that run side by side start and end as they do, and are observed in the order of the calls.
+`TurnStart`, any number of `Delta`, `TurnEnd`, then for each tool call `ToolStart`, `ToolEnd` and `Observation`. Calls
+that run at the same time start and end in any order; their observations come in the order of the calls.
 """
 
 from __future__ import annotations

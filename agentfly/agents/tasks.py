@@ -1,4 +1,4 @@
-"""Tasks into conversations, finished chains into rewards: the same for evaluation and for training."""
+"""Convert tasks to conversations and finished chains to rewards, for evaluation and training alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures in a terminal: inline where it has a protocol for them, half-blocks where it has colours.
+"""Small images in a terminal: inline where it has a protocol for them, half-blocks where it has colours.
 
 Protocols: kitty graphics (https://sw.kovidgoyal.net/kitty/graphics-protocol), iTerm2 inline images
 (https://iterm2.com/documentation-images.html).

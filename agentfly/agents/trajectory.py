@@ -1,4 +1,4 @@
-"""What one chain did: messages, exact tokens, tool timings, why it stopped, and what it was worth."""
+"""The record of one chain: messages, exact tokens, tool timings, the reason for its end, and its reward."""
 
 from __future__ import annotations
 

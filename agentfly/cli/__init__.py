@@ -1,6 +1,6 @@
-"""The `agentfly` command: verbs only, one file a verb or a few, each handing on to the room that does the work.
+"""The `agentfly` command: one file for one subcommand or a few, which calls the package that does the work.
 
-A verb imports its room when it runs, so that `agentfly --help` stays quick.
+A subcommand imports that package when it runs, so that `agentfly --help` stays quick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`agentfly data`: look at a data set, and write it in the form that training reads."""
+"""`agentfly data`: check a data set, and convert it to the files that training reads."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 
 data = typer.Typer(no_args_is_help=True, help="Check data sets, and convert them for training.")
 
-# On the screen; --json has all of them.
+# Problems printed on the screen; --json prints all of them.
 _SHOWN = 40
 
 Source = Annotated[str, typer.Argument(help="Name of a data set, or path of a .jsonl, .parquet or folder.")]
-Split = Annotated[str | None, typer.Option(help="Split; the data set's first one without it.")]
-Limit = Annotated[int | None, typer.Option(help="Rows at most.")]
-Seed = Annotated[int, typer.Option(help="Seed of data that is made up.")]
-Root = Annotated[Path | None, typer.Option(help="Folder with a named data set's files; from the hub without it.")]
+Split = Annotated[str | None, typer.Option(help="Split; default: the first one of the data set.")]
+Limit = Annotated[int | None, typer.Option(help="Most rows to read.")]
+Seed = Annotated[int, typer.Option(help="Seed of generated data, such as stickers.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder with the files of a named data set; without it they come from the hub.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="An option of the source, NAME=VALUE, e.g. --set language=en.")
 ]
 
 
 class Pictures(StrEnum):
-    """Where pictures go."""
+    """Where `convert` puts the images."""
 
     bytes = "bytes"
     paths = "paths"
@@ -50,7 +52,7 @@ def check(
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Look at every row, say which are wrong and why; exit code 1 if any is."""
+    """Check every row and say which ones are wrong and why. Exit code 1 if any is."""
     from agentfly.datasets import check_rows, task_rows
 
     report = check_rows(task_rows(source, split=split, limit=limit, seed=seed, root=root, **_options(set_)))
@@ -67,14 +69,16 @@ def convert(
     source: Source,
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     name: Annotated[str, typer.Option(help="Name of the files.")] = "train",
-    images: Annotated[Pictures, typer.Option(help="Pictures within the file, or as files beside it.")] = Pictures.bytes,
+    images: Annotated[
+        Pictures, typer.Option(help="Store images in the file (bytes) or beside it (paths).")
+    ] = Pictures.bytes,
     split: Split = None,
     limit: Limit = None,
     seed: Seed = 0,
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Write NAME.parquet, which verl reads, and NAME.tasks.parquet with the pictures."""
+    """Write NAME.parquet, which verl reads, and NAME.tasks.parquet with the images."""
     from agentfly.datasets import load_tasks
     from agentfly.training.rows import write_rows
 

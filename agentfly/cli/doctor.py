@@ -24,16 +24,18 @@ def doctor(
         str | None, typer.Option(help="Checkpoint folder, hub name, or the endpoint's model name.")
     ] = None,
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="What the endpoint serves, if --model is no folder.")] = None,
-    template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint that the endpoint serves, if --model is not a folder.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
-    max_model_len: Annotated[int | None, typer.Option(help="Context of the engine in tokens.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder that runs are written to.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that models are downloaded to.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+    max_model_len: Annotated[int | None, typer.Option(help="Context length of the engine, in tokens.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for runs.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for downloaded models.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Tell in seconds what would go wrong later, and what to do about it. Exit code 1 if anything would."""
+    """Check this machine, a checkpoint or endpoints for problems, with fixes. Exit code 1 if there are errors."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("httpx").setLevel(logging.ERROR)
     from agentfly.doctor import CHECKS, DoctorRequest, examine

@@ -19,21 +19,23 @@ UNCHANGED = 3
 
 
 def edit(
-    picture: Annotated[str, typer.Argument(help="Path or URL of the picture.")],
-    instruction: Annotated[str, typer.Argument(help="What to do, in words.")],
+    image: Annotated[str, typer.Argument(help="Path or URL of the image.")],
+    instruction: Annotated[str, typer.Argument(help="What to do with the image, in words.")],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Policy folder, hub name, or the endpoint's model name. Without it: runs/quickstart/policy, or the "
+            help="Policy folder, hub name, or the endpoint's model name; default: runs/quickstart/policy, or the "
             "endpoint's only model."
         ),
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; without it vLLM runs here.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
+    ] = None,
     api_key_env: Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")] = "OPENAI_API_KEY",
-    template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
-    max_turns: Annotated[int | None, typer.Option(help="Turns at most; the policy's own limit without it.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the edited picture goes: .png, .jpg or .webp.")] = (
+    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
+    max_turns: Annotated[int | None, typer.Option(help="Most turns; default: the policy's own limit.")] = None,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")] = 0.0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File for the edited image: .png, .jpg or .webp.")] = (
         Path("edited.png")
     ),
     engine: Engine = None,
@@ -43,10 +45,10 @@ def edit(
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
 ) -> None:
-    """Edit a picture with an agent, showing every step.
+    """Edit an image with an agent and show every step.
 
-    Exit code 0: the edited picture is in --out. 1: a fault, or no picture. 2: options that cannot be. 3: the picture is
-    unchanged, and --out was not written.
+    Exit code 0: the edited image is in --out. 1: a fault, or no image. 2: invalid options. 3: the image is unchanged,
+    and --out was not written.
     """
     from agentfly.agents.edit import EditRequest, UnchangedError, edit_picture
     from agentfly.vision.factory import read_engines
@@ -55,7 +57,7 @@ def edit(
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     request = EditRequest(
-        picture,
+        image,
         instruction,
         out,
         model=model,

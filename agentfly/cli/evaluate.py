@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 
 Evaluators = Annotated[
     list[str] | None,
-    typer.Option(help="Who scores: reference, judge:MODEL, a YAML file, JSON. Repeat it for columns; the first leads."),
+    typer.Option(
+        help="Evaluator: reference, judge:MODEL, a YAML file or JSON. Repeat for more; success is by the first."
+    ),
 ]
 Data = Annotated[str | None, typer.Option(help="Name of a data set (stickers, gedit-bench, …) or a path.")]
 Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
-Limit = Annotated[int | None, typer.Option(help="Tasks at most.")]
-Seed = Annotated[int | None, typer.Option(help="Of data set and sampling.")]
+Limit = Annotated[int | None, typer.Option(help="Most tasks to run.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the data set and of sampling.")]
 Root = Annotated[Path | None, typer.Option(help="Folder with the data set's files, instead of a download.")]
 DataOptions = Annotated[str | None, typer.Option(help="Further options of the data set, as JSON.")]
 Engine = Annotated[
     str | None,
-    typer.Option(help="What works behind the tools: classical, models, openai, openai:MODEL, JSON, a YAML file."),
+    typer.Option(
+        help="Engine behind the tools: classical (the default), models, openai, openai:MODEL, JSON, or a YAML file."
+    ),
 ]
-Concurrency = Annotated[int | None, typer.Option(help="Tasks at once.")]
-Gallery = Annotated[int | None, typer.Option(help="Tasks in the gallery at most, worst first; 0 for no gallery.")]
+Concurrency = Annotated[int | None, typer.Option(help="Tasks that run at the same time.")]
+Gallery = Annotated[int | None, typer.Option(help="Most tasks in the gallery, worst first; 0 for no gallery.")]
 
 
 def evaluate(
@@ -48,27 +52,35 @@ def evaluate(
         str | None, typer.Option(help="image-editing, refinement-loop, director-generator, or module:name.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Policy folder, hub name, or the endpoint's model name.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; without it vLLM runs here.")] = None,
-    template: Annotated[str | None, typer.Option(help="Chat template; the checkpoint's own without it.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
     engine: Engine = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
-    max_turns: Annotated[int | None, typer.Option(help="Turns at most; the policy's own limit without it.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a turn; the policy's own limit without it.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
+    max_turns: Annotated[int | None, typer.Option(help="Most turns; default: the policy's own limit.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens per turn; default: the policy's own limit.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; 0, the default, takes the likeliest token.")
+    ] = None,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the endpoint's key.")] = None,
     backend_config: Annotated[str | None, typer.Option(help="Further settings of the backend, as JSON.")] = None,
     agent_options: Annotated[str | None, typer.Option(help="Further arguments of the agent, as JSON.")] = None,
     evaluator: Evaluators = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; one begun there goes on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the run; an unfinished run there is resumed.")
+    ] = None,
     concurrency: Concurrency = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one task.")] = None,
     gallery: Gallery = None,
     retry_failed: Annotated[
-        bool | None, typer.Option("--retry-failed", help="Run the tasks again that a fault ended.")
+        bool | None, typer.Option("--retry-failed", help="Run again the tasks that ended with a fault.")
     ] = None,
 ) -> None:
-    """Run an agent over a data set and score it: a table by task type, a gallery, and every trajectory."""
+    """Run an agent on a data set and score it: a table by task type, a gallery, and every trajectory."""
     given = dict(locals())
     from agentfly.evaluation.run import run_evaluation
     from agentfly.evaluation.settings import read_settings
@@ -91,10 +103,10 @@ def compare(
     a: Annotated[Path, typer.Argument(help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(help="Folder of the run to compare with it; differences are B minus A.")],
     evaluator: Annotated[
-        list[str] | None, typer.Option(help="Column to compare; all that both runs have without it.")
+        list[str] | None, typer.Option(help="Evaluator to compare by; default: all that both runs have.")
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for comparison.json and .md.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the permutation test.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the permutation test.")] = 0,
 ) -> None:
     """Compare two runs on the same tasks, with a paired test."""
     from agentfly.evaluation.compare import compare_runs, comparison_page, write_comparison
@@ -115,14 +127,16 @@ def replay(
         bool | None, typer.Option("--re-execute", help="Run the recorded tool calls again; exit code 1 if they differ.")
     ] = None,
     engine: Engine = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures, where it is not beside the run.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not beside the run.")] = None,
     data: Data = None,
     split: Split = None,
     limit: Limit = None,
     seed: Seed = None,
     root: Root = None,
     data_options: DataOptions = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the results; RUN/replay without.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the results; default: RUN/replay.")
+    ] = None,
     concurrency: Concurrency = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one tool call.")] = None,
     gallery: Gallery = None,

@@ -11,20 +11,22 @@ from rich.console import Console
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Run of sft, train or quickstart, or a checkpoint of verl.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder.")],
-    adapter: Annotated[bool, typer.Option("--adapter", help="Keep adapters apart instead of merging them.")] = False,
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run of sft, train or quickstart, or a checkpoint of verl.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="Keep adapters separate instead of merging them.")] = False,
     card: Annotated[
-        Path | None, typer.Option(help="Folder with the agentfly.json to take; the run's own without it.")
+        Path | None, typer.Option(help="Folder with another agentfly.json; default: the run's own.")
     ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="summary.json of an evaluation, for the README; the run's own without it.")
+        Path | None, typer.Option(help="summary.json of an evaluation, for the README; default: the run's own.")
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Name of the model that was trained; the run's own without it.")
+        str | None, typer.Option(help="Public name of the base model; default: as the run names it.")
     ] = None,
 ) -> None:
-    """Export a policy to a Hugging Face folder with its agent card and a README."""
+    """Export a policy to a Hugging Face folder with its agentfly.json and a README."""
     from agentfly.training.supervised.export import ExportRequest
     from agentfly.training.supervised.export import export as export_run
 

@@ -6,7 +6,7 @@ import typer
 
 
 def generate(context: typer.Context) -> None:
-    """Make a picture and refine it until a judge is content; one JSON object on stdout (--help lists the flags)."""
+    """Make an image and refine it until a judge is satisfied; prints one JSON object (--help lists the flags)."""
     # `--refs one.png two.png` takes several values, which typer's options do not: the flags are the loop's own.
     from agentfly.systems.refinement.command import main
 

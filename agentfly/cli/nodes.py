@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentfly.vision.remote import NodeConfig
 
 OPTION, KEY_OPTION = "--nodes", "--nodes-key-env"
-# HOST:PORT or the address of a server, perhaps with more after a comma. The address of a picture has a path.
+# HOST:PORT or the address of a server, perhaps with more after a comma. The address of an image has a path.
 _ADDRESS = re.compile(r"(?:(?:https?://)?[^\s/,]+:\d+|https?://[^\s/,]+)(?:/|/v1/?)?(?:,\S*)?")
 
 Nodes = Annotated[
@@ -31,7 +31,7 @@ NodesKeyEnv = Annotated[
 class NodesCommand(TyperCommand):
     """A command whose `--nodes` takes several values, as options of typer do not.
 
-    The words after the option belong to it as long as they are addresses, so that a picture may follow them.
+    The words after the option belong to it as long as they are addresses, so that an image may follow them.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -18,16 +18,18 @@ class Algorithm(StrEnum):
 
 def quickstart(
     seed: Annotated[int, typer.Option(envvar="SEED", help="Seed of data, weights and sampling.")] = 0,
-    algorithm: Annotated[Algorithm, typer.Option(envvar="ALGORITHM", help="How advantages are estimated.")] = (
-        Algorithm.grpo
-    ),
+    algorithm: Annotated[Algorithm, typer.Option(envvar="ALGORITHM", help="Advantage estimator.")] = (Algorithm.grpo),
     from_scratch: Annotated[
         bool,
         typer.Option(
-            "--from-scratch", envvar="FROM_SCRATCH", help="Make the warm start here, too; other seeds always do."
+            "--from-scratch",
+            envvar="FROM_SCRATCH",
+            help="Also train the warm start on this machine; seeds other than 0 always do.",
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path(
+        "runs/quickstart"
+    ),
 ) -> None:
     """Train a tiny warm-started policy with verl on vLLM rollouts, and report what it learned. No GPU needed."""
     from agentfly.training.quickstart import QuickstartConfig, run_quickstart

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 def sft(
     words: Annotated[
-        list[str], typer.Argument(help="YAML files and key=value words, such as model=FOLDER out=FOLDER lora.rank=16.")
+        list[str], typer.Argument(help="YAML files and key=value pairs, such as model=FOLDER out=FOLDER lora.rank=16.")
     ],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in out=, if there is one.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check settings and data, say what would run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in out=, if there is one.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings and data, and report what would run.")
+    ] = False,
 ) -> None:
     """Train a policy on demonstrations, good trajectories or OpenAI-style conversations."""
     from agentfly.training.supervised.config import read_config

@@ -10,15 +10,18 @@ from rich.console import Console
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML, such as recipes/qwen2_5_vl_3b_ppo.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML file, such as recipes/qwen2_5_vl_3b_ppo.yaml.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value in Hydra's grammar: trainer.nnodes=4, device=cpu, +new.key=1.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Compose, check, tell what would run and the memory it needs, and end.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the recipe and report what would run and its memory, without running it."
+        ),
     ] = False,
 ) -> None:
-    """Train a policy with verl. Run the same command again to go on where it stopped."""
+    """Train a policy with verl. Run the same command again to resume it."""
     from agentfly.training import train as training
 
     run = training.dry_run if dry_run else training.train

@@ -1,4 +1,4 @@
-"""Tasks to edit pictures: what one is, the data sets that hold them, a world that makes them, and their rows."""
+"""Image-editing tasks, the data sets that hold them, a generator of tasks, and their rows."""
 
 from agentfly.datasets.check import CheckReport, check_rows
 from agentfly.datasets.photos import Split

@@ -2,11 +2,11 @@
 
 ImgEdit (github.com/PKU-YuanGroup/ImgEdit, `Benchmark/*/…readme.md`): JSON objects by key. Entries of the
 basic suite are `{"id": PICTURE, "prompt", "edit_type"}`, of the UGE (hard) suite `{"id", "prompt"}`, of the multi-turn
-suite `{"id", "turn1", "turn2", ...}`; `id` is a path below the folder of original pictures.
+suite `{"id", "turn1", "turn2", ...}`; `id` is a path below the folder of original images.
 
 RISEBench (github.com/PhoenixZ810/RISEBench, `gpt_eval.py` and `data/`): a JSON list of `{"index", "category",
 "instruction", "image", "reference" or "reference_txt", "reference_img", "subtask", ...}`; `image` is a path, or a
-list of them, below `data/`. Its reference pictures show one possible answer, so they are metadata and not targets.
+list of them, below `data/`. Its reference images show one possible answer, so they are metadata and not targets.
 """
 
 from __future__ import annotations

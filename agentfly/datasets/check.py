@@ -1,4 +1,4 @@
-"""Does a data set hold what it promises: every row is looked at, and what is wrong is said by row."""
+"""Check every row of a data set and say which rows are wrong and why."""
 
 from __future__ import annotations
 

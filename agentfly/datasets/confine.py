@@ -1,4 +1,4 @@
-"""Pictures named by a data set: from its own folder, and from nowhere else unless its user says so."""
+"""Load the images that a data set names from its own folder only, unless its user allows other places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a public data set: from the hub by name, or from files of it that were downloaded before."""
+"""Rows of a public data set, from the hub by name or from downloaded files."""
 
 from __future__ import annotations
 

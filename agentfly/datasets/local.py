@@ -1,7 +1,7 @@
-"""Your own data: JSON lines, parquet, or a folder of pictures.
+"""Your own data: JSON lines, parquet, or a folder of images.
 
 A row has `instruction`, `image` (or `images`, the one to edit first), and may have `id`, `target`, `mask`, `task_type`
-and `metadata`; every other column becomes metadata. A mask is white where the picture must change.
+and `metadata`; every other column becomes metadata. A mask is white where the image must change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masks as data sets publish them, turned into ours: mode L, white where the picture must change."""
+"""Convert the masks of public data sets to ours: mode L, white where the image must change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks of the public data sets: one piece of code for all, led by the table of their columns."""
+"""Tasks of the public data sets: the same code for all of them, with a table of their columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks as rows of a `datasets.Dataset`, and back: lossless, pictures as PNG bytes or as PNG files beside the table."""
+"""Tasks as rows of a `datasets.Dataset`, and back: lossless, images as PNG bytes or as PNG files beside the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every data set through one door: by name, or by path."""
+"""Load any data set by name or by path."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The sticker world: editing tasks with an exact answer, on real photographs, without any download.
 
 Two or three stickers lie on a photograph, each with a white die-cut border, in five cells of a 3 x 3 grid. A task
-is a function of its index, split, family and the seed alone. Held-out tasks have other photographs, other sets of
-occupied cells and sentences that training never shows, of words that it does.
+depends only on its index, split, family and the seed. Held-out tasks have other photographs, other sets of occupied
+cells and other sentences than training; every word of these sentences also occurs in training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of files, read a few at a time: parquet, arrow and JSON lines."""
+"""Read the rows of parquet, arrow and JSON-lines files, a few at a time."""
 
 from __future__ import annotations
 

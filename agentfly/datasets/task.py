@@ -1,4 +1,4 @@
-"""One task: what to do to which pictures, and what is known of the right answer."""
+"""An editing task: an instruction for one or more images, with the target and mask if they are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row of a data set that may still turn out to be no task: where it is, and how to make the task of it."""
+"""A row of a data set that may still prove not to be a task: where it is, and how to make a task of it."""
 
 from __future__ import annotations
 

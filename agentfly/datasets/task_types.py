@@ -1,4 +1,4 @@
-"""One vocabulary of task types, so that tables of different data sets can be read side by side.
+"""One vocabulary of task types, so that tables of different data sets can be compared.
 
 A data set's own name for a type is mapped to ours; one that is not listed keeps its name, in lower case with `_`. The
 data set's own name stays in `metadata["original_task_type"]`.

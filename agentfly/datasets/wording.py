@@ -1,7 +1,7 @@
-"""How sticker tasks are worded: a small closed vocabulary, combined.
+"""The sentences of sticker tasks, combined from a small closed vocabulary.
 
-A sentence is a verb in a frame. A third of the combinations is never used in training, so a held-out sentence is
-new although every word of it is known. No sentence is longer than twelve words.
+A sentence is a verb in a frame. A third of the combinations is never used in training, so that a held-out sentence is
+new although each of its words is known. No sentence is longer than twelve words.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows into a parquet file as they come: memory for a few of them, however many there are."""
+"""Write rows to a parquet file as they come, with memory for a few of them only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The diagnosis behind `agentfly doctor`: what would go wrong later, found in seconds, each finding with its fix.
+"""The checks behind `agentfly doctor`: they find problems in seconds, each with its fix, before a run does.
 
-A check is data (`registry.CHECKS`): a name, a function, a time limit. The functions `check_*` judge facts that they are
-given; the functions beside them gather the facts of this machine. Nothing is changed, and nothing heavy is imported
-unless a model is named.
+A check is data (`registry.CHECKS`): a name, a function, a time limit. The functions `check_*` judge facts that are
+passed to them; the functions beside them gather the facts of this machine. Nothing is changed, and nothing heavy is
+imported unless a model is named.
 """
 
 from agentfly.doctor.examination import Check, DoctorRequest, Examination, Outcome

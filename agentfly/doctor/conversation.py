@@ -1,4 +1,4 @@
-"""The conversation that templates, parsers and endpoints are tried with: pictures in tool turns, awkward arguments."""
+"""The conversation that templates, parsers and endpoints are tested with: images in tool turns, unusual arguments."""
 
 from __future__ import annotations
 

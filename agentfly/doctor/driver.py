@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as their driver tells of them, without torch."""
+"""NVIDIA GPUs as the driver reports them, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the endpoint answer, see pictures, and give the token ids that training and exact rollouts need?"""
+"""Check that an endpoint answers, sees images, and gives the token ids that training and exact rollouts need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is examined, and what a check is. A check is data: a name, a sentence about it, a function, a time limit."""
+"""What the doctor examines, and what a check is: a name, a description, a function and a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check says: a level, a sentence, and what to do about it. No warning and no error goes without a fix."""
+"""The finding of a check: a level, a message, and a fix. Every warning and every error has a fix."""
 
 from __future__ import annotations
 

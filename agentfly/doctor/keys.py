@@ -1,4 +1,4 @@
-"""Are the keys there that are needed? Only names are ever shown."""
+"""Check that the necessary keys are set. Only their names are ever shown."""
 
 from __future__ import annotations
 

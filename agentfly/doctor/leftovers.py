@@ -1,4 +1,4 @@
-"""What earlier runs left behind, and who already listens where a server wants to."""
+"""Find what earlier runs left behind, and other programs on the ports that servers want."""
 
 from __future__ import annotations
 

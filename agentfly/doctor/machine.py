@@ -1,4 +1,4 @@
-"""Is the machine right for what is installed: Python, system, GPU, and the kind of the wheels?"""
+"""Check that the machine fits what is installed: Python, system, GPU, and the kind of wheels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the checkpoint's processor load, does its template keep what it is given, can its own calls be read?"""
+"""Check that a checkpoint's processor loads, that its template keeps its input, and that its calls can be parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the image nodes well, and do they offer what the tools need? Asked in the way in which a pool asks."""
+"""Check that the image servers are healthy and offer what the tools need, with the requests of a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do pictures fit: the processor's limits, the sizes that the tools make, and the engine's context?"""
+"""Check that images fit the processor's limits, the sizes that the tools make, and the engine's context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diagnosis: findings in order, as lines for people, as JSON for programs, as an exit code for scripts."""
+"""The findings in order, as lines for people, as JSON for programs, and as an exit code for scripts."""
 
 from __future__ import annotations
 

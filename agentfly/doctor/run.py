@@ -1,4 +1,4 @@
-"""Runs the checks: at once where they can, each with a time limit, and whatever goes wrong in one is a finding."""
+"""Run the checks at the same time, each with a time limit; whatever goes wrong in one becomes a finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do disk, shared memory and memory suffice? Every threshold says what it is for."""
+"""Check that disk, shared memory and memory are large enough. Every threshold says what it is for."""
 
 from __future__ import annotations
 

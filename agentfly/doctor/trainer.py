@@ -1,4 +1,4 @@
-"""Will verl find our platform, and does the environment say nothing that breaks it or vLLM?"""
+"""Check that verl finds our platform, and that no environment variable breaks verl or vLLM."""
 
 from __future__ import annotations
 

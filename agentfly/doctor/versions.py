@@ -1,4 +1,4 @@
-"""Do the installed versions fit? The only table is the package's own metadata, which comes from `setup.py`."""
+"""Check the installed versions against the package's own metadata, which comes from `setup.py`."""
 
 from __future__ import annotations
 

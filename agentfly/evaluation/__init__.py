@@ -1,4 +1,4 @@
-"""How good an agent is: runs over data sets that survive their process, comparisons of two runs, replays of one."""
+"""Evaluate agents: resumable runs on data sets, comparisons of two runs, and replays."""
 
 from agentfly.evaluation.chains import Evaluation, evaluate_agent, paired_difference
 from agentfly.evaluation.compare import compare_runs, comparison_page, permutation_p, write_comparison

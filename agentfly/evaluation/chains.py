@@ -1,6 +1,6 @@
-"""How good an agent is on a set of tasks, in one process and in memory: what the quickstart measures a policy with.
+"""Evaluate an agent on a set of tasks in one process and in memory, as the quickstart does.
 
-`agentfly.evaluation.run` is for benchmarks, which survive their process and keep every picture.
+`agentfly.evaluation.run` is for benchmarks: it can be resumed and keeps every image.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The folder of a run on disk: settings, one line a finished task, pictures. It survives `kill -9`.
+"""The folder of a run on disk: settings, one line for each finished task, and images. It survives `kill -9`.
 
-A line is written in one append and synced, after its pictures. A process that is killed at any moment loses the tasks
-in flight, and at most tears the last line, which the next start cuts off. One process at a time writes to a folder.
+A line is written in one append and synced, after its images. So a process that is killed at any moment loses only the
+tasks in progress; at most the last line is incomplete, and the next start removes it. Only one process at a time
+writes to a folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run leaves for readers: `summary.json`, `summary.md` and `gallery.html`."""
+"""Write `summary.json`, `summary.md` and `gallery.html`."""
 
 from __future__ import annotations
 

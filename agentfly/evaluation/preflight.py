@@ -1,4 +1,4 @@
-"""What is asked before anything is spent: can the first tasks be scored at all?"""
+"""Check that the first tasks can be scored, before anything is spent."""
 
 from __future__ import annotations
 

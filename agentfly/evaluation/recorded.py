@@ -1,8 +1,8 @@
-"""Trajectories that were written down earlier, wherever they come from.
+"""Read trajectories that were recorded earlier, from any source.
 
-Read are the runs of `agentfly eval`, the log folders of `Agent.run(log_dir=…)`, the chains that training logs
-(`trajectory_log`, the quickstart's `trajectories.jsonl`), and files with one trajectory a line. Only an evaluation
-knows its tasks whole; for the others, instruction and source picture are taken from the first messages, and the rest of
+Sources are the runs of `agentfly eval`, the log folders of `Agent.run(log_dir=…)`, the chains that training logs
+(`trajectory_log`, the quickstart's `trajectories.jsonl`), and files with one trajectory per line. Only an evaluation
+has its complete tasks. For the others, instruction and source image are taken from the first messages, and the rest of
 the task from its data set, by the task's id.
 """
 

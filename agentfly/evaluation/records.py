@@ -1,6 +1,6 @@
-"""What an evaluation keeps of one task: the task, what the agent did, and what each evaluator said.
+"""The record of one task: the task, what the agent did, and the result of each evaluator.
 
-A record names pictures by their handles in the run's `images/`, so that scoring, galleries and comparisons need neither
+A record names images by their handles in the run's `images/`, so that scoring, galleries and comparisons need neither
 the data set nor the agent again.
 """
 

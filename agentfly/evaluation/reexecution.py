@@ -1,7 +1,7 @@
-"""The recorded tool calls of a trajectory, carried out again: the same calls, the same sources, the engines of today.
+"""Run the recorded tool calls of a trajectory again: the same calls on the same sources, with the present engines.
 
-Every picture that a call makes is compared with the one that the trajectory names, pixel by pixel, so a change of an
-engine shows with the turn and the tool where it begins. What comes after a picture that differs works on that picture.
+Every image that a call makes is compared, pixel by pixel, with the one that the trajectory names, so that a change of
+an engine is found at the turn and the tool where it begins. Calls after a different image work on that image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finished trajectories again, without the agent: scored by other evaluators, and their tool calls carried out anew."""
+"""Score finished trajectories with other evaluators, and run their tool calls again, without the agent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An evaluation from settings to its table: resumable, bounded, and no task ends the run.
+"""An evaluation from settings to its table: it can be resumed, its memory is bounded, and no task ends it.
 
-Tasks are taken from the data set one by one, so a large set costs no more memory than the tasks in flight. What is
-finished is on disk at once (`agentfly.evaluation.journal`); what an earlier start finished is not run again.
+Tasks are taken from the data set one by one, so that a large set needs no more memory than the tasks in progress.
+Finished tasks are on disk at once (`agentfly.evaluation.journal`) and do not run again after a restart.
 """
 
 from __future__ import annotations

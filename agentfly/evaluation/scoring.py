@@ -1,4 +1,4 @@
-"""Evaluators of a run by name, and what they say of a sample: a score, or why there is none, and what judging took.
+"""The evaluators of a run by name, and their results for a sample: a score or the reason for none, and the cost.
 
 A spec is what `make_evaluator` takes, or one of these short forms, which are for the command line:
 
@@ -8,7 +8,7 @@ A spec is what `make_evaluator` takes, or one of these short forms, which are fo
     judge.yaml                                        a YAML or JSON file with the mapping, or a list of them
     {"evaluator": "composite", "parts": {...}}        the mapping as JSON
 
-`name` in a mapping is the label in tables; without it the evaluator's own name is.
+`name` in a mapping is the label in tables; without it the evaluator's own name is used.
 """
 
 from __future__ import annotations

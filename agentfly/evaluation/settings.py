@@ -1,6 +1,6 @@
-"""What `agentfly eval` can be told, on the command line or in a YAML file: the keys are the options.
+"""The settings of `agentfly eval`, from the command line or a YAML file whose keys are the options.
 
-Keys of services are never settings: they are named by environment variable (`api_key_env`).
+Keys of services are never settings: a setting names their environment variable (`api_key_env`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is evaluated: anything that takes a task and leaves a trajectory.
+"""Agents that can be evaluated: anything that takes a task and returns a trajectory.
 
-Agents are named in a table, or as "module:name". They are imported when they are asked for, and get by keyword the
-settings that were given and that they take.
+Agents are named in a table, or as "module:name". They are imported when they are used. Of the settings that were given,
+each gets those that it takes, by keyword.
 """
 
 from __future__ import annotations

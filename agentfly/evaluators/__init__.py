@@ -1,6 +1,6 @@
-"""Judging edits: evaluators of several kinds, how a score becomes a reward, and what watches over both.
+"""Evaluators of edits, the conversion of scores to rewards, and monitors of both.
 
-The light ones are here; `similarity` (CLIP, SigLIP) is imported where it is used, by `make_evaluator("similarity")`.
+The light evaluators are here; `similarity` (CLIP, SigLIP) is imported by `make_evaluator("similarity")`.
 """
 
 from agentfly.evaluators.audit import AuditReport, AuditSettings, JudgeAudit

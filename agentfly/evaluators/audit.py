@@ -1,7 +1,7 @@
-"""A second judge that nobody is rewarded by: does what the reward says hold in other eyes?
+"""A second evaluator that is never part of the reward, to check whether the reward can be trusted.
 
-A policy that learns to please its judge raises the reward and not the picture. The audit scores a sample of each batch
-with another evaluator, and sounds an alarm when the reward rises while the audit falls.
+A policy that learns to please its judge raises the reward without better images. The audit scores a sample of each
+batch with another evaluator, and raises an alarm when the reward rises while the audit falls.
 """
 
 from __future__ import annotations

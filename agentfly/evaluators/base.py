@@ -1,4 +1,4 @@
-"""The contract of every evaluator: a sample in, a score from 0 to 100 with its aspects out."""
+"""The contract of every evaluator: it takes a sample and returns a score from 0 to 100 with its aspects."""
 
 from __future__ import annotations
 

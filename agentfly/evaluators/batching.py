@@ -1,6 +1,7 @@
-"""Scoring many samples: a bounded number in flight, a time-out and retries for each, and an explicit "not scored".
+"""Score many samples: a bounded number at the same time, a time-out and retries for each, and an explicit "not scored".
 
-A sample that cannot be scored is told with its reason. It never gets a middle value, which a trainer would learn from.
+A sample that cannot be scored is reported with its reason. It never gets a middle value, because a trainer would learn
+from it.
 """
 
 from __future__ import annotations

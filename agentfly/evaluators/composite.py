@@ -1,4 +1,4 @@
-"""One score of several evaluators: their product, their minimum, or their weighted mean."""
+"""Combine several evaluators: their product, their minimum, or their weighted mean."""
 
 from __future__ import annotations
 

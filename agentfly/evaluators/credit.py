@@ -1,7 +1,7 @@
-"""Credit by turn: what each edit was worth, put on the tokens of the turn that made it.
+"""Credit by turn: the gain of each edit, put on the tokens of the turn that made it.
 
-A chain's reward at its end tells every token the same. The difference that each edit makes to the score tells the good
-turns from the bad ones, and adds up to the very same reward.
+A reward at the end of a chain treats all tokens alike. The difference that each edit makes to the score tells good
+turns from bad ones, and the differences add up to the same reward.
 """
 
 from __future__ import annotations

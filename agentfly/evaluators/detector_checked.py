@@ -1,4 +1,4 @@
-"""Scoring by looking: is the object gone, is it there, has it the colour? Any detector engine does the looking.
+"""Score with a detector: whether an object is gone, is present, or has a colour. Any detector engine will do.
 
 A task names its checks in `metadata["checks"]`: `{"gone": "red circle"}`, `{"present": "a dog"}`,
 `{"colour": "blue", "of": "the car"}`.

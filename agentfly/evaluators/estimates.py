@@ -1,4 +1,4 @@
-"""A mean and how sure it is: what tables and curves of scores are made of.
+"""Means with their intervals, for tables and curves of scores.
 
 Intervals are percentile bootstraps over tasks (Efron and Tibshirani, 1993), 2000 resamples, seeded.
 """

@@ -1,7 +1,7 @@
 """Statistics of a batch of rewards: each part by name, and each group of chains of one prompt.
 
-A group whose chains all got the same reward has advantages of zero (GRPO) and teaches nothing: such groups are
-marked.
+A group whose chains all got the same reward has advantages of zero (GRPO), and nothing can be learned from it; such
+groups are marked.
 """
 
 from __future__ import annotations

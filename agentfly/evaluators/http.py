@@ -1,6 +1,6 @@
-"""An evaluator elsewhere: for scorers whose packages do not fit into this environment.
+"""An evaluator on another server, for scorers whose packages conflict with this environment.
 
-`python -m agentfly.serving.evaluator_server` hosts one; any server with the same `POST /v1/evaluate` will do.
+`python -m agentfly.serving.evaluator_server` serves one; any server with the same `POST /v1/evaluate` will do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A vision-language model as judge: any model behind an OpenAI-compatible endpoint, in the cloud or on one's own GPUs.
+"""A vision-language model as judge: any model behind an OpenAI-compatible endpoint, in the cloud or on your own GPUs.
 
-What it cannot judge is "not scored" with the reason, never a middle value. Pictures go as data URIs of a bounded size,
-the result resized to the source, so that a change of size is neither seen nor judged.
+A sample that it cannot judge is "not scored" with the reason, and never gets a middle value. Images are sent as data
+URIs of a bounded size. The result is resized to the source, so that a change of size is neither seen nor judged.
 """
 
 from __future__ import annotations

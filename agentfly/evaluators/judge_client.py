@@ -1,4 +1,4 @@
-"""One question to the judge: attempts, broken replies, servers that lack a feature, and the account of it all."""
+"""Ask the judge one question: retries, broken replies, servers that lack a feature, and the usage of all requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The expected rating of a judge: its whole distribution over numbers, not only the number that it sampled.
+"""The expected rating of a judge, from its distribution over all numbers and not only the number that it sampled.
 
 A judge that hesitates between 7 and 8 says one of them; the mean over what it might have said is finer and less noisy
 (G-Eval, Liu et al. 2023).

@@ -1,4 +1,4 @@
-"""Reading what a judge says: ratings and feedback out of JSON in any wrapping, or the reason why there are none."""
+"""Read ratings and feedback from a judge's reply, whatever surrounds its JSON, or say why there are none."""
 
 from __future__ import annotations
 

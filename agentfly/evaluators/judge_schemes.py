@@ -1,4 +1,4 @@
-"""How a judge is asked: what it is shown, what it answers, and how its ratings become a score."""
+"""The schemes of a judge: what it is shown, what it answers, and how its ratings become a score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the VLM judge, and the account of what it used."""
+"""Settings of the VLM judge, and the record of its usage."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Health of a run: numbers that tell a policy that learns from one that has found a way around, and their limits.
+"""Health metrics of a run, which show when a policy stops learning the task and exploits a weakness, and their limits.
 
 Tool use that collapses, edits that change nothing, calls repeated without end, replies that cannot be parsed, answers
-without an edit, masks that cover everything: each has its metric, and a configured breach warns or stops the run.
+without an edit, masks that cover everything: each has its metric, and a breach of its limit warns or stops the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scoring against a known answer: is the edit there, and is the rest of the picture as it was?"""
+"""Score against a known answer: whether the edit was made, and whether the rest of the image is unchanged."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def removed(before: float, after: float) -> float:
     """
     if before == 0:
         # Any result that differs from the source somewhere would pass for the edit.
-        raise EvaluatorError("source and target agree within the mask: no edit could be told from none")
+        raise EvaluatorError("source and target agree within the mask: an edit that does nothing would look correct")
     return min(max(1.0 - after / before, 0.0), 1.0)
 
 

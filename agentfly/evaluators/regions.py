@@ -1,4 +1,4 @@
-"""Rectangles of a picture's rows and columns, so that pixels which cannot matter need not be worked on."""
+"""Rectangles of an image's rows and columns, so that pixels which cannot matter are not computed."""
 
 from __future__ import annotations
 

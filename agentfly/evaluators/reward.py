@@ -1,4 +1,4 @@
-"""From a score to a reward, in named parts that are logged one by one."""
+"""Turn a score into a reward, in named parts that are logged one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rubrics: what matters in a domain, written once in YAML and read by judge and prompter alike."""
+"""Rubrics: the criteria of a domain, written once in YAML and read by judge and prompter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directional similarity in the space of CLIP or SigLIP: did the picture move the way the words, or the target, did?"""
+"""Directional similarity in the space of CLIP or SigLIP: whether the image moved towards the words or the target."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Scoring photographs by structure and colour (SSIM and L1 in Lab), where only a target or only a mask is known.
+"""Score photographs by structure and colour (SSIM and L1 in Lab) when only a target or only a mask is known.
 
 `ReferenceEvaluator` needs both and is calibrated on an exact world. Here a target may differ from the source a little
-everywhere, as pictures of a generator do, and a missing mask is taken from the difference of source and target.
+everywhere, as generated images do, and a missing mask is taken from the difference of source and target.
 """
 
 from __future__ import annotations

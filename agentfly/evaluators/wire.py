@@ -1,4 +1,4 @@
-"""The JSON of an evaluation over HTTP, for client and server alike. Pictures are PNG in base64, never paths or URLs."""
+"""The JSON of an evaluation over HTTP, for client and server alike. Images are PNG in base64, never paths or URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: loading them safely, keeping them by content, and writing them."""
+"""Images: loading them safely, keeping them by content, and writing them."""
 
 from agentfly.images.load import ImageLimits, ImageSource, load_image
 from agentfly.images.save import file_format, on_white, save_image

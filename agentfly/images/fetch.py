@@ -1,4 +1,4 @@
-"""Downloading a picture from the web without being led into the private network.
+"""Downloading an image from the web without being led into the private network.
 
 Every name is resolved here, every address it has must be public, and the connection goes to exactly the address that
 was checked (TLS still verifies the name). Redirects are followed by hand, each one checked the same way. Proxies from

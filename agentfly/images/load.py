@@ -1,4 +1,4 @@
-"""Loading pictures from whatever people hand over: files, URLs, data URIs, base64, bytes, PIL, Hugging Face rows.
+"""Loading images from whatever people hand over: files, URLs, data URIs, base64, bytes, PIL, Hugging Face rows.
 
 What comes back is decoded in full, upright (EXIF orientation applied), free of metadata, and of mode RGB, RGBA or L.
 What cannot be that is refused with an `ImageError` that says what to do. The number of pixels is judged from the

@@ -1,4 +1,4 @@
-"""Writing pictures to files whose suffix names the format."""
+"""Writing images to files whose suffix names the format."""
 
 from __future__ import annotations
 

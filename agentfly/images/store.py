@@ -1,9 +1,9 @@
-"""Content-addressed pictures: one store for a run, one view for a chain.
+"""Content-addressed images: one store for a run, one view for a chain.
 
-A handle is `img_` and the first 12 hex digits of the SHA-256 of mode, size and pixels, so equal pictures are one
-picture and a trace can name a picture instead of carrying it. Masks are pictures of mode "L".
+A handle is `img_` and the first 12 hex digits of the SHA-256 of mode, size and pixels, so equal images are one
+image and a trace can name an image instead of carrying it. Masks are images of mode "L".
 
-Memory is bounded: past `max_bytes` of decoded pixels the least recently used pictures live as PNG files only.
+Memory is bounded: past `max_bytes` of decoded pixels the least recently used images live as PNG files only.
 """
 
 from __future__ import annotations

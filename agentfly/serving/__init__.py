@@ -1,1 +1,1 @@
-"""Servers: pictures over HTTP, and models behind OpenAI-compatible endpoints. Nothing heavy is imported here."""
+"""Servers: image models over HTTP, and policies behind OpenAI-compatible endpoints. Nothing heavy is imported here."""

@@ -1,8 +1,8 @@
-"""`python -m agentfly.utils.deploy`: a checkpoint behind an OpenAI-compatible endpoint that calls tools.
+"""`python -m agentfly.utils.deploy`: serve a checkpoint at an OpenAI-compatible endpoint with tool calls.
 
-Starts `vllm serve` without a shell, with the chat template, the tool parser that goes with it, and on a CPU what vLLM
-needs there. Flags that are not known here are vLLM's. It waits until the server answers, says which models it serves,
-hands signals on and ends with the server's exit code; the server does not outlive it.
+Starts `vllm serve` without a shell, with the chat template, its tool parser, and on a CPU the settings that vLLM needs
+there. Unknown flags are passed to vLLM. The command waits until the server answers, reports which models it serves,
+passes signals on and ends with the server's exit code. The server does not outlive the command.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def read_settings(argv: Sequence[str] | None = None) -> DeploySettings:
     parser = argparse.ArgumentParser(
         prog="python -m agentfly.utils.deploy",
         description=(__doc__ or "").partition("\n\n")[0],
-        epilog="All other flags are handed to `vllm serve`.",
+        epilog="All other flags are passed to `vllm serve`.",
         allow_abbrev=False,
     )
 
@@ -153,13 +153,18 @@ def read_settings(argv: Sequence[str] | None = None) -> DeploySettings:
     option("model_name_or_path", "--model", dest="model", required=True, help="checkpoint folder or hub name")
     option("template", help=f"chat template: a path, or one of {', '.join(available_templates())}")
     option("tp", "-tp", type=int, help="GPUs that share each layer")
-    option("pp", "-pp", type=int, help="stages that the layers are spread over")
+    option("pp", "-pp", type=int, help="pipeline stages of layers")
     option("dp", "-dp", type=int, help="copies of the model")
     option("gpu_memory_utilization", type=float, help="share of each GPU's memory, 0 to 1")
     option("host", default=DeploySettings.host, help="address to listen on (%(default)s)")
     option("port", type=int, default=DeploySettings.port, help="port to listen on (%(default)s)")
-    option("tool_call_parser", help="vLLM's tool parser; by default the one that goes with the template")
-    option("start_timeout", type=float, default=DeploySettings.start_timeout, help="seconds (%(default)s)")
+    option("tool_call_parser", help="vLLM's tool parser; default: that of the template")
+    option(
+        "start_timeout",
+        type=float,
+        default=DeploySettings.start_timeout,
+        help="seconds until a start fails (%(default)s)",
+    )
     known, flags = parser.parse_known_args(argv)
     return DeploySettings(**vars(known), flags=tuple(flags))
 

@@ -1,9 +1,9 @@
-"""A small server that hosts one evaluator, for environments of scorers that do not fit beside training.
+"""A small server for one evaluator, for scorers whose packages conflict with those of training.
 
     python -m agentfly.serving.evaluator_server --evaluator my_scorer:make --port 8100
 
-`POST /v1/evaluate` takes what `agentfly.evaluators.wire` describes. 422 is "not scored" with the reason, 503 asks to
-come again. Pictures come as bytes in the body; the server opens no path and no URL.
+`POST /v1/evaluate` takes what `agentfly.evaluators.wire` describes. 422 is "not scored" with the reason, 503 asks the
+client to try again. Images come as bytes in the body; the server opens no path and no URL.
 """
 
 from __future__ import annotations
@@ -161,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m agentfly.serving.evaluator_server", description="Host an evaluator."
     )
-    parser.add_argument("--evaluator", required=True, help="a name, JSON of a spec, or module:name of one's own")
+    parser.add_argument("--evaluator", required=True, help="a name, settings as JSON, or your own as module:name")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
-    parser.add_argument("--in-flight", type=int, default=4, help="evaluations at once")
+    parser.add_argument("--in-flight", type=int, default=4, help="most evaluations at the same time")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, os.getcwd())

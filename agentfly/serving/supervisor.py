@@ -1,4 +1,4 @@
-"""One server process: started, watched until it answers, told the signals that come, and never left behind."""
+"""Run one server process: start it, wait until it answers, pass signals on, and never leave it behind."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Small orchestrators on the backends, the image engines and the evaluators; nothing of theirs is done here again.
+"""Small systems on the backends, the image engines and the evaluators, without copies of their code.
 
-The text systems are here. The refinement loop and the director–generator are rooms of their own, imported where they
-are used: `agentfly.systems.refinement`, `agentfly.systems.director_generator`.
+The text systems are here. The refinement loop and the director–generator are separate packages, imported when they are
+used: `agentfly.systems.refinement`, `agentfly.systems.director_generator`.
 """
 
 from agentfly.systems.text import (

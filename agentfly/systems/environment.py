@@ -1,6 +1,6 @@
-"""Settings of the systems from the environment and a `.env` file; what the environment says goes first.
+"""Settings of the systems from the environment and a `.env` file; the environment overrides the file.
 
-Keys live here and nowhere else: no message of this module repeats a value.
+Keys are read here and nowhere else: no message of this module repeats a value.
 """
 
 from __future__ import annotations

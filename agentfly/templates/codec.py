@@ -1,8 +1,8 @@
-"""From messages to exact token ids, pictures included.
+"""From messages to exact token ids, images included.
 
 The codec is the only place that tokenises a conversation. It renders the first prompt once; afterwards it renders only
-what follows a sampled turn, so sampled ids are never decoded and tokenised again. A picture becomes a run of
-placeholder ids whose length the processor gives for exactly this picture; rollout, warm start and training share it.
+what follows a sampled turn, so sampled ids are never decoded and tokenised again. An image becomes a run of
+placeholder ids whose length the processor gives for exactly this image; rollout, warm start and training share it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Chat templates by name: one `.jinja` file each, in this folder, and those that a program registers.
 
-Every template of this folder keeps two promises that token-exact rollouts live by: pictures stay where they are in
+Every template of this folder keeps two promises that token-exact rollouts depend on: images stay in their place in
 every turn, and a conversation is rendered as a prefix of its continuation.
 """
 

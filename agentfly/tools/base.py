@@ -1,4 +1,4 @@
-"""What a tool is to the rollout: a name, a schema, and a call that gives text and pictures."""
+"""The contract of a tool: a name, a schema, and a call that returns text and images."""
 
 from __future__ import annotations
 

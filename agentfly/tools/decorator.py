@@ -1,7 +1,7 @@
-"""`@tool`: a typed function becomes something that a model can call.
+"""`@tool` turns a typed function into a tool that a model can call.
 
-The decorated function stays what it was and is called from Python as before. What the model needs (name, description,
-schema, check of arguments) is worked out once, at definition; binding a method to an object costs a microsecond.
+The decorated function is called from Python as before. What the model needs (name, description, schema, check of
+arguments) is computed once, at definition; binding a method to an object costs a microsecond.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The image tools of the agent: detect, inpaint, both at once, edit, and the answer.
 
-A tool takes pictures by their names in the chain's view and gives new names back. Observations are short and regular,
+A tool takes images by their names in the chain's view and gives new names back. Observations are short and regular,
 so that small policies can read them; all details are in `ToolResult.data`. Refusals of engines reach the model as they
 are.
 """

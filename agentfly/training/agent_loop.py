@@ -1,6 +1,7 @@
-"""verl's side door to our rollout: the very loop of `agent.run()`, on verl's rollout server.
+"""verl's agent loop that runs our rollout, the same one as `agent.run()`, on verl's rollout server.
 
-verl makes one loop object a sample. What they share in a worker process (settings, codec, engines) is built once.
+verl makes one loop object for each sample. What they share in a worker process (settings, codec, engines) is built
+once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""verl's checkpoint folders: which is newest, and how to get a policy out of one."""
+"""Find verl's newest checkpoint folder, and read a policy from a checkpoint."""
 
 from __future__ import annotations
 

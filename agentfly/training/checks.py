@@ -1,4 +1,4 @@
-"""What must hold between the values of a run, told before anything starts, with the key to change."""
+"""Check the values of a run against each other before anything starts; errors name the key to change."""
 
 from __future__ import annotations
 

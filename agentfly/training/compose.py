@@ -1,14 +1,14 @@
-"""A run's whole configuration from a recipe and overrides: composed by Hydra, completed, checked, written down.
+"""A run's complete configuration from a recipe and overrides: composed by Hydra, completed, checked, written down.
 
 A recipe is a YAML that starts from `agentfly` (our settings on top of verl's `ppo_trainer`) and from a device, which
-comes last so that `device=cpu` can take back what a recipe for GPUs has set:
+comes last so that `device=cpu` on the command line replaces every setting that the recipe has for GPUs:
 
     defaults:
       - agentfly
       - _self_
       - device: cuda
 
-What is written is complete: a run can be repeated from its `config.yaml` alone.
+The written configuration is complete: a run can be repeated from its `config.yaml` alone.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Demonstrations that are valid but not good: they speak the language of the tools and choose at random.
+"""Demonstrations that are valid but not good: they show how to call the tools, with choices at random.
 
-Tool, thresholds and dilation are drawn uniformly, so a policy warm-started on them knows how to call and nothing about
-what works: that is left to reward. The demonstrations run on the real tools through the real rollout, so observations,
-errors and pictures are what the policy will meet.
+Tool, thresholds and dilation are drawn uniformly, so that a policy warm-started on them knows how to call but not which
+calls work; that is left to the reward. The demonstrations run on the real tools through the real rollout, so that
+observations, errors and images are the same as the policy will meet.
 
-`seeing` gives the other half of the warm start: calls as far as the word that only the picture tells. `EXPERT` is the
-mix that draws nothing: the right tool, parameters and words, for those who want to imitate what is good.
+`seeing` gives the other half of the warm start: the beginning of a call, up to the one word that can only be known from
+the image. `EXPERT` is the mix without random choices: the right tool, parameters and words, for imitation.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ async def play(
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
-    """The right first call of a look task, as far as the word that only the picture tells: what comes before, the word.
+    """Return the right first call of a look task in two parts: up to the word known from the image only, and the word.
 
     Tool and parameters are drawn at random as everywhere else.
     """

@@ -1,4 +1,4 @@
-"""Environment variables of a run: what makes it ours, quiet, and able to start on this machine."""
+"""Environment variables of a run: they mark it as ours, keep it quiet, and let it start on this machine."""
 
 from __future__ import annotations
 

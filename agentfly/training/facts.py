@@ -1,4 +1,4 @@
-"""What a finished chain tells of itself beside its reward: for the health of the run, and for where its time went."""
+"""The report of a finished chain for the step metrics: health of the run, and where its time went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""verl's worker of agent loops, with four things of ours: exact picture inputs, scoring apart, a log of every chain,
+"""verl's worker of agent loops, with four things of ours: exact image inputs, scoring apart, a log of every chain,
 and a report of every chain that is lost.
 
 verl takes the class from `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. A chain is scored by verl's reward

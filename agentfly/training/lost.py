@@ -1,7 +1,7 @@
-"""A rollout engine that died, told by the worker that noticed to the trainer, which must not train on what is left.
+"""A rollout engine that died: the worker that noticed tells the trainer, which must not train on the remaining chains.
 
-The chains of such a step are cut short or missing for no fault of the policy. An update on the rest would be written to
-a checkpoint, and a resumed run would go on from it.
+The chains of such a step are cut short or missing through no fault of the policy. An update on the rest would be
+written to a checkpoint, and a resumed run would continue from it.
 """
 
 from __future__ import annotations

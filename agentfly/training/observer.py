@@ -1,4 +1,4 @@
-"""Watches the steps of a run from what their chains tell: rewards by part and group, health, audit, and waiting."""
+"""Compute the step metrics from the reports of the chains: rewards by part and group, health, audit, and waiting."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is trained is what was sampled, pictures included: one computation of a picture's inputs, and the proof.
+"""Ensure that the trainer gets what was sampled, images included: compute an image's inputs once, and check them.
 
-The rollout's codec says how many placeholders a picture has; the trainer's inputs are made here, from the same
+The rollout's codec says how many placeholders an image has; the trainer's inputs are made here, from the same
 processor and the same pixels. `check_pictures` compares both, and `digest` follows the ids to the trainer.
 """
 

@@ -1,7 +1,7 @@
-"""A process of its own for the heavy parts of a run: its memory is freed, its noise goes to a log, and it cannot hang.
+"""Run the heavy parts of a run in a separate process: its memory is freed, its output goes to a log, it cannot hang.
 
-Functions run in a fresh interpreter (spawn) in its own process group; progress comes back through a pipe. What is
-limited is the time without progress, never the time of the whole: a slow machine is no fault.
+Functions run in a fresh interpreter (spawn) in its own process group; progress comes back through a pipe. The limit is
+for the time without progress and not for the total time: a slow machine is no fault.
 """
 
 from __future__ import annotations

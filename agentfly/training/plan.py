@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: sizes, and the memory that it will want."""
+"""The plan of a run: its sizes and an estimate of its memory."""
 
 from __future__ import annotations
 

@@ -2,16 +2,16 @@
 
 What makes it learnable in minutes on two cores:
 
-- a vocabulary of its own, trained with Qwen's pre-tokeniser on the words of the world it lives in, with the fixed
-  pieces of a tool call as single tokens (as Qwen has `<tool_call>`), so that a call costs some sixteen tokens;
-- pictures seen at 84 x 84: nine visual tokens;
+- its own vocabulary, trained with Qwen's pre-tokeniser on the words of the sticker world, with the fixed pieces of a
+  tool call as single tokens (as Qwen has `<tool_call>`), so that a call has about sixteen tokens;
+- images at 84 x 84: nine visual tokens;
 - embeddings exactly as large as the vocabulary, so that vLLM masks nothing and log-probs agree;
-- rotary positions for pictures of three by three tokens: no width for time, and the first frequencies so fast that one
-  step across is a real angle. After 300 steps on "the sticker in the top left?", base 30 with sections (4, 6, 6)
-  answers 0.52 of the held-out pictures with two stickers and 0.38 of those with three; base 8 with (0, 5, 11) answers
-  1.0 and 0.90. The last frequencies must be slow as well, or words are not found again from far: after a warm start of
-  300 steps the second call of a held-out task of two steps has the right words in 0.07 with base 8 and (0, 7, 9), in
-  0.40 with base 100 and (0, 5, 11); after 750 in 0.78 and 0.97, and a look finds its sticker in 0.62 and 0.72.
+- rotary positions for images of three by three tokens: no width for time, and first frequencies so fast that one step
+  across is a large angle. After 300 steps on "the sticker in the top left?", base 30 with sections (4, 6, 6) answers
+  0.52 of the held-out images with two stickers and 0.38 of those with three; base 8 with (0, 5, 11) answers 1.0 and
+  0.90. The last frequencies must be slow as well, or distant words are not found again. After a warm start of 300 steps
+  the second call of a held-out task of two steps has the right words in 0.07 with base 8 and (0, 7, 9), in 0.40 with
+  base 100 and (0, 5, 11); after 750 in 0.78 and 0.97, and a look finds its sticker in 0.62 and 0.72.
 """
 
 from __future__ import annotations

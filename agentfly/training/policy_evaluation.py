@@ -1,6 +1,6 @@
-"""A policy on held-out sticker tasks through `agent.run()` with vLLM: greedy, sampled, and with blanked pictures.
+"""A policy on held-out sticker tasks through `agent.run()` with vLLM: greedy, sampled, and with blanked images.
 
-One engine serves all passes. Every pass leaves one JSONL file of trajectories; the pictures of the first tasks of each
+One engine serves all passes. Every pass leaves one JSONL file of trajectories; the images of the first tasks of each
 family are kept for the report.
 """
 

@@ -1,4 +1,4 @@
-"""A run made ready: its configuration composed, its tasks written for verl, both in the run's folder."""
+"""Prepare a run: compose its configuration and write its tasks for verl, both into the run's folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The processes of one run, and what they leave behind: found for certain, ended for certain, nobody else's touched.
+"""Find and end all processes of one run and remove what they leave behind, without touching anything else.
 
-A run is a tree of some twenty processes (verl's driver, Ray's daemons and workers, the rollout engine). Ray's outlive a
-killed driver, so parentage is not enough. All of them inherit a marker in their environment and, on Linux, the session
-of the driver; a process with either is ours.
+A run is a tree of about twenty processes (verl's driver, Ray's daemons and workers, the rollout engine). Ray's outlive
+a killed driver, so parentage is not enough. All of them inherit a marker in their environment and, on Linux, the
+session of the driver; a process with either is ours.
 """
 
 from __future__ import annotations

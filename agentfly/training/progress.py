@@ -1,4 +1,4 @@
-"""What a running trainer says about itself: phases and errors in its log, numbers in its metrics file."""
+"""Read the progress of a running trainer: phases and errors from its log, numbers from its metrics file."""
 
 from __future__ import annotations
 

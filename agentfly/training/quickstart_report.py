@@ -1,4 +1,4 @@
-"""The page and the pictures that a quickstart run ends with."""
+"""Write the report and the images at the end of a quickstart run."""
 
 from __future__ import annotations
 

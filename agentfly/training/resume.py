@@ -1,8 +1,7 @@
-"""Where a resumed run goes on, with logs that end there.
+"""Find where a resumed run continues, and cut its logs there.
 
 verl repeats every step after its newest checkpoint. The lines that such a step had already written to `metrics.jsonl`
-and `trajectories.jsonl` would then stand there twice, so they are moved aside before the run goes on: the logs of a run
-that was killed and resumed read as if it had never been.
+and `trajectories.jsonl` are moved aside before the run continues. Otherwise these steps would be in the logs twice.
 """
 
 from __future__ import annotations

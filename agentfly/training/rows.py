@@ -1,7 +1,7 @@
-"""What verl reads: one small row a task that points into the file with the pictures.
+"""The rows that verl reads: one small row per task that points into the file with the images.
 
-verl passes every column of a row through its queue once a sample. So its file holds only a pointer (file and index),
-and the agent loop reads pictures, target and mask from the task file, which is memory-mapped once a worker.
+verl passes every column of a row through its queue once per sample. So its file holds only a pointer (file and index),
+and the agent loop reads images, target and mask from the task file, which is memory-mapped once per worker.
 """
 
 from __future__ import annotations

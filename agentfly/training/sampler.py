@@ -1,4 +1,4 @@
-"""verl's replay buffer that watches what it hands on, with a poll interval that fits small models.
+"""verl's replay buffer with a shorter poll interval for small models, and with metrics of the chains that it returns.
 
 verl takes the class from `trainer.v1.sampler.custom_sampler`; it lives in the process of the trainer, and what it
 returns beside a batch is logged with the step's metrics. A batch that has lost too many chains to faults is not handed

@@ -1,4 +1,4 @@
-"""From a finished chain to what the trainer learns from: score, reward, credit by turn, and the audit's second look."""
+"""Compute score, reward, credit by turn and audit of a finished chain."""
 
 from __future__ import annotations
 

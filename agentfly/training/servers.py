@@ -1,4 +1,4 @@
-"""Do the image servers of a run answer? Asked before it starts: a run without any of them ends at once."""
+"""Check that the image servers of a run answer before it starts: without any of them it ends at once."""
 
 from __future__ import annotations
 

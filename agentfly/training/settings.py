@@ -1,7 +1,7 @@
-"""The node `agentfly:` of a run's configuration: what a training run has beside verl's own settings.
+"""The section `agentfly:` of a run's configuration: everything that verl has no setting for.
 
-Everything of verl stays where verl has it. Here is what verl does not know: the agent, its tools and engines, who
-scores, how a score becomes a reward, what is watched, and where all of it goes.
+These are the agent, its tools and engines, the evaluator, the conversion of scores to rewards, the metrics to watch,
+and the folder of the run. All other settings are verl's own.
 """
 
 from __future__ import annotations

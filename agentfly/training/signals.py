@@ -1,4 +1,4 @@
-"""Signals as exceptions while a run is watched."""
+"""Raise exceptions for signals while a run is watched."""
 
 from __future__ import annotations
 

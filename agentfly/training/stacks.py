@@ -1,6 +1,6 @@
-"""Where the trainer stands, asked from outside: at a signal it writes its stacks, and the launcher reads them.
+"""Get the stacks of a running trainer: it writes them at a signal, and the launcher reads them.
 
-A hang in verl has no message of its own. The function it hangs in tells the phase.
+A hang in verl has no message of its own. The function it hangs in shows the phase.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`agentfly train`: a recipe becomes a run, watched from the console, or only its plan."""
+"""`agentfly train`: run a recipe and show its progress, or print only its plan."""
 
 from __future__ import annotations
 

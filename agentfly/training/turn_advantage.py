@@ -1,8 +1,8 @@
-"""The advantage estimator `turn_grpo`: GRPO that tells the turns of a chain apart.
+"""The advantage estimator `turn_grpo`: GRPO with an advantage for each turn of a chain.
 
-GRPO (arXiv:2402.03300) adds up all rewards of a chain and gives every token the same advantage, so credit by turn is
-lost. Here each turn is compared with the turns of the same number in the other chains of its prompt, by what came from
-it on (turn-level credit as in arXiv:2505.11821).
+GRPO (arXiv:2402.03300) adds up all rewards of a chain and gives every token the same advantage, so that credit by turn
+is lost. Here the rewards from each turn on are compared with those of the same turn in the other chains of its prompt
+(turn-level credit as in arXiv:2505.11821).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The checks of a configuration: all that a run would find out much later, told together."""
+"""The checks of a configuration: all problems that would otherwise show late in a run, reported together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a step's rollouts went: how long the policy had nothing to generate, and because of which tool."""
+"""Where the time of a step's rollouts went: how long the policy had nothing to generate, and which tool caused it."""
 
 from __future__ import annotations
 

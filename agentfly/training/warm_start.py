@@ -1,4 +1,4 @@
-"""From nothing to a policy that speaks the language of the tools: demonstrations, tokenizer, supervised training."""
+"""Make a policy that can call the tools from nothing: demonstrations, tokenizer, supervised training."""
 
 from __future__ import annotations
 

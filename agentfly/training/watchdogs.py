@@ -1,7 +1,7 @@
-"""What ends a run that no longer moves: a limit for each part of it, and an eye on the processes that it needs.
+"""End a run that hangs: a limit for each part of it, and a watch on the processes that it needs.
 
-A limit is for the time without progress. A slow machine makes progress: the log says something new, a chain is
-finished, or the trainer goes on to the next part of the step.
+A limit is for the time without progress. Progress is a new line in the log, a finished chain, or the next part of a
+step, so that a slow machine is not taken for a hang.
 """
 
 from __future__ import annotations

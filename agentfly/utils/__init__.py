@@ -1,1 +1,1 @@
-"""Commands under their documented names; each hands on to the room that does the work."""
+"""Commands under their documented names; each calls the package that does the work."""

@@ -1,4 +1,4 @@
-"""What a run looks like: its learning curve, strips of edits, and one page that tells everything."""
+"""Show a run: its learning curve, strips of edits, and one page with all results."""
 
 from agentfly.viewer.curves import edit_strip, learning_curve
 from agentfly.viewer.records import StepRecord

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: the learning curve, and strips of pictures with captions.
+"""Images of a run as PNG files: the learning curve, and strips of images with captions.
 
 Both draw without a display. The curve needs matplotlib, which comes with the extra [verl]; strips need Pillow only.
 """

@@ -1,7 +1,7 @@
-"""What an agent made of tasks, picture by picture: one HTML file that opens anywhere, without network or script.
+"""The results of an agent, image by image: one HTML file that opens anywhere, without network or script.
 
-Cards stand worst first, or by task type; a radio button switches, in CSS alone. What a policy or a data set wrote is
-hostile text: the template escapes everything, and the page forbids itself to load anything.
+Cards are sorted worst first, or by task type; a radio button switches, in CSS alone. What a policy or a data set wrote
+is hostile text: the template escapes everything, and the page forbids itself to load anything.
 """
 
 from __future__ import annotations

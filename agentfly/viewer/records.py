@@ -1,4 +1,4 @@
-"""What is known of one training step, whoever measured it."""
+"""The figures of one training step, whoever measured them."""
 
 from __future__ import annotations
 

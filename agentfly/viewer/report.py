@@ -1,4 +1,4 @@
-"""One page that tells what a training run did: a single HTML file that opens anywhere, without network or script.
+"""The report of a training run: a single HTML file that opens anywhere, without network or script.
 
 What a policy wrote is hostile text: the template escapes everything, and the page forbids itself to load anything.
 """

@@ -1,4 +1,4 @@
-"""The figures of a run's summary, arranged for reading. Whatever a summary does not have is left out.
+"""The figures of a run's summary, arranged in tables. Figures that a summary does not have are left out.
 
 Scores are points from 0 to 100; success and shares become per cent, so that every bar has the same scale.
 """

@@ -1,4 +1,4 @@
-"""From what a detector model gives to `Detections`: prompts in, boxes inside the picture and their masks out."""
+"""Turn the output of a detector model into `Detections`: boxes inside the image and their masks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Results of tools on disk, shared by chains, epochs and processes.
 
-A result is one JSON file and a PNG file for each picture, named by the hash of everything that decides it. Files appear
+A result is one JSON file and a PNG file for each image, named by the hash of everything that decides it. Files appear
 whole or not at all, so processes need no locks. Past `max_bytes` the results that were not used for longest go. The
 ones used last are also kept decoded in memory, since decoding a PNG takes longer than all the rest of a hit.
 """

@@ -1,7 +1,7 @@
 """Engines that look into the tool cache before they work.
 
-Equal calls of one moment work once: the others wait for it. A call that is cancelled leaves the work to those who still
-wait, and stops it when it was the last.
+Equal calls at the same time work once: the others wait for the result. When a call is cancelled, the work continues as
+long as another call waits for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pixels before and after a model: what it is shown, and how its picture comes back into the source."""
+"""Prepare pixels for a model, and put its image back into the source."""
 
 from __future__ import annotations
 

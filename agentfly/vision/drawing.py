@@ -1,4 +1,4 @@
-"""A picture of what was detected: boxes with their labels and scores, on a copy."""
+"""An image of what was detected: boxes with their labels and scores, on a copy."""
 
 from __future__ import annotations
 

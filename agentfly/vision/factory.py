@@ -1,4 +1,4 @@
-"""Engines from a few words of configuration: a preset, or a name or a mapping for each of the three.
+"""Make engines from a short configuration: a preset, or a name or a mapping for each of the three.
 
 make_engines("classical")
 make_engines({

@@ -1,4 +1,4 @@
-"""Talking to OpenAI-compatible endpoints from engines: one SDK client an event loop, faults that say what to do."""
+"""Clients of OpenAI-compatible endpoints for engines: one SDK client per event loop, faults that say what to do."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Editing and inpainting by OpenAI's images API, or by any vendor that litellm's `image_edit` reaches.
 
-The API knows a picture, a mask and a prompt. A negative prompt becomes a sentence of the prompt; seeds, steps and
+The API knows an image, a mask and a prompt. A negative prompt becomes a sentence of the prompt; seeds, steps and
 guidance scales are sent only to servers that take them (`send_settings`), for OpenAI refuses what it does not know.
-Its masks are transparent where the picture may change, ours are white there.
+Its masks are transparent where the image may change, ours are white there.
 """
 
 from __future__ import annotations

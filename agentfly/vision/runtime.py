@@ -1,4 +1,4 @@
-"""How an engine runs its model: off the event loop, on the device asked for, with faults that say what to do."""
+"""Run the model of an engine: off the event loop, on the chosen device, with faults that say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings of engines that load a model have in common."""
+"""The common settings of engines that load a model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Detection by a vision-language model: asks a chat endpoint for boxes as JSON. The policy's own model will do.
 
-The picture is sent at a size that the model's own resizing leaves as it is, so that pixel coordinates mean the same to
-both sides (Qwen2.5-VL answers in pixels of the picture that it sees, Qwen3-VL in thousandths of its sides).
+The image is sent at a size that the model's own resizing leaves as it is, so that pixel coordinates mean the same to
+both sides (Qwen2.5-VL answers in pixels of the image that it sees, Qwen3-VL in thousandths of its sides).
 """
 
 from __future__ import annotations

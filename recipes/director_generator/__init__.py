@@ -1,1 +1,1 @@
-"""Directors and generators that make a picture from a prompt; see docs/director_generator.md."""
+"""Directors and generators that make an image from a prompt; see docs/director_generator.md."""

@@ -26,16 +26,16 @@ _PIECES = "segments"
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(
-        "python -m recipes.director_generator", description="Directors and generators make a picture from a prompt."
+        "python -m recipes.director_generator", description="Directors and generators make an image from a prompt."
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("prompt", nargs="?", help="what the picture should be")
+    what.add_argument("prompt", nargs="?", help="what the image should show")
     what.add_argument("-f", "--file", type=Path, help="JSON file with the prompt, or with a transcript")
     parser.add_argument("--config", type=Path, default=Path("config/system_config.yaml"), help="system configuration")
-    parser.add_argument("--max-iterations", "--max-iteration", type=int, metavar="N", help="rounds of pictures at most")
-    parser.add_argument("--output-dir", type=Path, default=Path("output"), help="where results go")
-    parser.add_argument("--env-file", type=Path, help="settings file; .env in the working folder without it")
-    parser.add_argument("--quiet", action="store_true", help="log warnings only to standard error")
+    parser.add_argument("--max-iterations", "--max-iteration", type=int, metavar="N", help="most rounds of images")
+    parser.add_argument("--output-dir", type=Path, default=Path("output"), help="folder for the results")
+    parser.add_argument("--env-file", type=Path, help="settings file; default: .env, if there is one")
+    parser.add_argument("--quiet", action="store_true", help="show only warnings on standard error")
     return parser
 
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(given: argparse.Namespace) -> tuple[RunRecord, Path]:
     prompt = given.prompt if given.file is None else read_prompt(given.file)
     if not prompt.strip():
-        raise ConfigError("the prompt is empty: say what the picture should be")
+        raise ConfigError("the prompt is empty: say what the image should show")
     studio = load_studio(find_config(given.config), read_env(given.env_file), max_loops=given.max_iterations)
     system = DirectorGenerator(studio)
     folder = RunFolder(given.output_dir, run_id(prompt))

@@ -1,6 +1,6 @@
-"""The four text systems, one after the other, each with its output in a file.
+"""Run the four text systems one after the other, each with its output in a file.
 
-Exit code 0 when all of them worked, 1 when one did not; the others run all the same.
+Exit code 0 if all of them worked, 1 if one failed; the others run in any case.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ async def run(flags: argparse.Namespace, console: Console) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and run."""
     parser = argparse.ArgumentParser("python -m recipes.text_systems", description=__doc__)
-    parser.add_argument("--output-dir", type=Path, default=Path("run_outputs"))
-    parser.add_argument("--env", type=Path, help="settings file; .env where there is one")
-    parser.add_argument("--context", type=Path, default=HERE / "context.txt")
-    parser.add_argument("--longtext", type=Path, default=HERE / "longtext.txt")
-    parser.add_argument("--chunk-size", type=int, default=400, help="tokens of a part of the long text")
-    parser.add_argument("--num-calls", type=int, default=3)
-    parser.add_argument("--max-concurrency", type=int, default=8)
-    parser.add_argument("--only", nargs="+", choices=EXAMPLES, help="these examples; all without it")
+    parser.add_argument("--output-dir", type=Path, default=Path("run_outputs"), help="folder for the outputs")
+    parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
+    parser.add_argument("--context", type=Path, default=HERE / "context.txt", help="text for ContextAgent")
+    parser.add_argument("--longtext", type=Path, default=HERE / "longtext.txt", help="text for ChainOfAgents")
+    parser.add_argument("--chunk-size", type=int, default=400, help="tokens in each part of the long text")
+    parser.add_argument("--num-calls", type=int, default=3, help="answers of MultiCallSystem")
+    parser.add_argument("--max-concurrency", type=int, default=8, help="most calls at the same time")
+    parser.add_argument("--only", nargs="+", choices=EXAMPLES, help="examples to run; default: all")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

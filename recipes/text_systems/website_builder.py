@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m recipes.text_systems.website_builder", description=__doc__)
     parser.add_argument("wish", nargs="?", default="a bakery in a harbour town that sells sourdough and lends books")
     parser.add_argument("--output-dir", type=Path, default=Path("generated_website"))
-    parser.add_argument("--env", type=Path, help="settings file; .env where there is one")
+    parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -49,9 +49,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     lines = [json.dumps(_own_image(folder, number)) for number in range(30)]
     (folder / "mine.jsonl").write_text("\n".join(lines))
-    [own_score] = section(PAGE, "2. Who scores", "python")
+    [own_score] = section(PAGE, "2. The evaluator", "python")
     subprocess.run([sys.executable, "-c", own_score], cwd=folder, check=True, timeout=60)
-    [own_tool] = section(ROOT / "docs" / "agent.md", "Own tools and rewards", "python")
+    [own_tool] = section(ROOT / "docs" / "agent.md", "Your own tools and rewards", "python")
     (folder / "mirrors.py").write_text(own_tool.partition("@reward")[0])
     return folder
 
@@ -84,7 +84,7 @@ def typed(folder: Path, line: str, *more: str, code: int = 0) -> str:
 def test_thirty_images_on_a_laptop_with_a_reward_of_ones_own(workplace: Path) -> None:
     [block] = section(PAGE, "Thirty images on a laptop", "bash")
     check, dry_run, train, replay, export = block.splitlines()
-    [own_reward] = section(PAGE, "2. Who scores", "bash")
+    [own_reward] = section(PAGE, "2. The evaluator", "bash")
     assert own_reward.strip() == f"{train} agentfly.evaluator=my_score:NoRed"
 
     assert "30 rows, no problems" in typed(workplace, check)

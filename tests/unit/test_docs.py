@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -69,10 +70,30 @@ def test_python_runs(page: str, before: str, code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("page", "before", "code"), blocks("bash"))
 def test_commands_are_run_somewhere(page: str, before: str, code: str) -> None:
     for line in filter(None, code.splitlines()):
-        words = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line)
+        words = re.sub(r"""^(?:[A-Z_]+=(?:"[^"]*"|\S+) )+""", "", line)
         known = next((where for command, where in RUN_ELSEWHERE.items() if words.startswith(command)), None)
         assert known is not None, f"{page}: nothing runs {line!r}"
         assert (ROOT / known).exists()
+
+
+def names_for_earlier_ones() -> list[str]:
+    """What the page of earlier names says to use now: modules, objects of modules, and files of the repository."""
+    rows = re.findall(
+        r"^\|[^|\n]*(?:\\\|[^|\n]*)*\|([^|\n]*)\|$", (ROOT / "docs/documents.md").read_text("utf-8"), re.MULTILINE
+    )
+    spans = [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
+    words = [word for span in spans for word in span.split()]
+    return sorted({word for word in words if re.match(r"(agentfly|recipes|tests)[./]", word)})
+
+
+@pytest.mark.parametrize("name", names_for_earlier_ones())
+def test_names_given_for_earlier_ones_exist(name: str) -> None:
+    path, _, test = name.partition("::")
+    if "/" in path:
+        assert (ROOT / path).exists()
+        assert not test or f"def {test}(" in (ROOT / path).read_text("utf-8")
+        return
+    assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

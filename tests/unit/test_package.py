@@ -71,6 +71,11 @@ def test_version_is_the_one_in_the_metadata() -> None:
     assert metadata.version("agentfly-rl") == agentfly.__version__
 
 
+def test_python_3_13_is_refused_only_as_long_as_verl_refuses_it() -> None:
+    ours, verls = (SpecifierSet(metadata.metadata(name)["Requires-Python"]) for name in ("agentfly-rl", "verl"))
+    assert ours.contains("3.13") == verls.contains("3.13"), "verl's limit has moved: move python_requires in setup.py"
+
+
 def test_console_script_and_verl_plugin_are_registered() -> None:
     registered = {(e.group, e.name, e.value) for e in metadata.distribution("agentfly-rl").entry_points}
     assert ("console_scripts", "agentfly", "agentfly.cli:main") in registered

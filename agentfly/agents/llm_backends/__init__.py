@@ -1,6 +1,6 @@
-"""What generates text: an OpenAI-compatible server, vLLM in this process, or a script.
+"""Backends that generate text: an OpenAI-compatible server, vLLM in this process, or a script.
 
-Importing this room costs nothing: openai and vLLM are imported by the backend that uses them, when it does.
+Importing this package is cheap: openai and vLLM are imported by the backend that uses them, at its first use.
 """
 
 from agentfly.agents.llm_backends.async_vllm import AsyncVLLMBackend

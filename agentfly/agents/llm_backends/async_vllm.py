@@ -1,7 +1,7 @@
 """vLLM in this process: exact token ids in, exact token ids and their log-probs out.
 
-The engine starts with the first turn, once, and serves many chains at once. The prompt that vLLM works on is compared
-with the ids that training will see; a difference is an error, never a silent drift.
+The engine starts once, with the first turn, and serves many chains at the same time. The prompt that vLLM works on is
+compared with the ids that training will see; a difference is an error.
 """
 
 from __future__ import annotations

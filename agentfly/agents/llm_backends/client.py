@@ -1,9 +1,9 @@
 """A policy behind an OpenAI-compatible chat endpoint, local or in the cloud.
 
-Message-level, unless the server is vLLM and `ClientConfig.return_token_ids` is set: then turns are exact to the token
-(see `exact`). Rate limits are kept on this side, passing faults are tried again with backoff, and every failure is a
-`BackendError` without the key in it. Tools are called natively; where a server has no such thing, they are described in
-the system message and the calls are read from the text.
+Message-level, unless the server is vLLM and `ClientConfig.return_token_ids` is set: then turns are token-exact (see
+`exact`). The client keeps to rate limits, retries temporary faults with backoff, and raises every failure as a
+`BackendError` without the key in it. Tools are called natively. If a server does not support that, they are described
+in the system message and the calls are read from the text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong between the client and its server: what it means, whether to try again, and when.
+"""Faults between the client and its server: what they mean, whether to retry, and when.
 
 Every fault becomes a `BackendError` without the key in it.
 """
@@ -28,7 +28,7 @@ _LONGEST_WAIT = 120.0
 _ADVICE = {
     401: "; check api_key, or set {variable}",
     403: "; check that api_key may use this model",
-    404: "; check the model name, and that base_url ends in /v1",
+    404: "; check the model name, and that this address ends in /v1",
 }
 # vLLM without a parser, Ollama and OpenRouter with a model that has no tools, llama.cpp without --jinja.
 _NO_TOOLS = re.compile(
@@ -75,7 +75,7 @@ class Faults:
             return UnreachableError(told)
         if isinstance(fault, openai.APIConnectionError):
             cause = self._redact(fault.__cause__ or fault)
-            return UnreachableError(f"cannot reach {url} ({cause}); check base_url, and that the server runs")
+            return UnreachableError(f"cannot reach {url} ({cause}); check this address, and that the server runs")
         if isinstance(fault, openai.APIStatusError):
             return self._status(fault)
         if isinstance(fault, openai.APIResponseValidationError | json.JSONDecodeError):
@@ -84,7 +84,7 @@ class Faults:
 
     def malformed(self) -> BackendError:
         """The answer is no chat completion."""
-        return BackendError(f"{self._config.base_url} sent no chat completion; check that base_url ends in /v1")
+        return BackendError(f"{self._config.base_url} sent no chat completion; check that this address ends in /v1")
 
     def _status(self, fault: openai.APIStatusError) -> BackendError:
         status = fault.status_code

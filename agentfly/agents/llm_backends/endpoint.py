@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint before its first generation: is its key there, does it answer, what does it serve?"""
+"""Check an OpenAI-compatible endpoint before its first generation: its key, whether it answers, what it serves."""
 
 from __future__ import annotations
 

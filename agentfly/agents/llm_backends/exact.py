@@ -1,9 +1,9 @@
 """Token-exact rollouts through a vLLM server's chat endpoint.
 
-The server renders the conversation itself and says what it worked on (`return_token_ids`). So it is told the turns of
-the policy as they were sampled, and its prompt is compared with the rollout's ids: what passes is exact to the token,
-and what differs is a `BackendError` that ends the chain. That happens where the server has another template or
-processor, and where sampled ids are not those into which their text tokenises, of which a chat endpoint cannot be told.
+The server renders the conversation itself and returns the ids of its prompt (`return_token_ids`). It is sent the turns
+of the policy as they were sampled, and its prompt is compared with the rollout's ids. Equal ids are token-exact;
+different ids are a `BackendError` that ends the chain. They differ if the server has another template or processor, or
+if the sampled ids are not those into which their text is tokenised: a chat endpoint takes text and not ids.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the documented `backend=` argument to a backend object."""
+"""Backend objects from the documented `backend=` argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt that a server worked on is compared with the exact ids of the rollout: a difference is an error."""
+"""Compare the prompt that a server worked on with the exact ids of the rollout; a difference is an error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A policy that says what it is told: for tests, demonstrations and replays, with the behaviour of a real backend.
+"""A backend that answers from a script, for tests, demonstrations and replays, and otherwise behaves like a real one.
 
-It streams, takes time when asked to, obeys `max_tokens` and, with a codec, returns exact token ids as vLLM does.
+It streams, waits if asked to, obeys `max_tokens` and, with a codec, returns exact token ids as vLLM does.
 """
 
 from __future__ import annotations

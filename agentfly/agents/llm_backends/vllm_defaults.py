@@ -1,4 +1,4 @@
-"""What vLLM needs beyond its own defaults, for the engine in this process and for `vllm serve` alike."""
+"""The settings that vLLM needs beyond its own defaults, in this process and for `vllm serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between the project's messages and what an OpenAI-compatible chat endpoint sends and takes."""
+"""Convert between the project's messages and the JSON of an OpenAI-compatible chat endpoint."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Agents for one kind of work each, and the commands that belong to them."""
+"""Agents for one kind of work each, and their commands."""

@@ -1,4 +1,4 @@
-"""The application of the image server: which endpoint is where, what stands before them, and the form of errors."""
+"""The FastAPI application of the image server: its routes, its middleware, and the form of its errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.server = server
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, counters=server.dispatcher.counters)
     app.get("/")(server.root)
     app.get("/health", response_model=None)(server.health)
     app.get("/v1/models")(server.models)

@@ -1,4 +1,4 @@
-"""Reading the body of a request, JSON or form, into fields and pictures."""
+"""Reading the body of a request, JSON or form, into fields and images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags of the server, and its life from start to SIGTERM."""
+"""The command `agentfly serve-images`: its flags, and serving until SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_AS_THEY_ARE = ("workers", "worker_slots", "host", "port", "max_queue", "request_timeout", "shutdown_grace")
+_TAKEN_AS_THEY_ARE = (
+    "workers",
+    "worker_slots",
+    "host",
+    "port",
+    "max_queue",
+    "max_requests_per_minute",
+    "request_timeout",
+    "shutdown_grace",
+)
 
 
 def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentParser:
@@ -38,29 +47,51 @@ def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentPars
     add = parser.add_argument
     add("--model-type", required=True, choices=get_args(ModelType), help="which engine")
     add("--model-path", default="", help="folder or hub name; for custom, package.module:function")
-    add("--masks", default=None, metavar="MODEL", help="SAM model that cuts out what is detected (detect)")
+    add("--masks", default=None, metavar="MODEL", help="SAM model for the outlines of detected objects (detect)")
     add("--gpu-ids", type=int, nargs="+", default=[], metavar="N", help="one worker for each of these GPUs")
     add("--device", default=None, help="device of the workers without --gpu-ids: cpu, or cuda for the first GPU")
     add("--workers", type=int, default=defaults.workers, help="workers without --gpu-ids")
-    add("--worker-slots", type=int, default=0, help="requests a worker holds at once; 0: by model type")
+    add("--worker-slots", type=int, default=0, help="requests that a worker holds at once; 0: by model type")
     add("--use-fast", action="store_true", help="Lightning LoRA, 8 steps (qwen)")
     add("--use-ultra-fast", action="store_true", help="Lightning LoRA, 4 steps (qwen)")
     add("--lora", default=None, help="folder or file of that LoRA, instead of the hub's")
-    add("--dtype", default=defaults.dtype, choices=get_args(DType), help="of the weights; auto: bfloat16 on GPU")
+    add(
+        "--dtype",
+        default=defaults.dtype,
+        choices=get_args(DType),
+        help="precision of the weights; auto: bfloat16 on a GPU",
+    )
     add("--offload", default=defaults.offload, choices=get_args(Offload), help="move weights off the GPU between uses")
     add("--compile", action="store_true", help="compile the denoiser; the first request takes minutes")
-    add("--area", type=int, default=None, help="pixels that the model works at; the model's own choice without it")
-    add("--host", default=defaults.host, help="where to listen")
-    add("--port", type=int, default=defaults.port, help="where to listen")
+    add("--area", type=int, default=None, help="pixels that the model works at; default: the model's own choice")
+    add("--host", default=defaults.host, help="address to listen on")
+    add("--port", type=int, default=defaults.port, help="port to listen on")
     add("--api-key-env", default=None, metavar="NAME", help="environment variable with the key that clients must send")
-    add("--max-queue", type=int, default=defaults.max_queue, help="requests that wait at most; more get 503")
+    add("--max-queue", type=int, default=defaults.max_queue, help="most requests that wait; further ones get 503")
+    add(
+        "--max-requests-per-minute",
+        type=int,
+        default=None,
+        metavar="N",
+        help="most requests of one client in 60 s; further ones get 429",
+    )
     add("--request-timeout", type=float, default=defaults.request_timeout, help="seconds a request may take")
-    add("--shutdown-grace", type=float, default=defaults.shutdown_grace, help="seconds to finish after SIGTERM")
-    add("--max-body-mb", type=float, default=limits.body_bytes / 2**20, help="megabytes of a request")
-    add("--max-pixels", type=int, default=limits.pixels, help="pixels of a picture")
-    add("--max-images", type=int, default=limits.images, help="pictures of a request")
-    add("--allow-urls", action="store_true", help="fetch pictures from public http(s) addresses")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="how much to log")
+    add(
+        "--shutdown-grace",
+        type=float,
+        default=defaults.shutdown_grace,
+        help="seconds that requests have to finish after SIGTERM",
+    )
+    add("--max-body-mb", type=float, default=limits.body_bytes / 2**20, help="largest request, in MiB")
+    add("--max-pixels", type=int, default=limits.pixels, help="most pixels of an image")
+    add("--max-images", type=int, default=limits.images, help="most images in a request")
+    add("--allow-urls", action="store_true", help="let requests name images by public http(s) address")
+    add(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="least severe messages to log",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the server counts, and the Prometheus text made of it.
+"""The counters of the server, and the Prometheus text made of them.
 
 The numbers are plain attributes, so that counting costs nothing and needs no library; `prometheus_client` reads them
 when somebody asks for `/metrics`.
@@ -56,6 +56,7 @@ class Counters:
     expired: int = 0
     retries: int = 0
     restarts: int = 0
+    rate_limited: int = 0
 
 
 class Collector:
@@ -86,6 +87,7 @@ class Collector:
             ("expired", "Jobs that met their deadline.", counters.expired),
             ("retries", "Jobs given to a second worker.", counters.retries),
             ("worker_restarts", "Workers started again.", counters.restarts),
+            ("rate_limited", "Requests refused because their client had sent too many.", counters.rate_limited),
         ):
             yield CounterMetricFamily(f"agentfly_image_{name}", text, value=count)
         yield GaugeMetricFamily("agentfly_image_queue", "Jobs that wait.", value=dispatcher.waiting)

@@ -1,9 +1,9 @@
-"""The queue in front of the workers, and their keeper.
+"""The queue in front of the workers, which also keeps them alive.
 
-What a request can count on: it waits in a bounded queue, first come first served; it ends at its deadline, waiting or
-running; when its worker dies it runs once more, on another worker where there is one; when nobody wants it any more
-it stops. A worker that dies is started again. One that does not let go of an abandoned request is killed, and its other
-requests start over without it counting as their failure.
+A request waits in a bounded queue, first come first served. It ends at its deadline, waiting or running. If its worker
+dies it runs once more, on another worker if there is one. It stops when its client hangs up. A worker that dies is
+started again. A worker that does not stop an abandoned request is killed, and its other requests start over; that does
+not count as their failure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The endpoints of the image server: OpenAI's image endpoints, detection, and what operators look at.
+"""The endpoints of the image server: OpenAI's image endpoints, detection, and status for operators.
 
 An endpoint reads a request, queues its work, and waits for whichever comes first: the result, the deadline, or the
 client hanging up. It never does anything heavy itself.

@@ -1,4 +1,4 @@
-"""From a model type to something that works: the one place where a worker process chooses its engine."""
+"""Make the engine of a model type, in a worker process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, and the HTTP status that says so."""
+"""Errors of requests, and the HTTP status of each."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ class QueueFull(ServerFault):
     def __init__(self, retry_after: int) -> None:
         super().__init__(
             f"the queue is full: try again in {retry_after} s", status=503, code="queue_full", retry_after=retry_after
+        )
+
+
+class TooManyRequests(RequestError):
+    """The client has sent as many requests in the last minute as it may."""
+
+    kind = "rate_limit_error"
+
+    def __init__(self, per_minute: int, retry_after: int) -> None:
+        super().__init__(
+            f"a client may send {per_minute} requests a minute to this server: try again in {retry_after} s",
+            status=429,
+            code="rate_limit_exceeded",
+            retry_after=retry_after,
         )
 
 

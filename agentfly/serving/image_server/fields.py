@@ -1,4 +1,4 @@
-"""The fields of requests, the same in JSON and in forms: names as OpenAI and diffusers have them, ranges, defaults."""
+"""The fields of requests, the same in JSON and in forms: names as in OpenAI and diffusers, ranges, defaults."""
 
 from __future__ import annotations
 

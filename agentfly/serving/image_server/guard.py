@@ -1,4 +1,4 @@
-"""What stands before the endpoints: the key, the size of bodies, the number of requests, and the form of errors.
+"""The checks before the endpoints: the key, the size of bodies, the number of requests; and the form of errors.
 
 A plain ASGI layer: it judges a request before a byte of its body is read, and leaves `http.disconnect` to the
 endpoints.
@@ -7,14 +7,18 @@ endpoints.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import logging
+import math
 import uuid
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentfly.serving.image_server.errors import QueueFull, RequestError, RequestRefused
+from agentfly.rate_limit import ClientLimits
+from agentfly.serving.image_server.counters import Counters
+from agentfly.serving.image_server.errors import QueueFull, RequestError, RequestRefused, TooManyRequests
 from agentfly.serving.image_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -31,14 +35,17 @@ class Guard:
     Args:
         app: what it guards.
         settings: key and limits.
+        counters: counts the requests that a rate limit refuses.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, counters: Counters) -> None:
         self._app = app
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._body_bytes = settings.limits.body_bytes
         self._most = settings.max_queue + settings.capacity + _READING
-        self._posts = 0
+        self._posts, self._counters = 0, counters
+        self._per_minute = settings.max_requests_per_minute
+        self._clients = ClientLimits(self._per_minute) if self._per_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection or request."""
@@ -81,11 +88,34 @@ class Guard:
             return
         if self._posts >= self._most:
             raise QueueFull(1)
+        self._limit_rate(scope)
         self._posts += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._posts -= 1
+
+    def _limit_rate(self, scope: Scope) -> None:
+        """Count a request of work for its client. Status, health and metrics cost nothing and are not counted."""
+        if self._clients is None or self._per_minute is None:
+            return
+        seconds = self._clients.admit(client_of(scope))
+        if seconds:
+            self._counters.rate_limited += 1
+            raise TooManyRequests(self._per_minute, math.ceil(seconds))
+
+
+def client_of(scope: Scope) -> str:
+    """Return what a client is known by: its IPv4 address, or the /64 network that one holder of IPv6 addresses has."""
+    host: str = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    mapped = address.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((int(address), 64), strict=False))
 
 
 class _Bounded:

@@ -1,4 +1,4 @@
-"""What a dispatcher keeps books on: pieces of work, and places for worker processes."""
+"""The jobs and worker slots that the dispatcher keeps track of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in and out of requests, in threads of their own: nothing is decoded that is too large, no path is opened."""
+"""Decode and encode the images of requests in threads: nothing too large is decoded, no path is opened."""
 
 from __future__ import annotations
 

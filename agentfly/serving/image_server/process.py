@@ -1,7 +1,7 @@
-"""One worker process as the server sees it: started, spoken to, and its end noticed.
+"""One worker process as the server sees it: its start, its messages and its end.
 
-The socket is a pair that only these two hold, so each side sees the end of the other however it came, SIGKILL included,
-and no worker outlives its server.
+The two processes share a socket pair that nobody else holds, so each notices the end of the other whatever its cause,
+SIGKILL included, and no worker outlives its server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `/docs` says about request bodies. The endpoints read these themselves, so FastAPI cannot know."""
+"""Describe the request bodies for `/docs`. The endpoints read them themselves, so FastAPI cannot know them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator may set. Everything is checked when the server starts, not when the first request comes."""
+"""The settings of an operator. All are checked when the server starts, not at the first request."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ class ServerSettings(ModelOptions):
         host, port: where to listen. Hosts other than loopback should have an API key.
         api_key: what clients must send as `Authorization: Bearer ...`; None lets everybody in.
         max_queue: requests that wait for a worker at most.
+        max_requests_per_minute: of one client, known by its address, in any 60 seconds; None for no limit.
         request_timeout: longest life of a request, in seconds; also the default.
         cancel_grace: seconds that a worker has to stop an abandoned request before it is restarted.
         shutdown_grace: seconds that requests have to finish after SIGTERM.
@@ -120,6 +121,7 @@ class ServerSettings(ModelOptions):
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = None
     max_queue: int = Field(64, ge=1)
+    max_requests_per_minute: int | None = Field(None, ge=1)
     request_timeout: float = Field(600.0, gt=0)
     cancel_grace: float = Field(5.0, gt=0)
     shutdown_grace: float = Field(30.0, gt=0)

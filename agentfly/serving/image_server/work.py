@@ -1,4 +1,4 @@
-"""What travels between the server and its workers. Plain data: it is pickled both ways, and only by these two."""
+"""The messages between the server and its workers: plain data, pickled in both directions by these two only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Directors and generators: several personas brief, write prompts, look at the pictures, judge them and try again.
+"""Directors and generators: several personas write briefs and prompts, judge the images, and revise their prompts.
 
-The modules: `settings` and `prompts` (what a person writes), `chat` and `replies` (asking), `painters`, `remote` and
-`local` (pictures), `run` (one run), `records` (what happened), `folder` (the run on disk), `studio` (the door),
-`trajectory` and `task_agent` (the system as an agent in tables).
+The modules: `settings` and `prompts` (what a person writes), `chat` and `replies` (asking models), `painters`, `remote`
+and `local` (images), `run` (one run), `records` (what happened), `folder` (the run on disk), `studio` (the public
+entry), `trajectory` and `task_agent` (the system as an agent in tables).
 """
 
 from agentfly.systems.director_generator.folder import RunFolder, run_id

@@ -1,7 +1,7 @@
-"""Asking directors and generators: a backend for each model, bounded concurrency, replies that can be used.
+"""Ask directors and generators: a backend for each model, bounded concurrency, and replies that can be used.
 
-Chat goes through LiteLLM where it is installed, and else through our own client, which speaks to OpenAI-compatible
-endpoints. A reply that cannot be used is asked for again, with the reason. A failure is a record, not an exception.
+Chat goes through LiteLLM if it is installed, and otherwise through our own client, which speaks to OpenAI-compatible
+endpoints. A reply that cannot be used is requested again, with the reason. A failure is a record, not an exception.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run on disk: `RUN.json` (whole after every phase), `RUN.log` (previews of what was said), `RUN/` (the pictures)."""
+"""A run on disk: `RUN.json` (whole after every phase), `RUN.log` (previews of what was said), `RUN/` (the images)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SDXL in this process: one pipeline, loaded at the first picture, whose batches all generators share."""
+"""SDXL in this process: one pipeline, loaded at the first image, whose batches all generators share."""
 
 from __future__ import annotations
 

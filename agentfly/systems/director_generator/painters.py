@@ -1,7 +1,7 @@
-"""What turns a generator's words into a picture: placeholders, servers, SDXL in this process, or an image editor.
+"""Make an image from a generator's prompt: placeholders, servers, SDXL in this process, or an image editor.
 
-A placeholder says on itself that it is one. Nothing takes the place of a picture that could not be made, unless
-`failover_mode` asks for it, and then the result counts it.
+A placeholder has a label that says it is one. It takes the place of an image that could not be made only if
+`failover_mode` asks for it, and the result counts it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words that directors and generators are asked with: one Markdown file a phase, with a system and a user part."""
+"""The prompts of directors and generators: one Markdown file for each phase, with a system and a user part."""
 
 from __future__ import annotations
 

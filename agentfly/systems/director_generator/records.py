@@ -1,4 +1,4 @@
-"""What a run did: every phase, every call, every picture. Plain data that becomes one JSON object."""
+"""The record of a run: every phase, every call, every image. Plain data that becomes one JSON object."""
 
 from __future__ import annotations
 

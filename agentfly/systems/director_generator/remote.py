@@ -1,4 +1,8 @@
-"""SDXL elsewhere: an image server of ours (or one like it), and Stability's REST API."""
+"""SDXL on a server: our image server (or a compatible one), and Stability's REST API.
+
+An address is taken to be wrong as long as no server has answered there: then no image can be made, and the run ends.
+Once a server has answered, a lost connection is a fault of one image, for which a placeholder may stand in.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,15 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 from PIL import Image
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from agentfly.errors import ConfigError, ImageError, ToolError
+from agentfly.errors import ConfigError, ImageError, ToolError, first_line
 from agentfly.images import ImageLimits, load_image
 from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, PicturePrompt
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings
@@ -37,7 +42,7 @@ class ServerPainter:
         base = str(settings.api_base).rstrip("/")
         base = base if base.endswith("/v1") else f"{base}/v1"
         self.name = f"server {base}"
-        self._settings = settings
+        self._settings, self._answered = settings, False
         self._client = SdkClient(
             Endpoint(
                 base_url=base.replace("://0.0.0.0", "://127.0.0.1"),
@@ -56,18 +61,47 @@ class ServerPainter:
             "num_inference_steps": self._settings.steps,
             "guidance_scale": self._settings.guidance_scale,
         }
-        with sdk_faults(f"the image {self.name}"):
-            try:
-                reply: Any = await self._client.get().images.generate(
-                    prompt=wanted.prompt,
-                    size=self._settings.size,
-                    extra_body={name: value for name, value in options.items() if value is not None},
-                )
-                text = reply.data[0].b64_json
-            except (json.JSONDecodeError, AttributeError, IndexError, TypeError):
-                # The SDK hands on what is no JSON, and JSON of another form, as it comes.
-                raise ToolError(f"the image {self.name} sent no picture: check SDXL_API_BASE") from None
+        with sdk_faults(f"the image {self.name}"), self._first_contact():
+            reply: Any = await self._client.get().images.generate(
+                prompt=wanted.prompt,
+                size=self._settings.size,
+                extra_body={name: value for name, value in options.items() if value is not None},
+            )
+            text = reply.data[0].b64_json
+        self._answered = True
         return await asyncio.to_thread(_picture, self.name, text)
+
+    @contextmanager
+    def _first_contact(self) -> Iterator[None]:
+        """Tell a wrong address from a fault of one image.
+
+        Raises:
+            ConfigError: nobody listens there, or something that is not an image server, and none has answered before;
+                or the server does not make images from text.
+            ToolError: an image server has answered before, and now something else did.
+        """
+        import openai
+
+        try:
+            yield
+        except openai.APIStatusError as fault:
+            self._answered = True
+            if fault.code == "operation_not_offered":
+                raise ConfigError(
+                    f"the image {self.name} makes no images from text ({first_line(fault)}): correct SDXL_API_BASE"
+                ) from None
+            raise
+        except openai.APIConnectionError as fault:
+            if not self._answered and _nobody_listens(fault.__cause__):
+                why = first_line(fault.__cause__ or fault)
+                raise ConfigError(
+                    f"no image {self.name} ({why}): start it, or correct SDXL_API_BASE (sdxl.api_base)"
+                ) from None
+            raise
+        except (json.JSONDecodeError, AttributeError, IndexError, TypeError):
+            # The SDK hands on what is no JSON, and JSON of another form, as it comes.
+            kind = ToolError if self._answered else ConfigError
+            raise kind(f"the image {self.name} sent no picture: check SDXL_API_BASE (sdxl.api_base)") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -105,7 +139,7 @@ class StabilityPainter:
             timeout=settings.timeout,
             headers={"authorization": f"Bearer {keys.stability.get_secret_value()}", "accept": "application/json"},
         )
-        self._sleep = sleep
+        self._sleep, self._answered = sleep, False
 
     async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
         """A picture of Stability's; see `Painter`."""
@@ -139,7 +173,12 @@ class StabilityPainter:
         try:
             reply = await self._client.post(path, json=body)
         except httpx.HTTPError as fault:
-            raise _Passing(f"{self.name} does not answer ({str(fault) or type(fault).__name__})") from None
+            why = f"({str(fault) or type(fault).__name__})"
+            if not self._answered and _nobody_listens(fault):
+                place = self._settings.stability_base
+                raise ConfigError(f"{self.name} cannot be reached at {place} {why}: check stability_base") from None
+            raise _Passing(f"{self.name} does not answer {why}") from None
+        self._answered = True
         if reply.status_code != 200:
             raise self._refusal(reply)
         try:
@@ -161,6 +200,12 @@ class StabilityPainter:
         if reply.status_code in (408, 429) or reply.status_code >= 500:
             return _Passing(told)
         return ToolError(told)
+
+
+def _nobody_listens(fault: BaseException | None) -> bool:
+    """Return whether no connection came about: the name has no address, or the address refuses or does not answer."""
+    # By name: the SDK has an HTTP library of its own, with classes of the same names.
+    return any(kind.__name__ in ("ConnectError", "ConnectTimeout") for kind in type(fault).__mro__)
 
 
 def _picture(who: str, text: str | None) -> Image.Image:

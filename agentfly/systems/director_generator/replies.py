@@ -1,4 +1,4 @@
-"""What agents say: a brief, a prompt with what to avoid, a critique with a score."""
+"""Read the replies of agents: a brief, a prompt with what to avoid, a critique with a score."""
 
 from __future__ import annotations
 

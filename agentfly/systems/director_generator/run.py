@@ -1,7 +1,7 @@
-"""One run: directors brief, generators write, pictures are made, directors judge, generators refine.
+"""One run: directors brief, generators write, images are made, directors judge, generators refine.
 
 What fails is recorded, and the run goes on with what it has; it ends where a phase yields nothing at all. A round
-without a picture is the exception: the generators are told why and may find other words, once. Limits are checked in
+without an image is the exception: the generators are told why and may find other words, once. Limits are checked in
 this order: the recursion limit before every phase, the threshold after every critique, then the rounds.
 """
 

@@ -1,6 +1,6 @@
-"""What a person writes for a studio of directors and generators: one YAML file, two lists of personas, four prompts.
+"""The settings of a studio of directors and generators: one YAML file, two lists of personas, four prompts.
 
-Environment variables go before the file, and keys are in the environment only: no file and no result ever holds one.
+Environment variables override the file. Keys are only in the environment: no file and no result ever has one.
 """
 
 from __future__ import annotations

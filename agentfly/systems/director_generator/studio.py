@@ -1,4 +1,4 @@
-"""Directors and generators at work: a request becomes a record, whatever happens on the way."""
+"""Run directors and generators on a request; whatever happens on the way, the result is a record."""
 
 from __future__ import annotations
 

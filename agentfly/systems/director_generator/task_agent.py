@@ -1,4 +1,4 @@
-"""The director–generator as an agent that does editing tasks: a prompt-side baseline beside the trained one."""
+"""The director–generator as an agent for editing tasks: a baseline that improves prompts, beside the trained agent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A run as a trajectory, so that tables show it beside the agents that call tools.
 
-Every call of a director or a generator is a turn, in the order of the record. A prompt that became a picture is the
-call of a tool, `make_picture`, which the orchestrator carried out: the picture is the tool's result. There are no token
+Every call of a director or a generator is a turn, in the order of the record. A prompt that became an image is the
+call of a tool, `make_picture`, which the orchestrator carried out: the image is the tool's result. There are no token
 ids: the chat is message-level.
 """
 

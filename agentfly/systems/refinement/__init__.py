@@ -1,4 +1,4 @@
-"""The refinement loop: generator, evaluator and prompter take turns until a picture is good enough.
+"""The refinement loop: generator, evaluator and prompter take turns until an image is good enough.
 
 `agentfly generate` runs it from the command line; `task_agent` runs it on tasks, beside trained agents.
 """

@@ -1,6 +1,6 @@
-"""The command: flags in, one JSON object on standard output; everything else goes to standard error.
+"""The command `agentfly generate`: one JSON object on standard output, everything else on standard error.
 
-Exit codes: 0 with a picture, 1 without one or where the upload failed, 2 for flags that cannot be.
+Exit codes: 0 with an image, 1 without one or if the upload failed, 2 for wrong flags.
 """
 
 from __future__ import annotations
@@ -51,41 +51,41 @@ _FROM_ENVIRONMENT = {
 def make_parser(program: str) -> argparse.ArgumentParser:
     """The flags. What is not given is taken from --config, then the environment, then `RefinementSettings`."""
     parser = argparse.ArgumentParser(
-        program, description="Make a picture, judge it, refine the prompt; print one JSON object."
+        program, description="Make an image, judge it, refine the prompt, repeat; print one JSON object."
     )
     add = parser.add_argument
-    add("prompt", help="what the picture should be")
-    add("--refs", nargs="+", default=[], metavar="FILE|URL", help="pictures to start from or to look at")
+    add("prompt", help="what the image should show")
+    add("--refs", nargs="+", default=[], metavar="FILE|URL", help="reference images")
     add("--quality", choices=get_args(Quality), help="default: high")
     add("--size", choices=get_args(Size), help="default: 1024x1024")
-    add("--background", choices=get_args(Background), help="default: transparent, where the format can")
+    add("--background", choices=get_args(Background), help="default: transparent, if the format supports it")
     add("--format", choices=get_args(Format), help="default: png")
-    add("--max-iterations", type=int, help="pictures at most; default: 5")
-    add("--score-threshold", type=float, help="a score that ends the loop, 0 to 100; default: 90")
-    add("--rubric", help="what judge and prompter mind: a name (jewelry) or a YAML file")
-    add("--generator", choices=get_args(GeneratorName), help="default: openai")
-    add("--model", help="of the Responses API; also judges and writes where nothing else is said")
-    add("--image-model", help="of the image_generation tool")
-    add("--base-url", help="OpenAI-compatible endpoint up to /v1, for all three")
+    add("--max-iterations", type=int, help="most images to make; default: 5")
+    add("--score-threshold", type=float, help="score that ends the loop, 0 to 100; default: 90")
+    add("--rubric", help="criteria for judge and prompter: a name (jewelry) or a YAML file")
+    add("--generator", choices=get_args(GeneratorName), help="what makes the images; default: openai")
+    add("--model", help="model of the Responses API; also for judge and prompter unless they have their own")
+    add("--image-model", help="model of the image_generation tool")
+    add("--base-url", help="OpenAI-compatible endpoint up to /v1, for generator, judge and prompter")
     add("--server-url", help="image server, for --generator server")
-    add("--diffusers-model", help="folder or hub name, for --generator diffusers")
-    add("--device", help="of that pipeline: auto, cpu, cuda, cuda:1")
+    add("--diffusers-model", help="model folder or hub name, for --generator diffusers")
+    add("--device", help="device of that pipeline: auto, cpu, cuda, cuda:1")
     add("--steps", type=int, help="denoising steps")
-    add("--strength", type=float, help="how much of the last picture diffusers changes, 0 to 1")
-    add("--seed", type=int, help="of the first picture")
+    add("--strength", type=float, help="how much diffusers changes the last image, 0 to 1")
+    add("--seed", type=int, help="seed of the first image, counted up for the next ones")
     add("--evaluator", help="name of an evaluator, or JSON with its settings; default: a judge by the model")
-    add("--judge-model")
-    add("--judge-base-url")
-    add("--prompter", choices=get_args(PrompterName), help="default: auto")
-    add("--prompter-model")
-    add("--prompter-base-url")
-    add("--timeout", type=float, help="seconds for a request; default: 300")
-    add("--retries", type=int, help="further attempts of a request; default: 2")
-    add("--upload", metavar="URL", help="put the best picture there, e.g. s3://bucket/folder/")
-    add("--output-dir", type=Path, help="folder of the pictures; default: a new one in outputs/generate")
-    add("--config", type=Path, help="YAML file of RefinementSettings")
-    add("--env", type=Path, help="settings file; default: .env where there is one")
-    add("--allow-private-hosts", action="store_true", help="also fetch references from addresses that are not public")
+    add("--judge-model", help="model of the judge; default: --model")
+    add("--judge-base-url", help="endpoint of the judge; default: --base-url")
+    add("--prompter", choices=get_args(PrompterName), help="how prompts are refined; default: auto")
+    add("--prompter-model", help="model of the prompter; default: --model")
+    add("--prompter-base-url", help="endpoint of the prompter; default: --base-url")
+    add("--timeout", type=float, help="seconds a request may take; default: 300")
+    add("--retries", type=int, help="retries of a request; default: 2")
+    add("--upload", metavar="URL", help="upload the best image there, e.g. s3://bucket/folder/")
+    add("--output-dir", type=Path, help="folder for the images; default: a new one in outputs/generate")
+    add("--config", type=Path, help="YAML file with any of these settings")
+    add("--env", type=Path, help="settings file; default: .env, if there is one")
+    add("--allow-private-hosts", action="store_true", help="also fetch references from private addresses")
     add("--verbose", action="store_true", help="log more")
     return parser
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str], program: str = "agentfly generate") -> int:
     logging.getLogger("agentfly").setLevel(logging.DEBUG if flags.verbose else logging.INFO)
     settings = settings_from(flags)
     if not flags.prompt.strip():
-        raise ConfigError("the prompt is empty: say what the picture should be")
+        raise ConfigError("the prompt is empty: say what the image should show")
     if flags.upload:
         check_place(flags.upload)
     # Libraries that print must not spoil the one object.

@@ -1,4 +1,4 @@
-"""From settings to a loop that can run."""
+"""Make a loop from its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: make a picture, judge it, write a better prompt; until it is good enough or the limit is reached.
+"""The loop: make an image, judge it, write a better prompt; until it is good enough or the limit is reached.
 
 An iteration that fails (a refusal, moderation, a time-out) is recorded, and the loop goes on with what it has. Only a
 fault that no further iteration could escape, a wrong key or model, ends it early.

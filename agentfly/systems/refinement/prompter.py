@@ -1,7 +1,7 @@
-"""Who writes the next prompt from what was said of the last picture; each loop has a conversation of its own.
+"""Write the next prompt from the feedback on the last image; each loop has its own conversation.
 
-At OpenAI the conversation lives on the server (Conversations API; responses linked to each other where a server has no
-conversations); with any other chat endpoint it is kept here.
+At OpenAI the conversation is kept on the server (Conversations API; linked responses if a server has no
+conversations). For any other chat endpoint it is kept here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a loop leaves: pictures as files, and one JSON object that tells all of it."""
+"""The output of a loop: images as files, and one JSON object with everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's Responses and Conversations APIs, as generator and prompter use them: faults in our words, usage counted."""
+"""OpenAI's Responses and Conversations APIs for generator and prompter: errors in our words, usage counted."""
 
 from __future__ import annotations
 

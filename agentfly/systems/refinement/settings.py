@@ -1,4 +1,4 @@
-"""Settings of the refinement loop: what is asked for, who makes, judges and writes, and within what bounds."""
+"""Settings of the refinement loop: the request, the generator, judge and prompter, and the limits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The refinement loop on editing tasks, as a baseline that works on the prompt alone: beside trained agents, in their
-tables.
+"""The refinement loop on editing tasks, as a baseline that improves prompts, in the same tables as trained agents.
 
-Its trajectory says what happened and nothing else: one turn an iteration, whose text is the prompt and whose one tool
-call is the picture. The loop's own judge is not the evaluator of the table; its scores are in the tool records.
+Each iteration is one turn of its trajectory. The turn's text is the prompt, and its one tool call is the image. The
+loop's own judge is not the evaluator of the table; its scores are in the tool records.
 """
 
 from __future__ import annotations

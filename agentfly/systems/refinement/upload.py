@@ -1,4 +1,4 @@
-"""Putting the best picture where others find it: any place that fsspec reaches, such as s3://bucket/folder/."""
+"""Upload the best image to any place that fsspec reaches, such as s3://bucket/folder/."""
 
 from __future__ import annotations
 

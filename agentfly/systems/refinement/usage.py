@@ -1,4 +1,4 @@
-"""What a part of the loop used."""
+"""The requests, tokens and cost of one part of the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions to a text that is longer than a model's context: part by part, with a summary that is handed on.
+"""Ask questions about a text that is longer than a model's context: part by part, with a summary that is passed on.
 
 The scheme is that of Chain of Agents (Zhang et al., 2024): workers read the parts in order, each with what is known so
 far, and the last call answers from the final summary alone.

@@ -1,6 +1,6 @@
-"""Cutting a long text into parts that are measured in tokens, each beginning with the end of the one before.
+"""Cut a long text into parts that are measured in tokens, each beginning with the end of the one before.
 
-Parts are slices of the text: nothing is lost, nothing is decoded. They end at a paragraph, a sentence or a word where
+Parts are slices of the text: nothing is lost, nothing is decoded. A part ends at a paragraph, a sentence or a word, if
 one ends near enough.
 """
 

@@ -1,6 +1,6 @@
-"""A model as the text agents see it: messages in, pieces of text out as they come.
+"""Models of the text agents: messages in, pieces of text out as they are generated.
 
-`<think>` text is passed on like any other. Faults that may pass are tried again by the backend, up to the first piece.
+`<think>` text is passed on like any other. The backend retries temporary faults until the first piece has come.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 
 
 class BaseModel(ABC):
-    """Whatever answers chat messages with text; subclass it for an API of another kind.
+    """A model that answers chat messages with text. To use another kind of API, subclass it and write `call_stream`.
 
     Attributes:
-        restarts: how often an answer that broke off is begun anew, where nobody has read its beginning yet.
+        restarts: how often an answer that broke off is requested again, if its beginning was not handed on yet.
     """
 
     restarts: int = 2
 
     @abstractmethod
     def call_stream(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[str, None]:
-        """Pieces of the answer as they come.
+        """Yield the pieces of the answer as they are generated.
 
         Args:
             messages: `role` and `content` each, as OpenAI's chat API has them.
@@ -53,9 +53,8 @@ class BaseModel(ABC):
             ConfigError: a message is not one.
         """
 
-    @abstractmethod
-    async def close_client(self) -> None:
-        """Close the connections. Safe to call twice."""
+    async def close_client(self) -> None:  # noqa: B027
+        """Close the connections, if the model has any. Safe to call twice; the default does nothing."""
 
 
 class BackendModel(BaseModel):

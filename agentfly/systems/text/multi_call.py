@@ -1,4 +1,4 @@
-"""One prompt, many answers at once, each streamed straight to a file of its own."""
+"""Send one prompt several times at once, and stream each answer to its own file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Answers of a model: gathered from their pieces, written to a file as they come, and read.
+"""Collect a model's answer from its pieces, write it to a file as it comes, and read it.
 
-A file has its own name only while it grows and when it is whole; what broke off is left as `NAME.partial`.
+A file has its final name while it grows and when it is complete; an answer that broke off is left as `NAME.partial`.
 """
 
 from __future__ import annotations

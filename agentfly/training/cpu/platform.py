@@ -1,6 +1,6 @@
-"""The platform "cpu" of verl: what `verl.plugin.platform.PlatformBase` asks of an accelerator, answered by a CPU.
+"""verl's platform "cpu": a CPU behind the interface of accelerators, `verl.plugin.platform.PlatformBase`.
 
-One logical accelerator a machine, gloo for collectives, shared memory for weight transfer.
+One logical accelerator per machine, gloo for collectives, shared memory for weight transfer.
 """
 
 from __future__ import annotations

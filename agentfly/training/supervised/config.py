@@ -1,4 +1,4 @@
-"""What `agentfly sft` may be told: a YAML file, `key=value` words on top of it, or both."""
+"""The settings of `agentfly sft`, from a YAML file, `key=value` pairs, or both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From sources to samples: read, made unique, cut to length, split; and a count of everything that was left out."""
+"""Turn sources into samples: read, without duplicates, cut to length, split; and count everything that was left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation as ids, labels and pictures: the tokens and masks of the rollout, by the rollout's own codec."""
+"""A conversation as ids, labels and images: the tokens and masks of the rollout, by the rollout's own codec."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`agentfly export`: a folder for others, of whatever a training run left.
+"""`agentfly export`: write a folder that others can use, from any training run.
 
-Out come weights that transformers and vLLM load, the processor, the agent card by which `agentfly edit` runs the
-policy as it was trained, and a README that says where it comes from.
+It has the weights in the format of transformers and vLLM, the processor, the `agentfly.json` with which `agentfly edit`
+runs the policy as it was trained, and a README with its origin.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The one loop of supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
+"""The loop of supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
 
-It resumes exactly: the order of the examples is a function of the seed, and a step of the steps before it.
+It resumes exactly: the order of the examples depends only on the seed, and a step only on the steps before it.
 """
 
 from __future__ import annotations
@@ -136,10 +136,11 @@ class Loop:
         return Step(step + 1, loss, rate, float(norm), tokens, labelled, time.monotonic() - begun)
 
     def backward(self, batch: Sequence[Trainable]) -> float:
-        """Gradient of the batch's loss, which it returns: the examples' mean losses, weighted by their labels.
+        """Compute the gradient of the batch's loss and return the loss: a weighted mean of the examples' mean losses.
 
-        Weighted by the labels' number, a word that only the picture tells would drown among conversations of thirty;
-        all alike, it would drown them: `LoopConfig.label_power` lies between.
+        With weights proportional to the number of labels, examples with one label (a look) would hardly count beside
+        conversations with thirty; with equal weights, the conversations would hardly count. The weight is the number
+        of labels to the power `LoopConfig.label_power`, which lies between.
         """
         weights = [float(example.labelled) ** self.config.label_power for example in batch]
         spans = list(micro_batches(batch, self.config.micro_batch, self.config.micro_batch_tokens))

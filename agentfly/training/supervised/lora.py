@@ -1,4 +1,4 @@
-"""Low-rank adapters: put on, merged, and taken out of verl's checkpoints."""
+"""Low-rank adapters: add them, merge them, and read them from verl's checkpoints."""
 
 from __future__ import annotations
 

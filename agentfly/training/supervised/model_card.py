@@ -1,4 +1,4 @@
-"""The README of an exported policy: what it is, what it was trained on and how, what it scored, how it is run.
+"""The README of an exported policy: what it is, its training, its scores, and how to run it.
 
 The front matter follows the model cards of the Hugging Face hub (https://huggingface.co/docs/hub/model-cards).
 """

@@ -1,4 +1,4 @@
-"""Conversations in OpenAI's JSONL form: `messages`, `tools`, pictures as data URIs or files.
+"""Conversations in OpenAI's JSONL form: `messages`, `tools`, images as data URIs or files.
 
 A message of the assistant with `"weight": 0` is context: it carries no loss (as in OpenAI's fine-tuning files,
 https://platform.openai.com/docs/guides/supervised-fine-tuning).

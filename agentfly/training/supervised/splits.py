@@ -1,4 +1,4 @@
-"""Which samples are one task, which are the same, and which are held out."""
+"""Group samples into tasks, find equal samples, and choose the held-out tasks."""
 
 from __future__ import annotations
 

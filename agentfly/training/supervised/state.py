@@ -1,7 +1,7 @@
-"""What a run leaves on disk while it trains, such that it goes on where it was killed.
+"""The files of a run that is training, from which it can be resumed after it was killed.
 
-`sft.json` says what the run is, `metrics.jsonl` has one line a step, `checkpoint.pt` what is needed to go on. A
-checkpoint is replaced in one go: there is always one whole.
+`sft.json` describes the run, `metrics.jsonl` has one line per step, and `checkpoint.pt` has what a resumed run needs. A
+checkpoint is replaced atomically, so that there is always a complete one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`agentfly sft`: from sources to a policy folder, or to an adapter.
 
-Everything that can be wrong is looked at before the model is loaded. A run folder has `policy/` (all weights) or
+Everything that can be wrong is checked before the model is loaded. A run folder has `policy/` (all weights) or
 `adapter/` at the end; `agentfly export` makes a folder for others of either.
 """
 

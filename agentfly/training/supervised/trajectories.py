@@ -1,7 +1,7 @@
-"""Trajectories worth learning from: read from any log, filtered by score, the best of each task, each only once.
+"""Trajectories to train on: read from any log, filtered by score, the best of each task, each only once.
 
-A trajectory that has its token ids is learned from on exactly those ids, with its own mask. That they are what this
-model's processor and template give is proved for each, so that a log of another model cannot slip in.
+A trajectory with token ids is trained on exactly those ids, with its own mask. For each one it is checked that this
+model's processor and template give the same ids, so that a log of another model is not used by mistake.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detection by colour and shape words, on any picture."""
+"""Detection by colour and shape words, on any image."""
 
 from __future__ import annotations
 

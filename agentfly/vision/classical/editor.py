@@ -1,6 +1,6 @@
-"""Whole-picture editing by a small grammar, without weights.
+"""Whole-image editing by a small grammar, without weights.
 
-Colour words mean every pixel of that colour, wherever it is: an editor of whole pictures has no mask, so it
+Colour words mean every pixel of that colour, wherever it is: an editor of whole images has no mask, so it
 recolours the photograph along with the sticker and leaves the sticker's border behind. The local tools do better;
 this one is quick.
 """

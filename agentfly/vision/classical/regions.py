@@ -1,4 +1,4 @@
-"""Regions of one colour in a picture, and which shape they have.
+"""Regions of one colour in an image, and which shape they have.
 
 Colour is a range of hue with enough saturation and brightness. Shape is read from the distance of a region's edge
 to its centroid as a function of the angle: the magnitudes of its Fourier series do not depend on place, size or

@@ -1,4 +1,4 @@
-"""Pictures by diffusion: inpainted, edited, or made from text. Neither torch nor diffusers is loaded before a call."""
+"""Images by diffusion: inpainted, edited, or made from text. Neither torch nor diffusers is loaded before a call."""
 
 from agentfly.vision.diffusion.editing import DiffusionEditor
 from agentfly.vision.diffusion.inpainting import DiffusionInpainter

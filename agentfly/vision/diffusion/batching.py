@@ -1,4 +1,4 @@
-"""Requests that arrive together run together; what nobody waits for any more stops.
+"""Run requests that arrive together as one batch; stop those that nobody waits for any more.
 
 Threads and not tasks do the waiting, so that one engine serves event loops one after the other.
 """

@@ -1,4 +1,4 @@
-"""What inpainter and editor have in common: weights, batches, and one way from an order to a picture."""
+"""What inpainter and editor have in common: weights, batches, and one way from a request to an image."""
 
 from __future__ import annotations
 

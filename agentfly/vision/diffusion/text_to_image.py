@@ -1,7 +1,7 @@
-"""Pictures from text by any diffusers pipeline, and variations of pictures by the same weights.
+"""Images from text by any diffusers pipeline, and variations of images by the same weights.
 
 Requests with equal settings that come within a few milliseconds are one batch. Every request has a random generator of
-its own, on the CPU, so that its picture depends on its seed and not on its company or its device.
+its own, on the CPU, so that its image depends on its seed and not on its company or its device.
 """
 
 from __future__ import annotations

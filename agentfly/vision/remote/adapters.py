@@ -1,4 +1,4 @@
-"""How each kind of server wants to be asked: paths, names of fields, and which part of a mask means "change".
+"""The requests of each kind of server: paths, names of fields, and which part of a mask means "change".
 
 Our own server, vllm-omni, sglang and OpenAI all serve `POST /v1/images/edits` as a form, and differ in the rest. sglang
 takes a mask and ignores it, so it is never asked to inpaint.

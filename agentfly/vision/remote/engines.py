@@ -1,4 +1,4 @@
-"""The three engines of the image tools, done by a pool of servers; what no server does is done here."""
+"""The three engines of the image tools on a pool of servers; local engines do what no server offers."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def remote_engines(
         nodes: servers, as `agentfly.vision.remote.settings.read_nodes` takes them: `"localhost:8000"`, or `NodeConfig`
             where a key, a model or the kind of server must be told.
         max_requests_per_minute: requests in any minute at most, over all servers.
-        timeout: seconds for a call, waiting included; then the model is told that no server answered.
+        timeout: seconds for a call, waiting included; then it ends with `ToolOutage`.
         otherwise: does what no server offers; the embedded engines by default. A cache in front of it (see
             `agentfly.vision.cached`) is moved in front of the servers, and keeps what they make, too.
         settings: how servers are treated.

@@ -1,4 +1,4 @@
-"""When a second node is asked beside the first: how long is unusually long, and how often it may be done."""
+"""Decide when a second node is asked beside the first: how long is unusually long, and how often this may happen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is, and on which node: requests wait here, first come first served, until a node has a place for them.
+"""The queue for places on nodes: requests wait here, first come first served, until a node has a place for them.
 
 Whatever may make room calls `dispatch`: a place given back, the end of a pause that a node asked for (a timer), and
 news of a node (its watcher). Nothing else does, so nothing else may change whether a node is free.

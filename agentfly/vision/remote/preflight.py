@@ -1,4 +1,4 @@
-"""Do image servers answer? Asked before anything costly starts: a run whose servers are all away ends at once."""
+"""Check that image servers answer before anything costly starts: without any of them a run ends at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pool did, by node: as objects, as JSON, as a table."""
+"""The statistics of a pool by node: as objects, as JSON, as a table."""
 
 from __future__ import annotations
 

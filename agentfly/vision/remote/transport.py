@@ -1,4 +1,4 @@
-"""HTTP to one node: asking what it is, asking for work, and telling kinds of failure apart."""
+"""HTTP to one node: ask what it offers, send work, and tell kinds of failure apart."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_no_text_on_the_input_beats_the_honest_edit(words: str, corner: tuple[in
 @pytest.mark.parametrize("evaluator", [ReferenceEvaluator(), StructuralEvaluator()])
 @pytest.mark.parametrize("brighter", [0, 2])
 def test_a_target_that_is_the_source_pays_for_nothing(evaluator: Evaluator, brighter: int) -> None:
-    """Where no edit can be told from none, a picture with a spoiled corner would pass for the answer."""
+    """If source and target are equal, an image with a spoiled corner would pass for the answer."""
     case = CASES["coffee.png"]
     target, spoiled = case.source.copy(), case.source.copy()
     target.paste(Image.eval(case.source, lambda value: min(255, value + brighter)), (0, 0), case.mask)

@@ -212,4 +212,5 @@ def test_no_python_is_said_with_a_way_to_one(checkout: Checkout) -> None:
     done = checkout.install()
     assert done.returncode == 1
     assert "install: No Python 3.11 or 3.12 with the venv module was found.\n" in done.stderr
+    assert "Python 3.13 will not do: verl 0.9.1" in done.stderr
     assert "make install PYTHON=/path/to/python3.12" in done.stderr

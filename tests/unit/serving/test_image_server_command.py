@@ -42,6 +42,13 @@ def test_documented_flags() -> None:
     assert settings.capacity == 8
 
 
+def test_the_rate_limit_is_an_option() -> None:
+    assert read("--model-type", "classical").max_requests_per_minute is None
+    assert read("--model-type", "classical", "--max-requests-per-minute", "50").max_requests_per_minute == 50
+    with pytest.raises(ConfigError, match=r"--max-requests-per-minute: .* greater than or equal to 1"):
+        read("--model-type", "classical", "--max-requests-per-minute", "0")
+
+
 def test_default_host_is_this_machine_alone() -> None:
     assert read("--model-type", "classical").host == "127.0.0.1"
 

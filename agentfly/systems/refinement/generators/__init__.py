@@ -1,4 +1,4 @@
-"""Who makes the pictures of a refinement loop; each generator is imported when it is chosen."""
+"""The generators of a refinement loop; each is imported when it is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of every generator: a prompt, and what there is to start from, in; a picture out."""
+"""The contract of every generator: it takes a prompt and the images to start from, and returns an image."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pictures without weights: figures that a prompt names are drawn, pictures that exist are edited by a small grammar.
+"""Images without weights: figures that a prompt names are drawn, existing images are edited by a small grammar.
 
-`CAN_DRAW` says what can be drawn. Whatever else is asked for is refused, and nothing is made up.
+`CAN_DRAW` says what can be drawn. Every other request is refused, and nothing is made up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pictures by a diffusers pipeline in this process: the first from text, later ones from the last picture.
+"""Images by a diffusers pipeline in this process: the first from text, later ones from the last image.
 
-A checkpoint that starts from text makes later pictures image-to-image; one that starts from a picture is an editor and
+A checkpoint that starts from text makes later images image-to-image; one that starts from an image is an editor and
 needs a reference.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures by OpenAI's Responses API and its image_generation tool; a response remembers those before it."""
+"""Images by OpenAI's Responses API and its image_generation tool; a response remembers those before it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pictures by an image server: from text at `/v1/images/generations`, from a picture at `/v1/images/edits`.
+"""Images by an image server: from text at `/v1/images/generations`, from an image at `/v1/images/edits`.
 
-What a server of ours offers it says itself. One that only makes pictures from text makes every picture from text.
+Our servers say what they offer. A server that makes images from text only makes every image from text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from agentfly.errors import EngineUnavailable, ImageError, ToolError
+from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolError, first_line
 from agentfly.images import load_image
 from agentfly.systems.refinement.generators.base import Picture, PictureRequest
 from agentfly.systems.refinement.responses import service_faults
@@ -38,15 +38,15 @@ class ServerGenerator:
         self.name = "image server"
         self._settings = settings
         url = (settings.server_url or "").rstrip("/")
-        endpoint = settings.endpoint(url if url.endswith("/v1") else f"{url}/v1")
-        self._sdk = SdkClient(endpoint)
+        self._url = url if url.endswith("/v1") else f"{url}/v1"
+        self._sdk = SdkClient(settings.endpoint(self._url))
         self._model = ""
         self._offers: frozenset[str] | None = None
         self._ours = False
 
     async def generate(self, request: PictureRequest) -> Picture:
         """The picture of a request; see `Generator`."""
-        with service_faults("the image server", self._settings.timeout):
+        with service_faults(f"the image server {self._url}", self._settings.timeout):
             offers = self._offers if self._offers is not None else await self._ask_offers()
             start = [request.previous.image] if request.previous else list(request.references)
             if start and "edit" in offers:
@@ -67,7 +67,22 @@ class ServerGenerator:
         await self._sdk.close()
 
     async def _ask_offers(self) -> frozenset[str]:
-        models = (await self._sdk.get().models.list()).data
+        """Ask what the server offers; the first contact with it.
+
+        Raises:
+            ConfigError: nobody listens at the address, so that no iteration could make an image.
+        """
+        import openai
+
+        try:
+            models = (await self._sdk.get().models.list()).data
+        except openai.APITimeoutError:
+            raise
+        except openai.APIConnectionError as fault:
+            why = first_line(fault.__cause__ or fault)
+            raise ConfigError(
+                f"no image server at {self._url} ({why}): start it, or correct --server-url (server_url)"
+            ) from None
         model = models[0] if models else None
         self._model = model.id if model is not None else "default"
         self._ours = model is not None and model.owned_by == "agentfly"

@@ -226,7 +226,7 @@ async def test_retries_run_out(server: ChatServer) -> None:
     ("reply", "retryable", "message"),
     [
         (failure(401, "bad key sk-1"), False, "check api_key"),
-        (failure(404), False, "base_url ends in /v1"),
+        (failure(404), False, "this address ends in /v1"),
         (failure(400, "too long"), False, "too long"),
         (failure(409, "busy"), False, "answered 409"),
         (failure(422, "no field"), False, "answered 422"),

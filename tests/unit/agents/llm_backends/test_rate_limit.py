@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.agents.llm_backends import RateLimiter
+from agentfly.rate_limit import ClientLimits
 
 
 class FakeTime:
@@ -78,3 +79,39 @@ async def test_cancelled_waiters_give_their_place_away() -> None:
     now = 10.0
     wake.set()
     await asyncio.wait_for(waiting[-1], 1)
+
+
+@given(
+    limit=st.integers(1, 5),
+    calls=st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 40)), min_size=1, max_size=60),
+)
+def test_no_client_has_more_admissions_in_a_minute_and_none_pays_for_another(
+    limit: int, calls: list[tuple[str, float]]
+) -> None:
+    time = FakeTime()
+    limits = ClientLimits(limit, clock=time.clock)
+    admitted: dict[str, list[float]] = {"a": [], "b": []}
+    for client, pause in calls:
+        time.now += pause
+        recent = [at for at in admitted[client] if at > time.now - 60.0]
+        wait = limits.admit(client)
+        if len(recent) < limit:
+            assert wait == 0.0
+            admitted[client].append(time.now)
+        else:
+            # When the wait is over, the oldest of the minute is out of it.
+            assert wait > 0.0
+            assert abs(time.now + wait - (recent[0] + 60.0)) < 1e-9
+
+
+def test_clients_that_are_quiet_are_forgotten_and_their_number_is_bounded() -> None:
+    time = FakeTime()
+    limits = ClientLimits(1, most_clients=3, clock=time.clock)
+    for client in "abcd":
+        time.now += 1.0
+        assert limits.admit(client) == 0.0
+    assert (len(limits._admitted), limits.admit("d")) == (3, 60.0)
+    assert limits.admit("a") == 0.0
+    time.now += 61.0
+    limits.admit("e")
+    assert list(limits._admitted) == ["e"]

@@ -145,6 +145,20 @@ def test_failover_is_counted_and_visible(
     assert result["best"]["engine"] == f"server {server.v1}"
 
 
+def test_a_dead_address_ends_the_run_with_1_and_names_it_even_with_failover(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDXL_API_BASE", "http://127.0.0.1:9")
+    monkeypatch.setenv("SDXL_FAILOVER_MODE", "mock")
+    path = configure(sdxl={"retries": 0})
+    assert main(["a boat", "--config", str(path), "--output-dir", str(tmp_path / "o")]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: no image server http://127.0.0.1:9/v1 (")
+    assert told.endswith(": start it, or correct SDXL_API_BASE (sdxl.api_base)")
+    result = result_of(tmp_path / "o")
+    assert (result["status"], result["counts"]["failovers"], result["best"]) == ("failed", 0, None)
+
+
 def test_a_run_that_is_interrupted_leaves_what_it_has_done(
     configure: Configure, server: StudioServer, tmp_path: Path
 ) -> None:

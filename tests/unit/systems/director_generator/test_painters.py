@@ -12,9 +12,10 @@ from pydantic import SecretStr
 
 from agentfly.errors import ConfigError, ToolError
 from agentfly.systems.director_generator.painters import Easel, EditingPainter, PicturePrompt, make_easel, placeholder
-from agentfly.systems.director_generator.remote import StabilityPainter
+from agentfly.systems.director_generator.remote import ServerPainter, StabilityPainter
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings
 from agentfly.vision.classical import classical_engines
+from agentfly.vision.openai_client import Endpoint, SdkClient
 from tests.tiny import build
 from tests.unit.agents.conftest import Reply, failure
 from tests.unit.systems.director_generator.conftest import StudioServer
@@ -122,7 +123,7 @@ async def test_an_image_server_is_never_sent_the_key_of_openai(
     assert {"size": "64x64", "seed": 5, "num_inference_steps": 3, "negative_prompt": "text"}.items() <= body.items()
 
 
-@pytest.mark.parametrize("fault", [failure(503, "loading"), failure(400, "refused"), lambda _: _text("<html>")])
+@pytest.mark.parametrize("fault", [failure(503, "loading"), failure(400, "refused")])
 async def test_failover_stands_in_for_a_failed_picture_and_says_why(server: StudioServer, fault: Reply) -> None:
     server.picture_faults.extend([fault, fault])
     with pytest.raises(ToolError):
@@ -138,9 +139,32 @@ def _text(body: str) -> Any:
     return HTMLResponse(body)
 
 
-async def test_a_server_that_is_not_there_is_a_fault_like_any_other() -> None:
-    settings = SdxlSettings(mode="api", api_base="http://127.0.0.1:9", retries=0, failover_mode="mock", size="64x64")
-    assert "did not answer" in str((await make_easel(settings, Keys()).paint(BOAT, 1)).fault)
+async def test_an_address_where_no_image_server_ever_answered_is_wrong_whatever_the_failover(
+    server: StudioServer,
+) -> None:
+    """Placeholders for a whole run would say nothing of the address."""
+    fields = {"mode": "api", "retries": 0, "failover_mode": "mock", "size": "1024x1024"}
+    nowhere = "http://127.0.0.1:9"
+    with pytest.raises(ConfigError, match=rf"no image server {nowhere}/v1 .*: start it, or correct SDXL_API_BASE"):
+        await make_easel(SdxlSettings(**fields, api_base=nowhere), Keys()).paint(BOAT, 1)
+    with pytest.raises(ConfigError, match=f"cannot be reached at {nowhere} .*: check stability_base"):
+        await make_easel(SdxlSettings(**fields, stability_base=nowhere), KEYS).paint(BOAT, 1)
+    server.picture_faults.append(lambda _: _text("<html>"))
+    with pytest.raises(ConfigError, match="sent no picture: check SDXL_API_BASE"):
+        await image_server(server, failover_mode="mock").paint(BOAT, 1)
+    server.picture_faults.append(failure(400, "this server's model does not generate", code="operation_not_offered"))
+    with pytest.raises(ConfigError, match=r"makes no images from text .* correct SDXL_API_BASE"):
+        await image_server(server, failover_mode="mock").paint(BOAT, 1)
+
+
+async def test_a_server_that_goes_away_after_it_answered_is_stood_in_for(server: StudioServer) -> None:
+    easel = image_server(server, failover_mode="mock")
+    server.picture_faults.extend([failure(503, "loading"), lambda _: _text("<html>")])
+    faults = [(await easel.paint(BOAT, seed)).fault for seed in range(3)]
+    assert ("loading" in str(faults[0]), "sent no picture" in str(faults[1]), faults[2]) == (True, True, None)
+    assert isinstance(easel.painter, ServerPainter)
+    easel.painter._client = SdkClient(Endpoint(base_url="http://127.0.0.1:9/v1", api_key=SecretStr("k"), retries=0))
+    assert "did not answer" in str((await easel.paint(BOAT, 3)).fault)
 
 
 async def test_an_editor_paints_on_the_source() -> None:

@@ -128,6 +128,18 @@ def test_our_server_is_a_generator_of_the_command(puppet: Running, tmp_path: Pat
         assert second.convert("RGB").getpixel((0, 0)) == (255, 255, 252)
 
 
+def test_a_dead_address_ends_the_loop_with_1_and_is_named(tmp_path: Path) -> None:
+    judge = json.dumps({"evaluator": "tests.unit.systems.refinement.test_command:Fixed", "value": 20})
+    flags = ["--generator", "server", "--server-url", "http://127.0.0.1:9", "--evaluator", judge, "--retries", "0"]
+    flags += ["--prompter", "feedback", "--max-iterations", "3", "--output-dir", str(tmp_path)]
+    done = CliRunner().invoke(app, ["generate", "a ring", *flags])
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["image_history"], found["stopped"]) == (1, [None], "error")
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("error: no image server at http://127.0.0.1:9/v1 (")
+    assert told.endswith(": start it, or correct --server-url (server_url)")
+
+
 async def test_a_server_that_only_edits_needs_a_reference() -> None:
     with FakeNode(capabilities=("edit",)).up() as node:
         node.otherwise = answer(picture((9, 9, 9)))

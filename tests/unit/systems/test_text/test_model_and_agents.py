@@ -6,14 +6,16 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentfly.agents.llm_backends import Generation, ScriptedBackend
 from agentfly.errors import BackendError, ConfigError
-from agentfly.systems import BackendModel, BasicAgent, ContextAgent, VLLMModel
+from agentfly.systems import BackendModel, BaseModel, BasicAgent, ContextAgent, MultiCallSystem, VLLMModel
 from tests.unit.agents.conftest import ChatServer, delta, failure, stream
 from tests.unit.systems.test_text.conftest import drop, prompt_of, say
 
@@ -184,3 +186,16 @@ async def test_a_file_that_cannot_be_written_is_told(model: VLLMModel, tmp_path:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="give another"):
         await BasicAgent("a", model).run("hi", output_path=tmp_path / "file" / "out.txt")
+
+
+async def test_a_model_needs_call_stream_and_nothing_else(tmp_path: Path) -> None:
+    class Echo(BaseModel):
+        async def call_stream(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> AsyncGenerator[str, None]:
+            for word in str(messages[-1]["content"]).split():
+                yield f"{word} "
+
+    model = Echo()
+    assert await BasicAgent("a", model).run("one two") == "one two "
+    answers = await MultiCallSystem("d", model).run("three", 2, str(tmp_path), "page")
+    assert [Path(path).read_text() for path in answers.values()] == ["three ", "three "]
+    await model.close_client()

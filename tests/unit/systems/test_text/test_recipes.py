@@ -21,7 +21,7 @@ from tests.unit.agents.conftest import ChatServer, failure
 from tests.unit.systems.test_text.conftest import prompt_of, say
 
 ROOT = Path(__file__).parents[4]
-NAMES = ("API_URL", "API_KEY", "MODEL_NAME", "MAX_TOKENS", "TEMPERATURE")
+NAMES = ("API_URL", "API_KEY", "MODEL_NAME", "MAX_TOKENS", "TEMPERATURE", "VLLM_API_URL", "VLLM_API_KEY")
 
 
 @pytest.fixture
@@ -76,6 +76,28 @@ def test_settings_come_from_the_file_and_the_environment_goes_first(
     assert server.keys == ["Bearer sk-5"]
 
 
+def test_the_documents_names_of_address_and_key_are_read(server: ChatServer, tmp_path: Path) -> None:
+    server.say(say("an answer"))
+    settings = {"VLLM_API_URL": server.url, "VLLM_API_KEY": "sk-9", "MODEL_NAME": "m"}
+    done = run("recipes.text_systems", "--only", "basic", cwd=tmp_path, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert server.keys == ["Bearer sk-9"]
+
+
+def test_of_two_names_the_environment_wins_and_then_that_of_vllm(
+    server: ChatServer, env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--env", str(env), "--only", "basic", "--output-dir", str(tmp_path / "out")]
+    env.write_text(env.read_text() + "\nVLLM_API_KEY=sk-file-vllm\n")
+    server.say(*[say("ok")] * 3)
+    assert main(command) == 0
+    monkeypatch.setenv("API_KEY", "sk-environment")
+    assert main(command) == 0
+    monkeypatch.setenv("VLLM_API_KEY", "sk-environment-vllm")
+    assert main(command) == 0
+    assert server.keys == ["Bearer sk-file-vllm", "Bearer sk-environment", "Bearer sk-environment-vllm"]
+
+
 def test_one_example_that_fails_does_not_stop_the_others(
     server: ChatServer, env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +110,7 @@ def test_one_example_that_fails_does_not_stop_the_others(
 def test_missing_settings_are_named(env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env.write_text("API_KEY=k\n")
     assert main(["--env", str(env), "--output-dir", str(tmp_path)]) == 1
-    assert "API_URL and MODEL_NAME not set" in " ".join(capsys.readouterr().err.split())
+    assert "API_URL (or VLLM_API_URL) and MODEL_NAME not set" in " ".join(capsys.readouterr().err.split())
     assert main(["--env", str(tmp_path / "none"), "--output-dir", str(tmp_path)]) == 1
 
 
