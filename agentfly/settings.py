@@ -5,7 +5,7 @@ A wrong field is a `ConfigError` that offers the nearest valid one. No message e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,19 +13,34 @@ from agentfly.errors import ConfigError, unknown_name
 
 
 class Settings(BaseModel):
-    """Immutable settings; every fault is a `ConfigError`."""
+    """Immutable settings; every fault is a `ConfigError` that names fields as the person wrote them.
+
+    Attributes:
+        written_as: what stands before a field where people write it: "agentfly." for a node of a recipe, "--" for the
+            options of a command, whose words are joined by hyphens; nothing within other settings.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    written_as: ClassVar[str] = ""
 
     def __init__(self, **data: Any) -> None:
+        fields = {self._spelled(name): name for name in type(self).model_fields}
         if self.model_config.get("extra") == "forbid":
             for name in data.keys() - type(self).model_fields.keys():
-                raise ConfigError(unknown_name(f"{type(self).__name__} field", name, type(self).model_fields))
+                raise ConfigError(unknown_name("setting", self._spelled(name), fields))
         try:
             super().__init__(**data)
         except ValidationError as fault:
             faults = []
             for error in fault.errors(include_input=False):
-                place = ".".join(map(str, (type(self).__name__, *error["loc"])))
-                faults.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
+                place = self._spelled(".".join(map(str, error["loc"])))
+                message = error["msg"].removeprefix("Value error, ")
+                faults.append(f"{place}: {message}" if place else message)
             raise ConfigError("; ".join(faults)) from None
+
+    @classmethod
+    def _spelled(cls, name: str) -> str:
+        """A field, or a dotted place below one, as people write it."""
+        if not name:
+            return ""
+        return cls.written_as + (name.replace("_", "-") if cls.written_as == "--" else name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -35,6 +36,8 @@ class DoctorRequest(Settings):
         out: folder that runs are written to.
         cache: folder that models are downloaded to.
     """
+
+    written_as: ClassVar[str] = "--"
 
     model: str | None = None
     checkpoint: str | None = None

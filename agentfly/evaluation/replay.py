@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -48,6 +48,8 @@ class ReplaySettings(Settings):
         timeout: seconds for one tool call.
         gallery: tasks in the gallery at most.
     """
+
+    written_as: ClassVar[str] = "--"
 
     run: Path
     evaluator: tuple[str | Mapping[str, Any], ...] = ()

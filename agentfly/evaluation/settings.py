@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -50,6 +50,8 @@ class EvaluationSettings(Settings):
         gallery: tasks in the gallery at most, worst first; 0 for no gallery.
         retry_failed: run the tasks again that a fault ended in an earlier start.
     """
+
+    written_as: ClassVar[str] = "--"
 
     data: str
     out: Path

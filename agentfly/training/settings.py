@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -143,6 +143,8 @@ class TrainSettings(Settings):
         patience: time-outs.
         environment: variables for every process of the run.
     """
+
+    written_as: ClassVar[str] = "agentfly."
 
     model: str
     out: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,8 @@ class RefinementSettings(Settings):
         retries: further attempts of a request after a fault that may pass.
         input_price, output_price: of a million tokens, in any currency; None where costs are not to be told.
     """
+
+    written_as: ClassVar[str] = "--"
 
     generator: GeneratorName = "openai"
     quality: Quality = "high"

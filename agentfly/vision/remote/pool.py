@@ -65,7 +65,7 @@ class NodePool:
         settings: PoolSettings | None = None,
     ) -> None:
         if not nodes:
-            raise ConfigError("a pool needs at least one node: client_nodes=[(host, port), ...]")
+            raise ConfigError("a pool needs at least one node: client_nodes=['HOST:PORT', ...]")
         if timeout <= 0 or (max_requests_per_minute is not None and max_requests_per_minute <= 0):
             raise ConfigError("timeout and max_requests_per_minute are above 0")
         self.timeout = timeout

@@ -393,7 +393,7 @@ def test_a_run_whose_servers_are_all_away_ends_before_the_model_is_asked(
         (["--base-url", "http://h/v1", "--model", "m", "--engine", "openai"], "no API key: set OPENAI_API_KEY"),
         (["--agent", "director-generator", "--engine", "openai"], "no API key: set OPENAI_API_KEY"),
         (["--nodes", "nowhere"], "--nodes: 'nowhere' has no port"),
-        (["--agent", "refinement-loop", "--nodes", "a:1"], "unknown RefinementSettings field 'client_nodes'"),
+        (["--agent", "refinement-loop", "--nodes", "a:1"], "unknown setting '--client-nodes'"),
         (["--agent", "director-generator", "--nodes", "a:1"], "has no setting client_nodes (--nodes): leave it out"),
     ],
 )

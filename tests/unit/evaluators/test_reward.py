@@ -63,5 +63,5 @@ def test_the_value_is_the_clipped_sum(score: float, answered: bool, malformed: i
 
 def test_weights_are_settings() -> None:
     assert reward(50.0, calls=4, tool_cost=0.1, free_tool_calls=1).value == pytest.approx(0.2)
-    with pytest.raises(ConfigError, match=r"RewardConfig\.format_weight"):
+    with pytest.raises(ConfigError, match=r"format_weight"):
         RewardConfig(format_weight=-1)

@@ -112,7 +112,7 @@ def test_what_follows_from_other_values_is_filled_in(recipe: Path, tmp_path: Pat
     ("override", "message"),
     [
         ("trainer.nnodess=4", r"unknown key of trainer 'nnodess'\. Did you mean 'nnodes'\?.*\+trainer\.nnodess="),
-        ("agentfly.modle=4", r"unknown TrainSettings field 'modle'\. Did you mean 'model'"),
+        ("agentfly.modle=4", r"unknown setting 'agentfly\.modle'\. Did you mean 'agentfly\.model'"),
         ("agentfly.limits.max_turn=4", r"limits.*'max_turn'\. Did you mean 'max_turns'"),
         ("device=tpu", "device/tpu"),
         ("trainer.nnodes=", r"trainer\.nnodes must be a whole number of 1 or more, not ''"),

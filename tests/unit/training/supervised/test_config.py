@@ -28,7 +28,7 @@ def test_numbers_may_be_written_as_people_write_them() -> None:
     [
         (["model=m"], "out not given"),
         (["model=m", "out=o", "data.sticker=3"], "Did you mean 'stickers'"),
-        (["model=m", "out=o", "epochs=3"], "unknown SupervisedConfig field 'epochs'"),
+        (["model=m", "out=o", "epochs=3"], "unknown setting 'epochs'"),
         (["model=m", "out=o", "training=3"], "training has settings of its own"),
         (["model=m", "out=o", "training.steps=many"], "steps"),
         (["model=m", "out=o", "training.batch_size=0"], "batch_size"),
