@@ -102,7 +102,7 @@ async def test_a_checkpoint_that_is_not_there_is_told_with_the_first_turn(tmp_pa
     agent = ImageEditingAgent(str(tmp_path / "nothing"), template="qwen2.5-vl-system-tool", backend="async_vllm")
     result = await agent.run([{"role": "user", "content": "hello"}], num_chains=2)
     assert [trajectory.stop_reason for trajectory in result] == [StopReason.BACKEND_ERROR] * 2
-    assert "cannot load the processor of" in str(result[0].error)
+    assert "there is no such folder: give a folder with a model" in str(result[0].error)
     with pytest.raises(TemplateError, match=r"Did you mean 'qwen2\.5-vl-system-tool'"):
         ImageEditingAgent(MODEL, template="qwen2.5-vl-system-tols")
 
