@@ -173,9 +173,8 @@ def one_line(fault: BaseException, folder_option: str = "") -> str | None:
             f"{DISK_FULL}{path}. What was written before is kept. Free some space{elsewhere}; then run the same "
             "command again"
         )
-    if isinstance(fault, OSError) and fault.errno is not None and fault.errno in _MACHINE:
-        return _MACHINE[fault.errno].format(path=path)
-    return None
+    told = _MACHINE.get(fault.errno or 0) if isinstance(fault, OSError) else None
+    return told.format(path=path) if told is not None else None
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

@@ -70,5 +70,5 @@ def test_sizes_that_do_not_go_together(size: int, overlap: int) -> None:
 
 @pytest.mark.slow
 def test_a_tokenizer_that_does_not_exist(tmp_path: object) -> None:
-    with pytest.raises(ConfigError, match="no tokenizer"):
+    with pytest.raises(ConfigError, match="there is no such folder: give a folder with a tokenizer"):
         tokenizer_starts(f"{tmp_path}/nothing")
