@@ -124,5 +124,5 @@ def test_where_the_checkpoint_comes_from(tmp_path: Path) -> None:
     assert DoctorRequest(model="gpt", base_url="http://h/v1").source is None
     assert DoctorRequest(model=str(tmp_path), base_url="http://h/v1").source == str(tmp_path)
     assert DoctorRequest(model="gpt", base_url="http://h/v1", checkpoint="org/name").source == "org/name"
-    with pytest.raises(ConfigError, match="base_url"):
+    with pytest.raises(ConfigError, match="--base-url"):
         DoctorRequest(base_url="localhost:8000")

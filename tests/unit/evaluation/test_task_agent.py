@@ -143,7 +143,7 @@ def test_settings_come_from_a_file_and_the_command_line_goes_first(tmp_path: Pat
     [
         ("data: d", "--out is missing"),
         ("out: o", "--data is missing"),
-        ("data: d\nout: o\nevaluators: [reference]", "Did you mean 'evaluator'"),
+        ("data: d\nout: o\nevaluators: [reference]", "Did you mean '--evaluator'"),
         ("- data", "holds no settings"),
         ("data: [", "not valid YAML"),
     ],

@@ -342,7 +342,7 @@ async def test_a_bug_is_no_iteration() -> None:
         ({"format": "jpeg", "background": "transparent"}, "JPEG has no transparency"),
         ({"generator": "server"}, "server_url"),
         ({"qualty": "high"}, "quality"),
-        ({"score_threshold": 101}, "score_threshold"),
+        ({"score_threshold": 101}, "--score-threshold"),
     ],
 )
 def test_settings_that_cannot_be(fields: dict[str, Any], words: str) -> None:

@@ -116,7 +116,7 @@ def test_settings_are_those_of_the_loop(openai: OpenAIServer) -> None:
         3,
         "low",
     )
-    with pytest.raises(ConfigError, match="max_iterations"):
+    with pytest.raises(ConfigError, match="--max-iterations"):
         RefinementTaskAgent(max_iteration=3)
 
 
