@@ -46,6 +46,7 @@ _LOOK_SECONDS = 5.0
 _GRACE_SECONDS = 5.0
 _TAIL_LINES = 15
 _DISK_LINES = 200
+_LEAST_FREE = 4 * 1024 * 1024  # bytes; with less, not even the logs can go on
 
 
 @dataclass(frozen=True)
@@ -290,15 +291,26 @@ class _Run:
         error = last_error(list(self._dogs.recent) if hung else lines)
         tail = "\n".join(f"  | {short_paths(clean(line))[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
-        # What fails last may be what only misses the file.
-        if any(map(says_disk_full, lines[-_DISK_LINES:])):
-            # Checkpoints go to the run's folder, what Ray spills to the scratch folder.
+        if full := self._full_disks(lines):
             cause += (
-                f"\nno space is left on the disk of {self._settings.out.absolute()} or {self._scratch}: free some, or "
-                "move the run's folder to another disk and name it with agentfly.out=FOLDER; the same command goes on "
-                "from the newest checkpoint"
+                f"\nno space is left on the disk of {full}: free some, or move the run's folder to another disk and "
+                "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint"
             )
         return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
+
+    def _full_disks(self, lines: list[str]) -> str:
+        """Folders of the run on disks that are full; empty if the end has nothing to do with that.
+
+        Args:
+            lines: of the log. It may lie on the full disk itself, and then lacks the words that would say so.
+        """
+        # Checkpoints go to the run's folder, what Ray spills to the scratch folder.
+        folders = (self._settings.out.absolute(), self._scratch)
+        full = [str(folder) for folder in folders if shutil.disk_usage(folder).free < _LEAST_FREE]
+        if full:
+            return " and ".join(full)
+        # What fails last may be what only misses the file, and space may be there again.
+        return " or ".join(map(str, folders)) if any(map(says_disk_full, lines[-_DISK_LINES:])) else ""
 
     def _keep_ray_logs(self) -> None:
         for session in self._scratch.glob("ray/session_2*/logs"):

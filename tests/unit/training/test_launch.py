@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,6 +151,15 @@ def test_a_full_disk_is_named_with_what_to_do(case: Case, fault: str) -> None:
     told = str(failure.value)
     assert f"{case.folder / 'run'} or " in told
     assert "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint" in told
+
+
+def test_a_full_disk_that_cut_off_the_log_as_well_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if path == case.folder / "run" else 10**9)
+
+    monkeypatch.setattr("agentfly.training.launch.shutil.disk_usage", usage)
+    with pytest.raises(TrainingError, match=rf"no space is left on the disk of {case.folder / 'run'}: free some"):
+        case.launch("sys.exit(1)")
 
 
 def test_death_by_signal_is_named(case: Case) -> None:
