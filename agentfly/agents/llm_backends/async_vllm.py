@@ -194,7 +194,7 @@ class AsyncVLLMBackend:
             start.add_done_callback(_discard)
             raise BackendError(
                 f"vLLM did not start {self._model!r} within {self._config.start_timeout:g} s; "
-                "raise AsyncVLLMConfig.start_timeout, or read vLLM's log"
+                "raise the start_timeout of backend_config, or read vLLM's log"
             ) from None
         except asyncio.CancelledError:
             start.add_done_callback(_discard)

@@ -71,7 +71,7 @@ class Faults:
 
         url = self._config.base_url
         if isinstance(fault, TimeoutError | openai.APITimeoutError):
-            told = f"{url} did not answer within {self._config.timeout:g} s; raise ClientConfig.timeout"
+            told = f"{url} did not answer within {self._config.timeout:g} s: raise the timeout of backend_config"
             return UnreachableError(told)
         if isinstance(fault, openai.APIConnectionError):
             cause = self._redact(fault.__cause__ or fault)

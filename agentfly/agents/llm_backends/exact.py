@@ -21,7 +21,7 @@ from agentfly.templates import ChatCodec, defuse
 
 _SESSIONS = 4096
 _OTHER_SERVER = (
-    "Serve the checkpoint of ClientConfig.checkpoint with the agent's template: "
+    "Serve the checkpoint of backend_config with the agent's template: "
     "python -m agentfly.utils.deploy --model_name_or_path CHECKPOINT --template TEMPLATE"
 )
 _OTHER_TOKENS = (
@@ -87,8 +87,8 @@ class TokenExact:
         said = reply.generation()
         if not reply.prompt_checked or not reply.token_ids or len(reply.logprobs) != len(reply.token_ids):
             raise BackendError(
-                f"the server sent {len(reply.token_ids)} token ids and {len(reply.logprobs)} log-probs; "
-                "ClientConfig.return_token_ids needs a vLLM server. Set it to False for rollouts that are not exact"
+                f"the server sent {len(reply.token_ids)} token ids and {len(reply.logprobs)} log-probs; return_token_ids "
+                "of backend_config needs a vLLM server: set it to false for rollouts that are not exact"
             )
         text = self.codec.decode(reply.token_ids)
         self._remember(request, text)

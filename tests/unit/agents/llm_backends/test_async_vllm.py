@@ -112,7 +112,7 @@ async def test_a_start_that_takes_too_long_is_stopped_when_it_comes(
     monkeypatch.setattr(async_vllm, "start_engine", start)
     monkeypatch.setattr(async_vllm, "_START_MARGIN", 0.0)
     backend = AsyncVLLMBackend("m", AsyncVLLMConfig(start_timeout=0.05), codec=codec)
-    with pytest.raises(BackendError, match=r"within 0.05 s; raise AsyncVLLMConfig.start_timeout"):
+    with pytest.raises(BackendError, match=r"within 0.05 s; raise the start_timeout of backend_config"):
         await backend._engine()
     release.set()
     assert stopped.wait(10)
