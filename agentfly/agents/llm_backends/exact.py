@@ -87,8 +87,8 @@ class TokenExact:
         said = reply.generation()
         if not reply.prompt_checked or not reply.token_ids or len(reply.logprobs) != len(reply.token_ids):
             raise BackendError(
-                f"the server sent {len(reply.token_ids)} token ids and {len(reply.logprobs)} log-probs; return_token_ids "
-                "of backend_config needs a vLLM server: set it to false for rollouts that are not exact"
+                f"the server sent {len(reply.token_ids)} token ids and {len(reply.logprobs)} log-probs; "
+                "return_token_ids of backend_config needs a vLLM server: set it to false for inexact rollouts"
             )
         text = self.codec.decode(reply.token_ids)
         self._remember(request, text)
