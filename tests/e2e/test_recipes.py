@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RECIPES = Path(__file__).parents[2] / "recipes"
 TRAINING = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in ("large", "eval", "sft_warm_start"))
 LAUNCHED = ("async", "lora_single_gpu", "qwen2_5_vl_3b_ppo", "qwen3_vl_4b_grpo")
-# It takes its step in the chain from training to an edited picture (tests/unit/training/supervised/test_chain.py).
-LAUNCHED_ELSEWHERE = "quickstart"
+# It takes its step as its page says (test_walks_train.py).
+LAUNCHED_ELSEWHERE = "laptop"
 SMALL = (
     "device=cpu",
     "agentfly.template=compact-tool",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agentfly.datasets import FAMILIES
 from tests.unit.agents.conftest import ChatServer, completion, running_server, server
 from tests.unit.evaluation.agents import call
 
@@ -73,5 +74,9 @@ def test_two_models_compared(server: ChatServer, tmp_path: Path) -> None:
     assert overall["win"] + overall["tie"] + overall["loss"] == overall["tasks"] == TASKS
     assert f"| **all** | {TASKS} |" in printed
     assert f"| {overall['win']} / {overall['tie']} / {overall['loss']} | 0 / 0 |" in printed
+    # The chains of the policy, on vLLM in the command's process, do the same again.
+    assert set(runs["ours"]["by_type"]) == set(FAMILIES)
+    assert (tmp_path / "runs" / "ours" / "gallery.html").is_file()
+    typed("agentfly replay runs/ours --evaluator reference --re-execute", tmp_path)
     # A picture that is blurred all over was edited where nobody asked for it; the policy hits some.
     assert runs["theirs"]["all"]["scores"]["reference"]["score"]["mean"] < overall["a"]["mean"]

@@ -1,4 +1,7 @@
-"""From good trajectories to an edited picture by the commands: sft, train, export, deploy, edit."""
+"""From good trajectories to an edited image by the commands: sft, deploy, edit.
+
+Training what `sft` gave, and running what training gave, are parts of the quickstart (tests/e2e/test_quickstart.py).
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,10 @@ from PIL import Image
 
 from agentfly.agents.card import AgentCard
 from agentfly.templates import ChatCodec
-from agentfly.training.compose import to_override
 
 pytestmark = pytest.mark.slow
 
 START_SECONDS = 300
-RECIPE = Path(__file__).parents[4] / "recipes" / "quickstart.yaml"
 
 
 def run(*words: str) -> str:
@@ -34,22 +35,6 @@ def run(*words: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def train(policy: Path, out: Path) -> None:
-    """One real step on the stickers; a learning rate of zero keeps what the policy knows."""
-    values = {
-        "agentfly.model": policy,
-        "agentfly.out": out,
-        "agentfly.data": {"train": "stickers", "limit": 4, "validation": None},
-        "actor_rollout_ref.actor.optim.lr": 0.0,
-        "actor_rollout_ref.rollout.n": 2,
-        "data.train_batch_size": 2,
-        "trainer.total_training_steps": 1,
-        "trainer.save_freq": 1,
-        "trainer.test_freq": -1,
-    }
-    run("train", str(RECIPE), *(to_override(key, value) for key, value in values.items()))
 
 
 def serve(policy: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -80,9 +65,7 @@ async def test_from_trajectories_to_an_edited_picture(
     words += ["training.steps=80", "training.batch_size=4", "training.learning_rate=5e-3"]
     assert "'below the minimum score': 1" in run("sft", *words)
 
-    train(tmp_path / "sft" / "policy", tmp_path / "train")
-    policy = tmp_path / "policy"
-    run("export", str(tmp_path / "train"), "--out", str(policy))
+    policy = tmp_path / "sft" / "policy"
     assert AgentCard.read(str(policy)) == AgentCard.read(str(small_policy))
 
     picture.save(tmp_path / "picture.png")
