@@ -36,6 +36,7 @@ case "$*" in
     *"install --quiet uv=="*) [ -z "${NO_UV:-}" ] || exit 1; cp "$FAKE_UV" "$here/uv" ;;
     *"-m pip"*install*) echo "pip $*" >>"$CALLS"; echo "Collecting torch"; echo "pip's last words"
         exit "${PIP_STATUS:-0}" ;;
+    "-m compileall"*) echo "compiled $*" >>"$CALLS"; exit "${COMPILE_STATUS:-0}" ;;
     *) echo "unexpected: $*" >>"$CALLS"; exit 1 ;;
 esac
 """
@@ -105,13 +106,19 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_uv_installs_the_lock_then_the_package_and_the_alias(checkout: Checkout) -> None:
     done = checkout.install()
     assert (done.returncode, done.stderr) == (0, "")
-    assert checkout.installers == ["venv", "uv", "uv"]
-    lock, own = checkout.calls[1:]
+    assert checkout.installers == ["venv", "uv", "uv", "compiled"]
+    lock, own, compiled = checkout.calls[1:]
+    assert compiled.endswith("/site-packages")
     assert " --no-deps -r requirements-cpu.txt " in lock
     assert " --no-deps --no-build-isolation -e . " in own
     assert "/tmp/vllm " in own
     assert "506 MB downloaded\ninstall: unpacking\n" in done.stdout
     assert not (checkout.root / ".venv" / "tmp").exists()
+
+
+def test_files_that_cannot_be_compiled_are_no_fault(checkout: Checkout) -> None:
+    assert checkout.install(COMPILE_STATUS="1").returncode == 0
+    assert checkout.install().stdout == ""
 
 
 def test_a_second_call_does_nothing_until_something_changes(checkout: Checkout) -> None:
@@ -120,20 +127,20 @@ def test_a_second_call_does_nothing_until_something_changes(checkout: Checkout) 
     assert (again.returncode, again.stdout, again.stderr, checkout.calls) == (0, "", "", [])
     (checkout.root / "setup.py").write_text("", encoding="utf-8")
     checkout.install()
-    assert checkout.installers == ["uv", "uv"]
+    assert checkout.installers == ["uv", "uv", "compiled"]
 
 
 @pytest.mark.parametrize("trouble", ["NO_UV", "BROKEN_UV"])
 def test_pip_installs_where_uv_cannot_be_had(checkout: Checkout, trouble: str) -> None:
     done = checkout.install(**{trouble: "1"})
     assert done.returncode == 0
-    assert checkout.installers == ["venv", "pip", "pip"]
+    assert checkout.installers == ["venv", "pip", "pip", "compiled"]
     assert "install: uv cannot be had here (.venv/install.log says why): pip installs instead" in done.stdout
 
 
 def test_pip_installs_on_request(checkout: Checkout) -> None:
     done = checkout.install(INSTALLER="pip")
-    assert (done.returncode, checkout.installers) == (0, ["venv", "pip", "pip"])
+    assert (done.returncode, checkout.installers) == (0, ["venv", "pip", "pip", "compiled"])
     assert "uv" not in done.stdout
 
 
@@ -141,12 +148,12 @@ def test_a_failure_of_uv_shows_its_last_words_and_asks_nothing_of_pip(checkout: 
     done = checkout.install(UV_STATUS="1")
     assert (done.returncode, checkout.installers) == (1, ["venv", "uv"])
     assert "uv's last words\ninstall: uv failed; its complete output is in .venv/install.log." in done.stderr
-    assert (checkout.install().returncode, checkout.installers) == (0, ["uv", "uv"])
+    assert (checkout.install().returncode, checkout.installers) == (0, ["uv", "uv", "compiled"])
 
 
 def test_pip_tries_after_uv_where_it_knows_ways_that_uv_does_not(checkout: Checkout) -> None:
     done = checkout.install(UV_STATUS="1", PIP_SETTINGS="global.proxy='http://proxy.example:3128'")
-    assert (done.returncode, checkout.installers) == (0, ["venv", "uv", "pip", "pip"])
+    assert (done.returncode, checkout.installers) == (0, ["venv", "uv", "pip", "pip", "compiled"])
     assert "install: uv failed (.venv/install.log says why), and pip has settings that uv does not read" in done.stdout
 
 

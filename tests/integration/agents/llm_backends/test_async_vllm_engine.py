@@ -177,6 +177,7 @@ async def test_every_engine_argument_can_be_set() -> None:
 
 
 async def test_an_unknown_setting_is_named_before_the_engine_starts(backend: AsyncVLLMBackend) -> None:
-    wrong = AsyncVLLMBackend("unused", AsyncVLLMConfig(max_num_seq=2), codec=backend.codec)
+    model = backend.codec.processor.tokenizer.name_or_path
+    wrong = AsyncVLLMBackend(model, AsyncVLLMConfig(max_num_seq=2), codec=backend.codec)
     with pytest.raises(ConfigError, match="Did you mean 'max_num_seqs'"):
         await wrong.generate(asked(backend))
