@@ -201,7 +201,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as fault:
-        # What is no YAMLError comes of values that their tag does not fit, such as a 13th month.
+        # What is no YAMLError comes of values that their tag does not fit, such as a number that is none.
         raise ConfigError(f"{where} is not valid YAML: {yaml_reason(fault)}") from fault
 
 
