@@ -22,7 +22,7 @@ from typing import Any
 
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
-from agentfly.errors import AgentFlyError, ConfigError, ImageError
+from agentfly.errors import ConfigError, ImageError
 from agentfly.evaluation.preflight import count_scorable
 from agentfly.evaluation.records import TaskFacts
 from agentfly.evaluators import (
@@ -35,6 +35,7 @@ from agentfly.evaluators import (
     check_ready,
     make_evaluator,
 )
+from agentfly.evaluators.base import objections
 from agentfly.evaluators.judge import VlmJudge
 from agentfly.evaluators.judge_settings import JudgeUsage
 from agentfly.files import parse_yaml, read_yaml
@@ -143,14 +144,8 @@ class Scorer:
         Raises:
             ConfigError: with all that could not.
         """
-        asked = [check_ready(evaluator) for evaluator in self._evaluators.values()]
-        faults: list[str] = []
-        for label, answer in zip(self.labels, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            if isinstance(answer, AgentFlyError):
-                faults.append(f"--evaluator {label}: {answer}")
-            elif isinstance(answer, BaseException):
-                raise answer
-        if faults:
+        asked = zip(self.labels, self._evaluators.values(), strict=True)
+        if faults := await objections({f"--evaluator {label}": check_ready(evaluator) for label, evaluator in asked}):
             raise ConfigError("; ".join(faults))
 
     async def check_tasks(self, tasks: Sequence[EditTask]) -> None:

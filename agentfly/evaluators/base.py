@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from agentfly.errors import EvaluatorError
+from agentfly.errors import AgentFlyError, EvaluatorError
 from agentfly.waiting import Overtime, bounded
 
 READY_SECONDS = 10.0  # for everybody whom one evaluator asks
@@ -130,3 +131,19 @@ async def close_evaluator(evaluator: Evaluator) -> None:
     """Free what an evaluator holds, where it holds anything; whoever made the evaluator calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
+
+
+async def objections(questions: Mapping[str, Coroutine[Any, Any, None]]) -> list[str]:
+    """Ask several at once whether they could score, and return what they object, each behind its name.
+
+    Args:
+        questions: `check_ready` or `check_sample` of each, by the name for messages.
+    """
+    answers = await asyncio.gather(*questions.values(), return_exceptions=True)
+    faults: list[str] = []
+    for name, answer in zip(questions, answers, strict=True):
+        if isinstance(answer, AgentFlyError):
+            faults.append(f"{name}: {answer}")
+        elif isinstance(answer, BaseException):
+            raise answer
+    return faults

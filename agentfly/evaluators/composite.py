@@ -7,8 +7,16 @@ import math
 from collections.abc import Coroutine, Mapping
 from typing import Any, Literal
 
-from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError, unknown_name
-from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
+from agentfly.errors import ConfigError, EvaluatorError, unknown_name
+from agentfly.evaluators.base import (
+    EditSample,
+    Evaluator,
+    Score,
+    check_ready,
+    check_sample,
+    close_evaluator,
+    objections,
+)
 
 How = Literal["product", "minimum", "weighted"]
 HOWS: tuple[How, ...] = ("product", "minimum", "weighted")
@@ -104,14 +112,7 @@ async def _ask_all(questions: Mapping[str, Coroutine[Any, Any, None]]) -> None:
     Raises:
         EvaluatorError: some of them object.
     """
-    answers = await asyncio.gather(*questions.values(), return_exceptions=True)
-    faults: list[str] = []
-    for name, answer in zip(questions, answers, strict=True):
-        if isinstance(answer, AgentFlyError):
-            faults.append(f"part {name!r}: {answer}")
-        elif isinstance(answer, BaseException):
-            raise answer
-    if faults:
+    if faults := await objections({f"part {name!r}": question for name, question in questions.items()}):
         raise EvaluatorError("; ".join(faults))
 
 

@@ -19,7 +19,7 @@ from agentfly.evaluators import Evaluator, check_ready, close_evaluator, make_ev
 from agentfly.model_source import hub_is_off
 from agentfly.training.checks import RAY_ADDRESS, check_model
 from agentfly.training.plan import GIB, count_parameters, text_config
-from agentfly.training.servers import require_servers, silent_servers
+from agentfly.training.servers import require_servers
 from agentfly.training.settings import TrainSettings
 
 HIDDEN = "CUDA_VISIBLE_DEVICES"
@@ -141,13 +141,11 @@ def check_servers(config: Any, settings: TrainSettings) -> str:
     """Check that an image server can be used; see `require_servers`.
 
     Raises:
-        TrainingError: none of those that the run names can.
+        ConfigError: none of those that the run names can.
     """
-    silent = silent_servers(settings)
     if not settings.client_nodes:
         return "no image servers"
-    if len(silent) == len(settings.client_nodes):
-        require_servers(settings)
+    silent = require_servers(settings)
     why = ", ".join(f"{name} ({reason})" for name, reason in silent.items())
     return f"image servers that cannot be used from here: {why}" if silent else "all image servers answer"
 

@@ -71,11 +71,11 @@ class _Watchful:
         for attempt in range(1, limits.attempts + 1):
             self._prompts = prompts
             batch, metrics = self._finished(step, "train", prompts)
-            chains = [] if batch is None else _chains(batch)
+            chains = _chains(batch)
             found = self._take_lost(validate=False)
             all_lost += found
             kept: dict[str, list[bool]] = {}
-            for key, chain in zip([] if batch is None else batch.keys, chains, strict=True):
+            for key, chain in zip(batch.keys, chains, strict=True):
                 kept.setdefault(key.split("_")[0], []).append(bool(chain["facts"]["answered"]))
             unfit = chain_faults.why_unfit(kept, found, limits.share)
             if unfit is None:
@@ -83,7 +83,8 @@ class _Watchful:
                 losses = chain_faults.loss_metrics(all_lost, len(chains))
                 observed = self._observer.observe(chains, step)
                 again = {"chains/sampled_again": float(attempt - 1)}
-                return batch, {**metrics, **self._validation_losses, **observed, **losses, **again}
+                before, self._validation_losses = self._validation_losses, {}
+                return batch, {**metrics, **before, **observed, **losses, **again}
             if attempt < limits.attempts:
                 logger.warning("step %d is sampled again in %g s and not trained on: %s", step, limits.pause, unfit)
                 time.sleep(limits.pause)
@@ -94,7 +95,7 @@ class _Watchful:
         batch, metrics = self._finished(step, partition_id, prompts)
         logger.info("%s %d", SAMPLED, step)
         found = self._take_lost(validate=True)
-        if batch is None:
+        if not batch.keys:
             raise TrainingError(f"no chain of the validation is left: {chain_faults.in_words(found)}")
         if found:
             words = chain_faults.in_words(found)
@@ -105,11 +106,11 @@ class _Watchful:
         return batch, metrics
 
     def _finished(self, step: int, partition_id: str, prompts: int) -> tuple[Any, dict[str, Any]]:
-        """verl's batch and metrics; None for the batch of which no chain is left."""
+        """verl's batch and metrics; an empty batch where no chain of it is left."""
         try:
             return super().sample(step, partition_id, prompts)  # type: ignore[misc]
         except _NothingLeft:
-            return None, {}
+            return tq.KVBatchMeta(partition_id=partition_id, keys=[], tags=[]), {}
 
     def _select_prompt_uids(self, partition_id: str, sampleable_keys: set[str], batch_size: int) -> Any:
         """What verl selects; it has a message of its own, and no way back, for prompts without any chain."""
@@ -121,7 +122,7 @@ class _Watchful:
 
     def _sample_again(self, batch: Any, prompts: int) -> None:
         """Forget a batch, and have as many other prompts sampled."""
-        if batch is not None:
+        if batch.keys:
             tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
         self.refill_fn(prompts)  # type: ignore[attr-defined]
 

@@ -8,19 +8,14 @@ from collections.abc import Mapping
 
 from agentfly.training.checks import RAY_ADDRESS
 from agentfly.training.settings import TrainSettings
-from agentfly.vision.remote.preflight import require_nodes, silent_nodes
+from agentfly.vision.remote.preflight import require_nodes
 
 
-def silent_servers(settings: TrainSettings) -> Mapping[str, str]:
-    """Return the servers of a run that cannot be used, by address, with the reason."""
-    return asyncio.run(silent_nodes(settings.nodes()))
-
-
-def require_servers(settings: TrainSettings) -> None:
-    """Warn of servers that cannot be used, which the others do without.
+def require_servers(settings: TrainSettings) -> Mapping[str, str]:
+    """Warn of servers that cannot be used, which the others do without, and return them by address, with the reason.
 
     Raises:
         ConfigError: there is no other. Where Ray runs already, those who call may see more than is seen from here.
     """
     without = "let the engines do everything with agentfly.client_nodes=[]"
-    asyncio.run(require_nodes(settings.nodes(), without, warn_only=RAY_ADDRESS in os.environ))
+    return asyncio.run(require_nodes(settings.nodes(), without, warn_only=RAY_ADDRESS in os.environ))

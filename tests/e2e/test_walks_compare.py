@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agentfly.datasets import FAMILIES
-from tests.unit.agents.conftest import ChatServer, completion, running_server, server
-from tests.unit.evaluation.agents import call
+from tests.unit.agents.conftest import ChatServer, running_server, server
+from tests.unit.evaluation.agents import blurs
 
 __all__ = ["running_server", "server"]  # fixtures
 
@@ -29,17 +28,6 @@ def commands() -> list[str]:
     block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)
     assert block is not None
     return block[1].splitlines()
-
-
-def blurs(body: dict[str, Any]) -> Any:
-    """A model that blurs whatever it is given, and answers with that."""
-    acted = any(message["role"] == "tool" for message in body["messages"])
-    text = (
-        call("give_answer", final_image_id="img_2")
-        if acted
-        else call("qwen_edit_image", image_id="img_1", prompt="blur")
-    )
-    return completion(text)(body)
 
 
 def typed(line: str, folder: Path) -> str:

@@ -22,8 +22,8 @@ async def silent_nodes(nodes: Sequence[NodeConfig]) -> Mapping[str, str]:
     }
 
 
-async def require_nodes(nodes: Sequence[NodeConfig], without: str, *, warn_only: bool = False) -> None:
-    """Ask servers whether they can be used, and warn of those that cannot, which the others do without.
+async def require_nodes(nodes: Sequence[NodeConfig], without: str, *, warn_only: bool = False) -> Mapping[str, str]:
+    """Ask servers whether they can be used, warn of those that cannot, which the others do without, and return them.
 
     Args:
         nodes: the servers; none needs nobody.
@@ -39,3 +39,4 @@ async def require_nodes(nodes: Sequence[NodeConfig], without: str, *, warn_only:
         raise ConfigError(f"no image server can be used ({why}): start one with `agentfly serve-images`, or {without}")
     if silent:
         logger.warning("image servers that cannot be used: %s", why)
+    return silent

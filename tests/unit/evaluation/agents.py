@@ -19,6 +19,7 @@ from agentfly.evaluation.scoring import Scorer, read_specs
 from agentfly.evaluators import EditSample, NotScored, Score
 from agentfly.images import ImageStore
 from agentfly.messages import text_message
+from tests.unit.agents.conftest import completion
 
 
 def square(level: int) -> Image.Image:
@@ -143,3 +144,14 @@ class _Logged:
 
     async def close(self) -> None:
         await self._agent.close()
+
+
+def blurs(body: dict[str, Any]) -> Any:
+    """A model that blurs whatever it is given, and answers with that."""
+    acted = any(message["role"] == "tool" for message in body["messages"])
+    text = (
+        call("give_answer", final_image_id="img_2")
+        if acted
+        else call("qwen_edit_image", image_id="img_1", prompt="blur")
+    )
+    return completion(text)(body)

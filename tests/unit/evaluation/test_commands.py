@@ -25,7 +25,7 @@ from agentfly.evaluation.image_editing import ImageEditingTaskAgent
 from agentfly.images import ImageStore
 from agentfly.vision import make_engines
 from tests.unit.agents.conftest import ChatServer, Reply, completion, running_server, server
-from tests.unit.evaluation.agents import call, editing
+from tests.unit.evaluation.agents import blurs, call, editing
 from tests.unit.evaluation.test_replay import Shifted
 from tests.unit.evaluators.scripted_judge import Reply as JudgeReply
 from tests.unit.evaluators.scripted_judge import judge, said
@@ -101,21 +101,10 @@ def test_the_sticker_set_gives_a_table_a_gallery_and_trajectories(tmp_path: Path
     assert len((out / "trajectories.jsonl").read_text().splitlines()) == 12
 
 
-def edits(body: dict[str, Any]) -> Any:
-    """A policy that edits once and answers with what it made."""
-    acted = any(message["role"] == "tool" for message in body["messages"])
-    text = (
-        call("give_answer", final_image_id="img_2")
-        if acted
-        else call("qwen_edit_image", image_id="img_1", prompt="blur")
-    )
-    return completion(text)(body)
-
-
 def test_a_model_behind_an_endpoint_is_evaluated_from_a_file(
     server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replies: list[Reply] = [edits] * 8
+    replies: list[Reply] = [blurs] * 8
     server.say(*replies)
     monkeypatch.setenv("MY_KEY", "sk-mine")
     file = tmp_path / "eval.yaml"

@@ -17,7 +17,7 @@ from agentfly.training.launch import Launch
 from agentfly.training.prepare import prepare
 from agentfly.training.resume import only_run
 from agentfly.training.rows import read_task, write_rows
-from agentfly.training.servers import require_servers, silent_servers
+from agentfly.training.servers import require_servers
 from agentfly.training.settings import TrainSettings
 from tests.unit.serving.running import running
 
@@ -149,8 +149,8 @@ def settings(*nodes: str) -> TrainSettings:
 def test_a_run_needs_one_of_its_image_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(model_type="classical", worker_slots=1) as server:
         node = server.url.removeprefix("http://")
-        assert silent_servers(settings(node, f"http://{node}")) == {}
-        assert silent_servers(settings("127.0.0.1:9", node)).keys() == {"http://127.0.0.1:9"}
+        assert require_servers(settings(node, f"http://{node}")) == {}
+        assert require_servers(settings("127.0.0.1:9", node)).keys() == {"http://127.0.0.1:9"}
         require_servers(settings("127.0.0.1:9", node))
     require_servers(settings())
     with pytest.raises(ConfigError, match=r"no image server .*9: cannot connect.* agentfly\.client_nodes=\[\]"):

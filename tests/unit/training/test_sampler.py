@@ -220,6 +220,10 @@ def test_a_validation_says_what_it_is_without_and_the_next_step_counts_it(
     metrics = made.sample(2, "train", 1)[1]
     assert metrics["validation/chains/lost_share"] == 0.5
     assert metrics["chains/lost"] == 0
+    # Only the step after it: later ones had no validation before them.
+    queue.prompt("b", [True, True])
+    queue.tags["train"] = {key: tag for key, tag in queue.tags["train"].items() if key.startswith("b")}
+    assert "validation/chains/lost_share" not in made.sample(3, "train", 1)[1]
 
 
 def test_a_validation_of_nothing_ends_the_run(queue: Queue) -> None:
