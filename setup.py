@@ -31,7 +31,6 @@ def read_readme() -> str:
 
 
 LIGHT = [
-    "aiolimiter>=1.1",
     "fastapi>=0.133",
     "fsspec>=2024.6",
     "httpx>=0.27",
@@ -124,7 +123,7 @@ setup(
             "evaluators/rubrics/*.yaml",
             "py.typed",
             "templates/*.jinja",
-            "training/config/*.yaml",
+            "training/recipe/config/*.yaml",
             "viewer/*.jinja",
         ]
     },

@@ -48,7 +48,7 @@ from agentfly.evaluators import (  # noqa: E402
     evaluate_many,
 )
 from agentfly.evaluators.judge import VlmJudge  # noqa: E402
-from agentfly.evaluators.judge_settings import JudgeSettings  # noqa: E402
+from agentfly.evaluators.judge.settings import JudgeSettings  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from agentfly.serving.image_server import EngineOptions, Operation, Outcome, Work  # noqa: E402
-from agentfly.serving.image_server.engines import load_engine  # noqa: E402
+from agentfly.serving.image_server.workers.engines import load_engine  # noqa: E402
 from agentfly.vision.base import EditParams, Engines, InpaintParams  # noqa: E402
 from agentfly.vision.remote import PoolSettings, remote_engines  # noqa: E402
 from agentfly.vision.remote.load_test import make_picture  # noqa: E402
@@ -254,9 +254,9 @@ async def over_the_pool(plan: Plan, pools_seen: dict[str, object]) -> dict[str, 
 
 async def cache_hits(plan: Plan, folder: Path) -> dict[str, list[Timing]]:
     """Hits of the tool cache with a picture of 512 x 512, from memory and from disk."""
-    from agentfly.vision.cache import ToolCache
-    from agentfly.vision.cached import cached
+    from agentfly.vision.cached_engines import cached
     from agentfly.vision.classical import classical_engines
+    from agentfly.vision.tool_cache import ToolCache
 
     image, _ = make_picture(512)
 

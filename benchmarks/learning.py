@@ -25,15 +25,15 @@ from rich.console import Console
 
 from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import AgentFlyError, ConfigError, unknown_name
-from agentfly.evaluators.estimates import SUCCESS
-from agentfly.training.checkpoints import export_policy
-from agentfly.training.compose import CONFIG_DIR, to_override
-from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.phase import run_phase
-from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.prepare import prepare
-from agentfly.training.rows import write_rows
-from agentfly.training.warm_start import WarmStartConfig, is_warm_start, warm_start
+from agentfly.evaluators.bootstrap import SUCCESS
+from agentfly.training.launch.checkpoints import export_policy
+from agentfly.training.launch.launcher import TrainingOutcome, launch
+from agentfly.training.launch.prepare import prepare
+from agentfly.training.launch.subprocess_phase import run_phase
+from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
+from agentfly.training.quickstart.warm_start import WarmStartConfig, is_warm_start, warm_start
+from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.verl_dataset import write_rows
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
 # A critic has some sixty returns a step to learn from, and starts at zero: it takes four small steps on each batch

@@ -27,8 +27,8 @@ from typing import Any
 
 from agentfly.datasets import EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView
-from agentfly.training.compose import CONFIG_DIR, compose, to_override
-from agentfly.training.phase import ENVIRONMENT
+from agentfly.training.launch.subprocess_phase import ENVIRONMENT
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 
 TURNS = (
     '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>',
@@ -85,9 +85,9 @@ def our_loop(config: Any, processor: Any, server: Server) -> Play:
     import torch
 
     from agentfly.agents import Rollout
-    from agentfly.training.agent_loop import FinishedChain, VerlBackend, _output, _sampling, new_chain, shared
-    from agentfly.training.loop_worker import AgentFlyLoopWorker
-    from agentfly.training.parity import PictureInputs
+    from agentfly.training.verl.agent_loop import FinishedChain, VerlBackend, _output, _sampling, new_chain, shared
+    from agentfly.training.verl.loop_worker import AgentFlyLoopWorker
+    from agentfly.training.verl.parity import PictureInputs
 
     common = shared(config, processor)
     worker = _worker(AgentFlyLoopWorker, config, processor)

@@ -37,12 +37,12 @@ from rich.table import Table
 
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView, load_image
-from agentfly.training.compose import CONFIG_DIR, to_override
-from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.phase import ENVIRONMENT, run_phase
-from agentfly.training.prepare import prepare
-from agentfly.training.rows import write_rows
-from agentfly.training.warm_start import WarmStartConfig, warm_start
+from agentfly.training.launch.launcher import TrainingOutcome, launch
+from agentfly.training.launch.prepare import prepare
+from agentfly.training.launch.subprocess_phase import ENVIRONMENT, run_phase
+from agentfly.training.quickstart.warm_start import WarmStartConfig, warm_start
+from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.verl_dataset import write_rows
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
 HERE = Path(__file__).resolve().parent
@@ -52,7 +52,7 @@ MAX_TURNS = 4
 PARTS = ("gen", "old_log_prob", "adv", "update_actor", "update_weights")
 SHAPE = {"turns": "num_turns/mean", "prompt tokens": "prompt_length/mean", "response tokens": "response_length/mean"}
 # What the processes of a run import, each with the one before it loaded.
-IMPORTS = ("torch", "transformers", "ray", "vllm", "verl.trainer.main_ppo", "agentfly.training.loop_worker")
+IMPORTS = ("torch", "transformers", "ray", "vllm", "verl.trainer.main_ppo", "agentfly.training.verl.loop_worker")
 _IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| (\s*)(\S+)")
 
 

@@ -19,9 +19,9 @@ from rich.table import Table
 from agentfly.agents import EvaluationSetup, ImageEditingAgent
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
-from agentfly.evaluation.chains import evaluate_agent
+from agentfly.evaluation.in_memory import evaluate_agent
 from agentfly.evaluators import ReferenceEvaluator
-from agentfly.training.demonstrations import call_text
+from agentfly.training.supervised.data.demonstrations import call_text
 
 AUTO, EDIT = "auto_inpaint_image", "qwen_edit_image"
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {

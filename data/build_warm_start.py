@@ -18,11 +18,11 @@ from typing import Any
 from rich.console import Console
 
 from agentfly.files import write_text
-from agentfly.training.phase import PhaseProcess
-from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.progress_display import ProgressDisplay
-from agentfly.training.sft import cores
-from agentfly.training.warm_start import FIGURES, WarmStartConfig, warm_start
+from agentfly.training.launch.progress_display import ProgressDisplay
+from agentfly.training.launch.subprocess_phase import PhaseProcess
+from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
+from agentfly.training.quickstart.supervised import cores
+from agentfly.training.quickstart.warm_start import FIGURES, WarmStartConfig, warm_start
 
 DEFAULT_PATH = Path(__file__).parent / "warm_start"
 COMMAND = "python data/build_warm_start.py"

@@ -98,7 +98,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained Qwen2.5-VL of a million parameters with its processor, as a Hugging Face folder."""
     from agentfly.datasets import vocabulary
-    from agentfly.training.policy import build_policy
+    from agentfly.training.quickstart.tiny_policy import build_policy
 
     folder = tmp_path_factory.mktemp("policy")
     build_policy(folder, vocabulary() * 2, seed=0)
@@ -108,7 +108,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def warm_policy() -> Path:
     """The policy that comes with the repository: it calls tools, and does not always do the same."""
-    from agentfly.training.warm_start import SHIPPED
+    from agentfly.training.quickstart.warm_start import SHIPPED
 
     return SHIPPED
 

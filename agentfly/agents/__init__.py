@@ -3,7 +3,7 @@
 from agentfly.agents.agent import Agent, AgentArguments, AgentSettings
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.result import RunResult
-from agentfly.agents.rewards import reward
+from agentfly.agents.reward_function import reward
 from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
 from agentfly.agents.streaming import (
     ChainEnd,

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from typing_extensions import TypedDict, Unpack
 
-from agentfly.agents.console import ConsoleStream
-from agentfly.agents.conversations import Conversation, name_images, read_messages
+from agentfly.agents.display.console import ConsoleStream
+from agentfly.agents.inputs import Conversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, SamplingParams, make_backend
-from agentfly.agents.own_tools import GivenTool, given_tools, method_tools
 from agentfly.agents.result import RunResult
-from agentfly.agents.rewards import as_reward
+from agentfly.agents.reward_function import as_reward
 from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
-from agentfly.agents.runs import Run, check_number, metadata_of
+from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.user_tools import GivenTool, given_tools, method_tools
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageLimits, ImageStore, ImageView, load_image
 from agentfly.messages import text_message
@@ -61,7 +61,7 @@ class AgentArguments(TypedDict, total=False):
         store: where pictures are kept; a store in memory by default.
         settings: see `AgentSettings`.
         tools: functions, objects and classes with `@tool`, beside the agent's own; see `given_tools`.
-        reward: scores every chain that was not stopped by a fault; see `agentfly.agents.rewards`.
+        reward: scores every chain that was not stopped by a fault; see `agentfly.agents.reward_function`.
     """
 
     template: str | None

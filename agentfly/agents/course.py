@@ -7,15 +7,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentfly.agents.calls import Outcome, TurnCalls
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest
-from agentfly.agents.proof import closed
 from agentfly.agents.streaming import Delta, Observation, ToolEnd, ToolStart, TurnEnd, TurnStart
+from agentfly.agents.token_check import closed
+from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import StopReason, TokenTrace, Turn
+from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import BackendError
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import parse_tool_calls
-from agentfly.waiting import Abandoned, Overtime, bounded
 
 if TYPE_CHECKING:
     from agentfly.agents.rollout import Chain, Rollout
@@ -50,10 +50,10 @@ class Course:
             return cut_by
         begun, began = time.monotonic(), time.time()
         try:
-            generation = await bounded(self._generate(room), self._time_left())
-        except Overtime:
+            generation = await with_timeout(self._generate(room), self._time_left())
+        except TimeLimitExceeded:
             return StopReason.WALL_CLOCK
-        except Abandoned as fault:
+        except CancelledItself as fault:
             raise BackendError("the backend cancelled the request by itself") from fault
         calls = await self._keep(generation, time.monotonic() - begun, began)
         if generation.finish_reason == "abort":
@@ -95,11 +95,11 @@ class Course:
         return self._observe([self._message(outcome) for outcome in outcomes])
 
     async def started(self, index: int, call: ToolCall) -> None:
-        """See `agentfly.agents.calls.Listener`."""
+        """See `agentfly.agents.tool_calls.Listener`."""
         await self.rollout.tell(ToolStart(*self._place(index), call.name, call.arguments))
 
     async def ended(self, index: int, call: ToolCall, seconds: float, error: str | None) -> None:
-        """See `agentfly.agents.calls.Listener`."""
+        """See `agentfly.agents.tool_calls.Listener`."""
         await self.rollout.tell(ToolEnd(*self._place(index), call.name, seconds, error))
 
     async def settled(self, outcome: Outcome) -> None:

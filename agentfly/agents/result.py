@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from agentfly.agents.llm_backends.wire import wire_messages
+from agentfly.agents.llm_backends.openai_format import wire_messages
 from agentfly.agents.trajectory import StopReason, Trajectory, plain
 from agentfly.errors import require
 from agentfly.images import ImageStore

@@ -211,12 +211,12 @@ class Trajectory:
         return cls(**data)
 
     def check(self, codec: ChatCodec, load_image: Callable[[str], Image.Image]) -> None:
-        """Prove that the token trace is exact; see `agentfly.agents.proof`.
+        """Prove that the token trace is exact; see `agentfly.agents.token_check`.
 
         Raises:
             AgentFlyError: the first thing that does not hold.
         """
-        from agentfly.agents.proof import check_trace
+        from agentfly.agents.token_check import check_trace
 
         check_trace(self, codec, load_image)
 

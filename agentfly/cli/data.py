@@ -80,7 +80,7 @@ def convert(
 ) -> None:
     """Write NAME.parquet, which verl reads, and NAME.tasks.parquet with the images."""
     from agentfly.datasets import load_tasks
-    from agentfly.training.rows import write_rows
+    from agentfly.training.recipe.verl_dataset import write_rows
 
     tasks = load_tasks(source, split=split, limit=limit, seed=seed, root=root, **_options(set_))
     path = write_rows(tasks, out, name, images=images.value)

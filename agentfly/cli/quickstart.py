@@ -32,6 +32,6 @@ def quickstart(
     ),
 ) -> None:
     """Train a tiny warm-started policy with verl on vLLM rollouts, and report what it learned. No GPU needed."""
-    from agentfly.training.quickstart import QuickstartConfig, run_quickstart
+    from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
 
     run_quickstart(QuickstartConfig(seed=seed, algorithm=algorithm.value, from_scratch=from_scratch, out=out))

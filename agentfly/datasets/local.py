@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets.confine import PictureFolder, option
+from agentfly.datasets.image_paths import PictureFolder, option
 from agentfly.datasets.rows import COLUMNS
 from agentfly.datasets.tables import TABLE_SUFFIXES, parse_line, read_lines, read_table, table_columns
 from agentfly.datasets.task import EditTask

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentfly.datasets.confine import PictureFolder
+from agentfly.datasets.image_paths import PictureFolder
 from agentfly.datasets.task import EditTask
 from agentfly.errors import DatasetError, require
 from agentfly.images import ImageSource, handle_of, load_image

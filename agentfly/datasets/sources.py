@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets.adapters import ADAPTERS
-from agentfly.datasets.benchmarks import imgedit_rows, risebench_rows
-from agentfly.datasets.hub import HubOptions
 from agentfly.datasets.local import LocalOptions, local_rows
 from agentfly.datasets.photos import SPLITS
-from agentfly.datasets.public import public_rows
+from agentfly.datasets.public.benchmarks import imgedit_rows, risebench_rows
+from agentfly.datasets.public.columns import ADAPTERS
+from agentfly.datasets.public.hub import HubOptions
+from agentfly.datasets.public.tasks import public_rows
 from agentfly.datasets.stickers import FAMILIES, StickerWorld
 from agentfly.datasets.task import EditTask
 from agentfly.datasets.task_row import TaskRow

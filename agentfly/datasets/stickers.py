@@ -20,7 +20,7 @@ from agentfly.datasets.photos import SPLITS, Split, background
 from agentfly.datasets.task import EditTask
 from agentfly.datasets.wording import PLACES, SYNONYMS, article, double_sentence, largest, sentence
 from agentfly.errors import ConfigError, unknown_name
-from agentfly.vision.figures import COLOURS, SHAPES, Figure, border_width, largest_inside
+from agentfly.vision.shapes import COLOURS, SHAPES, Figure, border_width, largest_inside
 
 FAMILIES: tuple[str, ...] = ("named", "replace", "look", "two_step", "repair")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from agentfly.datasets.photos import SPLITS, Split
-from agentfly.vision.figures import COLOURS, SHAPES
+from agentfly.vision.shapes import COLOURS, SHAPES
 
 PLACES: tuple[str, ...] = ("top left", "top right", "center", "bottom left", "bottom right")
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from agentfly.doctor.driver import Driver, read_driver
 from agentfly.doctor.findings import Finding
+from agentfly.doctor.nvidia import Driver, read_driver
 from agentfly.settings import Settings
 from agentfly.templates import ChatCodec
 

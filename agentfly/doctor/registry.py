@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfly.doctor import endpoint, keys, leftovers, machine, model, nodes, pixels, storage, trainer, versions
+from agentfly.doctor.checks import endpoint, keys, leftovers, machine, model, nodes, pixels, storage, trainer, versions
 from agentfly.doctor.examination import Check
 
 CHECKS: tuple[Check, ...] = (

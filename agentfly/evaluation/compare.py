@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from agentfly.errors import ConfigError, unknown_name
-from agentfly.evaluation.journal import FILE_NAME, read_records
 from agentfly.evaluation.markdown import interval as shown
 from agentfly.evaluation.markdown import table
-from agentfly.evaluation.records import TaskRecord, without_hollow_scores
+from agentfly.evaluation.run_folder import FILE_NAME, read_records
 from agentfly.evaluation.summary import ALL, interval
+from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
 from agentfly.files import write_text
 
 TIE = 0.05  # points of 100; what the tables do not show is no win

@@ -13,9 +13,9 @@ from agentfly.agents import (
     Trajectory,
     task_conversation,
 )
-from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import AsyncVLLMConfig, LLMBackend, SamplingParams
 from agentfly.agents.llm_backends.endpoint import endpoint_config
+from agentfly.agents.policy_config import AgentCard
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentfly.agents.steps import steps
+from agentfly.agents.display.strip import steps
 from agentfly.errors import ImageError
 from agentfly.evaluation.markdown import run_page
-from agentfly.evaluation.records import TaskRecord, without_hollow_scores
 from agentfly.evaluation.summary import summarise
+from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
 from agentfly.evaluators import NotScored
 from agentfly.files import write_text
 from agentfly.images import ImageStore

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agentfly.agents.calls import Outcome, TurnCalls
+from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import ToolRecord, Trajectory
 from agentfly.errors import ImageError
-from agentfly.evaluation.recorded import prompt
+from agentfly.evaluation.trajectory_reader import prompt
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ToolCall
 from agentfly.tools import ImageTools, Toolset
@@ -133,10 +133,10 @@ class _Course:
                 self._differs(index, record, name, "was made when it was recorded, and is not made now")
 
     async def started(self, index: int, call: ToolCall) -> None:
-        """See `agentfly.agents.calls.Listener`."""
+        """See `agentfly.agents.tool_calls.Listener`."""
 
     async def ended(self, index: int, call: ToolCall, seconds: float, error: str | None) -> None:
-        """See `agentfly.agents.calls.Listener`."""
+        """See `agentfly.agents.tool_calls.Listener`."""
 
     async def settled(self, outcome: Outcome) -> None:
         """Compare what a call gave."""

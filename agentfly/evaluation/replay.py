@@ -12,22 +12,22 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from agentfly.agents.trajectory import Trajectory
+from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
-from agentfly.evaluation.journal import IMAGES, RunFolder
 from agentfly.evaluation.markdown import table
 from agentfly.evaluation.pages import write_pages
 from agentfly.evaluation.preflight import FIRST_TASKS
-from agentfly.evaluation.recorded import Recorded, Recording, read_recording
 from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
 from agentfly.evaluation.run import EvaluationRun, OnRecord
+from agentfly.evaluation.run_folder import IMAGES, RunFolder
 from agentfly.evaluation.scoring import Scorer, read_specs
 from agentfly.evaluation.settings import refuse_keys
+from agentfly.evaluation.trajectory_reader import Recorded, Recording, read_recording
 from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.settings import Settings
 from agentfly.vision import make_engines
-from agentfly.waiting import together
 
 _SHOWN = 100
 
@@ -154,7 +154,7 @@ async def _execute(
         async with gate:
             return await reexecute(chain.id, chain.trajectory, store, engines, timeout=settings.timeout)
 
-    found = await together(one(chain) for chain in chains)
+    found = await gather_or_cancel(one(chain) for chain in chains)
     counted = totals(found)
     names = (engines.detector.name, engines.inpainter.name, engines.editor.name)
     report = {

@@ -1,7 +1,7 @@
 """An evaluation from settings to its table: it can be resumed, its memory is bounded, and no task ends it.
 
 Tasks are taken from the data set one by one, so that a large set needs no more memory than the tasks in progress.
-Finished tasks are on disk at once (`agentfly.evaluation.journal`) and do not run again after a restart.
+Finished tasks are on disk at once (`agentfly.evaluation.run_folder`) and do not run again after a restart.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from functools import partial
 from typing import Any
 
 from agentfly.agents.trajectory import StopReason, Trajectory
+from agentfly.aio import CancelledItself, TimeLimitExceeded, gather_or_cancel, with_timeout
 from agentfly.datasets.task import EditTask
 from agentfly.errors import DISK_FULL, AgentFlyError, ConfigError, DatasetError, ImageError, is_disk_full
-from agentfly.evaluation.journal import RunFolder
 from agentfly.evaluation.pages import write_pages
 from agentfly.evaluation.preflight import FIRST_TASKS
-from agentfly.evaluation.records import TaskFacts, TaskRecord
+from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import Scorer
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
+from agentfly.evaluation.task_record import TaskFacts, TaskRecord
 from agentfly.images import ImageStore
 from agentfly.messages import text_message
-from agentfly.waiting import Abandoned, Overtime, bounded, together
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class EvaluationRun:
             DatasetError: the data set has a row that cannot be read, or an id twice.
         """
         tasks, turn = iter(self.tasks), asyncio.Lock()
-        await together(self._work(tasks, turn) for _ in range(self.concurrency))
+        await gather_or_cancel(self._work(tasks, turn) for _ in range(self.concurrency))
         return [self.folder.finished[task] for task in self._order]
 
     async def _work(self, tasks: Iterator[EditTask], turn: asyncio.Lock) -> None:
@@ -126,12 +126,12 @@ class EvaluationRun:
     async def _attempt(self, task: EditTask) -> Trajectory:
         begun = time.monotonic()
         try:
-            trajectory = await bounded(self.agent.attempt(task), self.timeout)
+            trajectory = await with_timeout(self.agent.attempt(task), self.timeout)
         except ConfigError:
             raise
-        except Overtime:
+        except TimeLimitExceeded:
             trajectory = ended(task, StopReason.WALL_CLOCK, f"no trajectory within {self.timeout:g} s")
-        except Abandoned:
+        except CancelledItself:
             trajectory = ended(task, StopReason.ERROR, "the agent cancelled its own work")
         except Exception as fault:  # the boundary of a task: a bug in one must not end the run
             if is_disk_full(fault):

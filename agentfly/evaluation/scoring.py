@@ -24,7 +24,7 @@ from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, ImageError
 from agentfly.evaluation.preflight import count_scorable
-from agentfly.evaluation.records import TaskFacts
+from agentfly.evaluation.task_record import TaskFacts
 from agentfly.evaluators import (
     EditSample,
     Evaluator,
@@ -37,7 +37,7 @@ from agentfly.evaluators import (
 )
 from agentfly.evaluators.base import objections
 from agentfly.evaluators.judge import VlmJudge
-from agentfly.evaluators.judge_settings import JudgeUsage
+from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.files import parse_yaml, read_yaml
 from agentfly.images import ImageStore
 

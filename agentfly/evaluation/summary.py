@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from agentfly.errors import short_paths
-from agentfly.evaluation.records import TaskRecord
+from agentfly.evaluation.task_record import TaskRecord
 from agentfly.evaluators import NotScored
-from agentfly.evaluators.estimates import SUCCESS, estimate
-from agentfly.evaluators.judge_settings import JudgeUsage
+from agentfly.evaluators.bootstrap import SUCCESS, estimate
+from agentfly.evaluators.judge.settings import JudgeUsage
 
 ALL = "all"
 _MAX_REASONS = 5

@@ -1,9 +1,11 @@
-"""Evaluators of edits, the conversion of scores to rewards, and monitors of both.
+"""Evaluators of edits, the conversion of scores to rewards, and rubrics.
 
 The light evaluators are here; `similarity` (CLIP, SigLIP) is imported by `make_evaluator("similarity")`.
 """
 
-from agentfly.evaluators.audit import AuditReport, AuditSettings, JudgeAudit
+import importlib
+import warnings
+
 from agentfly.evaluators.base import (
     AsksOthers,
     Closable,
@@ -15,42 +17,22 @@ from agentfly.evaluators.base import (
     check_sample,
     close_evaluator,
 )
-from agentfly.evaluators.batching import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
 from agentfly.evaluators.composite import CompositeEvaluator
-from agentfly.evaluators.credit import TurnCredit, credit_turns, score_turns
 from agentfly.evaluators.factory import make_evaluator
-from agentfly.evaluators.groups import GroupStatistics, group_statistics, reward_metrics
-from agentfly.evaluators.monitors import (
-    ChainFacts,
-    HealthMonitor,
-    HealthReport,
-    HealthSettings,
-    Limit,
-    chain_facts,
-    health_settings,
-)
-from agentfly.evaluators.reference import ReferenceConfig, ReferenceEvaluator
+from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
+from agentfly.evaluators.measured.reference import ReferenceConfig, ReferenceEvaluator
+from agentfly.evaluators.measured.structural import StructuralConfig, StructuralEvaluator
 from agentfly.evaluators.reward import Reward, RewardConfig, compose_reward
 from agentfly.evaluators.rubrics import Rubric, available_rubrics, load_rubric
-from agentfly.evaluators.structural import StructuralConfig, StructuralEvaluator
 
 __all__ = [
     "AsksOthers",
-    "AuditReport",
-    "AuditSettings",
-    "ChainFacts",
     "Closable",
     "CompositeEvaluator",
     "EditSample",
     "Evaluator",
-    "GroupStatistics",
     "GuardSettings",
     "GuardedEvaluator",
-    "HealthMonitor",
-    "HealthReport",
-    "HealthSettings",
-    "JudgeAudit",
-    "Limit",
     "NeedsOfSamples",
     "NotScored",
     "PassingFault",
@@ -62,19 +44,43 @@ __all__ = [
     "Score",
     "StructuralConfig",
     "StructuralEvaluator",
-    "TurnCredit",
     "available_rubrics",
-    "chain_facts",
     "check_ready",
     "check_sample",
     "close_evaluator",
     "compose_reward",
-    "credit_turns",
     "evaluate_many",
-    "group_statistics",
-    "health_settings",
     "load_rubric",
     "make_evaluator",
-    "reward_metrics",
-    "score_turns",
 ]
+
+# Moved to `agentfly.training.metrics` in version 0.2; the old import goes with the next minor version.
+_MOVED = frozenset(
+    {
+        "AuditReport",
+        "AuditSettings",
+        "ChainFacts",
+        "GroupStatistics",
+        "HealthMonitor",
+        "HealthReport",
+        "HealthSettings",
+        "JudgeAudit",
+        "Limit",
+        "TurnCredit",
+        "chain_facts",
+        "credit_turns",
+        "group_statistics",
+        "health_settings",
+        "reward_metrics",
+        "score_turns",
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    """Return a name that has moved to `agentfly.training.metrics`, with a warning that says so."""
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    metrics = importlib.import_module("agentfly.training.metrics")
+    warnings.warn(f"{name} has moved: import it from agentfly.training.metrics", DeprecationWarning, stacklevel=2)
+    return getattr(metrics, name)

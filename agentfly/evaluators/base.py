@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, EvaluatorError
-from agentfly.waiting import Overtime, bounded
 
 READY_SECONDS = 10.0  # for everybody whom one evaluator asks
 
@@ -109,8 +109,8 @@ async def check_ready(evaluator: Evaluator) -> None:
     if not isinstance(evaluator, AsksOthers):
         return
     try:
-        await bounded(evaluator.check_ready(), READY_SECONDS)
-    except Overtime:
+        await with_timeout(evaluator.check_ready(), READY_SECONDS)
+    except TimeLimitExceeded:
         raise EvaluatorError(
             f"the evaluator did not say within {READY_SECONDS:g} s whether it can score: check that the server it "
             "asks runs"

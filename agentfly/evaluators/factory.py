@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.evaluators.base import Evaluator
-from agentfly.evaluators.batching import GuardedEvaluator, GuardSettings
+from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings
 
 Spec = str | Mapping[str, Any] | Evaluator
 
@@ -58,26 +58,26 @@ def _maker(name: str) -> Callable[[dict[str, Any]], Evaluator]:
 
 
 def _reference(options: dict[str, Any]) -> Evaluator:
-    from agentfly.evaluators.reference import ReferenceConfig, ReferenceEvaluator
+    from agentfly.evaluators.measured.reference import ReferenceConfig, ReferenceEvaluator
 
     return ReferenceEvaluator(ReferenceConfig(**options))
 
 
 def _structural(options: dict[str, Any]) -> Evaluator:
-    from agentfly.evaluators.structural import StructuralConfig, StructuralEvaluator
+    from agentfly.evaluators.measured.structural import StructuralConfig, StructuralEvaluator
 
     return StructuralEvaluator(StructuralConfig(**options))
 
 
 def _judge(options: dict[str, Any]) -> Evaluator:
     from agentfly.evaluators.judge import VlmJudge
-    from agentfly.evaluators.judge_settings import JudgeSettings
+    from agentfly.evaluators.judge.settings import JudgeSettings
 
     return VlmJudge(JudgeSettings(**options))
 
 
 def _detector(options: dict[str, Any]) -> Evaluator:
-    from agentfly.evaluators.detector_checked import DetectorCheckedEvaluator, DetectorCheckSettings
+    from agentfly.evaluators.measured.detector_checked import DetectorCheckedEvaluator, DetectorCheckSettings
     from agentfly.vision import make_engines
 
     engines = make_engines({"detector": options.pop("detector", "classical")})
@@ -85,7 +85,7 @@ def _detector(options: dict[str, Any]) -> Evaluator:
 
 
 def _similarity(options: dict[str, Any]) -> Evaluator:
-    from agentfly.evaluators.similarity import DirectionalSimilarityEvaluator, SimilaritySettings
+    from agentfly.evaluators.measured.similarity import DirectionalSimilarityEvaluator, SimilaritySettings
 
     return DirectionalSimilarityEvaluator(SimilaritySettings(**options))
 

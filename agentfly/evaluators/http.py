@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
-from agentfly.evaluators.batching import PassingFault
-from agentfly.evaluators.wire import PATH, ScoreBody, to_body
-from agentfly.loops import PerLoop
+from agentfly.evaluators.guarded import PassingFault
+from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
 
 
 class HttpEvaluatorSettings(BaseModel):
@@ -49,7 +49,7 @@ class HttpEvaluator:
     def __init__(self, settings: HttpEvaluatorSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.settings = settings
         self._transport = transport
-        self._client = PerLoop(self._make)
+        self._client = LoopLocal(self._make)
 
     async def evaluate(self, sample: EditSample) -> Score:
         """Score one sample.

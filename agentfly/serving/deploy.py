@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from agentfly.agents.card import FILE_NAME
 from agentfly.agents.llm_backends.vllm_defaults import ANY_DEVICE, CPU, CPU_ENVIRONMENT, is_cpu_build
+from agentfly.agents.policy_config import FILE_NAME
 from agentfly.errors import MissingExtraError, one_line
 from agentfly.model_source import find_model, is_local
 from agentfly.serving.supervisor import Endpoint, supervise

@@ -2,8 +2,8 @@
 
     python -m agentfly.serving.evaluator_server --evaluator my_scorer:make --port 8100
 
-`POST /v1/evaluate` takes what `agentfly.evaluators.wire` describes. 422 is "not scored" with the reason, 503 asks the
-client to try again. Images come as bytes in the body; the server opens no path and no URL.
+`POST /v1/evaluate` takes what `agentfly.evaluators.http_schema` describes. 422 is "not scored" with the reason,
+503 asks the client to try again. Images come as bytes in the body; the server opens no path and no URL.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError, ImageError
 from agentfly.evaluators import Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
-from agentfly.evaluators.batching import checked
-from agentfly.evaluators.wire import PATH, SampleBody, ScoreBody, from_body
+from agentfly.evaluators.guarded import checked
+from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from agentfly.tools.base import ToolResult
 from agentfly.tools.decorator import tool
 from agentfly.tools.masks import grow, union
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
-from agentfly.vision.drawing import draw_detections
+from agentfly.vision.detection.drawing import draw_detections
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=0, le=256)]

@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from agentfly.errors import ConfigError, TrainingError
-from agentfly.training.compose import read_recipe, settings_of, write
-from agentfly.training.environment import run_environment
-from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.plan import plan_of
-from agentfly.training.prepare import prepare_run
-from agentfly.training.resume import check_same_run
-from agentfly.training.settings import TrainSettings
-from agentfly.training.waits import blame
+from agentfly.training.launch.environment import run_environment
+from agentfly.training.launch.launcher import TrainingOutcome, launch
+from agentfly.training.launch.prepare import prepare_run
+from agentfly.training.launch.resume import check_same_run
+from agentfly.training.metrics.tool_stalls import blame
+from agentfly.training.recipe.compose import read_recipe, settings_of, write
+from agentfly.training.recipe.plan import plan_of
+from agentfly.training.recipe.settings import TrainSettings
 
 CHECK_SECONDS = 180.0
 # Phases of a step as verl names them, and as people read them.
@@ -115,7 +115,7 @@ def _checked_apart(
     file: Path, environment: Mapping[str, str], how: Literal["check", "ready"]
 ) -> tuple[list[str], list[str]]:
     """Ask `driver check`, a process of its own: verl takes its platform, and torch its GPUs, when it is imported."""
-    command = [sys.executable, "-m", "agentfly.training.driver", how, str(file)]
+    command = [sys.executable, "-m", "agentfly.training.verl.driver", how, str(file)]
     try:
         done = subprocess.run(
             command, env=dict(environment), capture_output=True, text=True, timeout=CHECK_SECONDS, cwd=os.getcwd()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from agentfly.errors import ConfigError, MissingExtraError
-from agentfly.evaluators.estimates import Estimate
+from agentfly.evaluators.bootstrap import Estimate
 from agentfly.images import on_white
 from agentfly.viewer.records import StepRecord
 

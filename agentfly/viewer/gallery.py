@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agentfly.evaluators.estimates import SUCCESS
+from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.files import write_text
 from agentfly.viewer.report import page_templates, picture_uri
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from agentfly.agents.trajectory import ToolRecord, Trajectory, Turn
-from agentfly.evaluators.estimates import SUCCESS
+from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.files import write_text
 from agentfly.messages import Message
 from agentfly.viewer import tables

@@ -48,9 +48,9 @@ class _Maker:
 
 _DETECTORS: Mapping[str, _Maker | str] = {
     "classical": "ClassicalDetector",
-    "grounding-dino": _Maker("grounding_dino", "GroundingDinoDetector", "GroundingDinoSettings"),
-    "groundingdino-py": _Maker("groundingdino_py", "GroundingDinoPyDetector", "GroundingDinoPySettings"),
-    "vlm": _Maker("vlm_detector", "VlmDetector", "VlmSettings"),
+    "grounding-dino": _Maker("detection.grounding_dino", "GroundingDinoDetector", "GroundingDinoSettings"),
+    "groundingdino-py": _Maker("detection.groundingdino_py", "GroundingDinoPyDetector", "GroundingDinoPySettings"),
+    "vlm": _Maker("detection.vlm_detector", "VlmDetector", "VlmSettings"),
 }
 _REMOTE_IMAGES: Mapping[str, _Maker] = {
     "openai": _Maker("openai_images", "OpenAIImages", "ImagesSettings"),
@@ -160,8 +160,8 @@ def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engin
     engines = Engines(detector, inpainter, editor, draws_boxes=True)
     if config.cache is None:
         return engines
-    from agentfly.vision.cache import ToolCache
-    from agentfly.vision.cached import cached
+    from agentfly.vision.cached_engines import cached
+    from agentfly.vision.tool_cache import ToolCache
 
     versions = {"detect": detector_version, "inpaint": inpainter_version, "edit": editor_version}
     cache = ToolCache(config.cache.root, max_bytes=config.cache.max_bytes)
@@ -208,7 +208,7 @@ def _detector(choice: Choice) -> tuple[Any, str]:
     detector, version = _built("detector", {"engine": name, **options}, _DETECTORS)
     if not masks:
         return detector, version
-    from agentfly.vision.segmentation import SamSegmenter, SamSettings, SegmentedDetector
+    from agentfly.vision.detection.segmentation import SamSegmenter, SamSettings, SegmentedDetector
 
     given = {"model": masks} if isinstance(masks, str) else masks if isinstance(masks, Mapping) else {}
     settings = SamSettings(**given)

@@ -20,10 +20,10 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
 from agentfly.images import load_image
+from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.compositing import paste_back, restored, solid
-from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
 
 if TYPE_CHECKING:
     import openai

@@ -28,13 +28,13 @@ import pytest
 from agentfly.agents import StopReason, Trajectory
 from agentfly.datasets import StickerWorld
 from agentfly.errors import TrainingError
-from agentfly.training.checkpoints import newest_checkpoint, step_of
-from agentfly.training.compose import CONFIG_DIR, to_override
-from agentfly.training.launch import launch
-from agentfly.training.prepare import prepare
-from agentfly.training.process import ProcessFamily
-from agentfly.training.rows import write_rows
-from tests.unit.serving.running import command, wait_for
+from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
+from agentfly.training.launch.launcher import launch
+from agentfly.training.launch.prepare import prepare
+from agentfly.training.launch.process_tree import ProcessFamily
+from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.verl_dataset import write_rows
+from tests.unit.serving.image_server.running import command, wait_for
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from agentfly.agents import Trajectory
-from agentfly.agents.card import AgentCard
-from agentfly.evaluators.estimates import SUCCESS
+from agentfly.agents.policy_config import AgentCard
+from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.images import ImageStore, load_image
 from agentfly.templates import ChatCodec
-from agentfly.training.policy_evaluation import EvaluationPlan, read_evaluation
-from agentfly.training.quickstart import QuickstartConfig
-from agentfly.training.sft import SFTConfig
-from agentfly.training.warm_start import WarmStartConfig
+from agentfly.training.quickstart.evaluation import EvaluationPlan, read_evaluation
+from agentfly.training.quickstart.run import QuickstartConfig
+from agentfly.training.quickstart.supervised import SFTConfig
+from agentfly.training.quickstart.warm_start import WarmStartConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -30,7 +30,7 @@ STEPS = 2
 SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "agentfly.pictures=true")
 RUN = """
 import sys
-from agentfly.training.quickstart import QuickstartConfig, run_quickstart
+from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
 if __name__ == "__main__":
     run_quickstart(QuickstartConfig.model_validate_json(sys.argv[1]))
 """

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from agentfly.training.compose import compose
-from agentfly.training.launch import TrainingOutcome, launch
-from agentfly.training.prepare import prepare
-from agentfly.training.progress import SAMPLED
+from agentfly.training.launch.launcher import TrainingOutcome, launch
+from agentfly.training.launch.log_reader import SAMPLED
+from agentfly.training.launch.prepare import prepare
+from agentfly.training.recipe.compose import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -197,8 +197,8 @@ def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[
 def test_verl_accepts_every_training_recipe(tiny_policy: Path) -> None:
     """One process for all of them: verl takes seconds to import. Only the model is another: it reads its processor."""
     script = (
-        "import sys; from pathlib import Path; from agentfly.training.compose import compose\n"
-        "from agentfly.training.verl_checks import accept\n"
+        "import sys; from pathlib import Path; from agentfly.training.recipe.compose import compose\n"
+        "from agentfly.training.verl.preflight import accept\n"
         "for path in sys.argv[2:]: accept(compose(Path(path), [f'agentfly.model={sys.argv[1]}']))"
     )
     files = [str(RECIPES / f"{name}.yaml") for name in TRAINING]

@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from agentfly.agents.card import AgentCard
-from agentfly.training.phase import run_phase
-from agentfly.training.policy_evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.warm_start import _CORPUS, FIGURES, SHIPPED, WarmStartConfig, _prepare, shipped_warm_start
+from agentfly.agents.policy_config import AgentCard
+from agentfly.training.launch.subprocess_phase import run_phase
+from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
+from agentfly.training.quickstart.warm_start import (
+    _CORPUS,
+    FIGURES,
+    SHIPPED,
+    WarmStartConfig,
+    _prepare,
+    shipped_warm_start,
+)
 
 CONFIG = WarmStartConfig()
 REBUILD = "run `python data/build_warm_start.py` and commit data/warm_start"

@@ -17,8 +17,8 @@ from PIL import Image
 
 from agentfly.datasets.photos import load_photo
 from tests.unit.agents.conftest import ChatServer, delta, running_server, server, stream
-from tests.unit.serving.running import command
-from tests.unit.vision.fake_node import FakeNode
+from tests.unit.serving.image_server.running import command
+from tests.unit.vision.remote.fake_node import FakeNode
 
 __all__ = ["running_server", "server"]  # fixtures
 

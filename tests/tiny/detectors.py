@@ -83,7 +83,7 @@ def groundingdino_py(folder: Path) -> Path:
     from groundingdino.util.slconfig import SLConfig
     from transformers import BertConfig, BertModel
 
-    from agentfly.vision.groundingdino_py import bert_with_old_masks
+    from agentfly.vision.detection.groundingdino_py import bert_with_old_masks
 
     torch.manual_seed(0)
     bert = BertConfig(

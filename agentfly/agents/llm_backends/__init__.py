@@ -16,7 +16,7 @@ from agentfly.agents.llm_backends.client import ClientBackend
 from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig, ScriptedConfig
 from agentfly.agents.llm_backends.factory import make_backend
 from agentfly.agents.llm_backends.scripted import ScriptedBackend
-from agentfly.rate_limit import RateLimiter
+from agentfly.aio import RateLimiter
 
 __all__ = [
     "AsyncVLLMBackend",

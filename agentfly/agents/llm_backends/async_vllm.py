@@ -26,10 +26,10 @@ from agentfly.agents.llm_backends.vllm_defaults import (
     CPU_IN_PROCESS,
     CPU_IN_PROCESS_ENVIRONMENT,
 )
+from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec, load_template
-from agentfly.waiting import Abandoned, Overtime, bounded
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -164,12 +164,12 @@ class AsyncVLLMBackend:
         starting, self._starting = self._starting, None
         if starting is None:
             return
-        with contextlib.suppress(AgentFlyError, asyncio.CancelledError, Overtime, Abandoned):
+        with contextlib.suppress(AgentFlyError, asyncio.CancelledError, TimeLimitExceeded, CancelledItself):
             engine = await starting
             # vLLM cancels this task after the engine is gone; until then it logs the engine's end as a failure.
             if engine.output_handler is not None:
                 engine.output_handler.cancel()
-            await bounded(asyncio.to_thread(engine.shutdown), CLOSE_SECONDS)
+            await with_timeout(asyncio.to_thread(engine.shutdown), CLOSE_SECONDS)
 
     async def _engine(self) -> AsyncLLM:
         if self._starting is None:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta
-from agentfly.agents.llm_backends.client_faults import Faults, TransientError, refuses_tools, retrying
+from agentfly.agents.llm_backends.client_errors import Faults, TransientError, refuses_tools, retrying
 from agentfly.agents.llm_backends.configs import ClientConfig
-from agentfly.agents.llm_backends.exact import TokenExact
-from agentfly.agents.llm_backends.wire import Reply, image_urls, tools_as_text, wire_messages
+from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_as_text, wire_messages
+from agentfly.agents.llm_backends.token_exact import TokenExact
+from agentfly.aio import Clock, RateLimiter, Sleep
 from agentfly.errors import BackendError
-from agentfly.rate_limit import Clock, RateLimiter, Sleep
 from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:

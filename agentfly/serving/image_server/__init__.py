@@ -6,6 +6,6 @@ started again, and the request that it held goes to another worker once. The mod
 """
 
 from agentfly.serving.image_server.settings import EngineOptions, ServerSettings, UploadLimits
-from agentfly.serving.image_server.work import Operation, Outcome, Work
+from agentfly.serving.image_server.workers.messages import Operation, Outcome, Work
 
 __all__ = ["EngineOptions", "Operation", "Outcome", "ServerSettings", "UploadLimits", "Work"]

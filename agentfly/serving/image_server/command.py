@@ -17,12 +17,12 @@ from pydantic import SecretStr, ValidationError
 from agentfly.errors import ConfigError, one_line
 from agentfly.serving.image_server.settings import ModelOptions, ModelType, ServerSettings, UploadLimits
 from agentfly.vision.diffusion.settings import Offload
-from agentfly.vision.runtime import DType
+from agentfly.vision.model_runtime import DType
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from agentfly.serving.image_server.dispatcher import Dispatcher
+    from agentfly.serving.image_server.workers.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
     """
     import uvicorn
 
-    from agentfly.serving.image_server.app import create_app
+    from agentfly.serving.image_server.http.app import create_app
 
     if settings.api_key is None and not _is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from agentfly.vision.diffusion.settings import Offload
-from agentfly.vision.runtime import DType
+from agentfly.vision.model_runtime import DType
 
 ModelType = Literal["qwen", "generic", "inpaint", "detect", "sdxl", "classical", "custom"]
 

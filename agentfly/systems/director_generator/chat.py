@@ -25,7 +25,7 @@ from agentfly.agents.llm_backends import (
     SamplingParams,
 )
 from agentfly.errors import BackendError, ConfigError, MissingExtraError
-from agentfly.evaluators.judge_replies import BrokenReply
+from agentfly.evaluators.judge.replies import BrokenReply
 from agentfly.images import ImageStore
 from agentfly.messages import ImagePart, Message, TextPart, text_message, without_thoughts
 from agentfly.systems.director_generator.records import CallRecord, Role

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
-from agentfly.agents.llm_backends.client_faults import Faults
+from agentfly.agents.llm_backends.client_errors import Faults
 from agentfly.errors import require
 
 

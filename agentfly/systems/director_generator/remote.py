@@ -20,9 +20,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from agentfly.errors import ConfigError, ImageError, ToolError, first_line
 from agentfly.images import ImageLimits, load_image
+from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
 from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, PicturePrompt
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings
-from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
 
 Sleep = Callable[[float], Awaitable[Any]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from agentfly.evaluators.judge_replies import BrokenReply, read_reply
-from agentfly.evaluators.judge_schemes import Question
+from agentfly.evaluators.judge.replies import BrokenReply, read_reply
+from agentfly.evaluators.judge.schemes import Question
 
 # The judge's own rules for replies: nothing is guessed, nothing out of range is clipped.
 _CRITIQUE = Question("director_critique", {"score": "how good it is"}, 100, task="", shown=("result",))

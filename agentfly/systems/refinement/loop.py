@@ -16,12 +16,12 @@ from enum import StrEnum
 
 from PIL import Image
 
+from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.evaluators import EditSample, Evaluator, Score
 from agentfly.systems.refinement.generators.base import Generator, Picture, PictureRequest
 from agentfly.systems.refinement.prompter import Critique, NewPrompter, Prompter
 from agentfly.systems.refinement.usage import Usage
-from agentfly.waiting import Overtime, bounded
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +160,8 @@ class RefinementLoop:
         """
         started, done, prompter = time.monotonic(), Refinement(wish), self.new_prompter()
         try:
-            await bounded(self._run(done, tuple(references), prompter), self.wall_clock or math.inf)
-        except Overtime:
+            await with_timeout(self._run(done, tuple(references), prompter), self.wall_clock or math.inf)
+        except TimeLimitExceeded:
             done.end, last = LoopEnd.WALL_CLOCK, done.iterations[-1]
             if last.score is None:
                 last.fault = last.fault or f"the run had {self.wall_clock:g} s, which were over"

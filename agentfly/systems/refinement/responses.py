@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import BackendError, ToolError, first_line
+from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
 from agentfly.systems.refinement.usage import Usage
-from agentfly.vision.openai_client import Endpoint, SdkClient, sdk_faults
 
 if TYPE_CHECKING:
     from openai.types.responses import Response

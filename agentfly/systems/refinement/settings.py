@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from agentfly.openai_client import Endpoint
 from agentfly.settings import Settings
-from agentfly.vision.openai_client import Endpoint
 
 GeneratorName = Literal["openai", "diffusers", "server", "classical"]
 PrompterName = Literal["auto", "responses", "chat", "feedback"]

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentfly.agents.card import FILE_NAME, AgentCard
+from agentfly.agents.policy_config import FILE_NAME, AgentCard
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
 from agentfly.files import check_replaceable, read_yaml
 from agentfly.model_source import find_model
 from agentfly.templates import load_template
-from agentfly.training.checkpoints import export_policy, newest_checkpoint, save_processor, step_of
-from agentfly.training.settings import TEMPLATE, TrainSettings
+from agentfly.training.launch.checkpoints import export_policy, newest_checkpoint, save_processor, step_of
+from agentfly.training.recipe.settings import TEMPLATE, TrainSettings
 from agentfly.training.supervised.lora import (
     ADAPTER_CONFIG,
     has_factors,

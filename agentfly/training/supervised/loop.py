@@ -16,8 +16,8 @@ from typing import Any
 
 from agentfly.errors import TrainingError
 from agentfly.settings import Settings
-from agentfly.training.supervised.batches import Collator, micro_batches
-from agentfly.training.supervised.examples import IGNORED, Trainable
+from agentfly.training.supervised.data.batches import Collator, micro_batches
+from agentfly.training.supervised.data.examples import IGNORED, Trainable
 
 
 class LoopConfig(Settings):

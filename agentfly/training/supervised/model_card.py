@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from agentfly.agents.card import AgentCard
+from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError
 
 _PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ray")

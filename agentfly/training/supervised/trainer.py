@@ -15,14 +15,14 @@ from typing import Any
 
 from PIL import Image
 
-from agentfly.agents.card import AgentCard
+from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
-from agentfly.training.checkpoints import save_processor
-from agentfly.training.supervised.batches import Collator
+from agentfly.training.launch.checkpoints import save_processor
 from agentfly.training.supervised.config import SupervisedConfig, TrainingConfig
-from agentfly.training.supervised.data import Prepared, prepare
+from agentfly.training.supervised.data.batches import Collator
+from agentfly.training.supervised.data.samples import Prepared, prepare
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.lora import add_adapters, require_peft
 from agentfly.training.supervised.model_card import installed_versions

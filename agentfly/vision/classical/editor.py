@@ -21,7 +21,7 @@ from agentfly.vision.base import EditParams
 from agentfly.vision.classical.inpainter import repaint
 from agentfly.vision.classical.regions import Pixels, colour_mask, find_regions
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrase
-from agentfly.vision.figures import COLOURS
+from agentfly.vision.shapes import COLOURS
 
 CAN_DO = f"remove X; replace X by Y; make X COLOUR; brighten; darken; blur; grayscale; where X and Y are of the {KNOWN}"
 

@@ -13,7 +13,7 @@ from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import InpaintParams
 from agentfly.vision.classical.regions import Pixels, colour_mask, shape_matches
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrase
-from agentfly.vision.figures import COLOURS, SHAPES, WHITE, Figure, border_width, largest_inside
+from agentfly.vision.shapes import COLOURS, SHAPES, WHITE, Figure, border_width, largest_inside
 
 _REMOVAL_WORDS = frozenset(("background", "remove", "removed", "nothing", "empty", "erase", "photo", "photograph"))
 _TELEA_RADIUS = 4.0

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agentfly.vision.figures import SHAPES, outline
+from agentfly.vision.shapes import SHAPES, outline
 
 Pixels = NDArray[np.uint8]
 

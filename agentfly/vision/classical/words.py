@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from agentfly.vision.figures import COLOURS, SHAPES
+from agentfly.vision.shapes import COLOURS, SHAPES
 
 KNOWN = f"colours {', '.join(COLOURS)} and shapes {', '.join(SHAPES)}"
 

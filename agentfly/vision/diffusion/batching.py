@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from agentfly.vision.runtime import OutOfMemory
+from agentfly.vision.model_runtime import OutOfMemory
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ from agentfly.vision.diffusion.batching import Abandoned, Batcher
 from agentfly.vision.diffusion.calls import Caller, Order, Plan
 from agentfly.vision.diffusion.pipelines import Role, Weights, shared_weights
 from agentfly.vision.diffusion.settings import DiffusionSettings
-from agentfly.vision.runtime import Worker, memory_guard
+from agentfly.vision.model_runtime import Worker, memory_guard
 
 _Request = tuple[Plan, Order]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from agentfly.errors import ConfigError
 from agentfly.model_source import find_model, is_local
-from agentfly.vision.runtime import loading
+from agentfly.vision.model_runtime import loading
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from agentfly.errors import ConfigError, require
 from agentfly.model_source import check_folder, find_model, is_local
 from agentfly.vision.diffusion.lightning import fuse_lora, make_fast
 from agentfly.vision.diffusion.settings import WeightSettings
-from agentfly.vision.runtime import loading, resolve_device, resolve_dtype, short_name
+from agentfly.vision.model_runtime import loading, resolve_device, resolve_dtype, short_name
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from agentfly.errors import ConfigError
-from agentfly.vision.settings import ModelSettings
+from agentfly.vision.model_runtime import ModelSettings
 
 Offload = Literal["none", "model", "sequential"]
 

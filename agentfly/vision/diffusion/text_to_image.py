@@ -22,7 +22,7 @@ from agentfly.vision.diffusion.calls import Order
 from agentfly.vision.diffusion.engine import DiffusionEngine
 from agentfly.vision.diffusion.pipelines import Weights, shared_weights
 from agentfly.vision.diffusion.settings import DiffusionSettings, WeightSettings
-from agentfly.vision.runtime import Worker, memory_guard
+from agentfly.vision.model_runtime import Worker, memory_guard
 
 _WINDOW = 0.005
 _SETTINGS = ("negative_prompt", "guidance_scale", "true_cfg_scale", "num_inference_steps", "width", "height")

@@ -16,8 +16,8 @@ from agentfly.errors import ConfigError
 from agentfly.vision.remote.adapters import Call
 from agentfly.vision.remote.faults import AttemptFault, Busy, Failed, Refused
 from agentfly.vision.remote.hedging import Hedging
-from agentfly.vision.remote.nodes import Circuit, Node, Place, check_usable
-from agentfly.vision.remote.places import Places
+from agentfly.vision.remote.node import Circuit, Node, Place, check_usable
+from agentfly.vision.remote.node_queue import Places
 from agentfly.vision.remote.transport import Transport
 
 logger = logging.getLogger(__name__)

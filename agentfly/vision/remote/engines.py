@@ -20,7 +20,7 @@ from agentfly.vision.base import (
     Inpainter,
     InpaintParams,
 )
-from agentfly.vision.cached import move_cache
+from agentfly.vision.cached_engines import move_cache
 from agentfly.vision.remote.adapters import Call, Operation, encode_png, read_detections, read_image
 from agentfly.vision.remote.faults import NotOffered
 from agentfly.vision.remote.pool import NodePool
@@ -186,7 +186,7 @@ def remote_engines(
         max_requests_per_minute: requests in any minute at most, over all servers.
         timeout: seconds for a call, waiting included; then it ends with `ToolOutage`.
         otherwise: does what no server offers; the embedded engines by default. A cache in front of it (see
-            `agentfly.vision.cached`) is moved in front of the servers, and keeps what they make, too.
+            `agentfly.vision.cached_engines`) is moved in front of the servers, and keeps what they make, too.
         settings: how servers are treated.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentfly.errors import EngineUnavailable, ToolError, ToolOutage
 
 if TYPE_CHECKING:
-    from agentfly.vision.remote.nodes import Node
+    from agentfly.vision.remote.node import Node
 
 
 class NotOffered(Exception):

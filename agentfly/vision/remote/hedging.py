@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from agentfly.vision.remote.adapters import Operation
-from agentfly.vision.remote.nodes import Node
+from agentfly.vision.remote.node import Node
 from agentfly.vision.remote.settings import PoolSettings
 from agentfly.vision.remote.statistics import PoolCounters, quantile
 

@@ -18,18 +18,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from agentfly.aio import RateLimiter
 from agentfly.errors import ConfigError, ToolOutage
-from agentfly.rate_limit import RateLimiter
 from agentfly.vision.remote.adapters import Call, Operation
 from agentfly.vision.remote.attempts import Attempts
 from agentfly.vision.remote.faults import AttemptFault, Failed, NotOffered, Refused, Unanswered
+from agentfly.vision.remote.health_check import Watch
 from agentfly.vision.remote.hedging import Hedging
-from agentfly.vision.remote.nodes import Node
-from agentfly.vision.remote.places import Places
+from agentfly.vision.remote.node import Node
+from agentfly.vision.remote.node_queue import Places
 from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 from agentfly.vision.remote.statistics import PoolCounters, PoolStatistics
 from agentfly.vision.remote.transport import Transport
-from agentfly.vision.remote.watch import Watch
 
 T = TypeVar("T")
 

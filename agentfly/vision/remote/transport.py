@@ -14,7 +14,7 @@ import httpx
 from agentfly.errors import ConfigError
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, BadReply, Call, adapter_of
 from agentfly.vision.remote.faults import Busy, CannotDo, Failed, Refused
-from agentfly.vision.remote.nodes import Node
+from agentfly.vision.remote.node import Node
 from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 
 logger = logging.getLogger(__name__)

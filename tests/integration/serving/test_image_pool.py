@@ -24,7 +24,7 @@ from tests.tiny import stable_diffusion
 pytestmark = pytest.mark.slow
 
 COMMAND = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
-PUPPET = ["--model-type", "custom", "--model-path", "tests.unit.serving.custom_engines:puppet"]
+PUPPET = ["--model-type", "custom", "--model-path", "tests.unit.serving.image_server.custom_engines:puppet"]
 START_SECONDS = 240
 EDITS_AND_DETECTIONS = frozenset(("edit", "detect"))
 

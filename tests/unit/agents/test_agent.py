@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from agentfly.agents import AgentSettings, ImageEditingAgent
-from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, GenerationRequest, ScriptedBackend
+from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError, ImageError
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'

@@ -16,7 +16,7 @@ from agentfly.datasets.photos import load_photo
 from agentfly.errors import AgentFlyError
 from agentfly.images import ImageStore
 from tests.unit.agents.conftest import ChatServer, Reply, delta, stream
-from tests.unit.vision.fake_node import FakeNode
+from tests.unit.vision.remote.fake_node import FakeNode
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'

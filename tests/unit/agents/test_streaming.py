@@ -31,9 +31,9 @@ from agentfly.agents import (
     TurnEnd,
     TurnStart,
 )
-from agentfly.agents.console import ConsoleStream
+from agentfly.agents.display.console import ConsoleStream
+from agentfly.agents.display.thumbnails import picture_protocol, show_picture
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
-from agentfly.agents.thumbnails import picture_protocol, show_picture
 from agentfly.errors import BackendError, ConfigError
 
 EDIT = (

@@ -21,8 +21,8 @@ from rich.console import Console
 from agentfly.agents import Trajectory
 from agentfly.datasets import FAMILIES
 from agentfly.errors import ConfigError, TrainingError
-from agentfly.training.compose import compose
-from agentfly.training.scoring import reward_info
+from agentfly.training.recipe.compose import compose
+from agentfly.training.verl.scoring import reward_info
 
 ROOT = Path(__file__).parents[3]
 

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from agentfly.training.compose import compose, to_override
-from agentfly.training.launch import TrainingOutcome
-from agentfly.training.prepare import is_row_file
+from agentfly.training.launch.launcher import TrainingOutcome
+from agentfly.training.launch.prepare import is_row_file
+from agentfly.training.recipe.compose import compose, to_override
 
 ROOT = Path(__file__).parents[3]
 

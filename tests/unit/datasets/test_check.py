@@ -12,8 +12,7 @@ from PIL import Image
 
 from agentfly.datasets import CheckReport, EditTask, check_rows, task_rows
 from agentfly.datasets.task_row import TaskRow
-
-from .pictures import SIZE, encoded, picture
+from tests.unit.datasets.example_images import SIZE, encoded, picture
 
 MASK = Image.new("L", SIZE, 255)
 SOUND: dict[str, Any] = {

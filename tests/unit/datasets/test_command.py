@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from agentfly.cli import app
 from agentfly.datasets import load_tasks
 from agentfly.errors import ConfigError
-
-from .pictures import picture
+from tests.unit.datasets.example_images import picture
 
 STICKERS = ["stickers", "--limit", "3", "--set", "side=96", "--split", "heldout"]
 

@@ -12,9 +12,8 @@ import pytest
 from agentfly.datasets import StickerWorld, load_tasks, tasks_to_dataset
 from agentfly.errors import DatasetError
 from agentfly.images import handle_of, load_image
-from agentfly.training.rows import write_rows
-
-from .pictures import cell, encoded, picture, write_parquet
+from agentfly.training.recipe.verl_dataset import write_rows
+from tests.unit.datasets.example_images import cell, encoded, picture, write_parquet
 
 
 def lines(path: Path, *rows: Any) -> Path:

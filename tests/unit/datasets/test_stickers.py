@@ -14,7 +14,7 @@ from agentfly.datasets.photos import PHOTOS, SPLITS, load_photo
 from agentfly.datasets.wording import SYNONYMS
 from agentfly.errors import ConfigError
 from agentfly.images import handle_of
-from agentfly.vision.figures import COLOURS
+from agentfly.vision.shapes import COLOURS
 
 WORLD = StickerWorld()
 

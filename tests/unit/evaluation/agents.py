@@ -14,7 +14,7 @@ from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import EditTask
 from agentfly.evaluation import EvaluationRun, TaskFacts, TaskRecord
 from agentfly.evaluation.image_editing import ImageEditingTaskAgent
-from agentfly.evaluation.journal import RunFolder
+from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import Scorer, read_specs
 from agentfly.evaluators import EditSample, NotScored, Score
 from agentfly.images import ImageStore

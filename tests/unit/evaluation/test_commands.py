@@ -29,7 +29,7 @@ from tests.unit.evaluation.agents import blurs, call, editing
 from tests.unit.evaluation.test_replay import Shifted
 from tests.unit.evaluators.scripted_judge import Reply as JudgeReply
 from tests.unit.evaluators.scripted_judge import judge, said
-from tests.unit.vision.fake_node import FakeNode
+from tests.unit.vision.remote.fake_node import FakeNode
 
 __all__ = ["running_server", "server"]  # fixtures
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentfly.errors import ConfigError
 from agentfly.evaluation import TaskRecord, compare_runs, comparison_page, permutation_p, write_comparison
-from agentfly.evaluation.journal import FILE_NAME
+from agentfly.evaluation.run_folder import FILE_NAME
 from tests.unit.evaluation.agents import record
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from agentfly.agents import Trajectory
 from agentfly.datasets import EditTask, tasks_to_dataset
 from agentfly.errors import ConfigError
-from agentfly.evaluation.recorded import read_recording, told
 from agentfly.evaluation.reexecution import measure, reexecute
 from agentfly.evaluation.replay import ReplaySettings, replay
+from agentfly.evaluation.trajectory_reader import read_recording, told
 from agentfly.images import ImageStore
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task

@@ -10,9 +10,9 @@ import pytest
 from agentfly.agents import StopReason
 from agentfly.evaluation.markdown import run_page
 from agentfly.evaluation.pages import worst_first
-from agentfly.evaluation.records import without_hollow_scores
 from agentfly.evaluation.summary import summarise
-from agentfly.evaluators.judge_settings import JudgeUsage
+from agentfly.evaluation.task_record import without_hollow_scores
+from agentfly.evaluators.judge.settings import JudgeUsage
 from tests.unit.evaluation.agents import record
 
 ABOUT = {"agent": "a", "data": "d", "model": "m", "split": None}

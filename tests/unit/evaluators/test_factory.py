@@ -18,10 +18,10 @@ from agentfly.evaluators import (
     StructuralEvaluator,
     make_evaluator,
 )
-from agentfly.evaluators.detector_checked import DetectorCheckedEvaluator
 from agentfly.evaluators.http import HttpEvaluator
 from agentfly.evaluators.judge import VlmJudge
-from agentfly.evaluators.similarity import DirectionalSimilarityEvaluator
+from agentfly.evaluators.measured.detector_checked import DetectorCheckedEvaluator
+from agentfly.evaluators.measured.similarity import DirectionalSimilarityEvaluator
 
 
 class Own:

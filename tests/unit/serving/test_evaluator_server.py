@@ -26,7 +26,7 @@ from agentfly.evaluators import (
     evaluate_many,
 )
 from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
-from agentfly.evaluators.wire import PATH, to_body
+from agentfly.evaluators.http_schema import PATH, to_body
 from agentfly.serving.evaluator_server import EvaluatorServerSettings, create_app, main
 
 TASK = StickerWorld().task(3, "heldout", "named")

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
-from agentfly.evaluation.chains import Evaluation, paired_difference
+from agentfly.evaluation.in_memory import Evaluation, paired_difference
 from agentfly.messages import Message, TextPart, ToolCall, text_message
 from agentfly.viewer import Example
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from agentfly.errors import ConfigError
-from agentfly.evaluators.estimates import Estimate
+from agentfly.evaluators.bootstrap import Estimate
 from agentfly.viewer import StepRecord, edit_strip, learning_curve
 from agentfly.viewer.curves import smooth
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agentfly.vision.figures import Figure
+from agentfly.vision.shapes import Figure
 
 RED_CIRCLE = Figure("circle", "red", 40.0, 40.0, 16.0, 3.36)
 BLUE_CIRCLE = Figure("circle", "blue", 125.0, 45.0, 12.0, 3.36)

@@ -14,13 +14,13 @@ from PIL import Image
 from agentfly.errors import ConfigError
 from agentfly.vision import Engines, make_engines
 from agentfly.vision.base import EditParams, InpaintParams
-from agentfly.vision.cached import CachedEditor
+from agentfly.vision.cached_engines import CachedEditor
+from agentfly.vision.detection.grounding_dino import GroundingDinoDetector
+from agentfly.vision.detection.segmentation import SegmentedDetector
+from agentfly.vision.detection.vlm_detector import VlmDetector
 from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings
 from agentfly.vision.factory import check_keys, read_engines, version_of
-from agentfly.vision.grounding_dino import GroundingDinoDetector
 from agentfly.vision.openai_images import OpenAIImages
-from agentfly.vision.segmentation import SegmentedDetector
-from agentfly.vision.vlm_detector import VlmDetector
 
 Checkpoint = Callable[[str], str]
 

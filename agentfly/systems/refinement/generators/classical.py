@@ -17,7 +17,7 @@ from agentfly.errors import EngineUnavailable
 from agentfly.systems.refinement.generators.base import Picture, PictureRequest
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.vision.base import EditParams
-from agentfly.vision.figures import COLOURS, SHAPES, WHITE, Figure, border_width
+from agentfly.vision.shapes import COLOURS, SHAPES, WHITE, Figure, border_width
 
 CAN_DRAW = (
     f"a COLOUR SHAPE, several of them joined by 'and', on a COLOUR background; colours are {', '.join(COLOURS)}, "

@@ -26,7 +26,7 @@ from agentfly.vision.diffusion import (
 )
 from agentfly.vision.diffusion.engine import seed_or_random
 from agentfly.vision.diffusion.pipelines import Role, class_name, role_class
-from agentfly.vision.runtime import Worker
+from agentfly.vision.model_runtime import Worker
 
 logger = logging.getLogger(__name__)
 

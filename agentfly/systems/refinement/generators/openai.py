@@ -8,7 +8,7 @@ import binascii
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import ImageError, ToolError
-from agentfly.evaluators.judge import data_uri
+from agentfly.evaluators.judge.judge import data_uri
 from agentfly.images import load_image
 from agentfly.systems.refinement.generators.base import Picture, PictureRequest
 from agentfly.systems.refinement.responses import ResponsesClient, why_nothing

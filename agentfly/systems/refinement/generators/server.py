@@ -16,11 +16,11 @@ from PIL import Image
 
 from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolError, first_line
 from agentfly.images import load_image
+from agentfly.openai_client import SdkClient
 from agentfly.systems.refinement.generators.base import Picture, PictureRequest
 from agentfly.systems.refinement.responses import service_faults
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.systems.refinement.usage import Usage
-from agentfly.vision.openai_client import SdkClient
 
 logger = logging.getLogger(__name__)
 

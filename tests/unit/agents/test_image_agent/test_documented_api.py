@@ -18,7 +18,7 @@ from agentfly.vision.base import EditParams, InpaintParams
 from tests.unit.agents.conftest import ChatServer
 from tests.unit.agents.test_image_agent.conftest import Recorder, calls
 from tests.unit.agents.test_image_agent.image_node import INVERTER
-from tests.unit.serving.running import running
+from tests.unit.serving.image_server.running import running
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 

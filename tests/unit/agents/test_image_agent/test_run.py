@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from agentfly.agents import ImageEditingAgent
+from agentfly.agents.display.strip import steps, write_steps
 from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.agents.steps import steps, write_steps
 from agentfly.datasets.photos import load_photo
 
 SCRIPT = [

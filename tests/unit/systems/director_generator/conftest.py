@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 
 from tests.unit.agents.conftest import Reply, completion, delta, stream
-from tests.unit.serving.running import as_text
+from tests.unit.serving.image_server.running import as_text
 
 ROOT = Path(__file__).parents[4]
 RECIPE = ROOT / "recipes" / "director_generator"

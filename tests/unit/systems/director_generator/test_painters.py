@@ -11,11 +11,11 @@ from PIL import Image
 from pydantic import SecretStr
 
 from agentfly.errors import ConfigError, ToolError
+from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.systems.director_generator.painters import Easel, EditingPainter, PicturePrompt, make_easel, placeholder
 from agentfly.systems.director_generator.remote import ServerPainter, StabilityPainter
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings
 from agentfly.vision.classical import classical_engines
-from agentfly.vision.openai_client import Endpoint, SdkClient
 from tests.tiny import build
 from tests.unit.agents.conftest import Reply, failure
 from tests.unit.systems.director_generator.conftest import StudioServer

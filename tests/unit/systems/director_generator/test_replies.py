@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentfly.evaluators.judge_replies import BrokenReply
+from agentfly.evaluators.judge.replies import BrokenReply
 from agentfly.systems.director_generator.replies import read_critique, read_prompt
 
 

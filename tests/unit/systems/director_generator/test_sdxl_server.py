@@ -18,7 +18,7 @@ from agentfly.serving.image_server.command import make_parser, settings_from
 from recipes.director_generator import sdxl_server
 from recipes.director_generator.__main__ import main
 from tests.tiny import build
-from tests.unit.serving.running import wait_for
+from tests.unit.serving.image_server.running import wait_for
 from tests.unit.systems.director_generator.conftest import ROOT, Configure, StudioServer
 
 

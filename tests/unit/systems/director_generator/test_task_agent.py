@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from agentfly.agents.display.strip import steps
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
-from agentfly.agents.steps import steps
 from agentfly.agents.tasks import EvaluationSetup, score_trajectory
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.datasets.task import EditTask

@@ -17,8 +17,8 @@ from agentfly.errors import BackendError, ConfigError, EngineUnavailable, ToolEr
 from agentfly.systems.refinement import Picture, PictureRequest, RefinementSettings, make_generator
 from agentfly.systems.refinement.generators.classical import Drawing, read_drawing
 from tests.tiny import stable_diffusion
-from tests.unit.serving.running import PUPPET, Running, running
-from tests.unit.vision.fake_node import FakeNode, answer, picture, status
+from tests.unit.serving.image_server.running import PUPPET, Running, running
+from tests.unit.vision.remote.fake_node import FakeNode, answer, picture, status
 
 
 async def make(prompt: str, *, previous: Any = None, references: tuple[Any, ...] = (), **fields: Any) -> Image.Image:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory
-from agentfly.agents.card import AgentCard
 from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.policy_config import AgentCard
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 
@@ -37,7 +37,7 @@ class Log:
 def small_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained policy with one layer, and its agent card."""
     from agentfly.datasets import vocabulary
-    from agentfly.training.policy import PolicySize, build_policy
+    from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy
 
     folder = tmp_path_factory.mktemp("small") / "policy"
     build_policy(folder, vocabulary() * 2, size=PolicySize(layers=1, vision_layers=1))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.agents.card import AgentCard
+from agentfly.agents.policy_config import AgentCard
 from agentfly.templates import ChatCodec
 
 pytestmark = pytest.mark.slow

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from agentfly.agents.card import AgentCard
+from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.supervised.config import DataConfig, LoraConfig, SupervisedConfig, TrainingConfig
 from agentfly.training.supervised.export import ExportRequest, export
 from agentfly.training.supervised.model_card import read_scores
 from agentfly.training.supervised.trainer import plan_run, run_supervised
-
-from .conftest import CARD
+from tests.unit.training.supervised.conftest import CARD
 
 IDS = [[5, 6, 7, 8, 9]]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agentfly.errors import TrainingError
-from agentfly.training.supervised.batches import Collator, micro_batches
-from agentfly.training.supervised.examples import IGNORED, Example
+from agentfly.training.supervised.data.batches import Collator, micro_batches
+from agentfly.training.supervised.data.examples import IGNORED, Example
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step, schedule
 from agentfly.training.supervised.optimisers import adamw
 

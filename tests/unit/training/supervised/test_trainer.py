@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from agentfly.agents.card import AgentCard
+from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.supervised.config import DataConfig, LoraConfig, SupervisedConfig, TrainingConfig
 from agentfly.training.supervised.trainer import plan_run, run_supervised
-
-from .conftest import CARD
+from tests.unit.training.supervised.conftest import CARD
 
 
 def config(model: Path, out: Path, *, lora: LoraConfig | None = None, **training: Any) -> SupervisedConfig:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from agentfly.vision.diffusion.batching import Abandoned, Batcher, Stopped
-from agentfly.vision.runtime import OutOfMemory
+from agentfly.vision.model_runtime import OutOfMemory
 
 LONG = 30.0
 

@@ -1,0 +1,125 @@
+"""A console that shows a run as it happens.
+
+One chain is shown word by word. Several are shown turn by turn, every line with the name of its chain, so that what
+happens at the same time can be told apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+from agentfly.agents.display.thumbnails import picture_protocol, show_picture
+from agentfly.agents.streaming import (
+    ChainEnd,
+    ChainStart,
+    Delta,
+    ErrorRaised,
+    Event,
+    Observation,
+    RunEnd,
+    RunStart,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
+    TurnStart,
+)
+from agentfly.errors import printable
+
+_MAX_ARGUMENTS = 300
+
+
+class ConsoleStream:
+    """Shows events.
+
+    Args:
+        load_image: the picture behind a handle; without it no thumbnails are shown.
+        console: where; the standard output by default.
+    """
+
+    def __init__(self, load_image: Callable[[str], Image.Image] | None = None, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._load = load_image
+        self._protocol = picture_protocol(self._console, os.environ)
+        self._many = False
+        self._streamed = False
+        self._seconds: dict[tuple[str, int, int], tuple[float, bool]] = {}
+
+    async def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Observation):
+            # Loaded first: the words and the pictures of one chain must stand together.
+            pictures = await asyncio.to_thread(self._pictures, event.images)
+            self._observation(event)
+            for picture in pictures:
+                if self._protocol is not None:
+                    show_picture(self._console, picture, self._protocol)
+        else:
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
+        match event:
+            case RunStart(chains, resumed):
+                self._many = len(chains) - len(resumed) > 1
+                if resumed:
+                    self._line("", f"{len(resumed)} of {len(chains)} chains were finished before", "dim")
+            case ChainStart(chain):
+                if self._many:
+                    self._line(chain, "start", "dim")
+            case TurnStart(chain, turn):
+                self._streamed = False
+                if not self._many:
+                    self._line(chain, f"turn {turn + 1}", "dim")
+            case Delta(_, _, text):
+                if not self._many:
+                    self._streamed = True
+                    self._console.print(Text(printable(text)), end="", soft_wrap=True)
+            case ToolEnd(chain, turn, call, _, seconds, error):
+                self._seconds[chain, turn, call] = seconds, error is not None
+            case ToolStart(chain, _, _, name, arguments):
+                self._line(chain, f"→ {name}({_words(arguments)})", "cyan")
+            case _:
+                self._show_end(event)
+
+    def _show_end(self, event: Event) -> None:
+        match event:
+            case TurnEnd(chain, turn, text, seconds):
+                if self._streamed and not self._many:
+                    self._console.print()
+                else:
+                    self._line(chain, text)
+                self._line(chain, f"turn {turn + 1}: {seconds:.1f} s", "dim")
+            case ErrorRaised(chain, message):
+                self._line(chain or "", f"error: {message}", "red")
+            case ChainEnd(chain, reason, seconds, reward):
+                worth = "" if reward is None else f", reward {reward:.3g}"
+                self._line(chain, f"end: {reason.value}, {seconds:.1f} s{worth}", "dim")
+            case RunEnd(result, _, seconds):
+                if self._many and result is not None:
+                    counts = ", ".join(f"{count} {reason.value}" for reason, count in result.stop_reasons.items())
+                    self._line("", f"{len(result)} chains in {seconds:.1f} s: {counts}", "bold")
+
+    def _observation(self, event: Observation) -> None:
+        seconds, failed = self._seconds.pop((event.chain, event.turn, event.call), (0.0, False))
+        handles = f" {' '.join(event.images)}" if event.images else ""
+        self._line(event.chain, f"← {event.text}", "red" if failed else "green", f"{handles} {seconds:.1f} s")
+
+    def _pictures(self, handles: tuple[str, ...]) -> list[Image.Image]:
+        if self._load is None or self._protocol is None:
+            return []
+        return [self._load(handle) for handle in handles]
+
+    def _line(self, chain: str, text: str, style: str = "", aside: str = "") -> None:
+        name = Text(f"{chain} │ ", "dim") if self._many and chain else Text()
+        self._console.print(Text.assemble(name, (printable(text), style), (aside, "dim")), soft_wrap=True)
+
+
+def _words(arguments: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"

@@ -1,0 +1,149 @@
+"""`@reward` turns a function of a finished chain into the reward that the trainer learns from.
+
+Its arguments are filled in by name: `trajectory`, `prediction` (the words of the answer), `messages`, `final_image` and
+`source_image` (images, or None), `metadata` (everything in the conversation except its messages), `task` (the metadata
+too, unless it has a field of that name), and each field of the metadata by its own name. An argument with a default may
+be missing; `**fields` takes all of the metadata. Images are loaded only for functions that ask for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from agentfly.agents.trajectory import Trajectory
+from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
+from agentfly.errors import ConfigError, unknown_name
+from agentfly.images import ImageStore
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "__agentfly_reward__"
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A function that gives a reward.
+
+    Attributes:
+        function: sync or async; gives a float, an int, a bool, or a dict with "reward" and any named parts.
+        needed: names of arguments that it cannot do without.
+        optional: names of arguments that have a default.
+        everything: whether it takes all fields of the metadata.
+    """
+
+    function: Callable[..., Any]
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    everything: bool = False
+
+    async def score(self, trajectory: Trajectory, store: ImageStore, timeout: float) -> None:
+        """Write the reward and its parts on a trajectory; a failure is written there too, and not raised."""
+        try:
+            value = await with_timeout(self._call(trajectory, store), timeout)
+            trajectory.reward, trajectory.reward_parts = _read(value)
+        except TimeLimitExceeded:
+            trajectory.reward_error = f"the reward function took longer than {timeout:g} s"
+        except CancelledItself:
+            trajectory.reward_error = "the reward function was cancelled"
+        except Exception as fault:  # a fault in the judge is no fault of the chain, nor of the others
+            logger.warning("no reward for %s", trajectory.id, exc_info=fault)
+            trajectory.reward_error = f"{type(fault).__name__}: {fault}"
+
+    async def _call(self, trajectory: Trajectory, store: ImageStore) -> Any:
+        arguments = await asyncio.to_thread(self._arguments, trajectory, store)
+        if inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(type(self.function).__call__):
+            return await self.function(**arguments)
+        value = await asyncio.to_thread(self.function, **arguments)
+        return await value if inspect.isawaitable(value) else value
+
+    def _arguments(self, trajectory: Trajectory, store: ImageStore) -> dict[str, Any]:
+        known = _known(trajectory, store)
+        missing = [name for name in self.needed if name not in known]
+        if missing:
+            raise ConfigError(unknown_name("argument of the reward function", missing[0], known))
+        wanted = {name: known[name] for name in (*self.needed, *self.optional) if name in known}
+        if self.everything:
+            wanted = {**{name: known[name] for name in trajectory.metadata}, **wanted}
+        return {name: find() for name, find in wanted.items()}
+
+
+def reward(function: F) -> F:
+    """Mark a function as a reward; it stays what it was.
+
+    Raises:
+        ConfigError: an argument that cannot be given by name.
+    """
+    setattr(function, _MARK, _describe(function))
+    return function
+
+
+def as_reward(function: Callable[..., Any]) -> Reward:
+    """The reward that a function, marked or not, or any other callable gives."""
+    found = getattr(function, _MARK, None)
+    return found if isinstance(found, Reward) else _describe(function)
+
+
+def _describe(function: Callable[..., Any]) -> Reward:
+    if not callable(function):
+        raise ConfigError(f"reward is a function, not {type(function).__name__}; see agentfly.agents.reward")
+    needed, optional, everything = [], [], False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            everything = True
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            raise ConfigError(f"reward: {parameter} cannot be given by name; name each argument")
+        elif parameter.default is parameter.empty:
+            needed.append(parameter.name)
+        else:
+            optional.append(parameter.name)
+    return Reward(function, tuple(needed), tuple(optional), everything)
+
+
+def _known(trajectory: Trajectory, store: ImageStore) -> dict[str, Callable[[], Any]]:
+    """What can be asked for, each found only when it is."""
+
+    def image(handle: str | None) -> Any:
+        return store.get(handle) if handle else None
+
+    first = next((handle for message in trajectory.messages for handle in message.images), None)
+    fields = {name: partial(trajectory.metadata.__getitem__, name) for name in trajectory.metadata}
+    return {
+        "task": lambda: trajectory.metadata,
+        **fields,
+        "trajectory": lambda: trajectory,
+        "prediction": lambda: trajectory.answer,
+        "messages": lambda: trajectory.messages,
+        "final_image": lambda: image(trajectory.final_image),
+        "source_image": lambda: image(first),
+        "metadata": lambda: trajectory.metadata,
+    }
+
+
+def _read(value: Any) -> tuple[float, dict[str, float]]:
+    """Reward and parts of what a function returned."""
+    if not isinstance(value, Mapping):
+        return _number("reward", value), {}
+    if "reward" not in value:
+        raise ConfigError(f"a reward function that returns a dict puts the number under 'reward', got {sorted(value)}")
+    parts = {str(name): _number(str(name), part) for name, part in value.items() if name != "reward"}
+    return _number("reward", value["reward"]), parts
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (bool, np.bool_, numbers.Real)):
+        raise ConfigError(f"{name} is {type(value).__name__}; a reward function returns numbers")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} is {number}; a reward is a finite number")
+    return number

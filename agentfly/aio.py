@@ -1,0 +1,162 @@
+"""Waiting on an event loop: with a time limit, for several tasks that stop together, at a limited rate.
+
+`RateLimiter` spaces admissions by 60 / N seconds. A bucket that holds N tokens, as `aiolimiter.AsyncLimiter(N, 60)`
+does, admits N at once and refills while they run, so its first minute sees almost 2 N, and a server that counts answers
+429. Here the bucket holds one token: every window of 60 seconds sees N admissions at most, and 60 requests at 6 a
+minute take 59 intervals of 10 seconds. The clock is an argument, which aiolimiter, bound to its event loop's, does not
+offer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[object]]
+
+
+class TimeLimitExceeded(Exception):
+    """The work took longer than its time limit."""
+
+
+class CancelledItself(Exception):
+    """The work was cancelled, but not by its caller."""
+
+
+async def with_timeout(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Return the result of `work`, or raise after `seconds`.
+
+    `asyncio.wait_for` waits for work that does not react to its cancellation. This does not: what hangs must not hang
+    its caller.
+
+    Args:
+        work: a coroutine; it runs as a task of its own.
+        seconds: time limit; infinity for none.
+
+    Raises:
+        TimeLimitExceeded: the work takes longer. It is cancelled, and not waited for.
+        CancelledItself: the work cancelled itself, which must not look as if the caller were cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=None if math.isinf(seconds) else max(0.0, seconds))
+        if task.cancelled():
+            raise CancelledItself
+        if task.done():
+            return task.result()
+    finally:
+        if task.done():
+            _discard_outcome(task)
+        else:
+            task.add_done_callback(_discard_outcome)
+            task.cancel()
+    raise TimeLimitExceeded
+
+
+async def gather_or_cancel(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return results in order. When one coroutine fails, or the caller is cancelled, the others are cancelled first."""
+    tasks = [asyncio.ensure_future(piece) for piece in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        left = [task for task in tasks if not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+
+def _discard_outcome(task: asyncio.Future[Any]) -> None:
+    # The result comes too late. Retrieving the exception keeps asyncio from logging it as never retrieved.
+    if not task.cancelled():
+        task.exception()
+
+
+class LoopLocal(Generic[T]):
+    """One object for each event loop, such as a semaphore or a connection, for owners that outlive `asyncio.run`.
+
+    Args:
+        make: makes the object, inside its loop.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: tuple[asyncio.AbstractEventLoop, T] | None = None
+
+    def get(self) -> T:
+        """Return the object of the running loop; make it at the first call."""
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[0] is not loop:
+            self._made = (loop, self._make())
+        return self._made[1]
+
+    def take(self) -> T | None:
+        """Return the object of the running loop and forget it; None where there is none."""
+        made, self._made = self._made, None
+        return made[1] if made is not None and made[0] is asyncio.get_running_loop() else None
+
+
+class RateLimiter:
+    """Admit callers one by one, first come, first served, at most N a minute. Belongs to one event loop.
+
+    Args:
+        per_minute: admissions in any 60 seconds at most.
+        clock: monotonic seconds.
+        sleep: waits for some seconds.
+    """
+
+    def __init__(self, per_minute: float, *, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
+        self._interval = 60.0 / per_minute
+        self._clock, self._sleep = clock, sleep
+        self._next = float("-inf")
+        self._turn = asyncio.Lock()
+
+    async def acquire(self) -> None:
+        """Wait for admission. A caller that is cancelled while it waits costs the others nothing."""
+        async with self._turn:
+            while (wait := self._next - self._clock()) > 0:
+                await self._sleep(wait)
+            self._next = self._clock() + self._interval
+
+
+class ClientLimits:
+    """Admit or refuse the requests of clients, without waiting: each client has N admissions in any 60 seconds.
+
+    A client may use them at once, unlike a caller of `RateLimiter`. Refused requests do not count.
+
+    Args:
+        per_minute: admissions of one client in any 60 seconds at most.
+        most_clients: clients that are remembered; beyond that the one that was quiet for longest is forgotten.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, per_minute: int, *, most_clients: int = 10_000, clock: Clock = time.monotonic) -> None:
+        self._most, self._most_clients, self._clock = per_minute, most_clients, clock
+        # The times of admissions of each client; the client with the latest one comes last.
+        self._admitted: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def admit(self, client: str) -> float:
+        """Admit a request and return 0.0, or return the seconds after which the client may send its next one."""
+        now = self._clock()
+        self._forget(now - 60.0)
+        times = self._admitted.setdefault(client, deque())
+        while times and times[0] <= now - 60.0:
+            times.popleft()
+        if len(times) >= self._most:
+            return times[0] + 60.0 - now
+        times.append(now)
+        self._admitted.move_to_end(client)
+        return 0.0
+
+    def _forget(self, before: float) -> None:
+        while self._admitted:
+            quiet = next(iter(self._admitted.values()))
+            if quiet[-1] > before and len(self._admitted) < self._most_clients:
+                return
+            self._admitted.popitem(last=False)

@@ -1,0 +1,181 @@
+"""Public data sets of image editing: which of their columns are what. Data, not code, wherever data will do.
+
+Columns and types as these pages gave them in November 2026:
+
+- `gedit-bench` (github.com/stepfun-ai/Step1X-Edit, `GEdit-Bench/generate_image_example.py`): task_type, key,
+  instruction, instruction_language, input_image, input_image_raw, Intersection_exist (bool).
+- `magicbrush` (huggingface.co/datasets/osunlp/MagicBrush): img_id, turn_index (int32), source_img, mask_img,
+  instruction, target_img. Its test split is not on the hub.
+- `emu-edit` (huggingface.co/datasets/facebook/emu_edit_test_set): instruction, image, task, split, idx (int64), hash,
+  input_caption, output_caption.
+- `humanedit` (huggingface.co/datasets/BryanW/HumanEdit; masks: `mask_convert.py` of github.com/viiika/HumanEdit):
+  IMAGE_ID, EDITING_TYPE, CORE (int32), MASK (int32), EDITING_INSTRUCTION, OUTPUT_DESCRIPTION, INPUT_CAPTION_BY_LLAMA,
+  OUTPUT_CAPTION_BY_LLAMA, INPUT_IMG, MASK_IMG, OUTPUT_IMG.
+- `omniedit` (huggingface.co/datasets/TIGER-Lab/OmniEdit-Filtered-1.2M): omni_edit_id, task, src_img, edited_img,
+  edited_prompt_list (list of strings), and scores that are not read.
+- `pie-bench++` (huggingface.co/datasets/UB-CVML-Group/PIE_Bench_pp): image, id, source_prompt, target_prompt,
+  edit_action, aspect_mapping, blended_words, mask (runs as text). It lacks an instruction: its captions are
+  made into one.
+
+A column that is only metadata may be missing; the others may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from PIL import Image
+
+from agentfly.datasets.public.masks import mask_from_cutout, mask_from_runs
+
+Row = Mapping[str, Any]
+
+
+def _omniedit(row: Row) -> Row:
+    # The list holds several wordings of one edit.
+    wordings = [text for text in row["edited_prompt_list"] or () if text]
+    return {**row, "instruction": wordings[0] if wordings else "", "other_wordings": wordings[1:]}
+
+
+def _pie_bench(row: Row) -> Row:
+    # Brackets mark the words that change.
+    captions = {name: str(row[name]).translate({91: None, 93: None}) for name in ("source_prompt", "target_prompt")}
+    before, after = captions["source_prompt"], captions["target_prompt"]
+    return {**row, **captions, "instruction": f'Change this picture of "{before}" into "{after}".'}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one data set's rows become tasks.
+
+    Attributes:
+        repo: its name on the hub.
+        splits: the names of its splits; the first is taken when none is asked for.
+        id: columns that together name a row.
+        images: columns with the picture to edit; the first that holds one counts.
+        instruction: column of the instruction.
+        made_from: columns that `prepare` makes the instruction from, where it does.
+        target, mask: columns, where there are any.
+        read_mask: turns the mask column into a mask of ours.
+        task_type: column of the task type.
+        metadata: our key -> column.
+        prepare: what no mapping can say, done to a row first.
+        parts: named parts ("configs") of the repository, in order; rows then have a column `config`.
+        language: column that the option `language` filters by.
+        session: column that turns on one picture share; `metadata["turn"]` is then their order.
+        streaming: read from the hub row by row; what is too large to fetch whole.
+    """
+
+    repo: str
+    splits: tuple[str, ...]
+    id: tuple[str, ...]
+    images: tuple[str, ...]
+    instruction: str = "instruction"
+    made_from: tuple[str, ...] = ()
+    target: str | None = None
+    mask: str | None = None
+    read_mask: Callable[[Any], Image.Image] = mask_from_cutout
+    task_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[Row], Row] = lambda row: row
+    parts: tuple[str, ...] = ()
+    language: str | None = None
+    session: str | None = None
+    streaming: bool = False
+
+
+ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
+    {
+        "gedit-bench": Adapter(
+            repo="stepfun-ai/GEdit-Bench",
+            splits=("train",),
+            id=("instruction_language", "key"),
+            images=("input_image_raw", "input_image"),
+            task_type="task_type",
+            metadata={"language": "instruction_language", "in_intersection": "Intersection_exist"},
+            language="instruction_language",
+        ),
+        "magicbrush": Adapter(
+            repo="osunlp/MagicBrush",
+            splits=("train", "dev"),
+            id=("img_id", "turn_index"),
+            images=("source_img",),
+            target="target_img",
+            mask="mask_img",
+            metadata={"session": "img_id", "turn": "turn_index"},
+            session="img_id",
+            streaming=True,
+        ),
+        "emu-edit": Adapter(
+            repo="facebook/emu_edit_test_set",
+            splits=("test", "validation"),
+            id=("task", "idx"),
+            images=("image",),
+            task_type="task",
+            metadata={"source_caption": "input_caption", "target_caption": "output_caption", "hash": "hash"},
+        ),
+        "humanedit": Adapter(
+            repo="BryanW/HumanEdit",
+            splits=("train",),
+            id=("EDITING_TYPE", "IMAGE_ID"),
+            images=("INPUT_IMG",),
+            instruction="EDITING_INSTRUCTION",
+            target="OUTPUT_IMG",
+            mask="MASK_IMG",
+            task_type="EDITING_TYPE",
+            metadata={
+                "source_caption": "INPUT_CAPTION_BY_LLAMA",
+                "target_caption": "OUTPUT_CAPTION_BY_LLAMA",
+                "target_description": "OUTPUT_DESCRIPTION",
+                "core": "CORE",
+                "mask_flag": "MASK",
+            },
+            streaming=True,
+        ),
+        "omniedit": Adapter(
+            repo="TIGER-Lab/OmniEdit-Filtered-1.2M",
+            splits=("train", "dev"),
+            id=("omni_edit_id",),
+            images=("src_img",),
+            target="edited_img",
+            task_type="task",
+            metadata={"other_wordings": "other_wordings"},
+            made_from=("edited_prompt_list",),
+            prepare=_omniedit,
+            streaming=True,
+        ),
+        "pie-bench++": Adapter(
+            repo="UB-CVML-Group/PIE_Bench_pp",
+            splits=("V1",),
+            id=("id",),
+            images=("image",),
+            mask="mask",
+            read_mask=mask_from_runs,
+            task_type="config",
+            metadata={
+                "source_caption": "source_prompt",
+                "target_caption": "target_prompt",
+                "edit_action": "edit_action",
+                "aspect_mapping": "aspect_mapping",
+                "blended_words": "blended_words",
+            },
+            made_from=("source_prompt", "target_prompt"),
+            prepare=_pie_bench,
+            parts=(
+                "0_random_140",
+                "1_change_object_80",
+                "2_add_object_80",
+                "3_delete_object_80",
+                "4_change_attribute_content_40",
+                "5_change_attribute_pose_40",
+                "6_change_attribute_color_40",
+                "7_change_attribute_material_40",
+                "8_change_background_80",
+                "9_change_style_80",
+            ),
+        ),
+    }
+)

@@ -1,0 +1,155 @@
+"""Read trajectories that were recorded earlier, from any source.
+
+Sources are the runs of `agentfly eval`, the log folders of `Agent.run(log_dir=…)`, the chains that training logs
+(`trajectory_log`, the quickstart's `trajectories.jsonl`), and files with one trajectory per line. Only an evaluation
+has its complete tasks. For the others, instruction and source image are taken from the first messages, and the rest of
+the task from its data set, by the task's id.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentfly.agents.trajectory import Trajectory
+from agentfly.datasets.task import EditTask
+from agentfly.errors import ConfigError
+from agentfly.evaluation.run_folder import FILE_NAME, IMAGES
+from agentfly.evaluation.task_record import TaskFacts
+from agentfly.files import read_lines
+from agentfly.images import ImageStore
+from agentfly.messages import Message, TextPart
+
+_PICTURES = (IMAGES, "pictures")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded chain.
+
+    Attributes:
+        id: unique in its recording: the task's id, with `#2`, `#3`, ... for further chains of the task.
+        task: what is known of the task.
+        trajectory: what was done.
+        whole: whether the task is known whole, not only from the messages.
+    """
+
+    id: str
+    task: TaskFacts
+    trajectory: Trajectory
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of trajectories and where its pictures are.
+
+    Attributes:
+        path: the file.
+        chains: in the order of the file; of a chain that was written twice, the last.
+        pictures: folder of the pictures, None where none were kept.
+    """
+
+    path: Path
+    chains: tuple[Recorded, ...]
+    pictures: Path | None
+
+    def store(self) -> ImageStore:
+        """The pictures; a store without any where none were kept."""
+        return ImageStore(self.pictures)
+
+    def with_tasks(self, tasks: Iterable[EditTask], store: ImageStore) -> Recording:
+        """The recording with tasks of its data set where it does not know them whole; their pictures go to `store`.
+
+        Raises:
+            ImageError: a picture of a task cannot be loaded.
+        """
+        wanted = {chain.task.id for chain in self.chains if not chain.whole}
+        found: dict[str, TaskFacts] = {}
+        for task in tasks if wanted else ():
+            if task.id in wanted and task.id not in found:
+                found[task.id] = TaskFacts.keep(task, store)
+            if len(found) == len(wanted):
+                break
+        chains = (
+            replace(c, task=found[c.task.id], whole=True) if not c.whole and c.task.id in found else c
+            for c in self.chains
+        )
+        return replace(self, chains=tuple(chains))
+
+
+def read_recording(run: Path, pictures: Path | None = None, limit: int | None = None) -> Recording:
+    """Read a recording.
+
+    Args:
+        run: a folder with `trajectories.jsonl`, or a file.
+        pictures: folder of the pictures; without it, `images/` or `pictures/` beside the file.
+        limit: chains at most.
+
+    Raises:
+        ConfigError: there is none, or a line cannot be read.
+    """
+    path = run / FILE_NAME if run.is_dir() else run
+    if not path.is_file():
+        others = sorted(str(file.relative_to(run)) for file in run.rglob("*.jsonl"))[:5] if run.is_dir() else []
+        hint = f"; there is {', '.join(others)}: name one of them" if others else ""
+        raise ConfigError(f"there are no trajectories at {str(path)!r}{hint}")
+    if pictures is not None and not pictures.is_dir():
+        raise ConfigError(f"there is no folder {str(pictures)!r}: --images names the folder of the pictures")
+    beside = (path.parent / name for name in _PICTURES)
+    kept = pictures or next((folder for folder in beside if folder.is_dir()), None)
+    last: dict[str, tuple[TaskFacts, Trajectory, bool]] = {}
+    for task, trajectory, whole in _chains(path):
+        last[task.id if whole else trajectory.id] = (task, trajectory, whole)
+    if not last:
+        raise ConfigError(f"{str(path)!r} has no finished trajectory")
+    return Recording(path, tuple(_numbered(list(last.values())[:limit])), kept)
+
+
+def _chains(path: Path) -> Iterator[tuple[TaskFacts, Trajectory, bool]]:
+    for number, data in read_lines(path):
+        try:
+            trajectory = Trajectory.from_dict(data.get("trajectory", data))
+            if "task" in data:
+                yield TaskFacts(**{**data["task"], "images": tuple(data["task"]["images"])}), trajectory, True
+            else:
+                yield told(trajectory, data), trajectory, False
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise ConfigError(f"{path}, line {number} is no trajectory ({type(fault).__name__}: {fault})") from fault
+
+
+def _numbered(found: Iterable[tuple[TaskFacts, Trajectory, bool]]) -> Iterator[Recorded]:
+    seen: Counter[str] = Counter()
+    for task, trajectory, whole in found:
+        seen[task.id] += 1
+        count = seen[task.id]
+        yield Recorded(task.id if count == 1 else f"{task.id}#{count}", task, trajectory, whole)
+
+
+def prompt(trajectory: Trajectory) -> list[Message]:
+    """The messages that a chain began with."""
+    own = len(trajectory.turns)
+    said = sum(message.role == "assistant" for message in trajectory.messages)
+    given: list[Message] = []
+    for message in trajectory.messages:
+        if message.role == "assistant":
+            if said <= own:
+                break
+            said -= 1
+        given.append(message)
+    return given
+
+
+def told(trajectory: Trajectory, line: Mapping[str, Any]) -> TaskFacts:
+    """What the first messages of a chain say of its task."""
+    asked = [message for message in prompt(trajectory) if message.role == "user"]
+    names = {f"{name}:" for name in trajectory.names}
+    words = [part.text for part in asked[-1].parts if isinstance(part, TextPart)] if asked else []
+    instruction = "".join(text for text in words if text.strip() not in names).strip()
+    metadata = trajectory.metadata
+    task_type = line.get("task_type") or metadata.get("task_type") or "edit"
+    images = tuple(handle for message in asked for handle in message.images)
+    return TaskFacts(str(metadata.get("id") or trajectory.group_id), instruction, str(task_type), images)

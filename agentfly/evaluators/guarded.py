@@ -1,0 +1,161 @@
+"""Score many samples: a bounded number at the same time, a time-out and retries for each, and an explicit "not scored".
+
+A sample that cannot be scored is reported with its reason. It never gets a middle value, because a trainer would learn
+from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from agentfly.aio import CancelledItself, LoopLocal, TimeLimitExceeded, with_timeout
+from agentfly.errors import ConfigError, EvaluatorError
+from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
+from agentfly.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Sleep = Callable[[float], Awaitable[object]]
+
+
+class PassingFault(EvaluatorError):
+    """No score this time, but the same sample may be scored later (time-out, overload)."""
+
+
+@dataclass(frozen=True)
+class NotScored:
+    """What stands for a score that could not be given."""
+
+    reason: str
+
+
+class GuardSettings(Settings):
+    """How evaluations are bounded.
+
+    Attributes:
+        in_flight: evaluations that run at once.
+        timeout: seconds for one attempt.
+        attempts: attempts at a sample, the first included; only faults that may pass are tried again.
+        first_wait: seconds before the second attempt; doubled for each further one.
+        max_wait: seconds between two attempts at most.
+    """
+
+    in_flight: int = Field(16, ge=1)
+    timeout: float = Field(300.0, gt=0)
+    attempts: int = Field(3, ge=1)
+    first_wait: float = Field(0.5, ge=0)
+    max_wait: float = Field(10.0, ge=0)
+
+    def wait(self, attempt: int) -> float:
+        """Seconds to wait after attempt number `attempt`, counted from 0."""
+        return min(self.max_wait, self.first_wait * 2.0**attempt)
+
+    @property
+    def longest(self) -> float:
+        """Seconds that one sample may take, all attempts and waits together; waiting for a slot not included."""
+        return self.timeout * self.attempts + sum(self.wait(attempt) for attempt in range(self.attempts - 1))
+
+
+class GuardedEvaluator:
+    """An evaluator with bounds. Chains that finish at different times share them through this one object.
+
+    Args:
+        evaluator: does the work.
+        settings: the bounds.
+        sleep: waits for some seconds between attempts.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, settings: GuardSettings | None = None, *, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self.evaluator = evaluator
+        self.settings = settings or GuardSettings()
+        self._sleep = sleep
+        self._slots = LoopLocal(lambda: asyncio.Semaphore(self.settings.in_flight))
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample; a slot is held while an attempt runs, not while the next one is waited for.
+
+        Raises:
+            EvaluatorError: no score, after all attempts where the fault may pass.
+            ConfigError: the evaluator is set up wrongly, so that it can score nothing.
+        """
+        for attempt in range(self.settings.attempts):
+            if attempt:
+                await self._sleep(self.settings.wait(attempt - 1))
+            try:
+                return await self._attempt(sample)
+            except PassingFault as passing:
+                fault = passing
+                logger.debug("attempt %d of %d: %s", attempt + 1, self.settings.attempts, fault)
+        raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
+
+    async def evaluate_many(self, samples: Iterable[EditSample]) -> list[Score | NotScored]:
+        """Scores in the order of the samples, each with its own fate.
+
+        Raises:
+            ConfigError: the evaluator is set up wrongly; what is under way is cancelled.
+        """
+        tasks = [asyncio.ensure_future(self._outcome(sample)) for sample in samples]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def check_ready(self) -> None:
+        """Ask the evaluator; see `AsksOthers.check_ready`."""
+        await check_ready(self.evaluator)
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Ask the evaluator; see `NeedsOfSamples.check_sample`."""
+        await check_sample(self.evaluator, sample)
+
+    async def close(self) -> None:
+        """Free what the evaluator holds."""
+        await close_evaluator(self.evaluator)
+
+    async def _attempt(self, sample: EditSample) -> Score:
+        async with self._slots.get():
+            try:
+                score = await with_timeout(self.evaluator.evaluate(sample), self.settings.timeout)
+            except TimeLimitExceeded as fault:
+                raise PassingFault(f"no score within {self.settings.timeout:g} s") from fault
+            except CancelledItself as fault:
+                raise PassingFault("the evaluator cancelled itself") from fault
+        return checked(score)
+
+    async def _outcome(self, sample: EditSample) -> Score | NotScored:
+        try:
+            return await self.evaluate(sample)
+        except ConfigError:
+            raise
+        except EvaluatorError as fault:
+            return NotScored(str(fault))
+        except Exception as fault:  # a bug on one sample must not end the batch
+            logger.exception("the evaluator failed")
+            return NotScored(f"{type(fault).__name__}: {fault}")
+
+
+async def evaluate_many(
+    evaluator: Evaluator, samples: Iterable[EditSample], settings: GuardSettings | None = None
+) -> list[Score | NotScored]:
+    """Score samples at once, within bounds; see `GuardedEvaluator.evaluate_many`."""
+    return await GuardedEvaluator(evaluator, settings).evaluate_many(samples)
+
+
+def checked(score: Score) -> Score:
+    """The score, if it is one.
+
+    Raises:
+        EvaluatorError: its value is no number from 0 to 100.
+    """
+    if not (math.isfinite(score.value) and 0.0 <= score.value <= 100.0):
+        raise EvaluatorError(f"the evaluator gave {score.value}, which is no score from 0 to 100")
+    return score

@@ -1,0 +1,172 @@
+"""A vision-language model as judge: any model behind an OpenAI-compatible endpoint, in the cloud or on your own GPUs.
+
+A sample that it cannot judge is "not scored" with the reason, and never gets a middle value. Images are sent as data
+URIs of a bounded size. The result is resized to the source, so that a change of size is neither seen nor judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from agentfly.errors import EvaluatorError
+from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.guarded import Sleep
+from agentfly.evaluators.judge.client import JudgeClient
+from agentfly.evaluators.judge.replies import Ratings
+from agentfly.evaluators.judge.schemes import Question, find_scheme
+from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
+from agentfly.evaluators.rubrics import Rubric, load_rubric
+from agentfly.images import on_white
+
+if TYPE_CHECKING:
+    import openai
+
+logger = logging.getLogger(__name__)
+
+
+class VlmJudge:
+    """Scores by asking a vision-language model.
+
+    Of each pass, all questions of the scheme are asked at once; a score is the mean over passes of what the scheme
+    makes of the ratings, and an aspect the mean of its rating, from 0 to 1. Where the scheme judges edits, a
+    result that is the source pixel by pixel is worth 0 and no request is sent.
+
+    Args:
+        settings: where the judge is and how it is asked.
+        rubric: a rubric instead of the settings' one.
+        client: an OpenAI client to use instead of one made from the settings.
+        sleep: waits for some seconds between attempts.
+
+    Attributes:
+        usage: what this judge has used so far.
+
+    Raises:
+        ConfigError: unknown scheme or rubric.
+    """
+
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        rubric: Rubric | None = None,
+        client: openai.AsyncOpenAI | None = None,
+        *,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.settings = settings
+        self.scheme = find_scheme(settings.scheme)
+        if rubric is None and settings.rubric is not None:
+            rubric = load_rubric(settings.rubric)
+        self.rubric = rubric
+        self.usage = JudgeUsage()
+        self._client = JudgeClient(settings, client, sleep=sleep)
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample.
+
+        Raises:
+            EvaluatorError: the judge gave no ratings, in the attempts that the settings allow.
+            ConfigError: the endpoint refuses the key or the model.
+        """
+        return (await self.evaluate_with_usage(sample))[0]
+
+    async def evaluate_with_usage(self, sample: EditSample) -> tuple[Score, JudgeUsage]:
+        """Score one sample and tell what it took; raises as `evaluate` does."""
+        usage = JudgeUsage(samples=1)
+        try:
+            return await self._score(sample, usage), usage
+        except EvaluatorError:
+            usage.not_scored = 1
+            raise
+        finally:
+            self.usage.add(usage)
+            logger.debug(
+                "judge %s: %d requests, %d + %d tokens, cost %.6f, %.2f s",
+                *(self.settings.model, usage.requests, usage.prompt_tokens, usage.completion_tokens),
+                *(usage.cost, usage.seconds),
+            )
+
+    async def check_ready(self) -> None:
+        """Ask the endpoint for its list of models, which costs nothing; see `AsksOthers.check_ready`."""
+        await self._client.check_ready()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
+        if sample.result is None:
+            return Score(0.0, "There is no result.")
+        pictures = await asyncio.to_thread(_pictures, sample.source, sample.result, self.settings.max_pixels)
+        if pictures is None and self.scheme.edits:
+            return Score(0.0, "The picture is unchanged.")
+        if pictures is None:
+            pictures = await asyncio.to_thread(_only_result, sample.result, self.settings.max_pixels)
+        contents = [self._content(question, sample.instruction, pictures) for question in self.scheme.questions]
+        numbers = range(self.settings.passes)
+        requests = [
+            asyncio.ensure_future(self._client.ask(content, question, number, usage))
+            for number in numbers
+            for question, content in zip(self.scheme.questions, contents, strict=True)
+        ]
+        try:
+            answers = await asyncio.gather(*requests)
+        finally:
+            for request in requests:
+                request.cancel()
+            # Their usage belongs to this sample: it is complete only when they have ended.
+            await asyncio.gather(*requests, return_exceptions=True)
+        width = len(self.scheme.questions)
+        return self._mean([answers[number * width : (number + 1) * width] for number in numbers])
+
+    def _content(self, question: Question, instruction: str, pictures: dict[str, str]) -> list[dict[str, Any]]:
+        rubric = self.rubric.for_judge() if self.rubric is not None and question.told else ""
+        shown: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": pictures[name]}} for name in question.shown
+        ]
+        return [*shown, {"type": "text", "text": question.text(instruction, rubric)}]
+
+    def _mean(self, passes: Sequence[Sequence[Ratings]]) -> Score:
+        """The mean of passes, each of one answer a question."""
+        shares: list[dict[str, float]] = []
+        for answers in passes:
+            pairs = zip(self.scheme.questions, answers, strict=True)
+            shares.append({name: value / q.highest for q, answer in pairs for name, value in answer.values.items()})
+        value = math.fsum(self.scheme.combine(share) for share in shares) / len(shares)
+        aspects = {name: math.fsum(share[name] for share in shares) / len(shares) for name in shares[0]}
+        feedback = " ".join(answer.feedback for answer in passes[0] if answer.feedback)
+        return Score(min(value, 100.0), feedback, aspects)
+
+
+def _pictures(source: Image.Image, result: Image.Image, max_pixels: int) -> dict[str, str] | None:
+    """Both pictures as data URIs; None where they are equal pixel by pixel."""
+    before, after = on_white(source), on_white(result)
+    if after.size != before.size:
+        after = after.resize(before.size, Image.Resampling.BICUBIC)
+    if np.array_equal(np.asarray(before), np.asarray(after)):
+        return None
+    return {"source": data_uri(before, max_pixels), "result": data_uri(after, max_pixels)}
+
+
+def _only_result(result: Image.Image, max_pixels: int) -> dict[str, str]:
+    return {"result": data_uri(on_white(result), max_pixels)}
+
+
+def data_uri(picture: Image.Image, max_pixels: int) -> str:
+    """A picture as a PNG data URI, made smaller where it has more pixels than that."""
+    scale = math.sqrt(max_pixels / (picture.width * picture.height))
+    if scale < 1.0:
+        size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    # PNG: what compression adds would be judged, too.
+    picture.save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

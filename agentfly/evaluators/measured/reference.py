@@ -1,0 +1,183 @@
+"""Score against a known answer: whether the edit was made, and whether the rest of the image is unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentfly.errors import EvaluatorError
+from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.measured import regions
+from agentfly.evaluators.measured.regions import Region
+from agentfly.images import on_white
+
+Floats = NDArray[np.float32]
+
+
+class ReferenceConfig(BaseModel):
+    """Constants of the score; the defaults are calibrated on the sticker world at 168 x 168 pixels.
+
+    Attributes:
+        blur: standard deviation in pixels of the Gaussian that is laid over all pictures first.
+        lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
+            photograph is under a sticker cannot be known as well as that it is not red there.
+        inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
+        inside_half: colour difference above the tolerance that counts as half wrong: purple for blue is no success,
+            though yellow was far from both.
+        outside_tolerance: colour difference outside of the mask that counts as none.
+        outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
+        outside_decay: k in `outside = exp(-k * spoiled share of the picture)`.
+        changed_tolerance: largest colour difference of a picture that counts as unchanged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blur: float = Field(1.0, gt=0)
+    lightness_weight: float = Field(0.4, gt=0, le=1)
+    inside_tolerance: float = Field(8.0, ge=0)
+    inside_half: float = Field(25.0, gt=0)
+    outside_tolerance: float = Field(2.0, ge=0)
+    outside_range: float = Field(30.0, gt=0)
+    outside_decay: float = Field(45.0, gt=0)
+    changed_tolerance: float = Field(1.0, ge=0)
+
+
+class ReferenceEvaluator:
+    """Compares with target and mask; `100 * inside * outside * changed`.
+
+    With d(a, b) the CIE Lab distance of two blurred pictures in each pixel, d' the same with lightness weighted, M the
+    pixels of the mask, t_in, h, t_out, r and k as in `ReferenceConfig` and [x] = min(max(x, 0), 1):
+
+        e(x)      = max(0, d'(x, target) - t_in)
+        error(x)  = mean over M of e(x) / (e(x) + h)
+        inside    = [1 - error(result) / error(source)]
+        away      = min(d(result, source), d(result, target))
+        spoiled   = sum of [(away - t_out) / r] over the pixels outside of M / number of all pixels
+        outside   = exp(-k * spoiled)
+        changed   = 1 if d(result, source) exceeds its tolerance anywhere, else 0
+
+    The product leaves nothing to gain from copying the source (inside = 0) or repainting everything (outside near 0).
+    """
+
+    def __init__(self, config: ReferenceConfig | None = None) -> None:
+        self.config = config or ReferenceConfig()
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample; aspects are inside, outside and changed. A result of another size is resized first.
+
+        Raises:
+            EvaluatorError: target or mask is missing or of another size than the source, the mask is empty, or source
+                and target agree within it.
+        """
+        target, mask = _required(sample)
+        if sample.result is None:
+            return Score(0.0, "There is no result.", {"inside": 0.0, "outside": 0.0, "changed": 0.0})
+        return await asyncio.to_thread(self._score, sample.source, sample.result, target, mask)
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Score the source as the result; see `NeedsOfSamples.check_sample`. The outcome counts for any result."""
+        await self.evaluate(replace(sample, result=sample.source))
+
+    def _score(self, source: Image.Image, result: Image.Image, target: Image.Image, mask: Image.Image) -> Score:
+        if result.size != source.size:
+            result = result.resize(source.size, Image.Resampling.BICUBIC)
+        within = np.asarray(mask.convert("L")) > 127
+        if not within.any():
+            raise EvaluatorError("the mask is empty: nothing would have to change")
+        before, after, wanted = (np.asarray(on_white(picture)) for picture in (source, result, target))
+        # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
+        must, reach = regions.bounds(within), _reach(self.config.blur)
+        area = regions.grown(regions.joint(must, regions.difference(before, after)), reach, within.shape)
+        near = regions.grown(regions.joint(must, regions.difference(before, wanted)), reach, within.shape)
+        near = regions.common(near, area)
+        lab_source, lab_result = self._lab(before, area), self._lab(after, area)
+        lab_target, local = self._lab(wanted, near), regions.relative(near, area)
+        moved = _distance(lab_result, lab_source)
+        changed = float(moved.max() > self.config.changed_tolerance)
+        # The two differ outside of the mask only by the blur across its edge, which is nobody's fault.
+        away = moved
+        away[local] = np.minimum(moved[local], _distance(lab_result[local], lab_target))
+        aspects = {
+            "inside": self._inside(lab_source[local], lab_result[local], lab_target, within[near]),
+            "outside": self._outside(away, within[area], within.size),
+            "changed": changed,
+        }
+        return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
+
+    def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
+        """A region of the blurred picture in Lab; what is around it is seen by the blur."""
+        import cv2
+
+        read = regions.grown(region, _reach(self.config.blur), pixels.shape)
+        part = np.divide(pixels[read], np.float32(255.0), dtype=np.float32)
+        blurred = cv2.GaussianBlur(part, (0, 0), self.config.blur)
+        return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
+
+    def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
+        before, after = (self._error(picture, target, within) for picture in (source, result))
+        return removed(before, after)
+
+    def _error(self, picture: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
+        away = _distance(picture, target, self.config.lightness_weight)[within]
+        error = np.maximum(away - self.config.inside_tolerance, 0.0)
+        return float((error / (error + self.config.inside_half)).mean())
+
+    def _outside(self, away: Floats, within: NDArray[np.bool_], pixels: int) -> float:
+        harm = (away - self.config.outside_tolerance) / self.config.outside_range
+        np.clip(harm, 0.0, 1.0, out=harm)
+        harm[within] = 0.0
+        return math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / pixels)
+
+
+def removed(before: float, after: float) -> float:
+    """Share of the source's error within the mask that the result has taken away, from 0 to 1.
+
+    Raises:
+        EvaluatorError: there was none.
+    """
+    if before == 0:
+        # Any result that differs from the source somewhere would pass for the edit.
+        raise EvaluatorError("source and target agree within the mask: an edit that does nothing would look correct")
+    return min(max(1.0 - after / before, 0.0), 1.0)
+
+
+def _reach(blur: float) -> int:
+    """Pixels that OpenCV's Gaussian kernel for float pictures reaches to each side, rounded up."""
+    return math.ceil(4 * blur) + 1
+
+
+def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
+    if sample.target is None or sample.mask is None:
+        raise EvaluatorError(
+            "the reference evaluator needs the target and the mask of a task; use a judge without them"
+        )
+    for name, picture in (("target", sample.target), ("mask", sample.mask)):
+        if picture.size != sample.source.size:
+            raise EvaluatorError(f"the {name} is {picture.size} but the source {sample.source.size} pixels")
+    return sample.target, sample.mask
+
+
+def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
+    import cv2
+
+    away = a - b
+    # OpenCV sums channels three times as fast as NumPy does.
+    squares = cv2.transform(cv2.multiply(away, away), np.array([[lightness_weight**2, 1.0, 1.0]], np.float32))
+    return np.asarray(cv2.sqrt(squares), dtype=np.float32)
+
+
+def _feedback(aspects: dict[str, float]) -> str:
+    if not aspects["changed"]:
+        return "The picture is unchanged."
+    inside, outside = aspects["inside"], aspects["outside"]
+    if min(inside, outside) >= 0.9:
+        return "The edit is done and the rest of the picture is kept."
+    if inside <= outside:
+        return f"Weakest is the edit itself: {inside:.0%} of the difference to the wanted picture is gone."
+    return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

@@ -1,0 +1,1 @@
+"""The HTTP side of the image server: routes, request bodies, limits and errors. No engine is imported here."""

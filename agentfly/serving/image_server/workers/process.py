@@ -1,0 +1,138 @@
+"""One worker process as the server sees it: its start, its messages and its end.
+
+The two processes share a socket pair that nobody else holds, so each notices the end of the other whatever its cause,
+SIGKILL included, and no worker outlives its server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from agentfly.errors import ConfigError
+from agentfly.serving.image_server.settings import EngineOptions
+from agentfly.serving.image_server.workers.messages import FromWorker, Stop, ToWorker
+
+logger = logging.getLogger(__name__)
+
+_MODULE = "agentfly.serving.image_server.workers.worker"
+
+
+class WorkerProcess:
+    """A process that runs one engine.
+
+    Args:
+        options: what it loads.
+        gpu: the GPU that it sees as its only one; None leaves the choice to the device.
+        on_message: called on the event loop for everything that it says.
+        on_exit: called on the event loop once, with the exit code.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        gpu: int | None,
+        on_message: Callable[[FromWorker], None],
+        on_exit: Callable[[int], None],
+    ) -> None:
+        self._on_message, self._on_exit = on_message, on_exit
+        self._loop = asyncio.get_running_loop()
+        self._outbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(theirs.fileno()), options.model_dump_json()],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_environment(gpu),
+            )
+        finally:
+            theirs.close()
+        self._connection = Connection(ours.detach())
+        for work in (self._read, self._write):
+            threading.Thread(target=work, name=f"worker-{self.pid}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message, in order, without waiting. What a dead process does not get is lost; `on_exit` tells."""
+        self._outbox.put(message)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def stop(self, grace: float) -> None:
+        """Ask the process to end, and end it after `grace` seconds."""
+        self.send(Stop())
+        try:
+            await asyncio.to_thread(self._process.wait, grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._tell(self._on_message, self._connection.recv())
+        except (EOFError, OSError):
+            pass
+        finally:
+            self._outbox.put(None)
+            # The socket may close a moment before the process is gone, or by a fault that leaves it running.
+            self.kill()
+            code = self._process.wait()
+            self._connection.close()
+            self._tell(self._on_exit, code)
+
+    def _write(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                self._connection.send(message)
+            except OSError:
+                return
+
+    def _tell(self, listener: Callable[..., None], *news: object) -> None:
+        # The loop is closed when the server itself has ended.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(listener, *news)
+
+
+def _environment(gpu: int | None) -> dict[str, str]:
+    environment = dict(os.environ)
+    # The worker must find what the server finds, modules of `--model-type custom` included.
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_device(gpu, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return environment
+
+
+def visible_device(gpu: int, visible: str | None) -> str:
+    """The value of CUDA_VISIBLE_DEVICES for one GPU.
+
+    Args:
+        gpu: number of the GPU among those that this process may use.
+        visible: CUDA_VISIBLE_DEVICES of this process; None where it is not set.
+
+    Raises:
+        ConfigError: there are not that many.
+    """
+    if visible is None:
+        return str(gpu)
+    devices = [device.strip() for device in visible.split(",") if device.strip()]
+    if gpu >= len(devices):
+        raise ConfigError(f"--gpu-ids {gpu}: CUDA_VISIBLE_DEVICES={visible!r} leaves {len(devices)} GPUs, from 0 on")
+    return devices[gpu]

@@ -1,0 +1,1 @@
+"""Start, watch, resume and clean up the processes of a training run."""

@@ -1,0 +1,334 @@
+"""Runs verl's PPO trainer in a child process, watches over it, and leaves nothing behind.
+
+`launch` returns when training is done and raises `TrainingError` when it cannot start, hangs or dies, naming the phase,
+the cause and the log. In each case, and on Ctrl-C and SIGTERM, every process of the run and its shared memory are gone
+afterwards; another Ray on the same machine is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from agentfly.errors import TrainingError, says_disk_full, short_paths
+from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
+from agentfly.training.launch.cleanup import dismiss, hire
+from agentfly.training.launch.environment import run_environment
+from agentfly.training.launch.log_reader import (
+    LineReader,
+    Phase,
+    PhaseReader,
+    clean,
+    last_error,
+    notice_in,
+    parse_metrics,
+)
+from agentfly.training.launch.process_tree import ProcessFamily
+from agentfly.training.launch.resume import cut_back, only_run, resume_checkpoint
+from agentfly.training.launch.signals import signals_raise
+from agentfly.training.launch.stack_dump import FOLDER_VARIABLE
+from agentfly.training.launch.watchdogs import Alarm, Watchdogs
+from agentfly.training.recipe.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[int, dict[str, float]], None]
+OnPhase = Callable[[Phase], None]
+OnNotice = Callable[[str], None]
+
+_DRIVER = ("-m", "agentfly.training.verl.driver")
+_POLL_SECONDS = 0.2
+_LOOK_SECONDS = 5.0
+_GRACE_SECONDS = 5.0
+_TAIL_LINES = 15
+_DISK_LINES = 200
+_LEAST_FREE = 4 * 1024 * 1024  # bytes; with less, not even the logs can go on
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is launched: a written configuration, and what the launcher itself must know of it.
+
+    Attributes:
+        config_file: complete; see `agentfly.training.recipe.compose.write`.
+        settings: its node `agentfly`.
+        steps: training steps of the whole run, those of earlier launches included.
+        resume: go on from the newest checkpoint if there is one.
+        resume_from: go on from this checkpoint instead.
+        validates_first: verl validates before the first step, also of a resumed run.
+    """
+
+    config_file: Path
+    settings: TrainSettings
+    steps: int
+    resume: bool = False
+    resume_from: Path | None = None
+    validates_first: bool = False
+
+    def arguments(self) -> list[str]:
+        """Command line of verl's trainer; Hydra writes no files of its own, for the run has its log and its folder."""
+        where = ["--config-path", str(self.config_file.parent), "--config-name", self.config_file.stem]
+        return [*where, "hydra/job_logging=stdout", "hydra.output_subdir=null", "hydra.run.dir=."]
+
+
+class TrainingOutcome(BaseModel):
+    """What a finished run leaves.
+
+    Attributes:
+        steps: number of the last step.
+        seconds: wall-clock time of this launch.
+        phase_seconds: the same, by phase ("ray", "workers", "engine", "training").
+        metrics: metrics of each step of this launch, in order.
+        metrics_file: JSONL, with those of the launches that it goes on from: {"step": n, "data": {name: value}}.
+        log_file: all output of all processes.
+        checkpoint: newest `global_step_<n>` folder, None if none was written.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: int
+    seconds: float
+    phase_seconds: dict[Phase, float]
+    metrics: tuple[tuple[int, dict[str, float]], ...]
+    metrics_file: Path
+    log_file: Path
+    checkpoint: Path | None
+
+
+def launch(
+    what: Launch,
+    *,
+    on_step: OnStep | None = None,
+    on_phase: OnPhase | None = None,
+    on_notice: OnNotice | None = None,
+    driver: tuple[str, ...] = _DRIVER,
+) -> TrainingOutcome:
+    """Train until the last step, or until something goes wrong.
+
+    Args:
+        what: the run.
+        on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean`,
+            `training/rollout_probs_diff_max`, `timing_s/step`; a validation before the first step is step 0.
+        on_phase: called when a phase begins.
+        on_notice: called with what the trainer tells the person who watches, such as a step that is sampled again.
+        driver: arguments of the Python interpreter before those of Hydra.
+
+    Raises:
+        ConfigError: another process trains in the run's folder.
+        TrainingError: the trainer or one of its processes died, or a part made no progress for as long as
+            `agentfly.patience` allows.
+    """
+    with only_run(what.settings.out):
+        run = _Run(
+            what,
+            on_step or (lambda step, metrics: None),
+            on_phase or (lambda phase: None),
+            on_notice or (lambda text: None),
+        )
+        return _launched(run, driver)
+
+
+def _launched(run: _Run, driver: tuple[str, ...]) -> TrainingOutcome:
+    with signals_raise() as shield:
+        try:
+            run.start(driver)
+            run.follow()
+        except BaseException:
+            with shield():
+                run.end(failed=True)
+            raise
+        with shield():
+            run.end(failed=False)
+    return run.outcome()
+
+
+class _Run:
+    """One launch: its files, its child process, and the clock."""
+
+    def __init__(self, what: Launch, on_step: OnStep, on_phase: OnPhase, on_notice: OnNotice) -> None:
+        self._what, self._settings = what, what.settings
+        self._on_step, self._on_phase, self._on_notice = on_step, on_phase, on_notice
+        self._id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        logs = self._settings.out.absolute() / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self._log_file = logs / f"{self._id}.log"
+        self._verl_metrics_file = logs / f"{self._id}.metrics.jsonl"
+        self._metrics_file = self._settings.metrics_log.absolute()
+        self._scratch = Path(tempfile.mkdtemp(prefix="agentfly-", dir="/tmp"))
+        self._log, self._metrics_lines = LineReader(self._log_file), LineReader(self._verl_metrics_file)
+        self._phases = PhaseReader()
+        self._family = ProcessFamily(self._id)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._metrics: list[tuple[int, dict[str, float]]] = []
+        self._resumed_step = 0
+        self._times: dict[Phase, float] = {}
+        self._began = time.monotonic()
+        self._ended = 0.0
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._stacks = self._scratch / "stacks"
+        self._stacks.mkdir()
+        self._dogs = Watchdogs(self._settings, what.steps, self._stacks)
+
+    def start(self, driver: tuple[str, ...]) -> None:
+        self._go_back()
+        command = [sys.executable, *driver, *self._what.arguments()]
+        environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
+        environment[FOLDER_VARIABLE] = str(self._stacks)
+        logger.info("training starts; its log is %s", self._log_file)
+        self._enter("ray")
+        with self._log_file.open("wb") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        self._family = ProcessFamily(self._id, session=self._child.pid)
+        self._janitor = hire(self._id, self._child.pid, self._scratch)
+
+    def _go_back(self) -> None:
+        """To the checkpoint that the run goes on from, or to nothing; the logs go with it."""
+        settings, what = self._settings, self._what
+        if what.resume:
+            self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, what.resume_from))
+        kept = self._resumed_step if what.resume else -1
+        for log in (self._metrics_file, settings.trajectory_log.absolute()):
+            aside = self._log_file.with_suffix(f".repeated.{log.name}")
+            cut_back(log, kept, aside, revalidates=what.validates_first)
+
+    def follow(self) -> None:
+        """Report progress until the child ends; raise when it ends badly or stops moving."""
+        assert self._child is not None
+        noted = time.monotonic()
+        while (code := self._child.poll()) is None:
+            self._report()
+            self._heed(self._dogs.check_time(self._times, self._last_step()))
+            if time.monotonic() - noted > _LOOK_SECONDS:
+                self._family.note_shared_memory()
+                self._dogs.note_chains(_size(self._settings.trajectory_log))
+                self._heed(self._dogs.check_members(self._family.titles(), self._last_step()))
+                noted = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+        self._report()
+        if code != 0:
+            raise TrainingError(self._story(f"the trainer ended with {_exit_name(code)}"))
+        if self._last_step() < self._what.steps:
+            raise TrainingError(self._story(f"the trainer ended after step {self._last_step()} of {self._what.steps}"))
+
+    def end(self, *, failed: bool) -> None:
+        """End every process of the run and remove what is temporary."""
+        self._ended = time.monotonic()
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE_SECONDS)
+        self._family.end()
+        if child is not None:
+            child.wait()
+        if failed:
+            self._keep_ray_logs()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._janitor is not None:
+            dismiss(self._janitor)
+
+    def outcome(self) -> TrainingOutcome:
+        begins = [*self._times.values(), self._ended]
+        durations = {phase: begins[i + 1] - begins[i] for i, phase in enumerate(self._times)}
+        return TrainingOutcome(
+            steps=self._last_step(),
+            seconds=self._ended - self._began,
+            phase_seconds=durations,
+            metrics=tuple(self._metrics),
+            metrics_file=self._metrics_file,
+            log_file=self._log_file,
+            checkpoint=newest_checkpoint(self._settings.checkpoint_dir),
+        )
+
+    def _report(self) -> None:
+        for line in self._log.new_lines():
+            self._dogs.hear(line)
+            if (text := notice_in(line)) is not None:
+                self._on_notice(text)
+            for phase in self._phases.read(line):
+                self._enter(phase)
+        lines = self._metrics_lines.new_lines()
+        for line in lines:
+            step, values = parse_metrics(line)
+            self._metrics.append((step, values))
+            self._dogs.moved()
+            self._on_step(step, values)
+        if lines:
+            with self._metrics_file.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+    def _enter(self, phase: Phase) -> None:
+        if phase not in self._times:
+            self._times[phase] = time.monotonic()
+            self._dogs.moved()
+            self._on_phase(phase)
+
+    def _heed(self, alarm: Alarm | None) -> None:
+        if alarm is not None:
+            raise TrainingError(self._story(alarm.message, hung=alarm.hung))
+
+    def _last_step(self) -> int:
+        return max((step for step, _ in self._metrics), default=self._resumed_step)
+
+    def _phase(self) -> str:
+        phase = list(self._times)[-1]
+        return f"training, step {self._last_step() + 1}" if phase == "training" else phase
+
+    def _story(self, what: str, *, hung: bool = False) -> str:
+        lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        # An error from before the run last moved did not stop it.
+        error = last_error(list(self._dogs.recent) if hung else lines)
+        tail = "\n".join(f"  | {short_paths(clean(line))[:300]}" for line in lines[-_TAIL_LINES:])
+        cause = f": {error}" if error else ""
+        if full := self._full_disks(lines):
+            cause += (
+                f"\nno space is left on the disk of {full}: free some, or move the run's folder to another disk and "
+                "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint"
+            )
+        return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
+
+    def _full_disks(self, lines: list[str]) -> str:
+        """Folders of the run on disks that are full; empty if the end has nothing to do with that.
+
+        Args:
+            lines: of the log. It may lie on the full disk itself, and then lacks the words that would say so.
+        """
+        # Checkpoints go to the run's folder, what Ray spills to the scratch folder.
+        folders = (self._settings.out.absolute(), self._scratch)
+        full = [str(folder) for folder in folders if shutil.disk_usage(folder).free < _LEAST_FREE]
+        if full:
+            return " and ".join(full)
+        # What fails last may be what only misses the file, and space may be there again.
+        return " or ".join(map(str, folders)) if any(map(says_disk_full, lines[-_DISK_LINES:])) else ""
+
+    def _keep_ray_logs(self) -> None:
+        for session in self._scratch.glob("ray/session_2*/logs"):
+            with contextlib.suppress(shutil.Error, OSError):
+                shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _exit_name(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,147 @@
+"""End a run that hangs: a limit for each part of it, and a watch on the processes that it needs.
+
+A limit is for the time without progress. Progress is a new line in the log, a finished chain, or the next part of a
+step, so that a slow machine is not taken for a hang.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentfly.training.launch.log_reader import SAMPLED, Phase, clean
+from agentfly.training.launch.stack_dump import part_in_progress
+from agentfly.training.recipe.settings import TrainSettings
+
+_MOURNING_SECONDS = 20.0
+_EXIT_SECONDS = 60.0
+_RECENT_LINES = 2000
+_KNOWN_KINDS = 20_000  # of lines, at most
+_NUMBER = re.compile(r"[\d.:]+")
+_LOOKS = 10  # at the part in progress within the second half of a limit
+_NEEDED = (
+    "EngineCore",
+    "AgentFlyLoopWorker",
+    "GlobalRequestLoadBalancer",
+    "RewardLoopWorker",
+    "SimpleStorageUnit",
+    "TaskRunner",
+    "TransferQueueController",
+    "vLLMHttpServer",
+    "WorkerDict",
+)
+_HINTS = {
+    "ray": ": is /tmp full, or does RAY_ADDRESS name a cluster that does not answer?",
+    "start": "; on a machine that is only slow, raise the limit and run the same command again",
+}
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Why a run is ended.
+
+    Attributes:
+        message: what is wrong.
+        hung: nothing died, so an error from before the run last moved is not the cause.
+    """
+
+    message: str
+    hung: bool
+
+
+class Watchdogs:
+    """Of one launch; asked every now and then, they say what is wrong.
+
+    Args:
+        settings: with the patience for each part.
+        steps: training steps of the whole run; after the last one verl ends its processes.
+        stacks: where the trainer writes where it stands.
+    """
+
+    def __init__(self, settings: TrainSettings, steps: int, stacks: Path) -> None:
+        self._settings, self._steps, self._stacks = settings, steps, stacks
+        self._began = self._progressed = self._news = self._looked = time.monotonic()
+        self._kinds: set[str] = set()
+        self._part: str | None = None
+        self._chain_bytes = 0
+        self._sampled = False  # whether the rollouts of the step in progress are done
+        self._seen: dict[int, str] = {}
+        self._missed: dict[int, float] = {}
+        self.recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the run last moved
+
+    def hear(self, line: str) -> None:
+        """A line of the log."""
+        self.recent.append(line)
+        # What repeats with other numbers is a complaint or a heartbeat, and no progress.
+        kind = _NUMBER.sub("#", clean(line))
+        if kind not in self._kinds and len(self._kinds) < _KNOWN_KINDS:
+            self._kinds.add(kind)
+            self._news = time.monotonic()
+        if SAMPLED in line:
+            self.moved()
+            self._sampled = True
+
+    def moved(self) -> None:
+        """A phase has begun, or a step is done."""
+        self._sampled, self._part = False, None
+        self._progressed = time.monotonic()
+        self.recent.clear()
+
+    def note_chains(self, size: int) -> None:
+        """Take note of how many bytes the log of finished chains has: while it grows, the rollouts go on."""
+        if size != self._chain_bytes:
+            self._chain_bytes = size
+            self._progressed = time.monotonic()
+
+    def check_time(self, begun: Mapping[Phase, float], step: int) -> Alarm | None:
+        """Whether a part takes longer than it may.
+
+        Args:
+            begun: the phases so far, with the time (monotonic) when each began.
+            step: the last one that is done.
+        """
+        patience, now = self._settings.patience, time.monotonic()
+        if "workers" not in begun:
+            waited, limit, what = now - max(self._began, self._news), patience.ray, "ray"
+        elif "training" not in begun:
+            waited, limit, what = now - max(begun["workers"], self._news), patience.start, "start"
+        elif self._sampled:
+            waited, limit, what = now - self._progressed, patience.update, "update"
+        else:
+            waited, limit, what = now - self._progressed, self._settings.rollout_patience, "rollout"
+        # verl logs the last step before it ends Ray and writes nothing more.
+        if step >= self._steps:
+            limit = min(limit, _EXIT_SECONDS)
+        if waited > limit / 2 and now - self._looked > limit / 2 / _LOOKS:
+            self._looked = now
+            before, self._part = self._part, part_in_progress(self._stacks)
+            if None is not before != self._part:
+                self._progressed = now
+                return None
+        if waited <= limit:
+            return None
+        part = self._part
+        where = f" in {part}" if part else _HINTS.get(what, "")
+        return Alarm(f"nothing moved for {waited:.0f} s{where} (agentfly.patience.{what}={limit:.0f})", hung=True)
+
+    def check_members(self, living: Mapping[int, str], step: int) -> Alarm | None:
+        """Whether the rollout engine or a worker is gone: verl would wait for it.
+
+        Args:
+            living: what the processes of the run call themselves, by pid.
+            step: the last one that is done.
+        """
+        if step >= self._steps:
+            return None  # verl is ending them
+        gone = {pid: title for pid, title in self._seen.items() if pid not in living}
+        self._seen |= {pid: title for pid, title in living.items() if any(name in title for name in _NEEDED)}
+        now = time.monotonic()
+        for pid, title in gone.items():
+            # verl may be ending the run because of it, and has the better words.
+            if now - self._missed.setdefault(pid, now) > _MOURNING_SECONDS:
+                return Alarm(f"process {pid} ({title}) of the run is gone", hung=False)
+        return None

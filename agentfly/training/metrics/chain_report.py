@@ -1,0 +1,83 @@
+"""The report of a finished chain for the step metrics: health of the run, and where its time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentfly.agents import ToolRecord, Trajectory
+from agentfly.errors import ImageError
+from agentfly.images import ImageStore
+from agentfly.training.metrics.health import ChainFacts, chain_facts
+
+# Mean difference of two pictures, in levels of 0 to 255, below which an edit counts as none: what coding them costs.
+NO_CHANGE = 0.5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """When something ran, in seconds since 1970; `tool` is "" for the policy."""
+
+    tool: str
+    start: float
+    end: float
+
+
+def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
+    """Facts for the health monitor, from the records and the pictures of a chain."""
+    edits = list(_edits(trajectory))
+    return chain_facts(
+        trajectory.tool_records,
+        answered=trajectory.answered,
+        edits=len(edits),
+        no_op_edits=sum(not _changed(record, store) for record in edits),
+        coverage=[share for record in edits if (share := _coverage(record, trajectory, store)) is not None],
+    )
+
+
+def intervals_of(trajectory: Trajectory) -> list[Interval]:
+    """When the policy generated and when its tools ran.
+
+    Calls of tools that do not exist are all named "unknown": the names become names of metrics, and models invent many.
+    """
+    known = {tool["function"]["name"] for tool in trajectory.tools}
+
+    def label(record: ToolRecord) -> str:
+        return "malformed" if not record.name else record.name if record.name in known else "unknown"
+
+    found = [Interval("", turn.began, turn.began + turn.seconds) for turn in trajectory.turns]
+    return found + [Interval(label(r), r.began, r.began + r.seconds) for r in trajectory.tool_records]
+
+
+def turn_results(trajectory: Trajectory) -> list[str | None]:
+    """Handle of the picture as it was after each turn that edited; None for the others."""
+    made = [[r.images[-1] for r in turn.tools if r.images and "source" in r.data] for turn in trajectory.turns]
+    return [handles[-1] if handles else None for handles in made]
+
+
+def _edits(trajectory: Trajectory) -> Iterator[ToolRecord]:
+    return (record for record in trajectory.tool_records if record.error is None and "source" in record.data)
+
+
+def _changed(record: ToolRecord, store: ImageStore) -> bool:
+    if not record.images:
+        return False
+    before, after = (store.get(handle).convert("RGB") for handle in (record.data["source"], record.images[-1]))
+    if before.size != after.size:
+        return True
+    difference = np.abs(np.asarray(before, np.int16) - np.asarray(after, np.int16))
+    # A small edit changes few pixels much: a small mean, but not a small maximum.
+    return bool(difference.mean() >= NO_CHANGE or difference.max() >= 32)
+
+
+def _coverage(record: ToolRecord, trajectory: Trajectory, store: ImageStore) -> float | None:
+    name = record.arguments.get("mask_id")
+    handle = record.data.get("mask") or (trajectory.names.get(name) if isinstance(name, str) else None)
+    if not isinstance(handle, str):
+        return None
+    try:
+        return float((np.asarray(store.get(handle).convert("L")) > 127).mean())
+    except ImageError:
+        return None

@@ -1,0 +1,130 @@
+"""A second evaluator that is never part of the reward, to check whether the reward can be trusted.
+
+A policy that learns to please its judge raises the reward without better images. The audit scores a sample of each
+batch with another evaluator, and raises an alarm when the reward rises while the audit falls.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pydantic import Field
+
+from agentfly.evaluators.guarded import GuardSettings
+from agentfly.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class AuditSettings(Settings):
+    """How much is audited, and what is alarming.
+
+    Attributes:
+        share: of the chains that is audited.
+        window: steps that are looked back on; the first half is compared with the second.
+        rise: by how much the mean reward (0 to 1) must have risen for an alarm.
+        fall: by how much the mean audit (0 to 1) must have fallen.
+        seed: of the choice of chains.
+        guard: bounds of the second evaluator.
+    """
+
+    share: float = Field(0.1, gt=0, le=1)
+    window: int = Field(20, ge=4)
+    rise: float = Field(0.02, ge=0)
+    fall: float = Field(0.02, ge=0)
+    seed: int = 0
+    guard: GuardSettings = GuardSettings()
+
+    def chooses(self, chain: str, step: int) -> bool:
+        """Whether a chain is audited at a step; the same answer in every process, whenever it is asked."""
+        return random.Random(f"{self.seed}/{step}/{chain}").random() < self.share
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What the audit of one batch found.
+
+    Attributes:
+        metrics: to log; without the keys that could not be computed.
+        alarm: why to look at the run, None for nothing.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    alarm: str | None = None
+
+
+class JudgeAudit:
+    """Compares the steps of a run with what a second evaluator said of them, and remembers the last ones.
+
+    Args:
+        settings: see `AuditSettings`.
+    """
+
+    def __init__(self, settings: AuditSettings | None = None) -> None:
+        self.settings = settings or AuditSettings()
+        self._past: deque[tuple[float, float]] = deque(maxlen=self.settings.window)
+
+    def compare(self, pairs: Sequence[tuple[float, float | None]], step: int) -> AuditReport:
+        """Compare a step; the mean over all of it, `audit/reward`, stands for the reward.
+
+        Args:
+            pairs: of each chain, what the reward's evaluator gave (0 to 1, the "edit" part of the reward), and the
+                audit's score (0 to 100): None where it was not audited, NaN where it could not be.
+            step: of training.
+        """
+        audited = [(score, audit / 100.0) for score, audit in pairs if audit is not None]
+        scored = [(score, audit) for score, audit in audited if not math.isnan(audit)]
+        metrics = {"audit/samples": float(len(audited)), "audit/not_scored": float(len(audited) - len(scored))}
+        if not scored:
+            return AuditReport(metrics)
+        metrics |= {"audit/reward": float(np.mean([score for score, _ in pairs])), **_compared(scored)}
+        self.remember(metrics)
+        alarm = self._alarm(metrics)
+        metrics["audit/alarm"] = float(alarm is not None)
+        if alarm is not None:
+            logger.warning("step %d: %s", step, alarm)
+        return AuditReport(metrics, alarm)
+
+    def remember(self, metrics: Mapping[str, float]) -> None:
+        """Count a step by what `compare` said of it; a resumed run begins with those of the run before."""
+        if {"audit/reward", "audit/mean"} <= metrics.keys():
+            self._past.append((metrics["audit/reward"], metrics["audit/mean"]))
+
+    def _alarm(self, metrics: dict[str, float]) -> str | None:
+        """Compare the first half of the window with the second; the metrics get both differences."""
+        if len(self._past) < self.settings.window:
+            return None
+        past = np.array(self._past)
+        half = len(past) // 2
+        reward, audit = past[-half:].mean(axis=0) - past[:half].mean(axis=0)
+        metrics |= {"audit/reward_trend": float(reward), "audit/audit_trend": float(audit)}
+        if reward < self.settings.rise or audit > -self.settings.fall:
+            return None
+        return (
+            f"over {len(past)} steps the reward rose by {reward:.3f} while the audit fell by {-audit:.3f}: the policy "
+            "may be fooling its judge; look at the pictures, and change the reward before training on"
+        )
+
+
+def _compared(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Mean of the audit, its gap to the reward on the same samples, and their correlations where there are any."""
+    reward, audit = np.array(pairs).T
+    found = {"audit/mean": float(audit.mean()), "audit/gap": float((reward - audit).mean())}
+    # Of fewer pairs, or of equal numbers, a correlation is noise or nothing.
+    if len(pairs) >= 3 and np.ptp(reward) > 0 and np.ptp(audit) > 0:
+        found["audit/correlation"] = float(np.corrcoef(reward, audit)[0, 1])
+        found["audit/rank_correlation"] = float(np.corrcoef(_ranks(reward), _ranks(audit))[0, 1])
+    return found
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share their mean rank (Spearman)."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts) - 1
+    return (last - (counts - 1) / 2)[inverse]

@@ -1,0 +1,63 @@
+"""Where the time of a step's rollouts went: how long the policy had nothing to generate, and which tool caused it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from agentfly.training.metrics.chain_report import Interval
+
+
+def wait_metrics(intervals: Iterable[Interval]) -> dict[str, float]:
+    """Metrics of one step.
+
+    The policy is idle while no chain generates and at least one waits for a tool. Each such moment is shared equally
+    between the calls that run in it.
+
+        wait/policy_idle          idle time / time from the first to the last event
+        wait/because/TOOL         its part of that share
+        wait/seconds/TOOL         seconds in calls of the tool, over all chains
+        wait/calls/TOOL           calls of the tool
+
+    Args:
+        intervals: of all chains of the step; see `agentfly.training.metrics.chain_report.intervals_of`.
+    """
+    known = [each for each in intervals if each.start > 0]
+    if not known:
+        return {}
+    idle, whole = _sweep(known)
+    tools = sorted({each.tool for each in known if each.tool})
+    metrics = {"wait/policy_idle": sum(idle.values()) / whole if whole else 0.0}
+    for tool in tools:
+        mine = [each for each in known if each.tool == tool]
+        metrics[f"wait/because/{tool}"] = idle[tool] / whole if whole else 0.0
+        metrics[f"wait/seconds/{tool}"] = sum(each.end - each.start for each in mine)
+        metrics[f"wait/calls/{tool}"] = float(len(mine))
+    return metrics
+
+
+def blame(metrics: Mapping[str, float]) -> str | None:
+    """The waiting of a step in words; None where the policy hardly waited."""
+    share = metrics.get("wait/policy_idle", 0.0)
+    causes = {name.removeprefix("wait/because/"): v for name, v in metrics.items() if name.startswith("wait/because/")}
+    if share < 0.05 or not causes:
+        return None
+    worst = max(causes, key=lambda tool: causes[tool])
+    return f"policy idle {share:.0%} because of {worst}"
+
+
+def _sweep(intervals: list[Interval]) -> tuple[defaultdict[str, float], float]:
+    """Idle seconds by tool, and the length of the whole."""
+    begins = [(each.start, 1, each.tool) for each in intervals]
+    events = sorted(begins + [(each.end, -1, each.tool) for each in intervals])
+    running: Counter[str] = Counter()
+    idle: defaultdict[str, float] = defaultdict(float)
+    before = events[0][0]
+    for moment, change, tool in events:
+        calls = sum(count for name, count in running.items() if name)
+        if calls and not running[""]:
+            for name, count in running.items():
+                idle[name] += (moment - before) * count / calls
+        running[tool] += change
+        before = moment
+    return idle, events[-1][0] - events[0][0]

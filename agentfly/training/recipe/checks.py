@@ -1,0 +1,195 @@
+"""Check the values of a run against each other before anything starts; errors name the key to change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from agentfly.errors import ConfigError
+from agentfly.model_source import check_folder, find_model
+from agentfly.training.recipe.settings import TrainSettings
+
+RAY_ADDRESS = "RAY_ADDRESS"  # names a cluster that runs already
+GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
+
+
+# What is computed with below, and in `agentfly.training.recipe.compose`; verl itself says nothing of their kind.
+NUMBERS = (
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.rollout.data_parallel_size",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.pipeline_model_parallel_size",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "data.train_batch_size",
+    "trainer.n_gpus_per_node",
+    "trainer.nnodes",
+    "trainer.total_training_steps",
+)
+
+
+def check_numbers(config: Any) -> None:
+    """Check that sizes are sizes.
+
+    Raises:
+        ConfigError: with all that are not.
+    """
+    from omegaconf import OmegaConf
+
+    found = {key: OmegaConf.select(config, key) for key in NUMBERS}
+    faults = [
+        f"{key} must be a whole number of 1 or more, not {value!r}"
+        for key, value in found.items()
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def size_faults(config: Any) -> list[str]:
+    """Return all that does not fit together in a composed configuration whose numbers are numbers."""
+    return [told for check in CHECKS if (told := check(config)) is not None]
+
+
+def check_sizes(config: Any) -> None:
+    """Check a composed configuration whose numbers are numbers.
+
+    Raises:
+        ConfigError: with all that does not hold.
+    """
+    if faults := size_faults(config):
+        raise ConfigError("; ".join(faults))
+
+
+def check_tasks(config: Any, count: int) -> None:
+    """Check that there are tasks for a step: verl leaves out a batch that is not full.
+
+    Raises:
+        ConfigError: there are fewer than a step takes.
+    """
+    size = config.data.train_batch_size
+    if count < size:
+        raise ConfigError(
+            f"agentfly.data.train has {count} tasks, and a step takes data.train_batch_size={size}: lower that and "
+            "actor_rollout_ref.actor.ppo_mini_batch_size, or give more tasks"
+        )
+
+
+def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
+    """Check that the policy is there, or can be had.
+
+    Args:
+        settings: of the run.
+        reach: whether a policy that is named on the hub must be within reach; a plan needs its name alone.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    # A cluster that runs already may have folders that this machine has not.
+    if RAY_ADDRESS in os.environ:
+        return
+    how: dict[str, Any] = {"wanted": "a policy", "option": "agentfly.model=", "weights": True}
+    check_folder(settings.model, **how)
+    if reach:
+        find_model(settings.model, **how)
+
+
+def _mini_batch(config: Any) -> str | None:
+    whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if whole % mini:
+        return f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
+    return None
+
+
+def _group(config: Any) -> str | None:
+    algorithm, size = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    if algorithm in GROUPED and size < 2:
+        return (
+            f"{algorithm} compares samples of one prompt: set actor_rollout_ref.rollout.n to 2 or more, or "
+            "algorithm.adv_estimator to gae"
+        )
+    return None
+
+
+def _micro_batch(config: Any) -> str | None:
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    tokens = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    if config.actor_rollout_ref.actor.use_dynamic_bsz and tokens < longest:
+        return (
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={tokens} must hold one whole chain: {longest} tokens "
+            "(data.max_prompt_length + data.max_response_length) or more"
+        )
+    return None
+
+
+def _model_length(config: Any) -> str | None:
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    length = config.actor_rollout_ref.rollout.max_model_len
+    if length < longest:
+        return f"actor_rollout_ref.rollout.max_model_len={length} is less than a chain may have ({longest} tokens)"
+    return None
+
+
+def _accelerators(config: Any) -> str | None:
+    count = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    rollout = config.actor_rollout_ref.rollout
+    share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+    if config.trainer.v1.trainer_mode == "sync" and count % share:
+        return f"{count} accelerators (trainer.n_gpus_per_node x trainer.nnodes) cannot hold engines of {share} each"
+    return None
+
+
+def _scoring(config: Any) -> str | None:
+    model = config.reward.reward_model
+    if model.enable and not model.enable_resource_pool:
+        return (
+            "reward.reward_model shares the trainer's accelerators, so chains could not be scored while others run: "
+            "set reward.reward_model.enable_resource_pool=true, or serve the judge apart, as agentfly.evaluator"
+        )
+    return None
+
+
+def _audit(config: Any) -> str | None:
+    audit = config.agentfly.audit
+    if audit is not None and audit.evaluator == config.agentfly.evaluator:
+        return "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
+    return None
+
+
+def _credit(config: Any) -> str | None:
+    if config.agentfly.credit is not None and config.algorithm.adv_estimator in ("grpo", "rloo"):
+        return (
+            f"agentfly.credit is lost with algorithm.adv_estimator={config.algorithm.adv_estimator}, which adds up "
+            "each chain's rewards: use turn_grpo, gae or reinforce_plus_plus"
+        )
+    return None
+
+
+def _reward_function(config: Any) -> str | None:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.select(config, "reward.reward_manager.name") not in (None, "AgentFlyRewardManager"):
+        return None  # verl's own managers call it
+    for key in ("custom_reward_function.path", "reward.custom_reward_function.path"):
+        if (path := OmegaConf.select(config, key)) is not None:
+            return (
+                f"{key}={path} would not be used: chains are scored by agentfly.evaluator, which takes an evaluator of "
+                "your own as 'module:name'"
+            )
+    return None
+
+
+CHECKS: tuple[Callable[[Any], str | None], ...] = (
+    _mini_batch,
+    _group,
+    _micro_batch,
+    _model_length,
+    _accelerators,
+    _scoring,
+    _audit,
+    _credit,
+    _reward_function,
+)

@@ -1,0 +1,281 @@
+"""A run's complete configuration from a recipe and overrides: composed by Hydra, completed, checked, written down.
+
+A recipe is a YAML that starts from `agentfly` (our settings on top of verl's `ppo_trainer`) and from a device, which
+comes last so that `device=cpu` on the command line replaces every setting that the recipe has for GPUs:
+
+    defaults:
+      - agentfly
+      - _self_
+      - device: cuda
+
+The written configuration is complete: a run can be repeated from its `config.yaml` alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentfly.errors import ConfigError, MissingExtraError, unknown_name
+from agentfly.files import read_mapping, yaml_reason
+from agentfly.training.recipe.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Modules that configurations name by their path, as they were called up to version 0.1.
+_MOVED = {
+    "agentfly.training.loop_worker": "agentfly.training.verl.loop_worker",
+    "agentfly.training.reward_manager": "agentfly.training.verl.reward_manager",
+    "agentfly.training.sampler": "agentfly.training.verl.replay_buffer",
+}
+_OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.escape, _MOVED))})(?=\.|$)")
+CONFIG_DIR = Path(__file__).parent / "config"
+BASE = "agentfly"
+DEVICES = ("cpu", "cuda")
+# Hydra keeps where it searches in one object for the whole process.
+_HYDRA = threading.Lock()
+# Below these, verl passes keys on: to Ray, to vLLM, to transformers, and to dataclasses with more fields than its YAML.
+PASSED_ON = (
+    "ray_kwargs.",
+    "agentfly.",  # checked by TrainSettings
+    "actor_rollout_ref.rollout.engine_kwargs.",
+    "actor_rollout_ref.rollout.enable_sleep_mode",
+    "actor_rollout_ref.model.override_config.",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision.",
+    "critic.model.override_config.",
+    "critic.fsdp.mixed_precision.",
+)
+
+
+def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a run: complete, resolved and checked; arguments and errors as of `read_recipe`.
+
+    Raises:
+        ConfigError: besides, values do not fit together.
+    """
+    from agentfly.training.recipe.checks import check_sizes
+
+    config = read_recipe(recipe, overrides)
+    check_sizes(config)
+    return config
+
+
+def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a configuration without asking whether its values fit together; `size_faults` says that.
+
+    Args:
+        recipe: a YAML file.
+        overrides: in Hydra's grammar, e.g. `trainer.nnodes=4` or `device=cpu`; `+key=value` adds what verl's files
+            do not show.
+
+    Raises:
+        ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or a size is no number.
+    """
+    if recipe.is_dir():
+        raise ConfigError(f"the recipe {recipe} is a folder: give a YAML file, such as {recipe / 'mine.yaml'}")
+    if not recipe.is_file():
+        known = sorted(path.stem for path in recipe.parent.glob("*.yaml")) if recipe.parent.is_dir() else []
+        hint = unknown_name("recipe", recipe.stem, known) if known else f"there is no recipe {recipe}"
+        raise ConfigError(hint)
+    read_mapping(recipe, "recipe", "agentfly: {model: FOLDER}")
+    config = _compose(recipe.absolute().parent, recipe.stem, overrides)
+    _check_keys(config, overrides)
+    _update_paths(config)
+    settings = settings_of(config)
+    from agentfly.training.recipe.checks import check_numbers
+
+    check_numbers(config)
+    _complete(config, settings)
+    return config
+
+
+def settings_of(config: Any) -> TrainSettings:
+    """Our node of a configuration.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is wrong.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        node = OmegaConf.to_container(config.agentfly, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as fault:
+        raise ConfigError(
+            f"agentfly: {fault.full_key or ''} is missing: set it in the recipe or as key=value"
+        ) from None
+    assert isinstance(node, dict)
+    settings = TrainSettings(**{str(key): value for key, value in node.items()})
+    settings.nodes()  # a run needs them; whoever reads the settings of a finished run may lack their keys
+    return settings
+
+
+def write(config: DictConfig, path: Path) -> Path:
+    """Write a configuration as one resolved file that Hydra reads again."""
+    from omegaconf import OmegaConf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = _escaped(OmegaConf.to_container(config, resolve=True))
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
+    return path
+
+
+def _escaped(value: Any) -> Any:
+    """Texts such that what looks like an interpolation is read as it stands."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_escaped(child) for child in value]
+    return _literally(value) if isinstance(value, str) else value
+
+
+def _literally(text: str) -> str:
+    """A text in which OmegaConf sees no interpolation; it reads backslashes in pairs before one."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
+
+
+def _compose(directory: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+    try:
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
+    except ImportError as fault:
+        raise MissingExtraError("training", "verl") from fault
+    path = f"hydra.searchpath=[file://{CONFIG_DIR},file://{verl_config_dir()}]"
+    try:
+        with _HYDRA, hydra.initialize_config_dir(str(directory), version_base=None):
+            return hydra.compose(name, overrides=[path, *map(_open, overrides)])
+    except (HydraException, OmegaConfBaseException) as fault:
+        raise ConfigError(_explained(str(fault), directory, name)) from None
+    except (YAMLError, UnicodeDecodeError, RecursionError) as fault:
+        # The recipe itself was read before: this is a file that its defaults name.
+        broken = getattr(getattr(fault, "problem_mark", None), "name", f"a file that {directory / name}.yaml names")
+        raise ConfigError(f"{broken} is not valid YAML: {yaml_reason(fault)}") from None
+
+
+def _open(override: str) -> str:
+    """Our own node may get any key: `TrainSettings` knows which there are."""
+    return f"++{override}" if override.startswith(f"{BASE}.") else override
+
+
+def verl_config_dir() -> Path:
+    """Where verl's own configuration is; found without importing verl, which takes seconds."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("training", "verl")
+    return Path(spec.origin).parent / "trainer" / "config"
+
+
+def _explained(message: str, directory: Path, name: str) -> str:
+    """Hydra's message, with the nearest key where one is unknown."""
+    found = re.search(r"Could not override '([^']+)'", message) or re.search(r"Key '([^']+)' is not in struct", message)
+    if found is None:
+        return f"{directory / name}.yaml: {message.splitlines()[0]}"
+    return f"{unknown_key(found[1], _known_keys())}; +{found[1]}=… adds it all the same"
+
+
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """A message for an unknown dotted key: the nearest of those that have the same parents."""
+    parts = key.split(".")
+    for depth in range(len(parts)):
+        parent = ".".join(parts[:depth])
+        names = {k.removeprefix(f"{parent}.").split(".")[0] for k in known if not parent or k.startswith(f"{parent}.")}
+        if parts[depth] not in names:
+            where = f"key of {parent}" if parent else "key"
+            return unknown_name(where, parts[depth], names)
+    return f"unknown key {key!r}"
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values in nested mappings; an empty mapping is a value."""
+    if not isinstance(node, Mapping) or not node:
+        yield prefix
+        return
+    for key, child in node.items():
+        yield from _keys(child, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _container(config: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    """Every key of verl's files and ours: what a recipe may set."""
+    return frozenset(_keys(_container(_compose(CONFIG_DIR, BASE, ()))))
+
+
+def _check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse keys that a recipe made up: Hydra takes any key from a file, and verl ignores what it does not know."""
+    base = _known_keys()
+    added = tuple(text.lstrip("+").partition("=")[0] for text in overrides if text.startswith("+"))
+    for key in _keys(_container(config)):
+        # Where verl has an empty mapping or nothing, more may stand below.
+        open_parent = any(key[:end] in base for end, letter in enumerate(key) if letter == ".")
+        if key in base or open_parent or key.startswith(PASSED_ON) or (added and key.startswith(added)):
+            continue
+        if any(known.startswith(f"{key}.") for known in base):
+            continue  # a whole mapping was replaced by one value, such as null
+        raise ConfigError(unknown_key(key, base))
+
+
+def _update_paths(node: Any) -> None:
+    """Replace old module paths in a configuration, in place: a run folder of an earlier version names them."""
+    for key, value in list(node.items_ex(resolve=False)):
+        if hasattr(value, "items_ex"):
+            _update_paths(value)
+        elif isinstance(value, str) and (found := _OLD_MODULE.match(value)):
+            node[key] = f"{found['scheme']}{_MOVED[found['module']]}{value[found.end() :]}"
+
+
+def _complete(config: DictConfig, settings: TrainSettings) -> None:
+    """Fill in what follows from other values."""
+    from omegaconf import OmegaConf, open_dict
+
+    rollout, lengths = config.actor_rollout_ref.rollout, config.data
+    longest = lengths.max_prompt_length + lengths.max_response_length
+    with open_dict(config):
+        config.agentfly.out = str(settings.out.absolute())
+        if Path(settings.model).is_dir():
+            config.agentfly.model = str(Path(settings.model).absolute())
+        if rollout.max_model_len is None:
+            rollout.max_model_len = longest
+        if settings.device == "cpu":
+            rollout.max_num_batched_tokens = max(2048, longest)
+        # The rollout never samples a picture's placeholder, which the trainer knows nothing of: raw log-probs are
+        # without that mask, as the trainer's are, but also without temperature.
+        rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
+    OmegaConf.set_struct(config, True)
+
+
+def to_override(key: str, value: Any) -> str:
+    """One override in Hydra's grammar; texts are quoted, so that paths may hold any character."""
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_literal(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, int | float):
+        return repr(value)
+    # A backslash counts only before a quote in Hydra's grammar; `$` would start an interpolation of OmegaConf.
+    text = _literally(str(value)).replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{text}'"

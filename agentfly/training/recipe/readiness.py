@@ -1,0 +1,198 @@
+"""What a run needs from this machine and from others: GPUs, disk, positions of the model, and whoever scores.
+
+Each function checks one thing, returns a sentence about it, and raises where the run could not go well. All of them are
+quick, so that a run that starts asks them too, and not only a dry run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentfly.errors import ConfigError, EvaluatorError, TrainingError
+from agentfly.evaluators import Evaluator, check_ready, close_evaluator, make_evaluator
+from agentfly.model_source import hub_is_off
+from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
+from agentfly.training.recipe.plan import GIB, count_parameters, text_config
+from agentfly.training.recipe.settings import TrainSettings
+from agentfly.vision.remote.preflight import require_nodes
+
+HIDDEN = "CUDA_VISIBLE_DEVICES"
+# Bytes a parameter of what verl may write (actor.checkpoint.save_contents): fp32, two moments in fp32, bf16.
+STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
+
+
+def check_policy(config: Any, settings: TrainSettings) -> str:
+    """Check that the policy is where it is said to be, and that it can be had without the hub where none is asked.
+
+    Raises:
+        ConfigError: it is not, or it cannot.
+    """
+    # A plan needs the name alone of what the hub has, unless the hub is not to be asked.
+    check_model(settings, reach=hub_is_off())
+    return f"policy {settings.model}"
+
+
+def check_gpus(config: Any, settings: TrainSettings) -> str:
+    """Check that the GPUs that a run asks for are there; a Ray cluster that runs already is believed.
+
+    Raises:
+        ConfigError: this machine has fewer.
+    """
+    if settings.device == "cpu":
+        return "no GPU is needed"
+    if RAY_ADDRESS in os.environ:
+        return f"GPUs are those of the Ray cluster at {RAY_ADDRESS}={os.environ[RAY_ADDRESS]}"
+    count, node, nodes = count_gpus(), config.trainer.n_gpus_per_node, config.trainer.nnodes
+    if count >= node * nodes:
+        return f"{count} GPUs, of which {node * nodes} are used"
+    found = f"this machine has {count or 'no'} GPU{'s' * (count > 1)}"
+    if os.environ.get(HIDDEN) is not None:
+        found += f" that {HIDDEN}={os.environ[HIDDEN]!r} shows"
+    if not count:
+        raise ConfigError(
+            f"{found}: train a small policy on the CPU with device=cpu, as recipes/laptop.yaml does, or name a Ray "
+            f"cluster in {RAY_ADDRESS} (`agentfly doctor` says why GPUs that are there are not seen)"
+        )
+    asked = f"trainer.n_gpus_per_node={node}" + (f" x trainer.nnodes={nodes}" if nodes > 1 else "")
+    raise ConfigError(f"{found}, and {asked} wants {node * nodes}: lower that, or name a Ray cluster in {RAY_ADDRESS}")
+
+
+def count_gpus() -> int:
+    """Count the GPUs that a trainer in this environment would see."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def check_positions(config: Any, settings: TrainSettings) -> str:
+    """Check that the model has a position for every token of a chain: the rollout engine refuses to start otherwise.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if not (Path(settings.model) / "config.json").is_file():
+        return f"the positions of {settings.model} were not looked at: it is not on this machine"
+    positions = positions_of(text_config(Path(settings.model)))
+    length = int(config.actor_rollout_ref.rollout.max_model_len)
+    if positions is not None and length > positions:
+        raise ConfigError(
+            f"a chain may have {length} tokens, and the model has positions for {positions} (max_position_embeddings): "
+            "lower data.max_prompt_length, data.max_response_length and, where it is set, "
+            "actor_rollout_ref.rollout.max_model_len"
+        )
+    return f"a chain may have {length} of the model's {positions or 'unknown number of'} positions"
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """Return how many positions vLLM takes a checkpoint to have, None where its configuration is silent."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor") or 1.0
+    positions = config.get("max_position_embeddings")
+    if kind == "yarn":
+        positions = rope.get("original_max_position_embeddings", positions)
+    if positions is None or kind in ("su", "longrope", "llama3"):
+        return positions
+    return int(positions * factor)
+
+
+def check_disk(config: Any, settings: TrainSettings) -> str:
+    """Check that the disk of `agentfly.out` has room for the checkpoints that are kept.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    needed = checkpoints_bytes(config, Path(settings.model))
+    if needed is None:
+        return f"room for checkpoints was not measured: {settings.model} is not on this machine"
+    existing = next(folder for folder in (settings.out.absolute(), *settings.out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ConfigError(
+            f"checkpoints take about {needed / GIB:.1f} GiB, and the disk of agentfly.out={settings.out} has "
+            f"{free / GIB:.1f} GiB free: give another agentfly.out, or keep fewer (trainer.max_actor_ckpt_to_keep=1, "
+            "trainer.max_critic_ckpt_to_keep=1)"
+        )
+    return f"checkpoints take about {needed / GIB:.1f} of {free / GIB:.1f} GiB that are free"
+
+
+def checkpoints_bytes(config: Any, model: Path) -> int | None:
+    """Estimate the bytes of the checkpoints that a run keeps; None where the weights are not on this machine."""
+    parameters, trainer = count_parameters(model), config.trainer
+    if trainer.save_freq < 1:
+        return 0
+    if parameters is None:
+        return None
+    written = math.ceil(trainer.total_training_steps / trainer.save_freq)
+    share = sum(STORED.get(part, 0) for part in config.actor_rollout_ref.actor.checkpoint.save_contents)
+    needed = share * parameters * min(written, trainer.max_actor_ckpt_to_keep or written)
+    if config.algorithm.adv_estimator == "gae":
+        critic = STORED["model"] + STORED["optimizer"]
+        needed += critic * parameters * min(written, trainer.max_critic_ckpt_to_keep or written)
+    return int(needed)
+
+
+def check_servers(config: Any, settings: TrainSettings) -> str:
+    """Check that an image server can be used; see `require_servers`.
+
+    Raises:
+        ConfigError: none of those that the run names can.
+    """
+    if not settings.client_nodes:
+        return "no image servers"
+    silent = require_servers(settings)
+    why = ", ".join(f"{name} ({reason})" for name, reason in silent.items())
+    return f"image servers that cannot be used from here: {why}" if silent else "all image servers answer"
+
+
+def check_evaluator(config: Any, settings: TrainSettings) -> str:
+    """Check that whoever gives the reward can score.
+
+    Raises:
+        ConfigError: it is set up wrongly, or a key is missing.
+        TrainingError: somebody whom it asks is not there.
+    """
+    return _asked("agentfly.evaluator", settings.evaluator)
+
+
+def check_audit(config: Any, settings: TrainSettings) -> str:
+    """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
+    if settings.audit is None:
+        return "no audit"
+    return _asked("agentfly.audit.evaluator", settings.audit.evaluator)
+
+
+def _asked(key: str, spec: str | Mapping[str, Any]) -> str:
+    evaluator = make_evaluator(spec)
+    try:
+        asyncio.run(_ask(evaluator))
+    except ConfigError as fault:
+        raise ConfigError(f"{key}: {fault}") from fault
+    except EvaluatorError as fault:
+        raise TrainingError(f"{key}: {fault}") from fault
+    return f"{key} can score"
+
+
+async def _ask(evaluator: Evaluator) -> None:
+    try:
+        await check_ready(evaluator)
+    finally:
+        await close_evaluator(evaluator)
+
+
+def require_servers(settings: TrainSettings) -> Mapping[str, str]:
+    """Warn of image servers that cannot be used, and return them by address, each with the reason.
+
+    The remaining servers do their work. Where Ray runs already, no server is required: those who call the servers may
+    reach more of them than this machine does.
+
+    Raises:
+        ConfigError: no server is left.
+    """
+    without = "let the engines do everything with agentfly.client_nodes=[]"
+    return asyncio.run(require_nodes(settings.nodes(), without, warn_only=RAY_ADDRESS in os.environ))

@@ -1,0 +1,87 @@
+"""The rows that verl reads: one small row per task that points into the file with the images.
+
+verl passes every column of a row through its queue once per sample. So its file holds only a pointer (file and index),
+and the agent loop reads images, target and mask from the task file, which is memory-mapped once per worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from agentfly.datasets import EditTask, task_from_row
+from agentfly.datasets.image_paths import PictureFolder
+from agentfly.datasets.parquet_writer import ParquetRows
+from agentfly.datasets.rows import Packer, pack_bytes, pack_paths, task_features, task_to_row
+from agentfly.errors import ConfigError, DatasetError, ImageError, unknown_name
+
+PICTURES: tuple[str, ...] = ("bytes", "paths")
+
+
+def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: str = "bytes") -> Path:
+    """Write `NAME.tasks.parquet` and the file for verl, `NAME.parquet`; returns the latter.
+
+    Tasks are taken one by one, so there may be more of them than memory holds. Both files appear when they are whole.
+
+    Args:
+        tasks: any iterable.
+        folder: where the files go; made if need be.
+        name: of the files.
+        images: "bytes" keeps the pictures within the task file; "paths" writes them to `NAME.pictures/`, equal ones
+            once, and keeps their paths relative to the task file.
+
+    Raises:
+        ConfigError: unknown `images`.
+        DatasetError: there is no task, or one of them is broken; the message names it.
+    """
+    if images not in PICTURES:
+        raise ConfigError(unknown_name("images", images, PICTURES))
+    folder.mkdir(parents=True, exist_ok=True)
+    task_file = (folder / f"{name}.tasks.parquet").resolve()
+    pack = pack_bytes if images == "bytes" else pack_paths(task_file.parent / f"{name}.pictures", task_file.parent)
+    path = folder / f"{name}.parquet"
+    # The last to be opened is the first to appear: pointers never point to a file that is not there.
+    with ParquetRows(path) as pointers, ParquetRows(task_file, task_features()) as whole:
+        for index, task in enumerate(tasks):
+            whole.add(_row(task, index, pack))
+            pointers.add(_pointer(task, index, task_file))
+        if not whole.count:
+            raise DatasetError(f"no task to write for {name}")
+    return path
+
+
+def _row(task: EditTask, index: int, pack: Packer) -> dict[str, Any]:
+    try:
+        return task_to_row(task, pack)
+    except ImageError as fault:
+        raise DatasetError(f"row {index}, task {task.id!r}: {fault}") from fault
+
+
+def _pointer(task: EditTask, index: int, task_file: Path) -> dict[str, Any]:
+    return {
+        "data_source": task.task_type,
+        "prompt": [{"role": "user", "content": task.instruction}],
+        "ability": "image_editing",
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {"index": index, "task_file": str(task_file)},
+    }
+
+
+def read_task(extra_info: Mapping[str, Any]) -> EditTask:
+    """The task that a row of verl's file points to."""
+    return _task(extra_info["task_file"], int(extra_info["index"]))
+
+
+# Each chain of a prompt asks for the same task, and to read a row takes as long as a tool call on a small picture.
+@lru_cache(maxsize=64)
+def _task(task_file: str, index: int) -> EditTask:
+    return task_from_row(_open(task_file)[index], PictureFolder(Path(task_file).parent))
+
+
+@lru_cache(maxsize=16)
+def _open(task_file: str) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_parquet(task_file)

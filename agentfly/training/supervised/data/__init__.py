@@ -1,0 +1,1 @@
+"""From trajectories and conversations to batches of examples for supervised training."""

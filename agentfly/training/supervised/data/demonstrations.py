@@ -1,0 +1,177 @@
+"""Demonstrations that are valid but not good: they show how to call the tools, with choices at random.
+
+Tool, thresholds and dilation are drawn uniformly, so that a policy warm-started on them knows how to call but not which
+calls work; that is left to the reward. The demonstrations run on the real tools through the real rollout, so that
+observations, errors and images are the same as the policy will meet.
+
+`seeing` gives the other half of the warm start: the beginning of a call, up to the one word that can only be known from
+the image. `EXPERT` is the mix without random choices: the right tool, parameters and words, for imitation.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
+from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
+from agentfly.agents.llm_backends.base import SamplingParams
+from agentfly.datasets import EditTask
+from agentfly.images import ImageStore
+from agentfly.messages import Message, text_message
+from agentfly.vision.shapes import COLOURS
+
+PLAYED_TOGETHER = 100  # more use more memory and are no faster
+
+
+class DemonstrationMix(BaseModel):
+    """What demonstrations draw from.
+
+    Attributes:
+        tools: weight of each way to carry out a step.
+        thresholds, dilations: drawn uniformly.
+        phrases: weight of naming colour and shape, colour alone, shape alone.
+        looks: share of look tasks in which the right sticker is named; otherwise any colour.
+        retries: attempts after a failed call.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tools: Mapping[str, float] = {"auto_inpaint_image": 0.5, "detect_objects": 0.2, "qwen_edit_image": 0.3}
+    thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    dilations: tuple[int, ...] = (0, 2, 4, 8, 12, 16)
+    phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.35, "shape": 0.05}
+    looks: float = 0.6
+    retries: int = 1
+
+
+EXPERT = DemonstrationMix(
+    tools={"auto_inpaint_image": 1.0},
+    thresholds=(0.6,),
+    dilations=(4,),
+    phrases={"both": 1.0},
+    looks=1.0,
+)
+
+
+def call_text(name: str, arguments: Mapping[str, Any]) -> str:
+    """A tool call as the compact template writes it."""
+    return f'<tool_call>{{"name": "{name}", "arguments": {json.dumps(dict(arguments))}}}</tool_call>'
+
+
+class Demonstrator:
+    """Plays one task as a function of the conversation: the script of a `ScriptedBackend`."""
+
+    def __init__(self, task: EditTask, rng: random.Random, mix: DemonstrationMix, colours: Sequence[str]) -> None:
+        self._steps: list[Mapping[str, Any]] = list(task.metadata["steps"])
+        self._family, self._rng, self._mix, self._colours = task.task_type, rng, mix, colours
+        self._said: str | None = task.metadata.get("said")
+        self._current, self._mask, self._retries = "img_1", "", mix.retries
+
+    def __call__(self, request: GenerationRequest) -> str:
+        """The next turn."""
+        last = request.messages[-1]
+        if last.role == "tool" and not self._absorb(last):
+            if self._retries == 0:
+                return self._answer()
+            self._retries -= 1
+        if self._mask:
+            return self._inpaint()
+        if not self._steps:
+            return self._answer()
+        return self._begin()
+
+    def _absorb(self, observation: Message) -> bool:
+        """Take note of what a call gave; whether it succeeded."""
+        name = observation.text.split(":", 1)[0].split(" ", 1)[0].strip()
+        if observation.text.startswith("Error"):
+            self._mask = ""
+            return False
+        if name.startswith("mask_"):
+            self._mask = name
+            return True
+        self._current, self._mask = name, ""
+        self._steps.pop(0)
+        return True
+
+    def _begin(self) -> str:
+        tool = self._rng.choices(list(self._mix.tools), list(self._mix.tools.values()))[0]
+        step, words = self._steps[0], self._words()
+        if tool == "qwen_edit_image":
+            return call_text(tool, {"image_id": self._current, "prompt": self._instruction(step, words)})
+        numbers = {
+            "box_threshold": self._rng.choice(self._mix.thresholds),
+            "auto_mask_dilate": self._rng.choice(self._mix.dilations),
+        }
+        if tool == "detect_objects":
+            return call_text(tool, {"image_id": self._current, "text_prompt": words, **numbers})
+        return call_text(tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers})
+
+    def _words(self) -> str:
+        """Words for the detector: the user's own first where they differ, then any way to name the sticker."""
+        rng = self._rng
+        if self._said and self._retries == self._mix.retries and rng.random() < 0.5:
+            return self._said
+        colour, shape = str(self._steps[0]["detect"]).split()
+        if self._family == "look":
+            return colour if rng.random() < self._mix.looks else rng.choice(list(self._colours))
+        if self._family == "repair":
+            return shape if rng.random() < 0.5 else rng.choice(list(self._colours))
+        form = rng.choices(list(self._mix.phrases), list(self._mix.phrases.values()))[0]
+        return {"both": f"{colour} {shape}", "colour": colour, "shape": shape}[form]
+
+    def _instruction(self, step: Mapping[str, Any], words: str) -> str:
+        return f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
+
+    def _inpaint(self) -> str:
+        return call_text(
+            "inpaint_image",
+            {"image_id": self._current, "mask_id": self._mask, "prompt": self._steps[0]["new"]},
+        )
+
+    def _answer(self) -> str:
+        return call_text("give_answer", {"final_image_id": self._current})
+
+
+async def play(
+    tasks: Sequence[EditTask],
+    mix: DemonstrationMix,
+    store: ImageStore,
+    rng: random.Random,
+    *,
+    system_prompt: str | None,
+) -> list[Trajectory]:
+    """Demonstrate tasks of the sticker world on the real tools, through the real rollout, all at once.
+
+    Args:
+        tasks: with the steps of the world in their metadata; `PLAYED_TOGETHER` are a good number.
+        mix: what is drawn from.
+        store: gets the pictures.
+        rng: draws; tasks that are played one batch after another share it.
+        system_prompt: first message of each chain, None for none.
+    """
+    scripts = {f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS)) for task in tasks}
+
+    def script(request: GenerationRequest) -> str:
+        return scripts[request.session_id](request)
+
+    settings = AgentSettings(system_prompt=system_prompt)
+    agent = ImageEditingAgent("demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
+    return list(await agent.run([task_conversation(task) for task in tasks]))
+
+
+def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
+    """Return the right first call of a look task in two parts: up to the word known from the image only, and the word.
+
+    Tool and parameters are drawn at random as everywhere else.
+    """
+    colour = str(task.metadata["steps"][0]["detect"]).split()[0]
+    right = mix.model_copy(update={"looks": 1.0})
+    request = GenerationRequest("seeing", "seeing", (text_message("user", task.instruction),), (), SamplingParams())
+    call = Demonstrator(task, rng, right, (colour,))(request)
+    begin = call[: call.index(colour, call.index("prompt"))].rstrip(" ")
+    return begin, call[len(begin) :].split(colour)[0] + colour

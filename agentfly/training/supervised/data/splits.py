@@ -1,0 +1,46 @@
+"""Group samples into tasks, find equal samples, and choose the held-out tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+
+from agentfly.messages import Message
+from agentfly.training.supervised.data.examples import Sample
+
+
+def task_key(prompt: Iterable[Message]) -> str:
+    """Name of what was asked: the same words about the same pictures are the same task."""
+    text = json.dumps([message.to_dict() for message in prompt], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(samples: Iterable[Sample]) -> str:
+    """Name of the content of samples, in their order."""
+    total = hashlib.sha256()
+    for sample in samples:
+        total.update(content_key(sample))
+    return total.hexdigest()[:16]
+
+
+def content_key(sample: Sample) -> bytes:
+    """Equal for samples with the same ids, labels and pictures."""
+    parts = (sample.ids.tobytes(), sample.labels.tobytes(), " ".join(sample.images).encode())
+    return hashlib.sha256(b"|".join(parts)).digest()
+
+
+def unique(samples: Iterable[Sample]) -> list[Sample]:
+    """Samples without those that came before."""
+    return list({content_key(sample): sample for sample in reversed(list(samples))}.values())[::-1]
+
+
+def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Split by task into training and held-out samples; with two tasks or more, neither side is empty."""
+    tasks = sorted({sample.task for sample in samples})
+    if share <= 0.0 or len(tasks) < 2:
+        return list(samples), []
+    random.Random(f"held-out-{seed}").shuffle(tasks)
+    held = set(tasks[: min(len(tasks) - 1, max(1, round(share * len(tasks))))])
+    return [s for s in samples if s.task not in held], [s for s in samples if s.task in held]

@@ -1,0 +1,1 @@
+"""The classes that verl calls in its own processes, and what they send to each other."""

@@ -1,0 +1,272 @@
+"""Engines that look into the tool cache before they work.
+
+Equal calls at the same time work once: the others wait for the result. When a call is cancelled, the work continues as
+long as another call waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+
+from agentfly.vision.base import (
+    Delegating,
+    Detection,
+    Detections,
+    Detector,
+    Editor,
+    EditParams,
+    Engines,
+    Inpainter,
+    InpaintParams,
+)
+from agentfly.vision.detection.boxes import box_mask
+from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
+
+# Engines whose results no seed changes.
+DETERMINISTIC = ("classical",)
+
+_Make = Callable[[], Awaitable[Entry]]
+E = TypeVar("E", bound=Engines)
+T = TypeVar("T", Detector, Inpainter, Editor)
+
+
+def cached(
+    engines: E,
+    cache: ToolCache,
+    *,
+    versions: Mapping[str, str] | None = None,
+    unseeded: bool = False,
+    deterministic: Collection[str] = DETERMINISTIC,
+) -> E:
+    """The engines with a cache in front.
+
+    Detection has no randomness and is always cached. Inpainting and editing are cached where a call has a seed, or the
+    engine is deterministic.
+
+    Args:
+        engines: what does the work on a miss.
+        cache: where results are kept.
+        versions: for "detect", "inpaint" and "edit", what tells one state of the engine from another (weights,
+            settings), where its name does not.
+        unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same picture.
+        deterministic: names of engines whose results no seed changes.
+    """
+    return _Front(cache, versions or {}, unseeded, frozenset(deterministic)).before(engines)
+
+
+def move_cache(behind: Engines, before: Callable[[Engines], E]) -> E:
+    """Engines made of others; where those have a cache in front, it is in front of the new ones instead.
+
+    Args:
+        behind: the others.
+        before: makes the new ones of them.
+    """
+    detector, inpainter, editor = behind.detector, behind.inpainter, behind.editor
+    if not (
+        isinstance(detector, CachedDetector)
+        and isinstance(inpainter, CachedInpainter)
+        and isinstance(editor, CachedEditor)
+    ):
+        return before(behind)
+    bare = replace(behind, detector=detector.engine, inpainter=inpainter.engine, editor=editor.engine)
+    return detector.front.before(before(bare))
+
+
+def cache_stats(engines: Engines) -> CacheStats | None:
+    """What the cache in front of engines has done in this process: `hits`, `misses`, `hit_rate`, ...; None without one.
+
+    Takes no time and waits for nothing. Remote engines have their cache on this side of the network.
+    """
+    for engine in (engines.detector, engines.inpainter, engines.editor):
+        if isinstance(engine, CachedDetector | CachedInpainter | CachedEditor):
+            return engine.cache.stats
+    return None
+
+
+@dataclass
+class _Flight:
+    task: asyncio.Task[Entry]
+    waiting: int = 0
+
+
+class _Front:
+    """What the three cached engines share."""
+
+    def __init__(
+        self, cache: ToolCache, versions: Mapping[str, str], unseeded: bool, deterministic: frozenset[str]
+    ) -> None:
+        self.cache = cache
+        self._versions = versions
+        self._unseeded = unseeded
+        self._deterministic = deterministic
+        self._flights: dict[tuple[int, str], _Flight] = {}
+
+    def before(self, engines: E) -> E:
+        """The engines with this in front."""
+        return replace(
+            engines,
+            detector=CachedDetector(engines.detector, self),
+            inpainter=CachedInpainter(engines.inpainter, self),
+            editor=CachedEditor(engines.editor, self),
+        )
+
+    async def through(
+        self, engine: str, operation: str, parameters: Mapping[str, Any], images: Sequence[Image.Image], make: _Make
+    ) -> Entry:
+        """The result from the cache, or made and kept."""
+        version = self._versions.get(operation, "")
+        key = await asyncio.to_thread(cache_key, engine, version, operation, parameters, images)
+        found = await asyncio.to_thread(self.cache.get, key)
+        if found is not None:
+            self.cache.count(hits=1)
+            return found
+        return await self._share(key, make)
+
+    async def picture(
+        self,
+        engine: str,
+        operation: str,
+        parameters: Mapping[str, Any],
+        images: Sequence[Image.Image],
+        make: Callable[[], Awaitable[Image.Image]],
+    ) -> Image.Image:
+        """The same for an operation that gives a picture, if its calls may be cached at all."""
+        given = dict(parameters)
+        if engine in self._deterministic:
+            given.pop("seed")
+        elif given["seed"] is None and not self._unseeded:
+            self.cache.count(skipped=1)
+            return await make()
+
+        async def entry() -> Entry:
+            return Entry((await make(),))
+
+        return (await self.through(engine, operation, given, images, entry)).images[0]
+
+    async def _share(self, key: str, make: _Make) -> Entry:
+        # A task belongs to its event loop, and so do those who can wait for it.
+        place = (id(asyncio.get_running_loop()), key)
+        flight = self._flights.get(place)
+        if flight is None:
+            self.cache.count(misses=1)
+            flight = self._flights[place] = _Flight(asyncio.create_task(self._make_and_keep(key, make)))
+            flight.task.add_done_callback(lambda task: self._landed(place, task))
+        else:
+            self.cache.count(shared=1)
+        flight.waiting += 1
+        try:
+            entry = await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                self._flights.pop(place, None)
+                flight.task.cancel()
+        return Entry(tuple(image.copy() for image in entry.images), entry.data)
+
+    def _landed(self, place: tuple[int, str], task: asyncio.Task[Entry]) -> None:
+        flight = self._flights.get(place)
+        if flight is not None and flight.task is task:
+            del self._flights[place]
+        if not task.cancelled():
+            # Marks a fault as seen even where everybody who waited has left.
+            task.exception()
+
+    async def _make_and_keep(self, key: str, make: _Make) -> Entry:
+        entry = await make()
+        await asyncio.to_thread(self.cache.put, key, entry)
+        return entry
+
+
+class _Cached(Generic[T]):
+    """What the three have in common: whose name they bear, and where the cache is."""
+
+    def __init__(self, engine: T, front: _Front) -> None:
+        self.engine: T = engine
+        self.front = front
+
+    @property
+    def name(self) -> str:
+        """That of the engine."""
+        return self.engine.name
+
+    @property
+    def cache(self) -> ToolCache:
+        """Its `stats` have the hit rate."""
+        return self.front.cache
+
+    async def maker(self) -> str:
+        """Who would do a call, for its key."""
+        return await self.engine.maker() if isinstance(self.engine, Delegating) else self.engine.name
+
+
+class CachedDetector(_Cached[Detector]):
+    """A detector with the cache in front; `cache.stats` has the hit rate."""
+
+    async def detect(
+        self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
+    ) -> Sequence[Detection]:
+        """What the engine finds, or found before."""
+        thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
+
+        async def make() -> Entry:
+            found = await self.engine.detect(image, prompt, **thresholds)
+            return await asyncio.to_thread(_to_entry, found, image.size)
+
+        parameters = {"prompt": prompt, **thresholds}
+        entry = await self.front.through(await self.maker(), "detect", parameters, (image,), make)
+        return await asyncio.to_thread(_from_entry, entry, image.size)
+
+
+class CachedInpainter(_Cached[Inpainter]):
+    """An inpainter with the cache in front; `cache.stats` has the hit rate."""
+
+    async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
+        """What the engine paints, or painted before."""
+        parameters = {"prompt": prompt, **asdict(params)}
+        return await self.front.picture(
+            await self.maker(),
+            "inpaint",
+            parameters,
+            (image, mask),
+            lambda: self.engine.inpaint(image, mask, prompt, params),
+        )
+
+
+class CachedEditor(_Cached[Editor]):
+    """An editor with the cache in front; `cache.stats` has the hit rate."""
+
+    async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
+        """What the engine makes, or made before."""
+        parameters = {"prompt": instruction, **asdict(params)}
+        return await self.front.picture(
+            await self.maker(), "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
+        )
+
+
+def _to_entry(found: Sequence[Detection], size: tuple[int, int]) -> Entry:
+    """Detections as JSON and pictures; a mask that is its box needs no picture."""
+    masks: list[Image.Image] = []
+    objects: list[dict[str, Any]] = []
+    for one in found:
+        plain = one.mask.tobytes() == box_mask(one.box, size).tobytes()
+        objects.append(
+            {"label": one.label, "score": one.score, "box": list(one.box), "mask": None if plain else len(masks)}
+        )
+        if not plain:
+            masks.append(one.mask)
+    best = found.best_rejected if isinstance(found, Detections) else None
+    return Entry(tuple(masks), {"objects": objects, "best_rejected": best})
+
+
+def _from_entry(entry: Entry, size: tuple[int, int]) -> Detections:
+    found = []
+    for one in entry.data["objects"]:
+        box = tuple(one["box"])
+        mask = box_mask(box, size) if one["mask"] is None else entry.images[one["mask"]]
+        found.append(Detection(one["label"], one["score"], box, mask))
+    return Detections(found, best_rejected=entry.data["best_rejected"])

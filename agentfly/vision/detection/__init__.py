@@ -1,0 +1,1 @@
+"""Detectors with weights, masks of what they found, and drawings of it."""

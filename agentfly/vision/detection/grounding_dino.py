@@ -1,0 +1,85 @@
+"""Open-vocabulary detection by transformers' GroundingDINO and MM-Grounding-DINO.
+
+Boxes are scored per token of the prompt: a box passes with the best of its token scores (`box_threshold`), and its
+label is made of the words that pass `text_threshold` (Liu et al., 2023, https://arxiv.org/abs/2303.05499).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from PIL import Image
+
+from agentfly.vision.base import Detections
+from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
+from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+
+
+class GroundingDinoSettings(ModelSettings):
+    """Which checkpoint, and where it runs; in float32, for its deformable attention has no bfloat16 kernel."""
+
+    model: str = "IDEA-Research/grounding-dino-base"
+    dtype: DType = "float32"
+
+
+class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
+    """Finds what a text names. The model is loaded at the first call, or by `load`.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+        ConfigError: the folder is not a checkpoint.
+    """
+
+    feature: ClassVar[str] = "the GroundingDINO detector"
+    wanted: ClassVar[str] = "a GroundingDINO or MM-Grounding-DINO model of transformers"
+    classes: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
+        ("grounding-dino", "mm-grounding-dino"), ("AutoModelForZeroShotObjectDetection", "AutoProcessor")
+    )
+
+    def __init__(self, settings: GroundingDinoSettings | None = None) -> None:
+        super().__init__(settings or GroundingDinoSettings())
+
+    async def detect(
+        self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
+    ) -> Detections:
+        """Objects that match one of the prompt's phrases, best first; their masks are their boxes.
+
+        Args:
+            image: any picture.
+            prompt: phrases, separated by full stops or commas.
+            box_threshold: least score of a box.
+            text_threshold: least score of a word of its label.
+
+        Raises:
+            ToolError: the prompt is empty, or memory ran out.
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        caption = normalise_prompt(prompt)
+        return await self._worker.run(self._detect, image, caption, box_threshold, text_threshold)
+
+    def _detect(self, image: Image.Image, caption: str, box_threshold: float, text_threshold: float) -> Detections:
+        import torch
+
+        model, processor = self.load()
+        picture = image.convert("RGB")
+        with memory_guard(self.name), torch.inference_mode():
+            inputs = processor(images=picture, text=caption, return_tensors="pt").to(model.device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+            outputs = model(**inputs)
+            result = processor.post_process_grounded_object_detection(
+                outputs,
+                inputs["input_ids"],
+                threshold=box_threshold,
+                text_threshold=text_threshold,
+                target_sizes=[(picture.height, picture.width)],
+            )[0]
+            scores = outputs.logits.float().sigmoid().max(dim=-1).values[0]
+        rejected = scores[scores <= box_threshold]
+        # Where there are no boxes, transformers gives one empty label all the same.
+        triples = zip(result["text_labels"], result["scores"], result["boxes"], strict=False)
+        candidates = [
+            Candidate(clean_label(label, caption), float(score), tuple(box.tolist())) for label, score, box in triples
+        ]
+        best = round(float(rejected.max()), 4) if len(rejected) else None
+        return to_detections(candidates, picture.size, best_rejected=best)

@@ -1,0 +1,106 @@
+"""Masks from SAM and SAM 2: the outline of what a detector found, where the detector knows its box only.
+
+Kirillov et al., 2023 (https://arxiv.org/abs/2304.02643); Ravi et al., 2024 (https://arxiv.org/abs/2408.00714).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from agentfly.vision.base import Detection, Detections, Detector
+from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+
+Box = tuple[int, int, int, int]
+
+
+class SamSettings(ModelSettings):
+    """Which checkpoint, and where it runs; `facebook/sam2.1-hiera-small` is a SAM 2."""
+
+    model: str = "facebook/sam-vit-base"
+    dtype: DType = "float32"
+
+
+class SamSegmenter(TransformersModel[SamSettings]):
+    """Cuts out what is in a box. The model is loaded at the first call, or by `load`."""
+
+    feature: ClassVar[str] = "the SAM segmenter"
+    wanted: ClassVar[str] = "a SAM or SAM 2 model of transformers"
+    classes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "sam": ("SamModel", "SamProcessor"),
+        "sam2": ("Sam2Model", "Sam2Processor"),
+        # The published SAM 2 checkpoints hold the video model, whose picture half this is.
+        "sam2_video": ("Sam2Model", "Sam2Processor"),
+    }
+
+    def __init__(self, settings: SamSettings | None = None) -> None:
+        super().__init__(settings or SamSettings())
+
+    async def segment(self, image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
+        """A mask (mode L, the picture's size, 0 or 255) for each box, in their order.
+
+        Raises:
+            ToolError: memory ran out.
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        return await self._worker.run(self._segment, image, list(boxes)) if boxes else []
+
+    def _segment(self, image: Image.Image, boxes: list[Box]) -> list[Image.Image]:
+        import torch
+
+        model, processor = self.load()
+        with memory_guard(self.name), torch.inference_mode():
+            inputs = processor(
+                images=image.convert("RGB"), input_boxes=[[list(map(float, box)) for box in boxes]], return_tensors="pt"
+            )
+            sizes = [inputs.pop(name) for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
+            inputs = inputs.to(model.device)
+            for name in ("pixel_values", "input_boxes"):
+                inputs[name] = inputs[name].to(model.dtype)
+            outputs = model(**inputs, multimask_output=False)
+            # SAM pads the picture and needs to know by how much; SAM 2 stretches it.
+            masks = processor.post_process_masks(outputs.pred_masks.float().cpu(), *sizes)[0]
+        return [Image.fromarray(np.where(mask.numpy(), 255, 0).astype(np.uint8)) for mask in masks[:, 0]]
+
+
+class SegmentedDetector:
+    """A detector whose masks come from SAM instead of being its boxes.
+
+    A mask is kept inside its box; where SAM sees nothing in a box, the box stays the mask.
+    """
+
+    def __init__(self, detector: Detector, segmenter: SamSegmenter) -> None:
+        self.detector = detector
+        self.segmenter = segmenter
+        self.name = f"{detector.name} + {segmenter.name}"
+
+    async def detect(
+        self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
+    ) -> Detections:
+        """What the detector finds, with masks of the objects' outlines."""
+        found = await self.detector.detect(image, prompt, box_threshold=box_threshold, text_threshold=text_threshold)
+        masks = await self.segmenter.segment(image, [detection.box for detection in found])
+        return await asyncio.to_thread(_with_masks, found, masks)
+
+    async def check_ready(self) -> None:
+        """Ask the detector, where it can be asked; see `VlmDetector.check_ready`."""
+        check = getattr(self.detector, "check_ready", None)
+        if check is not None:
+            await check()
+
+
+def _with_masks(found: Sequence[Detection], masks: Sequence[Image.Image]) -> Detections:
+    best = found.best_rejected if isinstance(found, Detections) else None
+    outlined = [_outlined(detection, mask) for detection, mask in zip(found, masks, strict=True)]
+    return Detections(outlined, best_rejected=best)
+
+
+def _outlined(detection: Detection, mask: Image.Image) -> Detection:
+    inside = Image.new("L", mask.size, 0)
+    inside.paste(mask.crop(detection.box), detection.box)
+    return replace(detection, mask=inside) if inside.getbbox() else detection

@@ -1,0 +1,72 @@
+"""The steps of a trajectory as a strip or an animation: every picture once, with the call that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageSequence
+
+from agentfly.agents import ImageEditingAgent, Trajectory
+from agentfly.agents.display.strip import Step, steps, write_steps
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.errors import ImageError
+from agentfly.images import ImageStore
+
+EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
+ANSWER = (
+    '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2", "description": "Dark."}}</tool_call>'
+)
+
+
+async def edited(picture: Image.Image, script: list[str], max_turns: int = 4) -> tuple[Trajectory, ImageStore]:
+    agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    result = await agent.run([{"role": "user", "content": content}], max_turns=max_turns)
+    return result[0], agent.store
+
+
+async def test_each_picture_comes_with_its_call_and_the_answer_last(picture: Image.Image) -> None:
+    found = steps(*await edited(picture, [EDIT, ANSWER]))
+    assert [step.caption for step in found] == [
+        "img_1: given",
+        "img_2: qwen_edit_image(image_id='img_1', prompt='darken')",
+        "answer: img_2 (Dark.)",
+    ]
+    assert found[0].image.tobytes() == picture.tobytes()
+    assert found[1].image.tobytes() == found[2].image.tobytes() != picture.tobytes()
+
+
+async def test_a_picture_of_the_last_turn_is_shown_though_the_model_never_saw_it(picture: Image.Image) -> None:
+    found = steps(*await edited(picture, [EDIT], max_turns=1))
+    assert [step.caption for step in found] == ["img_1: given", "answer: img_2"]
+
+
+async def test_a_chain_that_made_nothing_shows_what_it_was_given(picture: Image.Image) -> None:
+    found = steps(*await edited(picture, ["I would rather not."]))
+    assert [step.caption for step in found] == ["img_1: given"]
+
+
+def test_a_strip_and_an_animation_have_all_steps_in_one_size(tmp_path: Path) -> None:
+    shapes = [(300, 20), (20, 300), (1, 1), (2000, 1500)]
+    captions = ["short", "word " * 90, "x" * 400, "中文 🐈 \x00"]
+    shown = [Step(text, Image.new("RGBA", size, "red")) for text, size in zip(captions, shapes, strict=True)]
+    with Image.open(write_steps(shown, tmp_path / "new" / "steps.png")) as strip:
+        width, height = strip.size
+        assert width % 4 == 0
+        centres = [strip.convert("RGB").getpixel((width // 8 * (2 * i + 1), 170)) for i in range(4)]
+        assert centres == [(255, 0, 0)] * 4
+    with Image.open(write_steps(shown, tmp_path / "steps.gif")) as animation:
+        frames = [frame.size for frame in ImageSequence.Iterator(animation)]
+    assert frames == [(width // 4, height)] * 4
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    shown = [Step("x", Image.new("L", (4, 4)))]
+    with pytest.raises(ImageError, match=r"strip \(\.png\) or an animation \(\.gif\)"):
+        write_steps(shown, tmp_path / "steps.mp4")
+    with pytest.raises(ImageError, match="there is no picture"):
+        write_steps([], tmp_path / "steps.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match="cannot write"):
+        write_steps(shown, tmp_path / "file" / "steps.png")

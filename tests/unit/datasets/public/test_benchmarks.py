@@ -1,0 +1,122 @@
+"""ImgEdit and RISEBench from folders in their published layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentfly.datasets import load_tasks
+from agentfly.errors import ConfigError, DatasetError
+from agentfly.images import handle_of, load_image
+from tests.unit.datasets.example_images import picture
+
+
+def save(root: Path, name: str, shade: int) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    picture(shade).save(root / name)
+
+
+@pytest.fixture
+def imgedit(tmp_path: Path) -> Path:
+    save(tmp_path, "singleturn/animal/000342021.jpg", 1)
+    save(tmp_path, "hard/000029784.jpg", 2)
+    save(tmp_path, "multiturn/000066341.jpg", 3)
+    files = {
+        "Basic/basic_edit.json": {
+            "1082": {"id": "animal/000342021.jpg", "prompt": "Change its shell.", "edit_type": "adjust"}
+        },
+        "Basic/prompts.json": {"adjust": "You are a data rater."},
+        "UGE/UGE_edit.json": {"1": {"id": "000029784.jpg", "prompt": "Remove the lemon."}},
+        "multiturn/content_memory.json": {"1": {"id": "000066341.jpg", "turn1": "Make it green.", "turn2": "Again."}},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("split", "id", "task_type", "instruction", "folder"),
+    [
+        (None, "basic_edit-1082", "attribute", "Change its shell.", "singleturn"),
+        ("uge", "UGE_edit-1", "uge", "Remove the lemon.", "hard"),
+        ("multiturn", "content_memory-1", "multiturn", "1. Make it green.\n2. Again.", "multiturn"),
+    ],
+)
+def test_imgedit(imgedit: Path, split: str | None, id: str, task_type: str, instruction: str, folder: str) -> None:
+    (task,) = load_tasks("imgedit", split=split, root=imgedit)
+    assert (task.id, task.task_type, task.instruction) == (id, task_type, instruction)
+    assert Path(str(task.images[0])).relative_to(imgedit).parts[0] == folder
+    load_image(task.images[0])
+    if split == "multiturn":
+        assert task.metadata["turns"] == ["Make it green.", "Again."]
+
+
+def test_imgedit_refuses_pictures_from_elsewhere(imgedit: Path) -> None:
+    entry = {"1": {"id": "../../etc/passwd", "prompt": "Read it.", "edit_type": "add"}}
+    (imgedit / "Basic/basic_edit.json").write_text(json.dumps(entry))
+    with pytest.raises(DatasetError, match=r"basic_edit\.json key '1': .*outside"):
+        list(load_tasks("imgedit", root=imgedit))
+
+
+@pytest.fixture
+def rise(tmp_path: Path) -> Path:
+    save(tmp_path, "data/temporal_reasoning_images/1.png", 1)
+    save(tmp_path, "data/spatial_reasoning_images/5_1.png", 2)
+    save(tmp_path, "data/spatial_reasoning_images/5_2.png", 3)
+    entries = [
+        {
+            "index": "temporal_reasoning_1",
+            "category": "temporal_reasoning",
+            "instruction": "Draw it a year later.",
+            "image": "temporal_reasoning_images/1.png",
+            "reference": "A rotten banana.",
+            "reference_img": None,
+            "subtask": "Life Progression",
+        },
+        {
+            "index": "spatial_reasoning_5",
+            "category": "spatial_reasoning",
+            "instruction": "Mark the place.",
+            "image": ["spatial_reasoning_images/5_1.png", "spatial_reasoning_images/5_2.png"],
+            "reference_img": "spatial_reasoning_images/5_ref.png",
+        },
+    ]
+    (tmp_path / "datav2_total_w_subtask.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def test_risebench(rise: Path) -> None:
+    one, two = load_tasks("risebench", root=rise)
+    assert (one.id, one.task_type, one.metadata["reference"]) == (
+        "temporal_reasoning_1",
+        "temporal_reasoning",
+        "A rotten banana.",
+    )
+    assert [handle_of(load_image(image)) for image in two.images] == [handle_of(picture(2)), handle_of(picture(3))]
+    assert two.target is None
+
+
+def test_risebench_splits_are_categories(rise: Path) -> None:
+    (task,) = load_tasks("risebench", split="spatial_reasoning", root=rise)
+    assert task.id == "spatial_reasoning_5"
+    with pytest.raises(ConfigError, match="Did you mean 'spatial_reasoning'"):
+        list(load_tasks("risebench", split="spacial_reasoning", root=rise))
+
+
+@pytest.mark.parametrize("name", ["imgedit", "risebench"])
+def test_what_is_missing_is_said(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="root=FOLDER"):
+        load_tasks(name)
+    with pytest.raises(DatasetError, match="no JSON file"):
+        list(load_tasks(name, root=tmp_path))
+    with pytest.raises(ConfigError, match="takes no options"):
+        load_tasks(name, root=tmp_path, language="en")
+
+
+def test_missing_pictures_are_named(rise: Path) -> None:
+    (rise / "data/temporal_reasoning_images/1.png").unlink()
+    with pytest.raises(DatasetError, match=r"'temporal_reasoning_1': picture '.*/1\.png' is nowhere"):
+        next(load_tasks("risebench", root=rise))

@@ -1,0 +1,54 @@
+"""Records: a line reads back equal, and pictures are found again by their handles."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agentfly.agents import StopReason
+from agentfly.datasets import EditTask
+from agentfly.errors import ImageError
+from agentfly.evaluation import TaskFacts, TaskRecord
+from agentfly.evaluators import NotScored, Score
+from agentfly.evaluators.judge.settings import JudgeUsage
+from agentfly.images import ImageStore
+from tests.unit.evaluation.agents import record, solved, square, task
+
+
+def test_a_record_reads_back_equal() -> None:
+    store = ImageStore()
+    facts = TaskFacts.keep(task(1, mask=square(255).convert("L"), metadata={"turn": 2}), store)
+    scores = {"a": Score(71.5, "näher", {"x": 0.5}), "b": NotScored("no key")}
+    made = TaskRecord(facts, solved(task(1), store), scores, {"a": JudgeUsage(samples=1, cost=0.25)})
+    assert TaskRecord.from_dict(json.loads(made.to_json())) == made
+    assert (made.value("a"), made.value("b"), made.value("c")) == (71.5, None, None)
+
+
+def test_the_sample_has_the_pictures_of_the_task() -> None:
+    store = ImageStore()
+    facts = TaskFacts.keep(task(3), store)
+    sample = facts.sample(store, store.put(square(7)))
+    levels = [picture.getpixel((0, 0)) for picture in (sample.source, sample.result, sample.target) if picture]
+    assert levels == [(103,) * 3, (7,) * 3, (33,) * 3]
+    with pytest.raises(ImageError, match="source picture is not known"):
+        TaskFacts.without_pictures(task(3)).sample(store, None)
+
+
+def test_the_fingerprint_tells_words_and_pictures_apart() -> None:
+    store = ImageStore()
+    prints = {
+        TaskFacts.keep(one, store).fingerprint
+        for one in (
+            task(1),
+            task(1, target=None),
+            task(1, images=(square(5),)),
+            EditTask("t1", "Other words.", (square(101),), square(91)),
+        )
+    }
+    assert len(prints) == 4
+
+
+def test_a_fault_is_a_failed_record_and_a_limit_is_not() -> None:
+    assert record("t", 5.0, stop_reason=StopReason.BACKEND_ERROR).failed
+    assert not record("t", 5.0, stop_reason=StopReason.WALL_CLOCK).failed

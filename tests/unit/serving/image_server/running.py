@@ -1,0 +1,126 @@
+"""An image server with real worker processes, its HTTP side in a thread of the test's own process."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+from PIL import Image
+
+from agentfly.serving.image_server import ServerSettings
+from agentfly.serving.image_server.http.app import create_app
+from agentfly.serving.image_server.http.endpoints import ImageServer
+
+PUPPET = {"model_type": "custom", "model_path": "tests.unit.serving.image_server.custom_engines:puppet"}
+
+
+@dataclass
+class Running:
+    """A server that answers."""
+
+    url: str
+    server: ImageServer
+
+    def edit(self, prompt: str, picture: Image.Image | None = None, **fields: Any) -> httpx.Response:
+        """POST the documented JSON body."""
+        body = {"prompt": prompt, "image": as_text(picture or plain()), **fields}
+        return httpx.post(f"{self.url}/v1/images/edits", json=body, timeout=60)
+
+
+@contextmanager
+def running(**settings: Any) -> Iterator[Running]:
+    """Serve on a free port until the block ends; workers are ready."""
+    app = create_app(ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings}))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    dispatcher = app.state.server.dispatcher
+    # A worker that loads torch takes its time on a busy machine.
+    wait_for(lambda: all(worker.ready is not None for worker in dispatcher.workers), 240)
+    try:
+        yield Running(url, app.state.server)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
+def command(line: str, workers: int = 1, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A documented command line, run as it stands but on a free port, and the address at which it answers."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    python, *words = shlex.split(line)
+    assert python == "python"
+    with tempfile.TemporaryFile() as log:
+        # Of two flags the last one counts.
+        process = subprocess.Popen([sys.executable, *words, "--port", str(port)], stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            # A worker that loads torch takes its time on a busy machine.
+            wait_for(lambda: process.poll() is not None or _workers_ready(url) == workers, 240)
+            if process.poll() is not None:
+                log.seek(0)
+                raise AssertionError(f"the command ended: {log.read().decode()[-3000:]}")
+            yield process, url
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _workers_ready(url: str) -> int:
+    try:
+        states: list[str] = httpx.get(f"{url}/health", timeout=2).json()["workers"]
+    except httpx.HTTPError:
+        return 0
+    return states.count("ready")
+
+
+def wait_for(condition: Any, seconds: float = 60.0, every: float = 0.01) -> None:
+    """Return as soon as the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(every)
+
+
+def plain(size: tuple[int, int] = (16, 12), colour: Any = (200, 30, 40)) -> Image.Image:
+    """A picture of one colour."""
+    return Image.new("RGB", size, colour)
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def as_text(image: Image.Image) -> str:
+    """A picture as base64."""
+    return base64.b64encode(png(image)).decode()
+
+
+def from_text(text: str) -> Image.Image:
+    """The picture of base64."""
+    return Image.open(io.BytesIO(base64.b64decode(text)))

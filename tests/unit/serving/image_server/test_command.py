@@ -1,0 +1,134 @@
+"""The command: its flags, its end, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from agentfly.cli import app
+from agentfly.errors import ConfigError
+from agentfly.serving.image_server.command import main, make_parser, settings_from
+from tests.unit.serving.image_server.running import as_text, command, plain, wait_for
+
+PUPPETS = (
+    "python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis --model-type custom "
+    "--model-path tests.unit.serving.image_server.custom_engines:puppet --workers 2"
+)
+
+
+def read(*flags: str) -> Any:
+    return settings_from(make_parser().parse_args(flags))
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    found = psutil.Process(process.pid).children(recursive=True)
+    assert len(found) == 2
+    return found
+
+
+def test_documented_flags() -> None:
+    model = ["--model-type", "qwen", "--model-path", "Qwen/Qwen-Image-Edit", "--use-fast"]
+    settings = read(*model, "--gpu-ids", "0", "1", "--host", "0.0.0.0", "--port", "8000")
+    assert (settings.gpu_ids, settings.use_fast, settings.host, settings.port) == ((0, 1), True, "0.0.0.0", 8000)
+    assert settings.engine_options().device == "cuda:0"
+    assert settings.capacity == 8
+
+
+def test_the_rate_limit_is_an_option() -> None:
+    assert read("--model-type", "classical").max_requests_per_minute is None
+    assert read("--model-type", "classical", "--max-requests-per-minute", "50").max_requests_per_minute == 50
+    with pytest.raises(ConfigError, match=r"--max-requests-per-minute: .* greater than or equal to 1"):
+        read("--model-type", "classical", "--max-requests-per-minute", "0")
+
+
+def test_default_host_is_this_machine_alone() -> None:
+    assert read("--model-type", "classical").host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model-type", "qwen"], "needs --model-path"),
+        (["--model-type", "sdxl", "--model-path", "x", "--use-fast"], "are for --model-type qwen"),
+        (["--model-type", "classical", "--max-queue", "0"], "--max-queue: "),
+        (["--model-type", "qwen", "--model-path", "x", "--lora", "y"], "--lora is that of --use-fast"),
+        (["--model-type", "detect", "--model-path", "x", "--compile"], "--compile is of no use to"),
+        (["--model-type", "qwen", "--model-path", "x", "--masks", "y"], "--masks is for --model-type detect"),
+        (["--model-type", "sdxl", "--model-path", "x", "--area", "4096"], "--area is of no use to"),
+        (["--model-type", "classical", "--gpu-ids", "1", "1"], "different numbers"),
+        (["--model-type", "classical", "--gpu-ids", "0", "--device", "cpu"], "leave out --device and --workers"),
+        (["--model-type", "classical", "--gpu-ids", "0", "--workers", "2"], "leave out --device and --workers"),
+        (["--model-type", "classical", "--api-key-env", "NO_SUCH_VARIABLE"], "is not set"),
+    ],
+)
+def test_wrong_flags_name_the_fix(flags: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        read(*flags)
+
+
+def test_verb_of_the_cli_hands_its_flags_on() -> None:
+    shown = CliRunner().invoke(app, ["serve-images", "--help"])
+    assert "--gpu-ids N [N ...]" in shown.output
+    refused = CliRunner().invoke(app, ["serve-images", "--model-type", "qwen", "--gpu-ids", "0", "1"])
+    assert (refused.exit_code, str(refused.exception)) == (1, "error: --model-type qwen needs --model-path")
+
+
+def test_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_KEY", "secret-1")
+    settings = read("--model-type", "classical", "--api-key-env", "IMAGE_KEY")
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "secret-1"
+    assert "secret-1" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("tests.unit.serving.image_server.custom_engines:broken", "no weights here"),
+        ("tests.unit.serving.image_server.custom_engines:missing", "cannot import"),
+        ("nothing", "package.module:function"),
+    ],
+)
+def test_engine_that_cannot_be_loaded_ends_the_command_in_one_line(path: str, expected: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--model-type", "custom", "--model-path", path, "--port", "0", "--log-level", "error"])
+    assert expected in str(caught.value.code)
+    assert "\n" not in str(caught.value.code)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_whole_group_lets_a_request_finish_and_leaves_nobody() -> None:
+    with command(PUPPETS, 2) as (process, url):
+        workers = workers_of(process)
+        replies: list[int] = []
+        body = {"prompt": "sleep 0.8", "image": as_text(plain())}
+        thread = threading.Thread(
+            target=lambda: replies.append(httpx.post(f"{url}/v1/images/edits", json=body, timeout=30).status_code)
+        )
+        thread.start()
+        wait_for(lambda: any(w["running"] for w in httpx.get(f"{url}/gpu/status").json()["workers"]))
+        for victim in (process.pid, *(worker.pid for worker in workers)):
+            os.kill(victim, signal.SIGTERM)
+        thread.join(20)
+        assert replies == [200]
+        assert process.wait(20) == 0
+        assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_server_that_is_killed() -> None:
+    with command(PUPPETS, 2) as (process, url):
+        workers = workers_of(process)
+        body = {"prompt": "hang 60", "image": as_text(plain())}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/images/edits", json=body, timeout=0.3)
+        process.kill()
+        assert psutil.wait_procs(workers, timeout=10)[1] == []

@@ -1,0 +1,232 @@
+"""Hostile input: refused before anything is decoded, with a message that helps and tells nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from agentfly.serving.image_server import UploadLimits
+from agentfly.serving.image_server.errors import RequestRefused
+from agentfly.serving.image_server.http.fields import DetectionFields, EditFields, read_fields, read_size
+from agentfly.serving.image_server.http.images import as_mask
+from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running
+
+LIMITS = UploadLimits(body_bytes=200_000, pixels=10_000, total_pixels=12_000, images=2, prompt_characters=100)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(**PUPPET, limits=LIMITS) as server:
+        yield server
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises 400 million pixels."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1000)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def upload(server: Running, *pictures: bytes, **fields: str) -> httpx.Response:
+    files = [("image[]", ("p.png", picture)) for picture in pictures]
+    return httpx.post(f"{server.url}/v1/images/edits", files=files, data={"prompt": "invert", **fields}, timeout=20)
+
+
+def message(reply: httpx.Response) -> str:
+    error = reply.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (bomb(), "pixels"),
+        (png(plain((120, 100))), "10000 are allowed"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", "an SVG drawing"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "broken"),
+        (b"", "empty"),
+    ],
+)
+def test_only_pictures_of_bounded_size_are_decoded(server: Running, picture: bytes, expected: str) -> None:
+    reply = upload(server, picture)
+    assert reply.status_code == 400
+    assert expected in message(reply)
+
+
+def test_pixels_and_pictures_are_counted_over_the_request(server: Running) -> None:
+    assert "allowed" in message(upload(server, png(plain((90, 90))), png(plain((90, 90)))))
+    assert "2 pictures" in message(upload(server, *[png(plain())] * 3))
+
+
+def test_too_many_parts_are_refused(server: Running) -> None:
+    reply = upload(server, *[png(plain())] * 40)
+    assert (reply.status_code, "Too many files" in message(reply)) == (400, True)
+
+
+@pytest.mark.parametrize("source", ["/etc/passwd", "file:///etc/passwd", "../../etc/passwd", "data:text/plain,hi"])
+def test_no_path_is_ever_opened(server: Running, source: str, tmp_path: Path) -> None:
+    for body in ({"prompt": "invert", "image": source}, {"prompt": "invert", "image": str(_file(tmp_path))}):
+        reply = httpx.post(f"{server.url}/v1/images/edits", json=body)
+        assert reply.status_code == 400
+        assert "root:" not in reply.text
+
+
+def _file(folder: Path) -> Path:
+    (folder / "p.png").write_bytes(png(plain()))
+    return folder / "p.png"
+
+
+def test_addresses_are_off_by_default(server: Running) -> None:
+    reply = httpx.post(f"{server.url}/v1/images/edits", json={"prompt": "x", "image": f"{server.url}/health"})
+    assert reply.json()["error"]["code"] == "urls_off"
+
+
+def test_addresses_that_are_not_public_are_refused_even_when_on() -> None:
+    with running(**PUPPET, limits=UploadLimits(allow_urls=True)) as server:
+        for address in (
+            f"{server.url}/health",
+            "http://169.254.169.254/latest",
+            "HTTP://localhost:1/",
+            "http://[::1]/",
+        ):
+            reply = httpx.post(f"{server.url}/v1/images/edits", json={"prompt": "x", "image": address})
+            assert (reply.status_code, "not a public address" in message(reply)) == (400, True)
+
+
+def test_body_is_bounded_by_its_length_and_by_what_comes(server: Running) -> None:
+    assert server.edit("x" * 300_000).status_code == 413
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b" " * 10_000
+
+    headers = {"content-type": "application/json"}
+    reply = httpx.post(f"{server.url}/v1/images/edits", content=endless(), headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[1]", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (json.dumps({"prompt": "x", "image": {"path": "/etc/passwd"}}).encode(), "application/json", 400),
+        (b"x=1", "text/plain", 415),
+        (b"--a\r\nnonsense", "multipart/form-data; boundary=a", 400),
+        (b"nonsense", "multipart/form-data", 400),
+    ],
+)
+def test_broken_bodies(server: Running, content: bytes, kind: str, status: int) -> None:
+    for path in ("/v1/images/edits", "/v1/images/generations", "/v1/images/edits/upload"):
+        reply = httpx.post(f"{server.url}{path}", content=content, headers={"content-type": kind})
+        assert reply.status_code == status
+        assert "Traceback" not in reply.text
+
+
+def test_missing_parts_are_named(server: Running) -> None:
+    assert httpx.post(f"{server.url}/v1/images/edits", json={"prompt": "x"}).json()["error"]["param"] == "image"
+    assert server.edit("").json()["error"]["param"] == "prompt"
+    assert (
+        "generations take no pictures"
+        in httpx.post(f"{server.url}/v1/images/generations", json={"prompt": "x", "image": as_text(plain())}).text
+    )
+
+
+def test_mask_of_another_size(server: Running) -> None:
+    reply = server.edit("x", mask=as_text(plain((3, 3))))
+    assert reply.json()["error"]["param"] == "mask"
+
+
+def test_unknown_places_answer_in_the_same_form(server: Running) -> None:
+    assert httpx.get(f"{server.url}/nowhere").json()["error"]["message"] == "Not Found"
+    assert httpx.get(f"{server.url}/v1/images/edits").status_code == 405
+
+
+def test_browsers_of_other_sites_get_no_leave(server: Running) -> None:
+    reply = httpx.options(
+        f"{server.url}/v1/images/edits",
+        headers={"origin": "https://evil.example", "access-control-request-method": "POST"},
+    )
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_key() -> None:
+    with running(**PUPPET, api_key="sésame") as server:
+        for path in ("/v1/models", "/gpu/status", "/metrics"):
+            assert httpx.get(server.url + path).status_code == 401
+            assert httpx.get(server.url + path, headers={"authorization": "Bearer wrong"}).status_code == 401
+            key = {"authorization": "Bearer sésame".encode()}
+            assert httpx.get(server.url + path, headers=key).status_code == 200
+        assert server.edit("invert").status_code == 401
+        for path in ("/", "/health", "/docs"):
+            assert httpx.get(server.url + path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 0),
+        ("n", 99),
+        ("seed", -1),
+        ("seed", 2**40),
+        ("num_inference_steps", 10_000),
+        ("true_cfg_scale", "nan"),
+        ("strength", 0),
+        ("size", "1x99999"),
+        ("size", "large"),
+        ("response_format", "url"),
+        ("output_format", "exe"),
+        ("stream", True),
+        ("timeout", -1),
+        ("prompt", "x" * 101),
+    ],
+)
+def test_fields_out_of_range(field: str, value: Any) -> None:
+    with pytest.raises(RequestRefused) as caught:
+        read_fields(EditFields, {"prompt": "x", field: value}, LIMITS)
+    assert caught.value.param == field
+    assert "xxxx" not in str(caught.value)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=12), st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.lists(st.text()))
+    )
+)
+def test_any_fields_are_accepted_or_refused(sent: dict[str, Any]) -> None:
+    with contextlib.suppress(RequestRefused):
+        assert isinstance(read_fields(DetectionFields, sent, LIMITS), DetectionFields)
+
+
+def test_sizes() -> None:
+    assert read_size("64x32", LIMITS) == (64, 32)
+    assert read_size("auto", LIMITS) is read_size(None, LIMITS) is None
+
+
+def test_mask_conventions() -> None:
+    clear = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    assert as_mask(clear).tobytes() == b"\xff\x00"
+    opaque = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    opaque.putpixel((0, 0), (255, 255, 255, 255))
+    assert as_mask(opaque).tobytes() == b"\xff\x00"
+    assert as_mask(Image.new("L", (1, 1), 200)).tobytes() == b"\xc8"

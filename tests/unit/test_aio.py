@@ -1,0 +1,117 @@
+"""The limit holds in every window, in order, and whatever is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentfly.agents.llm_backends import RateLimiter
+from agentfly.aio import ClientLimits
+
+
+class FakeTime:
+    """A clock that moves when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.now += seconds
+
+
+async def test_sixty_requests_at_six_a_minute() -> None:
+    time = FakeTime()
+    limiter = RateLimiter(6, clock=time.clock, sleep=time.sleep)
+    admitted: list[tuple[int, float]] = []
+
+    async def one(index: int) -> None:
+        await limiter.acquire()
+        admitted.append((index, time.now))
+
+    await asyncio.gather(*(one(index) for index in range(60)))
+    assert [index for index, _ in admitted] == list(range(60))
+    assert admitted[-1][1] == 590.0
+
+
+@given(limit=st.integers(1, 120), pauses=st.lists(st.floats(0, 30), min_size=1, max_size=60))
+def test_no_minute_sees_more_than_the_limit(limit: int, pauses: list[float]) -> None:
+    async def admissions() -> list[float]:
+        time, out = FakeTime(), []
+        limiter = RateLimiter(limit, clock=time.clock, sleep=time.sleep)
+        for pause in pauses:
+            time.now += pause
+            await limiter.acquire()
+            out.append(time.now)
+        return out
+
+    times = asyncio.run(admissions())
+    for start in times:
+        assert sum(start <= t < start + 60.0 - 1e-6 for t in times) <= limit
+
+
+async def test_an_idle_caller_does_not_wait() -> None:
+    time = FakeTime()
+    limiter = RateLimiter(6, clock=time.clock, sleep=time.sleep)
+    await limiter.acquire()
+    time.now = 10.0
+    await limiter.acquire()
+    assert time.now == 10.0
+
+
+async def test_cancelled_waiters_give_their_place_away() -> None:
+    now, wake = 0.0, asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await wake.wait()
+
+    limiter = RateLimiter(6, clock=lambda: now, sleep=sleep)
+    await limiter.acquire()
+    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
+    await asyncio.sleep(0)
+    for task in waiting[:-1]:
+        task.cancel()
+    now = 10.0
+    wake.set()
+    await asyncio.wait_for(waiting[-1], 1)
+
+
+@given(
+    limit=st.integers(1, 5),
+    calls=st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 40)), min_size=1, max_size=60),
+)
+def test_no_client_has_more_admissions_in_a_minute_and_none_pays_for_another(
+    limit: int, calls: list[tuple[str, float]]
+) -> None:
+    time = FakeTime()
+    limits = ClientLimits(limit, clock=time.clock)
+    admitted: dict[str, list[float]] = {"a": [], "b": []}
+    for client, pause in calls:
+        time.now += pause
+        recent = [at for at in admitted[client] if at > time.now - 60.0]
+        wait = limits.admit(client)
+        if len(recent) < limit:
+            assert wait == 0.0
+            admitted[client].append(time.now)
+        else:
+            # When the wait is over, the oldest of the minute is out of it.
+            assert wait > 0.0
+            assert abs(time.now + wait - (recent[0] + 60.0)) < 1e-9
+
+
+def test_clients_that_are_quiet_are_forgotten_and_their_number_is_bounded() -> None:
+    time = FakeTime()
+    limits = ClientLimits(1, most_clients=3, clock=time.clock)
+    for client in "abcd":
+        time.now += 1.0
+        assert limits.admit(client) == 0.0
+    assert (len(limits._admitted), limits.admit("d")) == (3, 60.0)
+    assert limits.admit("a") == 0.0
+    time.now += 61.0
+    limits.admit("e")
+    assert list(limits._admitted) == ["e"]

@@ -1,0 +1,49 @@
+"""A log shows how far a part is, too: at every tenth, with the time it took and the time that is left."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from agentfly.training.launch import progress_display as room
+from agentfly.training.launch.progress_display import ProgressDisplay
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second after the one before."""
+    seconds = itertools.count(1000.0)
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
+
+def lines(count: int, *, terminal: bool = False) -> list[str]:
+    file = io.StringIO()
+    with ProgressDisplay(Console(file=file, force_terminal=terminal, width=120)) as display:
+        for done in range(count + 1):
+            display.update("warm start", done, count, note="loss 0.5")
+    return file.getvalue().splitlines()
+
+
+def test_a_log_gets_a_line_at_every_tenth() -> None:
+    """For minutes nothing at all was printed where there was no terminal."""
+    told = lines(750)
+    assert told[0] == "warm start: begins"
+    assert len(told) == 11
+    assert re.fullmatch(r"warm start: 75 of 750, \d+ s, about \d+ s left; loss 0\.5", told[1])
+    assert re.fullmatch(r"warm start: 750 of 750, \d+ s; loss 0\.5", told[-1])
+
+
+def test_a_part_that_takes_no_time_is_told_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    assert lines(50)[1:] == ["warm start: 50 of 50, 0 s; loss 0.5"]
+
+
+def test_a_terminal_gets_bars_instead() -> None:
+    told = "\n".join(lines(20, terminal=True))
+    assert "20/20" in told
+    assert "begins" not in told

@@ -1,0 +1,96 @@
+"""What does not fit together is told before anything starts, with the key to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentfly.errors import ConfigError
+from agentfly.training.recipe.checks import check_numbers, check_sizes
+
+OmegaConf = pytest.importorskip("omegaconf").OmegaConf
+
+GOOD: dict[str, Any] = {
+    "agentfly": {"audit": None, "credit": None, "evaluator": "reference"},
+    "algorithm": {"adv_estimator": "grpo"},
+    "data": {"train_batch_size": 16, "max_prompt_length": 100, "max_response_length": 200},
+    "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
+    "trainer": {"n_gpus_per_node": 4, "nnodes": 1, "total_training_steps": 5, "v1": {"trainer_mode": "sync"}},
+    "actor_rollout_ref": {
+        "actor": {"ppo_mini_batch_size": 8, "ppo_max_token_len_per_gpu": 300, "use_dynamic_bsz": True},
+        "rollout": {
+            "n": 2,
+            "max_model_len": 300,
+            "tensor_model_parallel_size": 2,
+            "data_parallel_size": 1,
+            "pipeline_model_parallel_size": 1,
+        },
+    },
+}
+
+
+def config(**changes: Any) -> Any:
+    """A good configuration, changed: `a__b=1` is `a.b=1`."""
+    made = OmegaConf.create(GOOD)
+    for key, value in changes.items():
+        OmegaConf.update(made, key.replace("__", "."), value)
+    return made
+
+
+ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"algorithm__adv_estimator": "gae", f"{ROLLOUT}n": 1},
+        # Each chain is a micro batch of its own, whatever its length.
+        {f"{ACTOR}use_dynamic_bsz": False, f"{ACTOR}ppo_max_token_len_per_gpu": 10},
+        # Rollout and training have accelerators of their own.
+        {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}tensor_model_parallel_size": 3},
+        {"reward__reward_model": {"enable": True, "enable_resource_pool": True}},
+        {"agentfly__audit": {"evaluator": "structural"}},
+        {"agentfly__credit": "end", "algorithm__adv_estimator": "turn_grpo"},
+    ],
+)
+def test_good_configurations_pass(changes: dict[str, Any]) -> None:
+    check_numbers(config(**changes))
+    check_sizes(config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({f"{ACTOR}ppo_mini_batch_size": 5}, r"ppo_mini_batch_size=5 must divide data\.train_batch_size=16"),
+        ({f"{ROLLOUT}n": 1}, r"grpo compares samples of one prompt: set actor_rollout_ref\.rollout\.n to 2 or more"),
+        ({f"{ROLLOUT}n": 1, "algorithm__adv_estimator": "turn_grpo"}, "turn_grpo compares"),
+        ({f"{ACTOR}ppo_max_token_len_per_gpu": 299}, r"ppo_max_token_len_per_gpu=299 must hold one whole chain: 300"),
+        ({f"{ROLLOUT}max_model_len": 299}, r"max_model_len=299 is less than a chain may have \(300 tokens\)"),
+        ({"trainer__n_gpus_per_node": 3}, "3 accelerators .* cannot hold engines of 2 each"),
+        ({f"{ROLLOUT}pipeline_model_parallel_size": 4}, "4 accelerators .* cannot hold engines of 8 each"),
+        ({"reward__reward_model__enable": True}, r"set reward\.reward_model\.enable_resource_pool=true"),
+        ({"agentfly__audit": {"evaluator": "reference"}}, r"agentfly\.audit\.evaluator must not be the one"),
+        (
+            {"custom_reward_function": {"path": "x.py"}},
+            r"custom_reward_function\.path=x\.py would not be used: .*'module:name'",
+        ),
+        ({"reward__custom_reward_function": {"path": "x.py"}}, r"reward\.custom_reward_function\.path=x\.py would"),
+        ({"agentfly__credit": "end"}, r"agentfly\.credit is lost with algorithm\.adv_estimator=grpo"),
+    ],
+)
+def test_what_does_not_fit_is_told(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_sizes(config(**changes))
+
+
+def test_everything_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"ppo_mini_batch_size=5.*; grpo compares.*; .*max_model_len=1 "):
+        check_sizes(config(**{f"{ACTOR}ppo_mini_batch_size": 5, f"{ROLLOUT}n": 1, f"{ROLLOUT}max_model_len": 1}))
+
+
+@pytest.mark.parametrize("value", ["", "four", 0, -1, 1.5, None, True])
+def test_a_size_that_is_no_number_is_named(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.nnodes must be a whole number of 1 or more, not"):
+        check_numbers(config(trainer__nnodes=value))

@@ -1,0 +1,191 @@
+"""A recipe becomes one complete configuration: values arrive, what follows is filled in, no key is made up."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentfly.errors import ConfigError
+from agentfly.training.recipe.compose import CONFIG_DIR, DEVICES, compose, settings_of, to_override, unknown_key, write
+
+pytest.importorskip("hydra")
+pytest.importorskip("verl")
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+RECIPE = """
+defaults:
+  - agentfly
+  - _self_
+  - device: cuda
+
+agentfly:
+  model: some/policy
+  data:
+    train: stickers
+
+actor_rollout_ref:
+  rollout:
+    n: 4
+    tensor_model_parallel_size: 2
+
+trainer:
+  n_gpus_per_node: 8
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe for a machine with 8 GPUs."""
+    path = tmp_path_factory.mktemp("recipes") / "mine.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def composed(recipe: Path, *overrides: str) -> Any:
+    return compose(recipe, ["agentfly.out=runs/one", *overrides])
+
+
+# Those that choose a device are whole; the others are what recipes share.
+PACKAGED = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if "- device:" in path.read_text())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_configurations_compose_on_every_device(name: str, device: str) -> None:
+    # A key of ours that verl has renamed is an unknown key: this is where a new verl shows.
+    config = composed(
+        CONFIG_DIR / f"{name}.yaml", "agentfly.model=m", "agentfly.data.train=stickers", f"device={device}"
+    )
+    assert config.agentfly.device == device
+    assert config.trainer.device == device
+    # Seeded turns whose prompt is cut in two would kill vLLM's engine on a CPU.
+    assert config.actor_rollout_ref.rollout.enable_chunked_prefill is (device != "cpu")
+
+
+def test_values_of_recipe_and_overrides_arrive(recipe: Path) -> None:
+    config = composed(
+        recipe,
+        "trainer.nnodes=4",
+        "agentfly.seed=7",
+        "agentfly.limits.max_images=5",
+        "agentfly.evaluator={evaluator: judge, model: some-vlm}",
+        "agentfly.client_nodes=[a:1,b:2]",
+        "actor_rollout_ref.rollout.temperature=0.7",
+        "+actor_rollout_ref.rollout.engine_kwargs.vllm.max_num_seqs=3",
+    )
+    assert config.trainer.nnodes == 4
+    assert config.actor_rollout_ref.rollout.n == 4
+    # One value of ours stands behind several of verl's.
+    assert config.data.seed == config.actor_rollout_ref.rollout.seed == config.critic.fsdp.seed == 7
+    vllm = config.actor_rollout_ref.rollout.engine_kwargs.vllm
+    assert (vllm.limit_mm_per_prompt.image, vllm.limit_mm_per_prompt.video, vllm.max_num_seqs) == (5, 0, 3)
+    assert config.trainer.default_local_dir == str(Path("runs/one").absolute() / "checkpoints")
+    settings = settings_of(config)
+    assert settings.evaluator == {"evaluator": "judge", "model": "some-vlm"}
+    assert settings.client_nodes == ("a:1", "b:2")
+    # Sampled at a temperature, so the probabilities that are compared must be those after it.
+    assert config.actor_rollout_ref.rollout.logprobs_mode == "processed_logprobs"
+
+
+def test_what_follows_from_other_values_is_filled_in(recipe: Path, tmp_path: Path) -> None:
+    lengths = ["data.max_prompt_length=3000", "data.max_response_length=1000"]
+    tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8000"
+    config = composed(recipe, *lengths, tokens, f"agentfly.model={tmp_path}", "device=cpu")
+    rollout = config.actor_rollout_ref.rollout
+    assert rollout.max_model_len == rollout.max_num_batched_tokens == 4000
+    assert rollout.logprobs_mode == "raw_logprobs"
+    # The device takes back what a recipe for GPUs has set.
+    assert (rollout.tensor_model_parallel_size, config.trainer.n_gpus_per_node) == (1, 1)
+    assert config.critic.ppo_max_token_len_per_gpu == 8000
+    assert settings_of(config).seeded
+    assert config.actor_rollout_ref.model.path == config.critic.model.path == str(tmp_path)
+    assert Path(config.data.train_files).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.nnodess=4", r"unknown key of trainer 'nnodess'\. Did you mean 'nnodes'\?.*\+trainer\.nnodess="),
+        ("agentfly.modle=4", r"unknown setting 'agentfly\.modle'\. Did you mean 'agentfly\.model'"),
+        ("agentfly.limits.max_turn=4", r"limits.*'max_turn'\. Did you mean 'max_turns'"),
+        ("device=tpu", "device/tpu"),
+        ("trainer.nnodes=", r"trainer\.nnodes must be a whole number of 1 or more, not ''"),
+        ("agentfly.client_nodes=[localhost]", "^agentfly.client_nodes: 'localhost' has no port: write HOST:PORT"),
+        ("agentfly.client_nodes=[{base_url: a:1, api_key_env: NO_SUCH}]", "^agentfly.client_nodes: .* NO_SUCH is not"),
+    ],
+)
+def test_a_wrong_override_is_named(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(recipe, override)
+
+
+def test_threads_compose_beside_each_other(recipe: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda n: composed(recipe, f"agentfly.seed={n}").agentfly.seed, range(2)))
+    assert found == [0, 1]
+
+
+def test_a_plus_adds_what_verls_files_do_not_show(recipe: Path) -> None:
+    assert composed(recipe, "+trainer.mine.deep=4").trainer.mine.deep == 4
+
+
+def test_an_unknown_key_of_a_recipe_is_named(recipe: Path) -> None:
+    # Hydra takes any key from a file, and verl ignores what it does not know.
+    wrong = recipe.with_name("wrong.yaml")
+    wrong.write_text(RECIPE.replace("    n: 4", "    nn: 4"))
+    with pytest.raises(ConfigError, match=r"unknown key of actor_rollout_ref\.rollout 'nn'\. Did you mean 'n'"):
+        composed(wrong)
+
+
+def test_a_missing_value_and_an_unknown_recipe_are_named(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match=r"agentfly\.out is missing: set it in the recipe or as key=value"):
+        compose(recipe)
+    with pytest.raises(ConfigError, match=r"unknown recipe 'mine2'\. Did you mean 'mine'"):
+        compose(recipe.with_name("mine2.yaml"))
+    with pytest.raises(ConfigError, match="there is no recipe"):
+        compose(recipe.parent / "nowhere" / "x.yaml")
+
+
+def test_what_is_written_is_read_back_equal(recipe: Path, tmp_path: Path) -> None:
+    prompt = to_override("agentfly.system_prompt", 'it\'s ${price}: a "b" [c] {d}')
+    config = composed(recipe, prompt)
+    read = OmegaConf.load(write(config, tmp_path / "run" / "config.yaml"))
+    assert OmegaConf.to_container(read, resolve=True) == OmegaConf.to_container(config, resolve=True)
+    assert settings_of(read).system_prompt == 'it\'s ${price}: a "b" [c] {d}'
+
+
+def test_the_nearest_key_has_the_same_parents() -> None:
+    known = {"a.b.learning", "a.c", "b.learn"}
+    assert "unknown key of a.b 'learnin'. Did you mean 'learning'" in unknown_key("a.b.learnin", known)
+    assert "unknown key 'd'. Valid: a, b" in unknown_key("d.learn", known)
+
+
+@example("\\${x}")
+@example("\\\\${x}")
+@example("it\\'s ${")
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20))
+def test_any_text_survives_hydras_grammar(text: str) -> None:
+    parsed = OverridesParser.create().parse_override(to_override("key", f"/data/{text}/"))
+    # OmegaConf reads interpolations when a value is looked up.
+    assert OmegaConf.create({"key": parsed.value()}).key == f"/data/{text}/"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "k=null"),
+        (True, "k=true"),
+        (1e-6, "k=1e-06"),
+        (3, "k=3"),
+        (["a", "b"], "k=['a','b']"),
+        ({"a": [1, None]}, "k={a:[1,null]}"),
+    ],
+)
+def test_other_values(value: Any, written: str) -> None:
+    assert to_override("k", value) == written

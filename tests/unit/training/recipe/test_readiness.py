@@ -1,0 +1,151 @@
+"""What a run needs and does not have is told by count and by key, before Ray waits for it in vain."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agentfly.errors import ConfigError
+from agentfly.training.recipe import readiness
+from agentfly.training.recipe.readiness import (
+    check_disk,
+    check_gpus,
+    check_policy,
+    check_positions,
+    checkpoints_bytes,
+    positions_of,
+)
+from agentfly.training.recipe.settings import TrainSettings
+from tests.unit.training.recipe.test_plan import PARAMETERS, policy
+
+__all__ = ["policy"]  # a fixture
+
+OmegaConf = pytest.importorskip("omegaconf").OmegaConf
+
+
+def config(**changes: Any) -> Any:
+    made = OmegaConf.create(
+        {
+            "algorithm": {"adv_estimator": "grpo"},
+            "trainer": {
+                "n_gpus_per_node": 8,
+                "nnodes": 1,
+                "total_training_steps": 100,
+                "save_freq": 20,
+                "max_actor_ckpt_to_keep": 3,
+                "max_critic_ckpt_to_keep": 1,
+            },
+            "actor_rollout_ref": {
+                "actor": {"checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]}},
+                "rollout": {"max_model_len": 300},
+            },
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(made, key.replace("__", "."), value)
+    return made
+
+
+def settings(model: Path | str = "m", **values: Any) -> TrainSettings:
+    return TrainSettings(model=str(model), out=Path("runs/x"), data={"train": "stickers"}, **values)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes", "words"),
+    [
+        (0, 1, "this machine has no GPU: train a small policy on the CPU with device=cpu, as recipes/laptop"),
+        (1, 1, "this machine has 1 GPU, and trainer.n_gpus_per_node=8 wants 8: lower that, or name a Ray cluster"),
+        (8, 4, "this machine has 8 GPUs, and trainer.n_gpus_per_node=8 x trainer.nnodes=4 wants 32"),
+    ],
+)
+def test_too_few_gpus_are_told(count: int, nodes: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "count_gpus", lambda: count)
+    with pytest.raises(ConfigError, match=words):
+        check_gpus(config(trainer__nnodes=nodes), settings())
+
+
+def test_gpus_that_are_hidden_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "count_gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError, match="2 GPUs that CUDA_VISIBLE_DEVICES='0,1' shows, and"):
+        check_gpus(config(), settings())
+
+
+def test_enough_gpus_a_cluster_and_a_cpu_are_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "count_gpus", lambda: 8)
+    assert check_gpus(config(), settings()) == "8 GPUs, of which 8 are used"
+    monkeypatch.setattr(readiness, "count_gpus", lambda: 0)
+    assert check_gpus(config(), settings(device="cpu")) == "no GPU is needed"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert "RAY_ADDRESS=head:6379" in check_gpus(config(trainer__nnodes=4), settings())
+
+
+@pytest.mark.parametrize(
+    ("given", "positions"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "default"}}, 4096),
+        ({"max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4.0}}, 400),
+        ({"max_position_embeddings": 400, "rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, 400),
+        (
+            {
+                "max_position_embeddings": 400,
+                "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100},
+            },
+            400,
+        ),
+        ({}, None),
+    ],
+)
+def test_positions_are_those_that_the_engine_counts(given: dict[str, Any], positions: int | None) -> None:
+    assert positions_of(given) == positions
+
+
+def test_a_chain_longer_than_the_model_is_told(policy: Path) -> None:
+    assert "may have 300 of the model's unknown number" in check_positions(config(), settings(policy))
+    (policy / "config.json").write_text('{"text_config": {"max_position_embeddings": 299}}')
+    with pytest.raises(ConfigError, match=r"may have 300 tokens, and the model has positions for 299.*max_prompt_len"):
+        check_positions(config(), settings(policy))
+    assert "not looked at" in check_positions(config(), settings("owner/name"))
+
+
+def test_checkpoints_are_counted_as_they_are_kept(policy: Path) -> None:
+    whole = 4 + 8 + 2
+    assert checkpoints_bytes(config(), policy) == 3 * whole * PARAMETERS
+    assert checkpoints_bytes(config(trainer__max_actor_ckpt_to_keep=None), policy) == 5 * whole * PARAMETERS
+    assert checkpoints_bytes(config(trainer__total_training_steps=21), policy) == 2 * whole * PARAMETERS
+    assert checkpoints_bytes(config(trainer__save_freq=-1), policy) == 0
+    assert checkpoints_bytes(config(algorithm__adv_estimator="gae"), policy) == (3 * whole + 12) * PARAMETERS
+    contents = {"actor_rollout_ref__actor__checkpoint__save_contents": ["model"]}
+    assert checkpoints_bytes(config(**contents), policy) == 3 * 4 * PARAMETERS
+
+
+def test_a_full_disk_is_told_before_the_first_checkpoint(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 14 * PARAMETERS))
+    assert "of 0.0 GiB that are free" in check_disk(config(), settings(policy))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 14 * PARAMETERS - 1))
+    with pytest.raises(ConfigError, match=r"the disk of agentfly\.out=runs/x has 0\.0 GiB free: give another"):
+        check_disk(config(), settings(policy))
+    assert "not measured" in check_disk(config(), settings("owner/name"))
+
+
+def test_a_policy_that_only_the_hub_has_is_told_where_the_hub_is_not_asked(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # From another folder, `data/warm_start` looks like a name of the hub.
+    with pytest.raises(ConfigError, match=r"agentfly\.model=data/nowhere is not on this machine .*give that FOLDER"):
+        check_policy(config(), settings("data/nowhere"))
+    assert check_policy(config(), settings(policy)) == f"policy {policy}"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert check_policy(config(), settings("owner/name")) == "policy owner/name"

@@ -1,0 +1,99 @@
+"""OpenAI's rows become what the rollout would have tokenised; what cannot be learned is named by its line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfly.errors import DatasetError
+from agentfly.images import ImageStore
+from agentfly.templates import ChatCodec
+from agentfly.training.supervised.data.examples import IGNORED
+from agentfly.training.supervised.data.openai_rows import openai_samples
+from agentfly.training.supervised.data.trajectories import trajectory_sample
+
+CALL = {"id": "c", "type": "function", "function": {"name": "give_answer", "arguments": '{"final_image_id": "img_1"}'}}
+
+
+def user(text: str = "hi") -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(**more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [CALL]} | more
+
+
+def read(tmp_path: Path, codec: ChatCodec, *rows: Any) -> list[Any]:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return list(openai_samples(path, codec, ImageStore()))
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_rollout_told_as_a_row_has_the_ids_of_the_rollout(
+    play: Any, codec: ChatCodec, tmp_path: Path, inline: bool
+) -> None:
+    log = await play("brighten", codec=codec)
+    trajectory = log.trajectories[0]
+
+    def url(handle: str) -> str:
+        if not inline:
+            log.store.get(handle).save(tmp_path / f"{handle}.png")
+            return f"{handle}.png"
+        buffer = io.BytesIO()
+        log.store.get(handle).save(buffer, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+    row = {"messages": [message.to_openai(url) for message in trajectory.messages], "tools": trajectory.tools}
+    (sample,) = read(tmp_path, codec, row)
+    wanted = trajectory_sample(trajectory, codec, log.store.get)
+    assert sample.ids.tolist() == wanted.ids.tolist()
+    assert sample.labels.tolist() == wanted.labels.tolist()
+    assert sample.images == wanted.images
+    assert sample.task == wanted.task
+    assert len(sample.load().grids) == 2
+
+
+def test_a_turn_of_weight_zero_is_only_read(codec: ChatCodec, tmp_path: Path) -> None:
+    spoken = {"role": "assistant", "content": "one", "weight": 0}
+    (sample,) = read(tmp_path, codec, {"messages": [user(), spoken, user(), {"role": "assistant", "content": "two"}]})
+    assert codec.decode(sample.ids[sample.labels != IGNORED].tolist()) == "two"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{", "line 2"),
+        ([], "list of 'messages'"),
+        ({"messages": [user()]}, "assistant must speak"),
+        ({"messages": [assistant()]}, "after somebody else"),
+        ({"messages": [user(), assistant(), assistant()]}, "follow each other"),
+        (
+            {"messages": [user(), assistant(tool_calls=[{"function": {"name": "x", "arguments": "{"}}])]},
+            "cannot be learned",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
+                ]
+            },
+            "download them first",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "image": "none.png"}]}]}, "none.png"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(codec: ChatCodec, tmp_path: Path, row: Any, words: str) -> None:
+    with pytest.raises(DatasetError, match=words) as fault:
+        read(tmp_path, codec, {"messages": [user(), assistant()]}, row)
+    assert "line 2" in str(fault.value)
+
+
+def test_a_file_that_is_not_there_is_named(codec: ChatCodec, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"gone\.jsonl cannot be read"):
+        list(openai_samples(tmp_path / "gone.jsonl", codec, ImageStore()))

@@ -1,0 +1,235 @@
+"""verl's agent loop: our rollout on verl's server, with exact tokens and pictures in verl's shape, not yet scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agentfly.agents import RolloutLimits, StopReason
+from agentfly.datasets import EditTask
+from agentfly.errors import ConfigError
+from agentfly.templates import ChatCodec
+from agentfly.training.recipe.settings import DataSettings, LimitSettings, TrainSettings
+from agentfly.training.recipe.verl_dataset import write_rows
+from agentfly.vision.factory import make_engines
+
+pytest.importorskip("verl")
+
+from agentfly.training.verl import agent_loop
+from agentfly.training.verl.agent_loop import (
+    AgentFlyAgentLoop,
+    FinishedChain,
+    Shared,
+    VerlBackend,
+    _output,
+    new_chain,
+    shared,
+)
+from agentfly.training.verl.chain_faults import ChainFault
+from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, roll, task_of
+
+
+class Server:
+    """Plays verl's rollout server with a list of texts."""
+
+    def __init__(self, codec: ChatCodec, texts: list[str]) -> None:
+        self._codec, self._texts = codec, list(texts)
+        self.requests: list[dict[str, Any]] = []
+
+    async def generate(self, **request: Any) -> Any:
+        self.requests.append(request)
+        end = self._codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        ids = [*self._codec.tokenizer(self._texts.pop(0))["input_ids"], end]
+        fields = {"min_global_steps": 3, "max_global_steps": 2 + len(self.requests)}
+        ids = ids[: request["sampling_params"]["max_tokens"]]
+        return SimpleNamespace(token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields=fields)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_shared_before() -> Iterator[None]:
+    agent_loop._shared.clear()
+    yield
+    agent_loop._shared.clear()
+
+
+def settings(model: str, out: Path, **values: Any) -> TrainSettings:
+    limits = LimitSettings(**{"max_tokens_per_turn": 60, **values.pop("limits", {})})
+    data = DataSettings(train="stickers")
+    return TrainSettings(model=model, out=out, data=data, limits=limits, system_prompt="", **values)
+
+
+def common(codec: ChatCodec, out: Path, response_length: int = 192, **values: Any) -> Shared:
+    made = settings(str(out), out, **values)
+    limits = made.rollout_limits(64, response_length)
+    return Shared(made, codec, make_engines("classical"), limits, made.card().system_prompt)
+
+
+def loop(shared_by_all: Shared, server: Any) -> AgentFlyAgentLoop:
+    made = AgentFlyAgentLoop.__new__(AgentFlyAgentLoop)  # verl's own constructor wants a whole trainer configuration
+    made.config, made.processor, made.server_manager = object(), shared_by_all.codec.processor, server
+    agent_loop._shared[id(made.config)] = made.config, shared_by_all
+    return made
+
+
+@pytest.fixture(scope="module")
+def task() -> EditTask:
+    return task_of()
+
+
+@pytest.fixture
+def kwargs(tmp_path: Path, task: EditTask) -> dict[str, Any]:
+    """What verl hands on of a row."""
+    write_rows([task], tmp_path, "t")
+    extra = {"index": 0, "task_file": str((tmp_path / "t.tasks.parquet").resolve())}
+    return {"extra_info": extra, "uid": "u", "session_id": 1, "global_steps": 3}
+
+
+async def test_a_chain_is_exact_and_not_scored(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [good_edit(task), ANSWER])
+    output = await loop(common(policy_codec, tmp_path), server).run({"temperature": 1.0, "top_p": 0.9}, **kwargs)
+    assert output.reward_score is None
+    assert len(output.response_ids) == len(output.response_mask) == len(output.response_logprobs or [])
+    whole = output.prompt_ids + output.response_ids
+    assert server.requests[1]["prompt_ids"] == whole[: len(server.requests[1]["prompt_ids"])]
+    assert server.requests[0]["request_id"] == server.requests[1]["request_id"] == "u-1"
+    assert server.requests[0]["sampling_params"]["top_p"] == 0.9
+    assert output.extra_fields == {"min_global_steps": 3, "max_global_steps": 4}
+    trajectory = output.chain.trajectory
+    trajectory.check(policy_codec, output.chain.store.get)
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    # The name that seeds are made from is the same in every run; verl's uid is not.
+    assert trajectory.id == "step-3-row-0-1"
+    assert (output.chain.step, output.chain.validate, output.chain.row["index"]) == (3, False, 0)
+    pictures = output.multi_modal_data["images"]  # type: ignore[index]
+    assert [picture.size for picture in pictures] == [(168, 168)] * 2
+    assert policy_codec.image_runs(whole) == [9, 9]
+
+
+async def test_what_was_sampled_is_marked_for_the_loss(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [good_edit(task), ANSWER])
+    output = await loop(common(policy_codec, tmp_path), server).run({}, **kwargs)
+    for token, mask, logprob in zip(
+        output.response_ids, output.response_mask, output.response_logprobs or [], strict=True
+    ):
+        assert logprob == (-0.5 if mask else 0.0)
+        assert not (mask and token == policy_codec.image_id)
+    fields = output.as_dict()
+    assert "rm_scores" not in fields
+    output.token_rewards = [0.0] * (len(output.response_ids) - 1) + [0.25]
+    assert output.as_dict()["rm_scores"].tolist() == output.token_rewards
+
+
+async def test_each_turn_has_a_seed_only_when_asked(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    async def seeds(seeded: bool, session: int = 1) -> list[Any]:
+        server = Server(policy_codec, [good_edit(task), ANSWER])
+        made = common(policy_codec, tmp_path, seeded=seeded)
+        await loop(made, server).run({}, **{**kwargs, "session_id": session})
+        return [request["sampling_params"].get("seed") for request in server.requests]
+
+    first, again, other = await seeds(True), await seeds(True), await seeds(True, session=2)
+    assert first == again
+    assert len({*first, *other}) == 4
+    assert await seeds(False) == [None, None]
+
+
+async def test_a_placeholder_is_never_sampled(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [ANSWER_SOURCE])
+    await loop(common(policy_codec, tmp_path), server).run({}, **kwargs)
+    assert server.requests[0]["sampling_params"]["logit_bias"] == {policy_codec.image_id: -100.0}
+
+
+@pytest.mark.parametrize("response_length", [1, 20, 40, 50, 60])
+async def test_the_response_fits_in_verls_length_and_ends_with_what_was_sampled(
+    response_length: int, policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [good_edit(task), good_edit(task), ANSWER])
+    output = await loop(common(policy_codec, tmp_path, response_length), server).run({}, **kwargs)
+    assert 0 < len(output.response_ids) <= response_length
+    # An observation that no turn follows is not kept: no picture hangs over the end.
+    assert output.response_mask[-1] == 1
+    runs = policy_codec.image_runs(output.prompt_ids + output.response_ids)
+    assert runs == [9] * len(output.multi_modal_data["images"])  # type: ignore[index]
+
+
+async def test_a_dead_server_is_an_error_that_names_the_chain(
+    policy_codec: ChatCodec, tmp_path: Path, kwargs: dict[str, Any]
+) -> None:
+    class Dead:
+        async def generate(self, **request: Any) -> Any:
+            raise ConnectionError("gone")
+
+    with pytest.raises(ChainFault, match=r"chain step-3-row-0-1 is not trained on: .*gone") as found:
+        await loop(common(policy_codec, tmp_path), Dead()).run({}, **kwargs)
+    assert found.value.reason == "bug"
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        (StopReason.TOOL_OUTAGE, "tools"),
+        (StopReason.BACKEND_ERROR, "backend"),
+        (StopReason.ERROR, "bug"),
+        (StopReason.CANCELLED, "cancelled"),
+    ],
+)
+async def test_a_chain_that_was_stopped_from_outside_is_never_trained_on(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, stop: StopReason, reason: str
+) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER], policy_codec)
+    trajectory.stop_reason, trajectory.error = stop, "out of order"
+    chain = FinishedChain(trajectory, store, {}, 1, False, common(policy_codec, tmp_path))
+    with pytest.raises(ChainFault, match=f"chain {trajectory.id} is not trained on: out of order") as found:
+        _output(chain, [])
+    assert found.value.reason == reason
+
+
+def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp_path: Path, task: EditTask) -> None:
+    made = common(policy_codec, tmp_path, tools=["qwen_edit_image"])
+    chain = new_chain(made, VerlBackend(None, policy_codec, {}), task, "g", 0)
+    assert [tool.name for tool in chain.tools] == ["qwen_edit_image", "give_answer"]
+    unknown = common(policy_codec, tmp_path, tools=["edit_image"])
+    with pytest.raises(ConfigError, match="Did you mean 'qwen_edit_image'"):
+        new_chain(unknown, VerlBackend(None, policy_codec, {}), task, "g", 0)
+
+
+def test_what_is_shared_is_built_once_a_configuration(
+    tiny_policy: Path, tmp_path: Path, policy_codec: ChatCodec
+) -> None:
+    from omegaconf import OmegaConf
+
+    node = {"model": str(tiny_policy), "out": str(tmp_path), "data": {"train": "stickers"}, "template": "compact-tool"}
+    rollout = {"prompt_length": 100, "response_length": 60}
+    config = OmegaConf.create({"agentfly": node, "actor_rollout_ref": {"rollout": rollout}})
+    found = shared(config, policy_codec.processor)
+    assert shared(config, policy_codec.processor) is found
+    assert shared(config.copy(), policy_codec.processor) is not found
+    assert found.limits == RolloutLimits(
+        max_turns=8,
+        max_tokens_per_turn=1024,
+        max_response_tokens=60,
+        max_context_tokens=160,
+        max_tool_calls=32,
+        max_images=8,
+        wall_clock=1800.0,
+        tool_timeout=600.0,
+    )
+    assert found.system_prompt is not None
+
+
+def test_a_prompt_that_is_drawn_again_in_a_step_has_a_name_of_its_own() -> None:
+    names = [agent_loop._group_name("step-7", 3, uid) for uid in ("a", "a", "b", "a", "b")]
+    assert names == ["step-7-row-3", "step-7-row-3", "step-7-row-3-again-1", "step-7-row-3", "step-7-row-3-again-1"]
+    # Another run, or the same one resumed, gives the same name to the first.
+    assert agent_loop._group_name("step-8", 3, "c") == "step-8-row-3"

@@ -1,0 +1,285 @@
+"""The worker of the agent loops and the process that scores: what goes between them, and what is kept of a chain."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentfly.agents import RolloutLimits
+from agentfly.datasets import EditTask
+from agentfly.errors import EvaluatorError, TrainingError
+from agentfly.evaluators import EditSample, Score
+from agentfly.images import ImageStore
+from agentfly.templates import ChatCodec
+from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
+from agentfly.training.recipe.verl_dataset import write_rows
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("verl")
+import transfer_queue  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from agentfly.training.verl import loop_worker  # noqa: E402
+from agentfly.training.verl.agent_loop import ChainOutput, FinishedChain, Shared, _output  # noqa: E402
+from agentfly.training.verl.chain_faults import PARTITION, ChainFault, LostChain, lost_in  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, _append, log_chain, payload_of, told  # noqa: E402
+from agentfly.training.verl.parity import PictureInputs, digest  # noqa: E402
+from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_payload  # noqa: E402
+from agentfly.training.verl.scoring import ChainScorer  # noqa: E402
+from agentfly.vision.factory import make_engines  # noqa: E402
+from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+class Broken:
+    """Evaluators that fail; used by name."""
+
+    def __init__(self, bug: bool = False) -> None:
+        self._bug = bug
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        if self._bug:
+            raise KeyError("a bug")
+        raise EvaluatorError("the judge refuses")
+
+
+BROKEN = f"{__name__}:Broken"
+
+
+@pytest.fixture(scope="module")
+def task() -> EditTask:
+    return task_of()
+
+
+@pytest.fixture
+def row(task: EditTask, tmp_path: Path) -> dict[str, Any]:
+    write_rows([task], tmp_path, "t")
+    return {"index": 0, "task_file": str((tmp_path / "t.tasks.parquet").resolve())}
+
+
+class Made:
+    """Makes finished chains of one run."""
+
+    def __init__(self, task: EditTask, row: dict[str, Any], codec: ChatCodec, out: Path) -> None:
+        self.task, self.row, self.codec, self.out = task, row, codec, out
+
+    def settings(self, **values: Any) -> TrainSettings:
+        return TrainSettings(model="m", out=self.out, data=DataSettings(train="stickers"), **values)
+
+    async def chain(self, *texts: str, **values: Any) -> FinishedChain:
+        trajectory, store = await roll(self.task, texts, self.codec)
+        settings = self.settings(**values)
+        common = Shared(settings, self.codec, make_engines("classical"), RolloutLimits(), None)
+        return FinishedChain(trajectory, store, self.row, 4, False, common)
+
+
+@pytest.fixture
+def made(task: EditTask, row: dict[str, Any], policy_codec: ChatCodec, tmp_path: Path) -> Made:
+    return Made(task, row, policy_codec, tmp_path)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_a_packed_chain_is_scored_as_it_would_be_here(made: Made) -> None:
+    rewards = []
+    for edit in (good_edit(made.task), bad_edit()):
+        chain = await made.chain(edit, ANSWER)
+        payload = payload_of(chain)
+        assert [array.dtype for array in payload["pictures"].values()] == [np.uint8]
+        result = await score_payload(ChainScorer(made.settings()), payload)
+        assert result["token_rewards"] is None
+        assert result["audit"] is None
+        assert result["scores"]["reward"] == result["reward_score"]
+        await ChainScorer(made.settings()).score(chain.trajectory, made.task, chain.store)
+        assert chain.trajectory.reward == result["reward_score"]
+        rewards.append(result["reward_score"])
+    assert rewards[0] > 0.8 > rewards[1]
+
+
+async def test_credit_needs_the_pictures_of_every_turn(made: Made) -> None:
+    more = bad_edit().replace("img_1", "img_2")
+    chain = await made.chain(good_edit(made.task), more, ANSWER.replace("img_2", "img_3"), credit="end")
+    payload = payload_of(chain)
+    assert len(payload["pictures"]) == 2
+    result = await score_payload(ChainScorer(chain.shared.settings), payload)
+    assert sum(result["token_rewards"]) == pytest.approx(result["reward_score"])
+    assert min(result["token_rewards"]) < 0 < max(result["token_rewards"])
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "reason"),
+    [
+        (BROKEN, "the judge refuses"),
+        ({"evaluator": BROKEN, "bug": True}, "KeyError: 'a bug'"),
+    ],
+)
+async def test_what_is_not_scored_has_a_reason_and_no_number(made: Made, evaluator: Any, reason: str) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER, evaluator=evaluator)
+    result = await score_payload(ChainScorer(chain.shared.settings), payload_of(chain))
+    assert result == {"not_scored": reason}
+
+
+async def test_the_manager_takes_what_verl_hands_it(made: Made, tmp_path: Path) -> None:
+    node = {"model": "m", "out": str(tmp_path), "data": {"train": "stickers"}}
+    manager = AgentFlyRewardManager(OmegaConf.create({"agentfly": node}), None, None, reward_router_address=None)
+    payload = np.empty(1, dtype=object)
+    payload[0] = payload_of(await made.chain(good_edit(made.task), ANSWER))
+    result = await manager.run_single(SimpleNamespace(non_tensor_batch={"chain": payload}))
+    assert result["reward_score"] > 0.8
+
+
+def worker(made: Made, settings: TrainSettings) -> AgentFlyLoopWorker:
+    """A worker without Ray and queue, whose chains are scored in this process."""
+    scorer = ChainScorer(settings)
+
+    async def compute_score(data: Any) -> dict[str, Any]:
+        return await score_payload(scorer, data.non_tensor_batch["chain"][0])
+
+    bare = AgentFlyLoopWorker.__new__(AgentFlyLoopWorker)
+    bare.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))]
+    bare._pictures = PictureInputs(made.codec)
+    return bare
+
+
+async def scored(made: Made, *texts: str, **values: Any) -> ChainOutput:
+    chain = await made.chain(*texts, **values)
+    output = _output(chain, [])
+    await worker(made, chain.shared.settings)._compute_score([output], {})
+    return output
+
+
+async def test_a_scored_chain_tells_the_trainer_and_the_log(made: Made) -> None:
+    output = await scored(made, good_edit(made.task), ANSWER)
+    chain = output.chain
+    tokens = chain.trajectory.tokens
+    assert tokens is not None
+    assert output.reward_score == chain.trajectory.reward
+    assert output.extra_fields["reward_extra_info"]["score"] == chain.trajectory.score
+    data = output.extra_fields["agentfly"]
+    assert data["digest"] == digest(tokens.ids, tokens.mask)
+    assert data["stop"] == "answered"
+    assert (data["id"], data["group"], data["audit"]) == ("group-0", "group", None)
+    assert data["parts"] == chain.trajectory.reward_parts
+    assert data["facts"]["edits"] == 1
+    assert {each["tool"] for each in data["intervals"]} == {"", "auto_inpaint_image", "give_answer"}
+    (line,) = lines(made.out / "trajectories.jsonl")
+    assert (line["step"], line["validate"], line["task_type"]) == (4, False, "named")
+    assert line["trajectory"]["reward"] == output.reward_score
+    # verl's queue carries it: plain values only.
+    assert json.loads(json.dumps(data))["id"] == "group-0"
+
+
+async def test_credit_reaches_verl_as_rewards_of_tokens(made: Made) -> None:
+    output = await scored(made, good_edit(made.task), ANSWER, credit="even")
+    rewards = output.as_dict()["rm_scores"]
+    assert len(rewards) == len(output.response_ids)
+    assert float(rewards.sum()) == pytest.approx(output.reward_score, abs=1e-6)
+    assert (rewards != 0).sum() > 3
+
+
+async def test_the_audits_score_travels_apart_from_the_reward(made: Made) -> None:
+    audit = AuditNode(evaluator="structural", settings={"share": 1.0})
+    output = await scored(made, good_edit(made.task), ANSWER, audit=audit)
+    alone = await scored(made, good_edit(made.task), ANSWER)
+    assert output.extra_fields["agentfly"]["audit"] is not None
+    assert output.reward_score == alone.reward_score
+
+
+async def test_a_chain_without_score_is_logged_and_never_trained_on(made: Made) -> None:
+    with pytest.raises(ChainFault, match="chain group-0 is not scored: the judge refuses") as found:
+        await scored(made, good_edit(made.task), ANSWER, evaluator=BROKEN)
+    assert found.value.reason == "not_scored"
+    assert found.value.chain.trajectory.reward is None
+    assert found.value.chain.trajectory.reward_error == "the judge refuses"
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_lost_chain_is_logged_and_reported_to_the_trainer(
+    made: Made, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    put: list[dict[str, Any]] = []
+
+    async def kv_put(**named: Any) -> None:
+        put.append(named)
+
+    chain = await made.chain(good_edit(made.task), ANSWER)
+
+    async def lose(*_: Any, **__: Any) -> None:
+        raise ChainFault("not_scored", "the judge is down", chain) if known else KeyError("a bug")
+
+    monkeypatch.setattr(transfer_queue, "async_kv_put", kv_put)
+    monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", lose)
+    kwargs = {"agent_name": "agentfly", "uid": "u", "session_id": 3}
+    with pytest.raises(ChainFault if known else KeyError):
+        await worker(made, chain.shared.settings)._run_agent_loop({}, {"validate": False}, **kwargs)
+    [record] = put
+    assert (record["key"], record["partition_id"]) == ("u_3", PARTITION)
+    [lost] = lost_in({PARTITION: {record["key"]: record["tag"]}}, validate=False).values()
+    log = made.out / "trajectories.jsonl"
+    if known:
+        assert lost == LostChain("u", "not_scored", "the judge is down", answered=True, validate=False)
+        assert [line["trajectory"]["id"] for line in lines(log)] == [chain.trajectory.id]
+    else:
+        assert lost == LostChain("u", "bug", "KeyError: 'a bug'", answered=False, validate=False)
+        assert not log.exists()
+
+
+async def test_inputs_of_pictures_are_made_and_proved(made: Made) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER)
+    output, bare = _output(chain, []), worker(made, chain.shared.settings)
+    ids = torch.tensor([output.prompt_ids + output.response_ids])
+    inputs = bare._compute_multi_modal_inputs(output, ids)
+    assert inputs["image_grid_thw"].tolist() == [[1, 6, 6]] * 2
+    missing = ids.clone()
+    missing[0, int((ids[0] == made.codec.image_id).nonzero()[-1])] = 0
+    with pytest.raises(TrainingError, match=r"chain group-0, after turn 0, picture 1 .*has 8 placeholders"):
+        bare._compute_multi_modal_inputs(output, missing)
+
+
+async def test_pictures_are_kept_when_asked(made: Made) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER)
+    log_chain(chain)
+    assert not (made.out / "pictures").exists()
+    chain = await made.chain(good_edit(made.task), ANSWER, pictures=True, trajectories=False)
+    log_chain(chain)
+    assert len(lines(made.out / "trajectories.jsonl")) == 1
+    kept = ImageStore(made.out / "pictures")
+    # The source, the edit, and nothing else: equal ones are one.
+    assert len(list((made.out / "pictures").iterdir())) == 2
+    assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
+
+
+def _write_lines(path: Path, number: int) -> None:
+    for count in range(20):
+        _append(path, {"writer": number, "count": count, "padding": "é" * 20_000})
+
+
+@pytest.mark.slow
+def test_many_processes_append_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_lines, args=(path, number)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    found = [(line["writer"], line["count"]) for line in lines(path)]
+    assert sorted(found) == [(number, count) for number in range(4) for count in range(20)]
+    assert len({len(line["padding"]) for line in lines(path)}) == 1
+
+
+async def test_what_is_told_stands_for_the_chain(made: Made) -> None:
+    chain = await made.chain("no")
+    await ChainScorer(made.settings()).score(chain.trajectory, made.task, chain.store)
+    data = told(chain, 40.0)
+    assert (data["audit"], data["facts"]["calls"], data["facts"]["answered"]) == (40.0, 0, False)
+    assert data["reward"] == pytest.approx(-0.05)

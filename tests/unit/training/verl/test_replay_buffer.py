@@ -1,0 +1,248 @@
+"""verl builds our replay buffer from its configuration; it polls fast, and proves and observes what it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("verl")
+from omegaconf import OmegaConf  # noqa: E402
+from tensordict import NonTensorData  # noqa: E402
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn  # noqa: E402
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync  # noqa: E402
+from verl.utils.import_utils import load_extern_object  # noqa: E402
+
+from agentfly.errors import ConfigError, TrainingError  # noqa: E402
+from agentfly.training.launch.log_reader import notice_in  # noqa: E402
+from agentfly.training.verl import replay_buffer  # noqa: E402
+from agentfly.training.verl.chain_faults import PARTITION, LostChain  # noqa: E402
+from agentfly.training.verl.parity import digest  # noqa: E402
+from agentfly.training.verl.replay_buffer import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
+
+NODE = {"model": "m", "out": "o", "data": {"train": "stickers"}}
+
+
+def required(**node: Any) -> dict[str, Any]:
+    """What verl/trainer/ppo/v1/trainer_base.py:_build_replay_buffer gives, with the values of config/agentfly.yaml."""
+    return {
+        "trainer_mode": "sync",
+        "trainer_config": {},
+        "max_off_policy_threshold": 8,
+        "max_off_policy_strategy": "drop",
+        "sampler_kwargs": OmegaConf.create({"agentfly": {**NODE, **node}}),
+        "refill_fn": None,
+    }
+
+
+def test_polls_fast_unless_told_otherwise() -> None:
+    buffer_class = load_extern_object("pkg://agentfly.training.verl.replay_buffer", "WatchfulReplayBuffer")
+    assert buffer_class(**required()).poll_interval == POLL_SECONDS
+    assert buffer_class(**required(), poll_interval=1.0).poll_interval == 1.0
+
+
+def test_each_trainer_has_its_buffer() -> None:
+    assert issubclass(WatchfulReplayBuffer, ReplayBuffer)
+    assert issubclass(WatchfulReplayBufferAsync, ReplayBufferAsync)
+    with pytest.raises(ConfigError, match="Did you mean 'tool_calls'"):
+        WatchfulReplayBufferAsync(**required(health={"tool_call": None}))
+
+
+def test_the_trainers_process_knows_our_estimator() -> None:
+    assert get_adv_estimator_fn("turn_grpo").__module__ == "agentfly.training.verl.turn_grpo"
+
+
+IDS, MASK = [5, 6, 7, 8], [1, 0]
+NO_PAUSE = {"lost_chains": {"pause": 0}}
+
+
+def told(answered: bool = True) -> dict[str, Any]:
+    facts = {"calls": 1, "malformed": 0, "edits": 1, "no_op_edits": 0, "longest_repeat": 1, "answered": answered}
+    return {
+        "id": "step-1-row-0-0",
+        "group": "step-1-row-0",
+        "reward": 0.5,
+        "parts": {"edit": 0.5},
+        "audit": None,
+        "facts": facts,
+        "intervals": [],
+        "stop": "answered" if answered else "max_turns",
+        "digest": digest(IDS, MASK),
+        "cache": None,
+    }
+
+
+class Queue:
+    """verl's queue in this process: tags by partition and key, and the fields of chains."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, dict[str, dict[str, Any]]] = {}
+        self.fields: dict[str, dict[str, Any]] = {}
+        self.refilled: list[int] = []
+
+    def prompt(self, uid: str, kept: Sequence[bool], lost: Sequence[LostChain] = (), partition: str = "train") -> None:
+        """Put a prompt of which chains are left (whether each has answered) and chains are lost."""
+        status = "failure" if lost else "finished"
+        tags = self.tags.setdefault(partition, {})
+        tags[uid] = {"is_prompt": True, "status": status, "global_steps": 1}
+        for number, answered in enumerate(kept):
+            key = f"{uid}_{number}_0"
+            tags[key] = {"status": "success"}
+            self.fields[key] = {
+                "extra_fields": NonTensorData({"agentfly": told(answered)}),
+                "input_ids": torch.tensor(IDS),
+                "response_mask": torch.tensor(MASK),
+            }
+        for number, chain in enumerate(lost):
+            self.tags.setdefault(PARTITION, {})[f"{uid}_{len(kept) + number}"] = asdict(chain)
+
+    def kv_list(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return {partition: dict(tags) for partition, tags in self.tags.items()}
+
+    def kv_clear(self, keys: Sequence[str], partition_id: str) -> None:
+        for key in keys:
+            self.tags[partition_id].pop(key)
+
+    def kv_batch_get(self, keys: Sequence[str], partition_id: str, select_fields: Sequence[str]) -> dict[str, Any]:
+        return {name: [self.fields[key].get(name) for key in keys] for name in select_fields}
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    made = Queue()
+    for name in ("kv_list", "kv_clear", "kv_batch_get"):
+        monkeypatch.setattr(replay_buffer.tq, name, getattr(made, name))
+    return made
+
+
+def buffer(queue: Queue, refill: Callable[[int], None] | None = None, **node: Any) -> WatchfulReplayBuffer:
+    def refilled(prompts: int) -> None:
+        queue.refilled.append(prompts)
+        if refill is not None:
+            refill(prompts)
+
+    return WatchfulReplayBuffer(**{**required(**{**NO_PAUSE, **node}), "refill_fn": refilled})
+
+
+def lost(uid: str, *, answered: bool = True, validate: bool = False) -> LostChain:
+    return LostChain(uid, "not_scored", "the judge refuses the connection", answered, validate)
+
+
+def test_a_batch_comes_with_what_its_chains_tell(queue: Queue) -> None:
+    queue.prompt("a", [True, True])
+    batch, metrics = buffer(queue).sample(1, "train", 1)
+    assert batch.keys == ["a_0_0", "a_1_0"]
+    assert metrics["reward/mean"] == 0.5
+    assert metrics["reward/group/zero_variance"] == 1.0
+    assert (metrics["chains/lost"], metrics["chains/sampled_again"]) == (0, 0)
+
+
+def test_a_report_that_is_not_there_in_full_is_waited_for(queue: Queue) -> None:
+    queue.prompt("a", [True])
+    queue.tags[PARTITION] = {"b_0": {}}  # verl's queue lists a key a moment before its tag
+    assert buffer(queue).sample(1, "train", 1)[1]["chains/lost"] == 0
+
+
+def test_a_few_lost_chains_are_counted_by_reason(queue: Queue) -> None:
+    queue.prompt("a", [True] * 19, [lost("a")])
+    _, metrics = buffer(queue).sample(1, "train", 1)
+    assert (metrics["chains/lost"], metrics["chains/lost/not_scored"]) == (1, 1)
+    assert metrics["chains/lost_share"] == pytest.approx(0.05)
+    assert not queue.tags[PARTITION]  # the next step begins at nothing
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ([False] * 26, r"38 of 64 chains were lost: 38 not scored \(the judge refuses the connection\)"),
+        ([], r"38 of 38 chains were lost"),
+    ],
+)
+def test_a_step_of_what_a_dead_judge_left_is_sampled_again_and_then_ends_the_run(
+    queue: Queue, capsys: pytest.CaptureFixture[str], kept: list[bool], why: str
+) -> None:
+    def again(prompts: int) -> None:
+        assert set(queue.tags["train"]) == set(), "the batch that was refused is still there"
+        queue.prompt("b", kept, [lost("b")] * 38)
+
+    queue.prompt("a", kept, [lost("a")] * 38)
+    with pytest.raises(TrainingError, match=f"step 1 was sampled 2 times and never fit to be trained on: {why}"):
+        buffer(queue, again).sample(1, "train", 1)
+    assert queue.refilled == [1]
+    [notice] = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
+    assert "step 1 is sampled again in 0 s and not trained on" in notice
+
+
+def test_a_step_that_is_whole_the_second_time_is_trained_on(queue: Queue) -> None:
+    queue.prompt("a", [False], [lost("a")])
+    batch, metrics = buffer(queue, lambda _: queue.prompt("b", [True, True])).sample(1, "train", 1)
+    assert batch.keys == ["b_0_0", "b_1_0"]
+    assert (metrics["chains/lost"], metrics["chains/sampled_again"]) == (1, 1)
+
+
+def test_a_prompt_must_not_lose_all_that_answered(queue: Queue) -> None:
+    queue.prompt("a", [True] * 40)
+    queue.prompt("b", [False, False], [lost("b"), lost("b")])
+    with pytest.raises(TrainingError, match="a prompt lost all of its answered chains: 2 not scored"):
+        buffer(queue, lost_chains={"attempts": 1}).sample(1, "train", 2)
+    queue.prompt("a", [True] * 40)
+    queue.prompt("b", [True, False], [lost("b"), lost("b")])
+    assert buffer(queue, lost_chains={"attempts": 1}).sample(1, "train", 2)[1]["chains/lost"] == 2
+
+
+def test_an_asynchronous_trainer_does_not_put_new_prompts_in_the_place_of_lost_ones_for_ever(queue: Queue) -> None:
+    uids = iter("bcdefghij")
+
+    def again(prompts: int) -> None:
+        for _ in range(prompts):
+            uid = next(uids)
+            queue.prompt(uid, [False], [lost(uid)])
+
+    queue.prompt("a", [False], [lost("a")])
+    made = WatchfulReplayBufferAsync(**{**required(**NO_PAUSE), "refill_fn": again})
+    with pytest.raises(TrainingError, match="3 prompts lost chains before 1 had all of theirs: 3 not scored"):
+        made.sample(1, "train", 1)
+
+
+def test_a_validation_says_what_it_is_without_and_the_next_step_counts_it(
+    queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue.prompt("v", [True], [lost("v", validate=True)], partition="val")
+    made = buffer(queue)
+    batch, _ = made.sample(1, "val", 1)
+    assert batch.keys == ["v_0_0"]
+    notices = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
+    assert notices == ["the validation of step 1 is without 1 chains: 1 not scored (the judge refuses the connection)"]
+    queue.prompt("a", [True, True])
+    metrics = made.sample(2, "train", 1)[1]
+    assert metrics["validation/chains/lost_share"] == 0.5
+    assert metrics["chains/lost"] == 0
+    # Only the step after it: later ones had no validation before them.
+    queue.prompt("b", [True, True])
+    queue.tags["train"] = {key: tag for key, tag in queue.tags["train"].items() if key.startswith("b")}
+    assert "validation/chains/lost_share" not in made.sample(3, "train", 1)[1]
+
+
+def test_a_validation_of_nothing_ends_the_run(queue: Queue) -> None:
+    queue.prompt("v", [], [lost("v", validate=True)], partition="val")
+    with pytest.raises(TrainingError, match="no chain of the validation is left: 1 not scored"):
+        buffer(queue).sample(1, "val", 1)
+
+
+@pytest.mark.parametrize(("field", "value"), [("input_ids", [5, 6, 9, 8]), ("response_mask", [1, 1])])
+def test_other_ids_than_those_sampled_end_the_run(queue: Queue, field: str, value: list[int]) -> None:
+    queue.prompt("a", [True, True])
+    queue.fields["a_1_0"][field] = torch.tensor(value)
+    with pytest.raises(TrainingError, match=r"chain step-1-row-0-0: the trainer has ids \w{16}, the rollout sampled"):
+        buffer(queue).sample(1, "train", 1)
+
+
+def test_a_warning_of_the_health_monitor_is_a_notice(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    queue.prompt("a", [True, True])
+    buffer(queue, health={"tool_calls": {"low": 2, "patience": 1}}).sample(1, "train", 1)
+    notices = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
+    assert len(notices) == 1
+    assert notices[0].startswith("step 1: tool_calls is 1, below 2")

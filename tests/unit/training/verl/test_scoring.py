@@ -1,0 +1,189 @@
+"""From a chain to its reward: honest edits earn more, credit adds up, and what cannot be scored gets no number."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfly.agents import Trajectory
+from agentfly.datasets import EditTask
+from agentfly.errors import EvaluatorError
+from agentfly.evaluators import EditSample, GuardSettings, Score
+from agentfly.images import ImageStore
+from agentfly.templates import ChatCodec
+from agentfly.training.metrics.chain_report import turn_results
+from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
+from agentfly.training.verl.scoring import ChainScorer, apply_scores, pictures_needed, reward_info, scores_of
+from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, bad_edit, call, good_edit, roll, task_of
+
+
+def settings(**values: Any) -> TrainSettings:
+    return TrainSettings(model="m", out=Path("o"), data=DataSettings(train="stickers"), **values)
+
+
+@pytest.fixture(scope="module")
+def task() -> EditTask:
+    return task_of()
+
+
+class Refuses:
+    """An evaluator that scores nothing; used by name."""
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        raise EvaluatorError("the judge refuses")
+
+
+REFUSES = f"{__name__}:Refuses"
+
+
+class Counts:
+    """An evaluator that never says the same twice, as a judge; used by name."""
+
+    asked = 0
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        Counts.asked += 1
+        return Score(10.0 * Counts.asked)
+
+
+COUNTS = f"{__name__}:Counts"
+
+
+async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(task: EditTask) -> None:
+    rewards = []
+    for texts in ([good_edit(task), ANSWER], [bad_edit(), ANSWER], [ANSWER_SOURCE], ["no"]):
+        trajectory, store = await roll(task, texts)
+        await ChainScorer(settings()).score(trajectory, task, store)
+        assert trajectory.reward == pytest.approx(sum(trajectory.reward_parts.values()))
+        rewards.append(trajectory.reward)
+    good, bad, untouched, silent = rewards
+    assert good > 0.8
+    assert good > bad >= untouched > silent
+    assert untouched == 0.0
+
+
+async def test_a_dearer_tool_lowers_the_reward(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    await ChainScorer(settings()).score(trajectory, task, store)
+    free = trajectory.reward
+    await ChainScorer(settings(reward={"tool_cost": 0.1, "free_tool_calls": 0})).score(trajectory, task, store)
+    assert trajectory.reward == pytest.approx(free - 0.2)
+    assert trajectory.reward_parts["tool_cost"] == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("placement", ["end", "even"])
+async def test_credit_adds_up_and_goes_to_the_turn_that_earned(
+    placement: str, task: EditTask, policy_codec: ChatCodec
+) -> None:
+    looking = call("detect_objects", image_id="img_1", text_prompt="a dog")
+    spoiling = bad_edit().replace("img_1", "img_2")
+    texts = [looking, good_edit(task), spoiling, ANSWER.replace("img_2", "img_3")]
+    trajectory, store = await roll(task, texts, policy_codec)
+    scorer = ChainScorer(settings(credit=placement))
+    scoring = await scorer.score(trajectory, task, store, turn_results(trajectory))
+    rewards = scoring.token_rewards
+    assert rewards is not None
+    assert trajectory.tokens is not None
+    assert len(rewards) == len(trajectory.tokens.response_ids)
+    assert sum(rewards) == pytest.approx(trajectory.reward)
+    looked, edited, spoiled, _ = (sum(rewards[turn.start : turn.end]) for turn in trajectory.turns)
+    assert looked == 0.0
+    assert edited > 0.8
+    assert spoiled < -0.2
+    assert all(reward == 0.0 for reward, mask in zip(rewards, trajectory.tokens.mask, strict=True) if not mask)
+    first, last = trajectory.turns[1].start, trajectory.turns[1].end
+    assert (rewards[first] == 0.0) is (placement == "end")
+    assert rewards[last - 1] > 0.0
+
+
+async def test_no_picture_is_scored_twice(
+    task: EditTask, policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counts, "asked", 0)
+    spoiling = bad_edit().replace("img_1", "img_2")
+    trajectory, store = await roll(task, [good_edit(task), spoiling, ANSWER.replace("img_2", "img_3")], policy_codec)
+    scorer = ChainScorer(settings(credit="end", evaluator=COUNTS))
+    scoring = await scorer.score(trajectory, task, store, turn_results(trajectory))
+    assert Counts.asked == 2
+    # The answer got 10, the picture before it 20.
+    assert scoring.token_rewards is not None
+    first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)
+    assert (first, second, last) == pytest.approx((0.2, -0.1, trajectory.reward - 0.1))
+
+
+async def test_without_credit_all_of_it_goes_to_the_end(task: EditTask, policy_codec: ChatCodec) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER], policy_codec)
+    scoring = await ChainScorer(settings()).score(trajectory, task, store, turn_results(trajectory))
+    assert scoring.token_rewards is None
+    assert scoring.audit is None
+
+
+async def test_what_cannot_be_scored_gets_no_number(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    with pytest.raises(EvaluatorError, match="the judge refuses"):
+        await ChainScorer(settings(evaluator=REFUSES)).score(trajectory, task, store)
+    assert trajectory.score is None
+    assert trajectory.reward is None
+
+
+async def test_the_audit_looks_with_other_eyes_and_changes_no_reward(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    audit = AuditNode(evaluator="structural", settings={"share": 1.0})
+    await ChainScorer(settings()).score(trajectory, task, store)
+    alone = trajectory.reward
+    scoring = await ChainScorer(settings(audit=audit)).score(trajectory, task, store)
+    assert trajectory.reward == alone
+    assert scoring.audit is not None
+    assert 0 <= scoring.audit <= 100
+    assert scoring.audit != trajectory.score
+
+
+async def test_an_audit_that_fails_is_told_as_such(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    audit = AuditNode(evaluator=REFUSES, settings={"share": 1.0, "guard": GuardSettings(attempts=1)})
+    scoring = await ChainScorer(settings(audit=audit)).score(trajectory, task, store)
+    assert scoring.audit is not None
+    assert math.isnan(scoring.audit)
+    assert trajectory.reward is not None
+
+
+async def test_only_a_share_is_audited(task: EditTask) -> None:
+    trajectory, store = await roll(task, [ANSWER_SOURCE])
+    scorer = ChainScorer(settings(audit=AuditNode(evaluator="structural", settings={"share": 0.5})))
+    audited = [(await scorer.score(trajectory, task, store, step=step)).audit is not None for step in range(40)]
+    assert 8 < sum(audited) < 32
+
+
+async def test_only_what_is_scored_is_sent(task: EditTask) -> None:
+    more = bad_edit().replace("img_1", "img_2")
+    trajectory, _ = await roll(task, [good_edit(task), more, ANSWER.replace("img_2", "img_3")])
+    first, last, _ = turn_results(trajectory)
+    assert pictures_needed(trajectory, settings()) == {last}
+    assert pictures_needed(trajectory, settings(credit="end")) == {first, last}
+    nothing, _ = await roll(task, ["no"])
+    assert pictures_needed(nothing, settings(credit="end")) == set()
+
+
+async def test_scores_come_back_from_another_process(task: EditTask) -> None:
+    trajectory, store = await roll(
+        task, [call("detect_objects", image_id="img_9", text_prompt="x"), good_edit(task), ANSWER]
+    )
+    there = Trajectory.from_json(trajectory.to_json())
+    await ChainScorer(settings()).score(there, task, store)
+    apply_scores(trajectory, scores_of(there))
+    assert trajectory == Trajectory.from_json(there.to_json())
+    info = reward_info(trajectory)
+    assert info["score"] == trajectory.score
+    assert info["part/failed"] == pytest.approx(-0.01)
+    assert (info["tool_calls"], info["failed_calls"], info["answered"]) == (3.0, 1.0, 1.0)
+    assert all(isinstance(value, float) for value in info.values())
+
+
+async def test_a_picture_that_was_not_sent_is_an_error_and_no_zero(task: EditTask) -> None:
+    trajectory, _ = await roll(task, [good_edit(task), ANSWER])
+    with pytest.raises(Exception, match="no picture"):
+        await ChainScorer(settings()).score(trajectory, task, ImageStore())
+    assert trajectory.reward is None

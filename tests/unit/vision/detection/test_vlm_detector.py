@@ -1,0 +1,130 @@
+"""Boxes from a vision-language model, whatever it wraps its JSON in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from PIL import Image
+
+from agentfly.errors import ConfigError, ToolError
+from agentfly.vision.base import Detections
+from agentfly.vision.detection.vlm_detector import VlmDetector, VlmSettings
+
+
+class Endpoint:
+    """A chat endpoint that gives one answer, through the real SDK."""
+
+    def __init__(self, answer: str, status: int = 200) -> None:
+        self.answer = answer
+        self.status = status
+        self.requests: list[Any] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(json.loads(request.content))
+        message = {"role": "assistant", "content": self.answer}
+        body = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        }
+        return httpx2.Response(self.status, json=body if self.status == 200 else {"error": {"message": "no"}})
+
+    def detector(self, **settings: Any) -> VlmDetector:
+        client = openai.AsyncOpenAI(
+            api_key="k",
+            base_url="http://model.test/v1",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(self)),
+        )
+        return VlmDetector(VlmSettings(model="policy", **settings), client)
+
+
+def boxes(*entries: object) -> str:
+    return json.dumps(list(entries))
+
+
+CAT = {"bbox_2d": [14, 28, 56, 84], "label": "cat", "score": 0.8}
+DOG = {"bbox_2d": [0, 0, 28, 28], "label": "dog", "score": 0.3}
+
+
+async def find(endpoint: Endpoint, image: Image.Image, box: float = 0.35, **settings: Any) -> Detections:
+    return await endpoint.detector(**settings).detect(image, "Cat. dog", box_threshold=box, text_threshold=0.25)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        boxes(CAT, DOG),
+        f"```json\n{boxes(CAT, DOG)}\n```",
+        f"Here they are:\n{boxes(CAT, DOG)}\nThat is all.",
+        boxes(CAT, DOG).replace('"', "'"),
+        boxes(CAT, DOG)[:-1] + ",]",
+    ],
+)
+async def test_boxes_are_read_from_json_in_any_wrapping(answer: str) -> None:
+    found = await find(Endpoint(answer), Image.new("RGB", (112, 112)))
+    assert [(one.label, one.score, one.box) for one in found] == [("cat", 0.8, (14, 28, 56, 84))]
+    assert found.best_rejected == 0.3
+    assert found[0].mask.getbbox() == (14, 28, 56, 84)
+
+
+async def test_pixels_of_the_picture_sent_become_pixels_of_the_picture_given() -> None:
+    endpoint = Endpoint(boxes(CAT))
+    found = await find(endpoint, Image.new("RGB", (1000, 500)), max_pixels=28 * 28 * 32)
+    content = endpoint.requests[0]["messages"][0]["content"]
+    sent = Image.open(io.BytesIO(base64.b64decode(content[0]["image_url"]["url"].partition(",")[2])))
+    assert sent.size == (224, 112)
+    assert "224 wide and 112 high" in content[1]["text"]
+    assert "cat, dog" in content[1]["text"]
+    assert found[0].box == (62, 125, 250, 375)
+
+
+async def test_thousandths_are_of_the_sides() -> None:
+    answer = boxes({"bbox_2d": [100, 200, 500, 1000], "label": "cat"})
+    found = await find(Endpoint(answer), Image.new("RGB", (300, 200)), coordinates="thousandths")
+    assert [(one.score, one.box) for one in found] == [(1.0, (30, 40, 150, 200))]
+
+
+async def test_an_empty_list_finds_nothing() -> None:
+    found = await find(Endpoint("[]"), Image.new("RGB", (112, 112)))
+    assert found == []
+    assert found.best_rejected is None
+
+
+async def test_entries_that_are_no_boxes_are_left_out() -> None:
+    answer = boxes(
+        "cat", {"bbox_2d": [1, 2, 3]}, {"bbox_2d": "1234"}, {"bbox_2d": [5, 5, 5, 5]}, {"bbox": [1, 2, 30, 40]}
+    )
+    found = await find(Endpoint(answer), Image.new("RGB", (112, 112)))
+    assert [(one.label, one.box) for one in found] == [("cat dog", (1, 2, 30, 40))]
+
+
+async def test_an_answer_in_words_is_an_observation() -> None:
+    with pytest.raises(ToolError, match="gave no list of boxes"):
+        await find(Endpoint("I cannot see a cat."), Image.new("RGB", (112, 112)))
+
+
+async def test_faults_of_the_endpoint_are_told_apart() -> None:
+    picture = Image.new("RGB", (112, 112))
+    with pytest.raises(ToolError, match="did not answer"):
+        await find(Endpoint("", status=500), picture)
+    with pytest.raises(ConfigError, match="refuses the key"):
+        await find(Endpoint("", status=401), picture)
+    with pytest.raises(ConfigError, match="check model and base_url"):
+        await find(Endpoint("", status=404), picture)
+
+
+async def test_without_a_key_openai_itself_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
+        await VlmDetector(VlmSettings(model="m")).detect(
+            Image.new("RGB", (56, 56)), "cat", box_threshold=0.3, text_threshold=0.3
+        )

@@ -1,0 +1,155 @@
+"""How each kind of server is asked, and how its replies are read."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agentfly.vision.base import EditParams, Engines, InpaintParams
+from agentfly.vision.remote import NodeConfig, remote_engines
+from agentfly.vision.remote.adapters import BadReply, adapter_of, encode_mask, read_detections, read_image
+from tests.unit.vision.remote.fake_node import FakeNode, picture
+
+EVERYTHING = EditParams(negative_prompt="blur", true_cfg_scale=4.5, num_inference_steps=8, seed=3)
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def half_mask(size: tuple[int, int] = (8, 6)) -> Image.Image:
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    return mask
+
+
+async def asked(node: FakeNode, config: NodeConfig | None = None) -> dict[str, Any]:
+    engines = remote_engines([config or node.address], timeout=10)
+    await engines.editor.edit(picture(), "make it blue", EVERYTHING)
+    await engines.close()
+    return node.forms[-1]
+
+
+async def test_our_own_server_gets_every_setting_and_the_time_left() -> None:
+    with FakeNode().up() as node:
+        form = await asked(node)
+    assert form.pop("image")[:4] == b"\x89PNG"
+    assert 0 < float(form.pop("timeout")) <= 10
+    assert form == {
+        "prompt": "make it blue",
+        "negative_prompt": "blur",
+        "true_cfg_scale": "4.5",
+        "num_inference_steps": "8",
+        "seed": "3",
+    }
+
+
+@pytest.mark.parametrize("owner", ["vllm", "sglang"])
+async def test_vllm_omni_and_sglang_are_recognised_and_get_no_timeout(owner: str) -> None:
+    with FakeNode(owner).up() as node:
+        form = await asked(node)
+    assert "timeout" not in form
+    assert (form["num_inference_steps"], form["seed"]) == ("8", "3")
+
+
+async def test_openai_gets_the_prompt_and_its_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_KEY", "sk-1")
+    with FakeNode("somebody").up() as node:
+        form = await asked(node, NodeConfig(node.url, "openai", model="image-model", api_key_env="CLOUD_KEY"))
+    assert form.keys() == {"prompt", "model", "image"}
+    assert form["model"] == "image-model"
+    assert node.keys == ["Bearer sk-1"]
+
+
+async def inpainted(node: FakeNode, config: NodeConfig) -> tuple[Image.Image, dict[str, Any]]:
+    engines = remote_engines([config], timeout=10)
+    image = await engines.inpainter.inpaint(picture((9, 9, 9)), half_mask(), "cat", InpaintParams(strength=0.5))
+    await engines.close()
+    return image, node.forms[-1]
+
+
+async def test_masks_are_white_for_us_and_for_vllm_omni_under_its_name() -> None:
+    with FakeNode().up() as node:
+        _, form = await inpainted(node, NodeConfig(node.url))
+        assert opened(form["mask"]).tobytes() == half_mask().tobytes()
+        assert form["strength"] == "0.5"
+        config = NodeConfig(node.url, "vllm-omni", operations=frozenset(("inpaint",)))
+        _, form = await inpainted(node, config)
+        assert opened(form["mask_image"]).tobytes() == half_mask().tobytes()
+
+
+async def test_masks_are_transparent_for_openai() -> None:
+    with FakeNode("openai").up() as node:
+        _, form = await inpainted(node, NodeConfig(node.url, model="m"))
+    alpha = opened(form["mask"]).getchannel("A")
+    assert (alpha.getpixel((0, 0)), alpha.getpixel((7, 0))) == (0, 255)
+
+
+async def test_what_a_server_changes_outside_the_mask_is_undone() -> None:
+    with FakeNode().up() as node:
+        image, _ = await inpainted(node, NodeConfig(node.url))
+    assert (image.getpixel((0, 0)), image.getpixel((7, 0))) == ((1, 2, 3), (9, 9, 9))
+
+
+async def test_sglang_is_never_asked_to_inpaint(stand_in: Engines) -> None:
+    with FakeNode("sglang").up() as node:
+        engines = remote_engines([node.address], timeout=10, otherwise=stand_in)
+        image = await engines.inpainter.inpaint(picture(), half_mask(), "", InpaintParams())
+        await engines.close()
+    assert node.forms == []
+    assert (image.size, engines.inpainter.name) == ((8, 6), "classical")
+
+
+@pytest.fixture
+def stand_in() -> Engines:
+    from agentfly.vision.classical import classical_engines
+
+    return classical_engines()
+
+
+def test_a_server_that_does_not_tell_is_not_guessed() -> None:
+    assert adapter_of({"data": [{"owned_by": "me"}]}) is None
+    assert adapter_of({}) is None
+
+
+def test_masks_of_both_styles_are_each_others_opposite() -> None:
+    grey = Image.new("L", (1, 1), 200)
+    assert opened(encode_mask(grey, "white")).getpixel((0, 0)) == 200
+    assert opened(encode_mask(grey, "transparent")).getpixel((0, 0)) == (200, 200, 200, 55)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"data": []}',
+        b'{"data": [{"url": "http://x"}]}',
+        b'{"data": [{"b64_json": "AAAA"}]}',
+        b'{"data": [{"b64_json": null}]}',
+        b"\xff",
+    ],
+)
+def test_replies_without_a_picture(content: bytes) -> None:
+    with pytest.raises(BadReply):
+        read_image(content)
+
+
+def test_detections_without_masks_are_boxes() -> None:
+    reply = {"data": [{"label": "cat", "score": 0.5, "box": [1, 2, 4, 5]}], "best_rejected": 0.2}
+    (found,) = detections = read_detections(json.dumps(reply).encode(), (8, 6))
+    assert found.mask.getbbox() == found.box == (1, 2, 4, 5)
+    assert detections.best_rejected == 0.2
+
+
+@pytest.mark.parametrize(
+    "item", [{}, {"label": "x", "score": "y", "box": [0, 0, 1, 1]}, {"label": "x", "score": 1, "box": [0]}, 3]
+)
+def test_detections_of_another_form(item: Any) -> None:
+    with pytest.raises(BadReply):
+        read_detections(json.dumps({"data": [item]}).encode(), (8, 6))

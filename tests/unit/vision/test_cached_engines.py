@@ -1,0 +1,222 @@
+"""Engines behind the cache: what is worked on once, what is never kept, and who stops what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agentfly.errors import ToolError
+from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
+from agentfly.vision.cached_engines import CachedEditor, cache_stats, cached
+from agentfly.vision.detection.boxes import box_mask
+from agentfly.vision.tool_cache import CacheStats, ToolCache
+
+
+class Work:
+    """Three engines in one that count their calls; can be held, and can fail."""
+
+    def __init__(self, name: str = "model") -> None:
+        self.name = name
+        self.calls: list[Any] = []
+        self.cancelled = 0
+        self.go = asyncio.Event()
+        self.go.set()
+        self.fault: Exception | None = None
+
+    async def _work(self, *what: Any) -> None:
+        self.calls.append(what)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.fault is not None:
+            raise self.fault
+
+    async def detect(self, image: Image.Image, prompt: str, **thresholds: float) -> Sequence[Detection]:
+        await self._work(prompt, thresholds)
+        outline = Image.linear_gradient("L").resize(image.size)
+        found = [
+            Detection("cat", 0.875, (1, 2, 30, 40), box_mask((1, 2, 30, 40), image.size)),
+            Detection("dog", 0.5, (5, 5, 20, 20), outline),
+        ]
+        return Detections(found, best_rejected=0.25)
+
+    async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
+        await self._work(prompt, params)
+        return Image.new("RGB", image.size, (len(self.calls), 0, 0))
+
+    async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
+        await self._work(instruction, params)
+        return Image.new("RGB", image.size, (0, len(self.calls), 0))
+
+    def behind(self, cache: ToolCache, **options: Any) -> Engines:
+        return cached(Engines(self, self, self), cache, **options)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ToolCache:
+    return ToolCache(tmp_path)
+
+
+async def test_detections_come_back_as_they_were(cache: ToolCache, tmp_path: Path, noise: Image.Image) -> None:
+    work = Work()
+    first, again, elsewhere = [
+        await work.behind(store).detector.detect(noise, "cat", box_threshold=0.3, text_threshold=0.2)
+        for store in (cache, cache, ToolCache(tmp_path))
+    ]
+    assert len(work.calls) == 1
+    for found in (first, again, elsewhere):
+        assert isinstance(found, Detections)
+        assert found.best_rejected == 0.25
+        assert [(d.label, d.score, d.box) for d in found] == [
+            ("cat", 0.875, (1, 2, 30, 40)),
+            ("dog", 0.5, (5, 5, 20, 20)),
+        ]
+        assert found[0].mask.tobytes() == box_mask((1, 2, 30, 40), noise.size).tobytes()
+        assert found[1].mask.tobytes() == Image.linear_gradient("L").resize(noise.size).tobytes()
+    # A mask that is its box is not written as a picture.
+    assert len(list(tmp_path.glob("??/*.png"))) == 1
+
+
+async def test_other_thresholds_are_another_detection(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    detector = work.behind(cache).detector
+    for box, text in ((0.3, 0.2), (0.4, 0.2), (0.3, 0.1), (0.3, 0.2)):
+        await detector.detect(noise, "cat", box_threshold=box, text_threshold=text)
+    assert len(work.calls) == 3
+
+
+async def test_a_seed_makes_a_call_cacheable_and_each_parameter_counts(
+    cache: ToolCache, noise: Image.Image, soft_mask: Image.Image
+) -> None:
+    work = Work()
+    engines = work.behind(cache)
+    usual = InpaintParams("blur", 7.0, 20, 0.8, 1)
+    others = [
+        InpaintParams("blur", 7.0, 20, 0.8, 2),
+        InpaintParams(None, 7.0, 20, 0.8, 1),
+        InpaintParams("blur", 6.0, 20, 0.8, 1),
+        InpaintParams("blur", 7.0, 21, 0.8, 1),
+        InpaintParams("blur", 7.0, 20, 0.7, 1),
+    ]
+    pictures = [await engines.inpainter.inpaint(noise, soft_mask, "cat", p) for p in (usual, *others, usual, *others)]
+    assert len(work.calls) == 6
+    assert [p.tobytes() for p in pictures[:6]] == [p.tobytes() for p in pictures[6:]]
+    await engines.inpainter.inpaint(noise, noise.convert("L"), "cat", usual)
+    await engines.inpainter.inpaint(noise.rotate(180), soft_mask, "cat", usual)
+    await engines.inpainter.inpaint(noise, soft_mask, "dog", usual)
+    await engines.editor.edit(noise, "cat", EditParams(seed=1))
+    assert len(work.calls) == 10
+    assert (cache.stats.hits, cache.stats.misses, cache.stats.hit_rate) == (6, 10, 6 / 16)
+
+
+async def test_calls_without_a_seed_are_kept_only_when_told_to(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    plain, told = work.behind(cache).editor, work.behind(cache, unseeded=True).editor
+    pictures = [await engine.edit(noise, "red", EditParams()) for engine in (plain, plain, told, told, plain)]
+    assert len({p.tobytes() for p in pictures}) == 4
+    assert pictures[2].tobytes() == pictures[3].tobytes()
+    assert cache.stats.skipped == 3
+
+
+async def test_a_deterministic_engine_is_kept_whatever_the_seed(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work("classical")
+    for seed in (None, 1, 2):
+        await work.behind(cache).editor.edit(noise, "red", EditParams(seed=seed))
+    assert len(work.calls) == 1
+
+
+async def test_another_version_of_an_engine_has_results_of_its_own(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    for version in ("1", "2", "1"):
+        await work.behind(cache, versions={"edit": version}).editor.edit(noise, "red", EditParams(seed=1))
+    assert len(work.calls) == 2
+
+
+async def test_faults_are_not_kept(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    editor = work.behind(cache).editor
+    work.fault = ToolError("out of memory")
+    with pytest.raises(ToolError, match="out of memory"):
+        await editor.edit(noise, "red", EditParams(seed=1))
+    work.fault = None
+    assert (await editor.edit(noise, "red", EditParams(seed=1))).getpixel((0, 0)) == (0, 2, 0)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Let the event loop run until something is so."""
+
+    async def wait() -> None:
+        while not done():
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(wait(), 10)
+
+
+async def test_equal_calls_of_one_moment_work_once(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    editor = work.behind(cache).editor
+    work.go.clear()
+    tasks = [asyncio.create_task(editor.edit(noise, "red", EditParams(seed=1))) for _ in range(5)]
+    await until(lambda: cache.stats.shared == 4 and len(work.calls) == 1)
+    work.go.set()
+    pictures = await asyncio.gather(*tasks)
+    assert len(work.calls) == 1
+    assert len({picture.tobytes() for picture in pictures}) == 1
+    pictures[0].putpixel((0, 0), (9, 9, 9))
+    assert pictures[1].getpixel((0, 0)) == (0, 1, 0)
+    assert cache.stats.hit_rate == 0.8
+
+
+async def test_work_goes_on_until_the_last_who_waits_has_left(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    editor = work.behind(cache).editor
+    work.go.clear()
+    tasks = [asyncio.create_task(editor.edit(noise, "red", EditParams(seed=1))) for _ in range(3)]
+    await until(lambda: cache.stats.shared == 2 and len(work.calls) == 1)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    assert work.cancelled == 0
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await until(lambda: work.cancelled == 1)
+    work.go.set()
+    assert (await editor.edit(noise, "red", EditParams(seed=1))).getpixel((0, 0)) == (0, 2, 0)
+
+
+def test_equal_calls_in_two_event_loops_do_not_wait_for_each_other(cache: ToolCache, noise: Image.Image) -> None:
+    async def edit() -> Image.Image:
+        work = Work()
+        return await work.behind(cache, unseeded=False).editor.edit(noise, "red", EditParams(seed=1))
+
+    assert asyncio.run(edit()).tobytes() == asyncio.run(edit()).tobytes()
+
+
+async def test_hits_can_be_read_from_the_engines_step_by_step(cache: ToolCache, noise: Image.Image) -> None:
+    engines = Work().behind(cache)
+    before = cache_stats(engines)
+    assert before == CacheStats()
+    for seed in (1, 1, 2, 1):
+        await engines.editor.edit(noise, "x", EditParams(seed=seed))
+    first = cache_stats(engines)
+    assert first is not None
+    await engines.editor.edit(noise, "x", EditParams(seed=2))
+    after = cache_stats(engines)
+    assert after is not None
+    assert (first.hits, first.misses, first.hit_rate) == (2, 2, 0.5)
+    assert (after.since(first).hits, after.since(first).hit_rate) == (1, 1.0)
+    assert cache_stats(Engines(Work(), Work(), Work())) is None
+
+
+async def test_names_are_those_of_the_engines_and_the_cache_is_at_hand(cache: ToolCache) -> None:
+    engines = Work("model-1").behind(cache)
+    assert {engines.detector.name, engines.inpainter.name, engines.editor.name} == {"model-1"}
+    assert isinstance(engines.editor, CachedEditor)
+    assert engines.editor.cache is cache
