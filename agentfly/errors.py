@@ -27,7 +27,7 @@ class NoGpuError(ConfigError):
 
 
 class ImageError(AgentFlyError, ValueError):
-    """A picture cannot be loaded, or is refused for safety."""
+    """An image cannot be loaded, or is refused for safety."""
 
 
 class DatasetError(AgentFlyError, ValueError):

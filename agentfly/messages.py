@@ -26,7 +26,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A picture, by its handle in the store (`img_` + 12 hex digits of its content hash)."""
+    """An image, by its handle in the store (`img_` + 12 hex digits of its content hash)."""
 
     handle: str
 
@@ -62,7 +62,7 @@ class Message:
 
     Attributes:
         role: who speaks.
-        parts: text and pictures in order.
+        parts: text and images in order.
         tool_calls: calls asked for (assistant only).
         tool_call_id: which call a tool message answers.
     """
@@ -74,16 +74,16 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All text of the message, pictures left out."""
+        """All text of the message, images left out."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Handles of the pictures of the message, in order."""
+        """Handles of the images of the message, in order."""
         return tuple(part.handle for part in self.parts if isinstance(part, ImagePart))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON form that `from_dict` reads back equal; pictures as handles."""
+        """Plain JSON form that `from_dict` reads back equal; images as handles."""
         parts = [
             {"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image", "image": p.handle}
             for p in self.parts
@@ -108,7 +108,7 @@ class Message:
         """The message for an OpenAI-compatible chat endpoint.
 
         Args:
-            image_url: gives the URL (usually a data URI) of a picture handle.
+            image_url: gives the URL (usually a data URI) of an image handle.
         """
         out: dict[str, Any] = {"role": self.role}
         if any(isinstance(part, ImagePart) for part in self.parts):
@@ -165,13 +165,13 @@ def from_openai(message: object, store_image: Callable[[Any], str]) -> Message:
     """Read one message in the forms that people write: OpenAI, Qwen, or a bare string as content.
 
     Args:
-        message: `role` and `content`; content is a string, or a list of parts of type `text`, `image` (any picture
+        message: `role` and `content`; content is a string, or a list of parts of type `text`, `image` (any image
             source under `image`) or `image_url`. The object is not changed.
-        store_image: puts a picture source into the store and returns its handle.
+        store_image: puts an image source into the store and returns its handle.
 
     Raises:
         ConfigError: unknown role or part type; the message names it.
-        ImageError: a picture cannot be loaded.
+        ImageError: an image cannot be loaded.
     """
     if not isinstance(message, Mapping) or "role" not in message:
         raise ConfigError(f"a message is a mapping with 'role' and 'content', got {type(message).__name__}")
@@ -213,7 +213,7 @@ def _part(part: Any, store_image: Callable[[Any], str]) -> Part:
         if isinstance(source, Mapping) and "url" in source:
             source = source["url"]
         if source is None:
-            raise ConfigError(f"a part of type {kind!r} needs the picture under 'image' or 'image_url'")
+            raise ConfigError(f"a part of type {kind!r} needs the image under 'image' or 'image_url'")
         return ImagePart(store_image(source))
     raise ConfigError(f"unknown content part type {kind!r}; use 'text', 'image' or 'image_url'")
 

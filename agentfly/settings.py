@@ -5,11 +5,15 @@ A wrong field is a `ConfigError` that offers the nearest valid one. No message e
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentfly.errors import ConfigError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 
 class Settings(BaseModel):
@@ -18,12 +22,19 @@ class Settings(BaseModel):
     Attributes:
         written_as: what stands before a field where people write it: "agentfly." for a node of a recipe, "--" for the
             options of a command, whose words are joined by hyphens; nothing within other settings.
+        renamed: fields by the names that they had one minor version ago; those are still accepted, with a warning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     written_as: ClassVar[str] = ""
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, **data: Any) -> None:
+        for old in self.renamed.keys() & data.keys():
+            new = self.renamed[old]
+            logger.warning("%s is now called %s; please rename it", self._spelled(old), self._spelled(new))
+            # A new name beside it is a default: configurations are complete, and only people write old names.
+            data[new] = data.pop(old)
         fields = {self._spelled(name): name for name in type(self).model_fields}
         if self.model_config.get("extra") == "forbid":
             for name in data.keys() - type(self).model_fields.keys():

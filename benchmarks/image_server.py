@@ -43,7 +43,7 @@ from agentfly.serving.image_server import EngineOptions, Operation, Outcome, Wor
 from agentfly.serving.image_server.workers.engines import load_engine  # noqa: E402
 from agentfly.vision.base import EditParams, Engines, InpaintParams  # noqa: E402
 from agentfly.vision.remote import PoolSettings, remote_engines  # noqa: E402
-from agentfly.vision.remote.load_test import make_picture  # noqa: E402
+from agentfly.vision.remote.load_test import make_image  # noqa: E402
 from agentfly.vision.remote.statistics import quantile  # noqa: E402
 
 COMMAND = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
@@ -61,7 +61,7 @@ class Plan:
         calls: of the model, each way and round.
         rounds: of every way.
         steps: denoising steps.
-        size: side of the picture.
+        size: side of the image.
         sleeps: requests to the sleeping workers of each pool and round.
         hits: cache hits in a round.
     """
@@ -109,7 +109,7 @@ class Sleeper:
         self._turn = asyncio.Lock()
 
     async def run(self, work: Work) -> Outcome:
-        """The picture itself, later."""
+        """The image itself, later."""
         async with self._turn:
             await asyncio.sleep(SLEEP)
         return Outcome(work.images[0])
@@ -168,7 +168,7 @@ async def measure(name: str, call: Call, calls: int, concurrency: int) -> Timing
 
 def engine_call(plan: Plan, engines: Engines) -> Call:
     """One call of the model through the engines of an agent."""
-    image, mask = make_picture(plan.size)
+    image, mask = make_image(plan.size)
 
     async def call(number: int) -> object:
         if plan.model_type == "inpaint":
@@ -186,7 +186,7 @@ def direct_call(plan: Plan) -> Call:
             {"model_type": plan.model_type, "model_path": plan.model_path, "device": plan.device, "area": area(plan)}
         )
     )
-    image, mask = make_picture(plan.size)
+    image, mask = make_image(plan.size)
     operation = Operation.inpaint if plan.model_type == "inpaint" else Operation.edit
 
     async def call(number: int) -> object:
@@ -197,7 +197,7 @@ def direct_call(plan: Plan) -> Call:
 
 
 def area(plan: Plan) -> int:
-    """Pixels that the model works at: those of the picture."""
+    """Pixels that the model works at: those of the image."""
     return plan.size * plan.size
 
 
@@ -237,7 +237,7 @@ async def in_turn(plan: Plan, ways: dict[str, tuple[Call, int]]) -> dict[str, li
 async def over_the_pool(plan: Plan, pools_seen: dict[str, object]) -> dict[str, list[Timing]]:
     """The same work on one server of sleeping workers, and on two."""
     flags = ("--model-type", "custom", "--model-path", "image_server:sleeper", "--worker-slots", "2")
-    image, _ = make_picture(64)
+    image, _ = make_image(64)
     with server(*flags) as one, server(*flags) as two:
         pools = [remote_engines(nodes, settings=PoolSettings(hedge_factor=0)) for nodes in ([one], [one, two])]
 
@@ -253,12 +253,12 @@ async def over_the_pool(plan: Plan, pools_seen: dict[str, object]) -> dict[str, 
 
 
 async def cache_hits(plan: Plan, folder: Path) -> dict[str, list[Timing]]:
-    """Hits of the tool cache with a picture of 512 x 512, from memory and from disk."""
+    """Hits of the tool cache with an image of 512 x 512, from memory and from disk."""
     from agentfly.vision.cached_engines import cached
     from agentfly.vision.classical import classical_engines
     from agentfly.vision.tool_cache import ToolCache
 
-    image, _ = make_picture(512)
+    image, _ = make_image(512)
 
     def call_with(memory: int) -> Call:
         engines = cached(classical_engines(), ToolCache(folder, memory_bytes=memory))
@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--model-type", choices=("inpaint", "qwen", "generic"), default="inpaint")
     parser.add_argument("--model-path", default="", help="a checkpoint; a tiny random one without it")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", type=int, default=256, help="side of the picture")
+    parser.add_argument("--size", type=int, default=256, help="side of the image")
     parser.add_argument("--steps", type=int, default=8, help="denoising steps")
     parser.add_argument("--quick", action="store_true", help="a few calls of each, to see that it runs")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -91,7 +91,7 @@ class Laboratory:
         out: folder of everything.
         budget: of each run.
         given: warm start of every seed; each seed gets one of its own when None.
-        blanked: whether the trained policies are evaluated on grey pictures too.
+        blanked: whether the trained policies are evaluated on grey images too.
         overrides: of an arm, after its own.
         threads: compute threads of each process of a run; those of the recipe when None.
     """
@@ -168,7 +168,7 @@ class Laboratory:
         return train, held_out
 
     def _look(self, policy: Path, outcome: TrainingOutcome, out: Path) -> dict[str, float]:
-        """Success of the trained policy on look tasks: with its eyes, and with grey pictures."""
+        """Success of the trained policy on look tasks: with its eyes, and with grey images."""
         if outcome.checkpoint is None:
             raise ConfigError(f"training left no checkpoint to evaluate; see {outcome.log_file}")
         trained = export_policy(outcome.checkpoint, out / "policy")
@@ -246,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm-start", type=Path, help="policy that every seed starts from; else one a seed is made")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--override", type=_override, action="append", default=[], metavar="ARM:key=value")
-    parser.add_argument("--blanked", action="store_true", help="evaluate the trained policies on grey pictures too")
+    parser.add_argument("--blanked", action="store_true", help="evaluate the trained policies on grey images too")
     for name, words in (
         ("steps", "training steps"),
         ("prompts", "tasks of a step"),

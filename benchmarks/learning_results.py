@@ -70,7 +70,7 @@ class Run:
         validations: in order, the warm start first.
         steps: what `STEP_FIGURES` names, of each step.
         start_seconds: until training began, by phase.
-        blanked: success on the look tasks, seeing and with grey pictures; None where it was not asked for.
+        blanked: success on the look tasks, seeing and with grey images; None where it was not asked for.
     """
 
     arm: str
@@ -245,7 +245,7 @@ def _look_table(results: Results) -> list[str]:
         if found:
             cells = [str(interval(100 * each[name] for each in found)) for name in ("seeing", "blanked")]
             rows.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
-    head = ["Success on *look* after training, per cent:", "", "| arm | seeds | seeing | grey pictures |"]
+    head = ["Success on *look* after training, per cent:", "", "| arm | seeds | seeing | grey images |"]
     return [*head, "|---|---|---|---|", *rows] if rows else []
 
 

@@ -87,11 +87,11 @@ def our_loop(config: Any, processor: Any, server: Server) -> Play:
     from agentfly.agents import Rollout
     from agentfly.training.verl.agent_loop import FinishedChain, VerlBackend, _output, _sampling, new_chain, shared
     from agentfly.training.verl.loop_worker import AgentFlyLoopWorker
-    from agentfly.training.verl.parity import PictureInputs
+    from agentfly.training.verl.parity import ImageInputs
 
     common = shared(config, processor)
     worker = _worker(AgentFlyLoopWorker, config, processor)
-    worker._pictures = PictureInputs(common.codec)
+    worker._images = ImageInputs(common.codec)
 
     async def play(task: EditTask, number: int, name: str) -> int:
         backend = VerlBackend(server, common.codec, {})
@@ -162,9 +162,9 @@ def _finish(worker: Any, output: Any, ids: Any) -> int:
     import torch
 
     inputs = worker._compute_multi_modal_inputs(output, ids)
-    pictures = len(output.multi_modal_data["images"])
-    if not len(inputs["image_grid_thw"]) == pictures == len(TURNS):
-        raise RuntimeError(f"a chain has {pictures} pictures, and not one a turn")
+    images = len(output.multi_modal_data["images"])
+    if not len(inputs["image_grid_thw"]) == images == len(TURNS):
+        raise RuntimeError(f"a chain has {images} images, and not one a turn")
     worker._compute_position_ids(ids.unsqueeze(0), torch.ones_like(ids).unsqueeze(0), inputs)
     return len(ids)
 

@@ -49,9 +49,9 @@ class Plan:
         turns: generations of a chain; every one but the last calls a tool, the last one answers.
         model_seconds, tool_seconds: medians of the log-normal waits.
         sigma: of the logarithm of the waits; with 0.5, one wait in twenty is longer than 2.3 medians.
-        pictures: whether every call of the tool makes a picture of 512 x 512.
+        images: whether every call of the tool makes an image of 512 x 512.
         seed: of the waits.
-        first: number of the first chain, from which its pictures are drawn.
+        first: number of the first chain, from which its images are drawn.
     """
 
     prompts: int = 32
@@ -60,7 +60,7 @@ class Plan:
     model_seconds: float = 0.5
     tool_seconds: float = 0.25
     sigma: float = 0.5
-    pictures: bool = False
+    images: bool = False
     seed: int = 0
     first: int = 0
 
@@ -94,18 +94,18 @@ class Plan:
         call: dict[str, Any] = {"name": "work", "arguments": {"chain": chain, "turn": turn}}
         if turn == self.turns - 1:
             call = {"name": "answer", "arguments": {"image_id": "img_1"}}
-        return f"Let me look at the picture once more.\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
+        return f"Let me look at the image once more.\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
 
     def inputs(self) -> list[bytes]:
-        """The picture of each prompt, as a file."""
+        """The image of each prompt, as a file."""
         buffers = [io.BytesIO() for _ in range(self.prompts)]
         for prompt, buffer in enumerate(buffers):
-            picture(-1 - self.first - prompt, 0).save(buffer, "PNG")
+            make_image(-1 - self.first - prompt, 0).save(buffer, "PNG")
         return [buffer.getvalue() for buffer in buffers]
 
 
-def picture(chain: int, turn: int) -> Image.Image:
-    """A picture that no other turn has."""
+def make_image(chain: int, turn: int) -> Image.Image:
+    """An image that no other turn has."""
     image = Image.new("RGB", (SIDE, SIDE), (chain * 7 % 256, turn * 31 % 256, 90))
     image.putpixel((turn, chain % SIDE), (255, chain // 256 % 256, 255))
     return image
@@ -119,11 +119,11 @@ class Desk:
 
     @tool
     async def work(self, chain: int, turn: int) -> ToolResult:
-        """Wait, and make a picture where the plan says so."""
+        """Wait, and make an image where the plan says so."""
         await asyncio.sleep(self._plan.waits[chain][turn][1])
-        if not self._plan.pictures:
+        if not self._plan.images:
             return ToolResult(f"turn {turn} done")
-        handle = await asyncio.to_thread(lambda: self._view.store.put(picture(self._plan.first + chain, turn)))
+        handle = await asyncio.to_thread(lambda: self._view.store.put(make_image(self._plan.first + chain, turn)))
         return ToolResult(self._view.add_handle(handle), (handle,))
 
     @tool
@@ -176,7 +176,7 @@ async def with_plain_loop(plan: Plan, inputs: list[bytes], folder: Path) -> None
     """The plan with nothing around it: one coroutine a chain and a list of messages."""
 
     def make(chain: int, turn: int) -> None:
-        picture(chain, turn).save(folder / f"{chain}-{turn}.png", compress_level=1)
+        make_image(chain, turn).save(folder / f"{chain}-{turn}.png", compress_level=1)
 
     async def one(chain: int) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = [{"role": "user", "content": "Do it."}]
@@ -188,7 +188,7 @@ async def with_plain_loop(plan: Plan, inputs: list[bytes], folder: Path) -> None
             if call["name"] == "answer":
                 break
             await asyncio.sleep(work)
-            if plan.pictures:
+            if plan.images:
                 await asyncio.to_thread(make, chain, turn)
             messages.append({"role": "tool", "content": f"turn {turn} done"})
         return messages
@@ -205,13 +205,13 @@ class Timing:
 
     Attributes:
         name: who ran it.
-        pictures: as in the plan.
+        images: as in the plan.
         bound, makespan: seconds.
         cpu_ms: processor milliseconds a turn, all threads.
     """
 
     name: str
-    pictures: bool
+    images: bool
     bound: float
     makespan: float
     cpu_ms: float
@@ -249,9 +249,9 @@ class Report:
     timings: list[Timing] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
 
-    def overhead_ms(self, pictures: bool) -> float:
+    def overhead_ms(self, images: bool) -> float:
         """CPU milliseconds a turn beyond the plain loop."""
-        cpu = {timing.name: timing.cpu_ms for timing in self.timings if timing.pictures is pictures}
+        cpu = {timing.name: timing.cpu_ms for timing in self.timings if timing.images is images}
         return cpu["agentfly"] - cpu["plain loop"]
 
     def as_json(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class Report:
         return {
             "machine": self.machine,
             "timings": [{**asdict(timing), "over_bound": timing.over_bound} for timing in self.timings],
-            "overhead_ms_a_turn": {"text": self.overhead_ms(False), "pictures": self.overhead_ms(True)},
+            "overhead_ms_a_turn": {"text": self.overhead_ms(False), "images": self.overhead_ms(True)},
             "memory": [{**asdict(memory), "mib_each": memory.mib_each} for memory in self.memory],
         }
 
@@ -267,12 +267,12 @@ class Report:
         """Print the tables."""
         table = Table("run", "tool gives", "bound s", "makespan s", "over bound", "CPU ms a turn")
         for timing in self.timings:
-            gives = "512² pictures" if timing.pictures else "text"
+            gives = "512² images" if timing.images else "text"
             seconds = f"{timing.bound:.2f}", f"{timing.makespan:.2f}", f"{timing.over_bound:.1%}"
             table.add_row(timing.name, gives, *seconds, f"{timing.cpu_ms:.2f}")
         console.print(table)
-        for words, pictures in (("text", False), ("pictures", True)):
-            console.print(f"beyond the plain loop, {words}: {self.overhead_ms(pictures):.2f} CPU ms a turn")
+        for words, images in (("text", False), ("images", True)):
+            console.print(f"beyond the plain loop, {words}: {self.overhead_ms(images):.2f} CPU ms a turn")
         table = Table("turns", "trajectories a step", "peak MiB after each step", "MiB a trajectory")
         for memory in self.memory:
             peaks = " ".join(f"{peak:.0f}" for peak in memory.peaks)
@@ -296,7 +296,7 @@ def timed(name: str, plan: Plan, run: Run) -> Timing:
 
     with tempfile.TemporaryDirectory() as folder:
         share, cpu = asyncio.run(measured(Path(folder)))
-    return Timing(name, plan.pictures, plan.bound(), share * plan.bound(), cpu * 1000 / (plan.chains * plan.turns))
+    return Timing(name, plan.images, plan.bound(), share * plan.bound(), cpu * 1000 / (plan.chains * plan.turns))
 
 
 def peak_mib() -> float:
@@ -306,7 +306,7 @@ def peak_mib() -> float:
 
 
 def measure_memory(trajectories: int, turns: int, steps: int) -> Memory:
-    """Peaks of steps with pictures, 64 chains at a time, in a process of their own.
+    """Peaks of steps with images, 64 chains at a time, in a process of their own.
 
     To be called while this process is small: a new process starts with the peak of the one that starts it.
     """
@@ -317,7 +317,7 @@ def measure_memory(trajectories: int, turns: int, steps: int) -> Memory:
 
 def memory_here(trajectories: int, turns: int, steps: int) -> list[float]:
     """What `measure_memory` runs in its process."""
-    plan = Plan(trajectories // 8, 8, turns, model_seconds=0.0, tool_seconds=0.0, pictures=True)
+    plan = Plan(trajectories // 8, 8, turns, model_seconds=0.0, tool_seconds=0.0, images=True)
     before, peaks = peak_mib(), []
     for step in range(steps):
         this = replace(plan, first=step * plan.chains)
@@ -344,8 +344,8 @@ def main() -> None:
     if given.quick:
         plan, sizes = Plan(2, 8, 3, 0.02, 0.01, seed=given.seed), [(32, 2, 1), (32, 4, 2)]
     report = Report(memory=[measure_memory(*size) for size in sizes])
-    for pictures in (False, True):
-        this = replace(plan, pictures=pictures)
+    for images in (False, True):
+        this = replace(plan, images=images)
         report.timings += [timed("plain loop", this, with_plain_loop), timed("agentfly", this, with_agentfly)]
     report.show(Console())
     if given.json:

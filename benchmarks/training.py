@@ -292,7 +292,7 @@ def sampled_tokens(log: Path) -> int:
 
 
 def write_verl_rows(tasks: Sequence[EditTask], path: Path) -> None:
-    """Tasks as verl's own loops read them: the same prompt, with its picture in the row."""
+    """Tasks as verl's own loops read them: the same prompt, with its image in the row."""
     import io
 
     import pyarrow as pa

@@ -25,8 +25,8 @@ from agentfly.tools import ImageTools, Toolset
 from agentfly.vision import Engines
 
 POLL_SECONDS = 0.05
-# Sampled, they would stand for a picture that does not exist.
-PICTURE_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
+# Sampled, they would stand for an image that does not exist.
+IMAGE_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
 
 
 @cache
@@ -39,16 +39,16 @@ def engines() -> Engines:
 
 @dataclass
 class Desk:
-    """The pictures and tools of one chain."""
+    """The images and tools of one chain."""
 
     view: ImageView = field(default_factory=lambda: ImageView(ImageStore()))
     known: int = 0
 
-    def tools(self, pictures: list[Any]) -> Toolset:
-        """Tools on all pictures of the conversation, named in their order."""
-        for picture in pictures[self.known :]:
-            self.view.add_handle(self.view.store.put(picture))
-        self.known = len(pictures)
+    def tools(self, images: list[Any]) -> Toolset:
+        """Tools on all images of the conversation, named in their order."""
+        for image in images[self.known :]:
+            self.view.add_handle(self.view.store.put(image))
+        self.known = len(images)
         return Toolset.of(ImageTools(self.view, engines()))
 
 
@@ -67,8 +67,8 @@ class ImageTool(BaseTool):  # type: ignore[misc, unused-ignore]
             result = await desk.tools(agent_data.image_data or []).execute(ToolCall("call", self.name, parameters))
         except (ToolError, ImageError) as fault:
             return ToolResponse(text=f"Error: {fault}"), 0.0, {}
-        pictures = {"image": [desk.view.store.get(handle) for handle in result.images]} if result.images else {}
-        return ToolResponse(text=result.text, **pictures), 0.0, {}
+        images = {"image": [desk.view.store.get(handle) for handle in result.images]} if result.images else {}
+        return ToolResponse(text=result.text, **images), 0.0, {}
 
 
 @ToolParser.register("hermes_until_answer")
@@ -90,7 +90,7 @@ class LongSingleTurn(SingleTurnAgentLoop):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, *arguments: Any, tokens: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        ids = [self.tokenizer.convert_tokens_to_ids(token) for token in PICTURE_TOKENS]
+        ids = [self.tokenizer.convert_tokens_to_ids(token) for token in IMAGE_TOKENS]
         self._fixed = {"max_tokens": tokens, "ignore_eos": True, "logit_bias": dict.fromkeys(ids, -100.0)}
 
     async def run(self, sampling_params: dict[str, Any], **named: Any) -> AgentLoopOutput:
@@ -106,5 +106,5 @@ class QuickReplayBuffer(ReplayBuffer):  # type: ignore[misc, unused-ignore]
 
 
 def compute_score(**unused: Any) -> float:
-    """A reward that costs nothing; ours is scored by comparing pictures."""
+    """A reward that costs nothing; ours is scored by comparing images."""
     return 0.5

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: a tiny policy of the real class, an engine that runs it, and pictures."""
+"""Fixtures that several rooms share: a tiny policy of the real class, an engine that runs it, and images."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ async def vllm_backend(tiny_policy: Path) -> AsyncIterator[AsyncVLLMBackend]:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    """A picture of 168 x 168 with structure in every channel."""
+def image() -> Image.Image:
+    """An image of 168 x 168 with structure in every channel."""
     import numpy as np
 
     ramp = np.linspace(0, 255, 168, dtype=np.uint8)

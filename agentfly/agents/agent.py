@@ -37,7 +37,7 @@ class AgentSettings:
         system_prompt: first message of every chain that brings none; None for no system message.
         limits: of every chain.
         sampling: of every turn.
-        image_limits: what pictures are accepted.
+        image_limits: what images are accepted.
         max_concurrent_chains: chains of a run at the same time.
         reward_timeout: seconds that the reward function may take for one chain.
     """
@@ -58,7 +58,7 @@ class AgentArguments(TypedDict, total=False):
         backend: "async_vllm" (the default), "client", or a backend object.
         backend_config: configuration object of the backend, or a dict of its fields.
         streaming: "console" to show runs as they happen, or None.
-        store: where pictures are kept; a store in memory by default.
+        store: where images are kept; a store in memory by default.
         settings: see `AgentSettings`.
         tools: functions, objects and classes with `@tool`, beside the agent's own; see `given_tools`.
         reward: scores every chain that was not stopped by a fault; see `agentfly.agents.reward_function`.
@@ -85,7 +85,7 @@ class RunArguments(TypedDict, total=False):
 class Agent:
     """Runs conversations with tools.
 
-    A chain has the tools of `toolset`, the `@tool` methods of the class, in which `self.images` are the pictures of the
+    A chain has the tools of `toolset`, the `@tool` methods of the class, in which `self.images` are the images of the
     chain, and those of the argument `tools`.
 
     Args:
@@ -121,7 +121,7 @@ class Agent:
         self.result = RunResult()
 
     def toolset(self, view: ImageView) -> Toolset:
-        """Tools bound to the pictures that one chain can name; for subclasses."""
+        """Tools bound to the images that one chain can name; for subclasses."""
         return Toolset()
 
     async def run(
@@ -150,7 +150,7 @@ class Agent:
 
         Raises:
             ConfigError: an argument is wrong, or the log is of other conversations.
-            ImageError: a picture of the only conversation cannot be loaded; among several, their chains fail alone.
+            ImageError: an image of the only conversation cannot be loaded; among several, their chains fail alone.
         """
         self._check_run(unknown)
         on_event = self._console() if enable_streaming else None
@@ -178,13 +178,13 @@ class Agent:
     def chain(
         self, conversation: Mapping[str, Any], group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain:
-        """A chain ready to run: pictures stored and named, system prompt in place, tools bound.
+        """A chain ready to run: images stored and named, system prompt in place, tools bound.
 
         Args:
             conversation: mapping with `messages`; everything else becomes metadata.
             group_id: shared by the chains of one prompt; with `number` it makes the chain's id.
             number: of the chain within its group.
-            store: where its pictures are kept; the agent's store by default.
+            store: where its images are kept; the agent's store by default.
         """
         store = store or self.store
         view = ImageView(store)
@@ -209,7 +209,7 @@ class Agent:
         return self.result.rewards
 
     def get_messages(self) -> list[dict[str, Any]]:
-        """Messages of every chain of the run that finished last, pictures as handles."""
+        """Messages of every chain of the run that finished last, images as handles."""
         return [
             {"id": t.id, "messages": [message.to_dict() for message in t.messages]} for t in self.result.trajectories
         ]
@@ -220,8 +220,8 @@ class Agent:
             raise ConfigError(f"there is no chain {index}: the last run has {len(self.result)}")
         console = Console()
         for message in self.result[index].messages:
-            pictures = f" [dim]{' '.join(message.images)}[/dim]" if message.images else ""
-            console.print(f"[bold]{message.role}[/bold]: {escape(message.text)}{pictures}")
+            images = f" [dim]{' '.join(message.images)}[/dim]" if message.images else ""
+            console.print(f"[bold]{message.role}[/bold]: {escape(message.text)}{images}")
             for call in message.tool_calls:
                 console.print(f"  [cyan]→ {call.name}({escape(str(dict(call.arguments)))})[/cyan]")
 

@@ -117,7 +117,7 @@ class Course:
         return self.trajectory.id, len(self.trajectory.turns) - 1, index
 
     def _message(self, outcome: Outcome) -> Message:
-        """The observation as a message; a picture that the words do not name is named beside it."""
+        """The observation as a message; an image that the words do not name is named beside it."""
         result = outcome.result
         parts: list[Part] = [TextPart(result.text)]
         for handle in result.images:

@@ -36,7 +36,7 @@ class EditRequest:
     """What `agentfly edit` was asked.
 
     Attributes:
-        picture: path or URL.
+        image: path or URL.
         instruction: in words.
         out: file for the edited image.
         model: checkpoint, or model name of the endpoint; None is the policy of the quickstart, or the only model that
@@ -52,7 +52,7 @@ class EditRequest:
         nodes: image servers; what they do not offer is done by `engine`.
     """
 
-    picture: str
+    image: str
     instruction: str
     out: Path
     model: str | None = None
@@ -66,7 +66,7 @@ class EditRequest:
     nodes: tuple[NodeConfig, ...] = ()
 
 
-async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
+async def edit_image(request: EditRequest, console: Console) -> Trajectory:
     """Edit an image, show the steps, and write the result.
 
     Args:
@@ -84,7 +84,7 @@ async def edit_picture(request: EditRequest, console: Console) -> Trajectory:
         check_steps_path(request.strip)
     agent = await make_agent(request)
     try:
-        content = [{"type": "image", "image": request.picture}, {"type": "text", "text": f"\n{request.instruction}"}]
+        content = [{"type": "image", "image": request.image}, {"type": "text", "text": f"\n{request.instruction}"}]
         result = await agent.run([{"role": "user", "content": content}], enable_streaming=True)
     finally:
         await agent.close()
@@ -147,10 +147,10 @@ def check_result(trajectory: Trajectory, store: ImageStore, request: EditRequest
     if stopped is not None and stopped.failed:
         raise AgentFlyError(trajectory.error or f"the agent was stopped ({reason})")
     if final is None:
-        raise AgentFlyError(f"the agent made no picture ({reason}): {_reasons(trajectory, request)}")
+        raise AgentFlyError(f"the agent made no image ({reason}): {_reasons(trajectory, request)}")
     if trajectory.images and same_pixels(store.get(trajectory.images[0]), store.get(final)):
         raise UnchangedError(
-            f"the picture is unchanged, so {request.out} was not written: {_reasons(trajectory, request)}"
+            f"the image is unchanged, so {request.out} was not written: {_reasons(trajectory, request)}"
         )
 
 

@@ -30,14 +30,14 @@ SYSTEM_PROMPT = (
 
 P = ParamSpec("P")
 Result = Coroutine[Any, Any, ToolResult]
-# Arguments that name a picture, and what the picture is called when the agent meets it for the first time.
-_PICTURES = {"image_id": "img", "mask_id": "mask", "final_image_id": "img"}
+# Arguments that name an image, and what the image is called when the agent meets it for the first time.
+_IMAGES = {"image_id": "img", "mask_id": "mask", "final_image_id": "img"}
 
 
 def _direct(
     method: Callable[Concatenate[ImageTools, P], Result],
 ) -> Callable[Concatenate[ImageEditingAgent, P], Result]:
-    """A tool as a method of the agent: the same arguments and checks as for the model, on the agent's own pictures."""
+    """A tool as a method of the agent: the same arguments and checks as for the model, on the agent's own images."""
     signature = inspect.signature(method)
 
     # The mark of `@tool` stays behind: the tools that a model sees belong to a chain.
@@ -53,7 +53,7 @@ def _direct(
 
 
 class ImageEditingAgent(Agent):
-    """Edits pictures as the user's words say, by calling tools over several turns.
+    """Edits images as the user's words say, by calling tools over several turns.
 
     The tools can be awaited directly too, as `detect_objects_tool(image_id=…, text_prompt=…)` and so on: they take the
     ids that `_store_image` and earlier results (`ToolResult.ids`) gave, or handles of a trajectory, and check their
@@ -90,7 +90,7 @@ class ImageEditingAgent(Agent):
         self.engines: Engines = self._remote or _local(engines)
 
     def toolset(self, view: ImageView) -> Toolset:
-        """The four image tools and `give_answer`, on the pictures of `view`."""
+        """The four image tools and `give_answer`, on the images of `view`."""
         return Toolset.of(ImageTools(view, self.engines))
 
     detect_objects_tool = _direct(ImageTools.detect_objects)
@@ -107,21 +107,21 @@ class ImageEditingAgent(Agent):
             await self._remote.close()
 
     async def _call_tool(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        for argument, kind in _PICTURES.items():
+        for argument, kind in _IMAGES.items():
             handle = arguments.get(argument)
             if isinstance(handle, str) and handle in self.store:
                 self.images.add_handle(handle, kind)
-        # Made afresh: a `@tool` method of a subclass works on a copy of the agent that has the pictures of its chain.
+        # Made afresh: a `@tool` method of a subclass works on a copy of the agent that has the images of its chain.
         tools = Toolset.of(ImageTools(self.images, self.engines))
         result = await tools.execute(ToolCall("direct", name, arguments))
         return replace(result, ids=tuple(self.images.name(handle) for handle in result.images))
 
     def _store_image(self, image: ImageSource) -> str:
-        """Keep a picture, given in any form that `load_image` takes, and return the id that this agent knows it by."""
+        """Keep an image, given in any form that `load_image` takes, and return the id that this agent knows it by."""
         return self.images.add(load_image(image, self.settings.image_limits))
 
     def _get_image(self, image_id: str) -> Image.Image:
-        """A copy of the picture of an id that this agent gave, or of a handle from a trajectory.
+        """A copy of the image of an id that this agent gave, or of a handle from a trajectory.
 
         Raises:
             ImageError: neither; the message lists the ids.
@@ -136,7 +136,7 @@ class ImageEditingAgent(Agent):
             ) from None
 
     def save_image(self, image_id: str, path: str | Path) -> Path:
-        """Write a picture to a .png, .jpg or .webp file and return its path; the parent folder is made.
+        """Write an image to a .png, .jpg or .webp file and return its path; the parent folder is made.
 
         Raises:
             ImageError: unknown id or suffix, or the file cannot be written.

@@ -24,7 +24,7 @@ def conversations(messages: Any) -> list[Mapping[str, Any]]:
     """One or many conversations, in any of the accepted forms, as mappings with `messages`.
 
     Raises:
-        ConfigError: not a conversation, an unknown role or an unknown kind of content. Pictures are not loaded yet.
+        ConfigError: not a conversation, an unknown role or an unknown kind of content. Images are not loaded yet.
     """
     if isinstance(messages, Mapping):
         messages = [messages]
@@ -52,14 +52,14 @@ def _conversation(entry: Any) -> Mapping[str, Any]:
 
 
 def read_messages(conversation: Mapping[str, Any], keep: Callable[[Any], str]) -> list[Message]:
-    """The messages of a conversation; `keep` puts a picture source into a store and returns its handle."""
+    """The messages of a conversation; `keep` puts an image source into a store and returns its handle."""
     return [
         message if isinstance(message, Message) else from_openai(message, keep) for message in conversation["messages"]
     ]
 
 
 def name_images(message: Message, view: ImageView) -> Message:
-    """The message with each picture's name written before it, so that the policy can refer to it."""
+    """The message with each image's name written before it, so that the policy can refer to it."""
     if not message.images:
         return message
     parts: list[TextPart | ImagePart] = []
@@ -71,7 +71,7 @@ def name_images(message: Message, view: ImageView) -> Message:
 
 
 def fingerprint(conversation: Mapping[str, Any], system_prompt: str | None) -> str:
-    """A hash of what the policy is told: the messages, pictures by content where they are at hand, else by address."""
+    """A hash of what the policy is told: the messages, images by content where they are at hand, else by address."""
     content = json.dumps([system_prompt, _canonical(conversation["messages"])], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

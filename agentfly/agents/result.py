@@ -26,7 +26,7 @@ class RunResult:
 
     Attributes:
         trajectories: all of them; a failed one has an `error`.
-        store: holds the pictures that they name.
+        store: holds the images that they name.
     """
 
     trajectories: tuple[Trajectory, ...] = ()
@@ -74,7 +74,7 @@ class RunResult:
         return {**figures, **{f"stop/{reason.value}": float(counts.get(reason, 0)) for reason in StopReason}}
 
     def to_dataset(self) -> Dataset:
-        """A row a trajectory: messages, pictures (all those of the conversation, in order), exact tokens, reward, ...
+        """A row a trajectory: messages, images (all those of the conversation, in order), exact tokens, reward, ...
 
         What has no fixed form (tools, arguments of calls, metadata, reward parts) is JSON text.
 
@@ -88,7 +88,7 @@ class RunResult:
         return datasets.Dataset.from_list(rows, features=_features())
 
     def to_openai_jsonl(self, path: str | Path, only: Callable[[Trajectory], bool] | None = None) -> int:
-        """Write trajectories as OpenAI fine-tuning examples: `messages` and `tools`, pictures as data URIs.
+        """Write trajectories as OpenAI fine-tuning examples: `messages` and `tools`, images as data URIs.
 
         Trajectories in which the policy said nothing, and those with a call that could not be parsed, are left out:
         the format has no place for them.

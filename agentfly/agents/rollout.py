@@ -44,7 +44,7 @@ class RolloutLimits:
         max_response_tokens: ids after the first prompt, observations included (token-level backends).
         max_context_tokens: ids in all (token-level backends).
         max_tool_calls: calls carried out.
-        max_images: pictures in the conversation.
+        max_images: images in the conversation.
         wall_clock: seconds of the whole chain; bounds generations and tool calls too.
         tool_timeout: seconds for one call.
     """
@@ -65,7 +65,7 @@ class Chain:
 
     Attributes:
         trajectory: with the first messages.
-        view: the pictures that this chain can name.
+        view: the images that this chain can name.
         tools: bound to the view.
         session: name of the chain towards the backend, unique among those that run; the trajectory's id by default.
     """

@@ -118,7 +118,7 @@ class Run:
             else:
                 await self._roll(slot, messages, store)
             if journal is not None and slot.trajectory.stop_reason is not StopReason.CANCELLED:
-                await asyncio.to_thread(self._copy_pictures, slot.trajectory, journal.images)
+                await asyncio.to_thread(self._copy_images, slot.trajectory, journal.images)
                 await journal.append(slot.trajectory)
 
     async def _roll(self, slot: _Slot, messages: Sequence[Message], store: ImageStore) -> None:
@@ -145,7 +145,7 @@ class Run:
         return await asyncio.shield(self._loaded[slot.group])
 
     async def _unloadable(self, slot: _Slot, fault: ImageError) -> None:
-        """A picture cannot be loaded: nothing to run if it is all there is, one failed chain among others."""
+        """An image cannot be loaded: nothing to run if it is all there is, one failed chain among others."""
         if slot.group == self._slots[-1].group == 0:
             raise fault
         trajectory = slot.trajectory
@@ -157,8 +157,8 @@ class Run:
         await self.rollout.tell(ErrorRaised(trajectory.id, str(fault)))
         await self.rollout.tell(ChainEnd(trajectory.id, StopReason.ERROR, 0.0))
 
-    def _copy_pictures(self, trajectory: Trajectory, images: ImageStore) -> None:
-        """Pictures that a tool put into the agent's own store go to the log as well."""
+    def _copy_images(self, trajectory: Trajectory, images: ImageStore) -> None:
+        """Images that a tool put into the agent's own store go to the log as well."""
         for handle in {*trajectory.names.values(), *trajectory.images, trajectory.final_image}:
             if handle is not None and handle not in images:
                 images.put(self.agent.store.get(handle))

@@ -29,7 +29,7 @@ class Journal:
         folder: made when it is not there.
 
     Attributes:
-        images: store of the pictures in the folder.
+        images: store of the images in the folder.
         finished: chains of earlier runs by id, without those that a fault ended.
 
     Raises:

@@ -48,7 +48,7 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class ChainStart:
-    """A chain begins; `images` are its first pictures."""
+    """A chain begins; `images` are its first images."""
 
     kind: ClassVar[str] = "chain_start"
     chain: str
@@ -123,7 +123,7 @@ class ToolEnd:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the policy gets to see of a tool call: words, and pictures by their handles."""
+    """What the policy gets to see of a tool call: words, and images by their handles."""
 
     kind: ClassVar[str] = "observation"
     chain: str

@@ -22,7 +22,7 @@ class EvaluationSetup:
 
 
 def task_conversation(task: EditTask) -> dict[str, Any]:
-    """The conversation that a task starts: its pictures, then its instruction."""
+    """The conversation that a task starts: its images, then its instruction."""
     parts: list[dict[str, Any]] = [{"type": "image", "image": source} for source in task.images]
     parts.append({"type": "text", "text": f"\n{task.instruction}"})
     return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}

@@ -25,7 +25,7 @@ def check_trace(trajectory: Trajectory, codec: ChatCodec, load_image: LoadImage)
     Args:
         trajectory: with its messages, tools and turns as the rollout left them.
         codec: of the policy, with the template of the rollout.
-        load_image: the picture behind a handle.
+        load_image: the image behind a handle.
 
     Raises:
         AgentFlyError: the first thing that does not hold, with the place where it fails.
@@ -35,7 +35,7 @@ def check_trace(trajectory: Trajectory, codec: ChatCodec, load_image: LoadImage)
         if trace is None:
             raise AgentFlyError("it is not token-exact: its backend works on messages")
         _check_arrays(trajectory, trace)
-        _check_pictures(trajectory)
+        _check_images(trajectory)
         prompt, observed = _messages(trajectory)
         _same("prompt", trace.prompt_ids, codec.prompt_ids(prompt, trajectory.tools, load_image))
         for index, messages in enumerate(observed):
@@ -70,10 +70,10 @@ def _check_arrays(trajectory: Trajectory, trace: TokenTrace) -> None:
         raise AgentFlyError(f"the observation has a log-prob at {wrong[0]}: it must be 0")
 
 
-def _check_pictures(trajectory: Trajectory) -> None:
+def _check_images(trajectory: Trajectory) -> None:
     shown = [handle for message in trajectory.messages for handle in message.images]
     if shown != trajectory.images:
-        raise AgentFlyError(f"pictures of the messages {shown} are not those of the trajectory {trajectory.images}")
+        raise AgentFlyError(f"images of the messages {shown} are not those of the trajectory {trajectory.images}")
 
 
 def _messages(trajectory: Trajectory) -> tuple[list[Message], list[list[Message]]]:

@@ -23,7 +23,7 @@ from agentfly.images.store import Draft
 from agentfly.messages import ToolCall
 from agentfly.tools import ToolResult, Toolset
 
-_PICTURE_NAME = re.compile(r"(?:img|mask)_\d+")
+_IMAGE_NAME = re.compile(r"(?:img|mask)_\d+")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Listener(Protocol):
         """A call begins."""
 
     async def ended(self, index: int, call: ToolCall, seconds: float, error: str | None) -> None:
-        """A call is over; its pictures have no names yet."""
+        """A call is over; its images have no names yet."""
 
     async def settled(self, outcome: Outcome) -> None:
         """A call and all before it are over."""
@@ -101,7 +101,7 @@ class TurnCalls:
         work = []
         for place, (index, call) in enumerate(calls):
             earlier = over[place - 1] if place else None
-            waits = _names_a_new_picture(call.arguments, self.view)
+            waits = _names_a_new_image(call.arguments, self.view)
             # Only what may run beside earlier calls needs names that are settled later.
             draft = self.view.draft() if earlier is not None and not waits else None
             work.append(self._in_order(index, call, earlier, over[place], draft))
@@ -154,12 +154,12 @@ class TurnCalls:
         return outcome
 
 
-def _names_a_new_picture(value: Any, view: ImageView) -> bool:
+def _names_a_new_image(value: Any, view: ImageView) -> bool:
     if isinstance(value, str):
-        return _PICTURE_NAME.fullmatch(value) is not None and value not in view
+        return _IMAGE_NAME.fullmatch(value) is not None and value not in view
     if isinstance(value, Mapping):
         value = list(value.values())
-    return isinstance(value, Sequence) and any(_names_a_new_picture(item, view) for item in value)
+    return isinstance(value, Sequence) and any(_names_a_new_image(item, view) for item in value)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -48,8 +48,8 @@ class ToolRecord:
         engine: engine that did the work, "" for none.
         error: the observation when the call failed, else None.
         malformed: the call could not even be parsed.
-        data: what the tool reported for machines; an edit names the picture it began from under "source".
-        images: handles of the pictures it gave; none when an edit changed nothing.
+        data: what the tool reported for machines; an edit names the image it began from under "source".
+        images: handles of the images it gave; none when an edit changed nothing.
         began: when it began, in seconds since 1970.
     """
 
@@ -94,7 +94,7 @@ class TokenTrace:
     """Exact ids of a chain: the first prompt, then sampled ids and observation ids as they came.
 
     Attributes:
-        prompt_ids: ids before the first sampled token, picture placeholders expanded.
+        prompt_ids: ids before the first sampled token, image placeholders expanded.
         response_ids: everything after.
         mask: 1 where `response_ids` was sampled, 0 where it is an observation. Same length.
         logprobs: log-prob of each sampled id, 0.0 on observations. Same length.
@@ -127,19 +127,19 @@ class TokenTrace:
 
 @dataclass
 class Trajectory:
-    """Everything about one chain. Pictures are handles into the run's store.
+    """Everything about one chain. Images are handles into the run's store.
 
     Attributes:
         id: unique; `group_id` is shared by the chains of one prompt.
         messages: the conversation, first prompt included.
         tools: schemas of the tools that the policy was told of, in OpenAI's form.
         turns: one a generation.
-        images: handles of all pictures in the conversation, in placeholder order.
-        names: the chain's own names (`img_1`, `mask_1`) of every picture it can use, to handles.
+        images: handles of all images in the conversation, in placeholder order.
+        names: the chain's own names (`img_1`, `mask_1`) of every image it can use, to handles.
         tokens: exact ids, None when the backend is message-level (then it is not token-exact).
         stop_reason: None while the chain runs.
         error: what went wrong, for stop reasons that are failures.
-        final_image: handle of the answer, or of the last picture that a tool made; None when nothing was made.
+        final_image: handle of the answer, or of the last image that a tool made; None when nothing was made.
         answer: the words that came with the answer.
         score, aspects: of the evaluator (0 to 100), None before scoring.
         reward, reward_parts: what the trainer learns from.
@@ -185,7 +185,7 @@ class Trajectory:
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back equal.
 
-        Metadata that JSON does not know is told in words: a picture by its handle, bytes by their number.
+        Metadata that JSON does not know is told in words: an image by its handle, bytes by their number.
         """
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["messages"] = [message.to_dict() for message in self.messages]

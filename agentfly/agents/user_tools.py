@@ -31,7 +31,7 @@ def given_tools(given: Sequence[GivenTool], view: ImageView) -> Iterator[Tool]:
     """The tools that were passed as `tools=`, for one chain.
 
     A marked function is used as it is, an object gives its marked methods, and of a class each chain gets an object of
-    its own; if its constructor has an argument `images`, that is the chain's pictures.
+    its own; if its constructor has an argument `images`, that is the chain's images.
 
     Raises:
         ConfigError: something among them is no tool.

@@ -35,7 +35,7 @@ Set = Annotated[
 ]
 
 
-class Pictures(StrEnum):
+class Images(StrEnum):
     """Where `convert` puts the images."""
 
     bytes = "bytes"
@@ -70,8 +70,8 @@ def convert(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     name: Annotated[str, typer.Option(help="Name of the files.")] = "train",
     images: Annotated[
-        Pictures, typer.Option(help="Store images in the file (bytes) or beside it (paths).")
-    ] = Pictures.bytes,
+        Images, typer.Option(help="Store images in the file (bytes) or beside it (paths).")
+    ] = Images.bytes,
     split: Split = None,
     limit: Limit = None,
     seed: Seed = 0,

@@ -50,7 +50,7 @@ def edit(
     Exit code 0: the edited image is in --out. 1: a fault, or no image. 2: invalid options. 3: the image is unchanged,
     and --out was not written.
     """
-    from agentfly.agents.edit import EditRequest, UnchangedError, edit_picture
+    from agentfly.agents.edit import EditRequest, UnchangedError, edit_image
     from agentfly.vision.factory import read_engines
 
     # The console belongs to the agent's steps; what an engine says of its start is for those who ask for it.
@@ -71,7 +71,7 @@ def edit(
         nodes=tuple(read_node_options(nodes, nodes_key_env)),
     )
     try:
-        asyncio.run(edit_picture(request, Console()))
+        asyncio.run(edit_image(request, Console()))
     except UnchangedError as fault:
         Console(stderr=True).print(Text(printable(str(fault)), "yellow"), soft_wrap=True)
         raise typer.Exit(UNCHANGED) from None

@@ -15,7 +15,7 @@ from agentfly.datasets.task_row import TaskRow
 from agentfly.errors import DatasetError, ImageError
 from agentfly.images import ImageSource, load_image
 
-# Relative difference of aspect ratios up to which a target is a resized one, and not a picture of another shape.
+# Relative difference of aspect ratios up to which a target is a resized one, and not an image of another shape.
 _SAME_SHAPE = 0.03
 
 
@@ -25,7 +25,7 @@ class Problem:
 
     Attributes:
         where: the row, e.g. "tasks.jsonl line 3".
-        kind: one of "row", "instruction", "id", "picture", "target", "mask", "metadata".
+        kind: one of "row", "instruction", "id", "image", "target", "mask", "metadata".
         reason: in words.
         id: of the task, where the row has got that far.
     """
@@ -70,7 +70,7 @@ class CheckReport:
 
 
 def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
-    """Look at every row: is it a task, do its pictures open, do target and mask fit.
+    """Look at every row: is it a task, do its images open, do target and mask fit.
 
     Args:
         rows: as `task_rows` gives them; memory is taken for one row, and for the ids.
@@ -113,11 +113,11 @@ def _problems(task: EditTask) -> Iterator[tuple[str, str]]:
     for number, source in enumerate(task.images):
         image, reason = _open(source)
         if image is None:
-            yield "picture", f"picture {number + 1}: {reason}" if len(task.images) > 1 else reason
+            yield "image", f"image {number + 1}: {reason}" if len(task.images) > 1 else reason
         else:
             opened.append(image)
     if not task.images:
-        yield "picture", "there is no picture"
+        yield "image", "there is no image"
     first = opened[0] if opened and len(opened) == len(task.images) else None
     if task.target is not None:
         yield from _target_problems(task.target, first)
@@ -139,9 +139,9 @@ def _target_problems(source: ImageSource, first: Image.Image | None) -> Iterator
     elif first is not None:
         ratio = (target.width * first.height) / (target.height * first.width)
         if abs(ratio - 1) > _SAME_SHAPE:
-            yield "target", f"the target is {_size(target)}, the picture {_size(first)}: another shape"
+            yield "target", f"the target is {_size(target)}, the image {_size(first)}: another shape"
         elif target.size == first.size and np.array_equal(_rgb(target), _rgb(first)):
-            yield "target", "the target equals the picture: nothing is to be done"
+            yield "target", "the target equals the image: nothing is to be done"
 
 
 def _mask_problems(source: ImageSource, first: Image.Image | None) -> Iterator[tuple[str, str]]:
@@ -150,7 +150,7 @@ def _mask_problems(source: ImageSource, first: Image.Image | None) -> Iterator[t
         yield "mask", reason
         return
     if first is not None and mask.size != first.size:
-        yield "mask", f"the mask is {_size(mask)}, the picture {_size(first)}: they must be equal"
+        yield "mask", f"the mask is {_size(mask)}, the image {_size(first)}: they must be equal"
     if not np.asarray(mask.convert("L")).any():
         yield "mask", "the mask is black: white marks what must change"
 

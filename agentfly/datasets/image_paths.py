@@ -32,32 +32,32 @@ _TRUST = f"if you trust this data set, give {option('allow_outside', True)}"
 
 
 @dataclass(frozen=True)
-class PictureFolder:
-    """Where the pictures of a data set may be.
+class ImageFolder:
+    """Where the images of a data set may be.
 
     A file that somebody else wrote must not make us read `/etc` or ask a server in our network.
 
     Attributes:
-        folder: the data set's own; None where it holds all pictures in itself.
+        folder: the data set's own; None where it holds all images in itself.
         allow_outside: also take absolute paths, paths that lead out of the folder, and URLs.
     """
 
     folder: Path | None
     allow_outside: bool = False
 
-    def source(self, picture: Any) -> ImageSource:
-        """What `load_image` opens for a picture column: bytes, a decoded picture, a data URI, or the path of a file.
+    def source(self, image: Any) -> ImageSource:
+        """What `load_image` opens for an image column: bytes, a decoded image, a data URI, or the path of a file.
 
         Raises:
-            DatasetError: the picture is named by a path or URL that is not allowed, or is no picture at all.
+            DatasetError: the image is named by a path or URL that is not allowed, or is no image at all.
         """
-        if isinstance(picture, Mapping):
-            picture = picture.get("bytes") if picture.get("bytes") is not None else picture.get("path")
-        if isinstance(picture, (bytes, Image.Image)):
-            return picture
-        if isinstance(picture, (str, os.PathLike)) and str(picture):
-            return self._named(str(picture))
-        raise DatasetError(f"a picture is given as {type(picture).__name__}: give a path, or the bytes of a file")
+        if isinstance(image, Mapping):
+            image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+        if isinstance(image, (bytes, Image.Image)):
+            return image
+        if isinstance(image, (str, os.PathLike)) and str(image):
+            return self._named(str(image))
+        raise DatasetError(f"an image is given as {type(image).__name__}: give a path, or the bytes of a file")
 
     def _named(self, name: str) -> ImageSource:
         if name[:5].lower() == "data:":
@@ -65,11 +65,11 @@ class PictureFolder:
         if _URL.match(name):
             if self.allow_outside:
                 return name
-            raise DatasetError(f"a picture is named by URL: {_TRUST}")
+            raise DatasetError(f"an image is named by URL: {_TRUST}")
         if self.folder is None:
-            raise DatasetError(f"a picture is named by path ({name!r}) where its bytes belong")
+            raise DatasetError(f"an image is named by path ({name!r}) where its bytes belong")
         folder = self.folder.resolve()
         path = (folder / name).resolve()
         if not self.allow_outside and not path.is_relative_to(folder):
-            raise DatasetError(f"picture {name!r} lies outside the data set's own folder: move it there, or {_TRUST}")
+            raise DatasetError(f"image {name!r} lies outside the data set's own folder: move it there, or {_TRUST}")
         return path

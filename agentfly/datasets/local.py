@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets.image_paths import PictureFolder, option
+from agentfly.datasets.image_paths import ImageFolder, option
 from agentfly.datasets.rows import COLUMNS
 from agentfly.datasets.tables import TABLE_SUFFIXES, parse_line, read_lines, read_table, table_columns
 from agentfly.datasets.task import EditTask
@@ -20,11 +20,11 @@ from agentfly.datasets.task_row import TaskRow
 from agentfly.errors import DatasetError
 from agentfly.settings import Settings
 
-PICTURE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SIDECAR = "metadata.jsonl"
 _LINES = (".jsonl", ".ndjson")
 _LONGEST_INSTRUCTION = 64 * 1024
-# As `datasets` names them in the metadata.jsonl of a folder of pictures.
+# As `datasets` names them in the metadata.jsonl of a folder of images.
 _FOLDER_COLUMNS = {"image": "file_name", "target": "target_file_name", "mask": "mask_file_name"}
 
 
@@ -33,7 +33,7 @@ class LocalOptions(Settings):
 
     Attributes:
         columns: our field -> your column, e.g. {"instruction": "prompt"}.
-        allow_outside: also take pictures from outside the data set's folder, and from URLs.
+        allow_outside: also take images from outside the data set's folder, and from URLs.
     """
 
     columns: Mapping[str, str] = {}
@@ -58,7 +58,7 @@ def local_rows(path: Path, split: str | None, options: LocalOptions) -> Iterator
         return _line_rows(path, options, dict(options.columns))
     if path.suffix in TABLE_SUFFIXES:
         return _table_rows(_tasks_behind(path), options)
-    raise DatasetError(f"cannot read tasks from {path}: give .jsonl, .parquet, .arrow, or a folder of pictures")
+    raise DatasetError(f"cannot read tasks from {path}: give .jsonl, .parquet, .arrow, or a folder of images")
 
 
 def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
@@ -76,7 +76,7 @@ def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iter
         return local_rows(next(iter(files.values())), None, options)
     found = [path for path in sorted(folder.rglob("*")) if _is_source(path)]
     if not found:
-        raise DatasetError(f"{folder} holds no pictures and no {SIDECAR}; name a file in it, or a split")
+        raise DatasetError(f"{folder} holds no images and no {SIDECAR}; name a file in it, or a split")
     return (TaskRow(str(path.relative_to(folder)), partial(_beside, path, folder, options)) for path in found)
 
 
@@ -87,30 +87,30 @@ def _split_files(folder: Path) -> dict[str, Path]:
 
 
 def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) -> Iterator[TaskRow]:
-    pictures = PictureFolder(path.parent, options.allow_outside)
+    images = ImageFolder(path.parent, options.allow_outside)
     for number, line in read_lines(path):
         name = f"{path.stem}-{number}"
 
         def make(line: str = line, name: str = name) -> EditTask:
-            return own_task(parse_line(line), name, pictures, columns)
+            return own_task(parse_line(line), name, images, columns)
 
         yield TaskRow(f"{path.name} line {number}", make)
 
 
 def _table_rows(path: Path, options: LocalOptions) -> Iterator[TaskRow]:
-    pictures = PictureFolder(path.parent, options.allow_outside)
+    images = ImageFolder(path.parent, options.allow_outside)
     for number, row in enumerate(read_table(path)):
-        make = partial(own_task, row, f"{path.stem}-{number}", pictures, dict(options.columns))
+        make = partial(own_task, row, f"{path.stem}-{number}", images, dict(options.columns))
         yield TaskRow(f"{path.name} row {number}", make)
 
 
 def _tasks_behind(path: Path) -> Path:
-    """The file with the pictures, where the path names the file of pointers that verl reads."""
+    """The file with the images, where the path names the file of pointers that verl reads."""
     tasks = path.with_name(f"{path.stem}.tasks.parquet")
     return tasks if path.suffix == ".parquet" and tasks.is_file() and "extra_info" in table_columns(path) else path
 
 
-def own_task(row: Mapping[str, Any], default_id: str, pictures: PictureFolder, columns: Mapping[str, str]) -> EditTask:
+def own_task(row: Mapping[str, Any], default_id: str, images: ImageFolder, columns: Mapping[str, str]) -> EditTask:
     """The task of a row in our own columns, or in those that `columns` names.
 
     Raises:
@@ -130,9 +130,9 @@ def own_task(row: Mapping[str, Any], default_id: str, pictures: PictureFolder, c
     return EditTask(
         id=default_id if identity is None else str(identity),
         instruction=instruction.strip(),
-        images=tuple(pictures.source(image) for image in _images(row, fields)),
-        target=None if target is None else pictures.source(target),
-        mask=None if mask is None else pictures.source(mask),
+        images=tuple(images.source(image) for image in _images(row, fields)),
+        target=None if target is None else images.source(target),
+        mask=None if mask is None else images.source(mask),
         task_type=str(task_type) if task_type else "edit",
         metadata={**extra, **_metadata(row.get(fields["metadata"]))},
     )
@@ -144,7 +144,7 @@ def _images(row: Mapping[str, Any], fields: Mapping[str, str]) -> Iterable[Any]:
     images = [images] if not isinstance(images, (list, tuple)) and images is not None else images
     if not images:
         raise DatasetError(
-            f"lacks a picture; it has {', '.join(row)}. Name the column that has it: {_named('image', row)}"
+            f"lacks an image; it has {', '.join(row)}. Name the column that has it: {_named('image', row)}"
         )
     return images
 
@@ -175,18 +175,18 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_source(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.stem.endswith((".target", ".mask"))
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith((".target", ".mask"))
 
 
 def _beside(path: Path, folder: Path, options: LocalOptions) -> EditTask:
     words = path.with_suffix(".txt")
     if not words.is_file():
         raise DatasetError(f"has no instruction: write it into {words.name} beside it, or all of them into {SIDECAR}")
-    pictures = PictureFolder(folder, options.allow_outside)
-    if pictures.source(words) and words.stat().st_size > _LONGEST_INSTRUCTION:
+    images = ImageFolder(folder, options.allow_outside)
+    if images.source(words) and words.stat().st_size > _LONGEST_INSTRUCTION:
         raise DatasetError(f"{words.name} is longer than an instruction can be ({_LONGEST_INSTRUCTION} bytes)")
     row = {"instruction": words.read_text(encoding="utf-8", errors="replace"), "image": path}
     for kind in ("target", "mask"):
-        beside = (path.with_name(f"{path.stem}.{kind}{suffix}") for suffix in PICTURE_SUFFIXES)
+        beside = (path.with_name(f"{path.stem}.{kind}{suffix}") for suffix in IMAGE_SUFFIXES)
         row[kind] = next((file for file in beside if file.is_file()), None)
-    return own_task(row, path.relative_to(folder).with_suffix("").as_posix(), pictures, {})
+    return own_task(row, path.relative_to(folder).with_suffix("").as_posix(), images, {})

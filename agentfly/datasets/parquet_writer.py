@@ -77,7 +77,7 @@ class ParquetRows:
 
 
 def _size(value: Any) -> int:
-    """Bytes of the pictures in a row, which are what makes rows large."""
+    """Bytes of the images in a row, which are what makes rows large."""
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, Mapping):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentfly.datasets.image_paths import PictureFolder
+from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.task import EditTask
 from agentfly.errors import DatasetError, require
 from agentfly.images import ImageSource, handle_of, load_image
@@ -25,7 +25,7 @@ def tasks_to_dataset(tasks: Iterable[EditTask]) -> datasets.Dataset:
     """A data set with one row a task: the columns are the fields of `EditTask`, with `metadata` as JSON.
 
     Raises:
-        ImageError: a picture of a task cannot be loaded.
+        ImageError: an image of a task cannot be loaded.
         MissingExtraError: `datasets` is not installed.
     """
     require("datasets", "tasks as a `datasets.Dataset`", "data")
@@ -39,18 +39,18 @@ def task_features() -> datasets.Features:
     import datasets
 
     # Undecoded, so that reading a row costs no decoding and gives back the very bytes.
-    picture = datasets.Image(decode=False)
+    image = datasets.Image(decode=False)
     text = datasets.Value("string")
-    kinds = {"images": datasets.List(picture), "target": picture, "mask": picture}
+    kinds = {"images": datasets.List(image), "target": image, "mask": image}
     return datasets.Features({column: kinds.get(column, text) for column in COLUMNS})
 
 
-def task_from_row(row: Mapping[str, Any], pictures: PictureFolder | None = None) -> EditTask:
-    """The task of a row; pictures stay encoded until `load_image` opens them.
+def task_from_row(row: Mapping[str, Any], images: ImageFolder | None = None) -> EditTask:
+    """The task of a row; images stay encoded until `load_image` opens them.
 
     Args:
         row: a row of `tasks_to_dataset`, or of a file that `write_rows` wrote.
-        pictures: where pictures that are named by path may be; any path is taken as it is without it.
+        images: where images that are named by path may be; any path is taken as it is without it.
 
     Raises:
         DatasetError: a column is missing or unreadable; the message names it.
@@ -62,11 +62,11 @@ def task_from_row(row: Mapping[str, Any], pictures: PictureFolder | None = None)
         metadata = json.loads(row["metadata"])
     except (TypeError, json.JSONDecodeError) as fault:
         raise DatasetError(f"column metadata of task {row['id']!r} is not JSON: {fault}") from fault
-    source = _source if pictures is None else pictures.source
+    source = _source if images is None else images.source
     return EditTask(
         id=row["id"],
         instruction=row["instruction"],
-        images=tuple(source(picture) for picture in row["images"]),
+        images=tuple(source(image) for image in row["images"]),
         target=source(row["target"]) if row["target"] is not None else None,
         mask=source(row["mask"]) if row["mask"] is not None else None,
         task_type=row["task_type"],
@@ -79,10 +79,10 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, Any]:
 
     Args:
         task: the task.
-        pack: what becomes of a picture; `pack_bytes` without it.
+        pack: what becomes of an image; `pack_bytes` without it.
 
     Raises:
-        ImageError: a picture cannot be loaded.
+        ImageError: an image cannot be loaded.
         DatasetError: the metadata is not JSON.
     """
     pack = pack or pack_bytes
@@ -102,7 +102,7 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, Any]:
 
 
 def pack_bytes(source: ImageSource) -> dict[str, Any]:
-    """A picture within the row."""
+    """An image within the row."""
     out = io.BytesIO()
     # Fifteen times as fast as the smallest file, and a sixth larger.
     load_image(source).save(out, "PNG", compress_level=3)
@@ -110,7 +110,7 @@ def pack_bytes(source: ImageSource) -> dict[str, Any]:
 
 
 def pack_paths(folder: Path, relative_to: Path) -> Packer:
-    """Pictures as files named by their content, so that equal ones are one file; rows hold the relative path."""
+    """Images as files named by their content, so that equal ones are one file; rows hold the relative path."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def pack(source: ImageSource) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def pack_paths(folder: Path, relative_to: Path) -> Packer:
     return pack
 
 
-def _source(picture: Any) -> ImageSource:
-    """Bytes of a picture kept as bytes; anything else (a decoded picture, a path) as it is."""
-    if isinstance(picture, Mapping):
-        content = picture.get("bytes")
-        return content if content is not None else str(picture["path"])
-    return picture
+def _source(image: Any) -> ImageSource:
+    """Bytes of an image kept as bytes; anything else (a decoded image, a path) as it is."""
+    if isinstance(image, Mapping):
+        content = image.get("bytes")
+        return content if content is not None else str(image["path"])
+    return image

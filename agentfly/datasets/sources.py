@@ -40,7 +40,7 @@ class StickerOptions(Settings):
     Attributes:
         families: which take turns.
         count: how many tasks; `limit`, or 500, without it.
-        side: width and height of the pictures in pixels.
+        side: width and height of the images in pixels.
     """
 
     families: tuple[str, ...] = FAMILIES
@@ -61,7 +61,7 @@ def load_tasks(
 
     Args:
         source: one of `SOURCES` (a data set's name on the hub will do too), or the path of a `.jsonl`, `.parquet` or
-            `.arrow` file or of a folder of pictures. Names go before paths; `./stickers` is a path.
+            `.arrow` file or of a folder of images. Names go before paths; `./stickers` is a path.
         split: the data set's own name for it; its first one without it ("train" for the stickers).
         limit: tasks at most.
         seed: of data that is made up (the stickers); public data keeps its order.

@@ -25,7 +25,7 @@ from agentfly.vision.shapes import COLOURS, SHAPES, Figure, border_width, larges
 FAMILIES: tuple[str, ...] = ("named", "replace", "look", "two_step", "repair")
 
 _CELLS = {"top left": (0, 0), "top right": (0, 2), "center": (1, 1), "bottom left": (2, 0), "bottom right": (2, 2)}
-# Sets of occupied cells that only held-out pictures have; each cell occurs in both splits.
+# Sets of occupied cells that only held-out images have; each cell occurs in both splits.
 _HELDOUT_LAYOUTS = frozenset(
     frozenset(layout)
     for layout in (
@@ -46,7 +46,7 @@ _SHARED_SHAPE = 0.8
 
 @dataclass(frozen=True)
 class Sticker:
-    """A figure, the name of its place, and whether it is the largest of the picture."""
+    """A figure, the name of its place, and whether it is the largest of the image."""
 
     figure: Figure
     place: str
@@ -83,7 +83,7 @@ class StickerWorld:
     """Makes sticker tasks.
 
     Args:
-        side: width and height of the pictures in pixels; at least 84. Sizes scale with it.
+        side: width and height of the images in pixels; at least 84. Sizes scale with it.
     """
 
     def __init__(self, side: int = _REFERENCE_SIDE) -> None:

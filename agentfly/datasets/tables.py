@@ -10,13 +10,13 @@ from typing import Any
 from agentfly.errors import DatasetError, require
 
 TABLE_SUFFIXES: tuple[str, ...] = (".parquet", ".arrow")
-# Rows carry pictures: some MB each.
+# Rows carry images: some MB each.
 _ROWS_AT_ONCE = 8
 _LONGEST_LINE = 256 * 1024 * 1024
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet or arrow file, pictures undecoded, in bounded memory.
+    """The rows of a parquet or arrow file, images undecoded, in bounded memory.
 
     Raises:
         DatasetError: the file is missing, broken, or of another kind.
@@ -61,7 +61,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a JSON-lines file that are not blank, with their numbers from 1.
 
     Raises:
-        DatasetError: the file is missing, or a line is longer than any row of text and pictures can be.
+        DatasetError: the file is missing, or a line is longer than any row of text and images can be.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as file:

@@ -11,14 +11,14 @@ from agentfly.images import ImageSource
 
 @dataclass(frozen=True)
 class EditTask:
-    """An instruction on one or more pictures.
+    """An instruction on one or more images.
 
     Attributes:
         id: unique within its data set.
         instruction: what the user asks for.
-        images: sources of the pictures (path, URL, bytes, PIL, ...), the one to edit first.
+        images: sources of the images (path, URL, bytes, PIL, ...), the one to edit first.
         target: the wanted result, where it is known.
-        mask: where the picture must change (white), where it is known; same size as the first picture.
+        mask: where the image must change (white), where it is known; same size as the first image.
         task_type: family for tables, e.g. "named" or "look".
         metadata: anything else, JSON-able.
     """

@@ -30,7 +30,7 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What is polite comes last: so a place is always named at the same distance from the picture before it, which is what
+# What is polite comes last: so a place is always named at the same distance from the image before it, which is what
 # lets a policy of a million parameters learn places in minutes.
 _FRAMES = ("{}.", "{} now.", "{} please.", "{}, thanks.")
 _VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -176,7 +176,7 @@ def _unmatched(unmatched: Mapping[str, Sequence[str]]) -> list[str]:
     words = {
         "only_a": "that only A has",
         "only_b": "that only B has",
-        "different": "that have other words or pictures in A than in B",
+        "different": "that have other words or images in A than in B",
     }
     lines = [
         f"- {len(ids)} tasks {words[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"

@@ -29,7 +29,7 @@ class ImageEditingTaskAgent:
     """The image-editing agent on tasks, or a subclass of it.
 
     Args:
-        store: where pictures are kept.
+        store: where images are kept.
         model: policy folder, hub name, or the endpoint's model name; None is the policy of the quickstart.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
         template: chat template; the checkpoint's own without it.
@@ -108,7 +108,7 @@ class ImageEditingTaskAgent:
 
     @property
     def store(self) -> ImageStore:
-        """The pictures of the trajectories."""
+        """The images of the trajectories."""
         return self._agent.store
 
     async def attempt(self, task: EditTask) -> Trajectory:

@@ -32,7 +32,7 @@ def write_pages(
         folder: gets them.
         records: of the tasks.
         labels: of the evaluators, the headline first.
-        images: the pictures that the records name.
+        images: the images that the records name.
         about: what was evaluated, on what.
         shown: tasks in the gallery at most; 0 for no gallery.
     """
@@ -69,10 +69,10 @@ def _card(record: TaskRecord, labels: Sequence[str], images: ImageStore) -> Gall
         score=record.value(labels[0]),
         scores=tuple((label, _score(record, label)) for label in labels),
         feedback="" if headline is None or isinstance(headline, NotScored) else headline.feedback,
-        source=_picture(task.images[0] if task.images else None, images),
+        source=_image(task.images[0] if task.images else None, images),
         steps=tuple(_steps(record, images)),
-        result=_picture(trajectory.final_image, images),
-        target=_picture(task.target, images),
+        result=_image(trajectory.final_image, images),
+        target=_image(task.target, images),
         ending=trajectory.stop_reason.value if trajectory.stop_reason else "unknown",
         facts=f"{len(trajectory.turns)} turns, {len(trajectory.tool_records)} calls, {trajectory.seconds:.1f} s",
         errors=(*errors, *filter(None, [trajectory.error])),
@@ -87,7 +87,7 @@ def _score(record: TaskRecord, label: str) -> str:
 
 
 def _steps(record: TaskRecord, images: ImageStore) -> Iterator[tuple[str, str]]:
-    """Captions and pictures between the source and the answer."""
+    """Captions and images between the source and the answer."""
     try:
         made = steps(record.trajectory, images)
     except ImageError:
@@ -97,7 +97,7 @@ def _steps(record: TaskRecord, images: ImageStore) -> Iterator[tuple[str, str]]:
             yield step.caption, thumbnail(step.image)
 
 
-def _picture(handle: str | None, images: ImageStore) -> str | None:
+def _image(handle: str | None, images: ImageStore) -> str | None:
     if handle is None:
         return None
     try:

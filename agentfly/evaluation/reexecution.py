@@ -33,7 +33,7 @@ class Difference:
     Attributes:
         turn, call: where, from 1.
         tool: name of the tool.
-        picture: name of the picture in the chain; "" where a call as a whole differs.
+        image: name of the image in the chain; "" where a call as a whole differs.
         what: in words.
         mean, max: absolute difference of pixel values (0 to 255), None where it cannot be measured.
         share: of pixels that differ, 0 to 1.
@@ -42,7 +42,7 @@ class Difference:
     turn: int
     call: int
     tool: str
-    picture: str
+    image: str
     what: str
     mean: float | None = None
     max: int | None = None
@@ -56,7 +56,7 @@ class Reexecution:
     Attributes:
         id: of the recorded chain.
         calls: calls that were carried out.
-        equal: pictures that are pixel by pixel as recorded.
+        equal: images that are pixel by pixel as recorded.
         differences: in the order of the calls.
         skipped: why calls, or the whole chain, were not carried out.
     """
@@ -80,7 +80,7 @@ async def reexecute(
     Args:
         id_: of the recorded chain.
         trajectory: as recorded; it is not changed.
-        store: has the source pictures and gets the new ones; recorded ones it lacks are told apart by their handles.
+        store: has the source images and gets the new ones; recorded ones it lacks are told apart by their handles.
         engines: what works behind the tools.
         timeout: seconds for one call.
     """
@@ -88,7 +88,7 @@ async def reexecute(
     view = ImageView(store)
     for handle in (handle for message in prompt(trajectory) for handle in message.images):
         if handle not in store:
-            found.skipped.append(f"the source picture {handle} was not kept: name it with --images or --data")
+            found.skipped.append(f"the source image {handle} was not kept: name it with --images or --data")
             return found
         view.add_handle(handle)
     course = _Course(trajectory, view, Toolset.of(ImageTools(view, engines)), found, timeout)
@@ -126,7 +126,7 @@ class _Course:
             self._differs(*self._running[0], "", f"failed now: {type(fault).__name__}: {fault}")
 
     def end(self) -> None:
-        """Tell of recorded pictures that nothing has made."""
+        """Tell of recorded images that nothing has made."""
         for name, handle in self.trajectory.names.items():
             if name not in self.view and handle not in self.view:
                 self._turn, index, record = self._maker(handle)
@@ -154,7 +154,7 @@ class _Course:
         if record.error is not None or record.name in self.tools:
             return True
         self.found.skipped.append(f"turn {self._turn}: {record.name} is no image tool")
-        # What it made is taken as recorded, so that calls after it have their pictures.
+        # What it made is taken as recorded, so that calls after it have their images.
         names = {handle: name for name, handle in self.trajectory.names.items()}
         for handle in self._told(self._turn, index):
             if handle in self.view.store and handle in names:
@@ -172,17 +172,17 @@ class _Course:
         try:
             measured = measure(self.view.store.get(recorded), self.view.store.get(made))
         except ImageError:
-            measured = {"what": f"differs; the recorded picture {recorded} was not kept, so it cannot be measured"}
+            measured = {"what": f"differs; the recorded image {recorded} was not kept, so it cannot be measured"}
         self._differs(index, record, name, **measured)
 
     def _maker(self, handle: str) -> tuple[int, int, ToolRecord]:
-        """Turn, number and record of the call that a recorded picture was told of; the last call where none was."""
+        """Turn, number and record of the call that a recorded image was told of; the last call where none was."""
         places = [(turn, i, r) for turn, told in enumerate(self.trajectory.turns, 1) for i, r in enumerate(told.tools)]
         found = (place for place in places if handle in self._told(place[0], place[1]))
         return next(found, places[-1] if places else (0, 0, ToolRecord("", {}, 0.0)))
 
     def _told(self, turn: int, index: int) -> tuple[str, ...]:
-        """Pictures of the observation of a call, as recorded; none where the chain ended before it was told."""
+        """Images of the observation of a call, as recorded; none where the chain ended before it was told."""
         answers: list[list[tuple[str, ...]]] = []
         for message in self.trajectory.messages[len(prompt(self.trajectory)) :]:
             if message.role == "assistant":
@@ -192,12 +192,12 @@ class _Course:
         told = answers[turn - 1] if turn <= len(answers) else []
         return told[index] if index < len(told) else ()
 
-    def _differs(self, index: int, record: ToolRecord, picture: str, what: str, **measured: Any) -> None:
-        self.found.differences.append(Difference(self._turn, index + 1, record.name, picture, what, **measured))
+    def _differs(self, index: int, record: ToolRecord, image: str, what: str, **measured: Any) -> None:
+        self.found.differences.append(Difference(self._turn, index + 1, record.name, image, what, **measured))
 
 
 def measure(recorded: Image.Image, made: Image.Image) -> dict[str, Any]:
-    """How two pictures differ: in words and, where they have one size, by mean, maximum and share of pixels."""
+    """How two images differ: in words and, where they have one size, by mean, maximum and share of pixels."""
     if recorded.size != made.size:
         return {"what": f"was {recorded.width}x{recorded.height}, is {made.width}x{made.height}"}
     mode = recorded.mode if recorded.mode == made.mode else "RGBA"
@@ -223,7 +223,7 @@ def totals(found: Sequence[Reexecution]) -> Mapping[str, Any]:
     return {
         "chains": len(found),
         "calls": sum(one.calls for one in found),
-        "pictures_equal": sum(one.equal for one in found),
+        "images_equal": sum(one.equal for one in found),
         "differences": sum(len(one.differences) for one in found),
         "chains_that_differ": sum(bool(one.differences) for one in found),
         "chains_with_skipped_calls": sum(bool(one.skipped) for one in found),

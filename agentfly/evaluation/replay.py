@@ -40,7 +40,7 @@ class ReplaySettings(Settings):
         evaluator: specs, the headline first; none for no scoring.
         re_execute: carry out the recorded tool calls again.
         engine: what works behind the tools then, by name or as a mapping of engines.
-        images: folder of the pictures; without it, the one beside the trajectories.
+        images: folder of the images; without it, the one beside the trajectories.
         data, split, seed, root, data_options: data set that knows the tasks, for trajectories that do not.
         limit: chains at most.
         out: folder of the results; `replay/` beside the trajectories without it.
@@ -91,7 +91,7 @@ async def replay(settings: ReplaySettings, on_record: OnRecord = lambda record, 
     """Replay a recording; scoring goes on where an earlier start with the same evaluators ended.
 
     Raises:
-        ConfigError: nothing to do, no trajectories, or no pictures.
+        ConfigError: nothing to do, no trajectories, or no images.
     """
     if not settings.evaluator and not settings.re_execute:
         raise ConfigError("nothing to do: give --evaluator to score again, --re-execute to run the tool calls again")
@@ -110,7 +110,7 @@ class RecordedAgent:
 
     Args:
         chains: what it did, by the id of the task.
-        store: the pictures.
+        store: the images.
     """
 
     name = "recorded"
@@ -138,7 +138,7 @@ def _completed(recording: Recording, settings: ReplaySettings, store: ImageStore
         recording = recording.with_tasks(tasks, store)
     if not any(chain.task.images and chain.task.images[0] in store for chain in recording.chains):
         raise ConfigError(
-            f"{str(recording.path)!r} names pictures that were not kept beside it: name their folder with --images, or "
+            f"{str(recording.path)!r} names images that were not kept beside it: name their folder with --images, or "
             "the data set of the tasks with --data (and --re-execute, to make the results anew)"
         )
     return recording
@@ -208,7 +208,7 @@ def _missing_tasks(chains: Sequence[Recorded], data: str | None) -> str:
 
 
 def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:
-    """The tasks of chains, with the pictures that are there."""
+    """The tasks of chains, with the images that are there."""
     for chain in chains:
         task = chain.task
         images = tuple(store.get(handle) for handle in task.images if handle in store)
@@ -219,9 +219,9 @@ def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:
 def _page(report: Mapping[str, Any], found: Sequence[Reexecution]) -> str:
     rows = [_row(one.id, difference) for one in found for difference in one.differences]
     counted = "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in report["totals"].items())
-    head = ["chain", "turn", "call", "tool", "picture", "what", "mean", "max", "pixels %"]
+    head = ["chain", "turn", "call", "tool", "image", "what", "mean", "max", "pixels %"]
     parts = [f"# The tool calls of {report['run']}, carried out again\n", f"Engines: {', '.join(report['engines'])}.\n"]
-    parts += [counted, table(head, rows[:_SHOWN]) if rows else "No picture differs.\n"]
+    parts += [counted, table(head, rows[:_SHOWN]) if rows else "No image differs.\n"]
     if len(rows) > _SHOWN:
         parts.append(f"{len(rows) - _SHOWN} more are in reexecution.json.\n")
     skipped = [f"- {one.id}: {reason}\n" for one in found for reason in one.skipped]
@@ -232,7 +232,7 @@ def _page(report: Mapping[str, Any], found: Sequence[Reexecution]) -> str:
 
 def _row(chain: str, found: Difference) -> list[str]:
     measured = _figure(found.mean), _figure(found.max), _share(found.share)
-    return [chain, str(found.turn), str(found.call), found.tool, found.picture or "–", found.what, *measured]
+    return [chain, str(found.turn), str(found.call), found.tool, found.image or "–", found.what, *measured]
 
 
 def _figure(value: float | None) -> str:

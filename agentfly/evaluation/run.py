@@ -111,12 +111,12 @@ class EvaluationRun:
         try:
             facts = await asyncio.to_thread(TaskFacts.keep, task, images)
         except ImageError as fault:
-            return await self._scored(TaskFacts.without_pictures(task), ended(task, StopReason.ERROR, str(fault)))
+            return await self._scored(TaskFacts.without_images(task), ended(task, StopReason.ERROR, str(fault)))
         trajectory = await self._attempt(task)
         if (trajectory.error or "").startswith(DISK_FULL):
             # Every further task would fail of it, too; this one is run again when there is space.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder.folder))
-        await asyncio.to_thread(_copy_pictures, trajectory, self.agent.store, images)
+        await asyncio.to_thread(_copy_images, trajectory, self.agent.store, images)
         return await self._scored(facts, trajectory)
 
     async def _scored(self, facts: TaskFacts, trajectory: Trajectory) -> TaskRecord:
@@ -148,7 +148,7 @@ def ended(task: EditTask, reason: StopReason, error: str) -> Trajectory:
     return Trajectory(task.id, task.id, [text_message("user", task.instruction)], stop_reason=reason, error=error)
 
 
-def _copy_pictures(trajectory: Trajectory, source: ImageStore, target: ImageStore) -> None:
+def _copy_images(trajectory: Trajectory, source: ImageStore, target: ImageStore) -> None:
     """An agent may work in a store of its own; the run keeps what the trajectory names."""
     if source is target:
         return

@@ -32,7 +32,7 @@ class RunFolder:
             may be written to the folder.
 
     Attributes:
-        images: the pictures of the run.
+        images: the images of the run.
         finished: records by task id; the last line of a task counts.
 
     Raises:

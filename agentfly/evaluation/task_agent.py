@@ -51,7 +51,7 @@ class TaskAgent(Protocol):
 
     Attributes:
         name: for tables.
-        store: holds the pictures that its trajectories name.
+        store: holds the images that its trajectories name.
     """
 
     @property
@@ -80,7 +80,7 @@ def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgen
 
     Args:
         settings: of the run.
-        store: where the pictures of the run are kept, for agents that take one.
+        store: where the images of the run are kept, for agents that take one.
 
     Raises:
         ConfigError: no such agent, it does not take a setting that was given, or what was named is no agent.

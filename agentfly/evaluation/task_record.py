@@ -22,11 +22,11 @@ from agentfly.images import ImageSource, ImageStore, load_image
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task with its pictures as handles.
+    """A task with its images as handles.
 
     Attributes:
         id, instruction, task_type, metadata: of the task.
-        images: of the pictures to edit, the one to edit first; empty where they are not known.
+        images: of the images to edit, the one to edit first; empty where they are not known.
         target, mask: where they are known.
     """
 
@@ -40,10 +40,10 @@ class TaskFacts:
 
     @classmethod
     def keep(cls, task: EditTask, store: ImageStore) -> TaskFacts:
-        """Put the pictures of a task into a store.
+        """Put the images of a task into a store.
 
         Raises:
-            ImageError: a picture cannot be loaded.
+            ImageError: an image cannot be loaded.
         """
 
         def put(source: ImageSource | None) -> str | None:
@@ -53,13 +53,13 @@ class TaskFacts:
         return cls(*_words(task), images, put(task.target), put(task.mask), task.metadata)
 
     @classmethod
-    def without_pictures(cls, task: EditTask) -> TaskFacts:
-        """The words of a task whose pictures cannot be loaded."""
+    def without_images(cls, task: EditTask) -> TaskFacts:
+        """The words of a task whose images cannot be loaded."""
         return cls(*_words(task), metadata=task.metadata)
 
     @property
     def fingerprint(self) -> str:
-        """What two runs must share to be about the same task: its words and its pictures."""
+        """What two runs must share to be about the same task: its words and its images."""
         content = json.dumps([self.instruction, self.images, self.target, self.mask], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -67,10 +67,10 @@ class TaskFacts:
         """What an evaluator looks at.
 
         Raises:
-            ImageError: a picture is not in the store.
+            ImageError: an image is not in the store.
         """
         if not self.images:
-            raise ImageError("the source picture is not known")
+            raise ImageError("the source image is not known")
         return EditSample(
             instruction=self.instruction,
             source=store.get(self.images[0]),
@@ -138,14 +138,14 @@ class TaskRecord:
 def without_hollow_scores(records: Iterable[TaskRecord]) -> list[TaskRecord]:
     """Records whose scores came from somebody who looked.
 
-    A judge gives an unchanged picture its 0 without a request. Where it answered none of a run's requests, such zeros
+    A judge gives an unchanged image its 0 without a request. Where it answered none of a run's requests, such zeros
     would be all that the run has, and would look like a result.
     """
     records = list(records)
     for label in {label for record in records for label in record.judges}:
         accounts = [record.judges[label] for record in records if label in record.judges]
         if any(one.failed for one in accounts) and not any(one.requests > one.failed for one in accounts):
-            reason = NotScored("the judge answered no request of this run: an unchanged picture has no score either")
+            reason = NotScored("the judge answered no request of this run: an unchanged image has no score either")
             records = [
                 replace(record, scores={**record.scores, label: reason}) if record.value(label) is not None else record
                 for record in records

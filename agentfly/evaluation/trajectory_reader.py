@@ -23,7 +23,7 @@ from agentfly.files import read_lines
 from agentfly.images import ImageStore
 from agentfly.messages import Message, TextPart
 
-_PICTURES = (IMAGES, "pictures")
+_IMAGES = (IMAGES, "pictures")
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Recording:
-    """A file of trajectories and where its pictures are.
+    """A file of trajectories and where its images are.
 
     Attributes:
         path: the file.
         chains: in the order of the file; of a chain that was written twice, the last.
-        pictures: folder of the pictures, None where none were kept.
+        images: folder of the images, None where none were kept.
     """
 
     path: Path
     chains: tuple[Recorded, ...]
-    pictures: Path | None
+    images: Path | None
 
     def store(self) -> ImageStore:
-        """The pictures; a store without any where none were kept."""
-        return ImageStore(self.pictures)
+        """The images; a store without any where none were kept."""
+        return ImageStore(self.images)
 
     def with_tasks(self, tasks: Iterable[EditTask], store: ImageStore) -> Recording:
-        """The recording with tasks of its data set where it does not know them whole; their pictures go to `store`.
+        """The recording with tasks of its data set where it does not know them whole; their images go to `store`.
 
         Raises:
-            ImageError: a picture of a task cannot be loaded.
+            ImageError: an image of a task cannot be loaded.
         """
         wanted = {chain.task.id for chain in self.chains if not chain.whole}
         found: dict[str, TaskFacts] = {}
@@ -81,12 +81,12 @@ class Recording:
         return replace(self, chains=tuple(chains))
 
 
-def read_recording(run: Path, pictures: Path | None = None, limit: int | None = None) -> Recording:
+def read_recording(run: Path, images: Path | None = None, limit: int | None = None) -> Recording:
     """Read a recording.
 
     Args:
         run: a folder with `trajectories.jsonl`, or a file.
-        pictures: folder of the pictures; without it, `images/` or `pictures/` beside the file.
+        images: folder of the images; without it, `images/` or `images/` beside the file.
         limit: chains at most.
 
     Raises:
@@ -97,10 +97,10 @@ def read_recording(run: Path, pictures: Path | None = None, limit: int | None = 
         others = sorted(str(file.relative_to(run)) for file in run.rglob("*.jsonl"))[:5] if run.is_dir() else []
         hint = f"; there is {', '.join(others)}: name one of them" if others else ""
         raise ConfigError(f"there are no trajectories at {str(path)!r}{hint}")
-    if pictures is not None and not pictures.is_dir():
-        raise ConfigError(f"there is no folder {str(pictures)!r}: --images names the folder of the pictures")
-    beside = (path.parent / name for name in _PICTURES)
-    kept = pictures or next((folder for folder in beside if folder.is_dir()), None)
+    if images is not None and not images.is_dir():
+        raise ConfigError(f"there is no folder {str(images)!r}: --images names the folder of the images")
+    beside = (path.parent / name for name in _IMAGES)
+    kept = images or next((folder for folder in beside if folder.is_dir()), None)
     last: dict[str, tuple[TaskFacts, Trajectory, bool]] = {}
     for task, trajectory, whole in _chains(path):
         last[task.id if whole else trajectory.id] = (task, trajectory, whole)

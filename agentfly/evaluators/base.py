@@ -21,11 +21,11 @@ class EditSample:
 
     Attributes:
         instruction: what was asked.
-        source: the picture before.
-        result: the picture after; None when the agent gave none.
-        target: the wanted picture, where it is known.
-        mask: where the picture must change (mode L, white = change), where it is known.
-        metadata: of the task: what an evaluator beyond pictures needs, such as "checks" or captions.
+        source: the image before.
+        result: the image after; None when the agent gave none.
+        target: the wanted image, where it is known.
+        mask: where the image must change (mode L, white = change), where it is known.
+        metadata: of the task: what an evaluator beyond images needs, such as "checks" or captions.
     """
 
     instruction: str

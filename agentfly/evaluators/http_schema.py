@@ -60,30 +60,30 @@ def from_body(body: SampleBody, limits: ImageLimits) -> EditSample:
     """The sample of a body.
 
     Raises:
-        ImageError: a picture is no base64 of a picture, or too large; the message names the field.
+        ImageError: an image is no base64 of an image, or too large; the message names the field.
     """
-    pictures = {name: _decoded(name, getattr(body, name), limits) for name in ("source", "result", "target", "mask")}
-    source = pictures["source"]
+    images = {name: _decoded(name, getattr(body, name), limits) for name in ("source", "result", "target", "mask")}
+    source = images["source"]
     if source is None:
-        raise ImageError("source: there is no picture")
+        raise ImageError("source: there is no image")
     return EditSample(
         instruction=body.instruction,
         source=source,
-        result=pictures["result"],
-        target=pictures["target"],
-        mask=pictures["mask"],
+        result=images["result"],
+        target=images["target"],
+        mask=images["mask"],
         metadata=body.metadata,
     )
 
 
-def _encoded(picture: Image.Image) -> str:
+def _encoded(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _maybe(picture: Image.Image | None) -> str | None:
-    return None if picture is None else _encoded(picture)
+def _maybe(image: Image.Image | None) -> str | None:
+    return None if image is None else _encoded(image)
 
 
 def _decoded(name: str, text: str | None, limits: ImageLimits) -> Image.Image | None:

@@ -26,7 +26,7 @@ class Rubric(BaseModel):
 
     Attributes:
         name: short name, as in the file's name.
-        purpose: what pictures of this domain are for, in a sentence.
+        purpose: what images of this domain are for, in a sentence.
         criteria: what the judge looks at, the most important first.
         judge: further rules for the judge.
         prompter: rules for whoever writes the next prompt.
@@ -51,7 +51,7 @@ class Rubric(BaseModel):
 
     def for_prompter(self) -> str:
         """The rubric as the part of a prompter's instructions."""
-        lines = [f"The pictures are for this: {self.purpose}", "They are judged by:"]
+        lines = [f"The images are for this: {self.purpose}", "They are judged by:"]
         lines += [f"- {criterion.name}: {criterion.ask}" for criterion in self.criteria]
         if self.prompter:
             lines += ["Rules for the prompt:", *(f"- {rule}" for rule in self.prompter)]

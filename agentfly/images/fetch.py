@@ -28,7 +28,7 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
     """Body of an http(s) address.
 
     Args:
-        url: where the picture is.
+        url: where the image is.
         timeout: seconds for everything: names, redirects, body.
         max_bytes: the download stops past this.
         allow_private_hosts: also connect to addresses that are not public.
@@ -119,7 +119,7 @@ def _addresses(host: str, port: int, allow_private: bool) -> list[str]:
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     # One private address among public ones is how a hostile name server gets in.
     if not allow_private and not all(map(is_public, addresses)):
-        raise ImageError(f"refused {host!r}: it is not a public address; download the picture and pass the file")
+        raise ImageError(f"refused {host!r}: it is not a public address; download the image and pass the file")
     return addresses
 
 
@@ -139,7 +139,7 @@ def is_public(address: str) -> bool:
 def _body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: int) -> bytes:
     if response.status_code != 200:
         raise ImageError(f"{shown(str(url))} answered {response.status_code}: check the address")
-    too_large = f"{shown(str(url))} has more than {max_bytes} bytes: use a smaller picture"
+    too_large = f"{shown(str(url))} has more than {max_bytes} bytes: use a smaller image"
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise ImageError(too_large)
@@ -149,5 +149,5 @@ def _body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: 
         if len(body) > max_bytes:
             raise ImageError(too_large)
         if time.monotonic() > deadline:
-            raise ImageError(f"{shown(str(url))} sent its picture too slowly: try again or use another address")
+            raise ImageError(f"{shown(str(url))} sent its image too slowly: try again or use another address")
     return bytes(body)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 ImageSource = Image.Image | bytes | str | os.PathLike[str] | Mapping[str, Any]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-_WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF picture"
+_WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF image"
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(file|data):", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _ORIENTATION_TAG = 0x0112
@@ -54,7 +54,7 @@ class ImageLimits:
         max_bytes: bytes of a file, an upload or a download at most.
         timeout: seconds for a whole download, redirects included.
         allow_private_hosts: also fetch from loopback, private and link-local addresses. Leave it off on servers.
-        allow_files: read local paths. Servers that take pictures from strangers switch it off.
+        allow_files: read local paths. Servers that take images from strangers switch it off.
     """
 
     max_pixels: int = 64_000_000
@@ -68,18 +68,18 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """The picture behind a source, decoded and upright.
+    """The image behind a source, decoded and upright.
 
     Args:
-        source: a PIL picture, encoded bytes, a path, an http(s) URL, a data URI, bare base64, or a row of a Hugging
+        source: a PIL image, encoded bytes, a path, an http(s) URL, a data URI, bare base64, or a row of a Hugging
             Face `Image` column (`{"bytes": ..., "path": ...}`). An animation gives its first frame.
         limits: what is accepted.
 
     Returns:
-        A new picture of mode RGB, RGBA or L, without metadata. A PIL source is not changed.
+        A new image of mode RGB, RGBA or L, without metadata. A PIL source is not changed.
 
     Raises:
-        ImageError: not a picture, too large, cut off, unreachable, or refused for safety.
+        ImageError: not an image, too large, cut off, unreachable, or refused for safety.
     """
     if isinstance(source, Image.Image):
         return _finish(source, limits)
@@ -99,10 +99,10 @@ def _read(source: Any, limits: ImageLimits) -> bytes:
     if isinstance(source, Mapping):
         inner = source.get("bytes") or source.get("path")
         if inner is None or isinstance(inner, Mapping):
-            raise ImageError("a picture given as a mapping needs 'bytes' (encoded picture) or 'path'")
+            raise ImageError("an image given as a mapping needs 'bytes' (encoded image) or 'path'")
         return _read(inner, limits)
     raise ImageError(
-        f"cannot load a picture from {type(source).__name__}: give a path, URL, data URI, base64, bytes or PIL picture"
+        f"cannot load an image from {type(source).__name__}: give a path, URL, data URI, base64, bytes or PIL image"
     )
 
 
@@ -118,7 +118,7 @@ def _read_text(text: str, limits: ImageLimits) -> bytes:
     if name == "data":
         return _read_data_uri(text, limits)
     if name:
-        raise ImageError(f"pictures are not loaded from {name}: addresses; use http(s), a data URI or a plain path")
+        raise ImageError(f"images are not loaded from {name}: addresses; use http(s), a data URI or a plain path")
     # A JPEG in base64 starts with "/9j/", so a path is a path only where a file is.
     if limits.allow_files and len(text) < 4096 and os.path.isfile(text):
         return _read_file(Path(text), limits)
@@ -127,11 +127,11 @@ def _read_text(text: str, limits: ImageLimits) -> bytes:
 
 def _read_file(path: Path, limits: ImageLimits) -> bytes:
     if not limits.allow_files:
-        raise ImageError("local files are not read here: send the picture as a URL, data URI or base64")
+        raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
     try:
         # A device or a pipe has no end to read to.
         if not path.is_file():
-            raise ImageError(f"no picture file at {short_path(str(path))!r}: check the path")
+            raise ImageError(f"no image file at {short_path(str(path))!r}: check the path")
         size = path.stat().st_size
         if size > limits.max_bytes:
             raise ImageError(_too_many_bytes(size, limits))
@@ -164,12 +164,12 @@ def _read_base64(text: str, limits: ImageLimits) -> bytes:
     if data is not None and (_kind(data) in FORMATS or len(text) > 512):
         return data
     if not text:
-        raise ImageError(f"the picture source is an empty text: {_WANTED}")
+        raise ImageError(f"the image source is an empty text: {_WANTED}")
     if len(text) > 512:
-        raise ImageError("this text is neither a path, a URL nor valid base64 of a picture")
+        raise ImageError("this text is neither a path, a URL nor valid base64 of an image")
     if not limits.allow_files:
-        raise ImageError("local files are not read here: send the picture as a URL, data URI or base64")
-    raise ImageError(f"no picture file at {short_path(text)!r}: check the path")
+        raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
+    raise ImageError(f"no image file at {short_path(text)!r}: check the path")
 
 
 def _from_base64(text: str) -> bytes | None:
@@ -185,7 +185,7 @@ def _from_base64(text: str) -> bytes | None:
 def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
     kind = _kind(data)
     if kind not in FORMATS:
-        raise ImageError(f"this is {kind}, not a picture that can be edited: {_WANTED}")
+        raise ImageError(f"this is {kind}, not an image that can be edited: {_WANTED}")
     with warnings.catch_warnings():
         # `max_pixels` is the limit here; Pillow's own warning would come on top of it.
         warnings.simplefilter("ignore")
@@ -193,29 +193,29 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
             image = Image.open(BytesIO(data), formats=(kind,))
         except Image.DecompressionBombError as fault:
             raise ImageError(
-                f"this picture has far too many pixels, {limits.max_pixels} are allowed: resize it"
+                f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it"
             ) from fault
         except Exception as fault:  # decoders raise anything on broken bytes
-            raise ImageError(f"this {kind} file is broken or cut off: save the picture again") from fault
+            raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
         return _finish(image, limits)
 
 
 def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
     if image.width * image.height > limits.max_pixels:
         raise ImageError(
-            f"this picture has {image.width}x{image.height} = {image.width * image.height} pixels, "
+            f"this image has {image.width}x{image.height} = {image.width * image.height} pixels, "
             f"{limits.max_pixels} are allowed: resize it"
         )
     if not image.width or not image.height:
-        raise ImageError(f"this picture is empty ({image.width}x{image.height} pixels)")
+        raise ImageError(f"this image is empty ({image.width}x{image.height} pixels)")
     try:
         image.load()
         out = normalise(_upright(image))
     except Exception as fault:  # decoders raise anything on broken bytes
-        raise ImageError(f"this picture is broken or cut off ({first_line(fault)}): save it again") from fault
+        raise ImageError(f"this image is broken or cut off ({first_line(fault)}): save it again") from fault
     if out is image:
         out = out.copy()
-    # An orientation left behind would be applied a second time by whoever loads the picture again.
+    # An orientation left behind would be applied a second time by whoever loads the image again.
     out.info = {}
     return out
 
@@ -247,7 +247,7 @@ def _kind(data: bytes) -> str:
         return "a web page"
     if not data:
         return "empty"
-    return "text" if _is_text(data[:512]) else "no known picture format"
+    return "text" if _is_text(data[:512]) else "no known image format"
 
 
 _MAGICS: dict[str, tuple[bytes, ...]] = {
@@ -271,4 +271,4 @@ def _is_text(head: bytes) -> bool:
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> str:
-    return f"this picture has {size} bytes, {limits.max_bytes} are allowed: resize or compress it"
+    return f"this image has {size} bytes, {limits.max_bytes} are allowed: resize or compress it"

@@ -15,7 +15,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"qualit
 
 
 def file_format(path: str | Path) -> str:
-    """The picture format that a file name asks for: "PNG", "JPEG" or "WEBP".
+    """The image format that a file name asks for: "PNG", "JPEG" or "WEBP".
 
     Raises:
         ImageError: the suffix names none of them.
@@ -23,19 +23,19 @@ def file_format(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         shown = f"suffix {suffix!r}" if suffix else "no suffix"
-        raise ImageError(f"{str(path)!r} has {shown}: pictures are saved as {', '.join(_FORMATS)}")
+        raise ImageError(f"{str(path)!r} has {shown}: images are saved as {', '.join(_FORMATS)}")
     return _FORMATS[suffix]
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The picture in RGB as one sees it: on white where it is transparent."""
+    """The image in RGB as one sees it: on white where it is transparent."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def save_image(image: Image.Image, path: str | Path) -> Path:
-    """Write a picture and return its path; the parent folder is made.
+    """Write an image and return its path; the parent folder is made.
 
     JPEG has no transparency: what shines through is white there.
 

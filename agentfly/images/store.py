@@ -30,7 +30,7 @@ _MODES = ("L", "RGB", "RGBA")
 
 
 def normalise(image: Image.Image) -> Image.Image:
-    """The picture in one of the three modes that the store keeps: L (masks, grey), RGB, RGBA."""
+    """The image in one of the three modes that the store keeps: L (masks, grey), RGB, RGBA."""
     if image.mode in _MODES:
         return image
     if image.mode.startswith("I"):
@@ -41,14 +41,14 @@ def normalise(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits as 8 bits. Pillow clips at 255, which would turn a 16-bit picture white."""
+    """Grey of 16 or 32 bits as 8 bits. Pillow clips at 255, which would turn a 16-bit image white."""
     values = np.asarray(image.convert("I"))
     wide = image.mode != "I" or values.max(initial=0) > 255
     return Image.fromarray((values >> 8 if wide else values).clip(0, 255).astype(np.uint8))
 
 
 def handle_of(image: Image.Image) -> str:
-    """Handle of a picture: a hash of its mode, size and pixels. Metadata does not count."""
+    """Handle of an image: a hash of its mode, size and pixels. Metadata does not count."""
     image = normalise(image)
     digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
@@ -56,10 +56,10 @@ def handle_of(image: Image.Image) -> str:
 
 
 class ImageStore:
-    """Pictures by content hash. Safe to use from several threads.
+    """Images by content hash. Safe to use from several threads.
 
     Args:
-        root: folder for the PNG files; every picture is written there when given. Without it, a temporary folder is
+        root: folder for the PNG files; every image is written there when given. Without it, a temporary folder is
             made when memory runs over, and removed with the store.
         max_bytes: decoded pixels kept in memory, in bytes.
     """
@@ -84,7 +84,7 @@ class ImageStore:
         return self._root if self._durable else None
 
     def put(self, image: Image.Image) -> str:
-        """Keep a picture and return its handle. Later changes to `image` do not touch the stored one."""
+        """Keep an image and return its handle. Later changes to `image` do not touch the stored one."""
         image = normalise(image)
         handle = handle_of(image)
         with self._lock:
@@ -98,12 +98,12 @@ class ImageStore:
         return handle
 
     def look_in(self, other: ImageStore) -> None:
-        """Find pictures that this store lacks in another one from now on."""
+        """Find images that this store lacks in another one from now on."""
         if other is not self and other not in self._others:
             self._others.append(other)
 
     def get(self, handle: str) -> Image.Image:
-        """A copy of the picture that the caller may change.
+        """A copy of the image that the caller may change.
 
         Raises:
             ImageError: the store does not hold this handle.
@@ -125,7 +125,7 @@ class ImageStore:
     def path(self, handle: str) -> Path | None:
         """Where the PNG of a handle is, or would be; None while the store has no folder."""
         if not HANDLE.fullmatch(handle):
-            raise ImageError(f"{handle!r} is not a picture handle (img_ and 12 hex digits)")
+            raise ImageError(f"{handle!r} is not an image handle (img_ and 12 hex digits)")
         return self._root / f"{handle}.png" if self._root is not None else None
 
     def __contains__(self, handle: object) -> bool:
@@ -140,7 +140,7 @@ class ImageStore:
         for other in self._others:
             if handle in other:
                 return other.get(handle)
-        raise ImageError(f"no picture {handle!r} in this store")
+        raise ImageError(f"no image {handle!r} in this store")
 
     def _remember(self, handle: str, image: Image.Image) -> None:
         with self._lock:
@@ -179,7 +179,7 @@ def _size(image: Image.Image) -> int:
 
 @dataclass
 class _Names:
-    """Names of pictures and their handles, both ways."""
+    """Names of images and their handles, both ways."""
 
     handles: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -189,10 +189,10 @@ class _Names:
 
 
 class ImageView:
-    """What one chain can name: pictures as `img_1`, `img_2`, ... and masks as `mask_1`, ..., in the order they came.
+    """What one chain can name: images as `img_1`, `img_2`, ... and masks as `mask_1`, ..., in the order they came.
 
     Short names cost a policy three tokens where a hash costs a dozen, and cannot be mistyped into another chain's
-    picture. Handles of pictures that the view holds are accepted too.
+    image. Handles of images that the view holds are accepted too.
     """
 
     def __init__(self, store: ImageStore) -> None:
@@ -201,11 +201,11 @@ class ImageView:
         self._provisional: dict[str, str] = {}
 
     def add(self, image: Image.Image, kind: str = "img") -> str:
-        """Store a picture and return its name in this view; an equal picture keeps the name it has."""
+        """Store an image and return its name in this view; an equal image keeps the name it has."""
         return self.add_handle(self.store.put(image), kind)
 
     def add_handle(self, handle: str, kind: str = "img") -> str:
-        """Name a picture that the store already holds."""
+        """Name an image that the store already holds."""
         names = self._names
         if handle not in names.names:
             draft = self._draft
@@ -227,7 +227,7 @@ class ImageView:
         if name in self._provisional:
             return self._provisional[name]
         if not names.handles:
-            raise ImageError(f"unknown image id {name!r}: there is no picture in this conversation")
+            raise ImageError(f"unknown image id {name!r}: there is no image in this conversation")
         raise ImageError(unknown_name("image id", name, names.handles))
 
     def name(self, handle: str) -> str:
@@ -235,11 +235,11 @@ class ImageView:
         return self._names.names[self.handle(handle)]
 
     def get(self, name: str) -> Image.Image:
-        """A copy of the picture behind a name or handle."""
+        """A copy of the image behind a name or handle."""
         return self.store.get(self.handle(name))
 
     def draft(self) -> Draft:
-        """A context in which new pictures get provisional names; see `Draft`."""
+        """A context in which new images get provisional names; see `Draft`."""
         return Draft(self)
 
     def __contains__(self, name: object) -> bool:
@@ -263,10 +263,10 @@ class ImageView:
 
 
 class Draft:
-    """The pictures that one of several concurrent tool calls adds to a view.
+    """The images that one of several concurrent tool calls adds to a view.
 
-    Which picture is `img_2` must not depend on which call is faster. Inside the context a call sees the view as it was
-    when the draft was made, and its new pictures get provisional names; `settle`, called in the order of the calls,
+    Which image is `img_2` must not depend on which call is faster. Inside the context a call sees the view as it was
+    when the draft was made, and its new images get provisional names; `settle`, called in the order of the calls,
     gives them the names that they keep.
     """
 
@@ -283,7 +283,7 @@ class Draft:
         return name
 
     def settle(self) -> dict[str, str]:
-        """Name the new pictures in the view, in the order they came; returns provisional names to those names."""
+        """Name the new images in the view, in the order they came; returns provisional names to those names."""
         self.view._provisional.update((name, handle) for name, handle, _ in self._new)
         return {name: self.view.add_handle(handle, kind) for name, handle, kind in self._new}
 

@@ -98,7 +98,7 @@ def arguments(settings: DeploySettings, template_file: Path | None, *, cpu: bool
         # It would be ignored beside a fixed size.
         defaults.pop("kv_cache_memory_bytes", None)
     if template_file is not None:
-        # vLLM guesses whether a template takes pictures where they stand; a wrong guess would gather them in front.
+        # vLLM guesses whether a template takes images where they stand; a wrong guess would gather them in front.
         defaults |= {"chat_template": str(template_file), "chat_template_content_format": "openai"}
     if parser := _parser(settings, template_file):
         defaults |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}

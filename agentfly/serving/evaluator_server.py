@@ -40,7 +40,7 @@ class EvaluatorServerSettings(BaseModel):
         max_queue: requests that wait for their turn beside those; more are answered 503.
         timeout: seconds for one evaluation.
         max_bytes: bytes of a request at most.
-        max_pixels: pixels of a picture at most.
+        max_pixels: pixels of an image at most.
         api_key_env: environment variable with the key that clients must send; without it the server is open.
     """
 

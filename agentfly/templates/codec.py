@@ -67,7 +67,7 @@ class ChatCodec:
 
     @cached_property
     def image_id(self) -> int:
-        """Id of the picture placeholder."""
+        """Id of the image placeholder."""
         return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
 
     @cached_property
@@ -88,7 +88,7 @@ class ChatCodec:
         Args:
             messages: what follows the assistant's turn.
             tools: schemas, as for the prompt.
-            load_image: the picture behind a handle.
+            load_image: the image behind a handle.
             closed: whether the sampled ids already end with the end-of-turn token.
 
         Returns:
@@ -119,11 +119,11 @@ class ChatCodec:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def collapse(self, ids: Sequence[int]) -> list[int]:
-        """One placeholder a picture instead of a run: the form in which vLLM takes prompts."""
+        """One placeholder an image instead of a run: the form in which vLLM takes prompts."""
         return [t for i, t in enumerate(ids) if t != self.image_id or i == 0 or ids[i - 1] != self.image_id]
 
     def image_length(self, handle: str, load_image: LoadImage) -> int:
-        """Number of placeholder ids of a picture."""
+        """Number of placeholder ids of an image."""
         if handle not in self._image_lengths:
             if len(self._image_lengths) >= _CACHED_LENGTHS:
                 self._image_lengths.clear()
@@ -169,8 +169,8 @@ class ChatCodec:
         placeholders = ids.count(self.image_id)
         if placeholders != len(lengths):
             raise TemplateError(
-                f"the chat template rendered {placeholders} of {len(lengths)} pictures; "
-                "use a template that keeps pictures in every turn, such as qwen2.5-vl-system-tool"
+                f"the chat template rendered {placeholders} of {len(lengths)} images; "
+                "use a template that keeps images in every turn, such as qwen2.5-vl-system-tool"
             )
         remaining = iter(lengths)
         return [t for token in ids for t in ([token] * next(remaining) if token == self.image_id else [token])]
@@ -179,7 +179,7 @@ class ChatCodec:
 def defuse(message: Message) -> Message:
     """The message as the codec tokenises it.
 
-    Special tokens inside a text would forge turns or pictures; a space takes their meaning away.
+    Special tokens inside a text would forge turns or images; a space takes their meaning away.
     """
     if not any(isinstance(part, TextPart) and "<|" in part.text for part in message.parts):
         return message

@@ -12,8 +12,8 @@ class ToolResult:
     """What a tool gives back to the model.
 
     Attributes:
-        text: the observation in words; it names every picture of `images`.
-        images: handles of the pictures that the model should see, in the order they are named.
+        text: the observation in words; it names every image of `images`.
+        images: handles of the images that the model should see, in the order they are named.
         engine: the engine that did the work ("classical", a model name, ...), "" where none is involved.
         final: the agent is done with this call (`give_answer`); `images[-1]`, if any, is its answer.
         data: machine-readable details (boxes, scores, parameters used), JSON-able.

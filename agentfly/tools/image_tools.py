@@ -36,10 +36,10 @@ _MAX_PROMPT = 2000
 
 
 class ImageTools:
-    """Tools on the pictures of one chain.
+    """Tools on the images of one chain.
 
     Args:
-        images: the pictures that the chain can name; new ones are added to it.
+        images: the images that the chain can name; new ones are added to it.
         engines: what does the work.
     """
 

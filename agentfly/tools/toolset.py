@@ -62,7 +62,7 @@ class Toolset:
 
         Raises:
             ToolError: the call could not be parsed, no such tool, wrong arguments, too slow, or the tool refused.
-            ImageError: a picture could not be used.
+            ImageError: an image could not be used.
         """
         if call.error is not None:
             raise ToolError(call.error)

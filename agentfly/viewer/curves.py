@@ -147,24 +147,24 @@ _GAP, _MARGIN, _LEADING, _MIN_WIDTH, _MAX_LINES = 34, 12, 17, 96, 4
 
 
 def edit_strip(images: Sequence[tuple[Image.Image, str]], path: Path, *, height: int = 168) -> Path:
-    """Draw pictures side by side, an arrow between neighbours, a caption under each.
+    """Draw images side by side, an arrow between neighbours, a caption under each.
 
     Args:
-        images: picture and caption, first to last.
+        images: image and caption, first to last.
         path: of the PNG.
-        height: of every picture in the strip, in pixels; widths keep the proportions.
+        height: of every image in the strip, in pixels; widths keep the proportions.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: no pictures.
+        ConfigError: no images.
     """
     if not images:
-        raise ConfigError("a strip needs at least one picture")
+        raise ConfigError("a strip needs at least one image")
     font = ImageFont.load_default(size=13)
-    pictures = [_scaled(image, height) for image, _ in images]
-    columns = [max(picture.width, _MIN_WIDTH) for picture in pictures]
+    scaled = [_scaled(image, height) for image, _ in images]
+    columns = [max(shown.width, _MIN_WIDTH) for shown in scaled]
     captions = [_wrap(text, font, width) for (_, text), width in zip(images, columns, strict=True)]
     lines = max(len(caption) for caption in captions)
     size = (
@@ -174,12 +174,12 @@ def edit_strip(images: Sequence[tuple[Image.Image, str]], path: Path, *, height:
     strip = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(strip)
     left = _MARGIN
-    for index, (picture, width, caption) in enumerate(zip(pictures, columns, captions, strict=True)):
-        strip.paste(picture, (left + (width - picture.width) // 2, _MARGIN))
+    for index, (shown, width, caption) in enumerate(zip(scaled, columns, captions, strict=True)):
+        strip.paste(shown, (left + (width - shown.width) // 2, _MARGIN))
         for row, line in enumerate(caption):
             draw.text((left, _MARGIN + height + 6 + row * _LEADING), line, font=font, fill=_INK)
         left += width + _GAP
-        if index < len(pictures) - 1:
+        if index < len(scaled) - 1:
             _arrow(draw, left - _GAP, _MARGIN + height // 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     strip.save(path, "PNG")
@@ -187,7 +187,7 @@ def edit_strip(images: Sequence[tuple[Image.Image, str]], path: Path, *, height:
 
 
 def _scaled(image: Image.Image, height: int) -> Image.Image:
-    """The picture as RGB of this height, on white where it is transparent."""
+    """The image as RGB of this height, on white where it is transparent."""
     width = max(1, round(image.width * height / image.height))
     return on_white(image).resize((width, height), Image.Resampling.LANCZOS)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.files import write_text
-from agentfly.viewer.report import page_templates, picture_uri
+from agentfly.viewer.report import image_uri, page_templates
 
 _SIDE = 224
 _MAX_TEXT = 600
@@ -22,15 +22,15 @@ _MAX_TEXT = 600
 
 @dataclass(frozen=True)
 class GalleryCard:
-    """One task; pictures are data URIs, see `thumbnail`.
+    """One task; images are data URIs, see `thumbnail`.
 
     Attributes:
         id, task_type, instruction: of the task.
         score: of the headline evaluator (0 to 100), None when it gave none.
         scores: what each evaluator said, in words.
         feedback: of the headline evaluator.
-        source, result, target: pictures, None where there is none.
-        steps: captions and pictures between source and result.
+        source, result, target: images, None where there is none.
+        steps: captions and images between source and result.
         ending: why it ended.
         facts: turns, calls and time, in words.
         errors: what went wrong.
@@ -52,14 +52,14 @@ class GalleryCard:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small picture as a data URI."""
+    """A small image as a data URI."""
     small = image.copy()
     small.thumbnail((_SIDE, _SIDE))
-    return picture_uri(small)
+    return image_uri(small)
 
 
 def write_gallery(path: Path, title: str, cards: Iterable[GalleryCard], *, total: int) -> Path:
-    """Write the page as one HTML file with all pictures inside.
+    """Write the page as one HTML file with all images inside.
 
     Args:
         path: of the HTML file.

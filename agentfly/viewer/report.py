@@ -23,7 +23,7 @@ from agentfly.messages import Message
 from agentfly.viewer import tables
 
 _FOLDER = Path(__file__).parent
-_MAX_SIDE = 336  # of a picture on the page: twice the 168 pixels it is shown at
+_MAX_SIDE = 336  # of an image on the page: twice the 168 pixels it is shown at
 _MAX_TEXT = 1200
 
 
@@ -34,9 +34,9 @@ class Example:
     Attributes:
         family: of the task; the page groups by it.
         instruction: what was asked.
-        source: the picture before.
-        target: the wanted picture, where it is known.
-        runs: label ("trained", "warm start"), trajectory, and the picture after, or None when there is none.
+        source: the image before.
+        target: the wanted image, where it is known.
+        runs: label ("trained", "warm start"), trajectory, and the image after, or None when there is none.
     """
 
     family: str
@@ -79,7 +79,7 @@ class _Run:
     label: str
     trajectory: Trajectory
     done: bool
-    picture: str | None
+    image: str | None
     steps: tuple[_Call | str, ...]
 
 
@@ -92,7 +92,7 @@ class _Card:
 
 
 def write_report(path: Path, report: Report) -> Path:
-    """Write the page as one HTML file with all pictures inside.
+    """Write the page as one HTML file with all images inside.
 
     Args:
         path: of the HTML file.
@@ -127,8 +127,8 @@ def page_templates() -> Environment:
     )
 
 
-def picture_uri(image: Image.Image) -> str:
-    """A picture as a data URI: photographs as JPEG, masks and transparent pictures as PNG, no larger than shown."""
+def image_uri(image: Image.Image) -> str:
+    """An image as a data URI: photographs as JPEG, masks and transparent images as PNG, no larger than shown."""
     small = image.copy()
     small.thumbnail((_MAX_SIDE, _MAX_SIDE))
     buffer = io.BytesIO()
@@ -148,8 +148,8 @@ def _gallery(examples: Sequence[Example]) -> dict[str, list[_Card]]:
     gallery: dict[str, list[_Card]] = {}
     for example in examples:
         runs = tuple(_run(*run) for run in example.runs)
-        target = picture_uri(example.target) if example.target is not None else None
-        card = _Card(example.instruction, picture_uri(example.source), target, runs)
+        target = image_uri(example.target) if example.target is not None else None
+        card = _Card(example.instruction, image_uri(example.source), target, runs)
         gallery.setdefault(example.family, []).append(card)
     return gallery
 
@@ -159,7 +159,7 @@ def _run(label: str, trajectory: Trajectory, result: Image.Image | None) -> _Run
         label,
         trajectory,
         done=(trajectory.score or 0.0) >= SUCCESS,
-        picture=picture_uri(result) if result is not None else None,
+        image=image_uri(result) if result is not None else None,
         steps=tuple(_steps(trajectory)),
     )
 

@@ -138,7 +138,7 @@ def tool_calls(summary: Summary, mode: str) -> tuple[float | None, float | None]
 
 
 def blanked_rows(summary: Summary) -> Iterator[tuple[str, str, Range | None, Range | None]]:
-    """Policy, family, success with pictures and success with every picture blanked, in per cent (greedy)."""
+    """Policy, family, success with images and success with every image blanked, in per cent (greedy)."""
     for policy in POLICIES:
         for family, estimate in summary.get("blanked", {}).get(policy, {}).items():
             seeing = _success(evaluation(summary, policy, "greedy"), family)

@@ -15,7 +15,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Detection:
-    """One object found: its label (words of the prompt), score 0 to 1, box, and mask of the picture's size."""
+    """One object found: its label (words of the prompt), score 0 to 1, box, and mask of the image's size."""
 
     label: str
     score: float
@@ -87,7 +87,7 @@ class Inpainter(Protocol):
         ...
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The picture with the masked part repainted as `prompt` says; an empty prompt removes what is there.
+        """The image with the masked part repainted as `prompt` says; an empty prompt removes what is there.
 
         Raises:
             ToolError: the engine cannot do what the prompt asks.
@@ -96,7 +96,7 @@ class Inpainter(Protocol):
 
 
 class Editor(Protocol):
-    """Edits a whole picture by instruction."""
+    """Edits a whole image by instruction."""
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ class Editor(Protocol):
         ...
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited picture, same size.
+        """The edited image, same size.
 
         Raises:
             ToolError: the engine cannot do what the instruction asks.
@@ -142,8 +142,8 @@ class Engines:
     """The three engines that a set of image tools works with.
 
     Attributes:
-        draws_boxes: a detection also shows the picture with the boxes drawn on it, unless the classical engine made it,
-            here or on an image server: the tiny policies of the sticker world would pay for the tokens of a picture
+        draws_boxes: a detection also shows the image with the boxes drawn on it, unless the classical engine made it,
+            here or on an image server: the tiny policies of the sticker world would pay for the tokens of an image
             that the mask already tells.
     """
 

@@ -53,7 +53,7 @@ def cached(
         cache: where results are kept.
         versions: for "detect", "inpaint" and "edit", what tells one state of the engine from another (weights,
             settings), where its name does not.
-        unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same picture.
+        unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same image.
         deterministic: names of engines whose results no seed changes.
     """
     return _Front(cache, versions or {}, unseeded, frozenset(deterministic)).before(engines)
@@ -127,7 +127,7 @@ class _Front:
             return found
         return await self._share(key, make)
 
-    async def picture(
+    async def image(
         self,
         engine: str,
         operation: str,
@@ -135,7 +135,7 @@ class _Front:
         images: Sequence[Image.Image],
         make: Callable[[], Awaitable[Image.Image]],
     ) -> Image.Image:
-        """The same for an operation that gives a picture, if its calls may be cached at all."""
+        """The same for an operation that gives an image, if its calls may be cached at all."""
         given = dict(parameters)
         if engine in self._deterministic:
             given.pop("seed")
@@ -228,7 +228,7 @@ class CachedInpainter(_Cached[Inpainter]):
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
         """What the engine paints, or painted before."""
         parameters = {"prompt": prompt, **asdict(params)}
-        return await self.front.picture(
+        return await self.front.image(
             await self.maker(),
             "inpaint",
             parameters,
@@ -243,13 +243,13 @@ class CachedEditor(_Cached[Editor]):
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """What the engine makes, or made before."""
         parameters = {"prompt": instruction, **asdict(params)}
-        return await self.front.picture(
+        return await self.front.image(
             await self.maker(), "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
         )
 
 
 def _to_entry(found: Sequence[Detection], size: tuple[int, int]) -> Entry:
-    """Detections as JSON and pictures; a mask that is its box needs no picture."""
+    """Detections as JSON and images; a mask that is its box needs no image."""
     masks: list[Image.Image] = []
     objects: list[dict[str, Any]] = []
     for one in found:

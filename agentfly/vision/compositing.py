@@ -28,14 +28,14 @@ def paste_back(source: Image.Image, painted: Image.Image, mask: Image.Image) -> 
 
 
 def flattened(image: Image.Image) -> Image.Image:
-    """The picture as RGB, on white where it is transparent."""
+    """The image as RGB, on white where it is transparent."""
     if "A" not in image.getbands():
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def restored(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A model's picture (RGB) at the size of its source."""
-    picture = picture.convert("RGB")
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+def restored(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A model's image (RGB) at the size of its source."""
+    image = image.convert("RGB")
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

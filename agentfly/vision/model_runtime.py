@@ -186,7 +186,7 @@ def memory_guard(engine: str) -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise OutOfMemory(
-            f"{engine} ran out of memory on this picture: try a smaller picture, or do without this tool"
+            f"{engine} ran out of memory on this image: try a smaller image, or do without this tool"
         ) from fault
 
 

@@ -68,24 +68,24 @@ class OpenAIImages:
         self.settings.endpoint.key()
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited picture (RGB), same size.
+        """The edited image (RGB), same size.
 
         Raises:
-            ToolError: the vendor refuses the request, does not answer, or sends no picture.
+            ToolError: the vendor refuses the request, does not answer, or sends no image.
             ConfigError: the key or the model is refused.
         """
         edited = await self._request(image, None, instruction, params)
         return await asyncio.to_thread(restored, edited, image.size)
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The picture with the masked part repainted; pixels where the mask is 0 are exactly the source's.
+        """The image with the masked part repainted; pixels where the mask is 0 are exactly the source's.
 
         Raises:
-            ToolError: mask and picture differ in size, the vendor refuses the request, or sends no picture.
+            ToolError: mask and image differ in size, the vendor refuses the request, or sends no image.
             ConfigError: the key or the model is refused.
         """
         if mask.size != image.size:
-            raise ToolError(f"the mask is {mask.width}x{mask.height} but the picture {image.width}x{image.height}")
+            raise ToolError(f"the mask is {mask.width}x{mask.height} but the image {image.width}x{image.height}")
         grey = mask.convert("L")
         painted = await self._request(image, grey, prompt.strip() or self.settings.removal_prompt, params)
         return await asyncio.to_thread(paste_back, image, painted, grey)
@@ -106,20 +106,20 @@ class OpenAIImages:
             arguments["mask"] = await asyncio.to_thread(_mask_file, image, mask)
         with sdk_faults(f"the image model {self.name}"):
             reply = await self._send(prompt=prompt, **arguments)
-        return await asyncio.to_thread(self._picture, reply)
+        return await asyncio.to_thread(self._image, reply)
 
     async def _send(self, **arguments: Any) -> Any:
         return await self._client.get().images.edit(**arguments)
 
-    def _picture(self, reply: Any) -> Image.Image:
+    def _image(self, reply: Any) -> Image.Image:
         first = reply.data[0] if reply.data else None
         source = first and (base64.b64decode(first.b64_json) if first.b64_json else first.url)
         if not source:
-            raise ToolError(f"the image model {self.name} sent no picture: use another prompt")
+            raise ToolError(f"the image model {self.name} sent no image: use another prompt")
         try:
             return load_image(source)
         except ImageError as fault:
-            raise ToolError(f"the image model {self.name} sent a picture that cannot be read: {fault}") from fault
+            raise ToolError(f"the image model {self.name} sent an image that cannot be read: {fault}") from fault
 
 
 class LiteLLMImages(OpenAIImages):
@@ -158,7 +158,7 @@ def _png(image: Image.Image, name: str) -> _File:
 
 
 def _mask_file(image: Image.Image, mask: Image.Image) -> _File:
-    """The mask as the API wants it: the picture itself, transparent where it may change."""
+    """The mask as the API wants it: the image itself, transparent where it may change."""
     marked = image.convert("RGB")
     marked.putalpha(solid(mask).point(lambda value: 255 - value))
     return _png(marked, "mask.png")

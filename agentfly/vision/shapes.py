@@ -81,13 +81,13 @@ def signed_distance(shape: str, radius: float, points: NDArray[np.float64]) -> N
 
 
 def border_width(width: int, height: int) -> float:
-    """Width of the white border in a picture of this size: 2 % of the shorter side, at least 1.5 px."""
+    """Width of the white border in an image of this size: 2 % of the shorter side, at least 1.5 px."""
     return max(1.5, 0.02 * min(width, height))
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure in a picture.
+    """One figure in an image.
 
     Attributes:
         shape, colour: names from `SHAPES` and `COLOURS`.
@@ -121,7 +121,7 @@ class Figure:
         return self.border - self._distance(rows, columns)
 
     def draw(self, pixels: NDArray[np.uint8]) -> None:
-        """Draw into RGB pixels (H, W, 3), anti-aliased, in place; what lies outside of the picture is cut."""
+        """Draw into RGB pixels (H, W, 3), anti-aliased, in place; what lies outside of the image is cut."""
         height, width = pixels.shape[:2]
         x0, y0, x1, y1 = self.box
         x0, y0, x1, y1 = max(x0 - 1, 0), max(y0 - 1, 0), min(x1 + 1, width), min(y1 + 1, height)

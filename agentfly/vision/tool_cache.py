@@ -32,7 +32,7 @@ _GRACE = 600.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A result: pictures, and whatever else JSON can hold."""
+    """A result: images, and whatever else JSON can hold."""
 
     images: tuple[Image.Image, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def cache_key(
         version: what else tells one state of the engine from another.
         operation: "detect", "inpaint" or "edit".
         parameters: JSON-able.
-        images: pictures that go in.
+        images: images that go in.
     """
     parts = [_LAYOUT, engine, version, operation, dict(parameters), [image_hash(image) for image in images]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -103,7 +103,7 @@ class ToolCache:
         root: folder; made if it is not there.
         max_bytes: bytes on disk. Each process looks at the folder after it has written a sixteenth of that, so it can
             be more for a moment.
-        memory_bytes: bytes of decoded pictures kept in memory.
+        memory_bytes: bytes of decoded images kept in memory.
     """
 
     def __init__(self, root: str | Path, *, max_bytes: int = 20 * 1024**3, memory_bytes: int = 128 * 1024**2) -> None:
@@ -129,7 +129,7 @@ class ToolCache:
             self._stats = replace(self._stats, **{name: getattr(self._stats, name) + by for name, by in more.items()})
 
     def get(self, key: str) -> Entry | None:
-        """The result of a key, with pictures that the caller may change; None where there is none."""
+        """The result of a key, with images that the caller may change; None where there is none."""
         with self._lock:
             entry = self._memory.get(key)
             if entry is not None:
@@ -143,7 +143,7 @@ class ToolCache:
         return replace(entry, images=tuple(image.copy() for image in entry.images))
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep a result. A result whose pictures JSON and PNG cannot hold as they are is not for this cache."""
+        """Keep a result. A result whose images JSON and PNG cannot hold as they are is not for this cache."""
         images = tuple(normalise(image).copy() for image in entry.images)
         folder = self._path(key).parent
         folder.mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ class ToolCache:
         for index, image in enumerate(images):
             size += self._write(folder / f"{key}.{index}.png", lambda path, image=image: _save_png(image, path))
         text = json.dumps({"images": len(images), "data": dict(entry.data)}, ensure_ascii=False)
-        # Last: a reader that finds the JSON file finds all pictures.
+        # Last: a reader that finds the JSON file finds all images.
         size += self._write(self._path(key), lambda path: path.write_text(text, encoding="utf-8"))
         self._remember(key, Entry(images, entry.data))
         self.count(stored=1)
@@ -241,7 +241,7 @@ class ToolCache:
             key = path.name.partition(".")[0]
             used, size, paths = groups.get(key, (None, 0, []))
             used = status.st_mtime if path.suffix == ".json" else used
-            # The JSON file goes first, so that no reader finds one without its pictures.
+            # The JSON file goes first, so that no reader finds one without its images.
             paths = [path, *paths] if path.suffix == ".json" else [*paths, path]
             groups[key] = (used, size + status.st_size, paths)
         results = [(used, key, size, paths) for key, (used, size, paths) in groups.items() if used is not None]
@@ -252,7 +252,7 @@ class ToolCache:
 
 
 def _remove_old(paths: Sequence[Path]) -> None:
-    """Remove pictures without a JSON file, unless somebody may be about to write it."""
+    """Remove images without a JSON file, unless somebody may be about to write it."""
     for path in paths:
         try:
             if time.time() - path.stat().st_mtime > _GRACE:

@@ -78,7 +78,7 @@ async def _run(given: argparse.Namespace) -> tuple[RunRecord, Path]:
 def _told(record: RunRecord) -> int:
     counts, best = record.counts(), record.best
     if counts["failovers"]:
-        logger.warning("%d of %d pictures are stand-ins (failover)", counts["failovers"], counts["pictures"])
+        logger.warning("%d of %d images are stand-ins (failover)", counts["failovers"], counts["images"])
     if best is not None:
         logger.info("%s: best is %s with %.0f points", record.status, best.file, best.score or 0.0)
     if record.error is None:

@@ -7,7 +7,7 @@
 #   OUTPUT   where the folders of the runs go      (output)
 #   PYTHON   interpreter                           (python)
 #   JOBS     runs at once                          (4)
-# Every run has a folder of its own with its result, its pictures and run.log. Exit code: the number of failed runs.
+# Every run has a folder of its own with its result, its images and run.log. Exit code: the number of failed runs.
 set -euo pipefail
 
 folder=${1:?"usage: parallel.sh FOLDER [flags]: FOLDER has the JSON files"}

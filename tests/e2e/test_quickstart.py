@@ -27,7 +27,7 @@ from agentfly.training.quickstart.warm_start import WarmStartConfig
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 STEPS = 2
-SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "agentfly.pictures=true")
+SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "agentfly.images=true")
 RUN = """
 import sys
 from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
@@ -129,14 +129,14 @@ def test_training_changed_the_policy(config: QuickstartConfig, summary: dict[str
 def test_every_sampled_chain_is_logged_with_exact_tokens(config: QuickstartConfig, summary: dict[str, Any]) -> None:
     lines = [json.loads(line) for line in (config.out / "training" / "trajectories.jsonl").read_text().splitlines()]
     assert len(lines) == STEPS * 4 * 4
-    codec, pictures = (
+    codec, images = (
         ChatCodec.from_pretrained(str(config.out / "policy")),
-        ImageStore(config.out / "training/pictures"),
+        ImageStore(config.out / "training/images"),
     )
     for line in lines:
         trajectory = Trajectory.from_json(json.dumps(line["trajectory"]))
         assert trajectory.reward is not None
-        trajectory.check(codec, pictures.get)
+        trajectory.check(codec, images.get)
 
 
 def test_the_metrics_tell_of_rewards_health_and_waiting(config: QuickstartConfig, summary: dict[str, Any]) -> None:

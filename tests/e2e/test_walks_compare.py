@@ -66,5 +66,5 @@ def test_two_models_compared(server: ChatServer, tmp_path: Path) -> None:
     assert set(runs["ours"]["by_type"]) == set(FAMILIES)
     assert (tmp_path / "runs" / "ours" / "gallery.html").is_file()
     typed("agentfly replay runs/ours --evaluator reference --re-execute", tmp_path)
-    # A picture that is blurred all over was edited where nobody asked for it; the policy hits some.
+    # An image that is blurred all over was edited where nobody asked for it; the policy hits some.
     assert runs["theirs"]["all"]["scores"]["reference"]["score"]["mean"] < overall["a"]["mean"]

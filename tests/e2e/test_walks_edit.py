@@ -121,7 +121,7 @@ def test_a_photo_and_a_key(server: ChatServer, tmp_path: Path) -> None:
 
 
 def answered(url: str, key: str) -> int:
-    """Edits that a server has answered with a picture."""
+    """Edits that a server has answered with an image."""
     text = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {key}"}, timeout=10).text
     counts = re.findall(r'agentfly_image_requests_total\{operation="edit",status="200"\} (\d+)', text)
     return sum(map(int, counts))

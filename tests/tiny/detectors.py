@@ -98,7 +98,7 @@ def groundingdino_py(folder: Path) -> Path:
     bert_tokenizer().save_pretrained(folder / "bert")
     packaged = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
     text = packaged.read_text(encoding="utf-8").replace("bert-base-uncased", str(folder / "bert"))
-    # A small picture has fewer places than 900 queries.
+    # A small image has fewer places than 900 queries.
     text = text.replace("num_queries = 900", "num_queries = 50")
     (folder / "config.py").write_text(text, encoding="utf-8")
     arguments = SLConfig.fromfile(str(folder / "config.py"))

@@ -84,7 +84,7 @@ def sd_inpaint(folder: Path) -> Path:
 
 
 def instruct_pix2pix(folder: Path) -> Path:
-    """`StableDiffusionInstructPix2PixPipeline`: an editor whose UNet sees the picture beside the noise."""
+    """`StableDiffusionInstructPix2PixPipeline`: an editor whose UNet sees the image beside the noise."""
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     return _sd(StableDiffusionInstructPix2PixPipeline, 8, folder)

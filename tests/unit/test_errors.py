@@ -50,12 +50,12 @@ def test_an_unknown_name_offers_the_nearest_and_lists_the_valid(name: str, expec
 
 
 def test_long_paths_keep_the_end_that_names_the_file() -> None:
-    path = f"/{'a-folder/' * 30}picture.png"
-    line = first_line(ValueError(f"cannot load '{path}' as a model: not a picture\nmore"))
+    path = f"/{'a-folder/' * 30}image.png"
+    line = first_line(ValueError(f"cannot load '{path}' as a model: not an image\nmore"))
     assert line.startswith("cannot load '...")
-    assert line.endswith("a-folder/picture.png' as a model: not a picture")
+    assert line.endswith("a-folder/image.png' as a model: not an image")
     # What is no path, or short, stays as it is.
     url = f"http://host/{'a/' * 30}"
     assert short_paths(f"{url} model=/a/b.png") == f"{url} model=/a/b.png"
     assert short_path("/a/b.png") == "/a/b.png"
-    assert short_path(path).endswith("a-folder/picture.png")
+    assert short_path(path).endswith("a-folder/image.png")

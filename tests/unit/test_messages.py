@@ -1,4 +1,4 @@
-"""Messages read and write the forms of other programs without losing order, pictures or calls."""
+"""Messages read and write the forms of other programs without losing order, images or calls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_message_comes_back_equal_from_json(message: Message) -> None:
         {"text": None, "image": "a", "image_url": None},
     ],
 )
-def test_every_way_to_write_a_picture_part_is_read(part: dict[str, Any]) -> None:
+def test_every_way_to_write_an_image_part_is_read(part: dict[str, Any]) -> None:
     message = from_openai({"role": "user", "content": ["look", part]}, keep)
     assert message.parts == (TextPart("look"), ImagePart("img_a"))
 
@@ -104,7 +104,7 @@ def test_what_is_no_message_is_refused_with_the_reason(message: Any, words: str)
         from_openai(message, keep)
 
 
-def test_openai_form_is_text_alone_without_pictures_and_parts_in_order_with_them() -> None:
+def test_openai_form_is_text_alone_without_images_and_parts_in_order_with_them() -> None:
     assert text_message("user", "hi").to_openai(str) == {"role": "user", "content": "hi"}
     mixed = Message("user", (ImagePart("img_a"), TextPart("hi"))).to_openai(lambda handle: f"data:{handle}")
     assert mixed["content"] == [

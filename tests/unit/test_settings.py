@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -46,3 +47,13 @@ def test_a_fault_is_named_as_it_was_written(kind: type[Settings], given: dict[st
     assert message in str(fault.value)
     assert "sk-secret" not in str(fault.value)
     assert kind.__name__ not in str(fault.value)
+
+
+class Renamed(Node):
+    renamed: ClassVar[Mapping[str, str]] = {"max_rounds": "max_turns"}
+
+
+def test_an_old_name_is_accepted_with_a_line_that_names_the_new_one(caplog: pytest.LogCaptureFixture) -> None:
+    # A complete configuration has the default of the new name too: what a person wrote counts.
+    assert Renamed(max_rounds=3, max_turns=1).max_turns == 3
+    assert "agentfly.max_rounds is now called agentfly.max_turns" in caplog.text

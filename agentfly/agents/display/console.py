@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from agentfly.agents.display.thumbnails import picture_protocol, show_picture
+from agentfly.agents.display.thumbnails import image_protocol, show_image
 from agentfly.agents.streaming import (
     ChainEnd,
     ChainStart,
@@ -39,14 +39,14 @@ class ConsoleStream:
     """Shows events.
 
     Args:
-        load_image: the picture behind a handle; without it no thumbnails are shown.
+        load_image: the image behind a handle; without it no thumbnails are shown.
         console: where; the standard output by default.
     """
 
     def __init__(self, load_image: Callable[[str], Image.Image] | None = None, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._load = load_image
-        self._protocol = picture_protocol(self._console, os.environ)
+        self._protocol = image_protocol(self._console, os.environ)
         self._many = False
         self._streamed = False
         self._seconds: dict[tuple[str, int, int], tuple[float, bool]] = {}
@@ -54,12 +54,12 @@ class ConsoleStream:
     async def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Observation):
-            # Loaded first: the words and the pictures of one chain must stand together.
-            pictures = await asyncio.to_thread(self._pictures, event.images)
+            # Loaded first: the words and the images of one chain must stand together.
+            images = await asyncio.to_thread(self._images, event.images)
             self._observation(event)
-            for picture in pictures:
+            for image in images:
                 if self._protocol is not None:
-                    show_picture(self._console, picture, self._protocol)
+                    show_image(self._console, image, self._protocol)
         else:
             self._show(event)
 
@@ -110,7 +110,7 @@ class ConsoleStream:
         handles = f" {' '.join(event.images)}" if event.images else ""
         self._line(event.chain, f"← {event.text}", "red" if failed else "green", f"{handles} {seconds:.1f} s")
 
-    def _pictures(self, handles: tuple[str, ...]) -> list[Image.Image]:
+    def _images(self, handles: tuple[str, ...]) -> list[Image.Image]:
         if self._load is None or self._protocol is None:
             return []
         return [self._load(handle) for handle in handles]

@@ -25,14 +25,14 @@ _SUFFIXES = (".png", ".gif")
 
 @dataclass(frozen=True)
 class Step:
-    """A picture, and words for where it came from."""
+    """An image, and words for where it came from."""
 
     caption: str
     image: Image.Image
 
 
 def steps(trajectory: Trajectory, store: ImageStore) -> list[Step]:
-    """The given pictures, what each call made of them, and the answer."""
+    """The given images, what each call made of them, and the answer."""
     return [Step(caption, store.get(handle)) for caption, handle in _captions(trajectory)]
 
 
@@ -48,7 +48,7 @@ def _captions(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
     final = trajectory.final_image
     if final is not None and (trajectory.answered or final != last):
         name = names.get(final, final)
-        # Without a description the answer's words are the picture's name.
+        # Without a description the answer's words are the image's name.
         words = f" ({trajectory.answer})" if trajectory.answer not in ("", name) else ""
         yield f"answer: {name}{words}", final
 
@@ -78,7 +78,7 @@ def write_steps(shown: Sequence[Step], path: Path) -> Path:
     """
     check_steps_path(path)
     if not shown:
-        raise ImageError("there is no picture to show: this trajectory has none")
+        raise ImageError("there is no image to show: this trajectory has none")
     small = [_fitted(step.image) for step in shown]
     tallest = max(image.height for image in small)
     frames = [_framed(image, step.caption, tallest) for image, step in zip(small, shown, strict=True)]
@@ -102,14 +102,14 @@ def _strip(frames: Sequence[Image.Image]) -> Image.Image:
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """The picture as large as fits into a square."""
+    """The image as large as fits into a square."""
     scale = min(_SIDE / image.width, _SIDE / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
 
 
 def _framed(image: Image.Image, caption: str, tallest: int) -> Image.Image:
-    """The picture with its caption below; all frames have one size."""
+    """The image with its caption below; all frames have one size."""
     frame = Image.new("RGB", (_SIDE + 2 * _MARGIN, tallest + 3 * _MARGIN + _CAPTION_LINES * _LINE), "white")
     frame.paste(image, (_MARGIN + (_SIDE - image.width) // 2, _MARGIN + (tallest - image.height) // 2), image)
     font = ImageFont.load_default(_FONT_SIZE)

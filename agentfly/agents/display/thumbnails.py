@@ -24,11 +24,11 @@ _PIXELS = 256
 _CHUNK = 4096
 
 
-def picture_protocol(console: Console, environment: Mapping[str, str]) -> Protocol | None:
-    """How a console can show pictures; None when it cannot, or when nobody is looking."""
+def image_protocol(console: Console, environment: Mapping[str, str]) -> Protocol | None:
+    """How a console can show images; None when it cannot, or when nobody is looking."""
     if not console.is_terminal or console.is_dumb_terminal:
         return None
-    # A multiplexer between us and the terminal does not pass pictures on.
+    # A multiplexer between us and the terminal does not pass images on.
     direct = "TMUX" not in environment and not environment.get("TERM", "").startswith(("screen", "tmux"))
     if direct and ("KITTY_WINDOW_ID" in environment or environment.get("TERM") in ("xterm-kitty", "xterm-ghostty")):
         return "kitty"
@@ -38,7 +38,7 @@ def picture_protocol(console: Console, environment: Mapping[str, str]) -> Protoc
     return "blocks" if console.color_system in ("256", "truecolor") and not console.no_color else None
 
 
-def show_picture(console: Console, image: Image.Image, protocol: Protocol) -> None:
+def show_image(console: Console, image: Image.Image, protocol: Protocol) -> None:
     """Write a thumbnail on lines of its own."""
     if protocol == "blocks":
         console.print(_half_blocks(image), soft_wrap=True)

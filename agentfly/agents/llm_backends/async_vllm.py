@@ -43,7 +43,7 @@ _OTHER_PROMPT = "Use one checkpoint folder, with one processor configuration, fo
 def engine_arguments(model: str, config: AsyncVLLMConfig, *, cpu: bool) -> dict[str, Any]:
     """Arguments of vLLM's `AsyncEngineArgs`: what was given, over the defaults for this device.
 
-    On any device: up to 8 pictures a prompt and no video, raw log-probs. On a CPU also: float32, eager, one process,
+    On any device: up to 8 images a prompt and no video, raw log-probs. On a CPU also: float32, eager, one process,
     128 MiB of KV cache, prompts in one piece.
     """
     return {"model": model, **ANY_DEVICE, **({**CPU, **CPU_IN_PROCESS} if cpu else {}), **config.given()}
@@ -53,7 +53,7 @@ def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streamin
     """Arguments of vLLM's `SamplingParams` except for the kind of output."""
     sampling = request.sampling
     extra = dict(sampling.extra)
-    # A sampled placeholder would stand for a picture that does not exist, and break the next prompt.
+    # A sampled placeholder would stand for an image that does not exist, and break the next prompt.
     bias = {codec.image_id: -100.0, **extra.pop("logit_bias", {})}
     return {
         "temperature": sampling.temperature,
@@ -204,7 +204,7 @@ class AsyncVLLMBackend:
         prompt: dict[str, Any] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
         if request.images:
             if request.load_image is None:
-                raise BackendError("the prompt has pictures, but the request has no load_image")
+                raise BackendError("the prompt has images, but the request has no load_image")
             prompt["multi_modal_data"] = {"image": await asyncio.to_thread(_load, request.load_image, request.images)}
         return prompt
 

@@ -48,9 +48,9 @@ class GenerationRequest:
         messages: the conversation so far.
         tools: OpenAI tool schemas.
         sampling: how to sample.
-        prompt_ids: exact ids of the conversation, picture placeholders expanded; empty for a message-level backend.
-        images: handles of all pictures of the conversation, in the order of their placeholders.
-        load_image: the picture behind a handle.
+        prompt_ids: exact ids of the conversation, image placeholders expanded; empty for a message-level backend.
+        images: handles of all images of the conversation, in the order of their placeholders.
+        load_image: the image behind a handle.
     """
 
     request_id: str

@@ -120,19 +120,19 @@ class Reply:
 def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[dict[str, Any]]:
     """Messages as the endpoint takes them.
 
-    The API has no pictures in `tool` messages: the text stays there, and the pictures follow in a user message after
+    The API has no images in `tool` messages: the text stays there, and the images follow in a user message after
     the run of tool messages that they belong to, each behind the words that name it.
 
     Args:
         messages: the conversation.
-        urls: data URI of each picture handle.
+        urls: data URI of each image handle.
     """
     out: list[dict[str, Any]] = []
     waiting: list[Part] = []
 
     def flush() -> None:
         if waiting:
-            note = TextPart("Pictures of the tool results above, in order:")
+            note = TextPart("Images of the tool results above, in order:")
             out.append(Message("user", (note, *waiting)).to_openai(urls.__getitem__))
             waiting.clear()
 
@@ -141,15 +141,15 @@ def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[
             flush()
             out.append(message.to_openai(urls.__getitem__))
             continue
-        waiting.extend(_named_pictures(message))
+        waiting.extend(_named_images(message))
         texts = tuple(part for part in message.parts if isinstance(part, TextPart))
         out.append(Message("tool", texts, tool_call_id=message.tool_call_id).to_openai(urls.__getitem__))
     flush()
     return out
 
 
-def _named_pictures(message: Message) -> list[Part]:
-    """The pictures of a tool message, each with the beginning of the text before it: that names the picture."""
+def _named_images(message: Message) -> list[Part]:
+    """The images of a tool message, each with the beginning of the text before it: that names the image."""
     found: list[Part] = []
     for before, part in zip((None, *message.parts), message.parts, strict=False):
         if isinstance(part, ImagePart):
@@ -188,17 +188,17 @@ def _written(call: ToolCall) -> str:
 
 
 async def image_urls(request: GenerationRequest) -> dict[str, str]:
-    """Data URI (PNG) of each picture of the conversation, encoded once each and off the event loop.
+    """Data URI (PNG) of each image of the conversation, encoded once each and off the event loop.
 
     Raises:
-        BackendError: there are pictures, but no `load_image`.
+        BackendError: there are images, but no `load_image`.
     """
     handles = list(dict.fromkeys(handle for message in request.messages for handle in message.images))
     load = request.load_image
     if not handles:
         return {}
     if load is None:
-        raise BackendError("the conversation has pictures, but the request has no load_image")
+        raise BackendError("the conversation has images, but the request has no load_image")
 
     def encode(handle: str) -> str:
         buffer = io.BytesIO()

@@ -1,7 +1,7 @@
 """Benchmarks that come as folders: ImgEdit and RISEBench, in the layouts that their repositories publish.
 
 ImgEdit (github.com/PKU-YuanGroup/ImgEdit, `Benchmark/*/…readme.md`): JSON objects by key. Entries of the
-basic suite are `{"id": PICTURE, "prompt", "edit_type"}`, of the UGE (hard) suite `{"id", "prompt"}`, of the multi-turn
+basic suite are `{"id": IMAGE, "prompt", "edit_type"}`, of the UGE (hard) suite `{"id", "prompt"}`, of the multi-turn
 suite `{"id", "turn1", "turn2", ...}`; `id` is a path below the folder of original images.
 
 RISEBench (github.com/PhoenixZ810/RISEBench, `gpt_eval.py` and `data/`): a JSON list of `{"index", "category",
@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets.image_paths import PictureFolder
+from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.task import EditTask
 from agentfly.datasets.task_row import TaskRow, numbered
 from agentfly.datasets.task_types import stable_task_type
 from agentfly.errors import ConfigError, DatasetError, unknown_name
 
 IMGEDIT_SPLITS: tuple[str, ...] = ("basic", "uge", "multiturn")
-_PICTURE_FOLDERS = (".", "original_images", "data", "data_total")
+_IMAGE_FOLDERS = (".", "original_images", "data", "data_total")
 
 
 def imgedit_rows(root: Path, split: str | None) -> Iterator[TaskRow]:
@@ -88,7 +88,7 @@ def _suite(entry: Any) -> str | None:
 def _imgedit_task(key: str, entry: Mapping[str, Any], path: Path, root: Path, split: str) -> EditTask:
     turns = [str(entry[name]) for number in range(1, len(entry)) if (name := f"turn{number}") in entry]
     wording = turns or [str(entry["prompt"])]
-    metadata: dict[str, Any] = {"suite": split, "picture": entry["id"]}
+    metadata: dict[str, Any] = {"suite": split, "image": entry["id"]}
     if turns:
         metadata["turns"] = turns
     if "edit_type" in entry:
@@ -97,7 +97,7 @@ def _imgedit_task(key: str, entry: Mapping[str, Any], path: Path, root: Path, sp
         # Several files of the multi-turn suite number their entries from 1.
         id=f"{path.stem}-{key}",
         instruction=numbered(wording).strip(),
-        images=(_picture(entry["id"], path, root),),
+        images=(_image(entry["id"], path, root),),
         task_type=stable_task_type(str(entry.get("edit_type", split))),
         metadata=metadata,
     )
@@ -116,22 +116,22 @@ def _rise_task(entry: Mapping[str, Any], path: Path, root: Path) -> EditTask:
     return EditTask(
         id=str(entry["index"]),
         instruction=str(entry["instruction"]).strip(),
-        images=tuple(_picture(image, path, root) for image in images),
+        images=tuple(_image(image, path, root) for image in images),
         task_type=stable_task_type(str(entry.get("category", "reasoning"))),
         metadata=metadata,
     )
 
 
-def _picture(name: Any, path: Path, root: Path) -> Path:
-    """A picture below the folder of its JSON file, the root, or one of their usual folders of pictures."""
+def _image(name: Any, path: Path, root: Path) -> Path:
+    """An image below the folder of its JSON file, the root, or one of their usual folders of images."""
     if not isinstance(name, str) or not name:
-        raise DatasetError("names no picture")
-    PictureFolder(root).source(name)
+        raise DatasetError("names no image")
+    ImageFolder(root).source(name)
     for parent in (path.parent, root):
-        for folder in (*(parent / known for known in _PICTURE_FOLDERS), *_subfolders(parent)):
+        for folder in (*(parent / known for known in _IMAGE_FOLDERS), *_subfolders(parent)):
             if (folder / name).is_file() and (folder / name).resolve().is_relative_to(root.resolve()):
                 return folder / name
-    raise DatasetError(f"picture {name!r} is nowhere below {root}: unpack the benchmark's pictures there")
+    raise DatasetError(f"image {name!r} is nowhere below {root}: unpack the benchmark's images there")
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def _pie_bench(row: Row) -> Row:
     # Brackets mark the words that change.
     captions = {name: str(row[name]).translate({91: None, 93: None}) for name in ("source_prompt", "target_prompt")}
     before, after = captions["source_prompt"], captions["target_prompt"]
-    return {**row, **captions, "instruction": f'Change this picture of "{before}" into "{after}".'}
+    return {**row, **captions, "instruction": f'Change this image of "{before}" into "{after}".'}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Adapter:
         repo: its name on the hub.
         splits: the names of its splits; the first is taken when none is asked for.
         id: columns that together name a row.
-        images: columns with the picture to edit; the first that holds one counts.
+        images: columns with the image to edit; the first that holds one counts.
         instruction: column of the instruction.
         made_from: columns that `prepare` makes the instruction from, where it does.
         target, mask: columns, where there are any.
@@ -65,7 +65,7 @@ class Adapter:
         prepare: what no mapping can say, done to a row first.
         parts: named parts ("configs") of the repository, in order; rows then have a column `config`.
         language: column that the option `language` filters by.
-        session: column that turns on one picture share; `metadata["turn"]` is then their order.
+        session: column that turns on one image share; `metadata["turn"]` is then their order.
         streaming: read from the hub row by row; what is too large to fetch whole.
     """
 

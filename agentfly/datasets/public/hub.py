@@ -22,8 +22,8 @@ class HubOptions(Settings):
         streaming: read row by row instead of fetching the files first; the data set's own default without it.
         config: one named part (PIE-Bench++: "3_delete_object_80"); all parts without it.
         language: only rows in this language (GEdit-Bench: "en" or "cn").
-        multi_turn: "chained" makes each turn a task on the picture before it; "session" makes all turns on a picture
-            one task, from the first picture to the last target (MagicBrush).
+        multi_turn: "chained" makes each turn a task on the image before it; "session" makes all turns on an image
+            one task, from the first image to the last target (MagicBrush).
     """
 
     revision: str | None = None
@@ -34,7 +34,7 @@ class HubOptions(Settings):
 
 
 def read_rows(name: str, adapter: Adapter, split: str, root: Path | None, options: HubOptions) -> Iterator[Row]:
-    """The raw rows of a split, pictures undecoded; with parts, a column `config` is added.
+    """The raw rows of a split, images undecoded; with parts, a column `config` is added.
 
     Raises:
         ConfigError: the data set has no such split, part or option.
@@ -104,7 +104,7 @@ def _take_from_cache() -> None:
 
 
 def _undecoded(rows: Any) -> Iterator[Row]:
-    """Rows with their pictures as the bytes they are stored as: `load_image` opens them, with its limits."""
+    """Rows with their images as the bytes they are stored as: `load_image` opens them, with its limits."""
     import datasets
 
     if isinstance(rows, datasets.IterableDataset):

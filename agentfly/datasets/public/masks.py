@@ -10,13 +10,13 @@ from agentfly.images import ImageSource, load_image
 
 
 def mask_from_cutout(source: ImageSource) -> Image.Image:
-    """The mask of a picture whose edited region was erased: transparent, or, where transparency got lost, pure black.
+    """The mask of an image whose edited region was erased: transparent, or, where transparency got lost, pure black.
 
-    MagicBrush and HumanEdit publish their masks so (the form that DALL-E took). A picture of black and white alone is
+    MagicBrush and HumanEdit publish their masks so (the form that DALL-E took). An image of black and white alone is
     read as black = erased too, as HumanEdit's own `mask_convert.py` does.
 
     Raises:
-        ImageError: not a picture.
+        ImageError: not an image.
     """
     image = load_image(source)
     if image.mode == "RGBA":
@@ -35,10 +35,10 @@ def mask_from_runs(text: str, size: tuple[int, int] = (512, 512)) -> Image.Image
 
     Args:
         text: the runs; empty for no edited region.
-        size: width and height; PIE-Bench's pictures are 512 x 512.
+        size: width and height; PIE-Bench's images are 512 x 512.
 
     Raises:
-        DatasetError: not runs, or a run starts outside the picture.
+        DatasetError: not runs, or a run starts outside the image.
     """
     width, height = size
     try:

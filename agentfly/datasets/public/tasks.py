@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from agentfly.datasets.image_paths import PictureFolder
+from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.public.columns import ADAPTERS, Adapter, Row
 from agentfly.datasets.public.hub import HubOptions, read_rows
 from agentfly.datasets.task import EditTask
@@ -33,17 +33,17 @@ def public_rows(name: str, split: str | None, root: Path | None, options: HubOpt
     if options.multi_turn not in MULTI_TURN:
         raise ConfigError(unknown_name("multi_turn", options.multi_turn, MULTI_TURN))
     if options.multi_turn == "session" and adapter.session is None:
-        raise ConfigError(f"{name} has one turn a picture; leave multi_turn out")
+        raise ConfigError(f"{name} has one turn an image; leave multi_turn out")
     if options.language is not None and adapter.language is None:
         raise ConfigError(f"{name} has one language; leave language out")
     rows = read_rows(name, adapter, split or adapter.splits[0], root, options)
-    pictures = PictureFolder(root)
+    images = ImageFolder(root)
     if adapter.session is not None and options.multi_turn == "session":
-        return _sessions(name, adapter, adapter.session, rows, pictures)
-    return (TaskRow(f"{name} row {number}", partial(_task, adapter, row, pictures)) for number, row in enumerate(rows))
+        return _sessions(name, adapter, adapter.session, rows, images)
+    return (TaskRow(f"{name} row {number}", partial(_task, adapter, row, images)) for number, row in enumerate(rows))
 
 
-def _task(adapter: Adapter, raw: Row, pictures: PictureFolder) -> EditTask:
+def _task(adapter: Adapter, raw: Row, images: ImageFolder) -> EditTask:
     _require(adapter, raw)
     row = adapter.prepare(raw)
     own_type = str(row[adapter.task_type]) if adapter.task_type else ""
@@ -52,14 +52,14 @@ def _task(adapter: Adapter, raw: Row, pictures: PictureFolder) -> EditTask:
         metadata["original_task_type"] = own_type
     image = next((row[column] for column in adapter.images if row.get(column) is not None), None)
     if image is None:
-        raise DatasetError(f"column {' and '.join(adapter.images)} holds no picture")
+        raise DatasetError(f"column {' and '.join(adapter.images)} holds no image")
     mask = row[adapter.mask] if adapter.mask else None
     return EditTask(
         id="-".join(str(row[column]) for column in adapter.id),
         instruction=str(row[adapter.instruction] or "").strip(),
-        images=(pictures.source(image),),
-        target=_optional(row[adapter.target], pictures) if adapter.target else None,
-        mask=None if mask is None else _mask(adapter, mask, pictures),
+        images=(images.source(image),),
+        target=_optional(row[adapter.target], images) if adapter.target else None,
+        mask=None if mask is None else _mask(adapter, mask, images),
         task_type=stable_task_type(own_type),
         metadata=metadata,
     )
@@ -80,29 +80,27 @@ def _require(adapter: Adapter, row: Row) -> None:
         raise DatasetError(f"lacks column {', '.join(missing)} of {adapter.repo}; it has {', '.join(row)}")
 
 
-def _mask(adapter: Adapter, value: Any, pictures: PictureFolder) -> Image.Image:
+def _mask(adapter: Adapter, value: Any, images: ImageFolder) -> Image.Image:
     # Runs are text, which a path would be too.
-    return adapter.read_mask(value if isinstance(value, str) else pictures.source(value))
+    return adapter.read_mask(value if isinstance(value, str) else images.source(value))
 
 
-def _optional(value: Any, pictures: PictureFolder) -> ImageSource | None:
-    return None if value is None else pictures.source(value)
+def _optional(value: Any, images: ImageFolder) -> ImageSource | None:
+    return None if value is None else images.source(value)
 
 
-def _sessions(
-    name: str, adapter: Adapter, column: str, rows: Iterator[Row], pictures: PictureFolder
-) -> Iterator[TaskRow]:
+def _sessions(name: str, adapter: Adapter, column: str, rows: Iterator[Row], images: ImageFolder) -> Iterator[TaskRow]:
     """Turns that follow each other in the data, and share a session, as one row."""
     start = 0
     for session, group in itertools.groupby(rows, key=lambda row: row.get(column)):
         turns = list(group)
         where = f"{name} rows {start} to {start + len(turns) - 1}"
-        yield TaskRow(where, partial(_session, adapter, str(session), turns, pictures))
+        yield TaskRow(where, partial(_session, adapter, str(session), turns, images))
         start += len(turns)
 
 
-def _session(adapter: Adapter, session: str, rows: Sequence[Row], pictures: PictureFolder) -> EditTask:
-    tasks = sorted((_task(adapter, row, pictures) for row in rows), key=lambda task: int(task.metadata["turn"]))
+def _session(adapter: Adapter, session: str, rows: Sequence[Row], images: ImageFolder) -> EditTask:
+    tasks = sorted((_task(adapter, row, images) for row in rows), key=lambda task: int(task.metadata["turn"]))
     turns = [task.instruction for task in tasks]
     masks = [task.mask for task in tasks if isinstance(task.mask, Image.Image)]
     return EditTask(
@@ -117,7 +115,7 @@ def _session(adapter: Adapter, session: str, rows: Sequence[Row], pictures: Pict
 
 
 def _union(masks: Sequence[Image.Image]) -> Image.Image | None:
-    """What any of the turns may change; None where the pictures of the turns differ in size."""
+    """What any of the turns may change; None where the images of the turns differ in size."""
     union = masks[0]
     for mask in masks[1:]:
         if mask.size != union.size:

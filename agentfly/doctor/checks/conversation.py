@@ -9,9 +9,9 @@ from PIL import Image
 
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
 
-# One below the least that a processor makes of a picture, one of a usual photograph's shape.
-PICTURES: Mapping[str, tuple[int, int]] = {"img_small": (40, 32), "img_large": (640, 480)}
-BEFORE, AFTER = "before the picture", "after the picture"
+# One below the least that a processor makes of an image, one of a usual photograph's shape.
+IMAGES: Mapping[str, tuple[int, int]] = {"img_small": (40, 32), "img_large": (640, 480)}
+BEFORE, AFTER = "before the image", "after the image"
 CALL = ToolCall(
     "call_0", "auto_inpaint_image", {"image_id": "img_1", "prompt": 'a "red" café\n{x}', "box_threshold": 0.35}
 )
@@ -38,5 +38,5 @@ SECOND = Message("tool", (TextPart("a second result"),), tool_call_id="call_1")
 
 
 def load(handle: str) -> Image.Image:
-    """The picture behind a handle of this conversation."""
-    return Image.new("RGB", PICTURES[handle], (120, 90, 60))
+    """The image behind a handle of this conversation."""
+    return Image.new("RGB", IMAGES[handle], (120, 90, 60))

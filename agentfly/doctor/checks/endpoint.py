@@ -51,7 +51,7 @@ def endpoint(examination: Examination) -> Iterator[Finding]:
 
 
 def answer(examination: Examination) -> Iterator[Finding]:
-    """One short answer to a question with a picture."""
+    """One short answer to a question with an image."""
     yield from check_answer(_config(examination), _served(examination))
 
 
@@ -93,12 +93,12 @@ def check_answer(config: ClientConfig, model: str) -> Iterator[Finding]:
     try:
         said = asyncio.run(_generate(config, model, (ASK,)))
     except UnreachableError as fault:
-        yield error(f"no answer to a question with a picture: {fault}", _UNREACHABLE)
+        yield error(f"no answer to a question with an image: {fault}", _UNREACHABLE)
         return
     except BackendError as fault:
-        yield error(f"no answer to a question with a picture: {fault}", f"serve a vision-language model: {_DEPLOY}")
+        yield error(f"no answer to a question with an image: {fault}", f"serve a vision-language model: {_DEPLOY}")
         return
-    yield ok(f"answers a question with a picture ({said.completion_tokens or 'some'} tokens)")
+    yield ok(f"answers a question with an image ({said.completion_tokens or 'some'} tokens)")
 
 
 def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
@@ -129,7 +129,7 @@ def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
 
 
 def check_exact(config: ClientConfig, model: str, codec: ChatCodec) -> Iterator[Finding]:
-    """With the checkpoint: whether the server's prompt is the rollout's, pictures of tool turns included."""
+    """With the checkpoint: whether the server's prompt is the rollout's, images of tool turns included."""
     exact = config.model_copy(update={"return_token_ids": True})
     try:
         asyncio.run(_generate(exact, model, (ASK, SAID, RESULT), codec))
@@ -143,9 +143,7 @@ def check_exact(config: ClientConfig, model: str, codec: ChatCodec) -> Iterator[
         )
         return
     runs = codec.image_runs(codec.prompt_ids((ASK, SAID, RESULT), [SCHEMA], load))
-    yield ok(
-        f"token-exact: the server's prompt is the rollout's, with pictures of {runs} tokens in user and tool turns"
-    )
+    yield ok(f"token-exact: the server's prompt is the rollout's, with images of {runs} tokens in user and tool turns")
 
 
 async def _generate(

@@ -46,9 +46,9 @@ def checkpoint(examination: Examination) -> Iterator[Finding]:
     yield ok(f"{request.source}: {type(codec.processor).__name__} with {template}; 640x480 is {tokens} tokens")
 
 
-def pictures(examination: Examination) -> Iterator[Finding]:
-    """Whether pictures stay where they are, in tool turns too."""
-    yield from check_pictures(_codec(examination))
+def images(examination: Examination) -> Iterator[Finding]:
+    """Whether images stay where they are, in tool turns too."""
+    yield from check_images(_codec(examination))
 
 
 def prefix(examination: Examination) -> Iterator[Finding]:
@@ -66,8 +66,8 @@ def parser(examination: Examination) -> Iterator[Finding]:
     yield from check_parser(_codec(examination))
 
 
-def check_pictures(codec: ChatCodec) -> Iterator[Finding]:
-    """Render a picture in a tool turn between two texts, and look for it there."""
+def check_images(codec: ChatCodec) -> Iterator[Finding]:
+    """Render an image in a tool turn between two texts, and look for it there."""
     try:
         ids = codec.prompt_ids([ASK, SAID, RESULT], (), load)
     except AgentFlyError as fault:
@@ -76,11 +76,9 @@ def check_pictures(codec: ChatCodec) -> Iterator[Finding]:
     text = str(codec.tokenizer.decode(codec.collapse(ids)))
     between = text.partition(BEFORE)[2].partition(AFTER)[0]
     if codec.processor.image_token in between:
-        yield ok("pictures stay in user and tool turns, between the texts that they stand between")
+        yield ok("images stay in user and tool turns, between the texts that they stand between")
     else:
-        yield error(
-            "the chat template moves a picture of a tool turn away from its place, or loses its text", _TEMPLATE
-        )
+        yield error("the chat template moves an image of a tool turn away from its place, or loses its text", _TEMPLATE)
 
 
 def check_prefix(codec: ChatCodec) -> Iterator[Finding]:

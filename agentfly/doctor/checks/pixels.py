@@ -18,13 +18,13 @@ SIZES: Sequence[Size] = ((20, 20), (512, 512), (1024, 1024), (4000, 3000), (2000
 _RESULT, _PHOTO = (1024, 1024), (4000, 3000)
 # System prompt with schemas, and the turns' own words.
 _TEXT_TOKENS = 1500
-# The source, one intermediate picture, the result.
-_LEAST_PICTURES = 3
+# The source, one intermediate image, the result.
+_LEAST_IMAGES = 3
 _SHRINK = 'lower "max_pixels" (or size.longest_edge) in the checkpoint\'s preprocessor_config.json, e.g. to 602112'
 
 
 def limits(examination: Examination) -> Iterator[Finding]:
-    """Pictures of a chain against the context of the engine."""
+    """Images of a chain against the context of the engine."""
     codec, request = examination.codec, examination.request
     assert codec is not None, "the check `checkpoint` comes first"
     yield from check_processor(SIZES, lambda size: _counted(codec, size), lambda size: _processed(codec, size))
@@ -35,8 +35,8 @@ def limits(examination: Examination) -> Iterator[Finding]:
     )
     context, source = next(((tokens, name) for tokens, name in candidates if tokens is not None), (None, ""))
     if context is not None:
-        pictures = int(ANY_DEVICE["limit_mm_per_prompt"]["image"])
-        yield from check_context(lambda size: _counted(codec, size), context, source, pictures)
+        images = int(ANY_DEVICE["limit_mm_per_prompt"]["image"])
+        yield from check_context(lambda size: _counted(codec, size), context, source, images)
     if examination.engine_context is not None and examination.context is not None:
         yield from check_agreement(examination.engine_context, examination.context, request.max_model_len)
 
@@ -47,37 +47,37 @@ def check_processor(
     """The number of tokens that prompts are built with must be the number of features that the processor makes.
 
     Args:
-        sizes: (width, height) of the pictures to try.
+        sizes: (width, height) of the images to try.
         counted: placeholder tokens that the codec writes.
         processed: tokens that the processor's own grid gives.
     """
     different = [(size, counted(size), processed(size)) for size in sizes if counted(size) != processed(size)]
     for (width, height), ours, theirs in different:
         yield error(
-            f"a picture of {width}x{height} is {ours} tokens in the prompt and {theirs} features in the model",
+            f"an image of {width}x{height} is {ours} tokens in the prompt and {theirs} features in the model",
             "install the pinned transformers (see the versions above), or use another processor",
         )
     if not different:
-        yield ok(f"prompt and processor agree on the tokens of {len(sizes)} sizes of pictures")
+        yield ok(f"prompt and processor agree on the tokens of {len(sizes)} sizes of images")
 
 
-def check_context(counted: Callable[[Size], int], context: int, source: str, pictures: int) -> Iterator[Finding]:
-    """How many pictures of the size that engines make fit into one chain.
+def check_context(counted: Callable[[Size], int], context: int, source: str, images: int) -> Iterator[Finding]:
+    """How many images of the size that engines make fit into one chain.
 
     Args:
-        counted: tokens of a picture of a size.
+        counted: tokens of an image of a size.
         context: tokens that prompt and answer may have together.
         source: who says so.
-        pictures: that one prompt may hold at most.
+        images: that one prompt may hold at most.
     """
     result, photo = counted(_RESULT), counted(_PHOTO)
     fit = max(0, context - _TEXT_TOKENS) // result
-    told = f"{context} tokens ({source}) hold {fit} pictures of 1024x1024 ({result} tokens each)"
+    told = f"{context} tokens ({source}) hold {fit} images of 1024x1024 ({result} tokens each)"
     fix = f"raise --max-model-len of the engine (data.max_prompt_length and max_response_length of a run), or {_SHRINK}"
-    if fit < _LEAST_PICTURES:
-        yield error(f"{told}, and one edit needs {_LEAST_PICTURES}", fix)
-    elif fit < pictures:
-        yield warning(f"{told}, and a prompt may have {pictures}: long chains will be cut", fix)
+    if fit < _LEAST_IMAGES:
+        yield error(f"{told}, and one edit needs {_LEAST_IMAGES}", fix)
+    elif fit < images:
+        yield warning(f"{told}, and a prompt may have {images}: long chains will be cut", fix)
     else:
         yield ok(told)
     if photo + _TEXT_TOKENS > context // 2 and photo > result:

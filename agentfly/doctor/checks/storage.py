@@ -18,7 +18,7 @@ SHARED_MEMORY = Path("/dev/shm")
 SCRATCH = Path("/tmp")  # where a run keeps Ray's session: sockets need a short path
 # A checkpoint holds weights and two moments of Adam, 4 bytes each a parameter, whatever the folder's own type.
 _CHECKPOINT_BYTES = 12
-# Logs, pictures of trajectories and checkpoints of a small run.
+# Logs, images of trajectories and checkpoints of a small run.
 _SMALL_RUN = 2 * GIB
 # Weights of a 3 B policy in bf16 with its tokenizer.
 _DOWNLOAD = 8 * GIB

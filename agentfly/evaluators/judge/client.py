@@ -62,7 +62,7 @@ class JudgeClient:
         """Ratings for a question, as given (0 to its highest).
 
         Args:
-            content: pictures and words of the request.
+            content: images and words of the request.
             question: what is asked.
             number: of the pass; seeds differ by it.
             usage: the account that gets what this takes, also where it fails.

@@ -105,12 +105,12 @@ class VlmJudge:
     async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
         if sample.result is None:
             return Score(0.0, "There is no result.")
-        pictures = await asyncio.to_thread(_pictures, sample.source, sample.result, self.settings.max_pixels)
-        if pictures is None and self.scheme.edits:
-            return Score(0.0, "The picture is unchanged.")
-        if pictures is None:
-            pictures = await asyncio.to_thread(_only_result, sample.result, self.settings.max_pixels)
-        contents = [self._content(question, sample.instruction, pictures) for question in self.scheme.questions]
+        images = await asyncio.to_thread(_images, sample.source, sample.result, self.settings.max_pixels)
+        if images is None and self.scheme.edits:
+            return Score(0.0, "The image is unchanged.")
+        if images is None:
+            images = await asyncio.to_thread(_only_result, sample.result, self.settings.max_pixels)
+        contents = [self._content(question, sample.instruction, images) for question in self.scheme.questions]
         numbers = range(self.settings.passes)
         requests = [
             asyncio.ensure_future(self._client.ask(content, question, number, usage))
@@ -127,10 +127,10 @@ class VlmJudge:
         width = len(self.scheme.questions)
         return self._mean([answers[number * width : (number + 1) * width] for number in numbers])
 
-    def _content(self, question: Question, instruction: str, pictures: dict[str, str]) -> list[dict[str, Any]]:
+    def _content(self, question: Question, instruction: str, images: dict[str, str]) -> list[dict[str, Any]]:
         rubric = self.rubric.for_judge() if self.rubric is not None and question.told else ""
         shown: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": pictures[name]}} for name in question.shown
+            {"type": "image_url", "image_url": {"url": images[name]}} for name in question.shown
         ]
         return [*shown, {"type": "text", "text": question.text(instruction, rubric)}]
 
@@ -146,8 +146,8 @@ class VlmJudge:
         return Score(min(value, 100.0), feedback, aspects)
 
 
-def _pictures(source: Image.Image, result: Image.Image, max_pixels: int) -> dict[str, str] | None:
-    """Both pictures as data URIs; None where they are equal pixel by pixel."""
+def _images(source: Image.Image, result: Image.Image, max_pixels: int) -> dict[str, str] | None:
+    """Both images as data URIs; None where they are equal pixel by pixel."""
     before, after = on_white(source), on_white(result)
     if after.size != before.size:
         after = after.resize(before.size, Image.Resampling.BICUBIC)
@@ -160,13 +160,13 @@ def _only_result(result: Image.Image, max_pixels: int) -> dict[str, str]:
     return {"result": data_uri(on_white(result), max_pixels)}
 
 
-def data_uri(picture: Image.Image, max_pixels: int) -> str:
-    """A picture as a PNG data URI, made smaller where it has more pixels than that."""
-    scale = math.sqrt(max_pixels / (picture.width * picture.height))
+def data_uri(image: Image.Image, max_pixels: int) -> str:
+    """An image as a PNG data URI, made smaller where it has more pixels than that."""
+    scale = math.sqrt(max_pixels / (image.width * image.height))
     if scale < 1.0:
-        size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     # PNG: what compression adds would be judged, too.
-    picture.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

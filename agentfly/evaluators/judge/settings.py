@@ -24,7 +24,7 @@ class JudgeSettings(Settings):
         max_tokens: tokens of a reply at most, reasoning included.
         expected_score: take the mean of the judge's distribution over numbers where the server gives log-probs.
         top_logprobs: alternatives a token that are asked for.
-        max_pixels: pixels of each picture that is sent at most.
+        max_pixels: pixels of each image that is sent at most.
         timeout: seconds for one request, answer included.
         attempts: requests for each question at most, broken replies and passing faults together.
         first_wait, max_wait: seconds between attempts after a passing fault: doubled each time, and at most.

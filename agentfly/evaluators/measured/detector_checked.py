@@ -79,14 +79,14 @@ class DetectorCheckSettings(BaseModel):
 
 
 class DetectorCheckedEvaluator:
-    """Checks what a detector sees; `100 * product of the checks`. With n(x) the objects found in picture x:
+    """Checks what a detector sees; `100 * product of the checks`. With n(x) the objects found in image x:
 
         gone      [1 - n(result) / n(source)]: 1 when all of them are away, and not scored if there were none
         present   1 if n(result) > n(source), else 0: one more than before, so that an old one does not pass for it
         colour    [share of the object's pixels that have the colour / full_share], of the best object in the result
 
     Where the sample has a mask, "gone" and "present" count only objects that lie in it. A pixel has the colour whose
-    nearest example in CIE Lab is nearest. This says nothing of the rest of the picture: combine it with an evaluator
+    nearest example in CIE Lab is nearest. This says nothing of the rest of the image: combine it with an evaluator
     that does (`CompositeEvaluator`).
 
     Args:
@@ -162,11 +162,11 @@ class DetectorCheckedEvaluator:
         wanted = np.asarray(mask.convert("L")) > 127
         return sum(_share_in(np.asarray(one.mask) > 127, wanted) >= self.settings.overlap for one in found)
 
-    def _coloured(self, picture: Image.Image, found: Sequence[Detection], colour: str) -> float:
+    def _coloured(self, image: Image.Image, found: Sequence[Detection], colour: str) -> float:
         object_mask = np.asarray(found[0].mask) > 127
         if not object_mask.any():
             return 0.0
-        names = nearest_colours(np.asarray(on_white(picture))[object_mask])
+        names = nearest_colours(np.asarray(on_white(image))[object_mask])
         return min(float((names == colour).mean()) / self.settings.full_share, 1.0)
 
 

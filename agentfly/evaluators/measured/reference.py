@@ -24,7 +24,7 @@ class ReferenceConfig(BaseModel):
     """Constants of the score; the defaults are calibrated on the sticker world at 168 x 168 pixels.
 
     Attributes:
-        blur: standard deviation in pixels of the Gaussian that is laid over all pictures first.
+        blur: standard deviation in pixels of the Gaussian that is laid over all images first.
         lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
             photograph is under a sticker cannot be known as well as that it is not red there.
         inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
@@ -32,8 +32,8 @@ class ReferenceConfig(BaseModel):
             though yellow was far from both.
         outside_tolerance: colour difference outside of the mask that counts as none.
         outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
-        outside_decay: k in `outside = exp(-k * spoiled share of the picture)`.
-        changed_tolerance: largest colour difference of a picture that counts as unchanged.
+        outside_decay: k in `outside = exp(-k * spoiled share of the image)`.
+        changed_tolerance: largest colour difference of an image that counts as unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,7 @@ class ReferenceConfig(BaseModel):
 class ReferenceEvaluator:
     """Compares with target and mask; `100 * inside * outside * changed`.
 
-    With d(a, b) the CIE Lab distance of two blurred pictures in each pixel, d' the same with lightness weighted, M the
+    With d(a, b) the CIE Lab distance of two blurred images in each pixel, d' the same with lightness weighted, M the
     pixels of the mask, t_in, h, t_out, r and k as in `ReferenceConfig` and [x] = min(max(x, 0), 1):
 
         e(x)      = max(0, d'(x, target) - t_in)
@@ -90,7 +90,7 @@ class ReferenceEvaluator:
         within = np.asarray(mask.convert("L")) > 127
         if not within.any():
             raise EvaluatorError("the mask is empty: nothing would have to change")
-        before, after, wanted = (np.asarray(on_white(picture)) for picture in (source, result, target))
+        before, after, wanted = (np.asarray(on_white(image)) for image in (source, result, target))
         # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
         must, reach = regions.bounds(within), _reach(self.config.blur)
         area = regions.grown(regions.joint(must, regions.difference(before, after)), reach, within.shape)
@@ -111,7 +111,7 @@ class ReferenceEvaluator:
         return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
 
     def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
-        """A region of the blurred picture in Lab; what is around it is seen by the blur."""
+        """A region of the blurred image in Lab; what is around it is seen by the blur."""
         import cv2
 
         read = regions.grown(region, _reach(self.config.blur), pixels.shape)
@@ -120,11 +120,11 @@ class ReferenceEvaluator:
         return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
 
     def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
-        before, after = (self._error(picture, target, within) for picture in (source, result))
+        before, after = (self._error(image, target, within) for image in (source, result))
         return removed(before, after)
 
-    def _error(self, picture: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
-        away = _distance(picture, target, self.config.lightness_weight)[within]
+    def _error(self, image: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
+        away = _distance(image, target, self.config.lightness_weight)[within]
         error = np.maximum(away - self.config.inside_tolerance, 0.0)
         return float((error / (error + self.config.inside_half)).mean())
 
@@ -148,7 +148,7 @@ def removed(before: float, after: float) -> float:
 
 
 def _reach(blur: float) -> int:
-    """Pixels that OpenCV's Gaussian kernel for float pictures reaches to each side, rounded up."""
+    """Pixels that OpenCV's Gaussian kernel for float images reaches to each side, rounded up."""
     return math.ceil(4 * blur) + 1
 
 
@@ -157,9 +157,9 @@ def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
         raise EvaluatorError(
             "the reference evaluator needs the target and the mask of a task; use a judge without them"
         )
-    for name, picture in (("target", sample.target), ("mask", sample.mask)):
-        if picture.size != sample.source.size:
-            raise EvaluatorError(f"the {name} is {picture.size} but the source {sample.source.size} pixels")
+    for name, image in (("target", sample.target), ("mask", sample.mask)):
+        if image.size != sample.source.size:
+            raise EvaluatorError(f"the {name} is {image.size} but the source {sample.source.size} pixels")
     return sample.target, sample.mask
 
 
@@ -174,10 +174,10 @@ def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
 
 def _feedback(aspects: dict[str, float]) -> str:
     if not aspects["changed"]:
-        return "The picture is unchanged."
+        return "The image is unchanged."
     inside, outside = aspects["inside"], aspects["outside"]
     if min(inside, outside) >= 0.9:
-        return "The edit is done and the rest of the picture is kept."
+        return "The edit is done and the rest of the image is kept."
     if inside <= outside:
-        return f"Weakest is the edit itself: {inside:.0%} of the difference to the wanted picture is gone."
+        return f"Weakest is the edit itself: {inside:.0%} of the difference to the wanted image is gone."
     return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

@@ -17,7 +17,7 @@ def bounds(matters: NDArray[Any]) -> Region:
 
 
 def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Region | None:
-    """The smallest region outside of which two pictures (H, W, C) are equal; None where they are equal everywhere."""
+    """The smallest region outside of which two images (H, W, C) are equal; None where they are equal everywhere."""
     import cv2
 
     away = cv2.absdiff(a, b)
@@ -44,7 +44,7 @@ def common(a: Region, b: Region) -> Region:
 
 
 def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
-    """The region with so many pixels more on each side, as far as the picture goes."""
+    """The region with so many pixels more on each side, as far as the image goes."""
     rows, columns = (
         slice(max(0, span.start - by), min(size, span.stop + by)) for span, size in zip(region, shape[:2], strict=True)
     )

@@ -23,9 +23,9 @@ class SimilaritySettings(ModelSettings):
     """Which model, and what its numbers mean.
 
     Attributes:
-        full_for_words: cosine of picture step and caption step that counts as 1. The two spaces do not meet, so that
+        full_for_words: cosine of image step and caption step that counts as 1. The two spaces do not meet, so that
             honest edits reach 0.1 to 0.4 (InstructPix2Pix, Brooks et al. 2023, figure 8); calibrate it for a model.
-        full_for_target: cosine of picture step and target step that counts as 1.
+        full_for_target: cosine of image step and target step that counts as 1.
     """
 
     model: str = "openai/clip-vit-base-patch32"
@@ -34,7 +34,7 @@ class SimilaritySettings(ModelSettings):
 
 
 class EmbeddingSpace(TransformersModel[SimilaritySettings]):
-    """Where pictures and texts lie for a model that was trained on pairs of them."""
+    """Where images and texts lie for a model that was trained on pairs of them."""
 
     feature: ClassVar[str] = "the similarity evaluator"
     wanted: ClassVar[str] = "a CLIP, SigLIP or SigLIP 2 model"
@@ -42,13 +42,13 @@ class EmbeddingSpace(TransformersModel[SimilaritySettings]):
         ("clip", "siglip", "siglip2"), ("AutoModel", "AutoProcessor")
     )
 
-    def see(self, pictures: list[Image.Image]) -> NDArray[np.float64]:
-        """Embeddings of pictures (N, D), each of length 1."""
+    def see(self, images: list[Image.Image]) -> NDArray[np.float64]:
+        """Embeddings of images (N, D), each of length 1."""
         import torch
 
         model, processor = self.load()
         with memory_guard(self.name), torch.inference_mode():
-            inputs = processor(images=[on_white(picture) for picture in pictures], return_tensors="pt")
+            inputs = processor(images=[on_white(image) for image in images], return_tensors="pt")
             inputs = inputs.to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             return _unit(model.get_image_features(**inputs))
@@ -68,7 +68,7 @@ class EmbeddingSpace(TransformersModel[SimilaritySettings]):
 class DirectionalSimilarityEvaluator:
     """CLIP directional similarity (StyleGAN-NADA, Gal et al. 2022), for data with captions or a target.
 
-    With E the embedding of a picture or a text, of length 1, and [x] = min(max(x, 0), 1):
+    With E the embedding of an image or a text, of length 1, and [x] = min(max(x, 0), 1):
 
         step       = E(result) - E(source)
         wish       = E(metadata["target_caption"]) - E(metadata["source_caption"]), or, without captions,
@@ -116,10 +116,10 @@ class DirectionalSimilarityEvaluator:
         self._worker.close()
 
     def _score(self, sample: EditSample, result: Image.Image, captions: tuple[str, str] | None) -> Score:
-        pictures = [sample.source, result]
+        images = [sample.source, result]
         if captions is None and sample.target is not None:
-            pictures.append(sample.target)
-        seen = self.space.see(pictures)
+            images.append(sample.target)
+        seen = self.space.see(images)
         before, after = self.space.read(captions) if captions is not None else (seen[0], seen[2])
         full = self.settings.full_for_words if captions is not None else self.settings.full_for_target
         wish, step = after - before, seen[1] - seen[0]
@@ -158,7 +158,7 @@ def _unit(features: Any) -> NDArray[np.float64]:
 
 def _feedback(direction: float, moved: bool) -> str:
     if not moved:
-        return "The picture is unchanged."
+        return "The image is unchanged."
     if direction >= 0.8:
-        return "The picture has changed the way that was asked for."
-    return f"The picture has changed in another direction than asked ({direction:.0%} of a full match)."
+        return "The image has changed the way that was asked for."
+    return f"The image has changed in another direction than asked ({direction:.0%} of a full match)."

@@ -38,7 +38,7 @@ class StructuralConfig(BaseModel):
         mask_margin: pixels by which such a mask grows, and around a mask without target that are not judged: edits have
             soft edges.
         touched_share: share of a mask that must differ where there is no target to say how.
-        changed_tolerance: largest L1 distance in Lab of a picture that counts as unchanged.
+        changed_tolerance: largest L1 distance in Lab of an image that counts as unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,8 +54,8 @@ class StructuralConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """What the difference of two pictures is made of: Lab and grey (blurred), and grey squared (blurred)."""
+class _Image:
+    """What the difference of two images is made of: Lab and grey (blurred), and grey squared (blurred)."""
 
     lab: Floats
     grey: Floats
@@ -66,7 +66,7 @@ class _Picture:
 class StructuralEvaluator:
     """Compares with the target, the mask, or both; `100 * inside * outside * changed`.
 
-    For two pictures a and b, in each pixel, with SSIM on grey (Gaussian window of sigma 1.5, Wang et al. 2004), L1 the
+    For two images a and b, in each pixel, with SSIM on grey (Gaussian window of sigma 1.5, Wang et al. 2004), L1 the
     sum of the three absolute differences in CIE Lab, h = `colour_half` and [x] = min(max(x, 0), 1):
 
         D(a, b)   = (1 - [SSIM(a, b)]) / 2  +  (L1(a, b) / (L1(a, b) + h)) / 2
@@ -88,7 +88,7 @@ class StructuralEvaluator:
         self.config = config or StructuralConfig()
 
     async def evaluate(self, sample: EditSample) -> Score:
-        """Score one sample; aspects are inside, outside and changed. Pictures of other sizes are resized to the source.
+        """Score one sample; aspects are inside, outside and changed. Images of other sizes are resized to the source.
 
         Raises:
             EvaluatorError: neither target nor mask is known, what they mark is empty, or source and target agree there.
@@ -120,7 +120,7 @@ class StructuralEvaluator:
         }
         return Score(100.0 * math.prod(aspects.values()), _feedback(aspects, known=target is not None), aspects)
 
-    def _difference(self, a: _Picture, b: _Picture) -> Floats:
+    def _difference(self, a: _Image, b: _Image) -> Floats:
         colour = _l1(a, b)
         apart = (1.0 - np.clip(_ssim(a, b), 0.0, 1.0)) / 2 + colour / (colour + self.config.colour_half) / 2
         return np.asarray(apart, dtype=np.float32)
@@ -161,18 +161,18 @@ class StructuralEvaluator:
         return math.exp(-self.config.outside_decay * float(harm.mean()))
 
 
-def _fitted(picture: Image.Image, source: Image.Image) -> Image.Image:
-    return picture if picture.size == source.size else picture.resize(source.size, Image.Resampling.BICUBIC)
+def _fitted(image: Image.Image, source: Image.Image) -> Image.Image:
+    return image if image.size == source.size else image.resize(source.size, Image.Resampling.BICUBIC)
 
 
-def _read(picture: Image.Image) -> _Picture:
+def _read(image: Image.Image) -> _Image:
     import cv2
 
-    pixels = np.asarray(on_white(picture))
+    pixels = np.asarray(on_white(image))
     part = np.divide(pixels, np.float32(255.0), dtype=np.float32)
     lab = cv2.cvtColor(cv2.GaussianBlur(part, (0, 0), 1.0), cv2.COLOR_RGB2LAB)
     grey = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY) * np.float32(255.0)
-    return _Picture(lab, grey, _smooth(grey), _smooth(grey * grey))
+    return _Image(lab, grey, _smooth(grey), _smooth(grey * grey))
 
 
 def _smooth(values: Floats) -> Floats:
@@ -181,13 +181,13 @@ def _smooth(values: Floats) -> Floats:
     return np.asarray(cv2.GaussianBlur(values, (11, 11), _SIGMA), dtype=np.float32)
 
 
-def _l1(a: _Picture, b: _Picture) -> Floats:
+def _l1(a: _Image, b: _Image) -> Floats:
     import cv2
 
     return np.asarray(cv2.transform(cv2.absdiff(a.lab, b.lab), np.ones((1, 3), np.float32)), dtype=np.float32)
 
 
-def _ssim(a: _Picture, b: _Picture) -> Floats:
+def _ssim(a: _Image, b: _Image) -> Floats:
     means = a.mean * b.mean
     powers = a.mean * a.mean + b.mean * b.mean
     covariance = _smooth(a.grey * b.grey) - means
@@ -198,13 +198,11 @@ def _ssim(a: _Picture, b: _Picture) -> Floats:
 
 def _feedback(aspects: dict[str, float], *, known: bool) -> str:
     if not aspects["changed"]:
-        return "The picture is unchanged."
+        return "The image is unchanged."
     inside, outside = aspects["inside"], aspects["outside"]
     if min(inside, outside) >= 0.9:
-        return "The edit is done and the rest of the picture is kept." if known else "Only the marked part has changed."
+        return "The edit is done and the rest of the image is kept." if known else "Only the marked part has changed."
     if inside <= outside:
-        how = (
-            f"{inside:.0%} of the difference to the wanted picture is gone" if known else "the marked part is as before"
-        )
+        how = f"{inside:.0%} of the difference to the wanted image is gone" if known else "the marked part is as before"
         return f"Weakest is the edit itself: {how}."
     return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

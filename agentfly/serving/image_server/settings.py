@@ -28,14 +28,14 @@ class UploadLimits(BaseModel):
 
     Attributes:
         body_bytes: bytes of a request body.
-        images: pictures in a request, the mask not counted.
-        pixels: width x height of one picture, from its header.
-        total_pixels: pixels of all pictures of a request together.
+        images: images in a request, the mask not counted.
+        pixels: width x height of one image, from its header.
+        total_pixels: pixels of all images of a request together.
         prompt_characters: characters of a prompt.
         outputs: results of one request (`n`).
         output_side: longest side of a result, in pixels.
         steps: denoising steps.
-        allow_urls: fetch pictures from http(s) addresses; never from addresses that are not public.
+        allow_urls: fetch images from http(s) addresses; never from addresses that are not public.
         url_seconds: time for such a download, redirects included.
     """
 
@@ -64,7 +64,7 @@ class ModelOptions(BaseModel):
         use_ultra_fast: the same with 4 steps.
         lora: that LoRA, if not the engine's own choice.
         dtype, offload, compile, area: see `agentfly.vision.diffusion.WeightSettings`; `area` is for models that start
-            from a picture.
+            from an image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

@@ -56,7 +56,7 @@ class Chat:
         persona: Persona,
         words: tuple[str, str],
         read: Reader,
-        pictures: Sequence[str],
+        images: Sequence[str],
         store: ImageStore,
     ) -> CallRecord:
         """Ask an agent until its reply can be used, or the attempts are over.
@@ -65,7 +65,7 @@ class Chat:
             role, persona: who is asked.
             words: system and user text.
             read: what a reply says; raises `BrokenReply` where it says nothing of use.
-            pictures: handles of the pictures that precede the user text, for a model that sees.
+            images: handles of the images that precede the user text, for a model that sees.
             store: where they are.
 
         Raises:
@@ -74,7 +74,7 @@ class Chat:
         alias = persona.model or getattr(self._studio.settings.roles, role)
         model = self._studio.settings.model_of(alias)
         backend = self._backend(alias)
-        shown = tuple(pictures) if model.sees_pictures else ()
+        shown = tuple(images) if model.sees_images else ()
         started = time.perf_counter()
         record = CallRecord(role, persona.name, model.model, _via(backend), *words, images=shown)
         for attempt in range(1, self._studio.settings.reply_attempts + 1):

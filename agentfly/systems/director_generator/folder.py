@@ -14,7 +14,7 @@ from PIL import Image
 from agentfly.errors import ConfigError
 from agentfly.files import write_text
 from agentfly.images import save_image
-from agentfly.systems.director_generator.records import CallRecord, PhaseRecord, PictureRecord, RunRecord
+from agentfly.systems.director_generator.records import CallRecord, ImageRecord, PhaseRecord, RunRecord
 from agentfly.systems.director_generator.settings import slug
 
 logger = logging.getLogger(__name__)
@@ -66,25 +66,25 @@ class RunFolder:
         end = f"failed: {call.error}" if call.error else f"reply: {_preview(call.reply)}"
         logger.log(
             logging.WARNING if call.error else logging.INFO,
-            "round %d, %s: %s %s (%s via %s, %d pictures, %.1f s)\n  system: %s\n  user: %s\n  %s",
+            "round %d, %s: %s %s (%s via %s, %d images, %.1f s)\n  system: %s\n  user: %s\n  %s",
             *(phase.loop, phase.phase, call.role, call.agent, call.model, call.via, len(call.images), call.seconds),
             *(_preview(call.system), _preview(call.user), end),
         )
 
-    def painted(self, phase: PhaseRecord, picture: PictureRecord, image: Image.Image | None) -> None:
-        """Write the picture and log it."""
+    def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
+        """Write the image and log it."""
         if image is not None:
-            mark = "_stand-in" if picture.stand_in else ""
-            name = f"{self.run}/loop{picture.loop:02d}_{slug(picture.generator)}{mark}.png"
+            mark = "_stand-in" if record.stand_in else ""
+            name = f"{self.run}/loop{record.loop:02d}_{slug(record.generator)}{mark}.png"
             save_image(image, self.folder / name)
-            picture.file = name
-        how = picture.file or f"no picture ({picture.fault})"
+            record.file = name
+        how = record.file or f"no image ({record.fault})"
         logger.info(
             "round %d, paint: %s, seed %d, by %s: %s",
-            picture.loop,
-            picture.generator,
-            picture.seed,
-            picture.engine,
+            record.loop,
+            record.generator,
+            record.seed,
+            record.engine,
             how,
         )
 

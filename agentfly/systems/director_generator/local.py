@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from PIL import Image
 
-from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, PicturePrompt
+from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, ImagePrompt
 from agentfly.systems.director_generator.settings import SdxlSettings
 from agentfly.vision.diffusion import TextRequest, TextToImage, WeightSettings
 
 
 class LocalPainter:
-    """Pictures from a diffusers pipeline on `settings.device`.
+    """Images from a diffusers pipeline on `settings.device`.
 
     Raises:
         MissingExtraError: diffusers is not installed.
@@ -24,8 +24,8 @@ class LocalPainter:
         self._model = TextToImage(WeightSettings(model=settings.model, device=settings.device, dtype=settings.dtype))
         self.name = f"local {self._model.name}"
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
-        """A picture; see `Painter`. The same seed gives the same picture on every device."""
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+        """An image; see `Painter`. The same seed gives the same image on every device."""
         width, height = self._settings.sides
         request = TextRequest(
             wanted.prompt,

@@ -21,16 +21,16 @@ from agentfly.vision.base import Editor, EditParams
 logger = logging.getLogger(__name__)
 
 TEXT_TO_IMAGE = (
-    "a text-to-image model (SDXL), which sees nothing but one prompt and knows nothing of earlier pictures or of this "
+    "a text-to-image model (SDXL), which sees nothing but one prompt and knows nothing of earlier images or of this "
     "conversation; it reads about 60 words, the first ones best"
 )
 IMAGE_EDITOR = (
-    "an image editor, which is given the first picture that is shown and one instruction that says what to change in it"
+    "an image editor, which is given the first image that is shown and one instruction that says what to change in it"
 )
 
 
 @dataclass(frozen=True)
-class PicturePrompt:
+class ImagePrompt:
     """What a generator asks for."""
 
     prompt: str
@@ -38,7 +38,7 @@ class PicturePrompt:
 
 
 class Painter(Protocol):
-    """Makes pictures."""
+    """Makes images."""
 
     @property
     def name(self) -> str:
@@ -50,12 +50,12 @@ class Painter(Protocol):
         """What it is, in words for directors and generators."""
         ...
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
-        """A picture; `source` is the one to edit, for a painter that edits.
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+        """An image; `source` is the one to edit, for a painter that edits.
 
         Raises:
-            ToolError: this picture could not be made.
-            ConfigError: no picture can be made: a key, a model or an address is wrong.
+            ToolError: this image could not be made.
+            ConfigError: no image can be made: a key, a model or an address is wrong.
         """
         ...
 
@@ -73,7 +73,7 @@ class MockPainter:
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
         """A placeholder; equal words and seeds give equal ones."""
         return await asyncio.to_thread(placeholder, self._size, wanted.prompt, f"seed {seed}")
 
@@ -82,7 +82,7 @@ class MockPainter:
 
 
 class EditingPainter:
-    """An image editor as painter: the prompt is an instruction on the source picture."""
+    """An image editor as painter: the prompt is an instruction on the source image."""
 
     medium = IMAGE_EDITOR
 
@@ -94,10 +94,10 @@ class EditingPainter:
         """The editor's."""
         return self._editor.name
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
         """The source, edited."""
         if source is None:
-            raise ToolError("an image editor needs a picture to edit, and the request has none")
+            raise ToolError("an image editor needs an image to edit, and the request has none")
         return await self._editor.edit(source, wanted.prompt, EditParams(wanted.negative or None, seed=seed))
 
     async def close(self) -> None:
@@ -106,7 +106,7 @@ class EditingPainter:
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture, who made it, and why it is only a stand-in, if it is one."""
+    """An image, who made it, and why it is only a stand-in, if it is one."""
 
     image: Image.Image
     engine: str
@@ -117,16 +117,16 @@ class Easel:
     """A painter, and what happens when it fails.
 
     Args:
-        painter: makes the pictures.
-        stand_in: size of the placeholder that takes the place of a failed picture; None lets the failure through.
+        painter: makes the images.
+        stand_in: size of the placeholder that takes the place of a failed image; None lets the failure through.
     """
 
     def __init__(self, painter: Painter, stand_in: tuple[int, int] | None = None) -> None:
         self.painter = painter
         self._stand_in = stand_in
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None = None) -> Painted:
-        """A picture, or its stand-in.
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None = None) -> Painted:
+        """An image, or its stand-in.
 
         Raises:
             ToolError: it could not be made, and nothing stands in.
@@ -137,14 +137,14 @@ class Easel:
         except ToolError as fault:
             if self._stand_in is None:
                 raise
-            logger.warning("failover: a placeholder stands in for a picture of %s: %s", self.painter.name, fault)
-            why = f"stands in for a picture of {self.painter.name}"
+            logger.warning("failover: a placeholder stands in for an image of %s: %s", self.painter.name, fault)
+            why = f"stands in for an image of {self.painter.name}"
             image = await asyncio.to_thread(placeholder, self._stand_in, wanted.prompt, why)
             return Painted(image, "mock", str(fault))
 
 
 def make_easel(settings: SdxlSettings, keys: Keys) -> Easel:
-    """The painter that the settings describe. Models are loaded at the first picture, not here.
+    """The painter that the settings describe. Models are loaded at the first image, not here.
 
     Raises:
         ConfigError: Stability is asked and there is no key.
@@ -167,14 +167,14 @@ def _painter(settings: SdxlSettings, keys: Keys) -> Painter:
 
 
 def placeholder(size: tuple[int, int], prompt: str, note: str) -> Image.Image:
-    """A picture that says that it is none, with the prompt in as many words as there is room for."""
+    """An image that says that it is none, with the prompt in as many words as there is room for."""
     image = Image.new("RGB", size, (58, 60, 68))
     draw = ImageDraw.Draw(image)
     letter = max(8, min(size) // 26)
     title, body = ImageFont.load_default(size=letter * 1.5), ImageFont.load_default(size=letter)
     margin, columns = letter, max(8, int(size[0] / (letter * 0.62)) - 3)
     draw.rectangle((2, 2, size[0] - 3, size[1] - 3), outline=(255, 196, 0), width=max(1, letter // 6))
-    draw.text((margin, margin), "MOCK PICTURE", fill=(255, 196, 0), font=title)
+    draw.text((margin, margin), "MOCK IMAGE", fill=(255, 196, 0), font=title)
     lines = [f"no model made this: {note}", "", *textwrap.wrap(prompt, columns)]
     draw.multiline_text((margin, margin * 3), "\n".join(lines), fill=(235, 235, 235), font=body, spacing=letter // 3)
     return image

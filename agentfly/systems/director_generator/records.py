@@ -19,7 +19,7 @@ class CallRecord:
         role, agent: who was asked.
         model, via: id of the model, and "litellm", "client" or the backend's class.
         system, user: what was said; of several attempts the last.
-        images: handles of the pictures that were shown, in order.
+        images: handles of the images that were shown, in order.
         reply: the agent's words, of the last attempt.
         data: what was read from the reply.
         error: why there is nothing to use, None when there is.
@@ -46,16 +46,16 @@ class CallRecord:
 
 
 @dataclass
-class PictureRecord:
-    """One picture that was asked for.
+class ImageRecord:
+    """One image that was asked for.
 
     Attributes:
         loop, generator: whose it is.
         prompt, negative_prompt, seed: what was asked.
         engine: who made it.
-        handle: in the run's store; None where there is no picture.
+        handle: in the run's store; None where there is no image.
         file: where it was written, relative to the result; None where nothing is written.
-        stand_in: a placeholder took the place of a picture that could not be made; `fault` says why.
+        stand_in: a placeholder took the place of an image that could not be made; `fault` says why.
         fault: what went wrong, None when nothing did.
         score: mean of the directors' scores (0 to 100); None while nobody has scored it.
         critiques: what each director said, by name: `{"score": ..., "feedback": ...}`.
@@ -83,7 +83,7 @@ class PhaseRecord:
     phase: Phase
     loop: int
     calls: list[CallRecord] = field(default_factory=list)
-    pictures: list[PictureRecord] = field(default_factory=list)
+    images: list[ImageRecord] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -96,7 +96,7 @@ class RunRecord:
         prompt: what was asked for.
         settings: in force, without keys.
         started: ISO time, UTC.
-        status: how it ended: a good enough picture, all rounds done, the recursion limit, the caller's time limit, or a
+        status: how it ended: a good enough image, all rounds done, the recursion limit, the caller's time limit, or a
             failure.
         error: of the last three.
         steps: phases begun.
@@ -114,9 +114,9 @@ class RunRecord:
     phases: list[PhaseRecord] = field(default_factory=list)
 
     @property
-    def pictures(self) -> list[PictureRecord]:
-        """All pictures, in order."""
-        return [picture for phase in self.phases for picture in phase.pictures]
+    def images(self) -> list[ImageRecord]:
+        """All images, in order."""
+        return [image for phase in self.phases for image in phase.images]
 
     @property
     def calls(self) -> list[CallRecord]:
@@ -124,9 +124,9 @@ class RunRecord:
         return [call for phase in self.phases for call in phase.calls]
 
     @property
-    def best(self) -> PictureRecord | None:
-        """The best picture; see `best_of`."""
-        return best_of(self.pictures)
+    def best(self) -> ImageRecord | None:
+        """The best image; see `best_of`."""
+        return best_of(self.images)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON."""
@@ -141,24 +141,24 @@ class RunRecord:
 
     def counts(self) -> dict[str, int]:
         """What happened how often, and the tokens of it all."""
-        calls, pictures = self.calls, self.pictures
+        calls, images = self.calls, self.images
         return {
             "loops": max((phase.loop for phase in self.phases), default=0),
             "calls": len(calls),
             "failed_calls": sum(call.error is not None for call in calls),
-            "pictures": sum(picture.handle is not None for picture in pictures),
-            "failed_pictures": sum(picture.handle is None for picture in pictures),
-            "failovers": sum(picture.stand_in for picture in pictures),
-            "mock_pictures": sum(picture.engine == "mock" for picture in pictures),
+            "images": sum(image.handle is not None for image in images),
+            "failed_images": sum(image.handle is None for image in images),
+            "failovers": sum(image.stand_in for image in images),
+            "mock_images": sum(image.engine == "mock" for image in images),
             "prompt_tokens": sum(call.prompt_tokens for call in calls),
             "completion_tokens": sum(call.completion_tokens for call in calls),
         }
 
 
-def best_of(pictures: Sequence[PictureRecord]) -> PictureRecord | None:
-    """The picture with the highest score, the earliest of equals; None where nothing has a score.
+def best_of(images: Sequence[ImageRecord]) -> ImageRecord | None:
+    """The image with the highest score, the earliest of equals; None where nothing has a score.
 
-    A stand-in is never better than a picture that was made as asked, whatever the directors say of it.
+    A stand-in is never better than an image that was made as asked, whatever the directors say of it.
     """
-    scored = [picture for picture in pictures if picture.score is not None]
-    return max(scored, key=lambda picture: (not picture.stand_in, picture.score or 0.0), default=None)
+    scored = [image for image in images if image.score is not None]
+    return max(scored, key=lambda image: (not image.stand_in, image.score or 0.0), default=None)

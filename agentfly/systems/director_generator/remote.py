@@ -21,17 +21,17 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from agentfly.errors import ConfigError, ImageError, ToolError, first_line
 from agentfly.images import ImageLimits, load_image
 from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
-from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, PicturePrompt
+from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, ImagePrompt
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings
 
 Sleep = Callable[[float], Awaitable[Any]]
 
-# What a server sends is bytes of a picture, never a place to look at.
+# What a server sends is bytes of an image, never a place to look at.
 _LIMITS = ImageLimits(allow_files=False)
 
 
 class ServerPainter:
-    """Pictures from `/v1/images/generations` of an image server, which may serve many clients at once.
+    """Images from `/v1/images/generations` of an image server, which may serve many clients at once.
 
     The key, if the server wants one, is SDXL_API_KEY: OpenAI's is never sent there.
     """
@@ -53,8 +53,8 @@ class ServerPainter:
             )
         )
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
-        """A picture of the server's model; see `Painter`."""
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+        """An image of the server's model; see `Painter`."""
         options = {
             "seed": seed,
             "negative_prompt": wanted.negative or None,
@@ -69,7 +69,7 @@ class ServerPainter:
             )
             text = reply.data[0].b64_json
         self._answered = True
-        return await asyncio.to_thread(_picture, self.name, text)
+        return await asyncio.to_thread(_image, self.name, text)
 
     @contextmanager
     def _first_contact(self) -> Iterator[None]:
@@ -101,7 +101,7 @@ class ServerPainter:
         except (json.JSONDecodeError, AttributeError, IndexError, TypeError):
             # The SDK hands on what is no JSON, and JSON of another form, as it comes.
             kind = ToolError if self._answered else ConfigError
-            raise kind(f"the image {self.name} sent no picture: check SDXL_API_BASE (sdxl.api_base)") from None
+            raise kind(f"the image {self.name} sent no image: check SDXL_API_BASE (sdxl.api_base)") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -113,7 +113,7 @@ class _Passing(ToolError):
 
 
 class StabilityPainter:
-    """Pictures from Stability's REST API v1 (platform.stability.ai, `/v1/generation/{engine}/text-to-image`).
+    """Images from Stability's REST API v1 (platform.stability.ai, `/v1/generation/{engine}/text-to-image`).
 
     Args:
         settings: engine, size and scales.
@@ -141,8 +141,8 @@ class StabilityPainter:
         )
         self._sleep, self._answered = sleep, False
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
-        """A picture of Stability's; see `Painter`."""
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+        """An image of Stability's; see `Painter`."""
         width, height = self._settings.sides
         prompts = [{"text": wanted.prompt, "weight": 1.0}]
         if wanted.negative:
@@ -161,8 +161,8 @@ class StabilityPainter:
         )
         artifact: dict[str, Any] = await attempts(self._ask, body)
         if artifact.get("finishReason") != "SUCCESS":
-            raise ToolError(f"{self.name} made no picture ({artifact.get('finishReason')}): use other words")
-        return await asyncio.to_thread(_picture, self.name, artifact.get("base64"))
+            raise ToolError(f"{self.name} made no image ({artifact.get('finishReason')}): use other words")
+        return await asyncio.to_thread(_image, self.name, artifact.get("base64"))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -208,8 +208,8 @@ def _nobody_listens(fault: BaseException | None) -> bool:
     return any(kind.__name__ in ("ConnectError", "ConnectTimeout") for kind in type(fault).__mro__)
 
 
-def _picture(who: str, text: str | None) -> Image.Image:
+def _image(who: str, text: str | None) -> Image.Image:
     try:
         return load_image(base64.b64decode(text or "", validate=True), _LIMITS)
     except (binascii.Error, ImageError) as fault:
-        raise ToolError(f"{who} sent no picture that can be read: {fault}") from None
+        raise ToolError(f"{who} sent no image that can be read: {fault}") from None

@@ -21,13 +21,13 @@ from PIL import Image
 from agentfly.errors import AgentFlyError, ToolError
 from agentfly.images import ImageStore
 from agentfly.systems.director_generator.chat import Chat, Reader
-from agentfly.systems.director_generator.painters import Easel, PicturePrompt
+from agentfly.systems.director_generator.painters import Easel, ImagePrompt
 from agentfly.systems.director_generator.prompts import PhasePrompt
 from agentfly.systems.director_generator.records import (
     CallRecord,
+    ImageRecord,
     Phase,
     PhaseRecord,
-    PictureRecord,
     Role,
     RunRecord,
     Status,
@@ -45,10 +45,10 @@ class RecursionLimit(AgentFlyError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: words, and pictures that belong to them; a painter that edits is given the first one."""
+    """What is asked for: words, and images that belong to them; a painter that edits is given the first one."""
 
     prompt: str
-    pictures: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()
 
 
 class Watcher(Protocol):
@@ -62,8 +62,8 @@ class Watcher(Protocol):
         """An agent has answered, or has failed to."""
         ...
 
-    def painted(self, phase: PhaseRecord, picture: PictureRecord, image: Image.Image | None) -> None:
-        """A picture is there, or could not be made; `picture.file` may be set."""
+    def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
+        """An image is there, or could not be made; `image.file` may be set."""
         ...
 
     def phase_ended(self, run: RunRecord) -> None:
@@ -78,7 +78,7 @@ class Run:
         studio, chat, easel: who does what, shared with other runs.
         request: what is asked for.
         record: is filled.
-        store: keeps the pictures.
+        store: keeps the images.
         watcher: is told what happens.
     """
 
@@ -95,7 +95,7 @@ class Run:
         self._studio, self._chat, self._easel = studio, chat, easel
         self._record, self._store, self._watcher = record, store, watcher
         self._request = request
-        self._given = tuple(store.put(image) for image in request.pictures)
+        self._given = tuple(store.put(image) for image in request.images)
         self._briefs: dict[str, str] = {}
         seed = studio.settings.sdxl.seed
         self._seed = secrets.randbelow(2**32) if seed is None else seed
@@ -130,7 +130,7 @@ class Run:
             calls = await _all(asked)
             self._briefs = {call.agent: call.data["brief"] for call in _good(calls, "no director wrote a brief")}
 
-    async def _write(self) -> dict[str, PicturePrompt]:
+    async def _write(self) -> dict[str, ImagePrompt]:
         with self._phase("write", 1) as phase:
             prompt = self._studio.prompts.write
             asked = [
@@ -139,70 +139,70 @@ class Run:
             ]
             return _prompts(await _all(asked))
 
-    async def _paint(self, loop: int, prompts: dict[str, PicturePrompt], *, again: bool) -> bool:
-        """Whether there is a picture; `again` where there was none in the round before."""
+    async def _paint(self, loop: int, prompts: dict[str, ImagePrompt], *, again: bool) -> bool:
+        """Whether there is an image; `again` where there was none in the round before."""
         with self._phase("paint", loop) as phase:
-            first = self._seed + len(self._record.pictures)
-            phase.pictures += [
-                PictureRecord(loop, name, wanted.prompt, wanted.negative, (first + index) % 2**32)
+            first = self._seed + len(self._record.images)
+            phase.images += [
+                ImageRecord(loop, name, wanted.prompt, wanted.negative, (first + index) % 2**32)
                 for index, (name, wanted) in enumerate(prompts.items())
             ]
-            await _all(self._make(phase, picture) for picture in phase.pictures)
-            made = any(picture.handle for picture in phase.pictures)
+            await _all(self._make(phase, image) for image in phase.images)
+            made = any(image.handle for image in phase.images)
             if not made and (again or loop == self._studio.settings.max_loops):
-                raise AgentFlyError(f"no picture could be made: {phase.pictures[0].fault}")
+                raise AgentFlyError(f"no image could be made: {phase.images[0].fault}")
             return made
 
-    async def _make(self, phase: PhaseRecord, picture: PictureRecord) -> None:
-        source = self._request.pictures[0] if self._request.pictures else None
+    async def _make(self, phase: PhaseRecord, record: ImageRecord) -> None:
+        source = self._request.images[0] if self._request.images else None
         started = time.perf_counter()
         image = None
         try:
-            wanted = PicturePrompt(picture.prompt, picture.negative_prompt)
-            painted = await self._easel.paint(wanted, picture.seed, source)
-            image, picture.engine, picture.fault = painted.image, painted.engine, painted.fault
-            picture.stand_in = painted.fault is not None
-            picture.handle = await asyncio.to_thread(self._store.put, image)
+            wanted = ImagePrompt(record.prompt, record.negative_prompt)
+            painted = await self._easel.paint(wanted, record.seed, source)
+            image, record.engine, record.fault = painted.image, painted.engine, painted.fault
+            record.stand_in = painted.fault is not None
+            record.handle = await asyncio.to_thread(self._store.put, image)
         except ToolError as fault:
-            picture.engine, picture.fault = self._easel.painter.name, str(fault)
-        picture.seconds = time.perf_counter() - started
-        self._watcher.painted(phase, picture, image)
+            record.engine, record.fault = self._easel.painter.name, str(fault)
+        record.seconds = time.perf_counter() - started
+        self._watcher.painted(phase, record, image)
 
     async def _judge(self, loop: int) -> None:
-        pictures = [picture for picture in self._record.pictures if picture.loop == loop and picture.handle]
+        images = [image for image in self._record.images if image.loop == loop and image.handle]
         with self._phase("critique", loop) as phase:
-            calls = await _all(self._critique(phase, p, who) for p in pictures for who in self._studio.directors)
-            _good(calls, "no director scored any picture")
+            calls = await _all(self._critique(phase, p, who) for p in images for who in self._studio.directors)
+            _good(calls, "no director scored any image")
 
-    async def _critique(self, phase: PhaseRecord, picture: PictureRecord, who: Persona) -> CallRecord:
+    async def _critique(self, phase: PhaseRecord, image: ImageRecord, who: Persona) -> CallRecord:
         call = await self._ask(
             phase,
             "director",
             who,
             self._studio.prompts.critique,
             read_critique,
-            (*self._given, str(picture.handle)),
+            (*self._given, str(image.handle)),
             brief=self._briefs.get(who.name, "(you wrote none)"),
-            prompt=picture.prompt,
-            generator=picture.generator,
+            prompt=image.prompt,
+            generator=image.generator,
         )
         if call.error is None:
-            picture.critiques[who.name] = dict(call.data)
-            picture.score = fmean(critique["score"] for critique in picture.critiques.values())
+            image.critiques[who.name] = dict(call.data)
+            image.score = fmean(critique["score"] for critique in image.critiques.values())
         return call
 
-    async def _refine(self, loop: int) -> dict[str, PicturePrompt]:
+    async def _refine(self, loop: int) -> dict[str, ImagePrompt]:
         with self._phase("refine", loop) as phase:
-            # A generator that gave no prompt for the last round goes on from its last picture of an earlier one.
-            last = {picture.generator: picture for picture in self._record.pictures}
+            # A generator that gave no prompt for the last round goes on from its last image of an earlier one.
+            last = {image.generator: image for image in self._record.images}
             asked = [self._revise(phase, who, last.get(who.name)) for who in self._studio.generators]
             return _prompts(await _all(asked))
 
-    async def _revise(self, phase: PhaseRecord, who: Persona, picture: PictureRecord | None) -> CallRecord:
+    async def _revise(self, phase: PhaseRecord, who: Persona, image: ImageRecord | None) -> CallRecord:
         prompts, briefs = self._studio.prompts, self._told_briefs()
-        if picture is None:
+        if image is None:
             return await self._ask(phase, "generator", who, prompts.write, read_prompt, self._given, briefs=briefs)
-        shown = () if picture.handle is None else (picture.handle,)
+        shown = () if image.handle is None else (image.handle,)
         return await self._ask(
             phase,
             "generator",
@@ -211,10 +211,10 @@ class Run:
             read_prompt,
             (*self._given, *shown),
             briefs=briefs,
-            prompt=_told_prompt(picture),
-            score="none" if picture.score is None else f"{picture.score:.0f}",
-            critiques=_told_critiques(picture),
-            best=self._told_best(picture),
+            prompt=_told_prompt(image),
+            score="none" if image.score is None else f"{image.score:.0f}",
+            critiques=_told_critiques(image),
+            best=self._told_best(image),
         )
 
     async def _ask(
@@ -224,12 +224,12 @@ class Run:
         who: Persona,
         template: PhasePrompt,
         read: Reader,
-        pictures: Sequence[str],
+        images: Sequence[str],
         **values: str,
     ) -> CallRecord:
         medium = self._easel.painter.medium
         words = template.fill(name=who.name, persona=who.persona, request=self._request.prompt, medium=medium, **values)
-        call = await self._chat.ask(role, who, words, read, pictures, self._store)
+        call = await self._chat.ask(role, who, words, read, images, self._store)
         phase.calls.append(call)
         self._watcher.called(phase, call)
         return call
@@ -255,8 +255,8 @@ class Run:
     def _told_briefs(self) -> str:
         return "\n\n".join(f"{name}:\n{brief}" for name, brief in self._briefs.items())
 
-    def _told_best(self, own: PictureRecord) -> str:
-        best = best_of([picture for picture in self._record.pictures if picture.generator != own.generator])
+    def _told_best(self, own: ImageRecord) -> str:
+        best = best_of([image for image in self._record.images if image.generator != own.generator])
         if best is None or (own.score or 0.0) >= (best.score or 0.0):
             return "Nobody else has a better one."
         return f"{best.generator} has {best.score:.0f} points with this prompt:\n{_told_prompt(best)}"
@@ -271,21 +271,21 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-def _told_prompt(picture: PictureRecord) -> str:
-    negative = f"\nNegative prompt: {picture.negative_prompt}" if picture.negative_prompt else ""
-    return f"{picture.prompt}{negative}"
+def _told_prompt(image: ImageRecord) -> str:
+    negative = f"\nNegative prompt: {image.negative_prompt}" if image.negative_prompt else ""
+    return f"{image.prompt}{negative}"
 
 
-def _told_critiques(picture: PictureRecord) -> str:
-    if picture.handle is None:
-        return f"The picture could not be made: {picture.fault}"
-    told = [f"{name} ({said['score']:.0f} points): {said['feedback']}" for name, said in picture.critiques.items()]
+def _told_critiques(image: ImageRecord) -> str:
+    if image.handle is None:
+        return f"The image could not be made: {image.fault}"
+    told = [f"{name} ({said['score']:.0f} points): {said['feedback']}" for name, said in image.critiques.items()]
     return "\n".join(told) or "Nobody could judge it."
 
 
-def _prompts(calls: Sequence[CallRecord]) -> dict[str, PicturePrompt]:
+def _prompts(calls: Sequence[CallRecord]) -> dict[str, ImagePrompt]:
     good = _good(calls, "no generator wrote a prompt")
-    return {call.agent: PicturePrompt(call.data["prompt"], call.data["negative_prompt"]) for call in good}
+    return {call.agent: ImagePrompt(call.data["prompt"], call.data["negative_prompt"]) for call in good}
 
 
 def _good(calls: Sequence[CallRecord], otherwise: str) -> list[CallRecord]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -38,15 +38,17 @@ class ModelSettings(Settings):
         model: id on the server, letter by letter as the server tells it.
         provider: "vllm" or "openai" (see the sections of those names), or a vendor as LiteLLM calls it.
         temperature, max_tokens: of a reply.
-        sees_pictures: whether pictures may be sent to it; directors' models must see.
+        sees_images: whether images may be sent to it; directors' models must see.
         extra_body: further fields of every request.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"sees_images": "sees_images"}
 
     model: str = Field(min_length=1)
     provider: str = Field("vllm", pattern=r"^[a-z][a-z0-9_]*$")
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(1024, ge=16)
-    sees_pictures: bool = True
+    sees_images: bool = True
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
 
 
@@ -64,19 +66,19 @@ class Roles(Settings):
 
 
 class SdxlSettings(Settings):
-    """How prompts become pictures.
+    """How prompts become images.
 
     Attributes:
         mode: "mock" (placeholders that say so), "api" (an image server at `api_base`, else Stability), or "local"
             (`model` on `device`, in this process).
-        failover_mode: "mock" puts a placeholder, counted and marked, where a picture could not be made; "none" records
+        failover_mode: "mock" puts a placeholder, counted and marked, where an image could not be made; "none" records
             the failure.
         api_base: an image server of ours, or another with `/v1/images/generations`.
         model, device, dtype: of "local".
         size: WIDTHxHEIGHT in pixels.
         steps, guidance_scale: of the denoiser; None leaves them to the server.
-        seed: the first picture's; every further one adds 1. None draws one, which the result tells.
-        timeout: seconds for a picture.
+        seed: the first image's; every further one adds 1. None draws one, which the result tells.
+        timeout: seconds for an image.
         retries: further attempts on faults that may pass.
         stability_base, stability_engine: Stability's REST API v1.
     """
@@ -138,9 +140,9 @@ class SystemSettings(Settings):
         retries: further attempts after a rate limit, a server fault, a time-out or a lost connection.
         reply_attempts: how often an agent is asked whose reply cannot be used.
         max_concurrent_calls: chat calls at once.
-        sdxl: how prompts become pictures.
-        evaluation_threshold: score (0 to 100) from which a picture is good enough.
-        max_loops: rounds of pictures at most.
+        sdxl: how prompts become images.
+        evaluation_threshold: score (0 to 100) from which an image is good enough.
+        max_loops: rounds of images at most.
         recursion_limit: phases at most, over all rounds.
         directors, generators: files with lists of personas.
         prompts: folder of the prompts.
@@ -226,10 +228,8 @@ def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: Any
     generators = _personas(path.parent / settings.generators)
     for director in directors:
         alias = director.model or settings.roles.director
-        if not settings.model_of(alias).sees_pictures:
-            raise ConfigError(
-                f"director {director.name!r} judges pictures, but model {alias!r} has sees_pictures: false"
-            )
+        if not settings.model_of(alias).sees_images:
+            raise ConfigError(f"director {director.name!r} judges images, but model {alias!r} has sees_images: false")
     for generator in generators:
         settings.model_of(generator.model or settings.roles.generator)
     return Studio(settings, directors, generators, load_prompts(path.parent / settings.prompts), _keys(env))

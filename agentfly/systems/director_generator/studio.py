@@ -16,7 +16,7 @@ from agentfly.errors import AgentFlyError
 from agentfly.images import ImageStore
 from agentfly.systems.director_generator.chat import Chat
 from agentfly.systems.director_generator.painters import Easel, make_easel
-from agentfly.systems.director_generator.records import CallRecord, PhaseRecord, PictureRecord, RunRecord
+from agentfly.systems.director_generator.records import CallRecord, ImageRecord, PhaseRecord, RunRecord
 from agentfly.systems.director_generator.run import RecursionLimit, Request, Run, Watcher
 from agentfly.systems.director_generator.settings import Studio
 
@@ -28,11 +28,11 @@ class DirectorGenerator:
         studio: settings, personas, prompts and keys; see `load_studio`.
         backends: chat backends by alias of the model, in place of those that the settings describe.
         easel: paints, in place of what `settings.sdxl` describes.
-        store: keeps the pictures; in memory by default.
+        store: keeps the images; in memory by default.
 
     Raises:
-        ConfigError: a key for the pictures is missing.
-        MissingExtraError: pictures are to be made here, and diffusers is not installed.
+        ConfigError: a key for the images is missing.
+        MissingExtraError: images are to be made here, and diffusers is not installed.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Silent:
     def called(self, phase: PhaseRecord, call: CallRecord) -> None:
         """Nothing."""
 
-    def painted(self, phase: PhaseRecord, picture: PictureRecord, image: Image.Image | None) -> None:
+    def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
         """Nothing."""
 
     def phase_ended(self, run: RunRecord) -> None:

@@ -36,14 +36,14 @@ class DirectorGeneratorTaskAgent:
         model: one chat model for everybody, in place of those of the file.
         base_url: where that model is: an OpenAI-compatible endpoint up to /v1; None is the file's.
         api_key_env: variable with the endpoint's key.
-        engine: what edits the task's picture, as in `agentfly.vision.make_engines`: the generators' prompts are
-            instructions for its editor. "sdxl" makes pictures from text alone, as `sdxl` in the file says; they have
-            nothing of the task's picture but what the directors tell of it.
+        engine: what edits the task's image, as in `agentfly.vision.make_engines`: the generators' prompts are
+            instructions for its editor. "sdxl" makes images from text alone, as `sdxl` in the file says; they have
+            nothing of the task's image but what the directors tell of it.
         max_loops, threshold, temperature, max_tokens: in place of the file's.
-        seed: of a task's first picture; the file's, or a random one, without it.
+        seed: of a task's first image; the file's, or a random one, without it.
         timeout: seconds of a task; what was done until then is kept.
         backend: a chat backend for everybody, in place of a model.
-        store: keeps the pictures; in memory by default.
+        store: keeps the images; in memory by default.
         name: in tables.
 
     Raises:
@@ -93,11 +93,11 @@ class DirectorGeneratorTaskAgent:
         """Do a task. What goes wrong is in the trajectory.
 
         Raises:
-            ImageError: a picture of the task cannot be loaded.
+            ImageError: an image of the task cannot be loaded.
         """
-        pictures = tuple([await asyncio.to_thread(load_image, source) for source in task.images])
-        given = [self.store.put(picture) for picture in pictures]
-        record = await self._system.run(Request(task.instruction, pictures), timeout=self._timeout)
+        images = tuple([await asyncio.to_thread(load_image, source) for source in task.images])
+        given = [self.store.put(image) for image in images]
+        record = await self._system.run(Request(task.instruction, images), timeout=self._timeout)
         return to_trajectory(record, task, given, self.name)
 
     async def close(self) -> None:

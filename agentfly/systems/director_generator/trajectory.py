@@ -1,7 +1,7 @@
 """A run as a trajectory, so that tables show it beside the agents that call tools.
 
 Every call of a director or a generator is a turn, in the order of the record. A prompt that became an image is the
-call of a tool, `make_picture`, which the orchestrator carried out: the image is the tool's result. There are no token
+call of a tool, `make_image`, which the orchestrator carried out: the image is the tool's result. There are no token
 ids: the chat is message-level.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.datasets.task import EditTask
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
-from agentfly.systems.director_generator.records import CallRecord, PictureRecord, RunRecord
+from agentfly.systems.director_generator.records import CallRecord, ImageRecord, RunRecord
 
 TOOL = {
     "type": "function",
     "function": {
-        "name": "make_picture",
+        "name": "make_image",
         "description": "Carried out by the orchestrator with every prompt that a generator writes.",
         "parameters": {
             "type": "object",
@@ -41,7 +41,7 @@ def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], syste
     Args:
         record: of the run.
         task: that it worked on.
-        given: handles of the task's pictures.
+        given: handles of the task's images.
         system: name of the agent.
     """
     best = record.best
@@ -59,8 +59,8 @@ def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], syste
         metadata={**task.metadata, "task_type": task.task_type, **_facts(record, best, system)},
         tools=[TOOL],
     )
-    for call, picture in _turns(record):
-        _add(trajectory, call, picture)
+    for call, image in _turns(record):
+        _add(trajectory, call, image)
     return trajectory
 
 
@@ -72,7 +72,7 @@ def _stop(record: RunRecord) -> StopReason:
     return StopReason.BACKEND_ERROR if last and all(call.error for call in last) else StopReason.ERROR
 
 
-def _facts(record: RunRecord, best: PictureRecord | None, system: str) -> dict[str, Any]:
+def _facts(record: RunRecord, best: ImageRecord | None, system: str) -> dict[str, Any]:
     facts = {
         "status": record.status,
         "directors_score": None if best is None else best.score,
@@ -82,18 +82,18 @@ def _facts(record: RunRecord, best: PictureRecord | None, system: str) -> dict[s
     return {"system": system, system: facts}
 
 
-def _turns(record: RunRecord) -> Iterator[tuple[CallRecord, PictureRecord | None]]:
-    """Calls in order, each with the picture that was made of it, if one was asked for."""
-    waiting = {(picture.loop, picture.generator): picture for picture in record.pictures}
+def _turns(record: RunRecord) -> Iterator[tuple[CallRecord, ImageRecord | None]]:
+    """Calls in order, each with the image that was made of it, if one was asked for."""
+    waiting = {(image.loop, image.generator): image for image in record.images}
     for phase in record.phases:
         for call in phase.calls:
-            picture = waiting.get((phase.loop, call.agent)) if call.role == "generator" and not call.error else None
-            yield call, picture
+            image = waiting.get((phase.loop, call.agent)) if call.role == "generator" and not call.error else None
+            yield call, image
 
 
-def _add(trajectory: Trajectory, call: CallRecord, picture: PictureRecord | None) -> None:
+def _add(trajectory: Trajectory, call: CallRecord, image: ImageRecord | None) -> None:
     said = f"[{call.role} {call.agent}] {call.reply or f'(failed: {call.error})'}"
-    made = None if picture is None else _make(picture)
+    made = None if image is None else _make(image)
     trajectory.turns.append(
         Turn(
             call.reply,
@@ -104,27 +104,27 @@ def _add(trajectory: Trajectory, call: CallRecord, picture: PictureRecord | None
             completion_tokens=call.completion_tokens,
         )
     )
-    if picture is None or made is None:
+    if image is None or made is None:
         trajectory.messages.append(text_message("assistant", said))
         return
     call_id = f"call_{len(trajectory.turns)}"
-    asked = ToolCall(call_id, "make_picture", made.arguments)
+    asked = ToolCall(call_id, "make_image", made.arguments)
     trajectory.messages.append(Message("assistant", (TextPart(said),), (asked,)))
-    trajectory.messages.append(_result(trajectory, picture, call_id))
+    trajectory.messages.append(_result(trajectory, image, call_id))
 
 
-def _make(picture: PictureRecord) -> ToolRecord:
-    arguments = {"prompt": picture.prompt, "negative_prompt": picture.negative_prompt}
-    data = {"seed": picture.seed, "directors_score": picture.score, "stand_in": picture.stand_in}
-    return ToolRecord("make_picture", arguments, picture.seconds, picture.engine, picture.fault, data=data)
+def _make(image: ImageRecord) -> ToolRecord:
+    arguments = {"prompt": image.prompt, "negative_prompt": image.negative_prompt}
+    data = {"seed": image.seed, "directors_score": image.score, "stand_in": image.stand_in}
+    return ToolRecord("make_image", arguments, image.seconds, image.engine, image.fault, data=data)
 
 
-def _result(trajectory: Trajectory, picture: PictureRecord, call_id: str) -> Message:
-    if picture.handle is None:
-        return Message("tool", (TextPart(f"no picture: {picture.fault}"),), tool_call_id=call_id)
+def _result(trajectory: Trajectory, image: ImageRecord, call_id: str) -> Message:
+    if image.handle is None:
+        return Message("tool", (TextPart(f"no image: {image.fault}"),), tool_call_id=call_id)
     names = {handle: name for name, handle in trajectory.names.items()}
-    name = names.get(picture.handle) or f"img_{len(trajectory.names) + 1}"
-    trajectory.names[name] = picture.handle
-    trajectory.images.append(picture.handle)
-    words = f"{name}, a placeholder: {picture.fault}" if picture.stand_in else name
-    return Message("tool", (TextPart(words), ImagePart(picture.handle)), tool_call_id=call_id)
+    name = names.get(image.handle) or f"img_{len(trajectory.names) + 1}"
+    trajectory.names[name] = image.handle
+    trajectory.images.append(image.handle)
+    words = f"{name}, a placeholder: {image.fault}" if image.stand_in else name
+    return Message("tool", (TextPart(words), ImagePart(image.handle)), tool_call_id=call_id)

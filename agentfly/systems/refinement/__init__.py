@@ -4,7 +4,7 @@
 """
 
 from agentfly.systems.refinement.factory import make_loop
-from agentfly.systems.refinement.generators import Generator, Picture, PictureRequest, make_generator
+from agentfly.systems.refinement.generators import GeneratedImage, Generator, ImageRequest, make_generator
 from agentfly.systems.refinement.loop import Iteration, LoopEnd, Refinement, RefinementLoop
 from agentfly.systems.refinement.prompter import ChatPrompter, Critique, FeedbackPrompter, Prompter, ResponsesPrompter
 from agentfly.systems.refinement.settings import RefinementSettings
@@ -13,11 +13,11 @@ __all__ = [
     "ChatPrompter",
     "Critique",
     "FeedbackPrompter",
+    "GeneratedImage",
     "Generator",
+    "ImageRequest",
     "Iteration",
     "LoopEnd",
-    "Picture",
-    "PictureRequest",
     "Prompter",
     "Refinement",
     "RefinementLoop",

@@ -25,7 +25,7 @@ from agentfly.files import read_mapping
 from agentfly.images import ImageLimits, load_image
 from agentfly.systems.environment import read_env
 from agentfly.systems.refinement.factory import make_loop
-from agentfly.systems.refinement.report import PictureFiles, report, write_json
+from agentfly.systems.refinement.report import ImageFiles, report, write_json
 from agentfly.systems.refinement.settings import (
     Background,
     Format,
@@ -126,7 +126,7 @@ def entry(program: str) -> int:
         sys.stderr.write(f"error: {told}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: the pictures so far are on disk\n")
+        sys.stderr.write("interrupted: the images so far are on disk\n")
         return 130
 
 
@@ -157,7 +157,7 @@ def settings_from(flags: argparse.Namespace) -> RefinementSettings:
 
 
 async def load_references(sources: Sequence[str], *, allow_private_hosts: bool = False) -> list[Image.Image]:
-    """Reference pictures from files and addresses, all at once.
+    """Reference images from files and addresses, all at once.
 
     Raises:
         ImageError: one of them cannot be loaded, or is refused for safety.
@@ -170,7 +170,7 @@ async def _run(flags: argparse.Namespace, settings: RefinementSettings) -> dict[
     references = await load_references(flags.refs, allow_private_hosts=flags.allow_private_hosts)
     folder = flags.output_dir or Path("outputs/generate") / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
     loop, close = make_loop(settings)
-    files = PictureFiles(folder, settings)
+    files = ImageFiles(folder, settings)
     loop.on_iteration = files.add
     try:
         refinement = await loop.run(flags.prompt, references)

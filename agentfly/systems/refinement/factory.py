@@ -48,7 +48,7 @@ def make_loop(settings: RefinementSettings) -> tuple[RefinementLoop, Close]:
 
 
 def make_judge(settings: RefinementSettings) -> Evaluator:
-    """The evaluator of settings: their own, or a vision-language model that judges pictures by their prompt."""
+    """The evaluator of settings: their own, or a vision-language model that judges images by their prompt."""
     if settings.evaluator is not None:
         return make_evaluator(settings.evaluator)
     spec: dict[str, Any] = {

@@ -19,7 +19,7 @@ from PIL import Image
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.evaluators import EditSample, Evaluator, Score
-from agentfly.systems.refinement.generators.base import Generator, Picture, PictureRequest
+from agentfly.systems.refinement.generators.base import GeneratedImage, Generator, ImageRequest
 from agentfly.systems.refinement.prompter import Critique, NewPrompter, Prompter
 from agentfly.systems.refinement.usage import Usage
 
@@ -41,13 +41,13 @@ class Iteration:
 
     Attributes:
         number: from 1.
-        prompt: of the picture.
+        prompt: of the image.
         engine: who made it.
-        picture: None where none was made.
+        image: None where none was made.
         score: 0 to 100; None where there is no judgement.
         feedback: of the judge.
         aspects: of the score.
-        fault: why there is no picture, or no score.
+        fault: why there is no image, or no score.
         prompter_fault: why the next round had to do with the same prompt.
         seconds: of each part: "generate", "evaluate", "refine".
         began: in seconds since 1970.
@@ -56,7 +56,7 @@ class Iteration:
     number: int
     prompt: str
     engine: str = ""
-    picture: Picture | None = None
+    image: GeneratedImage | None = None
     score: float | None = None
     feedback: str = ""
     aspects: dict[str, float] = field(default_factory=dict)
@@ -107,13 +107,13 @@ class Refinement:
 
     @property
     def best(self) -> Iteration | None:
-        """The picture with the highest score, the earliest of equals; one without a score only where none has one."""
-        made = [iteration for iteration in self.iterations if iteration.picture is not None]
+        """The image with the highest score, the earliest of equals; one without a score only where none has one."""
+        made = [iteration for iteration in self.iterations if iteration.image is not None]
         return max(made, key=lambda iteration: -1.0 if iteration.score is None else iteration.score, default=None)
 
     @property
     def fault(self) -> str | None:
-        """Why there is no picture; None where there is one."""
+        """Why there is no image; None where there is one."""
         if self.best is not None:
             return None
         faults = dict.fromkeys(iteration.fault for iteration in self.iterations if iteration.fault)
@@ -121,16 +121,16 @@ class Refinement:
 
 
 class RefinementLoop:
-    """Refines pictures. Several runs of one loop can go on at once.
+    """Refines images. Several runs of one loop can go on at once.
 
     Args:
-        generator: makes pictures.
+        generator: makes images.
         evaluator: judges them.
         new_prompter: begins a conversation; one for each run.
-        max_iterations: pictures at most.
+        max_iterations: images at most.
         score_threshold: a score (0 to 100) from here on ends a run.
         wall_clock: seconds of a run at most; None for no limit. What is done until then is kept.
-        on_iteration: is told of every iteration once its picture is made and judged.
+        on_iteration: is told of every iteration once its image is made and judged.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class RefinementLoop:
         self.wall_clock, self.on_iteration = wall_clock, on_iteration
 
     async def run(self, wish: str, references: Sequence[Image.Image] = ()) -> Refinement:
-        """Refine a picture of a wish.
+        """Refine an image of a wish.
 
         Args:
             wish: the first prompt.
-            references: pictures to start from or to look at; the generator gets them until it has made a picture.
+            references: images to start from or to look at; the generator gets them until it has made an image.
 
         Returns:
-            What was done; `fault` where there is no picture at all.
+            What was done; `fault` where there is no image at all.
         """
         started, done, prompter = time.monotonic(), Refinement(wish), self.new_prompter()
         try:
@@ -177,9 +177,9 @@ class RefinementLoop:
         for number in range(1, self.max_iterations + 1):
             iteration = Iteration(number, prompt)
             done.iterations.append(iteration)
-            previous = await self._picture(iteration, done, references, previous)
+            previous = await self._image(iteration, done, references, previous)
             try:
-                if iteration.picture is not None:
+                if iteration.image is not None:
                     await self._judge(iteration, done, references)
             finally:
                 await self._tell(iteration)
@@ -189,29 +189,33 @@ class RefinementLoop:
             if number < self.max_iterations:
                 prompt = await self._refine(iteration, done.wish, prompter)
 
-    async def _picture(
-        self, iteration: Iteration, done: Refinement, references: tuple[Image.Image, ...], previous: Picture | None
-    ) -> Picture | None:
-        """Make the picture; returns the one to go on from."""
+    async def _image(
+        self,
+        iteration: Iteration,
+        done: Refinement,
+        references: tuple[Image.Image, ...],
+        previous: GeneratedImage | None,
+    ) -> GeneratedImage | None:
+        """Make the image; returns the one to go on from."""
         given = references if previous is None else ()
-        request = PictureRequest(iteration.prompt, iteration.number, given, previous)
+        request = ImageRequest(iteration.prompt, iteration.number, given, previous)
         with iteration.timed("generate"):
             try:
-                iteration.picture = await self.generator.generate(request)
+                iteration.image = await self.generator.generate(request)
             except AgentFlyError as fault:
                 iteration.fault = str(fault)
                 if isinstance(fault, ConfigError):
                     raise
         iteration.engine = self.generator.name
-        if iteration.picture is None:
+        if iteration.image is None:
             done.usage["generator"].requests += 1
             return previous
-        done.usage["generator"].add(iteration.picture.usage)
-        return iteration.picture
+        done.usage["generator"].add(iteration.image.usage)
+        return iteration.image
 
     async def _judge(self, iteration: Iteration, done: Refinement, references: Sequence[Image.Image]) -> None:
-        assert iteration.picture is not None
-        result = iteration.picture.image
+        assert iteration.image is not None
+        result = iteration.image.image
         sample = EditSample(_asked(done.wish, iteration.prompt), _source(references, result), result)
         with iteration.timed("evaluate"):
             try:
@@ -243,12 +247,12 @@ class RefinementLoop:
 
 
 def _asked(wish: str, prompt: str) -> str:
-    """What a picture is judged by: a prompt that drifted away from the wish must not pay."""
+    """What an image is judged by: a prompt that drifted away from the wish must not pay."""
     return wish if prompt == wish else f"{wish}\n\nIn this round it was asked for in these words:\n{prompt}"
 
 
 def _source(references: Sequence[Image.Image], result: Image.Image) -> Image.Image:
-    """The picture before: the first reference or white paper, in the size of the result, so as not to distort that."""
+    """The image before: the first reference or white paper, in the size of the result, so as not to distort that."""
     if not references:
         return Image.new("RGB", result.size, "white")
     first = references[0]

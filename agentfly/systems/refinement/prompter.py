@@ -18,8 +18,8 @@ from agentfly.messages import Message, text_message, without_thoughts
 from agentfly.systems.refinement.responses import ResponsesClient, text_of
 from agentfly.systems.refinement.usage import Usage
 
-_INSTRUCTIONS = """You write prompts for a model that makes pictures. You are told what a person wishes, the prompt of \
-the last picture, and what a judge said of that picture. Write the next prompt.
+_INSTRUCTIONS = """You write prompts for a model that makes images. You are told what a person wishes, the prompt of \
+the last image, and what a judge said of that image. Write the next prompt.
 
 Keep everything that the person wishes, and what was good. Say in concrete, visible terms what has to change: subject, \
 materials, light, background, composition. Where the last prompt was refused, say the same wish in words that give no \
@@ -32,9 +32,9 @@ class Critique:
     """What became of the last prompt.
 
     Attributes:
-        score: of its picture, 0 to 100; None where it was not judged.
+        score: of its image, 0 to 100; None where it was not judged.
         feedback: of the judge.
-        fault: why there is no picture, or no score; None where all went well.
+        fault: why there is no image, or no score; None where all went well.
     """
 
     score: float | None = None
@@ -45,7 +45,7 @@ class Critique:
         """The critique for whoever writes the next prompt."""
         if self.fault is not None:
             return f"It did not come to a judgement: {self.fault}"
-        return f"The picture scored {self.score or 0:.0f} of 100. The judge: {self.feedback or 'no comment'}"
+        return f"The image scored {self.score or 0:.0f} of 100. The judge: {self.feedback or 'no comment'}"
 
 
 class Prompter(Protocol):
@@ -125,7 +125,7 @@ class ChatPrompter:
         asked = text_message("user", question(wish, prompt, critique))
         messages = (*self._messages, asked)
         codec = self._backend.codec
-        ids = () if codec is None else codec.prompt_ids(messages, (), _no_picture)
+        ids = () if codec is None else codec.prompt_ids(messages, (), _no_image)
         request = GenerationRequest(
             uuid4().hex, self.thread_id, messages, (), SamplingParams(max_tokens=_MAX_TOKENS), prompt_ids=ids
         )
@@ -178,5 +178,5 @@ def bare(text: str) -> str:
     return prompt
 
 
-def _no_picture(handle: str) -> Any:
+def _no_image(handle: str) -> Any:
     raise KeyError(handle)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from agentfly.errors import ConfigError, ImageError
 from agentfly.images import save_image
-from agentfly.systems.refinement.generators.base import Picture
+from agentfly.systems.refinement.generators.base import GeneratedImage
 from agentfly.systems.refinement.loop import Iteration, Refinement
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.systems.text.replies import make_folder
@@ -20,15 +20,15 @@ from agentfly.systems.text.replies import make_folder
 _SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
-class PictureFiles:
-    """The pictures of a run as files `iteration_1.png` and so on, each written as soon as it is there.
+class ImageFiles:
+    """The images of a run as files `iteration_1.png` and so on, each written as soon as it is there.
 
     Args:
         folder: made where it is missing.
         settings: of the loop.
 
     Attributes:
-        paths: absolute path of each picture, by iteration.
+        paths: absolute path of each image, by iteration.
 
     Raises:
         ConfigError: the folder cannot be made.
@@ -39,16 +39,16 @@ class PictureFiles:
         self.paths: dict[int, str] = {}
 
     async def add(self, iteration: Iteration) -> None:
-        """Write the picture of an iteration, where there is one.
+        """Write the image of an iteration, where there is one.
 
         Raises:
             ConfigError: the file cannot be written.
         """
-        if iteration.picture is None:
+        if iteration.image is None:
             return
         file = self.folder / f"iteration_{iteration.number}{_SUFFIX[self._settings.format]}"
         try:
-            path = await asyncio.to_thread(_write, iteration.picture, file, self._settings)
+            path = await asyncio.to_thread(_write, iteration.image, file, self._settings)
         except (OSError, ImageError) as fault:
             raise ConfigError(f"cannot write {str(file)!r} ({fault}): give another --output-dir") from fault
         self.paths[iteration.number] = str(path)
@@ -57,7 +57,7 @@ class PictureFiles:
 def report(refinement: Refinement, files: dict[int, str], settings: RefinementSettings) -> dict[str, Any]:
     """The documented JSON object.
 
-    The three histories have one entry for each iteration: a picture that was not made is null, and the feedback of an
+    The three histories have one entry for each iteration: an image that was not made is null, and the feedback of an
     iteration that failed is what went wrong.
     """
     best = refinement.best
@@ -79,18 +79,18 @@ def report(refinement: Refinement, files: dict[int, str], settings: RefinementSe
 
 
 def write_json(content: dict[str, Any], file: Path) -> None:
-    """Write a report beside its pictures."""
+    """Write a report beside its images."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write(picture: Picture, file: Path, settings: RefinementSettings) -> Path:
+def _write(image: GeneratedImage, file: Path, settings: RefinementSettings) -> Path:
     """The file as it was received where it has the wanted format, else encoded here."""
-    if picture.encoded is not None:
-        with Image.open(io.BytesIO(picture.encoded)) as received:
+    if image.encoded is not None:
+        with Image.open(io.BytesIO(image.encoded)) as received:
             if received.format == settings.format.upper():
-                file.write_bytes(picture.encoded)
+                file.write_bytes(image.encoded)
                 return file.resolve()
-    return save_image(picture.image, file).resolve()
+    return save_image(image.image, file).resolve()
 
 
 def _told(one: Iteration) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _told(one: Iteration) -> dict[str, Any]:
         "aspects": one.aspects,
         "error": one.fault,
         "prompter_error": one.prompter_fault,
-        "response_id": one.picture.context if one.picture is not None else None,
+        "response_id": one.image.context if one.image is not None else None,
         "seconds": {part: round(seconds, 3) for part, seconds in one.seconds.items()},
     }
 

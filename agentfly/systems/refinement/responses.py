@@ -114,7 +114,7 @@ def why_nothing(reply: Response) -> str:
         return f"the model failed: {reply.error.message}"
     for item in reply.output:
         if item.type == "image_generation_call" and item.error is not None:
-            return f"the picture was refused: {item.error.message or item.error}"
+            return f"the image was refused: {item.error.message or item.error}"
         if item.type == "message":
             for part in item.content:
                 if part.type == "refusal":

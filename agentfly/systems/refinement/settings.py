@@ -24,10 +24,10 @@ class RefinementSettings(Settings):
     Attributes:
         generator: "openai" (Responses API with the image_generation tool), "diffusers" (a pipeline in this process),
             "server" (an image server), or "classical" (OpenCV; draws and edits by a small grammar).
-        quality, size: of the pictures, where the generator knows such a thing.
+        quality, size: of the images, where the generator knows such a thing.
         background: None is transparent where the format can show it.
         format: of the files.
-        max_iterations: pictures at most.
+        max_iterations: images at most.
         score_threshold: a score (0 to 100) from here on ends the loop.
         rubric: name of a rubric or path of a YAML file, for judge and prompter; None for none.
         model: of the Responses API: draws (generator "openai"), judges and writes where nothing else is said.
@@ -39,8 +39,8 @@ class RefinementSettings(Settings):
         diffusers_model: folder or hub name, for the generator "diffusers".
         device: of that pipeline.
         steps: denoising steps; None is the model's default.
-        strength: how much of the last picture diffusers changes, from 0 to 1.
-        seed: of the first picture, counted up; None is random. Diffusers and image servers of ours.
+        strength: how much of the last image diffusers changes, from 0 to 1.
+        seed: of the first image, counted up; None is random. Diffusers and image servers of ours.
         evaluator: what `make_evaluator` takes; None is a judge by `judge_model`.
         judge_model, judge_base_url: None for `model` and `base_url`.
         prompter: "responses" (Conversations API), "chat" (any chat endpoint), "feedback" (no model: appends the

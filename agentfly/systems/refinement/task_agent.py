@@ -21,14 +21,14 @@ from agentfly.systems.refinement.factory import make_loop
 from agentfly.systems.refinement.loop import Iteration, LoopEnd, Refinement
 from agentfly.systems.refinement.settings import RefinementSettings
 
-TOOL = "make_picture"
+TOOL = "make_image"
 
 
 class RefinementTaskAgent:
     """Attempts tasks with a refinement loop, several at once.
 
     Args:
-        store: where pictures are kept; one in memory by default.
+        store: where images are kept; one in memory by default.
         name: for tables.
         max_turns: iterations; in place of `max_iterations`.
         seed: see `RefinementSettings`.
@@ -36,7 +36,7 @@ class RefinementTaskAgent:
         request_timeout: seconds for one request.
         api_key_env: environment variable with the key.
         settings: further fields of `RefinementSettings`. Background and size are "auto" where not given: an edit keeps
-            what the picture has.
+            what the image has.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -64,7 +64,7 @@ class RefinementTaskAgent:
         self._loop.wall_clock = timeout
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """Refine the pictures of a task by its instruction.
+        """Refine the images of a task by its instruction.
 
         Raises:
             ConfigError: a key, a model or a setting is wrong, so that no task can be done.
@@ -97,7 +97,7 @@ class RefinementTaskAgent:
             view.add_handle(handle)
         written, source = 0.0, next(iter(handles), None)
         for iteration in done.iterations:
-            made = None if iteration.picture is None else self.store.put(iteration.picture.image)
+            made = None if iteration.image is None else self.store.put(iteration.image.image)
             if made is not None:
                 view.add_handle(made)
             trajectory.turns.append(_turn(iteration, made, source, written))
@@ -116,12 +116,12 @@ class RefinementTaskAgent:
 
 
 def _end(trajectory: Trajectory, done: Refinement) -> None:
-    """Whoever hands over a picture has answered, be it the best of a run that reached its limit."""
+    """Whoever hands over an image has answered, be it the best of a run that reached its limit."""
     best = done.best
     if best is not None:
         trajectory.stop_reason = StopReason.ANSWERED
         score = "without a score" if best.score is None else f"which its judge gave {best.score:.0f} of 100"
-        trajectory.answer = f"The picture of iteration {best.number}, {score}."
+        trajectory.answer = f"The image of iteration {best.number}, {score}."
         trajectory.messages.append(text_message("assistant", trajectory.answer))
     elif done.end is LoopEnd.WALL_CLOCK:
         trajectory.stop_reason = StopReason.WALL_CLOCK

@@ -12,7 +12,7 @@ _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 
 
 class UploadError(AgentFlyError):
-    """The picture is made, and could not be put where it should go."""
+    """The image is made, and could not be put where it should go."""
 
 
 def check_place(url: str) -> None:
@@ -43,8 +43,8 @@ async def upload(file: Path, url: str) -> str:
 
     Args:
         file: what to put there.
-        url: where: an address that ends as a picture does is that of the file itself, any other that of its folder.
-            There the file is called by its own folder too: pictures of several runs have equal names.
+        url: where: an address that ends as an image does is that of the file itself, any other that of its folder.
+            There the file is called by its own folder too: images of several runs have equal names.
 
     Raises:
         UploadError: the place refuses it.

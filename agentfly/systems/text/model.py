@@ -102,13 +102,13 @@ class BackendModel(BaseModel):
         await self.backend.close()
 
     def _request(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> GenerationRequest:
-        read = tuple(from_openai(message, _no_picture) for message in messages)
+        read = tuple(from_openai(message, _no_image) for message in messages)
         given = {name: value for name, value in options.items() if value is not None}
         known = {name: given.pop(name) for name in _SAMPLING if name in given}
         defaults = {name: getattr(self.sampling, name) for name in _SAMPLING}
         sampling = SamplingParams(**{**defaults, **known}, extra=given)
         codec, name = self.backend.codec, uuid4().hex
-        ids = () if codec is None else codec.prompt_ids(read, (), _no_picture)
+        ids = () if codec is None else codec.prompt_ids(read, (), _no_image)
         return GenerationRequest(name, name, read, (), sampling, prompt_ids=ids)
 
 
@@ -161,8 +161,8 @@ def as_model(model: BaseModel | LLMBackend) -> BaseModel:
     return model if isinstance(model, BaseModel) else BackendModel(model)
 
 
-def _no_picture(_: object) -> Any:
-    raise ConfigError("text agents take text: leave the pictures out, or use agentfly.agents.ImageEditingAgent")
+def _no_image(_: object) -> Any:
+    raise ConfigError("text agents take text: leave the images out, or use agentfly.agents.ImageEditingAgent")
 
 
 def _tell_of_cuts(generation: Generation, sampling: SamplingParams) -> None:

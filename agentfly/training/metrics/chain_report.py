@@ -12,7 +12,7 @@ from agentfly.errors import ImageError
 from agentfly.images import ImageStore
 from agentfly.training.metrics.health import ChainFacts, chain_facts
 
-# Mean difference of two pictures, in levels of 0 to 255, below which an edit counts as none: what coding them costs.
+# Mean difference of two images, in levels of 0 to 255, below which an edit counts as none: what coding them costs.
 NO_CHANGE = 0.5
 
 
@@ -26,7 +26,7 @@ class Interval:
 
 
 def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
-    """Facts for the health monitor, from the records and the pictures of a chain."""
+    """Facts for the health monitor, from the records and the images of a chain."""
     edits = list(_edits(trajectory))
     return chain_facts(
         trajectory.tool_records,
@@ -52,7 +52,7 @@ def intervals_of(trajectory: Trajectory) -> list[Interval]:
 
 
 def turn_results(trajectory: Trajectory) -> list[str | None]:
-    """Handle of the picture as it was after each turn that edited; None for the others."""
+    """Handle of the image as it was after each turn that edited; None for the others."""
     made = [[r.images[-1] for r in turn.tools if r.images and "source" in r.data] for turn in trajectory.turns]
     return [handles[-1] if handles else None for handles in made]
 

@@ -66,7 +66,7 @@ class ChainFacts:
         no_op_edits: of them, those that changed nothing.
         longest_repeat: most calls with the very same name and arguments.
         answered: whether it ended with an answer.
-        coverage: share of the picture under each mask that was used.
+        coverage: share of the image under each mask that was used.
     """
 
     calls: int
@@ -88,7 +88,7 @@ def chain_facts(
         answered: whether it ended with an answer.
         edits: edits that were carried out, those that changed nothing included.
         no_op_edits: those that changed nothing.
-        coverage: share of the picture under each mask that was used, 0 to 1.
+        coverage: share of the image under each mask that was used, 0 to 1.
     """
     # A call that failed and is tried again as it was is a loop, too.
     same = Counter(
@@ -140,7 +140,7 @@ _ADVICE = {
     "no_op_edits": "edits that change nothing are paid for: look at thresholds and at what the policy asks for",
     "repeat_loops": "chains repeat the very same call: look at the observations that they answer with it",
     "parse_failures": "the policy loses the form of tool calls: raise the format term, or lower the learning rate",
-    "answer_without_edit": "the policy answers without editing: the reward may pay for the unchanged picture",
+    "answer_without_edit": "the policy answers without editing: the reward may pay for the unchanged image",
     "mask_coverage": "masks cover nearly everything: preservation may weigh too little in the reward",
 }
 
@@ -205,7 +205,7 @@ class HealthMonitor:
     repeat_loops         share of chains with `repeat_length` equal calls or more
     parse_failures       calls that could not be parsed / calls
     answer_without_edit  share of answered chains that no edit has changed anything for
-    mask_coverage        mean share of the picture under the masks used
+    mask_coverage        mean share of the image under the masks used
     """
 
     def __init__(self, settings: HealthSettings | None = None) -> None:

@@ -108,7 +108,7 @@ class JudgeAudit:
             return None
         return (
             f"over {len(past)} steps the reward rose by {reward:.3f} while the audit fell by {-audit:.3f}: the policy "
-            "may be fooling its judge; look at the pictures, and change the reward before training on"
+            "may be fooling its judge; look at the images, and change the reward before training on"
         )
 
 

@@ -38,7 +38,7 @@ async def score_turns(evaluator: Evaluator, samples: Sequence[EditSample | None]
 
     Args:
         evaluator: put a `GuardedEvaluator` around it to bound how many run.
-        samples: the task with the picture as it was after each turn; None for a turn that made none.
+        samples: the task with the image as it was after each turn; None for a turn that made none.
 
     Raises:
         EvaluatorError: one of them cannot be scored: credit with a hole in it would go to the wrong turn.

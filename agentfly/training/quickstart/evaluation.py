@@ -40,8 +40,8 @@ class EvaluationPlan(BaseModel):
     Attributes:
         tasks_per_family: held-out tasks of each family.
         families: which families.
-        kept_per_family: tasks of each family whose pictures are kept.
-        blanked: also run look tasks with every picture replaced by grey.
+        kept_per_family: tasks of each family whose images are kept.
+        blanked: also run look tasks with every image replaced by grey.
         seed: of the tasks and of the sampled pass.
     """
 
@@ -64,7 +64,7 @@ class EvaluationPlan(BaseModel):
 
 
 class Blinded:
-    """A backend whose model sees grey instead of every picture; the tools still work on the real ones."""
+    """A backend whose model sees grey instead of every image; the tools still work on the real ones."""
 
     def __init__(self, backend: LLMBackend) -> None:
         self._backend = backend
@@ -83,7 +83,7 @@ class Blinded:
 
 
 def evaluate_policy(policy: Path, out: Path, plan: EvaluationPlan, on_progress: OnProgress | None = None) -> None:
-    """Run the plan and write `greedy.jsonl`, `sampled.jsonl` (and `blanked.jsonl`) with `pictures/` into `out`."""
+    """Run the plan and write `greedy.jsonl`, `sampled.jsonl` (and `blanked.jsonl`) with `images/` into `out`."""
     asyncio.run(_evaluate(policy, out, plan, on_progress or (lambda phase, done, total: None)))
 
 
@@ -129,7 +129,7 @@ def _write(out: Path, name: str, trajectories: Sequence[Trajectory], store: Imag
     with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for trajectory in trajectories:
             file.write(trajectory.to_json() + "\n")
-    kept = ImageStore(out / "pictures")
+    kept = ImageStore(out / "images")
     for trajectory in trajectories[: plan.kept_per_family * len(plan.families)]:
         for handle in {*trajectory.images, *filter(None, [trajectory.final_image])}:
             kept.put(store.get(handle))

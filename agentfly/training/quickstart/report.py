@@ -43,7 +43,7 @@ def _score(both: Mapping[str, Any]) -> Estimate:
 
 
 def _telling(example: Example) -> tuple[bool, float]:
-    """What makes an example worth showing: both made a picture, the trained policy's is right, and how much better."""
+    """What makes an example worth showing: both made an image, the trained policy's is right, and how much better."""
     (_, trained, _), (_, before, made) = example.runs
     after = trained.score or 0.0
     return made is not None and after >= _RIGHT, after - (before.score or 0.0)
@@ -54,7 +54,7 @@ def _examples(out: Path, plan: EvaluationPlan) -> list[Example]:
     trained = read_evaluation(out / "evaluation" / "trained" / "greedy.jsonl")
     before = read_evaluation(out / "evaluation" / "warm_start" / "greedy.jsonl")
     stores = {
-        label: ImageStore(out / "evaluation" / folder / "pictures")
+        label: ImageStore(out / "evaluation" / folder / "images")
         for label, folder in (("trained", "trained"), ("warm start", "warm_start"))
     }
     kept = plan.kept_per_family * len(plan.families)
@@ -82,6 +82,6 @@ def _final(trajectory: Trajectory, store: ImageStore) -> Image.Image | None:
 
 
 def _strip(example: Example, path: Path) -> None:
-    pictures = [(example.source, example.instruction)]
-    pictures += [(image, f"{label}: {t.score or 0.0:.0f}") for label, t, image in reversed(example.runs) if image]
-    edit_strip(pictures, path)
+    images = [(example.source, example.instruction)]
+    images += [(image, f"{label}: {t.score or 0.0:.0f}") for label, t, image in reversed(example.runs) if image]
+    edit_strip(images, path)

@@ -67,7 +67,7 @@ class PolicySize(BaseModel):
     Attributes:
         hidden, layers, ffn, heads, kv_heads: of the language model.
         vision_hidden, vision_layers, vision_ffn, vision_heads: of the vision tower.
-        picture_side: pictures are seen at this many pixels a side, a multiple of 28.
+        image_side: images are seen at this many pixels a side, a multiple of 28.
         rope_theta: rotary base of the language model.
         mrope_section: split of half a head's width over time, height and width.
     """
@@ -83,7 +83,7 @@ class PolicySize(BaseModel):
     vision_layers: int = 2
     vision_ffn: int = 192
     vision_heads: int = 3
-    picture_side: int = 84
+    image_side: int = 84
     rope_theta: float = 100.0
     mrope_section: tuple[int, int, int] = (0, 5, 11)
 
@@ -156,7 +156,7 @@ def image_processor(size: PolicySize) -> Any:
     """Return what makes pixels of images, for policies of this size."""
     from transformers import Qwen2VLImageProcessor
 
-    pixels = size.picture_side**2
+    pixels = size.image_side**2
     return Qwen2VLImageProcessor(
         min_pixels=56 * 56, max_pixels=pixels, patch_size=14, merge_size=2, temporal_patch_size=2
     )

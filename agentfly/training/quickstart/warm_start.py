@@ -45,7 +45,7 @@ class WarmStartConfig(BaseModel):
         demonstrations: chains played by `Demonstrator`.
         families: how many of them, in turn, are of each task type. The words of a second step are copied from
             sentences that have two objects and two colours, and that takes the most sentences to learn.
-        looks: look tasks of which `seeing` shows the word that the picture tells.
+        looks: look tasks of which `seeing` shows the word that the image tells.
         mix: what demonstrations draw from.
         size: of the policy.
         sft: supervised training, on demonstrations and looks together.
@@ -142,7 +142,7 @@ def _prepare(config: WarmStartConfig, folder: Path, tell: OnProgress) -> PackedE
         ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(ImageStore())).schemas()
     )
     side = StickerWorld().side
-    # A codec asks for the size only, and all pictures of the world have the same.
+    # A codec asks for the size only, and all images of the world have the same.
     blank = Image.new("RGB", (side, side))
     for trajectory in shown:
         texts = [turn.text for turn in trajectory.turns]
@@ -152,7 +152,7 @@ def _prepare(config: WarmStartConfig, folder: Path, tell: OnProgress) -> PackedE
 
 
 async def _demonstrations(config: WarmStartConfig, packer: Packer, tell: OnProgress) -> list[Trajectory]:
-    """Play a batch at a time and keep the pictures only in the packer: tasks and stores of all would take gigabytes."""
+    """Play a batch at a time and keep the images only in the packer: tasks and stores of all would take gigabytes."""
     world, shown = StickerWorld(), []
     turn = [family for family, count in config.families.items() for _ in range(count)]
     rng = random.Random(f"demonstrations-{config.seed}")
@@ -184,7 +184,7 @@ def _looks(
     blank: Image.Image,
     tell: OnProgress,
 ) -> None:
-    world, rng, pictures = StickerWorld(), random.Random(f"seeing-{config.seed}"), {}
+    world, rng, images = StickerWorld(), random.Random(f"seeing-{config.seed}"), {}
     looks = []
     for index in range(config.looks):
         task = world.task(10_000_000 + index, "train", "look", seed=config.seed)
@@ -193,10 +193,10 @@ def _looks(
         turn = (user, text_message("assistant", ""))
         ids, _, handles = conversation_ids(turn, schemas, codec, lambda _: blank, [begin + word])
         looks.append((*ending_with(ids, len(codec.tokenizer(word, add_special_tokens=False)["input_ids"])), handles))
-        pictures[task.id] = load_image(task.images[0])
-        if len(pictures) == PLAYED_TOGETHER or index + 1 == config.looks:
-            packer.add_images(pictures)
-            pictures = {}
+        images[task.id] = load_image(task.images[0])
+        if len(images) == PLAYED_TOGETHER or index + 1 == config.looks:
+            packer.add_images(images)
+            images = {}
             tell("looks", index + 1, config.looks)
     for look in looks:
         packer.add(*look)

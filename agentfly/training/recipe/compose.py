@@ -254,7 +254,7 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
             rollout.max_model_len = longest
         if settings.device == "cpu":
             rollout.max_num_batched_tokens = max(2048, longest)
-        # The rollout never samples a picture's placeholder, which the trainer knows nothing of: raw log-probs are
+        # The rollout never samples an image's placeholder, which the trainer knows nothing of: raw log-probs are
         # without that mask, as the trainer's are, but also without temperature.
         rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
     OmegaConf.set_struct(config, True)

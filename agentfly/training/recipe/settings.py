@@ -52,7 +52,7 @@ class LimitSettings(Settings):
         max_turns: generations.
         max_tokens_per_turn: of one generation.
         max_tool_calls: calls carried out.
-        max_images: pictures in the conversation; also what the rollout engine is told.
+        max_images: images in the conversation; also what the rollout engine is told.
         wall_clock: seconds of a chain.
         tool_timeout: seconds of one call.
     """
@@ -139,12 +139,13 @@ class TrainSettings(Settings):
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
         seeded: whether each turn samples with a seed of its own, so that a run can be repeated.
         trajectories: whether every chain is written to `trajectories.jsonl`.
-        pictures: whether its pictures are kept too, in `pictures/`, so that it can be scored again.
+        images: whether its images are kept too, in `images/`, so that it can be scored again.
         patience: time-outs.
         environment: variables for every process of the run.
     """
 
     written_as: ClassVar[str] = "agentfly."
+    renamed: ClassVar[Mapping[str, str]] = {"pictures": "images"}
 
     model: str
     out: Path
@@ -168,7 +169,7 @@ class TrainSettings(Settings):
     health: Mapping[str, dict[str, Any] | None] = Field(default_factory=dict)
     seeded: bool = True
     trajectories: bool = True
-    pictures: bool = False
+    images: bool = False
     patience: Patience = Patience()
     environment: Mapping[str, str] = Field(default_factory=dict)
 
@@ -212,9 +213,9 @@ class TrainSettings(Settings):
         return self.out / "checkpoints"
 
     @property
-    def picture_dir(self) -> Path:
-        """Store of the pictures of the chains."""
-        return self.out / "pictures"
+    def image_dir(self) -> Path:
+        """Store of the images of the chains."""
+        return self.out / "images"
 
     @property
     def trajectory_log(self) -> Path:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.datasets import EditTask, task_from_row
-from agentfly.datasets.image_paths import PictureFolder
+from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.parquet_writer import ParquetRows
 from agentfly.datasets.rows import Packer, pack_bytes, pack_paths, task_features, task_to_row
 from agentfly.errors import ConfigError, DatasetError, ImageError, unknown_name
 
-PICTURES: tuple[str, ...] = ("bytes", "paths")
+IMAGES: tuple[str, ...] = ("bytes", "paths")
 
 
 def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: str = "bytes") -> Path:
@@ -29,18 +29,18 @@ def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: st
         tasks: any iterable.
         folder: where the files go; made if need be.
         name: of the files.
-        images: "bytes" keeps the pictures within the task file; "paths" writes them to `NAME.pictures/`, equal ones
+        images: "bytes" keeps the images within the task file; "paths" writes them to `NAME.images/`, equal ones
             once, and keeps their paths relative to the task file.
 
     Raises:
         ConfigError: unknown `images`.
         DatasetError: there is no task, or one of them is broken; the message names it.
     """
-    if images not in PICTURES:
-        raise ConfigError(unknown_name("images", images, PICTURES))
+    if images not in IMAGES:
+        raise ConfigError(unknown_name("images", images, IMAGES))
     folder.mkdir(parents=True, exist_ok=True)
     task_file = (folder / f"{name}.tasks.parquet").resolve()
-    pack = pack_bytes if images == "bytes" else pack_paths(task_file.parent / f"{name}.pictures", task_file.parent)
+    pack = pack_bytes if images == "bytes" else pack_paths(task_file.parent / f"{name}.images", task_file.parent)
     path = folder / f"{name}.parquet"
     # The last to be opened is the first to appear: pointers never point to a file that is not there.
     with ParquetRows(path) as pointers, ParquetRows(task_file, task_features()) as whole:
@@ -74,10 +74,10 @@ def read_task(extra_info: Mapping[str, Any]) -> EditTask:
     return _task(extra_info["task_file"], int(extra_info["index"]))
 
 
-# Each chain of a prompt asks for the same task, and to read a row takes as long as a tool call on a small picture.
+# Each chain of a prompt asks for the same task, and to read a row takes as long as a tool call on a small image.
 @lru_cache(maxsize=64)
 def _task(task_file: str, index: int) -> EditTask:
-    return task_from_row(_open(task_file)[index], PictureFolder(Path(task_file).parent))
+    return task_from_row(_open(task_file)[index], ImageFolder(Path(task_file).parent))
 
 
 @lru_cache(maxsize=16)

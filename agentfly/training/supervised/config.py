@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,8 @@ class DataConfig(Settings):
         stickers: tasks of the sticker world, played by the expert script.
         trajectories: JSONL files of trajectories, as agents, evaluations and training write them.
         openai: JSONL files in OpenAI's form.
-        pictures: folder of the trajectories' pictures; by default `images` or `pictures` beside their file.
+        images: folder of the trajectories' images; by default `images` beside their file, or `pictures`, where earlier
+            versions kept them.
         min_score: trajectories with a lower score, or with none, are left out; None takes all.
         per_task: the best so many trajectories of a task are kept, by score; None keeps all.
         retokenise: make the ids of trajectories anew from their messages. Without it, recorded ids are used as they
@@ -30,10 +31,12 @@ class DataConfig(Settings):
         held_out: share of the tasks that is only evaluated.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"pictures": "images"}
+
     stickers: int = Field(0, ge=0)
     trajectories: tuple[Path, ...] = ()
     openai: tuple[Path, ...] = ()
-    pictures: Path | None = None
+    images: Path | None = None
     min_score: float | None = None
     per_task: int | None = Field(None, ge=1)
     retokenise: bool = False
@@ -111,7 +114,7 @@ class SupervisedConfig(Settings):
     """One run of `agentfly sft`.
 
     Attributes:
-        model: checkpoint folder or hub name of a model with pictures.
+        model: checkpoint folder or hub name of a model with images.
         out: folder of the run.
         template: chat template, by name or path; the checkpoint's own when None.
         data, lora, training: see there.

@@ -115,7 +115,7 @@ def _body(facts: CardFacts) -> Iterator[str]:
     yield f"# {facts.name}"
     yield ""
     base = f", from `{_shown(facts.base_model)}`" if facts.base_model else ""
-    yield f"{kind} vision-language policy that edits pictures with tools, trained by {facts.method}{base}."
+    yield f"{kind} vision-language policy that edits images with tools, trained by {facts.method}{base}."
     yield ""
     yield from _table("Training data", ("", ""), facts.data.items())
     yield from _table("Settings", ("", ""), facts.settings.items())
@@ -127,7 +127,7 @@ def _body(facts: CardFacts) -> Iterator[str]:
     yield "```bash"
     if facts.adapter:
         yield "agentfly export THIS_RUN --out POLICY  # with the base model's weights"
-    yield f'agentfly edit picture.jpg "Remove the red circle." --model {"POLICY" if facts.adapter else "THIS_FOLDER"}'
+    yield f'agentfly edit image.jpg "Remove the red circle." --model {"POLICY" if facts.adapter else "THIS_FOLDER"}'
     yield "```"
     yield ""
     yield from _table("Versions", ("", ""), facts.versions.items())

@@ -8,7 +8,7 @@ from typing import Any
 def muon_and_adamw(model: Any, matrices: float, others: float) -> list[tuple[Any, float]]:
     """Muon for the matrices inside the layers, AdamW for the rest.
 
-    On questions about pictures alone, 300 steps of the tiny policy end at a loss of 0.16, where AdamW alone ends at
+    On questions about images alone, 300 steps of the tiny policy end at a loss of 0.16, where AdamW alone ends at
     0.70.
 
     Args:

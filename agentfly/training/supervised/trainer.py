@@ -127,7 +127,7 @@ def _codec(config: SupervisedConfig) -> ChatCodec:
         codec.image_length("", lambda _: Image.new("RGB", (64, 64)))
     except AttributeError as fault:
         raise ConfigError(
-            f"model={config.model}: only models that take pictures as the Qwen-VL families do can be trained ({fault})"
+            f"model={config.model}: only models that take images as the Qwen-VL families do can be trained ({fault})"
         ) from fault
     return codec
 

@@ -58,13 +58,13 @@ class VerlBackend:
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
         """One turn; see `LLMBackend.generate`."""
         if request.load_image is None:
-            raise BackendError("verl's backend needs the pictures of the request")
+            raise BackendError("verl's backend needs the images of the request")
         images = [request.load_image(handle) for handle in request.images]
         try:
             output = await self._server.generate(
                 request_id=request.session_id,
                 prompt_ids=list(request.prompt_ids),
-                # A sampled placeholder would stand for a picture that does not exist, and break the next prompt.
+                # A sampled placeholder would stand for an image that does not exist, and break the next prompt.
                 sampling_params={
                     **self._sampling,
                     "max_tokens": request.sampling.max_tokens,
@@ -157,7 +157,7 @@ class FinishedChain:
 
     Attributes:
         trajectory: without score.
-        store: its pictures.
+        store: its images.
         row: what `read_task` needs.
         step: of training; -1 where verl tells none.
         validate: whether it belongs to a validation.
@@ -198,7 +198,7 @@ class ChainOutput(AgentLoopOutput):
 
 @register("agentfly")
 class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
-    """Runs one chain of an `ImageEditingAgent` and hands its exact tokens and pictures to verl, unscored."""
+    """Runs one chain of an `ImageEditingAgent` and hands its exact tokens and images to verl, unscored."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> ChainOutput:
         """One sample of one row.
@@ -242,7 +242,7 @@ def _group_name(step: str, row: int, uid: str) -> str:
 def new_chain(common: Shared, backend: VerlBackend, task: EditTask, group: str, number: int) -> Chain:
     """A chain of a task, ready to run."""
     settings = AgentSettings(system_prompt=common.system_prompt, limits=common.limits, sampling=_sampling(common))
-    # A store of its own: the pictures of a chain are freed with it.
+    # A store of its own: the images of a chain are freed with it.
     agent = ImageEditingAgent("verl", backend=backend, engines=common.engines, store=ImageStore(), settings=settings)
     chain = agent.chain(task_conversation(task), group, number)
     if common.settings.tools is not None:
@@ -270,13 +270,13 @@ def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainO
     extra: dict[str, Any] = dict(extras[0]) if extras else {}
     if extras and extras[-1].get("max_global_steps"):
         extra["max_global_steps"] = extras[-1]["max_global_steps"]
-    pictures = [chain.store.get(handle) for handle in trajectory.images]
+    images = [chain.store.get(handle) for handle in trajectory.images]
     output = ChainOutput(
         prompt_ids=tokens.prompt_ids,
         response_ids=tokens.response_ids,
         response_mask=tokens.mask,
         response_logprobs=tokens.logprobs,
-        multi_modal_data={"images": pictures} if pictures else {},
+        multi_modal_data={"images": images} if images else {},
         num_turns=2 * len(trajectory.turns),
         metrics=AgentLoopMetrics(
             generate_sequences=sum(turn.seconds for turn in trajectory.turns),

@@ -28,8 +28,8 @@ from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.metrics.chain_report import facts_of, intervals_of, turn_results
 from agentfly.training.verl.agent_loop import ChainOutput, FinishedChain, shared
 from agentfly.training.verl.chain_faults import ChainFault, report
-from agentfly.training.verl.parity import PictureInputs, check_pictures, digest
-from agentfly.training.verl.scoring import apply_scores, pictures_needed, reward_info
+from agentfly.training.verl.parity import ImageInputs, check_images, digest
+from agentfly.training.verl.scoring import apply_scores, images_needed, reward_info
 from agentfly.vision.cached_engines import cache_stats
 
 # verl decorates its worker with `ray.remote`, and Ray refuses to inherit from what that gives.
@@ -45,7 +45,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         torch.set_num_threads(1)
         log_to_run()
         super().__init__(*arguments, **named)
-        self._pictures = PictureInputs(shared(self.config, self.processor).codec)
+        self._images = ImageInputs(shared(self.config, self.processor).codec)
 
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         """Run, score and hand over one chain; report one that is lost, or verl would only train on what is left."""
@@ -58,11 +58,11 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             raise
 
     def _compute_multi_modal_inputs(self, output: ChainOutput, input_ids: Any) -> dict[str, Any]:
-        """Each picture through the processor once; verl runs all of them again for every chain, from decoded text."""
-        trajectory, pictures = output.chain.trajectory, (output.multi_modal_data or {}).get("images", [])
-        inputs = self._pictures.of(trajectory.images, pictures, input_ids)
+        """Each image through the processor once; verl runs all of them again for every chain, from decoded text."""
+        trajectory, images = output.chain.trajectory, (output.multi_modal_data or {}).get("images", [])
+        inputs = self._images.of(trajectory.images, images, input_ids)
         ids = input_ids.flatten().tolist()
-        check_pictures(trajectory, ids, inputs.get("image_grid_thw"), self._pictures.codec)
+        check_images(trajectory, ids, inputs.get("image_grid_thw"), self._images.codec)
         return inputs
 
     async def _compute_score(self, outputs: list[ChainOutput], kwargs: dict[str, Any]) -> None:
@@ -106,14 +106,14 @@ class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-igno
 
 
 def payload_of(chain: FinishedChain) -> dict[str, Any]:
-    """What the process that scores needs of a chain: pictures as arrays, which Ray passes without a copy."""
-    needed = pictures_needed(chain.trajectory, chain.shared.settings)
+    """What the process that scores needs of a chain: images as arrays, which Ray passes without a copy."""
+    needed = images_needed(chain.trajectory, chain.shared.settings)
     return {
         "row": dict(chain.row),
         "step": chain.step,
         "trajectory": chain.trajectory.to_json(),
         "results": turn_results(chain.trajectory),
-        "pictures": {handle: np.asarray(chain.store.get(handle)) for handle in needed},
+        "images": {handle: np.asarray(chain.store.get(handle)) for handle in needed},
     }
 
 
@@ -144,8 +144,8 @@ def _cache(chain: FinishedChain) -> dict[str, int] | None:
 def log_chain(chain: FinishedChain) -> None:
     """Append a chain to the run's log: one write a line, which several processes may do at once."""
     settings, trajectory = chain.shared.settings, chain.trajectory
-    if settings.pictures:
-        kept = ImageStore(settings.picture_dir)
+    if settings.images:
+        kept = ImageStore(settings.image_dir)
         made = {handle for record in trajectory.tool_records for handle in record.images}
         for handle in {*trajectory.images, *made, *filter(None, [trajectory.final_image])}:
             kept.put(chain.store.get(handle))

@@ -1,7 +1,7 @@
 """Ensure that the trainer gets what was sampled, images included: compute an image's inputs once, and check them.
 
 The rollout's codec says how many placeholders an image has; the trainer's inputs are made here, from the same
-processor and the same pixels. `check_pictures` compares both, and `digest` follows the ids to the trainer.
+processor and the same pixels. `check_images` compares both, and `digest` follows the ids to the trainer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from agentfly.templates import ChatCodec
 if TYPE_CHECKING:
     import torch
 
-CACHED_PICTURES = 64  # inputs of this many pictures are kept: the samples of one prompt begin with the same ones
+CACHED_IMAGES = 64  # inputs of this many images are kept: the samples of one prompt begin with the same ones
 
 
-class PictureInputs:
-    """The model's inputs of pictures, computed once each.
+class ImageInputs:
+    """The model's inputs of images, computed once each.
 
     Args:
         codec: of the policy that is trained.
@@ -35,29 +35,29 @@ class PictureInputs:
     def __init__(self, codec: ChatCodec) -> None:
         self.codec = codec
         self._processor = codec.processor.image_processor
-        self._of = lru_cache(maxsize=CACHED_PICTURES)(self._compute)
+        self._of = lru_cache(maxsize=CACHED_IMAGES)(self._compute)
         self._open: Mapping[str, Image.Image] = {}
 
-    def of(self, handles: Sequence[str], pictures: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Inputs of a chain's pictures, in order; `{}` without any.
+    def of(self, handles: Sequence[str], images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Inputs of a chain's images, in order; `{}` without any.
 
         Args:
-            handles: names of the pictures in the trajectory.
-            pictures: the same, as they go to the trainer.
+            handles: names of the images in the trajectory.
+            images: the same, as they go to the trainer.
             ids: shape (length,) or (1, length): the whole chain.
 
         Returns:
-            `pixel_values` (patches, values), `image_grid_thw` (pictures, 3), `images_seqlens` (pictures,) and
-            `mm_token_type_ids`, shaped as `ids`, 1 on the placeholders of pictures.
+            `pixel_values` (patches, values), `image_grid_thw` (images, 3), `images_seqlens` (images,) and
+            `mm_token_type_ids`, shaped as `ids`, 1 on the placeholders of images.
 
         Raises:
-            TrainingError: a picture is not the one its handle names.
+            TrainingError: an image is not the one its handle names.
         """
         import torch
 
         if not handles:
             return {}
-        self._open = dict(zip(handles, pictures, strict=True))
+        self._open = dict(zip(handles, images, strict=True))
         found = [self._of(handle) for handle in handles]
         grids = torch.cat([grid for _, grid in found])
         return {
@@ -68,24 +68,24 @@ class PictureInputs:
         }
 
     def _compute(self, handle: str) -> tuple[torch.Tensor, torch.Tensor]:
-        picture = self._open[handle]
-        if (found := handle_of(picture)) != handle:
-            raise TrainingError(f"picture {handle} has become {found} on its way to the trainer")
-        made = self._processor(images=[picture.convert("RGB")], return_tensors="pt")
+        image = self._open[handle]
+        if (found := handle_of(image)) != handle:
+            raise TrainingError(f"image {handle} has become {found} on its way to the trainer")
+        made = self._processor(images=[image.convert("RGB")], return_tensors="pt")
         return made["pixel_values"], made["image_grid_thw"]
 
 
-def check_pictures(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tensor | None, codec: ChatCodec) -> None:
+def check_images(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tensor | None, codec: ChatCodec) -> None:
     """Compare the placeholders of a chain with the grids that the trainer gets.
 
     Args:
-        trajectory: with its pictures in the order of their placeholders.
+        trajectory: with its images in the order of their placeholders.
         ids: the whole chain.
-        grids: (pictures, 3): frames, rows and columns of patches; None without pictures.
+        grids: (images, 3): frames, rows and columns of patches; None without images.
         codec: of the policy.
 
     Raises:
-        TrainingError: naming the chain, the turn and the picture.
+        TrainingError: naming the chain, the turn and the image.
     """
     merge = codec.processor.image_processor.merge_size**2
     wanted = [] if grids is None else [int(grid.prod()) // merge for grid in grids]
@@ -96,7 +96,7 @@ def check_pictures(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tens
             continue
         handle = trajectory.images[index] if index < len(trajectory.images) else "none"
         raise TrainingError(
-            f"chain {trajectory.id}, {_turn(trajectory, ids, codec, index)}, picture {index} ({handle}): the rollout "
+            f"chain {trajectory.id}, {_turn(trajectory, ids, codec, index)}, image {index} ({handle}): the rollout "
             f"has {run} placeholders, the trainer {grid}"
         )
 
@@ -109,11 +109,11 @@ def digest(ids: Sequence[int], mask: Sequence[int]) -> str:
     return made.hexdigest()[:16]
 
 
-def _turn(trajectory: Trajectory, ids: Sequence[int], codec: ChatCodec, picture: int) -> str:
+def _turn(trajectory: Trajectory, ids: Sequence[int], codec: ChatCodec, image: int) -> str:
     """Which part of the conversation a placeholder run stands in."""
     starts = [i for i, t in enumerate(ids) if t == codec.image_id and (i == 0 or ids[i - 1] != codec.image_id)]
     prompt = len(trajectory.tokens.prompt_ids) if trajectory.tokens else 0
-    if picture >= len(starts) or starts[picture] < prompt:
-        return "prompt" if picture < len(starts) else "after its last turn"
-    place = starts[picture] - prompt
+    if image >= len(starts) or starts[image] < prompt:
+        return "prompt" if image < len(starts) else "after its last turn"
+    place = starts[image] - prompt
     return f"after turn {max((i for i, turn in enumerate(trajectory.turns) if turn.end <= place), default=0)}"

@@ -137,7 +137,7 @@ def _prompts(config: Any, settings: TrainSettings) -> str:
         if length > limit:
             raise ConfigError(
                 f"the prompt of task {task.id!r} has {length} tokens, data.max_prompt_length is {limit}: raise it, "
-                "shorten the system prompt, or make the pictures smaller"
+                "shorten the system prompt, or make the images smaller"
             )
         longest = max(longest, length)
     return f"prompts have {longest} of {limit} tokens at most"

@@ -44,7 +44,7 @@ async def score_payload(scorer: ChainScorer, payload: dict[str, Any]) -> dict[st
         `reward_score`, `scores`, `token_rewards` and `audit`; or `not_scored` with the reason.
     """
     trajectory, store = Trajectory.from_json(payload["trajectory"]), ImageStore()
-    for array in payload["pictures"].values():
+    for array in payload["images"].values():
         store.put(Image.fromarray(array))
     try:
         task = read_task(payload["row"])

@@ -59,7 +59,7 @@ class ChainScorer:
         Args:
             trajectory: finished.
             task: what it was asked.
-            store: with the pictures of the chain that `pictures_needed` names.
+            store: with the images of the chain that `images_needed` names.
             results: handle after each turn; see `turn_results`.
             step: of training; chooses with the chain's id whether it is audited.
 
@@ -78,7 +78,7 @@ class ChainScorer:
         placement = self._settings.credit
         if placement is None or trajectory.tokens is None or trajectory.reward is None:
             return None
-        # The answer is scored already, and is nearly always a turn's picture, too: a judge is not asked twice of one.
+        # The answer is scored already, and is nearly always a turn's image, too: a judge is not asked twice of one.
         known = {trajectory.final_image: trajectory.score}
         fresh = list(dict.fromkeys(handle for handle in results if handle is not None and handle not in known))
         samples = [edit_sample(task, store.get(handle)) for handle in fresh]
@@ -100,8 +100,8 @@ class ChainScorer:
             return math.nan
 
 
-def pictures_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:
-    """Handles of the pictures without which a chain cannot be scored."""
+def images_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:
+    """Handles of the images without which a chain cannot be scored."""
     results = turn_results(trajectory) if settings.credit is not None else []
     return {handle for handle in (trajectory.final_image, *results) if handle is not None}
 

@@ -34,7 +34,7 @@ class ClassicalDetector:
         """Objects that match one of the prompt's phrases, best first.
 
         Args:
-            image: any picture.
+            image: any image.
             prompt: phrases of colour and shape words, separated by full stops, commas or "and".
             box_threshold: least score.
             text_threshold: words that match less are left out of the label.

@@ -39,11 +39,11 @@ class ClassicalEditor:
     name = "classical"
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited picture, same size. The settings are those of diffusion models and mean nothing here.
+        """The edited image, same size. The settings are those of diffusion models and mean nothing here.
 
         Raises:
             EngineUnavailable: the instruction is outside the grammar.
-            ToolError: what it names is not in the picture.
+            ToolError: what it names is not in the image.
         """
         actions = [_read(clause, instruction) for clause in _clauses(instruction)]
         if not actions:
@@ -79,7 +79,7 @@ def _read(clause: str, instruction: str) -> Action:
                 break
             return _bind(action, phrases)
     for word, effect in _EFFECTS.items():
-        # On the whole picture only: "blur the dog" is beyond this editor.
+        # On the whole image only: "blur the dog" is beyond this editor.
         if re.fullmatch(rf"(?:(?:make|turn) {_WHOLE} )?(?:{word})(?: {_WHOLE})?", clause):
             return effect
     raise EngineUnavailable(f"needs a model backend: {instruction!r}. The classical editor can: {CAN_DO}.")

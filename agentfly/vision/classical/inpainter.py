@@ -32,11 +32,11 @@ class ClassicalInpainter:
     name = "classical"
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The picture with the masked part repainted; grey mask values and `strength` blend.
+        """The image with the masked part repainted; grey mask values and `strength` blend.
 
         Raises:
             EngineUnavailable: the prompt asks for anything but a removal or a known figure.
-            ToolError: mask and picture differ in size, or `strength` is not in (0, 1].
+            ToolError: mask and image differ in size, or `strength` is not in (0, 1].
         """
         strength = 1.0 if params.strength is None else params.strength
         if not 0.0 < strength <= 1.0:

@@ -37,7 +37,7 @@ _MIN_AREA, _MAX_REGIONS = 30, 40
 _ANGLES, _ORDERS, _PATCH = 64, 10, 48
 # Distance between descriptors at which a region has nothing of a shape any more.
 _UNLIKE = 0.22
-# Without the second flag OpenCV leaves what lies outside of the picture uninitialised.
+# Without the second flag OpenCV leaves what lies outside of the image uninitialised.
 _POLAR_FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
 
 
@@ -73,7 +73,7 @@ class Region:
         return self.shape_matches[self.shape]
 
     def mask(self, height: int, width: int) -> Pixels:
-        """The region in a picture of this size: 255 where it is."""
+        """The region in an image of this size: 255 where it is."""
         out = np.zeros((height, width), dtype=np.uint8)
         x0, y0, x1, y1 = self.box
         out[y0:y1, x0:x1][self.patch] = 255
@@ -81,7 +81,7 @@ class Region:
 
 
 def colour_mask(hsv: Pixels, colour: str, *, loose: bool = False) -> Pixels:
-    """255 where a picture in OpenCV's HSV (H, W, 3) has a colour; `loose` takes pale and dark pixels too."""
+    """255 where an image in OpenCV's HSV (H, W, 3) has a colour; `loose` takes pale and dark pixels too."""
     saturation, value = _LOOSE if loose else _STRICT
     centre, half = _HUES[colour]
     low, high = centre - half, centre + half
@@ -91,7 +91,7 @@ def colour_mask(hsv: Pixels, colour: str, *, loose: bool = False) -> Pixels:
 
 
 def find_regions(pixels: Pixels) -> list[Region]:
-    """The largest coloured regions of an RGB picture (H, W, 3)."""
+    """The largest coloured regions of an RGB image (H, W, 3)."""
     hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), dtype=np.uint8)
     found = [(area, region) for colour in _HUES for area, region in _regions_of(hsv, colour)]
     found.sort(key=lambda pair: -pair[0])

@@ -15,7 +15,7 @@ from agentfly.vision.base import Detection, Detections
 
 @dataclass(frozen=True)
 class Candidate:
-    """One box of a model: label, score 0 to 1, corners in pixels of the picture, not yet cut to it."""
+    """One box of a model: label, score 0 to 1, corners in pixels of the image, not yet cut to it."""
 
     label: str
     score: float
@@ -44,11 +44,11 @@ def clean_label(decoded: str, caption: str) -> str:
 def to_detections(
     candidates: Iterable[Candidate], size: tuple[int, int], *, best_rejected: float | None = None
 ) -> Detections:
-    """Detections, best first, each with its box cut to the picture as mask; boxes outside of the picture are dropped.
+    """Detections, best first, each with its box cut to the image as mask; boxes outside of the image are dropped.
 
     Args:
         candidates: what passed the threshold.
-        size: width and height of the picture.
+        size: width and height of the image.
         best_rejected: best score below the threshold, if known.
     """
     found = []
@@ -60,7 +60,7 @@ def to_detections(
 
 
 def clip_box(corners: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The smallest box of whole pixels around `corners`, cut to the picture; None where nothing is left."""
+    """The smallest box of whole pixels around `corners`, cut to the image; None where nothing is left."""
     if not all(map(math.isfinite, corners)):
         return None
     x0, y0 = max(0, math.floor(corners[0])), max(0, math.floor(corners[1]))
@@ -69,7 +69,7 @@ def clip_box(corners: tuple[float, float, float, float], size: tuple[int, int]) 
 
 
 def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
-    """A mask of the picture's size, white in the box."""
+    """A mask of the image's size, white in the box."""
     mask = Image.new("L", size, 0)
     mask.paste(255, box)
     return mask

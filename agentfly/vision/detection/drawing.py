@@ -13,7 +13,7 @@ _COLOURS = ((214, 39, 40), (31, 119, 180), (44, 140, 44), (148, 80, 180), (200, 
 
 
 def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
-    """The picture (RGB copy) with each detection's box, label and score; one label has one colour.
+    """The image (RGB copy) with each detection's box, label and score; one label has one colour.
 
     The best detection is drawn last, so that it lies on top.
     """

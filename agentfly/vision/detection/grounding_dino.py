@@ -46,7 +46,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
         """Objects that match one of the prompt's phrases, best first; their masks are their boxes.
 
         Args:
-            image: any picture.
+            image: any image.
             prompt: phrases, separated by full stops or commas.
             box_threshold: least score of a box.
             text_threshold: least score of a word of its label.
@@ -62,9 +62,9 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
         import torch
 
         model, processor = self.load()
-        picture = image.convert("RGB")
+        rgb = image.convert("RGB")
         with memory_guard(self.name), torch.inference_mode():
-            inputs = processor(images=picture, text=caption, return_tensors="pt").to(model.device)
+            inputs = processor(images=rgb, text=caption, return_tensors="pt").to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             outputs = model(**inputs)
             result = processor.post_process_grounded_object_detection(
@@ -72,7 +72,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
                 inputs["input_ids"],
                 threshold=box_threshold,
                 text_threshold=text_threshold,
-                target_sizes=[(picture.height, picture.width)],
+                target_sizes=[(rgb.height, rgb.width)],
             )[0]
             scores = outputs.logits.float().sigmoid().max(dim=-1).values[0]
         rejected = scores[scores <= box_threshold]
@@ -82,4 +82,4 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
             Candidate(clean_label(label, caption), float(score), tuple(box.tolist())) for label, score, box in triples
         ]
         best = round(float(rejected.max()), 4) if len(rejected) else None
-        return to_detections(candidates, picture.size, best_rejected=best)
+        return to_detections(candidates, rgb.size, best_rejected=best)

@@ -32,7 +32,7 @@ class GroundingDinoPySettings(Settings):
         config: path of its configuration; None is the one of Swin-T that comes with the package.
         text_encoder: folder or id of the BERT; None is the configuration's (bert-base-uncased).
         device: "auto", "cpu", "cuda", ...
-        shortest_edge, longest_edge: pixels that the picture is resized to, as the model was trained.
+        shortest_edge, longest_edge: pixels that the image is resized to, as the model was trained.
     """
 
     model: str = "ShilongLiu/GroundingDINO:groundingdino_swint_ogc.pth"
@@ -102,7 +102,7 @@ class GroundingDinoPyDetector(LazyModel[Any]):
 
 
 def _corners(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Corners in pixels of a box given as centre, width and height relative to the picture."""
+    """Corners in pixels of a box given as centre, width and height relative to the image."""
     x, y, width, height = box
     return (
         (x - width / 2) * size[0],

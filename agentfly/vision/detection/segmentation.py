@@ -34,7 +34,7 @@ class SamSegmenter(TransformersModel[SamSettings]):
     classes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "sam": ("SamModel", "SamProcessor"),
         "sam2": ("Sam2Model", "Sam2Processor"),
-        # The published SAM 2 checkpoints hold the video model, whose picture half this is.
+        # The published SAM 2 checkpoints hold the video model, whose image half this is.
         "sam2_video": ("Sam2Model", "Sam2Processor"),
     }
 
@@ -42,7 +42,7 @@ class SamSegmenter(TransformersModel[SamSettings]):
         super().__init__(settings or SamSettings())
 
     async def segment(self, image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
-        """A mask (mode L, the picture's size, 0 or 255) for each box, in their order.
+        """A mask (mode L, the image's size, 0 or 255) for each box, in their order.
 
         Raises:
             ToolError: memory ran out.
@@ -63,7 +63,7 @@ class SamSegmenter(TransformersModel[SamSettings]):
             for name in ("pixel_values", "input_boxes"):
                 inputs[name] = inputs[name].to(model.dtype)
             outputs = model(**inputs, multimask_output=False)
-            # SAM pads the picture and needs to know by how much; SAM 2 stretches it.
+            # SAM pads the image and needs to know by how much; SAM 2 stretches it.
             masks = processor.post_process_masks(outputs.pred_masks.float().cpu(), *sizes)[0]
         return [Image.fromarray(np.where(mask.numpy(), 255, 0).astype(np.uint8)) for mask in masks[:, 0]]
 

@@ -33,8 +33,8 @@ _ASK = (
     "{unit}. score is how sure you are. If there is none, answer []."
 )
 _UNITS = {
-    "pixels": "coordinates in pixels of the picture, which is {width} wide and {height} high",
-    "thousandths": "coordinates from 0 to 1000, relative to the picture's width and height",
+    "pixels": "coordinates in pixels of the image, which is {width} wide and {height} high",
+    "thousandths": "coordinates from 0 to 1000, relative to the image's width and height",
 }
 
 
@@ -45,7 +45,7 @@ class VlmSettings(Settings):
         model: name of the model on the server.
         endpoint: where the server is.
         coordinates: what the model's boxes are counted in.
-        max_pixels: pixels of the picture that is sent at most.
+        max_pixels: pixels of the image that is sent at most.
         max_tokens: tokens of the answer at most.
     """
 
@@ -103,7 +103,7 @@ class VlmDetector:
         await self._client.check_model(self.settings.model, f"the detector {self.name}")
 
     def _fitted(self, image: Image.Image) -> Image.Image:
-        """The picture with sides that are multiples of the patch, and not more pixels than wanted."""
+        """The image with sides that are multiples of the patch, and not more pixels than wanted."""
         scale = min(1.0, math.sqrt(self.settings.max_pixels / (image.width * image.height)))
         width, height = (max(_PATCH, int(side * scale) // _PATCH * _PATCH) for side in image.size)
         return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -144,7 +144,7 @@ def _boxes_in(answer: str) -> list[Any] | None:
 
 
 def _candidate(entry: Any, scale: tuple[float, float], caption: str) -> Candidate | None:
-    """A candidate in pixels of the whole picture; None for what is no box."""
+    """A candidate in pixels of the whole image; None for what is no box."""
     if not isinstance(entry, dict):
         return None
     box = entry.get("bbox_2d", entry.get("bbox", entry.get("box")))

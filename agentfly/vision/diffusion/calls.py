@@ -18,8 +18,8 @@ from agentfly.errors import ToolError
 from agentfly.vision.diffusion.batching import Abandoned, Stopped
 from agentfly.vision.diffusion.pipelines import has_own_size
 
-# Classes whose calls take lists of pictures, prompts and generators, one a picture. QwenImageEditPlus reads a list of
-# pictures as references for one edit.
+# Classes whose calls take lists of images, prompts and generators, one an image. QwenImageEditPlus reads a list of
+# images as references for one edit.
 BATCHING = frozenset(
     (
         "StableDiffusionInpaintPipeline",
@@ -38,7 +38,7 @@ class Plan:
     """The settings of a call; requests with equal plans can go together.
 
     Attributes:
-        size: width and height of the pictures handed to the pipeline.
+        size: width and height of the images handed to the pipeline.
         steps: denoising steps.
         guidance: guidance scale; None is the pipeline's default.
         strength: None is the pipeline's default.
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """One picture to make.
+    """One image to make.
 
     Attributes:
         image: the source, RGB, any size.
@@ -122,7 +122,7 @@ class Caller:
             raise ToolError(f"{self.name} takes no negative_prompt: leave it out, and say what you want in the prompt")
 
     def run(self, pipeline: Any, plan: Plan, orders: Sequence[Order], abandoned: Abandoned) -> list[Image.Image | None]:
-        """Make the pictures of one batch; None in place of one that the model's safety checker withheld.
+        """Make the images of one batch; None in place of one that the model's safety checker withheld.
 
         Raises:
             Stopped: nobody waits for the batch any more.
@@ -148,7 +148,7 @@ class Caller:
         each: dict[str, list[Any]] = {
             "image": [_resized(order.image, plan.size) for order in orders],
             "prompt": [order.prompt for order in orders],
-            # Noise from the CPU is the same on every device, and each picture has its own.
+            # Noise from the CPU is the same on every device, and each image has its own.
             "generator": [torch.Generator().manual_seed(order.seed) for order in orders],
             "negative_prompt": self._negatives(plan, orders),
         }

@@ -15,7 +15,7 @@ from agentfly.vision.diffusion.settings import EditorSettings
 
 
 class DiffusionEditor(DiffusionEngine):
-    """Edits a whole picture.
+    """Edits a whole image.
 
     Args:
         settings: of the engine.
@@ -27,7 +27,7 @@ class DiffusionEditor(DiffusionEngine):
         super().__init__(self.settings, "edit", weights)
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited picture (RGB), same size; transparent parts of the source count as white.
+        """The edited image (RGB), same size; transparent parts of the source count as white.
 
         Raises:
             ToolError: the pipeline has no such setting, or memory ran out.

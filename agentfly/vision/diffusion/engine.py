@@ -19,10 +19,10 @@ _Request = tuple[Plan, Order]
 
 
 class DiffusionEngine:
-    """Makes pictures with the pipeline of one role.
+    """Makes images with the pipeline of one role.
 
     With a Lightning LoRA, steps and guidance are those that it was distilled for, whatever a request says: with others
-    it only makes worse pictures. The name of the engine says so.
+    it only makes worse images. The name of the engine says so.
 
     Args:
         settings: of the engine.
@@ -68,10 +68,10 @@ class DiffusionEngine:
     async def make(
         self, order: Order, *, steps: int | None, guidance: float | None, strength: float | None = None
     ) -> Image.Image:
-        """The picture for an order, at the size that the pipeline works at.
+        """The image for an order, at the size that the pipeline works at.
 
         Raises:
-            ToolError: the pipeline has no such setting, memory ran out, or the safety checker withheld the picture.
+            ToolError: the pipeline has no such setting, memory ran out, or the safety checker withheld the image.
         """
         caller = await self.ready()
         caller.check_negative(order.negative_prompt)
@@ -84,10 +84,10 @@ class DiffusionEngine:
             self._settings.guidance if guidance is None else guidance,
             strength,
         )
-        picture = await self._batcher.submit(plan if caller.batches else object(), (plan, order))
-        if picture is None:
-            raise ToolError(f"the safety checker of {self.name} withheld the picture: use another prompt")
-        return picture
+        image = await self._batcher.submit(plan if caller.batches else object(), (plan, order))
+        if image is None:
+            raise ToolError(f"the safety checker of {self.name} withheld the image: use another prompt")
+        return image
 
     def _run(self, requests: Sequence[_Request], abandoned: Abandoned) -> list[Image.Image | None]:
         caller, plan = self.load(), requests[0][0]

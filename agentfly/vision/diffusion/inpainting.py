@@ -19,7 +19,7 @@ class DiffusionInpainter(DiffusionEngine):
     """Repaints what a mask covers.
 
     The pipeline repaints where the mask is at least half as bright as at its brightest, at its own resolution. The
-    result is brought back to the picture's size and blended in by the mask's grey values: where the mask is 0, every
+    result is brought back to the image's size and blended in by the mask's grey values: where the mask is 0, every
     pixel is exactly the source's.
 
     Args:
@@ -32,14 +32,14 @@ class DiffusionInpainter(DiffusionEngine):
         super().__init__(self.settings, "inpaint", weights)
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The picture with the masked part repainted, same size; an alpha channel stays as it is.
+        """The image with the masked part repainted, same size; an alpha channel stays as it is.
 
         Raises:
-            ToolError: mask and picture differ in size, the pipeline has no such setting, or memory ran out.
+            ToolError: mask and image differ in size, the pipeline has no such setting, or memory ran out.
             ConfigError: the checkpoint cannot be loaded.
         """
         if mask.size != image.size:
-            raise ToolError(f"the mask is {mask.width}x{mask.height} but the picture {image.width}x{image.height}")
+            raise ToolError(f"the mask is {mask.width}x{mask.height} but the image {image.width}x{image.height}")
         grey = mask.convert("L")
         if grey.getbbox() is None:
             raise ToolError("the mask is black everywhere, so there is nothing to repaint: detect something first")

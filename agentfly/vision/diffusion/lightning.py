@@ -16,7 +16,7 @@ from agentfly.vision.model_runtime import loading
 
 logger = logging.getLogger(__name__)
 
-# The distillation shifts noise levels by 3, independent of the size of the picture.
+# The distillation shifts noise levels by 3, independent of the size of the image.
 SCHEDULER = {
     "base_image_seq_len": 256,
     "base_shift": math.log(3),

@@ -207,7 +207,7 @@ def _check_concurrency(pipeline: Any, settings: WeightSettings) -> None:
 
 def _compile(pipeline: Any) -> None:
     denoiser = pipeline.components.get("transformer") or pipeline.components["unet"]
-    # Sizes of pictures and prompts differ from call to call.
+    # Sizes of images and prompts differ from call to call.
     if denoiser._repeated_blocks:
         denoiser.compile_repeated_blocks(dynamic=True)
     else:
@@ -238,7 +238,7 @@ def _in_role(base: Any, wanted: Any, settings: WeightSettings) -> Any:
 
 
 def has_own_size(pipeline_class: Any) -> bool:
-    """Whether a pipeline class brings every picture to its own area, as the Qwen-Image editing ones do."""
+    """Whether a pipeline class brings every image to its own area, as the Qwen-Image editing ones do."""
     return "calculate_dimensions" in vars(sys.modules[pipeline_class.__module__])
 
 

@@ -20,7 +20,7 @@ class WeightSettings(ModelSettings):
     Attributes:
         offload: "model" keeps one part at a time on the GPU, "sequential" one layer at a time (slow, least memory).
         compile: compile the repeated blocks of the denoiser; the first call then takes minutes.
-        area: pixels that the model works at, whatever the size of the picture; None is what it was trained at. Less is
+        area: pixels that the model works at, whatever the size of the image; None is what it was trained at. Less is
             faster: the cost of a step grows with the area, or faster.
         concurrency: pipelines that may run at once on these weights. More than 1 pays on a CPU with many cores; on a
             GPU let batches do it.

@@ -30,7 +30,7 @@ _SETTINGS = ("negative_prompt", "guidance_scale", "true_cfg_scale", "num_inferen
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One picture to make. None leaves a setting to the pipeline's own default.
+    """One image to make. None leaves a setting to the pipeline's own default.
 
     Attributes:
         prompt: in words.
@@ -38,7 +38,7 @@ class TextRequest:
         negative_prompt: what to avoid.
         guidance_scale, true_cfg_scale: a pipeline has one of them, or both.
         num_inference_steps: of denoising.
-        width, height: in pixels; the pipeline works at the next size that it can, and its picture is brought to this.
+        width, height: in pixels; the pipeline works at the next size that it can, and its image is brought to this.
     """
 
     prompt: str
@@ -57,7 +57,7 @@ class TextToImage:
     Args:
         settings: of its weights, which are loaded at the first request.
         weights: weights to use; None takes those that engines with equal settings share.
-        max_batch: pictures made at once.
+        max_batch: images made at once.
 
     Raises:
         MissingExtraError: diffusers is not installed.
@@ -87,10 +87,10 @@ class TextToImage:
             self._accepted = frozenset(inspect.signature(template.__call__).parameters)
 
     async def make(self, request: TextRequest) -> Image.Image:
-        """The picture of a request; cancelling the call withdraws it, even while it runs.
+        """The image of a request; cancelling the call withdraws it, even while it runs.
 
         Raises:
-            ToolError: the pipeline does not know a setting, memory ran out, or the safety checker withheld the picture.
+            ToolError: the pipeline does not know a setting, memory ran out, or the safety checker withheld the image.
             ConfigError: the checkpoint cannot be loaded, or does not start from text.
         """
         if not self._accepted:
@@ -100,11 +100,11 @@ class TextToImage:
             raise ToolError(f"this model has no {', '.join(unknown)}: leave it out")
         work = replace(request, width=self._whole(request.width), height=self._whole(request.height))
         # Requests that differ in nothing but these can be one batch.
-        picture = await self._batcher.submit(replace(work, prompt="", seed=0), work)
-        if picture is None:
-            raise ToolError(f"the safety checker of {self.name} withheld the picture: use another prompt")
-        size = (request.width or picture.width, request.height or picture.height)
-        return picture if picture.size == size else await asyncio.to_thread(restored, picture, size)
+        image = await self._batcher.submit(replace(work, prompt="", seed=0), work)
+        if image is None:
+            raise ToolError(f"the safety checker of {self.name} withheld the image: use another prompt")
+        size = (request.width or image.width, request.height or image.height)
+        return image if image.size == size else await asyncio.to_thread(restored, image, size)
 
     def close(self) -> None:
         """Drop what waits; what runs stops at its next step."""
@@ -137,7 +137,7 @@ class TextToImage:
 
 
 class ImageToImage(DiffusionEngine):
-    """Variations of a picture by a checkpoint that starts from text: noise on the picture, and denoising by the prompt.
+    """Variations of an image by a checkpoint that starts from text: noise on the image, and denoising by the prompt.
 
     Args:
         settings: of the engine.
@@ -150,13 +150,13 @@ class ImageToImage(DiffusionEngine):
     async def vary(
         self, start: Image.Image, prompt: str, *, seed: int, strength: float, steps: int | None = None
     ) -> Image.Image:
-        """A variation, at the size that the pipeline works at for such a picture; transparent parts count as white.
+        """A variation, at the size that the pipeline works at for such an image; transparent parts count as white.
 
         Args:
-            start: the picture before.
-            prompt: what the picture shows.
+            start: the image before.
+            prompt: what the image shows.
             seed: of the noise.
-            strength: how much noise, from 0 (the picture stays) to 1 (nothing of it is left).
+            strength: how much noise, from 0 (the image stays) to 1 (nothing of it is left).
             steps: of denoising; only the last share `strength` of them is done.
 
         Raises:

@@ -37,8 +37,8 @@ class Call:
     """One request of an engine, in our own words.
 
     Attributes:
-        image: PNG of the picture.
-        size: of the picture.
+        image: PNG of the image.
+        size: of the image.
         mask: mode L, white = change; for "inpaint".
         fields: the rest by our own names; what is None is left to the server.
     """
@@ -140,7 +140,7 @@ def adapter_of(models: Mapping[str, Any]) -> Adapter | None:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """A picture as PNG, compressed as fast as it can be."""
+    """An image as PNG, compressed as fast as it can be."""
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -155,7 +155,7 @@ def encode_mask(mask: Image.Image, style: MaskStyle) -> bytes:
 
 
 def read_image(content: bytes) -> Image.Image:
-    """The picture of a reply of `/v1/images/edits`.
+    """The image of a reply of `/v1/images/edits`.
 
     Raises:
         BadReply: it has none.
@@ -164,7 +164,7 @@ def read_image(content: bytes) -> Image.Image:
     try:
         return load_image(base64.b64decode(reply["data"][0]["b64_json"]), _REPLY_LIMITS)
     except (KeyError, IndexError, TypeError, binascii.Error, ImageError) as fault:
-        raise BadReply(f"its reply has no picture in data[0].b64_json ({fault})") from fault
+        raise BadReply(f"its reply has no image in data[0].b64_json ({fault})") from fault
 
 
 def read_detections(content: bytes, size: tuple[int, int]) -> Detections:

@@ -105,7 +105,7 @@ class RemoteInpainter(_Remote):
         self._otherwise = otherwise
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The picture with the masked part repainted; see `Inpainter`. What a server changed elsewhere is undone."""
+        """The image with the masked part repainted; see `Inpainter`. What a server changed elsewhere is undone."""
         grey = mask.convert("L")
 
         def build() -> Call:
@@ -124,14 +124,14 @@ class RemoteInpainter(_Remote):
 
 
 class RemoteEditor(_Remote):
-    """Edits a whole picture, on a server."""
+    """Edits a whole image, on a server."""
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], Editor]) -> None:
         super().__init__(pool, "edit", otherwise)
         self._otherwise = otherwise
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited picture, same size; see `Editor`."""
+        """The edited image, same size; see `Editor`."""
 
         def build() -> Call:
             return Call("edit", instruction, encode_png(image), image.size, fields=_given(params))
@@ -234,7 +234,7 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _like(image: Image.Image, source: Image.Image) -> Image.Image:
-    """The picture in the size and mode of its source, with the source's transparency."""
+    """The image in the size and mode of its source, with the source's transparency."""
     painted = _resized(image, source.size).convert(source.mode)
     if source.mode == "RGBA":
         painted.putalpha(source.getchannel("A"))

@@ -28,7 +28,7 @@ class Load:
 
     Attributes:
         operations: taken in turn.
-        size: side of the square picture, in pixels.
+        size: side of the square image, in pixels.
         steps: denoising steps; None leaves them to the server.
     """
 
@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it. Seconds are of answered requests, from the call to the decoded picture."""
+    """What came of it. Seconds are of answered requests, from the call to the decoded image."""
 
     answered: int
     errors: dict[str, int]
@@ -54,7 +54,7 @@ class Report:
 
 async def run_load(engines: Engines, load: Load) -> Report:
     """Send a load, each request with a seed of its own so that no cache can answer."""
-    image, mask = make_picture(load.size)
+    image, mask = make_image(load.size)
     took: list[float] = []
     errors: dict[str, int] = {}
     numbers = iter(range(load.requests))
@@ -86,8 +86,8 @@ async def _send(engines: Engines, load: Load, number: int, image: Image.Image, m
         await engines.editor.edit(image, load.prompt, EditParams(num_inference_steps=load.steps, seed=number))
 
 
-def make_picture(size: int) -> tuple[Image.Image, Image.Image]:
-    """A square picture with gradients and a red circle, and the mask of the circle."""
+def make_image(size: int) -> tuple[Image.Image, Image.Image]:
+    """A square image with gradients and a red circle, and the mask of the circle."""
     ramp = np.linspace(40, 200, size).astype(np.uint8)
     pixels = np.stack(
         [np.tile(ramp, (size, 1)), np.tile(ramp[:, None], (1, size)), np.full((size, size), 90, np.uint8)]

@@ -1,4 +1,4 @@
-"""`agent.run()` on a real engine: several turns, pictures in tool turns, exact tokens."""
+"""`agent.run()` on a real engine: several turns, images in tool turns, exact tokens."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def only(pattern: str) -> SamplingParams:
     return SamplingParams(seed=3, extra={"structured_outputs": StructuredOutputsParams(regex=escaped)})
 
 
-async def test_turns_with_pictures_are_token_exact(backend: AsyncVLLMBackend, picture: Image.Image) -> None:
+async def test_turns_with_images_are_token_exact(backend: AsyncVLLMBackend, image: Image.Image) -> None:
     limits = RolloutLimits(max_turns=3, max_tokens_per_turn=150, max_context_tokens=1000)
     agent = ImageEditingAgent(
         "tiny",
         backend=backend,
         settings=AgentSettings(system_prompt=None, limits=limits, sampling=only(CALL + "</tool_call>")),
     )
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Change it."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Change it."}]
     # A fixed id fixes the seeds of all chains and turns.
     result = await agent.run({"id": "fixed", "messages": [{"role": "user", "content": content}]}, num_chains=4)
     assert [trajectory.error for trajectory in result] == [None] * 4
@@ -46,14 +46,14 @@ async def test_turns_with_pictures_are_token_exact(backend: AsyncVLLMBackend, pi
     assert len({tuple(trajectory.tokens.response_ids) for trajectory in result if trajectory.tokens}) > 1
 
 
-async def test_a_chain_that_cannot_fit_says_so(backend: AsyncVLLMBackend, picture: Image.Image) -> None:
+async def test_a_chain_that_cannot_fit_says_so(backend: AsyncVLLMBackend, image: Image.Image) -> None:
     limits = RolloutLimits(max_tokens_per_turn=150, max_response_tokens=160)
     agent = ImageEditingAgent(
         "tiny",
         backend=backend,
         settings=AgentSettings(system_prompt=None, limits=limits, sampling=only(CALL + "</tool_call>")),
     )
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Change it."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Change it."}]
     result = await agent.run([{"role": "user", "content": content}])
     assert result[0].stop_reason is StopReason.CONTEXT_FULL
     result[0].check(backend.codec, agent.store.get)

@@ -82,8 +82,8 @@ def make_agent(served: Served, *, template: str | None = None, turns: int = 1, *
     return ImageEditingAgent("tiny", template=template, backend="client", backend_config=config, settings=settings)
 
 
-async def run(agent: ImageEditingAgent, picture: Image.Image, **how: Any) -> RunResult:
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Change it."}]
+async def run(agent: ImageEditingAgent, image: Image.Image, **how: Any) -> RunResult:
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Change it."}]
     # A fixed id fixes the seeds of all chains and turns.
     result = await agent.run({"id": "fixed", "messages": [{"role": "user", "content": content}]}, **how)
     await agent.close()
@@ -96,19 +96,19 @@ def test_deploy_says_what_it_serves_and_where(served: Served) -> None:
     assert httpx.get(served.url.replace("/v1", "/health")).status_code == 200
 
 
-async def test_a_forced_call_reaches_the_tool(served: Served, picture: Image.Image) -> None:
+async def test_a_forced_call_reaches_the_tool(served: Served, image: Image.Image) -> None:
     choice = {"type": "function", "function": {"name": "give_answer"}}
-    (trajectory,) = await run(make_agent(served, extra_body={"tool_choice": choice}, temperature=0.0), picture)
+    (trajectory,) = await run(make_agent(served, extra_body={"tool_choice": choice}, temperature=0.0), image)
     assert trajectory.error is None
     assert [record.name for record in trajectory.tool_records] == ["give_answer"]
     assert trajectory.tokens is None
 
 
-async def test_calls_that_the_server_reads_reach_the_tool_and_its_picture_comes_back(
-    served: Served, picture: Image.Image
+async def test_calls_that_the_server_reads_reach_the_tool_and_its_image_comes_back(
+    served: Served, image: Image.Image
 ) -> None:
     agent = make_agent(served, turns=2, extra_body={"structured_outputs": {"regex": CALL_REGEX}})
-    (trajectory,) = await run(agent, picture)
+    (trajectory,) = await run(agent, image)
     assert (trajectory.error, trajectory.stop_reason) == (None, StopReason.MAX_TURNS)
     assert [(record.name, record.error) for record in trajectory.tool_records] == [("qwen_edit_image", None)] * 2
     # The server's parser took the calls out of the text.
@@ -116,9 +116,7 @@ async def test_calls_that_the_server_reads_reach_the_tool_and_its_picture_comes_
     assert len(trajectory.images) == 2
 
 
-async def test_text_streams_as_it_comes(
-    served: Served, picture: Image.Image, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_text_streams_as_it_comes(served: Served, image: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
     agent = ImageEditingAgent(
         "tiny",
         backend="client",
@@ -126,7 +124,7 @@ async def test_text_streams_as_it_comes(
         streaming="console",
         settings=AgentSettings(system_prompt=None, limits=RolloutLimits(max_turns=1, max_tokens_per_turn=16)),
     )
-    await run(agent, picture, enable_streaming=True)
+    await run(agent, image, enable_streaming=True)
     assert "turn 1" in capsys.readouterr().out
 
 
@@ -141,8 +139,8 @@ def only_calls(codec: ChatCodec) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_turns_with_pictures_are_token_exact(
-    served: Served, tiny_policy: Path, picture: Image.Image, streaming: bool
+async def test_turns_with_images_are_token_exact(
+    served: Served, tiny_policy: Path, image: Image.Image, streaming: bool
 ) -> None:
     codec = ChatCodec.from_pretrained(str(tiny_policy), TEMPLATE)
     agent = make_agent(
@@ -154,7 +152,7 @@ async def test_turns_with_pictures_are_token_exact(
         extra_body=only_calls(codec),
     )
     agent.streaming = "console" if streaming else None
-    result = await run(agent, picture, num_chains=1 if streaming else 4, enable_streaming=streaming)
+    result = await run(agent, image, num_chains=1 if streaming else 4, enable_streaming=streaming)
     assert [trajectory.error for trajectory in result] == [None] * len(result)
     for trajectory in result:
         trajectory.check(codec, agent.store.get)
@@ -170,17 +168,17 @@ async def test_turns_with_pictures_are_token_exact(
         assert len({tuple(trajectory.tokens.response_ids) for trajectory in result if trajectory.tokens}) > 1
 
 
-async def test_what_cannot_be_exact_says_so(served: Served, tiny_policy: Path, picture: Image.Image) -> None:
+async def test_what_cannot_be_exact_says_so(served: Served, tiny_policy: Path, image: Image.Image) -> None:
     fields = {"return_token_ids": True, "checkpoint": str(tiny_policy)}
     agent = make_agent(served, template="qwen2.5-vl", **fields)
-    (other_template,) = await run(agent, picture)
+    (other_template,) = await run(agent, image)
     assert other_template.stop_reason is StopReason.BACKEND_ERROR
     assert "--template" in str(other_template.error)
     # Without a bound on its tokens an untrained policy spells words in its own way.
     free = make_agent(
         served, template=TEMPLATE, turns=2, extra_body={"structured_outputs": {"regex": CALL_REGEX}}, **fields
     )
-    (other_tokens,) = await run(free, picture)
+    (other_tokens,) = await run(free, image)
     assert other_tokens.stop_reason is StopReason.BACKEND_ERROR
     assert "Both are the same text" in str(other_tokens.error)
     assert len(other_tokens.turns) == 1

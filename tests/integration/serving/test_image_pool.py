@@ -94,13 +94,13 @@ def engines_on(servers: list[Server]) -> RemoteEngines:
     return remote_engines([*nodes, NodeConfig(third.url)], timeout=120, settings=PoolSettings(open_seconds=0.2))
 
 
-def picture(number: int) -> Image.Image:
+def make_image(number: int) -> Image.Image:
     return Image.new("RGB", (64, 64), (number, 255 - number, 7))
 
 
 async def request(engines: RemoteEngines, number: int) -> object:
     """One of 200: its result can be told from all others'."""
-    image = picture(number)
+    image = make_image(number)
     if number % 5 == 3:
         (found,) = await engines.detector.detect(image, f"thing {number}", box_threshold=0.3, text_threshold=0.3)
         return found.label
@@ -115,7 +115,7 @@ async def request(engines: RemoteEngines, number: int) -> object:
 def expected(number: int) -> object:
     if number % 5 == 3:
         return f"thing {number}"
-    image = picture(number) if number % 5 == 4 else ImageChops.invert(picture(number))
+    image = make_image(number) if number % 5 == 4 else ImageChops.invert(make_image(number))
     return image.getpixel((60, 5))
 
 
@@ -142,7 +142,7 @@ async def test_every_request_is_answered_once_though_a_server_is_killed(servers:
     # What comes after the return: the server must be found again and be given work.
     await asyncio.to_thread(victim.wait)
     while engines.get_statistics().nodes[0].answered == before_the_return:
-        await asyncio.gather(*(engines.editor.edit(picture(1), "x", EditParams()) for _ in range(8)))
+        await asyncio.gather(*(engines.editor.edit(make_image(1), "x", EditParams()) for _ in range(8)))
     statistics = engines.get_statistics()
     await engines.close()
 
@@ -165,7 +165,7 @@ async def test_documented_agent_uses_the_servers(servers: list[Server]) -> None:
         max_requests_per_minute=6000,
         timeout=60,
     )
-    image_id = agent._store_image(picture(9))
+    image_id = agent._store_image(make_image(9))
     result = await agent.qwen_edit_image_tool(image_id=image_id, prompt="invert", seed=1)
     assert result.engine == f"remote: {PUPPET[-1]}"
     assert isinstance(agent.engines, RemoteEngines)

@@ -21,21 +21,19 @@ from agentfly.errors import ConfigError, ImageError
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("form", ["pil", "bytes", "path", "data uri", "image_url", "row"])
-async def test_pictures_come_in_many_forms_and_are_never_changed(
-    form: str, picture: Image.Image, tmp_path: Path
-) -> None:
-    data = png(picture)
+async def test_images_come_in_many_forms_and_are_never_changed(form: str, image: Image.Image, tmp_path: Path) -> None:
+    data = png(image)
     (tmp_path / "p.png").write_bytes(data)
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     part: dict[str, Any] = {
-        "pil": {"type": "image", "image": picture},
+        "pil": {"type": "image", "image": image},
         "bytes": {"type": "image", "image": data},
         "path": {"type": "image", "image": str(tmp_path / "p.png")},
         "data uri": {"type": "image", "image": uri},
@@ -48,32 +46,32 @@ async def test_pictures_come_in_many_forms_and_are_never_changed(
     result = await agent.run(messages, num_chains=1)
     assert messages == before
     assert result[0].metadata == {"source": "x"}
-    assert agent.store.get(result[0].images[0]).tobytes() == picture.tobytes()
+    assert agent.store.get(result[0].images[0]).tobytes() == image.tobytes()
     assert "img_1: " in result[0].messages[1].text
     assert result[0].tool_records[0].error is None
 
 
-async def test_chains_of_one_prompt_share_a_group_and_nothing_else(picture: Image.Image) -> None:
+async def test_chains_of_one_prompt_share_a_group_and_nothing_else(image: Image.Image) -> None:
     def script(request: GenerationRequest) -> str:
         return EDIT if request.session_id.endswith("-0") and len(request.messages) == 2 else "done"
 
     agent = ImageEditingAgent("s", backend=ScriptedBackend(script))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Darker."}]
     first, second = await agent.run([{"role": "user", "content": content}], num_chains=2)
     assert first.group_id == second.group_id
     assert set(first.names) == {"img_1", "img_2"}
     assert set(second.names) == {"img_1"}
 
 
-async def test_a_conversation_without_pictures_runs() -> None:
+async def test_a_conversation_without_images_runs() -> None:
     agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, "sorry"]))
-    result = await agent.run([{"role": "user", "content": "Edit my picture."}])
-    assert "there is no picture" in result[0].messages[3].text
+    result = await agent.run([{"role": "user", "content": "Edit my image."}])
+    assert "there is no image" in result[0].messages[3].text
 
 
-async def test_messages_can_be_read_and_printed(picture: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_messages_can_be_read_and_printed(image: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
     agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, "done"]))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Darker."}]
     await agent.run(messages=[{"role": "user", "content": content}], max_turns=4, num_chains=1)
     roles = [message["role"] for message in agent.get_messages()[0]["messages"]]
     assert roles == ["system", "user", "assistant", "tool", "assistant"]
@@ -84,16 +82,16 @@ async def test_messages_can_be_read_and_printed(picture: Image.Image, capsys: py
         agent.print_messages(index=1)
 
 
-async def test_tools_can_be_awaited_directly(picture: Image.Image, tmp_path: Path) -> None:
+async def test_tools_can_be_awaited_directly(image: Image.Image, tmp_path: Path) -> None:
     agent = ImageEditingAgent("s", backend=ScriptedBackend([]))
-    image_id = agent._store_image(picture)
+    image_id = agent._store_image(image)
     result = await agent.qwen_edit_image_tool(
         image_id=image_id, prompt="brighten", negative_prompt="blurry", true_cfg_scale=6.0, seed=123
     )
     assert result.engine == "classical"
     saved = agent.save_image(result.images[0], tmp_path / "out.jpg")
     with Image.open(saved) as file:
-        assert file.size == picture.size
+        assert file.size == image.size
     with pytest.raises(ImageError, match="img_9"):
         agent._get_image("img_9")
 
@@ -151,7 +149,7 @@ async def test_wrong_arguments_of_a_run_are_refused(arguments: dict[str, Any], m
         await agent.run([{"role": "user", "content": "x"}], **arguments)
 
 
-async def test_the_systems_message_of_the_user_stays(picture: Image.Image) -> None:
+async def test_the_systems_message_of_the_user_stays(image: Image.Image) -> None:
     settings = AgentSettings(system_prompt="ours")
     agent = ImageEditingAgent("s", backend=ScriptedBackend(["done"]), settings=settings)
     result = await agent.run([{"role": "system", "content": "theirs"}, {"role": "user", "content": "x"}])

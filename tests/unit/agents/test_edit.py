@@ -1,4 +1,4 @@
-"""`agentfly edit` against a real loopback server: the picture is edited, or one line says why not."""
+"""`agentfly edit` against a real loopback server: the image is edited, or one line says why not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def one_line(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_a_picture_is_edited(server: ChatServer, path: Path) -> None:
+def test_an_image_is_edited(server: ChatServer, path: Path) -> None:
     server.say(say(EDIT), say(ANSWER))
     out = path.with_name("out.png")
     arguments = ["edit", str(path), "Make it darker", "--model", "m", "--base-url", server.url, "-o", str(out)]
@@ -68,21 +68,21 @@ def test_the_steps_are_shown_on_request(server: ChatServer, path: Path, strip: s
         assert steps.width == 340 * (3 if frames == 1 else 1)
 
 
-def test_no_picture_is_one_clear_line_and_the_steps_are_there_all_the_same(
+def test_no_image_is_one_clear_line_and_the_steps_are_there_all_the_same(
     server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.say(say("I would rather not."))
     strip = path.with_name("steps.png")
     arguments = [str(path), "x", "--model", "m", "--base-url", server.url, "--strip", str(strip)]
     said = one_line(arguments, monkeypatch, capsys)
-    assert "the agent made no picture (no_tool_call): the agent called no tool; try other words" in said
+    assert "the agent made no image (no_tool_call): the agent called no tool; try other words" in said
     assert strip.exists()
 
 
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (["-o", "out.tif"], "'out.tif' has suffix '.tif': pictures are saved as .png, .jpg, .jpeg, .webp"),
+        (["-o", "out.tif"], "'out.tif' has suffix '.tif': images are saved as .png, .jpg, .jpeg, .webp"),
         (["--strip", "steps.mp4"], "the steps are written as a strip (.png) or an animation (.gif)"),
         (["--engine", "clasical"], "Did you mean 'classical'"),
         (["--engine", "{'x'"], "--engine is not valid JSON"),
@@ -107,11 +107,11 @@ def test_what_cannot_be_is_said_before_the_model_is_asked(
     assert not server.bodies
 
 
-def test_a_picture_that_is_not_there_is_named(
+def test_an_image_that_is_not_there_is_named(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["nowhere.png", "x", "--model", "m", "--base-url", server.url]
-    assert "no picture file at 'nowhere.png': check the path" in one_line(arguments, monkeypatch, capsys)
+    assert "no image file at 'nowhere.png': check the path" in one_line(arguments, monkeypatch, capsys)
 
 
 def test_a_missing_policy_names_the_ways_to_have_one(
@@ -127,7 +127,7 @@ def command(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["edit", *map(str, arguments)])
 
 
-def test_an_unchanged_picture_has_an_exit_code_of_its_own_and_says_who_refused(server: ChatServer, path: Path) -> None:
+def test_an_unchanged_image_has_an_exit_code_of_its_own_and_says_who_refused(server: ChatServer, path: Path) -> None:
     refused = '<tool_call>{"name": "auto_inpaint_image", "arguments": {"image_id": "img_1", "detect_prompt": "lamp"}}'
     answer = ANSWER.replace("img_2", "img_1")
     server.say(say(f"{refused}</tool_call>"), say(answer))
@@ -135,7 +135,7 @@ def test_an_unchanged_picture_has_an_exit_code_of_its_own_and_says_who_refused(s
     result = command(path, "Remove the lamp", "--model", "m", "--base-url", server.url, "-o", out)
     assert result.exit_code == 3
     said = " ".join(result.stderr.split())
-    assert f"the picture is unchanged, so {out} was not written: auto_inpaint_image said: " in said
+    assert f"the image is unchanged, so {out} was not written: auto_inpaint_image said: " in said
     assert "try --engine models (on a GPU), --engine openai (with a key), or --nodes HOST:PORT" in said
     assert not out.exists()
 
@@ -176,7 +176,7 @@ def test_pixels_are_compared_not_modes(one: Image.Image, other: Image.Image, sam
 
 
 @pytest.mark.parametrize("stopped", [reason for reason in StopReason if reason.failed])
-def test_a_chain_that_failed_is_a_failure_without_advice_though_it_made_a_picture(stopped: StopReason) -> None:
+def test_a_chain_that_failed_is_a_failure_without_advice_though_it_made_an_image(stopped: StopReason) -> None:
     store = ImageStore()
     made = store.put(Image.new("RGB", (8, 8)))
     trajectory = Trajectory("t", "t", [], stop_reason=stopped, error="cannot reach it", final_image=made)

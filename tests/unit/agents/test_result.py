@@ -26,15 +26,15 @@ def script(request: GenerationRequest) -> str | Generation:
     return Generation(SCRIPTS[chain][int(turn)], completion_tokens=10)
 
 
-async def run(picture: Image.Image, backend: ScriptedBackend | None = None, **metadata: Any) -> RunResult:
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+async def run(image: Image.Image, backend: ScriptedBackend | None = None, **metadata: Any) -> RunResult:
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Darker."}]
     conversation = {"id": "t", "messages": [{"role": "user", "content": content}], **metadata}
     agent = ImageEditingAgent("s", backend=backend or ScriptedBackend(script))
     return await agent.run(conversation, num_chains=3)
 
 
-async def test_figures(picture: Image.Image) -> None:
-    result = await run(picture)
+async def test_figures(image: Image.Image) -> None:
+    result = await run(image)
     result[0].reward, result[0].reward_parts = 1.0, {"success": 0.5}
     result[1].reward = 0.0
     figures = result.metrics
@@ -59,16 +59,16 @@ def test_no_chains_have_figures_too() -> None:
     assert "reward" not in RunResult().metrics
 
 
-async def test_a_result_iterates_and_indexes(picture: Image.Image) -> None:
-    result = await run(picture)
+async def test_a_result_iterates_and_indexes(image: Image.Image) -> None:
+    result = await run(image)
     assert [t.id for t in result] == ["t-0", "t-1", "t-2"]
     assert result[-1].id == "t-2"
     assert [t.id for t in result[:2]] == ["t-0", "t-1"]
     assert result.rewards == [None] * 3
 
 
-async def test_examples_for_fine_tuning(picture: Image.Image, tmp_path: Path) -> None:
-    result = await run(picture)
+async def test_examples_for_fine_tuning(image: Image.Image, tmp_path: Path) -> None:
+    result = await run(image)
     path = tmp_path / "new" / "examples.jsonl"
     # The third has a call that could not be parsed: no example can hold it.
     assert result.to_openai_jsonl(path) == 2
@@ -81,11 +81,11 @@ async def test_examples_for_fine_tuning(picture: Image.Image, tmp_path: Path) ->
         "user",
         "assistant",
     ]
-    picture_part = next(p for p in example["messages"][1]["content"] if p["type"] == "image_url")
-    kind, _, data = picture_part["image_url"]["url"].partition(",")
+    image_part = next(p for p in example["messages"][1]["content"] if p["type"] == "image_url")
+    kind, _, data = image_part["image_url"]["url"].partition(",")
     assert kind == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as read:
-        assert read.tobytes() == picture.tobytes()
+        assert read.tobytes() == image.tobytes()
     call = example["messages"][2]["tool_calls"][0]
     assert json.loads(call["function"]["arguments"]) == {"image_id": "img_1", "prompt": "darken"}
     assert example["messages"][3]["tool_call_id"] == call["id"]
@@ -94,16 +94,16 @@ async def test_examples_for_fine_tuning(picture: Image.Image, tmp_path: Path) ->
     assert len(path.read_text().splitlines()) == 1
 
 
-async def test_a_data_set_has_everything(picture: Image.Image, tiny_policy: Path) -> None:
+async def test_a_data_set_has_everything(image: Image.Image, tiny_policy: Path) -> None:
     codec = ChatCodec.from_pretrained(str(tiny_policy))
-    exact = await run(picture, ScriptedBackend([EDIT, ANSWER], codec=codec), target=picture)
+    exact = await run(image, ScriptedBackend([EDIT, ANSWER], codec=codec), target=image)
     rows = exact.to_dataset()
     assert rows.num_rows == 3
     row, trajectory = rows[0], exact[0]
     assert trajectory.tokens is not None
     assert row["prompt_ids"] == trajectory.tokens.prompt_ids
     assert row["logprobs"] == trajectory.tokens.logprobs
-    assert [image.size for image in row["images"]] == [picture.size, picture.size]
+    assert [shown.size for shown in row["images"]] == [image.size, image.size]
     assert row["final_image"].tobytes() == exact.store.get(trajectory.final_image or "").tobytes()
     assert [message["role"] for message in row["messages"]] == [message.role for message in trajectory.messages]
     assert row["messages"][1]["content"][1] == {"type": "image", "text": None, "image": trajectory.images[0]}
@@ -112,8 +112,8 @@ async def test_a_data_set_has_everything(picture: Image.Image, tiny_policy: Path
     assert row["stop_reason"] == "answered"
 
 
-async def test_a_data_set_of_chat_chains_has_the_same_columns(picture: Image.Image) -> None:
-    rows = (await run(picture)).to_dataset()
+async def test_a_data_set_of_chat_chains_has_the_same_columns(image: Image.Image) -> None:
+    rows = (await run(image)).to_dataset()
     assert rows[1]["prompt_ids"] is None
     assert rows[1]["final_image"] is None
     assert rows.features == RunResult((Trajectory("a", "a", []),)).to_dataset().features

@@ -21,8 +21,8 @@ ANSWER = (
 
 
 async def scored(function: Any, script: Any = None, timeout: float = 600.0, **metadata: Any) -> Trajectory:
-    picture = Image.new("RGB", (16, 16), (200, 90, 30))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    image = Image.new("RGB", (16, 16), (200, 90, 30))
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Darker."}]
     agent = ImageEditingAgent(
         "s",
         backend=ScriptedBackend(script or [EDIT, ANSWER]),
@@ -133,7 +133,7 @@ async def test_a_failure_is_written_on_the_trajectory(function: Any, words: str)
     assert trajectory.error is None
 
 
-async def test_a_chain_that_made_no_picture_has_none() -> None:
+async def test_a_chain_that_made_no_image_has_none() -> None:
     trajectory = await scored(lambda final_image, prediction: float(final_image is None), ["no"])
     assert trajectory.reward == 1.0
 

@@ -1,4 +1,4 @@
-"""The rollout loop: stop reasons, failures that stay on their chain, exact tokens with pictures in tool turns."""
+"""The rollout loop: stop reasons, failures that stay on their chain, exact tokens with images in tool turns."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Script = list[str] | Callable[[GenerationRequest], str | Generation]
 
 
 async def run(
-    script: Script, picture: Image.Image, codec: ChatCodec | None = None, chains: int = 1, **limits: float
+    script: Script, image: Image.Image, codec: ChatCodec | None = None, chains: int = 1, **limits: float
 ) -> tuple[ImageEditingAgent, RunResult]:
     settings = AgentSettings(system_prompt=None, limits=RolloutLimits(**limits))  # type: ignore[arg-type]
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script, codec=codec), settings=settings)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Make it brighter."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Make it brighter."}]
     return agent, await agent.run([{"role": "user", "content": content}], num_chains=chains)
 
 
@@ -48,15 +48,15 @@ def codec(tiny_policy: Path) -> ChatCodec:
     return ChatCodec.from_pretrained(str(tiny_policy))
 
 
-async def test_a_chain_edits_and_answers(picture: Image.Image) -> None:
-    agent, result = await run([EDIT, ANSWER], picture)
+async def test_a_chain_edits_and_answers(image: Image.Image) -> None:
+    agent, result = await run([EDIT, ANSWER], image)
     trajectory = result[0]
     assert trajectory.stop_reason is StopReason.ANSWERED
     assert trajectory.answer == "done"
     assert [record.name for record in trajectory.tool_records] == ["qwen_edit_image", "give_answer"]
     edited = agent._get_image(trajectory.final_image or "")
-    assert edited.size == picture.size
-    assert sum(edited.convert("L").tobytes()) > sum(picture.convert("L").tobytes())
+    assert edited.size == image.size
+    assert sum(edited.convert("L").tobytes()) > sum(image.convert("L").tobytes())
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,15 @@ async def test_a_chain_edits_and_answers(picture: Image.Image) -> None:
     ],
 )
 async def test_limits_end_a_chain_with_their_reason(
-    script: list[str], limits: dict[str, float], reason: StopReason, picture: Image.Image
+    script: list[str], limits: dict[str, float], reason: StopReason, image: Image.Image
 ) -> None:
-    _, result = await run(script, picture, **limits)
+    _, result = await run(script, image, **limits)
     assert result[0].stop_reason is reason
 
 
-async def test_a_failing_tool_is_an_observation(picture: Image.Image) -> None:
+async def test_a_failing_tool_is_an_observation(image: Image.Image) -> None:
     wrong = EDIT.replace("img_1", "img_7")
-    _, result = await run([wrong, EDIT, ANSWER], picture)
+    _, result = await run([wrong, EDIT, ANSWER], image)
     observation = result[0].messages[2].text
     assert observation.startswith("Error: ")
     assert "img_1" in observation
@@ -98,7 +98,7 @@ class OutOfOrder(ImageEditingAgent):
         raise ToolOutage("no image server can be reached (http://h:1: cannot connect)")
 
 
-async def test_a_tool_that_is_out_of_order_ends_its_chain_as_failed_and_unscored(picture: Image.Image) -> None:
+async def test_a_tool_that_is_out_of_order_ends_its_chain_as_failed_and_unscored(image: Image.Image) -> None:
     asked: list[Trajectory] = []
 
     def score(trajectory: Trajectory) -> float:
@@ -107,7 +107,7 @@ async def test_a_tool_that_is_out_of_order_ends_its_chain_as_failed_and_unscored
 
     call = '<tool_call>{"name": "polish", "arguments": {}}</tool_call>'
     agent = OutOfOrder("scripted", backend=ScriptedBackend([EDIT, call, ANSWER]), reward=score)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Make it brighter."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Make it brighter."}]
     [trajectory] = await agent.run([{"role": "user", "content": content}])
     assert trajectory.stop_reason is StopReason.TOOL_OUTAGE
     assert trajectory.stop_reason.failed
@@ -117,12 +117,12 @@ async def test_a_tool_that_is_out_of_order_ends_its_chain_as_failed_and_unscored
     assert (asked, trajectory.reward) == ([], None)
 
 
-async def test_malformed_calls_are_observations_and_counted(picture: Image.Image) -> None:
-    _, result = await run(['<tool_call>{"name": 3}</tool_call>', ANSWER.replace("img_2", "img_1")], picture)
+async def test_malformed_calls_are_observations_and_counted(image: Image.Image) -> None:
+    _, result = await run(['<tool_call>{"name": 3}</tool_call>', ANSWER.replace("img_2", "img_1")], image)
     assert [record.malformed for record in result[0].tool_records] == [True, False]
 
 
-async def test_one_failing_chain_leaves_the_others(picture: Image.Image) -> None:
+async def test_one_failing_chain_leaves_the_others(image: Image.Image) -> None:
     def script(request: GenerationRequest) -> str:
         if request.session_id.endswith("-1"):
             raise BackendError("the server is gone")
@@ -130,7 +130,7 @@ async def test_one_failing_chain_leaves_the_others(picture: Image.Image) -> None
             raise RuntimeError("a bug")
         return "done"
 
-    _, result = await run(script, picture, chains=4)
+    _, result = await run(script, image, chains=4)
     reasons = [trajectory.stop_reason for trajectory in result]
     assert reasons == [
         StopReason.NO_TOOL_CALL,
@@ -143,7 +143,7 @@ async def test_one_failing_chain_leaves_the_others(picture: Image.Image) -> None
     assert len({trajectory.group_id for trajectory in result}) == 1
 
 
-async def test_cancelling_keeps_what_is_done(picture: Image.Image) -> None:
+async def test_cancelling_keeps_what_is_done(image: Image.Image) -> None:
     reached = asyncio.Event()
 
     async def script(request: GenerationRequest) -> str:
@@ -154,7 +154,7 @@ async def test_cancelling_keeps_what_is_done(picture: Image.Image) -> None:
         raise AssertionError("never")
 
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script), settings=AgentSettings(system_prompt=None))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Brighter."}]
     task = asyncio.create_task(agent.run([{"role": "user", "content": content}]))
     await asyncio.wait_for(reached.wait(), 10)
     task.cancel()
@@ -164,8 +164,8 @@ async def test_cancelling_keeps_what_is_done(picture: Image.Image) -> None:
     assert len(agent.trajectories[0].tool_records) == 1
 
 
-async def test_tokens_are_exact_with_pictures_in_tool_turns(picture: Image.Image, codec: ChatCodec) -> None:
-    agent, result = await run([EDIT, ANSWER], picture, codec)
+async def test_tokens_are_exact_with_images_in_tool_turns(image: Image.Image, codec: ChatCodec) -> None:
+    agent, result = await run([EDIT, ANSWER], image, codec)
     trajectory = result[0]
     trajectory.check(codec, agent.store.get)
     tokens = trajectory.tokens
@@ -186,14 +186,14 @@ async def test_tokens_are_exact_with_pictures_in_tool_turns(picture: Image.Image
         st.sampled_from([EDIT, EDIT + EDIT, EDIT.replace("img_1", "x"), "<tool_call>{", ANSWER]), max_size=5
     )
 )
-def test_any_conversation_checks(script: list[str], picture: Image.Image, codec: ChatCodec) -> None:
-    agent, result = asyncio.run(run([*script, "done"], picture, codec, max_turns=5))
+def test_any_conversation_checks(script: list[str], image: Image.Image, codec: ChatCodec) -> None:
+    agent, result = asyncio.run(run([*script, "done"], image, codec, max_turns=5))
     result[0].check(codec, agent.store.get)
     assert Trajectory.from_json(result[0].to_json()) == result[0]
 
 
-async def test_a_wrong_trace_does_not_check(picture: Image.Image, codec: ChatCodec) -> None:
-    agent, result = await run([EDIT, ANSWER], picture, codec)
+async def test_a_wrong_trace_does_not_check(image: Image.Image, codec: ChatCodec) -> None:
+    agent, result = await run([EDIT, ANSWER], image, codec)
     tokens = result[0].tokens
     assert tokens is not None
     tokens.response_ids.remove(codec.image_id)
@@ -203,8 +203,8 @@ async def test_a_wrong_trace_does_not_check(picture: Image.Image, codec: ChatCod
         result[0].check(codec, agent.store.get)
 
 
-async def test_response_budget_ends_at_a_turn_boundary(picture: Image.Image, codec: ChatCodec) -> None:
-    agent, result = await run([EDIT, ANSWER], picture, codec, max_response_tokens=60)
+async def test_response_budget_ends_at_a_turn_boundary(image: Image.Image, codec: ChatCodec) -> None:
+    agent, result = await run([EDIT, ANSWER], image, codec, max_response_tokens=60)
     trajectory = result[0]
     assert trajectory.stop_reason is StopReason.CONTEXT_FULL
     assert trajectory.tokens is not None
@@ -212,14 +212,14 @@ async def test_response_budget_ends_at_a_turn_boundary(picture: Image.Image, cod
     trajectory.check(codec, agent.store.get)
 
 
-async def test_events_tell_the_story_in_order(picture: Image.Image) -> None:
+async def test_events_tell_the_story_in_order(image: Image.Image) -> None:
     events: list[Event] = []
 
     async def keep(event: Event) -> None:
         events.append(event)
 
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend([EDIT, ANSWER]))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Brighter."}]
     chain = agent.chain({"messages": [{"role": "user", "content": content}]}, "g")
     await Rollout(agent.backend, on_event=keep).run(chain)
     kinds = [event.kind for event in events if event.kind != "delta"]
@@ -227,7 +227,7 @@ async def test_events_tell_the_story_in_order(picture: Image.Image) -> None:
     assert kinds == ["chain_start", *turn, *turn, "chain_end"]
 
 
-async def test_a_listener_that_fails_ends_nothing(picture: Image.Image) -> None:
+async def test_a_listener_that_fails_ends_nothing(image: Image.Image) -> None:
     heard: list[Event] = []
 
     async def broken(event: Event) -> None:
@@ -235,14 +235,14 @@ async def test_a_listener_that_fails_ends_nothing(picture: Image.Image) -> None:
         raise BrokenPipeError
 
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend([EDIT, ANSWER]))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Brighter."}]
     chain = agent.chain({"messages": [{"role": "user", "content": content}]}, "g")
     trajectory = await Rollout(agent.backend, on_event=broken).run(chain)
     assert trajectory.stop_reason is StopReason.ANSWERED
     assert len(heard) == 1
 
 
-async def test_a_backend_that_hangs_is_bounded_by_the_wall_clock(picture: Image.Image) -> None:
+async def test_a_backend_that_hangs_is_bounded_by_the_wall_clock(image: Image.Image) -> None:
     stopped = asyncio.Event()
 
     async def script(request: GenerationRequest) -> str:
@@ -255,39 +255,39 @@ async def test_a_backend_that_hangs_is_bounded_by_the_wall_clock(picture: Image.
             await asyncio.Event().wait()  # it does not even go when it is told to
         return "never"
 
-    _, result = await asyncio.wait_for(run(script, picture, wall_clock=0.2), 10)  # type: ignore[arg-type]
+    _, result = await asyncio.wait_for(run(script, image, wall_clock=0.2), 10)  # type: ignore[arg-type]
     assert result[0].stop_reason is StopReason.WALL_CLOCK
     assert len(result[0].turns) == 1
     await asyncio.wait_for(stopped.wait(), 10)
 
 
-async def test_a_backend_that_cancels_itself_fails_its_chain_only(picture: Image.Image) -> None:
+async def test_a_backend_that_cancels_itself_fails_its_chain_only(image: Image.Image) -> None:
     def script(request: GenerationRequest) -> str:
         if request.session_id.endswith("-0"):
             raise asyncio.CancelledError
         return "done"
 
-    _, result = await run(script, picture, chains=2)
+    _, result = await run(script, image, chains=2)
     assert [t.stop_reason for t in result] == [StopReason.BACKEND_ERROR, StopReason.NO_TOOL_CALL]
 
 
-async def test_a_turn_that_is_cut_names_the_limit_that_cut_it(picture: Image.Image, codec: ChatCodec) -> None:
-    _, by_turn = await run(["brighten " * 50], picture, codec, max_tokens_per_turn=8)
-    _, by_room = await run(["brighten " * 50], picture, codec, max_response_tokens=8)
+async def test_a_turn_that_is_cut_names_the_limit_that_cut_it(image: Image.Image, codec: ChatCodec) -> None:
+    _, by_turn = await run(["brighten " * 50], image, codec, max_tokens_per_turn=8)
+    _, by_room = await run(["brighten " * 50], image, codec, max_response_tokens=8)
     assert by_turn[0].stop_reason is StopReason.MAX_TOKENS
     assert by_room[0].stop_reason is StopReason.CONTEXT_FULL
 
 
-async def test_a_picture_that_a_tool_does_not_name_is_named_for_the_policy(picture: Image.Image) -> None:
+async def test_an_image_that_a_tool_does_not_name_is_named_for_the_policy(image: Image.Image) -> None:
     class Own(ImageEditingAgent):
         @tool
         def mirror(self, image_id: str) -> ToolResult:
-            """Mirror a picture."""
+            """Mirror an image."""
             turned = self.images.get(image_id).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             return ToolResult("mirrored", (self.store.put(turned),))
 
     call = '<tool_call>{"name": "mirror", "arguments": {"image_id": "img_1"}}</tool_call>'
     agent = Own("scripted", backend=ScriptedBackend([call, "done"]))
-    result = await agent.run([{"role": "user", "content": [{"type": "image", "image": picture}]}])
+    result = await agent.run([{"role": "user", "content": [{"type": "image", "image": image}]}])
     assert result[0].messages[3].text == "mirrored\nimg_2: "
     assert result[0].names["img_2"] == result[0].final_image

@@ -17,10 +17,10 @@ from tests import programs
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 
 
-def ask(words: str, picture: Any = None, **more: Any) -> dict[str, Any]:
+def ask(words: str, image: Any = None, **more: Any) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": words}]
-    if picture is not None:
-        content.append({"type": "image", "image": picture})
+    if image is not None:
+        content.append({"type": "image", "image": image})
     return {"messages": [{"role": "user", "content": content}], **more}
 
 
@@ -52,14 +52,14 @@ async def test_runs_of_one_agent_at_the_same_time_keep_apart() -> None:
 
 async def test_agents_on_one_backend_do_not_disturb_one_another() -> None:
     backend = ScriptedBackend([EDIT, "done"])
-    pictures = [Image.new("RGB", (16, 16), (value, 90, 200)) for value in (10, 200)]
-    agents = [ImageEditingAgent("s", backend=backend) for _ in pictures]
+    images = [Image.new("RGB", (16, 16), (value, 90, 200)) for value in (10, 200)]
+    agents = [ImageEditingAgent("s", backend=backend) for _ in images]
     results = await asyncio.gather(
-        *(agent.run(ask("x", picture, id="t")) for agent, picture in zip(agents, pictures, strict=True))
+        *(agent.run(ask("x", image, id="t")) for agent, image in zip(agents, images, strict=True))
     )
-    for agent, picture, result in zip(agents, pictures, results, strict=True):
+    for agent, image, result in zip(agents, images, results, strict=True):
         assert agent.result is result
-        assert agent.store.get(result[0].names["img_1"]).tobytes() == picture.tobytes()
+        assert agent.store.get(result[0].names["img_1"]).tobytes() == image.tobytes()
         assert result[0].tool_records[0].error is None
     assert results[0][0].names["img_2"] not in agents[1].store
 
@@ -129,20 +129,20 @@ async def test_no_more_chains_run_than_allowed() -> None:
     assert most == 3
 
 
-async def test_a_picture_is_loaded_once_for_all_chains(monkeypatch: pytest.MonkeyPatch, picture: Image.Image) -> None:
+async def test_an_image_is_loaded_once_for_all_chains(monkeypatch: pytest.MonkeyPatch, image: Image.Image) -> None:
     from agentfly.agents import run
 
     loaded = []
     load = run.load_image
     monkeypatch.setattr(run, "load_image", lambda *given: loaded.append(1) or load(*given))
-    result = await ImageEditingAgent("s", backend=ScriptedBackend(["done"])).run(ask("x", picture), num_chains=5)
+    result = await ImageEditingAgent("s", backend=ScriptedBackend(["done"])).run(ask("x", image), num_chains=5)
     assert len(loaded) == 1
     assert all(list(t.names) == ["img_1"] for t in result)
 
 
-async def test_a_picture_that_cannot_be_loaded_fails_its_chains_only(picture: Image.Image) -> None:
+async def test_an_image_that_cannot_be_loaded_fails_its_chains_only(image: Image.Image) -> None:
     agent = ImageEditingAgent("s", backend=ScriptedBackend(["done"]))
-    result = await agent.run([ask("a", picture), ask("b", "/nowhere.png"), ask("c")], num_chains=2)
+    result = await agent.run([ask("a", image), ask("b", "/nowhere.png"), ask("c")], num_chains=2)
     assert [t.stop_reason for t in result] == [
         *[StopReason.NO_TOOL_CALL] * 2,
         *[StopReason.ERROR] * 2,

@@ -42,9 +42,9 @@ class Counted:
 def conversations(number: int = 3) -> list[dict[str, Any]]:
     made = []
     for index in range(number):
-        picture = Image.new("RGB", (16, 16), (40 * index + 40, 90, 200))
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
-        made.append({"id": f"task{index}", "messages": [{"role": "user", "content": content}], "source": picture})
+        image = Image.new("RGB", (16, 16), (40 * index + 40, 90, 200))
+        content = [{"type": "image", "image": image}, {"type": "text", "text": "Darker."}]
+        made.append({"id": f"task{index}", "messages": [{"role": "user", "content": content}], "source": image})
     return made
 
 
@@ -64,7 +64,7 @@ async def test_finished_chains_are_returned_and_not_run_again(tmp_path: Path) ->
     assert [t.id for t in again] == [t.id for t in result]
     assert [t.messages for t in again] == [t.messages for t in result]
     assert again[0].stop_reason is StopReason.ANSWERED
-    # Pictures of an earlier process are there for everything that needs them.
+    # Images of an earlier process are there for everything that needs them.
     final = again[0].final_image or ""
     assert second.agent._get_image(final).tobytes() == first.agent.store.get(final).tobytes()
     assert again.to_openai_jsonl(tmp_path / "out.jsonl") == 6
@@ -227,8 +227,8 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) -
 
 
 def test_metadata_that_json_does_not_know_is_told_in_words() -> None:
-    picture = Image.new("L", (4, 4))
-    trajectory = Trajectory("t-0", "t", [], metadata={"target": picture, "raw": b"xx", "where": Path("a"), "s": {2, 1}})
+    image = Image.new("L", (4, 4))
+    trajectory = Trajectory("t-0", "t", [], metadata={"target": image, "raw": b"xx", "where": Path("a"), "s": {2, 1}})
     back = Trajectory.from_json(trajectory.to_json()).metadata
     assert back["target"].startswith("img_")
     assert back == {"target": back["target"], "raw": "<2 bytes>", "where": "a", "s": [1, 2]}

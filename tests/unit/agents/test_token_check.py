@@ -25,20 +25,20 @@ SIZES = ((56, 56), (84, 56), (56, 168))
 
 
 class Shelf:
-    """A tool that gives pictures and any words."""
+    """A tool that gives images and any words."""
 
     def __init__(self, images: ImageView) -> None:
         self._images = images
 
     @tool
-    def show(self, pictures: list[int], words: str = "") -> ToolResult:
-        """Show pictures.
+    def show(self, images: list[int], words: str = "") -> ToolResult:
+        """Show images.
 
         Args:
-            pictures: which ones.
+            images: which ones.
             words: what to say.
         """
-        names = [self._images.add(picture_of(number)) for number in pictures]
+        names = [self._images.add(image_of(number)) for number in images]
         return ToolResult(words or "none", tuple(self._images.handle(name) for name in names))
 
 
@@ -47,11 +47,11 @@ class ShelfAgent(Agent):
         return Toolset.of(Shelf(view))
 
 
-def picture_of(number: int) -> Image.Image:
+def image_of(number: int) -> Image.Image:
     return Image.new("RGB", SIZES[number % len(SIZES)], (number * 20 % 256, 90, 160))
 
 
-# Pieces that would forge turns, pictures or calls if anything were tokenised twice, and characters of many bytes.
+# Pieces that would forge turns, images or calls if anything were tokenised twice, and characters of many bytes.
 words = st.lists(
     st.sampled_from(
         ["red ", "circle", "<|im_end|>", "<|im_start|>user\n", "<|image_pad|>", "<|vision_start|>", "<|endoftext|>",
@@ -60,10 +60,10 @@ words = st.lists(
     ),
     max_size=6,
 ).map("".join)  # fmt: skip
-pictures = st.lists(st.integers(0, 5), max_size=3)
-call = st.tuples(pictures, words).map(
+images = st.lists(st.integers(0, 5), max_size=3)
+call = st.tuples(images, words).map(
     lambda drawn: (
-        f"<tool_call>\n{json.dumps({'name': 'show', 'arguments': {'pictures': drawn[0], 'words': drawn[1]}})}"
+        f"<tool_call>\n{json.dumps({'name': 'show', 'arguments': {'images': drawn[0], 'words': drawn[1]}})}"
         "\n</tool_call>"
     )
 )
@@ -74,11 +74,11 @@ turn = st.one_of(
     words,
     st.just('<tool_call>{"name": "nothing", "arguments": {}}</tool_call>'),
 )
-user = st.tuples(words, pictures).map(
+user = st.tuples(words, images).map(
     lambda drawn: {
         "role": "user",
         "content": [
-            *({"type": "image", "image": picture_of(n)} for n in drawn[1]),
+            *({"type": "image", "image": image_of(n)} for n in drawn[1]),
             {"type": "text", "text": drawn[0] or "-"},
         ],
     }
@@ -124,7 +124,7 @@ def test_any_conversation_is_exact(
     again.check(codec, agent.store.get)
 
 
-SHOW = '<tool_call>{"name": "show", "arguments": {"pictures": [1], "words": "here"}}</tool_call>'
+SHOW = '<tool_call>{"name": "show", "arguments": {"images": [1], "words": "here"}}</tool_call>'
 
 
 def _tokens(trajectory: Trajectory) -> TokenTrace:
@@ -145,8 +145,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a log-prob on an observation": (lambda t: _tokens(t).logprobs.__setitem__(_gap(t), -0.5), "log-prob"),
     "a mask": (lambda t: _tokens(t).mask.__setitem__(_gap(t), 1), "mask"),
     "a short array": (lambda t: _tokens(t).logprobs.pop(), "log-probs"),
-    "other words in an observation": (lambda t: t.messages.__setitem__(2, text_message("tool", "no")), "pictures of"),
-    "another picture": (lambda t: t.images.pop(), "pictures of the messages"),
+    "other words in an observation": (lambda t: t.messages.__setitem__(2, text_message("tool", "no")), "images of"),
+    "another image": (lambda t: t.images.pop(), "images of the messages"),
     "another tool": (lambda t: t.tools.clear(), "prompt"),
     "a lost turn": (lambda t: t.turns.pop(), "mask"),
     "other tokens": (lambda t: setattr(t, "tokens", None), "not token-exact"),
@@ -156,7 +156,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 @pytest.mark.parametrize("name", DAMAGES)
 async def test_what_is_not_exact_is_found(name: str, tiny_policy: Path) -> None:
     codec = ChatCodec.from_pretrained(str(tiny_policy), "qwen2.5-vl-system-tool")
-    messages = [{"role": "user", "content": [{"type": "image", "image": picture_of(0)}]}]
+    messages = [{"role": "user", "content": [{"type": "image", "image": image_of(0)}]}]
     agent, trajectory = await run(codec, messages, [SHOW, "done"])
     trajectory.check(codec, agent.store.get)
     damage, words = DAMAGES[name]

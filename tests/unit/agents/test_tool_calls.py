@@ -111,7 +111,7 @@ async def test_the_order_of_the_ends_changes_nothing_that_is_kept() -> None:
     assert kept[0][0] == ["img_2: grey 10", "Error: there are img_1", "img_3: grey 20"]
 
 
-async def test_a_call_that_names_a_new_picture_waits_for_the_calls_before_it() -> None:
+async def test_a_call_that_names_a_new_image_waits_for_the_calls_before_it() -> None:
     agent, trajectory = await run(
         call("paint", image_id="img_1", grey=10, after="30")
         + call("paint", image_id="img_2", grey=20)
@@ -121,7 +121,7 @@ async def test_a_call_that_names_a_new_picture_waits_for_the_calls_before_it() -
     assert observations(trajectory) == ["img_2: grey 10", "img_3: grey 20", "img_4: grey 30"]
 
 
-async def test_equal_pictures_of_two_calls_are_one_picture_with_one_name() -> None:
+async def test_equal_images_of_two_calls_are_one_image_with_one_name() -> None:
     _, trajectory = await run(call("paint", image_id="img_1", grey=10) * 2)
     assert observations(trajectory) == ["img_2: grey 10"] * 2
     assert set(trajectory.names) == {"img_1", "img_2"}

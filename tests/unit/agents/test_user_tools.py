@@ -65,14 +65,14 @@ class Counter(Agent):
 
     @tool
     def mirror(self, image_id: str) -> ToolResult:
-        """Mirror a picture."""
+        """Mirror an image."""
         name = self.images.add(self.images.get(image_id).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         return ToolResult(f"{name}: mirrored", (self.images.handle(name),))
 
 
 @tool
 class StampTool:
-    """Stamp a picture."""
+    """Stamp an image."""
 
     def __init__(self, images: ImageView) -> None:
         self._images = images
@@ -162,10 +162,10 @@ async def test_the_policy_is_told_of_all_tools() -> None:
     }
     assert schema["size"]["anyOf"][0] == {"type": "integer"}
     assert schema["tags"] == {"type": "array", "items": {"type": "string"}}
-    assert trajectory.tools[3]["function"]["description"] == "Stamp a picture."
+    assert trajectory.tools[3]["function"]["description"] == "Stamp an image."
 
 
-async def test_methods_work_on_the_pictures_and_the_state_of_their_chain() -> None:
+async def test_methods_work_on_the_images_and_the_state_of_their_chain() -> None:
     def script(request: GenerationRequest) -> str:
         turn = int(request.request_id.rpartition("-")[2])
         return ["" + call("add", number=2) + call("mirror", image_id="img_1"), call("add"), "done"][turn]

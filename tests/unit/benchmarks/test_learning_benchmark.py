@@ -163,11 +163,11 @@ def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: 
     for seed in (0, 1):
         results.add(run_of(learning, "grpo", seed, 0.5 + 0.2 * seed))
     learning.write_report(results, tmp_path)
-    pictures = [tmp_path / f"learning-{axis}.png" for axis in ("step", "minutes")]
-    for picture in pictures:
-        with Image.open(picture) as image:
+    images = [tmp_path / f"learning-{axis}.png" for axis in ("step", "minutes")]
+    for photo in images:
+        with Image.open(photo) as image:
             assert image.width > 1000
-    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    assert images[0].read_bytes() != images[1].read_bytes()
     x, points = kept._series(results.arms()["grpo"], "all", "minutes")
     assert (x, [point.mean for point in points]) == ([0.0, 1.0, 2.0], [20.0, 40.0, 60.0])
     assert (tmp_path / "learning.md").read_text(encoding="utf-8").startswith("Held-out success")

@@ -34,7 +34,7 @@ def test_a_quick_run_prints_tables_and_writes_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "beyond the plain loop" in done.stdout
     figures = json.loads(file.read_text(encoding="utf-8"))
-    assert [(t["name"], t["pictures"]) for t in figures["timings"]] == [
+    assert [(t["name"], t["images"]) for t in figures["timings"]] == [
         ("plain loop", False),
         ("agentfly", False),
         ("plain loop", True),
@@ -58,8 +58,8 @@ def test_waits_are_drawn_once_and_the_bound_is_the_slowest_chain(rollout: Module
     assert plan.bound() == max(sums) > min(sums)
 
 
-def test_no_two_pictures_are_equal(rollout: ModuleType) -> None:
-    made = {rollout.picture(chain, turn).tobytes() for chain in (-2, -1, 0, 1, 255, 256, 999) for turn in range(4)}
+def test_no_two_images_are_equal(rollout: ModuleType) -> None:
+    made = {rollout.make_image(chain, turn).tobytes() for chain in (-2, -1, 0, 1, 255, 256, 999) for turn in range(4)}
     assert len(made) == 28
 
 

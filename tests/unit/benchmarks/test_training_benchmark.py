@@ -117,8 +117,8 @@ def test_verls_rows_show_the_prompt_of_ours(training: ModuleType, tmp_path: Path
     rows = pq.read_table(file).to_pylist()
     assert len(rows) == len(tasks) == 6
     assert rows[1]["prompt"][0]["content"] == f"img_1: <image>\n{tasks[1].instruction}"
-    with Image.open(io.BytesIO(rows[1]["images"][0]["bytes"])) as picture:
-        assert picture.size == (168, 168)
+    with Image.open(io.BytesIO(rows[1]["images"][0]["bytes"])) as image:
+        assert image.size == (168, 168)
 
 
 def test_the_loops_compose_with_the_same_settings(training: ModuleType, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_sampled_tokens_are_those_of_the_turns(training: ModuleType, tmp_path: P
 def test_both_loops_make_the_same_chains_of_the_same_turns(tiny_policy: Path) -> None:
     command = [sys.executable, "benchmarks/loops_alone.py", str(tiny_policy), "--prompts", "2", "--samples", "2"]
     done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    # It ends badly where the chains of the loops differ in tokens or pictures.
+    # It ends badly where the chains of the loops differ in tokens or images.
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["chains"] == 4

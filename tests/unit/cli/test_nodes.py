@@ -15,10 +15,10 @@ app = typer.Typer()
 
 
 @app.command(cls=NodesCommand)
-def show(picture: str, words: str, nodes: Nodes = None, nodes_key_env: NodesKeyEnv = None, other: str = "") -> None:
+def show(image: str, words: str, nodes: Nodes = None, nodes_key_env: NodesKeyEnv = None, other: str = "") -> None:
     """Tell what was understood."""
     urls = [node.base_url for node in read_node_options(nodes, nodes_key_env)]
-    typer.echo(json.dumps([picture, words, urls, other]))
+    typer.echo(json.dumps([image, words, urls, other]))
 
 
 def shown(*arguments: str) -> list[object]:
@@ -43,9 +43,9 @@ def test_several_values_in_every_way_that_people_write_them(arguments: list[str]
     assert shown(*arguments) == ["p.png", "Do it: now", ["http://a:1", "http://b:2"], ""]
 
 
-def test_a_picture_on_the_web_and_another_option_end_the_list() -> None:
-    picture = "https://example.org/cat.jpg"
-    assert shown("--nodes", "a:1", picture, "x") == [picture, "x", ["http://a:1"], ""]
+def test_an_image_on_the_web_and_another_option_end_the_list() -> None:
+    image = "https://example.org/cat.jpg"
+    assert shown("--nodes", "a:1", image, "x") == [image, "x", ["http://a:1"], ""]
     assert shown("x", "y", "--nodes", "a:1", "b:2", "--other", "c:3") == ["x", "y", ["http://a:1", "http://b:2"], "c:3"]
     assert shown("--nodes", "a:1", "--", "b:2", "--nodes") == ["b:2", "--nodes", ["http://a:1"], ""]
 

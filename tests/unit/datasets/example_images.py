@@ -1,4 +1,4 @@
-"""Small pictures and files for the tests of data sets."""
+"""Small images and files for the tests of data sets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 SIZE = (24, 16)
 
 
-def picture(shade: int = 0, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture that no other shade gives, without any black pixel."""
+def make_image(shade: int = 0, size: tuple[int, int] = SIZE) -> Image.Image:
+    """An image that no other shade gives, without any black pixel."""
     width, height = size
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return Image.fromarray(np.stack([x + 40, y + 40, np.full_like(x, 60 + shade)], axis=2).astype(np.uint8))
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def cutout(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """The picture with a box erased to transparent black, as DALL-E took its masks."""
+    """The image with a box erased to transparent black, as DALL-E took its masks."""
     pixels = np.array(image.convert("RGBA"))
     x0, y0, x1, y1 = box
     pixels[y0:y1, x0:x1] = 0

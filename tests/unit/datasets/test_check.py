@@ -12,14 +12,14 @@ from PIL import Image
 
 from agentfly.datasets import CheckReport, EditTask, check_rows, task_rows
 from agentfly.datasets.task_row import TaskRow
-from tests.unit.datasets.example_images import SIZE, encoded, picture
+from tests.unit.datasets.example_images import SIZE, encoded, make_image
 
 MASK = Image.new("L", SIZE, 255)
 SOUND: dict[str, Any] = {
     "id": "a",
     "instruction": "Do it.",
-    "images": (picture(),),
-    "target": picture(1),
+    "images": (make_image(),),
+    "target": make_image(1),
     "mask": MASK,
     "task_type": "add",
 }
@@ -44,15 +44,15 @@ def test_a_sound_row_is_counted() -> None:
     [
         ({"instruction": "  "}, "instruction", "empty"),
         ({"id": ""}, "id", "empty"),
-        ({"images": ()}, "picture", "no picture"),
-        ({"images": (b"GIF89a...",)}, "picture", "broken or cut off"),
-        ({"images": (b"<svg/>",)}, "picture", "an SVG drawing"),
-        ({"images": (picture(), b"")}, "picture", "picture 2: "),
-        ({"images": (encoded(picture())[:60],)}, "picture", "broken or cut off"),
-        ({"target": picture()}, "target", "equals the picture"),
-        ({"target": picture(1, (48, 16))}, "target", "the target is 48x16, the picture 24x16"),
-        ({"target": b"?"}, "target", "not a picture"),
-        ({"mask": Image.new("L", (24, 8), 255)}, "mask", "the mask is 24x8, the picture 24x16"),
+        ({"images": ()}, "image", "no image"),
+        ({"images": (b"GIF89a...",)}, "image", "broken or cut off"),
+        ({"images": (b"<svg/>",)}, "image", "an SVG drawing"),
+        ({"images": (make_image(), b"")}, "image", "image 2: "),
+        ({"images": (encoded(make_image())[:60],)}, "image", "broken or cut off"),
+        ({"target": make_image()}, "target", "equals the image"),
+        ({"target": make_image(1, (48, 16))}, "target", "the target is 48x16, the image 24x16"),
+        ({"target": b"?"}, "target", "not an image"),
+        ({"mask": Image.new("L", (24, 8), 255)}, "mask", "the mask is 24x8, the image 24x16"),
         ({"mask": Image.new("L", SIZE)}, "mask", "black"),
         ({"metadata": {"x": object()}}, "metadata", "cannot be written as JSON"),
     ],
@@ -66,7 +66,7 @@ def test_what_is_wrong_is_said(change: dict[str, Any], kind: str, reason: str) -
 
 
 def test_a_resized_target_is_no_problem() -> None:
-    assert report_of({"target": picture(1, (48, 32))}).ok
+    assert report_of({"target": make_image(1, (48, 32))}).ok
 
 
 def test_ids_must_differ() -> None:
@@ -79,7 +79,7 @@ def test_nothing_is_not_sound() -> None:
 
 
 def test_rows_that_are_no_tasks_do_not_end_the_check(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
+    make_image().save(tmp_path / "a.png")
     good = json.dumps({"instruction": "A.", "image": "a.png"})
     (tmp_path / "t.jsonl").write_text("\n".join([good, "{", '{"image": "a.png"}', '{"instruction": "A."}', good]))
     report = check_rows(task_rows(tmp_path / "t.jsonl"))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from agentfly.cli import app
 from agentfly.datasets import load_tasks
 from agentfly.errors import ConfigError
-from tests.unit.datasets.example_images import picture
+from tests.unit.datasets.example_images import make_image
 
 STICKERS = ["stickers", "--limit", "3", "--set", "side=96", "--split", "heldout"]
 
@@ -26,7 +26,7 @@ def run(*words: str) -> tuple[int, str]:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    picture().save(tmp_path / "a.png")
+    make_image().save(tmp_path / "a.png")
     rows = [{"instruction": "A.", "image": "a.png", "target": "a.png"}, {"instruction": "[B]", "image": "b.png"}]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -43,8 +43,8 @@ def test_check_of_sound_data() -> None:
 def test_check_names_row_and_reason(broken: Path) -> None:
     code, output = run("check", str(broken))
     assert code == 1
-    assert "t.jsonl line 1: the target equals the picture" in output
-    assert "t.jsonl line 2: no picture file at" in output
+    assert "t.jsonl line 1: the target equals the image" in output
+    assert "t.jsonl line 2: no image file at" in output
     assert "2 rows, 2 problems" in output
 
 
@@ -52,7 +52,7 @@ def test_check_as_json(broken: Path) -> None:
     code, output = run("check", str(broken), "--json")
     report = json.loads(output)
     assert (code, report["ok"], report["rows"]) == (1, False, 2)
-    assert [problem["kind"] for problem in report["problems"]] == ["target", "picture"]
+    assert [problem["kind"] for problem in report["problems"]] == ["target", "image"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_check_as_json(broken: Path) -> None:
 def test_the_fix_that_check_prints_is_taken_as_it_stands(tmp_path: Path, row: dict[str, str]) -> None:
     (tmp_path / "data" / "sub").mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "data" / "sub"):
-        picture().save(folder / "a.png")
+        make_image().save(folder / "a.png")
     path = tmp_path / "data" / "t.jsonl"
     path.write_text(json.dumps(row))
     code, output = run("check", str(path))
@@ -80,7 +80,7 @@ def test_the_fix_that_check_prints_is_taken_as_it_stands(tmp_path: Path, row: di
 
 
 def test_options_may_be_written_as_in_a_recipe(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
+    make_image().save(tmp_path / "a.png")
     (tmp_path / "t.jsonl").write_text('{"prompt": "A.", "image": "a.png"}')
     assert run("check", str(tmp_path / "t.jsonl"), "--set", "columns={instruction: prompt}")[0] == 0
 
@@ -89,7 +89,7 @@ def test_options_may_be_written_as_in_a_recipe(tmp_path: Path) -> None:
 def test_convert_writes_what_is_read_back(tmp_path: Path, images: str) -> None:
     code, _ = run("convert", *STICKERS, "--out", str(tmp_path), "--name", "val", "--images", images)
     assert code == 0
-    assert (tmp_path / "val.pictures").exists() == (images == "paths")
+    assert (tmp_path / "val.images").exists() == (images == "paths")
     wanted = [task.id for task in load_tasks("stickers", split="heldout", limit=3, side=96)]
     assert [task.id for task in load_tasks(tmp_path / "val.parquet")] == wanted
 

@@ -13,7 +13,7 @@ from agentfly.datasets import StickerWorld, load_tasks, tasks_to_dataset
 from agentfly.errors import DatasetError
 from agentfly.images import handle_of, load_image
 from agentfly.training.recipe.verl_dataset import write_rows
-from tests.unit.datasets.example_images import cell, encoded, picture, write_parquet
+from tests.unit.datasets.example_images import cell, encoded, make_image, write_parquet
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -26,8 +26,8 @@ def folder(tmp_path: Path) -> Path:
     home = tmp_path / "home"
     (home / "sub").mkdir(parents=True)
     for number, name in enumerate(("a.png", "sub/b.png", "a.target.png", "a.mask.png")):
-        picture(number).save(home / name)
-    picture(9).save(tmp_path / "secret.png")
+        make_image(number).save(home / name)
+    make_image(9).save(tmp_path / "secret.png")
     return home
 
 
@@ -39,7 +39,7 @@ def test_a_folder_named_from_where_one_stands(folder: Path, split: str | None, m
     tasks = list(load_tasks("./home" if split is None else Path("."), split=split))
     assert [task.id for task in tasks] == ["a", "sub/b"]
     monkeypatch.chdir(folder)
-    assert handle_of(load_image(tasks[0].target)) == handle_of(picture(2))
+    assert handle_of(load_image(tasks[0].target)) == handle_of(make_image(2))
 
 
 def test_lines_with_all_fields(folder: Path) -> None:
@@ -57,15 +57,15 @@ def test_lines_with_all_fields(folder: Path) -> None:
     assert (task.id, task.instruction, task.task_type) == ("x", "Do it.", "add")
     assert task.metadata == {"source_caption": "a cat", "author": "me"}
     handles = [handle_of(load_image(image)) for image in (*task.images, task.target, task.mask)]
-    assert handles == [handle_of(picture(number)) for number in (0, 1, 2, 3)]
+    assert handles == [handle_of(make_image(number)) for number in (0, 1, 2, 3)]
 
 
 def test_lines_with_the_least(folder: Path) -> None:
-    uri = "data:image/png;base64," + base64.b64encode(encoded(picture(5))).decode()
+    uri = "data:image/png;base64," + base64.b64encode(encoded(make_image(5))).decode()
     path = lines(folder / "t.jsonl", {"instruction": "A.", "image": "a.png"}, "", {"instruction": "B.", "image": uri})
     one, two = load_tasks(str(path))
     assert (one.id, two.id, one.task_type, one.target) == ("t-1", "t-3", "edit", None)
-    assert handle_of(load_image(two.images[0])) == handle_of(picture(5))
+    assert handle_of(load_image(two.images[0])) == handle_of(make_image(5))
 
 
 def test_a_broken_line_is_named(folder: Path) -> None:
@@ -78,8 +78,8 @@ def test_a_broken_line_is_named(folder: Path) -> None:
     ("row", "message"),
     [
         ({"image": "a.png"}, "lacks an instruction; it has image.*columns="),
-        ({"instruction": "A."}, "lacks a picture"),
-        ({"instruction": "A.", "images": []}, "lacks a picture"),
+        ({"instruction": "A."}, "lacks an image"),
+        ({"instruction": "A.", "images": []}, "lacks an image"),
         ({"instruction": "A.", "image": 7}, "given as int"),
         ({"instruction": "A.", "image": "a.png", "metadata": "{"}, "metadata is not JSON"),
         ({"instruction": "A.", "image": "a.png", "metadata": [1]}, "metadata must be an object"),
@@ -94,7 +94,7 @@ def test_what_is_missing_is_said(folder: Path, row: Any, message: str) -> None:
 @pytest.mark.parametrize(
     "form", ["../secret.png", "sub/../../secret.png", "ABSOLUTE", "link.png", "file:///etc/passwd"]
 )
-def test_pictures_from_outside_are_refused(folder: Path, form: str) -> None:
+def test_images_from_outside_are_refused(folder: Path, form: str) -> None:
     secret = folder.parent / "secret.png"
     (folder / "link.png").symlink_to(secret)
     name = str(secret) if form == "ABSOLUTE" else form
@@ -104,10 +104,10 @@ def test_pictures_from_outside_are_refused(folder: Path, form: str) -> None:
             list(load_tasks(lines(folder / "t.jsonl", row)))
 
 
-def test_pictures_from_outside_are_read_when_told_so(folder: Path) -> None:
+def test_images_from_outside_are_read_when_told_so(folder: Path) -> None:
     path = lines(folder / "t.jsonl", {"instruction": "A.", "image": "../secret.png"})
     (task,) = load_tasks(path, allow_outside=True)
-    assert handle_of(load_image(task.images[0])) == handle_of(picture(9))
+    assert handle_of(load_image(task.images[0])) == handle_of(make_image(9))
 
 
 def test_urls_are_refused(folder: Path) -> None:
@@ -121,7 +121,7 @@ def test_columns_can_be_named(folder: Path) -> None:
     (task,) = load_tasks(path, columns={"instruction": "prompt", "image": "before", "target": "after"})
     assert task.instruction == "A."
     assert task.metadata == {}
-    assert handle_of(load_image(task.target)) == handle_of(picture(1))
+    assert handle_of(load_image(task.target)) == handle_of(make_image(1))
 
 
 def test_our_own_parquet_comes_back(tmp_path: Path) -> None:
@@ -136,11 +136,11 @@ def test_our_own_parquet_comes_back(tmp_path: Path) -> None:
 
 
 def test_plain_parquet(tmp_path: Path) -> None:
-    picture(1).save(tmp_path / "t.png")
-    rows = [{"instruction": "A.", "image": cell(picture()), "target": "t.png", "size": 3}]
+    make_image(1).save(tmp_path / "t.png")
+    rows = [{"instruction": "A.", "image": cell(make_image()), "target": "t.png", "size": 3}]
     (task,) = load_tasks(write_parquet(tmp_path / "plain.parquet", rows, ("image",)))
     assert (task.id, task.metadata) == ("plain-0", {"size": 3})
-    assert handle_of(load_image(task.target)) == handle_of(picture(1))
+    assert handle_of(load_image(task.target)) == handle_of(make_image(1))
 
 
 def test_what_training_reads_is_read_here_too(tmp_path: Path) -> None:
@@ -153,16 +153,16 @@ def test_what_training_reads_is_read_here_too(tmp_path: Path) -> None:
         load_tasks(tmp_path)
 
 
-def test_a_folder_of_pictures_with_words_beside_them(folder: Path) -> None:
+def test_a_folder_of_images_with_words_beside_them(folder: Path) -> None:
     (folder / "a.txt").write_text("Do A.\n")
     (folder / "sub/b.txt").write_text("Do B.")
     one, two = load_tasks(folder)
     assert (one.id, one.instruction, two.id, two.target) == ("a", "Do A.", "sub/b", None)
-    assert handle_of(load_image(one.target)) == handle_of(picture(2))
-    assert handle_of(load_image(one.mask)) == handle_of(picture(3))
+    assert handle_of(load_image(one.target)) == handle_of(make_image(2))
+    assert handle_of(load_image(one.mask)) == handle_of(make_image(3))
 
 
-def test_a_picture_without_words_is_named(folder: Path) -> None:
+def test_an_image_without_words_is_named(folder: Path) -> None:
     (folder / "a.txt").write_text("Do A.")
     with pytest.raises(DatasetError, match=r"sub/b\.png: has no instruction: write it into b\.txt"):
         list(load_tasks(folder))
@@ -180,12 +180,12 @@ def test_a_folder_as_datasets_keeps_it(folder: Path) -> None:
     folder.rename(home.parent.with_name("kept"))
     kept = home.parent.with_name("kept")
     (kept / "test").mkdir()
-    picture(4).save(kept / "test/c.png")
+    make_image(4).save(kept / "test/c.png")
     row = {"file_name": "c.png", "instruction": "Do C.", "mask_file_name": "c.png"}
     lines(kept / "test/metadata.jsonl", row)
     (task,) = load_tasks(kept, split="test")
     assert task.instruction == "Do C."
-    assert handle_of(load_image(task.mask)) == handle_of(picture(4))
+    assert handle_of(load_image(task.mask)) == handle_of(make_image(4))
 
 
 @pytest.mark.parametrize(("name", "message"), [("x.csv", "cannot read tasks"), ("gone.jsonl", "no file or folder")])
@@ -196,7 +196,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str, message: str) -> Non
 
 
 def test_empty_folders_and_unknown_splits_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds no pictures"):
+    with pytest.raises(DatasetError, match="holds no images"):
         load_tasks(tmp_path)
     with pytest.raises(DatasetError, match="neither a folder dev/"):
         load_tasks(tmp_path, split="dev")

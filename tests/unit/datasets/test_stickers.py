@@ -30,14 +30,14 @@ def tasks() -> list[EditTask]:
 
 @pytest.fixture(scope="module")
 def many() -> dict[str, list[EditTask]]:
-    """Enough tasks to see every sentence and layout; small, because nobody looks at the pictures."""
+    """Enough tasks to see every sentence and layout; small, because nobody looks at the images."""
     world = StickerWorld(84)
     return {split: [world.task(index, split) for index in range(250)] for split in SPLITS}
 
 
-def _pixels(picture: object) -> np.ndarray:
-    assert isinstance(picture, Image.Image)
-    return np.asarray(picture)
+def _pixels(image: object) -> np.ndarray:
+    assert isinstance(image, Image.Image)
+    return np.asarray(image)
 
 
 def _words(text: str) -> set[str]:
@@ -142,7 +142,7 @@ def test_steps_name_the_targets(tasks: list[EditTask]) -> None:
             assert bool(step["new"]) == (step["action"] == "replace")
 
 
-def test_new_colours_are_not_in_the_picture() -> None:
+def test_new_colours_are_not_in_the_image() -> None:
     for index in range(30):
         task = WORLD.task(index, "train", "replace")
         new = task.metadata["steps"][0]["new"].split()[0]

@@ -23,12 +23,12 @@ from tests.unit.agents.conftest import completion
 
 
 def square(level: int) -> Image.Image:
-    """A picture of one grey."""
+    """An image of one grey."""
     return Image.new("RGB", (24, 24), (level, level, level))
 
 
 def task(number: int, task_type: str = "darken", **more: Any) -> EditTask:
-    """A task whose picture is its number, and whose target is much darker."""
+    """A task whose image is its number, and whose target is much darker."""
     fields = {"images": (square(100 + number),), "target": square(30 + number), **more}
     return EditTask(f"t{number}", f"Make it darker, {number}.", task_type=task_type, **fields)
 

@@ -153,7 +153,7 @@ def gedit(folder: Path) -> Path:
 def opinion(request: dict[str, Any], number: int) -> JudgeReply:
     """A judge that refuses to look at task b, and likes the others."""
     if "Edit b." in json.dumps(request):
-        return JudgeReply("I cannot judge this picture.")
+        return JudgeReply("I cannot judge this image.")
     return said(**dict.fromkeys(fields(request), 9))
 
 
@@ -202,16 +202,16 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "gallery.html").exists()
 
 
-def test_calls_are_carried_out_again_and_the_exit_code_says_whether_pictures_differ(tmp_path: Path) -> None:
+def test_calls_are_carried_out_again_and_the_exit_code_says_whether_images_differ(tmp_path: Path) -> None:
     for name, agent in (("same", AGENT), ("other", f"{__name__}:shifted")):
         done("eval", *STICKERS, "--limit", 3, "--agent", agent, "-o", tmp_path / name)
-    assert "No picture differs." in done("replay", tmp_path / "same", "--re-execute", "--engine", "classical")
+    assert "No image differs." in done("replay", tmp_path / "same", "--re-execute", "--engine", "classical")
     result = command("replay", tmp_path / "other", "--re-execute")
     assert result.exit_code == 1
     report = json.loads((tmp_path / "other" / "replay" / "reexecution.json").read_text())
     assert report["totals"]["chains_that_differ"] == 3
     first = report["chains"][0]["differences"][0]
-    assert (first["turn"], first["tool"], first["picture"], first["max"]) == (1, "qwen_edit_image", "img_2", 1)
+    assert (first["turn"], first["tool"], first["image"], first["max"]) == (1, "qwen_edit_image", "img_2", 1)
     assert 0.3 < first["share"] <= 0.5
     assert "| 1 | 1 | qwen_edit_image | img_2 | pixels differ |" in result.output
 
@@ -253,7 +253,7 @@ def test_a_run_whose_every_task_failed_says_why(
 
 
 def words_only(folder: Path) -> Path:
-    """Two tasks of one's own that are pictures and instructions, and nothing else."""
+    """Two tasks of one's own that are images and instructions, and nothing else."""
     for name in ("a", "b"):
         load_photo("coffee.png").resize((96, 64)).save(folder / f"{name}.png")
     lines = [json.dumps({"instruction": f"Edit {name}.", "image": f"{name}.png"}) for name in ("a", "b")]

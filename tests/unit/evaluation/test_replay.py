@@ -30,7 +30,7 @@ TURNS = (
 
 
 def structured(number: int) -> EditTask:
-    """A task whose picture is not of one grey, so that every edit changes it."""
+    """A task whose image is not of one grey, so that every edit changes it."""
     ramp = Image.linear_gradient("L").resize((32, 32)).convert("RGB")
     ramp.paste((200, number, 30), (4, 4, 14, 14))
     target = ramp.copy()
@@ -60,7 +60,7 @@ async def recorded(store: ImageStore, number: int = 1) -> Trajectory:
     return await scripted(store, *TURNS).attempt(structured(number))
 
 
-async def test_the_same_engines_give_the_same_pictures() -> None:
+async def test_the_same_engines_give_the_same_images() -> None:
     store = ImageStore()
     found = await reexecute("t", await recorded(store), store, make_engines())
     assert (found.calls, found.equal) == (5, 3)
@@ -78,7 +78,7 @@ async def test_another_engine_differs_where_it_begins() -> None:
     assert {difference.turn for difference in found.differences} == {2}
 
 
-async def test_a_call_that_fails_now_and_pictures_that_nobody_makes_are_told() -> None:
+async def test_a_call_that_fails_now_and_images_that_nobody_makes_are_told() -> None:
     store, engines = ImageStore(), make_engines()
     trajectory = await recorded(store)
 
@@ -89,13 +89,13 @@ async def test_a_call_that_fails_now_and_pictures_that_nobody_makes_are_told() -
             raise ToolError("needs a model backend")
 
     found = await reexecute("t", trajectory, store, replace(engines, editor=Refusing(engines)))
-    words = [(d.turn, d.call, d.picture, d.what) for d in found.differences]
+    words = [(d.turn, d.call, d.image, d.what) for d in found.differences]
     assert (1, 1, "", "failed now: needs a model backend") in words
     assert (2, 1, "img_3", "was made when it was recorded, and is not made now") in words
     assert found.equal == 0
 
 
-async def test_tools_that_are_no_image_tools_are_skipped_and_their_pictures_taken_as_recorded() -> None:
+async def test_tools_that_are_no_image_tools_are_skipped_and_their_images_taken_as_recorded() -> None:
     store = ImageStore()
     trajectory = await recorded(store)
     first = trajectory.turns[0]
@@ -113,7 +113,7 @@ async def test_a_source_that_was_not_kept_is_told() -> None:
     assert found.calls == 0
 
 
-def test_pictures_are_measured() -> None:
+def test_images_are_measured() -> None:
     before, after = square(10), square(10)
     after.paste((14, 10, 10), (0, 0, 12, 24))
     found = measure(before, after)
@@ -136,7 +136,7 @@ async def test_a_run_is_scored_again_and_resumes(tmp_path: Path) -> None:
     after = [json.loads(line) for line in (tmp_path / "run/replay/trajectories.jsonl").read_text().splitlines()]
     scores = [{line["task"]["id"]: line["scores"]["structural"] for line in lines} for lines in (before, after)]
     assert scores[0] == scores[1]
-    # A replay is a run of its own: it can be replayed without the first one's pictures.
+    # A replay is a run of its own: it can be replayed without the first one's images.
     again = await replay(ReplaySettings(run=first.out, evaluator="structural", re_execute=True))
     assert again.summary is not None
     assert again.summary["all"]["scores"]["structural"]["scored"] == 3
@@ -166,7 +166,7 @@ async def test_other_logs_take_their_tasks_from_the_data_set(form: str, tmp_path
     result = await replay(ReplaySettings(run=path, evaluator="structural", re_execute=True, **data))
     assert not result.differs
     assert result.reexecution is not None
-    assert result.reexecution["pictures_equal"] == 9
+    assert result.reexecution["images_equal"] == 9
     assert result.summary is not None
     assert result.summary["all"]["scores"]["structural"]["scored"] == 3
     ids = [json.loads(one)["task"]["id"] for one in (tmp_path / "out/trajectories.jsonl").read_text().splitlines()]

@@ -93,7 +93,7 @@ async def test_a_task_that_takes_too_long_ends_alone(tmp_path: Path) -> None:
     assert quick.value(BRIGHTNESS) == 100.0
 
 
-async def test_a_picture_that_cannot_be_loaded_is_a_failed_record(tmp_path: Path) -> None:
+async def test_an_image_that_cannot_be_loaded_is_a_failed_record(tmp_path: Path) -> None:
     agent = PlainAgent()
     [record] = await run(tmp_path, agent, [task(0, images=("nowhere.png",))])
     assert record.failed
@@ -101,7 +101,7 @@ async def test_a_picture_that_cannot_be_loaded_is_a_failed_record(tmp_path: Path
     assert agent.asked == []
 
 
-async def test_pictures_of_an_agent_with_its_own_store_are_kept_with_the_run(tmp_path: Path) -> None:
+async def test_images_of_an_agent_with_its_own_store_are_kept_with_the_run(tmp_path: Path) -> None:
     def act(task: EditTask, store: ImageStore) -> Trajectory:
         step, final = store.put(Image.new("RGB", (9, 9))), store.put(Image.new("RGB", (8, 8)))
         return answered(task, final, images=[step], names={"img_2": step})

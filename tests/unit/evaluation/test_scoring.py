@@ -91,9 +91,9 @@ async def test_a_fault_of_the_agent_is_not_scored() -> None:
     assert scores == {BRIGHTNESS: NotScored("the agent failed: the server is down")}
 
 
-async def test_a_picture_that_was_not_kept_is_not_scored() -> None:
+async def test_an_image_that_was_not_kept_is_not_scored() -> None:
     _, scores, _ = await scored(BRIGHTNESS, final_image="img_0123456789ab")
-    assert "no picture 'img_0123456789ab'" in scores[BRIGHTNESS].reason
+    assert "no image 'img_0123456789ab'" in scores[BRIGHTNESS].reason
 
 
 def ratings(request: dict[str, Any], number: int) -> Reply:

@@ -66,7 +66,7 @@ def test_the_gallery_begins_with_what_was_not_scored_then_the_worst() -> None:
 
 
 def test_zeros_that_no_judge_has_looked_at_are_no_scores() -> None:
-    """A judge gives an unchanged picture its 0 without a request; a mean of such zeros alone would be a lie."""
+    """A judge gives an unchanged image its 0 without a request; a mean of such zeros alone would be a lie."""
     asked = replace(record("a", None), judges={"judge": JudgeUsage(samples=1, requests=2, failed=2)})
     unchanged = replace(record("b", 0.0), judges={"judge": JudgeUsage(samples=1)})
     found = summarise(without_hollow_scores([asked, unchanged]), ["judge"], ABOUT)["all"]["scores"]["judge"]

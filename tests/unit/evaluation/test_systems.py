@@ -29,8 +29,8 @@ def task_file(folder: Path) -> Path:
     for index in range(3):
         task = world.task(index, "heldout", "named")
         names = {"image": f"{index}.png", "target": f"{index}.target.png", "mask": f"{index}.mask.png"}
-        for name, picture in zip(names.values(), (task.images[0], task.target, task.mask), strict=True):
-            save_image(picture, folder / name)
+        for name, image in zip(names.values(), (task.images[0], task.target, task.mask), strict=True):
+            save_image(image, folder / name)
         instruction = f"Remove the {task.metadata['steps'][0]['detect']}."
         lines.append(json.dumps({"instruction": instruction, "task_type": "remove", **names}))
     file = folder / "tasks.jsonl"
@@ -74,9 +74,9 @@ def test_one_task_file_gives_a_table_of_each_system_and_they_are_compared(
         name: {"answered": 3} for name in SYSTEMS
     }
     assert found["image-editing"]["tools"] == {"qwen_edit_image": 3, "give_answer": 3}
-    assert found["refinement-loop"]["tools"] == {"make_picture": 6}
+    assert found["refinement-loop"]["tools"] == {"make_image": 6}
     # Two generators, each with a prompt and no refinement; briefs and critiques are turns without a tool.
-    assert found["director-generator"]["tools"] == {"make_picture": 6}
+    assert found["director-generator"]["tools"] == {"make_image": 6}
     means = {name: figures["scores"]["reference"]["score"]["mean"] for name, figures in found.items()}
     assert means["refinement-loop"] == means["director-generator"] > means["image-editing"]
     for name in ("refinement-loop", "director-generator"):

@@ -74,7 +74,7 @@ class Mirroring(ImageEditingAgent):
 
     @tool
     def mirror(self, image_id: str) -> ToolResult:
-        """Mirror a picture."""
+        """Mirror an image."""
         name = self.images.add(self.images.get(image_id).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         return ToolResult(name, (self.images.handle(name),))
 

@@ -1,4 +1,4 @@
-"""Records: a line reads back equal, and pictures are found again by their handles."""
+"""Records: a line reads back equal, and images are found again by their handles."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def test_a_record_reads_back_equal() -> None:
     assert (made.value("a"), made.value("b"), made.value("c")) == (71.5, None, None)
 
 
-def test_the_sample_has_the_pictures_of_the_task() -> None:
+def test_the_sample_has_the_images_of_the_task() -> None:
     store = ImageStore()
     facts = TaskFacts.keep(task(3), store)
     sample = facts.sample(store, store.put(square(7)))
-    levels = [picture.getpixel((0, 0)) for picture in (sample.source, sample.result, sample.target) if picture]
+    levels = [image.getpixel((0, 0)) for image in (sample.source, sample.result, sample.target) if image]
     assert levels == [(103,) * 3, (7,) * 3, (33,) * 3]
-    with pytest.raises(ImageError, match="source picture is not known"):
-        TaskFacts.without_pictures(task(3)).sample(store, None)
+    with pytest.raises(ImageError, match="source image is not known"):
+        TaskFacts.without_images(task(3)).sample(store, None)
 
 
-def test_the_fingerprint_tells_words_and_pictures_apart() -> None:
+def test_the_fingerprint_tells_words_and_images_apart() -> None:
     store = ImageStore()
     prints = {
         TaskFacts.keep(one, store).fingerprint

@@ -91,7 +91,7 @@ def test_dilation_matters_smoothly(dilate: int, low: float, high: float) -> None
 
 @pytest.mark.parametrize(("wanted", "painted"), [("blue", "purple"), ("purple", "blue"), ("orange", "yellow")])
 def test_a_neighbouring_colour_is_no_success(wanted: str, painted: str) -> None:
-    """Where the old colour is far from both, most of the difference to the wanted picture is gone, and yet."""
+    """Where the old colour is far from both, most of the difference to the wanted image is gone, and yet."""
 
     async def repainted(task: EditTask) -> Image.Image:
         step = task.metadata["steps"][0]
@@ -116,7 +116,7 @@ def test_too_much_dilation_costs_more_where_something_is_drawn() -> None:
 
 
 def test_a_threshold_that_takes_a_neighbour_fails() -> None:
-    """Three quarters of the pictures have a sticker of the same shape."""
+    """Three quarters of the images have a sticker of the same shape."""
     right, loose = scores("named", chain), scores("named", chain, threshold=0.2)
     spoiled = [b for a, b in zip(right, loose, strict=True) if b < a - 1]
     assert len(spoiled) > 0.6 * len(right)
@@ -127,7 +127,7 @@ def test_a_threshold_above_all_scores_changes_nothing() -> None:
     assert max(scores("named", chain, threshold=0.95)) == 0.0
 
 
-def test_the_whole_picture_editor_does_about_half() -> None:
+def test_the_whole_image_editor_does_about_half() -> None:
     assert 35 < mean(scores("named", whole)) < 68
 
 

@@ -77,10 +77,10 @@ def test_a_name_gives_its_evaluator_with_the_settings(spec: Any, kind: type, set
 
 
 async def test_the_parts_of_a_composite_are_made_and_asked() -> None:
-    picture = Image.new("RGB", (2, 2))
+    image = Image.new("RGB", (2, 2))
     parts = {"a": f"{__name__}:Own", "b": {"evaluator": f"{__name__}:Own", "value": 3.0}}
     made = make_evaluator({"evaluator": "composite", "how": "minimum", "parts": parts})
-    assert (await made.evaluate(EditSample("x", picture, picture))).value == 3.0
+    assert (await made.evaluate(EditSample("x", image, image))).value == 3.0
 
 
 def test_an_evaluator_stays_what_it_is() -> None:
@@ -97,8 +97,8 @@ def test_an_evaluator_stays_what_it_is() -> None:
     ],
 )
 async def test_one_of_ones_own(spec: Any, value: float) -> None:
-    picture = Image.new("RGB", (2, 2))
-    assert (await make_evaluator(spec).evaluate(EditSample("x", picture, picture))).value == value
+    image = Image.new("RGB", (2, 2))
+    assert (await make_evaluator(spec).evaluate(EditSample("x", image, image))).value == value
 
 
 @pytest.mark.parametrize(

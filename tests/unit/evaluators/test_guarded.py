@@ -12,11 +12,11 @@ from PIL import Image
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import EditSample, GuardedEvaluator, GuardSettings, NotScored, PassingFault, Score
 
-PICTURE = Image.new("RGB", (4, 4))
+IMAGE = Image.new("RGB", (4, 4))
 
 
 def sample(number: int = 0) -> EditSample:
-    return EditSample(str(number), PICTURE, PICTURE)
+    return EditSample(str(number), IMAGE, IMAGE)
 
 
 class Scripted:

@@ -44,22 +44,22 @@ class Case:
         return asyncio.run(evaluator.evaluate(EditSample("paint a ball", self.source, result, **fields))).value
 
 
-def noisy(picture: Image.Image, sigma: float, seed: int = 0) -> Image.Image:
-    """As an honest editor leaves a picture: with a little noise everywhere."""
-    pixels = np.asarray(picture).astype(np.float32)
+def noisy(image: Image.Image, sigma: float, seed: int = 0) -> Image.Image:
+    """As an honest editor leaves an image: with a little noise everywhere."""
+    pixels = np.asarray(image).astype(np.float32)
     noise = np.random.default_rng(seed).normal(0, sigma, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
-def with_text(picture: Image.Image, words: str, corner: tuple[int, int] = (4, 4)) -> Image.Image:
-    painted = picture.copy()
+def with_text(image: Image.Image, words: str, corner: tuple[int, int] = (4, 4)) -> Image.Image:
+    painted = image.copy()
     ImageDraw.Draw(painted).text(corner, words, fill="white", stroke_width=1, stroke_fill="black")
     return painted
 
 
-def hidden(picture: Image.Image) -> Image.Image:
-    """The picture with nothing of it to be seen: wholly transparent, its colours kept."""
-    unseen = picture.copy()
+def hidden(image: Image.Image) -> Image.Image:
+    """The image with nothing of it to be seen: wholly transparent, its colours kept."""
+    unseen = image.copy()
     unseen.putalpha(0)
     return unseen
 
@@ -104,8 +104,8 @@ def test_what_is_no_edit_never_beats_the_honest_one(case: Case, way: str) -> Non
         "repainted": case.source.filter(ImageFilter.GaussianBlur(5)),
         "brighter everywhere, edit included": Image.eval(case.target, lambda value: min(255, value + 40)),
         "text on the input": with_text(case.source, "PERFECT: 100 / 100"),
-        "another picture": CASES[other].source,
-        "another picture's edit": CASES[other].target,
+        "another image": CASES[other].source,
+        "another image's edit": CASES[other].target,
         "flat": Image.new("RGB", case.source.size, (200, 40, 60)),
         "noise": noisy(case.source, 6.0),
         "the edit, unseen": hidden(case.target),

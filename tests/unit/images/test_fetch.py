@@ -119,7 +119,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     return use
 
 
-def test_a_picture_is_fetched_through_redirects(site: str) -> None:
+def test_an_image_is_fetched_through_redirects(site: str) -> None:
     assert load_image(f"{site}/cat?size=2", OPEN).size == (4, 2)
     assert load_image(f"{site}/hop/5", OPEN).size == (4, 2)
 
@@ -207,7 +207,7 @@ def test_a_server_that_drips_is_left_in_time(site: str) -> None:
     assert time.monotonic() - begun < 1.5
 
 
-def test_pages_and_missing_pictures_are_named(site: str) -> None:
+def test_pages_and_missing_images_are_named(site: str) -> None:
     with pytest.raises(ImageError, match="a web page"):
         load_image(f"{site}/page", OPEN)
     with pytest.raises(ImageError, match="answered 404"):

@@ -1,4 +1,4 @@
-"""Every form of a picture is read; everything else is refused, in words that say what to do."""
+"""Every form of an image is read; everything else is refused, in words that say what to do."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def same(image: Image.Image, other: Image.Image = RED_BLUE) -> bool:
     return (image.mode, image.size, image.tobytes()) == (other.mode, other.size, other.tobytes())
 
 
-def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
+def test_every_source_gives_the_same_image(tmp_path: Path) -> None:
     data = encoded()
-    path = tmp_path / "a picture.png"
+    path = tmp_path / "an image.png"
     path.write_bytes(data)
     text = base64.b64encode(data).decode()
     wrapped = "\n".join(text[i : i + 40] for i in range(0, len(text), 40))
@@ -74,14 +74,14 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_come_upright_and_stay_so(kind: str, orientation: int) -> None:
+def test_images_come_upright_and_stay_so(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     plain = Image.new("RGB", (48, 32), "white")
     plain.paste("black", (0, 0, 16, 16))
     loaded = load_image(encoded(plain, kind, exif=exif))
     assert loaded.size == ((48, 32) if orientation < 5 else (32, 48))
-    # Where the dark corner must be once the picture stands upright (EXIF 2.32, tag 0x0112).
+    # Where the dark corner must be once the image stands upright (EXIF 2.32, tag 0x0112).
     corner = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}[orientation]
     grey = np.asarray(loaded.convert("L"))
     dark = grey[-8:, :] if corner[1] else grey[:8, :]
@@ -91,7 +91,7 @@ def test_pictures_come_upright_and_stay_so(kind: str, orientation: int) -> None:
     assert not loaded.info
 
 
-def test_sixteen_bit_pictures_do_not_turn_white() -> None:
+def test_sixteen_bit_images_do_not_turn_white() -> None:
     values = np.full((2, 2), 0x4000, dtype=np.uint16)
     assert load_image(encoded(Image.fromarray(values))).getpixel((0, 0)) == 0x40
 
@@ -110,7 +110,7 @@ def test_the_mode_is_one_of_three(image: Image.Image, mode: str) -> None:
     assert load_image(encoded(image)).mode == mode
 
 
-def test_a_pil_picture_is_not_shared() -> None:
+def test_a_pil_image_is_not_shared() -> None:
     mine = RED_BLUE.copy()
     load_image(mine).putpixel((0, 0), (1, 2, 3))
     assert same(mine)
@@ -126,12 +126,12 @@ def test_a_pil_picture_is_not_shared() -> None:
         (b"\x00\x00\x00\x18ftypisom0000", "video"),
         (b"\x00\x00\x00\x18ftypavif0000", "AVIF"),
         (b"\x1aE\xdf\xa3webm", "video"),
-        (b"\x00\x01\x02\x03\xff\xfe", "no known picture format"),
+        (b"\x00\x01\x02\x03\xff\xfe", "no known image format"),
         (b"", "empty"),
-        (encoded(kind="ICO"), "no known picture format"),
+        (encoded(kind="ICO"), "no known image format"),
     ],
 )
-def test_what_is_no_raster_picture_is_refused_by_name(data: bytes, words: str) -> None:
+def test_what_is_no_raster_image_is_refused_by_name(data: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=rf"{words}.*PNG, JPEG"):
         load_image(data)
 
@@ -159,12 +159,12 @@ def test_too_many_pixels_are_seen_in_the_header(side: int) -> None:
         load_image(bomb(side, side))
 
 
-def test_the_pixel_limit_holds_for_pil_pictures_too() -> None:
+def test_the_pixel_limit_holds_for_pil_images_too() -> None:
     with pytest.raises(ImageError, match="5x3 = 15 pixels, 14 are allowed"):
         load_image(RED_BLUE, ImageLimits(max_pixels=14))
 
 
-def test_a_picture_without_pixels_is_refused() -> None:
+def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(ImageError, match="empty"):
         load_image(Image.new("RGB", (0, 5)))
 
@@ -193,21 +193,21 @@ def test_files_are_not_read_where_they_are_not_allowed(tmp_path: Path) -> None:
             load_image(source, ImageLimits(allow_files=False))
 
 
-def test_a_pipe_is_no_picture_file(tmp_path: Path) -> None:
+def test_a_pipe_is_no_image_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for source in (tmp_path / "pipe.png", tmp_path, str(tmp_path / "pipe.png"), Path("/dev/zero")):
-        with pytest.raises(ImageError, match="no picture file"):
+        with pytest.raises(ImageError, match="no image file"):
             load_image(source)
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("no/such/cat.png", "no picture file at 'no/such/cat.png': check the path"),
-        ("cat", "no picture file at 'cat'"),
+        ("no/such/cat.png", "no image file at 'no/such/cat.png': check the path"),
+        ("cat", "no image file at 'cat'"),
         ("", "empty"),
-        ("a\0b.png", "no picture file"),
-        (Path("a\0b.png"), "a picture|cannot read|no picture"),
+        ("a\0b.png", "no image file"),
+        (Path("a\0b.png"), "an image|cannot read|no image"),
         ("data:image/png;base64", "','"),
         ("data:image/png;base64,###", "not valid base64"),
         ({"bytes": None, "path": None}, "'bytes'"),
@@ -222,7 +222,7 @@ def test_wrong_sources_are_named(source: Any, words: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_messages_never_carry_the_payload(prefix: str) -> None:
-    secret = base64.b64encode(b"no picture but a secret " * 100).decode()
+    secret = base64.b64encode(b"no image but a secret " * 100).decode()
     for text in (prefix + secret, prefix + secret + "!"):
         with pytest.raises(ImageError) as caught:
             load_image(text)

@@ -1,4 +1,4 @@
-"""Pictures written to files: the suffix decides, transparency survives where the format has it."""
+"""Images written to files: the suffix decides, transparency survives where the format has it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_transparency_becomes_white_where_the_format_has_none(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["a.tif", "a", "a.png.txt"])
 def test_an_unknown_suffix_names_the_known_ones(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"pictures are saved as \.png, \.jpg, \.jpeg, \.webp"):
+    with pytest.raises(ImageError, match=r"images are saved as \.png, \.jpg, \.jpeg, \.webp"):
         save_image(Image.new("L", (2, 2)), tmp_path / name)
     assert not list(tmp_path.iterdir())
 

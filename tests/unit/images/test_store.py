@@ -1,4 +1,4 @@
-"""The store names pictures by content, keeps memory bounded, and never hands out its own pixels."""
+"""The store names images by content, keeps memory bounded, and never hands out its own pixels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from agentfly.errors import ImageError
 from agentfly.images import ImageStore, ImageView, handle_of
 
 
-def picture(value: int, size: tuple[int, int] = (8, 6)) -> Image.Image:
+def make_image(value: int, size: tuple[int, int] = (8, 6)) -> Image.Image:
     return Image.new("RGB", size, (value, value, value))
 
 
-def test_equal_pixels_are_one_picture_whatever_the_metadata() -> None:
-    store, twin = ImageStore(), picture(3)
+def test_equal_pixels_are_one_image_whatever_the_metadata() -> None:
+    store, twin = ImageStore(), make_image(3)
     twin.info["comment"] = "other"
-    assert store.put(picture(3)) == store.put(twin)
-    assert store.put(picture(4)) != store.put(picture(3))
+    assert store.put(make_image(3)) == store.put(twin)
+    assert store.put(make_image(4)) != store.put(make_image(3))
 
 
 def test_mode_and_shape_are_part_of_the_content() -> None:
@@ -30,8 +30,8 @@ def test_mode_and_shape_are_part_of_the_content() -> None:
     assert handle_of(Image.new("L", (6, 2))) != handle_of(Image.new("RGB", (2, 2)))
 
 
-def test_changing_a_picture_outside_does_not_change_the_stored_one() -> None:
-    store, mine = ImageStore(), picture(1)
+def test_changing_an_image_outside_does_not_change_the_stored_one() -> None:
+    store, mine = ImageStore(), make_image(1)
     handle = store.put(mine)
     mine.putpixel((0, 0), (9, 9, 9))
     store.get(handle).putpixel((0, 0), (7, 7, 7))
@@ -40,16 +40,16 @@ def test_changing_a_picture_outside_does_not_change_the_stored_one() -> None:
 
 def test_past_its_memory_the_store_goes_to_disk_and_gives_the_same_pixels() -> None:
     store = ImageStore(max_bytes=3 * 8 * 6 * 2)
-    handles = [store.put(picture(value)) for value in range(10)]
+    handles = [store.put(make_image(value)) for value in range(10)]
     assert len(store._memory) <= 2
     assert [handle_of(store.get(handle)) for handle in handles] == handles
 
 
-def test_pictures_stay_readable_while_they_leave_memory() -> None:
+def test_images_stay_readable_while_they_leave_memory() -> None:
     store = ImageStore(max_bytes=3 * 8 * 6 * 2)
 
     def work(start: int) -> bool:
-        handles = [store.put(picture(value % 40)) for value in range(start, start + 60)]
+        handles = [store.put(make_image(value % 40)) for value in range(start, start + 60)]
         return all(handle_of(store.get(handle)) == handle for handle in handles)
 
     with ThreadPoolExecutor(8) as pool:
@@ -61,7 +61,7 @@ def test_pictures_stay_readable_while_they_leave_memory() -> None:
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ImageStore(tmp_path if durable else None, max_bytes=3 * 8 * 6)
-    first = store.put(picture(1))
+    first = store.put(make_image(1))
     writing, go = threading.Event(), threading.Event()
     save = Image.Image.save
 
@@ -72,7 +72,7 @@ def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Image.Image, "save", slow)
     with ThreadPoolExecutor(2) as pool:
-        second = pool.submit(store.put, picture(2))
+        second = pool.submit(store.put, make_image(2))
         assert writing.wait(20)
         assert handle_of(pool.submit(store.get, first).result(10)) == first
         assert first in store
@@ -81,7 +81,7 @@ def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeyp
 
 
 def test_a_durable_store_is_read_by_another_one(tmp_path: Path) -> None:
-    handle = ImageStore(tmp_path).put(picture(5))
+    handle = ImageStore(tmp_path).put(make_image(5))
     other = ImageStore(tmp_path)
     assert handle in other
     assert handle_of(other.get(handle)) == handle
@@ -116,21 +116,26 @@ def test_other_modes_become_one_of_three(mode: str, kept: str) -> None:
     assert store.get(store.put(Image.new(mode, (2, 2)))).mode == kept
 
 
-def test_a_view_counts_pictures_and_masks_apart_and_knows_equal_ones() -> None:
+def test_a_view_counts_images_and_masks_apart_and_knows_equal_ones() -> None:
     view = ImageView(ImageStore())
-    names = [view.add(picture(1)), view.add(Image.new("L", (8, 6)), "mask"), view.add(picture(2)), view.add(picture(1))]
+    names = [
+        view.add(make_image(1)),
+        view.add(Image.new("L", (8, 6)), "mask"),
+        view.add(make_image(2)),
+        view.add(make_image(1)),
+    ]
     assert names == ["img_1", "mask_1", "img_2", "img_1"]
     assert list(view) == ["img_1", "mask_1", "img_2"]
 
 
-def test_a_view_takes_handles_of_its_own_pictures_only() -> None:
+def test_a_view_takes_handles_of_its_own_images_only() -> None:
     store = ImageStore()
     mine, other = ImageView(store), ImageView(store)
-    handle = store.put(picture(1))
+    handle = store.put(make_image(1))
     mine.add_handle(handle)
     assert mine.name(handle) == "img_1"
     assert handle_of(mine.get("img_1")) == handle
-    with pytest.raises(ImageError, match="there is no picture"):
+    with pytest.raises(ImageError, match="there is no image"):
         other.get(handle)
     with pytest.raises(ImageError, match="Did you mean 'img_1'"):
         mine.get("img_2")

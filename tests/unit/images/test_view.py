@@ -1,4 +1,4 @@
-"""Names of pictures while several calls add to one view, and stores that find what they lack."""
+"""Names of images while several calls add to one view, and stores that find what they lack."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def test_a_store_looks_into_another_one(tmp_path: Path) -> None:
     store.look_in(store)
     assert handle in store
     assert store.get(handle).getpixel((0, 0)) == 7
-    with pytest.raises(ImageError, match="no picture"):
+    with pytest.raises(ImageError, match="no image"):
         store.get("img_000000000000")

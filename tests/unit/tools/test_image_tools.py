@@ -25,7 +25,7 @@ def disc(x: int) -> Image.Image:
 
 @dataclass
 class Fake:
-    """Engines that keep what they are given; pictures come out in one colour."""
+    """Engines that keep what they are given; images come out in one colour."""
 
     found: Sequence[Detection] = ()
     colour: str | None = "blue"
@@ -59,7 +59,7 @@ TWO = (
 
 
 class Desk:
-    """One chain with a red picture `img_1`."""
+    """One chain with a red image `img_1`."""
 
     def __init__(self, fake: Fake, *, draws_boxes: bool = False) -> None:
         self.fake = fake
@@ -99,7 +99,7 @@ async def test_detection_stores_the_union_and_lists_what_it_found() -> None:
     assert area(desk.view.get("mask_1")) == 32
 
 
-async def test_engines_that_draw_boxes_show_them_in_a_picture_of_its_own_name() -> None:
+async def test_engines_that_draw_boxes_show_them_in_an_image_of_its_own_name() -> None:
     desk = Desk(Fake(TWO), draws_boxes=True)
     result = await desk.call("detect_objects", image_id="img_1", text_prompt="circle")
     assert result.text.endswith("; drawn in boxes_1")
@@ -248,7 +248,7 @@ async def test_every_setting_reaches_the_editor() -> None:
     assert (result.text, result.images) == ("img_2", (desk.view.handle("img_2"),))
 
 
-async def test_an_edit_that_changed_nothing_says_so_and_makes_no_new_picture() -> None:
+async def test_an_edit_that_changed_nothing_says_so_and_makes_no_new_image() -> None:
     desk = Desk(Fake(TWO, colour=None))
     result = await desk.call("qwen_edit_image", image_id="img_1", prompt="sunset")
     assert (result.text, result.images) == ("img_1: nothing changed", ())
@@ -260,7 +260,7 @@ async def test_the_refusal_of_an_engine_reaches_the_model() -> None:
         await Desk(Fake()).call("qwen_edit_image", image_id="img_1", prompt="fly")
 
 
-async def test_the_answer_ends_the_chain_with_its_picture() -> None:
+async def test_the_answer_ends_the_chain_with_its_image() -> None:
     desk = Desk(Fake())
     result = await desk.call("give_answer", final_image_id="img_1", description="Done.")
     assert result == ToolResult("Done.", (desk.view.handle("img_1"),), final=True)
@@ -277,7 +277,7 @@ async def test_the_answer_ends_the_chain_with_its_picture() -> None:
         ("give_answer", {"final_image_id": "img_7"}),
     ],
 )
-async def test_unknown_pictures_are_told_with_the_known_ones(name: str, arguments: dict[str, Any]) -> None:
+async def test_unknown_images_are_told_with_the_known_ones(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ToolError, match=r"unknown image id 'img_7'.*img_1"):
         await Desk(Fake(TWO)).call(name, **arguments)
 

@@ -48,7 +48,7 @@ def bad_edit() -> str:
 async def roll(
     task: EditTask, texts: Sequence[str], codec: ChatCodec | None = None, limits: RolloutLimits | None = None
 ) -> tuple[Trajectory, ImageStore]:
-    """A finished chain and its pictures."""
+    """A finished chain and its images."""
     limits, store = limits or RolloutLimits(max_tokens_per_turn=200), ImageStore()
     backend = ScriptedBackend(list(texts), codec=codec)
     settings = AgentSettings(system_prompt=None, limits=limits)

@@ -18,13 +18,13 @@ FAMILIES = ("look", "named", "repair")
 
 
 def photo(seed: int, side: int = 168) -> Image.Image:
-    """A noisy picture with a disc: as hard to compress as a photograph."""
+    """A noisy image with a disc: as hard to compress as a photograph."""
     rng = random.Random(seed)
-    picture = Image.frombytes("RGB", (side, side), rng.randbytes(3 * side * side)).resize((side // 4, side // 4))
-    picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    image = Image.frombytes("RGB", (side, side), rng.randbytes(3 * side * side)).resize((side // 4, side // 4))
+    image = image.resize((side, side), Image.Resampling.BICUBIC)
     x, y = rng.randrange(20, side - 60), rng.randrange(20, side - 60)
-    ImageDraw.Draw(picture).ellipse((x, y, x + 40, y + 40), fill=("red", "blue", "green")[seed % 3], outline="white")
-    return picture
+    ImageDraw.Draw(image).ellipse((x, y, x + 40, y + 40), fill=("red", "blue", "green")[seed % 3], outline="white")
+    return image
 
 
 def trajectory(score: float, *, threshold: float = 0.35, observation: str = "mask_1: red circle 0.91") -> Trajectory:

@@ -59,16 +59,16 @@ def test_smoothing_calms_noise_without_moving_the_mean_of_a_line() -> None:
     assert np.abs(smooth(noisy) - line)[10:-10].max() < 0.02
 
 
-def test_strip_shows_each_picture_at_the_height(tmp_path: Path) -> None:
-    pictures = [(Image.new("RGB", (84, 84), c), c) for c in ("red", "lime")] + [(Image.new("L", (336, 168), 0), "mask")]
-    path = edit_strip(pictures, tmp_path / "strip.png", height=168)
+def test_strip_shows_each_image_at_the_height(tmp_path: Path) -> None:
+    images = [(Image.new("RGB", (84, 84), c), c) for c in ("red", "lime")] + [(Image.new("L", (336, 168), 0), "mask")]
+    path = edit_strip(images, tmp_path / "strip.png", height=168)
     with Image.open(path) as strip:
         assert strip.width == 2 * 12 + 168 + 168 + 336 + 2 * 34
         assert strip.height > 168 + 24
     assert _count(path, (255, 0, 0)) == _count(path, (0, 255, 0)) == 168 * 168
 
 
-def test_strip_wraps_words_that_are_wider_than_the_picture(tmp_path: Path) -> None:
+def test_strip_wraps_words_that_are_wider_than_the_image(tmp_path: Path) -> None:
     red = Image.new("RGB", (168, 168), "red")
     short, long = (edit_strip([(red, text)], tmp_path / f"{len(text)}.png") for text in ("one", "m" * 90))
     with Image.open(short) as one, Image.open(long) as many:
@@ -86,5 +86,5 @@ def test_strip_shows_transparency_as_white(tmp_path: Path) -> None:
 
 
 def test_strip_of_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least one picture"):
+    with pytest.raises(ConfigError, match="at least one image"):
         edit_strip([], tmp_path / "s.png")

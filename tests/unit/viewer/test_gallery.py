@@ -34,14 +34,14 @@ def test_what_is_not_scored_is_no_zero(tmp_path: Path) -> None:
 
 
 def test_it_is_one_file_that_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    picture = thumbnail(photo(1, 500))
+    image = thumbnail(photo(1, 500))
     evil = '<script>alert(1)</script><img src="https://evil.test/x.png">'
-    html = page(tmp_path, card(evil, evil, 5.0, source=picture, steps=((evil, picture),), errors=(evil, "\ud800")))
+    html = page(tmp_path, card(evil, evil, 5.0, source=image, steps=((evil, image),), errors=(evil, "\ud800")))
     assert "<script" not in html
     assert "https://" not in html.replace("&#34;https://", "")
-    assert html.count(f'src="{picture}"') == 2
+    assert html.count(f'src="{image}"') == 2
     assert "default-src 'none'" in html
-    assert len(picture) < 60_000
+    assert len(image) < 60_000
 
 
 def test_it_says_when_it_does_not_show_everything(tmp_path: Path) -> None:

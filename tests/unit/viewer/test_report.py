@@ -15,7 +15,7 @@ from PIL import Image
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.messages import text_message
 from agentfly.viewer import Example, Report, StepRecord, learning_curve, write_report
-from agentfly.viewer.report import picture_uri
+from agentfly.viewer.report import image_uri
 from tests.unit.viewer.made_up import FAMILIES, examples, photo, summary, trajectory
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -71,7 +71,7 @@ def test_page_names_every_family_score_and_interval(tmp_path: Path) -> None:
     assert all(family in text for family in FAMILIES)
     assert "91.5" in text
     assert "31.2" in text
-    assert "14.0 to 31.0" in text  # blanked pictures
+    assert "14.0 to 31.0" in text  # blanked images
     assert "0.0004" in text
     assert "max_turns" in text
     assert "auto_mask_dilate" in text
@@ -82,7 +82,7 @@ def test_gallery_tells_calls_arguments_and_observations(tmp_path: Path) -> None:
     assert "Remove the red circle number 0" in text
     assert 'text_prompt="the red circle", box_threshold=0.35' in text.replace("( ", "(")
     assert "mask_1: red circle 0.91 [classical]" in text
-    assert "no picture" in text
+    assert "no image" in text
     assert "preservation 0.97" in text
 
 
@@ -167,14 +167,14 @@ def test_twenty_examples_stay_under_five_megabytes(tmp_path: Path) -> None:
     assert path.stat().st_size < 5_000_000
 
 
-def test_masks_stay_exact_and_large_pictures_shrink() -> None:
+def test_masks_stay_exact_and_large_images_shrink() -> None:
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (10, 10, 30, 30))
-    kind, data = picture_uri(mask).split(",")
+    kind, data = image_uri(mask).split(",")
     assert kind == "data:image/png;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == mask.tobytes()
     large = Image.new("RGB", (2000, 1000), "red")
-    assert Image.open(io.BytesIO(base64.b64decode(picture_uri(large).split(",")[1]))).size == (336, 168)
+    assert Image.open(io.BytesIO(base64.b64decode(image_uri(large).split(",")[1]))).size == (336, 168)
     assert large.size == (2000, 1000)
 
 

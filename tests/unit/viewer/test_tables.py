@@ -64,7 +64,7 @@ def test_counts_by_family_are_shown_where_the_summary_has_them() -> None:
     ]  # fmt: skip
 
 
-def test_blanked_success_stands_beside_success_with_pictures() -> None:
+def test_blanked_success_stands_beside_success_with_images() -> None:
     content = summary()
     ((policy, family, seeing, blind),) = tables.blanked_rows(content)
     assert (policy, family) == ("trained", "look")

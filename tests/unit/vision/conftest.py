@@ -1,4 +1,4 @@
-"""Pictures with stickers at known places, tiny checkpoints, and a picture and a mask to hand to them."""
+"""Images with stickers at known places, tiny checkpoints, and an image and a mask to hand to them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]
 
 @pytest.fixture
 def noise() -> Image.Image:
-    """A picture of 128 x 96 with a different value at every pixel."""
+    """An image of 128 x 96 with a different value at every pixel."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8))
 
 

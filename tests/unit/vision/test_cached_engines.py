@@ -80,7 +80,7 @@ async def test_detections_come_back_as_they_were(cache: ToolCache, tmp_path: Pat
         ]
         assert found[0].mask.tobytes() == box_mask((1, 2, 30, 40), noise.size).tobytes()
         assert found[1].mask.tobytes() == Image.linear_gradient("L").resize(noise.size).tobytes()
-    # A mask that is its box is not written as a picture.
+    # A mask that is its box is not written as an image.
     assert len(list(tmp_path.glob("??/*.png"))) == 1
 
 
@@ -105,9 +105,9 @@ async def test_a_seed_makes_a_call_cacheable_and_each_parameter_counts(
         InpaintParams("blur", 7.0, 21, 0.8, 1),
         InpaintParams("blur", 7.0, 20, 0.7, 1),
     ]
-    pictures = [await engines.inpainter.inpaint(noise, soft_mask, "cat", p) for p in (usual, *others, usual, *others)]
+    images = [await engines.inpainter.inpaint(noise, soft_mask, "cat", p) for p in (usual, *others, usual, *others)]
     assert len(work.calls) == 6
-    assert [p.tobytes() for p in pictures[:6]] == [p.tobytes() for p in pictures[6:]]
+    assert [p.tobytes() for p in images[:6]] == [p.tobytes() for p in images[6:]]
     await engines.inpainter.inpaint(noise, noise.convert("L"), "cat", usual)
     await engines.inpainter.inpaint(noise.rotate(180), soft_mask, "cat", usual)
     await engines.inpainter.inpaint(noise, soft_mask, "dog", usual)
@@ -119,9 +119,9 @@ async def test_a_seed_makes_a_call_cacheable_and_each_parameter_counts(
 async def test_calls_without_a_seed_are_kept_only_when_told_to(cache: ToolCache, noise: Image.Image) -> None:
     work = Work()
     plain, told = work.behind(cache).editor, work.behind(cache, unseeded=True).editor
-    pictures = [await engine.edit(noise, "red", EditParams()) for engine in (plain, plain, told, told, plain)]
-    assert len({p.tobytes() for p in pictures}) == 4
-    assert pictures[2].tobytes() == pictures[3].tobytes()
+    images = [await engine.edit(noise, "red", EditParams()) for engine in (plain, plain, told, told, plain)]
+    assert len({p.tobytes() for p in images}) == 4
+    assert images[2].tobytes() == images[3].tobytes()
     assert cache.stats.skipped == 3
 
 
@@ -166,11 +166,11 @@ async def test_equal_calls_of_one_moment_work_once(cache: ToolCache, noise: Imag
     tasks = [asyncio.create_task(editor.edit(noise, "red", EditParams(seed=1))) for _ in range(5)]
     await until(lambda: cache.stats.shared == 4 and len(work.calls) == 1)
     work.go.set()
-    pictures = await asyncio.gather(*tasks)
+    images = await asyncio.gather(*tasks)
     assert len(work.calls) == 1
-    assert len({picture.tobytes() for picture in pictures}) == 1
-    pictures[0].putpixel((0, 0), (9, 9, 9))
-    assert pictures[1].getpixel((0, 0)) == (0, 1, 0)
+    assert len({image.tobytes() for image in images}) == 1
+    images[0].putpixel((0, 0), (9, 9, 9))
+    assert images[1].getpixel((0, 0)) == (0, 1, 0)
     assert cache.stats.hit_rate == 0.8
 
 

@@ -27,7 +27,7 @@ def test_only_masked_pixels_change_and_full_ones_are_the_painted(seed: int, mode
         assert result.getchannel("A").tobytes() == source.getchannel("A").tobytes()
 
 
-def test_painted_picture_of_another_size_is_brought_to_the_source() -> None:
+def test_painted_image_of_another_size_is_brought_to_the_source() -> None:
     source, painted = Image.new("RGB", (30, 20)), Image.new("RGB", (64, 64), (0, 200, 0))
     result = paste_back(source, painted, Image.new("L", (30, 20), 255))
     assert result.getcolors() == [(600, (0, 200, 0))]
@@ -40,6 +40,6 @@ def test_solid_keeps_what_is_at_least_half_as_bright_as_the_brightest() -> None:
 
 
 def test_transparent_parts_count_as_white() -> None:
-    picture = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
-    picture.putpixel((1, 0), (0, 0, 0, 0))
-    assert [flattened(picture).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    assert [flattened(image).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]

@@ -108,8 +108,8 @@ async def test_a_cache_goes_in_front_and_is_shared_through_its_folder(tmp_path: 
     spec = {"cache": {"root": str(tmp_path)}}
     first, second = make_engines(spec), make_engines(spec)
     assert isinstance(first.editor, CachedEditor)
-    pictures = [await engines.editor.edit(plain, "blur it", EditParams()) for engines in (first, second)]
-    assert pictures[0].tobytes() == pictures[1].tobytes()
+    images = [await engines.editor.edit(plain, "blur it", EditParams()) for engines in (first, second)]
+    assert images[0].tobytes() == images[1].tobytes()
     assert len(list(tmp_path.glob("??/*.json"))) == 1
 
 

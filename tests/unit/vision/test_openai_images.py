@@ -27,7 +27,7 @@ def png(image: Image.Image) -> str:
 
 
 class Server:
-    """Answers `/v1/images/edits` with one picture, and keeps the parts of each form."""
+    """Answers `/v1/images/edits` with one image, and keeps the parts of each form."""
 
     def __init__(self, data: list[dict[str, Any]] | None = None, status: int = 200) -> None:
         self.data = [{"b64_json": png(Image.new("RGB", (64, 64), (0, 200, 0)))}] if data is None else data
@@ -63,7 +63,7 @@ async def test_without_a_model_none_is_sent(noise: Image.Image) -> None:
     assert "model" not in server.forms[0]
 
 
-async def test_an_edit_sends_picture_and_prompt_and_restores_the_size(noise: Image.Image) -> None:
+async def test_an_edit_sends_image_and_prompt_and_restores_the_size(noise: Image.Image) -> None:
     server = Server()
     edited = await server.engine(fields={"quality": "high"}).edit(
         noise, "make it green", EditParams("blur", 4.0, 20, 7)
@@ -127,9 +127,9 @@ async def test_nobody_at_the_address(noise: Image.Image) -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [([], "sent no picture"), ([{}], "sent no picture"), ([{"b64_json": "aGVsbG8="}], "cannot be read")],
+    [([], "sent no image"), ([{}], "sent no image"), ([{"b64_json": "aGVsbG8="}], "cannot be read")],
 )
-async def test_a_reply_without_a_picture_is_an_observation(
+async def test_a_reply_without_an_image_is_an_observation(
     noise: Image.Image, data: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(ToolError, match=message):
@@ -138,7 +138,7 @@ async def test_a_reply_without_a_picture_is_an_observation(
 
 async def test_an_address_in_the_reply_is_not_followed_into_the_private_network(noise: Image.Image) -> None:
     with pytest.raises(ToolError, match="cannot be read"):
-        await Server([{"url": "http://127.0.0.1:9/picture.png"}]).engine().edit(noise, "green", EditParams())
+        await Server([{"url": "http://127.0.0.1:9/image.png"}]).engine().edit(noise, "green", EditParams())
 
 
 async def test_a_mask_of_another_size_is_an_observation(noise: Image.Image) -> None:

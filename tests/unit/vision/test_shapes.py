@@ -30,7 +30,7 @@ def test_a_figure_has_its_colour_inside_white_around_and_nothing_outside_its_box
     assert (ring == 250).all()
 
 
-def test_a_figure_over_the_edge_of_the_picture_is_cut() -> None:
+def test_a_figure_over_the_edge_of_the_image_is_cut() -> None:
     pixels = np.zeros((20, 20, 3), dtype=np.uint8)
     Figure("star", "red", 0.0, 0.0, 8.0, 2.0).draw(pixels)
     Figure("star", "red", 99.0, 99.0, 8.0, 2.0).draw(pixels)
@@ -49,6 +49,6 @@ def test_nothing_fits_into_what_is_thinner_than_the_border() -> None:
     assert largest_inside(depth, "square", 20.0, 20.0, 3.0) == 0.0
 
 
-def test_the_border_grows_with_the_picture() -> None:
+def test_the_border_grows_with_the_image() -> None:
     assert border_width(168, 200) == pytest.approx(3.36)
     assert border_width(20, 20) == 1.5

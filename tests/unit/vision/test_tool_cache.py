@@ -16,7 +16,7 @@ from tests import programs
 ROOT = Path(__file__).parents[3]
 
 
-def picture(value: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
+def make_image(value: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
     shape = (size[1], size[0], *({"L": (), "RGB": (3,), "RGBA": (4,)}[mode]))
     return Image.fromarray(np.random.default_rng(value).integers(0, 256, shape, dtype=np.uint8))
 
@@ -32,18 +32,18 @@ def files(cache: ToolCache) -> list[str]:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_a_result_comes_back_equal_from_memory_and_from_disk(tmp_path: Path, mode: str) -> None:
     cache = ToolCache(tmp_path)
-    cache.put(key(1), Entry((picture(1, mode=mode), picture(2)), {"objects": [1, "ä"], "best": None}))
+    cache.put(key(1), Entry((make_image(1, mode=mode), make_image(2)), {"objects": [1, "ä"], "best": None}))
     for found in (cache.get(key(1)), ToolCache(tmp_path).get(key(1))):
         assert found is not None
         assert [(i.mode, i.tobytes()) for i in found.images] == [
-            (i.mode, i.tobytes()) for i in (picture(1, mode=mode), picture(2))
+            (i.mode, i.tobytes()) for i in (make_image(1, mode=mode), make_image(2))
         ]
         assert found.data == {"objects": [1, "ä"], "best": None}
     assert ToolCache(tmp_path).get(key(2)) is None
 
 
 def test_changing_what_was_given_or_got_does_not_change_what_is_kept(tmp_path: Path) -> None:
-    cache, given = ToolCache(tmp_path), picture(1)
+    cache, given = ToolCache(tmp_path), make_image(1)
     cache.put(key(1), Entry((given,)))
     given.putpixel((0, 0), (0, 0, 0))
     first = cache.get(key(1))
@@ -51,26 +51,26 @@ def test_changing_what_was_given_or_got_does_not_change_what_is_kept(tmp_path: P
     first.images[0].putpixel((0, 0), (9, 9, 9))
     second = cache.get(key(1))
     assert second is not None
-    assert second.images[0].tobytes() == picture(1).tobytes()
+    assert second.images[0].tobytes() == make_image(1).tobytes()
 
 
 def test_everything_that_decides_a_result_is_in_its_key() -> None:
-    usual = ("engine", "1", "edit", {"prompt": "red", "seed": 1}, (picture(1), picture(2)))
+    usual = ("engine", "1", "edit", {"prompt": "red", "seed": 1}, (make_image(1), make_image(2)))
     others = [
         ("other", *usual[1:]),
         (usual[0], "2", *usual[2:]),
         (*usual[:2], "inpaint", *usual[3:]),
         (*usual[:3], {"prompt": "red", "seed": 2}, usual[4]),
         (*usual[:3], {"prompt": "red", "seed": None}, usual[4]),
-        (*usual[:4], (picture(2), picture(1))),
-        (*usual[:4], (picture(1),)),
+        (*usual[:4], (make_image(2), make_image(1))),
+        (*usual[:4], (make_image(1),)),
     ]
     keys = {cache_key(*parts) for parts in (usual, *others)}
     assert len(keys) == 1 + len(others)
     assert cache_key(*usual[:3], {"seed": 1, "prompt": "red"}, usual[4]) == cache_key(*usual)
 
 
-def test_pictures_of_equal_bytes_and_other_shape_have_other_hashes() -> None:
+def test_images_of_equal_bytes_and_other_shape_have_other_hashes() -> None:
     flat = bytes(24)
     hashes = {
         image_hash(Image.frombytes(mode, size, flat[: size[0] * size[1] * n]))
@@ -81,15 +81,15 @@ def test_pictures_of_equal_bytes_and_other_shape_have_other_hashes() -> None:
 
 def test_what_was_not_used_for_longest_is_removed_first(tmp_path: Path) -> None:
     cache = ToolCache(tmp_path / "probe")
-    cache.put(key(0), Entry((picture(0),)))
+    cache.put(key(0), Entry((make_image(0),)))
     sizes = [path.stat().st_size for path in cache.root.glob("??/*")]
     cache = ToolCache(tmp_path / "real", max_bytes=sum(sizes) * 4)
     now = time.time()
     for number in range(4):
-        cache.put(key(number), Entry((picture(number),)))
+        cache.put(key(number), Entry((make_image(number),)))
         os.utime(cache._path(key(number)), (now - 100 + number,) * 2)
     assert cache.get(key(0)) is not None
-    cache.put(key(4), Entry((picture(4),)))
+    cache.put(key(4), Entry((make_image(4),)))
     cache.evict()
     left = [number for number in range(5) if ToolCache(tmp_path / "real").get(key(number)) is not None]
     assert left == [0, 3, 4]
@@ -100,7 +100,7 @@ def test_what_was_not_used_for_longest_is_removed_first(tmp_path: Path) -> None:
 def test_the_folder_stays_near_its_bound_without_being_asked(tmp_path: Path) -> None:
     cache = ToolCache(tmp_path, max_bytes=100_000)
     for number in range(60):
-        cache.put(key(number), Entry((picture(number),)))
+        cache.put(key(number), Entry((make_image(number),)))
     assert sum(path.stat().st_size for path in tmp_path.glob("??/*")) < 100_000 * 17 / 16 + 5000
     assert cache.get(key(59)) is not None
 
@@ -109,17 +109,17 @@ def test_memory_is_bounded_and_the_rest_comes_from_disk(tmp_path: Path) -> None:
     one = 40 * 30 * 3
     cache = ToolCache(tmp_path, memory_bytes=2 * one)
     for number in range(4):
-        cache.put(key(number), Entry((picture(number),)))
+        cache.put(key(number), Entry((make_image(number),)))
     assert len(cache._memory) == 2
     assert all(cache.get(key(number)) is not None for number in range(4))
     assert cache._held == 2 * one
-    cache.put(key(9), Entry((picture(9, (400, 300)),)))
+    cache.put(key(9), Entry((make_image(9, (400, 300)),)))
     assert cache._held == 2 * one
 
 
 @pytest.mark.parametrize("damage", ["png", "json", "no png"])
 def test_a_broken_result_is_a_miss_and_can_be_written_again(tmp_path: Path, damage: str) -> None:
-    ToolCache(tmp_path).put(key(1), Entry((picture(1),)))
+    ToolCache(tmp_path).put(key(1), Entry((make_image(1),)))
     suffix = "json" if damage == "json" else "png"
     path = next(tmp_path.glob(f"??/*.{suffix}"))
     if damage == "no png":
@@ -128,13 +128,13 @@ def test_a_broken_result_is_a_miss_and_can_be_written_again(tmp_path: Path, dama
         path.write_bytes(path.read_bytes()[:20])
     cache = ToolCache(tmp_path)
     assert cache.get(key(1)) is None
-    cache.put(key(1), Entry((picture(1),)))
+    cache.put(key(1), Entry((make_image(1),)))
     assert ToolCache(tmp_path).get(key(1)) is not None
 
 
 def test_leftovers_of_killed_processes_are_removed_when_they_are_old(tmp_path: Path) -> None:
     cache = ToolCache(tmp_path)
-    cache.put(key(1), Entry((picture(1),)))
+    cache.put(key(1), Entry((make_image(1),)))
     folder = next(tmp_path.glob("??"))
     for name, age in (("a.0.png", 3600), ("b.0.png", 5), ("c.json.1-1.part", 3600), ("d.json.1-1.part", 5)):
         (folder / name).write_bytes(b"x")
@@ -153,16 +153,16 @@ def test_hit_rate_counts_what_needed_no_work() -> None:
 WRITER = """
 import sys
 from agentfly.vision.tool_cache import Entry, ToolCache
-from tests.unit.vision.test_tool_cache import key, picture
+from tests.unit.vision.test_tool_cache import key, make_image
 cache = ToolCache(sys.argv[1], max_bytes=60_000, memory_bytes=0)
 wrong = 0
 for turn in range(150):
     number = turn % 25
-    cache.put(key(number), Entry((picture(number), picture(number + 100)), {"n": number}))
+    cache.put(key(number), Entry((make_image(number), make_image(number + 100)), {"n": number}))
     for other in (number, (number * 7) % 25):
         found = cache.get(key(other))
         if found is not None:
-            expected = (picture(other).tobytes(), picture(other + 100).tobytes())
+            expected = (make_image(other).tobytes(), make_image(other + 100).tobytes())
             wrong += (found.data["n"], *(i.tobytes() for i in found.images)) != (other, *expected)
 print(wrong, cache.stats.evicted > 0)
 """

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from agentfly.serving.image_server.errors import RequestRefused
-from agentfly.serving.image_server.http.fields import PICTURES
+from agentfly.serving.image_server.http.fields import IMAGES
 from agentfly.serving.image_server.http.images import Source
 from agentfly.serving.image_server.settings import UploadLimits
 
@@ -24,8 +24,8 @@ class Body:
     """What a request contains.
 
     Attributes:
-        fields: everything that is not a picture.
-        images: pictures, not decoded yet.
+        fields: everything that is not an image.
+        images: images, not decoded yet.
         mask: the mask, not decoded yet.
         is_json: whether it came as JSON, which the documented clients expect another reply for.
     """
@@ -57,7 +57,7 @@ def _from_json(data: bytes) -> Body:
         raise RequestRefused("the body is not valid JSON") from fault
     if not isinstance(content, Mapping):
         raise RequestRefused("the body is not a JSON object")
-    body = Body({name: value for name, value in content.items() if name not in PICTURES}, is_json=True)
+    body = Body({name: value for name, value in content.items() if name not in IMAGES}, is_json=True)
     images = content.get("image", content.get("image[]"))
     for source in images if isinstance(images, list) else [images]:
         if source is not None:
@@ -86,7 +86,7 @@ async def _from_form(request: Request, limits: UploadLimits) -> Body:
                 elif name == "mask":
                     body.mask = source
                 elif isinstance(source, bytes):
-                    raise RequestRefused(f"{name[:64]} is not a file: pictures go into image and mask", param=name[:64])
+                    raise RequestRefused(f"{name[:64]} is not a file: images go into image and mask", param=name[:64])
                 else:
                     body.fields[name] = source
     except HTTPException as fault:

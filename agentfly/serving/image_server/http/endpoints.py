@@ -61,15 +61,15 @@ class ImageServer:
             self._coder.close()
 
     async def edits(self, request: Request) -> Response:
-        """Edit a picture by instruction, or repaint what a mask covers."""
+        """Edit an image by instruction, or repaint what a mask covers."""
         return await self._answer(request, Operation.edit, self._edit)
 
     async def upload(self, request: Request) -> Response:
-        """Edit an uploaded picture; replies as the JSON body does: `{"image": base64}`."""
+        """Edit an uploaded image; replies as the JSON body does: `{"image": base64}`."""
         return await self._answer(request, Operation.edit, lambda request: self._edit(request, bare=True))
 
     async def generations(self, request: Request) -> Response:
-        """Make pictures from text."""
+        """Make images from text."""
         return await self._answer(request, Operation.generate, self._generate)
 
     async def detections(self, request: Request) -> Response:
@@ -188,7 +188,7 @@ class ImageServer:
         if not fields.prompt:
             raise RequestRefused("prompt is needed", param="prompt")
         if body.images or body.mask is not None:
-            raise RequestRefused("generations take no pictures: use /v1/images/edits", param="image")
+            raise RequestRefused("generations take no images: use /v1/images/edits", param="image")
         side = min(_DEFAULT_SIDE, self.settings.limits.output_side)
         size = read_size(fields.size, self.settings.limits)
         width, height = size or (side, side)
@@ -232,7 +232,7 @@ class ImageServer:
         *,
         bare: bool = False,
     ) -> dict[str, Any]:
-        """The reply with the pictures; a `bare` one has its single picture as `image`."""
+        """The reply with the images; a `bare` one has its single image as `image`."""
         first = secrets.randbelow(2**32) if fields.seed is None else fields.seed
         seeds = [(first + index) % 2**32 for index in range(fields.n)]
         works = [dataclasses.replace(work, seed=seed) for seed in seeds]

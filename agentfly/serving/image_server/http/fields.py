@@ -16,7 +16,7 @@ from agentfly.serving.image_server.settings import UploadLimits
 IGNORED = frozenset(
     ("background", "input_fidelity", "model", "moderation", "output_compression", "quality", "style", "user")
 )
-PICTURES = frozenset(("image", "image[]", "mask"))
+IMAGES = frozenset(("image", "image[]", "mask"))
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 

@@ -23,7 +23,7 @@ from agentfly.serving.image_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-# What says that the server is up, and how to use it, needs no key; it tells nothing of anybody's pictures.
+# What says that the server is up, and how to use it, needs no key; it tells nothing of anybody's images.
 OPEN_PATHS = frozenset(("/", "/health", "/docs", "/docs/oauth2-redirect", "/openapi.json"))
 # Requests whose bodies may be read at once beyond those that the queue and the workers take.
 _READING = 16

@@ -24,11 +24,11 @@ Source = bytes | str
 
 
 class Coder:
-    """Decodes and encodes pictures off the event loop.
+    """Decodes and encodes images off the event loop.
 
     Args:
         limits: what is accepted.
-        threads: pictures coded at once, which bounds the memory that decoding takes.
+        threads: images coded at once, which bounds the memory that decoding takes.
     """
 
     def __init__(self, limits: UploadLimits, threads: int = 4) -> None:
@@ -40,42 +40,41 @@ class Coder:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def decode(self, sources: Sequence[Source], param: str = "image") -> list[Image.Image]:
-        """Pictures of a request: uploads, data URIs, base64, and addresses where those are allowed.
+        """Images of a request: uploads, data URIs, base64, and addresses where those are allowed.
 
         Raises:
-            RequestRefused: not a picture, too large, or from where pictures are not taken.
+            RequestRefused: not an image, too large, or from where images are not taken.
         """
         if len(sources) > self._limits.images:
-            raise RequestRefused(f"{self._limits.images} pictures a request at most", param=param)
-        pictures: list[Image.Image] = []
+            raise RequestRefused(f"{self._limits.images} images a request at most", param=param)
+        images: list[Image.Image] = []
         left = self._limits.total_pixels
         for source in sources:
             try:
                 data = await self._fetched(source)
-                picture = await self._run(load_image, data, self._image_limits(left))
+                image = await self._run(load_image, data, self._image_limits(left))
             except ImageError as fault:
                 raise RequestRefused(str(fault), code="invalid_image", param=param) from fault
-            left -= picture.width * picture.height
-            pictures.append(picture)
-        return pictures
+            left -= image.width * image.height
+            images.append(image)
+        return images
 
     async def decode_mask(self, source: Source, size: tuple[int, int]) -> Image.Image:
         """The mask of a request as mode L, white = change; see `as_mask`.
 
         Raises:
-            RequestRefused: not a picture, or not of the size of the picture that it is for.
+            RequestRefused: not an image, or not of the size of the image that it is for.
         """
-        (picture,) = await self.decode([source], "mask")
-        if picture.size != size:
+        (image,) = await self.decode([source], "mask")
+        if image.size != size:
             raise RequestRefused(
-                f"the mask is {picture.width}x{picture.height} but the picture {size[0]}x{size[1]}: "
-                "send a mask of its size",
+                f"the mask is {image.width}x{image.height} but the image {size[0]}x{size[1]}: send a mask of its size",
                 param="mask",
             )
-        return await self._run(as_mask, picture)
+        return await self._run(as_mask, image)
 
     async def encode(self, image: Image.Image, form: str = "png", size: tuple[int, int] | None = None) -> str:
-        """Base64 of a picture, resized to `size` where one is given."""
+        """Base64 of an image, resized to `size` where one is given."""
         return await self._run(_encode, image, form, size)
 
     async def _fetched(self, source: Source) -> Source:
@@ -83,7 +82,7 @@ class Coder:
             return source
         if not self._limits.allow_urls:
             raise RequestRefused(
-                "addresses are not fetched here: send the picture itself, or ask the operator for --allow-urls",
+                "addresses are not fetched here: send the image itself, or ask the operator for --allow-urls",
                 code="urls_off",
                 param="image",
             )
@@ -103,17 +102,17 @@ class Coder:
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
 
 
-def as_mask(picture: Image.Image) -> Image.Image:
+def as_mask(image: Image.Image) -> Image.Image:
     """A mask as mode L, white = change.
 
-    A picture with transparent pixels is a mask as OpenAI has it: transparent = change. Any other is as diffusers has
+    An image with transparent pixels is a mask as OpenAI has it: transparent = change. Any other is as diffusers has
     it: white = change.
     """
-    if picture.mode == "RGBA":
-        alpha = np.asarray(picture.getchannel("A"))
+    if image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A"))
         if alpha.min() < 255:
             return Image.fromarray(255 - alpha)
-    return picture.convert("L")
+    return image.convert("L")
 
 
 def _encode(image: Image.Image, form: str, size: tuple[int, int] | None) -> str:

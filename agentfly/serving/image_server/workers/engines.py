@@ -47,7 +47,7 @@ class ToolEngines:
     async def run(self, work: Work) -> Outcome:
         """Hand the work to the engine of its operation."""
         if len(work.images) != 1:
-            raise ToolError(f"this model works on one picture a call, got {len(work.images)}: send one")
+            raise ToolError(f"this model works on one image a call, got {len(work.images)}: send one")
         image = work.images[0]
         if work.operation is Operation.detect and self._detector is not None:
             return await _detect(self._detector, work)
@@ -75,7 +75,7 @@ class TextEngine:
         self.name = model.name
 
     async def run(self, work: Work) -> Outcome:
-        """The picture of a prompt."""
+        """The image of a prompt."""
         own = {field.name: getattr(work, field.name) for field in fields(TextRequest)}
         return Outcome(await self._model.make(TextRequest(**{**own, "seed": work.seed or 0})))
 
@@ -146,7 +146,7 @@ def _diffusion(options: EngineOptions) -> WorkerEngine:
 
 def _text_to_image(options: EngineOptions) -> WorkerEngine:
     if options.area is not None:
-        raise ConfigError("--area is for models that start from a picture: leave it out, requests have a size")
+        raise ConfigError("--area is for models that start from an image: leave it out, requests have a size")
     chosen = options.model_dump(include={"device", "dtype", "offload", "compile"})
     model = TextToImage(WeightSettings(model=options.model_path, **chosen), max_batch=options.max_batch)
     model.load()

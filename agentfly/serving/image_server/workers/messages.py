@@ -24,8 +24,8 @@ class Work:
     """One call of an engine. None leaves a setting to the engine's own default.
 
     Attributes:
-        images: pictures to work on; empty for `generate`.
-        mask: mode L, white = change, of the size of the first picture; only for `inpaint`.
+        images: images to work on; empty for `generate`.
+        mask: mode L, white = change, of the size of the first image; only for `inpaint`.
         width, height: size of the result, for `generate`.
     """
 
@@ -47,7 +47,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an engine made of a `Work`: a picture, or detections."""
+    """What an engine made of a `Work`: an image, or detections."""
 
     image: Image.Image | None = None
     detections: tuple[Detection, ...] = ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agentfly.systems.refinement.generators.base import Generator, Picture, PictureRequest
+from agentfly.systems.refinement.generators.base import GeneratedImage, Generator, ImageRequest
 from agentfly.systems.refinement.settings import RefinementSettings
 
-__all__ = ["Generator", "Picture", "PictureRequest", "make_generator"]
+__all__ = ["GeneratedImage", "Generator", "ImageRequest", "make_generator"]
 
 
 def make_generator(settings: RefinementSettings) -> Generator:

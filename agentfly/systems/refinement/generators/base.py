@@ -11,12 +11,12 @@ from agentfly.systems.refinement.usage import Usage
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was made.
+class GeneratedImage:
+    """An image that was made.
 
     Attributes:
         image: decoded.
-        encoded: the file as it was received; None where the picture was made here.
+        encoded: the file as it was received; None where the image was made here.
         context: what continues from it on the generator's side: the response id at OpenAI, else None.
         usage: what it took.
     """
@@ -28,32 +28,32 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class PictureRequest:
+class ImageRequest:
     """What to make.
 
     Attributes:
         prompt: in words.
         number: of the iteration, from 1.
-        references: pictures of the user, for the first picture only: later ones go on from `previous`.
-        previous: the last picture that was made; None before the first.
+        references: images of the user, for the first image only: later ones go on from `previous`.
+        previous: the last image that was made; None before the first.
     """
 
     prompt: str
     number: int = 1
     references: tuple[Image.Image, ...] = ()
-    previous: Picture | None = None
+    previous: GeneratedImage | None = None
 
 
 class Generator(Protocol):
-    """Makes pictures. One generator serves many loops at once."""
+    """Makes images. One generator serves many loops at once."""
 
     @property
     def name(self) -> str:
-        """Who makes the pictures, for the results."""
+        """Who makes the images, for the results."""
         ...
 
-    async def generate(self, request: PictureRequest) -> Picture:
-        """The picture of a request.
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
+        """The image of a request.
 
         Raises:
             ToolError: the request is refused; `EngineUnavailable`: this generator cannot do such a thing at all.

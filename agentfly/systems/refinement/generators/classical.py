@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from agentfly.errors import EngineUnavailable
-from agentfly.systems.refinement.generators.base import Picture, PictureRequest
+from agentfly.systems.refinement.generators.base import GeneratedImage, ImageRequest
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.vision.base import EditParams
 from agentfly.vision.shapes import COLOURS, SHAPES, WHITE, Figure, border_width
@@ -24,7 +24,7 @@ CAN_DRAW = (
     f"shapes {', '.join(SHAPES)}, backgrounds also white, black, grey and transparent"
 )
 _GROUNDS = {"white": WHITE, "black": (15, 15, 15), "grey": (128, 128, 128), "gray": (128, 128, 128), **COLOURS}
-_LEAD = re.compile(r"^(?:please )?(?:draw|paint|make|(?:a|the) (?:picture|drawing|image) of) (?:me )?")
+_LEAD = re.compile(r"^(?:please )?(?:draw|paint|make|(?:an?|the) (?:picture|drawing|image) of) (?:me )?")
 _GROUND = re.compile(rf" (?:on|against|with) an? (?P<ground>{'|'.join((*_GROUNDS, 'transparent'))}) background$")
 _FIGURE = re.compile(rf"(?:an?|one|the) (?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)})(?: sticker)?")
 _SIDE = 1024
@@ -51,20 +51,20 @@ class ClassicalGenerator:
         self._size = settings.pixels or (_SIDE, _SIDE)
         self._background = settings.wanted_background
 
-    async def generate(self, request: PictureRequest) -> Picture:
-        """The picture of a request; see `Generator`."""
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
+        """The image of a request; see `Generator`."""
         drawing = read_drawing(request.prompt)
         if drawing is not None:
-            return Picture(await asyncio.to_thread(self._draw, drawing))
+            return GeneratedImage(await asyncio.to_thread(self._draw, drawing))
         start = request.previous.image if request.previous else next(iter(request.references), None)
         if start is None:
             raise EngineUnavailable(
-                f"needs a model backend: the classical generator draws {CAN_DRAW}. It can also edit a reference picture"
+                f"needs a model backend: the classical generator draws {CAN_DRAW}. It can also edit a reference image"
             )
         # OpenCV is loaded when something is edited.
         from agentfly.vision.classical import classical_engines
 
-        return Picture(await classical_engines().editor.edit(start, request.prompt, EditParams()))
+        return GeneratedImage(await classical_engines().editor.edit(start, request.prompt, EditParams()))
 
     async def close(self) -> None:
         """Nothing to free."""

@@ -11,7 +11,7 @@ import logging
 from PIL import Image
 
 from agentfly.errors import ConfigError, EngineUnavailable
-from agentfly.systems.refinement.generators.base import Picture, PictureRequest
+from agentfly.systems.refinement.generators.base import GeneratedImage, ImageRequest
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.vision.base import EditParams
 from agentfly.vision.diffusion import (
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class DiffusersGenerator:
-    """Makes pictures with one checkpoint; it is loaded at the first request.
+    """Makes images with one checkpoint; it is loaded at the first request.
 
     Args:
         settings: of the loop; `diffusers_model` is the checkpoint.
@@ -52,30 +52,30 @@ class DiffusersGenerator:
         self._vary: ImageToImage | None = None
         self._editor: DiffusionEditor | None = None
 
-    async def generate(self, request: PictureRequest) -> Picture:
-        """The picture of a request; see `Generator`."""
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
+        """The image of a request; see `Generator`."""
         start = request.previous.image if request.previous else next(iter(request.references), None)
         if request.previous is None and len(request.references) > 1:
-            raise EngineUnavailable("a diffusers pipeline starts from one picture: give one reference")
+            raise EngineUnavailable("a diffusers pipeline starts from one image: give one reference")
         await self._chooser.run(self._choose)
         number, settings = request.number - 1, self._settings
         seed = seed_or_random(None if settings.seed is None else settings.seed + number)
         if self._editor is not None:
             if start is None:
-                raise EngineUnavailable(f"{self.name} edits and makes none from text: give a reference picture")
+                raise EngineUnavailable(f"{self.name} edits and makes none from text: give a reference image")
             params = EditParams(num_inference_steps=settings.steps, seed=seed)
-            return Picture(await self._editor.edit(start, request.prompt, params))
+            return GeneratedImage(await self._editor.edit(start, request.prompt, params))
         if start is not None and self._vary is not None:
             varied = self._vary.vary(
                 self._fitted(start), request.prompt, seed=seed, strength=settings.strength, steps=settings.steps
             )
-            return Picture(await varied)
+            return GeneratedImage(await varied)
         if start is not None and request.previous is None:
-            raise EngineUnavailable(f"{self.name} makes pictures from text only: leave the references out")
+            raise EngineUnavailable(f"{self.name} makes images from text only: leave the references out")
         assert self._text is not None
         width, height = settings.pixels or (None, None)
         wanted = TextRequest(request.prompt, seed, num_inference_steps=settings.steps, width=width, height=height)
-        return Picture(await self._text.make(wanted))
+        return GeneratedImage(await self._text.make(wanted))
 
     async def close(self) -> None:
         """Drop what waits."""
@@ -99,7 +99,7 @@ class DiffusersGenerator:
             area = None if pixels is None else pixels[0] * pixels[1]
             self._vary = ImageToImage(DiffusionSettings(**{**self._place.model_dump(), "area": area}), self._weights)
         else:
-            logger.warning("diffusers has no image-to-image pipeline for %s: every picture is made from text", name)
+            logger.warning("diffusers has no image-to-image pipeline for %s: every image is made from text", name)
 
     def _fitted(self, start: Image.Image) -> Image.Image:
         size = self._settings.pixels

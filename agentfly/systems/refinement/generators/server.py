@@ -17,7 +17,7 @@ from PIL import Image
 from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolError, first_line
 from agentfly.images import load_image
 from agentfly.openai_client import SdkClient
-from agentfly.systems.refinement.generators.base import Picture, PictureRequest
+from agentfly.systems.refinement.generators.base import GeneratedImage, ImageRequest
 from agentfly.systems.refinement.responses import service_faults
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.systems.refinement.usage import Usage
@@ -28,7 +28,7 @@ _BOTH = frozenset(("generate", "edit"))
 
 
 class ServerGenerator:
-    """Makes pictures on an image server.
+    """Makes images on an image server.
 
     Args:
         settings: of the loop; `server_url` is where the server is.
@@ -44,23 +44,23 @@ class ServerGenerator:
         self._offers: frozenset[str] | None = None
         self._ours = False
 
-    async def generate(self, request: PictureRequest) -> Picture:
-        """The picture of a request; see `Generator`."""
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
+        """The image of a request; see `Generator`."""
         with service_faults(f"the image server {self._url}", self._settings.timeout):
             offers = self._offers if self._offers is not None else await self._ask_offers()
             start = [request.previous.image] if request.previous else list(request.references)
             if start and "edit" in offers:
                 reply = await self._edit(start, request)
                 if reply is not None:
-                    return await asyncio.to_thread(_picture, reply)
+                    return await asyncio.to_thread(_image, reply)
             if request.references and request.previous is None:
                 raise EngineUnavailable(
-                    "needs a server that edits: this one makes pictures from text only; leave the references out"
+                    "needs a server that edits: this one makes images from text only; leave the references out"
                 )
             if "generate" not in offers:
-                raise EngineUnavailable("this image server edits and makes none from text: give a reference picture")
+                raise EngineUnavailable("this image server edits and makes none from text: give a reference image")
             reply = await self._sdk.get().images.generate(prompt=request.prompt, **self._fields(request))
-        return await asyncio.to_thread(_picture, reply)
+        return await asyncio.to_thread(_image, reply)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -91,12 +91,12 @@ class ServerGenerator:
         self._offers = frozenset(map(str, told)) if isinstance(told, list) else _BOTH
         return self._offers
 
-    async def _edit(self, start: Sequence[Image.Image], request: PictureRequest) -> Any:
+    async def _edit(self, start: Sequence[Image.Image], request: ImageRequest) -> Any:
         """The server's reply; None from a server without editing, which goes on from text."""
         import openai
 
         files = [
-            (f"picture_{index}.png", await asyncio.to_thread(_png, image), "image/png")
+            (f"image_{index}.png", await asyncio.to_thread(_png, image), "image/png")
             for index, image in enumerate(start)
         ]
         try:
@@ -106,11 +106,11 @@ class ServerGenerator:
         except openai.NotFoundError:
             if self._ours:
                 raise
-            logger.warning("the image server has no /v1/images/edits: every picture is made from text")
+            logger.warning("the image server has no /v1/images/edits: every image is made from text")
             self._offers = frozenset(("generate",))
             return None
 
-    def _fields(self, request: PictureRequest) -> dict[str, Any]:
+    def _fields(self, request: ImageRequest) -> dict[str, Any]:
         settings, own = self._settings, {}
         if self._ours:
             own = {"num_inference_steps": settings.steps}
@@ -121,15 +121,15 @@ class ServerGenerator:
         return {"model": self._model, **size, **({"extra_body": extra} if extra else {})}
 
 
-def _picture(reply: Any) -> Picture:
+def _image(reply: Any) -> GeneratedImage:
     first = reply.data[0] if reply.data else None
     if first is None or not (first.b64_json or first.url):
-        raise ToolError("the image server sent no picture: use another prompt")
+        raise ToolError("the image server sent no image: use another prompt")
     try:
         encoded = base64.b64decode(first.b64_json) if first.b64_json else None
-        return Picture(load_image(encoded or first.url), encoded, usage=Usage(requests=1))
+        return GeneratedImage(load_image(encoded or first.url), encoded, usage=Usage(requests=1))
     except (ImageError, ValueError) as fault:
-        raise ToolError(f"the image server sent a picture that cannot be read: {fault}") from fault
+        raise ToolError(f"the image server sent an image that cannot be read: {fault}") from fault
 
 
 def _png(image: Image.Image) -> bytes:

@@ -18,7 +18,7 @@ class Collator:
 
     Attributes:
         pad: id of padding.
-        image: id of picture placeholders.
+        image: id of image placeholders.
         token_types: whether the model takes `mm_token_type_ids`.
         device: where the tensors go.
     """
@@ -37,7 +37,7 @@ class Collator:
         return cls(pad, processor.image_token_id, takes_types, device)
 
     def __call__(self, examples: Sequence[Trainable]) -> dict[str, Any]:
-        """Inputs and labels, shape (examples, longest); pictures of all examples one after another."""
+        """Inputs and labels, shape (examples, longest); images of all examples one after another."""
         import torch
 
         length = max(len(example.ids) for example in examples)

@@ -150,7 +150,7 @@ async def play(
     Args:
         tasks: with the steps of the world in their metadata; `PLAYED_TOGETHER` are a good number.
         mix: what is drawn from.
-        store: gets the pictures.
+        store: gets the images.
         rng: draws; tasks that are played one batch after another share it.
         system_prompt: first message of each chain, None for none.
     """

@@ -27,8 +27,8 @@ class Example:
     Attributes:
         ids: all ids, placeholders expanded.
         labels: the id where it carries loss, else `IGNORED`. Same length.
-        pixels: patches of all pictures, shape (patches, channels × time × side²), float32.
-        grids: (time, rows, columns) of patches for each picture.
+        pixels: patches of all images, shape (patches, channels × time × side²), float32.
+        grids: (time, rows, columns) of patches for each image.
     """
 
     ids: Sequence[int] | Ids
@@ -67,13 +67,13 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation whose pictures stay in their store until a step needs them.
+    """A conversation whose images stay in their store until a step needs them.
 
     Attributes:
         ids, labels: as in `Example`, int32.
         images: handles in placeholder order.
         codec: makes the pixels.
-        load_image: the picture behind a handle.
+        load_image: the image behind a handle.
         task: names what was asked; samples of one task are on one side of the held-out split.
     """
 
@@ -90,12 +90,12 @@ class Sample:
         return int(np.count_nonzero(self.labels != IGNORED))
 
     def load(self) -> Example:
-        """With the pixels of its pictures."""
+        """With the pixels of its images."""
         pixels, grids = pixels_of(self.codec, [self.load_image(handle) for handle in self.images])
         return Example(self.ids, self.labels, pixels, grids)
 
     def cut(self, limit: int) -> Sample | None:
-        """The sample up to the last turn that ends within `limit` ids, with its pictures; None if no turn does."""
+        """The sample up to the last turn that ends within `limit` ids, with its images; None if no turn does."""
         graded = self.labels != IGNORED
         ends = np.flatnonzero(graded & ~np.append(graded[1:], False)) + 1
         fitting = ends[ends <= limit]
@@ -125,7 +125,7 @@ def make_example(
         messages: with the assistant's turns in place.
         tools: schemas in the prompt.
         codec: of the policy.
-        load_image: the picture behind a handle.
+        load_image: the image behind a handle.
         turn_texts: text of each assistant turn as it is to be sampled, calls included.
     """
     ids, labels, images = conversation_ids(messages, tools, codec, load_image, turn_texts)
@@ -141,13 +141,13 @@ def conversation_ids(
     turn_texts: Sequence[str],
     graded: Sequence[bool] | None = None,
 ) -> tuple[list[int], list[int], list[str]]:
-    """Ids, labels and picture handles of a conversation, up to the end of its last turn.
+    """Ids, labels and image handles of a conversation, up to the end of its last turn.
 
     Args:
         messages: the last `len(turn_texts)` messages of the assistant are the turns; those before belong to the prompt.
         tools: schemas in the prompt.
         codec: of the policy.
-        load_image: the picture behind a handle.
+        load_image: the image behind a handle.
         turn_texts: text of each turn as it is to be sampled, calls included.
         graded: whether each turn carries loss; all of them when None.
 
@@ -177,7 +177,7 @@ def conversation_ids(
 
 
 def pixels_of(codec: ChatCodec, images: Sequence[Image.Image]) -> tuple[Any, tuple[tuple[int, int, int], ...]]:
-    """Patches and grids of pictures; see `Example`."""
+    """Patches and grids of images; see `Example`."""
     if not images:
         return np.zeros((0, 0), np.float32), ()
     batch = codec.processor.image_processor(images=[image.convert("RGB") for image in images], return_tensors="np")

@@ -28,7 +28,7 @@ def openai_samples(path: Path, codec: ChatCodec, store: ImageStore) -> Iterator[
     Args:
         path: one JSON object a line.
         codec: of the model.
-        store: gets the pictures.
+        store: gets the images.
 
     Raises:
         DatasetError: a line cannot be used; the message names it and says why.
@@ -49,7 +49,7 @@ def openai_samples(path: Path, codec: ChatCodec, store: ImageStore) -> Iterator[
 def _sample(row: Any, folder: Path, codec: ChatCodec, store: ImageStore) -> Sample:
     if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
         raise DatasetError("a line is an object with a list of 'messages'")
-    messages = [from_openai(message, lambda source: store.put(_picture(source, folder))) for message in row["messages"]]
+    messages = [from_openai(message, lambda source: store.put(_image(source, folder))) for message in row["messages"]]
     spoken = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if not spoken or spoken[0] == 0:
         raise DatasetError("the assistant must speak after somebody else, at least once")
@@ -69,9 +69,9 @@ def _sample(row: Any, folder: Path, codec: ChatCodec, store: ImageStore) -> Samp
     )
 
 
-def _picture(source: Any, folder: Path) -> Any:
+def _image(source: Any, folder: Path) -> Any:
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise DatasetError("pictures are data URIs or files here: download them first, and name the files")
+        raise DatasetError("images are data URIs or files here: download them first, and name the files")
     if isinstance(source, (str, os.PathLike)) and not str(source).startswith("data:"):
         source = folder / str(source).removeprefix("file://")
     return load_image(source)

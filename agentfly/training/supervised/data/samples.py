@@ -51,7 +51,7 @@ class Prepared:
             "tokens": sum(lengths),
             "labelled": sum(sample.labelled for sample in self.training),
             "longest": max(lengths),
-            "pictures": sum(len(sample.images) for sample in self.training),
+            "images": sum(len(sample.images) for sample in self.training),
             "digest": digest(self.training),
             "counts": self.counts,
         }
@@ -120,8 +120,8 @@ def _fitting(samples: list[Sample], limit: int, counts: Counter[str]) -> list[Sa
 
 def _hint(counts: Counter[str]) -> str:
     hints = {
-        "without their pictures": (
-            "; name their folder with data.pictures; `agentfly train` keeps them with agentfly.pictures=true"
+        "without their images": (
+            "; name their folder with data.images; `agentfly train` keeps them with agentfly.images=true"
         ),
         "too long": "; raise data.max_length",
         "below the minimum score": "; lower data.min_score, or score them first with `agentfly replay`",

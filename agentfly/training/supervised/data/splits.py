@@ -12,7 +12,7 @@ from agentfly.training.supervised.data.examples import Sample
 
 
 def task_key(prompt: Iterable[Message]) -> str:
-    """Name of what was asked: the same words about the same pictures are the same task."""
+    """Name of what was asked: the same words about the same images are the same task."""
     text = json.dumps([message.to_dict() for message in prompt], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -26,7 +26,7 @@ def digest(samples: Iterable[Sample]) -> str:
 
 
 def content_key(sample: Sample) -> bytes:
-    """Equal for samples with the same ids, labels and pictures."""
+    """Equal for samples with the same ids, labels and images."""
     parts = (sample.ids.tobytes(), sample.labels.tobytes(), " ".join(sample.images).encode())
     return hashlib.sha256(b"|".join(parts)).digest()
 

@@ -22,7 +22,7 @@ from agentfly.training.supervised.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, LoadImage, Sample, conversation_ids
 from agentfly.training.supervised.data.splits import task_key
 
-PICTURE_FOLDERS = ("images", "pictures")
+IMAGE_FOLDERS = ("images", "pictures")
 
 
 def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str]) -> list[Sample]:
@@ -38,7 +38,7 @@ def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str
     """
     found: list[tuple[Trajectory, ImageStore]] = []
     for path in config.trajectories:
-        store = ImageStore(_pictures(path, config.pictures))
+        store = ImageStore(_images(path, config.images))
         found += [(trajectory, store) for trajectory in _usable(path, store, config, counts)]
     kept = best(_distinct(found, counts), config.per_task)
     counts["beyond the best of their task"] += len(found) - counts["same as another"] - len(kept)
@@ -90,7 +90,7 @@ def trajectory_sample(
     Args:
         trajectory: with its turns.
         codec: of the model.
-        load_image: the picture behind a handle.
+        load_image: the image behind a handle.
         retokenise: make the ids anew from the messages, although there are recorded ones.
 
     Raises:
@@ -126,13 +126,13 @@ def _rendered(
     return conversation_ids(trajectory.messages, trajectory.tools, codec, load_image, texts)
 
 
-def _pictures(path: Path, given: Path | None) -> Path | None:
-    """Folder of the pictures of a file, None when there is none."""
+def _images(path: Path, given: Path | None) -> Path | None:
+    """Folder of the images of a file, None when there is none."""
     if given is not None:
         if not given.is_dir():
-            raise DatasetError(f"data.pictures={given} is no folder")
+            raise DatasetError(f"data.images={given} is no folder")
         return given
-    return next((path.parent / name for name in PICTURE_FOLDERS if (path.parent / name).is_dir()), None)
+    return next((path.parent / name for name in IMAGE_FOLDERS if (path.parent / name).is_dir()), None)
 
 
 def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[str]) -> Iterator[Trajectory]:
@@ -152,7 +152,7 @@ def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> s
     if config.min_score is not None and (trajectory.score is None or trajectory.score < config.min_score):
         return "below the minimum score"
     shown = (handle for message in trajectory.messages for handle in message.images)
-    return None if all(handle in store for handle in shown) else "without their pictures"
+    return None if all(handle in store for handle in shown) else "without their images"
 
 
 def _distinct(

@@ -1,4 +1,4 @@
-"""A real vLLM engine: exact ids, pictures, many chains, cancelling."""
+"""A real vLLM engine: exact ids, images, many chains, cancelling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentfly.messages import ImagePart, Message, TextPart, text_message
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
-PICTURES = {"img_red": Image.new("RGB", (168, 84), "red"), "img_blue": Image.new("RGB", (56, 56), "blue")}
+IMAGES = {"img_red": Image.new("RGB", (168, 84), "red"), "img_blue": Image.new("RGB", (56, 56), "blue")}
 LONG = {"ignore_eos": True, "stop_token_ids": []}
 
 
@@ -24,10 +24,10 @@ def asked(
     backend: AsyncVLLMBackend, *handles: str, name: str = "r", times: int = 1, **sampling: Any
 ) -> GenerationRequest:
     parts = (*(ImagePart(handle) for handle in handles), TextPart("Remove the red circle." * times))
-    messages = [text_message("system", "You edit pictures."), Message("user", parts)]
-    ids = backend.codec.prompt_ids(messages, [], PICTURES.__getitem__)
+    messages = [text_message("system", "You edit images."), Message("user", parts)]
+    ids = backend.codec.prompt_ids(messages, [], IMAGES.__getitem__)
     params = SamplingParams(**{"max_tokens": 12, "seed": 1, **sampling})
-    return GenerationRequest(name, name, messages, [], params, ids, handles, PICTURES.__getitem__)
+    return GenerationRequest(name, name, messages, [], params, ids, handles, IMAGES.__getitem__)
 
 
 async def test_ids_and_logprobs_belong_together(backend: AsyncVLLMBackend) -> None:
@@ -50,11 +50,11 @@ async def test_logprobs_are_those_of_the_model_whatever_the_temperature(backend:
     assert turn.logprobs is not None
     processor = backend.codec.processor
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(processor.tokenizer.name_or_path).eval()
-    pictures = processor.image_processor(images=[PICTURES[h] for h in request.images], return_tensors="pt")
+    images = processor.image_processor(images=[IMAGES[h] for h in request.images], return_tensors="pt")
     ids = torch.tensor([list(request.prompt_ids)])
     with torch.no_grad():
         kinds = (ids == backend.codec.image_id).int()
-        logits = model(input_ids=ids, mm_token_type_ids=kinds, **pictures).logits[0, -1]
+        logits = model(input_ids=ids, mm_token_type_ids=kinds, **images).logits[0, -1]
     expected = torch.log_softmax(logits.float(), -1)[turn.token_ids[0]].item()
     assert turn.logprobs[0] == pytest.approx(expected, abs=2e-3)
 
@@ -69,8 +69,8 @@ async def test_greedy_and_seeded_turns_repeat(backend: AsyncVLLMBackend) -> None
     assert other.token_ids != again.token_ids
 
 
-async def test_the_policy_sees_the_picture(backend: AsyncVLLMBackend) -> None:
-    """Same ids, another picture of the same size: log-probs must differ."""
+async def test_the_policy_sees_the_image(backend: AsyncVLLMBackend) -> None:
+    """Same ids, another image of the same size: log-probs must differ."""
     request = asked(backend, "img_red", temperature=0.0, max_tokens=1)
     green = Image.new("RGB", (168, 84), "green")
     seen = await backend.generate(request)
@@ -109,7 +109,7 @@ async def test_placeholders_are_never_sampled(backend: AsyncVLLMBackend) -> None
 
 
 async def test_a_known_prefix_is_not_computed_again(backend: AsyncVLLMBackend) -> None:
-    """The second turn of a chain starts where the first one ended; another picture is another prefix."""
+    """The second turn of a chain starts where the first one ended; another image is another prefix."""
     first = asked(backend, "img_red", name="prefix-0", times=40)
     turn = await backend.generate(first)
     assert turn.token_ids is not None

@@ -1,4 +1,4 @@
-"""The steps of a trajectory as a strip or an animation: every picture once, with the call that made it."""
+"""The steps of a trajectory as a strip or an animation: every image once, with the call that made it."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ ANSWER = (
 )
 
 
-async def edited(picture: Image.Image, script: list[str], max_turns: int = 4) -> tuple[Trajectory, ImageStore]:
+async def edited(image: Image.Image, script: list[str], max_turns: int = 4) -> tuple[Trajectory, ImageStore]:
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script))
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Darker."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Darker."}]
     result = await agent.run([{"role": "user", "content": content}], max_turns=max_turns)
     return result[0], agent.store
 
 
-async def test_each_picture_comes_with_its_call_and_the_answer_last(picture: Image.Image) -> None:
-    found = steps(*await edited(picture, [EDIT, ANSWER]))
+async def test_each_image_comes_with_its_call_and_the_answer_last(image: Image.Image) -> None:
+    found = steps(*await edited(image, [EDIT, ANSWER]))
     assert [step.caption for step in found] == [
         "img_1: given",
         "img_2: qwen_edit_image(image_id='img_1', prompt='darken')",
         "answer: img_2 (Dark.)",
     ]
-    assert found[0].image.tobytes() == picture.tobytes()
-    assert found[1].image.tobytes() == found[2].image.tobytes() != picture.tobytes()
+    assert found[0].image.tobytes() == image.tobytes()
+    assert found[1].image.tobytes() == found[2].image.tobytes() != image.tobytes()
 
 
-async def test_a_picture_of_the_last_turn_is_shown_though_the_model_never_saw_it(picture: Image.Image) -> None:
-    found = steps(*await edited(picture, [EDIT], max_turns=1))
+async def test_an_image_of_the_last_turn_is_shown_though_the_model_never_saw_it(image: Image.Image) -> None:
+    found = steps(*await edited(image, [EDIT], max_turns=1))
     assert [step.caption for step in found] == ["img_1: given", "answer: img_2"]
 
 
-async def test_a_chain_that_made_nothing_shows_what_it_was_given(picture: Image.Image) -> None:
-    found = steps(*await edited(picture, ["I would rather not."]))
+async def test_a_chain_that_made_nothing_shows_what_it_was_given(image: Image.Image) -> None:
+    found = steps(*await edited(image, ["I would rather not."]))
     assert [step.caption for step in found] == ["img_1: given"]
 
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     shown = [Step("x", Image.new("L", (4, 4)))]
     with pytest.raises(ImageError, match=r"strip \(\.png\) or an animation \(\.gif\)"):
         write_steps(shown, tmp_path / "steps.mp4")
-    with pytest.raises(ImageError, match="there is no picture"):
+    with pytest.raises(ImageError, match="there is no image"):
         write_steps([], tmp_path / "steps.png")
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match="cannot write"):

@@ -98,13 +98,13 @@ async def test_native_arguments_with_a_slip_are_repaired(server: ChatServer) -> 
     assert turn.tool_calls == (ToolCall("a", "look", {"x": 1}),)
 
 
-async def test_pictures_are_png_and_those_of_tools_follow_in_a_user_message(server: ChatServer) -> None:
-    pictures = {"img_a": Image.new("RGB", (5, 4), "red"), "mask_b": Image.new("L", (3, 3), 255)}
+async def test_images_are_png_and_those_of_tools_follow_in_a_user_message(server: ChatServer) -> None:
+    images = {"img_a": Image.new("RGB", (5, 4), "red"), "mask_b": Image.new("L", (3, 3), 255)}
     loaded: list[str] = []
 
     def load(handle: str) -> Image.Image:
         loaded.append(handle)
-        return pictures[handle]
+        return images[handle]
 
     call = ToolCall("1", "look"), ToolCall("2", "look")
     await client(server).generate(
@@ -125,12 +125,12 @@ async def test_pictures_are_png_and_those_of_tools_follow_in_a_user_message(serv
     assert [part.get("text", "").strip() for part in shown["content"][1:]] == ["made mask_1", "", "made img_1", ""]
     assert last["content"] == "Go on."
     head, _, data = user["content"][0]["image_url"]["url"].partition(",")
-    picture = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (head, picture.format, picture.size) == ("data:image/png;base64", "PNG", (5, 4))
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (head, image.format, image.size) == ("data:image/png;base64", "PNG", (5, 4))
     assert shown["content"][4]["image_url"] == user["content"][0]["image_url"]
 
 
-async def test_pictures_without_a_loader_are_an_error(server: ChatServer) -> None:
+async def test_images_without_a_loader_are_an_error(server: ChatServer) -> None:
     with pytest.raises(BackendError, match="no load_image"):
         await client(server).generate(request(Message("user", (ImagePart("img_a"),))))
 

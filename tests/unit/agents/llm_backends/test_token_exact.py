@@ -34,14 +34,14 @@ class Renderer:
         self.prompts: list[list[int]] = []
 
     def prompt(self, body: dict[str, Any]) -> list[int]:
-        pictures: dict[str, Image.Image] = {}
+        images: dict[str, Image.Image] = {}
 
         def keep(source: str) -> str:
-            pictures[source] = Image.new("RGB", (168, 168))
+            images[source] = Image.new("RGB", (168, 168))
             return source
 
         messages = [from_openai(message, keep) for message in body["messages"]]
-        self.prompts.append(self.codec.prompt_ids(messages, body.get("tools", ()), pictures.__getitem__))
+        self.prompts.append(self.codec.prompt_ids(messages, body.get("tools", ()), images.__getitem__))
         return self.prompts[-1]
 
     def ids(self, text: str) -> list[int]:
@@ -92,13 +92,13 @@ def request(codec: ChatCodec, *messages: Message, session: str = "s", **extra: A
     )
 
 
-async def test_a_run_with_pictures_in_tool_turns_is_exact(
-    server: ChatServer, codec: ChatCodec, vllm: Renderer, picture: Image.Image
+async def test_a_run_with_images_in_tool_turns_is_exact(
+    server: ChatServer, codec: ChatCodec, vllm: Renderer, image: Image.Image
 ) -> None:
     server.say(vllm.says(f"So:\n{CALL} "), vllm.says(ANSWER))
     settings = AgentSettings(system_prompt="Edit <|im_end|> it.")
     agent = ImageEditingAgent("m", backend=backend(server, codec), settings=settings)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Blur it <|image_pad|>."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Blur it <|image_pad|>."}]
     (trajectory,) = await agent.run([{"role": "user", "content": content}])
     await agent.close()
     assert (trajectory.error, trajectory.stop_reason) == (None, StopReason.ANSWERED)

@@ -1,4 +1,4 @@
-"""Pictures, engines that keep what they are asked, and a chat server that calls tools."""
+"""Images, engines that keep what they are asked, and a chat server that calls tools."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def photo() -> Image.Image:
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as a file."""
+    """The image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -11,7 +11,7 @@ INVERTER = {"model_type": "custom", "model_path": "tests.unit.agents.test_image_
 
 
 class Inverter:
-    """Inverts pictures, whatever it is asked, except where it is asked to refuse."""
+    """Inverts images, whatever it is asked, except where it is asked to refuse."""
 
     name = "inverter"
     operations = frozenset((Operation.edit,))

@@ -107,8 +107,8 @@ async def test_a_checkpoint_that_is_not_there_is_told_with_the_first_turn(tmp_pa
         ImageEditingAgent(MODEL, template="qwen2.5-vl-system-tols")
 
 
-def picture_from_this_machine() -> AgentSettings:
-    """Pictures of a server on this machine are refused unless one says otherwise."""
+def image_from_this_machine() -> AgentSettings:
+    """Images of a server on this machine are refused unless one says otherwise."""
     return AgentSettings(
         system_prompt=ImageEditingAgent.default_system_prompt, image_limits=ImageLimits(allow_private_hosts=True)
     )
@@ -133,7 +133,7 @@ async def test_the_run_and_the_messages(
             base_url=server.url,
         ),
         streaming="console",
-        settings=picture_from_this_machine(),
+        settings=image_from_this_machine(),
     )
     messages_list = [
         {
@@ -213,7 +213,7 @@ async def test_the_tools_awaited_directly_with_custom_parameters(recorder: Recor
     )
 
 
-def test_the_management_of_pictures(photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_management_of_images(photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     agent = ImageEditingAgent(MODEL, backend="client", backend_config=ClientConfig(base_url="http://0.0.0.0:8000/v1"))
     image_id = agent._store_image(photo)
@@ -233,7 +233,7 @@ async def test_the_complete_example(server: ChatServer, photo_url: str, capsys: 
                 base_url=server.url,
             ),
             streaming="console",
-            settings=picture_from_this_machine(),
+            settings=image_from_this_machine(),
         )
         content = [
             {"type": "image", "image": photo_url},

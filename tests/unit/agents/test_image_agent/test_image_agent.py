@@ -1,4 +1,4 @@
-"""Runs of the agent: pictures in every form, ids beside each of them, and nothing shared that should not be."""
+"""Runs of the agent: images in every form, ids beside each of them, and nothing shared that should not be."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def user(*parts: Any) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
 
 
-def agent_picture(trajectory: Trajectory, agent: ImageEditingAgent) -> Image.Image:
+def agent_image(trajectory: Trajectory, agent: ImageEditingAgent) -> Image.Image:
     """What the chain made, from the store of its agent."""
     assert trajectory.names.keys() == {"img_1", "img_2"}
     return agent.store.get(trajectory.names["img_2"])
 
 
 def named(message: Message) -> list[tuple[str, str]]:
-    """Each picture of a message with the text right before it."""
+    """Each image of a message with the text right before it."""
     pairs = zip(message.parts, message.parts[1:], strict=False)
     return [(a.text, b.handle) for a, b in pairs if isinstance(a, TextPart) and isinstance(b, ImagePart)]
 
 
-async def test_a_circle_becomes_a_star_and_every_picture_is_named(photo: Image.Image) -> None:
+async def test_a_circle_becomes_a_star_and_every_image_is_named(photo: Image.Image) -> None:
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(REPLACE))
     await agent.run(messages=[{"messages": [user({"type": "image", "image": photo}, "Make it a star.")]}], max_turns=4)
     (trajectory,) = agent.trajectories
@@ -58,7 +58,7 @@ async def test_a_circle_becomes_a_star_and_every_picture_is_named(photo: Image.I
     assert trajectory.names.keys() == {"img_1", "mask_1", "img_2"}
     assert trajectory.final_image == trajectory.names["img_2"]
     told = [pair for message in trajectory.messages for pair in named(message)]
-    assert [handle for _, handle in told] == trajectory.images, "a picture without words before it cannot be named"
+    assert [handle for _, handle in told] == trajectory.images, "an image without words before it cannot be named"
     for text, handle in told:
         name = next(name for name, known in trajectory.names.items() if known == handle)
         assert text.startswith(f"{name}: ") or text == name
@@ -91,7 +91,7 @@ PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_picture_in_any_form_and_part_is_the_same_picture(
+async def test_an_image_in_any_form_and_part_is_the_same_image(
     form: str, part: str, photo: Image.Image, tmp_path: Path
 ) -> None:
     path = tmp_path / "photo.png"
@@ -104,7 +104,7 @@ async def test_a_picture_in_any_form_and_part_is_the_same_picture(
     assert messages == before
 
 
-async def test_a_picture_on_the_web_is_fetched_where_that_is_allowed(photo: Image.Image, photo_url: str) -> None:
+async def test_an_image_on_the_web_is_fetched_where_that_is_allowed(photo: Image.Image, photo_url: str) -> None:
     messages = [user({"type": "image_url", "image_url": {"url": photo_url}}, "Look.")]
     allowed = AgentSettings(image_limits=ImageLimits(allow_private_hosts=True))
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(["I looked."]), settings=allowed)
@@ -114,7 +114,7 @@ async def test_a_picture_on_the_web_is_fetched_where_that_is_allowed(photo: Imag
         await wary.run(messages)
 
 
-def test_a_row_of_a_data_set_is_a_picture(photo: Image.Image) -> None:
+def test_a_row_of_a_data_set_is_an_image(photo: Image.Image) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "raw": datasets.Image(decode=False)})
     row = datasets.Dataset.from_dict({"image": [photo], "raw": [photo]}, features=features)[0]
@@ -122,7 +122,7 @@ def test_a_row_of_a_data_set_is_a_picture(photo: Image.Image) -> None:
     messages = [user({"type": "image", "image": row["image"]}, {"type": "image", "image": row["raw"]}, "Look.")]
     result = asyncio.run(agent.run(messages))
     assert result[0].images == [handle_of(photo)] * 2
-    assert result[0].names == {"img_1": handle_of(photo)}, "equal pictures have one name"
+    assert result[0].names == {"img_1": handle_of(photo)}, "equal images have one name"
 
 
 FLAT = [{"role": "user", "content": "hello"}]
@@ -149,14 +149,14 @@ async def test_messages_may_be_flat_or_nested(messages: Any, chains: int) -> Non
     assert messages == before
 
 
-async def test_no_picture_is_said_and_many_are_numbered(photo: Image.Image) -> None:
+async def test_no_image_is_said_and_many_are_numbered(photo: Image.Image) -> None:
     script = [call("qwen_edit_image", image_id="img_1", prompt="darken"), "Sorry."]
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(script))
     (without,) = await agent.run(FLAT)
-    assert "there is no picture in this conversation" in without.messages[3].text
-    pictures = [photo.rotate(angle) for angle in range(0, 50, 10)]
-    turns = [user(*({"type": "image", "image": p} for p in pictures[:3])), {"role": "assistant", "content": "And?"}]
-    turns.append(user("These too.", *({"type": "image", "image": p} for p in pictures[3:])))
+    assert "there is no image in this conversation" in without.messages[3].text
+    images = [photo.rotate(angle) for angle in range(0, 50, 10)]
+    turns = [user(*({"type": "image", "image": p} for p in images[:3])), {"role": "assistant", "content": "And?"}]
+    turns.append(user("These too.", *({"type": "image", "image": p} for p in images[3:])))
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend([script[0].replace("img_1", "img_5"), "done"]))
     (many,) = await agent.run(turns)
     told = [pair for message in many.messages for pair in named(message)]
@@ -199,20 +199,20 @@ async def test_runs_and_agents_side_by_side_do_not_disturb_each_other(photo: Ima
 
     one = ImageEditingAgent("one", backend=ScriptedBackend(script))
     other = ImageEditingAgent("other", backend=ScriptedBackend(script), engines=recorder.engines())
-    pictures = [photo.resize((60 + i, 40)) for i in range(6)]
+    images = [photo.resize((60 + i, 40)) for i in range(6)]
     runs = [
-        agent.run([user({"type": "image", "image": picture}, "Darker.")], num_chains=2)
+        agent.run([user({"type": "image", "image": photo}, "Darker.")], num_chains=2)
         for agent in (one, other)
-        for picture in pictures
+        for photo in images
     ]
     results = await asyncio.gather(*runs)
     for index, result in enumerate(results):
-        own = pictures[index % 6]
+        own = images[index % 6]
         for trajectory in result:
             assert trajectory.images[0] == handle_of(own)
             assert len(trajectory.tool_records) == own.width % 3 + 1
             assert {record.engine for record in trajectory.tool_records} == {"classical" if index < 6 else "recorder"}
-            assert agent_picture(trajectory, (one, other)[index // 6]).size == own.size
+            assert agent_image(trajectory, (one, other)[index // 6]).size == own.size
     assert not set(one.images), "what chains make is theirs; the agent's own ids are for its person"
 
 

@@ -13,8 +13,8 @@ from tests.unit.agents.conftest import ChatServer, delta, stream
 from tests.unit.agents.test_image_agent.conftest import calls
 
 
-def pictures_with_words(body: dict[str, Any]) -> list[str]:
-    """The text right before each picture of a request."""
+def images_with_words(body: dict[str, Any]) -> list[str]:
+    """The text right before each image of a request."""
     found = []
     for message in body["messages"]:
         parts = message["content"] if isinstance(message["content"], list) else []
@@ -28,7 +28,7 @@ def pictures_with_words(body: dict[str, Any]) -> list[str]:
 
 
 async def test_image_agent_client(server: ChatServer, photo: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Native calls over the wire, streamed; two calls in one turn; every picture goes to the model with its id."""
+    """Native calls over the wire, streamed; two calls in one turn; every image goes to the model with its id."""
     server.say(
         calls(
             ("detect_objects", {"image_id": "img_1", "text_prompt": "red circle", "auto_mask_dilate": 4}),
@@ -59,10 +59,10 @@ async def test_image_agent_client(server: ChatServer, photo: Image.Image, capsys
         "qwen_edit_image",
         "give_answer",
     ]
-    assert pictures_with_words(first) == ["img_1: "]
+    assert images_with_words(first) == ["img_1: "]
     told = " ".join(message["content"] for message in last["messages"] if message["role"] == "tool")
     assert all(name in told for name in ("mask_1", "img_2", "img_3"))
-    assert len(pictures_with_words(last)) == 4
+    assert len(images_with_words(last)) == 4
     shown = capsys.readouterr().out
     assert "On it." in shown
     assert "inpaint_image" in shown

@@ -63,7 +63,7 @@ async def test_detect_inpaint_and_save_with_the_embedded_engines(
     assert painted.data == {**parameters, "source": agent.images.handle(image_id)}
     edited = await agent.qwen_edit_image_tool(
         image_id=painted.ids[0],
-        prompt="Brighten the picture",
+        prompt="Brighten the image",
         negative_prompt="blurry, low quality",
         true_cfg_scale=6.0,
         num_inference_steps=75,
@@ -87,7 +87,7 @@ async def test_the_mask_of_auto_inpaint_can_be_used_again(agent: ImageEditingAge
     )
     assert removed.ids == ("img_2",)
     again = await agent.inpaint_image_tool(image_id=image_id, mask_id=removed.data["mask"], prompt="")
-    assert again.ids == ("img_2",), "the same mask removes the same way, and equal pictures are one picture"
+    assert again.ids == ("img_2",), "the same mask removes the same way, and equal images are one image"
 
 
 async def test_every_parameter_reaches_its_engine(recorded: ImageEditingAgent, recorder: Recorder) -> None:
@@ -150,7 +150,7 @@ async def test_nothing_found_says_what_to_try(agent: ImageEditingAgent, photo: I
         await agent.detect_objects_tool(image_id=image_id, text_prompt="red circle", box_threshold=0.99)
 
 
-async def test_a_mask_of_another_picture_says_what_to_do(agent: ImageEditingAgent, photo: Image.Image) -> None:
+async def test_a_mask_of_another_image_says_what_to_do(agent: ImageEditingAgent, photo: Image.Image) -> None:
     image_id, other = agent._store_image(photo), agent._store_image(photo.resize((120, 80)))
     found = await agent.detect_objects_tool(image_id=image_id, text_prompt="red circle")
     with pytest.raises(ToolError, match="mask_1 is 240x160 but img_2 is 120x80: detect on img_2"):
@@ -190,11 +190,11 @@ def test_the_page_on_the_agent_lists_every_tool_and_argument() -> None:
         assert re.findall(r"`(\w+)`", row)[1:] == list(known.parameters["properties"])
 
 
-async def test_a_tool_of_a_subclass_uses_the_tools_on_the_pictures_of_its_chain(photo: Image.Image) -> None:
+async def test_a_tool_of_a_subclass_uses_the_tools_on_the_images_of_its_chain(photo: Image.Image) -> None:
     class Own(ImageEditingAgent):
         @tool
         async def darken_twice(self, image_id: str) -> ToolResult:
-            """Darken a picture, and once more."""
+            """Darken an image, and once more."""
             once = await self.qwen_edit_image_tool(image_id=image_id, prompt="darken")
             return await self.qwen_edit_image_tool(image_id=once.ids[0], prompt="darken")
 
@@ -219,9 +219,9 @@ def test_the_tools_of_a_person_are_not_the_tools_of_a_model(agent: ImageEditingA
     assert len(Toolset.of(agent)) == 0
 
 
-def test_pictures_are_stored_found_and_saved(agent: ImageEditingAgent, photo: Image.Image, tmp_path: Path) -> None:
+def test_images_are_stored_found_and_saved(agent: ImageEditingAgent, photo: Image.Image, tmp_path: Path) -> None:
     image_id = agent._store_image(photo)
-    assert agent._store_image(png(photo)) == image_id, "equal pictures are one picture, however they come"
+    assert agent._store_image(png(photo)) == image_id, "equal images are one image, however they come"
     assert agent._get_image(image_id).tobytes() == photo.tobytes()
     agent._get_image(image_id).paste("black", (0, 0, 9, 9))
     assert agent._get_image(image_id).tobytes() == photo.tobytes(), "a caller's copy is the caller's"
@@ -231,5 +231,5 @@ def test_pictures_are_stored_found_and_saved(agent: ImageEditingAgent, photo: Im
     clear = agent._store_image(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
     with Image.open(agent.save_image(clear, str(tmp_path / "clear.jpg"))) as file:
         assert file.getpixel((0, 0)) == (255, 255, 255)
-    with pytest.raises(ImageError, match=r"suffix '.xyz': pictures are saved as \.png"):
+    with pytest.raises(ImageError, match=r"suffix '.xyz': images are saved as \.png"):
         agent.save_image(image_id, tmp_path / "a.xyz")

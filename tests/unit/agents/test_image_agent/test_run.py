@@ -29,7 +29,7 @@ SCRIPT = [
 
 
 async def main(folder: Path = Path("outputs/test_run")) -> Path:
-    """Edit a photograph, print the conversation, and write the picture and its steps."""
+    """Edit a photograph, print the conversation, and write the image and its steps."""
     agent = ImageEditingAgent("scripted", backend=ScriptedBackend(SCRIPT), streaming="console")
     content = [
         {"type": "image", "image": load_photo("coffee.png")},

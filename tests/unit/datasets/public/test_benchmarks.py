@@ -10,12 +10,12 @@ import pytest
 from agentfly.datasets import load_tasks
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import handle_of, load_image
-from tests.unit.datasets.example_images import picture
+from tests.unit.datasets.example_images import make_image
 
 
 def save(root: Path, name: str, shade: int) -> None:
     (root / name).parent.mkdir(parents=True, exist_ok=True)
-    picture(shade).save(root / name)
+    make_image(shade).save(root / name)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_imgedit(imgedit: Path, split: str | None, id: str, task_type: str, inst
         assert task.metadata["turns"] == ["Make it green.", "Again."]
 
 
-def test_imgedit_refuses_pictures_from_elsewhere(imgedit: Path) -> None:
+def test_imgedit_refuses_images_from_elsewhere(imgedit: Path) -> None:
     entry = {"1": {"id": "../../etc/passwd", "prompt": "Read it.", "edit_type": "add"}}
     (imgedit / "Basic/basic_edit.json").write_text(json.dumps(entry))
     with pytest.raises(DatasetError, match=r"basic_edit\.json key '1': .*outside"):
@@ -95,7 +95,10 @@ def test_risebench(rise: Path) -> None:
         "temporal_reasoning",
         "A rotten banana.",
     )
-    assert [handle_of(load_image(image)) for image in two.images] == [handle_of(picture(2)), handle_of(picture(3))]
+    assert [handle_of(load_image(image)) for image in two.images] == [
+        handle_of(make_image(2)),
+        handle_of(make_image(3)),
+    ]
     assert two.target is None
 
 
@@ -116,7 +119,7 @@ def test_what_is_missing_is_said(name: str, tmp_path: Path) -> None:
         load_tasks(name, root=tmp_path, language="en")
 
 
-def test_missing_pictures_are_named(rise: Path) -> None:
+def test_missing_images_are_named(rise: Path) -> None:
     (rise / "data/temporal_reasoning_images/1.png").unlink()
-    with pytest.raises(DatasetError, match=r"'temporal_reasoning_1': picture '.*/1\.png' is nowhere"):
+    with pytest.raises(DatasetError, match=r"'temporal_reasoning_1': image '.*/1\.png' is nowhere"):
         next(load_tasks("risebench", root=rise))

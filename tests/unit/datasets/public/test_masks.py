@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agentfly.datasets.public.masks import mask_from_cutout, mask_from_runs
-from tests.unit.datasets.example_images import cutout, encoded, picture, white_box
+from tests.unit.datasets.example_images import cutout, encoded, make_image, white_box
 
 BOX = (3, 2, 9, 8)
 
 
-def test_a_transparent_region_is_what_must_change_even_where_the_picture_is_black() -> None:
-    hole = np.array(cutout(picture(), BOX))
+def test_a_transparent_region_is_what_must_change_even_where_the_image_is_black() -> None:
+    hole = np.array(cutout(make_image(), BOX))
     hole[12:, :, :3] = 0
     assert white_box(mask_from_cutout(encoded(Image.fromarray(hole)))) == BOX
 
 
 def test_a_hole_that_lost_its_transparency_is_black() -> None:
-    for image in (cutout(picture(), BOX).convert("RGB"), Image.fromarray(np.array(picture().convert("RGBA")))):
+    for image in (cutout(make_image(), BOX).convert("RGB"), Image.fromarray(np.array(make_image().convert("RGBA")))):
         pixels = np.array(image)
         pixels[2:8, 3:9, :3] = 0
         assert white_box(mask_from_cutout(Image.fromarray(pixels))) == BOX

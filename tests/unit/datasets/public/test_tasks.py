@@ -13,20 +13,20 @@ from agentfly.datasets import EditTask, load_tasks, task_rows
 from agentfly.datasets.public.columns import ADAPTERS
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import load_image
-from tests.unit.datasets.example_images import SIZE, cell, cutout, picture, white_box, write_parquet
+from tests.unit.datasets.example_images import SIZE, cell, cutout, make_image, white_box, write_parquet
 
 BOX = (3, 2, 9, 8)
-MASK = cell(cutout(picture(), BOX))
+MASK = cell(cutout(make_image(), BOX))
 
 
 def magicbrush_row(session: str, turn: int) -> dict[str, Any]:
     return {
         "img_id": session,
         "turn_index": turn,
-        "source_img": cell(picture(turn)),
-        "mask_img": cell(cutout(picture(), (turn, 2, turn + 4, 8))),
+        "source_img": cell(make_image(turn)),
+        "mask_img": cell(cutout(make_image(), (turn, 2, turn + 4, 8))),
         "instruction": f"Change {session}, step {turn}.",
-        "target_img": cell(picture(turn + 1)),
+        "target_img": cell(make_image(turn + 1)),
     }
 
 
@@ -38,8 +38,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
             "key": "3f2a",
             "instruction": "Remove the dog.",
             "instruction_language": "en",
-            "input_image": cell(picture(1)),
-            "input_image_raw": cell(picture(2)),
+            "input_image": cell(make_image(1)),
+            "input_image_raw": cell(make_image(2)),
             "Intersection_exist": True,
         },
         ("input_image", "input_image_raw"),
@@ -53,7 +53,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         "data/test-00000-of-00003-64edd860175df28a.parquet",
         {
             "instruction": "Add a hat.",
-            "image": cell(picture(3)),
+            "image": cell(make_image(3)),
             "task": "add",
             "split": "test",
             "idx": 17,
@@ -74,9 +74,9 @@ ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
             "OUTPUT_DESCRIPTION": "Three of them.",
             "INPUT_CAPTION_BY_LLAMA": "Two dogs.",
             "OUTPUT_CAPTION_BY_LLAMA": "Three dogs.",
-            "INPUT_IMG": cell(picture(4)),
+            "INPUT_IMG": cell(make_image(4)),
             "MASK_IMG": MASK,
-            "OUTPUT_IMG": cell(picture(5)),
+            "OUTPUT_IMG": cell(make_image(5)),
         },
         ("INPUT_IMG", "MASK_IMG", "OUTPUT_IMG"),
     ),
@@ -85,8 +85,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {
             "omni_edit_id": "task_obj_swap_7",
             "task": "swap",
-            "src_img": cell(picture(6)),
-            "edited_img": cell(picture(7)),
+            "src_img": cell(make_image(6)),
+            "edited_img": cell(make_image(7)),
             "edited_prompt_list": ["Swap the cup for a vase.", "Replace the cup with a vase of glass."],
             "width": SIZE[0],
             "height": SIZE[1],
@@ -97,7 +97,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "pie-bench++": (
         "3_delete_object_80/V1-00000-of-00001.parquet",
         {
-            "image": cell(picture(8, (512, 512))),
+            "image": cell(make_image(8, (512, 512))),
             "id": "311000000001",
             "source_prompt": "a [dog] on a chair",
             "target_prompt": "a chair",
@@ -141,7 +141,7 @@ def test_every_adapter_is_tested() -> None:
         ("emu-edit", "add-17", "add", "Add a hat."),
         ("humanedit", "Counting-0-frDDoQqUw", "count", "Make it three."),
         ("omniedit", "task_obj_swap_7", "replace", "Swap the cup for a vase."),
-        ("pie-bench++", "311000000001", "remove", 'Change this picture of "a dog on a chair" into "a chair".'),
+        ("pie-bench++", "311000000001", "remove", 'Change this image of "a dog on a chair" into "a chair".'),
     ],
 )
 def test_rows_become_tasks(roots: dict[str, Path], name: str, id: str, task_type: str, instruction: str) -> None:
@@ -149,8 +149,8 @@ def test_rows_become_tasks(roots: dict[str, Path], name: str, id: str, task_type
     assert (task.id, task.task_type, task.instruction) == (id, task_type, instruction)
 
 
-def test_gedit_takes_the_raw_picture_and_filters_by_language(roots: dict[str, Path]) -> None:
-    assert same(one("gedit-bench", roots["gedit-bench"]).images[0], picture(2))
+def test_gedit_takes_the_raw_image_and_filters_by_language(roots: dict[str, Path]) -> None:
+    assert same(one("gedit-bench", roots["gedit-bench"]).images[0], make_image(2))
     assert list(load_tasks("gedit-bench", root=roots["gedit-bench"], language="cn")) == []
 
 
@@ -158,7 +158,7 @@ def test_gedit_takes_the_raw_picture_and_filters_by_language(roots: dict[str, Pa
 def test_erased_regions_are_white_in_the_mask(
     roots: dict[str, Path], name: str, box: tuple[int, int, int, int]
 ) -> None:
-    """The published masks are pictures with a hole; taken as grey pictures, they would mark all that must stay."""
+    """The published masks are images with a hole; taken as grey images, they would mark all that must stay."""
     mask = load_image(one(name, roots[name]).mask)
     assert white_box(mask) == box
     assert set(np.unique(np.asarray(mask))) == {0, 255}
@@ -204,8 +204,8 @@ def test_turns_of_a_session_are_one_task(brush: Path) -> None:
     two, single = load_tasks("magicbrush", split="dev", root=brush, multi_turn="session")
     assert two.instruction == "1. Change 7, step 1.\n2. Change 7, step 2."
     assert two.metadata["turns"] == ["Change 7, step 1.", "Change 7, step 2."]
-    assert same(two.images[0], picture(1))
-    assert same(two.target, picture(3))
+    assert same(two.images[0], make_image(1))
+    assert same(two.target, make_image(3))
     assert white_box(load_image(two.mask)) == (1, 2, 6, 8)
     assert single.instruction == "Change 9, step 1."
 
@@ -228,7 +228,7 @@ def test_arrow_files_are_read(tmp_path: Path) -> None:
     for column in images:
         table = table.cast_column(column, datasets.Image(decode=False))
     table.save_to_disk(str(tmp_path / "train"))
-    assert same(one("gedit-bench", tmp_path).images[0], picture(2))
+    assert same(one("gedit-bench", tmp_path).images[0], make_image(2))
 
 
 def test_a_missing_column_is_named_with_the_row(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_broken_runs_are_refused(tmp_path: Path) -> None:
     [
         ("magicbrush", {"split": "test"}, "unknown split of magicbrush 'test'"),
         ("magicbrush", {"multi_turn": "sesion"}, "Did you mean 'session'"),
-        ("emu-edit", {"multi_turn": "session"}, "one turn a picture"),
+        ("emu-edit", {"multi_turn": "session"}, "one turn an image"),
         ("emu-edit", {"language": "en"}, "one language"),
         ("emu-edit", {"config": "x"}, "no parts"),
         ("pie-bench++", {"config": "4_delete_object_80"}, "Did you mean '3_delete_object_80'"),

@@ -91,9 +91,9 @@ def config(server: ChatServer) -> ClientConfig:
     return ClientConfig(base_url=server.url, max_retries=0, timeout=10)
 
 
-def test_an_answer_to_a_picture(server: ChatServer) -> None:
+def test_an_answer_to_an_image(server: ChatServer) -> None:
     server.say(completion("red"), failure(400, "this model does not take images"))
-    assert only(endpoint.check_answer(config(server), "m")) == ("ok", "answers a question with a picture (3 tokens)")
+    assert only(endpoint.check_answer(config(server), "m")) == ("ok", "answers a question with an image (3 tokens)")
     kinds = [part["type"] for part in server.bodies[0]["messages"][0]["content"]]
     assert kinds == ["image_url", "text"]
     assert "does not take images" in only(endpoint.check_answer(config(server), "m"))[1]
@@ -106,7 +106,7 @@ def test_token_ids_without_a_checkpoint(server: ChatServer) -> None:
     assert server.bodies[0]["return_token_ids"] is True
 
 
-def test_a_server_that_is_gone_is_not_taken_for_one_without_pictures_or_ids(codec: ChatCodec) -> None:
+def test_a_server_that_is_gone_is_not_taken_for_one_without_images_or_ids(codec: ChatCodec) -> None:
     gone = ClientConfig(base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=10)
     for findings in (
         endpoint.check_answer(gone, "m"),
@@ -119,17 +119,17 @@ def test_a_server_that_is_gone_is_not_taken_for_one_without_pictures_or_ids(code
 
 
 class TrueRenderer(Renderer):
-    """As a server does: the pictures are those that it was sent."""
+    """As a server does: the images are those that it was sent."""
 
     def prompt(self, body: dict[str, Any]) -> list[int]:
-        pictures: dict[str, Image.Image] = {}
+        images: dict[str, Image.Image] = {}
 
         def keep(source: str) -> str:
-            pictures[source] = load_image(source)
+            images[source] = load_image(source)
             return source
 
         messages = [from_openai(message, keep) for message in body["messages"]]
-        return self.codec.prompt_ids(messages, body.get("tools", ()), pictures.__getitem__)
+        return self.codec.prompt_ids(messages, body.get("tools", ()), images.__getitem__)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +141,12 @@ def test_the_servers_prompt_is_the_rollouts(server: ChatServer, codec: ChatCodec
     server.say(TrueRenderer(codec).says("ok"))
     level, message = only(endpoint.check_exact(config(server), "m", codec))
     runs = [codec.image_length(handle, load) for handle in ("img_large", "img_small")]
-    assert (level, f"pictures of {runs} tokens" in message) == ("ok", True)
+    assert (level, f"images of {runs} tokens" in message) == ("ok", True)
 
 
 def test_other_pixel_limits_other_templates_and_no_ids_are_told(server: ChatServer, codec: ChatCodec) -> None:
     other, limited = ChatCodec(codec.processor, None), ChatCodec(codec.processor, codec.template)
-    # The first renderer takes every picture for one of 168 x 168.
+    # The first renderer takes every image for one of 168 x 168.
     server.say(Renderer(limited).says("ok"), TrueRenderer(other).says("ok"), completion())
     found = [only(endpoint.check_exact(config(server), "m", codec)) for _ in range(3)]
     assert [level for level, _ in found] == ["error"] * 3

@@ -23,7 +23,7 @@ def processor(tiny_policy: Path) -> Any:
 @pytest.mark.parametrize("name", template_names())
 def test_our_templates_pass(processor: Any, name: str) -> None:
     codec = ChatCodec(processor, load_template(name))
-    found = [*model.check_pictures(codec), *model.check_prefix(codec), *model.check_parser(codec)]
+    found = [*model.check_images(codec), *model.check_prefix(codec), *model.check_parser(codec)]
     assert levels(found) == ["ok"] * 3
     shown = "warning" if name == "qwen2.5-vl" else "ok"
     assert only(model.check_schemas(codec))[0] == shown
@@ -34,20 +34,20 @@ def changed(processor: Any, old: str, new: str) -> ChatCodec:
     return ChatCodec(processor, GOOD.replace(old, new))
 
 
-def test_a_template_that_drops_pictures_of_tool_turns(processor: Any) -> None:
+def test_a_template_that_drops_images_of_tool_turns(processor: Any) -> None:
     codec = changed(processor, "<tool_response>\\n' + body(message.content)", "<tool_response>\\n' + 'text'")
-    assert only(model.check_pictures(codec)) == (
+    assert only(model.check_images(codec)) == (
         "error",
-        "the chat template rendered 1 of 2 pictures; "
-        "use a template that keeps pictures in every turn, such as qwen2.5-vl-system-tool",
+        "the chat template rendered 1 of 2 images; "
+        "use a template that keeps images in every turn, such as qwen2.5-vl-system-tool",
     )
 
 
-def test_a_template_that_moves_pictures_of_tool_turns(processor: Any) -> None:
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    moved = f"<tool_response>\\n{picture}' + message.content[0].text + message.content[-1].text"
+def test_a_template_that_moves_images_of_tool_turns(processor: Any) -> None:
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    moved = f"<tool_response>\\n{image}' + message.content[0].text + message.content[-1].text"
     codec = changed(processor, "<tool_response>\\n' + body(message.content)", moved)
-    assert "moves a picture" in only(model.check_pictures(codec))[1]
+    assert "moves an image" in only(model.check_images(codec))[1]
 
 
 def test_a_template_whose_past_depends_on_what_follows(processor: Any) -> None:
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_loaded_once_for_all(tiny_policy: Path) -> None:
     assert found[0][0] == "ok"
     assert examination.codec is not None
     assert examination.context == 4096
-    checks = (model.pictures, model.prefix, model.schemas, model.parser, pixels.limits)
+    checks = (model.images, model.prefix, model.schemas, model.parser, pixels.limits)
     assert {level for check in checks for level in levels(check(examination))} == {"ok"}
 
 

@@ -1,4 +1,4 @@
-"""Tokens of pictures against the engine's context."""
+"""Tokens of images against the engine's context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def qwen(size: tuple[int, int]) -> int:
 def test_prompt_and_processor() -> None:
     assert only(pixels.check_processor(pixels.SIZES, qwen, qwen))[0] == "ok"
     found = judged(pixels.check_processor([(512, 512)], qwen, lambda _: 9))
-    assert found == [("error", "a picture of 512x512 is 334 tokens in the prompt and 9 features in the model")]
+    assert found == [("error", "an image of 512x512 is 334 tokens in the prompt and 9 features in the model")]
 
 
 def test_context() -> None:
@@ -22,7 +22,7 @@ def test_context() -> None:
         return levels(pixels.check_context(qwen, tokens, "--max-model-len", 8))
 
     assert context(128_000) == ["ok"]
-    # Eight pictures fit, and one photograph as it comes from a camera takes half of all.
+    # Eight images fit, and one photograph as it comes from a camera takes half of all.
     assert context(16_384) == ["ok", "warning"]
     assert context(8_192) == ["warning", "warning"]
     assert context(4_096) == ["error", "warning"]

@@ -81,7 +81,7 @@ async def test_the_perceptual_question_sees_the_result_alone_and_not_the_instruc
     assert asked["edit_perception"][0] == asked["edit_semantics"][1]
 
 
-async def test_pictures_are_bounded_and_the_result_has_the_size_of_the_source() -> None:
+async def test_images_are_bounded_and_the_result_has_the_size_of_the_source() -> None:
     with judge(said(score=70)) as server:
         sample = EditSample("x", SOURCE.resize((600, 400)), RESULT.resize((90, 90)))
         await make(server, max_pixels=15000).evaluate(sample)
@@ -93,7 +93,7 @@ async def test_pictures_are_bounded_and_the_result_has_the_size_of_the_source() 
     assert sizes == [(150, 100), (150, 100)]
 
 
-async def test_a_transparent_picture_is_judged_on_white() -> None:
+async def test_a_transparent_image_is_judged_on_white() -> None:
     with judge(said(score=70)) as server:
         await make(server).evaluate(EditSample("cut it out", SOURCE, Image.new("RGBA", SOURCE.size, (0, 0, 0, 0))))
     data = server.requests[0]["messages"][0]["content"][1]["image_url"]["url"].split(",")[1]
@@ -227,7 +227,7 @@ async def test_a_feature_that_the_server_lacks_is_left_out_from_then_on(option: 
 
 
 async def test_other_refused_requests_are_not_repeated() -> None:
-    with judge(fault(400, "the picture is too large")) as server:
+    with judge(fault(400, "the image is too large")) as server:
         with pytest.raises(EvaluatorError, match="too large"):
             await scored(server)
         assert len(server.requests) == 1
@@ -250,7 +250,7 @@ async def test_one_failing_pass_leaves_the_sample_without_a_score() -> None:
         await scored(server, scheme="viescore")
 
 
-async def test_an_unchanged_or_missing_picture_is_worth_nothing_and_costs_nothing() -> None:
+async def test_an_unchanged_or_missing_image_is_worth_nothing_and_costs_nothing() -> None:
     with judge(said(score=100)) as server:
         tested = make(server)
         unchanged = await tested.evaluate(EditSample("x", SOURCE, SOURCE.copy()))
@@ -260,7 +260,7 @@ async def test_an_unchanged_or_missing_picture_is_worth_nothing_and_costs_nothin
     assert server.requests == []
 
 
-async def test_a_generated_picture_is_judged_without_a_source() -> None:
+async def test_a_generated_image_is_judged_without_a_source() -> None:
     with judge(said(score=77)) as server:
         score = await make(server, scheme="generation", rubric="jewelry").evaluate(EditSample("a ring", RESULT, RESULT))
     assert score.value == 77.0

@@ -1,4 +1,4 @@
-"""Checks by a detector, on sticker pictures that the classical one can read."""
+"""Checks by a detector, on sticker images that the classical one can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Working on parts of a picture changes no score."""
+"""Working on parts of an image changes no score."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def boxes() -> st.SearchStrategy[Box]:
     )
 
 
-def whole_picture(config: ReferenceConfig, *pictures: Image.Image) -> dict[str, float]:
+def whole_image(config: ReferenceConfig, *images: Image.Image) -> dict[str, float]:
     """The formula of the docstring, taken literally over all pixels; empty where there is nothing to edit."""
     import cv2
 
-    def lab(picture: Image.Image) -> np.ndarray:
-        pixels = np.asarray(picture, np.float32) / 255
+    def lab(image: Image.Image) -> np.ndarray:
+        pixels = np.asarray(image, np.float32) / 255
         return cv2.cvtColor(cv2.GaussianBlur(pixels, (0, 0), config.blur), cv2.COLOR_RGB2LAB).astype(np.float64)
 
     def distance(a: np.ndarray, b: np.ndarray, weight: float = 1.0) -> np.ndarray:
         return np.sqrt((((a - b) * (weight, 1, 1)) ** 2).sum(axis=2))
 
-    source, result, target = (lab(picture) for picture in pictures[:3])
-    within = np.asarray(pictures[3]) > 127
+    source, result, target = (lab(image) for image in images[:3])
+    within = np.asarray(images[3]) > 127
     errors = []
     for x in (source, result):
         e = np.maximum(distance(x, target, config.lightness_weight)[within] - config.inside_tolerance, 0)
@@ -57,7 +57,7 @@ def whole_picture(config: ReferenceConfig, *pictures: Image.Image) -> dict[str, 
 @example(mask=(0, 0, 1, 1), spoiled=(0, 0, 1, 1), blur=2.5)  # a pixel that vanishes in a wide blur
 @given(mask=boxes(), spoiled=boxes(), blur=st.sampled_from([0.5, 1.0, 2.5]))
 @settings(max_examples=30, deadline=None)
-def test_the_reference_score_is_that_of_the_whole_picture(mask: Box, spoiled: Box, blur: float) -> None:
+def test_the_reference_score_is_that_of_the_whole_image(mask: Box, spoiled: Box, blur: float) -> None:
     source = load_photo("coffee.png").resize((SIDE, SIDE))
     target, result, marked = source.copy(), source.copy(), Image.new("L", source.size)
     target.paste((20, 160, 60), mask)
@@ -65,7 +65,7 @@ def test_the_reference_score_is_that_of_the_whole_picture(mask: Box, spoiled: Bo
     result.paste((60, 170, 90), mask)
     result.paste((255, 0, 255), spoiled)
     config = ReferenceConfig(blur=blur)
-    expected = whole_picture(config, source, result, target, marked)
+    expected = whole_image(config, source, result, target, marked)
     if not expected:
         with pytest.raises(EvaluatorError, match="an edit that does nothing would look correct"):
             ReferenceEvaluator(config)._score(source, result, target, marked)

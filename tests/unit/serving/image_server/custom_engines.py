@@ -16,7 +16,7 @@ from agentfly.vision.base import Detection
 
 
 class Puppet:
-    """Does what the prompt says; anything else inverts the picture, or finds all of it under the prompt's name.
+    """Does what the prompt says; anything else inverts the image, or finds all of it under the prompt's name.
 
     Prompts: `sleep S`; `hang S` blocks a thread that cannot be cancelled; `die` ends the process; `die once FILE` does
     so the first time only; `refuse`, `unavailable` and `break` raise.

@@ -34,9 +34,9 @@ class Running:
     url: str
     server: ImageServer
 
-    def edit(self, prompt: str, picture: Image.Image | None = None, **fields: Any) -> httpx.Response:
+    def edit(self, prompt: str, image: Image.Image | None = None, **fields: Any) -> httpx.Response:
         """POST the documented JSON body."""
-        body = {"prompt": prompt, "image": as_text(picture or plain()), **fields}
+        body = {"prompt": prompt, "image": as_text(image or plain()), **fields}
         return httpx.post(f"{self.url}/v1/images/edits", json=body, timeout=60)
 
 
@@ -105,22 +105,22 @@ def wait_for(condition: Any, seconds: float = 60.0, every: float = 0.01) -> None
 
 
 def plain(size: tuple[int, int] = (16, 12), colour: Any = (200, 30, 40)) -> Image.Image:
-    """A picture of one colour."""
+    """An image of one colour."""
     return Image.new("RGB", size, colour)
 
 
 def png(image: Image.Image) -> bytes:
-    """A picture as PNG."""
+    """An image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def as_text(image: Image.Image) -> str:
-    """A picture as base64."""
+    """An image as base64."""
     return base64.b64encode(png(image)).decode()
 
 
 def from_text(text: str) -> Image.Image:
-    """The picture of base64."""
+    """The image of base64."""
     return Image.open(io.BytesIO(base64.b64decode(text)))

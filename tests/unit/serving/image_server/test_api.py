@@ -38,7 +38,7 @@ def sticker() -> Image.Image:
     return image
 
 
-def test_openai_client_edits_one_picture(client: openai.OpenAI) -> None:
+def test_openai_client_edits_one_image(client: openai.OpenAI) -> None:
     reply = client.images.edit(image=("a.png", png(plain())), prompt="invert", model="whatever", quality="high")
     assert reply.data is not None
     assert from_text(reply.data[0].b64_json or "").getpixel((0, 0)) == (55, 225, 215)
@@ -59,7 +59,7 @@ def test_openai_client_sends_a_mask_a_size_and_our_own_fields(client: openai.Ope
     assert (image.size, image.format) == ((1024, 1024), "JPEG")
 
 
-def test_openai_client_makes_several_pictures_each_with_its_seed(client: openai.OpenAI) -> None:
+def test_openai_client_makes_several_images_each_with_its_seed(client: openai.OpenAI) -> None:
     reply = client.images.generate(prompt="a cat", n=3, size="64x32", extra_body={"seed": 7})
     assert reply.data is not None
     images = [from_text(item.b64_json or "") for item in reply.data]
@@ -81,7 +81,7 @@ def test_documented_json_body(puppet: Running) -> None:
     assert (reply["seed"], reply["engine"]) == (5, "puppet")
 
 
-def test_data_uri_is_a_picture(puppet: Running) -> None:
+def test_data_uri_is_an_image(puppet: Running) -> None:
     body = {"prompt": "invert", "image": f"data:image/png;base64,{as_text(plain())}"}
     assert httpx.post(f"{puppet.url}/v1/images/edits", json=body).status_code == 200
 
@@ -178,6 +178,6 @@ def test_other_formats(puppet: Running) -> None:
     assert from_text(puppet.edit("invert", output_format="webp").json()["image"]).format == "WEBP"
 
 
-async def test_jpeg_of_a_transparent_picture_is_on_white() -> None:
+async def test_jpeg_of_a_transparent_image_is_on_white() -> None:
     text = await Coder(UploadLimits()).encode(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "jpeg")
     assert from_text(text).getpixel((1, 1)) == (255, 255, 255)

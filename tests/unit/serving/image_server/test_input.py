@@ -42,8 +42,8 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def upload(server: Running, *pictures: bytes, **fields: str) -> httpx.Response:
-    files = [("image[]", ("p.png", picture)) for picture in pictures]
+def upload(server: Running, *images: bytes, **fields: str) -> httpx.Response:
+    files = [("image[]", ("p.png", image)) for image in images]
     return httpx.post(f"{server.url}/v1/images/edits", files=files, data={"prompt": "invert", **fields}, timeout=20)
 
 
@@ -54,7 +54,7 @@ def message(reply: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         (bomb(), "pixels"),
         (png(plain((120, 100))), "10000 are allowed"),
@@ -64,15 +64,15 @@ def message(reply: httpx.Response) -> str:
         (b"", "empty"),
     ],
 )
-def test_only_pictures_of_bounded_size_are_decoded(server: Running, picture: bytes, expected: str) -> None:
-    reply = upload(server, picture)
+def test_only_images_of_bounded_size_are_decoded(server: Running, image: bytes, expected: str) -> None:
+    reply = upload(server, image)
     assert reply.status_code == 400
     assert expected in message(reply)
 
 
-def test_pixels_and_pictures_are_counted_over_the_request(server: Running) -> None:
+def test_pixels_and_images_are_counted_over_the_request(server: Running) -> None:
     assert "allowed" in message(upload(server, png(plain((90, 90))), png(plain((90, 90)))))
-    assert "2 pictures" in message(upload(server, *[png(plain())] * 3))
+    assert "2 images" in message(upload(server, *[png(plain())] * 3))
 
 
 def test_too_many_parts_are_refused(server: Running) -> None:
@@ -146,7 +146,7 @@ def test_missing_parts_are_named(server: Running) -> None:
     assert httpx.post(f"{server.url}/v1/images/edits", json={"prompt": "x"}).json()["error"]["param"] == "image"
     assert server.edit("").json()["error"]["param"] == "prompt"
     assert (
-        "generations take no pictures"
+        "generations take no images"
         in httpx.post(f"{server.url}/v1/images/generations", json={"prompt": "x", "image": as_text(plain())}).text
     )
 

@@ -46,7 +46,7 @@ def generate(server: str, seed: int, **fields: object) -> Image.Image:
     return from_text(reply.json()["data"][0]["b64_json"])
 
 
-def test_sdxl_makes_pictures_for_openais_client(sdxl: str) -> None:
+def test_sdxl_makes_images_for_openais_client(sdxl: str) -> None:
     with openai.OpenAI(base_url=f"{sdxl}/v1", api_key="none") as client:
         reply = client.images.generate(
             prompt="a red square", size="64x64", n=2, extra_body={"seed": 1, "num_inference_steps": 2}
@@ -57,7 +57,7 @@ def test_sdxl_makes_pictures_for_openais_client(sdxl: str) -> None:
     assert first.tobytes() != second.tobytes()
 
 
-def test_seed_gives_the_same_picture_alone_and_in_a_batch(sdxl: str) -> None:
+def test_seed_gives_the_same_image_alone_and_in_a_batch(sdxl: str) -> None:
     alone = [np.asarray(generate(sdxl, seed), np.int16) for seed in range(4)]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda seed: np.asarray(generate(sdxl, seed), np.int16), range(4)))
@@ -93,9 +93,9 @@ def test_documented_command_of_the_editing_service(tmp_path: Path) -> None:
                 threads.map(lambda _: httpx.post(f"{url}/v1/images/edits", json=body, timeout=120), range(6))
             )
         assert {reply.status_code for reply in replies} == {200}
-        pictures = [np.asarray(from_text(reply.json()["image"]), np.int16) for reply in replies]
-        assert pictures[0].shape == (64, 64, 3)
-        assert max(np.abs(picture - pictures[0]).max() for picture in pictures) <= 2
+        images = [np.asarray(from_text(reply.json()["image"]), np.int16) for reply in replies]
+        assert images[0].shape == (64, 64, 3)
+        assert max(np.abs(image - images[0]).max() for image in images) <= 2
         assert all(worker["finished"] for worker in httpx.get(f"{url}/gpu/status").json()["workers"])
         (model,) = httpx.get(f"{url}/v1/models").json()["data"]
         assert model["capabilities"] == ["edit"]
@@ -145,17 +145,17 @@ async def test_detection_model(tmp_path: Path) -> None:
 
 
 async def test_a_model_that_starts_from_text_works_at_no_area(sdxl_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="--area is for models that start from a picture"):
+    with pytest.raises(ConfigError, match="--area is for models that start from an image"):
         load_engine(EngineOptions(model_type="generic", model_path=str(sdxl_folder), area=4096))
 
 
-async def test_generic_starts_from_text_or_from_a_picture_as_its_pipeline_does(
+async def test_generic_starts_from_text_or_from_an_image_as_its_pipeline_does(
     sdxl_folder: Path, tmp_path: Path
 ) -> None:
     text = load_engine(EngineOptions(model_type="generic", model_path=str(sdxl_folder)))
     folder = qwen_image.qwen_edit(tmp_path / "qwen")
-    picture = load_engine(EngineOptions(model_type="generic", model_path=str(folder), area=4096))
-    assert (text.operations, picture.operations) == (frozenset((Operation.generate,)), frozenset((Operation.edit,)))
+    image = load_engine(EngineOptions(model_type="generic", model_path=str(folder), area=4096))
+    assert (text.operations, image.operations) == (frozenset((Operation.generate,)), frozenset((Operation.edit,)))
 
 
 @pytest.mark.parametrize("model_type", ["sdxl", "qwen", "inpaint", "detect", "generic"])

@@ -33,16 +33,16 @@ class StudioServer:
 
     Attributes:
         faults: replies to the next chat requests, in place of those that fit.
-        picture_faults: the same for pictures.
+        image_faults: the same for images.
         score: points for a critique, from the number of critiques before it.
     """
 
     url: str = ""
     faults: deque[Reply] = field(default_factory=deque)
-    picture_faults: deque[Reply] = field(default_factory=deque)
+    image_faults: deque[Reply] = field(default_factory=deque)
     score: Callable[[int], Any] = lambda _: 90
     chats: list[dict[str, Any]] = field(default_factory=list)
-    pictures: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     phases: Counter[str] = field(default_factory=Counter)
 
@@ -85,13 +85,13 @@ def said(body: dict[str, Any]) -> str:
 
 
 def shown(body: dict[str, Any]) -> int:
-    """Pictures of a request."""
+    """Images of a request."""
     content = body["messages"][-1]["content"]
     return 0 if isinstance(content, str) else sum(part["type"] == "image_url" for part in content)
 
 
 def boat(seed: int) -> str:
-    """A picture as base64."""
+    """An image as base64."""
     return as_text(Image.new("RGB", (16, 16), (200, seed % 256, 40)))
 
 
@@ -103,12 +103,12 @@ def _app(studio: StudioServer) -> FastAPI:
         return studio.answer(body)
 
     def paint(body: dict[str, Any], request: Request) -> Response:
-        studio.pictures.append({**body, "authorization": request.headers.get("authorization")})
-        if studio.picture_faults:
-            return studio.picture_faults.popleft()(body)
+        studio.images.append({**body, "authorization": request.headers.get("authorization")})
+        if studio.image_faults:
+            return studio.image_faults.popleft()(body)
         if "text_prompts" in body:
-            picture = {"base64": boat(body["seed"]), "finishReason": "SUCCESS", "seed": body["seed"]}
-            return JSONResponse({"artifacts": [picture]})
+            image = {"base64": boat(body["seed"]), "finishReason": "SUCCESS", "seed": body["seed"]}
+            return JSONResponse({"artifacts": [image]})
         return JSONResponse({"created": 0, "data": [{"b64_json": boat(body["seed"])}]})
 
     for endpoint in (chat, paint):
@@ -151,7 +151,7 @@ Configure = Callable[..., Path]
 
 @pytest.fixture
 def configure(server: StudioServer, tmp_path: Path) -> Configure:
-    """Writes the recipe's configuration with changes: one director, two generators, small pictures."""
+    """Writes the recipe's configuration with changes: one director, two generators, small images."""
 
     def write(**changes: Any) -> Path:
         data = yaml.safe_load((RECIPE / "config" / "system_config.yaml").read_text(encoding="utf-8"))

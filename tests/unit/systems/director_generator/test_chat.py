@@ -80,9 +80,9 @@ async def test_a_stream_that_breaks_off_half_way_is_asked_for_anew(server: Studi
     assert record.calls[0].reply == "A red boat, whole, on calm water."
 
 
-async def test_a_model_that_does_not_see_is_sent_no_picture(server: StudioServer, configure: Configure) -> None:
+async def test_a_model_that_does_not_see_is_sent_no_image(server: StudioServer, configure: Configure) -> None:
     server.score = lambda _: 10
-    blind = {"provider": "vllm", "model": "gpt-4o-mini", "sees_pictures": False}
+    blind = {"provider": "vllm", "model": "gpt-4o-mini", "sees_images": False}
     seeing = {"provider": "vllm", "model": "gpt-4o"}
     roles = {"director": "seeing", "generator": "blind"}
     await run(configure, models={"seeing": seeing, "blind": blind}, roles=roles, max_loops=2)

@@ -42,7 +42,7 @@ def test_the_documented_command(server: StudioServer, tmp_path: Path) -> None:
     result = result_of(tmp_path / "output")
     assert done.stdout == f"output/{result['id']}.json\n"
     assert (result["prompt"], result["status"]) == ("sample prompt", "threshold")
-    names = [picture["file"] for phase in result["phases"] for picture in phase["pictures"]]
+    names = [image["file"] for phase in result["phases"] for image in phase["images"]]
     assert names == [f"{result['id']}/loop01_plain.png", f"{result['id']}/loop01_lush.png"]
     for name in names:
         assert Image.open(tmp_path / "output" / name).size == (1024, 1024)
@@ -126,7 +126,7 @@ def test_the_recursion_limit_ends_with_1_and_keeps_the_best(
     assert main(["a boat", "--config", str(path), "--output-dir", str(tmp_path / "o")]) == 1
     assert "error: recursion_limit of 6 phases reached" in capsys.readouterr().err
     result = result_of(tmp_path / "o")
-    assert (result["status"], result["best"]["score"], result["counts"]["pictures"]) == ("recursion_limit", 10, 4)
+    assert (result["status"], result["best"]["score"], result["counts"]["images"]) == ("recursion_limit", 10, 4)
 
 
 def test_failover_is_counted_and_visible(
@@ -134,11 +134,11 @@ def test_failover_is_counted_and_visible(
 ) -> None:
     monkeypatch.setenv("SDXL_API_BASE", server.url)
     monkeypatch.setenv("SDXL_FAILOVER_MODE", "mock")
-    server.picture_faults.append(failure(503, "loading", {"retry-after-ms": "1", "x-should-retry": "false"}))
+    server.image_faults.append(failure(503, "loading", {"retry-after-ms": "1", "x-should-retry": "false"}))
     assert main(["a boat", "--config", str(configure()), "--output-dir", str(tmp_path / "o")]) == 0
     result = result_of(tmp_path / "o")
-    assert (result["counts"]["failovers"], result["counts"]["pictures"]) == (1, 2)
-    (stand_in,) = [p for phase in result["phases"] for p in phase["pictures"] if p["stand_in"]]
+    assert (result["counts"]["failovers"], result["counts"]["images"]) == (1, 2)
+    (stand_in,) = [p for phase in result["phases"] for p in phase["images"] if p["stand_in"]]
     assert stand_in["engine"] == "mock"
     assert "loading" in stand_in["fault"]
     assert stand_in["file"].endswith("_stand-in.png")
@@ -264,7 +264,7 @@ def test_the_script_shards_files_over_servers(server: StudioServer, configure: C
         assert result_of(folders[name])["prompt"] == f"boat {name}"
         assert result_of(folders[name])["settings"]["sdxl"]["api_base"] == server.url
         assert "round 1, paint" in (folders[name] / "run.log").read_text(encoding="utf-8")
-    assert len(server.pictures) == 4
+    assert len(server.images) == 4
     assert {"boat one", "boat two"} <= {word for body in server.chats for word in _lines(said(body))}
 
 

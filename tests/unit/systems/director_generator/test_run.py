@@ -12,7 +12,7 @@ from PIL import Image
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import BackendError, ToolError
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunRecord, load_studio
-from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, Easel, PicturePrompt
+from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, Easel, ImagePrompt
 from tests.unit.systems.director_generator.conftest import Configure
 
 Says = Callable[[str, str], str]
@@ -44,15 +44,15 @@ def scores(*values: float) -> Callable[[str, int], str]:
 
 
 class Colours:
-    """A painter whose pictures tell their seed; fails for prompts with a word."""
+    """A painter whose images tell their seed; fails for prompts with a word."""
 
     name, medium = "colours", TEXT_TO_IMAGE
 
     def __init__(self, fails: str = "nothing fails") -> None:
         self.fails = fails
-        self.seen: list[tuple[PicturePrompt, int]] = []
+        self.seen: list[tuple[ImagePrompt, int]] = []
 
-    async def paint(self, wanted: PicturePrompt, seed: int, source: Image.Image | None) -> Image.Image:
+    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
         self.seen.append((wanted, seed))
         if self.fails in wanted.prompt:
             raise ToolError("the brush broke")
@@ -74,7 +74,7 @@ def phases(record: RunRecord) -> list[tuple[int, str]]:
     return [(phase.loop, phase.phase) for phase in record.phases]
 
 
-async def test_a_good_picture_ends_the_run(configure: Configure) -> None:
+async def test_a_good_image_ends_the_run(configure: Configure) -> None:
     painter = Colours()
     record = await go(configure, agents(scores(40, 85)), painter)
     assert phases(record) == [(0, "brief"), (1, "write"), (1, "paint"), (1, "critique")]
@@ -90,10 +90,10 @@ async def test_rounds_end_at_max_loops_and_the_earliest_of_the_best_is_kept(conf
     assert record.status == "max_loops"
     assert record.best is not None
     assert (record.best.loop, record.best.generator, record.best.score) == (1, "Lush", 60)
-    assert len({picture.seed for picture in record.pictures}) == 4
+    assert len({image.seed for image in record.images}) == 4
 
 
-async def test_generators_are_told_the_critique_of_their_own_picture_and_the_best_of_others(
+async def test_generators_are_told_the_critique_of_their_own_image_and_the_best_of_others(
     configure: Configure,
 ) -> None:
     record = await go(configure, agents(scores(20, 60)), max_loops=2)
@@ -102,13 +102,13 @@ async def test_generators_are_told_the_critique_of_their_own_picture_and_the_bes
     assert "Lush has 60 points with this prompt:\nfirst Lush" in plain.user
     assert "Nobody else has a better one." in lush.user
     assert "The brief of Ada." in lush.user
-    assert plain.images == (record.pictures[0].handle,)
+    assert plain.images == (record.images[0].handle,)
 
 
-async def test_directors_see_the_picture_and_what_it_was_made_of(configure: Configure) -> None:
+async def test_directors_see_the_image_and_what_it_was_made_of(configure: Configure) -> None:
     record = await go(configure, agents(scores(90)))
     call = record.phases[3].calls[0]
-    assert call.images == (record.pictures[0].handle,)
+    assert call.images == (record.images[0].handle,)
     assert "first Plain" in call.user
     assert "The brief of Ada." in call.user
     assert call.system.startswith("You are Ada, one of several directors")
@@ -121,15 +121,15 @@ async def test_the_recursion_limit_says_what_to_change(configure: Configure) -> 
     assert record.best is not None
 
 
-async def test_a_stand_in_is_no_success_and_never_better_than_a_picture(configure: Configure) -> None:
+async def test_a_stand_in_is_no_success_and_never_better_than_an_image(configure: Configure) -> None:
     easel = Easel(Colours(fails="Lush"), (64, 64))
     record = await go(configure, agents(scores(30, 99)), easel, max_loops=1)
     assert record.status == "max_loops"
     assert record.best is not None
     assert (record.best.generator, record.best.score) == ("Plain", 30)
-    stand_in = record.pictures[1]
+    stand_in = record.images[1]
     assert (stand_in.stand_in, stand_in.engine, stand_in.fault) == (True, "mock", "the brush broke")
-    assert (record.counts()["failovers"], record.counts()["failed_pictures"]) == (1, 0)
+    assert (record.counts()["failovers"], record.counts()["failed_images"]) == (1, 0)
 
 
 async def test_stand_ins_alone_are_no_success_either(configure: Configure) -> None:
@@ -139,27 +139,27 @@ async def test_stand_ins_alone_are_no_success_either(configure: Configure) -> No
     assert record.best.stand_in
 
 
-async def test_a_failed_picture_is_recorded_and_its_generator_is_told(configure: Configure) -> None:
+async def test_a_failed_image_is_recorded_and_its_generator_is_told(configure: Configure) -> None:
     record = await go(configure, agents(scores(30)), Colours(fails="first Lush"), max_loops=2)
-    assert record.pictures[1].fault == "the brush broke"
+    assert record.images[1].fault == "the brush broke"
     lush = next(phase for phase in record.phases if phase.phase == "refine").calls[1]
-    assert "The picture could not be made: the brush broke" in lush.user
+    assert "The image could not be made: the brush broke" in lush.user
     assert lush.images == ()
-    assert record.counts()["failed_pictures"] == 1
-    assert record.pictures[3].handle is not None
+    assert record.counts()["failed_images"] == 1
+    assert record.images[3].handle is not None
 
 
-async def test_a_round_without_pictures_may_be_tried_once_in_other_words(configure: Configure) -> None:
+async def test_a_round_without_images_may_be_tried_once_in_other_words(configure: Configure) -> None:
     record = await go(configure, agents(scores(90)), Colours(fails="first"), max_loops=3)
-    assert (record.status, record.counts()["failed_pictures"]) == ("threshold", 2)
+    assert (record.status, record.counts()["failed_images"]) == ("threshold", 2)
     record = await go(configure, agents(scores(90)), Colours(fails=""), max_loops=5)
     assert (record.status, record.counts()["loops"]) == ("failed", 2)
-    assert record.error == "no picture could be made: the brush broke"
+    assert record.error == "no image could be made: the brush broke"
 
 
 async def test_a_generator_that_fails_sits_a_round_out(configure: Configure) -> None:
     record = await go(configure, agents(scores(30), refine="fails"), max_loops=2)
-    assert [picture.generator for picture in record.pictures] == ["Plain", "Lush", "Plain"]
+    assert [image.generator for image in record.images] == ["Plain", "Lush", "Plain"]
     assert record.counts()["failed_calls"] == 1
 
 
@@ -177,8 +177,8 @@ async def test_a_broken_critique_is_asked_for_again_with_the_reason(configure: C
 async def test_without_any_score_the_run_has_failed_and_says_why(configure: Configure) -> None:
     record = await go(configure, agents(lambda *_: "Lovely!"))
     assert (record.status, record.best) == ("failed", None)
-    assert "no director scored any picture: no JSON object" in str(record.error)
-    assert record.counts()["pictures"] == 2
+    assert "no director scored any image: no JSON object" in str(record.error)
+    assert record.counts()["images"] == 2
 
 
 async def test_thoughts_are_kept_in_the_record_and_out_of_the_prompt(configure: Configure) -> None:

@@ -32,7 +32,7 @@ def test_documented_flags_make_the_documented_server(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_the_server_answers_and_makes_the_pictures_of_a_run(
+def test_the_server_answers_and_makes_the_images_of_a_run(
     server: StudioServer, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as free:
@@ -54,8 +54,8 @@ def test_the_server_answers_and_makes_the_pictures_of_a_run(
         assert process.wait(60) == 0
     (found,) = (tmp_path / "o").glob("*.json")
     result = json.loads(found.read_text(encoding="utf-8"))
-    assert (result["status"], result["counts"]["mock_pictures"]) == ("threshold", 0)
-    first, second = (Image.open(tmp_path / "o" / p["file"]) for p in result["phases"][2]["pictures"])
+    assert (result["status"], result["counts"]["mock_images"]) == ("threshold", 0)
+    first, second = (Image.open(tmp_path / "o" / p["file"]) for p in result["phases"][2]["images"])
     assert first.size == second.size == (64, 64)
     assert first.tobytes() != second.tobytes()
 

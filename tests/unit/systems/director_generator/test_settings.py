@@ -70,7 +70,7 @@ def test_empty_variables_change_nothing(configure: Configure) -> None:
         ({"evaluation_threshold": 101}, "less than or equal to 100"),
         ({"prompts": "/nowhere"}, "cannot read the prompt /nowhere/brief.md"),
         ({"directors": "/nowhere.json"}, "cannot read the personas /nowhere.json"),
-        ({"models": {"qwen": {"model": "m", "sees_pictures": False}}}, "director 'Ada' judges pictures"),
+        ({"models": {"qwen": {"model": "m", "sees_images": False}}}, "director 'Ada' judges images"),
     ],
 )
 def test_wrong_settings_are_named(configure: Configure, changes: dict[str, object], words: str) -> None:

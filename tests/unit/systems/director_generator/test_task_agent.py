@@ -64,8 +64,8 @@ async def test_a_task_is_done_by_the_editor_and_told_turn_by_turn(configure: Con
     assert trajectory.metadata["task_type"] == "look"
     assert Trajectory.from_json(trajectory.to_json()) == trajectory
     shown_steps = steps(trajectory, agent.store)
-    assert [re.sub(r"\(.*", "", step.caption) for step in shown_steps[:2]] == ["img_1: given", "img_2: make_picture"]
-    # Both generators said the same words, so there is one new picture, under one name.
+    assert [re.sub(r"\(.*", "", step.caption) for step in shown_steps[:2]] == ["img_1: given", "img_2: make_image"]
+    # Both generators said the same words, so there is one new image, under one name.
     assert set(trajectory.names) == {"img_1", "img_2"}
 
 
@@ -88,13 +88,13 @@ async def test_the_limit_of_rounds_is_told_as_a_limit(configure: Configure) -> N
     assert len(trajectory.turns) == 9
 
 
-async def test_a_refusing_editor_is_a_failed_call_and_no_picture_is_made_up(configure: Configure) -> None:
+async def test_a_refusing_editor_is_a_failed_call_and_no_image_is_made_up(configure: Configure) -> None:
     trajectory, _ = await attempt(configure, editors("add a photorealistic dragon"))
     assert trajectory.stop_reason is StopReason.ERROR
     assert trajectory.final_image is None
-    assert "no picture could be made" in str(trajectory.error)
+    assert "no image could be made" in str(trajectory.error)
     assert all(record.error for record in trajectory.tool_records)
-    assert trajectory.messages[-1].text.startswith("no picture: ")
+    assert trajectory.messages[-1].text.startswith("no image: ")
 
 
 async def test_a_dead_line_is_a_fault_of_the_backend(configure: Configure) -> None:
@@ -104,10 +104,10 @@ async def test_a_dead_line_is_a_fault_of_the_backend(configure: Configure) -> No
     assert [turn.finish_reason for turn in trajectory.turns] == ["abort"]
 
 
-async def test_from_text_alone_pictures_are_marked_as_what_they_are(configure: Configure) -> None:
+async def test_from_text_alone_images_are_marked_as_what_they_are(configure: Configure) -> None:
     trajectory, _ = await attempt(configure, editors(), engine="sdxl")
     assert [record.engine for record in trajectory.tool_records] == ["mock", "mock"]
-    assert trajectory.metadata["director-generator"]["mock_pictures"] == 2
+    assert trajectory.metadata["director-generator"]["mock_images"] == 2
 
 
 async def test_a_model_at_an_endpoint(server: StudioServer, configure: Configure) -> None:
@@ -117,7 +117,7 @@ async def test_a_model_at_an_endpoint(server: StudioServer, configure: Configure
     await agent.close()
     assert trajectory.answered
     assert {(body["model"], body["temperature"]) for body in server.chats} == {("gpt-4o", 0.0)}
-    # Everybody sees the task's picture; who judges sees the result too.
+    # Everybody sees the task's image; who judges sees the result too.
     assert {shown(body) for body in server.chats if "Answer with one" in said(body)} == {2}
     assert shown(server.chats[0]) == 1
     assert trajectory.turns[0].prompt_tokens == 7

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as OpenAI does: pictures and prompts by /v1/responses, judgements by chat."""
+"""A server on loopback that speaks as OpenAI does: images and prompts by /v1/responses, judgements by chat."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Reply:
 
 
 def encoded(colour: Any = "red", kind: str = "PNG", size: tuple[int, int] = (32, 24)) -> bytes:
-    """A picture of one colour as a file."""
+    """An image of one colour as a file."""
     buffer = io.BytesIO()
     Image.new("RGBA" if isinstance(colour, tuple) and len(colour) == 4 else "RGB", size, colour).save(buffer, kind)
     return buffer.getvalue()
@@ -52,7 +52,7 @@ def response(*output: dict[str, Any], **fields: Any) -> Reply:
 
 
 def drawn(colour: Any = "red", kind: str = "PNG") -> Reply:
-    """A response with a picture."""
+    """A response with an image."""
     text = base64.b64encode(encoded(colour, kind)).decode()
     return response({"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": text})
 
@@ -94,13 +94,13 @@ class OpenAIServer:
     """What it says next, by who is asked, and what it was asked.
 
     Attributes:
-        pictures, prompts, judgements: replies in turn; the last one for ever.
+        images, prompts, judgements: replies in turn; the last one for ever.
         conversations: whether there is a Conversations API.
         asked: (who, body) in order.
     """
 
     url: str
-    pictures: deque[Reply] = field(default_factory=lambda: deque([drawn()]))
+    images: deque[Reply] = field(default_factory=lambda: deque([drawn()]))
     prompts: deque[Reply] = field(default_factory=lambda: deque([written("a better prompt")]))
     judgements: deque[Reply] = field(default_factory=lambda: deque([judged(50)]))
     conversations: bool = True
@@ -111,17 +111,17 @@ class OpenAIServer:
 
     def say(
         self,
-        pictures: list[Reply] | None = None,
+        images: list[Reply] | None = None,
         judgements: list[Reply] | None = None,
         prompts: list[Reply] | None = None,
     ) -> None:
         """Replace what it says."""
-        self.pictures = deque(pictures) if pictures else self.pictures
+        self.images = deque(images) if images else self.images
         self.judgements = deque(judgements) if judgements else self.judgements
         self.prompts = deque(prompts) if prompts else self.prompts
 
     def bodies(self, who: str) -> list[dict[str, Any]]:
-        """Requests to one of: picture, prompt, judge, conversation."""
+        """Requests to one of: image, prompt, judge, conversation."""
         return [body for name, body in self.asked if name == who]
 
     def reply(self, path: str, body: dict[str, Any], key: str | None) -> Reply:
@@ -132,13 +132,13 @@ class OpenAIServer:
                 found = {"id": "conv_7", "object": "conversation", "created_at": 0, "metadata": {}}
                 return Reply(found) if self.conversations else fault(404, "no such path")
             if path == "/v1/chat/completions":
-                # The judge is asked with pictures, a prompter without.
+                # The judge is asked with images, a prompter without.
                 if isinstance(body["messages"][-1]["content"], list):
                     self.asked.append(("judge", body))
                     return _next(self.judgements)
                 self.asked.append(("prompt", body))
                 return _next(self.prompts)
-            who, queue = ("picture", self.pictures) if body.get("tools") else ("prompt", self.prompts)
+            who, queue = ("image", self.images) if body.get("tools") else ("prompt", self.prompts)
             self.asked.append((who, body))
             made = _next(queue)
             if made.status != 200 or isinstance(made.body, bytes):

@@ -64,11 +64,11 @@ def test_the_documented_command(openai: OpenAIServer, tmp_path: Path) -> None:
     assert best.read_bytes() == encoded("blue")
     assert json.loads((best.parent / "result.json").read_text()) == found
     assert "iteration 1 of 4: score 40: Dull." in done.stderr
-    tool = openai.bodies("picture")[0]["tools"][0]
+    tool = openai.bodies("image")[0]["tools"][0]
     assert (tool["quality"], tool["size"], tool["background"]) == ("low", "1536x1024", "opaque")
-    assert openai.bodies("picture")[0]["model"] == "gpt-y"
-    pictures = [part for part in openai.bodies("picture")[0]["input"][0]["content"] if part["type"] == "input_image"]
-    assert len(pictures) == 2
+    assert openai.bodies("image")[0]["model"] == "gpt-y"
+    images = [part for part in openai.bodies("image")[0]["input"][0]["content"] if part["type"] == "input_image"]
+    assert len(images) == 2
     assert set(openai.keys) == {"Bearer sk-5"}
 
 
@@ -80,7 +80,7 @@ def test_agentfly_generate_without_a_key_is_one_line_and_exit_code_1(tmp_path: P
     assert json.loads(done.stdout)["best_image_url"] is None
 
 
-def test_no_picture_is_exit_code_1_with_the_reason(openai: OpenAIServer, tmp_path: Path) -> None:
+def test_no_image_is_exit_code_1_with_the_reason(openai: OpenAIServer, tmp_path: Path) -> None:
     openai.say([refused("I cannot draw that.")])
     done = run(openai, "--output-dir", str(tmp_path))
     assert done.exit_code == 1
@@ -91,9 +91,7 @@ def test_no_picture_is_exit_code_1_with_the_reason(openai: OpenAIServer, tmp_pat
     assert "error: the model refused: I cannot draw that." in done.stderr
 
 
-def test_a_failed_iteration_is_in_the_histories_and_the_picture_still_comes(
-    openai: OpenAIServer, tmp_path: Path
-) -> None:
+def test_a_failed_iteration_is_in_the_histories_and_the_image_still_comes(openai: OpenAIServer, tmp_path: Path) -> None:
     openai.say([fault(400, "blocked", "moderation_blocked"), drawn("red")], [judged(70)])
     done = run(openai, "--output-dir", str(tmp_path))
     assert done.exit_code == 0
@@ -112,8 +110,8 @@ def test_formats(openai: OpenAIServer, tmp_path: Path, kind: str, suffix: str) -
     done = run(openai, "--output-dir", str(tmp_path), "--format", kind)
     path = Path(json.loads(done.stdout)["best_image_url"])
     assert path.suffix == suffix
-    with Image.open(path) as picture:
-        assert (picture.format, picture.mode == "RGBA") == (kind.upper(), kind != "jpeg")
+    with Image.open(path) as image:
+        assert (image.format, image.mode == "RGBA") == (kind.upper(), kind != "jpeg")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,7 @@ def test_flags_that_cannot_be_are_exit_code_2(openai: OpenAIServer, flags: list[
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--refs", "no/such.png"], "no picture file"),
+        (["--refs", "no/such.png"], "no image file"),
         (["--refs", "http://127.0.0.1:1/x.png"], "not a public address"),
         (["--rubric", "jewellery"], "jewelry"),
         (["--format", "jpeg", "--background", "transparent"], "JPEG has no transparency"),
@@ -160,7 +158,7 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         main()
     said = capsys.readouterr()
     assert (stopped.value.code, said.out) == (1, "")
-    assert "no picture file" in " ".join(said.err.split())
+    assert "no image file" in " ".join(said.err.split())
 
 
 @pytest.mark.parametrize(
@@ -171,7 +169,7 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ("shop/best.png", "shop/best.png"),
     ],
 )
-def test_the_best_picture_is_uploaded(openai: OpenAIServer, tmp_path: Path, place: str, file: str) -> None:
+def test_the_best_image_is_uploaded(openai: OpenAIServer, tmp_path: Path, place: str, file: str) -> None:
     openai.say([drawn("red"), drawn("blue")], [judged(40), judged(60)])
     done = run(openai, "--output-dir", str(tmp_path / "out"), "--upload", f"file://{tmp_path}/{place}")
     found = json.loads(done.stdout)
@@ -180,7 +178,7 @@ def test_the_best_picture_is_uploaded(openai: OpenAIServer, tmp_path: Path, plac
     assert found["image_history"][1] == str(tmp_path / "out/iteration_2.png")
 
 
-def test_an_upload_that_fails_leaves_the_picture_and_is_exit_code_1(openai: OpenAIServer, tmp_path: Path) -> None:
+def test_an_upload_that_fails_leaves_the_image_and_is_exit_code_1(openai: OpenAIServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = run(openai, "--output-dir", str(tmp_path / "out"), "--upload", f"file://{tmp_path}/file/x/")
     found = json.loads(done.stdout)
@@ -198,7 +196,7 @@ async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytes
     assert put == ["s3://shop.png/run-7-iteration_1.png", "s3://shop/cars/run-7-iteration_1.png", "s3://shop/a.WEBP"]
 
 
-def test_an_interrupted_run_leaves_its_pictures(
+def test_an_interrupted_run_leaves_its_images(
     openai: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def interrupt(self: Fixed, sample: Any) -> Any:
@@ -223,7 +221,7 @@ def test_settings_come_from_flags_then_file_then_environment(
     monkeypatch.setenv("MAX_ITERATIONS", "9")
     flags = ["--config", str(config), "--env", str(env), "--size", "1024x1536", "--output-dir", str(tmp_path / "out")]
     done = run(openai, *flags)
-    (body,) = openai.bodies("picture")
+    (body,) = openai.bodies("image")
     tool = body["tools"][0]
     assert (body["model"], tool["quality"], tool["size"]) == ("from-env", "low", "1024x1536")
     assert json.loads(done.stdout)["stopped"] == "threshold"

@@ -1,4 +1,4 @@
-"""Who makes the pictures: an image server, a pipeline in this process, and OpenCV."""
+"""Who makes the images: an image server, a pipeline in this process, and OpenCV."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.errors import BackendError, ConfigError, EngineUnavailable, ToolError
-from agentfly.systems.refinement import Picture, PictureRequest, RefinementSettings, make_generator
+from agentfly.systems.refinement import GeneratedImage, ImageRequest, RefinementSettings, make_generator
 from agentfly.systems.refinement.generators.classical import Drawing, read_drawing
 from tests.tiny import stable_diffusion
 from tests.unit.serving.image_server.running import PUPPET, Running, running
-from tests.unit.vision.remote.fake_node import FakeNode, answer, picture, status
+from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image, status
 
 
 async def make(prompt: str, *, previous: Any = None, references: tuple[Any, ...] = (), **fields: Any) -> Image.Image:
     generator = make_generator(RefinementSettings(**{"retries": 0, "timeout": 60, **fields}))
     try:
-        last = Picture(previous) if previous is not None else None
-        return (await generator.generate(PictureRequest(prompt, 1, references, last))).image
+        last = GeneratedImage(previous) if previous is not None else None
+        return (await generator.generate(ImageRequest(prompt, 1, references, last))).image
     finally:
         await generator.close()
 
@@ -47,7 +47,7 @@ async def draw(prompt: str, **fields: Any) -> Image.Image:
         ("a red circle on fire", None),
         ("a large red circle", None),
         ("a pink circle", None),
-        ("brighten the picture", None),
+        ("brighten the image", None),
         ("", None),
     ],
 )
@@ -75,7 +75,7 @@ async def test_classical_leaves_the_ground_away_by_default() -> None:
     assert (await draw("a red circle", background="opaque")).mode == "RGB"
 
 
-async def test_classical_edits_pictures_and_says_what_it_cannot() -> None:
+async def test_classical_edits_images_and_says_what_it_cannot() -> None:
     source = Image.new("RGB", (40, 30), (90, 90, 90))
     brighter = await draw("brighten", references=(source,))
     assert brighter.getpixel((1, 1))[0] > 90
@@ -102,7 +102,7 @@ def puppet() -> Iterator[Running]:
         yield server
 
 
-async def test_our_server_makes_pictures_from_text_and_edits_the_last_one(puppet: Running) -> None:
+async def test_our_server_makes_images_from_text_and_edits_the_last_one(puppet: Running) -> None:
     fields = {"generator": "server", "server_url": puppet.url, "size": "1024x1024", "seed": 7}
     made = await make("a ring", **fields)
     # The puppet paints its seed.
@@ -123,7 +123,7 @@ def test_our_server_is_a_generator_of_the_command(puppet: Running, tmp_path: Pat
     done = CliRunner().invoke(app, ["generate", "a ring", *flags])
     found = json.loads(done.stdout)
     assert (done.exit_code, len(found["image_history"]), found["error"]) == (0, 2, None)
-    # The second picture is the first one, edited.
+    # The second image is the first one, edited.
     with Image.open(found["image_history"][1]) as second:
         assert second.convert("RGB").getpixel((0, 0)) == (255, 255, 252)
 
@@ -142,19 +142,19 @@ def test_a_dead_address_ends_the_loop_with_1_and_is_named(tmp_path: Path) -> Non
 
 async def test_a_server_that_only_edits_needs_a_reference() -> None:
     with FakeNode(capabilities=("edit",)).up() as node:
-        node.otherwise = answer(picture((9, 9, 9)))
+        node.otherwise = answer(make_image((9, 9, 9)))
         fields = {"generator": "server", "server_url": node.url}
         with pytest.raises(EngineUnavailable, match="give a reference"):
             await make("a ring", **fields)
-        assert (await make("a ring", references=(picture(),), **fields)).getpixel((0, 0)) == (9, 9, 9)
+        assert (await make("a ring", references=(make_image(),), **fields)).getpixel((0, 0)) == (9, 9, 9)
         (form,) = node.forms
         assert (form["prompt"], form["model"], form["size"]) == ("a ring", "fake-model", "1024x1024")
 
 
-async def test_a_server_that_only_makes_pictures_from_text_takes_no_references() -> None:
+async def test_a_server_that_only_makes_images_from_text_takes_no_references() -> None:
     with FakeNode(capabilities=("generate",)).up() as node:
         with pytest.raises(EngineUnavailable, match="leave the references out"):
-            await make("a ring", references=(picture(),), generator="server", server_url=node.url)
+            await make("a ring", references=(make_image(),), generator="server", server_url=node.url)
         assert node.forms == []
 
 
@@ -163,26 +163,26 @@ async def test_a_server_of_others_without_editing_goes_on_from_text() -> None:
         # FakeNode has no /v1/images/generations: what comes after the editing that it lacks fails there.
         node.script.append(status(404))
         with pytest.raises(ConfigError, match="not served there"):
-            await make("a ring", previous=picture(), generator="server", server_url=node.url)
+            await make("a ring", previous=make_image(), generator="server", server_url=node.url)
         assert len(node.forms) == 1
 
 
 @pytest.mark.slow
-async def test_a_tiny_sdxl_pipeline_makes_the_first_picture_from_text_and_later_ones_from_the_last(
+async def test_a_tiny_sdxl_pipeline_makes_the_first_image_from_text_and_later_ones_from_the_last(
     tmp_path: Path,
 ) -> None:
     folder = stable_diffusion.sdxl(tmp_path / "sdxl")
     fields = {"generator": "diffusers", "diffusers_model": str(folder), "device": "cpu", "steps": 2, "size": "auto"}
     generator = make_generator(RefinementSettings(**fields, seed=3))
     start = Image.new("RGB", (70, 64), "red")
-    first = (await generator.generate(PictureRequest("a ring", 1, (start,)))).image
+    first = (await generator.generate(ImageRequest("a ring", 1, (start,)))).image
     assert first.size == (64, 64)
-    later = PictureRequest("a ring", 2, (), Picture(first))
+    later = ImageRequest("a ring", 2, (), GeneratedImage(first))
     second, again = (await generator.generate(later)).image, (await generator.generate(later)).image
     assert second.tobytes() == again.tobytes() != first.tobytes()
     with pytest.raises(EngineUnavailable, match="give one reference"):
-        await generator.generate(PictureRequest("x", 1, (start, start)))
-    text = (await generator.generate(PictureRequest("a ring", 1))).image
+        await generator.generate(ImageRequest("x", 1, (start, start)))
+    text = (await generator.generate(ImageRequest("a ring", 1))).image
     assert text.size[0] >= 64
     await generator.close()
 
@@ -197,7 +197,7 @@ async def test_an_editing_pipeline_needs_a_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_tiny_sdxl_server_makes_every_picture_from_text(tmp_path: Path) -> None:
+async def test_a_tiny_sdxl_server_makes_every_image_from_text(tmp_path: Path) -> None:
     folder = stable_diffusion.sdxl(tmp_path / "sdxl")
     with running(model_type="sdxl", model_path=str(folder), worker_slots=4) as server:
         fields = {"generator": "server", "server_url": server.url, "size": "auto", "steps": 1, "seed": 1}

@@ -14,9 +14,9 @@ from agentfly.errors import ConfigError, ToolError
 from agentfly.evaluators import EditSample, Score
 from agentfly.systems.refinement import (
     FeedbackPrompter,
+    GeneratedImage,
+    ImageRequest,
     LoopEnd,
-    Picture,
-    PictureRequest,
     Refinement,
     RefinementLoop,
     RefinementSettings,
@@ -46,7 +46,7 @@ async def refine(
         await close()
 
 
-async def test_pictures_are_refined_until_the_threshold(openai: OpenAIServer) -> None:
+async def test_images_are_refined_until_the_threshold(openai: OpenAIServer) -> None:
     openai.say(
         [drawn("red"), drawn("green"), drawn("blue")],
         [judged(40, "Too dark."), judged(95, "Good.")],
@@ -56,7 +56,7 @@ async def test_pictures_are_refined_until_the_threshold(openai: OpenAIServer) ->
     assert (done.end, len(done.iterations), done.thread_id) == (LoopEnd.THRESHOLD, 2, "conv_7")
     assert done.best is done.iterations[1]
     assert [one.prompt for one in done.iterations] == ["a ring", "a bright ring"]
-    first, second = openai.bodies("picture")
+    first, second = openai.bodies("image")
     assert first["model"] == "gpt-x"
     (tool,) = first["tools"]
     assert tool == {
@@ -83,14 +83,14 @@ async def test_pictures_are_refined_until_the_threshold(openai: OpenAIServer) ->
 async def test_references_go_with_the_first_request_only(openai: OpenAIServer) -> None:
     openai.say([drawn("red"), drawn("green")])
     await refine(at(openai, max_iterations=2), references=(Image.new("RGB", (8, 6), "blue"), Image.new("L", (4, 4))))
-    first, second = (body["input"][0]["content"] for body in openai.bodies("picture"))
+    first, second = (body["input"][0]["content"] for body in openai.bodies("image"))
     assert [part["type"] for part in first] == ["input_text", "input_image", "input_image"]
     data = first[1]["image_url"].partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8, 6)
     assert [part["type"] for part in second] == ["input_text"]
 
 
-BAD_PICTURES: dict[str, tuple[Reply, str]] = {
+BAD_IMAGES: dict[str, tuple[Reply, str]] = {
     "moderation": (fault(400, "blocked by our safety system", "moderation_blocked"), "safety system"),
     "refusal": (refused("I cannot draw that."), "I cannot draw that"),
     "words instead": (written("Which ring do you mean?"), "Which ring"),
@@ -112,7 +112,7 @@ BAD_PICTURES: dict[str, tuple[Reply, str]] = {
     "server error": (fault(500, "oops"), "did not answer"),
     "rate limit": (fault(429, "slow down"), "did not answer"),
     "cut": (Reply(drawn().body, cut=True), "did not answer"),
-    "not a picture": (
+    "not an image": (
         response({"type": "image_generation_call", "id": "i", "status": "completed", "result": "aGVsbG8="}),
         "cannot be read",
     ),
@@ -124,37 +124,37 @@ BAD_PICTURES: dict[str, tuple[Reply, str]] = {
 }
 
 
-async def test_an_iteration_without_a_picture_is_recorded_and_the_loop_goes_on(openai: OpenAIServer) -> None:
+async def test_an_iteration_without_an_image_is_recorded_and_the_loop_goes_on(openai: OpenAIServer) -> None:
     # One loop for all of them: making the clients takes longer than all that they are asked.
     loop, close = make_loop(at(openai))
-    for name, (reply, words) in BAD_PICTURES.items():
+    for name, (reply, words) in BAD_IMAGES.items():
         openai.asked.clear()
         openai.say([drawn("red"), reply, drawn("blue")], [judged(60), judged(70)])
         done = await loop.run("a ring")
-        assert [one.picture is not None for one in done.iterations] == [True, False, True], name
+        assert [one.image is not None for one in done.iterations] == [True, False, True], name
         assert words in str(done.iterations[1].fault), name
         assert done.best is done.iterations[2], name
-        # The next request goes on from the last picture that was made.
-        assert openai.bodies("picture")[2]["previous_response_id"] == "resp_1", name
+        # The next request goes on from the last image that was made.
+        assert openai.bodies("image")[2]["previous_response_id"] == "resp_1", name
         # Whoever writes the next prompt knows what went wrong.
         assert words in openai.bodies("prompt")[1]["input"][0]["content"], name
     await close()
 
 
-async def test_a_slow_picture_times_out(openai: OpenAIServer) -> None:
+async def test_a_slow_image_times_out(openai: OpenAIServer) -> None:
     openai.say([Reply(drawn().body, after=1.0), drawn("red")])
     done = await refine(at(openai, timeout=0.3, max_iterations=2))
     assert "within 0.3 s" in str(done.iterations[0].fault)
     assert done.best is done.iterations[1]
 
 
-async def test_references_are_sent_again_while_there_is_no_picture(openai: OpenAIServer) -> None:
+async def test_references_are_sent_again_while_there_is_no_image(openai: OpenAIServer) -> None:
     openai.say([refused("no"), drawn("red")])
     await refine(at(openai, max_iterations=2), references=(Image.new("RGB", (8, 6)),))
-    assert [len(body["input"][0]["content"]) for body in openai.bodies("picture")] == [2, 2]
+    assert [len(body["input"][0]["content"]) for body in openai.bodies("image")] == [2, 2]
 
 
-async def test_no_picture_at_all_is_told_with_the_reason(openai: OpenAIServer) -> None:
+async def test_no_image_at_all_is_told_with_the_reason(openai: OpenAIServer) -> None:
     openai.say([refused("I cannot draw that.")])
     done = await refine(at(openai, max_iterations=2))
     assert done.best is None
@@ -168,10 +168,10 @@ async def test_a_wrong_key_or_model_ends_the_loop_at_once(openai: OpenAIServer, 
     done = await refine(at(openai))
     assert (done.end, len(done.iterations)) == (LoopEnd.ERROR, 1)
     assert words in str(done.error)
-    assert len(openai.bodies("picture")) == 1
+    assert len(openai.bodies("image")) == 1
 
 
-async def test_a_judge_that_fails_costs_no_picture(openai: OpenAIServer) -> None:
+async def test_a_judge_that_fails_costs_no_image(openai: OpenAIServer) -> None:
     openai.say([drawn("red"), drawn("green")], [chat("no JSON"), judged(30)])
     done = await refine(at(openai, max_iterations=2))
     assert str(done.iterations[0].fault).startswith("not scored: ")
@@ -250,11 +250,11 @@ class Painter:
     def __init__(self, *colours: Any) -> None:
         self._colours = itertools.cycle(colours)
 
-    async def generate(self, request: PictureRequest) -> Picture:
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
         colour = next(self._colours)
         if isinstance(colour, Exception):
             raise colour
-        return Picture(Image.new("RGB", (8, 6), colour))
+        return GeneratedImage(Image.new("RGB", (8, 6), colour))
 
     async def close(self) -> None: ...
 
@@ -285,7 +285,7 @@ async def test_the_best_is_by_score_and_of_equals_the_earliest(scores: tuple[Any
     assert done.best.number == best
 
 
-async def test_without_any_score_the_first_picture_stands() -> None:
+async def test_without_any_score_the_first_image_stands() -> None:
     loop = RefinementLoop(Painter("red"), Critic(*[ToolError("x")] * 2), FeedbackPrompter, max_iterations=2)
     done = await loop.run("x")
     assert done.best is done.iterations[0]
@@ -303,7 +303,7 @@ async def test_judges_see_the_reference_in_the_size_of_the_result() -> None:
 
 async def test_a_run_keeps_what_it_has_when_its_time_is_over() -> None:
     class Slow(Painter):
-        async def generate(self, request: PictureRequest) -> Picture:
+        async def generate(self, request: ImageRequest) -> GeneratedImage:
             if request.number == 2:
                 import asyncio
 

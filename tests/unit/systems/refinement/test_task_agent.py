@@ -37,7 +37,7 @@ async def attempt(openai: OpenAIServer, task: EditTask = TASK, **settings: Any) 
         await made.close()
 
 
-async def test_each_iteration_is_a_turn_and_the_best_picture_is_the_answer(openai: OpenAIServer) -> None:
+async def test_each_iteration_is_a_turn_and_the_best_image_is_the_answer(openai: OpenAIServer) -> None:
     openai.say(
         [drawn("red"), fault(400, "blocked", "moderation_blocked"), drawn("blue")],
         [judged(70, "Nearly."), judged(30, "Worse.")],
@@ -59,18 +59,18 @@ async def test_each_iteration_is_a_turn_and_the_best_picture_is_the_answer(opena
     assert [message.role for message in trajectory.messages] == ["user", *["assistant", "tool"] * 3, "assistant"]
     assert len(trajectory.images) == 3
     assert [record.images for record in records] == [tuple(trajectory.images[1:2]), (), tuple(trajectory.images[2:])]
-    # A picture begins from the last one that was made.
+    # An image begins from the last one that was made.
     assert [record.data["source"] for record in records] == [trajectory.images[0], *[trajectory.images[1]] * 2]
     assert set(trajectory.names.values()) == set(trajectory.images)
     assert trajectory.metadata["refinement"]["usage"]["generator"]["requests"] == 3
     assert Trajectory.from_json(trajectory.to_json()) == trajectory
-    # An edit keeps what the picture has.
-    tool = openai.bodies("picture")[0]["tools"][0]
+    # An edit keeps what the image has.
+    tool = openai.bodies("image")[0]["tools"][0]
     assert (tool["background"], tool["size"]) == ("auto", "auto")
-    assert len(openai.bodies("picture")[0]["input"][0]["content"]) == 2
+    assert len(openai.bodies("image")[0]["input"][0]["content"]) == 2
 
 
-async def test_without_any_picture_there_is_no_answer_and_no_fault_of_ours(openai: OpenAIServer) -> None:
+async def test_without_any_image_there_is_no_answer_and_no_fault_of_ours(openai: OpenAIServer) -> None:
     openai.say([refused("No.")])
     trajectory, _ = await attempt(openai)
     assert (trajectory.stop_reason, trajectory.final_image, trajectory.answered) == (StopReason.MAX_TURNS, None, False)
@@ -82,10 +82,10 @@ async def test_a_wrong_key_ends_the_whole_run(openai: OpenAIServer) -> None:
         await attempt(openai)
 
 
-async def test_a_picture_that_cannot_be_loaded_is_a_failed_task(openai: OpenAIServer, tmp_path: Path) -> None:
+async def test_an_image_that_cannot_be_loaded_is_a_failed_task(openai: OpenAIServer, tmp_path: Path) -> None:
     trajectory, _ = await attempt(openai, EditTask("t-2", "x", (tmp_path / "none.png",)))
     assert trajectory.stop_reason is StopReason.ERROR
-    assert "no picture file" in str(trajectory.error)
+    assert "no image file" in str(trajectory.error)
     assert openai.asked == []
 
 
@@ -136,5 +136,5 @@ def test_agentfly_eval_runs_it(openai: OpenAIServer, tmp_path: Path) -> None:
     flags += ["--data", "stickers", "--limit", "2", "--evaluator", "reference", "--out", str(tmp_path / "eval")]
     done = CliRunner().invoke(app, ["eval", *flags])
     assert done.exit_code == 0, done.output
-    assert len(openai.bodies("picture")) == 2
+    assert len(openai.bodies("image")) == 2
     assert any((tmp_path / "eval").iterdir())

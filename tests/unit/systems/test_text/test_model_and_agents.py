@@ -175,9 +175,9 @@ async def test_a_cut_answer_is_told(server: ChatServer, model: VLLMModel, caplog
     assert "max_tokens=1" in caplog.text
 
 
-async def test_pictures_and_bad_messages_are_refused(model: VLLMModel) -> None:
-    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
-    for messages in ([picture], [{"role": "clown", "content": "hi"}]):
+async def test_images_and_bad_messages_are_refused(model: VLLMModel) -> None:
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
+    for messages in ([image], [{"role": "clown", "content": "hi"}]):
         with pytest.raises(ConfigError):
             await anext(model.call_stream(messages))
 

@@ -58,7 +58,7 @@ async def test_masks_by_name_are_covered_too(task: EditTask) -> None:
     assert (facts.calls, facts.edits) == (3, 1)
     mask = np.asarray(store.get(trajectory.names["mask_1"]))
     assert facts.coverage == (pytest.approx(float((mask > 127).mean())),)
-    # A detection makes a picture, but no edit.
+    # A detection makes an image, but no edit.
     assert turn_results(trajectory) == [None, trajectory.final_image, None]
 
 
@@ -96,7 +96,7 @@ async def test_tools_that_do_not_exist_share_a_name(task: EditTask) -> None:
 
 
 def changed(before: Image.Image, after: Image.Image | None) -> tuple[int, int]:
-    """Edits and no-op edits of a chain with one edit from one picture to another."""
+    """Edits and no-op edits of a chain with one edit from one image to another."""
     store = ImageStore()
     source = store.put(before)
     images = () if after is None else (store.put(after),)

@@ -11,7 +11,7 @@ from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import EditSample, Reward, Score
 from agentfly.training.metrics import credit_turns, score_turns
 
-PICTURE = Image.new("RGB", (4, 4))
+IMAGE = Image.new("RGB", (4, 4))
 
 
 def test_each_turn_gets_what_its_edit_changed_and_the_last_token_the_rest() -> None:
@@ -63,7 +63,7 @@ def test_spans_that_do_not_fit_are_refused(spans: list[tuple[int, int]]) -> None
         credit_turns([10, 20], spans, Reward(0.2, {}), 4)
 
 
-async def test_turns_are_scored_where_there_is_a_picture() -> None:
+async def test_turns_are_scored_where_there_is_an_image() -> None:
     class Told:
         async def evaluate(self, sample: EditSample) -> Score:
             if sample.instruction == "broken":
@@ -71,7 +71,7 @@ async def test_turns_are_scored_where_there_is_a_picture() -> None:
             return Score(float(sample.instruction))
 
     def sample(words: str) -> EditSample:
-        return EditSample(words, PICTURE, PICTURE)
+        return EditSample(words, IMAGE, IMAGE)
 
     assert await score_turns(Told(), [sample("40"), None, sample("60")]) == [40.0, None, 60.0]
     with pytest.raises(EvaluatorError):

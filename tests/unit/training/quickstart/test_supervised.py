@@ -23,11 +23,11 @@ EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1"
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
 
 
-async def example_and_rollout(policy: Path, picture: Image.Image) -> tuple[Example, list[int], list[int]]:
+async def example_and_rollout(policy: Path, image: Image.Image) -> tuple[Example, list[int], list[int]]:
     codec = ChatCodec.from_pretrained(str(policy))
     settings = AgentSettings(system_prompt=None)
     agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, ANSWER], codec=codec), settings=settings)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Brighter."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Brighter."}]
     trajectory = (await agent.run([{"role": "user", "content": content}]))[0]
     tokens = trajectory.tokens
     assert tokens is not None
@@ -37,29 +37,29 @@ async def example_and_rollout(policy: Path, picture: Image.Image) -> tuple[Examp
     return example, tokens.ids, [0] * len(tokens.prompt_ids) + tokens.mask
 
 
-async def test_ids_and_mask_are_those_of_the_rollout(tiny_policy: Path, picture: Image.Image) -> None:
-    example, ids, mask = await example_and_rollout(tiny_policy, picture)
+async def test_ids_and_mask_are_those_of_the_rollout(tiny_policy: Path, image: Image.Image) -> None:
+    example, ids, mask = await example_and_rollout(tiny_policy, image)
     assert list(example.ids) == ids
     assert [int(label != IGNORED) for label in example.labels] == mask
     assert len(example.grids) == 2
     assert example.pixels.shape[0] == sum(t * h * w for t, h, w in example.grids)
 
 
-async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, picture: Image.Image) -> None:
-    example, _, _ = await example_and_rollout(tiny_policy, picture)
+async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, image: Image.Image) -> None:
+    example, _, _ = await example_and_rollout(tiny_policy, image)
     ids, labels = ending_with(example.ids, 2)
     assert ids == list(example.ids[:-1])
     assert labels[-2:] == ids[-2:]
     assert {*labels[:-2]} == {IGNORED}
 
 
-async def test_training_lowers_the_loss(tmp_path: Path, picture: Image.Image) -> None:
+async def test_training_lowers_the_loss(tmp_path: Path, image: Image.Image) -> None:
     from agentfly.datasets import vocabulary
     from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy
 
     size = PolicySize(layers=1, vision_layers=1)
     assert build_policy(tmp_path, vocabulary(), size=size) < 1_000_000
-    example, _, _ = await example_and_rollout(tmp_path, picture)
+    example, _, _ = await example_and_rollout(tmp_path, image)
     losses: list[float] = []
     config = SFTConfig(steps=12, batch_size=2, warmup=2)
     train(tmp_path, [example], config, on_step=lambda step, loss: losses.append(loss))
@@ -71,11 +71,11 @@ class Killed(Exception):
 
 
 async def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
-    tiny_policy: Path, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_policy: Path, image: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A killed warm start once began again at step 1."""
     monkeypatch.setattr(room, "_SAVE_EVERY", 2)
-    example, _, _ = await example_and_rollout(tiny_policy, picture)
+    example, _, _ = await example_and_rollout(tiny_policy, image)
     config = SFTConfig(steps=6, batch_size=4, micro_batch=2, warmup=2)
     folders = [Path(shutil.copytree(tiny_policy, tmp_path / name)) for name in ("whole", "stopped")]
     train(folders[0], [example], config)

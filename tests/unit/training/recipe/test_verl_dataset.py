@@ -33,12 +33,12 @@ def test_no_tasks_is_an_error(tmp_path: Path) -> None:
         write_rows([], tmp_path, "train")
 
 
-def test_pictures_beside_the_file_are_read_back_and_equal_ones_are_one(tmp_path: Path) -> None:
+def test_images_beside_the_file_are_read_back_and_equal_ones_are_one(tmp_path: Path) -> None:
     import datasets
 
     task = StickerWorld(96).task(0, "train")
     path = write_rows([task, replace(task, id="again")], tmp_path, "train", images="paths")
-    assert len(list((tmp_path / "train.pictures").iterdir())) == 3
+    assert len(list((tmp_path / "train.images").iterdir())) == 3
     back = read_task(datasets.Dataset.from_parquet(str(path))[1]["extra_info"])
     assert back.id == "again"
     for one, two in zip((*back.images, back.target, back.mask), (*task.images, task.target, task.mask), strict=True):
@@ -69,6 +69,6 @@ def test_a_broken_task_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_form_of_pictures_is_refused(tmp_path: Path) -> None:
+def test_unknown_form_of_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'paths'"):
         write_rows([], tmp_path, "train", images="path")

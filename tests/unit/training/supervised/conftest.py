@@ -22,7 +22,7 @@ CARD = AgentCard(system_prompt=None, max_turns=3, max_tokens_per_turn=40)
 
 @dataclass(frozen=True)
 class Log:
-    """A file of trajectories with its pictures."""
+    """A file of trajectories with its images."""
 
     path: Path
     store: ImageStore
@@ -51,8 +51,8 @@ def codec(small_policy: Path) -> ChatCodec:
 
 
 @pytest.fixture
-def play(tmp_path: Path, picture: Image.Image) -> Callable[..., object]:
-    """Play scripted chains on one picture and keep them as a log."""
+def play(tmp_path: Path, image: Image.Image) -> Callable[..., object]:
+    """Play scripted chains on one image and keep them as a log."""
 
     async def playing(*words: str, codec: ChatCodec | None, name: str = "run", task: str = "Change it.") -> Log:
         store = ImageStore(tmp_path / name / "images")
@@ -60,7 +60,7 @@ def play(tmp_path: Path, picture: Image.Image) -> Callable[..., object]:
         for index, word in enumerate(words):
             backend = ScriptedBackend([EDIT % word, ANSWER], codec=codec)
             agent = ImageEditingAgent("s", backend=backend, store=store, settings=AgentSettings(system_prompt=None))
-            content = [{"type": "image", "image": picture}, {"type": "text", "text": f"\n{task}"}]
+            content = [{"type": "image", "image": image}, {"type": "text", "text": f"\n{task}"}]
             (trajectory,) = await agent.run([{"id": f"{name}-{index}", "role": "user", "content": content}])
             trajectory.score = 10.0 * index
             found.append(trajectory)

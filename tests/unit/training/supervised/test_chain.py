@@ -54,8 +54,8 @@ def serve(policy: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     return process, f"http://127.0.0.1:{port}/v1"
 
 
-async def test_from_trajectories_to_an_edited_picture(
-    play: Any, codec: ChatCodec, small_policy: Path, picture: Image.Image, tmp_path: Path
+async def test_from_trajectories_to_an_edited_image(
+    play: Any, codec: ChatCodec, small_policy: Path, image: Image.Image, tmp_path: Path
 ) -> None:
     log = await play("brighten", "darken", codec=codec)
     for trajectory, score in zip(log.trajectories, (90.0, 10.0), strict=True):
@@ -68,12 +68,12 @@ async def test_from_trajectories_to_an_edited_picture(
     policy = tmp_path / "sft" / "policy"
     assert AgentCard.read(str(policy)) == AgentCard.read(str(small_policy))
 
-    picture.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     process, url = serve(policy, tmp_path / "serve.log")
     try:
         edited = tmp_path / "edited.png"
         where = ["--model", str(policy), "--base-url", url, "-o", str(edited)]
-        run("edit", str(tmp_path / "picture.png"), "Change it.", *where)
+        run("edit", str(tmp_path / "image.png"), "Change it.", *where)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

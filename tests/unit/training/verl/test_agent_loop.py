@@ -1,4 +1,4 @@
-"""verl's agent loop: our rollout on verl's server, with exact tokens and pictures in verl's shape, not yet scored."""
+"""verl's agent loop: our rollout on verl's server, with exact tokens and images in verl's shape, not yet scored."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ async def test_a_chain_is_exact_and_not_scored(
     # The name that seeds are made from is the same in every run; verl's uid is not.
     assert trajectory.id == "step-3-row-0-1"
     assert (output.chain.step, output.chain.validate, output.chain.row["index"]) == (3, False, 0)
-    pictures = output.multi_modal_data["images"]  # type: ignore[index]
-    assert [picture.size for picture in pictures] == [(168, 168)] * 2
+    images = output.multi_modal_data["images"]  # type: ignore[index]
+    assert [image.size for image in images] == [(168, 168)] * 2
     assert policy_codec.image_runs(whole) == [9, 9]
 
 
@@ -157,7 +157,7 @@ async def test_the_response_fits_in_verls_length_and_ends_with_what_was_sampled(
     server = Server(policy_codec, [good_edit(task), good_edit(task), ANSWER])
     output = await loop(common(policy_codec, tmp_path, response_length), server).run({}, **kwargs)
     assert 0 < len(output.response_ids) <= response_length
-    # An observation that no turn follows is not kept: no picture hangs over the end.
+    # An observation that no turn follows is not kept: no image hangs over the end.
     assert output.response_mask[-1] == 1
     runs = policy_codec.image_runs(output.prompt_ids + output.response_ids)
     assert runs == [9] * len(output.multi_modal_data["images"])  # type: ignore[index]

@@ -29,7 +29,7 @@ from agentfly.training.verl import loop_worker  # noqa: E402
 from agentfly.training.verl.agent_loop import ChainOutput, FinishedChain, Shared, _output  # noqa: E402
 from agentfly.training.verl.chain_faults import PARTITION, ChainFault, LostChain, lost_in  # noqa: E402
 from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, _append, log_chain, payload_of, told  # noqa: E402
-from agentfly.training.verl.parity import PictureInputs, digest  # noqa: E402
+from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
 from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_payload  # noqa: E402
 from agentfly.training.verl.scoring import ChainScorer  # noqa: E402
 from agentfly.vision.factory import make_engines  # noqa: E402
@@ -94,7 +94,7 @@ async def test_a_packed_chain_is_scored_as_it_would_be_here(made: Made) -> None:
     for edit in (good_edit(made.task), bad_edit()):
         chain = await made.chain(edit, ANSWER)
         payload = payload_of(chain)
-        assert [array.dtype for array in payload["pictures"].values()] == [np.uint8]
+        assert [array.dtype for array in payload["images"].values()] == [np.uint8]
         result = await score_payload(ChainScorer(made.settings()), payload)
         assert result["token_rewards"] is None
         assert result["audit"] is None
@@ -105,11 +105,11 @@ async def test_a_packed_chain_is_scored_as_it_would_be_here(made: Made) -> None:
     assert rewards[0] > 0.8 > rewards[1]
 
 
-async def test_credit_needs_the_pictures_of_every_turn(made: Made) -> None:
+async def test_credit_needs_the_images_of_every_turn(made: Made) -> None:
     more = bad_edit().replace("img_1", "img_2")
     chain = await made.chain(good_edit(made.task), more, ANSWER.replace("img_2", "img_3"), credit="end")
     payload = payload_of(chain)
-    assert len(payload["pictures"]) == 2
+    assert len(payload["images"]) == 2
     result = await score_payload(ChainScorer(chain.shared.settings), payload)
     assert sum(result["token_rewards"]) == pytest.approx(result["reward_score"])
     assert min(result["token_rewards"]) < 0 < max(result["token_rewards"])
@@ -146,7 +146,7 @@ def worker(made: Made, settings: TrainSettings) -> AgentFlyLoopWorker:
 
     bare = AgentFlyLoopWorker.__new__(AgentFlyLoopWorker)
     bare.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))]
-    bare._pictures = PictureInputs(made.codec)
+    bare._images = ImageInputs(made.codec)
     return bare
 
 
@@ -233,7 +233,7 @@ async def test_a_lost_chain_is_logged_and_reported_to_the_trainer(
         assert not log.exists()
 
 
-async def test_inputs_of_pictures_are_made_and_proved(made: Made) -> None:
+async def test_inputs_of_images_are_made_and_proved(made: Made) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER)
     output, bare = _output(chain, []), worker(made, chain.shared.settings)
     ids = torch.tensor([output.prompt_ids + output.response_ids])
@@ -241,20 +241,20 @@ async def test_inputs_of_pictures_are_made_and_proved(made: Made) -> None:
     assert inputs["image_grid_thw"].tolist() == [[1, 6, 6]] * 2
     missing = ids.clone()
     missing[0, int((ids[0] == made.codec.image_id).nonzero()[-1])] = 0
-    with pytest.raises(TrainingError, match=r"chain group-0, after turn 0, picture 1 .*has 8 placeholders"):
+    with pytest.raises(TrainingError, match=r"chain group-0, after turn 0, image 1 .*has 8 placeholders"):
         bare._compute_multi_modal_inputs(output, missing)
 
 
-async def test_pictures_are_kept_when_asked(made: Made) -> None:
+async def test_images_are_kept_when_asked(made: Made) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER)
     log_chain(chain)
-    assert not (made.out / "pictures").exists()
-    chain = await made.chain(good_edit(made.task), ANSWER, pictures=True, trajectories=False)
+    assert not (made.out / "images").exists()
+    chain = await made.chain(good_edit(made.task), ANSWER, images=True, trajectories=False)
     log_chain(chain)
     assert len(lines(made.out / "trajectories.jsonl")) == 1
-    kept = ImageStore(made.out / "pictures")
+    kept = ImageStore(made.out / "images")
     # The source, the edit, and nothing else: equal ones are one.
-    assert len(list((made.out / "pictures").iterdir())) == 2
+    assert len(list((made.out / "images").iterdir())) == 2
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
 
 

@@ -1,4 +1,4 @@
-"""The trainer sees the very pictures of the rollout, and a difference names the chain, the turn and the picture."""
+"""The trainer sees the very images of the rollout, and a difference names the chain, the turn and the image."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from agentfly.errors import TrainingError
 from agentfly.images import handle_of
 from agentfly.templates import ChatCodec
 from agentfly.training.verl import parity
-from agentfly.training.verl.parity import PictureInputs, check_pictures, digest
+from agentfly.training.verl.parity import ImageInputs, check_images, digest
 from tests.unit.training.chains import ANSWER, call, good_edit, roll, task_of
 
 torch = pytest.importorskip("torch")
 
 
-def picture(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 255, (height, width, 4), np.uint8)
     return Image.fromarray(noise).convert(mode)
 
 
 @pytest.fixture(scope="module")
 def chain(policy_codec: ChatCodec) -> Any:
-    """A chain with a picture in its prompt, and one after each of its first two turns."""
+    """A chain with an image in its prompt, and one after each of its first two turns."""
     task = task_of()
     more = call("qwen_edit_image", image_id="img_2", prompt="brighten")
     return asyncio.run(roll(task, [good_edit(task), more, ANSWER], policy_codec))
 
 
-def test_inputs_are_what_the_processor_gives_for_all_pictures_at_once(policy_codec: ChatCodec) -> None:
-    pictures = [picture(168, 168), picture(60, 200, 1), picture(300, 90, 2, "L"), picture(56, 57, 3, "RGBA")]
-    handles = [handle_of(each) for each in pictures]
-    rgb = [each.convert("RGB") for each in pictures]
+def test_inputs_are_what_the_processor_gives_for_all_images_at_once(policy_codec: ChatCodec) -> None:
+    images = [make_image(168, 168), make_image(60, 200, 1), make_image(300, 90, 2, "L"), make_image(56, 57, 3, "RGBA")]
+    handles = [handle_of(each) for each in images]
+    rgb = [each.convert("RGB") for each in images]
     expected = policy_codec.processor(text=["<|image_pad|>" * 4], images=rgb, return_tensors="pt")
     ids = expected["input_ids"]
-    made = PictureInputs(policy_codec).of(handles, pictures, ids)
+    made = ImageInputs(policy_codec).of(handles, images, ids)
     assert made["image_grid_thw"].tolist() == expected["image_grid_thw"].tolist()
     assert len({tuple(grid) for grid in made["image_grid_thw"].tolist()}) == 4
     assert torch.equal(made["pixel_values"], expected["pixel_values"])
@@ -47,16 +47,16 @@ def test_inputs_are_what_the_processor_gives_for_all_pictures_at_once(policy_cod
     assert made["mm_token_type_ids"].shape == ids.shape
     assert int(made["mm_token_type_ids"].sum()) == int((ids == policy_codec.image_id).sum())
     assert [int(grid.prod()) // 4 for grid in made["image_grid_thw"]] == [
-        policy_codec.image_length(handle, dict(zip(handles, pictures, strict=True)).__getitem__) for handle in handles
+        policy_codec.image_length(handle, dict(zip(handles, images, strict=True)).__getitem__) for handle in handles
     ]
 
 
-def test_a_chain_without_pictures_has_no_inputs(policy_codec: ChatCodec) -> None:
-    assert PictureInputs(policy_codec).of([], [], torch.tensor([1, 2])) == {}
+def test_a_chain_without_images_has_no_inputs(policy_codec: ChatCodec) -> None:
+    assert ImageInputs(policy_codec).of([], [], torch.tensor([1, 2])) == {}
 
 
-def test_a_picture_goes_through_the_processor_once(policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, one, two = PictureInputs(policy_codec), picture(84, 84), picture(84, 84, 1)
+def test_an_image_goes_through_the_processor_once(policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, one, two = ImageInputs(policy_codec), make_image(84, 84), make_image(84, 84, 1)
     seen: list[int] = []
     processor = inputs._processor
     monkeypatch.setattr(inputs, "_processor", lambda **named: seen.append(1) or processor(**named))
@@ -68,33 +68,33 @@ def test_a_picture_goes_through_the_processor_once(policy_codec: ChatCodec, monk
     assert torch.equal(first["pixel_values"][:half], again["pixel_values"][half:])
 
 
-def test_memory_of_pictures_is_bounded(policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "CACHED_PICTURES", 2)
-    inputs, ids = PictureInputs(policy_codec), torch.tensor([policy_codec.image_id])
+def test_memory_of_images_is_bounded(policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "CACHED_IMAGES", 2)
+    inputs, ids = ImageInputs(policy_codec), torch.tensor([policy_codec.image_id])
     for seed in range(4):
-        made = picture(84, 84, seed)
+        made = make_image(84, 84, seed)
         inputs.of([handle_of(made)], [made], ids)
     assert inputs._of.cache_info().currsize == 2
 
 
-def test_a_picture_that_has_changed_is_named(policy_codec: ChatCodec) -> None:
-    good, changed = picture(84, 84), picture(84, 84, 1)
+def test_an_image_that_has_changed_is_named(policy_codec: ChatCodec) -> None:
+    good, changed = make_image(84, 84), make_image(84, 84, 1)
     with pytest.raises(TrainingError, match=f"{handle_of(good)} has become {handle_of(changed)}"):
-        PictureInputs(policy_codec).of([handle_of(good)], [changed], torch.tensor([1]))
+        ImageInputs(policy_codec).of([handle_of(good)], [changed], torch.tensor([1]))
 
 
 def inputs_of(chain: Any, codec: ChatCodec) -> tuple[Trajectory, list[int], Any]:
     trajectory, store = chain
     assert trajectory.tokens is not None
     ids = trajectory.tokens.ids
-    pictures = [store.get(handle) for handle in trajectory.images]
-    return trajectory, ids, PictureInputs(codec).of(trajectory.images, pictures, torch.tensor(ids))["image_grid_thw"]
+    images = [store.get(handle) for handle in trajectory.images]
+    return trajectory, ids, ImageInputs(codec).of(trajectory.images, images, torch.tensor(ids))["image_grid_thw"]
 
 
 def test_a_true_chain_passes(chain: Any, policy_codec: ChatCodec) -> None:
     trajectory, ids, grids = inputs_of(chain, policy_codec)
     assert len(trajectory.images) == 3
-    check_pictures(trajectory, ids, grids, policy_codec)
+    check_images(trajectory, ids, grids, policy_codec)
 
 
 @pytest.mark.parametrize(("index", "where"), [(0, "prompt"), (1, "after turn 0"), (2, "after turn 1")])
@@ -109,23 +109,23 @@ def test_one_placeholder_too_many_or_few_is_named(
     start = starts[index]
     wrong = [*ids[:start], policy_codec.image_id, *ids[start:]] if more > 0 else [*ids[:start], *ids[start + 1 :]]
     with pytest.raises(TrainingError) as told:
-        check_pictures(trajectory, wrong, grids, policy_codec)
+        check_images(trajectory, wrong, grids, policy_codec)
     assert str(told.value) == (
-        f"chain group-0, {where}, picture {index} ({trajectory.images[index]}): "
+        f"chain group-0, {where}, image {index} ({trajectory.images[index]}): "
         f"the rollout has {9 + more} placeholders, the trainer 9"
     )
 
 
-def test_a_picture_too_few_on_either_side_is_named(chain: Any, policy_codec: ChatCodec) -> None:
+def test_an_image_too_few_on_either_side_is_named(chain: Any, policy_codec: ChatCodec) -> None:
     trajectory, ids, grids = inputs_of(chain, policy_codec)
-    with pytest.raises(TrainingError, match=r"after turn 1, picture 2 .*has 9 placeholders, the trainer 0"):
-        check_pictures(trajectory, ids, grids[:2], policy_codec)
+    with pytest.raises(TrainingError, match=r"after turn 1, image 2 .*has 9 placeholders, the trainer 0"):
+        check_images(trajectory, ids, grids[:2], policy_codec)
     last = max(i for i, token in enumerate(ids) if token == policy_codec.image_id)
     without = [token for i, token in enumerate(ids) if not last - 9 < i <= last]
-    with pytest.raises(TrainingError, match=r"after its last turn, picture 2 .*has 0 placeholders, the trainer 9"):
-        check_pictures(trajectory, without, grids, policy_codec)
-    with pytest.raises(TrainingError, match=r"prompt, picture 0 .*has 9 placeholders, the trainer 0"):
-        check_pictures(trajectory, ids, None, policy_codec)
+    with pytest.raises(TrainingError, match=r"after its last turn, image 2 .*has 0 placeholders, the trainer 9"):
+        check_images(trajectory, without, grids, policy_codec)
+    with pytest.raises(TrainingError, match=r"prompt, image 0 .*has 9 placeholders, the trainer 0"):
+        check_images(trajectory, ids, None, policy_codec)
 
 
 def test_the_digest_sees_ids_and_mask() -> None:
@@ -145,12 +145,12 @@ EDITS = [call("qwen_edit_image", image_id=f"img_{number}", prompt="brighten") fo
 
 
 async def test_a_chain_that_does_not_fit_is_cut_at_a_turn_boundary(policy_codec: ChatCodec) -> None:
-    """At whatever length: no run of placeholders is split, no picture stands without its run."""
+    """At whatever length: no run of placeholders is split, no image stands without its run."""
     whole, store = await roll(task_of(), [*EDITS, ANSWER], policy_codec)
     assert whole.tokens is not None
     boundaries = {turn.end for turn in whole.turns}
     lengths = {*range(1, len(whole.tokens.response_ids) + 2, 4), *(end + d for end in boundaries for d in (-1, 0, 1))}
-    pictures_left = set()
+    images_left = set()
     for length in sorted(lengths):
         limits = RolloutLimits(max_tokens_per_turn=200, max_response_tokens=length)
         trajectory, store = await roll(task_of(), [*EDITS, ANSWER], policy_codec, limits)
@@ -164,5 +164,5 @@ async def test_a_chain_that_does_not_fit_is_cut_at_a_turn_boundary(policy_codec:
         if length <= whole.turns[-1].start:
             assert trajectory.stop_reason is StopReason.CONTEXT_FULL
         trajectory.check(policy_codec, store.get)
-        pictures_left.add(len(trajectory.images))
-    assert pictures_left == {1, 2, 3, 4}
+        images_left.add(len(trajectory.images))
+    assert images_left == {1, 2, 3, 4}

@@ -1,4 +1,4 @@
-"""Where tokens stand for the model, and that it looks at the pictures: with the policy's own code, on real chains."""
+"""Where tokens stand for the model, and that it looks at the images: with the policy's own code, on real chains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentfly.agents import Trajectory
 from agentfly.datasets import EditTask
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
-from agentfly.training.verl.parity import PictureInputs
+from agentfly.training.verl.parity import ImageInputs
 from tests.unit.training.chains import ANSWER, call, roll
 
 torch = pytest.importorskip("torch")
@@ -34,7 +34,7 @@ def model(tiny_policy: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def chain(policy_codec: ChatCodec) -> tuple[Trajectory, ImageStore]:
-    """Two pictures of different shapes in the prompt, and one more after each of two turns."""
+    """Two images of different shapes in the prompt, and one more after each of two turns."""
     noise = np.random.default_rng(0).integers(0, 255, (200, 120, 3), np.uint8)
     tall, wide = Image.fromarray(noise), Image.fromarray(noise[:60].repeat(3, axis=1))
     task = EditTask(id="t", instruction="Make it brighter.", images=(tall, wide))
@@ -47,8 +47,8 @@ def inputs_of(chain: tuple[Trajectory, ImageStore], codec: ChatCodec, *, blank: 
     trajectory, store = chain
     assert trajectory.tokens is not None
     ids = torch.tensor([trajectory.tokens.ids])
-    pictures = [store.get(handle) for handle in trajectory.images]
-    inputs = PictureInputs(codec).of(trajectory.images, pictures, ids)
+    images = [store.get(handle) for handle in trajectory.images]
+    inputs = ImageInputs(codec).of(trajectory.images, images, ids)
     if blank:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     return ids, inputs
@@ -75,7 +75,7 @@ def test_verls_positions_are_those_of_the_model(
     assert made.shape == (1, 4, ids.shape[1])
     assert torch.equal(made[0, 0], torch.arange(ids.shape[1]))
     assert torch.equal(made[:, 1:], expected.transpose(0, 1))
-    # Within a picture rows and columns count apart, after it all three go on together.
+    # Within an image rows and columns count apart, after it all three go on together.
     place = ids[0].tolist().index(policy_codec.image_id)
     rows, columns = int(grids[0, 1]) // 2, int(grids[0, 2]) // 2
     start = int(made[0, 1, place])
@@ -125,7 +125,7 @@ def policy_gradient(model: Any, ids: Any, inputs: Any, trajectory: Trajectory) -
     return SimpleNamespace(log_probs=log_probs[mask].detach(), gradient=gradient)
 
 
-def test_blanking_the_pictures_changes_log_probs_and_gradients(
+def test_blanking_the_images_changes_log_probs_and_gradients(
     chain: tuple[Trajectory, ImageStore], policy_codec: ChatCodec, model: Any
 ) -> None:
     """Vision that is silently absent from training would leave both as they are."""
@@ -134,7 +134,7 @@ def test_blanking_the_pictures_changes_log_probs_and_gradients(
     assert (seen.log_probs - blank.log_probs).abs().max() > 1e-3
     tower = [name for name in seen.gradient if "visual" in name]
     assert tower
-    # The vision tower itself learns, and from what the pictures show.
+    # The vision tower itself learns, and from what the images show.
     patch = next(name for name in tower if "patch_embed" in name)
     assert seen.gradient[patch].abs().max() > 0
     assert blank.gradient[patch].abs().max() == 0
@@ -143,10 +143,10 @@ def test_blanking_the_pictures_changes_log_probs_and_gradients(
     assert changed > 1e-2
 
 
-def test_a_picture_in_an_observation_reaches_the_turn_after_it(
+def test_an_image_in_an_observation_reaches_the_turn_after_it(
     chain: tuple[Trajectory, ImageStore], policy_codec: ChatCodec, model: Any
 ) -> None:
-    """The picture of a tool's answer changes what is said after it, and nothing before it."""
+    """The image of a tool's answer changes what is said after it, and nothing before it."""
     trajectory, _ = chain
     ids, inputs = inputs_of(chain, policy_codec)
     patches = [int(grid.prod()) for grid in inputs["image_grid_thw"]]

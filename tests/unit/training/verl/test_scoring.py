@@ -16,7 +16,7 @@ from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
-from agentfly.training.verl.scoring import ChainScorer, apply_scores, pictures_needed, reward_info, scores_of
+from agentfly.training.verl.scoring import ChainScorer, apply_scores, images_needed, reward_info, scores_of
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, bad_edit, call, good_edit, roll, task_of
 
 
@@ -99,7 +99,7 @@ async def test_credit_adds_up_and_goes_to_the_turn_that_earned(
     assert rewards[last - 1] > 0.0
 
 
-async def test_no_picture_is_scored_twice(
+async def test_no_image_is_scored_twice(
     task: EditTask, policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Counts, "asked", 0)
@@ -108,7 +108,7 @@ async def test_no_picture_is_scored_twice(
     scorer = ChainScorer(settings(credit="end", evaluator=COUNTS))
     scoring = await scorer.score(trajectory, task, store, turn_results(trajectory))
     assert Counts.asked == 2
-    # The answer got 10, the picture before it 20.
+    # The answer got 10, the image before it 20.
     assert scoring.token_rewards is not None
     first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)
     assert (first, second, last) == pytest.approx((0.2, -0.1, trajectory.reward - 0.1))
@@ -161,10 +161,10 @@ async def test_only_what_is_scored_is_sent(task: EditTask) -> None:
     more = bad_edit().replace("img_1", "img_2")
     trajectory, _ = await roll(task, [good_edit(task), more, ANSWER.replace("img_2", "img_3")])
     first, last, _ = turn_results(trajectory)
-    assert pictures_needed(trajectory, settings()) == {last}
-    assert pictures_needed(trajectory, settings(credit="end")) == {first, last}
+    assert images_needed(trajectory, settings()) == {last}
+    assert images_needed(trajectory, settings(credit="end")) == {first, last}
     nothing, _ = await roll(task, ["no"])
-    assert pictures_needed(nothing, settings(credit="end")) == set()
+    assert images_needed(nothing, settings(credit="end")) == set()
 
 
 async def test_scores_come_back_from_another_process(task: EditTask) -> None:
@@ -182,8 +182,8 @@ async def test_scores_come_back_from_another_process(task: EditTask) -> None:
     assert all(isinstance(value, float) for value in info.values())
 
 
-async def test_a_picture_that_was_not_sent_is_an_error_and_no_zero(task: EditTask) -> None:
+async def test_an_image_that_was_not_sent_is_an_error_and_no_zero(task: EditTask) -> None:
     trajectory, _ = await roll(task, [good_edit(task), ANSWER])
-    with pytest.raises(Exception, match="no picture"):
+    with pytest.raises(Exception, match="no image"):
         await ChainScorer(settings()).score(trajectory, task, ImageStore())
     assert trajectory.reward is None

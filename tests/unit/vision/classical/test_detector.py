@@ -103,7 +103,7 @@ def test_it_sees_drawings_that_are_not_ours() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.integers(1, 70))
-def test_any_picture_gives_ordered_scores_and_boxes_inside(seed: int, width: int, height: int) -> None:
+def test_any_image_gives_ordered_scores_and_boxes_inside(seed: int, width: int, height: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     # Coarse blocks, so that regions large enough to look at occur.
     image = Image.fromarray(pixels).resize((width * 8, height * 8), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""The classical editor works on whole pictures by a small grammar, with the side effects that this has."""
+"""The classical editor works on whole images by a small grammar, with the side effects that this has."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_removal_leaves_the_border_behind(scene: Image.Image, plain: Image.Image
     assert (left > 60).sum() > 200
 
 
-def test_colours_change_over_the_whole_picture(scene: Image.Image) -> None:
+def test_colours_change_over_the_whole_image(scene: Image.Image) -> None:
     scene.paste((150, 40, 40), (0, 140, 30, 168))
     result = np.asarray(edit(scene, "make the red circle blue"), dtype=int)
     assert result[155, 10, 2] > result[155, 10, 0]
 
 
-def test_effects_change_the_whole_picture(scene: Image.Image) -> None:
+def test_effects_change_the_whole_image(scene: Image.Image) -> None:
     before = np.asarray(scene, dtype=float)
     assert np.asarray(edit(scene, "brighten the picture")).mean() > before.mean() + 10
     assert np.asarray(edit(scene, "Make it darker.")).mean() < before.mean() - 10
@@ -71,7 +71,7 @@ def test_what_is_outside_of_the_grammar_is_said(scene: Image.Image, instruction:
 
 
 @pytest.mark.parametrize("instruction", ["remove the orange star", "replace the squares by a red star"])
-def test_what_is_not_in_the_picture_is_said(scene: Image.Image, instruction: str) -> None:
+def test_what_is_not_in_the_image_is_said(scene: Image.Image, instruction: str) -> None:
     with pytest.raises(ToolError, match=r"there is no (orange star|square) in the picture"):
         edit(scene, instruction)
 

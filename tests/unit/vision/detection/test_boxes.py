@@ -33,7 +33,7 @@ def test_labels_lose_stops_and_special_tokens_and_fall_back_to_the_prompt() -> N
     assert clean_label("[SEP]", "a cat. dog.") == "a cat dog"
 
 
-def test_boxes_are_cut_to_the_picture_sorted_and_turned_into_masks() -> None:
+def test_boxes_are_cut_to_the_image_sorted_and_turned_into_masks() -> None:
     found = to_detections(
         [
             Candidate("low", 0.4, (-5.0, -5.0, 3.2, 2.0)),

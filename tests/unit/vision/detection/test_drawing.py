@@ -1,4 +1,4 @@
-"""The picture of what was found."""
+"""The image of what was found."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_boxes_are_drawn_on_a_copy_one_colour_a_label() -> None:
     assert drawn.getpixel((50, 80)) == (10, 10, 10)
 
 
-def test_labels_stay_inside_the_picture_at_its_edges() -> None:
+def test_labels_stay_inside_the_image_at_its_edges() -> None:
     source = Image.new("RGB", (200, 150))
     drawn = np.asarray(draw_detections(source, [detection("a long label of many words", (150, 0, 200, 30))]))
     # The label is as wide as its words and ends at the right edge: it starts left of its box.
     assert drawn[2, :150].any()
 
 
-def test_grey_and_transparent_pictures_come_out_as_rgb() -> None:
+def test_grey_and_transparent_images_come_out_as_rgb() -> None:
     for mode in ("L", "RGBA"):
         assert draw_detections(Image.new(mode, (200, 150)), [detection("x", (2, 2, 50, 50))]).mode == "RGB"

@@ -51,7 +51,7 @@ async def find(detector: Detector, image: Image.Image, box: float, text: float =
     return found
 
 
-async def test_detections_are_inside_the_picture_best_first_with_words_of_the_prompt(
+async def test_detections_are_inside_the_image_best_first_with_words_of_the_prompt(
     detector: Detector, noise: Image.Image
 ) -> None:
     found = await find(detector, noise, 0.0)
@@ -85,7 +85,7 @@ async def test_words_below_text_threshold_are_left_out_of_the_label(detector: De
     assert any(len(b.label) < len(a.label) for a, b in zip(everything, some, strict=True))
 
 
-async def test_grey_and_transparent_pictures_are_accepted(detector: Detector, noise: Image.Image) -> None:
+async def test_grey_and_transparent_images_are_accepted(detector: Detector, noise: Image.Image) -> None:
     for mode in ("L", "RGBA"):
         assert await find(detector, noise.convert(mode), 0.0)
 

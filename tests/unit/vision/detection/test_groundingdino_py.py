@@ -1,4 +1,4 @@
-"""The adapter for groundingdino-py: the three methods that its BERT needs, and the way from picture to boxes.
+"""The adapter for groundingdino-py: the three methods that its BERT needs, and the way from image to boxes.
 
 The package itself is optional; `test_grounding_dino.py` runs it beside the other detectors where it is installed.
 """
@@ -107,11 +107,11 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(model=model, arguments=arguments, modules=modules, weights=str(tmp_path / "model.pth"))
 
 
-async def test_boxes_come_back_in_pixels_of_the_picture(package: SimpleNamespace) -> None:
+async def test_boxes_come_back_in_pixels_of_the_image(package: SimpleNamespace) -> None:
     settings = GroundingDinoPySettings(model=package.weights, text_encoder="somewhere/bert", device="cpu")
     detector = GroundingDinoPyDetector(settings)
-    picture = Image.fromarray(np.zeros((100, 200, 3), np.uint8))
-    found = await detector.detect(picture, "Cat. Dog", box_threshold=0.5, text_threshold=0.25)
+    image = Image.fromarray(np.zeros((100, 200, 3), np.uint8))
+    found = await detector.detect(image, "Cat. Dog", box_threshold=0.5, text_threshold=0.25)
     assert [(one.label, one.box) for one in found] == [("cat", (75, 25, 125, 75))]
     assert found[0].score == pytest.approx(0.9)
     assert found.best_rejected == pytest.approx(0.3)

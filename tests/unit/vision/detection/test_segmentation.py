@@ -45,7 +45,7 @@ class FixedSegmenter(SamSegmenter):
         return self.masks
 
 
-async def test_a_mask_for_each_box_of_the_size_of_the_picture(segmenter: SamSegmenter, noise: Image.Image) -> None:
+async def test_a_mask_for_each_box_of_the_size_of_the_image(segmenter: SamSegmenter, noise: Image.Image) -> None:
     masks = await segmenter.segment(noise, BOXES)
     assert [(mask.size, mask.mode) for mask in masks] == [((128, 96), "L")] * 2
     assert set(np.unique([np.asarray(mask) for mask in masks])) == {0, 255}

@@ -76,7 +76,7 @@ async def test_boxes_are_read_from_json_in_any_wrapping(answer: str) -> None:
     assert found[0].mask.getbbox() == (14, 28, 56, 84)
 
 
-async def test_pixels_of_the_picture_sent_become_pixels_of_the_picture_given() -> None:
+async def test_pixels_of_the_image_sent_become_pixels_of_the_image_given() -> None:
     endpoint = Endpoint(boxes(CAT))
     found = await find(endpoint, Image.new("RGB", (1000, 500)), max_pixels=28 * 28 * 32)
     content = endpoint.requests[0]["messages"][0]["content"]
@@ -113,13 +113,13 @@ async def test_an_answer_in_words_is_an_observation() -> None:
 
 
 async def test_faults_of_the_endpoint_are_told_apart() -> None:
-    picture = Image.new("RGB", (112, 112))
+    image = Image.new("RGB", (112, 112))
     with pytest.raises(ToolError, match="did not answer"):
-        await find(Endpoint("", status=500), picture)
+        await find(Endpoint("", status=500), image)
     with pytest.raises(ConfigError, match="refuses the key"):
-        await find(Endpoint("", status=401), picture)
+        await find(Endpoint("", status=401), image)
     with pytest.raises(ConfigError, match="check model and base_url"):
-        await find(Endpoint("", status=404), picture)
+        await find(Endpoint("", status=404), image)
 
 
 async def test_without_a_key_openai_itself_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,5 +71,5 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
-    """The largest difference of a channel between two pictures of one size."""
+    """The largest difference of a channel between two images of one size."""
     return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max())

@@ -75,12 +75,12 @@ def test_qwen_guides_only_with_a_negative_prompt_so_it_gets_a_blank(
     assert (guided["true_cfg_scale"], guided["negative_prompt"]) == (3.0, [" ", "blur"])
     assert "guidance_scale" not in guided
     assert "negative_prompt" not in arguments(qwen, guidance=1.0)
-    # It brings pictures to its own size.
+    # It brings images to its own size.
     assert "width" not in guided
     assert guided["image"][0].size == IMAGE.size
 
 
-def test_plus_takes_one_picture_a_call_since_a_list_would_be_references(caller: Callable[..., Caller]) -> None:
+def test_plus_takes_one_image_a_call_since_a_list_would_be_references(caller: Callable[..., Caller]) -> None:
     plus = caller("qwen_edit_plus", "edit")
     given = arguments(plus, negatives=("blur",))
     assert not plus.batches
@@ -108,7 +108,7 @@ def test_strength_is_refused_where_there_is_none_and_where_it_leaves_no_step(cal
 
 
 @pytest.mark.parametrize(("size", "expected"), [((1000, 10), (640, 8)), ((64, 64), (64, 64)), ((4000, 3000), (72, 56))])
-def test_pictures_work_at_the_trained_area_in_whole_latents(
+def test_images_work_at_the_trained_area_in_whole_latents(
     caller: Callable[..., Caller], size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert caller("sd_inpaint").plan(size, 4, None, None).size == expected

@@ -21,7 +21,7 @@ CLASSES = ["qwen_edit", "qwen_edit_plus", "flux_kontext", "instruct_pix2pix"]
 
 
 @pytest.mark.parametrize("name", CLASSES)
-async def test_the_edited_picture_has_the_size_of_the_source_and_follows_its_seed(
+async def test_the_edited_image_has_the_size_of_the_source_and_follows_its_seed(
     editor: Make, name: str, noise: Image.Image
 ) -> None:
     engine = editor(name)
@@ -35,7 +35,7 @@ async def test_the_edited_picture_has_the_size_of_the_source_and_follows_its_see
 
 
 @pytest.mark.parametrize("name", ["qwen_edit", "instruct_pix2pix"])
-async def test_a_seed_gives_its_picture_alone_or_in_a_batch(
+async def test_a_seed_gives_its_image_alone_or_in_a_batch(
     editor: Make, name: str, noise: Image.Image, calls: Calls
 ) -> None:
     instructions = ["red", "replace the sky by a sunset over a wide sea", "add snow"]
@@ -60,8 +60,8 @@ async def test_a_seed_gives_its_picture_alone_or_in_a_batch(
 )
 async def test_every_parameter_matters(editor: Make, noise: Image.Image, change: dict[str, Any]) -> None:
     usual = EditParams(None, 6.0, 2, 3)
-    pictures = [await editor("qwen_edit").edit(noise, "red", params) for params in (usual, replace(usual, **change))]
-    assert difference(*pictures) > 0
+    images = [await editor("qwen_edit").edit(noise, "red", params) for params in (usual, replace(usual, **change))]
+    assert difference(*images) > 0
 
 
 async def test_defaults_of_the_engine_hold_where_a_request_has_none(
@@ -96,5 +96,5 @@ async def test_several_pipelines_at_once_give_what_one_gives(editor: Make, noise
 
 def test_an_engine_serves_one_event_loop_after_the_other(editor: Make, noise: Image.Image) -> None:
     engine = editor("qwen_edit")
-    pictures = [asyncio.run(engine.edit(noise, "red", EditParams(seed=1))) for _ in range(2)]
-    assert difference(*pictures) == 0
+    images = [asyncio.run(engine.edit(noise, "red", EditParams(seed=1))) for _ in range(2)]
+    assert difference(*images) == 0

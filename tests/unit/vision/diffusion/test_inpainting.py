@@ -38,7 +38,7 @@ async def test_masked_pixels_change_and_all_others_are_exactly_the_source(
 
 
 @pytest.mark.parametrize("name", CLASSES)
-async def test_a_seed_gives_its_picture_alone_or_in_a_batch(
+async def test_a_seed_gives_its_image_alone_or_in_a_batch(
     inpainter: Make, name: str, noise: Image.Image, soft_mask: Image.Image, calls: Calls
 ) -> None:
     engine = inpainter(name, batch_window_ms=2000.0, max_batch=3)
@@ -55,15 +55,15 @@ async def test_a_seed_gives_its_picture_alone_or_in_a_batch(
     assert difference(alone[0], alone[1]) > 2
 
 
-async def test_the_same_prompt_with_another_seed_is_another_picture(
+async def test_the_same_prompt_with_another_seed_is_another_image(
     inpainter: Make, noise: Image.Image, soft_mask: Image.Image
 ) -> None:
     engine = inpainter("sd_inpaint")
-    pictures = [
+    images = [
         await engine.inpaint(noise, soft_mask, "a cat", InpaintParams(seed=seed)) for seed in (3, 3, 4, None, None)
     ]
-    assert difference(pictures[0], pictures[1]) == 0
-    assert all(difference(pictures[i], pictures[j]) > 0 for i, j in ((0, 2), (0, 3), (3, 4)))
+    assert difference(images[0], images[1]) == 0
+    assert all(difference(images[i], images[j]) > 0 for i, j in ((0, 2), (0, 3), (3, 4)))
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ async def test_every_parameter_matters(
 ) -> None:
     engine = inpainter("sdxl_inpaint")
     usual = InpaintParams(None, 7.0, 4, 1.0, 3)
-    pictures = [await engine.inpaint(noise, soft_mask, "a cat", params) for params in (usual, replace(usual, **change))]
-    assert difference(*pictures) > 0
+    images = [await engine.inpaint(noise, soft_mask, "a cat", params) for params in (usual, replace(usual, **change))]
+    assert difference(*images) > 0
 
 
 async def test_parameters_and_the_hard_mask_reach_the_pipeline(
@@ -94,7 +94,7 @@ async def test_parameters_and_the_hard_mask_reach_the_pipeline(
     assert values.mean() / 255 == pytest.approx(48 * 32 / (128 * 96), rel=0.1)
 
 
-async def test_pictures_of_any_size_and_mode_come_back_as_they_were(inpainter: Make, noise: Image.Image) -> None:
+async def test_images_of_any_size_and_mode_come_back_as_they_were(inpainter: Make, noise: Image.Image) -> None:
     for size, mode in (((37, 81), "RGB"), ((200, 50), "L"), ((64, 64), "RGBA")):
         source = noise.resize(size).convert(mode)
         if mode == "RGBA":
@@ -131,7 +131,7 @@ async def test_diffusion_runs_in_its_own_thread(
 
 async def test_masks_that_make_no_sense_are_observations(inpainter: Make, noise: Image.Image) -> None:
     engine = inpainter("sd_inpaint")
-    with pytest.raises(ToolError, match="the mask is 5x5 but the picture 128x96"):
+    with pytest.raises(ToolError, match="the mask is 5x5 but the image 128x96"):
         await engine.inpaint(noise, Image.new("L", (5, 5), 255), "a cat", SEEDED)
     with pytest.raises(ToolError, match="black everywhere"):
         await engine.inpaint(noise, Image.new("L", noise.size), "a cat", SEEDED)
@@ -152,19 +152,19 @@ async def test_running_out_of_memory_is_an_observation_and_the_engine_lives_on(
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         patch.setattr(scheduler, "step", exhausted)
-        with pytest.raises(ToolError, match="ran out of memory on this picture: try a smaller picture"):
+        with pytest.raises(ToolError, match="ran out of memory on this image: try a smaller image"):
             await engine.inpaint(noise, soft_mask, "a cat", SEEDED)
     assert await engine.inpaint(noise, soft_mask, "a cat", SEEDED)
 
 
-async def test_a_picture_that_the_safety_checker_withheld_is_an_observation(
+async def test_an_image_that_the_safety_checker_withheld_is_an_observation(
     inpainter: Make, noise: Image.Image, soft_mask: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = inpainter("sd_inpaint")
     pipeline = type(engine.load() and engine.weights.template("inpaint"))
     black = Image.new("RGB", (72, 56))
     monkeypatch.setattr(pipeline, "__call__", lambda self, **_: {"images": [black], "nsfw_content_detected": [True]})
-    with pytest.raises(ToolError, match=r"safety checker of .* withheld the picture"):
+    with pytest.raises(ToolError, match=r"safety checker of .* withheld the image"):
         await engine.inpaint(noise, soft_mask, "a cat", SEEDED)
 
 

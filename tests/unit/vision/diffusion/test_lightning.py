@@ -69,7 +69,7 @@ def test_the_scheduler_is_the_one_of_the_distillation(checkpoint: Checkpoint, lo
         assert scheduler.sigmas.tolist() == pytest.approx([1.0, 0.75, 0.0])
 
 
-async def test_an_ordinary_lora_changes_the_picture_and_keeps_the_settings(
+async def test_an_ordinary_lora_changes_the_image_and_keeps_the_settings(
     editor: Make, lora: str, noise: Image.Image, calls: Calls
 ) -> None:
     params = EditParams(None, 3.0, 2, 1)

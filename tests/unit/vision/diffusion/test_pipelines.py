@@ -197,7 +197,7 @@ def test_area_changes_one_class_and_leaves_the_original_alone() -> None:
     assert not has_own_size(StableDiffusionInpaintPipeline)
     smaller = with_area(QwenImageEditPipeline, 64 * 64)
     assert smaller.__call__.__globals__["calculate_dimensions"](1024 * 1024, 1.0)[:2] == (64, 64)
-    # A side never vanishes, however long the picture is.
+    # A side never vanishes, however long the image is.
     assert smaller.__call__.__globals__["calculate_dimensions"](1024 * 1024, 100.0)[1] == 32
     assert module.calculate_dimensions(1024 * 1024, 1.0)[:2] == (1024, 1024)
     assert smaller.__name__ == "QwenImageEditPipeline"

@@ -25,24 +25,24 @@ from agentfly.vision.remote.adapters import encode_png
 Behaviour = Callable[[Request], Awaitable[Response]]
 
 
-def picture(colour: Any = (1, 2, 3), size: tuple[int, int] = (8, 6)) -> Image.Image:
-    """A picture of one colour."""
+def make_image(colour: Any = (1, 2, 3), size: tuple[int, int] = (8, 6)) -> Image.Image:
+    """An image of one colour."""
     return Image.new("RGB", size, colour)
 
 
 def answer(image: Image.Image | None = None, after: float = 0.0) -> Behaviour:
-    """A picture, after some seconds."""
+    """An image, after some seconds."""
 
     async def behave(_: Request) -> Response:
         await asyncio.sleep(after)
-        text = base64.b64encode(encode_png(image or picture())).decode()
+        text = base64.b64encode(encode_png(image or make_image())).decode()
         return JSONResponse({"created": 1, "data": [{"b64_json": text}]})
 
     return behave
 
 
 def held(until: threading.Event) -> Behaviour:
-    """A picture, when the test says so."""
+    """An image, when the test says so."""
 
     async def behave(request: Request) -> Response:
         while not until.is_set():

@@ -12,7 +12,7 @@ from PIL import Image
 from agentfly.vision.base import EditParams, Engines, InpaintParams
 from agentfly.vision.remote import NodeConfig, remote_engines
 from agentfly.vision.remote.adapters import BadReply, adapter_of, encode_mask, read_detections, read_image
-from tests.unit.vision.remote.fake_node import FakeNode, picture
+from tests.unit.vision.remote.fake_node import FakeNode, make_image
 
 EVERYTHING = EditParams(negative_prompt="blur", true_cfg_scale=4.5, num_inference_steps=8, seed=3)
 
@@ -29,7 +29,7 @@ def half_mask(size: tuple[int, int] = (8, 6)) -> Image.Image:
 
 async def asked(node: FakeNode, config: NodeConfig | None = None) -> dict[str, Any]:
     engines = remote_engines([config or node.address], timeout=10)
-    await engines.editor.edit(picture(), "make it blue", EVERYTHING)
+    await engines.editor.edit(make_image(), "make it blue", EVERYTHING)
     await engines.close()
     return node.forms[-1]
 
@@ -67,7 +67,7 @@ async def test_openai_gets_the_prompt_and_its_model_alone(monkeypatch: pytest.Mo
 
 async def inpainted(node: FakeNode, config: NodeConfig) -> tuple[Image.Image, dict[str, Any]]:
     engines = remote_engines([config], timeout=10)
-    image = await engines.inpainter.inpaint(picture((9, 9, 9)), half_mask(), "cat", InpaintParams(strength=0.5))
+    image = await engines.inpainter.inpaint(make_image((9, 9, 9)), half_mask(), "cat", InpaintParams(strength=0.5))
     await engines.close()
     return image, node.forms[-1]
 
@@ -98,7 +98,7 @@ async def test_what_a_server_changes_outside_the_mask_is_undone() -> None:
 async def test_sglang_is_never_asked_to_inpaint(stand_in: Engines) -> None:
     with FakeNode("sglang").up() as node:
         engines = remote_engines([node.address], timeout=10, otherwise=stand_in)
-        image = await engines.inpainter.inpaint(picture(), half_mask(), "", InpaintParams())
+        image = await engines.inpainter.inpaint(make_image(), half_mask(), "", InpaintParams())
         await engines.close()
     assert node.forms == []
     assert (image.size, engines.inpainter.name) == ((8, 6), "classical")
@@ -135,7 +135,7 @@ def test_masks_of_both_styles_are_each_others_opposite() -> None:
         b"\xff",
     ],
 )
-def test_replies_without_a_picture(content: bytes) -> None:
+def test_replies_without_an_image(content: bytes) -> None:
     with pytest.raises(BadReply):
         read_image(content)
 

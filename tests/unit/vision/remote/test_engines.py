@@ -120,10 +120,10 @@ async def test_a_cache_in_front_of_the_stand_in_keeps_what_servers_make(
     puppet: Running, sticker: Image.Image, tmp_path: Path
 ) -> None:
     spec = {"cache": {"root": str(tmp_path)}}
-    answered, pictures, names = [], [], []
+    answered, images, names = [], [], []
     for _ in range(2):
         engines = remote(puppet, otherwise=make_engines(spec))
-        pictures.append(await engines.editor.edit(sticker, "invert", EditParams(seed=1)))
+        images.append(await engines.editor.edit(sticker, "invert", EditParams(seed=1)))
         await engines.detector.detect(sticker, "red circle", box_threshold=0.3, text_threshold=0.25)
         names.append((engines.editor.name, engines.detector.name))
         answered.append(engines.get_statistics().answered)
@@ -132,7 +132,7 @@ async def test_a_cache_in_front_of_the_stand_in_keeps_what_servers_make(
     assert answered == [1, 0]
     assert stats is not None
     assert (stats.hits, stats.misses, stats.hit_rate) == (2, 0, 1.0)
-    assert pictures[0].tobytes() == pictures[1].tobytes()
+    assert images[0].tobytes() == images[1].tobytes()
     assert names[0] == names[1] == ("remote: tests.unit.serving.image_server.custom_engines:editor", "classical")
 
 

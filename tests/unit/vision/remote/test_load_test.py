@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agentfly.vision.remote.load_test import main, make_picture
+from agentfly.vision.remote.load_test import main, make_image
 from tests.unit.vision.remote.fake_node import FakeNode, says, status
 
 
@@ -66,7 +66,7 @@ def test_a_wrong_address_is_told_in_the_words_of_the_option(capsys: pytest.Captu
         main(["--nodes", "localhost"])
 
 
-def test_picture_has_something_to_find() -> None:
-    image, mask = make_picture(64)
+def test_image_has_something_to_find() -> None:
+    image, mask = make_image(64)
     assert image.size == mask.size == (64, 64)
     assert mask.getbbox() is not None

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from agentfly.errors import ConfigError, ToolError, ToolOutage
 from agentfly.vision.base import EditParams
 from agentfly.vision.remote import NodeConfig, PoolSettings, PoolStatistics, RemoteEngines, remote_engines
-from tests.unit.vision.remote.fake_node import FakeNode, answer, held, picture, says, status
+from tests.unit.vision.remote.fake_node import FakeNode, answer, held, make_image, says, status
 
 QUICK = PoolSettings(open_seconds=0.1, max_open_seconds=0.2, probe_seconds=1, connect_seconds=1)
 
@@ -36,7 +36,7 @@ def pool(*nodes: FakeNode, **settings: Any) -> RemoteEngines:
 
 
 async def edit(engines: RemoteEngines, prompt: str = "x", seed: int | None = None) -> Image.Image:
-    return await engines.editor.edit(picture(), prompt, EditParams(seed=seed))
+    return await engines.editor.edit(make_image(), prompt, EditParams(seed=seed))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ async def test_a_failure_moves_the_request_to_another_node(nodes: Callable[[int]
     pair = nodes(2)
     for node in pair:
         node.script.append(fault)
-        node.otherwise = answer(picture((7, 7, 7)))
+        node.otherwise = answer(make_image((7, 7, 7)))
     engines = pool(*pair)
     assert (await edit(engines)).getpixel((0, 0)) == (7, 7, 7)
     statistics = engines.get_statistics()
@@ -118,7 +118,7 @@ async def test_a_busy_node_is_left_for_as_long_as_it_says(nodes: Callable[[int],
 async def test_a_refusal_is_for_the_model_and_is_not_tried_again(nodes: Callable[[int], list[FakeNode]]) -> None:
     pair = nodes(2)
     for node in pair:
-        node.otherwise = status(422, "there is no cat in the picture: use other words")
+        node.otherwise = status(422, "there is no cat in the image: use other words")
     engines = pool(*pair)
     with pytest.raises(ToolError, match="use other words"):
         await edit(engines)
@@ -243,7 +243,7 @@ async def test_a_health_check_that_nobody_waited_for_says_nothing_of_what_a_node
         slow.otherwise = says({"data": []})
         engines = pool(quick, slow)
         await edit(engines)
-        finding = engines.detector.detect(picture(), "no such word", box_threshold=0.3, text_threshold=0.3)
+        finding = engines.detector.detect(make_image(), "no such word", box_threshold=0.3, text_threshold=0.3)
         request = asyncio.ensure_future(finding)
         await until(lambda: engines.get_statistics().pending == 1)
         go.set()
@@ -309,7 +309,7 @@ async def test_a_restarted_server_may_be_another_one() -> None:
     node.capabilities = ("detect",)
     with node.up():
         node.otherwise = says({"data": []})
-        found = await engines.detector.detect(picture(), "cat", box_threshold=0.3, text_threshold=0.3)
+        found = await engines.detector.detect(make_image(), "cat", box_threshold=0.3, text_threshold=0.3)
         assert list(found) == []
         await engines.close()
 
@@ -324,7 +324,7 @@ async def test_a_slow_request_is_tried_on_an_idle_node_and_the_quicker_answer_co
     for node in pair:
         node.script.append(answer(after=30) if node is min(pair, key=lambda n: len(n.forms)) else answer())
     for node in pair:
-        node.otherwise = answer(picture((5, 5, 5)))
+        node.otherwise = answer(make_image((5, 5, 5)))
     images = [await edit(engines) for _ in range(2)]
     statistics = engines.get_statistics()
     await engines.close()

@@ -53,7 +53,7 @@ async def test_random_demonstrations_leave_room_above_them(tasks: list[EditTask]
     assert np.mean(drawn) > 20
 
 
-def test_seeing_is_the_right_first_call_up_to_the_word_that_the_picture_tells() -> None:
+def test_seeing_is_the_right_first_call_up_to_the_word_that_the_image_tells() -> None:
     world, rng = StickerWorld(), random.Random(0)
     for index in range(20):
         task = world.task(index, "train", "look")

@@ -1,4 +1,4 @@
-"""A sample keeps its pictures in step with its ids, whatever is cut."""
+"""A sample keeps its images in step with its ids, whatever is cut."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_sample_that_fits_is_not_cut(play: Any, codec: ChatCodec) -> Non
     assert len(whole.images) == 2
 
 
-async def test_a_long_sample_ends_with_a_turn_and_the_pictures_before_it(play: Any, codec: ChatCodec) -> None:
+async def test_a_long_sample_ends_with_a_turn_and_the_images_before_it(play: Any, codec: ChatCodec) -> None:
     whole = await sample(play, codec)
     cut = whole.cut(len(whole.ids) - 1)
     assert cut is not None

@@ -95,14 +95,14 @@ async def test_what_is_not_good_enough_is_counted(play: Any, codec: ChatCodec) -
     assert counts == {"trajectories": 3, "failed": 1, "below the minimum score": 1}
 
 
-async def test_trajectories_without_their_pictures_are_counted(play: Any, codec: ChatCodec) -> None:
+async def test_trajectories_without_their_images_are_counted(play: Any, codec: ChatCodec) -> None:
     log = await play("blur", codec=codec)
     shutil.move(log.path.parent / "images", log.path.parent / "elsewhere")
-    assert samples(codec, log.path) == ([], {"trajectories": 1, "without their pictures": 1})
-    found, _ = samples(codec, log.path, pictures=log.path.parent / "elsewhere")
+    assert samples(codec, log.path) == ([], {"trajectories": 1, "without their images": 1})
+    found, _ = samples(codec, log.path, images=log.path.parent / "elsewhere")
     assert len(found) == 1
     with pytest.raises(DatasetError, match="no folder"):
-        samples(codec, log.path, pictures=log.path.parent / "nowhere")
+        samples(codec, log.path, images=log.path.parent / "nowhere")
 
 
 async def test_validation_is_not_learned_from(play: Any, codec: ChatCodec) -> None:
