@@ -11,7 +11,7 @@ from agentfly.evaluators.judge.schemes import Question
 # The judge's own rules for replies: nothing is guessed, nothing out of range is clipped.
 _CRITIQUE = Question("director_critique", {"score": "how good it is"}, 100, task="", shown=("result",))
 _FENCE = re.compile(r"\A```\w*\n(.*?)\n?```\Z", re.DOTALL)
-_LABEL = re.compile(r"\A(?:\*\*)?(?:image |image )?(?:prompt|instruction)(?:\*\*)?\s*:(?:\*\*)?\s*", re.IGNORECASE)
+_LABEL = re.compile(r"\A(?:\*\*)?(?:picture |image )?(?:prompt|instruction)(?:\*\*)?\s*:(?:\*\*)?\s*", re.IGNORECASE)
 _NEGATIVE = re.compile(r"^\W*negative[ _]prompt\W*:\W*(.*)\Z", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
