@@ -30,10 +30,10 @@ lint: install  ## ruff and mypy
 	@$(VENV)/bin/python -m mypy
 
 coverage: install  ## run the fast tests and print which share of the code they reach
-	@$(VENV)/bin/python -m pytest -q -m "not slow" --cov --cov-report=term $(ARGS)
+	@$(VENV)/bin/python -m pytest -q -m "not slow" --cov --cov-report=term --cov-fail-under=94 $(ARGS)
 
 docs: install  ## build the pages as a site, strictly and offline, in build/site
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs --quiet build --strict
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 clean:  ## remove caches and build outputs; keeps the environment and the runs
 	@rm -rf build dist *.egg-info packaging/vllm/build packaging/vllm/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -95,6 +95,9 @@ EXTRAS = {
     "dev": [
         "coverage>=7.10",
         "hypothesis>=6.120",
+        # The pages as a site: `make docs`.
+        "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=0.30",
         "mypy>=1.15",
         "pre-commit>=4.0",
         "pytest>=8.3",
@@ -109,8 +112,6 @@ EXTRAS = {
         # flash-attn's setup.py, built without isolation, imports it.
         "wheel",
     ],
-    # The pages as a site: `make docs`.
-    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
 }
 
 setup(
