@@ -59,8 +59,8 @@ def test_a_file_is_long_from_401_lines_and_a_function_from_41(measured: Measured
             "functions.py": "@mark\ndef fits():\n" + body * 39 + "async def long():\n" + body * 40,
         }
     )
-    assert found["long-files"] == (1, ("house/long.py:1 401 lines",))
-    assert found["long-functions"] == (1, ("house/functions.py:42 long 41 lines",))
+    assert found["long-files"] == (1.0, ("house/long.py:1 401 lines",))
+    assert found["long-functions"] == (1.0, ("house/functions.py:42 long 41 lines",))
 
 
 def test_a_helper_with_one_caller_is_private_and_referred_to_once(measured: Measured) -> None:
@@ -108,7 +108,7 @@ def test_a_circle_through_a_lazy_import_counts(measured: Measured) -> None:
             "d.py": "import house.a\n",
         }
     )
-    assert found["circles"] == (1, ("house/a.py <-> house/b.py <-> house/c.py",))
+    assert found["circles"] == (1.0, ("house/a.py <-> house/b.py <-> house/c.py",))
     assert found["type-checking-circles"][0] == 0
 
 
@@ -119,8 +119,8 @@ def test_a_circle_for_type_checkers_alone_is_told_apart(measured: Measured) -> N
             "b.py": "from house.a import A\n",
         }
     )
-    assert found["circles"] == (0, ())
-    assert found["type-checking-circles"] == (1, ("house/a.py <-> house/b.py",))
+    assert found["circles"] == (0.0, ())
+    assert found["type-checking-circles"] == (1.0, ("house/a.py <-> house/b.py",))
 
 
 def test_relative_imports_and_a_packages_face_are_resolved(measured: Measured) -> None:
@@ -132,7 +132,7 @@ def test_relative_imports_and_a_packages_face_are_resolved(measured: Measured) -
             "other.py": "from house.room import x\n",
         }
     )
-    assert found["circles"] == (1, ("house/other.py <-> house/room/__init__.py <-> house/room/inner.py",))
+    assert found["circles"] == (1.0, ("house/other.py <-> house/room/__init__.py <-> house/room/inner.py",))
 
 
 def test_a_file_that_one_other_file_imports_is_listed_with_it(measured: Measured) -> None:
