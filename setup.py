@@ -92,10 +92,16 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [
+        "coverage>=7.10",
         "hypothesis>=6.120",
+        # The pages as a site: `make docs`.
+        "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=0.30",
         "mypy>=1.15",
+        "pre-commit>=4.0",
         "pytest>=8.3",
         "pytest-asyncio>=1.0",
+        "pytest-cov>=7.0",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.11",

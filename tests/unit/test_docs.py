@@ -11,7 +11,7 @@ import pytest
 from tests import programs
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # Commands that the documents may show, and where each is run.
 RUN_ELSEWHERE = {
@@ -29,6 +29,13 @@ RUN_ELSEWHERE = {
     "agentfly train": "tests/e2e/test_recipes.py",
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
+    "make install": ".ci/run",
+    "make docs": ".ci/run",
+    "make check": "tests/unit/test_checks.py",
+    ". .venv/bin/activate": "tests/unit/scripts/test_install.py",
+    "pre-commit install": "tests/unit/test_checks.py",
+    "pytest -n0 -q tests/unit/": "tests/unit/test_checks.py",
+    "python scripts/measure.py": "tests/unit/scripts/test_measure.py",
     "pip install -e .": "tests/unit/test_package.py",
     "agentfly data": "tests/unit/datasets/test_command.py",
     "python data/build_": "tests/unit/datasets/test_sample.py",
