@@ -20,8 +20,8 @@ from agentfly.agents import ImageEditingAgent, reward
 from agentfly.agents.llm_backends import Generation, GenerationRequest, OnDelta, ScriptedBackend
 from agentfly.cli import app
 from agentfly.datasets import adapters, load_tasks
-from agentfly.datasets.hub import HubOptions
-from agentfly.datasets.public import public_rows
+from agentfly.datasets.public.hub import HubOptions
+from agentfly.datasets.public.tasks import public_rows
 from agentfly.errors import ToolError
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory
