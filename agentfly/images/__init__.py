@@ -1,5 +1,6 @@
-"""Images: loading them safely, keeping them by content, and writing them."""
+"""Images: load them safely, keep them by content, encode and write them."""
 
+from agentfly.images.encoding import data_uri, encode_image, from_base64, to_base64
 from agentfly.images.load import ImageLimits, ImageSource, load_image
 from agentfly.images.save import file_format, on_white, save_image
 from agentfly.images.store import ImageStore, ImageView, handle_of
@@ -9,9 +10,13 @@ __all__ = [
     "ImageSource",
     "ImageStore",
     "ImageView",
+    "data_uri",
+    "encode_image",
     "file_format",
+    "from_base64",
     "handle_of",
     "load_image",
     "on_white",
     "save_image",
+    "to_base64",
 ]

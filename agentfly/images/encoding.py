@@ -1,0 +1,61 @@
+"""Images as the bytes, base64 texts and data URIs that other programs take, and back.
+
+Encoding uses the fastest compression: a network is quicker than zlib, and a model waits for neither. Decoding goes
+through `load_image`, so its limits hold for whatever a server or a client sends.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from io import BytesIO
+from typing import Literal
+
+from PIL import Image
+
+from agentfly.errors import ImageError
+from agentfly.images.load import ImageLimits, load_image
+from agentfly.images.save import on_white
+
+Format = Literal["png", "jpeg", "webp"]
+_OPTIONS: dict[Format, dict[str, int]] = {
+    "png": {"compress_level": 1},
+    "jpeg": {"quality": 95},
+    "webp": {"quality": 95},
+}
+
+
+def encode_image(image: Image.Image, form: Format = "png") -> bytes:
+    """Return an image as the bytes of a file. JPEG has no transparency: what shines through is white there."""
+    if form == "jpeg":
+        image = on_white(image)
+    buffer = BytesIO()
+    image.save(buffer, form.upper(), **_OPTIONS[form])
+    return buffer.getvalue()
+
+
+def to_base64(image: Image.Image, form: Format = "png") -> str:
+    """Return an image as the base64 text of a file."""
+    return base64.b64encode(encode_image(image, form)).decode("ascii")
+
+
+def data_uri(image: Image.Image, form: Format = "png") -> str:
+    """Return an image as a data URI, such as `data:image/png;base64,…`."""
+    return f"data:image/{form};base64,{to_base64(image, form)}"
+
+
+def from_base64(text: str, limits: ImageLimits | None = None) -> Image.Image:
+    """Return the image of a base64 text.
+
+    Args:
+        text: the base64 of an image file; never a path, a URL or a data URI.
+        limits: see `load_image`.
+
+    Raises:
+        ImageError: the text is no base64, or not of an image within the limits.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as fault:
+        raise ImageError(f"this is not the base64 of an image ({fault})") from fault
+    return load_image(data, limits or ImageLimits())
