@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare_run
 from agentfly.training.launch.resume import check_same_run
-from agentfly.training.metrics.tool_stalls import blame
+from agentfly.training.metrics.tool_stalls import stall_in_words
 from agentfly.training.recipe.compose import read_recipe, settings_of, write
 from agentfly.training.recipe.plan import plan_of
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.verl.messages import CheckResult
 
 CHECK_SECONDS = 180.0
 # Phases of a step as verl names them, and as people read them.
@@ -122,12 +122,11 @@ def _checked_apart(
         )
     except subprocess.TimeoutExpired as fault:
         raise TrainingError(f"the checks before the start took longer than {CHECK_SECONDS:.0f} s") from fault
-    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not told:
+    result = CheckResult.from_lines(done.stdout.splitlines())
+    if result is None:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise TrainingError(f"the checks ended with exit code {done.returncode}: {tail}")
-    answer = json.loads(told[-1])
-    return answer["faults"], answer["told"]
+    return [*result.faults], [*result.told]
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
@@ -143,7 +142,7 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         f"reward {metrics.get('reward/mean', metrics.get('critic/rewards/mean', 0.0)):.3f}",
         f"edit {metrics.get('reward/part/edit', 0.0):.3f}",
         f"{metrics['timing_s/step']:.1f} s = {' + '.join(parts)}",
-        blame(metrics) or "",
+        stall_in_words(metrics) or "",
         _losses(metrics),
     ]
     return "  ".join(filter(None, words))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 from agentfly.errors import ConfigError
 from agentfly.model_source import check_folder, find_model
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 
 RAY_ADDRESS = "RAY_ADDRESS"  # names a cluster that runs already
 GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
@@ -31,7 +31,7 @@ NUMBERS = (
 )
 
 
-def check_numbers(config: Any) -> None:
+def check_numbers(config: VerlConfig) -> None:
     """Check that sizes are sizes.
 
     Raises:
@@ -49,12 +49,12 @@ def check_numbers(config: Any) -> None:
         raise ConfigError("; ".join(faults))
 
 
-def size_faults(config: Any) -> list[str]:
+def size_faults(config: VerlConfig) -> list[str]:
     """Return all that does not fit together in a composed configuration whose numbers are numbers."""
     return [told for check in CHECKS if (told := check(config)) is not None]
 
 
-def check_sizes(config: Any) -> None:
+def check_sizes(config: VerlConfig) -> None:
     """Check a composed configuration whose numbers are numbers.
 
     Raises:
@@ -64,7 +64,7 @@ def check_sizes(config: Any) -> None:
         raise ConfigError("; ".join(faults))
 
 
-def check_tasks(config: Any, count: int) -> None:
+def check_tasks(config: VerlConfig, count: int) -> None:
     """Check that there are tasks for a step: verl leaves out a batch that is not full.
 
     Raises:
@@ -91,20 +91,19 @@ def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
     # A cluster that runs already may have folders that this machine has not.
     if RAY_ADDRESS in os.environ:
         return
-    how: dict[str, Any] = {"wanted": "a policy", "option": "agentfly.model=", "weights": True}
-    check_folder(settings.model, **how)
+    check_folder(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
     if reach:
-        find_model(settings.model, **how)
+        find_model(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
 
 
-def _mini_batch(config: Any) -> str | None:
+def _mini_batch(config: VerlConfig) -> str | None:
     whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if whole % mini:
         return f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
     return None
 
 
-def _group(config: Any) -> str | None:
+def _group(config: VerlConfig) -> str | None:
     algorithm, size = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
     if algorithm in GROUPED and size < 2:
         return (
@@ -114,7 +113,7 @@ def _group(config: Any) -> str | None:
     return None
 
 
-def _micro_batch(config: Any) -> str | None:
+def _micro_batch(config: VerlConfig) -> str | None:
     longest = config.data.max_prompt_length + config.data.max_response_length
     tokens = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
     if config.actor_rollout_ref.actor.use_dynamic_bsz and tokens < longest:
@@ -125,7 +124,7 @@ def _micro_batch(config: Any) -> str | None:
     return None
 
 
-def _model_length(config: Any) -> str | None:
+def _model_length(config: VerlConfig) -> str | None:
     longest = config.data.max_prompt_length + config.data.max_response_length
     length = config.actor_rollout_ref.rollout.max_model_len
     if length < longest:
@@ -133,7 +132,7 @@ def _model_length(config: Any) -> str | None:
     return None
 
 
-def _accelerators(config: Any) -> str | None:
+def _accelerators(config: VerlConfig) -> str | None:
     count = config.trainer.n_gpus_per_node * config.trainer.nnodes
     rollout = config.actor_rollout_ref.rollout
     share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
@@ -142,7 +141,7 @@ def _accelerators(config: Any) -> str | None:
     return None
 
 
-def _scoring(config: Any) -> str | None:
+def _scoring(config: VerlConfig) -> str | None:
     model = config.reward.reward_model
     if model.enable and not model.enable_resource_pool:
         return (
@@ -152,14 +151,14 @@ def _scoring(config: Any) -> str | None:
     return None
 
 
-def _audit(config: Any) -> str | None:
+def _audit(config: VerlConfig) -> str | None:
     audit = config.agentfly.audit
     if audit is not None and audit.evaluator == config.agentfly.evaluator:
         return "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
     return None
 
 
-def _credit(config: Any) -> str | None:
+def _credit(config: VerlConfig) -> str | None:
     if config.agentfly.credit is not None and config.algorithm.adv_estimator in ("grpo", "rloo"):
         return (
             f"agentfly.credit is lost with algorithm.adv_estimator={config.algorithm.adv_estimator}, which adds up "
@@ -168,7 +167,7 @@ def _credit(config: Any) -> str | None:
     return None
 
 
-def _reward_function(config: Any) -> str | None:
+def _reward_function(config: VerlConfig) -> str | None:
     from omegaconf import OmegaConf
 
     if OmegaConf.select(config, "reward.reward_manager.name") not in (None, "AgentFlyRewardManager"):
@@ -182,7 +181,7 @@ def _reward_function(config: Any) -> str | None:
     return None
 
 
-CHECKS: tuple[Callable[[Any], str | None], ...] = (
+CHECKS: tuple[Callable[[VerlConfig], str | None], ...] = (
     _mini_batch,
     _group,
     _micro_batch,

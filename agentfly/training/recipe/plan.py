@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 
 GIB = 1024**3
 OPTIMISED_BYTES = 16  # fp32 weight 4, gradient 4, and Adam's two moments 8
@@ -86,7 +87,7 @@ class Plan:
         yield f"writes to   {self.out}"
 
 
-def plan_of(config: Any, settings: TrainSettings) -> Plan:
+def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
     """The plan of a complete configuration."""
     trainer, data, rollout = config.trainer, config.data, config.actor_rollout_ref.rollout
     chains = data.train_batch_size * rollout.n
@@ -120,7 +121,7 @@ def _in_file(path: Path) -> int:
     return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def _memory(config: Any, folder: Path, parameters: int, count: int) -> Memory:
+def _memory(config: VerlConfig, folder: Path, parameters: int, count: int) -> Memory:
     model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
     text = text_config(folder)
     lora = max(model.lora_rank, model.lora.rank if "lora" in model and model.lora else 0)

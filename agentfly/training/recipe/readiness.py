@@ -20,6 +20,7 @@ from agentfly.model_source import hub_is_off
 from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
 from agentfly.training.recipe.plan import GIB, count_parameters, text_config
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.vision.remote.preflight import require_nodes
 
 HIDDEN = "CUDA_VISIBLE_DEVICES"
@@ -27,7 +28,7 @@ HIDDEN = "CUDA_VISIBLE_DEVICES"
 STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
 
 
-def check_policy(config: Any, settings: TrainSettings) -> str:
+def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the policy is where it is said to be, and that it can be had without the hub where none is asked.
 
     Raises:
@@ -38,7 +39,7 @@ def check_policy(config: Any, settings: TrainSettings) -> str:
     return f"policy {settings.model}"
 
 
-def check_gpus(config: Any, settings: TrainSettings) -> str:
+def check_gpus(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the GPUs that a run asks for are there; a Ray cluster that runs already is believed.
 
     Raises:
@@ -70,7 +71,7 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def check_positions(config: Any, settings: TrainSettings) -> str:
+def check_positions(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the model has a position for every token of a chain: the rollout engine refuses to start otherwise.
 
     Raises:
@@ -101,7 +102,7 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     return int(positions * factor)
 
 
-def check_disk(config: Any, settings: TrainSettings) -> str:
+def check_disk(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the disk of `agentfly.out` has room for the checkpoints that are kept.
 
     Raises:
@@ -121,7 +122,7 @@ def check_disk(config: Any, settings: TrainSettings) -> str:
     return f"checkpoints take about {needed / GIB:.1f} of {free / GIB:.1f} GiB that are free"
 
 
-def checkpoints_bytes(config: Any, model: Path) -> int | None:
+def checkpoints_bytes(config: VerlConfig, model: Path) -> int | None:
     """Estimate the bytes of the checkpoints that a run keeps; None where the weights are not on this machine."""
     parameters, trainer = count_parameters(model), config.trainer
     if trainer.save_freq < 1:
@@ -137,7 +138,7 @@ def checkpoints_bytes(config: Any, model: Path) -> int | None:
     return int(needed)
 
 
-def check_servers(config: Any, settings: TrainSettings) -> str:
+def check_servers(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that an image server can be used; see `require_servers`.
 
     Raises:
@@ -150,7 +151,7 @@ def check_servers(config: Any, settings: TrainSettings) -> str:
     return f"image servers that cannot be used from here: {why}" if silent else "all image servers answer"
 
 
-def check_evaluator(config: Any, settings: TrainSettings) -> str:
+def check_evaluator(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that whoever gives the reward can score.
 
     Raises:
@@ -160,7 +161,7 @@ def check_evaluator(config: Any, settings: TrainSettings) -> str:
     return _asked("agentfly.evaluator", settings.evaluator)
 
 
-def check_audit(config: Any, settings: TrainSettings) -> str:
+def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
     if settings.audit is None:
         return "no audit"
