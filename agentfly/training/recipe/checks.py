@@ -14,7 +14,7 @@ RAY_ADDRESS = "RAY_ADDRESS"  # names a cluster that runs already
 GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
 
 
-# What is computed with below, and in `agentfly.training.recipe.compose`; verl itself says nothing of their kind.
+# Numbers that the checks below and `agentfly.training.recipe.compose` compute with; verl does not check their type.
 NUMBERS = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
     "actor_rollout_ref.actor.ppo_mini_batch_size",
@@ -32,10 +32,10 @@ NUMBERS = (
 
 
 def check_numbers(config: VerlConfig) -> None:
-    """Check that sizes are sizes.
+    """Check that all sizes are integers of at least 1.
 
     Raises:
-        ConfigError: with all that are not.
+        ConfigError: naming all that are not.
     """
     from omegaconf import OmegaConf
 
@@ -50,15 +50,15 @@ def check_numbers(config: VerlConfig) -> None:
 
 
 def size_faults(config: VerlConfig) -> list[str]:
-    """Return all that does not fit together in a composed configuration whose numbers are numbers."""
-    return [told for check in CHECKS if (told := check(config)) is not None]
+    """Return all values that do not fit together in a composed configuration that has passed `check_numbers`."""
+    return [fault for check in CHECKS if (fault := check(config)) is not None]
 
 
 def check_sizes(config: VerlConfig) -> None:
-    """Check a composed configuration whose numbers are numbers.
+    """Check that the values of a composed configuration that has passed `check_numbers` fit together.
 
     Raises:
-        ConfigError: with all that does not hold.
+        ConfigError: naming all that do not.
     """
     if faults := size_faults(config):
         raise ConfigError("; ".join(faults))
@@ -66,6 +66,10 @@ def check_sizes(config: VerlConfig) -> None:
 
 def check_tasks(config: VerlConfig, count: int) -> None:
     """Check that there are tasks for a step: verl leaves out a batch that is not full.
+
+    Args:
+        config: complete.
+        count: number of tasks.
 
     Raises:
         ConfigError: there are fewer than a step takes.
@@ -79,16 +83,16 @@ def check_tasks(config: VerlConfig, count: int) -> None:
 
 
 def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
-    """Check that the policy is there, or can be had.
+    """Check that the policy is a checkpoint folder, or a name on the hub.
 
     Args:
         settings: of the run.
-        reach: whether a policy that is named on the hub must be within reach; a plan needs its name alone.
+        reach: True if a policy on the hub must be within reach; a plan needs its name alone.
 
     Raises:
         ConfigError: it is not.
     """
-    # A cluster that runs already may have folders that this machine has not.
+    # A cluster that runs already may have folders that this machine lacks.
     if RAY_ADDRESS in os.environ:
         return
     check_folder(settings.model, wanted="a policy", option="agentfly.model=", weights=True)

@@ -1,7 +1,7 @@
-"""What a run needs from this machine and from others: GPUs, disk, positions of the model, and whoever scores.
+"""Checks of this machine and of others before a run: GPUs, disk, positions of the model, servers and evaluators.
 
 Each function checks one thing, returns a sentence about it, and raises where the run could not go well. All of them are
-quick, so that a run that starts asks them too, and not only a dry run.
+quick, so that not only a dry run makes them, but every run that starts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
-from agentfly.evaluators import Evaluator, check_ready, close_evaluator, make_evaluator
+from agentfly.evaluators import check_ready, close_evaluator, make_evaluator
 from agentfly.model_source import hub_is_off
 from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
 from agentfly.training.recipe.plan import GIB, count_parameters, text_config
@@ -29,10 +29,10 @@ STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
 
 
 def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that the policy is where it is said to be, and that it can be had without the hub where none is asked.
+    """Check that the policy's folder is a checkpoint, or that the hub's name is within reach while the hub is off.
 
     Raises:
-        ConfigError: it is not, or it cannot.
+        ConfigError: it is not.
     """
     # A plan needs the name alone of what the hub has, unless the hub is not to be asked.
     check_model(settings, reach=hub_is_off())
@@ -40,7 +40,7 @@ def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def check_gpus(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that the GPUs that a run asks for are there; a Ray cluster that runs already is believed.
+    """Check that this machine has the GPUs that a run asks for; a Ray cluster that runs already is not checked.
 
     Raises:
         ConfigError: this machine has fewer.
@@ -91,7 +91,7 @@ def check_positions(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """Return how many positions vLLM takes a checkpoint to have, None where its configuration is silent."""
+    """Return the number of positions that vLLM takes a checkpoint to have, None where its configuration is silent."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor") or 1.0
     positions = config.get("max_position_embeddings")
@@ -123,7 +123,12 @@ def check_disk(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def checkpoints_bytes(config: VerlConfig, model: Path) -> int | None:
-    """Estimate the bytes of the checkpoints that a run keeps; None where the weights are not on this machine."""
+    """Estimate the bytes of the checkpoints that a run keeps; None where the weights are not on this machine.
+
+    Args:
+        config: complete.
+        model: folder of the policy.
+    """
     parameters, trainer = count_parameters(model), config.trainer
     if trainer.save_freq < 1:
         return 0
@@ -152,26 +157,33 @@ def check_servers(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def check_evaluator(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that whoever gives the reward can score.
+    """Check that the evaluator of the reward can score.
 
     Raises:
         ConfigError: it is set up wrongly, or a key is missing.
-        TrainingError: somebody whom it asks is not there.
+        TrainingError: a service that it asks does not answer.
     """
-    return _asked("agentfly.evaluator", settings.evaluator)
+    return _check_can_score("agentfly.evaluator", settings.evaluator)
 
 
 def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
     if settings.audit is None:
         return "no audit"
-    return _asked("agentfly.audit.evaluator", settings.audit.evaluator)
+    return _check_can_score("agentfly.audit.evaluator", settings.audit.evaluator)
 
 
-def _asked(key: str, spec: str | Mapping[str, Any]) -> str:
+def _check_can_score(key: str, spec: str | Mapping[str, object]) -> str:
     evaluator = make_evaluator(spec)
+
+    async def ask() -> None:
+        try:
+            await check_ready(evaluator)
+        finally:
+            await close_evaluator(evaluator)
+
     try:
-        asyncio.run(_ask(evaluator))
+        asyncio.run(ask())
     except ConfigError as fault:
         raise ConfigError(f"{key}: {fault}") from fault
     except EvaluatorError as fault:
@@ -179,18 +191,11 @@ def _asked(key: str, spec: str | Mapping[str, Any]) -> str:
     return f"{key} can score"
 
 
-async def _ask(evaluator: Evaluator) -> None:
-    try:
-        await check_ready(evaluator)
-    finally:
-        await close_evaluator(evaluator)
-
-
 def require_servers(settings: TrainSettings) -> Mapping[str, str]:
     """Warn of image servers that cannot be used, and return them by address, each with the reason.
 
-    The remaining servers do their work. Where Ray runs already, no server is required: those who call the servers may
-    reach more of them than this machine does.
+    The remaining servers do the work. Where Ray runs already, no server is required: the processes that call the
+    servers may reach more of them than this machine does.
 
     Raises:
         ConfigError: no server is left.

@@ -35,7 +35,7 @@ class TaskRow(TypedDict):
 def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: str = "bytes") -> Path:
     """Write `NAME.tasks.parquet` and the file for verl, `NAME.parquet`, and return the path of the latter.
 
-    Tasks are taken one by one, so there may be more of them than memory holds. Both files appear when they are whole.
+    Tasks are taken one by one, so that memory need not hold them all. Both files appear when they are whole.
 
     Args:
         tasks: any iterable.
@@ -61,15 +61,14 @@ def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: st
                 whole.add(task_to_row(task, pack))
             except ImageError as fault:
                 raise DatasetError(f"row {index}, task {task.id!r}: {fault}") from fault
-            pointers.add(
-                {
-                    "data_source": task.task_type,
-                    "prompt": [{"role": "user", "content": task.instruction}],
-                    "ability": "image_editing",
-                    "reward_model": {"style": "rule", "ground_truth": ""},
-                    "extra_info": TaskRow(index=index, task_file=str(task_file)),
-                }
-            )
+            pointer = {
+                "data_source": task.task_type,
+                "prompt": [{"role": "user", "content": task.instruction}],
+                "ability": "image_editing",
+                "reward_model": {"style": "rule", "ground_truth": ""},
+                "extra_info": TaskRow(index=index, task_file=str(task_file)),
+            }
+            pointers.add(pointer)
         if not whole.count:
             raise DatasetError(f"no task to write for {name}")
     return path

@@ -49,7 +49,7 @@ def main(file: Path, checks: Sequence[Check] | None = None) -> None:
         except AgentFlyError as fault:
             faults.append(str(fault))
         except Exception as fault:  # the boundary of a check: verl asserts, and evaluators may be anybody's
-            source = "verl" if check in (accept, _check_names) else type(fault).__name__
+            source = "verl" if check in (accept, check_names) else type(fault).__name__
             faults.append(f"{source}: {' '.join(str(fault).split()) or first_line(fault)}")
     # A missing part shows up in each check that needs it.
     sys.stdout.write(CheckResult(list(dict.fromkeys(faults)), told).to_line() + "\n")
@@ -67,7 +67,7 @@ def accept(config: VerlConfig, settings: TrainSettings | None = None) -> str:
     return "verl accepts the configuration"
 
 
-def _check_names(config: VerlConfig, settings: TrainSettings) -> str:
+def check_names(config: VerlConfig, settings: TrainSettings) -> str:
     """Check the names of the advantage estimator and of the policy's loss, which verl looks up at the first update.
 
     Raises:
@@ -87,12 +87,12 @@ def _check_names(config: VerlConfig, settings: TrainSettings) -> str:
     return f"{estimator} with the {loss} loss"
 
 
-def _check_health(config: VerlConfig, settings: TrainSettings) -> str:
+def check_health(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the health metrics that the run names are known."""
     return f"{len(health_settings(settings.health).limits)} limits of health"
 
 
-def _check_template(config: VerlConfig, settings: TrainSettings) -> str:
+def check_template(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the chat template can be loaded."""
     if settings.template is None:
         return "the policy's own chat template"
@@ -100,7 +100,7 @@ def _check_template(config: VerlConfig, settings: TrainSettings) -> str:
     return f"chat template {settings.template}"
 
 
-def _check_tools(config: VerlConfig, settings: TrainSettings) -> str:
+def check_tools(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that engines and tools can be made."""
     agent = ImageEditingAgent("check", backend=ScriptedBackend([]), engines=make_engines(settings.engines))
     tools = agent.toolset(ImageView(ImageStore()))
@@ -108,7 +108,7 @@ def _check_tools(config: VerlConfig, settings: TrainSettings) -> str:
     return f"tools {', '.join(tool.name for tool in chosen)}"
 
 
-def _check_tasks(config: VerlConfig, settings: TrainSettings) -> str:
+def check_first_tasks(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that there are tasks for a step, and that the evaluator can score some of them."""
     tasks, count = _first(settings, config.data.train_batch_size)
     check_tasks(config, count)
@@ -116,7 +116,7 @@ def _check_tasks(config: VerlConfig, settings: TrainSettings) -> str:
     return f"{scorable} of the first {len(tasks)} tasks have what their score needs"
 
 
-def _check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
+def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the chat template shows the tools, and that the first prompts fit in `data.max_prompt_length`.
 
     Raises:
@@ -173,14 +173,14 @@ def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
 READY: tuple[Check, ...] = (
     readiness.check_policy,
     readiness.check_gpus,
-    _check_template,
-    _check_tools,
-    _check_health,
+    check_template,
+    check_tools,
+    check_health,
     readiness.check_servers,
     readiness.check_evaluator,
     readiness.check_audit,
-    _check_tasks,
+    check_first_tasks,
     readiness.check_positions,
     readiness.check_disk,
 )
-CHECKS: tuple[Check, ...] = (accept, _check_names, *READY, _check_prompts)
+CHECKS: tuple[Check, ...] = (accept, check_names, *READY, check_prompts)

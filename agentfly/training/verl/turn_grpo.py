@@ -44,13 +44,9 @@ def turn_grpo_advantage(
         Advantages and returns, both (chains, tokens), 0 outside of the mask.
     """
     normalise = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
-    mask = response_mask.bool()
-    turns = turn_numbers(mask)
+    turns = turn_numbers(response_mask.bool())
     to_go = token_level_rewards.flip(1).cumsum(1).flip(1)
-    starts = [
-        [float(to_go[row][int((turns[row] == turn).nonzero()[0])]) for turn in range(int(turns[row].max()) + 1)]
-        for row in range(len(turns))
-    ]
+    starts = [_turn_returns(to_go[row], turns[row]) for row in range(len(turns))]
     groups: dict[Hashable, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row, returns in enumerate(starts):
         for turn, value in enumerate(returns):
@@ -58,8 +54,8 @@ def turn_grpo_advantage(
     advantages = torch.zeros_like(token_level_rewards, dtype=torch.float32)
     for row, returns in enumerate(starts):
         for turn, value in enumerate(returns):
-            peers = groups[index[row]][turn]
-            peers = peers if len(peers) > 1 else groups[index[row]][0]
+            group = groups[index[row]]
+            peers = group[turn] if len(group[turn]) > 1 else group[0]
             advantages[row][turns[row] == turn] = _advantage(value, peers, normalise)
     return advantages, to_go * response_mask
 
@@ -73,6 +69,12 @@ def turn_numbers(mask: torch.Tensor) -> torch.Tensor:
     before = torch.nn.functional.pad(mask[:, :-1], (1, 0), value=False)
     numbers = (mask & ~before).long().cumsum(1) - 1
     return torch.where(mask, numbers, torch.full_like(numbers, -1))
+
+
+def _turn_returns(to_go: torch.Tensor, turns: torch.Tensor) -> list[float]:
+    """Return the reward to go at the first token of each turn."""
+    count = int(turns.max()) + 1
+    return [float(to_go[int((turns == turn).nonzero()[0])]) for turn in range(count)]
 
 
 def _advantage(value: float, peers: list[float], normalise: bool) -> float:
