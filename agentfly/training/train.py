@@ -126,7 +126,7 @@ def _checked_apart(
     if result is None:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise TrainingError(f"the checks ended with exit code {done.returncode}: {tail}")
-    return [*result.faults], [*result.told]
+    return [*result.faults], [*result.passed]
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:

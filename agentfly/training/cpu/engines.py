@@ -1,4 +1,4 @@
-"""FSDP2 engines for device "cpu": verl's own, less what needs a CUDA driver, plus a value model for VLMs."""
+"""FSDP2 engines for device "cpu": verl's own, without the steps that need a CUDA driver, and a value model for VLMs."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def value_model_class(config: PretrainedConfig) -> type[torch.nn.Module]:
         config: configuration of the policy's checkpoint.
 
     Returns:
-        A `PreTrainedModel` subclass whose forward returns `logits` of shape (batch, sequence, 1), which is what
-        `FSDPEngineWithValueHead.prepare_model_outputs` reads.
+        A `PreTrainedModel` subclass whose forward returns `logits` of shape (batch, sequence, 1), as
+        `FSDPEngineWithValueHead.prepare_model_outputs` reads them.
     """
     # A member of the public auto class: transformers keeps nowhere else which class loads a configuration.
     generator = AutoModelForImageTextToText._model_mapping[type(config)]

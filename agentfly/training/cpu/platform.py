@@ -36,15 +36,16 @@ class _CPUDeviceModule(types.ModuleType):
     def __getattr__(self, name: str) -> object:
         return getattr(torch.cpu, name)
 
-    def _zero(self, *_: object, **__: object) -> int:
+    def memory_allocated(self, *_: object, **__: object) -> int:
         return 0
 
-    def _nothing(self, *_: object, **__: object) -> None:
+    memory_reserved = max_memory_allocated = max_memory_reserved = memory_allocated
+
+    def synchronize(self, *_: object, **__: object) -> None:
         return None
 
-    memory_allocated = memory_reserved = max_memory_allocated = max_memory_reserved = _zero
-    empty_cache = ipc_collect = set_device = synchronize = _nothing
-    reset_peak_memory_stats = reset_accumulated_memory_stats = set_per_process_memory_fraction = _nothing
+    empty_cache = ipc_collect = set_device = synchronize
+    reset_peak_memory_stats = reset_accumulated_memory_stats = set_per_process_memory_fraction = synchronize
 
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)

@@ -77,8 +77,8 @@ def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
 
     Args:
         recipe: a YAML file.
-        overrides: in Hydra's grammar, e.g. `trainer.nnodes=4` or `device=cpu`; `+key=value` adds what verl's files
-            do not show.
+        overrides: in Hydra's grammar, e.g. `trainer.nnodes=4` or `device=cpu`; `+key=value` adds a key
+            that verl's files do not show.
 
     Raises:
         ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or a size is no number.
@@ -236,7 +236,7 @@ def _known_keys() -> frozenset[str]:
 
 
 def _check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse keys that a recipe made up: Hydra takes any key from a file, and verl ignores what it does not know."""
+    """Raise `ConfigError` for an unknown key: Hydra takes any key from a file, and verl ignores unknown ones."""
     base = _known_keys()
     added = tuple(text.lstrip("+").partition("=")[0] for text in overrides if text.startswith("+"))
     for key in _keys(_container(config)):
@@ -259,7 +259,7 @@ def _update_paths(node: DictConfig) -> None:
 
 
 def _complete(config: DictConfig, settings: TrainSettings) -> None:
-    """Fill in what follows from other values."""
+    """Fill in the values that follow from others."""
     from omegaconf import OmegaConf, open_dict
 
     rollout, lengths = config.actor_rollout_ref.rollout, config.data

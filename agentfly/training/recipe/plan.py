@@ -24,10 +24,10 @@ class Memory:
         optimised = 16 x trained parameters / accelerators + 2 x frozen parameters / accelerators
         critic    = 16 x parameters / accelerators, with generalised advantage estimation
         reference = 2 x parameters / accelerators, with a KL term
-        rollout   = 2 x parameters / tensor_model_parallel_size: the weights; its cache takes what
-                    gpu_memory_utilization leaves
+        rollout   = 2 x parameters / tensor_model_parallel_size: the weights; its cache takes the rest of
+                    gpu_memory_utilization
         logits    = 8 x ppo_max_token_len_per_gpu x vocabulary: fp32, with their gradient
-        layers    = 2 x ppo_max_token_len_per_gpu x hidden size x layers: what gradient checkpointing keeps
+        layers    = 2 x ppo_max_token_len_per_gpu x hidden size x layers: as gradient checkpointing keeps
 
     Attributes:
         optimised, critic, reference, rollout, logits, layers: see the formulae.

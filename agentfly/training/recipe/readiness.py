@@ -24,7 +24,7 @@ from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.vision.remote.preflight import require_nodes
 
 HIDDEN = "CUDA_VISIBLE_DEVICES"
-# Bytes a parameter of what verl may write (actor.checkpoint.save_contents): fp32, two moments in fp32, bf16.
+# Bytes of a parameter in each part that verl may write (actor.checkpoint.save_contents): fp32, two fp32 moments, bf16.
 STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
 
 
@@ -34,7 +34,7 @@ def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
     Raises:
         ConfigError: it is not.
     """
-    # A plan needs the name alone of what the hub has, unless the hub is not to be asked.
+    # A plan needs only the name of a policy on the hub, unless the hub is off.
     check_model(settings, reach=hub_is_off())
     return f"policy {settings.model}"
 

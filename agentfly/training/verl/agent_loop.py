@@ -168,7 +168,7 @@ def loop_context(config: VerlConfig, processor: object) -> LoopContext:
     """Return the context of this process, built for its first chain.
 
     verl makes the loop objects itself and hands them its own configuration, nothing of the worker's
-    (verl/experimental/agent_loop/agent_loop.py:682). So the context is kept here, for one configuration at a time.
+    (verl/experimental/agent_loop/agent_loop.py:683). So the context is kept here, for one configuration at a time.
 
     Args:
         config: the complete configuration; another object means another context.

@@ -63,7 +63,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
     async def _run_agent_loop(
         self, sampling_params: dict[str, object], trajectory: dict[str, object], **kwargs: Any
     ) -> None:
-        """Run, score and hand over one chain; report one that is lost, or verl would only train on what is left."""
+        """Run, score and hand over one chain; report a lost one, since verl would train on the rest without a word."""
         validate = bool(trajectory["validate"])
         try:
             await super()._run_agent_loop(sampling_params, trajectory, **kwargs, **{VALIDATE: validate})

@@ -36,7 +36,9 @@ LossReason: TypeAlias = Literal["not_scored", "tools", "backend", "cancelled", "
 LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
 # Tags by partition and key, as verl's queue lists them.
 Partitions: TypeAlias = Mapping[str, Mapping[str, Mapping[str, object]]]
-VALIDATE = "agentfly_validate"  # keyword of our worker to its loops; verl's own keywords do not tell
+# Our worker's keyword to its loops. verl knows of a validation in its worker, and passes it to no loop
+# (verl/experimental/agent_loop/agent_loop.py:694).
+VALIDATE = "agentfly_validate"
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class ChainToScore:
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, np.ndarray]) -> ChainToScore:
-        """Read what `to_batch` wrote."""
+        """Read the batch of `to_batch`."""
         found = batch["chain"][0]
         assert isinstance(found, cls)
         return found
@@ -181,7 +183,7 @@ class ScoredChain:
 
     @staticmethod
     def from_answer(answer: Mapping[str, object]) -> ScoredChain | NotScored:
-        """Read what `to_answer` of this class or of `NotScored` wrote."""
+        """Read the answer of `to_answer`, of this class or of `NotScored`."""
         if (reason := answer.get("not_scored")) is not None:
             return NotScored(str(reason))
         return _SCORED.validate_python({"reward": answer["reward_score"], **answer})
@@ -238,7 +240,7 @@ class ChainReport:
 
     @classmethod
     def from_fields(cls, extra_fields: Mapping[str, object]) -> ChainReport:
-        """Read what `add_to` wrote."""
+        """Read the report that `add_to` wrote."""
         return _REPORT.validate_python(extra_fields["agentfly"])
 
 
@@ -324,11 +326,11 @@ class CheckResult:
 
     Attributes:
         faults: problems that keep the run from starting.
-        told: a sentence about each thing that was checked and is well.
+        passed: a sentence about each check that found nothing wrong.
     """
 
     faults: Sequence[str]
-    told: Sequence[str]
+    passed: Sequence[str]
 
     def to_line(self) -> str:
         """Return one line of JSON."""

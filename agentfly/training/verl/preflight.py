@@ -40,19 +40,19 @@ def main(file: Path, checks: Sequence[Check] | None = None) -> None:
     from omegaconf import OmegaConf
 
     config = OmegaConf.load(file)
-    settings, faults, told = settings_of(config), size_faults(config), list[str]()
+    settings, faults, passed = settings_of(config), size_faults(config), list[str]()
     for check in CHECKS if checks is None else checks:
         if faults and check is accept:
             continue  # verl would say the same in other words
         try:
-            told.append(check(config, settings))
+            passed.append(check(config, settings))
         except AgentFlyError as fault:
             faults.append(str(fault))
         except Exception as fault:  # the boundary of a check: verl asserts, and evaluators may be anybody's
             source = "verl" if check in (accept, check_names) else type(fault).__name__
             faults.append(f"{source}: {' '.join(str(fault).split()) or first_line(fault)}")
     # A missing part shows up in each check that needs it.
-    sys.stdout.write(CheckResult(list(dict.fromkeys(faults)), told).to_line() + "\n")
+    sys.stdout.write(CheckResult(list(dict.fromkeys(faults)), passed).to_line() + "\n")
 
 
 def accept(config: VerlConfig, settings: TrainSettings | None = None) -> str:

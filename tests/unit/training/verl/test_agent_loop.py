@@ -76,7 +76,7 @@ def task() -> EditTask:
 
 @pytest.fixture
 def kwargs(tmp_path: Path, task: EditTask) -> dict[str, Any]:
-    """What verl hands on of a row."""
+    """Return the keyword arguments that verl makes of a row."""
     write_rows([task], tmp_path, "t")
     extra = {"index": 0, "task_file": str((tmp_path / "t.tasks.parquet").resolve())}
     return {"extra_info": extra, "uid": "u", "session_id": 1, "global_steps": 3}

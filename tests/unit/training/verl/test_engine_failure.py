@@ -31,7 +31,7 @@ def of_a_remote_process(fault: Exception) -> Exception:
     return RayTaskError("generate", "traceback", fault).as_instanceof_cause()
 
 
-def test_a_dead_engine_and_a_dead_server_are_told_from_a_refused_request() -> None:
+def test_a_dead_engine_and_a_dead_server_differ_from_a_refused_request() -> None:
     assert is_engine_death(of_a_remote_process(EngineDeadError("EngineCore encountered an issue.")))
     assert is_engine_death(ActorDiedError())
     assert not is_engine_death(of_a_remote_process(ValueError("the prompt is too long")))

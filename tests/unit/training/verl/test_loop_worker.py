@@ -184,7 +184,7 @@ async def scored(made: Made, *texts: str, **values: Any) -> ChainOutput:
     return output
 
 
-async def test_a_scored_chain_tells_the_trainer_and_the_log(made: Made) -> None:
+async def test_a_scored_chain_reaches_the_trainer_and_the_log(made: Made) -> None:
     output = await scored(made, good_edit(made.task), ANSWER)
     chain = output.chain
     tokens = chain.trajectory.tokens

@@ -1,4 +1,4 @@
-"""verl builds our replay buffer from its configuration; it polls fast, and proves and observes what it hands on."""
+"""verl builds our replay buffer from its configuration; it polls fast, and checks and observes each batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NODE = {"model": "m", "out": "o", "data": {"train": "stickers"}}
 
 
 def required(**node: Any) -> dict[str, Any]:
-    """What verl/trainer/ppo/v1/trainer_base.py:_build_replay_buffer gives, with the values of config/agentfly.yaml."""
+    """Return the arguments of verl/trainer/ppo/v1/trainer_base.py:_build_replay_buffer, from config/agentfly.yaml."""
     return {
         "trainer_mode": "sync",
         "trainer_config": {},
@@ -39,7 +39,7 @@ def required(**node: Any) -> dict[str, Any]:
     }
 
 
-def test_polls_fast_unless_told_otherwise() -> None:
+def test_polls_fast_unless_set_otherwise() -> None:
     buffer_class = load_extern_object("pkg://agentfly.training.verl.replay_buffer", "WatchfulReplayBuffer")
     assert buffer_class(**required()).poll_interval == POLL_SECONDS
     assert buffer_class(**required(), poll_interval=1.0).poll_interval == 1.0
@@ -132,7 +132,7 @@ def lost(uid: str, *, answered: bool = True, validate: bool = False) -> LostChai
     return LostChain(uid, "not_scored", "the judge refuses the connection", answered, validate)
 
 
-def test_a_batch_comes_with_what_its_chains_tell(queue: Queue) -> None:
+def test_a_batch_comes_with_the_metrics_of_its_chains(queue: Queue) -> None:
     queue.prompt("a", [True, True])
     batch, metrics = buffer(queue).sample(1, "train", 1)
     assert batch.keys == ["a_0_0", "a_1_0"]

@@ -143,7 +143,7 @@ async def test_the_audit_looks_with_other_eyes_and_changes_no_reward(task: EditT
     assert scoring.audit != trajectory.score
 
 
-async def test_an_audit_that_fails_is_told_as_such(task: EditTask) -> None:
+async def test_an_audit_that_fails_is_marked_as_such(task: EditTask) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER])
     audit = AuditNode(evaluator=REFUSES, settings={"share": 1.0, "guard": GuardSettings(attempts=1)})
     scoring = await ChainScorer(settings(audit=audit)).score(trajectory, task, store)

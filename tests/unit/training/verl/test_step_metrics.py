@@ -52,7 +52,7 @@ def test_a_step_without_chains_ends_the_run() -> None:
         observer().observe([], 3)
 
 
-def test_rewards_are_told_by_part_and_by_group() -> None:
+def test_rewards_are_given_by_part_and_by_group() -> None:
     metrics = observer().observe([chain(0.2, "a"), chain(0.6, "a"), chain(0.4, "b"), chain(0.4, "b")], 1)
     assert metrics["reward/mean"] == pytest.approx(0.3)
     assert metrics["reward/part/edit"] == pytest.approx(0.4)
@@ -66,7 +66,7 @@ def test_rewards_are_told_by_part_and_by_group() -> None:
     assert not any(name.startswith("audit/") for name in metrics)
 
 
-def test_waiting_is_told_in_metrics_and_in_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_is_given_in_metrics_and_in_words(caplog: pytest.LogCaptureFixture) -> None:
     intervals = [
         Interval("", 1.0, 2.0),
         Interval("qwen_edit_image", 2.0, 5.0),
