@@ -129,7 +129,7 @@ class TrainerNode(Protocol):
     v1: TrainerModeNode
 
 
-class AuditNode(Protocol):
+class AuditedNode(Protocol):
     """`agentfly.audit`."""
 
     evaluator: object
@@ -138,7 +138,7 @@ class AuditNode(Protocol):
 class AgentFlyNode(Protocol):
     """The fields of `agentfly` that are compared with verl's before they are parsed."""
 
-    audit: AuditNode | None
+    audit: AuditedNode | None
     evaluator: object
     credit: object
 

@@ -46,12 +46,6 @@ class RewardWorker(Protocol):
     compute_score: ScoreMethod
 
 
-class LoopOutput(Protocol):
-    """Images of an output of an agent loop, before they become the model's inputs."""
-
-    multi_modal_data: Mapping[str, Sequence[Image.Image]] | None
-
-
 class SampledBatch(Protocol):
     """Keys of a batch in verl's queue (`KVBatchMeta` of transfer_queue)."""
 
