@@ -91,7 +91,12 @@ class ChainScorer:
 
 
 def images_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:
-    """Return the handles of the images without which a chain cannot be scored."""
+    """Return the handles of the images without which a chain cannot be scored.
+
+    Args:
+        trajectory: finished.
+        settings: of the run; with credit by turn, the images of all turns are needed.
+    """
     results = turn_results(trajectory) if settings.credit is not None else []
     return {handle for handle in (trajectory.final_image, *results) if handle is not None}
 
