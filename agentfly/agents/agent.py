@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from typing_extensions import TypedDict, Unpack
 
+from agentfly.agents.chain import Chain, RolloutLimits
 from agentfly.agents.display.console import ConsoleStream
 from agentfly.agents.inputs import Conversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, SamplingParams, make_backend
 from agentfly.agents.result import RunResult
 from agentfly.agents.reward_function import as_reward
-from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
+from agentfly.agents.rollout import Rollout
 from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory

@@ -11,12 +11,12 @@ from PIL import Image
 from rich.console import Console
 
 from agentfly.agents.agent import AgentSettings
+from agentfly.agents.chain import RolloutLimits
 from agentfly.agents.display.strip import check_steps_path, steps, write_steps
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.policy_config import AgentCard
-from agentfly.agents.rollout import RolloutLimits
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
 from agentfly.images import ImageStore, file_format

@@ -22,7 +22,7 @@ FILE_NAME = "trajectories.jsonl"
 IMAGES = "images"
 
 
-class Journal:
+class RunLog:
     """The log folder of a run; one run at a time writes to it.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from agentfly.agents.token_check import LoadImage, TokenTrace, check_trace
 from agentfly.images import handle_of
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
@@ -87,42 +88,6 @@ class Turn:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     began: float = 0.0
-
-
-@dataclass
-class TokenTrace:
-    """Exact ids of a chain: the first prompt, then sampled ids and observation ids as they came.
-
-    Attributes:
-        prompt_ids: ids before the first sampled token, image placeholders expanded.
-        response_ids: everything after.
-        mask: 1 where `response_ids` was sampled, 0 where it is an observation. Same length.
-        logprobs: log-prob of each sampled id, 0.0 on observations. Same length.
-    """
-
-    prompt_ids: list[int]
-    response_ids: list[int] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def ids(self) -> list[int]:
-        """The whole sequence."""
-        return self.prompt_ids + self.response_ids
-
-    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> tuple[int, int]:
-        """Append sampled ids and return their span."""
-        start = len(self.response_ids)
-        self.response_ids += ids
-        self.mask += [1] * len(ids)
-        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
-        return start, len(self.response_ids)
-
-    def add_observation(self, ids: Sequence[int]) -> None:
-        """Append ids that the policy did not sample."""
-        self.response_ids += ids
-        self.mask += [0] * len(ids)
-        self.logprobs += [0.0] * len(ids)
 
 
 @dataclass
@@ -210,14 +175,12 @@ class Trajectory:
         data["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
         return cls(**data)
 
-    def check(self, codec: ChatCodec, load_image: Callable[[str], Image.Image]) -> None:
+    def check(self, codec: ChatCodec, load_image: LoadImage) -> None:
         """Prove that the token trace is exact; see `agentfly.agents.token_check`.
 
         Raises:
             AgentFlyError: the first thing that does not hold.
         """
-        from agentfly.agents.token_check import check_trace
-
         check_trace(self, codec, load_image)
 
 
