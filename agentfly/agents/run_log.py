@@ -9,17 +9,13 @@ with a fault (`StopReason.failed`) run again and then have a second line; the la
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, TrajectoryLine, read_trajectories
 from agentfly.errors import ConfigError
-from agentfly.files import LineFile, read_lines
+from agentfly.files import LineFile
 from agentfly.images import ImageStore
-
-FILE_NAME = "trajectories.jsonl"
-IMAGES = "images"
 
 
 class RunLog:
@@ -72,20 +68,16 @@ class RunLog:
         self._lines.close()
 
     def _append(self, trajectory: Trajectory) -> None:
-        fingerprint = json.dumps(self._fingerprints.get(trajectory.id, ""))
-        self._lines.append(f'{{"fingerprint": {fingerprint}, "trajectory": {trajectory.to_json()}}}')
+        line = TrajectoryLine(trajectory, fingerprint=self._fingerprints.get(trajectory.id, ""))
+        self._lines.append(line.to_json())
 
     def _read(self) -> None:
-        for number, entry in read_lines(self._lines.path):
-            try:
-                self._take(entry)
-            except (ValueError, KeyError, TypeError) as fault:
-                raise ConfigError(f"{self._lines.path}, line {number} is damaged ({fault}): remove the line") from fault
-
-    def _take(self, entry: dict[str, Any]) -> None:
-        trajectory = Trajectory.from_dict(entry["trajectory"])
-        self._fingerprints[trajectory.id] = entry["fingerprint"]
-        if trajectory.stop_reason is None or trajectory.stop_reason.failed:
-            self.finished.pop(trajectory.id, None)
-        else:
-            self.finished[trajectory.id] = trajectory
+        for number, line in read_trajectories(self._lines.path):
+            trajectory = line.trajectory
+            if line.fingerprint is None:
+                raise ConfigError(f"{self._lines.path}, line {number} is of another kind of run: use another log_dir")
+            self._fingerprints[trajectory.id] = line.fingerprint
+            if trajectory.stop_reason is None or trajectory.stop_reason.failed:
+                self.finished.pop(trajectory.id, None)
+            else:
+                self.finished[trajectory.id] = trajectory

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +12,7 @@ from PIL import Image
 
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
+from agentfly.errors import ImageError
 from agentfly.evaluators import EditSample, Evaluator, RewardConfig, compose_reward
 from agentfly.images import ImageSource, ImageStore, load_image
 
@@ -19,6 +23,67 @@ class EvaluationSetup:
 
     evaluator: Evaluator
     reward: RewardConfig = field(default_factory=RewardConfig)
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task with its images as handles, for files.
+
+    Attributes:
+        id, instruction, task_type, metadata: of the task.
+        images: of the images to edit, the one to edit first; empty where they are not known.
+        target, mask: where they are known.
+    """
+
+    id: str
+    instruction: str
+    task_type: str = "edit"
+    images: tuple[str, ...] = ()
+    target: str | None = None
+    mask: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def keep(cls, task: EditTask, store: ImageStore) -> TaskFacts:
+        """Put the images of a task into a store.
+
+        Raises:
+            ImageError: an image cannot be loaded.
+        """
+
+        def put(source: ImageSource | None) -> str | None:
+            return None if source is None else store.put(load_image(source))
+
+        images = tuple(store.put(load_image(source)) for source in task.images)
+        return cls(task.id, task.instruction, task.task_type, images, put(task.target), put(task.mask), task.metadata)
+
+    @classmethod
+    def without_images(cls, task: EditTask) -> TaskFacts:
+        """Return the words of a task whose images cannot be loaded."""
+        return cls(task.id, task.instruction, task.task_type, metadata=task.metadata)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of words and images. Two runs with the same one are about the same task."""
+        content = json.dumps([self.instruction, self.images, self.target, self.mask], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def sample(self, store: ImageStore, result: str | None) -> EditSample:
+        """Return the sample that evaluators take.
+
+        Raises:
+            ImageError: an image is not in the store.
+        """
+        if not self.images:
+            raise ImageError("the source image is not known")
+        return EditSample(
+            instruction=self.instruction,
+            source=store.get(self.images[0]),
+            result=None if result is None else store.get(result),
+            target=None if self.target is None else store.get(self.target),
+            mask=None if self.mask is None else store.get(self.mask),
+            metadata=self.metadata,
+        )
 
 
 def task_conversation(task: EditTask) -> dict[str, Any]:

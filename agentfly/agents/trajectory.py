@@ -147,25 +147,29 @@ class Trajectory:
         """Whether the chain ended by giving an answer."""
         return self.stop_reason is StopReason.ANSWERED
 
-    def to_json(self) -> str:
-        """One line of JSON that `from_json` reads back equal.
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trajectory as an object that `json.dumps(…, default=plain)` writes and `from_dict` reads back.
 
-        Metadata that JSON does not know is told in words: an image by its handle, bytes by their number.
+        Metadata that JSON does not know is described: an image by its handle, bytes by their number.
         """
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["messages"] = [message.to_dict() for message in self.messages]
         data["turns"] = [asdict(turn) for turn in self.turns]
         data["tokens"] = None if self.tokens is None else vars(self.tokens)
-        return json.dumps(data, ensure_ascii=False, default=plain)
+        return data
+
+    def to_json(self) -> str:
+        """Return one line of JSON that `from_json` reads back equal."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, default=plain)
 
     @classmethod
     def from_json(cls, line: str) -> Trajectory:
-        """Inverse of `to_json`."""
+        """Return the trajectory of a line that `to_json` made."""
         return cls.from_dict(json.loads(line))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trajectory:
-        """The trajectory of a parsed line of JSON."""
+        """Return the trajectory of a parsed JSON object."""
         data = dict(data)
         data["messages"] = [Message.from_dict(message) for message in data["messages"]]
         data["turns"] = [
@@ -176,7 +180,7 @@ class Trajectory:
         return cls(**data)
 
     def check(self, codec: ChatCodec, load_image: LoadImage) -> None:
-        """Prove that the token trace is exact; see `agentfly.agents.token_check`.
+        """Check that the token trace is exact; see `agentfly.agents.token_check`.
 
         Raises:
             AgentFlyError: the first thing that does not hold.
@@ -189,7 +193,7 @@ def _tool_record(data: Mapping[str, Any]) -> ToolRecord:
 
 
 def plain(value: Any) -> Any:
-    """What stands in JSON for a value that JSON does not know."""
+    """Return a stand-in that JSON knows for a value that it does not know."""
     if isinstance(value, Image.Image):
         return handle_of(value)
     if isinstance(value, (np.generic, np.ndarray)):

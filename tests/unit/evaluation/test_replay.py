@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from agentfly.agents import Trajectory
+from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask, tasks_to_dataset
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import measure, reexecute
 from agentfly.evaluation.replay import ReplaySettings, replay
-from agentfly.evaluation.trajectory_reader import read_recording, told
+from agentfly.evaluation.trajectory_reader import read_recording
 from agentfly.images import ImageStore
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task
@@ -174,7 +175,7 @@ async def test_other_logs_take_their_tasks_from_the_data_set(form: str, tmp_path
 
 
 async def test_what_the_messages_tell_of_a_task() -> None:
-    facts = told(await recorded(ImageStore()), {})
+    facts = TrajectoryLine(await recorded(ImageStore())).described_task()
     assert (facts.id, facts.instruction, facts.task_type) == ("t1", "Make it darker, 1.", "darken")
     assert len(facts.images) == 1
 
