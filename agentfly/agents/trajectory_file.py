@@ -4,7 +4,7 @@ A line is a JSON object; keys that do not apply are left out:
 
     format       "agentfly.trajectory/1"
     step         training step; 0 before the first update
-    validate     true for a chain of a validation
+    validate     true for a chain of a validation, false for one that is trained on
     task         id, type, instruction; where the whole task is known also images, target, mask (handles), metadata
     trajectory   see `Trajectory`
     evaluations  by evaluator: value (0 to 100), aspects, feedback; or not_scored with the reason; usage of a judge
@@ -48,7 +48,7 @@ class TrajectoryLine:
         scores: by evaluator; a `NotScored` holds the reason.
         judges: usage of the evaluators that ask a model, by evaluator.
         step: training step; None outside of training.
-        validate: the chain belongs to a validation.
+        validate: the chain belongs to a validation; None outside of training.
         fingerprint: hash of the conversation; None where nothing resumes from the file.
     """
 
@@ -57,8 +57,16 @@ class TrajectoryLine:
     scores: Mapping[str, Score | NotScored] = field(default_factory=dict)
     judges: Mapping[str, JudgeUsage] = field(default_factory=dict)
     step: int | None = None
-    validate: bool = False
+    validate: bool | None = None
     fingerprint: str | None = None
+
+    @classmethod
+    def of_chain(
+        cls, trajectory: Trajectory, *, step: int | None = None, validate: bool | None = None
+    ) -> TrajectoryLine:
+        """Return the line of a chain whose whole task stays in its data set: id, type and instruction are kept."""
+        task = cls(trajectory).described_task()
+        return cls(trajectory, TaskFacts(task.id, task.instruction, task.task_type), step=step, validate=validate)
 
     @property
     def whole_task(self) -> bool:
@@ -95,7 +103,7 @@ class TrajectoryLine:
         data = {
             "format": FORMAT,
             "step": self.step,
-            "validate": self.validate or None,
+            "validate": self.validate,
             "task": None if self.task is None else _task_to_dict(self.task),
             "trajectory": self.trajectory.to_dict(),
             "evaluations": evaluations or None,
@@ -111,8 +119,12 @@ class TrajectoryLine:
         Raises:
             ConfigError: the object is no line, or one of a later version; the message goes on after "line N".
         """
-        if isinstance(data, Mapping) and data.get("format", FORMAT) != FORMAT:
-            raise ConfigError(f"has the format {str(data['format'])[:60]!r}: upgrade agentfly to read it")
+        try:
+            form = data.get("format", FORMAT)
+        except AttributeError as fault:
+            raise ConfigError("is no trajectory, but a JSON value of another kind") from fault
+        if form != FORMAT:
+            raise ConfigError(f"has the format {str(form)[:60]!r}: upgrade agentfly to read it")
         try:
             evaluations = data.get("evaluations") or _evaluations_of_0_1(data)
             return cls(
@@ -121,7 +133,7 @@ class TrajectoryLine:
                 scores={name: _score_from_dict(found) for name, found in evaluations.items()},
                 judges={name: JudgeUsage(**found["usage"]) for name, found in evaluations.items() if "usage" in found},
                 step=data.get("step"),
-                validate=data.get("validate") is True,
+                validate=data.get("validate"),
                 fingerprint=data.get("fingerprint"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as fault:

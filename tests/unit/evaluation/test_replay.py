@@ -135,7 +135,7 @@ async def test_a_run_is_scored_again_and_resumes(tmp_path: Path) -> None:
     assert second.summary == first.summary
     before = [json.loads(line) for line in (tmp_path / "run/trajectories.jsonl").read_text().splitlines()]
     after = [json.loads(line) for line in (tmp_path / "run/replay/trajectories.jsonl").read_text().splitlines()]
-    scores = [{line["task"]["id"]: line["scores"]["structural"] for line in lines} for lines in (before, after)]
+    scores = [{line["task"]["id"]: line["evaluations"]["structural"] for line in lines} for lines in (before, after)]
     assert scores[0] == scores[1]
     # A replay is a run of its own: it can be replayed without the first one's images.
     again = await replay(ReplaySettings(run=first.out, evaluator="structural", re_execute=True))
