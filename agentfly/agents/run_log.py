@@ -1,4 +1,4 @@
-"""The log folder of a run: every finished chain is one line on disk before it counts as done.
+"""The log folder of a run. Every finished chain is one line on disk before it counts as finished.
 
 A log folder holds `trajectories.jsonl` and the images in `images/`. A line is written in one append and synced, after
 its images. So a process that is killed at any moment loses only the chains in progress; at most the last line is
@@ -46,7 +46,7 @@ class RunLog:
             raise
 
     def resume(self, chain: str, fingerprint: str) -> Trajectory | None:
-        """The trajectory of a chain that is finished, else None.
+        """Return the trajectory of a finished chain; None for any other.
 
         Raises:
             ConfigError: the folder has a chain of this id, but of another conversation.
@@ -61,15 +61,12 @@ class RunLog:
 
     async def append(self, trajectory: Trajectory) -> None:
         """Write a finished chain; when this returns, it is on disk."""
-        await asyncio.to_thread(self._append, trajectory)
+        line = TrajectoryLine(trajectory, fingerprint=self._fingerprints.get(trajectory.id, ""))
+        await asyncio.to_thread(lambda: self._lines.append(line.to_json()))
 
     def close(self) -> None:
-        """Let go of the folder. Safe to call twice."""
+        """Release the folder. Safe to call twice."""
         self._lines.close()
-
-    def _append(self, trajectory: Trajectory) -> None:
-        line = TrajectoryLine(trajectory, fingerprint=self._fingerprints.get(trajectory.id, ""))
-        self._lines.append(line.to_json())
 
     def _read(self) -> None:
         for number, line in read_trajectories(self._lines.path):

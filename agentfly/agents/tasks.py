@@ -1,4 +1,4 @@
-"""Convert tasks to conversations and finished chains to rewards, for evaluation and training alike."""
+"""Tasks as conversations, tasks in files, and the score of a finished chain; for evaluation and training alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agentfly.images import ImageSource, ImageStore, load_image
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """How trajectories are judged: who scores, and how the score becomes a reward."""
+    """An evaluator, and the conversion of its scores to rewards."""
 
     evaluator: Evaluator
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -86,15 +86,15 @@ class TaskFacts:
         )
 
 
-def task_conversation(task: EditTask) -> dict[str, Any]:
-    """The conversation that a task starts: its images, then its instruction."""
-    parts: list[dict[str, Any]] = [{"type": "image", "image": source} for source in task.images]
+def task_conversation(task: EditTask) -> dict[str, object]:
+    """Return the conversation that a task starts: its images, then its instruction."""
+    parts: list[dict[str, object]] = [{"type": "image", "image": source} for source in task.images]
     parts.append({"type": "text", "text": f"\n{task.instruction}"})
     return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
 
 
 def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
-    """A result of a task as an evaluator takes it."""
+    """Return a result of a task as the sample that evaluators take."""
     return EditSample(
         instruction=task.instruction,
         source=load_image(task.images[0]),

@@ -1,4 +1,4 @@
-"""The record of one chain: messages, exact tokens, tool timings, the reason for its end, and its reward."""
+"""The record of one chain: messages, exact tokens, tool calls with times, stop reason and reward."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agentfly.templates import ChatCodec
 
 
 class StopReason(StrEnum):
-    """Why a chain ended; `agentfly.agents.rollout` says in which order the limits are checked."""
+    """Reasons for the end of a chain; `agentfly.agents.rollout` has the order in which limits are checked."""
 
     ANSWERED = "answered"
     NO_TOOL_CALL = "no_tool_call"
@@ -35,23 +35,23 @@ class StopReason(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the chain was stopped by a fault or from outside, not by what the policy did or by a limit."""
+        """True when a fault or somebody outside stopped the chain, not the policy or a limit."""
         return self in (StopReason.BACKEND_ERROR, StopReason.TOOL_OUTAGE, StopReason.ERROR, StopReason.CANCELLED)
 
 
 @dataclass(frozen=True)
 class ToolRecord:
-    """One tool call as it was carried out.
+    """A tool call that was carried out.
 
     Attributes:
-        name, arguments: what was asked.
+        name, arguments: of the call.
         seconds: wall-clock time of the call.
         engine: engine that did the work, "" for none.
         error: the observation when the call failed, else None.
         malformed: the call could not even be parsed.
-        data: what the tool reported for machines; an edit names the image it began from under "source".
-        images: handles of the images it gave; none when an edit changed nothing.
-        began: when it began, in seconds since 1970.
+        data: the machine-readable part of the result; an edit names its source image under "source".
+        images: handles of its images; none when an edit changed nothing.
+        began: start of the call, in seconds since 1970.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ToolRecord:
 
 @dataclass(frozen=True)
 class Turn:
-    """One generation of the policy and what its calls gave.
+    """One generation of the policy and its tool calls.
 
     Attributes:
         text: as sampled, special tokens left out.
@@ -76,7 +76,7 @@ class Turn:
         tools: calls carried out, in order.
         start, end: span of the sampled ids in `TokenTrace.response_ids`; equal when there are no tokens.
         prompt_tokens, completion_tokens: usage as the backend counts it, 0 where it does not.
-        began: when the generation was asked for, in seconds since 1970.
+        began: time of the request, in seconds since 1970.
     """
 
     text: str
@@ -92,7 +92,7 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """Everything about one chain. Images are handles into the run's store.
+    """The complete record of one chain. Images are handles into the run's store.
 
     Attributes:
         id: unique; `group_id` is shared by the chains of one prompt.
@@ -103,12 +103,12 @@ class Trajectory:
         names: the chain's own names (`img_1`, `mask_1`) of every image it can use, to handles.
         tokens: exact ids, None when the backend is message-level (then it is not token-exact).
         stop_reason: None while the chain runs.
-        error: what went wrong, for stop reasons that are failures.
+        error: the fault, for stop reasons that are failures.
         final_image: handle of the answer, or of the last image that a tool made; None when nothing was made.
         answer: the words that came with the answer.
         score, aspects: of the evaluator (0 to 100), None before scoring.
-        reward, reward_parts: what the trainer learns from.
-        reward_error: why the reward function gave none, None when it did, or when there is none.
+        reward, reward_parts: the trainer learns from the reward; the parts are logged.
+        reward_error: fault of the reward function; None when it gave a reward, or when there is no such function.
         metadata: of the task.
     """
 
@@ -134,17 +134,17 @@ class Trajectory:
 
     @property
     def token_exact(self) -> bool:
-        """Whether the exact ids are known: not so when the backend works on messages."""
+        """True when the exact ids are known; a backend that works on messages has none."""
         return self.tokens is not None
 
     @property
     def tool_records(self) -> list[ToolRecord]:
-        """All tool calls, in order."""
+        """All tool calls, in their order."""
         return [record for turn in self.turns for record in turn.tools]
 
     @property
     def answered(self) -> bool:
-        """Whether the chain ended by giving an answer."""
+        """True when the chain ended with an answer."""
         return self.stop_reason is StopReason.ANSWERED
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,9 +172,11 @@ class Trajectory:
         """Return the trajectory of a parsed JSON object."""
         data = dict(data)
         data["messages"] = [Message.from_dict(message) for message in data["messages"]]
-        data["turns"] = [
-            Turn(**{**turn, "tools": tuple(_tool_record(tool) for tool in turn["tools"])}) for turn in data["turns"]
-        ]
+        turns = []
+        for turn in data["turns"]:
+            records = (ToolRecord(**{**tool, "images": tuple(tool.get("images", ()))}) for tool in turn["tools"])
+            turns.append(Turn(**{**turn, "tools": tuple(records)}))
+        data["turns"] = turns
         data["tokens"] = TokenTrace(**data["tokens"]) if data["tokens"] is not None else None
         data["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
         return cls(**data)
@@ -188,11 +190,7 @@ class Trajectory:
         check_trace(self, codec, load_image)
 
 
-def _tool_record(data: Mapping[str, Any]) -> ToolRecord:
-    return ToolRecord(**{**data, "images": tuple(data.get("images", ()))})
-
-
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Return a stand-in that JSON knows for a value that it does not know."""
     if isinstance(value, Image.Image):
         return handle_of(value)

@@ -93,13 +93,14 @@ class TrajectoryLine:
 
     def to_json(self) -> str:
         """Return the line, without its end. Metadata that JSON does not know is described; see `Trajectory.to_dict`."""
-        evaluations = {
-            name: {
-                **({"not_scored": score.reason} if isinstance(score, NotScored) else _score_to_dict(score)),
-                **({"usage": asdict(self.judges[name])} if name in self.judges else {}),
-            }
-            for name, score in self.scores.items()
-        }
+        evaluations: dict[str, dict[str, object]] = {}
+        for name, score in self.scores.items():
+            if isinstance(score, NotScored):
+                evaluations[name] = {"not_scored": score.reason}
+            else:
+                evaluations[name] = {"value": score.value, "feedback": score.feedback, "aspects": dict(score.aspects)}
+            if name in self.judges:
+                evaluations[name]["usage"] = asdict(self.judges[name])
         data = {
             "format": FORMAT,
             "step": self.step,
@@ -189,10 +190,6 @@ def _task_from_dict(data: Mapping[str, Any]) -> TaskFacts:
     known = dict(data)
     known["task_type"] = known.pop("type", None) or known.get("task_type") or "edit"
     return TaskFacts(**{**known, "images": tuple(known.get("images", ()))})
-
-
-def _score_to_dict(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "feedback": score.feedback, "aspects": dict(score.aspects)}
 
 
 def _score_from_dict(data: Mapping[str, Any]) -> Score | NotScored:
