@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing_extensions import TypedDict, Unpack
 
 from agentfly.agents.chain import Chain, RolloutLimits
 from agentfly.agents.display.console import ConsoleStream
-from agentfly.agents.inputs import Conversation, name_images, read_messages
+from agentfly.agents.inputs import Conversation, OneConversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, SamplingParams, make_backend
 from agentfly.agents.result import RunResult
 from agentfly.agents.reward_function import Reward, as_reward
@@ -73,7 +73,7 @@ class AgentArguments(TypedDict, total=False):
     store: ImageStore | None
     settings: AgentSettings | None
     tools: Sequence[GivenTool]
-    reward: Callable[..., Any] | None
+    reward: Callable[..., object] | None
 
 
 class RunArguments(TypedDict, total=False):
@@ -182,7 +182,7 @@ class Agent:
         return _events(self._make_run(events.put, **arguments), messages, events)
 
     def chain(
-        self, conversation: Mapping[str, Any], group_id: str, number: int = 0, *, store: ImageStore | None = None
+        self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain:
         """Return a chain that is ready to run: images stored and named, system prompt in place, tools bound.
 
@@ -214,7 +214,7 @@ class Agent:
         """The rewards of the run that finished last."""
         return self.result.rewards
 
-    def get_messages(self) -> list[dict[str, Any]]:
+    def get_messages(self) -> list[dict[str, object]]:
         """Return the messages of every chain of the run that finished last, images as handles."""
         return [
             {"id": t.id, "messages": [message.to_dict() for message in t.messages]} for t in self.result.trajectories
@@ -256,7 +256,7 @@ async def _score(reward: Reward, timeout: float, chain: Chain) -> None:
     await reward.score(chain.trajectory, chain.view.store, timeout)
 
 
-async def _events(run: Run, messages: Any, events: asyncio.Queue[Event]) -> AsyncGenerator[Event, None]:
+async def _events(run: Run, messages: object, events: asyncio.Queue[Event]) -> AsyncGenerator[Event, None]:
     task = asyncio.create_task(run(messages))
     try:
         while True:

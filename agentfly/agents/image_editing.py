@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -29,7 +29,7 @@ SYSTEM_PROMPT = (
 )
 
 P = ParamSpec("P")
-Result = Coroutine[Any, Any, ToolResult]
+Result = Awaitable[ToolResult]
 # Arguments that name an image, and the kind of name that an image gets when the agent first meets it.
 _IMAGES = {"image_id": "img", "mask_id": "mask", "final_image_id": "img"}
 

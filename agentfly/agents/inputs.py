@@ -15,12 +15,13 @@ from agentfly.errors import ConfigError
 from agentfly.images import ImageView, handle_of
 from agentfly.messages import ImagePart, Message, TextPart, from_openai
 
-Conversation = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+OneConversation = Mapping[str, Any]  # `messages`, and metadata under any other key
+Conversation = OneConversation | Sequence[OneConversation]
 
 _FORMS = "messages is a conversation or a non-empty list of conversations"
 
 
-def conversations(messages: object) -> list[Mapping[str, Any]]:
+def conversations(messages: object) -> list[OneConversation]:
     """Return one or many conversations, in any of the accepted forms, as mappings with `messages`.
 
     Raises:
@@ -41,7 +42,7 @@ def conversations(messages: object) -> list[Mapping[str, Any]]:
     return found
 
 
-def _conversation(entry: object) -> Mapping[str, Any]:
+def _conversation(entry: object) -> OneConversation:
     given = entry.get("messages") if isinstance(entry, Mapping) else entry
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
@@ -51,7 +52,7 @@ def _conversation(entry: object) -> Mapping[str, Any]:
     return {**entry, "messages": messages} if isinstance(entry, Mapping) else {"messages": messages}
 
 
-def read_messages(conversation: Mapping[str, Any], keep: Callable[[Any], str]) -> list[Message]:
+def read_messages(conversation: OneConversation, keep: Callable[[Any], str]) -> list[Message]:
     """Return the messages of a conversation; `keep` puts an image source into a store and returns its handle."""
     return [
         message if isinstance(message, Message) else from_openai(message, keep) for message in conversation["messages"]
@@ -70,13 +71,13 @@ def name_images(message: Message, view: ImageView) -> Message:
     return Message(message.role, tuple(parts), message.tool_calls, message.tool_call_id)
 
 
-def fingerprint(conversation: Mapping[str, Any], system_prompt: str | None) -> str:
+def fingerprint(conversation: OneConversation, system_prompt: str | None) -> str:
     """Return a hash of the messages. Images count by content where they are at hand, or else by address."""
     content = json.dumps([system_prompt, _canonical(conversation["messages"])], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def group_ids(found: Sequence[Mapping[str, Any]], otherwise: Sequence[str]) -> list[str]:
+def group_ids(found: Sequence[OneConversation], otherwise: Sequence[str]) -> list[str]:
     """Return an id for each conversation: its own `id` or the given one; a second one of the same id gets `.2`."""
     seen: Counter[str] = Counter()
     ids = []

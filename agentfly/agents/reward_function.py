@@ -28,7 +28,7 @@ from agentfly.images import ImageStore
 
 logger = logging.getLogger(__name__)
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 _MARK = "__agentfly_reward__"
 
 
@@ -89,13 +89,13 @@ def reward(function: F) -> F:
     return function
 
 
-def as_reward(function: Callable[..., Any]) -> Reward:
+def as_reward(function: Callable[..., object]) -> Reward:
     """Return the `Reward` of a function, marked or not, or of any other callable."""
     found = getattr(function, _MARK, None)
     return found if isinstance(found, Reward) else _describe(function)
 
 
-def _describe(function: Callable[..., Any]) -> Reward:
+def _describe(function: Callable[..., object]) -> Reward:
     if not callable(function):
         raise ConfigError(f"reward is a function, not {type(function).__name__}; see agentfly.agents.reward")
     needed, optional, everything = [], [], False

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from agentfly.agents.chain import Chain
-from agentfly.agents.inputs import conversations, fingerprint, group_ids, read_messages
+from agentfly.agents.inputs import OneConversation, conversations, fingerprint, group_ids, read_messages
 from agentfly.agents.result import RunResult
 from agentfly.agents.rollout import Rollout
 from agentfly.agents.run_log import RunLog
@@ -53,7 +53,7 @@ class ChainMaker(Protocol):
     def settings(self) -> RunSettings: ...
 
     def chain(
-        self, conversation: Mapping[str, Any], group_id: str, number: int = 0, *, store: ImageStore | None = None
+        self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain: ...
 
 
@@ -62,7 +62,7 @@ class _Slot:
     """The place of one chain in the result."""
 
     group: int
-    conversation: Mapping[str, Any]
+    conversation: OneConversation
     trajectory: Trajectory
     resumed: bool = False
 
@@ -85,7 +85,7 @@ class Run:
     _slots: list[_Slot] = field(default_factory=list, init=False)
     _loaded: dict[int, asyncio.Task[list[Message]]] = field(default_factory=dict, init=False)
 
-    async def __call__(self, messages: Any) -> RunResult:
+    async def __call__(self, messages: object) -> RunResult:
         """Run to the end. When the run is cancelled, the agent's result holds the chains so far."""
         begun = time.monotonic()
         try:
@@ -103,7 +103,7 @@ class Run:
         await self.rollout.emit(RunEnd(result, None, time.monotonic() - begun))
         return result
 
-    async def _run(self, messages: Any) -> RunResult:
+    async def _run(self, messages: object) -> RunResult:
         found = conversations(messages)
         log = await asyncio.to_thread(RunLog, self.log_dir) if self.log_dir is not None else None
         try:
@@ -122,7 +122,7 @@ class Run:
                 log.close()
         return self._keep()
 
-    def _plan(self, found: Sequence[Mapping[str, Any]], log: RunLog | None) -> None:
+    def _plan(self, found: Sequence[OneConversation], log: RunLog | None) -> None:
         """Make a slot for each chain, with its trajectory where the log has a finished one."""
         run, system = uuid4().hex[:8], self.agent.settings.system_prompt
         prints = [fingerprint(conversation, system) if log else "" for conversation in found]
@@ -198,12 +198,12 @@ class Run:
         return self.agent.result
 
 
-def metadata_of(conversation: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of(conversation: OneConversation) -> dict[str, object]:
     """Return everything of a conversation but its messages."""
     return {key: value for key, value in conversation.items() if key != "messages"}
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: object) -> None:
     """Raise `ConfigError` unless `value` is an integer of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}={value!r}: a whole number from 1 is needed")

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
@@ -41,7 +40,7 @@ class TaskFacts:
     images: tuple[str, ...] = ()
     target: str | None = None
     mask: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def keep(cls, task: EditTask, store: ImageStore) -> TaskFacts:

@@ -154,7 +154,7 @@ class TurnCalls:
         return outcome
 
 
-def _names_a_new_image(value: Any, view: ImageView) -> bool:
+def _names_a_new_image(value: object, view: ImageView) -> bool:
     if isinstance(value, str):
         return _IMAGE_NAME.fullmatch(value) is not None and value not in view
     if isinstance(value, Mapping):

@@ -180,7 +180,7 @@ def first_messages(trajectory: Trajectory) -> list[Message]:
     return list(trajectory.messages[: spoken[len(spoken) - turns]] if 0 < turns <= len(spoken) else trajectory.messages)
 
 
-def _task_to_dict(task: TaskFacts) -> dict[str, Any]:
+def _task_to_dict(task: TaskFacts) -> dict[str, object]:
     data = asdict(task)
     data["type"] = data.pop("task_type")
     return {key: value for key, value in data.items() if value not in (None, (), {})}
