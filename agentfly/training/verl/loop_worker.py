@@ -7,11 +7,9 @@ loop, in processes of its own, while other chains go on.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Awaitable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,7 +17,7 @@ import torch
 from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from agentfly.agents import Trajectory
+from agentfly.agents.trajectory_file import TrajectoryLine, append_line
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.images import ImageStore
 from agentfly.training.launch.log_reader import log_to_run
@@ -32,8 +30,8 @@ from agentfly.training.verl.messages import (
     ChainReport,
     ChainToScore,
     FinishedChain,
-    NotScored,
     ScoredChain,
+    UnscoredChain,
 )
 from agentfly.training.verl.parity import ImageInputs, check_images, digest
 from agentfly.training.verl.protocols import RewardWorker
@@ -91,7 +89,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         for output in outputs:
             chain = output.chain
             answer = await self._ask_reward_loop(chain)
-            if isinstance(answer, NotScored):
+            if isinstance(answer, UnscoredChain):
                 chain.trajectory.reward_error = answer.reason
                 message = f"chain {chain.trajectory.id} is not scored: {answer.reason}"
                 raise ChainFault("not_scored", message, chain)
@@ -102,7 +100,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             report_of(chain, answer.audit, self._context.engines).add_to(output.extra_fields)
             log_chain(chain)
 
-    async def _ask_reward_loop(self, chain: FinishedChain) -> ScoredChain | NotScored:
+    async def _ask_reward_loop(self, chain: FinishedChain) -> ScoredChain | UnscoredChain:
         # verl chooses in this way too (experimental/agent_loop/agent_loop.py:_compute_score).
         worker = random.choice(self.reward_loop_worker_handles)
         needed = images_needed(chain.trajectory, chain.settings)
@@ -113,7 +111,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         try:
             return ScoredChain.from_answer(await with_timeout(_awaited(answer), limit))
         except TimeLimitExceeded:
-            return NotScored(f"the reward loop gave no answer in {limit:.0f} s")
+            return UnscoredChain(f"the reward loop gave no answer in {limit:.0f} s")
 
 
 async def _awaited(answer: Awaitable[Mapping[str, object]]) -> Mapping[str, object]:
@@ -155,7 +153,7 @@ def report_of(chain: FinishedChain, audit: float | None, engines: Engines) -> Ch
 
 
 def log_chain(chain: FinishedChain) -> None:
-    """Append a chain to the run's log: one write for each line, which several processes may do at once."""
+    """Append a chain to the run's `trajectories.jsonl`, and its images to `images/`."""
     settings, trajectory = chain.settings, chain.trajectory
     if settings.images:
         kept = ImageStore(settings.image_dir)
@@ -163,23 +161,6 @@ def log_chain(chain: FinishedChain) -> None:
         for handle in {*trajectory.images, *made, *filter(None, [trajectory.final_image])}:
             kept.put(chain.store.get(handle))
     if settings.trajectories:
-        _append(settings.trajectory_log, line_of(trajectory, chain.request.step, chain.request.validate))
-
-
-def line_of(trajectory: Trajectory, step: int, validate: bool) -> Mapping[str, object]:
-    """Return a line of `trajectories.jsonl`."""
-    return {
-        "step": step,
-        "validate": validate,
-        "task_type": trajectory.metadata.get("task_type"),
-        "trajectory": json.loads(trajectory.to_json()),
-    }
-
-
-def _append(path: Path, line: Mapping[str, object]) -> None:
-    content = (json.dumps(line, ensure_ascii=False) + "\n").encode()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, content)
-    finally:
-        os.close(file)
+        request = chain.request
+        line = TrajectoryLine.of_chain(trajectory, step=request.step, validate=request.validate)
+        append_line(settings.trajectory_log, line)

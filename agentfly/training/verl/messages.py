@@ -3,7 +3,7 @@
     ChainRequest     trainer to agent-loop worker      keyword arguments of verl's `AgentLoopBase.run`
     ChainToScore     agent-loop worker to reward loop  a column of verl's `DataProto`
     ScoredChain      reward loop to agent-loop worker  the dict that `run_single` returns
-    NotScored        reward loop to agent-loop worker  the same, with the reason alone
+    UnscoredChain    reward loop to agent-loop worker  the same, with the reason alone
     ChainReport      agent-loop worker to trainer      an entry of the sample's `extra_fields` in the queue
     LostChain        agent-loop worker to trainer      a tag in a partition of the queue
     EngineFailure    agent-loop worker to trainer      a tag in another partition of the queue
@@ -144,7 +144,7 @@ class ChainToScore:
 
 
 @dataclass(frozen=True)
-class NotScored:
+class UnscoredChain:
     """The reward loop's answer for a chain that its evaluator cannot score.
 
     Attributes:
@@ -182,10 +182,10 @@ class ScoredChain:
         return {"reward_score": answer.pop("reward"), **answer}
 
     @staticmethod
-    def from_answer(answer: Mapping[str, object]) -> ScoredChain | NotScored:
-        """Read the answer of `to_answer`, of this class or of `NotScored`."""
+    def from_answer(answer: Mapping[str, object]) -> ScoredChain | UnscoredChain:
+        """Read the answer of `to_answer`, of this class or of `UnscoredChain`."""
         if (reason := answer.get("not_scored")) is not None:
-            return NotScored(str(reason))
+            return UnscoredChain(str(reason))
         return _SCORED.validate_python({"reward": answer["reward_score"], **answer})
 
     def write_on(self, trajectory: Trajectory) -> None:

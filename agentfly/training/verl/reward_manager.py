@@ -16,7 +16,7 @@ from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.training.recipe.verl_dataset import read_task
-from agentfly.training.verl.messages import ChainToScore, NotScored, ScoredChain
+from agentfly.training.verl.messages import ChainToScore, ScoredChain, UnscoredChain
 from agentfly.training.verl.scoring import ChainScorer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class AgentFlyRewardManager(RewardManagerBase):  # type: ignore[misc, unused-ign
         return answer.to_answer()
 
 
-async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain | NotScored:
+async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain | UnscoredChain:
     """Score a chain that came from another process.
 
     Args:
@@ -53,7 +53,7 @@ async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain |
     try:
         return await scorer.score(trajectory, read_task(chain.row), store, chain.results, chain.step)
     except EvaluatorError as fault:
-        return NotScored(str(fault))
+        return UnscoredChain(str(fault))
     except Exception as fault:  # a bug on one chain must not end the others
         logger.exception("scoring chain %s failed", trajectory.id)
-        return NotScored(f"{type(fault).__name__}: {fault}")
+        return UnscoredChain(f"{type(fault).__name__}: {fault}")

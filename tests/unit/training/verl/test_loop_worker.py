@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +29,7 @@ from verl import DataProto  # noqa: E402
 from agentfly.training.verl import loop_worker  # noqa: E402
 from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, output_of  # noqa: E402
 from agentfly.training.verl.chain_faults import ChainFault  # noqa: E402
-from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, _append, log_chain, report_of  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain, report_of  # noqa: E402
 from agentfly.training.verl.messages import (  # noqa: E402
     VALIDATE,
     ChainReport,
@@ -38,8 +37,8 @@ from agentfly.training.verl.messages import (  # noqa: E402
     ChainToScore,
     FinishedChain,
     LostChain,
-    NotScored,
     ScoredChain,
+    UnscoredChain,
 )
 from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
 from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_chain  # noqa: E402
@@ -149,7 +148,7 @@ async def test_credit_needs_the_images_of_every_turn(made: Made) -> None:
 async def test_what_is_not_scored_has_a_reason_and_no_number(made: Made, evaluator: Any, reason: str) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER, evaluator=evaluator)
     result = await score_chain(ChainScorer(chain.settings), packed(chain))
-    assert result == NotScored(reason)
+    assert result == UnscoredChain(reason)
     assert ScoredChain.from_answer(result.to_answer()) == result
 
 
@@ -201,7 +200,7 @@ async def test_a_scored_chain_reaches_the_trainer_and_the_log(made: Made) -> Non
     assert report.facts.edits == 1
     assert {each.tool for each in report.intervals} == {"", "auto_inpaint_image", "give_answer"}
     (line,) = lines(made.out / "trajectories.jsonl")
-    assert (line["step"], line["validate"], line["task_type"]) == (4, False, "named")
+    assert (line["step"], line["validate"], line["task"]["type"]) == (4, False, "named")
     assert line["trajectory"]["reward"] == output.reward_score
 
 
@@ -302,25 +301,6 @@ async def test_images_are_kept_when_asked(made: Made) -> None:
     # The source, the edit, and nothing else: equal ones are one.
     assert len(list((made.out / "images").iterdir())) == 2
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
-
-
-def _write_lines(path: Path, number: int) -> None:
-    for count in range(20):
-        _append(path, {"writer": number, "count": count, "padding": "é" * 20_000})
-
-
-@pytest.mark.slow
-def test_many_processes_append_whole_lines(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_lines, args=(path, number)) for number in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    found = [(line["writer"], line["count"]) for line in lines(path)]
-    assert sorted(found) == [(number, count) for number in range(4) for count in range(20)]
-    assert len({len(line["padding"]) for line in lines(path)}) == 1
 
 
 async def test_a_report_stands_for_its_chain(made: Made) -> None:
