@@ -32,7 +32,7 @@ from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
 from agentfly.training.launch.launcher import launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.process_tree import ProcessFamily
-from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.serving.image_server.running import command, wait_for
 
@@ -242,7 +242,7 @@ def disturbed(world: World, server: str) -> Path:
         before = steps_of(out)
         murder = Murder(out, title, delay=rng.uniform(0.0, STEP_SECONDS))
         with pytest.raises(TrainingError) as error:
-            launch(prepare(RECIPE, overrides(world, out, server)), on_step=murder.on_step)
+            launch(prepare(compose(RECIPE, overrides(world, out, server))), on_step=murder.on_step)
         took = time.monotonic() - murder.killed
         first = str(error.value).splitlines()[0]
         print(f"{title} killed {murder.delay:.1f} s after step {murder.steps}: {took:.1f} s later {first}")
@@ -252,7 +252,7 @@ def disturbed(world: World, server: str) -> Path:
         assert re.search(cause, first)
         # No step that was reported is repeated, and one at most was finished but not reported.
         assert murder.steps[0] - max(before, default=0) in (1, 2)
-    outcome = launch(prepare(RECIPE, overrides(world, out, server)))
+    outcome = launch(prepare(compose(RECIPE, overrides(world, out, server))))
     assert outcome.checkpoint is not None
     assert outcome.checkpoint.name == f"global_step_{STEPS}"
     return out

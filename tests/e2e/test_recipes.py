@@ -150,7 +150,7 @@ def stepped(
     @functools.cache
     def take(name: str) -> tuple[Path, TrainingOutcome]:
         out = tmp_path_factory.mktemp(name)
-        run = prepare(RECIPES / f"{name}.yaml", small(name, warm_policy, out))
+        run = prepare(compose(RECIPES / f"{name}.yaml", small(name, warm_policy, out)))
         return out, launch(run, on_notice=lambda text: notices.setdefault(name, []).append(text))
 
     return take

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentfly.errors import TrainingError
-from agentfly.training.train import _checked_apart, step_line
+from agentfly.training.train import run_checks, step_line
 
 METRICS = {
     "timing_s/step": 12.34,
@@ -54,7 +54,7 @@ def test_a_validation_before_the_first_step() -> None:
 def test_checks_that_die_are_told_with_their_last_words(tmp_path: Path) -> None:
     environment = {**os.environ, "VERL_PLATFORM": ""}
     with pytest.raises(TrainingError, match=r"the checks ended with exit code 1: .*No such file.*nowhere\.yaml"):
-        _checked_apart(tmp_path / "nowhere.yaml", environment, "check")
+        run_checks(tmp_path / "nowhere.yaml", environment, "check")
 
 
 RECIPE = """

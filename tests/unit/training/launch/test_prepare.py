@@ -16,6 +16,7 @@ from agentfly.training.launch.checkpoints import newest_checkpoint
 from agentfly.training.launch.launcher import Launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.resume import only_run
+from agentfly.training.recipe.compose import compose
 from agentfly.training.recipe.readiness import require_servers
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_dataset import read_task, write_rows
@@ -47,7 +48,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made_ready(recipe: Path, *overrides: str) -> Launch:
-    return prepare(recipe, [f"agentfly.out={recipe.parent / 'run'}", *overrides])
+    return prepare(compose(recipe, [f"agentfly.out={recipe.parent / 'run'}", *overrides]))
 
 
 def rows_of(recipe: Path, name: str) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.training.launch.resume import TRACKER, cut_back, resume_checkpoint
+from agentfly.training.launch.checkpoints import TRACKER
+from agentfly.training.launch.resume import cut_back, resume_checkpoint
 
 
 def chain(step: int, validate: bool = False) -> str:

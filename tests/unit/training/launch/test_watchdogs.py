@@ -65,13 +65,13 @@ def test_a_start_that_says_new_things_may_take_long(dogs: Watchdogs, clock: Cloc
     words = itertools.cycle(["loading"])
     begun: dict[Phase, float] = {"ray": clock.now, "workers": clock.now}
     letters = iter("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    assert alarm_after(dogs, clock, begun, lambda _: dogs.hear(f"{next(words)} module {next(letters)}")) == 50
+    assert alarm_after(dogs, clock, begun, lambda _: dogs.note_line(f"{next(words)} module {next(letters)}")) == 50
 
 
 def test_a_line_that_repeats_with_other_numbers_is_no_progress(dogs: Watchdogs, clock: Clock) -> None:
     """Ray tells every few seconds that it waits for a resource that will never come."""
     begun: dict[Phase, float] = {"ray": clock.now, "workers": clock.now}
-    said = alarm_after(dogs, clock, begun, lambda s: dogs.hear(f"(autoscaler +{s}s) no node can provide 1.0 GPU"))
+    said = alarm_after(dogs, clock, begun, lambda s: dogs.note_line(f"(autoscaler +{s}s) no node can provide 1.0 GPU"))
     assert said == LIMIT + 2
 
 
@@ -90,7 +90,7 @@ def parts(*durations: tuple[str, int]) -> Iterator[str]:
 
 
 def test_each_part_of_an_update_has_the_limit_for_itself(dogs: Watchdogs, clock: Clock) -> None:
-    dogs.hear(f"{SAMPLED} 1")
+    dogs.note_line(f"{SAMPLED} 1")
     told = parts(("log-probs", 8), ("update", 8), ("weight synchronisation", 99))
 
     def go_on(_: int) -> None:
@@ -101,7 +101,7 @@ def test_each_part_of_an_update_has_the_limit_for_itself(dogs: Watchdogs, clock:
 
 
 def test_the_alarm_names_the_part(dogs: Watchdogs, clock: Clock) -> None:
-    dogs.hear(f"{SAMPLED} 1")
+    dogs.note_line(f"{SAMPLED} 1")
     clock.part, clock.now = "weight synchronisation", clock.now + 6
     assert dogs.check_time(started(clock), 0) is None
     clock.now += 6
