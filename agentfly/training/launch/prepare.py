@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import ConfigError
 from agentfly.files import write_text
@@ -93,7 +93,7 @@ def training_tasks(settings: TrainSettings, limit: int | None = None) -> Iterato
 
 
 def _tasks(
-    source: str, split: str | None, limit: int | None, options: Mapping[str, object], seed: int
+    source: str, split: str | None, limit: int | None, options: Mapping[str, Any], seed: int
 ) -> Iterator[EditTask]:
     if is_row_file(source):
         import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""Supervised training of the warm start: a policy folder, trained in place by the loop that `agentfly sft` uses too."""
+"""Train the warm start: a policy folder, in place, by the loop of `agentfly sft`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,8 @@ class SFTConfig(LoopConfig):
     """Settings of the warm start's training.
 
     Attributes:
-        micro_batch: small, so that little of it is padding. Batches that are drawn by length have even less of it, but
-            they differ in what they teach: second calls were copied from 55 % of held-out sentences instead of 84 %.
+        micro_batch: small, so that little of it is padding. Batches drawn by length have even less padding, but each
+            teaches something else: second calls were copied from 55 % of held-out sentences instead of 84 %.
         learning_rate: peak for matrices (Muon, scaled to the step size of AdamW).
         vector_learning_rate: the same for embeddings, biases and norms (AdamW).
     """
@@ -54,7 +53,7 @@ def train(
         policy: Hugging Face folder.
         examples: drawn at random, each epoch in a new order.
         config: see `SFTConfig`.
-        state: where checkpoints are kept, and gone on from; without it, a run that is stopped is lost.
+        state: folder of the checkpoints, from which the training resumes; without it, a stopped training is lost.
         on_step: called with the step (from 1) and its loss.
 
     Returns:
@@ -63,16 +62,9 @@ def train(
     Raises:
         ConfigError: `state` holds another run.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     if state is not None:
         state.open({"config": config.model_dump(mode="json"), "examples": len(examples)}, resume=True)
-    processor = AutoProcessor.from_pretrained(policy)
-    model: Any = AutoModelForImageTextToText.from_pretrained(policy, dtype=torch.float32, attn_implementation="sdpa")
-    optimisers = muon_and_adamw(model, config.learning_rate, config.vector_learning_rate)
-    workers = max(1, min(cores(), config.batch_size // config.micro_batch))
-    loop = Loop(model, optimisers, config, Collator.of(model, processor), workers=workers)
+    loop = _load(policy, config)
     done = 0 if state is None else state.restore(loop)
     losses = [] if state is None else [line["loss"] for line in state.metrics()]
     begun = time.monotonic()
@@ -88,13 +80,24 @@ def train(
 
     with one_thread_an_operation():
         loop.run(examples, note, done=done)
-    model.save_pretrained(policy)
+    loop.model.save_pretrained(policy)
     logger.info("supervised: %d steps in %.0f s, loss %.3f", config.steps - done, time.monotonic() - begun, losses[-1])
     return float(np.mean(losses[-20:]))
 
 
+def _load(policy: Path, config: SFTConfig) -> Loop:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(policy)
+    model = AutoModelForImageTextToText.from_pretrained(policy, dtype=torch.float32, attn_implementation="sdpa")
+    optimisers = muon_and_adamw(model, config.learning_rate, config.vector_learning_rate)
+    workers = max(1, min(cores(), config.batch_size // config.micro_batch))
+    return Loop(model, optimisers, config, Collator.of(model, processor), workers=workers)
+
+
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -102,8 +105,8 @@ def cores() -> int:
 def one_thread_an_operation() -> Iterator[None]:
     """Compute each torch operation on the thread that calls it.
 
-    The operations of a tiny policy take microseconds. Threads that share one spin at its end until the last is done:
-    where other work has one of the cores, single steps took 13 times as long.
+    The operations of a tiny policy take microseconds. Threads that share an operation spin until the last of them is
+    done: where other work had one of the cores, single steps took 13 times as long.
     """
     import torch
 
