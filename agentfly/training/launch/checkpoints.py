@@ -81,13 +81,14 @@ def _correct_dtype(folder: Path) -> None:
         # https://github.com/huggingface/safetensors#format
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     first = next(entry["dtype"] for name, entry in header.items() if name != "__metadata__")
-    if dtype := _DTYPES.get(first):
-        path = folder / "config.json"
-        config = _with_dtype(json.loads(path.read_text(encoding="utf-8")), dtype)
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if (dtype := _DTYPES.get(first)) is None:
+        return
 
+    def corrected(config: dict[str, object]) -> dict[str, object]:
+        """Return a configuration with the dtype wherever it names one, in its text and vision parts too."""
+        inner = {key: corrected(value) if isinstance(value, dict) else value for key, value in config.items()}
+        return inner | {key: dtype for key in ("dtype", "torch_dtype") if isinstance(config.get(key), str)}
 
-def _with_dtype(config: dict[str, object], dtype: str) -> dict[str, object]:
-    """Return a configuration in which every dtype, those of the text and vision parts included, is `dtype`."""
-    renamed = {key: _with_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()}
-    return renamed | {key: dtype for key in ("dtype", "torch_dtype") if isinstance(config.get(key), str)}
+    path = folder / "config.json"
+    config = corrected(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -122,8 +122,8 @@ def launch(
 
     Args:
         run: see `Launch`.
-        on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean`,
-            `training/rollout_probs_diff_max`, `timing_s/step`; a validation before the first step is step 0.
+        on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean` and
+            `timing_s/step`; a validation before the first step is step 0.
         on_phase: called when a phase begins.
         on_notice: called with the trainer's messages to the user, such as a step that is sampled again.
         driver: arguments of the Python interpreter before those of Hydra.
@@ -134,12 +134,7 @@ def launch(
             `agentfly.patience` allows.
     """
     with only_run(run.settings.out):
-        process = _TrainerProcess(
-            run,
-            on_step or (lambda step, metrics: None),
-            on_phase or (lambda phase: None),
-            on_notice or (lambda text: None),
-        )
+        process = _TrainerProcess(run, on_step, on_phase, on_notice)
         with signals_raise() as ignore_signals:
             try:
                 process.start(driver)
@@ -156,9 +151,13 @@ def launch(
 class _TrainerProcess:
     """One launch: its files, its child process, and its clock."""
 
-    def __init__(self, run: Launch, on_step: OnStep, on_phase: OnPhase, on_notice: OnNotice) -> None:
+    def __init__(
+        self, run: Launch, on_step: OnStep | None, on_phase: OnPhase | None, on_notice: OnNotice | None
+    ) -> None:
         self._run, self._settings = run, run.settings
-        self._on_step, self._on_phase, self._on_notice = on_step, on_phase, on_notice
+        self._on_step = on_step or (lambda step, metrics: None)
+        self._on_phase = on_phase or (lambda phase: None)
+        self._on_notice = on_notice or (lambda text: None)
         self._id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         logs = self._settings.out.absolute() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -182,9 +181,15 @@ class _TrainerProcess:
 
     def start(self, driver: tuple[str, ...]) -> None:
         """Cut the logs back to the checkpoint that the run resumes from, and start the trainer."""
-        self._cut_logs_back()
-        command = [sys.executable, *driver, *self._run.arguments()]
-        environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
+        settings, run = self._settings, self._run
+        if run.resume:
+            self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, run.resume_from))
+        kept = self._resumed_step if run.resume else -1
+        for file in (self._metrics_file, settings.trajectory_log.absolute()):
+            aside = self._log_file.with_suffix(f".repeated.{file.name}")
+            cut_back(file, kept, aside, revalidates=run.validates_first)
+        command = [sys.executable, *driver, *run.arguments()]
+        environment = run_environment(settings, self._id, self._scratch, self._verl_metrics_file)
         environment[FOLDER_VARIABLE] = str(self._stacks)
         logger.info("training starts; its log is %s", self._log_file)
         self._enter("ray")
@@ -199,15 +204,6 @@ class _TrainerProcess:
             )
         self._family = ProcessFamily(self._id, session=self._child.pid)
         self._cleanup = cleanup.start(self._id, self._child.pid, self._scratch)
-
-    def _cut_logs_back(self) -> None:
-        settings, run = self._settings, self._run
-        if run.resume:
-            self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, run.resume_from))
-        kept = self._resumed_step if run.resume else -1
-        for log in (self._metrics_file, settings.trajectory_log.absolute()):
-            aside = self._log_file.with_suffix(f".repeated.{log.name}")
-            cut_back(log, kept, aside, revalidates=run.validates_first)
 
     def follow(self) -> None:
         """Report progress until the child ends; raise `TrainingError` when it ends badly or hangs."""

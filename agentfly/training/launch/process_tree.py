@@ -7,6 +7,7 @@ the session of the driver. A process with either belongs to the run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -70,7 +71,12 @@ class ProcessFamily:
         By inode: glibc makes a semaphore under one name and publishes it under another, and a process shows the first.
         """
         for pid in self.members():
-            self._segments |= _segments_of(pid)
+            root = Path("/proc") / str(pid)  # psutil tells no inodes
+            with contextlib.suppress(OSError):  # it ended while it was read; its segments are those seen before
+                self._segments |= {int(inode) for inode in _MAPPING.findall((root / "maps").read_bytes())}
+                for descriptor in (root / "fd").iterdir():
+                    if os.readlink(descriptor).startswith(f"{SHARED_MEMORY}/"):
+                        self._segments.add(descriptor.stat().st_ino)
 
     def end(self, patience: float = 15.0) -> None:
         """Kill every member, also those that a dying one starts, and remove their shared memory.
@@ -120,17 +126,3 @@ class ProcessFamily:
                 continue
             except OSError as error:
                 logger.warning("cannot remove the shared memory segment %s: %s", path, error)
-
-
-def _segments_of(pid: int) -> set[int]:
-    """Return the inodes of the files in /dev/shm that a process maps or holds open, which psutil does not tell."""
-    root = Path("/proc") / str(pid)
-    inodes: set[int] = set()
-    try:
-        inodes |= {int(inode) for inode in _MAPPING.findall((root / "maps").read_bytes())}
-        for descriptor in (root / "fd").iterdir():
-            if os.readlink(descriptor).startswith(f"{SHARED_MEMORY}/"):
-                inodes.add(descriptor.stat().st_ino)
-    except OSError:
-        pass  # The process ended while it was read; its segments are those seen before.
-    return inodes

@@ -118,29 +118,27 @@ def cut_back(log: Path, step: int, aside: Path, *, revalidates: bool = False) ->
     Returns:
         The number of lines that were moved.
     """
+
+    def is_later(line: bytes) -> bool:
+        head = _HEAD.match(line)
+        if head is None or not line.endswith(b"\n"):
+            return not line.endswith(b"\n")
+        number, validation = int(head[1]), head[2] is not None
+        return number > step or (number == step and validation and revalidates)
+
     if not log.is_file():
         return 0
     with log.open("rb") as lines:
-        moved = [number for number, line in enumerate(lines) if _is_later(line, step, revalidates)]
-    if not moved:
+        gone = {number for number, line in enumerate(lines) if is_later(line)}
+    if not gone:
         return 0
-    gone, partial = set(moved), log.with_name(f"{log.name}.partial")
+    partial = log.with_name(f"{log.name}.partial")
     with log.open("rb") as lines, partial.open("wb") as kept, aside.open("ab") as other:
         for number, line in enumerate(lines):
             (other if number in gone else kept).write(line)
     os.replace(partial, log)
     logger.info("%d lines of steps after %d, which are repeated, were moved from %s to %s", len(gone), step, log, aside)
     return len(gone)
-
-
-def _is_later(line: bytes, step: int, revalidates: bool) -> bool:
-    head = _HEAD.match(line)
-    if not line.endswith(b"\n"):
-        return True
-    if head is None:
-        return False
-    number, validation = int(head[1]), head[2] is not None
-    return number > step or (number == step and validation and revalidates)
 
 
 def _repair_tracker(checkpoint_dir: Path) -> None:

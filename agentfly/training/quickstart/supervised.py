@@ -6,19 +6,21 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from agentfly.training.supervised.data.batches import Collator
-from agentfly.training.supervised.data.examples import Trainable
+from agentfly.training.supervised.data.examples import Trainables
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.optimisers import muon_and_adamw
 from agentfly.training.supervised.state import RunFolder
 
 logger = logging.getLogger(__name__)
+
+OnLoss = Callable[[int, float], None]  # step, from 1, and its loss
 
 _SAVE_EVERY = 25  # steps
 
@@ -41,13 +43,13 @@ class SFTConfig(LoopConfig):
 
 def train(
     policy: Path,
-    examples: Sequence[Trainable],
+    examples: Trainables,
     config: SFTConfig,
     *,
     state: RunFolder | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnLoss | None = None,
 ) -> float:
-    """Train a policy folder in place on all cores of this process.
+    """Train a policy folder in place on all cores of this process; return the mean loss of the last 20 steps.
 
     Args:
         policy: Hugging Face folder.
@@ -56,18 +58,14 @@ def train(
         state: folder of the checkpoints, from which the training resumes; without it, a stopped training is lost.
         on_step: called with the step (from 1) and its loss.
 
-    Returns:
-        Mean loss of the last 20 steps.
-
     Raises:
         ConfigError: `state` holds another run.
     """
     if state is not None:
         state.open({"config": config.model_dump(mode="json"), "examples": len(examples)}, resume=True)
     loop = _load(policy, config)
-    done = 0 if state is None else state.restore(loop)
+    begun, done = time.monotonic(), 0 if state is None else state.restore(loop)
     losses = [] if state is None else [line["loss"] for line in state.metrics()]
-    begun = time.monotonic()
 
     def note(step: Step) -> None:
         losses.append(step.loss)

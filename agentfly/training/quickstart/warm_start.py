@@ -101,12 +101,12 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
 
 def is_warm_start(folder: Path, config: WarmStartConfig) -> bool:
     """Return True if a folder holds the finished warm start of these settings, made by this version."""
-    return _reads(folder / RECORD, config)
+    return _matches(folder / RECORD, config)
 
 
 def is_begun(folder: Path, config: WarmStartConfig) -> bool:
     """Return True if a folder holds an unfinished warm start of these settings that can be resumed."""
-    return _reads(folder / UNFINISHED / RECORD, config)
+    return _matches(folder / UNFINISHED / RECORD, config)
 
 
 def shipped_warm_start(config: WarmStartConfig) -> Path | None:
@@ -129,7 +129,7 @@ def copy_shipped(shipped: Path, folder: Path) -> None:
     shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns(RECORD, FIGURES))
 
 
-def _reads(record: Path, config: WarmStartConfig) -> bool:
+def _matches(record: Path, config: WarmStartConfig) -> bool:
     try:
         return record.read_text(encoding="utf-8") == _record(config)
     except OSError:

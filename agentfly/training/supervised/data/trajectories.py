@@ -1,7 +1,7 @@
-"""Trajectories to train on: read from any log, filtered by score, the best of each task, each only once.
+"""Select trajectories to train on: read from any log, filtered by score, the best of each task, each only once.
 
-A trajectory with token ids is trained on exactly those ids, with its own mask. For each one it is checked that this
-model's processor and template give the same ids, so that a log of another model is not used by mistake.
+A trajectory with token ids is trained on exactly those ids, with its own mask. This model's processor and template must
+give the same ids for it, so that a log of another model is not used by mistake.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ IMAGE_FOLDERS = ("images", "pictures")
 
 
 def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str]) -> list[Sample]:
-    """The samples of all files.
+    """Return the samples of all files.
 
     Args:
-        config: which files, and what is kept.
+        config: files, and limits for what is kept.
         codec: of the model.
-        counts: gets how many trajectories there were, and why others were left out.
+        counts: gets the number of trajectories, and of those that were left out, by reason.
 
     Raises:
         DatasetError: a file cannot be read, or recorded ids are not those of this model.
@@ -46,12 +46,12 @@ def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str
 
 
 def read_trajectories(path: Path) -> Iterator[tuple[Trajectory, bool]]:
-    """The trajectories of a JSONL file: bare lines, or lines that carry one under `trajectory`.
+    """Yield the trajectories of a JSONL file: bare lines, or lines that carry one under `trajectory`.
 
-    Each with whether it comes from a validation, as a training run notes it.
+    Each comes with True if it is from a validation, as the lines of a training run say.
 
     Raises:
-        DatasetError: a line cannot be read; a torn last line, which a killed run leaves, is passed over.
+        DatasetError: a line cannot be read; a torn last line, which a killed run leaves, is skipped.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -70,28 +70,36 @@ def read_trajectories(path: Path) -> Iterator[tuple[Trajectory, bool]]:
 
 
 def best(found: Sequence[tuple[Trajectory, ImageStore]], per_task: int | None) -> list[tuple[Trajectory, ImageStore]]:
-    """The best `per_task` trajectories of each task by score, in the order in which they came."""
+    """Return the best trajectories of each task by score, in the order of `found`.
+
+    Args:
+        found: trajectories, each with the store of its images.
+        per_task: number of trajectories that are kept of a task; None keeps all.
+    """
     if per_task is None:
         return list(found)
     tasks: defaultdict[str, list[int]] = defaultdict(list)
     for index, (trajectory, _) in enumerate(found):
         tasks[task_key(_prompt(trajectory))].append(index)
-    kept = {
-        index for indices in tasks.values() for index in sorted(indices, key=lambda i: -_score(found[i][0]))[:per_task]
-    }
+
+    def rank(index: int) -> float:
+        score = found[index][0].score
+        return 1.0 if score is None else -score
+
+    kept = {index for indices in tasks.values() for index in sorted(indices, key=rank)[:per_task]}
     return [pair for index, pair in enumerate(found) if index in kept]
 
 
 def trajectory_sample(
     trajectory: Trajectory, codec: ChatCodec, load_image: LoadImage, *, retokenise: bool = False
 ) -> Sample:
-    """One trajectory as a sample.
+    """Return a trajectory as a sample.
 
     Args:
         trajectory: with its turns.
         codec: of the model.
-        load_image: the image behind a handle.
-        retokenise: make the ids anew from the messages, although there are recorded ones.
+        load_image: loads the image of a handle.
+        retokenise: make the ids from the messages, even if the trajectory has recorded ids.
 
     Raises:
         DatasetError: the recorded ids are not those of this model, or there are no turns.
@@ -118,7 +126,7 @@ def _rendered(
 ) -> tuple[list[int], list[int], list[str]]:
     spoken = [message for message in trajectory.messages if message.role == "assistant"]
     turns = trajectory.turns
-    # A call that could not be read is not in the message: only the text has it.
+    # A call that could not be parsed is only in the text, not in the message.
     texts = [
         turn.text if any(call.error for call in message.tool_calls) else codec.turn_text(message)
         for turn, message in zip(turns, spoken[len(spoken) - len(turns) :], strict=True)
@@ -127,7 +135,7 @@ def _rendered(
 
 
 def _images(path: Path, given: Path | None) -> Path | None:
-    """Folder of the images of a file, None when there is none."""
+    """Return the folder of the images of a file, None when there is none."""
     if given is not None:
         if not given.is_dir():
             raise DatasetError(f"data.images={given} is no folder")
@@ -138,7 +146,7 @@ def _images(path: Path, given: Path | None) -> Path | None:
 def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[str]) -> Iterator[Trajectory]:
     for trajectory, validation in read_trajectories(path):
         counts["trajectories"] += 1
-        # A policy that learned from its validation tasks could not be validated on them any more.
+        # A policy that has learned from its validation tasks cannot be validated on them any more.
         if reason := "of a validation" if validation else _refused(trajectory, store, config):
             counts[reason] += 1
         else:
@@ -146,7 +154,7 @@ def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[s
 
 
 def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> str | None:
-    """Why a trajectory cannot be used, or is not good enough."""
+    """Return the reason to leave a trajectory out; None if it is used."""
     if not trajectory.turns or trajectory.stop_reason is None or trajectory.stop_reason.failed:
         return "failed"
     if config.min_score is not None and (trajectory.score is None or trajectory.score < config.min_score):
@@ -158,7 +166,7 @@ def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> s
 def _distinct(
     found: Sequence[tuple[Trajectory, ImageStore]], counts: Counter[str]
 ) -> list[tuple[Trajectory, ImageStore]]:
-    """Each trajectory once: by token ids where they are known, else by messages."""
+    """Return each trajectory once: by token ids where they are known, else by messages."""
     seen: dict[str, tuple[Trajectory, ImageStore]] = {}
     for trajectory, store in found:
         ids = trajectory.tokens.ids if trajectory.tokens is not None else None
@@ -169,11 +177,7 @@ def _distinct(
 
 
 def _prompt(trajectory: Trajectory) -> list[Message]:
-    """What the policy was asked: all before its first turn."""
+    """Return the messages before the policy's first turn."""
     spoken = [i for i, message in enumerate(trajectory.messages) if message.role == "assistant"]
     turns = len(trajectory.turns)
     return trajectory.messages[: spoken[len(spoken) - turns]] if 0 < turns <= len(spoken) else trajectory.messages
-
-
-def _score(trajectory: Trajectory) -> float:
-    return -1.0 if trajectory.score is None else trajectory.score

@@ -1,4 +1,4 @@
-"""Runs: they learn, leave what can be run, and go on where they were killed as if nothing had been."""
+"""Runs learn, leave a policy that can be run, and resume exactly after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's rows become what the rollout would have tokenised; what cannot be learned is named by its line."""
+"""OpenAI's rows have the ids of the rollout; rows that cannot be used are named by their lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources become samples: none twice, none too long, held out by task, everything that is left out counted."""
+"""Sources become samples: none twice, none too long, held out by task, and all that is left out is counted."""
 
 from __future__ import annotations
 
