@@ -307,7 +307,7 @@ class _TrainerProcess:
         if full := self._full_disks(lines):
             cause += (
                 f"\nno space is left on the disk of {full}: free some, or move the run's folder to another disk and "
-                "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint"
+                "name it with agentfly.out=FOLDER; the same command continues from the newest checkpoint"
             )
         return TrainingError(f"phase {phase!r}: {message}{cause}\nfull log: {self._log_file}\n{tail}")
 

@@ -71,7 +71,7 @@ class ProcessFamily:
         By inode: glibc makes a semaphore under one name and publishes it under another, and a process shows the first.
         """
         for pid in self.members():
-            root = Path("/proc") / str(pid)  # psutil tells no inodes
+            root = Path("/proc") / str(pid)  # psutil has no inodes
             with contextlib.suppress(OSError):  # it ended while it was read; its segments are those seen before
                 self._segments |= {int(inode) for inode in _MAPPING.findall((root / "maps").read_bytes())}
                 for descriptor in (root / "fd").iterdir():

@@ -99,14 +99,14 @@ class PhaseProcess:
                 kind, *rest = self._pipe.recv() if self._pipe.poll(patience) else ("hangs",)
             except (EOFError, OSError):
                 raise TrainingError(
-                    f"{name} died without a word: out of memory? Close other programs and run the same command again, "
-                    f"which goes on from what is finished; see {log}"
+                    f"{name} died without a message: out of memory? Close other programs and run the same command "
+                    f"again, which continues from the finished parts; see {log}"
                 ) from None
             if kind == "hangs":
                 self.close()
                 raise TrainingError(
-                    f"{name} made no progress for {patience:g} s and was stopped; where it stood is at the end "
-                    f"of {log}. The same command again goes on from what is finished"
+                    f"{name} made no progress for {patience:g} s and was stopped; its stacks are at the end of {log}. "
+                    "Run the same command again to continue from the finished parts"
                 )
             if kind == "done":
                 self._busy = False

@@ -181,9 +181,7 @@ class _Quickstart:
             copy_shipped(shipped, folder)
             display.say(f"warm start: the one that comes with the repository, {shipped} (FROM_SCRATCH=1 makes it here)")
             return "shipped"
-        display.say(
-            "warm start: going on with one that was stopped" if is_begun(folder, warm) else "warm start: made here"
-        )
+        display.say("warm start: resuming an unfinished one" if is_begun(folder, warm) else "warm start: made here")
         self._phase(display, "warm start", warm_start, {"config": warm, "folder": folder})
         return "made"
 

@@ -44,7 +44,7 @@ class WarmStartConfig(BaseModel):
         demonstrations: chains played by `Demonstrator`.
         families: number of tasks of each type in one turn. The words of a second step are copied from sentences with
             two objects and two colours, and that takes the most sentences to learn.
-        looks: look tasks of which `seeing` shows the word that only the image tells.
+        looks: look tasks, of which `seeing` gives the word that only the image shows.
         mix: distributions that the demonstrations draw from.
         size: of the policy.
         sft: supervised training, on demonstrations and looks together.
@@ -192,7 +192,7 @@ def _add_looks(
     blank: Image.Image,
     report: OnProgress,
 ) -> None:
-    """Pack the look tasks, each up to the one word that only the image tells."""
+    """Pack the look tasks, each up to the one word that only the image shows."""
     world, rng, images = StickerWorld(), random.Random(f"seeing-{config.seed}"), {}
     looks = []
     for index in range(config.looks):

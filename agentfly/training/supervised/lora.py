@@ -114,7 +114,7 @@ def merge_factors(weights: Mapping[str, torch.Tensor], scale: float) -> dict[str
     for layer, sides in factors.items():
         weight = next((name for name in (f"{layer}.base_layer.weight", f"{layer}.weight") if name in plain), None)
         if sides.keys() != {"A", "B"} or weight is None:
-            raise TrainingError(f"the checkpoint's adapter of {layer} is not whole")
+            raise TrainingError(f"the checkpoint's adapter of {layer} is incomplete")
         added = (sides["B"].to(torch.float32) @ sides["A"].to(torch.float32)) * scale
         plain[weight] = (plain[weight].to(torch.float32) + added).to(plain[weight].dtype)
     return {name.removeprefix("base_model.model.").replace(".base_layer.", "."): t for name, t in plain.items()}

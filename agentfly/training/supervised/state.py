@@ -77,7 +77,7 @@ class RunFolder:
             ConfigError: there is a run, and it is not to be resumed.
         """
         if (self.path / CHECKPOINT).is_file() and not resume:
-            raise ConfigError(f"{self.path} holds a run: go on with it by --resume, or give another out=")
+            raise ConfigError(f"{self.path} holds a run: resume it with --resume, or give another out=")
 
     def open(self, identity: Mapping[str, object], *, resume: bool) -> None:
         """Start a run in the folder, or check that the run there can be resumed.

@@ -162,7 +162,7 @@ async def play(
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
-    """Return the right first call of a look task in two parts: all up to the word that only the image tells, and it.
+    """Return the right first call of a look task in two parts: up to the word that only the image shows, and it.
 
     Tool and parameters are drawn at random as everywhere else.
 

@@ -186,7 +186,7 @@ def conversation_ids(
             break
         following = messages[start + 1 : starts[turn + 1]]
         if not following:
-            raise DatasetError("two messages of the assistant follow each other: join them, or put what lies between")
+            raise DatasetError("two messages of the assistant follow each other: join them, or add the message between")
         more = codec.continuation_ids(following, tools, load_image, closed=True)
         ids, labels = ids + more, labels + [IGNORED] * len(more)
     return ids, labels, [handle for message in messages[: starts[-1]] for handle in message.images]

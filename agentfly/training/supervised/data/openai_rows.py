@@ -60,7 +60,7 @@ def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> S
     messages = [from_openai(message, store_image) for message in row["messages"]]
     spoken = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if not spoken or spoken[0] == 0:
-        raise DatasetError("the assistant must speak after somebody else, at least once")
+        raise DatasetError("the assistant must speak at least once, and not first")
     broken = [call.error for message in messages for call in message.tool_calls if call.error]
     if broken:
         raise DatasetError(f"a tool call cannot be learned: {broken[0]}")

@@ -112,8 +112,8 @@ def trajectory_sample(
             trajectory.check(codec, load_image)
         except AgentFlyError as fault:
             raise DatasetError(
-                f"{fault}. The ids were recorded with another model or template: give that one, or let the messages be "
-                "tokenised anew with data.retokenise=true"
+                f"{fault}. The ids were recorded with another model or template: give that one, or make new ids from "
+                "the messages with data.retokenise=true"
             ) from fault
         labels = [IGNORED] * len(tokens.prompt_ids)
         labels += [i if graded else IGNORED for i, graded in zip(tokens.response_ids, tokens.mask, strict=True)]

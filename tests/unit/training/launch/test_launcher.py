@@ -150,7 +150,7 @@ def test_a_full_disk_is_named_with_what_to_do(case: Case, fault: str) -> None:
         case.launch(f"say({fault!r}); raise ValueError('there is no checkpoint')")
     message = str(failure.value)
     assert f"{case.folder / 'run'} or " in message
-    assert "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint" in message
+    assert "name it with agentfly.out=FOLDER; the same command continues from the newest checkpoint" in message
 
 
 def test_a_full_disk_that_cut_off_the_log_as_well_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_a_fault_names_its_cause_and_the_log_and_leaves_the_process_usable(
 
 
 def test_a_process_that_dies_names_the_log(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"died without a word.*g\.log"):
+    with pytest.raises(TrainingError, match=r"died without a message.*g\.log"):
         run_phase(dies, {}, log=tmp_path / "g.log", patience=60)
 
 
@@ -127,5 +127,5 @@ def test_a_thread_that_waits_is_told_when_the_process_is_ended(tmp_path: Path) -
         process = PhaseProcess()
         waiting = pool.submit(process.run, creeps, {"seconds": 40.0}, log=tmp_path / "e.log")
         process.close()
-        with pytest.raises(TrainingError, match="died without a word"):
+        with pytest.raises(TrainingError, match="died without a message"):
             waiting.result(timeout=30)

@@ -110,4 +110,4 @@ def test_a_warm_start_that_was_stopped_is_gone_on_with(
     (work / RECORD).write_text(warm_starts._record(WarmStartConfig(seed=1)))
     assert begins(QuickstartConfig(out=out, seed=1)) == "warm_start"
     assert work.exists()
-    assert "going on with one that was stopped" in capsys.readouterr().out
+    assert "resuming an unfinished one" in capsys.readouterr().out
