@@ -99,7 +99,16 @@ class ProcessFamily:
             time.sleep(0.05)
         if members:
             logger.warning("processes %s of the run did not end", [process.pid for process in members])
-        self._remove_shared_memory()
+        for path in SHARED_MEMORY.iterdir():
+            try:
+                status = path.stat()
+                # A segment from before the run, which a member only attached to, belongs to another program.
+                if status.st_ino in self._segments and status.st_ctime >= self._born - 1:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                logger.warning("cannot remove the shared memory segment %s: %s", path, error)
 
     def _processes(self) -> Iterator[Process]:
         """Yield the living members."""
@@ -114,15 +123,3 @@ class ProcessFamily:
                     yield process
             except (psutil.Error, OSError):
                 continue  # it ended, or belongs to another user
-
-    def _remove_shared_memory(self) -> None:
-        for path in SHARED_MEMORY.iterdir():
-            try:
-                status = path.stat()
-                # A segment from before the run, which a member only attached to, belongs to another program.
-                if status.st_ino in self._segments and status.st_ctime >= self._born - 1:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                logger.warning("cannot remove the shared memory segment %s: %s", path, error)

@@ -13,18 +13,23 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 import agentfly
-from agentfly.agents import ImageEditingAgent, Trajectory
-from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents import Trajectory
 from agentfly.agents.policy_config import AgentCard
 from agentfly.datasets import StickerWorld, vocabulary
 from agentfly.files import write_text
-from agentfly.images import ImageStore, ImageView, load_image
+from agentfly.images import ImageStore, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.subprocess_phase import OnProgress
 from agentfly.training.quickstart.supervised import SFTConfig, one_thread_an_operation, train
 from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy, image_processor
-from agentfly.training.supervised.data.demonstrations import PLAYED_TOGETHER, DemonstrationMix, play, seeing
+from agentfly.training.supervised.data.demonstrations import (
+    PLAYED_TOGETHER,
+    DemonstrationMix,
+    play,
+    seeing,
+    tool_schemas,
+)
 from agentfly.training.supervised.data.examples import Schemas, conversation_ids, ending_with
 from agentfly.training.supervised.data.packed import PackedExamples, Packer
 from agentfly.training.supervised.state import RunFolder
@@ -146,9 +151,7 @@ def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> Packe
     shown = asyncio.run(_demonstrations(config, packer, report))
     build_policy(folder, _corpus(shown[:_CORPUS]), size=config.size, seed=config.seed)
     codec = ChatCodec.from_pretrained(str(folder))
-    schemas = (
-        ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(ImageStore())).schemas()
-    )
+    schemas = tool_schemas()
     side = StickerWorld().side
     # A codec needs only the size, and all images of the world have the same.
     blank = Image.new("RGB", (side, side))

@@ -90,21 +90,21 @@ def read_scores(path: Path) -> list[tuple[str, str]]:
         # A quickstart has many passes; that of the trained policy without sampling is about the exported one.
         summary = summary.get("trained", summary)
         summary = summary.get("greedy", summary)
-    rows = list(_estimates(summary))
+
+    def estimates(node: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+        if not isinstance(node, Mapping):
+            return
+        if isinstance(node.get("mean"), (int, float)):
+            interval = f" ({node['low']:g} to {node['high']:g})" if "low" in node and "high" in node else ""
+            yield prefix, f"{node['mean']:g}{interval}"
+            return
+        for key, child in node.items():
+            yield from estimates(child, f"{prefix} · {key}" if prefix else str(key))
+
+    rows = list(estimates(summary))
     if not rows:
         raise ConfigError(f"{path} holds no scores: give the summary.json of an evaluation")
     return rows
-
-
-def _estimates(node: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if not isinstance(node, Mapping):
-        return
-    if isinstance(node.get("mean"), (int, float)):
-        interval = f" ({node['low']:g} to {node['high']:g})" if "low" in node and "high" in node else ""
-        yield prefix, f"{node['mean']:g}{interval}"
-        return
-    for key, child in node.items():
-        yield from _estimates(child, f"{prefix} · {key}" if prefix else str(key))
 
 
 def _body(facts: CardFacts) -> Iterator[str]:

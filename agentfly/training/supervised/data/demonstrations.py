@@ -13,18 +13,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.llm_backends.base import SamplingParams
-from agentfly.datasets import EditTask
-from agentfly.images import ImageStore
+from agentfly.datasets import FAMILIES, EditTask, StickerWorld
+from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
 from agentfly.vision.shapes import COLOURS
 
 PLAYED_TOGETHER = 100  # more use more memory and are no faster
+_FIRST_TASK = 2_000_000  # of the expert's, beyond the tasks of the quickstart's warm start and training
 
 
 class DemonstrationMix(BaseModel):
@@ -159,6 +161,38 @@ async def play(
     settings = AgentSettings(system_prompt=system_prompt)
     agent = ImageEditingAgent("demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
     return list(await agent.run([task_conversation(task) for task in tasks]))
+
+
+async def expert_demonstrations(
+    count: int, store: ImageStore, seed: int, *, system_prompt: str | None
+) -> list[Trajectory]:
+    """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
+
+    Args:
+        count: number of tasks.
+        store: gets the images.
+        seed: of the tasks and the draws.
+        system_prompt: first message of each chain, None for none.
+
+    Returns:
+        Trajectories with the schemas of the tools.
+    """
+    world, rng = StickerWorld(), random.Random(f"demonstrations-{seed}")
+    families = [FAMILIES[index % len(FAMILIES)] for index in range(count)]
+    tasks = [world.task(_FIRST_TASK + index, "train", family, seed=seed) for index, family in enumerate(families)]
+    played: list[Trajectory] = []
+    for start in range(0, count, PLAYED_TOGETHER):
+        batch = tasks[start : start + PLAYED_TOGETHER]
+        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt)
+    schemas = tool_schemas()
+    for trajectory in played:
+        trajectory.tools = schemas
+    return played
+
+
+def tool_schemas() -> list[dict[str, Any]]:
+    """Return the schemas of the tools that demonstrations call."""
+    return ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(ImageStore())).schemas()
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 
-from agentfly.agents import ImageEditingAgent
-from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import ConfigError, DatasetError
-from agentfly.images import ImageStore, ImageView
+from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.config import DataConfig
-from agentfly.training.supervised.data.demonstrations import EXPERT, PLAYED_TOGETHER, play
+from agentfly.training.supervised.data.demonstrations import expert_demonstrations
 from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.openai_rows import openai_samples
 from agentfly.training.supervised.data.splits import digest, hold_out, unique
@@ -26,7 +22,6 @@ from agentfly.training.supervised.data.trajectories import trajectory_sample, tr
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STICKER_TASK = 2_000_000  # beyond the tasks of the quickstart's warm start and training
 # Advice by the reason for which samples were left out.
 _ADVICE = {
     "without their images": (
@@ -106,10 +101,11 @@ def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, 
     if not (config.stickers or config.trajectories or config.openai):
         raise ConfigError("nothing to learn from: give data.stickers, data.trajectories or data.openai")
     counts: Counter[str] = Counter()
-    samples = _stickers(config.stickers, codec, system_prompt, seed) if config.stickers else []
-    counts["demonstrations"] = len(samples)
-    samples += trajectory_samples(config, codec, counts)
     store = ImageStore()
+    played = asyncio.run(expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt))
+    counts["demonstrations"] = len(played)
+    samples = [trajectory_sample(trajectory, codec, store.get) for trajectory in played]
+    samples += trajectory_samples(config, codec, counts)
     rows = [sample for path in config.openai for sample in openai_samples(path, codec, store)]
     counts["rows"] = len(rows)
     samples = _fitting(unique(samples + rows), config.max_length, counts)
@@ -120,23 +116,6 @@ def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, 
     logger.info("supervised data: %s", found)
     training, held_out = hold_out(samples, config.held_out, seed)
     return Prepared(training, held_out, found)
-
-
-def _stickers(count: int, codec: ChatCodec, system_prompt: str | None, seed: int) -> list[Sample]:
-    """Return demonstrations of sticker tasks by the expert script."""
-    world, store = StickerWorld(), ImageStore()
-    tasks = [
-        world.task(_FIRST_STICKER_TASK + index, "train", FAMILIES[index % len(FAMILIES)], seed=seed)
-        for index in range(count)
-    ]
-    rng, shown = random.Random(f"demonstrations-{seed}"), []
-    for start in range(0, count, PLAYED_TOGETHER):
-        batch = tasks[start : start + PLAYED_TOGETHER]
-        shown += asyncio.run(play(batch, EXPERT, store, rng, system_prompt=system_prompt))
-    schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
-    for trajectory in shown:
-        trajectory.tools = schemas
-    return [trajectory_sample(trajectory, codec, store.get) for trajectory in shown]
 
 
 def _fitting(samples: list[Sample], limit: int, counts: Counter[str]) -> list[Sample]:
