@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The beginning of a line of either log: parsing the whole lines of a long run would take minutes.
-_HEAD = re.compile(rb'\{"step": (-?\d+)(, "validate": true)?')
+# The beginning of a line of either log (`TrajectoryLine.to_json`, the same of version 0.1, and verl's metrics): parsing
+# the whole lines of a long run would take minutes.
+_HEAD = re.compile(rb'\{(?:"format": "[^"]*", )?"step": (-?\d+)(, "validate": true)?')
 # Settings that a run and its checkpoints must share. Steps, rates and limits may change when a run is resumed.
 _SAME = (
     "agentfly.model",
@@ -110,7 +111,7 @@ def cut_back(log: Path, step: int, aside: Path, *, revalidates: bool = False) ->
     The log is replaced as a whole or not at all. Without such lines it is not touched.
 
     Args:
-        log: its lines begin with `{"step": n`; other lines stay.
+        log: its lines begin with their step; other lines stay.
         step: the last one to keep.
         aside: file that the moved lines are appended to.
         revalidates: the resumed run begins with the validation of `step`, whose lines are moved too.

@@ -25,9 +25,11 @@ from agentfly.agents.llm_backends import (
     SamplingParams,
 )
 from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.trajectory_file import TrajectoryLine, read_trajectories
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluation.in_memory import Evaluation, evaluate_agent
 from agentfly.evaluators import ReferenceEvaluator
+from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.training.launch.subprocess_phase import OnProgress
 
@@ -114,8 +116,8 @@ async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnP
                 evaluation = await evaluate_agent(agent, batch, EvaluationSetup(ReferenceEvaluator()))
                 trajectories += evaluation.trajectories
                 report("evaluation", done := done + len(batch), total)
-            lines = "".join(trajectory.to_json() + "\n" for trajectory in trajectories)
-            (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+            lines = "".join(TrajectoryLine.of_chain(trajectory).to_json() + "\n" for trajectory in trajectories)
+            write_text(out / f"{name}.jsonl", lines)
             for trajectory in trajectories[: plan.kept_per_family * len(plan.families)]:
                 for handle in {*trajectory.images, *filter(None, [trajectory.final_image])}:
                     kept.put(agent.store.get(handle))
@@ -138,6 +140,5 @@ def _agent(policy: Path, backend: LLMBackend, temperature: float, seed: int) -> 
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read the file of a pass that `evaluate_policy` wrote."""
-    with path.open(encoding="utf-8") as file:
-        trajectories = tuple(Trajectory.from_json(line) for line in file)
+    trajectories = tuple(line.trajectory for _, line in read_trajectories(path))
     return Evaluation(trajectories, tuple(str(t.metadata["task_type"]) for t in trajectories))

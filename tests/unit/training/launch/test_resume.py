@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from agentfly.agents import Trajectory
+from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.training.launch.checkpoints import TRACKER
 from agentfly.training.launch.resume import cut_back, resume_checkpoint
 
 
 def chain(step: int, validate: bool = False) -> str:
-    return json.dumps({"step": step, "validate": validate, "trajectory": {"id": f"{step}-{validate}"}}) + "\n"
+    return TrajectoryLine.of_chain(Trajectory(f"{step}", "task", []), step=step, validate=validate).to_json() + "\n"
 
 
 @pytest.fixture
@@ -33,6 +35,14 @@ def test_lines_of_later_steps_move(log: Path, aside: Path) -> None:
     assert log.read_text() == chain(1) + chain(2) + chain(2, validate=True)
     assert aside.read_text() == chain(3) + chain(10)
     assert sorted(path.name for path in log.parent.iterdir()) == ["aside.jsonl", "trajectories.jsonl"]
+
+
+def test_lines_of_version_0_1_move(log: Path, aside: Path) -> None:
+    lines = [json.dumps({"step": step, "validate": True, "trajectory": {}}) + "\n" for step in (1, 2)]
+    log.write_text("".join(lines))
+    assert cut_back(log, 1, aside) == 1
+    assert log.read_text() == lines[0]
+    assert cut_back(log, 1, aside, revalidates=True) == 1
 
 
 def test_metrics_are_read_too(log: Path, aside: Path) -> None:
