@@ -13,7 +13,7 @@ import numpy as np
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.demonstrations import expert_demonstrations
 from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.openai_rows import openai_samples
@@ -102,9 +102,11 @@ def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, 
         raise ConfigError("nothing to learn from: give data.stickers, data.trajectories or data.openai")
     counts: Counter[str] = Counter()
     store = ImageStore()
-    played = asyncio.run(expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt))
-    counts["demonstrations"] = len(played)
-    samples = [trajectory_sample(trajectory, codec, store.get) for trajectory in played]
+    samples: list[Sample] = []
+    if config.stickers:
+        played = asyncio.run(expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt))
+        samples += [trajectory_sample(trajectory, codec, store.get) for trajectory in played]
+    counts["demonstrations"] = len(samples)
     samples += trajectory_samples(config, codec, counts)
     rows = [sample for path in config.openai for sample in openai_samples(path, codec, store)]
     counts["rows"] = len(rows)

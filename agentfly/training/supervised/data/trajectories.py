@@ -18,7 +18,7 @@ from agentfly.agents.trajectory_file import first_messages, image_folder, read_t
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, LoadImage, Sample, conversation_ids
 from agentfly.training.supervised.data.splits import task_key
 

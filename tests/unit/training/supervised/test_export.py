@@ -12,7 +12,8 @@ import yaml
 
 from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError, TrainingError
-from agentfly.training.supervised.config import DataConfig, LoraConfig, SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.config import LoraConfig, SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.export import ExportRequest, export
 from agentfly.training.supervised.model_card import read_scores
 from agentfly.training.supervised.trainer import plan_run, run_supervised

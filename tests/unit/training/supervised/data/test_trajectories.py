@@ -13,7 +13,7 @@ import pytest
 from agentfly.agents import StopReason
 from agentfly.errors import DatasetError
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.trajectories import trajectory_samples
 from tests.unit.training.supervised.conftest import ANSWER, EDIT
