@@ -113,7 +113,12 @@ class RunFolder:
         write_text(self.path / RECORD, json.dumps(self.record() | dict(more), indent=2) + "\n")
 
     def save(self, loop: Loop, step: int) -> None:
-        """Write a checkpoint after a step."""
+        """Write a checkpoint.
+
+        Args:
+            loop: after the step.
+            step: number of the last step that is done.
+        """
         import torch
 
         trained = {name: p.detach() for name, p in loop.model.named_parameters() if p.requires_grad}

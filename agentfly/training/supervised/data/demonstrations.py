@@ -61,7 +61,12 @@ EXPERT = DemonstrationMix(
 
 
 def call_text(name: str, arguments: Mapping[str, object]) -> str:
-    """Return a tool call as the compact template writes it."""
+    """Return a tool call as the compact template writes it.
+
+    Args:
+        name: of the tool.
+        arguments: of the call, by name.
+    """
     return f'<tool_call>{{"name": "{name}", "arguments": {json.dumps(dict(arguments))}}}</tool_call>'
 
 

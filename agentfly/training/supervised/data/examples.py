@@ -193,7 +193,12 @@ def conversation_ids(
 
 
 def pixels_of(codec: ChatCodec, images: Sequence[Image.Image]) -> tuple[Pixels, Grids]:
-    """Return the patches and the grids of images; see `Example`."""
+    """Return the pixels and the grids of images; see `Example`.
+
+    Args:
+        codec: of the model, whose image processor is used.
+        images: in the order of the placeholders.
+    """
     if not images:
         return np.zeros((0, 0), np.float32), ()
     batch = codec.processor.image_processor(images=[image.convert("RGB") for image in images], return_tensors="np")

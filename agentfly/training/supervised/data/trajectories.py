@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,7 +38,16 @@ def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str
         raise DatasetError(f"data.images={config.images} is no folder")
     for path in config.trajectories:
         store = ImageStore(config.images or image_folder(path))
-        found += [(trajectory, store) for trajectory in _usable(path, store, config, counts)]
+        try:
+            for _, line in read_trajectories(path):
+                counts["trajectories"] += 1
+                # A policy that has learned from its validation tasks cannot be validated on them any more.
+                if reason := "of a validation" if line.validate else _refused(line.trajectory, store, config):
+                    counts[reason] += 1
+                else:
+                    found.append((line.trajectory, store))
+        except ConfigError as fault:
+            raise DatasetError(str(fault)) from fault
     kept = best(_distinct(found, counts), config.per_task)
     counts["beyond the best of their task"] += len(found) - counts["same as another"] - len(kept)
     return [trajectory_sample(t, codec, store.get, retokenise=config.retokenise) for t, store in kept]
@@ -108,20 +116,6 @@ def _rendered(
         for turn, message in zip(turns, spoken[len(spoken) - len(turns) :], strict=True)
     ]
     return conversation_ids(trajectory.messages, trajectory.tools, codec, load_image, texts)
-
-
-def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[str]) -> Iterator[Trajectory]:
-    """Yield the trajectories of a file that are good enough and complete, and count the others."""
-    try:
-        for _, line in read_trajectories(path):
-            counts["trajectories"] += 1
-            # A policy that has learned from its validation tasks cannot be validated on them any more.
-            if reason := "of a validation" if line.validate else _refused(line.trajectory, store, config):
-                counts[reason] += 1
-            else:
-                yield line.trajectory
-    except ConfigError as fault:
-        raise DatasetError(str(fault)) from fault
 
 
 def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> str | None:
