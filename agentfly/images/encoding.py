@@ -48,14 +48,14 @@ def from_base64(text: str, limits: ImageLimits | None = None) -> Image.Image:
     """Return the image of a base64 text.
 
     Args:
-        text: the base64 of an image file; never a path, a URL or a data URI.
+        text: the base64 of an image file, with or without line breaks; never a path, a URL or a data URI.
         limits: see `load_image`.
 
     Raises:
         ImageError: the text is no base64, or not of an image within the limits.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as fault:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError, TypeError, AttributeError) as fault:
         raise ImageError(f"this is not the base64 of an image ({fault})") from fault
     return load_image(data, limits or ImageLimits())

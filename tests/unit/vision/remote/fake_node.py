@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from agentfly.vision.remote.adapters import encode_png
+from agentfly.images import encode_image
 
 Behaviour = Callable[[Request], Awaitable[Response]]
 
@@ -35,7 +35,7 @@ def answer(image: Image.Image | None = None, after: float = 0.0) -> Behaviour:
 
     async def behave(_: Request) -> Response:
         await asyncio.sleep(after)
-        text = base64.b64encode(encode_png(image or make_image())).decode()
+        text = base64.b64encode(encode_image(image or make_image())).decode()
         return JSONResponse({"created": 1, "data": [{"b64_json": text}]})
 
     return behave
