@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import typer
 from typer.core import TyperCommand
 
 ANY_VALUE = re.compile(r"[^-].*", re.DOTALL)
@@ -23,8 +22,8 @@ class ListOptionsCommand(TyperCommand):
 
     list_options: ClassVar[Mapping[str, re.Pattern[str]]] = {}
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Parse the arguments with each such option repeated before each of its values."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments with each such option repeated before each of its values; `ctx` is a click context."""
         return super().parse_args(ctx, list(self._repeat_options(args)))
 
     def _repeat_options(self, args: Sequence[str]) -> Iterator[str]:

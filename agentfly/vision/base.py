@@ -1,4 +1,4 @@
-"""The contracts of the engines behind the tools. Heavy engines (diffusion, detectors, servers) keep the same three.
+"""The contracts of the engines behind the tools: detector, inpainter and editor.
 
 Coordinates are pixels; a box is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive. Masks are mode L, white = change.
 """
