@@ -1,7 +1,7 @@
 """Images as the bytes, base64 texts and data URIs that other programs take, and back.
 
 Encoding uses the fastest compression: a network is quicker than zlib, and a model waits for neither. Decoding goes
-through `load_image`, so its limits hold for whatever a server or a client sends.
+through `load_image`, so its limits hold for everything that a server or a client sends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OPTIONS: dict[Format, dict[str, int]] = {
 
 
 def encode_image(image: Image.Image, form: Format = "png") -> bytes:
-    """Return an image as the bytes of a file. JPEG has no transparency: what shines through is white there."""
+    """Return an image as the bytes of a file. JPEG has no transparency: transparent parts become white."""
     if form == "jpeg":
         image = on_white(image)
     buffer = BytesIO()
