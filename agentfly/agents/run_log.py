@@ -43,7 +43,7 @@ class Journal:
         self._fingerprints: dict[str, str] = {}
         self._lines = LineFile(self.folder / FILE_NAME, f"log_dir={str(self.folder)!r}")
         try:
-            self._lines.mend()
+            self._lines.repair()
             self._read()
         except BaseException:
             self.close()

@@ -205,7 +205,13 @@ def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
         raise ImageError(f"this image is empty ({image.width}x{image.height} pixels)")
     try:
         image.load()
-        out = normalise(_upright(image))
+        try:
+            orientation = image.getexif().get(_ORIENTATION_TAG)
+        except Exception as fault:  # broken metadata is no reason to refuse good pixels
+            logger.debug("EXIF not readable: %s", fault)
+            orientation = None
+        turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        out = normalise(image if turn is None else image.transpose(turn))
     except Exception as fault:  # decoders raise anything on broken bytes
         raise ImageError(f"this image is broken or cut off ({first_line(fault)}): save it again") from fault
     if out is image:
@@ -213,16 +219,6 @@ def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
     # An orientation that stayed would be applied a second time when the image is loaded again.
     out.info = {}
     return out
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception as fault:  # broken metadata is no reason to refuse good pixels
-        logger.debug("EXIF not readable: %s", fault)
-        return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
 
 
 def _kind(data: bytes) -> str:

@@ -118,27 +118,25 @@ class _Front:
     async def through(
         self, engine: str, operation: str, parameters: Mapping[str, object], images: Sequence[Image.Image], make: _Make
     ) -> Entry:
-        """Return the result from the cache, or make and keep it.
-
-        Args:
-            engine: name of the engine.
-            operation: "detect", "inpaint" or "edit".
-            parameters: of the call, JSON-able.
-            images: of the call.
-            make: does the work.
-        """
+        """Return the result from the cache, or from `make`, which is then kept; see `cache_key` for the arguments."""
         version = self._versions.get(operation, "")
         key = await asyncio.to_thread(cache_key, engine, version, operation, parameters, images)
         found = await asyncio.to_thread(self.cache.get, key)
         if found is not None:
             self.cache.count(hits=1)
             return found
+
+        async def make_and_keep() -> Entry:
+            entry = await make()
+            await asyncio.to_thread(self.cache.put, key, entry)
+            return entry
+
         # A task belongs to its event loop, and only callers on that loop can wait for it.
         place = (id(asyncio.get_running_loop()), key)
         flight = self._flights.get(place)
         if flight is None:
             self.cache.count(misses=1)
-            flight = self._flights[place] = _Flight(asyncio.create_task(self._make_and_keep(key, make)))
+            flight = self._flights[place] = _Flight(asyncio.create_task(make_and_keep()))
             flight.task.add_done_callback(lambda task: self._remove(place, task))
         else:
             self.cache.count(shared=1)
@@ -180,11 +178,6 @@ class _Front:
         if not task.cancelled():
             # Marks a fault as seen even where every caller that waited has left.
             task.exception()
-
-    async def _make_and_keep(self, key: str, make: _Make) -> Entry:
-        entry = await make()
-        await asyncio.to_thread(self.cache.put, key, entry)
-        return entry
 
 
 class _Cached(Generic[T]):

@@ -150,7 +150,7 @@ class Traces:
 
 
 @dataclass
-class Murder:
+class DelayedKill:
     """Kills a process of a run some time after a step was reported, from a thread."""
 
     out: Path
@@ -194,13 +194,13 @@ def trained_by_command(
 
 
 @pytest.fixture(scope="module")
-def bereaved(world: World) -> Path:
-    """A run that nobody touches for the steps that are compared.
+def undisturbed(world: World) -> Path:
+    """A run that is left alone for the steps that are compared.
 
-    Then it loses its image server, waits until that is there again, and loses its launcher two steps later; what must
-    hold is checked here.
+    Then it loses its image server, waits until that is back, and loses its launcher two steps later. The behaviour at
+    both moments is checked here.
     """
-    out = world.folder / "bereaved"
+    out = world.folder / "undisturbed"
     with trained_by_command(world, out) as (training, server, url):
 
         def reached(step: int) -> bool:
@@ -236,22 +236,22 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def disturbed(world: World, server: str) -> Path:
-    """The same run, killed three times and resumed; how each death was told is checked here."""
+    """The same run, killed three times and resumed; the error of each kill is checked here."""
     out, rng = world.folder / "disturbed", random.Random(SEED)
     for title, cause in VICTIMS:
         before = steps_of(out)
-        murder = Murder(out, title, delay=rng.uniform(0.0, STEP_SECONDS))
+        kill = DelayedKill(out, title, delay=rng.uniform(0.0, STEP_SECONDS))
         with pytest.raises(TrainingError) as error:
-            launch(prepare(RECIPE, overrides(world, out, server)), on_step=murder.on_step)
-        took = time.monotonic() - murder.killed
+            launch(prepare(RECIPE, overrides(world, out, server)), on_step=kill.on_step)
+        took = time.monotonic() - kill.killed
         first = str(error.value).splitlines()[0]
-        print(f"{title} killed {murder.delay:.1f} s after step {murder.steps}: {took:.1f} s later {first}")
-        assert murder.traces is not None
-        assert murder.traces.left() == []
+        print(f"{title} killed {kill.delay:.1f} s after step {kill.steps}: {took:.1f} s later {first}")
+        assert kill.traces is not None
+        assert kill.traces.left() == []
         assert took < ERROR_SECONDS
         assert re.search(cause, first)
         # No step that was reported is repeated, and one at most was finished but not reported.
-        assert murder.steps[0] - max(before, default=0) in (1, 2)
+        assert kill.steps[0] - max(before, default=0) in (1, 2)
     outcome = launch(prepare(RECIPE, overrides(world, out, server)))
     assert outcome.checkpoint is not None
     assert outcome.checkpoint.name == f"global_step_{STEPS}"
@@ -275,9 +275,9 @@ def test_one_step_is_lost_at_most(disturbed: Path) -> None:
         assert all((line["step"], line["trajectory"]["id"]) in kept for line in lost)
 
 
-def test_data_and_rollouts_are_those_of_the_run_without_kills(bereaved: Path, disturbed: Path) -> None:
+def test_data_and_rollouts_are_those_of_the_run_without_kills(undisturbed: Path, disturbed: Path) -> None:
     resumed, whole = (
-        {key: chain for key, chain in chains_of(out).items() if key[0] <= COMPARED} for out in (disturbed, bereaved)
+        {key: chain for key, chain in chains_of(out).items() if key[0] <= COMPARED} for out in (disturbed, undisturbed)
     )
     assert len(whole) == COMPARED * PROMPTS * SAMPLES
     assert resumed.keys() == whole.keys()
@@ -292,9 +292,9 @@ def sampled(chain: Trajectory) -> list[int]:
     return chain.tokens.ids
 
 
-def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(bereaved: Path) -> None:
+def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(undisturbed: Path) -> None:
     """That is asserted where it happens. No step was trained on what was left while the server was away."""
-    steps = [line["data"] for line in lines_of(bereaved / "metrics.jsonl")]
+    steps = [line["data"] for line in lines_of(undisturbed / "metrics.jsonl")]
     assert all(step["chains/lost_share"] == 0 or step["chains/sampled_again"] > 0 for step in steps)
     assert any(step["chains/lost"] > 0 for step in steps)
-    assert step_of(newest_checkpoint(bereaved / "checkpoints")) > COMPARED
+    assert step_of(newest_checkpoint(undisturbed / "checkpoints")) > COMPARED

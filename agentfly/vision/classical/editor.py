@@ -136,19 +136,15 @@ def _scale(factor: float) -> Action:
     return lambda pixels: np.clip(np.round(pixels * factor), 0, 255).astype(np.uint8)
 
 
-def _blur(pixels: Pixels) -> Pixels:
-    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.012 * max(pixels.shape[:2])), dtype=np.uint8)
-
-
-def _grey(pixels: Pixels) -> Pixels:
-    return np.asarray(cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
-
-
 _EFFECTS: Mapping[str, Action] = MappingProxyType(
     {
         "brighten|brighter|lighter": _scale(1.3),
         "darken|darker": _scale(0.75),
-        "blur|blurred|blurry": _blur,
-        "grayscale|greyscale|gray|grey": _grey,
+        "blur|blurred|blurry": lambda pixels: np.asarray(
+            cv2.GaussianBlur(pixels, (0, 0), 0.012 * max(pixels.shape[:2])), dtype=np.uint8
+        ),
+        "grayscale|greyscale|gray|grey": lambda pixels: np.asarray(
+            cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8
+        ),
     }
 )

@@ -67,7 +67,12 @@ class Report:
 
 
 async def run_load(engines: Engines, load: Load) -> Report:
-    """Send a load, each request with a seed of its own so that no cache can answer."""
+    """Send a load, each request with a seed of its own so that no cache can answer.
+
+    Args:
+        engines: on the image servers to test.
+        load: the requests.
+    """
     image, mask = make_image(load.size)
     took: list[float] = []
     errors: dict[str, int] = {}
@@ -77,7 +82,15 @@ async def run_load(engines: Engines, load: Load) -> Report:
         for number in numbers:
             started = time.perf_counter()
             try:
-                await _send(engines, load, number, image, mask)
+                operation = load.operations[number % len(load.operations)]
+                if operation == "detect":
+                    await engines.detector.detect(image, load.prompt, box_threshold=0.35, text_threshold=0.25)
+                elif operation == "inpaint":
+                    inpainting = InpaintParams(num_inference_steps=load.steps, seed=number)
+                    await engines.inpainter.inpaint(image, mask, load.prompt, inpainting)
+                else:
+                    editing = EditParams(num_inference_steps=load.steps, seed=number)
+                    await engines.editor.edit(image, load.prompt, editing)
             except ToolError as fault:
                 errors[str(fault)] = errors.get(str(fault), 0) + 1
             else:
@@ -87,17 +100,6 @@ async def run_load(engines: Engines, load: Load) -> Report:
     await asyncio.gather(*(client() for _ in range(load.concurrency)))
     seconds = time.perf_counter() - started
     return Report(len(took), errors, seconds, len(took) / seconds, quantile(took, 0.5), quantile(took, 0.99))
-
-
-async def _send(engines: Engines, load: Load, number: int, image: Image.Image, mask: Image.Image) -> None:
-    operation = load.operations[number % len(load.operations)]
-    if operation == "detect":
-        await engines.detector.detect(image, load.prompt, box_threshold=0.35, text_threshold=0.25)
-    elif operation == "inpaint":
-        inpainting = InpaintParams(num_inference_steps=load.steps, seed=number)
-        await engines.inpainter.inpaint(image, mask, load.prompt, inpainting)
-    else:
-        await engines.editor.edit(image, load.prompt, EditParams(num_inference_steps=load.steps, seed=number))
 
 
 def make_image(size: int) -> tuple[Image.Image, Image.Image]:

@@ -79,7 +79,13 @@ class NodeQueue:
                     node = min(free, key=lambda node: (node is waiter.avoid, node.load, node.counters.attempts))
                     waiter.future.set_result(node.take(operation))
                 queue.popleft()
-        self._set_timer()
+        # Dispatch again when the next pause that a node asked for is over. Health checks reopen open circuits.
+        self.close()
+        if any(self._queues.values()):
+            now = time.monotonic()
+            ends = [n.not_before for n in self._nodes if n.circuit is not Circuit.open and n.not_before > now]
+            if ends:
+                self._timer = self._loop.call_later(min(ends) - now + 0.001, self.dispatch)
 
     def close(self) -> None:
         """Cancel the timer."""
@@ -98,12 +104,3 @@ class NodeQueue:
             if waiter.future.done() and not waiter.future.cancelled():
                 self.give_back(waiter.future.result())
             raise
-
-    def _set_timer(self) -> None:
-        """Dispatch again when the next pause that a node asked for is over. Health checks reopen open circuits."""
-        self.close()
-        if any(self._queues.values()):
-            now = time.monotonic()
-            ends = [n.not_before for n in self._nodes if n.circuit is not Circuit.open and n.not_before > now]
-            if ends:
-                self._timer = self._loop.call_later(min(ends) - now + 0.001, self.dispatch)

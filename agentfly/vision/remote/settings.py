@@ -6,15 +6,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import httpx
 from pydantic import BeforeValidator
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
-
-T = TypeVar("T")
 
 _TEXT = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+)(?::(?P<port>\d{1,5}))?(?:/v1)?/?"
@@ -85,11 +83,10 @@ NodeSpecs = str | Mapping[str, object] | NodeConfig | Iterable[NodeSpec]
 """One server or several."""
 
 
-def _one_or_many(given: T) -> T | tuple[T]:
-    return (given,) if isinstance(given, (str, Mapping)) else given
-
-
-NodeSettings = Annotated[tuple[str | Mapping[str, object], ...], BeforeValidator(_one_or_many)]
+NodeSettings = Annotated[
+    tuple[str | Mapping[str, object], ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, (str, Mapping)) else given),
+]
 """Servers as a field of settings that come from YAML: texts, or mappings of the fields of `NodeConfig`."""
 
 
