@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -33,6 +33,10 @@ class ImageProcessor(Protocol):
     """The image half of a Qwen-VL processor."""
 
     merge_size: int
+
+    def __call__(self, *, images: Sequence[Image.Image], return_tensors: str) -> Mapping[str, Any]:
+        """Return the patches and grids of images, as tensors of "np" or "pt"."""
+        ...
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict[str, object]) -> int:
         """Return the number of patches of an image of this size in pixels."""

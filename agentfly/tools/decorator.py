@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypedDict, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -25,21 +25,6 @@ F = TypeVar("F", bound=Function)
 
 _MARK = "__agentfly_tool__"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-class FunctionSchema(TypedDict):
-    """A function in OpenAI's form."""
-
-    name: str
-    description: str
-    parameters: Mapping[str, object]
-
-
-class ToolSchema(TypedDict):
-    """A tool in OpenAI's form, for a chat request or a chat template."""
-
-    type: Literal["function"]
-    function: FunctionSchema
 
 
 @dataclass(frozen=True)
@@ -76,13 +61,9 @@ class Tool:
         result = _to_result(self.name, value)
         return replace(result, final=True) if self.final and not result.final else result
 
-    def schema(self) -> ToolSchema:
+    def schema(self) -> dict[str, Any]:
         """Return the tool in OpenAI's form."""
-        function: FunctionSchema = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": self.parameters,
-        }
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from agentfly.errors import ConfigError, ToolError, unknown_name
 from agentfly.messages import ToolCall
 from agentfly.tools.base import ToolResult
-from agentfly.tools.decorator import Function, Tool, ToolSchema, bound, tool_of
+from agentfly.tools.decorator import Function, Tool, bound, tool_of
 
 
 class Toolset:
@@ -54,7 +55,7 @@ class Toolset:
             raise ConfigError(unknown_name("tool", name, self._tools))
         return Toolset(tool for tool in self if tool.name in wanted or tool.final)
 
-    def schemas(self) -> list[ToolSchema]:
+    def schemas(self) -> list[dict[str, Any]]:
         """Return the tools in OpenAI's form, for a chat request or a chat template."""
         return [tool.schema() for tool in self._tools.values()]
 
