@@ -26,7 +26,12 @@ _OPTIONS: dict[Format, dict[str, int]] = {
 
 
 def encode_image(image: Image.Image, form: Format = "png") -> bytes:
-    """Return an image as the bytes of a file. JPEG has no transparency: transparent parts become white."""
+    """Return an image as the bytes of a file.
+
+    Args:
+        image: any image.
+        form: of the file. JPEG has no transparency: transparent parts become white.
+    """
     if form == "jpeg":
         image = on_white(image)
     buffer = BytesIO()
@@ -35,12 +40,12 @@ def encode_image(image: Image.Image, form: Format = "png") -> bytes:
 
 
 def to_base64(image: Image.Image, form: Format = "png") -> str:
-    """Return an image as the base64 text of a file."""
+    """Return an image as the base64 text of a file; see `encode_image`."""
     return base64.b64encode(encode_image(image, form)).decode("ascii")
 
 
 def data_uri(image: Image.Image, form: Format = "png") -> str:
-    """Return an image as a data URI, such as `data:image/png;base64,…`."""
+    """Return an image as a data URI, such as `data:image/png;base64,…`; see `encode_image`."""
     return f"data:image/{form};base64,{to_base64(image, form)}"
 
 

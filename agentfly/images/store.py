@@ -192,11 +192,16 @@ class ImageView:
         self._provisional: dict[str, str] = {}
 
     def add(self, image: Image.Image, kind: str = "img") -> str:
-        """Store an image and return its name in this view; an equal image keeps the name it has."""
+        """Store an image and return its name in this view; an equal image keeps its name.
+
+        Args:
+            image: any image.
+            kind: first part of the name, such as "img" or "mask".
+        """
         return self.add_handle(self.store.put(image), kind)
 
     def add_handle(self, handle: str, kind: str = "img") -> str:
-        """Name an image that the store already holds, and return the name."""
+        """Name an image that the store already holds, and return the name; see `add`."""
         names = self._names
         if handle not in names.names:
             draft = self._draft

@@ -153,7 +153,12 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: DType, device: str) -> torch.dtype:
-    """Return the torch dtype; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    """Return the torch dtype.
+
+    Args:
+        dtype: its name; "auto" is bfloat16 on a GPU and float32 elsewhere.
+        device: as `resolve_device` returns it.
+    """
     import torch
 
     if dtype == "auto":

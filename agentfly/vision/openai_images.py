@@ -76,7 +76,7 @@ class OpenAIImages:
         return await asyncio.to_thread(restored, edited, image.size)
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """Return the image with the masked part repainted; pixels where the mask is 0 are exactly the source's.
+        """Return the image with the masked part repainted; see `Inpainter`. Pixels where the mask is 0 stay exact.
 
         Raises:
             ToolError: mask and image differ in size, the vendor refuses the request, or sends no image.

@@ -148,7 +148,12 @@ class ToolCache:
         return replace(entry, images=tuple(image.copy() for image in entry.images))
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep a result; images are stored in the modes of `normalise`."""
+        """Keep a result on disk and in memory.
+
+        Args:
+            key: see `cache_key`.
+            entry: its images are stored in the modes of `normalise`, its data as JSON.
+        """
         images = tuple(normalise(image).copy() for image in entry.images)
         folder = self._path(key).parent
         folder.mkdir(exist_ok=True)

@@ -38,7 +38,7 @@ class ClassicalEditor:
     name = "classical"
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """Return the edited image, same size. The settings are those of diffusion models and have no effect here.
+        """Return the edited image, same size; see `Editor`. The settings of diffusion models have no effect here.
 
         Raises:
             EngineUnavailable: the instruction is outside the grammar.

@@ -32,7 +32,7 @@ class ClassicalInpainter:
     name = "classical"
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """Return the image with the masked part repainted; grey mask values and `strength` blend.
+        """Return the image with the masked part repainted; see `Inpainter`. Grey mask values and `strength` blend.
 
         Raises:
             EngineUnavailable: the prompt asks for anything but a removal or a known figure.

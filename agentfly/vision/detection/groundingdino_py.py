@@ -66,7 +66,7 @@ class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Detections:
-        """Return the objects that match one of the prompt's phrases, best first; their masks are their boxes.
+        """Return the objects that match one of the prompt's phrases, with their boxes as masks; see `Detector`.
 
         Raises:
             ToolError: the prompt is empty, or memory ran out.

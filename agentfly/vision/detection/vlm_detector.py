@@ -78,7 +78,7 @@ class VlmDetector:
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Detections:
-        """Return the objects that match one of the prompt's phrases, best first; their masks are their boxes.
+        """Return the objects that match one of the prompt's phrases, with their boxes as masks; see `Detector`.
 
         Raises:
             ToolError: the prompt is empty, the endpoint fails, or its answer holds no list of boxes.

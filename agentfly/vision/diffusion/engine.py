@@ -27,7 +27,7 @@ _Request = tuple[Plan, Order]
 class DiffusionEngine:
     """Makes images with the pipeline of one role.
 
-    With a Lightning LoRA, steps and guidance are those of its distillation, whatever a request says: others only make
+    With a Lightning LoRA, steps and guidance are those of its distillation in spite of a request: others only make
     worse images. The name of the engine says so.
 
     Args:
@@ -129,7 +129,7 @@ class DiffusionInpainter(DiffusionEngine):
         super().__init__(self.settings, "inpaint", weights)
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """Return the image with the masked part repainted, same size; an alpha channel stays as it is.
+        """Return the image with the masked part repainted, same size; see `Inpainter`. An alpha channel stays as it is.
 
         Raises:
             ToolError: mask and image differ in size, the pipeline has no such setting, or memory ran out.
@@ -166,7 +166,7 @@ class DiffusionEditor(DiffusionEngine):
         super().__init__(self.settings, "edit", weights)
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """Return the edited image (RGB), same size; transparent parts of the source count as white.
+        """Return the edited image (RGB), same size; see `Editor`. Transparent parts of the source count as white.
 
         Raises:
             ToolError: the pipeline has no such setting, or memory ran out.

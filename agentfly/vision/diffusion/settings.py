@@ -20,7 +20,7 @@ class WeightSettings(ModelSettings):
     Attributes:
         offload: "model" keeps one part at a time on the GPU, "sequential" one layer at a time (slow, least memory).
         compile: compile the repeated blocks of the denoiser; the first call then takes minutes.
-        area: pixels that the model works at, whatever the size of the image; None is the area of its training. Less is
+        area: pixels that the model works at for images of any size; None is the area of its training. Less is
             faster: the cost of a step grows at least in proportion to the area.
         concurrency: pipelines that may run at once on these weights. More than 1 pays on a CPU with many cores; on a
             GPU, batches are the better way.

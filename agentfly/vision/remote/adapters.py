@@ -148,7 +148,12 @@ def adapter_of(models: Mapping[str, object]) -> Adapter | None:
 
 
 def encode_mask(mask: Image.Image, style: MaskStyle) -> bytes:
-    """Return a mask (mode L, white = change) as PNG in a server's own style."""
+    """Return a mask as PNG in a server's own style.
+
+    Args:
+        mask: mode L, white = change.
+        style: the part of the server's masks that changes.
+    """
     if style == "white":
         return encode_image(mask)
     return encode_image(Image.merge("RGBA", (mask, mask, mask, mask.point(lambda value: 255 - value))))

@@ -1,4 +1,4 @@
-"""What the model paints comes back into the source, and nothing else does."""
+"""The painted part comes back into the source, and nothing else does."""
 
 from __future__ import annotations
 

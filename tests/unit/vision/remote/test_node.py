@@ -98,14 +98,14 @@ def test_limit_stays_within_its_bounds(events: list[str]) -> None:
     node = Node(NodeConfig("http://h:1"), PoolSettings(max_limit=8), clock)
     for event in events:
         clock.now += 0.7
-        places = take(node, int(node.limit))
+        slots = take(node, int(node.limit))
         {
             "ok": lambda: node.record_success("edit", 1.0),
             "busy": lambda: node.record_busy(0),
             "fail": lambda: node.record_failure("x"),
         }[event]()
-        for place in places:
-            node.give_back(place)
+        for slot in slots:
+            node.give_back(slot)
         assert 1 <= node.limit <= 8
 
 
@@ -146,7 +146,7 @@ def test_half_open_admits_one_request_and_closes_with_its_success(node: Node, cl
     assert node.circuit is Circuit.closed
 
 
-def test_what_was_sent_before_an_absence_takes_no_place_of_the_node_that_came_back(node: Node, clock: Clock) -> None:
+def test_what_was_sent_before_an_absence_takes_no_slot_of_the_node_that_came_back(node: Node, clock: Clock) -> None:
     old = take(node, 4)
     node.record_failure("x", away=True)
     clock.now += 1
@@ -155,8 +155,8 @@ def test_what_was_sent_before_an_absence_takes_no_place_of_the_node_that_came_ba
     (trial,) = take(node, 1)
     assert (node.has_room(), node.in_flight) == (False, 5)
     assert (old[0].usable, trial.usable) == (False, True)
-    for place in old:
-        node.give_back(place)
+    for slot in old:
+        node.give_back(slot)
     assert (node.has_room(), node.in_flight) == (False, 1)
 
 

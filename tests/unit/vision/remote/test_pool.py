@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def balanced(statistics: PoolStatistics) -> bool:
-    """Whether every request and every attempt ended in exactly one way."""
+    """Return True if every request and every attempt ended in exactly one way."""
     pool = statistics
     ended = pool.answered + pool.refused + pool.timed_out + pool.failed + pool.cancelled + pool.pending
     attempts = all(

@@ -70,7 +70,7 @@ class Storm:
 
 
 def balanced(statistics: PoolStatistics) -> bool:
-    """Whether every request and every attempt ended in exactly one way, and nothing is held."""
+    """Return True if every request and every attempt ended in exactly one way, and nothing is held."""
     requests = statistics.answered + statistics.refused + statistics.timed_out + statistics.failed
     return (
         statistics.requests == requests + statistics.cancelled
