@@ -17,7 +17,7 @@ from agentfly.agents.llm_backends.openai_format import Reply
 from agentfly.agents.llm_backends.parity import check_prompt
 from agentfly.errors import BackendError
 from agentfly.messages import Message, TextPart
-from agentfly.templates import ChatCodec, defuse
+from agentfly.templates import ChatCodec, escape_special_tokens
 
 _SESSIONS = 4096
 _OTHER_SERVER = (
@@ -51,7 +51,7 @@ class TokenExact:
             if message.role == "assistant" and turns in sampled:
                 said = Message("assistant", (TextPart(sampled[turns]),))
             else:
-                said = defuse(message)
+                said = escape_special_tokens(message)
             turns += message.role == "assistant"
             out.append(said.to_openai(urls.__getitem__))
         return out
