@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta
-from agentfly.agents.llm_backends.client_errors import Faults, TransientError, refuses_tools, retrying
+from agentfly.agents.llm_backends.client_errors import Faults, TransientError, backoff, refuses_tools
 from agentfly.agents.llm_backends.configs import ClientConfig
 from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_as_text, wire_messages
 from agentfly.agents.llm_backends.token_exact import TokenExact
-from agentfly.aio import Clock, RateLimiter, Sleep
+from agentfly.aio import Clock, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
 from agentfly.templates import ChatCodec
 
@@ -90,7 +90,9 @@ class ClientBackend:
             BackendError: no usable answer came, or one to another prompt than the rollout's.
         """
         urls = await image_urls(request)
-        attempts = retrying(self._config.max_retries + 1, self._sleep)
+        attempts = retrying(
+            self._config.max_retries + 1, TransientError, backoff, sleep=self._sleep, log_level=logging.WARNING
+        )
         reply: Reply = await attempts(self._attempt, request, urls, on_delta)
         return self._exact.generation(reply, request) if self._exact else reply.generation()
 
