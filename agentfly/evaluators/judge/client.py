@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from agentfly.aio import LoopLocal, RateLimiter, Sleep, retrying
-from agentfly.errors import ConfigError, EvaluatorError, ToolError, first_line
+from agentfly.errors import ConfigError, EvaluatorError, ToolError
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.logprobs import Token, expected_rating
 from agentfly.evaluators.judge.replies import BrokenReply, Ratings, read_reply
@@ -191,15 +191,16 @@ class JudgeClient:
             BrokenReply: the server's filter refuses the content.
             EvaluatorError: the request is refused for another reason.
         """
+        read = self._client.read_fault(fault, f"the judge {self.settings.model}")
         words = f"{fault.message} {fault.code or ''} {fault.param or ''}".lower()
         if any(mark in words for mark in _REFUSALS):
-            raise BrokenReply(f"the server refused to judge ({first_line(fault)})") from None
+            raise BrokenReply(f"the server refused to judge ({read.reason})") from None
         for name, marks in _OPTIONAL.items():
             if name in options and any(mark in words for mark in marks):
                 logger.warning("judge %s: the server refuses %s, going on without", self.settings.model, name)
                 self._refused.add(name)
                 return
-        raise EvaluatorError(self._client.read_fault(fault, f"the judge {self.settings.model}").message) from None
+        raise EvaluatorError(read.message) from None
 
     def _read(self, reply: object, question: Question) -> Ratings:
         choices: Sequence[Choice] | None = getattr(reply, "choices", None)
