@@ -1,4 +1,4 @@
-"""Score against a known answer: whether the edit was made, and whether the rest of the image is unchanged."""
+"""Score against a known answer: the edit inside the mask, and the rest of the image outside of it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.evaluators.measured import regions
 from agentfly.evaluators.measured.regions import Region
 from agentfly.images import on_white
+from agentfly.settings import Settings
 
 Floats = NDArray[np.float32]
 
 
-class ReferenceConfig(BaseModel):
+class ReferenceConfig(Settings):
     """Constants of the score; the defaults are calibrated on the sticker world at 168 x 168 pixels.
 
     Attributes:
         blur: standard deviation in pixels of the Gaussian that is laid over all images first.
-        lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
-            photograph is under a sticker cannot be known as well as that it is not red there.
-        inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
-        inside_half: colour difference above the tolerance that counts as half wrong: purple for blue is no success,
+        lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1. Under a
+            sticker nobody can know how dark the photograph is, though it is known not to be red.
+        inside_tolerance: colour difference inside the mask that counts as none, because a fill cannot know the texture.
+        inside_half: colour difference above the tolerance that counts as half wrong. Purple for blue is no success,
             though yellow was far from both.
         outside_tolerance: colour difference outside of the mask that counts as none.
         outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
         outside_decay: k in `outside = exp(-k * spoiled share of the image)`.
         changed_tolerance: largest colour difference of an image that counts as unchanged.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     blur: float = Field(1.0, gt=0)
     lightness_weight: float = Field(0.4, gt=0, le=1)
@@ -62,7 +61,7 @@ class ReferenceEvaluator:
         outside   = exp(-k * spoiled)
         changed   = 1 if d(result, source) exceeds its tolerance anywhere, else 0
 
-    The product leaves nothing to gain from copying the source (inside = 0) or repainting everything (outside near 0).
+    With the product, nothing is gained by copying the source (inside = 0) or repainting everything (outside near 0).
     """
 
     def __init__(self, config: ReferenceConfig | None = None) -> None:
@@ -100,28 +99,27 @@ class ReferenceEvaluator:
         lab_target, local = self._lab(wanted, near), regions.relative(near, area)
         moved = _distance(lab_result, lab_source)
         changed = float(moved.max() > self.config.changed_tolerance)
-        # The two differ outside of the mask only by the blur across its edge, which is nobody's fault.
+        # The two differ outside of the mask only by the blur across its edge, which is not the agent's doing.
         away = moved
         away[local] = np.minimum(moved[local], _distance(lab_result[local], lab_target))
         aspects = {
-            "inside": self._inside(lab_source[local], lab_result[local], lab_target, within[near]),
+            "inside": removed(
+                self._error(lab_source[local], lab_target, within[near]),
+                self._error(lab_result[local], lab_target, within[near]),
+            ),
             "outside": self._outside(away, within[area], within.size),
             "changed": changed,
         }
         return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
 
     def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
-        """A region of the blurred image in Lab; what is around it is seen by the blur."""
+        """Return a region of the blurred image in Lab; the blur takes in the pixels around it."""
         import cv2
 
         read = regions.grown(region, _reach(self.config.blur), pixels.shape)
         part = np.divide(pixels[read], np.float32(255.0), dtype=np.float32)
         blurred = cv2.GaussianBlur(part, (0, 0), self.config.blur)
         return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
-
-    def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
-        before, after = (self._error(image, target, within) for image in (source, result))
-        return removed(before, after)
 
     def _error(self, image: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         away = _distance(image, target, self.config.lightness_weight)[within]
@@ -136,7 +134,11 @@ class ReferenceEvaluator:
 
 
 def removed(before: float, after: float) -> float:
-    """Share of the source's error within the mask that the result has taken away, from 0 to 1.
+    """Return the share of the source's error within the mask that the result has removed, from 0 to 1.
+
+    Args:
+        before: error of the source.
+        after: error of the result.
 
     Raises:
         EvaluatorError: there was none.
@@ -148,7 +150,7 @@ def removed(before: float, after: float) -> float:
 
 
 def _reach(blur: float) -> int:
-    """Pixels that OpenCV's Gaussian kernel for float images reaches to each side, rounded up."""
+    """Return the pixels that OpenCV's Gaussian kernel for float images reaches to each side, rounded up."""
     return math.ceil(4 * blur) + 1
 
 
