@@ -68,7 +68,13 @@ class CompositeEvaluator:
         """
         tasks = {name: asyncio.ensure_future(part.evaluate(sample)) for name, part in self.parts.items()}
         try:
-            scores = {name: await _named(name, task) for name, task in tasks.items()}
+            scores: dict[str, Score] = {}
+            for name, task in tasks.items():
+                try:
+                    scores[name] = await task
+                except EvaluatorError as fault:
+                    # The type is kept, because a `PassingFault` is tried again.
+                    raise type(fault)(f"part {name!r}: {fault}") from fault
         finally:
             for task in tasks.values():
                 task.cancel()
@@ -108,12 +114,3 @@ class CompositeEvaluator:
 async def _check_all(checks: Mapping[str, Awaitable[None]]) -> None:
     if faults := await objections({f"part {name!r}": check for name, check in checks.items()}):
         raise EvaluatorError("; ".join(faults))
-
-
-async def _named(name: str, task: asyncio.Future[Score]) -> Score:
-    """Return the score of a part, or raise its error with the part's name in it."""
-    try:
-        return await task
-    except EvaluatorError as fault:
-        # The type is kept, because a `PassingFault` is tried again.
-        raise type(fault)(f"part {name!r}: {fault}") from fault

@@ -130,7 +130,12 @@ class DetectorCheckedEvaluator:
     async def _passed(self, check: Check, sample: EditSample, result: Image.Image) -> float:
         after = await self._find(result, check.object)
         if check.kind == "colour":
-            return await asyncio.to_thread(self._coloured, result, after, check.colour) if after else 0.0
+            shape = np.asarray(after[0].mask) > 127 if after else np.zeros((1, 1), np.bool_)
+            if not shape.any():
+                return 0.0
+            pixels = np.asarray(on_white(result))[shape]
+            names = await asyncio.to_thread(nearest_colours, pixels)
+            return min(float((names == check.colour).mean()) / self.settings.full_share, 1.0)
         before = await self._find(sample.source, check.object)
         old, new = (self._counted(found, sample.mask) for found in (before, after))
         if check.kind == "present":
@@ -162,13 +167,6 @@ class DetectorCheckedEvaluator:
         pixels = [np.asarray(one.mask) > 127 for one in found]
         shares = (float((one & wanted).sum()) / one.sum() if one.any() else 0.0 for one in pixels)
         return sum(share >= self.settings.overlap for share in shares)
-
-    def _coloured(self, image: Image.Image, found: Sequence[Detection], colour: str) -> float:
-        object_mask = np.asarray(found[0].mask) > 127
-        if not object_mask.any():
-            return 0.0
-        names = nearest_colours(np.asarray(on_white(image))[object_mask])
-        return min(float((names == colour).mean()) / self.settings.full_share, 1.0)
 
 
 def read_checks(given: object) -> list[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -102,15 +103,17 @@ class ReferenceEvaluator:
         # The two differ outside of the mask only by the blur across its edge, which is not the agent's doing.
         away = moved
         away[local] = np.minimum(moved[local], _distance(lab_result[local], lab_target))
+        harm = np.clip((away - self.config.outside_tolerance) / self.config.outside_range, 0.0, 1.0)
+        harm[within[area]] = 0.0
         aspects = {
             "inside": removed(
                 self._error(lab_source[local], lab_target, within[near]),
                 self._error(lab_result[local], lab_target, within[near]),
             ),
-            "outside": self._outside(away, within[area], within.size),
+            "outside": math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / within.size),
             "changed": changed,
         }
-        return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
+        return Score(100.0 * math.prod(aspects.values()), feedback(aspects), aspects)
 
     def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
         """Return a region of the blurred image in Lab; the blur takes in the pixels around it."""
@@ -125,12 +128,6 @@ class ReferenceEvaluator:
         away = _distance(image, target, self.config.lightness_weight)[within]
         error = np.maximum(away - self.config.inside_tolerance, 0.0)
         return float((error / (error + self.config.inside_half)).mean())
-
-    def _outside(self, away: Floats, within: NDArray[np.bool_], pixels: int) -> float:
-        harm = (away - self.config.outside_tolerance) / self.config.outside_range
-        np.clip(harm, 0.0, 1.0, out=harm)
-        harm[within] = 0.0
-        return math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / pixels)
 
 
 def removed(before: float, after: float) -> float:
@@ -174,12 +171,20 @@ def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
     return np.asarray(cv2.sqrt(squares), dtype=np.float32)
 
 
-def _feedback(aspects: dict[str, float]) -> str:
+def feedback(aspects: Mapping[str, float], *, has_target: bool = True) -> str:
+    """Return a sentence on the weakest of the aspects inside, outside and changed.
+
+    Args:
+        aspects: each from 0 to 1.
+        has_target: the wanted image is known, so that "inside" measures the distance to it.
+    """
     if not aspects["changed"]:
         return "The image is unchanged."
     inside, outside = aspects["inside"], aspects["outside"]
     if min(inside, outside) >= 0.9:
-        return "The edit is done and the rest of the image is kept."
+        done = "The edit is done and the rest of the image is kept."
+        return done if has_target else "Only the marked part has changed."
     if inside <= outside:
-        return f"Weakest is the edit itself: {inside:.0%} of the difference to the wanted image is gone."
+        left = f"{inside:.0%} of the difference to the wanted image is gone"
+        return f"Weakest is the edit itself: {left if has_target else 'the marked part is as before'}."
     return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.evaluators.measured.reference import removed
+from agentfly.evaluators.measured.reference import feedback, removed
 from agentfly.images import on_white
 from agentfly.settings import Settings
 
@@ -121,7 +121,7 @@ class StructuralEvaluator:
             outside = self._outside(np.minimum(moved, left), within)
         changed = float(_l1(result, source).max() > self.config.changed_tolerance)
         aspects = {"inside": inside, "outside": outside, "changed": changed}
-        return Score(100.0 * math.prod(aspects.values()), _feedback(aspects, known=target is not None), aspects)
+        return Score(100.0 * math.prod(aspects.values()), feedback(aspects, has_target=target is not None), aspects)
 
     def _difference(self, a: _Image, b: _Image) -> Floats:
         means = a.mean * b.mean
@@ -183,15 +183,3 @@ def _l1(a: _Image, b: _Image) -> Floats:
     import cv2
 
     return np.asarray(cv2.transform(cv2.absdiff(a.lab, b.lab), np.ones((1, 3), np.float32)), dtype=np.float32)
-
-
-def _feedback(aspects: dict[str, float], *, known: bool) -> str:
-    if not aspects["changed"]:
-        return "The image is unchanged."
-    inside, outside = aspects["inside"], aspects["outside"]
-    if min(inside, outside) >= 0.9:
-        return "The edit is done and the rest of the image is kept." if known else "Only the marked part has changed."
-    if inside <= outside:
-        how = f"{inside:.0%} of the difference to the wanted image is gone" if known else "the marked part is as before"
-        return f"Weakest is the edit itself: {how}."
-    return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."
