@@ -17,7 +17,7 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
 from agentfly.images import encode_image, from_base64, load_image
-from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
+from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams, given_params
 from agentfly.vision.compositing import paste_back, restored, solid
@@ -105,7 +105,7 @@ class OpenAIImages:
             marked = image.convert("RGB")
             marked.putalpha(solid(mask).point(lambda value: 255 - value))
             arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
-        with sdk_faults(f"the image model {self.name}"):
+        with self._client.translated_faults(f"the image model {self.name}"):
             reply = await self._send({"prompt": prompt, **arguments})
         first = reply.data[0] if reply.data else None
         try:
