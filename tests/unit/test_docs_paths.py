@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("CONTRIBUTING.md", "AGENTS.md", "docs/extending.md", "docs/architecture.md")
 PATH = re.compile(r"(?<![\w/.])(?:agentfly|benchmarks|docs|recipes|scripts|tests)/[\w/.*-]*\w/?")
 NAME = re.compile(r"(?<![\w/.:])agentfly(?:\.[A-Za-z_]\w*)+")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -80,6 +83,25 @@ def test_console_script_and_verl_plugin_are_registered() -> None:
     registered = {(e.group, e.name, e.value) for e in metadata.distribution("agentfly-rl").entry_points}
     assert ("console_scripts", "agentfly", "agentfly.cli:main") in registered
     assert ("verl.plugins", "agentfly_cpu", "agentfly.training.cpu") in registered
+
+
+def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tmp_path: Path) -> None:
+    settings = ["egg_info", "--egg-base", ".", "build", "--build-base", "build"]
+    for folder in ("agentfly", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "setup.py", "-q", *settings, "sdist", "bdist_wheel"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+
+    (wheel,), (source,) = (tmp_path / "dist").glob("*.whl"), (tmp_path / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        installed = set(archive.namelist())
+    with tarfile.open(source) as archive:
+        distributed = {name.partition("/")[2] for name in archive.getnames()}
+    for names in (installed, distributed):
+        assert {"agentfly/py.typed", "agentfly/agents/__init__.py", "agentfly/viewer/report.css.jinja"} <= names
+        assert [name for name in names if re.search(r"(^|/)tests(/|$)", name)] == []
 
 
 @pytest.mark.parametrize("heavy", ["torch", "ray", "verl", "vllm", "diffusers", "transformers", "datasets"])

@@ -24,7 +24,7 @@ from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.recipe.compose import compose
 from agentfly.training.verl.scoring import reward_info
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

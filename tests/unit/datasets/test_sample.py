@@ -14,7 +14,7 @@ from agentfly.datasets import check_rows, load_tasks, task_rows
 from agentfly.datasets.photos import PHOTOS
 from agentfly.images import handle_of, load_image
 
-DATA = Path(__file__).parents[3] / "data"
+DATA = Path(__file__).resolve().parents[3] / "data"
 
 
 def script(name: str) -> ModuleType:

@@ -308,7 +308,7 @@ def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     options = json.dumps({"log": str(log)})
     arguments = ["eval", *STICKERS, "--limit", "12", "--agent", AGENT, "--agent-options", options, "-o", str(out)]
     arguments += ["--evaluator", "structural", "--concurrency", "2"]
-    root = Path(__file__).parents[3]
+    root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
         [sys.executable, "-m", "agentfly.cli", *arguments], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
     )

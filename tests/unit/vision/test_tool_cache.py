@@ -13,7 +13,7 @@ from PIL import Image
 from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key, image_hash
 from tests import programs
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def make_image(value: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:

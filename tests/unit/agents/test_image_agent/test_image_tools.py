@@ -184,7 +184,7 @@ async def test_a_person_goes_on_where_a_run_ended(photo: Image.Image) -> None:
 
 
 def test_the_page_on_the_agent_lists_every_tool_and_argument() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "agent.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[4] / "docs" / "agent.md").read_text(encoding="utf-8")
     for known in Toolset.of(ImageTools.__new__(ImageTools)):
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{known.name}` |"))
         assert re.findall(r"`(\w+)`", row)[1:] == list(known.parameters["properties"])

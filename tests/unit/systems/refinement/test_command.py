@@ -21,7 +21,7 @@ from agentfly.systems.refinement.upload import upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 DOCUMENTED = {"best_image_url", "final_score", "prompt_history", "image_history", "feedback_history", "thread_id"}
 
 

@@ -17,7 +17,7 @@ import pytest
 from agentfly.errors import TrainingError
 from agentfly.training.launch.subprocess_phase import PhaseProcess, run_phase
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 Tell = Callable[[str, int, int], None]
 
 
