@@ -168,7 +168,7 @@ def test_every_file_agrees_on_the_versions_of_python() -> None:
 
 
 def test_every_file_compiles_with_the_lowest_version_of_python() -> None:
-    lowest = tuple(map(int, PYTHONS[0].split(".")))
+    major, minor = map(int, PYTHONS[0].split("."))
     for folder in ("agentfly", "benchmarks", "recipes", "scripts", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
-            ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=lowest)
+            ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(major, minor))

@@ -204,7 +204,7 @@ def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
 
     monkeypatch.setattr(learning, "prepare", lambda recipe, overrides: asked.append(list(overrides)))
     monkeypatch.setattr(learning, "launch", launch)
-    budget, told = learning.Budget(steps=1, prompts=5, samples=2, test_tasks=5), []
+    budget, told = learning.Budget(steps=1, prompts=5, samples=2, test_tasks=5), list[str]()
     own = {"ppo": ["critic.optim.lr=1e-2"]}
     laboratory = learning.Laboratory(tmp_path, budget, tmp_path / "policy", overrides=own)
     run = laboratory.run("ppo", 3, told.append)
