@@ -103,9 +103,11 @@ def test_a_hanging_phase_is_ended_with_its_children(process: PhaseProcess, tmp_p
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+kept: list[object] = []
+
+
 def leaves_a_semaphore(on_progress: Tell) -> None:
-    global kept
-    kept = multiprocessing.get_context("spawn").Lock()
+    kept.append(multiprocessing.get_context("spawn").Lock())
 
 
 def test_a_process_that_is_done_ends_by_itself(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ async def test_a_chain_is_exact_and_not_scored(
     # The name that seeds are made from is the same in every run; verl's uid is not.
     assert trajectory.id == "step-3-row-0-1"
     assert (output.chain.step, output.chain.validate, output.chain.row["index"]) == (3, False, 0)
-    images = output.multi_modal_data["images"]  # type: ignore[index]
+    images = output.multi_modal_data["images"]
     assert [image.size for image in images] == [(168, 168)] * 2
     assert policy_codec.image_runs(whole) == [9, 9]
 
@@ -160,7 +160,7 @@ async def test_the_response_fits_in_verls_length_and_ends_with_what_was_sampled(
     # An observation that no turn follows is not kept: no image hangs over the end.
     assert output.response_mask[-1] == 1
     runs = policy_codec.image_runs(output.prompt_ids + output.response_ids)
-    assert runs == [9] * len(output.multi_modal_data["images"])  # type: ignore[index]
+    assert runs == [9] * len(output.multi_modal_data["images"])
 
 
 async def test_a_dead_server_is_an_error_that_names_the_chain(
