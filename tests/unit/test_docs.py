@@ -88,6 +88,7 @@ def test_commands_are_run_somewhere(page: str, before: str, code: str) -> None:
 ANNOUNCED = "agentfly/tests/unit/agents/test_image_agent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
