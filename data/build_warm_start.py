@@ -12,6 +12,7 @@ import logging
 import platform
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ def main() -> None:
     work = path.with_name(f"{path.name}.partial")
     plan = EvaluationPlan()
     with ProgressDisplay(Console()) as display, PhaseProcess() as process:
-        told = {"log": work / "build.log", "on_progress": display.update}
-        seconds = process.run(warm_start, {"config": WarmStartConfig(), "folder": work / "policy"}, **told)
-        process.run(evaluate_policy, {"policy": work / "policy", "out": work / "evaluation", "plan": plan}, **told)
+        run = partial(process.run, log=work / "build.log", on_progress=display.update)
+        seconds = run(warm_start, {"config": WarmStartConfig(), "folder": work / "policy"})
+        run(evaluate_policy, {"policy": work / "policy", "out": work / "evaluation", "plan": plan})
     text = json.dumps(figures(work / "evaluation", plan, seconds), indent=2)
     write_text(work / "policy" / FIGURES, text + "\n")
     shutil.rmtree(path, ignore_errors=True)

@@ -25,7 +25,7 @@ from agentfly.training.recipe.compose import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TRAINING = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in ("large", "eval", "sft_warm_start"))
 LAUNCHED = ("async", "lora_single_gpu", "qwen2_5_vl_3b_ppo", "qwen3_vl_4b_grpo")
 # It takes its step as its page says (test_walks_train.py).

@@ -18,7 +18,7 @@ from tests.unit.evaluation.agents import blurs
 
 __all__ = ["running_server", "server"]  # fixtures
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 TASKS = 6
 
 

@@ -23,7 +23,7 @@ __all__ = ["running_server", "server"]  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "training.md"
 SHORT = (
     "trainer.total_training_steps=1",

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from agentfly.cli import HELP, app
 from agentfly.serving.deploy import read_settings
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_first_page_has_examples_that_can_be_typed_and_names_the_docs() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from agentfly.agents.llm_backends.vllm_defaults import is_cpu_build
 from agentfly.errors import ConfigError
-from agentfly.serving import deploy
 from agentfly.serving.deploy import arguments, main, read_settings
 from agentfly.serving.supervisor import Endpoint
 from agentfly.templates import load_template
@@ -235,7 +235,7 @@ def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_cod
     called = serving.called()
     assert called["template"] == load_template("qwen3-vl")
     assert called["arguments"][-4:] == ["--api-key", "sk-1", "--max-model-len", "64"]
-    assert called["environment"].get("TORCHDYNAMO_DISABLE") == ("1" if deploy.is_cpu_build() else None)
+    assert called["environment"].get("TORCHDYNAMO_DISABLE") == ("1" if is_cpu_build() else None)
     assert "VLLM_CPU_KVCACHE_SPACE" not in called["environment"]
     serving.process.send_signal(number)
     assert serving.process.wait(30) == 40 + number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -28,10 +28,12 @@ from agentfly.evaluators import (
 from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
 from agentfly.evaluators.http_schema import PATH, to_body
 from agentfly.serving.evaluator_server import EvaluatorServerSettings, create_app, main
+from tests.values import as_image
 
 TASK = StickerWorld().task(3, "heldout", "named")
-HALF = Image.blend(TASK.images[0], TASK.target, 0.5)
-SAMPLE = EditSample(TASK.instruction, TASK.images[0], HALF, TASK.target, TASK.mask, {"key": [1, "é"], "bad": object()})
+SOURCE, TARGET, MASK = (as_image(image) for image in (TASK.images[0], TASK.target, TASK.mask))
+HALF = Image.blend(SOURCE, TARGET, 0.5)
+SAMPLE = EditSample(TASK.instruction, SOURCE, HALF, TARGET, MASK, {"key": [1, "é"], "bad": object()})
 
 
 class Doing:
@@ -125,7 +127,7 @@ async def test_faults_that_may_pass_are_told_as_such(fault: Exception) -> None:
 
 
 async def test_a_guard_around_the_client_tries_again() -> None:
-    attempts = iter([PassingFault("busy"), Score(60)])
+    attempts: Iterator[Exception | Score] = iter([PassingFault("busy"), Score(60)])
 
     def work(sample: EditSample) -> Score:
         found = next(attempts)

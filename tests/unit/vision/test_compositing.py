@@ -15,13 +15,14 @@ def test_only_masked_pixels_change_and_full_ones_are_the_painted(seed: int, mode
     random = np.random.default_rng(seed)
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
     source = Image.fromarray(random.integers(0, 256, (12, 17, *channels), dtype=np.uint8))
-    painted = Image.fromarray(random.integers(0, 256, (12, 17, 3), dtype=np.uint8))
+    colours = random.integers(0, 256, (12, 17, 3), dtype=np.uint8)
+    painted = Image.fromarray(colours)
     values = random.choice(np.array([0, 1, 128, 254, 255], np.uint8), (12, 17))
     result = paste_back(source, painted, Image.fromarray(values))
     before, after = np.asarray(source.convert("RGB")), np.asarray(result.convert("RGB"))
     assert (after[values == 0] == before[values == 0]).all()
-    assert (after[values == 255] == np.asarray(painted)[values == 255]).all()
-    between = np.minimum(before, painted), np.maximum(before, painted)
+    assert (after[values == 255] == colours[values == 255]).all()
+    between = np.minimum(before, colours), np.maximum(before, colours)
     assert ((after >= between[0]) & (after <= between[1])).all()
     if mode == "RGBA":
         assert result.getchannel("A").tobytes() == source.getchannel("A").tobytes()

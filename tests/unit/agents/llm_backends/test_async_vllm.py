@@ -90,7 +90,7 @@ async def test_a_failed_start_is_told_to_all_and_tried_again(codec: ChatCodec, m
     failed = await asyncio.gather(*(backend._engine() for _ in range(3)), return_exceptions=True)
     assert [str(fault) for fault in failed] == ["no memory"] * 3
     assert starts == ["m"]
-    assert await asyncio.gather(backend._engine(), backend._engine()) == [engine, engine]
+    assert [*await asyncio.gather(backend._engine(), backend._engine())] == [engine, engine]
     await backend.close()
     await backend.close()
     assert (len(starts), engine.stopped) == (2, 1)

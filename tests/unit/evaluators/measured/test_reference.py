@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import EditSample, ReferenceConfig, ReferenceEvaluator, Score
+from tests.values import as_image
 
 TASK = StickerWorld().task(3, "heldout", "named")
-SOURCE, TARGET, MASK = TASK.images[0], TASK.target, TASK.mask
+SOURCE, TARGET, MASK = (as_image(image) for image in (TASK.images[0], TASK.target, TASK.mask))
 
 
-def score(result: Image.Image | None, **changes: object) -> Score:
-    fields = {"source": SOURCE, "target": TARGET, "mask": MASK, **changes}
+def score(result: Image.Image | None, **changes: Image.Image | None) -> Score:
+    fields: dict[str, Any] = {"source": SOURCE, "target": TARGET, "mask": MASK, **changes}
     return asyncio.run(ReferenceEvaluator().evaluate(EditSample(TASK.instruction, result=result, **fields)))
 
 

@@ -174,7 +174,7 @@ def test_key() -> None:
         for path in ("/v1/models", "/gpu/status", "/metrics"):
             assert httpx.get(server.url + path).status_code == 401
             assert httpx.get(server.url + path, headers={"authorization": "Bearer wrong"}).status_code == 401
-            key = {"authorization": "Bearer sésame".encode()}
+            key = {b"authorization": "Bearer sésame".encode()}
             assert httpx.get(server.url + path, headers=key).status_code == 200
         assert server.edit("invert").status_code == 401
         for path in ("/", "/health", "/docs"):

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from agentfly.errors import ConfigError
+from agentfly.serving.image_server.workers.jobs import Worker
 from agentfly.serving.image_server.workers.process import visible_device
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, running, wait_for
 
@@ -163,7 +164,7 @@ def test_work_is_spread_over_idle_workers(pair: Running) -> None:
     assert time.monotonic() - started < 0.95
 
 
-def _both_busy(pair: Running) -> list[object]:
+def _both_busy(pair: Running) -> list[Worker]:
     workers = pair.server.dispatcher.workers
     wait_for(lambda: sum(len(worker.jobs) for worker in workers) == 2, 5)
     return list(workers)

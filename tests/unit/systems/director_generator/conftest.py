@@ -22,7 +22,7 @@ from PIL import Image
 from tests.unit.agents.conftest import Reply, completion, delta, stream
 from tests.unit.serving.image_server.running import as_text
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 RECIPE = ROOT / "recipes" / "director_generator"
 MODELS = ("qwen/Qwen2.5-VL-7B-Instruct", "gpt-4o", "gpt-4o-mini")
 

@@ -71,6 +71,7 @@ def test_empty_variables_change_nothing(configure: Configure) -> None:
         ({"prompts": "/nowhere"}, "cannot read the prompt /nowhere/brief.md"),
         ({"directors": "/nowhere.json"}, "cannot read the personas /nowhere.json"),
         ({"models": {"qwen": {"model": "m", "sees_images": False}}}, "director 'Ada' judges images"),
+        ({"models": {"qwen": {"model": "m", "sees_pictures": False}}}, "director 'Ada' judges images"),  # its old name
     ],
 )
 def test_wrong_settings_are_named(configure: Configure, changes: dict[str, object], words: str) -> None:

@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def state(self) -> OpenAIServer:
-        return self.server.state  # type: ignore[attr-defined,no-any-return]
+        return self.server.state  # type: ignore[attr-defined]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", "0"))) or b"{}")

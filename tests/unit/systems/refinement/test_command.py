@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
@@ -21,7 +20,7 @@ from agentfly.systems.refinement.upload import upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 DOCUMENTED = {"best_image_url", "final_score", "prompt_history", "image_history", "feedback_history", "thread_id"}
 
 

@@ -17,7 +17,7 @@ import pytest
 from agentfly.errors import TrainingError
 from agentfly.training.launch.subprocess_phase import PhaseProcess, run_phase
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -105,9 +105,11 @@ def test_a_hanging_phase_is_ended_with_its_children(process: PhaseProcess, tmp_p
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+kept: list[object] = []
+
+
 def leaves_a_semaphore(on_progress: OnProgress) -> None:
-    global kept
-    kept = multiprocessing.get_context("spawn").Lock()
+    kept.append(multiprocessing.get_context("spawn").Lock())
 
 
 def test_a_process_that_is_done_ends_by_itself(tmp_path: Path) -> None:

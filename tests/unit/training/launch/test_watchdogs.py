@@ -40,8 +40,8 @@ def watchdogs(clock: Clock, tmp_path: Path) -> Watchdogs:
         model="m",
         out=tmp_path,
         data=DataSettings(train="stickers"),
-        limits={"wall_clock": 0.1},  # type: ignore[arg-type]
-        guard={"timeout": 0.1, "attempts": 1},  # type: ignore[arg-type]
+        limits={"wall_clock": 0.1},
+        guard={"timeout": 0.1, "attempts": 1},
         patience=patience,
     )
     return Watchdogs(settings, steps=5, stacks=tmp_path)

@@ -47,7 +47,7 @@ async def test_ids_and_mask_are_those_of_the_rollout(tiny_policy: Path, image: I
 
 async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, image: Image.Image) -> None:
     example, _, _ = await example_and_rollout(tiny_policy, image)
-    ids, labels = ending_with(example.ids, 2)
+    ids, labels = ending_with([*example.ids], 2)
     assert ids == list(example.ids[:-1])
     assert labels[-2:] == ids[-2:]
     assert {*labels[:-2]} == {IGNORED}
