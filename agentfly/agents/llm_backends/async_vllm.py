@@ -165,13 +165,7 @@ class AsyncVLLMBackend:
             ConfigError: vLLM has no such setting.
         """
         engine = await self._engine()
-        prompt: dict[str, object] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
-        if request.images:
-            load = request.load_image
-            if load is None:
-                raise BackendError("the prompt has images, but the request has no load_image")
-            images = await asyncio.to_thread(lambda: [load(handle) for handle in request.images])
-            prompt["multi_modal_data"] = {"image": images}
+        prompt = await self._prompt(request)
         ids: list[int] = []
         logprobs: list[float] = []
         finish: str | None = None
@@ -238,6 +232,16 @@ class AsyncVLLMBackend:
         except asyncio.CancelledError:
             start.add_done_callback(_shut_down_late)
             raise
+
+    async def _prompt(self, request: GenerationRequest) -> dict[str, object]:
+        prompt: dict[str, object] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
+        if request.images:
+            load = request.load_image
+            if load is None:
+                raise BackendError("the prompt has images, but the request has no load_image")
+            images = await asyncio.to_thread(lambda: [load(handle) for handle in request.images])
+            prompt["multi_modal_data"] = {"image": images}
+        return prompt
 
     async def _outputs(
         self, engine: AsyncLLM, prompt: Mapping[str, object], request: GenerationRequest, streaming: bool
