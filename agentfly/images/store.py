@@ -43,12 +43,17 @@ def normalise(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa") else "RGB")
 
 
-def handle_of(image: Image.Image) -> str:
-    """Return the handle of an image: a hash of its mode, size and pixels, without its metadata."""
+def image_hash(image: Image.Image) -> str:
+    """Return the SHA-256 of mode, size and pixels, in hex, without the metadata."""
     image = normalise(image)
     digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
-    return f"img_{digest.hexdigest()[:12]}"
+    return digest.hexdigest()
+
+
+def handle_of(image: Image.Image) -> str:
+    """Return the handle of an image, which is the beginning of its hash."""
+    return f"img_{image_hash(image)[:12]}"
 
 
 class ImageStore:

@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from agentfly.images import encode_image
-from agentfly.images.store import normalise
+from agentfly.images.store import image_hash, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,6 @@ class CacheStats:
     def as_dict(self) -> dict[str, float]:
         """Return the counters and the hit rate by name, for metrics."""
         return {**{f.name: float(getattr(self, f.name)) for f in fields(self)}, "hit_rate": self.hit_rate}
-
-
-def image_hash(image: Image.Image) -> str:
-    """Return the SHA-256 of mode, size and pixels, in hex."""
-    image = normalise(image)
-    digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def cache_key(

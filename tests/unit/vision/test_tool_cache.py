@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key, image_hash
+from agentfly.images.store import image_hash
+from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[3]
