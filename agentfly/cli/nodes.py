@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from agentfly.cli.lists import repeat_option
 from agentfly.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,26 +37,7 @@ class NodesCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments with `--nodes` before each of its values."""
-        return super().parse_args(ctx, list(_repeated(args)))
-
-
-def _repeated(args: Sequence[str]) -> Iterator[str]:
-    expecting = listing = False
-    for index, word in enumerate(args):
-        if word == "--":
-            yield from args[index:]
-            return
-        if expecting:
-            expecting = False
-        elif word == OPTION:
-            expecting = listing = True
-        elif word.startswith(f"{OPTION}="):
-            listing = True
-        elif listing and _ADDRESS.fullmatch(word):
-            yield OPTION
-        else:
-            listing = False
-        yield word
+        return super().parse_args(ctx, list(repeat_option(args, OPTION, _ADDRESS.fullmatch)))
 
 
 def read_node_options(nodes: Sequence[str] | None, key_env: str | None) -> list[NodeConfig]:

@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import uvicorn
 from PIL import Image
+from typer.testing import CliRunner
 
+from agentfly.cli import app
 from agentfly.serving.image_server import ServerSettings
 from agentfly.serving.image_server.http.app import create_app
 from agentfly.serving.image_server.http.endpoints import ImageServer
@@ -34,26 +37,45 @@ class Running:
     url: str
     server: ImageServer
 
+    def metric(self, name: str, **labels: object) -> float:
+        """Return the value of a sample at `/metrics`, 0 where there is none."""
+        found = {label: str(value) for label, value in labels.items()}
+        return self.server.dispatcher.metrics.registry.get_sample_value(f"agentfly_image_{name}", found) or 0.0
+
     def edit(self, prompt: str, image: Image.Image | None = None, **fields: Any) -> httpx.Response:
         """POST the documented JSON body."""
         body = {"prompt": prompt, "image": as_text(image or plain()), **fields}
         return httpx.post(f"{self.url}/v1/images/edits", json=body, timeout=60)
 
 
+def read(*options: str) -> ServerSettings:
+    """Return the settings that `agentfly serve-images` makes of its options, without serving.
+
+    Raises:
+        ConfigError: the options are wrong.
+    """
+    with patch("agentfly.serving.image_server.command.serve") as serve:
+        shown = CliRunner().invoke(app, ["serve-images", *options])
+    if shown.exception is not None:
+        raise shown.exception
+    settings: ServerSettings = serve.call_args.args[0]
+    return settings
+
+
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """Serve on a free port until the block ends; workers are ready."""
-    app = create_app(ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    served = create_app(ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings}))
+    server = uvicorn.Server(uvicorn.Config(served, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    dispatcher = app.state.server.dispatcher
+    dispatcher = served.state.server.dispatcher
     # A worker that loads torch takes its time on a busy machine.
     wait_for(lambda: all(worker.ready is not None for worker in dispatcher.workers), 240)
     try:
-        yield Running(url, app.state.server)
+        yield Running(url, served.state.server)
     finally:
         server.should_exit = True
         thread.join(30)
