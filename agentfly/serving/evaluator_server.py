@@ -23,7 +23,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError, ImageError
+from agentfly.errors import AgentFlyError, EvaluatorError, ImageError
 from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
@@ -90,20 +90,16 @@ class _Host:
             raise _Refused(503, "too many requests wait: come again later")
         self.waiting += 1
         try:
-            sample = await asyncio.to_thread(self._read_sample, await self._read_body(request))
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > self.settings.max_bytes:
+                    raise _Refused(413, f"the body has more than {self.settings.max_bytes} bytes")
+            sample = await asyncio.to_thread(self._read_sample, bytes(body))
             score = checked(await self.evaluator.evaluate(sample))
             return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
         finally:
             self.waiting -= 1
-
-    async def _read_body(self, request: Request) -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.settings.max_bytes:
-                raise _Refused(413, f"the body has more than {self.settings.max_bytes} bytes")
-            parts.append(part)
-        return b"".join(parts)
 
     def _read_sample(self, body: bytes) -> EditSample:
         try:
@@ -174,21 +170,17 @@ def host_evaluator(
     """Host an evaluator over HTTP. Exit code 2: it cannot be hosted."""
     sys.path.insert(0, os.getcwd())
     try:
-        hosted = make_evaluator(_read_json(evaluator) if evaluator.lstrip().startswith("{") else evaluator)
+        hosted = make_evaluator(json.loads(evaluator) if evaluator.lstrip().startswith("{") else evaluator)
         settings = EvaluatorServerSettings(in_flight=in_flight)
+    except json.JSONDecodeError as fault:
+        logger.error("--evaluator is no JSON: %s", fault)
+        raise typer.Exit(2) from fault
     except (AgentFlyError, ValidationError) as fault:
         logger.error("%s", fault)
         raise typer.Exit(2) from fault
     import uvicorn
 
     uvicorn.run(create_app(hosted, settings), host=host, port=port, log_level="info")
-
-
-def _read_json(text: str) -> dict[str, object]:
-    try:
-        return dict(json.loads(text))
-    except ValueError as fault:
-        raise ConfigError(f"--evaluator is no JSON: {fault}") from fault
 
 
 if __name__ == "__main__":

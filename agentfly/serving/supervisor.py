@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import http.client
 import json
 import logging
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -18,12 +16,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
+import httpx
+
 from agentfly.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 _PROBE_SECONDS = 5.0
+_CHECK_SECONDS = 0.25
 # Seconds that a server with requests under way may take to stop.
 STOP_PATIENCE = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -75,30 +76,22 @@ class Endpoint:
 
     def _get(self, path: str) -> bytes | None:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        connection: http.client.HTTPConnection
-        if self.secure:
-            # The certificate names the host of its users, not this loopback.
-            anyone = ssl._create_unverified_context()
-            connection = http.client.HTTPSConnection(self._address(), self.port, timeout=_PROBE_SECONDS, context=anyone)
-        else:
-            connection = http.client.HTTPConnection(self._address(), self.port, timeout=_PROBE_SECONDS)
         try:
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.read() if answer.status == 200 else None
-        except (OSError, http.client.HTTPException):
+            # The certificate names the host of its users, not this loopback.
+            reply = httpx.get(
+                self.url.removesuffix("/v1") + path,
+                headers=headers,
+                timeout=_PROBE_SECONDS,
+                verify=False,
+                trust_env=False,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL):
             return None
-        finally:
-            connection.close()
+        return reply.content if reply.status_code == 200 else None
 
 
 def supervise(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    endpoint: Endpoint,
-    start_timeout: float | None,
-    *,
-    pause: float = 0.25,
+    command: Sequence[str], environment: Mapping[str, str], endpoint: Endpoint, start_timeout: float | None
 ) -> int:
     """Run a server until it ends, and return its exit code.
 
@@ -107,7 +100,6 @@ def supervise(
         environment: of the process.
         endpoint: address of the server.
         start_timeout: seconds until it must answer; None for a process that never answers.
-        pause: seconds between two checks of it.
 
     Returns:
         The exit code of the server, 128 + n if signal n ended it, 1 if it did not start in time.
@@ -126,7 +118,7 @@ def supervise(
         with watch.forward_signals():
             while True:
                 with suppress(subprocess.TimeoutExpired):
-                    code = process.wait(pause)
+                    code = process.wait(_CHECK_SECONDS)
                     break
                 watch.check()
     finally:

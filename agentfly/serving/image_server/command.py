@@ -41,12 +41,11 @@ def read_settings(
         device: of the workers; None for the CPU, or where `gpu_ids` are given.
         api_key_env: environment variable with the key that clients must send; None lets everybody in.
         max_body_mb: size of the largest request, in MiB.
-        max_pixels: most pixels of an image; those of a request may have twice as many together.
-        max_images: most images of a request.
-        allow_urls: fetch images from public addresses.
+        max_pixels: most pixels of an image; all images of a request may have twice as many together.
+        max_images, allow_urls: see `UploadLimits`.
 
     Raises:
-        ConfigError: an option is out of range, options do not fit together, or the variable of the key is not set.
+        ConfigError: an option is out of range or does not fit the others, or the variable of the key is not set.
     """
     if options.get("gpu_ids") and (device or options.get("workers", 1) != 1):
         raise ConfigError("--gpu-ids starts a worker on each of these GPUs: leave out --device and --workers")
@@ -54,13 +53,9 @@ def read_settings(
     if key == "":
         raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
     try:
-        limits = UploadLimits(
-            body_bytes=int(max_body_mb * 2**20),
-            pixels=max_pixels,
-            total_pixels=2 * max_pixels,
-            images=max_images,
-            allow_urls=allow_urls,
-        )
+        pixels = {"pixels": max_pixels, "total_pixels": 2 * max_pixels}
+        size = int(max_body_mb * 2**20)
+        limits = UploadLimits(body_bytes=size, images=max_images, allow_urls=allow_urls, **pixels)
         own = {"device": device or "cpu", "api_key": None if key is None else SecretStr(key), "limits": limits}
         return ServerSettings.model_validate({**options, **own})
     except ValidationError as fault:

@@ -243,7 +243,12 @@ class ImageServer:
     async def _run(self, call: _Call, works: Sequence[Work], timeout: float | None) -> list[Outcome]:
         """Return the outcomes of all works; all are dropped when one fails or the client hangs up."""
         jobs = self.dispatcher.submit(works, self._seconds_left(call, timeout))
-        hung_up: asyncio.Future[None] = asyncio.create_task(_wait_for_disconnect(call.request))
+
+        async def wait_for_disconnect() -> None:
+            while (await call.request.receive())["type"] != "http.disconnect":
+                pass
+
+        hung_up: asyncio.Future[None] = asyncio.create_task(wait_for_disconnect())
         pending: set[asyncio.Future[Outcome]] = {job.future for job in jobs}
         try:
             while pending:
@@ -283,8 +288,3 @@ def _to_work(call: _Call, fields: ResultFields) -> Work:
         true_cfg_scale=fields.true_cfg_scale,
         num_inference_steps=fields.num_inference_steps,
     )
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

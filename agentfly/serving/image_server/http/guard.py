@@ -59,19 +59,13 @@ class Guard:
             await send(message)
 
         try:
-            self._check_headers(scope)
-            bounded = _Bounded(receive, self._body_bytes)
-            if scope["method"] != "POST":
-                await self._app(scope, bounded, watched)
-                return
-            if self._posts >= self._most_posts:
-                raise QueueFull(1)
-            self._limit_rate(scope)
-            self._posts += 1
+            self._check(scope)
+            posts = scope["method"] == "POST"
+            self._posts += posts
             try:
-                await self._app(scope, bounded, watched)
+                await self._app(scope, _Bounded(receive, self._body_bytes), watched)
             finally:
-                self._posts -= 1
+                self._posts -= posts
         except RequestError as fault:
             await _reply(fault, watched)
         except Exception:
@@ -80,8 +74,11 @@ class Guard:
             if not replied:
                 await _reply(RequestError(f"internal error {number}; the server's log says more"), watched)
 
-    def _check_headers(self, scope: Scope) -> None:
-        """Raise `RequestRefused` without the right key, or for a body that is too large."""
+    def _check(self, scope: Scope) -> None:
+        """Raise `RequestError` for a wrong key, a body that is too large, a full queue, or a client beyond its rate.
+
+        Only requests of work, which are POSTs, are counted for the queue and the rate: the others cost nothing.
+        """
         headers = dict(scope["headers"])
         if self._key is not None and scope["path"] not in OPEN_PATHS:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
@@ -92,15 +89,15 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self._body_bytes:
             raise _too_large(self._body_bytes)
-
-    def _limit_rate(self, scope: Scope) -> None:
-        """Count a request of work for its client. Status, health and metrics cost nothing and are not counted."""
-        if self._clients is None or self._per_minute is None:
+        if scope["method"] != "POST":
             return
-        seconds = self._clients.admit(client_of(scope))
-        if seconds:
-            self._metrics.rate_limited.inc()
-            raise TooManyRequests(self._per_minute, math.ceil(seconds))
+        if self._posts >= self._most_posts:
+            raise QueueFull(1)
+        if self._clients is not None and self._per_minute is not None:
+            seconds = self._clients.admit(client_of(scope))
+            if seconds:
+                self._metrics.rate_limited.inc()
+                raise TooManyRequests(self._per_minute, math.ceil(seconds))
 
 
 def client_of(scope: Scope) -> str:

@@ -326,6 +326,7 @@ class Dispatcher:
             job.settle(ServerFault("the engine failed on this request; the server's log says why"))
 
     def _on_exit(self, worker: Worker, code: int) -> None:
+        """Put the jobs of a worker at the head of the queue, unless they had all their attempts, and start it again."""
         jobs, worker.jobs = list(worker.jobs.values()), {}
         worker.process, worker.ready = None, None
         if self._closing:
@@ -333,23 +334,19 @@ class Dispatcher:
         if not worker.evicted:
             logger.error("worker %d ended with exit code %d", worker.index, code)
         for job in reversed(jobs):
-            self._requeue(worker, job)
+            if job.future.done():
+                continue
+            if worker.evicted:
+                job.attempts -= 1
+            if job.attempts >= MAX_ATTEMPTS:
+                job.settle(ServerFault("the worker process died twice while it did this request"))
+                continue
+            self.metrics.retries.inc()
+            job.avoid = worker.index
+            self._queue.appendleft(job)
         delay = _BACKOFF[min(worker.faults, len(_BACKOFF) - 1)]
         worker.faults += 1
         worker.restarts += 1
         self.metrics.worker_restarts.inc()
         asyncio.get_running_loop().call_later(delay, self._launch, worker)
         self._assign_waiting()
-
-    def _requeue(self, worker: Worker, job: Job) -> None:
-        """Put the job of a dead worker at the head of the queue, unless it has had all its attempts."""
-        if job.future.done():
-            return
-        if worker.evicted:
-            job.attempts -= 1
-        if job.attempts >= MAX_ATTEMPTS:
-            job.settle(ServerFault("the worker process died twice while it did this request"))
-            return
-        self.metrics.retries.inc()
-        job.avoid = worker.index
-        self._queue.appendleft(job)
