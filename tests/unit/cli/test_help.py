@@ -1,4 +1,4 @@
-"""What somebody sees who types the command's name and nothing else."""
+"""The page that the command shows when it is typed without arguments."""
 
 from __future__ import annotations
 

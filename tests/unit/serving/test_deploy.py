@@ -176,7 +176,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 @pytest.fixture
 def mistake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What the command says of options with which it must not start anything."""
+    """Run the command with options with which it must not start anything, and return its error."""
 
     def run(*argv: str) -> str:
         ended = CliRunner().invoke(app, argv)

@@ -43,7 +43,7 @@ class Running:
         return self.server.dispatcher.metrics.registry.get_sample_value(f"agentfly_image_{name}", found) or 0.0
 
     def edit(self, prompt: str, image: Image.Image | None = None, **fields: Any) -> httpx.Response:
-        """POST the documented JSON body."""
+        """Post the documented JSON body."""
         body = {"prompt": prompt, "image": as_text(image or plain()), **fields}
         return httpx.post(f"{self.url}/v1/images/edits", json=body, timeout=60)
 
@@ -83,7 +83,7 @@ def running(**settings: Any) -> Iterator[Running]:
 
 @contextmanager
 def command(line: str, workers: int = 1, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A documented command line, run as it stands but on a free port, and the address at which it answers."""
+    """Run a documented command line on a free port; yield its process and the address that answers."""
     if port is None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -91,7 +91,7 @@ def command(line: str, workers: int = 1, port: int | None = None) -> Iterator[tu
     python, *words = shlex.split(line)
     assert python == "python"
     with tempfile.TemporaryFile() as log:
-        # Of two flags the last one counts.
+        # Of two equal options the last one counts.
         process = subprocess.Popen([sys.executable, *words, "--port", str(port)], stderr=log)
         url = f"http://127.0.0.1:{port}"
         try:
@@ -127,22 +127,22 @@ def wait_for(condition: Any, seconds: float = 60.0, every: float = 0.01) -> None
 
 
 def plain(size: tuple[int, int] = (16, 12), colour: Any = (200, 30, 40)) -> Image.Image:
-    """An image of one colour."""
+    """Return an image of one colour."""
     return Image.new("RGB", size, colour)
 
 
 def png(image: Image.Image) -> bytes:
-    """An image as PNG."""
+    """Return an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def as_text(image: Image.Image) -> str:
-    """An image as base64."""
+    """Return an image as base64 of a PNG file."""
     return base64.b64encode(png(image)).decode()
 
 
 def from_text(text: str) -> Image.Image:
-    """The image of base64."""
+    """Return the image of a base64 text."""
     return Image.open(io.BytesIO(base64.b64decode(text)))
