@@ -1,4 +1,4 @@
-"""Requests and replies of clients: OpenAI's own, the documented JSON body, uploads, detections; status for operators."""
+"""Requests and replies: OpenAI's own client, the documented JSON body, uploads, detections; status for operators."""
 
 from __future__ import annotations
 
