@@ -1,11 +1,11 @@
-"""Prometheus metrics of the image server."""
+"""Prometheus metrics of the image server. The import raises `MissingExtraError` without prometheus_client."""
 
 from __future__ import annotations
 
 from agentfly.errors import MissingExtraError
 
 try:
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 except ImportError as fault:
     raise MissingExtraError("the image server", "serve") from fault
 
@@ -34,6 +34,10 @@ class Metrics:
         self.running = self._gauge("running", "Jobs in workers.")
         self.workers = self._gauge("workers", "Workers by state.", "state")
         self.gpu_memory = self._gauge("gpu_memory_bytes", "Memory of a GPU.", "worker", "kind")
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"agentfly_image_{name}", text, labels, registry=self.registry)

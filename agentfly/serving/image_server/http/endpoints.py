@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
 from agentfly import __version__
@@ -182,7 +181,7 @@ class ImageServer:
 
     async def metrics(self) -> Response:
         """Show the metrics as Prometheus text."""
-        text = generate_latest(self.dispatcher.metrics.registry)
+        text = self.dispatcher.metrics.text()
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @contextmanager

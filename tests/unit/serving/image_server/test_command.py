@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from typing import get_args
 
@@ -90,6 +91,14 @@ def test_wrong_options_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> No
         main(["serve-images", "--model-type", "qwn"])
     assert stopped.value.code == 2
     assert "'qwen'" in capsys.readouterr().err
+
+
+def test_without_prometheus_client_the_extra_is_named() -> None:
+    program = "import sys; sys.modules['prometheus_client'] = None; from agentfly.cli import main; main()"
+    command = [sys.executable, "-c", program, "serve-images", "--model-type", "classical", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the image server needs the optional packages of extra [serve]")
 
 
 def test_help_shows_each_option_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
