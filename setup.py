@@ -52,7 +52,7 @@ LIGHT = [
     # new venv is too old or absent.
     "setuptools>=77,<81",
     "tenacity>=9.0",
-    "typer>=0.15",
+    "typer>=0.19",
     "uvicorn>=0.32",
 ]
 

@@ -1,4 +1,4 @@
-"""What clients send and get: OpenAI's own client, the documented JSON body, uploads, detections; what operators see."""
+"""Requests and replies: OpenAI's own client, the documented JSON body, uploads, detections; status for operators."""
 
 from __future__ import annotations
 

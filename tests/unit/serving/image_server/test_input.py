@@ -18,7 +18,7 @@ from PIL import Image
 
 from agentfly.serving.image_server import UploadLimits
 from agentfly.serving.image_server.errors import RequestRefused
-from agentfly.serving.image_server.http.fields import DetectionFields, EditFields, read_fields, read_size
+from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_fields, read_size
 from agentfly.serving.image_server.http.images import as_mask
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running
 
