@@ -9,11 +9,12 @@ from typing import Any
 from PIL import Image
 
 from agentfly.agents import Trajectory
+from agentfly.agents.display.strip import Step, write_steps
 from agentfly.datasets import EditTask
 from agentfly.evaluators.bootstrap import SUCCESS, Estimate
 from agentfly.images import ImageStore, load_image
 from agentfly.training.quickstart.evaluation import EvaluationPlan, read_evaluation
-from agentfly.viewer import Example, Report, StepRecord, edit_strip, learning_curve, write_report
+from agentfly.viewer import Example, Report, StepRecord, learning_curve, write_report
 
 _RIGHT = 95.0  # a score that only the edit that was asked for gets
 _SHOWN = 2  # successes, and failures, of each family
@@ -82,6 +83,6 @@ def _final(trajectory: Trajectory, store: ImageStore) -> Image.Image | None:
 
 
 def _strip(example: Example, path: Path) -> None:
-    images = [(example.source, example.instruction)]
-    images += [(image, f"{label}: {t.score or 0.0:.0f}") for label, t, image in reversed(example.runs) if image]
-    edit_strip(images, path)
+    shown = [Step(example.instruction, example.source)]
+    shown += [Step(f"{label}: {t.score or 0.0:.0f}", image) for label, t, image in reversed(example.runs) if image]
+    write_steps(shown, path, side=168)
