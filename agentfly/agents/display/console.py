@@ -1,7 +1,6 @@
 """A console that shows a run as it happens.
 
-One chain is shown word by word. Several are shown turn by turn, every line with the name of its chain, so that what
-happens at the same time can be told apart.
+One chain is shown word by word. Several are shown turn by turn, and each line bears the name of its chain.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -36,11 +34,11 @@ _MAX_ARGUMENTS = 300
 
 
 class ConsoleStream:
-    """Shows events.
+    """A listener that prints the events of a run.
 
     Args:
-        load_image: the image behind a handle; without it no thumbnails are shown.
-        console: where; the standard output by default.
+        load_image: loads the image of a handle; None shows no thumbnails.
+        console: where to print; the standard output by default.
     """
 
     def __init__(self, load_image: Callable[[str], Image.Image] | None = None, console: Console | None = None) -> None:
@@ -54,7 +52,7 @@ class ConsoleStream:
     async def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Observation):
-            # Loaded first: the words and the images of one chain must stand together.
+            # Load first: text and images of one chain must not be torn apart by another chain's lines.
             images = await asyncio.to_thread(self._images, event.images)
             self._observation(event)
             for image in images:
@@ -120,6 +118,6 @@ class ConsoleStream:
         self._console.print(Text.assemble(name, (printable(text), style), (aside, "dim")), soft_wrap=True)
 
 
-def _words(arguments: Mapping[str, Any]) -> str:
+def _words(arguments: Mapping[str, object]) -> str:
     text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     return text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"
