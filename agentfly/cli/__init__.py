@@ -1,6 +1,6 @@
-"""The `agentfly` command: one file for one subcommand or a few, which calls the package that does the work.
+"""The `agentfly` command: one file for each subcommand, or for a few that belong together.
 
-A subcommand imports that package when it runs, so that `agentfly --help` stays quick.
+A subcommand imports the package behind it when it runs, so that `agentfly --help` stays quick.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agentfly.errors import one_line, printable
 # For verbs whose flags belong to the room behind them.
 FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-# How each verb that writes is told where to.
+# The option of each verb that names where it writes.
 FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
     "edit": "--out FILE",
@@ -80,16 +80,16 @@ app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
 
 
 def main() -> None:
-    """Entry point: our own errors, and those of disk and paths, end in one clear line and exit code 1."""
+    """Run the command. An error of ours, of the disk or of a path ends in one line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # "module:name" is looked for in the folder that one works in, too, behind everything that is installed.
+    # Find "module:name" in the working folder too, after all that is installed.
     sys.path.append(os.getcwd())
     try:
         app()
     except Exception as fault:
-        told = one_line(fault, FOLDER_OPTIONS.get(sys.argv[1], ""))
-        if told is None:
+        line = one_line(fault, FOLDER_OPTIONS.get(sys.argv[1], ""))
+        if line is None:
             raise
-        words = escape(printable(told))
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", highlight=False, soft_wrap=True)
+        text = escape(printable(line))
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {text}", highlight=False, soft_wrap=True)
         sys.exit(1)
