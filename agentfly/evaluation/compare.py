@@ -89,6 +89,8 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
     pairs = [(first[id_], second[id_]) for id_ in both if id_ not in set(different)]
     if not pairs:
         raise ConfigError(f"{str(a)!r} and {str(b)!r} share no task: compare runs on the same data set")
+    types = sorted({one.task.task_type for one, _ in pairs})
+    groups = {name: [pair for pair in pairs if pair[0].task.task_type == name] for name in types}
     return {
         "a": str(a),
         "b": str(b),
@@ -98,7 +100,13 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
             "only_b": [id_ for id_ in second if id_ not in first],
             "different": different,
         },
-        "evaluators": {label: _compared(pairs, label, seed) for label in labels},
+        "evaluators": {
+            label: {
+                "all": _figures(pairs, label, seed),
+                "by_type": {name: _figures(group, label, seed) for name, group in groups.items()},
+            }
+            for label in labels
+        },
     }
 
 
@@ -143,7 +151,17 @@ def comparison_page(found: RunComparison) -> str:
         "Means from 0 to 100 with 95 % bootstrap intervals over tasks; p of a two-sided sign-flip permutation test, "
         "not corrected for the number of task types; left out are tasks that A / B have no score of.\n"
     )
-    parts += _unmatched(found["unmatched"])
+    reasons = {
+        "only_a": "that only A has",
+        "only_b": "that only B has",
+        "different": "that have other words or images in A than in B",
+    }
+    lines = [
+        f"- {len(ids)} tasks {reasons[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"
+        for reason, ids in found["unmatched"].items()
+        if ids
+    ]
+    parts += ["Not compared:\n", "".join(lines)] if lines else ["Every task of both runs was compared.\n"]
     return "\n".join(parts)
 
 
@@ -180,15 +198,6 @@ def _labels(
     return list(wanted) or common
 
 
-def _compared(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> Compared:
-    types = sorted({one.task.task_type for one, _ in pairs})
-    groups = {name: [pair for pair in pairs if pair[0].task.task_type == name] for name in types}
-    return {
-        "all": _figures(pairs, label, seed),
-        "by_type": {name: _figures(group, label, seed) for name, group in groups.items()},
-    }
-
-
 def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> Comparison:
     values = [(one.value(label), other.value(label)) for one, other in pairs]
     scored = [(before, after) for before, after in values if before is not None and after is not None]
@@ -204,17 +213,3 @@ def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: i
         "tie": sum(abs(d) <= TIE for d in differences),
         "loss": sum(d < -TIE for d in differences),
     }
-
-
-def _unmatched(unmatched: Mapping[str, Sequence[str]]) -> list[str]:
-    words = {
-        "only_a": "that only A has",
-        "only_b": "that only B has",
-        "different": "that have other words or images in A than in B",
-    }
-    lines = [
-        f"- {len(ids)} tasks {words[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"
-        for reason, ids in unmatched.items()
-        if ids
-    ]
-    return ["Not compared:\n", "".join(lines)] if lines else ["Every task of both runs was compared.\n"]

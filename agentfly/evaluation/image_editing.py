@@ -81,11 +81,9 @@ class ImageEditingTaskAgent:
             model = require_policy(model)
         model = model or QUICKSTART_POLICY
         check_keys(engine)
-        self._nodes = read_nodes(client_nodes)
-        self._nodes_checked, self._checking = False, asyncio.Lock()
+        self._nodes, self._nodes_checked, self._checking = read_nodes(client_nodes), False, asyncio.Lock()
         endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
         sampling = SamplingParams(temperature=temperature, seed=seed)
-        settings = _settings(agent_class, AgentCard.read(model), sampling, max_turns, max_tokens, timeout)
         self._agent = agent_class(
             model,
             template=template,
@@ -94,7 +92,7 @@ class ImageEditingTaskAgent:
             engines=engine,
             client_nodes=self._nodes,
             store=store,
-            settings=settings,
+            settings=_settings(agent_class, AgentCard.read(model), sampling, max_turns, max_tokens, timeout),
             **options,
         )
 

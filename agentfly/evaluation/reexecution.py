@@ -174,7 +174,18 @@ class _Chain:
         made = [name for name in self.view if name not in self._known]
         self._known.update(made)
         for name in made:
-            self._compare(index, record, name)
+            recorded, handle = self.trajectory.names.get(name), self.view.handle(name)
+            if recorded == handle:
+                self.found.equal += 1
+            elif recorded is None:
+                self._add(index, record, name, what="was not made when it was recorded")
+            else:
+                try:
+                    measured = measure(self.view.store.get(recorded), self.view.store.get(handle))
+                except ImageError:
+                    words = f"differs; the recorded image {recorded} was not kept, so it cannot be measured"
+                    measured = {"what": words}
+                self._add(index, record, name, **measured)
 
     def _can_run(self, index: int, record: ToolRecord) -> bool:
         if record.error is not None or record.name in self.tools:
@@ -186,20 +197,6 @@ class _Chain:
             if handle in self.view.store and handle in names:
                 self.view.add_handle(handle, names[handle].partition("_")[0])
         return False
-
-    def _compare(self, index: int, record: ToolRecord, name: str) -> None:
-        recorded, made = self.trajectory.names.get(name), self.view.handle(name)
-        if recorded == made:
-            self.found.equal += 1
-            return
-        if recorded is None:
-            self._add(index, record, name, what="was not made when it was recorded")
-            return
-        try:
-            measured = measure(self.view.store.get(recorded), self.view.store.get(made))
-        except ImageError:
-            measured = {"what": f"differs; the recorded image {recorded} was not kept, so it cannot be measured"}
-        self._add(index, record, name, **measured)
 
     def _observed(self, turn: int, index: int) -> tuple[str, ...]:
         """Return the images in the recorded observation of a call, none where the chain ended before it."""

@@ -18,6 +18,7 @@ from agentfly.viewer.records import StepRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK, _MUTED, _GRID = "#1f2933", "#616e7c", "#e4e7eb"
 _REWARD, _SUCCESS, _WARM, _TRAINED = "#2563eb", "#d97706", "#616e7c", "#1e3a8a"
@@ -54,14 +55,7 @@ def learning_curve(
     """
     if not steps:
         raise ConfigError("a learning curve needs at least one step: the run recorded none")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as fault:
-        raise MissingExtraError("the learning curve", "verl") from fault
-    # No pyplot: its global state would outlive the call and pick a display.
-    figure = Figure(figsize=(9, 4.8), dpi=200, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _new_figure()
     axes = figure.add_axes((0.075, 0.175, 0.775, 0.655))
     _draw_series(axes, steps)
     marks = [("warm start", warm_start, _WARM), ("trained", trained, _TRAINED)]
@@ -80,6 +74,18 @@ def smooth(values: Floats) -> Floats:
     known = np.isfinite(values)
     total = weights @ known.astype(np.float64)
     return (weights @ np.where(known, values, 0.0)) / np.where(total > 0, total, np.nan)
+
+
+def _new_figure() -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as fault:
+        raise MissingExtraError("the learning curve", "verl") from fault
+    # No pyplot: its global state would outlive the call and pick a display.
+    figure = Figure(figsize=(9, 4.8), dpi=200, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _draw_series(axes: Axes, steps: Sequence[StepRecord]) -> None:
