@@ -77,9 +77,7 @@ class ImageEditingTaskAgent:
         self.name = "image-editing" if agent_class is ImageEditingAgent else agent_class.__name__
         if base_url is not None and model is None:
             raise ConfigError(f"--model is missing: name the model that {base_url} is to be asked for")
-        if base_url is None and backend is None:
-            model = require_policy(model)
-        model = model or QUICKSTART_POLICY
+        model = require_policy(model) if base_url is None and backend is None else model or QUICKSTART_POLICY
         check_keys(engine)
         self._nodes, self._nodes_checked, self._checking = read_nodes(client_nodes), False, asyncio.Lock()
         endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
