@@ -16,8 +16,8 @@ from PIL import Image
 
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import ToolRecord, Trajectory
+from agentfly.agents.trajectory_file import first_messages
 from agentfly.errors import ImageError
-from agentfly.evaluation.trajectory_reader import prompt
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ToolCall
 from agentfly.tools import ImageTools, Toolset
@@ -106,7 +106,7 @@ async def reexecute(
     """
     found = Reexecution(id_)
     view = ImageView(store)
-    for handle in (handle for message in prompt(trajectory) for handle in message.images):
+    for handle in (handle for message in first_messages(trajectory) for handle in message.images):
         if handle not in store:
             found.skipped.append(f"the source image {handle} was not kept: name it with --images or --data")
             return found
@@ -201,7 +201,7 @@ class _Chain:
     def _observed(self, turn: int, index: int) -> tuple[str, ...]:
         """Return the images in the recorded observation of a call, none where the chain ended before it."""
         answers: list[list[tuple[str, ...]]] = []
-        for message in self.trajectory.messages[len(prompt(self.trajectory)) :]:
+        for message in self.trajectory.messages[len(first_messages(self.trajectory)) :]:
             if message.role == "assistant":
                 answers.append([])
             elif message.role == "tool" and answers:

@@ -20,10 +20,10 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from agentfly.agents import edit_sample
+from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, EvaluatorError, ImageError
-from agentfly.evaluation.task_record import TaskFacts
 from agentfly.evaluators import (
     EditSample,
     Evaluator,

@@ -25,6 +25,7 @@ from agentfly.agents.llm_backends import (
     SamplingParams,
 )
 from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.trajectory_file import TrajectoryLine, read_trajectories
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluation.in_memory import Evaluation, evaluate_agent
 from agentfly.evaluators import ReferenceEvaluator
@@ -128,7 +129,7 @@ def _agent(policy: Path, backend: LLMBackend, temperature: float, seed: int) -> 
 def _write(out: Path, name: str, trajectories: Sequence[Trajectory], store: ImageStore, plan: EvaluationPlan) -> None:
     with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for trajectory in trajectories:
-            file.write(trajectory.to_json() + "\n")
+            file.write(TrajectoryLine.of_chain(trajectory).to_json() + "\n")
     kept = ImageStore(out / "images")
     for trajectory in trajectories[: plan.kept_per_family * len(plan.families)]:
         for handle in {*trajectory.images, *filter(None, [trajectory.final_image])}:
@@ -137,6 +138,5 @@ def _write(out: Path, name: str, trajectories: Sequence[Trajectory], store: Imag
 
 def read_evaluation(path: Path) -> Evaluation:
     """A pass that `evaluate_policy` wrote."""
-    with path.open(encoding="utf-8") as file:
-        trajectories = tuple(Trajectory.from_json(line) for line in file)
+    trajectories = tuple(line.trajectory for _, line in read_trajectories(path))
     return Evaluation(trajectories, tuple(str(t.metadata["task_type"]) for t in trajectories))

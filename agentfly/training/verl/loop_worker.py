@@ -7,12 +7,9 @@ loop, in processes of its own, while other chains go on.
 
 from __future__ import annotations
 
-import json
 import os
 import random
-from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,7 @@ import torch
 from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from agentfly.agents import Trajectory
+from agentfly.agents.trajectory_file import TrajectoryLine, append_line
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.images import ImageStore
 from agentfly.training.launch.log_reader import log_to_run
@@ -142,7 +139,7 @@ def _cache(chain: FinishedChain) -> dict[str, int] | None:
 
 
 def log_chain(chain: FinishedChain) -> None:
-    """Append a chain to the run's log: one write a line, which several processes may do at once."""
+    """Append a chain to the run's `trajectories.jsonl`, and its images to `images/`."""
     settings, trajectory = chain.shared.settings, chain.trajectory
     if settings.images:
         kept = ImageStore(settings.image_dir)
@@ -150,23 +147,6 @@ def log_chain(chain: FinishedChain) -> None:
         for handle in {*trajectory.images, *made, *filter(None, [trajectory.final_image])}:
             kept.put(chain.store.get(handle))
     if settings.trajectories:
-        _append(settings.trajectory_log, line_of(trajectory, chain.step, chain.validate))
-
-
-def line_of(trajectory: Trajectory, step: int, validate: bool) -> Mapping[str, Any]:
-    """A line of `trajectories.jsonl`."""
-    return {
-        "step": step,
-        "validate": validate,
-        "task_type": trajectory.metadata.get("task_type"),
-        "trajectory": json.loads(trajectory.to_json()),
-    }
-
-
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    content = (json.dumps(line, ensure_ascii=False) + "\n").encode()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, content)
-    finally:
-        os.close(file)
+        append_line(
+            settings.trajectory_log, TrajectoryLine.of_chain(trajectory, step=chain.step, validate=chain.validate)
+        )

@@ -14,15 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from agentfly.agents import Trajectory
-from agentfly.errors import AgentFlyError, DatasetError
+from agentfly.agents.trajectory_file import first_messages, image_folder, read_trajectories
+from agentfly.errors import AgentFlyError, ConfigError, DatasetError
 from agentfly.images import ImageStore
-from agentfly.messages import Message
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, LoadImage, Sample, conversation_ids
 from agentfly.training.supervised.data.splits import task_key
-
-IMAGE_FOLDERS = ("images", "pictures")
 
 
 def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str]) -> list[Sample]:
@@ -45,37 +43,13 @@ def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str
     return [trajectory_sample(t, codec, store.get, retokenise=config.retokenise) for t, store in kept]
 
 
-def read_trajectories(path: Path) -> Iterator[tuple[Trajectory, bool]]:
-    """The trajectories of a JSONL file: bare lines, or lines that carry one under `trajectory`.
-
-    Each with whether it comes from a validation, as a training run notes it.
-
-    Raises:
-        DatasetError: a line cannot be read; a torn last line, which a killed run leaves, is passed over.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as fault:
-        raise DatasetError(f"{path} cannot be read: {fault.strerror}") from fault
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            yield Trajectory.from_dict(entry.get("trajectory", entry)), entry.get("validate") is True
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
-            if number == len(lines):
-                return
-            raise DatasetError(f"{path}, line {number} is no trajectory: {fault!r}") from fault
-
-
 def best(found: Sequence[tuple[Trajectory, ImageStore]], per_task: int | None) -> list[tuple[Trajectory, ImageStore]]:
     """The best `per_task` trajectories of each task by score, in the order in which they came."""
     if per_task is None:
         return list(found)
     tasks: defaultdict[str, list[int]] = defaultdict(list)
     for index, (trajectory, _) in enumerate(found):
-        tasks[task_key(_prompt(trajectory))].append(index)
+        tasks[task_key(first_messages(trajectory))].append(index)
     kept = {
         index for indices in tasks.values() for index in sorted(indices, key=lambda i: -_score(found[i][0]))[:per_task]
     }
@@ -96,7 +70,7 @@ def trajectory_sample(
     Raises:
         DatasetError: the recorded ids are not those of this model, or there are no turns.
     """
-    task, tokens = task_key(_prompt(trajectory)), trajectory.tokens
+    task, tokens = task_key(first_messages(trajectory)), trajectory.tokens
     if tokens is None or retokenise:
         ids, labels, images = _rendered(trajectory, codec, load_image)
     else:
@@ -132,17 +106,20 @@ def _images(path: Path, given: Path | None) -> Path | None:
         if not given.is_dir():
             raise DatasetError(f"data.images={given} is no folder")
         return given
-    return next((path.parent / name for name in IMAGE_FOLDERS if (path.parent / name).is_dir()), None)
+    return image_folder(path)
 
 
 def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[str]) -> Iterator[Trajectory]:
-    for trajectory, validation in read_trajectories(path):
-        counts["trajectories"] += 1
-        # A policy that learned from its validation tasks could not be validated on them any more.
-        if reason := "of a validation" if validation else _refused(trajectory, store, config):
-            counts[reason] += 1
-        else:
-            yield trajectory
+    try:
+        for _, line in read_trajectories(path):
+            counts["trajectories"] += 1
+            # A policy that learned from its validation tasks could not be validated on them any more.
+            if reason := "of a validation" if line.validate else _refused(line.trajectory, store, config):
+                counts[reason] += 1
+            else:
+                yield line.trajectory
+    except ConfigError as fault:
+        raise DatasetError(str(fault)) from fault
 
 
 def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> str | None:
@@ -166,13 +143,6 @@ def _distinct(
         seen.setdefault(key, (trajectory, store))
     counts["same as another"] += len(found) - len(seen)
     return list(seen.values())
-
-
-def _prompt(trajectory: Trajectory) -> list[Message]:
-    """What the policy was asked: all before its first turn."""
-    spoken = [i for i, message in enumerate(trajectory.messages) if message.role == "assistant"]
-    turns = len(trajectory.turns)
-    return trajectory.messages[: spoken[len(spoken) - turns]] if 0 < turns <= len(spoken) else trajectory.messages
 
 
 def _score(trajectory: Trajectory) -> float:

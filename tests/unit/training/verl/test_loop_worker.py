@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +27,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from agentfly.training.verl import loop_worker  # noqa: E402
 from agentfly.training.verl.agent_loop import ChainOutput, FinishedChain, Shared, _output  # noqa: E402
 from agentfly.training.verl.chain_faults import PARTITION, ChainFault, LostChain, lost_in  # noqa: E402
-from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, _append, log_chain, payload_of, told  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain, payload_of, told  # noqa: E402
 from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
 from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_payload  # noqa: E402
 from agentfly.training.verl.scoring import ChainScorer  # noqa: E402
@@ -172,7 +171,7 @@ async def test_a_scored_chain_tells_the_trainer_and_the_log(made: Made) -> None:
     assert data["facts"]["edits"] == 1
     assert {each["tool"] for each in data["intervals"]} == {"", "auto_inpaint_image", "give_answer"}
     (line,) = lines(made.out / "trajectories.jsonl")
-    assert (line["step"], line["validate"], line["task_type"]) == (4, False, "named")
+    assert (line["step"], line["validate"], line["task"]["type"]) == (4, False, "named")
     assert line["trajectory"]["reward"] == output.reward_score
     # verl's queue carries it: plain values only.
     assert json.loads(json.dumps(data))["id"] == "group-0"
@@ -256,25 +255,6 @@ async def test_images_are_kept_when_asked(made: Made) -> None:
     # The source, the edit, and nothing else: equal ones are one.
     assert len(list((made.out / "images").iterdir())) == 2
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
-
-
-def _write_lines(path: Path, number: int) -> None:
-    for count in range(20):
-        _append(path, {"writer": number, "count": count, "padding": "é" * 20_000})
-
-
-@pytest.mark.slow
-def test_many_processes_append_whole_lines(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_lines, args=(path, number)) for number in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    found = [(line["writer"], line["count"]) for line in lines(path)]
-    assert sorted(found) == [(number, count) for number in range(4) for count in range(20)]
-    assert len({len(line["padding"]) for line in lines(path)}) == 1
 
 
 async def test_what_is_told_stands_for_the_chain(made: Made) -> None:

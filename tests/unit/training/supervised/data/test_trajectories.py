@@ -15,7 +15,7 @@ from agentfly.errors import DatasetError
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
-from agentfly.training.supervised.data.trajectories import read_trajectories, trajectory_samples
+from agentfly.training.supervised.data.trajectories import trajectory_samples
 from tests.unit.training.supervised.conftest import ANSWER, EDIT
 
 
@@ -120,7 +120,7 @@ async def test_lines_of_any_log_are_read(play: Any, codec: ChatCodec) -> None:
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     wrapped = [json.dumps({"step": 3, "trajectory": line}) for line in lines]
     log.path.write_text("\n".join(wrapped) + '\n{"trajectory": {"id": "torn')
-    assert [t.id for t, _ in read_trajectories(log.path)] == [t.id for t in log.trajectories]
+    assert samples(codec, log.path)[1] == {"trajectories": 2}
     log.path.write_text('{"id": "x"}\n' + "\n".join(wrapped))
     with pytest.raises(DatasetError, match=r"line 1 is no trajectory"):
-        list(read_trajectories(log.path))
+        samples(codec, log.path)
