@@ -1,6 +1,6 @@
-"""The `agentfly` command: one file for one subcommand or a few, which calls the package that does the work.
+"""The `agentfly` command: one file for each subcommand, or for a few that belong together.
 
-A subcommand imports that package when it runs, so that `agentfly --help` stays quick.
+A subcommand imports the package behind it when it runs, so that `agentfly --help` stays quick.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agentfly.cli.sft import sft
 from agentfly.cli.train import train
 from agentfly.errors import one_line, printable
 
-# The option of each verb that writes, by which its folder is named.
+# The option of each verb that names where it writes.
 FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
     "edit": "--out FILE",
@@ -80,21 +80,21 @@ app.command(cls=GenerateCommand)(generate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb. Our own errors, and those of disk and paths, end in one clear line and exit code 1.
+    """Run a verb. An error of ours, of the disk or of a path ends in one line and exit code 1.
 
     Args:
         arguments: the verb and its arguments; None for those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # "module:name" is looked for in the folder that one works in, too, behind everything that is installed.
+    # Find "module:name" in the working folder too, after all that is installed.
     sys.path.append(os.getcwd())
     try:
         app(given, prog_name="agentfly")
     except Exception as fault:
-        told = one_line(fault, FOLDER_OPTIONS.get(given[0], "") if given else "")
-        if told is None:
+        line = one_line(fault, FOLDER_OPTIONS.get(given[0], "") if given else "")
+        if line is None:
             raise
-        words = escape(printable(told))
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", highlight=False, soft_wrap=True)
+        text = escape(printable(line))
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {text}", highlight=False, soft_wrap=True)
         sys.exit(1)

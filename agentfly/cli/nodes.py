@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentfly.vision.remote import NodeConfig
 
 OPTION, KEY_OPTION = "--nodes", "--nodes-key-env"
-# HOST:PORT or the address of a server, perhaps with more after a comma. The address of an image has a path.
+# HOST:PORT or the address of a server, perhaps followed by a comma and more. The address of an image has a path.
 _ADDRESS = re.compile(r"(?:(?:https?://)?[^\s/,]+:\d+|https?://[^\s/,]+)(?:/|/v1/?)?(?:,\S*)?")
 
 Nodes = Annotated[
@@ -38,8 +38,12 @@ class NodesCommand(ListOptionsCommand):
 def read_node_options(nodes: Sequence[str] | None, key_env: str | None) -> list[NodeConfig]:
     """Return the servers of the options `--nodes` and `--nodes-key-env`.
 
+    Args:
+        nodes: addresses, also several in one value with commas between; None where the option was not given.
+        key_env: environment variable with the key of the servers, or None.
+
     Raises:
-        ConfigError: a server is of no form that is known, or the variable is not set.
+        ConfigError: an address has no known form, or the variable is not set.
     """
     from agentfly.vision.remote.settings import read_nodes
 

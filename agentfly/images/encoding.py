@@ -25,28 +25,29 @@ _OPTIONS: dict[Format, dict[str, int]] = {
 }
 
 
-def encode_image(image: Image.Image, form: Format = "png") -> bytes:
-    """Return an image as the bytes of a file.
+def encode_image(image: Image.Image, form: Format = "png", **options: int) -> bytes:
+    """Return an image as the bytes of a file. JPEG has no transparency: what shines through is white there.
 
     Args:
-        image: any image.
-        form: of the file. JPEG has no transparency: transparent parts become white.
+        image: of any mode.
+        form: of the file.
+        **options: of Pillow's writer, such as `compress_level` or `quality`, in place of the usual ones.
     """
     if form == "jpeg":
         image = on_white(image)
     buffer = BytesIO()
-    image.save(buffer, form.upper(), **_OPTIONS[form])
+    image.save(buffer, form.upper(), **{**_OPTIONS[form], **options})
     return buffer.getvalue()
 
 
-def to_base64(image: Image.Image, form: Format = "png") -> str:
+def to_base64(image: Image.Image, form: Format = "png", **options: int) -> str:
     """Return an image as the base64 text of a file; see `encode_image`."""
-    return base64.b64encode(encode_image(image, form)).decode("ascii")
+    return base64.b64encode(encode_image(image, form, **options)).decode("ascii")
 
 
-def data_uri(image: Image.Image, form: Format = "png") -> str:
+def data_uri(image: Image.Image, form: Format = "png", **options: int) -> str:
     """Return an image as a data URI, such as `data:image/png;base64,…`; see `encode_image`."""
-    return f"data:image/{form};base64,{to_base64(image, form)}"
+    return f"data:image/{form};base64,{to_base64(image, form, **options)}"
 
 
 def from_base64(text: str, limits: ImageLimits | None = None) -> Image.Image:

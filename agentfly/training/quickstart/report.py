@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agentfly.agents.display.strip import Step, write_steps
 from agentfly.datasets import EditTask
 from agentfly.evaluators.bootstrap import SUCCESS, estimate
 from agentfly.images import ImageStore, load_image
 from agentfly.training.quickstart.evaluation import EvaluationPlan, read_evaluation
-from agentfly.viewer import Example, Report, StepRecord, edit_strip, learning_curve, write_report
+from agentfly.viewer import Example, Report, StepRecord, learning_curve, write_report
 
 _CORRECT = 95.0  # a score that only the edit that was asked for gets
 _EXAMPLES = 2  # successes, and failures, of each family
@@ -68,6 +69,6 @@ def _write_strip(examples: Sequence[Example], path: Path) -> None:
     successes = [example for example in examples if (example.runs[0][1].score or 0.0) >= SUCCESS]
     if successes:
         example = max(successes, key=gain)
-        images = [(example.source, example.instruction)]
-        images += [(image, f"{label}: {t.score or 0.0:.0f}") for label, t, image in reversed(example.runs) if image]
-        edit_strip(images, path)
+        steps = [Step(example.instruction, example.source)]
+        steps += [Step(f"{label}: {t.score or 0.0:.0f}", image) for label, t, image in reversed(example.runs) if image]
+        write_steps(steps, path, side=168)
