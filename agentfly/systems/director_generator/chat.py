@@ -31,7 +31,7 @@ from agentfly.messages import ImagePart, Message, TextPart, text_message, withou
 from agentfly.systems.director_generator.records import CallRecord, Role
 from agentfly.systems.director_generator.settings import ModelSettings, Persona, Studio
 
-Reader = Callable[[str], Mapping[str, Any]]
+Reader = Callable[[str], Mapping[str, object]]
 
 _COMPATIBLE = ("openai", "vllm")
 _REMINDER = "Your last reply could not be used: {reason}"

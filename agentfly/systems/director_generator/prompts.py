@@ -17,6 +17,14 @@ PHASES: Mapping[str, frozenset[str]] = {
     "critique": frozenset(("name", "persona", "request", "medium", "brief", "prompt", "generator")),
     "refine": frozenset(("name", "persona", "request", "medium", "briefs", "prompt", "score", "critiques", "best")),
 }
+# What `$medium` says of the generator of images.
+TEXT_TO_IMAGE = (
+    "a text-to-image model (SDXL), which sees nothing but one prompt and knows nothing of earlier images or of this "
+    "conversation; it reads about 60 words, the first ones best"
+)
+IMAGE_EDITOR = (
+    "an image editor, which is given the first image that is shown and one instruction that says what to change in it"
+)
 _PARTS = re.compile(r"\A\s*# system\s*\n(?P<system>.*?)^# user\s*\n(?P<user>.*)\Z", re.DOTALL | re.MULTILINE)
 
 

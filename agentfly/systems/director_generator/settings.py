@@ -42,7 +42,7 @@ class ModelSettings(Settings):
         extra_body: further fields of every request.
     """
 
-    renamed: ClassVar[Mapping[str, str]] = {"sees_images": "sees_images"}
+    renamed: ClassVar[Mapping[str, str]] = {"sees_pictures": "sees_images"}
 
     model: str = Field(min_length=1)
     provider: str = Field("vllm", pattern=r"^[a-z][a-z0-9_]*$")

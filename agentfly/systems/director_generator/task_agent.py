@@ -14,12 +14,12 @@ from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore, load_image
-from agentfly.systems.director_generator.painters import Easel, EditingPainter
 from agentfly.systems.director_generator.run import Request
 from agentfly.systems.director_generator.settings import ModelSettings, SdxlSettings, Studio, load_studio
 from agentfly.systems.director_generator.studio import DirectorGenerator
 from agentfly.systems.director_generator.trajectory import to_trajectory
 from agentfly.systems.environment import read_env
+from agentfly.systems.generators.editor import EditingGenerator
 from agentfly.vision import make_engines
 from agentfly.vision.base import Engines
 from agentfly.vision.factory import check_keys
@@ -86,8 +86,10 @@ class DirectorGeneratorTaskAgent:
         if engine != "sdxl":
             check_keys(engine)
         backends = None if backend is None else dict.fromkeys(studio.settings.models, backend)
-        easel = None if engine == "sdxl" else Easel(EditingPainter(make_engines(engine).editor))
-        self._system = DirectorGenerator(studio, backends=backends, easel=easel, store=self.store)
+        editor = None if engine == "sdxl" else EditingGenerator(make_engines(engine).editor)
+        self._system = DirectorGenerator(
+            studio, backends=backends, generator=editor, edits=editor is not None, store=self.store
+        )
 
     async def attempt(self, task: EditTask) -> Trajectory:
         """Do a task. What goes wrong is in the trajectory.

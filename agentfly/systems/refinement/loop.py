@@ -19,9 +19,8 @@ from PIL import Image
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.evaluators import EditSample, Evaluator, Score
-from agentfly.systems.refinement.generators.base import GeneratedImage, Generator, ImageRequest
+from agentfly.systems.generators import GeneratedImage, ImageGenerator, ImageRequest, Usage
 from agentfly.systems.refinement.prompter import Critique, NewPrompter, Prompter
-from agentfly.systems.refinement.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class RefinementLoop:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: ImageGenerator,
         evaluator: Evaluator,
         new_prompter: NewPrompter,
         *,

@@ -15,8 +15,8 @@ from agentfly.agents.llm_backends import GenerationRequest, LLMBackend, Sampling
 from agentfly.errors import ToolError
 from agentfly.evaluators import Rubric
 from agentfly.messages import Message, text_message, without_thoughts
-from agentfly.systems.refinement.responses import ResponsesClient, text_of
-from agentfly.systems.refinement.usage import Usage
+from agentfly.systems.generators.responses import ResponsesClient, text_of
+from agentfly.systems.generators.usage import Usage
 
 _INSTRUCTIONS = """You write prompts for a model that makes images. You are told what a person wishes, the prompt of \
 the last image, and what a judge said of that image. Write the next prompt.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from agentfly.errors import ConfigError, ImageError
 from agentfly.images import save_image
-from agentfly.systems.refinement.generators.base import GeneratedImage
+from agentfly.systems.generators import GeneratedImage
 from agentfly.systems.refinement.loop import Iteration, Refinement
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.systems.text.replies import make_folder

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.errors import BackendError, ConfigError, EngineUnavailable, ToolError
+from agentfly.systems.generators.classical import Drawing, read_drawing
 from agentfly.systems.refinement import GeneratedImage, ImageRequest, RefinementSettings, make_generator
-from agentfly.systems.refinement.generators.classical import Drawing, read_drawing
 from tests.tiny import stable_diffusion
 from tests.unit.serving.image_server.running import PUPPET, Running, running
 from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image, status

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from agentfly.errors import EngineUnavailable
-from agentfly.systems.refinement.generators.base import GeneratedImage, ImageRequest
-from agentfly.systems.refinement.settings import RefinementSettings
+from agentfly.systems.generators.base import GeneratedImage, ImageRequest
 from agentfly.vision.base import EditParams
 from agentfly.vision.shapes import COLOURS, SHAPES, WHITE, Figure, border_width
 
@@ -32,48 +31,54 @@ _SIDE = 1024
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a prompt names: (colour, shape) of each figure from left to right, and the ground, None where not said."""
+    """The contents of a drawing.
+
+    Attributes:
+        figures: colour and shape of each figure, from left to right.
+        ground: name of the background; None where the prompt names none.
+    """
 
     figures: tuple[tuple[str, str], ...]
     ground: str | None
 
 
 class ClassicalGenerator:
-    """Draws and edits.
+    """Draws figures, and edits images by the grammar of the embedded editor.
 
     Args:
-        settings: of the loop.
+        size: width and height of a drawing in pixels.
+        transparent: leave the background of a drawing transparent where the prompt names none.
     """
 
     name = "classical"
 
-    def __init__(self, settings: RefinementSettings) -> None:
-        self._size = settings.pixels or (_SIDE, _SIDE)
-        self._background = settings.wanted_background
+    def __init__(self, size: tuple[int, int] | None = None, *, transparent: bool = False) -> None:
+        self._size = size or (_SIDE, _SIDE)
+        self._transparent = transparent
 
     async def generate(self, request: ImageRequest) -> GeneratedImage:
-        """The image of a request; see `Generator`."""
+        """Make an image; see `ImageGenerator`."""
         drawing = read_drawing(request.prompt)
         if drawing is not None:
             return GeneratedImage(await asyncio.to_thread(self._draw, drawing))
-        start = request.previous.image if request.previous else next(iter(request.references), None)
-        if start is None:
+        if not request.starts:
             raise EngineUnavailable(
                 f"needs a model backend: the classical generator draws {CAN_DRAW}. It can also edit a reference image"
             )
         # OpenCV is loaded when something is edited.
         from agentfly.vision.classical import classical_engines
 
-        return GeneratedImage(await classical_engines().editor.edit(start, request.prompt, EditParams()))
+        editor = classical_engines().editor
+        return GeneratedImage(await editor.edit(request.starts[0], request.prompt, EditParams()))
 
     async def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
     def _draw(self, drawing: Drawing) -> Image.Image:
-        ground = drawing.ground or ("transparent" if self._background == "transparent" else "white")
+        ground = drawing.ground or ("transparent" if self._transparent else "white")
         if ground != "transparent":
             return Image.fromarray(self._figures(drawing.figures, _GROUNDS[ground]))
-        # On white and on black the same: there it is opaque.
+        # A pixel that is the same on white and on black is opaque.
         light = self._figures(drawing.figures, (255, 255, 255)).astype(np.int32)
         dark = self._figures(drawing.figures, (0, 0, 0)).astype(np.int32)
         alpha = 255 - (light - dark).max(axis=2).clip(0, 255)
@@ -93,7 +98,7 @@ class ClassicalGenerator:
 
 
 def read_drawing(prompt: str) -> Drawing | None:
-    """What a prompt names; None where it is not all in the grammar."""
+    """Return the drawing that a prompt names, or None where a word of it is not in the grammar."""
     text = _LEAD.sub("", " ".join(prompt.lower().split()).rstrip(".!"))
     ground = _GROUND.search(text)
     if ground is not None:

@@ -1,4 +1,4 @@
-"""OpenAI's Responses and Conversations APIs for generator and prompter: errors in our words, usage counted."""
+"""A client of OpenAI's Responses and Conversations APIs that counts usage and raises the errors of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import BackendError, ToolError, first_line
 from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
-from agentfly.systems.refinement.usage import Usage
+from agentfly.systems.generators.usage import Usage
 
 if TYPE_CHECKING:
     from openai.types.responses import Response
@@ -19,8 +19,8 @@ class ResponsesClient:
     """One model behind `/v1/responses`.
 
     Args:
-        model: as the server calls it.
-        endpoint: where the server is.
+        model: its name on the server.
+        endpoint: address and key of the server.
     """
 
     def __init__(self, model: str, endpoint: Endpoint) -> None:
@@ -29,14 +29,14 @@ class ResponsesClient:
         self._sdk = SdkClient(endpoint)
 
     async def create(self, usage: Usage, **arguments: Any) -> Response:
-        """One response.
+        """Request one response.
 
         Args:
-            usage: the account that gets what this takes.
-            arguments: of `responses.create`, without the model.
+            usage: account that the request and its tokens are added to.
+            arguments: arguments of `responses.create`, without the model.
 
         Raises:
-            BackendError: the server did not answer, or not with a response.
+            BackendError: the server did not answer, or did not send a response.
             ToolError: the server refuses the request (moderation, a wrong field).
             ConfigError: the key or the model is refused.
         """
@@ -52,7 +52,7 @@ class ResponsesClient:
         return reply
 
     async def open_conversation(self) -> str | None:
-        """The id of a new conversation; None from a server that has no conversations."""
+        """Begin a conversation and return its id; None from a server that has no conversations."""
         import openai
 
         with service_faults("the Conversations API", self._endpoint.timeout):
@@ -69,7 +69,7 @@ class ResponsesClient:
 
 @contextmanager
 def service_faults(who: str, timeout: float) -> Iterator[None]:
-    """The SDK's faults in our words: refusals are `ToolError`, silence is a retryable `BackendError`.
+    """Turn the SDK's faults into ours: a refusal becomes `ToolError`, silence a retryable `BackendError`.
 
     Raises:
         BackendError: no answer, or none that can be read.
@@ -97,19 +97,19 @@ def service_faults(who: str, timeout: float) -> Iterator[None]:
 
 
 def text_of(reply: Response) -> str:
-    """The words of a response.
+    """Return the text of a response.
 
     Raises:
-        ToolError: there are none; the message has the server's reason.
+        ToolError: there is none; the message has the server's reason.
     """
     text = reply.output_text.strip()
     if text:
         return text
-    raise ToolError(why_nothing(reply))
+    raise ToolError(reason_for_nothing(reply))
 
 
-def why_nothing(reply: Response) -> str:
-    """Why a response has nothing of use in it, in a line."""
+def reason_for_nothing(reply: Response) -> str:
+    """Return the reason, in one line, that a response has no image and no text."""
     if reply.error is not None:
         return f"the model failed: {reply.error.message}"
     for item in reply.output:
