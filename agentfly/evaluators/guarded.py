@@ -9,23 +9,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import Field
 
-from agentfly.aio import CancelledItself, LoopLocal, TimeLimitExceeded, with_timeout
+from agentfly.aio import CancelledItself, LoopLocal, Sleep, TimeLimitExceeded, retrying, with_timeout
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Sleep = Callable[[float], Awaitable[object]]
-
 
 class PassingFault(EvaluatorError):
-    """No score this time, but the same sample may be scored later (time-out, overload)."""
+    """No score this time, but the same sample may be scored later (time-out, overload).
+
+    Args:
+        message: the reason.
+        wait: seconds that a server asks to wait before the next attempt.
+    """
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 @dataclass(frozen=True)
@@ -86,15 +93,14 @@ class GuardedEvaluator:
             EvaluatorError: no score, after all attempts where the fault may pass.
             ConfigError: the evaluator is set up wrongly, so that it can score nothing.
         """
-        for attempt in range(self.settings.attempts):
-            if attempt:
-                await self._sleep(self.settings.wait(attempt - 1))
-            try:
-                return await self._attempt(sample)
-            except PassingFault as passing:
-                fault = passing
-                logger.debug("attempt %d of %d: %s", attempt + 1, self.settings.attempts, fault)
-        raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
+        attempts = retrying(
+            self.settings.attempts, PassingFault, lambda attempt, _: self.settings.wait(attempt), sleep=self._sleep
+        )
+        try:
+            score: Score = await attempts(self._attempt, sample)
+        except PassingFault as fault:
+            raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
+        return score
 
     async def evaluate_many(self, samples: Iterable[EditSample]) -> list[Score | NotScored]:
         """Scores in the order of the samples, each with its own fate.

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
 from agentfly.images import load_image
-from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
+from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.compositing import paste_back, restored, solid
@@ -104,7 +104,7 @@ class OpenAIImages:
         arguments["image"] = await asyncio.to_thread(_png, image, "image.png")
         if mask is not None:
             arguments["mask"] = await asyncio.to_thread(_mask_file, image, mask)
-        with sdk_faults(f"the image model {self.name}"):
+        with self._client.translated_faults(f"the image model {self.name}"):
             reply = await self._send(prompt=prompt, **arguments)
         return await asyncio.to_thread(self._image, reply)
 

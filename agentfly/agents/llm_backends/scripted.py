@@ -1,6 +1,7 @@
-"""A backend that answers from a script, for tests, demonstrations and replays, and otherwise behaves like a real one.
+"""A backend that answers from a script, for tests, demonstrations and replays.
 
-It streams, waits if asked to, obeys `max_tokens` and, with a codec, returns exact token ids as vLLM does.
+Otherwise it behaves like a real one: it streams, waits if asked to, obeys `max_tokens` and, with a codec, returns exact
+token ids as vLLM does.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class ScriptedBackend:
 
     Args:
         script: texts, of which the n-th turn of each session gets the n-th; or a function of the request, plain or
-            async, that gives a text or a whole `Generation`.
-        latency: seconds before a turn comes, or a function of the request that gives them.
+            async, that returns a text or a whole `Generation`.
+        latency: seconds before a turn comes, or a function of the request that returns them.
         codec: makes the backend token-level; log-probs are zeros.
     """
 
@@ -38,11 +39,15 @@ class ScriptedBackend:
 
     @property
     def codec(self) -> ChatCodec | None:
-        """The codec it was given."""
+        """The codec of a token-level script, else None."""
         return self._codec
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
-        """The next turn of the script; deltas come word by word.
+        """Return the next turn of the script.
+
+        Args:
+            request: the conversation; a script of texts reads only its session.
+            on_delta: hears the text word by word.
 
         Raises:
             BackendError: the script has no text for this turn.
@@ -76,7 +81,8 @@ class ScriptedBackend:
         if self._codec is None:
             return Generation(text)
         ids: list[int] = list(self._codec.tokenizer.encode(text, add_special_tokens=False))
-        whole = [*ids, self._end_id(self._codec)]
+        end = self._codec.tokenizer.eos_token_id
+        whole = [*ids, end if isinstance(end, int) and end in self._codec.eos_ids else min(self._codec.eos_ids)]
         cut = whole[: request.sampling.max_tokens]
         return Generation(
             text=self._codec.decode(cut),
@@ -86,8 +92,3 @@ class ScriptedBackend:
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=len(cut),
         )
-
-    @staticmethod
-    def _end_id(codec: ChatCodec) -> int:
-        end = codec.tokenizer.eos_token_id
-        return end if isinstance(end, int) and end in codec.eos_ids else min(codec.eos_ids)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from agentfly.aio import Sleep
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.evaluators.guarded import Sleep
 from agentfly.evaluators.judge.client import JudgeClient
 from agentfly.evaluators.judge.replies import Ratings
 from agentfly.evaluators.judge.schemes import Question, find_scheme

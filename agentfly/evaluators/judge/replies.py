@@ -11,15 +11,15 @@ from typing import Any
 
 import json_repair
 
-from agentfly.errors import EvaluatorError
+from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.messages import without_thoughts
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?")
 
 
-class BrokenReply(EvaluatorError):
-    """A reply without ratings in it: malformed, cut off, or a refusal. Asked again, it may be a good one."""
+class BrokenReply(PassingFault):
+    """A reply without ratings: malformed, cut off, or a refusal. The next one may be good."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ToolError
-from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
+from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import Candidate, normalise_prompt, to_detections
@@ -115,7 +115,7 @@ class VlmDetector:
             {"type": "image_url", "image_url": {"url": await asyncio.to_thread(_data_uri, image)}},
             {"type": "text", "text": _ASK.format(names=names, unit=unit)},
         ]
-        with sdk_faults(f"the detector {self.name}"):
+        with self._client.translated_faults(f"the detector {self.name}"):
             reply = await self._client.get().chat.completions.create(
                 model=self.settings.model,
                 messages=[{"role": "user", "content": content}],

@@ -15,7 +15,7 @@ from agentfly.agents.llm_backends.async_vllm import (
     engine_arguments,
     sampling_arguments,
 )
-from agentfly.agents.llm_backends.parity import check_prompt
+from agentfly.agents.llm_backends.token_exact import check_prompt
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.errors import BackendError
 from agentfly.templates import ChatCodec

@@ -211,7 +211,7 @@ async def test_a_server_that_sends_no_ids_is_told_so(
 async def test_sessions_are_forgotten_in_the_end(
     server: ChatServer, codec: ChatCodec, vllm: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_exact, "_SESSIONS", 2)
+    monkeypatch.setattr(token_exact, "_MOST_SESSIONS", 2)
     client = backend(server, codec)
     for session in "abac":
         server.say(vllm.says("ok"))
