@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from agentfly.errors import BackendError, ToolError, first_line
-from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
+from agentfly.errors import BackendError, ConfigError, ToolError
+from agentfly.openai_client import ApiFault, Endpoint, SdkClient
 from agentfly.systems.generators.usage import Usage
 
 if TYPE_CHECKING:
@@ -25,7 +22,6 @@ class ResponsesClient:
 
     def __init__(self, model: str, endpoint: Endpoint) -> None:
         self.model = model
-        self._endpoint = endpoint
         self._sdk = SdkClient(endpoint)
 
     async def create(self, usage: Usage, **arguments: Any) -> Response:
@@ -43,7 +39,7 @@ class ResponsesClient:
         from openai.types.responses import Response
 
         usage.requests += 1
-        with service_faults(f"the model {self.model}", self._endpoint.timeout):
+        with self._sdk.translated_faults(f"the model {self.model}", service_error):
             reply = await self._sdk.get().responses.create(model=self.model, **arguments)
         if not isinstance(reply, Response) or not isinstance(reply.output, list):
             raise BackendError(f"the model {self.model} sent no response: check that base_url ends in /v1")
@@ -55,7 +51,7 @@ class ResponsesClient:
         """Begin a conversation and return its id; None from a server that has no conversations."""
         import openai
 
-        with service_faults("the Conversations API", self._endpoint.timeout):
+        with self._sdk.translated_faults("the Conversations API", service_error):
             sdk = self._sdk.get()
             try:
                 return (await sdk.conversations.create()).id
@@ -67,33 +63,18 @@ class ResponsesClient:
         await self._sdk.close()
 
 
-@contextmanager
-def service_faults(who: str, timeout: float) -> Iterator[None]:
-    """Turn the SDK's faults into ours: a refusal becomes `ToolError`, silence a retryable `BackendError`.
+def service_error(fault: ApiFault) -> ConfigError | ToolError | BackendError:
+    """Return the exception of a failed request.
 
-    Raises:
-        BackendError: no answer, or none that can be read.
-        ToolError: the request is refused.
-        ConfigError: the key or the model is refused.
+    It is a `ConfigError` for a refused key or an unknown model, a `ToolError` for a refused request (moderation, a
+    wrong field), and a `BackendError` for a server that does not answer.
     """
-    import openai
-
-    with sdk_faults(who):
-        try:
-            yield
-        except openai.BadRequestError as fault:
-            code = f"{fault.code}: " if fault.code else ""
-            raise ToolError(f"{who} refuses this request: {code}{first_line(fault)}") from None
-        except openai.APITimeoutError:
-            raise BackendError(f"{who} did not answer within {timeout:g} s: raise timeout", retryable=True) from None
-        except openai.APIConnectionError as fault:
-            why = first_line(fault.__cause__ or fault)
-            told = f"{who} did not answer ({why}): check its address, and that it runs"
-            raise BackendError(told, retryable=True) from None
-        except (openai.InternalServerError, openai.RateLimitError) as fault:
-            raise BackendError(f"{who} did not answer ({first_line(fault)}): try again later", retryable=True) from None
-        except json.JSONDecodeError:
-            raise BackendError(f"{who} sent no JSON: check that base_url ends in /v1") from None
+    if fault.kind in ("key_refused", "not_found"):
+        return ConfigError(fault.message)
+    if fault.kind == "refused":
+        named = fault.code is None or fault.code in fault.message
+        return ToolError(fault.message if named else f"{fault.message} ({fault.code})")
+    return BackendError(fault.message, retryable=fault.retryable)
 
 
 def text_of(reply: Response) -> str:

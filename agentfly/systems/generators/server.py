@@ -23,7 +23,7 @@ from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolErro
 from agentfly.images import ImageLimits, encode_image, load_image
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest
-from agentfly.systems.generators.responses import service_faults
+from agentfly.systems.generators.responses import service_error
 from agentfly.systems.generators.usage import Usage
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ServerGenerator:
         url = f"{(endpoint.base_url or '').rstrip('/').removesuffix('/v1')}/v1"
         self.name = f"server {url}"
         self._who = f"the image server {url}"
-        self._url, self._timeout, self._address_setting = url, endpoint.timeout, address_setting
+        self._url, self._address_setting = url, address_setting
         # Servers print 0.0.0.0 as the address that they listen at; nobody can connect to it everywhere.
         reachable = url.replace("://0.0.0.0", "://127.0.0.1")
         self._client = SdkClient(endpoint.model_copy(update={"base_url": reachable}))
@@ -80,7 +80,7 @@ class ServerGenerator:
     async def generate(self, request: ImageRequest) -> GeneratedImage:
         """Make an image; see `ImageGenerator`."""
         reply = None
-        with service_faults(self._who, self._timeout), self._first_contact():
+        with self._client.translated_faults(self._who, service_error), self._first_contact():
             offers = self._offers if self._offers is not None else await self._ask_offers()
             if request.starts and "edit" in offers:
                 reply = await self._edit(request.starts, request)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 from PIL import Image
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from agentfly.errors import BackendError, ConfigError, ImageError, ToolError
+from agentfly.agents.llm_backends.client_errors import TransientError, backoff
+from agentfly.aio import Sleep, retrying
+from agentfly.errors import ConfigError, ImageError, ToolError
 from agentfly.images import ImageLimits, from_base64
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest
 from agentfly.systems.generators.server import nobody_listens
 from agentfly.systems.generators.usage import Usage
-
-Sleep = Callable[[float], Awaitable[None]]
 
 _LIMITS = ImageLimits(allow_files=False)
 
@@ -67,13 +65,7 @@ class StabilityGenerator:
         if request.negative_prompt:
             prompts.append({"text": request.negative_prompt, "weight": -1.0})
         body = {"text_prompts": prompts, "seed": request.seed or 0, **self._options}
-        attempts = AsyncRetrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(self._retries + 1),
-            wait=wait_random_exponential(multiplier=0.5, max=20),
-            retry=retry_if_exception(lambda fault: isinstance(fault, BackendError) and fault.retryable),
-            reraise=True,
-        )
+        attempts = retrying(self._retries + 1, TransientError, backoff, sleep=self._sleep)
         artifact: dict[str, Any] = await attempts(self._ask, body)
         if artifact.get("finishReason") != "SUCCESS":
             raise ToolError(f"{self.name} made no image ({artifact.get('finishReason')}): use other words")
@@ -92,7 +84,7 @@ class StabilityGenerator:
                 raise ConfigError(
                     f"{self.name} cannot be reached at {self._base_url} {why}: check stability_base"
                 ) from None
-            raise BackendError(f"{self.name} does not answer {why}", retryable=True) from None
+            raise TransientError(f"{self.name} does not answer {why}") from None
         self._answered = True
         if reply.status_code != 200:
             raise self._refusal(reply)
@@ -101,7 +93,7 @@ class StabilityGenerator:
         except (ValueError, KeyError, IndexError, TypeError):
             raise ToolError(f"{self.name} sent no artifacts: check stability_base") from None
 
-    def _refusal(self, reply: httpx.Response) -> ConfigError | BackendError | ToolError:
+    def _refusal(self, reply: httpx.Response) -> ConfigError | TransientError | ToolError:
         try:
             reason = str(reply.json().get("message"))[:300]
         except (ValueError, AttributeError):
@@ -112,7 +104,7 @@ class StabilityGenerator:
         if reply.status_code == 404:
             return ConfigError(f"{message}; check stability_engine and stability_base")
         if reply.status_code in (408, 429) or reply.status_code >= 500:
-            return BackendError(message, retryable=True)
+            return TransientError(message)
         return ToolError(message)
 
     def _read_image(self, artifact: dict[str, Any]) -> Image.Image:
