@@ -2,7 +2,7 @@
 
 python -m recipes.director_generator.sdxl_server --port 7000 --device cuda:0
 
-Flags are those of `agentfly serve-images`, of which these are given already, and may be given otherwise.
+It takes the flags of `agentfly serve-images`, with other defaults for model, port and device.
 """
 
 from __future__ import annotations
