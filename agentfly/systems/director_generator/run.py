@@ -117,9 +117,14 @@ class Run:
             RecursionLimit: more phases than allowed.
             AgentFlyError: a phase yielded nothing, or the settings are wrong.
         """
-        settings = self._studio.settings
-        await self._brief()
-        prompts, imageless = await self._write(), False
+        settings, template = self._studio.settings, self._studio.prompts.brief
+        with self._phase("brief", 0) as phase:
+            calls = await _settled(
+                self._ask(phase, "director", who, template, read_brief, self._given) for who in self._studio.directors
+            )
+            usable = _usable(calls, "no director wrote a brief")
+            self._briefs = {call.agent: str(call.data["brief"]) for call in usable}
+        prompts, imageless = await self._write_prompts("write", 1), False
         for loop in range(1, settings.max_loops + 1):
             imageless = not await self._make_images(loop, prompts, again=imageless)
             if not imageless:
@@ -128,21 +133,17 @@ class Run:
             if best is not None and not best.stand_in and (best.score or 0.0) >= settings.evaluation_threshold:
                 return "threshold"
             if loop < settings.max_loops:
-                prompts = await self._refine(loop + 1)
+                prompts = await self._write_prompts("refine", loop + 1)
         return "max_loops"
 
-    async def _brief(self) -> None:
-        with self._phase("brief", 0) as phase:
-            prompt = self._studio.prompts.brief
-            calls = await _settled(
-                self._ask(phase, "director", who, prompt, read_brief, self._given) for who in self._studio.directors
+    async def _write_prompts(self, name: Phase, loop: int) -> dict[str, ImageRequest]:
+        """Ask every generator for the prompt of a round."""
+        with self._phase(name, loop) as phase:
+            # A generator that gave no prompt for the last round goes on from its last image of an earlier one.
+            last = {image.generator: image for image in self._record.images}
+            return _prompts(
+                await _settled(self._revise(phase, who, last.get(who.name)) for who in self._studio.generators)
             )
-            usable = _usable(calls, "no director wrote a brief")
-            self._briefs = {call.agent: str(call.data["brief"]) for call in usable}
-
-    async def _write(self) -> dict[str, ImageRequest]:
-        with self._phase("write", 1) as phase:
-            return _prompts(await _settled(self._revise(phase, who, None) for who in self._studio.generators))
 
     async def _make_images(self, loop: int, prompts: dict[str, ImageRequest], *, again: bool) -> bool:
         """Make the images of a round and return whether there is one; `again` says that the last round had none."""
@@ -197,14 +198,6 @@ class Run:
             image.critiques[who.name] = cast(Critique, dict(call.data))
             image.score = fmean(critique["score"] for critique in image.critiques.values())
         return call
-
-    async def _refine(self, loop: int) -> dict[str, ImageRequest]:
-        with self._phase("refine", loop) as phase:
-            # A generator that gave no prompt for the last round goes on from its last image of an earlier one.
-            last = {image.generator: image for image in self._record.images}
-            return _prompts(
-                await _settled(self._revise(phase, who, last.get(who.name)) for who in self._studio.generators)
-            )
 
     async def _revise(self, phase: PhaseRecord, who: Persona, image: ImageRecord | None) -> CallRecord:
         """Ask a generator for a better prompt than that of its image, or for its first one."""

@@ -43,7 +43,9 @@ def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], syste
         given: handles of the task's images.
         system: name of the agent.
     """
-    best = record.best
+    best, last = record.best, record.phases[-1].calls if record.phases else []
+    # Without a single usable reply in the last phase the chat failed, not the engine.
+    silent = bool(last) and all(call.error for call in last)
     facts = {
         "status": record.status,
         "directors_score": None if best is None else best.score,
@@ -56,7 +58,7 @@ def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], syste
         [Message("user", (*map(ImagePart, given), TextPart(f"\n{task.instruction}")))],
         names={f"img_{number}": handle for number, handle in enumerate(dict.fromkeys(given), 1)},
         images=list(given),
-        stop_reason=_stop_reason(record),
+        stop_reason=_STOPS.get(record.status, StopReason.BACKEND_ERROR if silent else StopReason.ERROR),
         error=record.error,
         final_image=best.handle if best else None,
         answer="" if best is None else f"{best.generator}, round {best.loop}: {best.prompt}",
@@ -66,14 +68,6 @@ def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], syste
     )
     _add_turns(trajectory, record)
     return trajectory
-
-
-def _stop_reason(record: RunRecord) -> StopReason:
-    if record.status in _STOPS:
-        return _STOPS[record.status]
-    # Without a single usable reply in the last phase the chat failed, not the engine.
-    last = record.phases[-1].calls if record.phases else []
-    return StopReason.BACKEND_ERROR if last and all(call.error for call in last) else StopReason.ERROR
 
 
 def _add_turns(trajectory: Trajectory, record: RunRecord) -> None:

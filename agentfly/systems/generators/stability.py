@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import httpx
-from PIL import Image
 from pydantic import SecretStr
 
 from agentfly.agents.llm_backends.client_errors import TransientError, backoff
@@ -69,7 +68,11 @@ class StabilityGenerator:
         artifact: dict[str, Any] = await attempts(self._ask, body)
         if artifact.get("finishReason") != "SUCCESS":
             raise ToolError(f"{self.name} made no image ({artifact.get('finishReason')}): use other words")
-        return GeneratedImage(await asyncio.to_thread(self._read_image, artifact), usage=Usage(requests=1))
+        try:
+            image = await asyncio.to_thread(from_base64, artifact.get("base64") or "", _LIMITS)
+        except ImageError as fault:
+            raise ToolError(f"{self.name} sent no image that can be read: {fault}") from None
+        return GeneratedImage(image, usage=Usage(requests=1))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -87,28 +90,18 @@ class StabilityGenerator:
             raise TransientError(f"{self.name} does not answer {why}") from None
         self._answered = True
         if reply.status_code != 200:
-            raise self._refusal(reply)
+            try:
+                reason = str(reply.json().get("message"))[:300]
+            except (ValueError, AttributeError):
+                reason = "no reason given"
+            message = f"{self.name} answered {reply.status_code}: {reason}"
+            if reply.status_code == 401:
+                raise ConfigError(f"{message}; check STABILITY_API_KEY")
+            if reply.status_code == 404:
+                raise ConfigError(f"{message}; check stability_engine and stability_base")
+            passing = reply.status_code in (408, 429) or reply.status_code >= 500
+            raise (TransientError if passing else ToolError)(message)
         try:
             return dict(reply.json()["artifacts"][0])
         except (ValueError, KeyError, IndexError, TypeError):
             raise ToolError(f"{self.name} sent no artifacts: check stability_base") from None
-
-    def _refusal(self, reply: httpx.Response) -> ConfigError | TransientError | ToolError:
-        try:
-            reason = str(reply.json().get("message"))[:300]
-        except (ValueError, AttributeError):
-            reason = "no reason given"
-        message = f"{self.name} answered {reply.status_code}: {reason}"
-        if reply.status_code == 401:
-            return ConfigError(f"{message}; check STABILITY_API_KEY")
-        if reply.status_code == 404:
-            return ConfigError(f"{message}; check stability_engine and stability_base")
-        if reply.status_code in (408, 429) or reply.status_code >= 500:
-            return TransientError(message)
-        return ToolError(message)
-
-    def _read_image(self, artifact: dict[str, Any]) -> Image.Image:
-        try:
-            return from_base64(artifact.get("base64") or "", _LIMITS)
-        except ImageError as fault:
-            raise ToolError(f"{self.name} sent no image that can be read: {fault}") from None

@@ -40,7 +40,8 @@ def make_loop(settings: RefinementSettings) -> tuple[RefinementLoop, Close]:
 
     async def close() -> None:
         await generator.close()
-        await close_prompter()
+        if close_prompter is not None:
+            await close_prompter()
         await close_evaluator(evaluator)
 
     return loop, close
@@ -56,13 +57,9 @@ def make_generator(settings: RefinementSettings) -> ImageGenerator:
     if settings.generator == "openai":
         from agentfly.systems.generators.openai import OpenAIGenerator
 
-        options = {
-            "quality": settings.quality,
-            "size": settings.size,
-            "background": settings.wanted_background,
-            "output_format": settings.format,
-            **({"model": settings.image_model} if settings.image_model else {}),
-        }
+        background, model = settings.wanted_background, settings.image_model
+        options = {"quality": settings.quality, "size": settings.size, "background": background}
+        options |= {"output_format": settings.format, **({"model": model} if model else {})}
         return OpenAIGenerator(settings.model, settings.endpoint(settings.base_url), options)
     if settings.generator == "server":
         from agentfly.systems.generators.server import ServerGenerator
@@ -111,8 +108,8 @@ def make_judge(settings: RefinementSettings) -> Evaluator:
     return make_evaluator(spec)
 
 
-def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[NewPrompter, Close]:
-    """Return a function that makes a prompter for each run, and one that closes the connections that they share.
+def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[NewPrompter, Close | None]:
+    """Return a function that makes a prompter for each run, and one that closes their connections, if they have any.
 
     Args:
         settings: name the kind of prompter, its model and its endpoint.
@@ -125,7 +122,7 @@ def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[
         same = settings.generator == "openai" and settings.prompter_base_url is None
         kind = "responses" if url is None or same else "chat"
     if kind == "feedback":
-        return FeedbackPrompter, _nothing
+        return FeedbackPrompter, None
     if kind == "responses":
         client = ResponsesClient(model, settings.endpoint(url))
         return lambda: ResponsesPrompter(client, rubric), client.close
@@ -138,7 +135,3 @@ def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[
     )
     backend = ClientBackend(model, config)
     return lambda: ChatPrompter(backend, rubric), backend.close
-
-
-async def _nothing() -> None:
-    """There is nothing to close."""

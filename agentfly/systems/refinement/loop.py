@@ -223,7 +223,11 @@ class RefinementLoop:
         if iteration.prompt != done.wish:
             # A prompt that drifted away from the wish must not pay.
             asked = f"{done.wish}\n\nIn this round it was asked for in these words:\n{iteration.prompt}"
-        sample = EditSample(asked, _source(references, result), result)
+        source = references[0] if references else Image.new("RGB", result.size, "white")
+        if source.size != result.size:
+            # The judge would bring the result to the size of the source, and distort it.
+            source = source.resize(result.size, Image.Resampling.LANCZOS)
+        sample = EditSample(asked, source, result)
         with iteration.timed("evaluate"):
             try:
                 if isinstance(self.evaluator, VlmJudge):
@@ -249,11 +253,3 @@ class RefinementLoop:
                     raise
                 logger.warning("no new prompt (%s): the next iteration uses the last one again", fault)
                 return iteration.prompt
-
-
-def _source(references: Sequence[Image.Image], result: Image.Image) -> Image.Image:
-    """Return the first reference, or white paper, in the size of the result, so that the result is not distorted."""
-    if not references:
-        return Image.new("RGB", result.size, "white")
-    first = references[0]
-    return first if first.size == result.size else first.resize(result.size, Image.Resampling.LANCZOS)

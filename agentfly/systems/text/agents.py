@@ -37,9 +37,7 @@ class BaseAgent(ABC):
             BackendError: the model gave no whole answer.
         """
 
-    async def _stream_and_aggregate(
-        self, prompt: str, *, output_path: str | Path | None = None, **kwargs: object
-    ) -> str:
+    async def _stream_and_aggregate(self, prompt: str, output_path: str | Path | None, **kwargs: object) -> str:
         """Stream the answer to one user message and return it whole."""
         messages: list[ChatMessage] = [{"role": "user", "content": prompt}]
         if self.system_prompt:

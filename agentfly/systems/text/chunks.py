@@ -54,7 +54,18 @@ def tokenizer_starts(tokenizer: str | PreTrainedTokenizerBase) -> TokenStarts:
         ConfigError: the tokenizer does not exist, or is a slow one, which knows no positions.
         MissingExtraError: transformers is not installed.
     """
-    found = _load(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    if isinstance(tokenizer, str):
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as fault:
+            raise MissingExtraError("counting tokens with a tokenizer", "verl") from fault
+        source = find_model(tokenizer, "tokenizer_config.json", "a tokenizer")
+        try:
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as fault:
+            raise ConfigError(f"there is no tokenizer {tokenizer!r}: give a folder or a name on the hub") from fault
+    else:
+        found = tokenizer
     if not found.is_fast:
         raise ConfigError(f"{type(found).__name__} gives no positions: use a fast tokenizer, or none for an estimate")
 
@@ -113,15 +124,3 @@ def _begin(text: str, places: Sequence[int], earliest: int, end: int) -> int:
         if match is not None and match.end() < places[end]:
             return bisect_left(places, match.end(), earliest, end)
     return earliest
-
-
-def _load(name: str) -> PreTrainedTokenizerBase:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as fault:
-        raise MissingExtraError("counting tokens with a tokenizer", "verl") from fault
-    source = find_model(name, "tokenizer_config.json", "a tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as fault:
-        raise ConfigError(f"there is no tokenizer {name!r}: give a folder or a name on the hub") from fault

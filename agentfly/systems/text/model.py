@@ -90,7 +90,11 @@ class BackendModel(BaseModel):
             # A backend need not stream.
             if generation.text and not heard:
                 yield generation.text
-            _warn_of_cut(generation, request.sampling)
+            if generation.finish_reason == "length":
+                limit = request.sampling.max_tokens
+                logger.warning("the answer was cut off at max_tokens=%d: raise it if the end is missing", limit)
+            elif generation.finish_reason == "abort":
+                logger.warning("the server ended the answer early (content filter or abort)")
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -163,10 +167,3 @@ def as_model(model: BaseModel | LLMBackend) -> BaseModel:
 
 def _no_image(_: object) -> NoReturn:
     raise ConfigError("text agents take text: leave the images out, or use agentfly.agents.ImageEditingAgent")
-
-
-def _warn_of_cut(generation: Generation, sampling: SamplingParams) -> None:
-    if generation.finish_reason == "length":
-        logger.warning("the answer was cut off at max_tokens=%d: raise it if the end is missing", sampling.max_tokens)
-    elif generation.finish_reason == "abort":
-        logger.warning("the server ended the answer early (content filter or abort)")

@@ -66,8 +66,7 @@ class MultiCallSystem:
             prompt: the same for all calls.
             num_calls: number of calls.
             output_dir: folder of the files; made where it is missing.
-            base_filename: beginning of the files' names.
-            extension: end of the files' names.
+            base_filename, extension: beginning and end of the files' names.
             seed: of the first call, counted up, or all answers would be equal.
             kwargs: of every call; see `BaseModel.call_stream`.
 
@@ -82,18 +81,20 @@ class MultiCallSystem:
         if not _NAME.fullmatch(base_filename):
             raise ConfigError(f"base_filename={base_filename!r} is no file name: give the folder as output_dir")
         folder, gate = make_folder(output_dir), asyncio.Semaphore(self.max_concurrency)
-
-        async def call(number: int) -> str:
-            options = kwargs if seed is None else {**kwargs, "seed": seed + number - 1}
-            async with gate:
-                return await self._call_and_save_task(prompt, folder / f"{base_filename}_{number}{extension}", options)
-
-        done = await asyncio.gather(*map(call, range(1, num_calls + 1)))
+        work = []
+        for index in range(num_calls):
+            options = kwargs if seed is None else {**kwargs, "seed": seed + index}
+            file = folder / f"{base_filename}_{index + 1}{extension}"
+            work.append(self._call_and_save_task(prompt, file, options, gate))
+        done = await asyncio.gather(*work)
         return {f"call_{number}": outcome for number, outcome in enumerate(done, 1)}
 
-    async def _call_and_save_task(self, prompt: str, file: Path, options: dict[str, object]) -> str:
+    async def _call_and_save_task(
+        self, prompt: str, file: Path, options: dict[str, object], gate: asyncio.Semaphore
+    ) -> str:
         try:
-            await self._agent.run(prompt, output_path=file, **options)
+            async with gate:
+                await self._agent.run(prompt, output_path=file, **options)
             return str(file)
         except (AgentFlyError, OSError) as fault:
             words = str(fault)
