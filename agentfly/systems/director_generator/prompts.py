@@ -56,22 +56,22 @@ def load_prompts(folder: Path) -> Prompts:
     Raises:
         ConfigError: a file is missing, lacks a part, or has an unknown placeholder.
     """
-    return Prompts(**{phase: _load(folder / f"{phase}.md", known) for phase, known in PHASES.items()})
-
-
-def _load(path: Path, known: frozenset[str]) -> PhasePrompt:
-    try:
-        match = _PARTS.match(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"cannot read the prompt {path}: {fault}") from None
-    if match is None:
-        raise ConfigError(f"the prompt {path} has two parts, which begin with the lines '# system' and '# user'")
-    parts = {name: Template(text) for name, text in match.groupdict().items()}
-    for part in parts.values():
+    prompts = {}
+    for phase, known in PHASES.items():
+        path = folder / f"{phase}.md"
         try:
-            part.substitute(dict.fromkeys(known, ""))
-        except KeyError as fault:
-            raise ConfigError(f"{path}: {unknown_name('place', str(fault.args[0]), known)}") from None
-        except ValueError:
-            raise ConfigError(f"the prompt {path} has a stray '$': write $$ for a dollar sign") from None
-    return PhasePrompt(**parts)
+            match = _PARTS.match(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as fault:
+            raise ConfigError(f"cannot read the prompt {path}: {fault}") from None
+        if match is None:
+            raise ConfigError(f"the prompt {path} has two parts, which begin with the lines '# system' and '# user'")
+        parts = {name: Template(text) for name, text in match.groupdict().items()}
+        for part in parts.values():
+            try:
+                part.substitute(dict.fromkeys(known, ""))
+            except KeyError as fault:
+                raise ConfigError(f"{path}: {unknown_name('place', str(fault.args[0]), known)}") from None
+            except ValueError:
+                raise ConfigError(f"the prompt {path} has a stray '$': write $$ for a dollar sign") from None
+        prompts[phase] = PhasePrompt(**parts)
+    return Prompts(**prompts)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.datasets.task import EditTask
-from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
-from agentfly.systems.director_generator.records import ImageRecord, RunRecord
+from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall, text_message
+from agentfly.systems.director_generator.records import RunRecord
 
 TOOL = {
     "type": "function",
@@ -73,6 +73,7 @@ def to_trajectory(record: RunRecord, task: EditTask, given: Sequence[str], syste
 def _add_turns(trajectory: Trajectory, record: RunRecord) -> None:
     """Add each call in order, with the image that was made of it, if one was asked for."""
     images = {(image.loop, image.generator): image for image in record.images}
+    names = {handle: name for name, handle in trajectory.names.items()}
     for loop, call in ((phase.loop, call) for phase in record.phases for call in phase.calls):
         image = images.get((loop, call.agent)) if call.role == "generator" and not call.error else None
         text = f"[{call.role} {call.agent}] {call.reply or f'(failed: {call.error})'}"
@@ -96,15 +97,11 @@ def _add_turns(trajectory: Trajectory, record: RunRecord) -> None:
             continue
         asked = ToolCall(f"call_{len(trajectory.turns)}", "make_image", tools[0].arguments)
         trajectory.messages.append(Message("assistant", (TextPart(text),), (asked,)))
-        trajectory.messages.append(_tool_message(trajectory, image, asked.id))
-
-
-def _tool_message(trajectory: Trajectory, image: ImageRecord, call_id: str) -> Message:
-    if image.handle is None:
-        return Message("tool", (TextPart(f"no image: {image.fault}"),), tool_call_id=call_id)
-    names = {handle: name for name, handle in trajectory.names.items()}
-    name = names.get(image.handle) or f"img_{len(trajectory.names) + 1}"
-    trajectory.names[name] = image.handle
-    trajectory.images.append(image.handle)
-    words = f"{name}, a placeholder: {image.fault}" if image.stand_in else name
-    return Message("tool", (TextPart(words), ImagePart(image.handle)), tool_call_id=call_id)
+        result: tuple[Part, ...] = (TextPart(f"no image: {image.fault}"),)
+        if image.handle is not None:
+            name = names.setdefault(image.handle, f"img_{len(names) + 1}")
+            trajectory.names[name] = image.handle
+            trajectory.images.append(image.handle)
+            words = f"{name}, a placeholder: {image.fault}" if image.stand_in else name
+            result = (TextPart(words), ImagePart(image.handle))
+        trajectory.messages.append(Message("tool", result, tool_call_id=asked.id))

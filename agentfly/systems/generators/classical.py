@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +59,8 @@ class ClassicalGenerator:
         """Make an image; see `ImageGenerator`."""
         drawing = read_drawing(request.prompt)
         if drawing is not None:
-            return GeneratedImage(await asyncio.to_thread(self._draw, drawing))
+            image = await asyncio.to_thread(draw, drawing, self._size, transparent=self._transparent)
+            return GeneratedImage(image)
         if not request.starts:
             raise EngineUnavailable(
                 f"needs a model backend: the classical generator draws {CAN_DRAW}. It can also edit a reference image"
@@ -74,28 +74,6 @@ class ClassicalGenerator:
     async def close(self) -> None:
         """Do nothing: there is nothing to free."""
 
-    def _draw(self, drawing: Drawing) -> Image.Image:
-        ground = drawing.ground or ("transparent" if self._transparent else "white")
-        if ground != "transparent":
-            return Image.fromarray(self._figures(drawing.figures, _GROUNDS[ground]))
-        # A pixel that is the same on white and on black is opaque.
-        light = self._figures(drawing.figures, (255, 255, 255)).astype(np.int32)
-        dark = self._figures(drawing.figures, (0, 0, 0)).astype(np.int32)
-        alpha = 255 - (light - dark).max(axis=2).clip(0, 255)
-        colour = dark * 255 // np.maximum(alpha, 1)[..., None]
-        return Image.fromarray(np.dstack([colour.clip(0, 255), alpha]).astype(np.uint8))
-
-    def _figures(
-        self, figures: Sequence[tuple[str, str]], ground: tuple[int, int, int]
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        width, height = self._size
-        pixels = np.full((height, width, 3), ground, np.uint8)
-        share = width / len(figures)
-        radius, border = 0.35 * min(share, height), border_width(width, height)
-        for index, (colour, shape) in enumerate(figures):
-            Figure(shape, colour, (index + 0.5) * share, height / 2, radius, border).draw(pixels)
-        return pixels
-
 
 def read_drawing(prompt: str) -> Drawing | None:
     """Return the drawing that a prompt names, or None where a word of it is not in the grammar."""
@@ -108,3 +86,37 @@ def read_drawing(prompt: str) -> Drawing | None:
     if len(figures) < len(matches):
         return None
     return Drawing(figures, ground["ground"] if ground is not None else None)
+
+
+def draw(drawing: Drawing, size: tuple[int, int], *, transparent: bool = False) -> Image.Image:
+    """Draw figures in a row.
+
+    Args:
+        drawing: figures and ground.
+        size: width and height in pixels.
+        transparent: leave the ground transparent where the drawing names none; it is white otherwise.
+
+    Returns:
+        An image of mode RGB, or of mode RGBA with a transparent ground.
+    """
+    ground = drawing.ground or ("transparent" if transparent else "white")
+    if ground != "transparent":
+        return Image.fromarray(_figures(drawing, size, _GROUNDS[ground]))
+    # A pixel that is the same on white and on black is opaque.
+    light = _figures(drawing, size, (255, 255, 255)).astype(np.int32)
+    dark = _figures(drawing, size, (0, 0, 0)).astype(np.int32)
+    alpha = 255 - (light - dark).max(axis=2).clip(0, 255)
+    colour = dark * 255 // np.maximum(alpha, 1)[..., None]
+    return Image.fromarray(np.dstack([colour.clip(0, 255), alpha]).astype(np.uint8))
+
+
+def _figures(
+    drawing: Drawing, size: tuple[int, int], ground: tuple[int, int, int]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    width, height = size
+    pixels = np.full((height, width, 3), ground, np.uint8)
+    share = width / len(drawing.figures)
+    radius, border = 0.35 * min(share, height), border_width(width, height)
+    for index, (colour, shape) in enumerate(drawing.figures):
+        Figure(shape, colour, (index + 0.5) * share, height / 2, radius, border).draw(pixels)
+    return pixels

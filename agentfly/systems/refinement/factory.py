@@ -51,15 +51,14 @@ def make_generator(settings: RefinementSettings) -> ImageGenerator:
     """Make the generator that the settings name; each module is imported when it is chosen.
 
     Raises:
-        ConfigError: a setting of it is wrong.
-        MissingExtraError: a package that it needs is not installed.
+        ConfigError: a setting of it is wrong; `MissingExtraError`: a package that it needs is not installed.
     """
     if settings.generator == "openai":
         from agentfly.systems.generators.openai import OpenAIGenerator
 
-        background, model = settings.wanted_background, settings.image_model
-        options = {"quality": settings.quality, "size": settings.size, "background": background}
-        options |= {"output_format": settings.format, **({"model": model} if model else {})}
+        model = {"model": settings.image_model} if settings.image_model else {}
+        options = {"quality": settings.quality, "size": settings.size, "output_format": settings.format, **model}
+        options["background"] = settings.wanted_background
         return OpenAIGenerator(settings.model, settings.endpoint(settings.base_url), options)
     if settings.generator == "server":
         from agentfly.systems.generators.server import ServerGenerator

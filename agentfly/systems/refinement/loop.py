@@ -188,8 +188,16 @@ class RefinementLoop:
             if iteration.score is not None and iteration.score >= self.score_threshold:
                 done.end = LoopEnd.THRESHOLD
                 return
-            if number < self.max_iterations:
-                prompt = await self._refine(iteration, done.wish, prompter)
+            if number == self.max_iterations:
+                return
+            with iteration.timed("refine"):
+                try:
+                    prompt = await prompter.refine(done.wish, prompt, iteration.critique)
+                except AgentFlyError as fault:
+                    iteration.prompter_fault = str(fault)
+                    if isinstance(fault, ConfigError):
+                        raise
+                    logger.warning("no new prompt (%s): the next iteration uses the last one again", fault)
 
     async def _generate(
         self,
@@ -242,14 +250,3 @@ class RefinementLoop:
                 return
         iteration.score, iteration.feedback, iteration.aspects = score.value, score.feedback, dict(score.aspects)
         done.usage["judge"].add(usage)
-
-    async def _refine(self, iteration: Iteration, wish: str, prompter: Prompter) -> str:
-        with iteration.timed("refine"):
-            try:
-                return await prompter.refine(wish, iteration.prompt, iteration.critique)
-            except AgentFlyError as fault:
-                iteration.prompter_fault = str(fault)
-                if isinstance(fault, ConfigError):
-                    raise
-                logger.warning("no new prompt (%s): the next iteration uses the last one again", fault)
-                return iteration.prompt

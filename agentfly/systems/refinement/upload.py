@@ -52,16 +52,16 @@ async def upload(file: Path, url: str) -> str:
     protocol, _, rest = url.partition("://")
     whole = "/" in rest and PurePosixPath(rest).suffix.lower() in _SUFFIXES and not rest.endswith("/")
     target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.parent.name}-{file.name}"
-
-    def put() -> None:
-        filesystem, path = importlib.import_module("fsspec").core.url_to_fs(target)
-        # Object stores have no folders, and would be asked to make the bucket.
-        if target.startswith(("file:", "local:")):
-            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-        filesystem.put_file(str(file), path)
-
     try:
-        await asyncio.to_thread(put)
+        await asyncio.to_thread(_put, file, target)
     except Exception as fault:  # every file system has its own: botocore's, gcsfs's, OSError
         raise UploadError(f"cannot upload to {target}: {first_line(fault)}; check the address and the key") from fault
     return target
+
+
+def _put(file: Path, target: str) -> None:
+    filesystem, path = importlib.import_module("fsspec").core.url_to_fs(target)
+    # Object stores have no folders, and would be asked to make the bucket.
+    if target.startswith(("file:", "local:")):
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    filesystem.put_file(str(file), path)

@@ -63,8 +63,7 @@ class MultiCallSystem:
         A call that fails does not end the others; the beginning of its answer is left as `BASE_3.txt.partial`.
 
         Args:
-            prompt: the same for all calls.
-            num_calls: number of calls.
+            prompt, num_calls: prompt of all calls, and their number.
             output_dir: folder of the files; made where it is missing.
             base_filename, extension: beginning and end of the files' names.
             seed: of the first call, counted up, or all answers would be equal.
