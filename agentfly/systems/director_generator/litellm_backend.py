@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LiteLLMBackend(ClientBackend):
-    """Generates through LiteLLM.
+    """A chat backend that goes through LiteLLM.
 
     Args:
         model: the vendor's id of the model, without the vendor's name.

@@ -57,19 +57,19 @@ class Watcher(Protocol):
     """A listener that hears of every event of a run as it happens."""
 
     def phase_begins(self, phase: PhaseRecord) -> None:
-        """A phase begins."""
+        """Hear that a phase begins."""
         ...
 
     def called(self, phase: PhaseRecord, call: CallRecord) -> None:
-        """An agent has answered, or has failed to."""
+        """Hear of an agent's answer, or of its failure."""
         ...
 
     def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
-        """An image is there, or could not be made; `record.file` may be set."""
+        """Hear of an image, which is None where it could not be made; `record.file` may be set."""
         ...
 
     def phase_ended(self, run: RunRecord) -> None:
-        """A phase is over; the record is up to date."""
+        """Hear that a phase is over; the record is up to date."""
         ...
 
 

@@ -42,7 +42,7 @@ class Drawing:
 
 
 class ClassicalGenerator:
-    """Draws figures, and edits images by the grammar of the embedded editor.
+    """A generator without weights: it draws figures, and edits images by the grammar of the embedded editor.
 
     Args:
         size: width and height of a drawing in pixels.

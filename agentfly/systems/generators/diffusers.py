@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class DiffusersGenerator:
-    """Makes images with one checkpoint, which is loaded at the first request.
+    """A generator on one diffusers checkpoint, which is loaded at the first request.
 
     Args:
         weights: the checkpoint, its device and its precision.

@@ -8,7 +8,7 @@ from agentfly.vision.base import Editor, EditParams
 
 
 class EditingGenerator:
-    """Edits the first image to start from.
+    """A generator that edits the first image to start from.
 
     Args:
         editor: carries out the instructions; `close` leaves it open, since others may use it.
@@ -30,4 +30,4 @@ class EditingGenerator:
         return GeneratedImage(await self._editor.edit(request.starts[0], request.prompt, params))
 
     async def close(self) -> None:
-        """Do nothing: the editor belongs to whoever gave it."""
+        """Do nothing: the editor belongs to the caller."""

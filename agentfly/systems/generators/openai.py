@@ -25,7 +25,7 @@ _MAX_PIXELS = 4_000_000
 
 
 class OpenAIGenerator:
-    """Makes images with a model that calls the image_generation tool; the first request carries the references.
+    """A generator on a model that calls the image_generation tool; the first request carries the references.
 
     Args:
         model: of the Responses API.

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class PlaceholderGenerator:
-    """Makes placeholders with the prompt written on them.
+    """A generator of placeholders with the prompt written on them.
 
     Args:
         size: width and height in pixels.

@@ -38,7 +38,7 @@ _LIMITS = ImageLimits(allow_files=False)
 
 
 class ServerGenerator:
-    """Makes images on an image server, which may serve many clients at once.
+    """A generator on an image server, which may serve many clients at once.
 
     Args:
         endpoint: address, with or without /v1, and key.

@@ -20,7 +20,7 @@ _LIMITS = ImageLimits(allow_files=False)
 
 
 class StabilityGenerator:
-    """Makes images from text. Faults that may pass are tried again.
+    """A generator of images from text. Faults that may pass are tried again.
 
     Args:
         base_url: address of the API, up to and without /v1.

@@ -66,7 +66,7 @@ class Iteration:
 
     @property
     def critique(self) -> Critique:
-        """The iteration as the prompter is told of it."""
+        """The outcome of the iteration, for the prompter."""
         return Critique(self.score, self.feedback, self.fault)
 
     @contextmanager
