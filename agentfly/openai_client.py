@@ -45,9 +45,14 @@ _LONGEST_REASON = 500  # characters
 # A shorter one ("x") protects nothing, and is part of every second word of a message.
 _SHORTEST_SECRET = 4
 _WANTS_KEY = "api.openai.com"
-_RETRYABLE: frozenset[FaultKind] = frozenset(
-    ("timeout", "unreachable", "rate_limit", "server_error", "other"),
-)
+_RETRYABLE: frozenset[FaultKind] = frozenset(("timeout", "unreachable", "rate_limit", "server_error", "other"))
+_KINDS: Mapping[int, FaultKind] = {
+    401: "key_refused",
+    403: "key_refused",
+    404: "not_found",
+    408: "server_error",
+    429: "rate_limit",
+}
 _MESSAGES: Mapping[FaultKind, str] = {
     "timeout": "{who} did not answer {limit}: raise the endpoint's timeout",
     "unreachable": "{who} did not answer ({reason}): check its address, and that it runs",
@@ -117,7 +122,8 @@ def read_fault(
     elif isinstance(fault, openai.APIStatusError):
         # A server may send a number as its code.
         status, code = fault.status_code, None if fault.code is None else str(fault.code)
-        kind = _kind_of_status(status, code)
+        kind = _KINDS.get(status, "server_error" if status >= 500 else "refused")
+        kind = "no_quota" if code == "insufficient_quota" else kind
         retry_after = read_retry_after(fault.response.headers)
     key = secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""
     reason = str(cause).strip() or type(cause).__name__
@@ -127,15 +133,6 @@ def read_fault(
     limit = "in time" if timeout is None else f"within {timeout:g} s"
     message = _MESSAGES[kind].format(who=who, reason=reason, status=status, limit=limit)
     return ApiFault(kind, message, reason, status, code, retry_after)
-
-
-def _kind_of_status(status: int, code: str | None) -> FaultKind:
-    if code == "insufficient_quota":
-        return "no_quota"
-    if status == 408 or status >= 500:
-        return "server_error"
-    kinds: dict[int, FaultKind] = {401: "key_refused", 403: "key_refused", 404: "not_found", 429: "rate_limit"}
-    return kinds.get(status, "refused")
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -1,10 +1,11 @@
 """Agents, their rollouts and their trajectories."""
 
 from agentfly.agents.agent import Agent, AgentArguments, AgentSettings
+from agentfly.agents.chain import Chain, RolloutLimits
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.result import RunResult
 from agentfly.agents.reward_function import reward
-from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
+from agentfly.agents.rollout import Rollout
 from agentfly.agents.streaming import (
     ChainEnd,
     ChainStart,
@@ -20,7 +21,8 @@ from agentfly.agents.streaming import (
     TurnStart,
 )
 from agentfly.agents.tasks import EvaluationSetup, edit_sample, score_trajectory, task_conversation
-from agentfly.agents.trajectory import StopReason, TokenTrace, ToolRecord, Trajectory, Turn
+from agentfly.agents.token_check import TokenTrace
+from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 
 __all__ = [
     "Agent",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Never
 
@@ -13,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from typing_extensions import TypedDict, Unpack
 
+from agentfly.agents.chain import Chain, RolloutLimits
 from agentfly.agents.display.console import ConsoleStream
-from agentfly.agents.inputs import Conversation, name_images, read_messages
+from agentfly.agents.inputs import Conversation, OneConversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, SamplingParams, make_backend
 from agentfly.agents.result import RunResult
-from agentfly.agents.reward_function import as_reward
-from agentfly.agents.rollout import Chain, Rollout, RolloutLimits
+from agentfly.agents.reward_function import Reward, as_reward
+from agentfly.agents.rollout import Rollout
 from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
@@ -31,7 +33,7 @@ from agentfly.tools import Toolset
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """Settings that all agents share.
+    """The settings that all agents share.
 
     Attributes:
         system_prompt: first message of every chain that brings none; None for no system message.
@@ -71,7 +73,7 @@ class AgentArguments(TypedDict, total=False):
     store: ImageStore | None
     settings: AgentSettings | None
     tools: Sequence[GivenTool]
-    reward: Callable[..., Any] | None
+    reward: Callable[..., object] | None
 
 
 class RunArguments(TypedDict, total=False):
@@ -83,10 +85,10 @@ class RunArguments(TypedDict, total=False):
 
 
 class Agent:
-    """Runs conversations with tools.
+    """Run conversations with tools.
 
-    A chain has the tools of `toolset`, the `@tool` methods of the class, in which `self.images` are the images of the
-    chain, and those of the argument `tools`.
+    A chain has the tools of `toolset`, the `@tool` methods of the class (where `self.images` are the images of the
+    chain), and those of the argument `tools`.
 
     Args:
         model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
@@ -109,7 +111,7 @@ class Agent:
         self.store = arguments.get("store") or ImageStore()
         self.images = ImageView(self.store)
         self.tools = tuple(arguments.get("tools") or ())
-        Toolset(given_tools(self.tools, self.images))  # what is no tool is told now, not in every chain
+        Toolset(given_tools(self.tools, self.images))  # raises now what would else fail every chain
         self.reward = None if reward is None else as_reward(reward)
         self.backend = make_backend(
             arguments.get("backend", "async_vllm"),
@@ -121,7 +123,7 @@ class Agent:
         self.result = RunResult()
 
     def toolset(self, view: ImageView) -> Toolset:
-        """Tools bound to the images that one chain can name; for subclasses."""
+        """Return tools bound to the images that one chain can name; for subclasses."""
         return Toolset()
 
     async def run(
@@ -152,16 +154,20 @@ class Agent:
             ConfigError: an argument is wrong, or the log is of other conversations.
             ImageError: an image of the only conversation cannot be loaded; among several, their chains fail alone.
         """
-        self._check_run(unknown)
-        on_event = self._console() if enable_streaming else None
+        _check_names("argument of run", unknown, {"messages", "enable_streaming", *RunArguments.__annotations__})
+        if enable_streaming and self.streaming != "console":
+            raise ConfigError(
+                'enable_streaming=True shows the run on the console: make the agent with streaming="console"'
+            )
+        on_event = ConsoleStream(self.store.get) if enable_streaming else None
         return await self._make_run(on_event, max_turns=max_turns, num_chains=num_chains, log_dir=log_dir)(messages)
 
     def stream(
         self, messages: Conversation | Sequence[Conversation], **arguments: Unpack[RunArguments]
     ) -> AsyncGenerator[Event, None]:
-        """Run conversations and give what happens as it happens; the last event is always a `RunEnd`.
+        """Run conversations and yield events as they happen; the last one is always a `RunEnd`.
 
-        What goes wrong is an `ErrorRaised` and in `RunEnd.error`; it is not raised. Leaving the loop early cancels the
+        A failure is an `ErrorRaised` and stands in `RunEnd.error`; it is not raised. Leaving the loop early cancels the
         run once the generator is closed (`contextlib.aclosing` does that at once).
 
         Args:
@@ -176,9 +182,9 @@ class Agent:
         return _events(self._make_run(events.put, **arguments), messages, events)
 
     def chain(
-        self, conversation: Mapping[str, Any], group_id: str, number: int = 0, *, store: ImageStore | None = None
+        self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain:
-        """A chain ready to run: images stored and named, system prompt in place, tools bound.
+        """Return a chain that is ready to run: images stored and named, system prompt in place, tools bound.
 
         Args:
             conversation: mapping with `messages`; everything else becomes metadata.
@@ -200,16 +206,16 @@ class Agent:
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
-        """Trajectories of the run that finished last."""
+        """The trajectories of the run that finished last."""
         return self.result.trajectories
 
     @property
     def rewards(self) -> list[float | None]:
-        """Rewards of the run that finished last."""
+        """The rewards of the run that finished last."""
         return self.result.rewards
 
-    def get_messages(self) -> list[dict[str, Any]]:
-        """Messages of every chain of the run that finished last, images as handles."""
+    def get_messages(self) -> list[dict[str, object]]:
+        """Return the messages of every chain of the run that finished last, images as handles."""
         return [
             {"id": t.id, "messages": [message.to_dict() for message in t.messages]} for t in self.result.trajectories
         ]
@@ -241,27 +247,16 @@ class Agent:
             check_number("max_turns", max_turns)
             limits = replace(limits, max_turns=max_turns)
         check_number("num_chains", num_chains)
-        score = None if self.reward is None else self._score
+        score = None if self.reward is None else partial(_score, self.reward, self.settings.reward_timeout)
         rollout = Rollout(self.backend, limits, self.settings.sampling, on_event, score)
         return Run(self, rollout, num_chains, log_dir)
 
-    async def _score(self, chain: Chain) -> None:
-        if self.reward is not None:
-            await self.reward.score(chain.trajectory, chain.view.store, self.settings.reward_timeout)
 
-    def _console(self) -> OnEvent:
-        if self.streaming != "console":
-            raise ConfigError(
-                'enable_streaming=True shows the run on the console: make the agent with streaming="console"'
-            )
-        return ConsoleStream(self.store.get)
-
-    def _check_run(self, unknown: Iterable[str]) -> None:
-        valid = {"messages", "enable_streaming", *RunArguments.__annotations__}
-        _check_names("argument of run", unknown, valid)
+async def _score(reward: Reward, timeout: float, chain: Chain) -> None:
+    await reward.score(chain.trajectory, chain.view.store, timeout)
 
 
-async def _events(run: Run, messages: Any, events: asyncio.Queue[Event]) -> AsyncGenerator[Event, None]:
+async def _events(run: Run, messages: object, events: asyncio.Queue[Event]) -> AsyncGenerator[Event, None]:
     task = asyncio.create_task(run(messages))
     try:
         while True:
@@ -271,14 +266,14 @@ async def _events(run: Run, messages: Any, events: asyncio.Queue[Event]) -> Asyn
                 return
     finally:
         task.cancel()
-        # Its outcome was told in events; only its end is waited for.
+        # Its outcome is in the events; only its end is awaited.
         await asyncio.wait({task})
         if not task.cancelled():
             task.exception()
 
 
 def _constructor_arguments(agent: type[Agent]) -> set[str]:
-    """Names that the constructors of a class and its bases take by keyword."""
+    """Return the names that the constructors of a class and its bases take by keyword."""
     names = set(AgentArguments.__annotations__)
     for base in agent.__mro__:
         constructor = vars(base).get("__init__")

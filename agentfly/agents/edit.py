@@ -1,4 +1,4 @@
-"""`agentfly edit`: one image and one instruction in, one edited image out."""
+"""`agentfly edit`: take one image and one instruction, write one edited image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from rich.console import Console
 
 from agentfly.agents.agent import AgentSettings
+from agentfly.agents.chain import RolloutLimits
 from agentfly.agents.display.strip import check_steps_path, steps, write_steps
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.policy_config import AgentCard
-from agentfly.agents.rollout import RolloutLimits
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
 from agentfly.images import ImageStore, file_format
@@ -33,7 +33,7 @@ class UnchangedError(AgentFlyError):
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What `agentfly edit` was asked.
+    """The request of `agentfly edit`.
 
     Attributes:
         image: path or URL.
@@ -46,9 +46,9 @@ class EditRequest:
         template: chat template; None takes the checkpoint's own.
         max_turns: generations at most; None takes the policy's own limit.
         temperature: 0 is greedy.
-        engine: what works behind the tools, as `agentfly.vision.factory.make_engines` takes it; None takes the embedded
-            engines.
-        strip: where the steps go, as a strip (.png) or an animation (.gif); None for nowhere.
+        engine: the engines behind the tools, as `agentfly.vision.factory.make_engines` takes them; None takes the
+            embedded ones.
+        strip: file for the steps, a strip (.png) or an animation (.gif); None for none.
         nodes: image servers; what they do not offer is done by `engine`.
     """
 
@@ -71,14 +71,14 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
 
     Args:
         request: what was asked.
-        console: is told where the files are.
+        console: shows the steps, and where the files are.
 
     Raises:
         UnchangedError: the agent changed nothing; the message says why, and nothing is written.
         AgentFlyError: a key is missing, a server does not answer, the agent made no image, or a file cannot be
             written; the message says why.
     """
-    # What cannot be must not show after minutes of work.
+    # A wrong path must not show after minutes of work.
     file_format(request.out)
     if request.strip is not None:
         check_steps_path(request.strip)
@@ -99,7 +99,7 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
 
 
 async def make_agent(request: EditRequest) -> ImageEditingAgent:
-    """Return the agent for a request, once its endpoint and its image servers have answered.
+    """Return the agent for a request, after its endpoint and its image servers have answered.
 
     Raises:
         AgentFlyError: they do not, a key is missing, or there is no such model.
@@ -160,17 +160,17 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 
 
 def _reasons(trajectory: Trajectory, request: EditRequest) -> str:
-    """Which tool refused what, and what to try instead where the refusals do not say so."""
+    """Return which tool refused what, and what to try instead where the refusals do not say so."""
     records = trajectory.tool_records
     refusals = dict.fromkeys(f"{record.name} said: {record.error}" for record in records if record.error is not None)
     if not refusals:
         called = dict.fromkeys(record.name for record in records if record.name != ImageTools.give_answer.__name__)
-        deeds = f"the agent called {', '.join(called)}, which changed nothing" if called else "the agent called no tool"
-        return f"{deeds}; try other words or another model"
-    told = "; ".join(refusals)
+        done = f"the agent called {', '.join(called)}, which changed nothing" if called else "the agent called no tool"
+        return f"{done}; try other words or another model"
+    said = "; ".join(refusals)
     if request.nodes or request.engine not in (None, "classical"):
-        return told  # a model or a server refused, or it did not answer: other engines and words do not mend that
+        return said  # a model or a server refused, or it did not answer: other engines and words do not mend that
     return (
-        f"{told}; the embedded engines know six colours, four shapes, brightness, blur and grey: try --engine models "
+        f"{said}; the embedded engines know six colours, four shapes, brightness, blur and grey: try --engine models "
         "(on a GPU), --engine openai (with a key), or --nodes HOST:PORT for an image server"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -29,15 +29,15 @@ SYSTEM_PROMPT = (
 )
 
 P = ParamSpec("P")
-Result = Coroutine[Any, Any, ToolResult]
-# Arguments that name an image, and what the image is called when the agent meets it for the first time.
+Result = Awaitable[ToolResult]
+# Arguments that name an image, and the kind of name that an image gets when the agent first meets it.
 _IMAGES = {"image_id": "img", "mask_id": "mask", "final_image_id": "img"}
 
 
 def _direct(
     method: Callable[Concatenate[ImageTools, P], Result],
 ) -> Callable[Concatenate[ImageEditingAgent, P], Result]:
-    """A tool as a method of the agent: the same arguments and checks as for the model, on the agent's own images."""
+    """Return a tool as a method of the agent, with the arguments and checks of the model, on the agent's own images."""
     signature = inspect.signature(method)
 
     # The mark of `@tool` stays behind: the tools that a model sees belong to a chain.
@@ -53,16 +53,16 @@ def _direct(
 
 
 class ImageEditingAgent(Agent):
-    """Edits images as the user's words say, by calling tools over several turns.
+    """Edit images as the user asks, by calling tools over several turns.
 
-    The tools can be awaited directly too, as `detect_objects_tool(image_id=…, text_prompt=…)` and so on: they take the
+    The tools can be awaited directly too, such as `detect_objects_tool(image_id=…, text_prompt=…)`. They take the
     ids that `_store_image` and earlier results (`ToolResult.ids`) gave, or handles of a trajectory, and check their
     arguments as they do for the model. A refusal is a `ToolError`.
 
     Args:
         model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
-        engines: what works behind the tools: engines, or what `agentfly.vision.factory.make_engines` takes, e.g. a
-            name; the embedded OpenCV engines by default.
+        engines: the engines behind the tools: an `Engines`, or what `agentfly.vision.factory.make_engines` takes, such
+            as a name; the embedded OpenCV engines by default.
         client_nodes: image servers as `"host:port"`, `(host, port)`, a mapping of the fields of `NodeConfig`, or a
             `NodeConfig`; what they do not offer is done by `engines`.
         max_requests_per_minute: to the image servers together; None is no limit.
@@ -90,7 +90,7 @@ class ImageEditingAgent(Agent):
         self.engines: Engines = self._remote or _local(engines)
 
     def toolset(self, view: ImageView) -> Toolset:
-        """The four image tools and `give_answer`, on the images of `view`."""
+        """Return the four image tools and `give_answer`, on the images of `view`."""
         return Toolset.of(ImageTools(view, self.engines))
 
     detect_objects_tool = _direct(ImageTools.detect_objects)
@@ -117,11 +117,11 @@ class ImageEditingAgent(Agent):
         return replace(result, ids=tuple(self.images.name(handle) for handle in result.images))
 
     def _store_image(self, image: ImageSource) -> str:
-        """Keep an image, given in any form that `load_image` takes, and return the id that this agent knows it by."""
+        """Keep an image, in any form that `load_image` takes, and return the id by which this agent knows it."""
         return self.images.add(load_image(image, self.settings.image_limits))
 
     def _get_image(self, image_id: str) -> Image.Image:
-        """A copy of the image of an id that this agent gave, or of a handle from a trajectory.
+        """Return a copy of the image of an id that this agent gave, or of a handle from a trajectory.
 
         Raises:
             ImageError: neither; the message lists the ids.
@@ -132,7 +132,7 @@ class ImageEditingAgent(Agent):
             return self.images.get(image_id)
         except ImageError as fault:
             raise ImageError(
-                f"{fault}. Pictures of a run go by their handles: result[0].final_image, result[0].names['img_2']"
+                f"{fault}. Images of a run go by their handles: result[0].final_image, result[0].names['img_2']"
             ) from None
 
     def save_image(self, image_id: str, path: str | Path) -> Path:

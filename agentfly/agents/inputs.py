@@ -1,4 +1,4 @@
-"""Conversations with an identity, made from all forms of messages that `run` accepts."""
+"""The inputs of a run: conversations in all accepted forms, their ids and their fingerprints."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from agentfly.errors import ConfigError
 from agentfly.images import ImageView, handle_of
 from agentfly.messages import ImagePart, Message, TextPart, from_openai
 
-Conversation = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+OneConversation = Mapping[str, Any]  # `messages`, and metadata under any other key
+Conversation = OneConversation | Sequence[OneConversation]
 
 _FORMS = "messages is a conversation or a non-empty list of conversations"
 
 
-def conversations(messages: Any) -> list[Mapping[str, Any]]:
-    """One or many conversations, in any of the accepted forms, as mappings with `messages`.
+def conversations(messages: object) -> list[OneConversation]:
+    """Return one or many conversations, in any of the accepted forms, as mappings with `messages`.
 
     Raises:
         ConfigError: not a conversation, an unknown role or an unknown kind of content. Images are not loaded yet.
@@ -41,7 +42,7 @@ def conversations(messages: Any) -> list[Mapping[str, Any]]:
     return found
 
 
-def _conversation(entry: Any) -> Mapping[str, Any]:
+def _conversation(entry: object) -> OneConversation:
     given = entry.get("messages") if isinstance(entry, Mapping) else entry
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
@@ -51,15 +52,15 @@ def _conversation(entry: Any) -> Mapping[str, Any]:
     return {**entry, "messages": messages} if isinstance(entry, Mapping) else {"messages": messages}
 
 
-def read_messages(conversation: Mapping[str, Any], keep: Callable[[Any], str]) -> list[Message]:
-    """The messages of a conversation; `keep` puts an image source into a store and returns its handle."""
+def read_messages(conversation: OneConversation, keep: Callable[[Any], str]) -> list[Message]:
+    """Return the messages of a conversation; `keep` puts an image source into a store and returns its handle."""
     return [
         message if isinstance(message, Message) else from_openai(message, keep) for message in conversation["messages"]
     ]
 
 
 def name_images(message: Message, view: ImageView) -> Message:
-    """The message with each image's name written before it, so that the policy can refer to it."""
+    """Return the message with the name of each image before it, so that the policy can refer to it."""
     if not message.images:
         return message
     parts: list[TextPart | ImagePart] = []
@@ -70,14 +71,14 @@ def name_images(message: Message, view: ImageView) -> Message:
     return Message(message.role, tuple(parts), message.tool_calls, message.tool_call_id)
 
 
-def fingerprint(conversation: Mapping[str, Any], system_prompt: str | None) -> str:
-    """A hash of what the policy is told: the messages, images by content where they are at hand, else by address."""
+def fingerprint(conversation: OneConversation, system_prompt: str | None) -> str:
+    """Return a hash of the messages. Images count by content where they are at hand, or else by address."""
     content = json.dumps([system_prompt, _canonical(conversation["messages"])], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def group_ids(found: Sequence[Mapping[str, Any]], otherwise: Sequence[str]) -> list[str]:
-    """An id for each conversation: its own `id`, else the one given; a second one of the same id gets `.2`."""
+def group_ids(found: Sequence[OneConversation], otherwise: Sequence[str]) -> list[str]:
+    """Return an id for each conversation: its own `id` or the given one; a second one of the same id gets `.2`."""
     seen: Counter[str] = Counter()
     ids = []
     for conversation, other in zip(found, otherwise, strict=True):
@@ -88,7 +89,8 @@ def group_ids(found: Sequence[Mapping[str, Any]], otherwise: Sequence[str]) -> l
     return ids
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: object) -> object:
+    """Return a value as JSON that is the same for equal content. Old logs have these hashes: keep each form."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Image.Image):
@@ -103,4 +105,4 @@ def _canonical(value: Any) -> Any:
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, Iterable):
         return [_canonical(item) for item in value]
-    raise ConfigError(f"a message cannot hold {type(value).__name__}: use text, numbers or pictures")
+    raise ConfigError(f"a message cannot hold {type(value).__name__}: use text, numbers or images")

@@ -1,4 +1,4 @@
-"""`agentfly.json` beside a policy's weights: how it was trained as an agent, so that it is run the same way."""
+"""`agentfly.json` beside a policy's weights: the settings that it was trained with as an agent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE_NAME = "agentfly.json"
 
 
 class AgentCard(BaseModel):
-    """How to run a policy as an agent; the defaults suit a model that was not trained here.
+    """Settings to run a policy as an agent. The defaults suit a model that was not trained here.
 
     Attributes:
         system_prompt: first message of a chain, None for none.
@@ -28,12 +28,12 @@ class AgentCard(BaseModel):
     max_tokens_per_turn: int = 1024
 
     def write(self, policy: Path) -> None:
-        """Write the card into a policy folder."""
+        """Write the file into a policy folder."""
         (policy / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, model: str) -> AgentCard:
-        """Card of a policy folder; the defaults when there is none.
+        """Return the settings of a policy folder; the defaults where it has none.
 
         Raises:
             ConfigError: the file is there but cannot be used.
@@ -44,6 +44,4 @@ class AgentCard(BaseModel):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as fault:
-            raise ConfigError(
-                f"{path} is not a valid agent card: {fault.errors()[0]['msg']}; remove or mend it"
-            ) from fault
+            raise ConfigError(f"{path} is not valid: {fault.errors()[0]['msg']}; remove or mend it") from fault

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +12,10 @@ from typing import TYPE_CHECKING, Any, overload
 from agentfly.agents.llm_backends.openai_format import wire_messages
 from agentfly.agents.trajectory import StopReason, Trajectory, plain
 from agentfly.errors import require
-from agentfly.images import ImageStore
+from agentfly.images import ImageStore, data_uri, encode_image
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,12 @@ class RunResult:
 
     @property
     def rewards(self) -> list[float | None]:
-        """Reward of each trajectory, None where it was not scored."""
+        """The reward of each trajectory, None where it was not scored."""
         return [trajectory.reward for trajectory in self.trajectories]
 
     @property
     def stop_reasons(self) -> dict[StopReason, int]:
-        """How often each reason ended a chain."""
+        """The number of chains that each reason ended."""
         counts: dict[StopReason, int] = {}
         for trajectory in self.trajectories:
             if trajectory.stop_reason is not None:
@@ -48,7 +46,7 @@ class RunResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Figures of the run: means over its chains, and how often each `stop/<reason>` occurred.
+        """Means over the chains of the run, and the number of chains for each `stop/<reason>`.
 
         `tokens` are those that the policy sampled; `reward` and `reward/<part>` are means over the chains that have it.
         """
@@ -60,7 +58,12 @@ class RunResult:
             "tool_calls": _mean([len(calls) for calls in records]),
             "tool_errors": _mean([sum(call.error is not None for call in calls) for calls in records]),
             "malformed_calls": _mean([sum(call.malformed for call in calls) for calls in records]),
-            "tokens": _mean([_sampled(trajectory) for trajectory in trajectories]),
+            "tokens": _mean(
+                [
+                    sum(turn.completion_tokens for turn in t.turns) if t.tokens is None else sum(t.tokens.mask)
+                    for t in trajectories
+                ]
+            ),
             "seconds": _mean([trajectory.seconds for trajectory in trajectories]),
             "reward_errors": float(sum(trajectory.reward_error is not None for trajectory in trajectories)),
         }
@@ -74,9 +77,9 @@ class RunResult:
         return {**figures, **{f"stop/{reason.value}": float(counts.get(reason, 0)) for reason in StopReason}}
 
     def to_dataset(self) -> Dataset:
-        """A row a trajectory: messages, images (all those of the conversation, in order), exact tokens, reward, ...
+        """Return a data set with one row a trajectory: messages, images in their order, exact tokens, reward, and more.
 
-        What has no fixed form (tools, arguments of calls, metadata, reward parts) is JSON text.
+        Values without a fixed form (tools, arguments of calls, metadata, reward parts) are JSON text.
 
         Raises:
             MissingExtraError: `datasets` is not installed.
@@ -91,16 +94,27 @@ class RunResult:
         """Write trajectories as OpenAI fine-tuning examples: `messages` and `tools`, images as data URIs.
 
         Trajectories in which the policy said nothing, and those with a call that could not be parsed, are left out:
-        the format has no place for them.
+        the format cannot hold them.
 
         Args:
             path: JSONL file to write; a file that is there is replaced.
-            only: which trajectories, for example `lambda t: (t.reward or 0) > 0.8`; all by default.
+            only: returns True for a trajectory to write, for example `lambda t: (t.reward or 0) > 0.8`; all by default.
 
         Returns:
             The number of examples.
         """
-        lines = [_example(t, self.store) for t in self.trajectories if (only is None or only(t)) and _has_form(t)]
+        lines = []
+        for trajectory in self.trajectories:
+            spoken = [message for message in trajectory.messages if message.role == "assistant"]
+            unparsed = any(call.error for message in spoken for call in message.tool_calls)
+            if not spoken or unparsed or not (only is None or only(trajectory)):
+                continue
+            handles = {handle for message in trajectory.messages for handle in message.images}
+            urls = {handle: data_uri(self.store.get(handle)) for handle in handles}
+            example: dict[str, object] = {"messages": wire_messages(trajectory.messages, urls)}
+            if trajectory.tools:
+                example["tools"] = trajectory.tools
+            lines.append(json.dumps(example, ensure_ascii=False, default=plain))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return len(lines)
@@ -125,35 +139,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _sampled(trajectory: Trajectory) -> int:
-    if trajectory.tokens is not None:
-        return sum(trajectory.tokens.mask)
-    return sum(turn.completion_tokens for turn in trajectory.turns)
-
-
-def _has_form(trajectory: Trajectory) -> bool:
-    said = [message for message in trajectory.messages if message.role == "assistant"]
-    return bool(said) and not any(call.error for message in said for call in message.tool_calls)
-
-
-def _example(trajectory: Trajectory, store: ImageStore) -> str:
-    handles = {handle for message in trajectory.messages for handle in message.images}
-    urls = {handle: f"data:image/png;base64,{base64.b64encode(_png(store, handle)).decode()}" for handle in handles}
-    example: dict[str, Any] = {"messages": wire_messages(trajectory.messages, urls)}
-    if trajectory.tools:
-        example["tools"] = trajectory.tools
-    return json.dumps(example, ensure_ascii=False, default=plain)
-
-
-def _png(store: ImageStore, handle: str) -> bytes:
-    buffer = io.BytesIO()
-    store.get(handle).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _row(trajectory: Trajectory, store: ImageStore) -> dict[str, Any]:
-    def image(handle: str) -> dict[str, Any]:
-        return {"bytes": _png(store, handle), "path": f"{handle}.png"}
+def _row(trajectory: Trajectory, store: ImageStore) -> dict[str, object]:
+    def image(handle: str) -> dict[str, object]:
+        return {"bytes": encode_image(store.get(handle)), "path": f"{handle}.png"}
 
     tokens = trajectory.tokens
     return {
@@ -180,8 +168,8 @@ def _row(trajectory: Trajectory, store: ImageStore) -> dict[str, Any]:
     }
 
 
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose every row has the same keys."""
+def _message(message: dict[str, Any]) -> dict[str, object]:
+    """Return a message with the same keys in every row."""
     calls = message.get("tool_calls", [])
     return {
         "role": message["role"],
@@ -195,8 +183,8 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _features() -> Any:
-    """Columns with their types: what is empty in all rows would have none."""
+def _features() -> Features:
+    """Return the columns with their types. Without them, a column that is empty in all rows would have none."""
     from datasets import Features, Image, List, Value
 
     text, number, whole = Value("string"), Value("float64"), Value("int64")
@@ -206,7 +194,7 @@ def _features() -> Any:
         "tool_calls": List({"id": text, "name": text, "arguments": text}),
         "tool_call_id": text,
     }
-    columns: dict[str, Any] = dict.fromkeys(
+    columns: dict[str, object] = dict.fromkeys(
         ("id", "group_id", "tools", "answer", "stop_reason", "error", "reward_parts", "metadata"), text
     )
     columns |= dict.fromkeys(("seconds", "score", "reward"), number) | dict.fromkeys(("turns", "tool_calls"), whole)

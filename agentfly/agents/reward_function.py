@@ -1,4 +1,4 @@
-"""`@reward` turns a function of a finished chain into the reward that the trainer learns from.
+"""`@reward` makes a function of a finished chain the reward that the trainer learns from.
 
 Its arguments are filled in by name: `trajectory`, `prediction` (the words of the answer), `messages`, `final_image` and
 `source_image` (images, or None), `metadata` (everything in the conversation except its messages), `task` (the metadata
@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from agentfly.agents.trajectory import Trajectory
 from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
@@ -27,19 +28,19 @@ from agentfly.images import ImageStore
 
 logger = logging.getLogger(__name__)
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 _MARK = "__agentfly_reward__"
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A function that gives a reward.
+    """A reward function and its arguments.
 
     Attributes:
-        function: sync or async; gives a float, an int, a bool, or a dict with "reward" and any named parts.
-        needed: names of arguments that it cannot do without.
+        function: sync or async; returns a float, an int, a bool, or a dict with "reward" and any named parts.
+        needed: names of arguments without a default.
         optional: names of arguments that have a default.
-        everything: whether it takes all fields of the metadata.
+        everything: it takes all fields of the metadata.
     """
 
     function: Callable[..., Any]
@@ -48,7 +49,7 @@ class Reward:
     everything: bool = False
 
     async def score(self, trajectory: Trajectory, store: ImageStore, timeout: float) -> None:
-        """Write the reward and its parts on a trajectory; a failure is written there too, and not raised."""
+        """Write the reward and its parts on a trajectory. A failure is written there too, and not raised."""
         try:
             value = await with_timeout(self._call(trajectory, store), timeout)
             trajectory.reward, trajectory.reward_parts = _read(value)
@@ -56,18 +57,18 @@ class Reward:
             trajectory.reward_error = f"the reward function took longer than {timeout:g} s"
         except CancelledItself:
             trajectory.reward_error = "the reward function was cancelled"
-        except Exception as fault:  # a fault in the judge is no fault of the chain, nor of the others
+        except Exception as fault:  # a fault of the reward function must not end the chain or the batch
             logger.warning("no reward for %s", trajectory.id, exc_info=fault)
             trajectory.reward_error = f"{type(fault).__name__}: {fault}"
 
-    async def _call(self, trajectory: Trajectory, store: ImageStore) -> Any:
+    async def _call(self, trajectory: Trajectory, store: ImageStore) -> object:
         arguments = await asyncio.to_thread(self._arguments, trajectory, store)
         if inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(type(self.function).__call__):
             return await self.function(**arguments)
         value = await asyncio.to_thread(self.function, **arguments)
         return await value if inspect.isawaitable(value) else value
 
-    def _arguments(self, trajectory: Trajectory, store: ImageStore) -> dict[str, Any]:
+    def _arguments(self, trajectory: Trajectory, store: ImageStore) -> dict[str, object]:
         known = _known(trajectory, store)
         missing = [name for name in self.needed if name not in known]
         if missing:
@@ -79,7 +80,7 @@ class Reward:
 
 
 def reward(function: F) -> F:
-    """Mark a function as a reward; it stays what it was.
+    """Mark a function as a reward function and return it unchanged.
 
     Raises:
         ConfigError: an argument that cannot be given by name.
@@ -88,13 +89,13 @@ def reward(function: F) -> F:
     return function
 
 
-def as_reward(function: Callable[..., Any]) -> Reward:
-    """The reward that a function, marked or not, or any other callable gives."""
+def as_reward(function: Callable[..., object]) -> Reward:
+    """Return the `Reward` of a function, marked or not, or of any other callable."""
     found = getattr(function, _MARK, None)
     return found if isinstance(found, Reward) else _describe(function)
 
 
-def _describe(function: Callable[..., Any]) -> Reward:
+def _describe(function: Callable[..., object]) -> Reward:
     if not callable(function):
         raise ConfigError(f"reward is a function, not {type(function).__name__}; see agentfly.agents.reward")
     needed, optional, everything = [], [], False
@@ -110,10 +111,10 @@ def _describe(function: Callable[..., Any]) -> Reward:
     return Reward(function, tuple(needed), tuple(optional), everything)
 
 
-def _known(trajectory: Trajectory, store: ImageStore) -> dict[str, Callable[[], Any]]:
-    """What can be asked for, each found only when it is."""
+def _known(trajectory: Trajectory, store: ImageStore) -> dict[str, Callable[[], object]]:
+    """Return a function for each argument that a reward function can have; it loads the value when it is called."""
 
-    def image(handle: str | None) -> Any:
+    def image(handle: str | None) -> Image.Image | None:
         return store.get(handle) if handle else None
 
     first = next((handle for message in trajectory.messages for handle in message.images), None)
@@ -130,8 +131,8 @@ def _known(trajectory: Trajectory, store: ImageStore) -> dict[str, Callable[[], 
     }
 
 
-def _read(value: Any) -> tuple[float, dict[str, float]]:
-    """Reward and parts of what a function returned."""
+def _read(value: object) -> tuple[float, dict[str, float]]:
+    """Return reward and parts of the value that a reward function returned."""
     if not isinstance(value, Mapping):
         return _number("reward", value), {}
     if "reward" not in value:
@@ -140,7 +141,7 @@ def _read(value: Any) -> tuple[float, dict[str, float]]:
     return _number("reward", value["reward"]), parts
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     if not isinstance(value, (bool, np.bool_, numbers.Real)):
         raise ConfigError(f"{name} is {type(value).__name__}; a reward function returns numbers")
     number = float(value)

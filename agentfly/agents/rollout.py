@@ -1,7 +1,7 @@
-"""The one rollout loop: `agent.run()`, evaluation and verl all drive this.
+"""The rollout loop. `agent.run()`, evaluation and verl all drive this one.
 
-A chain alternates between one generation and the tool calls it asks for. Limits are checked in this order, each a
-`StopReason`:
+A chain alternates between one generation and the tool calls it asks for. Limits are checked in this order, each with
+its own `StopReason`:
 
 1. before a generation: `WALL_CLOCK`; then the room that is left for it: `CONTEXT_FULL`;
 2. during it: `WALL_CLOCK` (what was generated so far is dropped), `BACKEND_ERROR`;
@@ -18,73 +18,47 @@ cancelled, and then the trajectory so far is kept too.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from agentfly.agents.course import Course
-from agentfly.agents.llm_backends.base import LLMBackend, SamplingParams
-from agentfly.agents.streaming import ChainEnd, ChainStart, ErrorRaised, Event, OnEvent
-from agentfly.agents.trajectory import StopReason, Trajectory
+from agentfly.agents.chain import Chain, RolloutLimits
+from agentfly.agents.llm_backends.base import Generation, GenerationRequest, LLMBackend, SamplingParams
+from agentfly.agents.streaming import (
+    ChainEnd,
+    ChainStart,
+    Delta,
+    ErrorRaised,
+    Event,
+    Observation,
+    OnEvent,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
+    TurnStart,
+)
+from agentfly.agents.token_check import TokenTrace, ends_turn
+from agentfly.agents.tool_calls import Outcome, TurnCalls
+from agentfly.agents.trajectory import StopReason, Trajectory, Turn
+from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import BackendError, ToolOutage, one_line
-from agentfly.images import ImageView
-from agentfly.tools import Toolset
+from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
+from agentfly.tools import parse_tool_calls
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RolloutLimits:
-    """When a chain must end.
-
-    Attributes:
-        max_turns: generations.
-        max_tokens_per_turn: sampled tokens of one generation.
-        max_response_tokens: ids after the first prompt, observations included (token-level backends).
-        max_context_tokens: ids in all (token-level backends).
-        max_tool_calls: calls carried out.
-        max_images: images in the conversation.
-        wall_clock: seconds of the whole chain; bounds generations and tool calls too.
-        tool_timeout: seconds for one call.
-    """
-
-    max_turns: int = 8
-    max_tokens_per_turn: int = 512
-    max_response_tokens: int = 8192
-    max_context_tokens: int = 32768
-    max_tool_calls: int = 32
-    max_images: int = 16
-    wall_clock: float = 1800.0
-    tool_timeout: float = 600.0
-
-
-@dataclass
-class Chain:
-    """What a chain starts from.
-
-    Attributes:
-        trajectory: with the first messages.
-        view: the images that this chain can name.
-        tools: bound to the view.
-        session: name of the chain towards the backend, unique among those that run; the trajectory's id by default.
-    """
-
-    trajectory: Trajectory
-    view: ImageView
-    tools: Toolset
-    session: str = ""
-
-
 @dataclass
 class Rollout:
-    """Runs chains on a backend.
+    """Run chains on a backend.
 
     Attributes:
         backend: generates the turns; shared by all chains.
         limits: see `RolloutLimits`.
         sampling: of every turn; a seed is made different for each chain and turn.
-        on_event: receives what happens, as it happens. One that fails is logged, and not told any more.
+        on_event: receives the events of all chains. When it raises, that is logged, and it receives no more events.
         score: writes a reward on a finished trajectory.
     """
 
@@ -97,31 +71,25 @@ class Rollout:
     async def run(self, chain: Chain) -> Trajectory:
         """Run a chain to its end and return its trajectory."""
         trajectory, started = chain.trajectory, time.monotonic()
+        trajectory.images = [handle for message in trajectory.messages for handle in message.images]
+        reason, error = StopReason.ERROR, None
         try:
-            await self._run(Course(self, chain, started))
+            await self.emit(ChainStart(trajectory.id, tuple(trajectory.images)))
+            reason = await RunningChain(self, chain, started + self.limits.wall_clock).run()
         except asyncio.CancelledError:
             await self._finish(chain, started, StopReason.CANCELLED)
             raise
         except BackendError as fault:
-            await self._finish(chain, started, StopReason.BACKEND_ERROR, str(fault))
+            reason, error = StopReason.BACKEND_ERROR, str(fault)
         except ToolOutage as fault:
-            await self._finish(chain, started, StopReason.TOOL_OUTAGE, str(fault))
+            reason, error = StopReason.TOOL_OUTAGE, str(fault)
         except Exception as fault:  # the boundary of a chain: a bug here must not end the batch
-            told = one_line(fault)
-            if told is None:
+            error = one_line(fault)
+            if error is None:
                 logger.exception("chain %s failed", trajectory.id)
-            await self._finish(chain, started, StopReason.ERROR, told or f"{type(fault).__name__}: {fault}")
-        else:
-            await self._finish(chain, started, trajectory.stop_reason or StopReason.ERROR)
+                error = f"{type(fault).__name__}: {fault}"
+        await self._finish(chain, started, reason, error)
         return trajectory
-
-    async def _run(self, course: Course) -> None:
-        trajectory = course.trajectory
-        trajectory.images = [handle for message in trajectory.messages for handle in message.images]
-        await self.tell(ChainStart(trajectory.id, tuple(trajectory.images)))
-        course.start()
-        while trajectory.stop_reason is None:
-            trajectory.stop_reason = await course.turn()
 
     async def _finish(self, chain: Chain, started: float, reason: StopReason, error: str | None = None) -> None:
         trajectory = chain.trajectory
@@ -129,17 +97,196 @@ class Rollout:
         trajectory.seconds = time.monotonic() - started
         trajectory.names = {name: chain.view.handle(name) for name in chain.view}
         if error is not None:
-            await self.tell(ErrorRaised(trajectory.id, error))
+            await self.emit(ErrorRaised(trajectory.id, error))
         if self.score is not None and not reason.failed:
             await self.score(chain)
-        await self.tell(ChainEnd(trajectory.id, reason, trajectory.seconds, trajectory.reward))
+        await self.emit(ChainEnd(trajectory.id, reason, trajectory.seconds, trajectory.reward))
 
-    async def tell(self, event: Event) -> None:
-        """Pass an event on."""
+    async def emit(self, event: Event) -> None:
+        """Pass an event to `on_event`. A listener that raises is dropped: it must not end the run it listens to."""
         if self.on_event is None:
             return
         try:
             await self.on_event(event)
-        except Exception:  # whoever listens must not end what it listens to
+        except Exception:
             logger.exception("the listener of events failed, and is not told any more")
             self.on_event = None
+
+
+class RunningChain:
+    """One chain during its turns. It also listens to its tool calls (`agentfly.agents.tool_calls.Listener`).
+
+    Args:
+        rollout: backend, limits and events.
+        chain: what runs.
+        deadline: end of the wall clock, in `time.monotonic()` seconds.
+    """
+
+    def __init__(self, rollout: Rollout, chain: Chain, deadline: float) -> None:
+        self.rollout = rollout
+        self.chain = chain
+        self.trajectory = chain.trajectory
+        self.limits = rollout.limits
+        self.codec = rollout.backend.codec
+        self._deadline = deadline
+
+    async def run(self) -> StopReason:
+        """Make the first prompt, then take turns until a limit or the policy ends the chain."""
+        trajectory = self.trajectory
+        trajectory.tools = self.chain.tools.schemas()
+        if self.codec is not None:
+            images = self.chain.view.store.get
+            trajectory.tokens = TokenTrace(self.codec.prompt_ids(trajectory.messages, trajectory.tools, images))
+        while True:
+            reason = await self._turn()
+            if reason is not None:
+                return reason
+
+    async def _turn(self) -> StopReason | None:
+        """Take one turn: a generation and its calls. Return the reason to stop after it; None to go on."""
+        if self._time_left() <= 0:
+            return StopReason.WALL_CLOCK
+        room, cut_by = self._room()
+        if room < 1:
+            return cut_by
+        clock, began = time.monotonic(), time.time()
+        try:
+            generation = await with_timeout(self._generate(room), self._time_left())
+        except TimeLimitExceeded:
+            return StopReason.WALL_CLOCK
+        except CancelledItself as fault:
+            raise BackendError("the backend cancelled the request by itself") from fault
+        calls = await self._record(generation, time.monotonic() - clock, began)
+        if generation.finish_reason == "abort":
+            return StopReason.CANCELLED
+        if not calls:
+            # A turn cut by a limit did not decide to stop.
+            return cut_by if generation.finish_reason == "length" else StopReason.NO_TOOL_CALL
+        allowed = max(0, self.limits.max_tool_calls - len(self.trajectory.tool_records))
+        return await self._act(calls[:allowed], len(calls))
+
+    def _room(self) -> tuple[int, StopReason]:
+        """Return how many tokens the next turn may sample, and the limit that says so."""
+        turn = min(self.limits.max_tokens_per_turn, self.rollout.sampling.max_tokens)
+        left = turn if self.trajectory.tokens is None else self._tokens_left(self.trajectory.tokens)
+        return (left, StopReason.CONTEXT_FULL) if left < turn else (turn, StopReason.MAX_TOKENS)
+
+    async def _generate(self, room: int) -> Generation:
+        trajectory, turn, sampling = self.trajectory, len(self.trajectory.turns), self.rollout.sampling
+        session = self.chain.session or trajectory.id
+        seed = None if sampling.seed is None else _turn_seed(sampling.seed, trajectory.id, turn)
+        request = GenerationRequest(
+            request_id=f"{session}-{turn}",
+            session_id=session,
+            messages=tuple(trajectory.messages),
+            tools=trajectory.tools,
+            sampling=replace(sampling, max_tokens=room, seed=seed),
+            prompt_ids=trajectory.tokens.ids if trajectory.tokens else (),
+            images=tuple(trajectory.images),
+            load_image=self.chain.view.store.get,
+        )
+        await self.rollout.emit(TurnStart(trajectory.id, turn))
+
+        async def on_delta(text: str) -> None:
+            await self.rollout.emit(Delta(trajectory.id, turn, text))
+
+        return await self.rollout.backend.generate(request, on_delta if self.rollout.on_event else None)
+
+    async def _record(self, generation: Generation, seconds: float, began: float) -> tuple[ToolCall, ...]:
+        """Write a generation on the trajectory and return its calls. Native calls win over calls in the text."""
+        trajectory, span = self.trajectory, (0, 0)
+        if trajectory.tokens is not None:
+            if generation.token_ids is None:
+                raise BackendError("a token-level backend returned no token ids")
+            span = trajectory.tokens.add_sampled(generation.token_ids, generation.logprobs)
+        content, calls = generation.text, generation.tool_calls
+        if calls is None:
+            parsed = parse_tool_calls(generation.text)
+            content, calls = parsed.content, parsed.calls
+        usage = generation.prompt_tokens, generation.completion_tokens
+        trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage, began))
+        trajectory.messages.append(Message("assistant", (TextPart(content),) if content else (), calls))
+        await self.rollout.emit(TurnEnd(trajectory.id, len(trajectory.turns) - 1, generation.text, seconds))
+        return calls
+
+    async def _act(self, allowed: tuple[ToolCall, ...], asked: int) -> StopReason | None:
+        """Carry out the calls of a turn and show what they gave to the policy."""
+
+        def seconds_for_a_call() -> float:
+            return max(0.0, min(self.limits.tool_timeout, self._time_left()))
+
+        outcomes = await TurnCalls(self.chain.tools, self.chain.view, seconds_for_a_call, self).run(allowed)
+        for outcome in outcomes:
+            if outcome.outage is not None:
+                raise outcome.outage
+        if outcomes and outcomes[-1].result.final:
+            return StopReason.ANSWERED
+        if len(allowed) < asked:
+            return StopReason.MAX_TOOL_CALLS
+        if len(self.trajectory.turns) >= self.limits.max_turns:
+            return StopReason.MAX_TURNS
+        return self._observe([self._message(outcome) for outcome in outcomes])
+
+    def _message(self, outcome: Outcome) -> Message:
+        """Return the observation as a message. An image that its text does not name is named before the image."""
+        result = outcome.result
+        parts: list[Part] = [TextPart(result.text)]
+        for handle in result.images:
+            name = self.chain.view.name(handle)
+            if name not in result.text:
+                parts.append(TextPart(f"\n{name}: "))
+            parts.append(ImagePart(handle))
+        return Message("tool", tuple(parts), tool_call_id=outcome.call.id)
+
+    def _observe(self, observations: list[Message]) -> StopReason | None:
+        """Append the observations, unless they do not fit: then the chain ends at this turn boundary."""
+        trajectory = self.trajectory
+        images = [handle for message in observations for handle in message.images]
+        if len(trajectory.images) + len(images) > self.limits.max_images:
+            return StopReason.CONTEXT_FULL
+        if trajectory.tokens is not None and self.codec is not None:
+            closed = ends_turn(trajectory.tokens.response_ids[trajectory.turns[-1].start :], self.codec)
+            load = self.chain.view.store.get
+            ids = self.codec.continuation_ids(observations, trajectory.tools, load, closed=closed)
+            if self._tokens_left(trajectory.tokens) <= len(ids):
+                return StopReason.CONTEXT_FULL
+            trajectory.tokens.add_observation(ids)
+        trajectory.images += images
+        trajectory.messages += observations
+        return None
+
+    async def started(self, index: int, call: ToolCall) -> None:
+        """See `agentfly.agents.tool_calls.Listener`."""
+        await self.rollout.emit(ToolStart(*self._position(index), call.name, call.arguments))
+
+    async def ended(self, index: int, call: ToolCall, seconds: float, error: str | None) -> None:
+        """See `agentfly.agents.tool_calls.Listener`."""
+        await self.rollout.emit(ToolEnd(*self._position(index), call.name, seconds, error))
+
+    async def settled(self, outcome: Outcome) -> None:
+        """Write the outcome of a call on the trajectory."""
+        trajectory, result = self.trajectory, outcome.result
+        trajectory.turns[-1] = replace(trajectory.turns[-1], tools=(*trajectory.turns[-1].tools, outcome.record))
+        if result.final:
+            trajectory.final_image = result.images[-1] if result.images else trajectory.final_image
+            trajectory.answer = result.text
+        elif made := [h for h in result.images if self.chain.view.name(h).startswith("img_")]:
+            trajectory.final_image = made[-1]
+        await self.rollout.emit(Observation(*self._position(outcome.index), result.text, result.images))
+
+    def _position(self, index: int) -> tuple[str, int, int]:
+        """Return chain, turn and call of an event."""
+        return self.trajectory.id, len(self.trajectory.turns) - 1, index
+
+    def _time_left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def _tokens_left(self, tokens: TokenTrace) -> int:
+        response = self.limits.max_response_tokens - len(tokens.response_ids)
+        context = self.limits.max_context_tokens - len(tokens.prompt_ids) - len(tokens.response_ids)
+        return min(response, context)
+
+
+def _turn_seed(seed: int, chain: str, turn: int) -> int:
+    """Return a seed for one turn of one chain, the same in every process."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{chain}:{turn}".encode()).digest()[:4], "big") & 0x7FFFFFFF

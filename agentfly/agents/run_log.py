@@ -1,4 +1,4 @@
-"""The log folder of a run: every finished chain is one line on disk before it counts as done.
+"""The log folder of a run. Every finished chain is one line on disk before it counts as finished.
 
 A log folder holds `trajectories.jsonl` and the images in `images/`. A line is written in one append and synced, after
 its images. So a process that is killed at any moment loses only the chains in progress; at most the last line is
@@ -9,20 +9,16 @@ with a fault (`StopReason.failed`) run again and then have a second line; the la
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, TrajectoryLine, read_trajectories
 from agentfly.errors import ConfigError
-from agentfly.files import LineFile, read_lines
+from agentfly.files import LineFile
 from agentfly.images import ImageStore
 
-FILE_NAME = "trajectories.jsonl"
-IMAGES = "images"
 
-
-class Journal:
+class RunLog:
     """The log folder of a run; one run at a time writes to it.
 
     Args:
@@ -43,14 +39,14 @@ class Journal:
         self._fingerprints: dict[str, str] = {}
         self._lines = LineFile(self.folder / FILE_NAME, f"log_dir={str(self.folder)!r}")
         try:
-            self._lines.mend()
+            self._lines.repair()
             self._read()
         except BaseException:
             self.close()
             raise
 
     def resume(self, chain: str, fingerprint: str) -> Trajectory | None:
-        """The trajectory of a chain that is finished, else None.
+        """Return the trajectory of a finished chain; None for any other.
 
         Raises:
             ConfigError: the folder has a chain of this id, but of another conversation.
@@ -65,27 +61,20 @@ class Journal:
 
     async def append(self, trajectory: Trajectory) -> None:
         """Write a finished chain; when this returns, it is on disk."""
-        await asyncio.to_thread(self._append, trajectory)
+        line = TrajectoryLine(trajectory, fingerprint=self._fingerprints.get(trajectory.id, ""))
+        await asyncio.to_thread(lambda: self._lines.append(line.to_json()))
 
     def close(self) -> None:
-        """Let go of the folder. Safe to call twice."""
+        """Release the folder. Safe to call twice."""
         self._lines.close()
 
-    def _append(self, trajectory: Trajectory) -> None:
-        fingerprint = json.dumps(self._fingerprints.get(trajectory.id, ""))
-        self._lines.append(f'{{"fingerprint": {fingerprint}, "trajectory": {trajectory.to_json()}}}')
-
     def _read(self) -> None:
-        for number, entry in read_lines(self._lines.path):
-            try:
-                self._take(entry)
-            except (ValueError, KeyError, TypeError) as fault:
-                raise ConfigError(f"{self._lines.path}, line {number} is damaged ({fault}): remove the line") from fault
-
-    def _take(self, entry: dict[str, Any]) -> None:
-        trajectory = Trajectory.from_dict(entry["trajectory"])
-        self._fingerprints[trajectory.id] = entry["fingerprint"]
-        if trajectory.stop_reason is None or trajectory.stop_reason.failed:
-            self.finished.pop(trajectory.id, None)
-        else:
-            self.finished[trajectory.id] = trajectory
+        for number, line in read_trajectories(self._lines.path):
+            trajectory = line.trajectory
+            if line.fingerprint is None:
+                raise ConfigError(f"{self._lines.path}, line {number} is of another kind of run: use another log_dir")
+            self._fingerprints[trajectory.id] = line.fingerprint
+            if trajectory.stop_reason is None or trajectory.stop_reason.failed:
+                self.finished.pop(trajectory.id, None)
+            else:
+                self.finished[trajectory.id] = trajectory

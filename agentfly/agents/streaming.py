@@ -35,8 +35,8 @@ class RunEnd:
     """A run is over; always the last event.
 
     Attributes:
-        result: what it gave, None when the run itself failed.
-        error: why it failed, None when it did not. Chains that failed are in the result.
+        result: None when the run itself failed.
+        error: the fault of the run itself, None without one. Chains that failed are in the result.
         seconds: of the run.
     """
 
@@ -123,7 +123,7 @@ class ToolEnd:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the policy gets to see of a tool call: words, and images by their handles."""
+    """The observation that a tool call adds to the conversation: text, and images by their handles."""
 
     kind: ClassVar[str] = "observation"
     chain: str

@@ -1,35 +1,99 @@
-"""Convert tasks to conversations and finished chains to rewards, for evaluation and training alike."""
+"""Tasks as conversations, tasks in files, and the score of a finished chain; for evaluation and training alike."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
+from agentfly.errors import ImageError
 from agentfly.evaluators import EditSample, Evaluator, RewardConfig, compose_reward
 from agentfly.images import ImageSource, ImageStore, load_image
 
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """How trajectories are judged: who scores, and how the score becomes a reward."""
+    """An evaluator, and the conversion of its scores to rewards."""
 
     evaluator: Evaluator
     reward: RewardConfig = field(default_factory=RewardConfig)
 
 
-def task_conversation(task: EditTask) -> dict[str, Any]:
-    """The conversation that a task starts: its images, then its instruction."""
-    parts: list[dict[str, Any]] = [{"type": "image", "image": source} for source in task.images]
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task with its images as handles, for files.
+
+    Attributes:
+        id, instruction, task_type, metadata: of the task.
+        images: of the images to edit, the one to edit first; empty where they are not known.
+        target, mask: where they are known.
+    """
+
+    id: str
+    instruction: str
+    task_type: str = "edit"
+    images: tuple[str, ...] = ()
+    target: str | None = None
+    mask: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def keep(cls, task: EditTask, store: ImageStore) -> TaskFacts:
+        """Put the images of a task into a store.
+
+        Raises:
+            ImageError: an image cannot be loaded.
+        """
+
+        def put(source: ImageSource | None) -> str | None:
+            return None if source is None else store.put(load_image(source))
+
+        images = tuple(store.put(load_image(source)) for source in task.images)
+        return cls(task.id, task.instruction, task.task_type, images, put(task.target), put(task.mask), task.metadata)
+
+    @classmethod
+    def without_images(cls, task: EditTask) -> TaskFacts:
+        """Return the words of a task whose images cannot be loaded."""
+        return cls(task.id, task.instruction, task.task_type, metadata=task.metadata)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of words and images. Two runs with the same one are about the same task."""
+        content = json.dumps([self.instruction, self.images, self.target, self.mask], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def sample(self, store: ImageStore, result: str | None) -> EditSample:
+        """Return the sample that evaluators take.
+
+        Raises:
+            ImageError: an image is not in the store.
+        """
+        if not self.images:
+            raise ImageError("the source image is not known")
+        return EditSample(
+            instruction=self.instruction,
+            source=store.get(self.images[0]),
+            result=None if result is None else store.get(result),
+            target=None if self.target is None else store.get(self.target),
+            mask=None if self.mask is None else store.get(self.mask),
+            metadata=self.metadata,
+        )
+
+
+def task_conversation(task: EditTask) -> dict[str, object]:
+    """Return the conversation that a task starts: its images, then its instruction."""
+    parts: list[dict[str, object]] = [{"type": "image", "image": source} for source in task.images]
     parts.append({"type": "text", "text": f"\n{task.instruction}"})
     return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
 
 
 def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
-    """A result of a task as an evaluator takes it."""
+    """Return a result of a task as the sample that evaluators take."""
     return EditSample(
         instruction=task.instruction,
         source=load_image(task.images[0]),

@@ -1,17 +1,18 @@
-"""Check that a token trace is exact: prompt, sampled turns and observations, and nothing else.
+"""The exact ids of a chain, and the check that they are exact: prompt, sampled turns, observations, and nothing else.
 
-Every id that the policy did not sample is rendered again from the messages and compared. Sampled ids must be at the
-places that the turns name, decode to the text of their turn, and be masked. Observations have log-prob 0.
+The check renders every id that the policy did not sample from the messages again and compares. Sampled ids must be at
+the places that the turns name, decode to the text of their turn, and be masked. Observations have log-prob 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any, Protocol
 
 from PIL import Image
 
-from agentfly.agents.trajectory import TokenTrace, Trajectory
 from agentfly.errors import AgentFlyError
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
@@ -19,37 +20,101 @@ from agentfly.templates import ChatCodec
 LoadImage = Callable[[str], Image.Image]
 
 
-def check_trace(trajectory: Trajectory, codec: ChatCodec, load_image: LoadImage) -> None:
-    """Prove the trace of one trajectory.
+@dataclass
+class TokenTrace:
+    """Exact ids of a chain: the first prompt, then sampled ids and observation ids as they came.
+
+    Attributes:
+        prompt_ids: ids before the first sampled token, placeholders of images expanded.
+        response_ids: everything after.
+        mask: 1 where `response_ids` was sampled, 0 where it is an observation. Same length.
+        logprobs: log-prob of each sampled id, 0.0 on observations. Same length.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        """Return the whole sequence."""
+        return self.prompt_ids + self.response_ids
+
+    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> tuple[int, int]:
+        """Append sampled ids and return their span."""
+        start = len(self.response_ids)
+        self.response_ids += ids
+        self.mask += [1] * len(ids)
+        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
+        return start, len(self.response_ids)
+
+    def add_observation(self, ids: Sequence[int]) -> None:
+        """Append ids that the policy did not sample."""
+        self.response_ids += ids
+        self.mask += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+
+class SampledTurn(Protocol):
+    """The part of `Turn` that is checked."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+
+class TracedChain(Protocol):
+    """The part of `Trajectory` that is checked."""
+
+    id: str
+    messages: list[Message]
+    images: list[str]
+    tools: list[dict[str, Any]]
+    tokens: TokenTrace | None
+
+    @property
+    def turns(self) -> Sequence[SampledTurn]: ...
+
+
+def check_trace(trajectory: TracedChain, codec: ChatCodec, load_image: LoadImage) -> None:
+    """Check the trace of one trajectory.
 
     Args:
         trajectory: with its messages, tools and turns as the rollout left them.
         codec: of the policy, with the template of the rollout.
-        load_image: the image behind a handle.
+        load_image: returns the image of a handle.
 
     Raises:
-        AgentFlyError: the first thing that does not hold, with the place where it fails.
+        AgentFlyError: the first thing that does not hold, and its place.
     """
     try:
         trace = trajectory.tokens
         if trace is None:
             raise AgentFlyError("it is not token-exact: its backend works on messages")
         _check_arrays(trajectory, trace)
-        _check_images(trajectory)
-        prompt, observed = _messages(trajectory)
-        _same("prompt", trace.prompt_ids, codec.prompt_ids(prompt, trajectory.tools, load_image))
-        for index, messages in enumerate(observed):
+        shown = [handle for message in trajectory.messages for handle in message.images]
+        if shown != trajectory.images:
+            raise AgentFlyError(f"images of the messages {shown} are not those of the trajectory {trajectory.images}")
+        prompt, observations = _split_messages(trajectory)
+        _check_equal("prompt", trace.prompt_ids, codec.prompt_ids(prompt, trajectory.tools, load_image))
+        for index, messages in enumerate(observations):
             _check_turn(trajectory, trace, codec, load_image, index, messages)
     except AgentFlyError as fault:
         raise AgentFlyError(f"trajectory {trajectory.id}: {fault}") from fault
 
 
-def closed(ids: Sequence[int], codec: ChatCodec) -> bool:
-    """Whether sampled ids end with the end of the turn; else the observation begins with it."""
+def ends_turn(ids: Sequence[int], codec: ChatCodec) -> bool:
+    """Return whether sampled ids end with the end of the turn; otherwise the observation begins with it."""
     return bool(ids) and ids[-1] in codec.eos_ids
 
 
-def _check_arrays(trajectory: Trajectory, trace: TokenTrace) -> None:
+def _check_arrays(trajectory: TracedChain, trace: TokenTrace) -> None:
     size = len(trace.response_ids)
     if not size == len(trace.mask) == len(trace.logprobs):
         raise AgentFlyError(f"{size} ids, {len(trace.mask)} mask, {len(trace.logprobs)} log-probs")
@@ -70,14 +135,8 @@ def _check_arrays(trajectory: Trajectory, trace: TokenTrace) -> None:
         raise AgentFlyError(f"the observation has a log-prob at {wrong[0]}: it must be 0")
 
 
-def _check_images(trajectory: Trajectory) -> None:
-    shown = [handle for message in trajectory.messages for handle in message.images]
-    if shown != trajectory.images:
-        raise AgentFlyError(f"images of the messages {shown} are not those of the trajectory {trajectory.images}")
-
-
-def _messages(trajectory: Trajectory) -> tuple[list[Message], list[list[Message]]]:
-    """The first prompt, and what follows each turn. The conversation may begin with turns of its own."""
+def _split_messages(trajectory: TracedChain) -> tuple[list[Message], list[list[Message]]]:
+    """Return the first prompt, and the messages after each turn. The prompt may hold turns of its own."""
     assistants = [i for i, message in enumerate(trajectory.messages) if message.role == "assistant"]
     turns = len(trajectory.turns)
     if len(assistants) < turns:
@@ -89,14 +148,14 @@ def _messages(trajectory: Trajectory) -> tuple[list[Message], list[list[Message]
 
 
 def _check_turn(
-    trajectory: Trajectory,
+    trajectory: TracedChain,
     trace: TokenTrace,
     codec: ChatCodec,
     load_image: LoadImage,
     index: int,
     messages: Sequence[Message],
 ) -> None:
-    """The text of one turn, and every id between it and the next one."""
+    """Check the text of one turn, and every id between it and the next one."""
     turn = trajectory.turns[index]
     following = trajectory.turns[index + 1 : index + 2]
     end = following[0].start if following else len(trace.response_ids)
@@ -105,12 +164,12 @@ def _check_turn(
         raise AgentFlyError(f"turn {index}: the sampled ids are not its text {turn.text!r}")
     wanted: list[int] = []
     if messages:
-        ends = closed(sampled, codec)
-        wanted = codec.continuation_ids(messages, trajectory.tools, load_image, closed=ends)
-    _same(f"observation of turn {index}", trace.response_ids[turn.end : end], wanted)
+        closed = ends_turn(sampled, codec)
+        wanted = codec.continuation_ids(messages, trajectory.tools, load_image, closed=closed)
+    _check_equal(f"observation of turn {index}", trace.response_ids[turn.end : end], wanted)
 
 
-def _same(what: str, found: Sequence[int], wanted: Sequence[int]) -> None:
+def _check_equal(what: str, found: Sequence[int], wanted: Sequence[int]) -> None:
     if list(found) == list(wanted):
         return
     pairs = enumerate(zip(found, wanted, strict=False))

@@ -1,4 +1,4 @@
-"""The tool calls of one turn: run at the same time if they are independent, reported in the order of the calls.
+"""The tool calls of one turn. Independent calls run at the same time; all are reported in their order.
 
 A call that names an image which does not exist yet (`img_2` while there is only `img_1`) waits for the calls before
 it. So does a call of a final tool (`give_answer`); calls after it run only if it fails. Names of new images, records
@@ -28,7 +28,7 @@ _IMAGE_NAME = re.compile(r"(?:img|mask)_\d+")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A call that was carried out: its number in the turn, what it gave, its record, and the outage it met, if any."""
+    """A call that was carried out: its number in the turn, its result, its record, and the outage it met, if any."""
 
     index: int
     call: ToolCall
@@ -38,26 +38,26 @@ class Outcome:
 
 
 class Listener(Protocol):
-    """Who is told of the calls as they happen."""
+    """Receive the calls as they happen."""
 
     async def started(self, index: int, call: ToolCall) -> None:
-        """A call begins."""
+        """Receive a call that begins."""
 
     async def ended(self, index: int, call: ToolCall, seconds: float, error: str | None) -> None:
-        """A call is over; its images have no names yet."""
+        """Receive a call that has ended; its images have no names yet."""
 
     async def settled(self, outcome: Outcome) -> None:
-        """A call and all before it are over."""
+        """Receive the outcome of a call; all calls before it have ended."""
 
 
 @dataclass(frozen=True)
 class TurnCalls:
-    """Carries out the calls of a turn.
+    """Carry out the calls of a turn.
 
     Attributes:
         tools, view: of the chain.
-        timeout: gives the seconds that a call beginning now may take.
-        listener: is told what happens.
+        timeout: returns the seconds that a call beginning now may take.
+        listener: receives what happens.
     """
 
     tools: Toolset
@@ -66,7 +66,7 @@ class TurnCalls:
     listener: Listener
 
     async def run(self, calls: Sequence[ToolCall]) -> list[Outcome]:
-        """Outcomes in the order of the calls; the last one is final when a call ended the chain.
+        """Return outcomes in the order of the calls; the last one is final when a call ended the chain.
 
         Raises:
             Exception: a bug in a tool; calls beside it are cancelled.
@@ -80,7 +80,7 @@ class TurnCalls:
         return done
 
     def _parts(self, calls: list[tuple[int, ToolCall]]) -> Iterator[list[tuple[int, ToolCall]]]:
-        """The calls between final ones, and each final one alone."""
+        """Yield the calls between final ones, and each final one alone."""
         part: list[tuple[int, ToolCall]] = []
         for index, call in calls:
             tool = self.tools.get(call.name)
@@ -110,7 +110,7 @@ class TurnCalls:
     async def _in_order(
         self, index: int, call: ToolCall, earlier: asyncio.Event | None, over: asyncio.Event, draft: Draft | None
     ) -> Outcome:
-        """A call that is settled after the one before it. After a bug `over` is never set: the others are cancelled."""
+        """Run a call, and settle it after the one before it. After a bug `over` stays unset: others are cancelled."""
         if earlier is not None and draft is None:
             await earlier.wait()
         outcome = await self._call(index, call, draft, earlier)
@@ -154,7 +154,7 @@ class TurnCalls:
         return outcome
 
 
-def _names_a_new_image(value: Any, view: ImageView) -> bool:
+def _names_a_new_image(value: object, view: ImageView) -> bool:
     if isinstance(value, str):
         return _IMAGE_NAME.fullmatch(value) is not None and value not in view
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""The record of one chain: messages, exact tokens, tool timings, the reason for its end, and its reward."""
+"""The record of one chain: messages, exact tokens, tool calls with times, stop reason and reward."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from agentfly.agents.token_check import LoadImage, TokenTrace, check_trace
 from agentfly.images import handle_of
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
 
 
 class StopReason(StrEnum):
-    """Why a chain ended; `agentfly.agents.rollout` says in which order the limits are checked."""
+    """Reasons for the end of a chain; `agentfly.agents.rollout` has the order in which limits are checked."""
 
     ANSWERED = "answered"
     NO_TOOL_CALL = "no_tool_call"
@@ -34,23 +35,23 @@ class StopReason(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the chain was stopped by a fault or from outside, not by what the policy did or by a limit."""
+        """True when a fault or somebody outside stopped the chain, not the policy or a limit."""
         return self in (StopReason.BACKEND_ERROR, StopReason.TOOL_OUTAGE, StopReason.ERROR, StopReason.CANCELLED)
 
 
 @dataclass(frozen=True)
 class ToolRecord:
-    """One tool call as it was carried out.
+    """A tool call that was carried out.
 
     Attributes:
-        name, arguments: what was asked.
+        name, arguments: of the call.
         seconds: wall-clock time of the call.
         engine: engine that did the work, "" for none.
         error: the observation when the call failed, else None.
         malformed: the call could not even be parsed.
-        data: what the tool reported for machines; an edit names the image it began from under "source".
-        images: handles of the images it gave; none when an edit changed nothing.
-        began: when it began, in seconds since 1970.
+        data: the machine-readable part of the result; an edit names its source image under "source".
+        images: handles of its images; none when an edit changed nothing.
+        began: start of the call, in seconds since 1970.
     """
 
     name: str
@@ -66,7 +67,7 @@ class ToolRecord:
 
 @dataclass(frozen=True)
 class Turn:
-    """One generation of the policy and what its calls gave.
+    """One generation of the policy and its tool calls.
 
     Attributes:
         text: as sampled, special tokens left out.
@@ -75,7 +76,7 @@ class Turn:
         tools: calls carried out, in order.
         start, end: span of the sampled ids in `TokenTrace.response_ids`; equal when there are no tokens.
         prompt_tokens, completion_tokens: usage as the backend counts it, 0 where it does not.
-        began: when the generation was asked for, in seconds since 1970.
+        began: time of the request, in seconds since 1970.
     """
 
     text: str
@@ -90,44 +91,8 @@ class Turn:
 
 
 @dataclass
-class TokenTrace:
-    """Exact ids of a chain: the first prompt, then sampled ids and observation ids as they came.
-
-    Attributes:
-        prompt_ids: ids before the first sampled token, image placeholders expanded.
-        response_ids: everything after.
-        mask: 1 where `response_ids` was sampled, 0 where it is an observation. Same length.
-        logprobs: log-prob of each sampled id, 0.0 on observations. Same length.
-    """
-
-    prompt_ids: list[int]
-    response_ids: list[int] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def ids(self) -> list[int]:
-        """The whole sequence."""
-        return self.prompt_ids + self.response_ids
-
-    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> tuple[int, int]:
-        """Append sampled ids and return their span."""
-        start = len(self.response_ids)
-        self.response_ids += ids
-        self.mask += [1] * len(ids)
-        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
-        return start, len(self.response_ids)
-
-    def add_observation(self, ids: Sequence[int]) -> None:
-        """Append ids that the policy did not sample."""
-        self.response_ids += ids
-        self.mask += [0] * len(ids)
-        self.logprobs += [0.0] * len(ids)
-
-
-@dataclass
 class Trajectory:
-    """Everything about one chain. Images are handles into the run's store.
+    """The complete record of one chain. Images are handles into the run's store.
 
     Attributes:
         id: unique; `group_id` is shared by the chains of one prompt.
@@ -138,12 +103,12 @@ class Trajectory:
         names: the chain's own names (`img_1`, `mask_1`) of every image it can use, to handles.
         tokens: exact ids, None when the backend is message-level (then it is not token-exact).
         stop_reason: None while the chain runs.
-        error: what went wrong, for stop reasons that are failures.
+        error: the fault, for stop reasons that are failures.
         final_image: handle of the answer, or of the last image that a tool made; None when nothing was made.
         answer: the words that came with the answer.
         score, aspects: of the evaluator (0 to 100), None before scoring.
-        reward, reward_parts: what the trainer learns from.
-        reward_error: why the reward function gave none, None when it did, or when there is none.
+        reward, reward_parts: the trainer learns from the reward; the parts are logged.
+        reward_error: fault of the reward function; None when it gave a reward, or when there is no such function.
         metadata: of the task.
     """
 
@@ -169,64 +134,64 @@ class Trajectory:
 
     @property
     def token_exact(self) -> bool:
-        """Whether the exact ids are known: not so when the backend works on messages."""
+        """True when the exact ids are known; a backend that works on messages has none."""
         return self.tokens is not None
 
     @property
     def tool_records(self) -> list[ToolRecord]:
-        """All tool calls, in order."""
+        """All tool calls, in their order."""
         return [record for turn in self.turns for record in turn.tools]
 
     @property
     def answered(self) -> bool:
-        """Whether the chain ended by giving an answer."""
+        """True when the chain ended with an answer."""
         return self.stop_reason is StopReason.ANSWERED
 
-    def to_json(self) -> str:
-        """One line of JSON that `from_json` reads back equal.
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trajectory as an object that `json.dumps(…, default=plain)` writes and `from_dict` reads back.
 
-        Metadata that JSON does not know is told in words: an image by its handle, bytes by their number.
+        Metadata that JSON does not know is described: an image by its handle, bytes by their number.
         """
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["messages"] = [message.to_dict() for message in self.messages]
         data["turns"] = [asdict(turn) for turn in self.turns]
         data["tokens"] = None if self.tokens is None else vars(self.tokens)
-        return json.dumps(data, ensure_ascii=False, default=plain)
+        return data
+
+    def to_json(self) -> str:
+        """Return one line of JSON that `from_json` reads back equal."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, default=plain)
 
     @classmethod
     def from_json(cls, line: str) -> Trajectory:
-        """Inverse of `to_json`."""
+        """Return the trajectory of a line that `to_json` made."""
         return cls.from_dict(json.loads(line))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trajectory:
-        """The trajectory of a parsed line of JSON."""
+        """Return the trajectory of a parsed JSON object."""
         data = dict(data)
         data["messages"] = [Message.from_dict(message) for message in data["messages"]]
-        data["turns"] = [
-            Turn(**{**turn, "tools": tuple(_tool_record(tool) for tool in turn["tools"])}) for turn in data["turns"]
-        ]
+        turns = []
+        for turn in data["turns"]:
+            records = (ToolRecord(**{**tool, "images": tuple(tool.get("images", ()))}) for tool in turn["tools"])
+            turns.append(Turn(**{**turn, "tools": tuple(records)}))
+        data["turns"] = turns
         data["tokens"] = TokenTrace(**data["tokens"]) if data["tokens"] is not None else None
         data["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
         return cls(**data)
 
-    def check(self, codec: ChatCodec, load_image: Callable[[str], Image.Image]) -> None:
-        """Prove that the token trace is exact; see `agentfly.agents.token_check`.
+    def check(self, codec: ChatCodec, load_image: LoadImage) -> None:
+        """Check that the token trace is exact; see `agentfly.agents.token_check`.
 
         Raises:
             AgentFlyError: the first thing that does not hold.
         """
-        from agentfly.agents.token_check import check_trace
-
         check_trace(self, codec, load_image)
 
 
-def _tool_record(data: Mapping[str, Any]) -> ToolRecord:
-    return ToolRecord(**{**data, "images": tuple(data.get("images", ()))})
-
-
-def plain(value: Any) -> Any:
-    """What stands in JSON for a value that JSON does not know."""
+def plain(value: object) -> object:
+    """Return a stand-in that JSON knows for a value that it does not know."""
     if isinstance(value, Image.Image):
         return handle_of(value)
     if isinstance(value, (np.generic, np.ndarray)):

@@ -1,26 +1,31 @@
-"""Make the tools that users give to an agent (functions, objects and classes) ready for one chain."""
+"""Tools that users give to an agent: functions, objects, classes, and methods of the agent's own class."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from agentfly.errors import ConfigError
-from agentfly.images import ImageView
+from agentfly.images import ImageStore, ImageView
 from agentfly.tools import Tool, Toolset
 
-if TYPE_CHECKING:
-    from agentfly.agents.agent import Agent
-
-GivenTool = Tool | Callable[..., Any] | object
+GivenTool = Tool | Callable[..., object] | object
 
 
-def method_tools(agent: Agent, view: ImageView) -> Iterator[Tool]:
-    """The `@tool` methods of an agent, on a copy of it for the chain: its `images` and `store` are the chain's.
+class HasImages(Protocol):
+    """An object that knows images, such as an agent."""
 
-    Attributes that such a method sets stay in the chain; objects that the agent holds are shared.
+    images: ImageView
+    store: ImageStore
+
+
+def method_tools(agent: HasImages, view: ImageView) -> Iterator[Tool]:
+    """Yield the `@tool` methods of an agent, bound to a copy of it for one chain.
+
+    `images` and `store` of the copy are the chain's. Attributes that a method sets stay in the chain. Objects that the
+    agent holds are shared by all chains.
     """
     own = copy.copy(agent)
     own.images, own.store = view, view.store
@@ -28,10 +33,14 @@ def method_tools(agent: Agent, view: ImageView) -> Iterator[Tool]:
 
 
 def given_tools(given: Sequence[GivenTool], view: ImageView) -> Iterator[Tool]:
-    """The tools that were passed as `tools=`, for one chain.
+    """Yield the tools of the argument `tools=` for one chain.
 
-    A marked function is used as it is, an object gives its marked methods, and of a class each chain gets an object of
-    its own; if its constructor has an argument `images`, that is the chain's images.
+    A marked function is used as it is. An object gives its marked methods. Of a class each chain gets an object of its
+    own; a constructor that has an argument `images` gets the chain's images.
+
+    Args:
+        given: as the user passed them.
+        view: the images of the chain.
 
     Raises:
         ConfigError: something among them is no tool.

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.evaluation.markdown import interval as shown
 from agentfly.evaluation.markdown import table
-from agentfly.evaluation.run_folder import FILE_NAME, read_records
+from agentfly.evaluation.run_folder import read_records
 from agentfly.evaluation.summary import ALL, interval
 from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
 from agentfly.files import write_text

@@ -16,8 +16,8 @@ from PIL import Image
 
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import ToolRecord, Trajectory
+from agentfly.agents.trajectory_file import first_messages
 from agentfly.errors import ImageError
-from agentfly.evaluation.trajectory_reader import prompt
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ToolCall
 from agentfly.tools import ImageTools, Toolset
@@ -86,7 +86,7 @@ async def reexecute(
     """
     found = Reexecution(id_)
     view = ImageView(store)
-    for handle in (handle for message in prompt(trajectory) for handle in message.images):
+    for handle in (handle for message in first_messages(trajectory) for handle in message.images):
         if handle not in store:
             found.skipped.append(f"the source image {handle} was not kept: name it with --images or --data")
             return found
@@ -184,7 +184,7 @@ class _Course:
     def _told(self, turn: int, index: int) -> tuple[str, ...]:
         """Images of the observation of a call, as recorded; none where the chain ended before it was told."""
         answers: list[list[tuple[str, ...]]] = []
-        for message in self.trajectory.messages[len(prompt(self.trajectory)) :]:
+        for message in self.trajectory.messages[len(first_messages(self.trajectory)) :]:
             if message.role == "assistant":
                 answers.append([])
             elif message.role == "tool" and answers:

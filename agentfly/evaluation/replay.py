@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.trajectory_file import IMAGES
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
@@ -20,7 +21,7 @@ from agentfly.evaluation.pages import write_pages
 from agentfly.evaluation.preflight import FIRST_TASKS
 from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
 from agentfly.evaluation.run import EvaluationRun, OnRecord
-from agentfly.evaluation.run_folder import IMAGES, RunFolder
+from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import Scorer, read_specs
 from agentfly.evaluation.settings import refuse_keys
 from agentfly.evaluation.trajectory_reader import Recorded, Recording, read_recording

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.aio import CancelledItself, TimeLimitExceeded, gather_or_cancel, with_timeout
 from agentfly.datasets.task import EditTask
@@ -26,7 +27,7 @@ from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import Scorer
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
-from agentfly.evaluation.task_record import TaskFacts, TaskRecord
+from agentfly.evaluation.task_record import TaskRecord
 from agentfly.images import ImageStore
 from agentfly.messages import text_message
 

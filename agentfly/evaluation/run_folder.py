@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, read_trajectories
 from agentfly.errors import ConfigError
 from agentfly.evaluation.task_record import TaskRecord
-from agentfly.files import LineFile, read_lines, write_text
+from agentfly.files import LineFile, write_text
 from agentfly.images import ImageStore
 
-FILE_NAME = "trajectories.jsonl"
 SETTINGS = "settings.json"
-IMAGES = "images"
 
 
 class RunFolder:
@@ -45,7 +44,7 @@ class RunFolder:
         self._lines = LineFile(folder / FILE_NAME, repr(str(folder)))
         try:
             self._check(json.loads(json.dumps(identity)))
-            self._lines.mend()
+            self._lines.repair()
             self.finished = {record.id: record for record in read_records(self._lines.path)}
         except BaseException:
             self.close()
@@ -83,15 +82,13 @@ class RunFolder:
 
 
 def read_records(path: Path) -> Iterator[TaskRecord]:
-    """Records of a run's `trajectories.jsonl`, in the order they were written.
+    """Yield the records of a run's `trajectories.jsonl`, in the order they were written.
 
     Raises:
         ConfigError: a line is no record.
     """
-    for number, data in read_lines(path):
+    for number, line in read_trajectories(path):
         try:
-            yield TaskRecord.from_dict(data)
-        except (KeyError, TypeError, ValueError) as fault:
-            raise ConfigError(
-                f"{path}, line {number} is no record of `agentfly eval` ({type(fault).__name__}: {fault})"
-            ) from fault
+            yield TaskRecord.of(line)
+        except ConfigError as fault:
+            raise ConfigError(f"{path}, line {number} is no record of `agentfly eval`: {fault}") from fault

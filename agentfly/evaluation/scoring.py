@@ -20,11 +20,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, ImageError
 from agentfly.evaluation.preflight import count_scorable
-from agentfly.evaluation.task_record import TaskFacts
 from agentfly.evaluators import (
     EditSample,
     Evaluator,

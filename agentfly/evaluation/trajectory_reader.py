@@ -9,21 +9,16 @@ the task from its data set, by the task's id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.trajectory_file import FILE_NAME, image_folder, read_trajectories
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
-from agentfly.evaluation.run_folder import FILE_NAME, IMAGES
-from agentfly.evaluation.task_record import TaskFacts
-from agentfly.files import read_lines
 from agentfly.images import ImageStore
-from agentfly.messages import Message, TextPart
-
-_IMAGES = (IMAGES, "pictures")
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ def read_recording(run: Path, images: Path | None = None, limit: int | None = No
 
     Args:
         run: a folder with `trajectories.jsonl`, or a file.
-        images: folder of the images; without it, `images/` or `images/` beside the file.
+        images: folder of the images; without it, the one beside the file.
         limit: chains at most.
 
     Raises:
@@ -99,26 +94,13 @@ def read_recording(run: Path, images: Path | None = None, limit: int | None = No
         raise ConfigError(f"there are no trajectories at {str(path)!r}{hint}")
     if images is not None and not images.is_dir():
         raise ConfigError(f"there is no folder {str(images)!r}: --images names the folder of the images")
-    beside = (path.parent / name for name in _IMAGES)
-    kept = images or next((folder for folder in beside if folder.is_dir()), None)
     last: dict[str, tuple[TaskFacts, Trajectory, bool]] = {}
-    for task, trajectory, whole in _chains(path):
-        last[task.id if whole else trajectory.id] = (task, trajectory, whole)
+    for _, line in read_trajectories(path):
+        task = line.described_task()
+        last[task.id if line.whole_task else line.trajectory.id] = (task, line.trajectory, line.whole_task)
     if not last:
         raise ConfigError(f"{str(path)!r} has no finished trajectory")
-    return Recording(path, tuple(_numbered(list(last.values())[:limit])), kept)
-
-
-def _chains(path: Path) -> Iterator[tuple[TaskFacts, Trajectory, bool]]:
-    for number, data in read_lines(path):
-        try:
-            trajectory = Trajectory.from_dict(data.get("trajectory", data))
-            if "task" in data:
-                yield TaskFacts(**{**data["task"], "images": tuple(data["task"]["images"])}), trajectory, True
-            else:
-                yield told(trajectory, data), trajectory, False
-        except (KeyError, TypeError, ValueError, AttributeError) as fault:
-            raise ConfigError(f"{path}, line {number} is no trajectory ({type(fault).__name__}: {fault})") from fault
+    return Recording(path, tuple(_numbered(list(last.values())[:limit])), images or image_folder(path))
 
 
 def _numbered(found: Iterable[tuple[TaskFacts, Trajectory, bool]]) -> Iterator[Recorded]:
@@ -127,29 +109,3 @@ def _numbered(found: Iterable[tuple[TaskFacts, Trajectory, bool]]) -> Iterator[R
         seen[task.id] += 1
         count = seen[task.id]
         yield Recorded(task.id if count == 1 else f"{task.id}#{count}", task, trajectory, whole)
-
-
-def prompt(trajectory: Trajectory) -> list[Message]:
-    """The messages that a chain began with."""
-    own = len(trajectory.turns)
-    said = sum(message.role == "assistant" for message in trajectory.messages)
-    given: list[Message] = []
-    for message in trajectory.messages:
-        if message.role == "assistant":
-            if said <= own:
-                break
-            said -= 1
-        given.append(message)
-    return given
-
-
-def told(trajectory: Trajectory, line: Mapping[str, Any]) -> TaskFacts:
-    """What the first messages of a chain say of its task."""
-    asked = [message for message in prompt(trajectory) if message.role == "user"]
-    names = {f"{name}:" for name in trajectory.names}
-    words = [part.text for part in asked[-1].parts if isinstance(part, TextPart)] if asked else []
-    instruction = "".join(text for text in words if text.strip() not in names).strip()
-    metadata = trajectory.metadata
-    task_type = line.get("task_type") or metadata.get("task_type") or "edit"
-    images = tuple(handle for message in asked for handle in message.images)
-    return TaskFacts(str(metadata.get("id") or trajectory.group_id), instruction, str(task_type), images)

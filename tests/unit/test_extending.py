@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from agentfly.agents import ImageEditingAgent, reward
 from agentfly.agents.llm_backends import Generation, GenerationRequest, OnDelta, ScriptedBackend
 from agentfly.cli import app
-from agentfly.datasets import adapters, load_tasks
+from agentfly.datasets import load_tasks
+from agentfly.datasets.public import columns
 from agentfly.datasets.public.hub import HubOptions
 from agentfly.datasets.public.tasks import public_rows
 from agentfly.errors import ToolError
@@ -267,8 +268,8 @@ def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"key": "7", "before": cell, "wish": "Add a lamp."}
     (tmp_path / "data").mkdir()
     datasets.Dataset.from_list([row]).to_parquet(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
-    mine = adapters.Adapter("me/mine", ("train",), id=("key",), images=("before",), instruction="wish")
-    add_row(monkeypatch, adapters.ADAPTERS, mine=mine)
+    mine = columns.Adapter("me/mine", ("train",), id=("key",), images=("before",), instruction="wish")
+    add_row(monkeypatch, columns.ADAPTERS, mine=mine)
     (found,) = public_rows("mine", None, tmp_path, HubOptions())
     assert found.task().instruction == "Add a lamp."
 

@@ -137,24 +137,21 @@ class AsyncVLLMBackend:
             BackendError: the checkpoint's processor cannot be loaded. It is tried once.
         """
         if self._codec is None:
-            self._codec = self._load_codec()
+            try:
+                self._codec = ChatCodec.from_pretrained(
+                    self._model, self._template, trust_remote_code=self._config.trust_remote_code
+                )
+            except AgentFlyError as fault:
+                self._codec = BackendError(str(fault))
+            except Exception as fault:  # transformers raises OSError, ValueError, ImportError, ... for the same reason
+                first = str(fault).strip().partition("\n")[0]
+                self._codec = BackendError(
+                    f"cannot load the processor of {self._model!r} ({type(fault).__name__}: {first}); "
+                    "give a checkpoint folder, or a hub name that this machine can reach"
+                )
         if isinstance(self._codec, BackendError):
             raise self._codec
         return self._codec
-
-    def _load_codec(self) -> ChatCodec | BackendError:
-        try:
-            return ChatCodec.from_pretrained(
-                self._model, self._template, trust_remote_code=self._config.trust_remote_code
-            )
-        except AgentFlyError as fault:
-            return BackendError(str(fault))
-        except Exception as fault:  # transformers raises OSError, ValueError, ImportError, ... for the same reason
-            first = str(fault).strip().partition("\n")[0]
-            return BackendError(
-                f"cannot load the processor of {self._model!r} ({type(fault).__name__}: {first}); "
-                "give a checkpoint folder, or a hub name that this machine can reach"
-            )
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
         """Sample one turn. Cancelling the call aborts it in the engine.
@@ -246,6 +243,7 @@ class AsyncVLLMBackend:
         self, engine: AsyncLLM, prompt: Mapping[str, object], request: GenerationRequest, streaming: bool
     ) -> AsyncGenerator[_Output, None]:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         kind = RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY
         try:
@@ -253,8 +251,12 @@ class AsyncVLLMBackend:
             async with contextlib.aclosing(engine.generate(prompt, params, request.request_id)) as outputs:
                 async for output in outputs:
                     yield output
+        except EngineDeadError as fault:
+            raise BackendError(f"vLLM's engine died: {fault} close() the backend to start a new one") from fault
+        except (ValueError, TypeError) as fault:
+            raise BackendError(f"vLLM refused the request: {fault}") from fault
         except Exception as fault:
-            raise _backend_error(fault) from fault
+            raise BackendError(f"vLLM failed to generate: {fault.__cause__ or fault}", retryable=True) from fault
 
 
 def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
@@ -304,13 +306,3 @@ def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
 def _shut_down_late(start: Future[AsyncLLM]) -> None:
     if not start.cancelled() and start.exception() is None:
         start.result().shutdown()
-
-
-def _backend_error(fault: Exception) -> BackendError:
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    if isinstance(fault, EngineDeadError):
-        return BackendError(f"vLLM's engine died: {fault} close() the backend to start a new one")
-    if isinstance(fault, ValueError | TypeError):
-        return BackendError(f"vLLM refused the request: {fault}")
-    return BackendError(f"vLLM failed to generate: {fault.__cause__ or fault}", retryable=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from PIL import Image
 
@@ -56,7 +56,7 @@ class GenerationRequest:
     request_id: str
     session_id: str
     messages: Sequence[Message]
-    tools: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, object]]
     sampling: SamplingParams
     prompt_ids: Sequence[int] = ()
     images: Sequence[str] = ()
@@ -84,7 +84,7 @@ class Generation:
     logprobs: tuple[float, ...] | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 class LLMBackend(Protocol):

@@ -52,7 +52,18 @@ class ScriptedBackend:
         Raises:
             BackendError: the script has no text for this turn.
         """
-        turn = await self._turn(request)
+        if callable(self._script):
+            given = self._script(request)
+            turn = await given if inspect.isawaitable(given) else given
+        else:
+            index = self._turns[request.session_id]
+            if index >= len(self._script):
+                raise BackendError(
+                    f"turn {index + 1} was asked for, but the script has {len(self._script)} texts; "
+                    "add one, or let the last one end the conversation"
+                )
+            self._turns[request.session_id] += 1
+            turn = self._script[index]
         await asyncio.sleep(self._latency(request) if callable(self._latency) else self._latency)
         generation = turn if isinstance(turn, Generation) else self._generation(turn, request)
         if on_delta is not None:
@@ -63,19 +74,6 @@ class ScriptedBackend:
     async def close(self) -> None:
         """Forget the sessions: scripts start again from their first text."""
         self._turns.clear()
-
-    async def _turn(self, request: GenerationRequest) -> Turn:
-        if callable(self._script):
-            turn = self._script(request)
-            return await turn if inspect.isawaitable(turn) else turn
-        index = self._turns[request.session_id]
-        if index >= len(self._script):
-            raise BackendError(
-                f"turn {index + 1} was asked for, but the script has {len(self._script)} texts; "
-                "add one, or let the last one end the conversation"
-            )
-        self._turns[request.session_id] += 1
-        return self._script[index]
 
     def _generation(self, text: str, request: GenerationRequest) -> Generation:
         if self._codec is None:

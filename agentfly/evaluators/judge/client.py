@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from agentfly.aio import LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import ConfigError, EvaluatorError, ToolError
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.judge.logprobs import Token, expected_rating
-from agentfly.evaluators.judge.replies import BrokenReply, Ratings, read_reply
+from agentfly.evaluators.judge.replies import BrokenReply, Ratings, Token, expected_rating, read_reply
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
 from agentfly.openai_client import Endpoint, SdkClient

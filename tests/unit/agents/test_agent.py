@@ -162,7 +162,7 @@ def test_a_card_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
     assert AgentCard.read(str(tmp_path)) == card
     assert AgentCard.read(str(tmp_path / "nowhere")) == AgentCard()
     (tmp_path / "agentfly.json").write_text('{"turns": 3}')
-    with pytest.raises(ConfigError, match=r"agentfly\.json is not a valid agent card"):
+    with pytest.raises(ConfigError, match=r"agentfly\.json is not valid"):
         AgentCard.read(str(tmp_path))
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from agentfly import files
 from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
-from agentfly.agents.run_log import FILE_NAME, Journal
+from agentfly.agents.run_log import RunLog
+from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import BackendError, ConfigError
 from tests import programs
 
@@ -132,7 +133,7 @@ async def test_a_log_of_other_conversations_is_refused(tmp_path: Path) -> None:
 
 
 async def test_two_runs_do_not_write_to_one_log(tmp_path: Path) -> None:
-    held = Journal(tmp_path)
+    held = RunLog(tmp_path)
     with pytest.raises(ConfigError, match="another process writes"):
         await Counted().agent.run(conversations(), log_dir=tmp_path)
     held.close()
@@ -220,7 +221,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) -
         before = whole
     ids = [entry["trajectory"]["id"] for entry in before]
     assert len(ids) == len(set(ids)) == 18
-    kept = Journal(file.parent)
+    kept = RunLog(file.parent)
     for trajectory in kept.finished.values():
         assert trajectory.answered
         assert [kept.images.get(handle).size for handle in trajectory.names.values()] == [(16, 16)] * 2

@@ -202,7 +202,8 @@ def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
         on_step(0, held_out(0.2))
         return Outcome()
 
-    monkeypatch.setattr(learning, "prepare", lambda recipe, overrides: asked.append(list(overrides)))
+    monkeypatch.setattr(learning, "prepare", lambda config: None)
+    monkeypatch.setattr(learning, "compose", lambda recipe, overrides: asked.append(list(overrides)))
     monkeypatch.setattr(learning, "launch", launch)
     budget, told = learning.Budget(steps=1, prompts=5, samples=2, test_tasks=5), []
     own = {"ppo": ["critic.optim.lr=1e-2"]}

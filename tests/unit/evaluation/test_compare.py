@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ConfigError
 from agentfly.evaluation import TaskRecord, compare_runs, comparison_page, permutation_p, write_comparison
-from agentfly.evaluation.run_folder import FILE_NAME
 from tests.unit.evaluation.agents import record
 
 

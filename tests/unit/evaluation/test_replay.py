@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from agentfly.agents import Trajectory
+from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask, tasks_to_dataset
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import measure, reexecute
 from agentfly.evaluation.replay import ReplaySettings, replay
-from agentfly.evaluation.trajectory_reader import read_recording, told
+from agentfly.evaluation.trajectory_reader import read_recording
 from agentfly.images import ImageStore
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task
@@ -134,7 +135,7 @@ async def test_a_run_is_scored_again_and_resumes(tmp_path: Path) -> None:
     assert second.summary == first.summary
     before = [json.loads(line) for line in (tmp_path / "run/trajectories.jsonl").read_text().splitlines()]
     after = [json.loads(line) for line in (tmp_path / "run/replay/trajectories.jsonl").read_text().splitlines()]
-    scores = [{line["task"]["id"]: line["scores"]["structural"] for line in lines} for lines in (before, after)]
+    scores = [{line["task"]["id"]: line["evaluations"]["structural"] for line in lines} for lines in (before, after)]
     assert scores[0] == scores[1]
     # A replay is a run of its own: it can be replayed without the first one's images.
     again = await replay(ReplaySettings(run=first.out, evaluator="structural", re_execute=True))
@@ -174,7 +175,7 @@ async def test_other_logs_take_their_tasks_from_the_data_set(form: str, tmp_path
 
 
 async def test_what_the_messages_tell_of_a_task() -> None:
-    facts = told(await recorded(ImageStore()), {})
+    facts = TrajectoryLine(await recorded(ImageStore())).described_task()
     assert (facts.id, facts.instruction, facts.task_type) == ("t1", "Make it darker, 1.", "darken")
     assert len(facts.images) == 1
 

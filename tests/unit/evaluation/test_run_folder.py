@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ConfigError
-from agentfly.evaluation.run_folder import FILE_NAME, RunFolder, read_records
+from agentfly.evaluation.run_folder import RunFolder, read_records
 from tests.unit.evaluation.agents import record
 
 
@@ -63,7 +64,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "settings.json").exists()
 
 
-@pytest.mark.parametrize(("line", "words"), [("{oops", "line 3 is damaged"), ('{"a": 1}', "line 3 is no record")])
+@pytest.mark.parametrize(("line", "words"), [("{oops", "line 3 is damaged"), ('{"a": 1}', "line 3 is no trajectory")])
 async def test_a_damaged_line_is_named(line: str, words: str, tmp_path: Path) -> None:
     await written(tmp_path, 1.0, 2.0)
     path = tmp_path / FILE_NAME

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from agentfly.agents import StopReason
+from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask
 from agentfly.errors import ImageError
 from agentfly.evaluation import TaskFacts, TaskRecord
@@ -21,7 +22,7 @@ def test_a_record_reads_back_equal() -> None:
     facts = TaskFacts.keep(task(1, mask=square(255).convert("L"), metadata={"turn": 2}), store)
     scores = {"a": Score(71.5, "näher", {"x": 0.5}), "b": NotScored("no key")}
     made = TaskRecord(facts, solved(task(1), store), scores, {"a": JudgeUsage(samples=1, cost=0.25)})
-    assert TaskRecord.from_dict(json.loads(made.to_json())) == made
+    assert TaskRecord.of(TrajectoryLine.from_dict(json.loads(made.to_json()))) == made
     assert (made.value("a"), made.value("b"), made.value("c")) == (71.5, None, None)
 
 

@@ -1,4 +1,4 @@
-"""What the model paints comes back into the source, and nothing else does."""
+"""The painted part comes back into the source, and nothing else does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from agentfly.vision.compositing import flattened, paste_back, solid
+from agentfly.vision.compositing import paste_back, solid
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["L", "RGB", "RGBA"]))
@@ -37,9 +37,3 @@ def test_solid_keeps_what_is_at_least_half_as_bright_as_the_brightest() -> None:
     values = np.array([[0, 49, 50, 100], [0, 0, 0, 0]], np.uint8)
     assert np.asarray(solid(Image.fromarray(values))).tolist() == [[0, 0, 255, 255], [0, 0, 0, 0]]
     assert np.asarray(solid(Image.new("L", (2, 1), 255))).tolist() == [[255, 255]]
-
-
-def test_transparent_parts_count_as_white() -> None:
-    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
-    image.putpixel((1, 0), (0, 0, 0, 0))
-    assert [flattened(image).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]

@@ -1,102 +1,94 @@
-"""Trajectories to train on: read from any log, filtered by score, the best of each task, each only once.
+"""Select trajectories to train on: read from any log, filtered by score, the best of each task, each only once.
 
-A trajectory with token ids is trained on exactly those ids, with its own mask. For each one it is checked that this
-model's processor and template give the same ids, so that a log of another model is not used by mistake.
+A trajectory with token ids is trained on exactly those ids, with its own mask. This model's processor and template must
+give the same ids for it, so that a log of another model is not used by mistake.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
 from agentfly.agents import Trajectory
-from agentfly.errors import AgentFlyError, DatasetError
+from agentfly.agents.trajectory_file import first_messages, image_folder, read_trajectories
+from agentfly.errors import AgentFlyError, ConfigError, DatasetError
 from agentfly.images import ImageStore
-from agentfly.messages import Message
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, LoadImage, Sample, conversation_ids
 from agentfly.training.supervised.data.splits import task_key
 
-IMAGE_FOLDERS = ("images", "pictures")
-
 
 def trajectory_samples(config: DataConfig, codec: ChatCodec, counts: Counter[str]) -> list[Sample]:
-    """The samples of all files.
+    """Return the samples of all files.
 
     Args:
-        config: which files, and what is kept.
+        config: files, and limits for what is kept.
         codec: of the model.
-        counts: gets how many trajectories there were, and why others were left out.
+        counts: gets the number of trajectories, and of those that were left out, by reason.
 
     Raises:
         DatasetError: a file cannot be read, or recorded ids are not those of this model.
     """
     found: list[tuple[Trajectory, ImageStore]] = []
+    if config.images is not None and not config.images.is_dir():
+        raise DatasetError(f"data.images={config.images} is no folder")
     for path in config.trajectories:
-        store = ImageStore(_images(path, config.images))
-        found += [(trajectory, store) for trajectory in _usable(path, store, config, counts)]
+        store = ImageStore(config.images or image_folder(path))
+        try:
+            for _, line in read_trajectories(path):
+                counts["trajectories"] += 1
+                # A policy that has learned from its validation tasks cannot be validated on them any more.
+                if reason := "of a validation" if line.validate else _refused(line.trajectory, store, config):
+                    counts[reason] += 1
+                else:
+                    found.append((line.trajectory, store))
+        except ConfigError as fault:
+            raise DatasetError(str(fault)) from fault
     kept = best(_distinct(found, counts), config.per_task)
     counts["beyond the best of their task"] += len(found) - counts["same as another"] - len(kept)
     return [trajectory_sample(t, codec, store.get, retokenise=config.retokenise) for t, store in kept]
 
 
-def read_trajectories(path: Path) -> Iterator[tuple[Trajectory, bool]]:
-    """The trajectories of a JSONL file: bare lines, or lines that carry one under `trajectory`.
-
-    Each with whether it comes from a validation, as a training run notes it.
-
-    Raises:
-        DatasetError: a line cannot be read; a torn last line, which a killed run leaves, is passed over.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as fault:
-        raise DatasetError(f"{path} cannot be read: {fault.strerror}") from fault
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            yield Trajectory.from_dict(entry.get("trajectory", entry)), entry.get("validate") is True
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
-            if number == len(lines):
-                return
-            raise DatasetError(f"{path}, line {number} is no trajectory: {fault!r}") from fault
-
-
 def best(found: Sequence[tuple[Trajectory, ImageStore]], per_task: int | None) -> list[tuple[Trajectory, ImageStore]]:
-    """The best `per_task` trajectories of each task by score, in the order in which they came."""
+    """Return the best trajectories of each task by score, in the order of `found`.
+
+    Args:
+        found: trajectories, each with the store of its images.
+        per_task: number of trajectories that are kept of a task; None keeps all.
+    """
     if per_task is None:
         return list(found)
     tasks: defaultdict[str, list[int]] = defaultdict(list)
     for index, (trajectory, _) in enumerate(found):
-        tasks[task_key(_prompt(trajectory))].append(index)
-    kept = {
-        index for indices in tasks.values() for index in sorted(indices, key=lambda i: -_score(found[i][0]))[:per_task]
-    }
+        tasks[task_key(first_messages(trajectory))].append(index)
+
+    def rank(index: int) -> float:
+        score = found[index][0].score
+        return 1.0 if score is None else -score
+
+    kept = {index for indices in tasks.values() for index in sorted(indices, key=rank)[:per_task]}
     return [pair for index, pair in enumerate(found) if index in kept]
 
 
 def trajectory_sample(
     trajectory: Trajectory, codec: ChatCodec, load_image: LoadImage, *, retokenise: bool = False
 ) -> Sample:
-    """One trajectory as a sample.
+    """Return a trajectory as a sample.
 
     Args:
         trajectory: with its turns.
         codec: of the model.
-        load_image: the image behind a handle.
-        retokenise: make the ids anew from the messages, although there are recorded ones.
+        load_image: loads the image of a handle.
+        retokenise: make the ids from the messages, even if the trajectory has recorded ids.
 
     Raises:
         DatasetError: the recorded ids are not those of this model, or there are no turns.
     """
-    task, tokens = task_key(_prompt(trajectory)), trajectory.tokens
+    task, tokens = task_key(first_messages(trajectory)), trajectory.tokens
     if tokens is None or retokenise:
         ids, labels, images = _rendered(trajectory, codec, load_image)
     else:
@@ -104,8 +96,8 @@ def trajectory_sample(
             trajectory.check(codec, load_image)
         except AgentFlyError as fault:
             raise DatasetError(
-                f"{fault}. The ids were recorded with another model or template: give that one, or let the messages be "
-                "tokenised anew with data.retokenise=true"
+                f"{fault}. The ids were recorded with another model or template: give that one, or make new ids from "
+                "the messages with data.retokenise=true"
             ) from fault
         labels = [IGNORED] * len(tokens.prompt_ids)
         labels += [i if graded else IGNORED for i, graded in zip(tokens.response_ids, tokens.mask, strict=True)]
@@ -118,7 +110,7 @@ def _rendered(
 ) -> tuple[list[int], list[int], list[str]]:
     spoken = [message for message in trajectory.messages if message.role == "assistant"]
     turns = trajectory.turns
-    # A call that could not be read is not in the message: only the text has it.
+    # A call that could not be parsed is only in the text, not in the message.
     texts = [
         turn.text if any(call.error for call in message.tool_calls) else codec.turn_text(message)
         for turn, message in zip(turns, spoken[len(spoken) - len(turns) :], strict=True)
@@ -126,27 +118,8 @@ def _rendered(
     return conversation_ids(trajectory.messages, trajectory.tools, codec, load_image, texts)
 
 
-def _images(path: Path, given: Path | None) -> Path | None:
-    """Folder of the images of a file, None when there is none."""
-    if given is not None:
-        if not given.is_dir():
-            raise DatasetError(f"data.images={given} is no folder")
-        return given
-    return next((path.parent / name for name in IMAGE_FOLDERS if (path.parent / name).is_dir()), None)
-
-
-def _usable(path: Path, store: ImageStore, config: DataConfig, counts: Counter[str]) -> Iterator[Trajectory]:
-    for trajectory, validation in read_trajectories(path):
-        counts["trajectories"] += 1
-        # A policy that learned from its validation tasks could not be validated on them any more.
-        if reason := "of a validation" if validation else _refused(trajectory, store, config):
-            counts[reason] += 1
-        else:
-            yield trajectory
-
-
 def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> str | None:
-    """Why a trajectory cannot be used, or is not good enough."""
+    """Return the reason to leave a trajectory out; None if it is used."""
     if not trajectory.turns or trajectory.stop_reason is None or trajectory.stop_reason.failed:
         return "failed"
     if config.min_score is not None and (trajectory.score is None or trajectory.score < config.min_score):
@@ -158,7 +131,7 @@ def _refused(trajectory: Trajectory, store: ImageStore, config: DataConfig) -> s
 def _distinct(
     found: Sequence[tuple[Trajectory, ImageStore]], counts: Counter[str]
 ) -> list[tuple[Trajectory, ImageStore]]:
-    """Each trajectory once: by token ids where they are known, else by messages."""
+    """Return each trajectory once: by token ids where they are known, else by messages."""
     seen: dict[str, tuple[Trajectory, ImageStore]] = {}
     for trajectory, store in found:
         ids = trajectory.tokens.ids if trajectory.tokens is not None else None
@@ -166,14 +139,3 @@ def _distinct(
         seen.setdefault(key, (trajectory, store))
     counts["same as another"] += len(found) - len(seen)
     return list(seen.values())
-
-
-def _prompt(trajectory: Trajectory) -> list[Message]:
-    """What the policy was asked: all before its first turn."""
-    spoken = [i for i, message in enumerate(trajectory.messages) if message.role == "assistant"]
-    turns = len(trajectory.turns)
-    return trajectory.messages[: spoken[len(spoken) - turns]] if 0 < turns <= len(spoken) else trajectory.messages
-
-
-def _score(trajectory: Trajectory) -> float:
-    return -1.0 if trajectory.score is None else trajectory.score

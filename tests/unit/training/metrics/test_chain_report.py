@@ -1,4 +1,4 @@
-"""What a chain tells of itself, from chains whose tools really ran."""
+"""The report of a chain, from chains whose tools really ran."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_a_call_that_failed_is_no_edit(task: EditTask) -> None:
     assert turn_results(trajectory) == [None, trajectory.final_image, None]
 
 
-async def test_an_edit_that_changes_nothing_is_told() -> None:
+async def test_an_edit_that_changes_nothing_is_counted() -> None:
     flat = EditTask(id="flat", instruction="Blur it.", images=(grey(100),))
     trajectory, store = await roll(flat, [call("qwen_edit_image", image_id="img_1", prompt="blur"), ANSWER_SOURCE])
     facts = facts_of(trajectory, store)

@@ -51,7 +51,7 @@ def test_each_metric_counts_what_it_says() -> None:
     )
 
 
-def test_what_a_batch_does_not_tell_has_no_metric() -> None:
+def test_a_batch_without_the_facts_has_no_metric() -> None:
     idle = ChainFacts(calls=0, malformed=0, edits=0, no_op_edits=0, longest_repeat=0, answered=False)
     assert monitor().observe([idle], 0).metrics == {"health/tool_calls": 0.0, "health/repeat_loops": 0.0}
     assert monitor().observe([], 0).metrics == {}

@@ -135,7 +135,7 @@ def policy_loss_by_hand(old: Floats, new: Floats, advantages: Floats) -> tuple[F
 
 
 def weights_by_hand(mode: str) -> Floats:
-    """How much each token counts in the loss."""
+    """Return the weight of each token in the loss."""
     lengths, everything = MASK.sum(1, keepdims=True), MASK.sum()
     return {
         "token-mean": MASK / everything,

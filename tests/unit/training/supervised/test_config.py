@@ -1,4 +1,4 @@
-"""Settings from files and words: later ones win, wrong ones are named."""
+"""Settings from files and words: later ones win, faults are named."""
 
 from __future__ import annotations
 

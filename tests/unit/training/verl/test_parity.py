@@ -108,9 +108,9 @@ def test_one_placeholder_too_many_or_few_is_named(
     ]
     start = starts[index]
     wrong = [*ids[:start], policy_codec.image_id, *ids[start:]] if more > 0 else [*ids[:start], *ids[start + 1 :]]
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as found:
         check_images(trajectory, wrong, grids, policy_codec)
-    assert str(told.value) == (
+    assert str(found.value) == (
         f"chain group-0, {where}, image {index} ({trajectory.images[index]}): "
         f"the rollout has {9 + more} placeholders, the trainer 9"
     )

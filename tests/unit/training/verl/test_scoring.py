@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
-from agentfly.training.verl.scoring import ChainScorer, apply_scores, images_needed, reward_info, scores_of
+from agentfly.training.verl.messages import ScoredChain
+from agentfly.training.verl.scoring import ChainScorer, images_needed, reward_info
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, bad_edit, call, good_edit, roll, task_of
 
 
@@ -141,7 +143,7 @@ async def test_the_audit_looks_with_other_eyes_and_changes_no_reward(task: EditT
     assert scoring.audit != trajectory.score
 
 
-async def test_an_audit_that_fails_is_told_as_such(task: EditTask) -> None:
+async def test_an_audit_that_fails_is_marked_as_such(task: EditTask) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER])
     audit = AuditNode(evaluator=REFUSES, settings={"share": 1.0, "guard": GuardSettings(attempts=1)})
     scoring = await ChainScorer(settings(audit=audit)).score(trajectory, task, store)
@@ -172,8 +174,10 @@ async def test_scores_come_back_from_another_process(task: EditTask) -> None:
         task, [call("detect_objects", image_id="img_9", text_prompt="x"), good_edit(task), ANSWER]
     )
     there = Trajectory.from_json(trajectory.to_json())
-    await ChainScorer(settings()).score(there, task, store)
-    apply_scores(trajectory, scores_of(there))
+    answer = (await ChainScorer(settings()).score(there, task, store)).to_answer()
+    scored = ScoredChain.from_answer(json.loads(json.dumps(answer)))
+    assert isinstance(scored, ScoredChain)
+    scored.write_on(trajectory)
     assert trajectory == Trajectory.from_json(there.to_json())
     info = reward_info(trajectory)
     assert info["score"] == trajectory.score

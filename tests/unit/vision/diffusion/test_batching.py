@@ -1,4 +1,4 @@
-"""What arrives together runs together, and what nobody waits for stops."""
+"""Requests that arrive together run together, and abandoned ones stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trajectories that are learned from: on their exact ids, the best of each task, each once."""
+"""Trajectories are trained on by their exact ids, the best of each task, each once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from agentfly.agents import StopReason
 from agentfly.errors import DatasetError
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
-from agentfly.training.supervised.data.trajectories import read_trajectories, trajectory_samples
+from agentfly.training.supervised.data.trajectories import trajectory_samples
 from tests.unit.training.supervised.conftest import ANSWER, EDIT
 
 
@@ -39,11 +39,11 @@ async def test_recorded_ids_and_mask_are_used_as_they_are(play: Any, codec: Chat
 
 
 async def test_without_ids_the_messages_give_those_of_the_rollout(play: Any, codec: ChatCodec) -> None:
-    """A chat endpoint tells no ids; trained on are those that this policy would have sampled."""
-    exact, told = await play("brighten", codec=codec), await play("brighten", codec=None, name="told")
-    assert told.trajectories[0].tokens is None
+    """A chat endpoint returns no ids; they are made as this policy would have sampled them."""
+    exact, plain = await play("brighten", codec=codec), await play("brighten", codec=None, name="plain")
+    assert plain.trajectories[0].tokens is None
     (wanted,), _ = samples(codec, exact.path)
-    for path, settings in ((told.path, {}), (exact.path, {"retokenise": True})):
+    for path, settings in ((plain.path, {}), (exact.path, {"retokenise": True})):
         (sample,), _ = samples(codec, path, **settings)
         assert sample.ids.tolist() == wanted.ids.tolist()
         assert sample.labels.tolist() == wanted.labels.tolist()
@@ -81,8 +81,8 @@ async def test_equal_trajectories_count_once(play: Any, codec: ChatCodec) -> Non
     found, counts = samples(codec, log.path)
     assert len(found) == 2
     assert counts["same as another"] == 1
-    told = await play("blur", "blur", codec=None, name="told")
-    assert len(samples(codec, told.path)[0]) == 1
+    plain = await play("blur", "blur", codec=None, name="plain")
+    assert len(samples(codec, plain.path)[0]) == 1
 
 
 async def test_what_is_not_good_enough_is_counted(play: Any, codec: ChatCodec) -> None:
@@ -120,7 +120,7 @@ async def test_lines_of_any_log_are_read(play: Any, codec: ChatCodec) -> None:
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     wrapped = [json.dumps({"step": 3, "trajectory": line}) for line in lines]
     log.path.write_text("\n".join(wrapped) + '\n{"trajectory": {"id": "torn')
-    assert [t.id for t, _ in read_trajectories(log.path)] == [t.id for t in log.trajectories]
+    assert samples(codec, log.path)[1] == {"trajectories": 2}
     log.path.write_text('{"id": "x"}\n' + "\n".join(wrapped))
     with pytest.raises(DatasetError, match=r"line 1 is no trajectory"):
-        list(read_trajectories(log.path))
+        samples(codec, log.path)

@@ -1,0 +1,206 @@
+"""The format of `trajectories.jsonl`, written by runs, evaluations, training and the quickstart, and read here.
+
+A line is a JSON object; keys that do not apply are left out:
+
+    format       "agentfly.trajectory/1"
+    step         training step; 0 before the first update
+    validate     true for a chain of a validation, false for one that is trained on
+    task         id, type, instruction; where the whole task is known also images, target, mask (handles), metadata
+    trajectory   see `Trajectory`
+    evaluations  by evaluator: value (0 to 100), aspects, feedback; or not_scored with the reason; usage of a judge
+    fingerprint  hash of the conversation, by which a log folder resumes
+
+Images lie beside the file in `images/`, named by their handles. Lines of version 0.1 had no format: bare trajectories,
+and lines with `scores` and `judges`, with `task_type`, or with a task that has `task_type` for `type`. Their images lay
+in `images/` or `pictures/`. They are still read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentfly.agents.tasks import TaskFacts
+from agentfly.agents.trajectory import Trajectory, plain
+from agentfly.errors import ConfigError
+from agentfly.evaluators import NotScored, Score
+from agentfly.evaluators.judge.settings import JudgeUsage
+from agentfly.files import read_lines
+from agentfly.messages import Message, TextPart
+
+FORMAT = "agentfly.trajectory/1"
+FILE_NAME = "trajectories.jsonl"
+IMAGES = "images"
+_IMAGE_FOLDERS = (IMAGES, "pictures")
+
+
+@dataclass(frozen=True)
+class TrajectoryLine:
+    """One line of a file of trajectories.
+
+    Attributes:
+        trajectory: what was done.
+        task: what was asked; None where a chain was run on messages alone.
+        scores: by evaluator; a `NotScored` holds the reason.
+        judges: usage of the evaluators that ask a model, by evaluator.
+        step: training step; None outside of training.
+        validate: the chain belongs to a validation; None outside of training.
+        fingerprint: hash of the conversation; None where nothing resumes from the file.
+    """
+
+    trajectory: Trajectory
+    task: TaskFacts | None = None
+    scores: Mapping[str, Score | NotScored] = field(default_factory=dict)
+    judges: Mapping[str, JudgeUsage] = field(default_factory=dict)
+    step: int | None = None
+    validate: bool | None = None
+    fingerprint: str | None = None
+
+    @classmethod
+    def of_chain(
+        cls, trajectory: Trajectory, *, step: int | None = None, validate: bool | None = None
+    ) -> TrajectoryLine:
+        """Return the line of a chain whose whole task stays in its data set: id, type and instruction are kept."""
+        task = cls(trajectory).described_task()
+        return cls(trajectory, TaskFacts(task.id, task.instruction, task.task_type), step=step, validate=validate)
+
+    @property
+    def whole_task(self) -> bool:
+        """The task is known with its images, not only from the messages."""
+        return self.task is not None and bool(self.task.images)
+
+    def described_task(self) -> TaskFacts:
+        """Return the task, or what the metadata and the first messages of the chain say about it."""
+        trajectory, known = self.trajectory, self.task
+        if known is not None and known.images:
+            return known
+        asked = [message for message in first_messages(trajectory) if message.role == "user"]
+        names = {f"{name}:" for name in trajectory.names}
+        words = [part.text for part in asked[-1].parts if isinstance(part, TextPart)] if asked else []
+        images = tuple(handle for message in asked for handle in message.images)
+        if known is not None:
+            return TaskFacts(known.id, known.instruction, known.task_type, images, metadata=known.metadata)
+        return TaskFacts(
+            str(trajectory.metadata.get("id") or trajectory.group_id),
+            "".join(text for text in words if text.strip() not in names).strip(),
+            str(trajectory.metadata.get("task_type") or "edit"),
+            images,
+        )
+
+    def to_json(self) -> str:
+        """Return the line, without its end. Metadata that JSON does not know is described; see `Trajectory.to_dict`."""
+        evaluations: dict[str, dict[str, object]] = {}
+        for name, score in self.scores.items():
+            if isinstance(score, NotScored):
+                evaluations[name] = {"not_scored": score.reason}
+            else:
+                evaluations[name] = {"value": score.value, "feedback": score.feedback, "aspects": dict(score.aspects)}
+            if name in self.judges:
+                evaluations[name]["usage"] = asdict(self.judges[name])
+        data = {
+            "format": FORMAT,
+            "step": self.step,
+            "validate": self.validate,
+            "task": None if self.task is None else _task_to_dict(self.task),
+            "trajectory": self.trajectory.to_dict(),
+            "evaluations": evaluations or None,
+            "fingerprint": self.fingerprint,
+        }
+        present = {key: value for key, value in data.items() if value is not None}
+        return json.dumps(present, ensure_ascii=False, default=plain)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrajectoryLine:
+        """Return the line of a parsed JSON object, in this form or one of version 0.1.
+
+        Raises:
+            ConfigError: the object is no line, or one of a later version; the message goes on after "line N".
+        """
+        try:
+            form = data.get("format", FORMAT)
+        except AttributeError as fault:
+            raise ConfigError("is no trajectory, but a JSON value of another kind") from fault
+        if form != FORMAT:
+            raise ConfigError(f"has the format {str(form)[:60]!r}: upgrade agentfly to read it")
+        try:
+            evaluations = data.get("evaluations") or _evaluations_of_0_1(data)
+            return cls(
+                trajectory=Trajectory.from_dict(data.get("trajectory", data)),
+                task=_task_from_dict(data["task"]) if "task" in data else None,
+                scores={name: _score_from_dict(found) for name, found in evaluations.items()},
+                judges={name: JudgeUsage(**found["usage"]) for name, found in evaluations.items() if "usage" in found},
+                step=data.get("step"),
+                validate=data.get("validate"),
+                fingerprint=data.get("fingerprint"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise ConfigError(f"is no trajectory ({type(fault).__name__}: {fault})") from fault
+
+
+def read_trajectories(path: Path) -> Iterator[tuple[int, TrajectoryLine]]:
+    """Yield the lines of a file with their numbers. A torn last line, which a killed run leaves, is passed over.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no trajectory.
+    """
+    try:
+        for number, data in read_lines(path):
+            try:
+                yield number, TrajectoryLine.from_dict(data)
+            except ConfigError as fault:
+                raise ConfigError(f"{path}, line {number} {fault}") from fault
+    except OSError as fault:
+        raise ConfigError(f"{path} cannot be read: {fault.strerror or fault}") from fault
+
+
+def append_line(path: Path, line: TrajectoryLine) -> None:
+    """Append a line in one write, so that several processes may append to one file at once."""
+    # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
+    content = f"{line.to_json()}\n".encode("utf-8", "replace")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, content)
+    finally:
+        os.close(file)
+
+
+def image_folder(file: Path) -> Path | None:
+    """Return the folder of the images of a file of trajectories; None where none were kept."""
+    return next((file.parent / name for name in _IMAGE_FOLDERS if (file.parent / name).is_dir()), None)
+
+
+def first_messages(trajectory: Trajectory) -> list[Message]:
+    """Return the messages that a chain began with. They may hold turns of an earlier conversation."""
+    spoken = [place for place, message in enumerate(trajectory.messages) if message.role == "assistant"]
+    turns = len(trajectory.turns)
+    return list(trajectory.messages[: spoken[len(spoken) - turns]] if 0 < turns <= len(spoken) else trajectory.messages)
+
+
+def _task_to_dict(task: TaskFacts) -> dict[str, object]:
+    data = asdict(task)
+    data["type"] = data.pop("task_type")
+    return {key: value for key, value in data.items() if value not in (None, (), {})}
+
+
+def _task_from_dict(data: Mapping[str, Any]) -> TaskFacts:
+    known = dict(data)
+    known["task_type"] = known.pop("type", None) or known.get("task_type") or "edit"
+    return TaskFacts(**{**known, "images": tuple(known.get("images", ()))})
+
+
+def _score_from_dict(data: Mapping[str, Any]) -> Score | NotScored:
+    if "not_scored" in data:
+        return NotScored(data["not_scored"])
+    return Score(data["value"], data.get("feedback", ""), data.get("aspects", {}))
+
+
+def _evaluations_of_0_1(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    judges = data.get("judges", {})
+    return {
+        name: {**score, **({"usage": judges[name]} if name in judges else {})}
+        for name, score in data.get("scores", {}).items()
+    }
