@@ -113,6 +113,11 @@ def test_wrong_prompts_are_named(configure: Configure, tmp_path: Path, text: str
         load_studio(configure(prompts=str(folder)), {})
 
 
+def test_the_old_name_of_a_setting_is_accepted(configure: Configure) -> None:
+    path = configure(models={"qwen": {"model": "m"}, "blind": {"model": "m", "sees_pictures": False}})
+    assert load_studio(path, {}).settings.models["blind"].sees_images is False
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*nothing.yaml"):
         load_studio(tmp_path / "nothing.yaml", {})

@@ -91,7 +91,7 @@ def chat(text: str) -> Reply:
 
 @dataclass
 class OpenAIServer:
-    """What it says next, by who is asked, and what it was asked.
+    """A server with its next replies, by the part that is asked, and the requests that it got.
 
     Attributes:
         images, prompts, judgements: replies in turn; the last one for ever.

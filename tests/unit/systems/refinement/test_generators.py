@@ -1,4 +1,4 @@
-"""Who makes the images: an image server, a pipeline in this process, and OpenCV."""
+"""The generators of the refinement loop: an image server, a pipeline in this process, and OpenCV."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.errors import BackendError, ConfigError, EngineUnavailable, ToolError
+from agentfly.openai_client import Endpoint
+from agentfly.systems.generators.classical import Drawing, read_drawing
+from agentfly.systems.generators.server import ServerGenerator
 from agentfly.systems.refinement import GeneratedImage, ImageRequest, RefinementSettings, make_generator
-from agentfly.systems.refinement.generators.classical import Drawing, read_drawing
 from tests.tiny import stable_diffusion
 from tests.unit.serving.image_server.running import PUPPET, Running, running
 from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image, status
@@ -166,6 +168,16 @@ async def test_a_server_of_others_without_editing_goes_on_from_text() -> None:
         with pytest.raises(ConfigError, match="not served there"):
             await make("a ring", previous=make_image(), generator="server", server_url=node.url)
         assert len(node.forms) == 1
+
+
+def test_a_server_cannot_name_a_file_of_this_machine_as_its_image(tmp_path: Path) -> None:
+    from openai.types import Image as ServerImage
+    from openai.types import ImagesResponse
+
+    make_image().save(tmp_path / "secret.png")
+    generator = ServerGenerator(Endpoint(base_url="http://127.0.0.1:9"), "server_url")
+    with pytest.raises(ToolError, match="cannot be read"):
+        generator._read_image(ImagesResponse(created=0, data=[ServerImage(url=str(tmp_path / "secret.png"))]))
 
 
 @pytest.mark.slow
