@@ -1,6 +1,8 @@
 # `make help` lists the targets. Everything runs in $(VENV), which the first target that needs it makes.
 export VENV ?= .venv
 export ACCELERATOR ?= auto
+# Containers often set it. Without bytecode every process of a run compiles thousands of files again, tests too.
+export PYTHONDONTWRITEBYTECODE :=
 # ARGS: more arguments for quickstart or pytest. quickstart reads SEED, ALGORITHM and FROM_SCRATCH, which make hands on.
 
 .DEFAULT_GOAL := help

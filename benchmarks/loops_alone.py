@@ -85,11 +85,12 @@ def our_loop(config: Any, processor: Any, server: Server) -> Play:
     import torch
 
     from agentfly.agents import Rollout
-    from agentfly.training.verl.agent_loop import FinishedChain, VerlBackend, _output, _sampling, new_chain, shared
+    from agentfly.training.verl.agent_loop import VerlBackend, loop_context, new_chain, output_of
     from agentfly.training.verl.loop_worker import AgentFlyLoopWorker
+    from agentfly.training.verl.messages import ChainRequest, FinishedChain
     from agentfly.training.verl.parity import ImageInputs
 
-    common = shared(config, processor)
+    common = loop_context(config, processor)
     worker = _worker(AgentFlyLoopWorker, config, processor)
     worker._images = ImageInputs(common.codec)
 
@@ -97,8 +98,10 @@ def our_loop(config: Any, processor: Any, server: Server) -> Play:
         backend = VerlBackend(server, common.codec, {})
         chain = new_chain(common, backend, task, name, number)
         chain.session = f"{name}-{number}"
-        trajectory = await Rollout(backend, common.limits, _sampling(common)).run(chain)
-        output = _output(FinishedChain(trajectory, chain.view.store, {}, 0, False, common), backend.extras)
+        trajectory = await Rollout(backend, common.limits, common.sampling).run(chain)
+        request = ChainRequest({"index": number, "task_file": ""}, name)
+        finished = FinishedChain(trajectory, chain.view.store, task, request, common.settings)
+        output = output_of(finished, common.limits.max_response_tokens, backend.sample_fields())
         return _finish(worker, output, torch.tensor(output.prompt_ids + output.response_ids))
 
     return play

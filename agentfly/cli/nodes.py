@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from agentfly.errors import ConfigError
+from agentfly.list_options import ListOptionsCommand
 
 if TYPE_CHECKING:
     from agentfly.vision.remote import NodeConfig
@@ -28,34 +29,10 @@ NodesKeyEnv = Annotated[
 ]
 
 
-class NodesCommand(TyperCommand):
-    """A command whose `--nodes` takes several values, which an option of typer cannot.
+class NodesCommand(ListOptionsCommand):
+    """A command whose `--nodes` takes several values; an image may follow them."""
 
-    Words after the option belong to it as long as they are addresses, so that an image may follow them.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments after putting `--nodes` before each of its values."""
-        return super().parse_args(ctx, list(_repeated(args)))
-
-
-def _repeated(args: Sequence[str]) -> Iterator[str]:
-    expecting = listing = False
-    for index, word in enumerate(args):
-        if word == "--":
-            yield from args[index:]
-            return
-        if expecting:
-            expecting = False
-        elif word == OPTION:
-            expecting = listing = True
-        elif word.startswith(f"{OPTION}="):
-            listing = True
-        elif listing and _ADDRESS.fullmatch(word):
-            yield OPTION
-        else:
-            listing = False
-        yield word
+    list_options = MappingProxyType({OPTION: _ADDRESS})
 
 
 def read_node_options(nodes: Sequence[str] | None, key_env: str | None) -> list[NodeConfig]:

@@ -1,7 +1,7 @@
 """Images as the bytes, base64 texts and data URIs that other programs take, and back.
 
 Encoding uses the fastest compression: a network is quicker than zlib, and a model waits for neither. Decoding goes
-through `load_image`, so its limits hold for whatever a server or a client sends.
+through `load_image`, so its limits hold for everything that a server or a client sends.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def from_base64(text: str, limits: ImageLimits | None = None) -> Image.Image:
     """Return the image of a base64 text.
 
     Args:
-        text: the base64 of an image file; never a path, a URL or a data URI.
+        text: the base64 of an image file, with or without line breaks; never a path, a URL or a data URI.
         limits: see `load_image`.
 
     Raises:
         ImageError: the text is no base64, or not of an image within the limits.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as fault:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError, TypeError, AttributeError) as fault:
         raise ImageError(f"this is not the base64 of an image ({fault})") from fault
     return load_image(data, limits or ImageLimits())

@@ -1,8 +1,9 @@
-"""FSDP2 engines for device "cpu": verl's own, less what needs a CUDA driver, plus a value model for VLMs."""
+"""FSDP2 engines for device "cpu": verl's own, without the steps that need a CUDA driver, and a value model for VLMs."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 import verl.utils.torch_functional
@@ -15,6 +16,10 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDP
 from agentfly.errors import TrainingError
 
 
+class _EngineConfig(Protocol):
+    forward_only: bool
+
+
 class _NoPinnedOffload:
     """Builds a forward-only module (the reference policy) without CPU offload.
 
@@ -22,7 +27,7 @@ class _NoPinnedOffload:
     pinning needs a CUDA driver. On this platform the parameters live on the CPU anyway.
     """
 
-    engine_config: Any
+    engine_config: _EngineConfig
 
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
         config, forward_only = self.engine_config, self.engine_config.forward_only
@@ -51,64 +56,74 @@ class CPUValueEngine(_NoPinnedOffload, FSDPEngineWithValueHead):
         return module
 
 
+class _ValueHead(torch.nn.Module):
+    """A linear head in the place of the language head; mixed into the image-text-to-text class of a family."""
+
+    # There is no language head: nothing to tie to the input embeddings, nothing to load.
+    _tied_weights_keys: Mapping[str, str] | None = None
+    _keys_to_ignore_on_load_unexpected: Sequence[str] = ("lm_head.weight",)
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        del self.lm_head
+        self.score = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        # The parent class initialises itself before the head exists.
+        if module is self._modules.get("score"):
+            # Values that start at zero make the first advantages the returns, not the noise of a random head.
+            torch.nn.init.zeros_(module.weight)
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+    def can_generate(self) -> bool:
+        return False
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **inputs: object,
+    ) -> TokenClassifierOutput:
+        inputs["use_cache"] = False
+        hidden = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs
+        ).last_hidden_state
+        return TokenClassifierOutput(logits=self.score(hidden))
+
+
 def value_model_class(config: PretrainedConfig) -> type[torch.nn.Module]:
-    """The value model of a VLM family: the backbone of its image-text-to-text class, and a linear head.
+    """Return the value model of a VLM family: the backbone of its image-text-to-text class, and a linear head.
 
     Args:
         config: configuration of the policy's checkpoint.
 
     Returns:
-        A `PreTrainedModel` subclass whose forward returns `logits` of shape (batch, sequence, 1), which is what
-        `FSDPEngineWithValueHead.prepare_model_outputs` reads.
+        A `PreTrainedModel` subclass whose forward returns `logits` of shape (batch, sequence, 1), as
+        `FSDPEngineWithValueHead.prepare_model_outputs` reads them.
     """
-    # A member of the public auto class, and the only place where transformers keeps which class loads a configuration.
-    generator: Any = AutoModelForImageTextToText._model_mapping[type(config)]
-
-    class ValueModel(generator):  # type: ignore[misc, valid-type, unused-ignore]
-        # There is no language head: nothing to tie to the input embeddings, nothing to load.
-        _tied_weights_keys: Any = None
-        _keys_to_ignore_on_load_unexpected: Any = ("lm_head.weight",)
-
-        def __init__(self, config: PretrainedConfig) -> None:
-            super().__init__(config)
-            del self.lm_head
-            self.score = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
-
-        def _init_weights(self, module: torch.nn.Module) -> None:
-            super()._init_weights(module)
-            # The parent class initialises itself before the head exists.
-            if module is self._modules.get("score"):
-                # Values that start at zero make the first advantages the returns, not the noise of a random head.
-                torch.nn.init.zeros_(module.weight)
-
-        def get_output_embeddings(self) -> None:
-            return None
-
-        def can_generate(self) -> bool:
-            return False
-
-        def forward(
-            self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **inputs: Any
-        ) -> TokenClassifierOutput:
-            inputs["use_cache"] = False
-            hidden = self.model(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs
-            ).last_hidden_state
-            return TokenClassifierOutput(logits=self.score(hidden))
-
+    # A member of the public auto class: transformers keeps nowhere else which class loads a configuration.
+    generator = AutoModelForImageTextToText._model_mapping[type(config)]
     # transformers finds the renaming of a checkpoint's weights by class name (conversion_mapping.py:1104).
-    ValueModel.__name__ = ValueModel.__qualname__ = generator.__name__
-    return ValueModel
+    return type(generator.__name__, (_ValueHead, generator), {})
 
 
 def build_value_model(path: str, config: PretrainedConfig) -> torch.nn.Module:
     """Load the critic from a policy checkpoint, in fp32; the head, which no checkpoint holds, starts at zero.
 
+    Args:
+        path: folder of the checkpoint.
+        config: its configuration.
+
     Raises:
         TrainingError: the checkpoint lacks weights of the backbone, which transformers would replace by random ones.
     """
-    model: Any = value_model_class(config)
-    critic, report = model.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+    critic, report = value_model_class(config).from_pretrained(
+        path, config=config, dtype=torch.float32, output_loading_info=True
+    )
     if missing := set(report["missing_keys"]) - {"score.weight"}:
         raise TrainingError(
             f"{path} cannot start a critic: {len(missing)} weights of the backbone are missing, such as {min(missing)}"
@@ -117,11 +132,14 @@ def build_value_model(path: str, config: PretrainedConfig) -> torch.nn.Module:
 
 
 def log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of labels.
+    """Return the log-probabilities of labels.
 
     Args:
         logits: of shape (..., vocabulary).
         labels: of shape (...).
+
+    Returns:
+        Of shape (...).
     """
     return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
 

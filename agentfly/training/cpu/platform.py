@@ -11,7 +11,6 @@ import os
 import types
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from typing import Any
 
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
@@ -34,18 +33,19 @@ class _CPUDeviceModule(types.ModuleType):
     Memory figures are zero because there is no device memory apart from the host's, which verl reports on its own.
     """
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(torch.cpu, name)
 
-    def _zero(self, *_: Any, **__: Any) -> int:
+    def memory_allocated(self, *_: object, **__: object) -> int:
         return 0
 
-    def _nothing(self, *_: Any, **__: Any) -> None:
+    memory_reserved = max_memory_allocated = max_memory_reserved = memory_allocated
+
+    def synchronize(self, *_: object, **__: object) -> None:
         return None
 
-    memory_allocated = memory_reserved = max_memory_allocated = max_memory_reserved = _zero
-    empty_cache = ipc_collect = set_device = synchronize = _nothing
-    reset_peak_memory_stats = reset_accumulated_memory_stats = set_per_process_memory_fraction = _nothing
+    empty_cache = ipc_collect = set_device = synchronize
+    reset_peak_memory_stats = reset_accumulated_memory_stats = set_per_process_memory_fraction = synchronize
 
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -61,17 +61,17 @@ class _CPUDeviceModule(types.ModuleType):
     def current_device(self) -> str:
         return "cpu"
 
-    def mem_get_info(self, *_: Any) -> tuple[int, int]:
+    def mem_get_info(self, *_: object) -> tuple[int, int]:
         page = os.sysconf("SC_PAGE_SIZE")
         return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
 
-    def get_device_name(self, *_: Any) -> str:
+    def get_device_name(self, *_: object) -> str:
         return "CPU"  # a key of the table in verl/utils/flops_counter.py:25, which MFU is computed from
 
-    def get_rng_state(self, *_: Any) -> torch.Tensor:
+    def get_rng_state(self, *_: object) -> torch.Tensor:
         return torch.get_rng_state()
 
-    def set_rng_state(self, state: torch.Tensor, *_: Any) -> None:
+    def set_rng_state(self, state: torch.Tensor, *_: object) -> None:
         torch.set_rng_state(state)
 
 
@@ -90,15 +90,15 @@ class CPUPlatform(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Whether auto-detection may pick this platform: only on request.
+        """Return True if auto-detection may pick this platform: only on request.
 
-        A Ray actor without GPU on a machine with GPUs looks just like a machine without any, so what the process sees
-        proves nothing (verl/plugin/platform/platform_manager.py:_detect_platform_name).
+        A Ray actor without GPU on a machine with GPUs looks just like a machine without any, so the devices that the
+        process sees prove nothing (verl/plugin/platform/platform_manager.py:_detect_platform_name).
         """
         return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
     def current_device(self) -> str:  # type: ignore[override, unused-ignore]
-        """The device that verl hands to `tensor.to()` (transformer_impl.py:730, 935, 1552); an int means cuda:<int>."""
+        """Return the device that verl hands to `tensor.to()` (transformer_impl.py:730, 935, 1552); ints mean CUDA."""
         return "cpu"
 
     def device_count(self) -> int:
@@ -126,7 +126,7 @@ class CPUPlatform(PlatformBase):
         return None, None
 
     def communication_backend_name(self) -> str:
-        """The collective backend; in a training worker, also the moment to make the worker ready for CPU.
+        """Return the collective backend; in a training worker, also make the worker ready for CPU.
 
         verl asks for this name just before it creates a worker's process group (verl/utils/distributed.py:89) as
         "cpu:gloo,<device>:<backend>". For device "cpu" torch rejects that string, which names one device twice. verl
@@ -135,7 +135,18 @@ class CPUPlatform(PlatformBase):
         spares the other processes their import.
         """
         if all(name in os.environ for name in _GROUP_VARIABLES):
-            _prepare_training_worker()
+            import torch.distributed as dist
+
+            from agentfly.training.cpu.engines import register_engines
+
+            register_engines()
+            if not dist.is_initialized():
+                dist.init_process_group(
+                    "cpu:gloo",
+                    rank=int(os.environ["RANK"]),
+                    world_size=int(os.environ["WORLD_SIZE"]),
+                    init_method=os.environ.get("DIST_INIT_METHOD"),
+                )
         return "gloo"
 
     def visible_devices_envvar(self) -> str:
@@ -152,7 +163,7 @@ class CPUPlatform(PlatformBase):
         pass
 
     def ray_resource_name(self) -> str:
-        """A logical "GPU": verl counts only GPU and NPU resources (verl/single_controller/ray/base.py:230).
+        """Return a logical "GPU": verl counts only GPU and NPU resources (verl/single_controller/ray/base.py:230).
 
         The run declares it with `ray_kwargs.ray_init.num_gpus=1`.
         """
@@ -162,11 +173,11 @@ class CPUPlatform(PlatformBase):
         return []
 
     def is_ipc_supported(self) -> bool:
-        """No CUDA IPC: weights reach the rollout server through shared memory, bucket by bucket."""
+        """Return False: weights reach the rollout server through shared memory, bucket by bucket."""
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
-        """Environment of the rollout server. Empty values are left out: vLLM cannot parse an empty KV cache size.
+        """Return the environment of the rollout server, without empty values: vLLM cannot parse an empty KV cache size.
 
         Its idle threads sleep instead of spinning: on two cores they took the time of the agent loop beside it
         (measured: 11 s of generation a step became 7 s). The trainer keeps spinning threads, which are faster for it.
@@ -176,21 +187,6 @@ class CPUPlatform(PlatformBase):
 
     def cudart(self) -> None:
         return None
-
-
-def _prepare_training_worker() -> None:
-    import torch.distributed as dist
-
-    from agentfly.training.cpu.engines import register_engines
-
-    register_engines()
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "cpu:gloo",
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
-            init_method=os.environ.get("DIST_INIT_METHOD"),
-        )
 
 
 def check_platform() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import vllm._custom_ops as custom_ops
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
@@ -17,6 +15,6 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
     a test asserts that it still works.
     """
 
-    def __new__(cls, **kwargs: Any) -> CPUWorkerExtension:
+    def __new__(cls, **kwargs: object) -> CPUWorkerExtension:
         custom_ops._supports_onednn = False
         return super().__new__(cls, **kwargs)

@@ -1,8 +1,7 @@
-"""The report of a finished chain for the step metrics: health of the run, and where its time went."""
+"""The parts of a finished chain's report for the step metrics: facts about its health, and the times of its work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +11,13 @@ from agentfly.errors import ImageError
 from agentfly.images import ImageStore
 from agentfly.training.metrics.health import ChainFacts, chain_facts
 
-# Mean difference of two images, in levels of 0 to 255, below which an edit counts as none: what coding them costs.
+# Mean difference of two images, in levels of 0 to 255, below which an edit counts as none: encoding changes as much.
 NO_CHANGE = 0.5
 
 
 @dataclass(frozen=True)
 class Interval:
-    """When something ran, in seconds since 1970; `tool` is "" for the policy."""
+    """The time that a generation or a tool call took, in seconds since 1970; `tool` is "" for the policy."""
 
     tool: str
     start: float
@@ -26,8 +25,13 @@ class Interval:
 
 
 def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
-    """Facts for the health monitor, from the records and the images of a chain."""
-    edits = list(_edits(trajectory))
+    """Return the facts for the health monitor.
+
+    Args:
+        trajectory: finished.
+        store: with its images.
+    """
+    edits = [record for record in trajectory.tool_records if record.error is None and "source" in record.data]
     return chain_facts(
         trajectory.tool_records,
         answered=trajectory.answered,
@@ -38,7 +42,7 @@ def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
 
 
 def intervals_of(trajectory: Trajectory) -> list[Interval]:
-    """When the policy generated and when its tools ran.
+    """Return the times in which the policy generated and its tools ran.
 
     Calls of tools that do not exist are all named "unknown": the names become names of metrics, and models invent many.
     """
@@ -52,13 +56,9 @@ def intervals_of(trajectory: Trajectory) -> list[Interval]:
 
 
 def turn_results(trajectory: Trajectory) -> list[str | None]:
-    """Handle of the image as it was after each turn that edited; None for the others."""
+    """Return the handle of the image after each turn that edited; None for the other turns."""
     made = [[r.images[-1] for r in turn.tools if r.images and "source" in r.data] for turn in trajectory.turns]
     return [handles[-1] if handles else None for handles in made]
-
-
-def _edits(trajectory: Trajectory) -> Iterator[ToolRecord]:
-    return (record for record in trajectory.tool_records if record.error is None and "source" in record.data)
 
 
 def _changed(record: ToolRecord, store: ImageStore) -> bool:

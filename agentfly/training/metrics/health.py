@@ -1,7 +1,7 @@
-"""Health metrics of a run, which show when a policy stops learning the task and exploits a weakness, and their limits.
+"""Health metrics of a run and their limits: they show a policy that exploits a weakness instead of learning the task.
 
 Tool use that collapses, edits that change nothing, calls repeated without end, replies that cannot be parsed, answers
-without an edit, masks that cover everything: each has its metric, and a breach of its limit warns or stops the run.
+without an edit, masks that cover everything: each has a metric, and a breach of its limit warns or stops the run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -32,7 +32,7 @@ METRICS: tuple[str, ...] = (
 
 
 class CallRecord(Protocol):
-    """What is read of one tool call; `agentfly.agents.ToolRecord` is one."""
+    """The fields of a tool call that the metrics use; `agentfly.agents.ToolRecord` is one."""
 
     @property
     def name(self) -> str:
@@ -40,33 +40,33 @@ class CallRecord(Protocol):
         ...
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
-        """What it was given."""
+    def arguments(self) -> Mapping[str, object]:
+        """Arguments of the call."""
         ...
 
     @property
     def error(self) -> str | None:
-        """Why it failed."""
+        """The error of a call that failed, else None."""
         ...
 
     @property
     def malformed(self) -> bool:
-        """Whether it could not be parsed."""
+        """True for a call that could not be parsed."""
         ...
 
 
 @dataclass(frozen=True)
 class ChainFacts:
-    """What a chain did, as numbers.
+    """The numbers of a chain from which the health metrics are made.
 
     Attributes:
         calls: tool calls.
-        malformed: of them, those that could not be parsed.
+        malformed: calls that could not be parsed.
         edits: edits that were carried out.
-        no_op_edits: of them, those that changed nothing.
+        no_op_edits: edits among them that changed nothing.
         longest_repeat: most calls with the very same name and arguments.
-        answered: whether it ended with an answer.
-        coverage: share of the image under each mask that was used.
+        answered: True if it ended with an answer.
+        coverage: share of the image under each mask that was used, 0 to 1.
     """
 
     calls: int
@@ -81,16 +81,16 @@ class ChainFacts:
 def chain_facts(
     records: Sequence[CallRecord], *, answered: bool, edits: int, no_op_edits: int, coverage: Sequence[float] = ()
 ) -> ChainFacts:
-    """Facts of a chain from its records.
+    """Return the facts of a chain from its records.
 
     Args:
         records: its tool calls.
-        answered: whether it ended with an answer.
+        answered: True if it ended with an answer.
         edits: edits that were carried out, those that changed nothing included.
-        no_op_edits: those that changed nothing.
+        no_op_edits: edits that changed nothing.
         coverage: share of the image under each mask that was used, 0 to 1.
     """
-    # A call that failed and is tried again as it was is a loop, too.
+    # Trying a failed call again unchanged is a loop, too.
     same = Counter(
         (record.name, json.dumps(dict(record.arguments), sort_keys=True, default=str))
         for record in records
@@ -111,9 +111,9 @@ class Limit(Settings):
     """Bounds of one metric.
 
     Attributes:
-        low, high: the metric must not lie below or above.
+        low, high: bounds of the metric; None for none.
         action: "warn" or "stop".
-        patience: steps in a row that a breach must last.
+        patience: steps in a row that a breach must last before the action.
     """
 
     low: float | None = None
@@ -128,13 +128,13 @@ class Limit(Settings):
         return self
 
     def breach(self, value: float) -> str | None:
-        """How a value lies outside, in words; None where it does not."""
+        """Return in words on which side a value lies outside; None if it lies inside."""
         if self.low is not None and value < self.low:
             return f"below {self.low:g}"
         return f"above {self.high:g}" if self.high is not None and value > self.high else None
 
 
-_PREFIX = "health/"  # of the metrics in a log
+_PREFIX = "health/"  # of the metrics in the log
 _ADVICE = {
     "tool_calls": "below: the tool cost may be too high, or calls may fail; above: the policy may run in circles",
     "no_op_edits": "edits that change nothing are paid for: look at thresholds and at what the policy asks for",
@@ -150,7 +150,7 @@ class HealthSettings(Settings):
 
     Attributes:
         limits: bounds of a metric.
-        repeat_length: equal calls in one chain from which on it counts as a loop.
+        repeat_length: number of equal calls in one chain that counts as a loop.
     """
 
     limits: dict[str, Limit] = Field(
@@ -175,12 +175,12 @@ class HealthSettings(Settings):
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What one step showed.
+    """The health of one step.
 
     Attributes:
-        metrics: `health/NAME`; without those that nothing in the batch tells.
+        metrics: `health/NAME`; without those that the batch says nothing about.
         warnings: breaches, in words.
-        stop: why the run must end, None when it need not.
+        stop: reason why the run must end, None if it need not.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -188,17 +188,13 @@ class HealthReport:
     stop: str | None = None
 
     def raise_if_stopped(self) -> None:
-        """End the run where a breach says so.
-
-        Raises:
-            TrainingError: with the reason.
-        """
+        """Raise `TrainingError` with the reason if the run must end."""
         if self.stop is not None:
             raise TrainingError(self.stop)
 
 
 class HealthMonitor:
-    """Watches batch after batch.
+    """Computes the health metrics of one step after another, and checks their limits.
 
     tool_calls           mean calls a chain
     no_op_edits          edits that changed nothing / edits
@@ -213,32 +209,38 @@ class HealthMonitor:
         self._lasting: Counter[str] = Counter()
 
     def observe(self, chains: Sequence[ChainFacts], step: int) -> HealthReport:
-        """Judge one batch."""
+        """Return the health of one step.
+
+        Args:
+            chains: facts of its chains.
+            step: its number, for the messages.
+        """
         metrics = self._metrics(chains)
         warnings, stop = [], None
         for name, limit in self.settings.limits.items():
-            how = self._count(name, limit, metrics)
-            if how is None or self._lasting[name] < limit.patience:
+            breach = self._count(name, limit, metrics)
+            if breach is None or self._lasting[name] < limit.patience:
                 continue
-            text = f"step {step}: {name} is {metrics[name]:.3g}, {how} for {self._lasting[name]} steps; {_ADVICE[name]}"
+            lasting = self._lasting[name]
+            text = f"step {step}: {name} is {metrics[name]:.3g}, {breach} for {lasting} steps; {_ADVICE[name]}"
             warnings.append(text)
             logger.warning("%s", text)
             stop = stop or (f"the health monitor stopped the run at {text}" if limit.action == "stop" else None)
         return HealthReport({f"{_PREFIX}{name}": value for name, value in metrics.items()}, tuple(warnings), stop)
 
     def remember(self, metrics: Mapping[str, float]) -> None:
-        """Count a step by what `observe` said of it; a resumed run begins with those of the run before."""
+        """Count a step by the metrics that `observe` gave; a resumed run begins with the steps before it."""
         known = {name.removeprefix(_PREFIX): value for name, value in metrics.items() if name.startswith(_PREFIX)}
         for name, limit in self.settings.limits.items():
             self._count(name, limit, known)
 
     def _count(self, name: str, limit: Limit, metrics: Mapping[str, float]) -> str | None:
-        """Count the steps in a row that a breach lasts; what a batch says nothing about neither lasts nor ends."""
+        """Count the steps in a row that a breach lasts; a step without the metric neither continues nor ends it."""
         if name not in metrics:
             return None
-        how = limit.breach(metrics[name])
-        self._lasting[name] = self._lasting[name] + 1 if how else 0
-        return how
+        breach = limit.breach(metrics[name])
+        self._lasting[name] = self._lasting[name] + 1 if breach else 0
+        return breach
 
     def _metrics(self, chains: Sequence[ChainFacts]) -> dict[str, float]:
         shares = {
@@ -259,18 +261,21 @@ class HealthMonitor:
         return {**metrics, "mask_coverage": float(np.mean(coverage))} if coverage else metrics
 
 
-def health_settings(limits: Mapping[str, Mapping[str, Any] | None]) -> HealthSettings:
-    """Settings from plain configuration; what is not named keeps its default, and None takes a limit away.
+def health_settings(limits: Mapping[str, Mapping[str, object] | None]) -> HealthSettings:
+    """Return settings from plain configuration; a metric that is not named keeps its default limit.
+
+    Args:
+        limits: fields of `Limit` by metric; None takes the limit away.
 
     Raises:
         ConfigError: an unknown metric or field.
     """
-    merged: dict[str, Any] = dict(HealthSettings().limits)
+    merged: dict[str, Limit | Mapping[str, object] | None] = dict(HealthSettings().limits)
     for name, limit in limits.items():
         if name not in METRICS:
             raise ConfigError(unknown_name("health metric", name, METRICS))
         merged[name] = limit
     try:
-        return HealthSettings(limits={name: limit for name, limit in merged.items() if limit is not None})
+        return HealthSettings(**{"limits": {name: limit for name, limit in merged.items() if limit is not None}})
     except ValueError as fault:
         raise ConfigError(f"health limits: {fault}") from fault

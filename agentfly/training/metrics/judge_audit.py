@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 class AuditSettings(Settings):
-    """How much is audited, and what is alarming.
+    """The share of chains that is audited, and the conditions of the alarm.
 
     Attributes:
-        share: of the chains that is audited.
-        window: steps that are looked back on; the first half is compared with the second.
-        rise: by how much the mean reward (0 to 1) must have risen for an alarm.
-        fall: by how much the mean audit (0 to 1) must have fallen.
+        share: part of the chains that is audited, 0 to 1.
+        window: number of last steps that are compared, their first half with their second.
+        rise: least rise of the mean reward (0 to 1) for an alarm.
+        fall: least fall of the mean audit (0 to 1) for an alarm.
         seed: of the choice of chains.
         guard: bounds of the second evaluator.
     """
@@ -42,17 +42,22 @@ class AuditSettings(Settings):
     guard: GuardSettings = GuardSettings()
 
     def chooses(self, chain: str, step: int) -> bool:
-        """Whether a chain is audited at a step; the same answer in every process, whenever it is asked."""
+        """Return True if a chain is audited; the answer is the same in every process and at any time.
+
+        Args:
+            chain: id of its trajectory.
+            step: of training.
+        """
         return random.Random(f"{self.seed}/{step}/{chain}").random() < self.share
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the audit of one batch found.
+    """The audit of one step.
 
     Attributes:
         metrics: to log; without the keys that could not be computed.
-        alarm: why to look at the run, None for nothing.
+        alarm: reason to look at the run, None if there is none.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -60,7 +65,7 @@ class AuditReport:
 
 
 class JudgeAudit:
-    """Compares the steps of a run with what a second evaluator said of them, and remembers the last ones.
+    """Compares the rewards of each step with the scores of a second evaluator, and remembers the last steps.
 
     Args:
         settings: see `AuditSettings`.
@@ -71,10 +76,10 @@ class JudgeAudit:
         self._past: deque[tuple[float, float]] = deque(maxlen=self.settings.window)
 
     def compare(self, pairs: Sequence[tuple[float, float | None]], step: int) -> AuditReport:
-        """Compare a step; the mean over all of it, `audit/reward`, stands for the reward.
+        """Return the audit of a step; the mean over all its chains, `audit/reward`, stands for the reward.
 
         Args:
-            pairs: of each chain, what the reward's evaluator gave (0 to 1, the "edit" part of the reward), and the
+            pairs: for each chain, the score of the reward's evaluator (0 to 1, the "edit" part of the reward), and the
                 audit's score (0 to 100): None where it was not audited, NaN where it could not be.
             step: of training.
         """
@@ -92,12 +97,12 @@ class JudgeAudit:
         return AuditReport(metrics, alarm)
 
     def remember(self, metrics: Mapping[str, float]) -> None:
-        """Count a step by what `compare` said of it; a resumed run begins with those of the run before."""
+        """Count a step by the metrics that `compare` gave; a resumed run begins with the steps before it."""
         if {"audit/reward", "audit/mean"} <= metrics.keys():
             self._past.append((metrics["audit/reward"], metrics["audit/mean"]))
 
     def _alarm(self, metrics: dict[str, float]) -> str | None:
-        """Compare the first half of the window with the second; the metrics get both differences."""
+        """Return the alarm of a full window, if any, and add the differences of its halves to the metrics."""
         if len(self._past) < self.settings.window:
             return None
         past = np.array(self._past)
@@ -113,10 +118,10 @@ class JudgeAudit:
 
 
 def _compared(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Mean of the audit, its gap to the reward on the same samples, and their correlations where there are any."""
+    """Return the mean audit, its gap to the reward on the same samples, and their correlations where there are any."""
     reward, audit = np.array(pairs).T
     found = {"audit/mean": float(audit.mean()), "audit/gap": float((reward - audit).mean())}
-    # Of fewer pairs, or of equal numbers, a correlation is noise or nothing.
+    # With fewer pairs the correlation is noise, and with equal numbers it is undefined.
     if len(pairs) >= 3 and np.ptp(reward) > 0 and np.ptp(audit) > 0:
         found["audit/correlation"] = float(np.corrcoef(reward, audit)[0, 1])
         found["audit/rank_correlation"] = float(np.corrcoef(_ranks(reward), _ranks(audit))[0, 1])
@@ -124,7 +129,7 @@ def _compared(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share their mean rank (Spearman)."""
+    """Return ranks from 0; equal values share their mean rank (Spearman)."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts) - 1
     return (last - (counts - 1) / 2)[inverse]

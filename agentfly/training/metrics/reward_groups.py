@@ -1,7 +1,7 @@
 """Statistics of a batch of rewards: each part by name, and each group of chains of one prompt.
 
-A group whose chains all got the same reward has advantages of zero (GRPO), and nothing can be learned from it; such
-groups are marked.
+A group whose chains all got the same reward has advantages of zero (GRPO), and nothing can be learned from it. Such
+groups are counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EQUAL = 1e-6
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """One group: how many chains, mean, standard deviation (of the population), least and most of the rewards."""
+    """One group: number of chains, and mean, standard deviation (of the population), minimum and maximum of rewards."""
 
     group: Hashable
     size: int
@@ -32,19 +32,19 @@ class GroupStatistics:
 
     @property
     def zero_variance(self) -> bool:
-        """Whether nothing can be learned from it; a group of one always is so."""
+        """True if nothing can be learned from it, as from every group of one."""
         return self.std < EQUAL
 
 
 def group_statistics(rewards: Sequence[float], groups: Sequence[Hashable]) -> list[GroupStatistics]:
-    """Statistics of each group, in the order in which groups first come.
+    """Return the statistics of each group, in the order of their first chains.
 
     Args:
-        rewards: of the chains.
-        groups: what each chain belongs to.
+        rewards: one for each chain.
+        groups: the group of each chain.
 
     Raises:
-        ConfigError: not one group a reward.
+        ConfigError: there is not one group for each reward.
     """
     if len(rewards) != len(groups):
         raise ConfigError(f"{len(rewards)} rewards for {len(groups)} groups: give one a chain")
@@ -58,11 +58,15 @@ def group_statistics(rewards: Sequence[float], groups: Sequence[Hashable]) -> li
 
 
 def reward_metrics(rewards: Sequence[Reward], groups: Sequence[Hashable]) -> dict[str, float]:
-    """What to log of a batch: `reward/...`, each part as `reward/part/NAME`, and `reward/group/...`.
+    """Return the metrics of a batch: `reward/...`, each part as `reward/part/NAME`, and `reward/group/...`.
 
     `std_within` is the mean over groups of their standard deviation, `zero_variance` the share of groups that have
     none, and `all_best` and `all_worst` the shares that have none because the task is too easy or too hard
     (above 0.9, or below 0.1).
+
+    Args:
+        rewards: one for each chain.
+        groups: the group of each chain.
     """
     if not rewards:
         return {}

@@ -1,4 +1,4 @@
-"""Where the time of a step's rollouts went: how long the policy had nothing to generate, and which tool caused it."""
+"""The time that the policy had nothing to generate in a step's rollouts, and the tools that caused it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from agentfly.training.metrics.chain_report import Interval
 
 
 def wait_metrics(intervals: Iterable[Interval]) -> dict[str, float]:
-    """Metrics of one step.
+    """Return the waiting metrics of one step.
 
     The policy is idle while no chain generates and at least one waits for a tool. Each such moment is shared equally
     between the calls that run in it.
 
         wait/policy_idle          idle time / time from the first to the last event
-        wait/because/TOOL         its part of that share
+        wait/because/TOOL         the tool's part of that share
         wait/seconds/TOOL         seconds in calls of the tool, over all chains
         wait/calls/TOOL           calls of the tool
 
@@ -25,7 +25,7 @@ def wait_metrics(intervals: Iterable[Interval]) -> dict[str, float]:
     known = [each for each in intervals if each.start > 0]
     if not known:
         return {}
-    idle, whole = _sweep(known)
+    idle, whole = _idle_by_tool(known)
     tools = sorted({each.tool for each in known if each.tool})
     metrics = {"wait/policy_idle": sum(idle.values()) / whole if whole else 0.0}
     for tool in tools:
@@ -36,8 +36,8 @@ def wait_metrics(intervals: Iterable[Interval]) -> dict[str, float]:
     return metrics
 
 
-def blame(metrics: Mapping[str, float]) -> str | None:
-    """The waiting of a step in words; None where the policy hardly waited."""
+def stall_in_words(metrics: Mapping[str, float]) -> str | None:
+    """Return the waiting of a step in words; None if the policy waited for less than 5 % of the time."""
     share = metrics.get("wait/policy_idle", 0.0)
     causes = {name.removeprefix("wait/because/"): v for name, v in metrics.items() if name.startswith("wait/because/")}
     if share < 0.05 or not causes:
@@ -46,8 +46,8 @@ def blame(metrics: Mapping[str, float]) -> str | None:
     return f"policy idle {share:.0%} because of {worst}"
 
 
-def _sweep(intervals: list[Interval]) -> tuple[defaultdict[str, float], float]:
-    """Idle seconds by tool, and the length of the whole."""
+def _idle_by_tool(intervals: list[Interval]) -> tuple[defaultdict[str, float], float]:
+    """Return the idle seconds by tool, and the seconds from the first to the last event."""
     begins = [(each.start, 1, each.tool) for each in intervals]
     events = sorted(begins + [(each.end, -1, each.tool) for each in intervals])
     running: Counter[str] = Counter()

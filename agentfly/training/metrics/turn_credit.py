@@ -1,7 +1,7 @@
 """Credit by turn: the gain of each edit, put on the tokens of the turn that made it.
 
-A reward at the end of a chain treats all tokens alike. The difference that each edit makes to the score tells good
-turns from bad ones, and the differences add up to the same reward.
+A reward at the end of a chain treats all tokens alike. The change of the score with each edit tells good turns from bad
+ones, and the changes add up to the same reward.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Placement = Literal["end", "even"]
 
 @dataclass(frozen=True)
 class TurnCredit:
-    """What the turns of a chain earned.
+    """The credit of the turns of a chain.
 
     Attributes:
-        by_turn: the change of score / 100 that each turn made; 0 for a turn without an edit.
-        rest: the reward that no edit made: format, tool cost, length, clipping.
-        token_rewards: one number a response token; their sum is the chain's reward.
+        by_turn: change of score / 100 with each turn; 0 for a turn without an edit.
+        rest: the part of the reward that comes from no edit: format, tool cost, length, clipping.
+        token_rewards: one number for each response token; their sum is the chain's reward.
     """
 
     by_turn: tuple[float, ...]
@@ -34,10 +34,10 @@ class TurnCredit:
 
 
 async def score_turns(evaluator: Evaluator, samples: Sequence[EditSample | None]) -> list[float | None]:
-    """Scores (0 to 100) after each turn, all evaluated at once; None stays None.
+    """Return the scores (0 to 100) after each turn, all evaluated at once; None stays None.
 
     Args:
-        evaluator: put a `GuardedEvaluator` around it to bound how many run.
+        evaluator: a `GuardedEvaluator` around it bounds how many run at once.
         samples: the task with the image as it was after each turn; None for a turn that made none.
 
     Raises:
@@ -57,40 +57,34 @@ def credit_turns(
     start: float = 0.0,
     placement: Placement = "end",
 ) -> TurnCredit:
-    """The credit of each turn, and the rewards of a chain's tokens.
+    """Return the credit of each turn, and the rewards of a chain's tokens.
 
         credit_t  = (score_t - score_before_t) / 100        score_before_1 = start
         rest      = reward - sum of credit_t, on the last sampled token of the chain
 
-    "end" puts a turn's credit on its last token, "even" spreads it over its tokens. Both leave the sum at the reward.
-
     Args:
         scores: 0 to 100 after each turn; None where a turn made no edit.
-        spans: start and end of the sampled ids of each turn in the response (`Turn.start`, `Turn.end`); a turn
-            without ids has an empty one, and its credit goes with the rest.
+        spans: sampled ids of each turn in the response, `Turn.start` to `Turn.end`; without any, its credit is rest.
         reward: of the chain.
         length: tokens of the response, observations included.
         start: score of the untouched source.
-        placement: "end" or "even".
+        placement: "end" puts a turn's credit on its last token, "even" spreads it; the sum is the reward either way.
 
     Raises:
         ConfigError: spans do not fit, or no token was sampled.
     """
     if len(scores) != len(spans):
         raise ConfigError(f"{len(scores)} scores for {len(spans)} turns: give one a turn, None where there was no edit")
-    sampled = [span for span in spans if span[1] > span[0]]
-    if not sampled or any(not 0 <= first <= last <= length for first, last in spans):
+    last_sampled = max((last for first, last in spans if last > first), default=0)
+    if not last_sampled or any(not 0 <= first <= last <= length for first, last in spans):
         raise ConfigError(f"the spans {list(spans)} are no turns in a response of {length} tokens")
-    by_turn, before = [], start
+    by_turn, before, tokens = list[float](), start, [0.0] * length
     for score in scores:
         by_turn.append(0.0 if score is None else (score - before) / 100.0)
         before = before if score is None else score
-    tokens = [0.0] * length
     for credit, (first, last) in zip(by_turn, spans, strict=True):
-        if last > first:
-            places = range(first, last) if placement == "even" else range(last - 1, last)
-            for place in places:
-                tokens[place] += credit / len(places)
-    rest = reward.value - sum(by_turn)
-    tokens[max(last for _, last in sampled) - 1] += reward.value - sum(tokens)
-    return TurnCredit(tuple(by_turn), rest, tuple(tokens))
+        places = range(first if placement == "even" else max(first, last - 1), last)
+        for place in places:
+            tokens[place] += credit / len(places)
+    tokens[last_sampled - 1] += reward.value - sum(tokens)
+    return TurnCredit(tuple(by_turn), reward.value - sum(by_turn), tuple(tokens))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 from agentfly.errors import ConfigError
 from agentfly.model_source import check_folder, find_model
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 
 RAY_ADDRESS = "RAY_ADDRESS"  # names a cluster that runs already
 GROUPED = ("grpo", "rloo", "turn_grpo", "grpo_passk", "opo", "gpg", "rloo_vectorized", "grpo_vectorized")
 
 
-# What is computed with below, and in `agentfly.training.recipe.compose`; verl itself says nothing of their kind.
+# Numbers that the checks below and `agentfly.training.recipe.compose` compute with; verl does not check their type.
 NUMBERS = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
     "actor_rollout_ref.actor.ppo_mini_batch_size",
@@ -31,11 +31,11 @@ NUMBERS = (
 )
 
 
-def check_numbers(config: Any) -> None:
-    """Check that sizes are sizes.
+def check_numbers(config: VerlConfig) -> None:
+    """Check that all sizes are integers of at least 1.
 
     Raises:
-        ConfigError: with all that are not.
+        ConfigError: naming all that are not.
     """
     from omegaconf import OmegaConf
 
@@ -49,23 +49,27 @@ def check_numbers(config: Any) -> None:
         raise ConfigError("; ".join(faults))
 
 
-def size_faults(config: Any) -> list[str]:
-    """Return all that does not fit together in a composed configuration whose numbers are numbers."""
-    return [told for check in CHECKS if (told := check(config)) is not None]
+def size_faults(config: VerlConfig) -> list[str]:
+    """Return all values that do not fit together in a composed configuration that has passed `check_numbers`."""
+    return [fault for check in CHECKS if (fault := check(config)) is not None]
 
 
-def check_sizes(config: Any) -> None:
-    """Check a composed configuration whose numbers are numbers.
+def check_sizes(config: VerlConfig) -> None:
+    """Check that the values of a composed configuration that has passed `check_numbers` fit together.
 
     Raises:
-        ConfigError: with all that does not hold.
+        ConfigError: naming all that do not.
     """
     if faults := size_faults(config):
         raise ConfigError("; ".join(faults))
 
 
-def check_tasks(config: Any, count: int) -> None:
+def check_tasks(config: VerlConfig, count: int) -> None:
     """Check that there are tasks for a step: verl leaves out a batch that is not full.
+
+    Args:
+        config: complete.
+        count: number of tasks.
 
     Raises:
         ConfigError: there are fewer than a step takes.
@@ -79,32 +83,31 @@ def check_tasks(config: Any, count: int) -> None:
 
 
 def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
-    """Check that the policy is there, or can be had.
+    """Check that the policy is a checkpoint folder, or a name on the hub.
 
     Args:
         settings: of the run.
-        reach: whether a policy that is named on the hub must be within reach; a plan needs its name alone.
+        reach: True if a policy on the hub must be within reach; a plan needs its name alone.
 
     Raises:
         ConfigError: it is not.
     """
-    # A cluster that runs already may have folders that this machine has not.
+    # A cluster that runs already may have folders that this machine lacks.
     if RAY_ADDRESS in os.environ:
         return
-    how: dict[str, Any] = {"wanted": "a policy", "option": "agentfly.model=", "weights": True}
-    check_folder(settings.model, **how)
+    check_folder(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
     if reach:
-        find_model(settings.model, **how)
+        find_model(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
 
 
-def _mini_batch(config: Any) -> str | None:
+def _mini_batch(config: VerlConfig) -> str | None:
     whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if whole % mini:
         return f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
     return None
 
 
-def _group(config: Any) -> str | None:
+def _group(config: VerlConfig) -> str | None:
     algorithm, size = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
     if algorithm in GROUPED and size < 2:
         return (
@@ -114,7 +117,7 @@ def _group(config: Any) -> str | None:
     return None
 
 
-def _micro_batch(config: Any) -> str | None:
+def _micro_batch(config: VerlConfig) -> str | None:
     longest = config.data.max_prompt_length + config.data.max_response_length
     tokens = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
     if config.actor_rollout_ref.actor.use_dynamic_bsz and tokens < longest:
@@ -125,7 +128,7 @@ def _micro_batch(config: Any) -> str | None:
     return None
 
 
-def _model_length(config: Any) -> str | None:
+def _model_length(config: VerlConfig) -> str | None:
     longest = config.data.max_prompt_length + config.data.max_response_length
     length = config.actor_rollout_ref.rollout.max_model_len
     if length < longest:
@@ -133,7 +136,7 @@ def _model_length(config: Any) -> str | None:
     return None
 
 
-def _accelerators(config: Any) -> str | None:
+def _accelerators(config: VerlConfig) -> str | None:
     count = config.trainer.n_gpus_per_node * config.trainer.nnodes
     rollout = config.actor_rollout_ref.rollout
     share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
@@ -142,7 +145,7 @@ def _accelerators(config: Any) -> str | None:
     return None
 
 
-def _scoring(config: Any) -> str | None:
+def _scoring(config: VerlConfig) -> str | None:
     model = config.reward.reward_model
     if model.enable and not model.enable_resource_pool:
         return (
@@ -152,14 +155,14 @@ def _scoring(config: Any) -> str | None:
     return None
 
 
-def _audit(config: Any) -> str | None:
+def _audit(config: VerlConfig) -> str | None:
     audit = config.agentfly.audit
     if audit is not None and audit.evaluator == config.agentfly.evaluator:
         return "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
     return None
 
 
-def _credit(config: Any) -> str | None:
+def _credit(config: VerlConfig) -> str | None:
     if config.agentfly.credit is not None and config.algorithm.adv_estimator in ("grpo", "rloo"):
         return (
             f"agentfly.credit is lost with algorithm.adv_estimator={config.algorithm.adv_estimator}, which adds up "
@@ -168,7 +171,7 @@ def _credit(config: Any) -> str | None:
     return None
 
 
-def _reward_function(config: Any) -> str | None:
+def _reward_function(config: VerlConfig) -> str | None:
     from omegaconf import OmegaConf
 
     if OmegaConf.select(config, "reward.reward_manager.name") not in (None, "AgentFlyRewardManager"):
@@ -182,7 +185,7 @@ def _reward_function(config: Any) -> str | None:
     return None
 
 
-CHECKS: tuple[Callable[[Any], str | None], ...] = (
+CHECKS: tuple[Callable[[VerlConfig], str | None], ...] = (
     _mini_batch,
     _group,
     _micro_batch,

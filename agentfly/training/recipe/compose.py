@@ -1,4 +1,4 @@
-"""A run's complete configuration from a recipe and overrides: composed by Hydra, completed, checked, written down.
+"""The complete configuration of a run from a recipe and overrides: composed by Hydra, completed, checked, written.
 
 A recipe is a YAML that starts from `agentfly` (our settings on top of verl's `ppo_trainer`) and from a device, which
 comes last so that `device=cpu` on the command line replaces every setting that the recipe has for GPUs:
@@ -19,11 +19,12 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
 from agentfly.files import read_mapping, yaml_reason
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import HasSettings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,7 +39,7 @@ _OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.e
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
 DEVICES = ("cpu", "cuda")
-# Hydra keeps where it searches in one object for the whole process.
+# Hydra keeps its search path in one object for the whole process.
 _HYDRA = threading.Lock()
 # Below these, verl passes keys on: to Ray, to vLLM, to transformers, and to dataclasses with more fields than its YAML.
 PASSED_ON = (
@@ -55,10 +56,14 @@ PASSED_ON = (
 
 
 def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a run: complete, resolved and checked; arguments and errors as of `read_recipe`.
+    """Return the configuration of a run: complete, resolved and checked.
+
+    Args:
+        recipe: see `read_recipe`.
+        overrides: see `read_recipe`.
 
     Raises:
-        ConfigError: besides, values do not fit together.
+        ConfigError: see `read_recipe`; or values do not fit together.
     """
     from agentfly.training.recipe.checks import check_sizes
 
@@ -68,12 +73,12 @@ def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a configuration without asking whether its values fit together; `size_faults` says that.
+    """Compose a configuration whose values need not fit together (`agentfly.training.recipe.checks.size_faults`).
 
     Args:
         recipe: a YAML file.
-        overrides: in Hydra's grammar, e.g. `trainer.nnodes=4` or `device=cpu`; `+key=value` adds what verl's files
-            do not show.
+        overrides: in Hydra's grammar, e.g. `trainer.nnodes=4` or `device=cpu`; `+key=value` adds a key
+            that verl's files do not show.
 
     Raises:
         ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or a size is no number.
@@ -96,8 +101,11 @@ def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
-def settings_of(config: Any) -> TrainSettings:
-    """Our node of a configuration.
+_parsed: dict[str, TrainSettings] = {}  # by content; the processes of a run have one each
+
+
+def settings_of(config: HasSettings) -> TrainSettings:
+    """Return the section `agentfly` of a configuration; equal sections are parsed once in a process.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value is wrong.
@@ -112,13 +120,20 @@ def settings_of(config: Any) -> TrainSettings:
             f"agentfly: {fault.full_key or ''} is missing: set it in the recipe or as key=value"
         ) from None
     assert isinstance(node, dict)
-    settings = TrainSettings(**{str(key): value for key, value in node.items()})
-    settings.nodes()  # a run needs them; whoever reads the settings of a finished run may lack their keys
-    return settings
+    content = repr(node)
+    if content not in _parsed:
+        _parsed[content] = TrainSettings(**{str(key): value for key, value in node.items()})
+    _parsed[content].nodes()  # a run needs them; a reader of a finished run's settings may lack their keys
+    return _parsed[content]
 
 
 def write(config: DictConfig, path: Path) -> Path:
-    """Write a configuration as one resolved file that Hydra reads again."""
+    """Write a configuration as one resolved file that Hydra reads again, and return its path.
+
+    Args:
+        config: complete.
+        path: file to write; its folder is made if need be.
+    """
     from omegaconf import OmegaConf
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +142,8 @@ def write(config: DictConfig, path: Path) -> Path:
     return path
 
 
-def _escaped(value: Any) -> Any:
-    """Texts such that what looks like an interpolation is read as it stands."""
+def _escaped(value: object) -> object:
+    """Return a value in which each text is escaped; see `_literally`."""
     if isinstance(value, Mapping):
         return {key: _escaped(child) for key, child in value.items()}
     if isinstance(value, list):
@@ -137,7 +152,7 @@ def _escaped(value: Any) -> Any:
 
 
 def _literally(text: str) -> str:
-    """A text in which OmegaConf sees no interpolation; it reads backslashes in pairs before one."""
+    """Escape a text so that OmegaConf sees no interpolation; it reads backslashes in pairs before one."""
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
 
 
@@ -150,40 +165,43 @@ def _compose(directory: Path, name: str, overrides: Sequence[str]) -> DictConfig
     except ImportError as fault:
         raise MissingExtraError("training", "verl") from fault
     path = f"hydra.searchpath=[file://{CONFIG_DIR},file://{verl_config_dir()}]"
+    # Our own node may get any key: `TrainSettings` knows which there are.
+    opened = [f"++{override}" if override.startswith(f"{BASE}.") else override for override in overrides]
     try:
         with _HYDRA, hydra.initialize_config_dir(str(directory), version_base=None):
-            return hydra.compose(name, overrides=[path, *map(_open, overrides)])
+            return hydra.compose(name, overrides=[path, *opened])
     except (HydraException, OmegaConfBaseException) as fault:
-        raise ConfigError(_explained(str(fault), directory, name)) from None
+        message = str(fault)
+        found = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", message)
+        if found is None:
+            raise ConfigError(f"{directory / name}.yaml: {message.splitlines()[0]}") from None
+        key = found[1] or found[2]
+        raise ConfigError(f"{unknown_key(key, _known_keys())}; +{key}=… adds it all the same") from None
     except (YAMLError, UnicodeDecodeError, RecursionError) as fault:
         # The recipe itself was read before: this is a file that its defaults name.
         broken = getattr(getattr(fault, "problem_mark", None), "name", f"a file that {directory / name}.yaml names")
         raise ConfigError(f"{broken} is not valid YAML: {yaml_reason(fault)}") from None
 
 
-def _open(override: str) -> str:
-    """Our own node may get any key: `TrainSettings` knows which there are."""
-    return f"++{override}" if override.startswith(f"{BASE}.") else override
-
-
 def verl_config_dir() -> Path:
-    """Where verl's own configuration is; found without importing verl, which takes seconds."""
+    """Return the folder of verl's own configuration, found without importing verl, which takes seconds.
+
+    Raises:
+        MissingExtraError: verl is not installed.
+    """
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
         raise MissingExtraError("training", "verl")
     return Path(spec.origin).parent / "trainer" / "config"
 
 
-def _explained(message: str, directory: Path, name: str) -> str:
-    """Hydra's message, with the nearest key where one is unknown."""
-    found = re.search(r"Could not override '([^']+)'", message) or re.search(r"Key '([^']+)' is not in struct", message)
-    if found is None:
-        return f"{directory / name}.yaml: {message.splitlines()[0]}"
-    return f"{unknown_key(found[1], _known_keys())}; +{found[1]}=… adds it all the same"
-
-
 def unknown_key(key: str, known: Collection[str]) -> str:
-    """A message for an unknown dotted key: the nearest of those that have the same parents."""
+    """Return a message for an unknown dotted key; it offers the nearest of those that have the same parents.
+
+    Args:
+        key: as it was given.
+        known: all keys that there are.
+    """
     parts = key.split(".")
     for depth in range(len(parts)):
         parent = ".".join(parts[:depth])
@@ -194,8 +212,8 @@ def unknown_key(key: str, known: Collection[str]) -> str:
     return f"unknown key {key!r}"
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of all values in nested mappings; an empty mapping is a value."""
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values in nested mappings; an empty mapping is a value."""
     if not isinstance(node, Mapping) or not node:
         yield prefix
         return
@@ -203,7 +221,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
         yield from _keys(child, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _container(config: Any) -> dict[str, Any]:
+def _container(config: DictConfig) -> dict[str, object]:
     from omegaconf import OmegaConf
 
     found = OmegaConf.to_container(config, resolve=False)
@@ -213,12 +231,12 @@ def _container(config: Any) -> dict[str, Any]:
 
 @cache
 def _known_keys() -> frozenset[str]:
-    """Every key of verl's files and ours: what a recipe may set."""
+    """Return every key of verl's files and ours: those that a recipe may set."""
     return frozenset(_keys(_container(_compose(CONFIG_DIR, BASE, ()))))
 
 
 def _check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse keys that a recipe made up: Hydra takes any key from a file, and verl ignores what it does not know."""
+    """Raise `ConfigError` for an unknown key: Hydra takes any key from a file, and verl ignores unknown ones."""
     base = _known_keys()
     added = tuple(text.lstrip("+").partition("=")[0] for text in overrides if text.startswith("+"))
     for key in _keys(_container(config)):
@@ -231,7 +249,7 @@ def _check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         raise ConfigError(unknown_key(key, base))
 
 
-def _update_paths(node: Any) -> None:
+def _update_paths(node: DictConfig) -> None:
     """Replace old module paths in a configuration, in place: a run folder of an earlier version names them."""
     for key, value in list(node.items_ex(resolve=False)):
         if hasattr(value, "items_ex"):
@@ -241,7 +259,7 @@ def _update_paths(node: Any) -> None:
 
 
 def _complete(config: DictConfig, settings: TrainSettings) -> None:
-    """Fill in what follows from other values."""
+    """Fill in the values that follow from others."""
     from omegaconf import OmegaConf, open_dict
 
     rollout, lengths = config.actor_rollout_ref.rollout, config.data
@@ -260,12 +278,17 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
     OmegaConf.set_struct(config, True)
 
 
-def to_override(key: str, value: Any) -> str:
-    """One override in Hydra's grammar; texts are quoted, so that paths may hold any character."""
+def to_override(key: str, value: object) -> str:
+    """Return one override in Hydra's grammar; texts are quoted, so that paths may hold any character.
+
+    Args:
+        key: dotted.
+        value: None, a bool, a number, a text, or sequences and mappings of them.
+    """
     return f"{key}={_literal(value)}"
 
 
-def _literal(value: Any) -> str:
+def _literal(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

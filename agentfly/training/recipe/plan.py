@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 
 GIB = 1024**3
 OPTIMISED_BYTES = 16  # fp32 weight 4, gradient 4, and Adam's two moments 8
@@ -23,10 +24,10 @@ class Memory:
         optimised = 16 x trained parameters / accelerators + 2 x frozen parameters / accelerators
         critic    = 16 x parameters / accelerators, with generalised advantage estimation
         reference = 2 x parameters / accelerators, with a KL term
-        rollout   = 2 x parameters / tensor_model_parallel_size: the weights; its cache takes what
-                    gpu_memory_utilization leaves
+        rollout   = 2 x parameters / tensor_model_parallel_size: the weights; its cache takes the rest of
+                    gpu_memory_utilization
         logits    = 8 x ppo_max_token_len_per_gpu x vocabulary: fp32, with their gradient
-        layers    = 2 x ppo_max_token_len_per_gpu x hidden size x layers: what gradient checkpointing keeps
+        layers    = 2 x ppo_max_token_len_per_gpu x hidden size x layers: as gradient checkpointing keeps
 
     Attributes:
         optimised, critic, reference, rollout, logits, layers: see the formulae.
@@ -41,21 +42,21 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """Everything that is on an accelerator at once, in a colocated run without offloading."""
+        """Bytes on one accelerator at once, in a colocated run without offloading."""
         return self.optimised + self.critic + self.reference + self.rollout + self.logits + self.layers
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do.
+    """The work that a run would do.
 
     Attributes:
-        model, tasks, out: where it reads and writes.
+        model, tasks, out: the policy, the source of the tasks, and the folder of the run.
         algorithm: advantage estimator.
         steps: training steps.
-        chains: chains a step.
-        tokens: tokens a step at most.
-        accelerators: how many, and of which kind.
+        chains: chains of a step.
+        tokens: tokens of a step at most.
+        accelerators: number and kind.
         parameters: of the policy, None when its weights are not on this machine.
         memory: see `Memory`.
     """
@@ -72,7 +73,7 @@ class Plan:
     memory: Memory | None
 
     def lines(self) -> Iterator[str]:
-        """For a console."""
+        """Yield the lines for a console."""
         yield f"model       {self.model}" + (f", {self.parameters / 1e6:,.1f} M parameters" if self.parameters else "")
         yield f"tasks       {self.tasks}"
         yield f"algorithm   {self.algorithm}, {self.steps} steps"
@@ -86,8 +87,13 @@ class Plan:
         yield f"writes to   {self.out}"
 
 
-def plan_of(config: Any, settings: TrainSettings) -> Plan:
-    """The plan of a complete configuration."""
+def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
+    """Return the plan of a run.
+
+    Args:
+        config: complete.
+        settings: its section `agentfly`.
+    """
     trainer, data, rollout = config.trainer, config.data, config.actor_rollout_ref.rollout
     chains = data.train_batch_size * rollout.n
     count = trainer.n_gpus_per_node * trainer.nnodes
@@ -108,19 +114,19 @@ def plan_of(config: Any, settings: TrainSettings) -> Plan:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Parameters of a checkpoint, from the headers of its safetensors files; None where there are none."""
-    files = sorted(folder.glob("*.safetensors"))
-    return sum(_in_file(file) for file in files) if files else None
+    """Return the number of parameters of a checkpoint; None where the folder has no safetensors files.
+
+    Reads the headers of the files alone (https://github.com/huggingface/safetensors#format).
+    """
+    files, total = sorted(folder.glob("*.safetensors")), 0
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total if files else None
 
 
-def _in_file(path: Path) -> int:
-    """See https://github.com/huggingface/safetensors#format."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def _memory(config: Any, folder: Path, parameters: int, count: int) -> Memory:
+def _memory(config: VerlConfig, folder: Path, parameters: int, count: int) -> Memory:
     model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
     text = text_config(folder)
     lora = max(model.lora_rank, model.lora.rank if "lora" in model and model.lora else 0)
@@ -140,6 +146,6 @@ def _memory(config: Any, folder: Path, parameters: int, count: int) -> Memory:
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a checkpoint's language model, what it shares with the other parts included."""
+    """Return the configuration of a checkpoint's language model, with the fields that it shares with other parts."""
     whole: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {**whole, **(whole.get("text_config") or {})}

@@ -1,7 +1,7 @@
-"""What a run needs from this machine and from others: GPUs, disk, positions of the model, and whoever scores.
+"""Checks of this machine and of others before a run: GPUs, disk, positions of the model, servers and evaluators.
 
 Each function checks one thing, returns a sentence about it, and raises where the run could not go well. All of them are
-quick, so that a run that starts asks them too, and not only a dry run.
+quick, so that not only a dry run makes them, but every run that starts.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
-from agentfly.evaluators import Evaluator, check_ready, close_evaluator, make_evaluator
+from agentfly.evaluators import check_ready, close_evaluator, make_evaluator
 from agentfly.model_source import hub_is_off
 from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
 from agentfly.training.recipe.plan import GIB, count_parameters, text_config
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.vision.remote.preflight import require_nodes
 
 HIDDEN = "CUDA_VISIBLE_DEVICES"
-# Bytes a parameter of what verl may write (actor.checkpoint.save_contents): fp32, two moments in fp32, bf16.
+# Bytes of a parameter in each part that verl may write (actor.checkpoint.save_contents): fp32, two fp32 moments, bf16.
 STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
 
 
-def check_policy(config: Any, settings: TrainSettings) -> str:
-    """Check that the policy is where it is said to be, and that it can be had without the hub where none is asked.
+def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that the policy's folder is a checkpoint, or that the hub's name is within reach while the hub is off.
 
     Raises:
-        ConfigError: it is not, or it cannot.
+        ConfigError: it is not.
     """
-    # A plan needs the name alone of what the hub has, unless the hub is not to be asked.
+    # A plan needs only the name of a policy on the hub, unless the hub is off.
     check_model(settings, reach=hub_is_off())
     return f"policy {settings.model}"
 
 
-def check_gpus(config: Any, settings: TrainSettings) -> str:
-    """Check that the GPUs that a run asks for are there; a Ray cluster that runs already is believed.
+def check_gpus(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that this machine has the GPUs that a run asks for; a Ray cluster that runs already is not checked.
 
     Raises:
         ConfigError: this machine has fewer.
@@ -70,7 +71,7 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def check_positions(config: Any, settings: TrainSettings) -> str:
+def check_positions(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the model has a position for every token of a chain: the rollout engine refuses to start otherwise.
 
     Raises:
@@ -90,7 +91,7 @@ def check_positions(config: Any, settings: TrainSettings) -> str:
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """Return how many positions vLLM takes a checkpoint to have, None where its configuration is silent."""
+    """Return the number of positions that vLLM takes a checkpoint to have, None where its configuration is silent."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor") or 1.0
     positions = config.get("max_position_embeddings")
@@ -101,7 +102,7 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     return int(positions * factor)
 
 
-def check_disk(config: Any, settings: TrainSettings) -> str:
+def check_disk(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the disk of `agentfly.out` has room for the checkpoints that are kept.
 
     Raises:
@@ -121,8 +122,13 @@ def check_disk(config: Any, settings: TrainSettings) -> str:
     return f"checkpoints take about {needed / GIB:.1f} of {free / GIB:.1f} GiB that are free"
 
 
-def checkpoints_bytes(config: Any, model: Path) -> int | None:
-    """Estimate the bytes of the checkpoints that a run keeps; None where the weights are not on this machine."""
+def checkpoints_bytes(config: VerlConfig, model: Path) -> int | None:
+    """Estimate the bytes of the checkpoints that a run keeps; None where the weights are not on this machine.
+
+    Args:
+        config: complete.
+        model: folder of the policy.
+    """
     parameters, trainer = count_parameters(model), config.trainer
     if trainer.save_freq < 1:
         return 0
@@ -137,7 +143,7 @@ def checkpoints_bytes(config: Any, model: Path) -> int | None:
     return int(needed)
 
 
-def check_servers(config: Any, settings: TrainSettings) -> str:
+def check_servers(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that an image server can be used; see `require_servers`.
 
     Raises:
@@ -150,27 +156,34 @@ def check_servers(config: Any, settings: TrainSettings) -> str:
     return f"image servers that cannot be used from here: {why}" if silent else "all image servers answer"
 
 
-def check_evaluator(config: Any, settings: TrainSettings) -> str:
-    """Check that whoever gives the reward can score.
+def check_evaluator(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that the evaluator of the reward can score.
 
     Raises:
         ConfigError: it is set up wrongly, or a key is missing.
-        TrainingError: somebody whom it asks is not there.
+        TrainingError: a service that it asks does not answer.
     """
-    return _asked("agentfly.evaluator", settings.evaluator)
+    return _check_can_score("agentfly.evaluator", settings.evaluator)
 
 
-def check_audit(config: Any, settings: TrainSettings) -> str:
+def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
     if settings.audit is None:
         return "no audit"
-    return _asked("agentfly.audit.evaluator", settings.audit.evaluator)
+    return _check_can_score("agentfly.audit.evaluator", settings.audit.evaluator)
 
 
-def _asked(key: str, spec: str | Mapping[str, Any]) -> str:
+def _check_can_score(key: str, spec: str | Mapping[str, object]) -> str:
     evaluator = make_evaluator(spec)
+
+    async def ask() -> None:
+        try:
+            await check_ready(evaluator)
+        finally:
+            await close_evaluator(evaluator)
+
     try:
-        asyncio.run(_ask(evaluator))
+        asyncio.run(ask())
     except ConfigError as fault:
         raise ConfigError(f"{key}: {fault}") from fault
     except EvaluatorError as fault:
@@ -178,18 +191,11 @@ def _asked(key: str, spec: str | Mapping[str, Any]) -> str:
     return f"{key} can score"
 
 
-async def _ask(evaluator: Evaluator) -> None:
-    try:
-        await check_ready(evaluator)
-    finally:
-        await close_evaluator(evaluator)
-
-
 def require_servers(settings: TrainSettings) -> Mapping[str, str]:
     """Warn of image servers that cannot be used, and return them by address, each with the reason.
 
-    The remaining servers do their work. Where Ray runs already, no server is required: those who call the servers may
-    reach more of them than this machine does.
+    The remaining servers do the work. Where Ray runs already, no server is required: the processes that call the
+    servers may reach more of them than this machine does.
 
     Raises:
         ConfigError: no server is left.

@@ -1,4 +1,4 @@
-"""The section `agentfly:` of a run's configuration: everything that verl has no setting for.
+"""The section `agentfly` of a run's configuration: everything that verl has no setting for.
 
 These are the agent, its tools and engines, the evaluator, the conversion of scores to rewards, the metrics to watch,
 and the folder of the run. All other settings are verl's own.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,14 +25,14 @@ TEMPLATE = "chat_template.jinja"  # in the run's folder: the text of the templat
 
 
 class DataSettings(Settings):
-    """Where tasks come from; see `agentfly.datasets.load_tasks`.
+    """The source of the tasks; see `agentfly.datasets.load_tasks`.
 
     Attributes:
-        train: a data set by name, a file or folder of one's own, or a file that `agentfly data convert` wrote.
+        train: a data set by name, a file or folder of your own, or a file that `agentfly data convert` wrote.
         validation: the same, for tasks that are not trained on; the first few training tasks when None.
-        split, validation_split: of data sets that have several.
-        limit, validation_limit: tasks at most; None for all.
-        options, validation_options: of the source, such as `{columns: {instruction: prompt}}`.
+        split, validation_split: name of a split, for data sets that have several.
+        limit, validation_limit: number of tasks at most; None for all.
+        options, validation_options: options of the source, such as `{columns: {instruction: prompt}}`.
     """
 
     train: str
@@ -41,18 +41,18 @@ class DataSettings(Settings):
     validation_split: str | None = None
     limit: int | None = Field(None, ge=1)
     validation_limit: int | None = Field(None, ge=1)
-    options: Mapping[str, Any] = Field(default_factory=dict)
-    validation_options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, object] = Field(default_factory=dict)
+    validation_options: Mapping[str, object] = Field(default_factory=dict)
 
 
 class LimitSettings(Settings):
-    """When a chain ends; what is None comes from the card of the policy (`agentfly.json`).
+    """The limits of a chain; those that are None come from the card of the policy (`agentfly.json`).
 
     Attributes:
         max_turns: generations.
-        max_tokens_per_turn: of one generation.
-        max_tool_calls: calls carried out.
-        max_images: images in the conversation; also what the rollout engine is told.
+        max_tokens_per_turn: sampled tokens of one generation.
+        max_tool_calls: calls that are carried out.
+        max_images: images in the conversation; the rollout engine gets the same limit.
         wall_clock: seconds of a chain.
         tool_timeout: seconds of one call.
     """
@@ -66,28 +66,28 @@ class LimitSettings(Settings):
 
 
 class AuditNode(Settings):
-    """A second evaluator that nobody is rewarded by; see `agentfly.training.metrics.judge_audit`.
+    """A second evaluator, whose scores are no part of the reward; see `agentfly.training.metrics.judge_audit`.
 
     Attributes:
         evaluator: see `agentfly.evaluators.make_evaluator`.
-        settings: how much is audited, and what is alarming.
+        settings: share of the chains that is audited, and conditions of the alarm.
     """
 
-    evaluator: str | dict[str, Any]
+    evaluator: str | dict[str, object]
     settings: AuditSettings = AuditSettings()
 
 
 class Patience(Settings):
-    """How long each part of a run may make no progress before it counts as hung, in seconds.
+    """Seconds without progress after which a part of a run counts as hung.
 
     Progress is a new kind of line in the log during the start, a finished chain during the rollouts, and the next part
-    of the step (log-probs, update, synchronisation, ...) afterwards. The length of a whole is not limited.
+    of the step (log-probs, update, synchronisation, ...) afterwards. The whole length of a part is not limited.
 
     Attributes:
         ray: until Ray has started, or is found.
         start: from then until the first step begins (workers, rollout engine, first weight synchronisation).
-        rollout: the chains of a step, scoring included; None is a little more than the longest chain may take by
-            `limits` and `guard`.
+        rollout: the chains of a step, scoring included; None is a little more than twice the time that `limits` and
+            `guard` allow one chain.
         update: the rest of a step: log-probs, updates, weight synchronisation, checkpoint, validation.
     """
 
@@ -98,12 +98,12 @@ class Patience(Settings):
 
 
 class LostChainLimits(Settings):
-    """How many chains of a step may be lost to faults; see `agentfly.training.verl.chain_faults`.
+    """The limit of chains that a step may lose to faults; see `agentfly.training.verl.chain_faults`.
 
     Attributes:
-        share: of a step's chains, 0 to 1. A step that has lost more, or all answered chains of a prompt, is not trained
-            on.
-        attempts: how often a step is sampled before the run ends.
+        share: part of a step's chains, 0 to 1. A step that has lost more, or all answered chains of a prompt, is not
+            trained on.
+        attempts: times that a step is sampled before the run ends.
         pause: seconds before it is sampled again.
     """
 
@@ -118,28 +118,28 @@ class TrainSettings(Settings):
     Attributes:
         model: Hugging Face folder or name of the policy (and of the critic's backbone).
         out: folder of the run: `config.yaml`, `data/`, `checkpoints/`, `logs/`, `metrics.jsonl`, `trajectories.jsonl`.
-        seed: of data order, rollouts and initialisation.
+        seed: seed of data order, rollouts and initialisation.
         device: "cpu" is the platform for machines without GPU.
         threads: compute threads of a process on "cpu", where trainer and rollout engine take turns.
         data: the tasks.
         template: chat template by name or path; the checkpoint's own when None.
         system_prompt: first message of a chain, "" for none; that of the policy's card when None.
         tools: names of the tools the policy gets, `give_answer` always among them; all when None.
-        engines: what works behind the tools; see `agentfly.vision.factory.make_engines`.
+        engines: engines behind the tools; see `agentfly.vision.factory.make_engines`.
         client_nodes: image servers as "host:port", or as mappings of the fields of
-            `agentfly.vision.remote.NodeConfig`; what they do not offer is done by `engines`.
-        max_requests_per_minute: to the image servers together; None is no limit.
-        limits: when a chain ends.
-        evaluator: who scores; see `agentfly.evaluators.make_evaluator`.
-        guard: bounds of scoring: how many at once, time-out, attempts.
-        reward: how a score becomes a reward.
-        credit: None puts the reward on a chain's last token; "end" and "even" put on each turn what its edit was worth.
+            `agentfly.vision.remote.NodeConfig`; `engines` do the work that the servers do not offer.
+        max_requests_per_minute: requests to all image servers together; None is no limit.
+        limits: limits of a chain.
+        evaluator: source of the scores; see `agentfly.evaluators.make_evaluator`.
+        guard: bounds of scoring: concurrency, time-out, attempts.
+        reward: conversion of a score to a reward.
+        credit: None puts the reward on a chain's last token; "end" and "even" give each turn the gain of its edit.
         audit: a second evaluator on a sample of each step; None for none.
-        lost_chains: how many chains of a step may be lost to faults.
+        lost_chains: limit of the chains that a step may lose to faults.
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
-        seeded: whether each turn samples with a seed of its own, so that a run can be repeated.
-        trajectories: whether every chain is written to `trajectories.jsonl`.
-        images: whether its images are kept too, in `images/`, so that it can be scored again.
+        seeded: True gives each turn a seed of its own, so that a run can be repeated.
+        trajectories: True writes every chain to `trajectories.jsonl`.
+        images: True keeps its images too, in `images/`, so that it can be scored again.
         patience: time-outs.
         environment: variables for every process of the run.
     """
@@ -156,17 +156,17 @@ class TrainSettings(Settings):
     template: str | None = None
     system_prompt: str | None = None
     tools: tuple[str, ...] | None = None
-    engines: str | dict[str, Any] = "classical"
+    engines: str | dict[str, object] = "classical"
     client_nodes: NodeSettings = ()
     max_requests_per_minute: int | None = Field(None, ge=1)
     limits: LimitSettings = LimitSettings()
-    evaluator: str | dict[str, Any] = "reference"
+    evaluator: str | dict[str, object] = "reference"
     guard: GuardSettings = GuardSettings()
     reward: RewardConfig = RewardConfig()
     credit: Placement | None = None
     audit: AuditNode | None = None
     lost_chains: LostChainLimits = LostChainLimits()
-    health: Mapping[str, dict[str, Any] | None] = Field(default_factory=dict)
+    health: Mapping[str, dict[str, object] | None] = Field(default_factory=dict)
     seeded: bool = True
     trajectories: bool = True
     images: bool = False
@@ -187,7 +187,7 @@ class TrainSettings(Settings):
         """Return the image servers.
 
         Raises:
-            ConfigError: a server is of no known form, or the variable with its key is not set.
+            ConfigError: a server is given in no known form, or the variable with its key is not set.
         """
         return read_nodes(self.client_nodes, "agentfly.client_nodes")
 
@@ -199,7 +199,7 @@ class TrainSettings(Settings):
 
     @property
     def scoring_seconds(self) -> float:
-        """Seconds that scoring one chain may take: its result, then its turns where they get credit."""
+        """Seconds that scoring one chain may take: first its result, then its turns where they get credit."""
         return self.guard.longest * (1 if self.credit is None else 2)
 
     @property
@@ -209,26 +209,26 @@ class TrainSettings(Settings):
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where verl writes `global_step_<n>/`."""
+        """Folder in which verl writes `global_step_<n>/`."""
         return self.out / "checkpoints"
 
     @property
     def image_dir(self) -> Path:
-        """Store of the images of the chains."""
+        """Folder of the images of the chains, by content."""
         return self.out / "images"
 
     @property
     def trajectory_log(self) -> Path:
-        """JSONL with one line a finished chain."""
+        """JSONL with one line for each finished chain."""
         return self.out / "trajectories.jsonl"
 
     @property
     def metrics_log(self) -> Path:
-        """JSONL with one line a step, as verl writes them."""
+        """JSONL with one line for each step, as verl writes them."""
         return self.out / "metrics.jsonl"
 
     def card(self) -> AgentCard:
-        """How the policy is run as an agent: the card beside its weights, with what is set here."""
+        """Return the card of the policy as an agent: the file beside its weights, changed by these settings."""
         card, limits = AgentCard.read(self.model), self.limits
         changes = {
             "system_prompt": card.system_prompt if self.system_prompt is None else (self.system_prompt or None),
@@ -238,7 +238,12 @@ class TrainSettings(Settings):
         return card.model_copy(update=changes)
 
     def rollout_limits(self, prompt_length: int, response_length: int) -> RolloutLimits:
-        """Limits of a chain whose tokens fit in verl's lengths."""
+        """Return the limits of a chain whose tokens fit in verl's lengths.
+
+        Args:
+            prompt_length: tokens of the prompt at most.
+            response_length: tokens after the prompt at most, observations included.
+        """
         card, limits = self.card(), self.limits
         return RolloutLimits(
             max_turns=card.max_turns,

@@ -6,28 +6,40 @@ and the agent loop reads images, target and mask from the task file, which is me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from agentfly.datasets import EditTask, task_from_row
 from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.parquet_writer import ParquetRows
-from agentfly.datasets.rows import Packer, pack_bytes, pack_paths, task_features, task_to_row
+from agentfly.datasets.rows import pack_bytes, pack_paths, task_features, task_to_row
 from agentfly.errors import ConfigError, DatasetError, ImageError, unknown_name
 
 IMAGES: tuple[str, ...] = ("bytes", "paths")
 
 
-def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: str = "bytes") -> Path:
-    """Write `NAME.tasks.parquet` and the file for verl, `NAME.parquet`; returns the latter.
+class TaskRow(TypedDict):
+    """The pointer to a task, in the column `extra_info` of verl's file.
 
-    Tasks are taken one by one, so there may be more of them than memory holds. Both files appear when they are whole.
+    Attributes:
+        index: row of the task file, from 0.
+        task_file: absolute path.
+    """
+
+    index: int
+    task_file: str
+
+
+def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: str = "bytes") -> Path:
+    """Write `NAME.tasks.parquet` and the file for verl, `NAME.parquet`, and return the path of the latter.
+
+    Tasks are taken one by one, so that memory need not hold them all. Both files appear when they are whole.
 
     Args:
         tasks: any iterable.
-        folder: where the files go; made if need be.
+        folder: folder of the files; made if need be.
         name: of the files.
         images: "bytes" keeps the images within the task file; "paths" writes them to `NAME.images/`, equal ones
             once, and keeps their paths relative to the task file.
@@ -45,33 +57,26 @@ def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: st
     # The last to be opened is the first to appear: pointers never point to a file that is not there.
     with ParquetRows(path) as pointers, ParquetRows(task_file, task_features()) as whole:
         for index, task in enumerate(tasks):
-            whole.add(_row(task, index, pack))
-            pointers.add(_pointer(task, index, task_file))
+            try:
+                whole.add(task_to_row(task, pack))
+            except ImageError as fault:
+                raise DatasetError(f"row {index}, task {task.id!r}: {fault}") from fault
+            pointer = {
+                "data_source": task.task_type,
+                "prompt": [{"role": "user", "content": task.instruction}],
+                "ability": "image_editing",
+                "reward_model": {"style": "rule", "ground_truth": ""},
+                "extra_info": TaskRow(index=index, task_file=str(task_file)),
+            }
+            pointers.add(pointer)
         if not whole.count:
             raise DatasetError(f"no task to write for {name}")
     return path
 
 
-def _row(task: EditTask, index: int, pack: Packer) -> dict[str, Any]:
-    try:
-        return task_to_row(task, pack)
-    except ImageError as fault:
-        raise DatasetError(f"row {index}, task {task.id!r}: {fault}") from fault
-
-
-def _pointer(task: EditTask, index: int, task_file: Path) -> dict[str, Any]:
-    return {
-        "data_source": task.task_type,
-        "prompt": [{"role": "user", "content": task.instruction}],
-        "ability": "image_editing",
-        "reward_model": {"style": "rule", "ground_truth": ""},
-        "extra_info": {"index": index, "task_file": str(task_file)},
-    }
-
-
-def read_task(extra_info: Mapping[str, Any]) -> EditTask:
-    """The task that a row of verl's file points to."""
-    return _task(extra_info["task_file"], int(extra_info["index"]))
+def read_task(row: TaskRow) -> EditTask:
+    """Return the task that the `extra_info` of a row of verl's file points to."""
+    return _task(row["task_file"], int(row["index"]))
 
 
 # Each chain of a prompt asks for the same task, and to read a row takes as long as a tool call on a small image.
@@ -81,7 +86,8 @@ def _task(task_file: str, index: int) -> EditTask:
 
 
 @lru_cache(maxsize=16)
-def _open(task_file: str) -> Any:
+def _open(task_file: str) -> Sequence[Mapping[str, object]]:
     import datasets
 
-    return datasets.Dataset.from_parquet(task_file)
+    rows: Sequence[Mapping[str, object]] = datasets.Dataset.from_parquet(task_file)
+    return rows

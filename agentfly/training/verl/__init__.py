@@ -1,1 +1,1 @@
-"""The classes that verl calls in its own processes, and what they send to each other."""
+"""The classes that verl calls in its own processes, and the messages that they send to each other."""

@@ -1,62 +1,58 @@
 """verl's agent loop that runs our rollout, the same one as `agent.run()`, on verl's rollout server.
 
-verl makes one loop object for each sample. What they share in a worker process (settings, codec, engines) is built
-once.
+verl makes one loop object for each sample. The chains of a worker process share settings, codec and engines, which are
+built once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import PrivateAttr
+from pydantic import Field, InstanceOf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
-from agentfly.agents import (
-    AgentSettings,
-    Chain,
-    ImageEditingAgent,
-    Rollout,
-    RolloutLimits,
-    Trajectory,
-    task_conversation,
-)
-from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta, SamplingParams
+from agentfly.agents import AgentSettings, Chain, ImageEditingAgent, Rollout, RolloutLimits, task_conversation
+from agentfly.agents.llm_backends.base import Generation, GenerationRequest, LLMBackend, OnDelta, SamplingParams
 from agentfly.datasets import EditTask
 from agentfly.errors import BackendError
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.training.recipe.verl_dataset import read_task
 from agentfly.training.verl.chain_faults import ChainFault, stopped_by
-from agentfly.training.verl.engine_failure import is_lost, tell_lost
+from agentfly.training.verl.messages import ChainRequest, EngineFailure, FinishedChain
+from agentfly.training.verl.protocols import RolloutServer
 from agentfly.vision import Engines
+
+# Errors of Ray and vLLM that say that an engine, or the server before it, is gone. Ray raises an error of a remote
+# process as a class made of its own and the original one, and vLLM's need not be importable here: names must do.
+_DEAD = frozenset({"RayActorError", "ActorDiedError", "ActorUnavailableError", "EngineDeadError"})
 
 
 class VerlBackend:
-    """A token-level backend on verl's rollout server.
+    """A token-level backend on verl's rollout server, for one chain.
 
     Args:
         server: verl's client of the rollout servers.
         codec: of the checkpoint that is trained.
         sampling: verl's sampling parameters of this batch (training or validation).
-
-    Attributes:
-        extras: verl's own fields of each generation (which weights sampled it).
     """
 
-    def __init__(self, server: Any, codec: ChatCodec, sampling: Mapping[str, Any]) -> None:
+    def __init__(self, server: RolloutServer, codec: ChatCodec, sampling: Mapping[str, object]) -> None:
         self._server = server
         self._sampling = dict(sampling)
         self.codec: ChatCodec | None = codec
         self._codec = codec
-        self.extras: list[Mapping[str, Any]] = []
+        self._fields: list[Mapping[str, object]] = []
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
-        """One turn; see `LLMBackend.generate`."""
+        """Generate one turn; see `LLMBackend.generate`."""
         if request.load_image is None:
             raise BackendError("verl's backend needs the images of the request")
         images = [request.load_image(handle) for handle in request.images]
@@ -74,11 +70,12 @@ class VerlBackend:
                 image_data=images or None,
             )
         except Exception as fault:
-            if is_lost(fault):
-                await tell_lost(fault)
+            if is_engine_death(fault):
+                lines = str(fault).strip().splitlines() or [""]
+                await EngineFailure(f"{type(fault).__name__}: {lines[-1]}").put()
                 raise BackendError(f"the rollout engine is gone: {type(fault).__name__}") from fault
             raise
-        self.extras.append(output.extra_fields)
+        self._fields.append(output.extra_fields)
         ids = tuple(output.token_ids)
         ended = bool(ids) and ids[-1] in self._codec.eos_ids
         return Generation(
@@ -88,20 +85,33 @@ class VerlBackend:
             logprobs=tuple(output.log_probs) if output.log_probs else None,
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=len(ids),
+            extra=output.extra_fields,
         )
 
+    def sample_fields(self) -> dict[str, object]:
+        """Return verl's own fields of the chain: those of the first generation, with the last one's newest weights."""
+        if not self._fields:
+            return {}
+        newest = self._fields[-1].get("max_global_steps")
+        return {**self._fields[0], **({"max_global_steps": newest} if newest else {})}
+
     async def close(self) -> None:
-        """verl owns the server."""
+        """Do nothing: verl owns the server."""
+
+
+def is_engine_death(fault: BaseException) -> bool:
+    """Return True if an error of a generation says that its engine, or the server before it, is gone."""
+    return any(kind.__name__ in _DEAD for kind in type(fault).__mro__)
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What all chains of a worker process share.
+class LoopContext:
+    """The objects that all chains of a worker process share.
 
     Attributes:
         settings: of the run.
         codec: of the checkpoint that is trained.
-        engines: what works behind the tools.
+        engines: behind the tools.
         limits: of every chain.
         system_prompt: first message of every chain, None for none.
     """
@@ -113,17 +123,28 @@ class Shared:
     system_prompt: str | None
 
     @classmethod
-    def of(cls, config: Any, processor: Any) -> Shared:
-        """From the whole configuration of a run, and the processor of the policy."""
+    def of(cls, config: VerlConfig, processor: object) -> LoopContext:
+        """Build the context of a run.
+
+        Args:
+            config: the complete configuration.
+            processor: of the policy.
+        """
         settings = settings_of(config)
         rollout = config.actor_rollout_ref.rollout
         codec = ChatCodec(processor, load_template(settings.template) if settings.template else None)
         limits = settings.rollout_limits(rollout.prompt_length, rollout.response_length)
         return cls(settings, codec, make_run_engines(settings), limits, settings.card().system_prompt)
 
+    @property
+    def sampling(self) -> SamplingParams:
+        """Sampling parameters of every turn; a seed only where the run asks for seeds."""
+        seed = self.settings.seed if self.settings.seeded else None
+        return SamplingParams(max_tokens=self.limits.max_tokens_per_turn, seed=seed)
+
 
 def make_run_engines(settings: TrainSettings) -> Engines:
-    """The engines of a run: local ones, or a pool of image servers in front of them."""
+    """Return the engines of a run: local ones, or a pool of image servers in front of them."""
     from agentfly.vision.factory import make_engines
 
     engines = make_engines(settings.engines)
@@ -134,99 +155,81 @@ def make_run_engines(settings: TrainSettings) -> Engines:
     return remote_engines(
         settings.nodes(),
         max_requests_per_minute=settings.max_requests_per_minute,
-        # Less than the tool's own limit: the pool knows what is wrong with its servers.
+        # Less than the tool's own limit: the pool's error says which servers are at fault.
         timeout=0.9 * settings.limits.tool_timeout,
         otherwise=engines,
     )
 
 
-_shared: dict[int, tuple[Any, Shared]] = {}
+_context: tuple[weakref.ref[VerlConfig], LoopContext] | None = None
 
 
-def shared(config: Any, processor: Any) -> Shared:
-    """What the chains of this process share; built for the first of them."""
-    if id(config) not in _shared:
-        # The configuration is kept, so that its id stays its own.
-        _shared[id(config)] = config, Shared.of(config, processor)
-    return _shared[id(config)][1]
+def loop_context(config: VerlConfig, processor: object) -> LoopContext:
+    """Return the context of this process, built for its first chain.
 
+    verl makes the loop objects itself and hands them its own configuration, nothing of the worker's
+    (verl/experimental/agent_loop/agent_loop.py:683). So the context is kept here, for one configuration at a time.
 
-@dataclass
-class FinishedChain:
-    """A chain that has run, on its way to its reward.
-
-    Attributes:
-        trajectory: without score.
-        store: its images.
-        row: what `read_task` needs.
-        step: of training; -1 where verl tells none.
-        validate: whether it belongs to a validation.
-        shared: see `Shared`.
+    Args:
+        config: the complete configuration; another object means another context.
+        processor: of the policy.
     """
-
-    trajectory: Trajectory
-    store: ImageStore
-    row: Mapping[str, Any]
-    step: int
-    validate: bool
-    shared: Shared
+    global _context
+    if _context is None or _context[0]() is not config:
+        _context = weakref.ref(config), LoopContext.of(config, processor)
+    return _context[1]
 
 
 class ChainOutput(AgentLoopOutput):
-    """verl's output with the chain that it came from.
+    """verl's output of a loop, with the chain that it was made from.
 
     Attributes:
-        token_rewards: one a response token; all of the reward on the last one when None.
+        chain: stays in the worker's process; verl stores every other field of a sample.
+        token_rewards: one for each response token; all of the reward is on the last one when None.
     """
 
+    chain: InstanceOf[FinishedChain] = Field(exclude=True)
     token_rewards: list[float] | None = None
-    _chain: FinishedChain = PrivateAttr()
-
-    @property
-    def chain(self) -> FinishedChain:
-        """Where it came from."""
-        return self._chain
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that verl stores of a sample."""
-        fields = super().as_dict()
+        """Return the fields that verl stores of a sample."""
+        fields: dict[str, Any] = super().as_dict()
         rewards = fields.pop("token_rewards", None)
         if rewards is not None:
             fields["rm_scores"] = torch.tensor(rewards, dtype=torch.float32)
-        return dict(fields)
+        return fields
 
 
 @register("agentfly")
 class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
     """Runs one chain of an `ImageEditingAgent` and hands its exact tokens and images to verl, unscored."""
 
-    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> ChainOutput:
-        """One sample of one row.
+    async def run(self, sampling_params: dict[str, object], **kwargs: object) -> ChainOutput:
+        """Run one sample of one row.
+
+        Args:
+            sampling_params: verl's, of this batch.
+            **kwargs: see `ChainRequest.from_arguments`.
 
         Raises:
             ChainFault: it must not be trained on.
         """
-        common = shared(self.config, self.processor)
-        backend = VerlBackend(self.server_manager, common.codec, sampling_params)
-        chain = await _run_chain(common, backend, kwargs)
-        return _output(chain, backend.extras)
+        context, request = loop_context(self.config, self.processor), ChainRequest.from_arguments(kwargs)
+        backend = VerlBackend(self.server_manager, context.codec, sampling_params)
+        step = f"{'validation' if request.validate else 'step'}-{request.step}"
+        task, group = read_task(request.row), _group_name(step, request.row["index"], request.uid)
+        chain = new_chain(context, backend, task, group, request.session)
+        chain.session = f"{request.uid}-{request.session}"
+        trajectory = await Rollout(backend, context.limits, context.sampling).run(chain)
+        finished = FinishedChain(trajectory, chain.view.store, task, request, context.settings)
+        return output_of(finished, context.limits.max_response_tokens, backend.sample_fields())
 
 
-async def _run_chain(common: Shared, backend: VerlBackend, kwargs: Mapping[str, Any]) -> FinishedChain:
-    row, step = kwargs["extra_info"], int(kwargs.get("global_steps", -1))
-    validate, session = bool(kwargs.get("__validate__", False)), int(kwargs.get("session_id", 0))
-    group = _group_name(f"{'validation' if validate else 'step'}-{step}", row["index"], kwargs["uid"])
-    chain = new_chain(common, backend, read_task(row), group, session)
-    chain.session = f"{kwargs['uid']}-{session}"
-    trajectory = await Rollout(backend, common.limits, _sampling(common)).run(chain)
-    return FinishedChain(trajectory, chain.view.store, row, step, validate, common)
-
-
-_uids: dict[str, dict[int, list[str]]] = {}
+_uids: dict[str, dict[int, list[str]]] = {}  # of the prompts that were drawn, by step and row
 
 
 def _group_name(step: str, row: int, uid: str) -> str:
-    """Name of a prompt's chains: the same in every run, for seeds are made from it; verl's uid is not.
+    """Return the name of a prompt's chains: the same in every run, for seeds are made from it; verl's uid is not.
 
     A step that is sampled again may draw a row for the second time.
     """
@@ -239,39 +242,48 @@ def _group_name(step: str, row: int, uid: str) -> str:
     return f"{step}-row-{row}" + (f"-again-{again}" if again else "")
 
 
-def new_chain(common: Shared, backend: VerlBackend, task: EditTask, group: str, number: int) -> Chain:
-    """A chain of a task, ready to run."""
-    settings = AgentSettings(system_prompt=common.system_prompt, limits=common.limits, sampling=_sampling(common))
+def new_chain(context: LoopContext, backend: LLMBackend, task: EditTask, group: str, number: int) -> Chain:
+    """Return a chain of a task, ready to run.
+
+    Args:
+        context: of the process.
+        backend: generates its turns.
+        task: the task.
+        group: name of the prompt's chains.
+        number: of the chain among them.
+    """
+    settings = AgentSettings(system_prompt=context.system_prompt, limits=context.limits, sampling=context.sampling)
     # A store of its own: the images of a chain are freed with it.
-    agent = ImageEditingAgent("verl", backend=backend, engines=common.engines, store=ImageStore(), settings=settings)
+    agent = ImageEditingAgent("verl", backend=backend, engines=context.engines, store=ImageStore(), settings=settings)
     chain = agent.chain(task_conversation(task), group, number)
-    if common.settings.tools is not None:
-        chain.tools = chain.tools.only(common.settings.tools)
+    if context.settings.tools is not None:
+        chain.tools = chain.tools.only(context.settings.tools)
     return chain
 
 
-def _sampling(common: Shared) -> SamplingParams:
-    seed = common.settings.seed if common.settings.seeded else None
-    return SamplingParams(max_tokens=common.limits.max_tokens_per_turn, seed=seed)
+def output_of(chain: FinishedChain, max_response_tokens: int, fields: Mapping[str, object]) -> ChainOutput:
+    """Return verl's output of a chain.
 
+    Args:
+        chain: finished, not scored.
+        max_response_tokens: tokens after the prompt that verl has room for.
+        fields: see `VerlBackend.sample_fields`.
 
-def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainOutput:
-    trajectory, limits = chain.trajectory, chain.shared.limits
+    Raises:
+        ChainFault: the chain must not be trained on.
+    """
+    trajectory = chain.trajectory
     tokens = trajectory.tokens
     if (reason := stopped_by(trajectory.stop_reason)) is not None:
-        # Its reward would blame the policy for what was none of its doing.
+        # Its reward would blame the policy for a fault that is not the policy's.
         why = trajectory.error or trajectory.stop_reason
         raise ChainFault(reason, f"chain {trajectory.id} is not trained on: {why}", chain)
     if tokens is None or not tokens.response_ids:
         raise ChainFault("no_room", f"chain {trajectory.id} sampled nothing: {trajectory.stop_reason}", chain)
-    if (length := len(tokens.response_ids)) > limits.max_response_tokens:
-        message = f"chain {trajectory.id}: {length} ids do not fit in {limits.max_response_tokens}"
-        raise ChainFault("no_room", message, chain)
-    extra: dict[str, Any] = dict(extras[0]) if extras else {}
-    if extras and extras[-1].get("max_global_steps"):
-        extra["max_global_steps"] = extras[-1]["max_global_steps"]
+    if (length := len(tokens.response_ids)) > max_response_tokens:
+        raise ChainFault("no_room", f"chain {trajectory.id}: {length} ids do not fit in {max_response_tokens}", chain)
     images = [chain.store.get(handle) for handle in trajectory.images]
-    output = ChainOutput(
+    return ChainOutput(
         prompt_ids=tokens.prompt_ids,
         response_ids=tokens.response_ids,
         response_mask=tokens.mask,
@@ -283,7 +295,6 @@ def _output(chain: FinishedChain, extras: Sequence[Mapping[str, Any]]) -> ChainO
             tool_calls=sum(record.seconds for record in trajectory.tool_records),
             num_preempted=-1,
         ),
-        extra_fields=extra,
+        extra_fields=dict(fields),
+        chain=chain,
     )
-    output._chain = chain
-    return output

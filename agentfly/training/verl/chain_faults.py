@@ -1,7 +1,7 @@
-"""Chains that do not reach the trainer: reported by the worker that ran them, judged by the trainer before it learns.
+"""Chains that do not reach the trainer: the worker that ran them reports them, and the trainer decides if it may learn.
 
-A step learns from the chains that are left. Where a fault chooses which are left, it learns something that nobody
-taught: with a judge that is down, only chains without an answer have a reward. What becomes of a chain:
+A step learns from the chains that are left. If faults choose which are left, it learns what nobody meant to teach: with
+a judge that is down, only chains without an answer have a reward. The fate of a chain:
 
     not scored by its evaluator                              lost, "not_scored"
     stopped by a tool whose servers are out of order         lost, "tools"
@@ -21,19 +21,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from agentfly.agents import StopReason
 from agentfly.errors import TrainingError, first_line
+from agentfly.training.verl.messages import LOSS_REASONS, FinishedChain, LossReason, LostChain
 
-if TYPE_CHECKING:
-    from agentfly.training.verl.agent_loop import FinishedChain
-
-Reason: TypeAlias = Literal["not_scored", "tools", "backend", "cancelled", "bug", "no_room"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
-PARTITION = "agentfly-lost-chains"  # of verl's queue, where both look anyway
-_STOPPED: Mapping[StopReason, Reason] = {
+_STOPPED: Mapping[StopReason, LossReason] = {
     StopReason.TOOL_OUTAGE: "tools",
     StopReason.BACKEND_ERROR: "backend",
     StopReason.CANCELLED: "cancelled",
@@ -46,79 +39,39 @@ class ChainFault(TrainingError):
 
     Attributes:
         reason: see the module.
-        chain: what there is of it.
+        chain: as far as it came.
     """
 
-    def __init__(self, reason: Reason, message: str, chain: FinishedChain) -> None:
+    def __init__(self, reason: LossReason, message: str, chain: FinishedChain) -> None:
         super().__init__(message)
         self.reason, self.chain = reason, chain
 
 
-@dataclass(frozen=True)
-class LostChain:
-    """What a worker reports of a chain that is lost; crosses verl's queue as a tag.
-
-    Attributes:
-        prompt: verl's uid of its prompt.
-        reason: see the module.
-        message: the fault in words.
-        answered: whether the policy had finished it with an answer.
-        validate: whether it belongs to a validation.
-    """
-
-    prompt: str
-    reason: Reason
-    message: str
-    answered: bool
-    validate: bool
-
-
-def stopped_by(reason: StopReason | None) -> Reason | None:
-    """Return why a chain that stopped like this is lost; None where it is scored."""
+def stopped_by(reason: StopReason | None) -> LossReason | None:
+    """Return the reason why a chain that stopped like this is lost; None if it is scored."""
     return None if reason is None else _STOPPED.get(reason)
 
 
-async def report(fault: Exception, prompt: str, session: int, *, validate: bool) -> None:
-    """Report a lost chain to the trainer, from a worker.
+def lost_chain(fault: Exception, prompt: str, *, validate: bool) -> LostChain:
+    """Return the message about a lost chain.
 
     Args:
-        fault: what ended it; anything but a `ChainFault` is a bug.
+        fault: the end of the chain; anything but a `ChainFault` is a bug.
         prompt: verl's uid of its prompt.
-        session: its number among the chains of the prompt.
-        validate: whether it belongs to a validation.
+        validate: True for a chain of a validation.
     """
-    import transfer_queue as tq
-
-    known = fault if isinstance(fault, ChainFault) else None
-    lost = LostChain(
-        prompt,
-        known.reason if known else "bug",
-        first_line(fault) if known else f"{type(fault).__name__}: {first_line(fault)}",
-        known is not None and known.chain.trajectory.answered,
-        validate,
-    )
-    await tq.async_kv_put(key=f"{prompt}_{session}", partition_id=PARTITION, tag=asdict(lost))
-
-
-def lost_in(partitions: Mapping[str, Mapping[str, Mapping[str, Any]]], *, validate: bool) -> dict[str, LostChain]:
-    """Return the lost chains of training or of a validation by their keys in the queue.
-
-    Args:
-        partitions: what the queue holds: tags by partition and key.
-        validate: which of the two.
-    """
-    # A key is listed a moment before its tag.
-    lost = {key: LostChain(**tag) for key, tag in partitions.get(PARTITION, {}).items() if tag}
-    return {key: chain for key, chain in lost.items() if chain.validate == validate}
+    if isinstance(fault, ChainFault):
+        return LostChain(prompt, fault.reason, first_line(fault), fault.chain.trajectory.answered, validate)
+    return LostChain(prompt, "bug", f"{type(fault).__name__}: {first_line(fault)}", False, validate)
 
 
 def why_unfit(kept: Mapping[str, Sequence[bool]], lost: Iterable[LostChain], share: float) -> str | None:
-    """Return why a step must not be trained on; None where it may be.
+    """Return the reason why a step must not be trained on; None if it may be.
 
     Args:
-        kept: for each prompt (verl's uid), whether each of the chains that are left has answered.
+        kept: for each prompt (verl's uid), True for each chain that is left and has answered, False for the others.
         lost: the chains that are not left.
-        share: of all chains that may be lost, 0 to 1.
+        share: part of all chains that may be lost, 0 to 1.
     """
     lost = list(lost)
     total = len(lost) + sum(map(len, kept.values()))
@@ -132,9 +85,9 @@ def why_unfit(kept: Mapping[str, Sequence[bool]], lost: Iterable[LostChain], sha
 
 
 def in_words(lost: Iterable[LostChain]) -> str:
-    """Return how many chains were lost for each reason, most first, each with the message of one of them."""
-    examples: dict[Reason, str] = {}
-    counts: Counter[Reason] = Counter()
+    """Return the number of lost chains by reason, most first, each with the message of one chain."""
+    examples: dict[LossReason, str] = {}
+    counts: Counter[LossReason] = Counter()
     for chain in lost:
         counts[chain.reason] += 1
         examples.setdefault(chain.reason, chain.message)
@@ -148,9 +101,9 @@ def loss_metrics(lost: Iterable[LostChain], kept: int) -> dict[str, float]:
 
     Args:
         lost: chains that did not reach the trainer.
-        kept: number of those that did.
+        kept: number of chains that did.
     """
     counts = Counter(chain.reason for chain in lost)
     total = counts.total()
-    metrics = {f"chains/lost/{reason}": float(counts[reason]) for reason in REASONS if counts[reason]}
+    metrics = {f"chains/lost/{reason}": float(counts[reason]) for reason in LOSS_REASONS if counts[reason]}
     return {"chains/lost": float(total), "chains/lost_share": total / max(1, total + kept), **metrics}

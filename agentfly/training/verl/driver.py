@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ASK_SECONDS = 0.2
@@ -39,7 +38,7 @@ def take_own_job_id() -> None:
 
 
 def wait_for_ray() -> None:
-    """Give Ray's node as long to register as `agentfly.patience.ray` gives the whole start; the launcher watches it.
+    """Let Ray's node take as long to register as `agentfly.patience.ray` allows the start; the launcher watches it.
 
     Ray gives up after 30 seconds (ray/_private/node.py:428), which a busy machine needs for the imports of its agents.
     """
@@ -47,7 +46,7 @@ def wait_for_ray() -> None:
 
     ask = services.get_node
 
-    def ask_again(gcs_address: str, node_id: str) -> Any:
+    def ask_again(gcs_address: str, node_id: str) -> object:
         while True:
             try:
                 return ask(gcs_address, node_id)

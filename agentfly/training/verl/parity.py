@@ -1,7 +1,7 @@
-"""Ensure that the trainer gets what was sampled, images included: compute an image's inputs once, and check them.
+"""The guards between rollout and trainer: inputs of each image computed once and checked, and a digest of the ids.
 
 The rollout's codec says how many placeholders an image has; the trainer's inputs are made here, from the same
-processor and the same pixels. `check_images` compares both, and `digest` follows the ids to the trainer.
+processor and the same pixels. `check_images` compares both. `digest` travels with the ids to the trainer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ImageInputs:
         self._open: Mapping[str, Image.Image] = {}
 
     def of(self, handles: Sequence[str], images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Inputs of a chain's images, in order; `{}` without any.
+        """Return the inputs of a chain's images, in order; `{}` without any.
 
         Args:
             handles: names of the images in the trajectory.
@@ -51,7 +51,7 @@ class ImageInputs:
             `mm_token_type_ids`, shaped as `ids`, 1 on the placeholders of images.
 
         Raises:
-            TrainingError: an image is not the one its handle names.
+            TrainingError: an image is not the one that its handle names.
         """
         import torch
 
@@ -95,22 +95,28 @@ def check_images(trajectory: Trajectory, ids: Sequence[int], grids: torch.Tensor
         if run == grid and index < len(trajectory.images):
             continue
         handle = trajectory.images[index] if index < len(trajectory.images) else "none"
+        place = _place_of_image(trajectory, ids, codec, index)
         raise TrainingError(
-            f"chain {trajectory.id}, {_turn(trajectory, ids, codec, index)}, image {index} ({handle}): the rollout "
-            f"has {run} placeholders, the trainer {grid}"
+            f"chain {trajectory.id}, {place}, image {index} ({handle}): the rollout has {run} placeholders, "
+            f"the trainer {grid}"
         )
 
 
 def digest(ids: Sequence[int], mask: Sequence[int]) -> str:
-    """A hash of a chain's ids and of which of them were sampled."""
+    """Return a hash of a chain's ids and of the mask that marks the sampled ones.
+
+    Args:
+        ids: the whole chain.
+        mask: of the ids after the prompt: 1 where the id was sampled.
+    """
     made = hashlib.sha256(f"{len(ids)}:".encode())
     made.update(np.asarray(ids, np.int64).tobytes())
     made.update(np.asarray(mask, np.int64).tobytes())
     return made.hexdigest()[:16]
 
 
-def _turn(trajectory: Trajectory, ids: Sequence[int], codec: ChatCodec, image: int) -> str:
-    """Which part of the conversation a placeholder run stands in."""
+def _place_of_image(trajectory: Trajectory, ids: Sequence[int], codec: ChatCodec, image: int) -> str:
+    """Return the part of the conversation that a run of placeholders stands in."""
     starts = [i for i, t in enumerate(ids) if t == codec.image_id and (i == 0 or ids[i - 1] != codec.image_id)]
     prompt = len(trajectory.tokens.prompt_ids) if trajectory.tokens else 0
     if image >= len(starts) or starts[image] < prompt:

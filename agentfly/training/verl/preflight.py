@@ -1,14 +1,12 @@
-"""The checks of a configuration: all problems that would otherwise show late in a run, reported together."""
+"""The checks of a configuration: all problems that would otherwise show up late in a run, reported together."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents import ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
@@ -18,46 +16,47 @@ from agentfly.evaluation.scoring import FIRST_TASKS, count_scorable
 from agentfly.evaluators import make_evaluator
 from agentfly.images import ImageStore, ImageView
 from agentfly.templates import load_template
-from agentfly.tools import Toolset
 from agentfly.training.launch.prepare import count_rows, ready_file, training_tasks
 from agentfly.training.metrics import health_settings
 from agentfly.training.recipe import readiness
 from agentfly.training.recipe.checks import check_tasks, size_faults
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.verl_config import VerlConfig
+from agentfly.training.verl.messages import CheckResult
 from agentfly.vision.factory import make_engines
 
-Check = Callable[[Any, TrainSettings], str]
+Check = Callable[[VerlConfig, TrainSettings], str]
 SHOWS_TOOLS = ("qwen2.5-vl-system-tool", "qwen3-vl", "compact-tool")
 
 
 def main(file: Path, checks: Sequence[Check] | None = None) -> None:
-    """Check the configuration in a file, and write `{"faults": [...], "told": [...]}` to standard output.
+    """Check the configuration in a file, and write a `CheckResult` to standard output.
 
     Args:
         file: a composed configuration.
-        checks: all when None. One that objects does not keep the others from being made.
+        checks: all when None. A check that fails does not keep the others from being made.
     """
     from omegaconf import OmegaConf
 
     config = OmegaConf.load(file)
-    settings, faults, told = settings_of(config), size_faults(config), list[str]()
+    settings, faults, passed = settings_of(config), size_faults(config), list[str]()
     for check in CHECKS if checks is None else checks:
         if faults and check is accept:
             continue  # verl would say the same in other words
         try:
-            told.append(check(config, settings))
+            passed.append(check(config, settings))
         except AgentFlyError as fault:
             faults.append(str(fault))
         except Exception as fault:  # the boundary of a check: verl asserts, and evaluators may be anybody's
-            who = "verl" if check in (accept, _names) else type(fault).__name__
-            faults.append(f"{who}: {' '.join(str(fault).split()) or first_line(fault)}")
-    # What several checks need is missing in each of them.
-    sys.stdout.write(json.dumps({"faults": list(dict.fromkeys(faults)), "told": told}) + "\n")
+            source = "verl" if check in (accept, check_names) else type(fault).__name__
+            faults.append(f"{source}: {' '.join(str(fault).split()) or first_line(fault)}")
+    # A missing part shows up in each check that needs it.
+    sys.stdout.write(CheckResult(list(dict.fromkeys(faults)), passed).to_line() + "\n")
 
 
-def accept(config: Any, settings: TrainSettings | None = None) -> str:
-    """verl's own checks: of sizes, and those of the dataclasses that it makes of the nodes."""
+def accept(config: VerlConfig, settings: TrainSettings | None = None) -> str:
+    """Make verl's own checks: of sizes, and those of the dataclasses that it makes of the nodes."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
@@ -68,8 +67,12 @@ def accept(config: Any, settings: TrainSettings | None = None) -> str:
     return "verl accepts the configuration"
 
 
-def _names(config: Any, settings: TrainSettings) -> str:
-    """Names that verl looks up at the first update only: of the advantage estimator, and of the policy's loss."""
+def check_names(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check the names of the advantage estimator and of the policy's loss, which verl looks up at the first update.
+
+    Raises:
+        ConfigError: one of them is not registered.
+    """
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
     from verl.utils.import_utils import import_external_libs
 
@@ -84,37 +87,41 @@ def _names(config: Any, settings: TrainSettings) -> str:
     return f"{estimator} with the {loss} loss"
 
 
-def _health(config: Any, settings: TrainSettings) -> str:
-    """The metrics of health that the run names are known."""
+def check_health(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that the health metrics that the run names are known."""
     return f"{len(health_settings(settings.health).limits)} limits of health"
 
 
-def _template(config: Any, settings: TrainSettings) -> str:
-    """The chat template is there."""
+def check_template(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that the chat template can be loaded."""
     if settings.template is None:
         return "the policy's own chat template"
     load_template(settings.template)
     return f"chat template {settings.template}"
 
 
-def _tools(config: Any, settings: TrainSettings) -> str:
-    """Engines and tools are there."""
+def check_tools(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that engines and tools can be made."""
     agent = ImageEditingAgent("check", backend=ScriptedBackend([]), engines=make_engines(settings.engines))
     tools = agent.toolset(ImageView(ImageStore()))
     chosen = tools if settings.tools is None else tools.only(settings.tools)
     return f"tools {', '.join(tool.name for tool in chosen)}"
 
 
-def _tasks(config: Any, settings: TrainSettings) -> str:
-    """There are tasks for a step, and the evaluator can score some of them."""
+def check_first_tasks(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that there are tasks for a step, and that the evaluator can score some of them."""
     tasks, count = _first(settings, config.data.train_batch_size)
     check_tasks(config, count)
     scorable = asyncio.run(count_scorable(make_evaluator(settings.evaluator), tasks))
     return f"{scorable} of the first {len(tasks)} tasks have what their score needs"
 
 
-def _prompts(config: Any, settings: TrainSettings) -> str:
-    """The chat template shows the tools, and the first prompts fit in `data.max_prompt_length`."""
+def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that the chat template shows the tools, and that the first prompts fit in `data.max_prompt_length`.
+
+    Raises:
+        ConfigError: the template hides a tool that no prompt names, or a prompt is too long.
+    """
     if not Path(settings.model).is_dir():
         return (
             f"{settings.model} is not on this machine, so its prompts were not measured: download it "
@@ -122,17 +129,24 @@ def _prompts(config: Any, settings: TrainSettings) -> str:
         )
     from transformers import AutoProcessor
 
-    from agentfly.training.verl.agent_loop import Shared, VerlBackend, new_chain
+    from agentfly.training.verl.agent_loop import LoopContext, new_chain
 
-    common = Shared.of(config, AutoProcessor.from_pretrained(settings.model))
-    backend = VerlBackend(None, common.codec, {})
+    context = LoopContext.of(config, AutoProcessor.from_pretrained(settings.model))
+    codec, backend = context.codec, ScriptedBackend([], codec=context.codec)
     limit, longest = int(config.data.max_prompt_length), 0
     for task in _first(settings, 0)[0]:
-        chain = new_chain(common, backend, task, task.id, 0)
+        chain = new_chain(context, backend, task, task.id, 0)
         messages, store = chain.trajectory.messages, chain.view.store
-        ids = common.codec.prompt_ids(messages, chain.tools.schemas(), store.get)
-        if not longest and ids == common.codec.prompt_ids(messages, (), store.get):
-            _require_names(settings, " ".join(message.text for message in messages), chain.tools)
+        ids = codec.prompt_ids(messages, chain.tools.schemas(), store.get)
+        if not longest and ids == codec.prompt_ids(messages, (), store.get):
+            # The template ignores tools, which is well if the words of the prompt name all of them.
+            words = " ".join(message.text for message in messages)
+            if not all(tool.name in words for tool in chain.tools):
+                raise ConfigError(
+                    f"the chat template ({settings.template or 'of the policy'}) does not show the tools to the "
+                    f"policy, which could call none: give agentfly.template={' or '.join(SHOWS_TOOLS)}, or a .jinja "
+                    "file of your own"
+                )
         length = len(ids)
         if length > limit:
             raise ConfigError(
@@ -143,21 +157,8 @@ def _prompts(config: Any, settings: TrainSettings) -> str:
     return f"prompts have {longest} of {limit} tokens at most"
 
 
-def _require_names(settings: TrainSettings, words: str, tools: Toolset) -> None:
-    """Accept a template that ignores tools only where the words of the prompt name all of them.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    if not all(tool.name in words for tool in tools):
-        raise ConfigError(
-            f"the chat template ({settings.template or 'of the policy'}) does not show the tools to the policy, which "
-            f"could call none: give agentfly.template={' or '.join(SHOWS_TOOLS)}, or a .jinja file of your own"
-        )
-
-
 def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
-    """The first tasks, and how many there are; no more than `size` are counted where that means to read them."""
+    """Return the first tasks and the number of tasks; counting stops at `size` where it means reading them."""
     try:
         tasks, ready = training_tasks(settings), ready_file(settings)
         first = list(islice(tasks, FIRST_TASKS))
@@ -168,18 +169,18 @@ def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
         raise DatasetError(f"agentfly.data.train: {fault}") from fault
 
 
-# Quick, and without verl: a run that starts makes them too.
+# These are quick and do without verl: a run that starts makes them too.
 READY: tuple[Check, ...] = (
     readiness.check_policy,
     readiness.check_gpus,
-    _template,
-    _tools,
-    _health,
+    check_template,
+    check_tools,
+    check_health,
     readiness.check_servers,
     readiness.check_evaluator,
     readiness.check_audit,
-    _tasks,
+    check_first_tasks,
     readiness.check_positions,
     readiness.check_disk,
 )
-CHECKS: tuple[Check, ...] = (accept, _names, *READY, _prompts)
+CHECKS: tuple[Check, ...] = (accept, check_names, *READY, check_prompts)

@@ -1,4 +1,4 @@
-"""What a chain tells of itself, from chains whose tools really ran."""
+"""The report of a chain, from chains whose tools really ran."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_good_chain(task: EditTask) -> None:
     assert facts.answered
     assert facts.longest_repeat == 1
     # The mask of the tool covers what the task's mask covers, and a little more.
-    wanted = float((np.asarray(task.mask) > 127).mean())  # type: ignore[arg-type]
+    wanted = float((np.asarray(task.mask) > 127).mean())
     assert len(facts.coverage) == 1
     assert wanted * 0.8 < facts.coverage[0] < wanted * 2.5
     assert turn_results(trajectory) == [trajectory.final_image, None]
@@ -40,7 +40,7 @@ async def test_a_call_that_failed_is_no_edit(task: EditTask) -> None:
     assert turn_results(trajectory) == [None, trajectory.final_image, None]
 
 
-async def test_an_edit_that_changes_nothing_is_told() -> None:
+async def test_an_edit_that_changes_nothing_is_counted() -> None:
     flat = EditTask(id="flat", instruction="Blur it.", images=(grey(100),))
     trajectory, store = await roll(flat, [call("qwen_edit_image", image_id="img_1", prompt="blur"), ANSWER_SOURCE])
     facts = facts_of(trajectory, store)
@@ -57,7 +57,7 @@ async def test_masks_by_name_are_covered_too(task: EditTask) -> None:
     facts = facts_of(trajectory, store)
     assert (facts.calls, facts.edits) == (3, 1)
     mask = np.asarray(store.get(trajectory.names["mask_1"]))
-    assert facts.coverage == (pytest.approx(float((mask > 127).mean())),)
+    assert list(facts.coverage) == [pytest.approx(float((mask > 127).mean()))]
     # A detection makes an image, but no edit.
     assert turn_results(trajectory) == [None, trajectory.final_image, None]
 

@@ -51,7 +51,7 @@ def test_each_metric_counts_what_it_says() -> None:
     )
 
 
-def test_what_a_batch_does_not_tell_has_no_metric() -> None:
+def test_a_batch_without_the_facts_has_no_metric() -> None:
     idle = ChainFacts(calls=0, malformed=0, edits=0, no_op_edits=0, longest_repeat=0, answered=False)
     assert monitor().observe([idle], 0).metrics == {"health/tool_calls": 0.0, "health/repeat_loops": 0.0}
     assert monitor().observe([], 0).metrics == {}
@@ -81,7 +81,7 @@ def test_a_healthy_batch_breaches_none_of_the_defaults() -> None:
 
 
 def test_limits_come_from_plain_configuration() -> None:
-    chosen = health_settings({"tool_calls": {"low": 2, "action": "stop"}, "mask_coverage": None})  # type: ignore[dict-item]
+    chosen = health_settings({"tool_calls": {"low": 2, "action": "stop"}, "mask_coverage": None})
     assert chosen.limits["tool_calls"] == Limit(low=2, action="stop")
     assert "mask_coverage" not in chosen.limits
     assert chosen.limits["parse_failures"] == HealthSettings().limits["parse_failures"]

@@ -9,7 +9,7 @@ from agentfly.evaluators import Reward
 from agentfly.training.metrics import group_statistics, reward_metrics
 
 
-def test_groups_are_told_apart_wherever_their_chains_are() -> None:
+def test_groups_are_kept_apart_wherever_their_chains_are() -> None:
     found = group_statistics([0.2, 0.5, 0.6, 0.5], ["a", "b", "a", "b"])
     assert [(group.group, group.size, group.zero_variance) for group in found] == [("a", 2, False), ("b", 2, True)]
     assert (found[0].mean, found[0].std, found[0].low, found[0].high) == pytest.approx((0.4, 0.2, 0.2, 0.6))

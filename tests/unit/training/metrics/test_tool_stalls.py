@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.training.metrics.chain_report import Interval
-from agentfly.training.metrics.tool_stalls import blame, wait_metrics
+from agentfly.training.metrics.tool_stalls import stall_in_words, wait_metrics
 
 
 def test_a_tool_beside_a_generation_costs_nothing() -> None:
@@ -71,9 +71,9 @@ def test_shares_add_up(spans: list[tuple[str, int, int]]) -> None:
     assert metrics["wait/policy_idle"] == pytest.approx(sum(seconds) / len(seconds) if seconds else 0.0)
 
 
-def test_blame_names_the_worst_tool() -> None:
+def test_words_name_the_worst_tool() -> None:
     metrics = {"wait/policy_idle": 0.41, "wait/because/qwen_edit_image": 0.3, "wait/because/detect_objects": 0.11}
-    assert blame(metrics) == "policy idle 41% because of qwen_edit_image"
-    assert blame({**metrics, "wait/policy_idle": 0.04}) is None
-    assert blame({"wait/policy_idle": 0.5}) is None
-    assert blame({}) is None
+    assert stall_in_words(metrics) == "policy idle 41% because of qwen_edit_image"
+    assert stall_in_words({**metrics, "wait/policy_idle": 0.04}) is None
+    assert stall_in_words({"wait/policy_idle": 0.5}) is None
+    assert stall_in_words({}) is None

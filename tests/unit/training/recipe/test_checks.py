@@ -1,4 +1,4 @@
-"""What does not fit together is told before anything starts, with the key to change."""
+"""Values that do not fit together are reported before anything starts, with the key to change."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({f"{ACTOR}ppo_mini_batch_size": 5}, r"ppo_mini_batch_size=5 must divide data\.train_batch_size=16"),
         ({f"{ROLLOUT}n": 1}, r"grpo compares samples of one prompt: set actor_rollout_ref\.rollout\.n to 2 or more"),
@@ -80,12 +80,12 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
         ({"agentfly__credit": "end"}, r"agentfly\.credit is lost with algorithm\.adv_estimator=grpo"),
     ],
 )
-def test_what_does_not_fit_is_told(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_values_that_do_not_fit_are_reported(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check_sizes(config(**changes))
 
 
-def test_everything_is_told_at_once() -> None:
+def test_everything_is_reported_at_once() -> None:
     with pytest.raises(ConfigError, match=r"ppo_mini_batch_size=5.*; grpo compares.*; .*max_model_len=1 "):
         check_sizes(config(**{f"{ACTOR}ppo_mini_batch_size": 5, f"{ROLLOUT}n": 1, f"{ROLLOUT}max_model_len": 1}))
 

@@ -1,4 +1,4 @@
-"""What a run would do and need, before it does it: counted from the checkpoint, and by hand."""
+"""The plan of a run and the memory it needs: counted from the checkpoint, and by hand."""
 
 from __future__ import annotations
 

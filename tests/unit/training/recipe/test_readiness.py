@@ -1,4 +1,4 @@
-"""What a run needs and does not have is told by count and by key, before Ray waits for it in vain."""
+"""Whatever a run lacks is reported by count and by key, before Ray waits for it in vain."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (8, 4, "this machine has 8 GPUs, and trainer.n_gpus_per_node=8 x trainer.nnodes=4 wants 32"),
     ],
 )
-def test_too_few_gpus_are_told(count: int, nodes: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_gpus_are_reported(count: int, nodes: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "count_gpus", lambda: count)
     with pytest.raises(ConfigError, match=words):
         check_gpus(config(trainer__nnodes=nodes), settings())
 
 
-def test_gpus_that_are_hidden_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_are_hidden_are_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "count_gpus", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ConfigError, match="2 GPUs that CUDA_VISIBLE_DEVICES='0,1' shows, and"):
@@ -111,7 +111,7 @@ def test_positions_are_those_that_the_engine_counts(given: dict[str, Any], posit
     assert positions_of(given) == positions
 
 
-def test_a_chain_longer_than_the_model_is_told(policy: Path) -> None:
+def test_a_chain_longer_than_the_model_is_reported(policy: Path) -> None:
     assert "may have 300 of the model's unknown number" in check_positions(config(), settings(policy))
     (policy / "config.json").write_text('{"text_config": {"max_position_embeddings": 299}}')
     with pytest.raises(ConfigError, match=r"may have 300 tokens, and the model has positions for 299.*max_prompt_len"):
@@ -130,7 +130,7 @@ def test_checkpoints_are_counted_as_they_are_kept(policy: Path) -> None:
     assert checkpoints_bytes(config(**contents), policy) == 3 * 4 * PARAMETERS
 
 
-def test_a_full_disk_is_told_before_the_first_checkpoint(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_first_checkpoint(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 14 * PARAMETERS))
     assert "of 0.0 GiB that are free" in check_disk(config(), settings(policy))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 14 * PARAMETERS - 1))
@@ -139,7 +139,7 @@ def test_a_full_disk_is_told_before_the_first_checkpoint(policy: Path, monkeypat
     assert "not measured" in check_disk(config(), settings("owner/name"))
 
 
-def test_a_policy_that_only_the_hub_has_is_told_where_the_hub_is_not_asked(
+def test_a_policy_that_only_the_hub_has_is_reported_where_the_hub_is_not_asked(
     policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agentfly.agents import RolloutLimits, StopReason
+from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import EditTask
 from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec
@@ -18,18 +19,12 @@ from agentfly.training.recipe.verl_dataset import write_rows
 from agentfly.vision.factory import make_engines
 
 pytest.importorskip("verl")
+from omegaconf import OmegaConf
 
 from agentfly.training.verl import agent_loop
-from agentfly.training.verl.agent_loop import (
-    AgentFlyAgentLoop,
-    FinishedChain,
-    Shared,
-    VerlBackend,
-    _output,
-    new_chain,
-    shared,
-)
+from agentfly.training.verl.agent_loop import AgentFlyAgentLoop, LoopContext, loop_context, new_chain, output_of
 from agentfly.training.verl.chain_faults import ChainFault
+from agentfly.training.verl.messages import VALIDATE, ChainRequest, FinishedChain
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, roll, task_of
 
 
@@ -50,10 +45,8 @@ class Server:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_shared_before() -> Iterator[None]:
-    agent_loop._shared.clear()
-    yield
-    agent_loop._shared.clear()
+def _no_context_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_loop, "_context", None)
 
 
 def settings(model: str, out: Path, **values: Any) -> TrainSettings:
@@ -62,16 +55,17 @@ def settings(model: str, out: Path, **values: Any) -> TrainSettings:
     return TrainSettings(model=model, out=out, data=data, limits=limits, system_prompt="", **values)
 
 
-def common(codec: ChatCodec, out: Path, response_length: int = 192, **values: Any) -> Shared:
+def common(codec: ChatCodec, out: Path, response_length: int = 192, **values: Any) -> LoopContext:
     made = settings(str(out), out, **values)
     limits = made.rollout_limits(64, response_length)
-    return Shared(made, codec, make_engines("classical"), limits, made.card().system_prompt)
+    return LoopContext(made, codec, make_engines("classical"), limits, made.card().system_prompt)
 
 
-def loop(shared_by_all: Shared, server: Any) -> AgentFlyAgentLoop:
+def loop(context: LoopContext, server: Any) -> AgentFlyAgentLoop:
     made = AgentFlyAgentLoop.__new__(AgentFlyAgentLoop)  # verl's own constructor wants a whole trainer configuration
-    made.config, made.processor, made.server_manager = object(), shared_by_all.codec.processor, server
-    agent_loop._shared[id(made.config)] = made.config, shared_by_all
+    config = OmegaConf.create({})
+    made.config, made.processor, made.server_manager = config, context.codec.processor, server
+    agent_loop._context = weakref.ref(config), context
     return made
 
 
@@ -82,7 +76,7 @@ def task() -> EditTask:
 
 @pytest.fixture
 def kwargs(tmp_path: Path, task: EditTask) -> dict[str, Any]:
-    """What verl hands on of a row."""
+    """Return the keyword arguments that verl makes of a row."""
     write_rows([task], tmp_path, "t")
     extra = {"index": 0, "task_file": str((tmp_path / "t.tasks.parquet").resolve())}
     return {"extra_info": extra, "uid": "u", "session_id": 1, "global_steps": 3}
@@ -105,10 +99,23 @@ async def test_a_chain_is_exact_and_not_scored(
     assert trajectory.stop_reason is StopReason.ANSWERED
     # The name that seeds are made from is the same in every run; verl's uid is not.
     assert trajectory.id == "step-3-row-0-1"
-    assert (output.chain.step, output.chain.validate, output.chain.row["index"]) == (3, False, 0)
-    images = output.multi_modal_data["images"]  # type: ignore[index]
+    request = output.chain.request
+    assert (request.step, request.validate, request.row["index"]) == (3, False, 0)
+    assert output.chain.task.id == task.id
+    # verl stores every field of a sample; the chain stays in the worker.
+    assert "chain" not in output.as_dict()
+    images = output.multi_modal_data["images"]
     assert [image.size for image in images] == [(168, 168)] * 2
     assert policy_codec.image_runs(whole) == [9, 9]
+
+
+async def test_a_chain_of_a_validation_is_named_after_it(
+    policy_codec: ChatCodec, tmp_path: Path, kwargs: dict[str, Any]
+) -> None:
+    server = Server(policy_codec, [ANSWER_SOURCE])
+    output = await loop(common(policy_codec, tmp_path), server).run({}, **kwargs, **{VALIDATE: True})
+    assert output.chain.request.validate
+    assert output.chain.trajectory.id == "validation-3-row-0-1"
 
 
 async def test_what_was_sampled_is_marked_for_the_loss(
@@ -160,7 +167,7 @@ async def test_the_response_fits_in_verls_length_and_ends_with_what_was_sampled(
     # An observation that no turn follows is not kept: no image hangs over the end.
     assert output.response_mask[-1] == 1
     runs = policy_codec.image_runs(output.prompt_ids + output.response_ids)
-    assert runs == [9] * len(output.multi_modal_data["images"])  # type: ignore[index]
+    assert runs == [9] * len(output.multi_modal_data["images"])
 
 
 async def test_a_dead_server_is_an_error_that_names_the_chain(
@@ -189,32 +196,34 @@ async def test_a_chain_that_was_stopped_from_outside_is_never_trained_on(
 ) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER], policy_codec)
     trajectory.stop_reason, trajectory.error = stop, "out of order"
-    chain = FinishedChain(trajectory, store, {}, 1, False, common(policy_codec, tmp_path))
+    request = ChainRequest({"index": 0, "task_file": ""}, "u", step=1)
+    chain = FinishedChain(trajectory, store, task, request, settings("m", tmp_path))
     with pytest.raises(ChainFault, match=f"chain {trajectory.id} is not trained on: out of order") as found:
-        _output(chain, [])
+        output_of(chain, 192, {})
     assert found.value.reason == reason
 
 
 def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp_path: Path, task: EditTask) -> None:
     made = common(policy_codec, tmp_path, tools=["qwen_edit_image"])
-    chain = new_chain(made, VerlBackend(None, policy_codec, {}), task, "g", 0)
+    chain = new_chain(made, ScriptedBackend([], codec=policy_codec), task, "g", 0)
     assert [tool.name for tool in chain.tools] == ["qwen_edit_image", "give_answer"]
     unknown = common(policy_codec, tmp_path, tools=["edit_image"])
     with pytest.raises(ConfigError, match="Did you mean 'qwen_edit_image'"):
-        new_chain(unknown, VerlBackend(None, policy_codec, {}), task, "g", 0)
+        new_chain(unknown, ScriptedBackend([], codec=policy_codec), task, "g", 0)
 
 
-def test_what_is_shared_is_built_once_a_configuration(
+def test_the_context_is_built_once_for_a_configuration(
     tiny_policy: Path, tmp_path: Path, policy_codec: ChatCodec
 ) -> None:
-    from omegaconf import OmegaConf
-
     node = {"model": str(tiny_policy), "out": str(tmp_path), "data": {"train": "stickers"}, "template": "compact-tool"}
     rollout = {"prompt_length": 100, "response_length": 60}
     config = OmegaConf.create({"agentfly": node, "actor_rollout_ref": {"rollout": rollout}})
-    found = shared(config, policy_codec.processor)
-    assert shared(config, policy_codec.processor) is found
-    assert shared(config.copy(), policy_codec.processor) is not found
+    found = loop_context(config, policy_codec.processor)
+    assert loop_context(config, policy_codec.processor) is found
+    other = config.copy()
+    assert loop_context(other, policy_codec.processor) is not found
+    # The section is parsed once in a process all the same.
+    assert loop_context(other, policy_codec.processor).settings is found.settings
     assert found.limits == RolloutLimits(
         max_turns=8,
         max_tokens_per_turn=1024,

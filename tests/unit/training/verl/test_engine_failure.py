@@ -1,4 +1,4 @@
-"""A rollout engine that died is told by the worker that asked it, and ends the run before anything is trained."""
+"""A rollout engine that died is reported by the worker that asked it, and ends the run before anything is trained."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 
 pytest.importorskip("verl")
 
+import transfer_queue
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from agentfly.errors import TrainingError
 from agentfly.templates import ChatCodec
 from agentfly.training.recipe.verl_dataset import write_rows
 from agentfly.training.verl import replay_buffer
+from agentfly.training.verl.agent_loop import is_engine_death
 from agentfly.training.verl.chain_faults import ChainFault
-from agentfly.training.verl.engine_failure import PARTITION, is_lost, lost_in
+from agentfly.training.verl.messages import EngineFailure
 from tests.unit.training.chains import good_edit, task_of
 from tests.unit.training.verl.test_agent_loop import Server, common, loop
 from tests.unit.training.verl.test_replay_buffer import required
@@ -27,13 +29,14 @@ class EngineDeadError(Exception):
 
 
 def of_a_remote_process(fault: Exception) -> Exception:
-    return RayTaskError("generate", "traceback", fault).as_instanceof_cause()
+    found: Exception = RayTaskError("generate", "traceback", fault).as_instanceof_cause()
+    return found
 
 
-def test_a_dead_engine_and_a_dead_server_are_told_from_a_refused_request() -> None:
-    assert is_lost(of_a_remote_process(EngineDeadError("EngineCore encountered an issue.")))
-    assert is_lost(ActorDiedError())
-    assert not is_lost(of_a_remote_process(ValueError("the prompt is too long")))
+def test_a_dead_engine_and_a_dead_server_differ_from_a_refused_request() -> None:
+    assert is_engine_death(of_a_remote_process(EngineDeadError("EngineCore encountered an issue.")))
+    assert is_engine_death(ActorDiedError())
+    assert not is_engine_death(of_a_remote_process(ValueError("the prompt is too long")))
 
 
 class Dying(Server):
@@ -45,7 +48,7 @@ class Dying(Server):
         return await super().generate(**request)
 
 
-async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_trainer_is_told(
+async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_trainer_learns_of_it(
     policy_codec: ChatCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put: list[dict[str, Any]] = []
@@ -53,7 +56,7 @@ async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_traine
     async def kv_put(**named: Any) -> None:
         put.append(named)
 
-    monkeypatch.setattr(replay_buffer.tq, "async_kv_put", kv_put)
+    monkeypatch.setattr(transfer_queue, "async_kv_put", kv_put)
     task = task_of()
     write_rows([task], tmp_path, "t")
     row = {"index": 0, "task_file": str(tmp_path / "t.tasks.parquet")}
@@ -62,17 +65,19 @@ async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_traine
         await loop(common(policy_codec, tmp_path), server).run(
             {}, extra_info=row, uid="u", session_id=1, global_steps=3
         )
-    [told] = put
-    assert lost_in({told["partition_id"]: {told["key"]: told["tag"]}}) is not None
+    [record] = put
+    failure = EngineFailure.find({record["partition_id"]: {record["key"]: record["tag"]}})
+    assert failure is not None
+    assert "EngineDeadError" in failure.fault
 
 
-def test_the_trainer_ends_when_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainer_ends_when_it_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     queue: dict[str, Any] = {"train": {"a": {"is_prompt": True, "status": "failure", "global_steps": 1}}}
-    monkeypatch.setattr(replay_buffer.tq, "kv_list", lambda: queue)
+    monkeypatch.setattr(transfer_queue, "kv_list", lambda: queue)
     buffer = replay_buffer.WatchfulReplayBuffer(**required())
     buffer._sync_metadata_from_transfer_queue()
-    queue[PARTITION] = {"engine": {}}
+    queue[EngineFailure.PARTITION] = {"engine": {}}
     buffer._sync_metadata_from_transfer_queue()
-    queue[PARTITION] = {"engine": {"fault": "EngineDeadError: EngineCore encountered an issue."}}
+    queue[EngineFailure.PARTITION] = {"engine": {"fault": "EngineDeadError: EngineCore encountered an issue."}}
     with pytest.raises(TrainingError, match="a rollout engine died: EngineDeadError"):
         buffer._sync_metadata_from_transfer_queue()

@@ -1,4 +1,4 @@
-"""The worker of the agent loops and the process that scores: what goes between them, and what is kept of a chain."""
+"""The worker of the agent loops and the process that scores: their messages, and the log of the chains."""
 
 from __future__ import annotations
 
@@ -16,21 +16,33 @@ from agentfly.errors import EvaluatorError, TrainingError
 from agentfly.evaluators import EditSample, Score
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
+from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
-from agentfly.training.recipe.verl_dataset import write_rows
+from agentfly.training.recipe.verl_dataset import TaskRow, write_rows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 import transfer_queue  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
+from verl import DataProto  # noqa: E402
 
 from agentfly.training.verl import loop_worker  # noqa: E402
-from agentfly.training.verl.agent_loop import ChainOutput, FinishedChain, Shared, _output  # noqa: E402
-from agentfly.training.verl.chain_faults import PARTITION, ChainFault, LostChain, lost_in  # noqa: E402
-from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain, payload_of, told  # noqa: E402
+from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, output_of  # noqa: E402
+from agentfly.training.verl.chain_faults import ChainFault  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain, report_of  # noqa: E402
+from agentfly.training.verl.messages import (  # noqa: E402
+    VALIDATE,
+    ChainReport,
+    ChainRequest,
+    ChainToScore,
+    FinishedChain,
+    LostChain,
+    ScoredChain,
+    UnscoredChain,
+)
 from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
-from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_payload  # noqa: E402
-from agentfly.training.verl.scoring import ChainScorer  # noqa: E402
+from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_chain  # noqa: E402
+from agentfly.training.verl.scoring import ChainScorer, images_needed  # noqa: E402
 from agentfly.vision.factory import make_engines  # noqa: E402
 from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of  # noqa: E402
 
@@ -58,7 +70,7 @@ def task() -> EditTask:
 
 
 @pytest.fixture
-def row(task: EditTask, tmp_path: Path) -> dict[str, Any]:
+def row(task: EditTask, tmp_path: Path) -> TaskRow:
     write_rows([task], tmp_path, "t")
     return {"index": 0, "task_file": str((tmp_path / "t.tasks.parquet").resolve())}
 
@@ -66,7 +78,7 @@ def row(task: EditTask, tmp_path: Path) -> dict[str, Any]:
 class Made:
     """Makes finished chains of one run."""
 
-    def __init__(self, task: EditTask, row: dict[str, Any], codec: ChatCodec, out: Path) -> None:
+    def __init__(self, task: EditTask, row: TaskRow, codec: ChatCodec, out: Path) -> None:
         self.task, self.row, self.codec, self.out = task, row, codec, out
 
     def settings(self, **values: Any) -> TrainSettings:
@@ -74,14 +86,24 @@ class Made:
 
     async def chain(self, *texts: str, **values: Any) -> FinishedChain:
         trajectory, store = await roll(self.task, texts, self.codec)
-        settings = self.settings(**values)
-        common = Shared(settings, self.codec, make_engines("classical"), RolloutLimits(), None)
-        return FinishedChain(trajectory, store, self.row, 4, False, common)
+        request = ChainRequest(self.row, "u", step=4)
+        return FinishedChain(trajectory, store, self.task, request, self.settings(**values))
 
 
 @pytest.fixture
-def made(task: EditTask, row: dict[str, Any], policy_codec: ChatCodec, tmp_path: Path) -> Made:
+def made(task: EditTask, row: TaskRow, policy_codec: ChatCodec, tmp_path: Path) -> Made:
     return Made(task, row, policy_codec, tmp_path)
+
+
+def packed(chain: FinishedChain) -> ChainToScore:
+    trajectory = chain.trajectory
+    return ChainToScore.of(chain, turn_results(trajectory), images_needed(trajectory, chain.settings))
+
+
+async def score(settings: TrainSettings, message: ChainToScore) -> ScoredChain:
+    result = await score_chain(ChainScorer(settings), message)
+    assert isinstance(result, ScoredChain)
+    return result
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -92,26 +114,28 @@ async def test_a_packed_chain_is_scored_as_it_would_be_here(made: Made) -> None:
     rewards = []
     for edit in (good_edit(made.task), bad_edit()):
         chain = await made.chain(edit, ANSWER)
-        payload = payload_of(chain)
-        assert [array.dtype for array in payload["images"].values()] == [np.uint8]
-        result = await score_payload(ChainScorer(made.settings()), payload)
-        assert result["token_rewards"] is None
-        assert result["audit"] is None
-        assert result["scores"]["reward"] == result["reward_score"]
+        message = packed(chain)
+        assert [array.dtype for array in message.images.values()] == [np.uint8]
+        result = await score(made.settings(), message)
+        assert result.token_rewards is None
+        assert result.audit is None
+        assert result.to_answer()["reward_score"] == result.reward
         await ChainScorer(made.settings()).score(chain.trajectory, made.task, chain.store)
-        assert chain.trajectory.reward == result["reward_score"]
-        rewards.append(result["reward_score"])
+        assert result.reward is not None
+        assert chain.trajectory.reward == result.reward
+        rewards.append(result.reward)
     assert rewards[0] > 0.8 > rewards[1]
 
 
 async def test_credit_needs_the_images_of_every_turn(made: Made) -> None:
     more = bad_edit().replace("img_1", "img_2")
     chain = await made.chain(good_edit(made.task), more, ANSWER.replace("img_2", "img_3"), credit="end")
-    payload = payload_of(chain)
-    assert len(payload["images"]) == 2
-    result = await score_payload(ChainScorer(chain.shared.settings), payload)
-    assert sum(result["token_rewards"]) == pytest.approx(result["reward_score"])
-    assert min(result["token_rewards"]) < 0 < max(result["token_rewards"])
+    message = packed(chain)
+    assert len(message.images) == 2
+    result = await score(chain.settings, message)
+    assert result.token_rewards is not None
+    assert sum(result.token_rewards) == pytest.approx(result.reward)
+    assert min(result.token_rewards) < 0 < max(result.token_rewards)
 
 
 @pytest.mark.parametrize(
@@ -123,58 +147,61 @@ async def test_credit_needs_the_images_of_every_turn(made: Made) -> None:
 )
 async def test_what_is_not_scored_has_a_reason_and_no_number(made: Made, evaluator: Any, reason: str) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER, evaluator=evaluator)
-    result = await score_payload(ChainScorer(chain.shared.settings), payload_of(chain))
-    assert result == {"not_scored": reason}
+    result = await score_chain(ChainScorer(chain.settings), packed(chain))
+    assert result == UnscoredChain(reason)
+    assert ScoredChain.from_answer(result.to_answer()) == result
 
 
 async def test_the_manager_takes_what_verl_hands_it(made: Made, tmp_path: Path) -> None:
     node = {"model": "m", "out": str(tmp_path), "data": {"train": "stickers"}}
     manager = AgentFlyRewardManager(OmegaConf.create({"agentfly": node}), None, None, reward_router_address=None)
-    payload = np.empty(1, dtype=object)
-    payload[0] = payload_of(await made.chain(good_edit(made.task), ANSWER))
-    result = await manager.run_single(SimpleNamespace(non_tensor_batch={"chain": payload}))
-    assert result["reward_score"] > 0.8
+    message = packed(await made.chain(good_edit(made.task), ANSWER))
+    answer = await manager.run_single(DataProto(non_tensor_batch=message.to_batch()))
+    scored = ScoredChain.from_answer(answer)
+    assert isinstance(scored, ScoredChain)
+    assert (scored.reward or 0.0) > 0.8
 
 
 def worker(made: Made, settings: TrainSettings) -> AgentFlyLoopWorker:
     """A worker without Ray and queue, whose chains are scored in this process."""
     scorer = ChainScorer(settings)
 
-    async def compute_score(data: Any) -> dict[str, Any]:
-        return await score_payload(scorer, data.non_tensor_batch["chain"][0])
+    async def compute_score(data: Any) -> dict[str, object]:
+        return (await score_chain(scorer, ChainToScore.from_batch(data.non_tensor_batch))).to_answer()
 
     bare = AgentFlyLoopWorker.__new__(AgentFlyLoopWorker)
     bare.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))]
+    bare._context = LoopContext(settings, made.codec, make_engines("classical"), RolloutLimits(), None)
     bare._images = ImageInputs(made.codec)
     return bare
 
 
 async def scored(made: Made, *texts: str, **values: Any) -> ChainOutput:
     chain = await made.chain(*texts, **values)
-    output = _output(chain, [])
-    await worker(made, chain.shared.settings)._compute_score([output], {})
+    output = output_of(chain, 8192, {})
+    await worker(made, chain.settings)._compute_score([output], {})
     return output
 
 
-async def test_a_scored_chain_tells_the_trainer_and_the_log(made: Made) -> None:
+async def test_a_scored_chain_reaches_the_trainer_and_the_log(made: Made) -> None:
     output = await scored(made, good_edit(made.task), ANSWER)
     chain = output.chain
     tokens = chain.trajectory.tokens
     assert tokens is not None
     assert output.reward_score == chain.trajectory.reward
     assert output.extra_fields["reward_extra_info"]["score"] == chain.trajectory.score
-    data = output.extra_fields["agentfly"]
-    assert data["digest"] == digest(tokens.ids, tokens.mask)
-    assert data["stop"] == "answered"
-    assert (data["id"], data["group"], data["audit"]) == ("group-0", "group", None)
-    assert data["parts"] == chain.trajectory.reward_parts
-    assert data["facts"]["edits"] == 1
-    assert {each["tool"] for each in data["intervals"]} == {"", "auto_inpaint_image", "give_answer"}
+    # verl's queue carries it: plain values only.
+    report = ChainReport.from_fields(json.loads(json.dumps(output.extra_fields)))
+    assert report == ChainReport.from_fields(output.extra_fields)
+    assert report.digest == digest(tokens.ids, tokens.mask)
+    assert report.stop == "answered"
+    assert (report.id, report.group, report.audit) == ("group-0", "group", None)
+    assert report.parts == chain.trajectory.reward_parts
+    assert report.facts.edits == 1
+    assert {each.tool for each in report.intervals} == {"", "auto_inpaint_image", "give_answer"}
     (line,) = lines(made.out / "trajectories.jsonl")
     assert (line["step"], line["validate"], line["task"]["type"]) == (4, False, "named")
     assert line["trajectory"]["reward"] == output.reward_score
-    # verl's queue carries it: plain values only.
-    assert json.loads(json.dumps(data))["id"] == "group-0"
 
 
 async def test_credit_reaches_verl_as_rewards_of_tokens(made: Made) -> None:
@@ -189,7 +216,7 @@ async def test_the_audits_score_travels_apart_from_the_reward(made: Made) -> Non
     audit = AuditNode(evaluator="structural", settings={"share": 1.0})
     output = await scored(made, good_edit(made.task), ANSWER, audit=audit)
     alone = await scored(made, good_edit(made.task), ANSWER)
-    assert output.extra_fields["agentfly"]["audit"] is not None
+    assert ChainReport.from_fields(output.extra_fields).audit is not None
     assert output.reward_score == alone.reward_score
 
 
@@ -219,10 +246,10 @@ async def test_a_lost_chain_is_logged_and_reported_to_the_trainer(
     monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", lose)
     kwargs = {"agent_name": "agentfly", "uid": "u", "session_id": 3}
     with pytest.raises(ChainFault if known else KeyError):
-        await worker(made, chain.shared.settings)._run_agent_loop({}, {"validate": False}, **kwargs)
+        await worker(made, chain.settings)._run_agent_loop({}, {"validate": False}, **kwargs)
     [record] = put
-    assert (record["key"], record["partition_id"]) == ("u_3", PARTITION)
-    [lost] = lost_in({PARTITION: {record["key"]: record["tag"]}}, validate=False).values()
+    assert (record["key"], record["partition_id"]) == ("u_3", LostChain.PARTITION)
+    [lost] = LostChain.find({LostChain.PARTITION: {record["key"]: record["tag"]}}, validate=False).values()
     log = made.out / "trajectories.jsonl"
     if known:
         assert lost == LostChain("u", "not_scored", "the judge is down", answered=True, validate=False)
@@ -232,9 +259,28 @@ async def test_a_lost_chain_is_logged_and_reported_to_the_trainer(
         assert not log.exists()
 
 
+@pytest.mark.parametrize("validate", [True, False])
+async def test_a_loop_knows_of_a_validation_and_the_queue_gets_verls_fields_alone(
+    made: Made, monkeypatch: pytest.MonkeyPatch, validate: bool
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def run(self: AgentFlyLoopWorker, sampling: Any, trajectory: dict[str, Any], **kwargs: Any) -> None:
+        seen.append(kwargs)
+        await self._agent_loop_postprocess(None, trajectory["validate"], **kwargs)
+
+    async def put(self: AgentFlyLoopWorker, output: Any, validate: bool, **kwargs: Any) -> None:
+        seen.append(kwargs)
+
+    monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", run)
+    monkeypatch.setattr(loop_worker._Worker, "_agent_loop_postprocess", put)
+    await worker(made, made.settings())._run_agent_loop({}, {"validate": validate}, uid="u", session_id=3)
+    assert seen == [{"uid": "u", "session_id": 3, VALIDATE: validate}, {"uid": "u", "session_id": 3}]
+
+
 async def test_inputs_of_images_are_made_and_proved(made: Made) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER)
-    output, bare = _output(chain, []), worker(made, chain.shared.settings)
+    output, bare = output_of(chain, 8192, {}), worker(made, chain.settings)
     ids = torch.tensor([output.prompt_ids + output.response_ids])
     inputs = bare._compute_multi_modal_inputs(output, ids)
     assert inputs["image_grid_thw"].tolist() == [[1, 6, 6]] * 2
@@ -257,9 +303,9 @@ async def test_images_are_kept_when_asked(made: Made) -> None:
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
 
 
-async def test_what_is_told_stands_for_the_chain(made: Made) -> None:
+async def test_a_report_stands_for_its_chain(made: Made) -> None:
     chain = await made.chain("no")
     await ChainScorer(made.settings()).score(chain.trajectory, made.task, chain.store)
-    data = told(chain, 40.0)
-    assert (data["audit"], data["facts"]["calls"], data["facts"]["answered"]) == (40.0, 0, False)
-    assert data["reward"] == pytest.approx(-0.05)
+    report = report_of(chain, 40.0, make_engines("classical"))
+    assert (report.audit, report.facts.calls, report.facts.answered) == (40.0, 0, False)
+    assert report.reward == pytest.approx(-0.05)

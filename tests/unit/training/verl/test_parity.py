@@ -58,8 +58,13 @@ def test_a_chain_without_images_has_no_inputs(policy_codec: ChatCodec) -> None:
 def test_an_image_goes_through_the_processor_once(policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, one, two = ImageInputs(policy_codec), make_image(84, 84), make_image(84, 84, 1)
     seen: list[int] = []
-    processor = inputs._processor
-    monkeypatch.setattr(inputs, "_processor", lambda **named: seen.append(1) or processor(**named))
+    original = inputs._processor
+
+    def processor(**named: Any) -> Any:
+        seen.append(1)
+        return original(**named)
+
+    monkeypatch.setattr(inputs, "_processor", processor)
     ids = torch.tensor([policy_codec.image_id])
     first = inputs.of([handle_of(one), handle_of(two)], [one, two], ids)
     again = inputs.of([handle_of(two), handle_of(one)], [two, one], ids)
@@ -108,9 +113,9 @@ def test_one_placeholder_too_many_or_few_is_named(
     ]
     start = starts[index]
     wrong = [*ids[:start], policy_codec.image_id, *ids[start:]] if more > 0 else [*ids[:start], *ids[start + 1 :]]
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as found:
         check_images(trajectory, wrong, grids, policy_codec)
-    assert str(told.value) == (
+    assert str(found.value) == (
         f"chain group-0, {where}, image {index} ({trajectory.images[index]}): "
         f"the rollout has {9 + more} placeholders, the trainer 9"
     )

@@ -90,7 +90,7 @@ def test_verls_positions_are_those_of_the_model(
 def test_positions_of_the_trainer_give_the_log_probs_of_the_model(
     chain: tuple[Trajectory, ImageStore], policy_codec: ChatCodec, tiny_policy: Path, model: Any
 ) -> None:
-    """Whether positions are handed to the model or left to it: the same forward pass."""
+    """The forward pass is the same with positions of the trainer and with those that the model makes."""
     from verl.utils import hf_processor
 
     from agentfly.training.verl.loop_worker import AgentFlyLoopWorker

@@ -63,7 +63,7 @@ class Checked:
         main(write(changed, self._folder / "config.yaml"))
         line = self._capsys.readouterr().out.strip().splitlines()[-1]
         answer = json.loads(line)
-        return {"fault": "\n".join(answer["faults"]) or None, "told": "; ".join(answer["told"])}
+        return {"fault": "\n".join(answer["faults"]) or None, "passed": "; ".join(answer["passed"])}
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def checked(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path: Path) -> None:
-    told = checked()
-    assert told["fault"] is None
-    assert told["told"].startswith("verl accepts the configuration; grpo with the vanilla loss; policy ")
-    assert "; tools detect_objects, " in told["told"]
-    assert "; no image servers; agentfly.evaluator can score; no audit; 4 of the first 4 tasks" in told["told"]
-    longest = int(told["told"].split("prompts have ")[1].split()[0])
+    result = checked()
+    assert result["fault"] is None
+    assert result["passed"].startswith("verl accepts the configuration; grpo with the vanilla loss; policy ")
+    assert "; tools detect_objects, " in result["passed"]
+    assert "; no image servers; agentfly.evaluator can score; no audit; 4 of the first 4 tasks" in result["passed"]
+    longest = int(result["passed"].split("prompts have ")[1].split()[0])
     assert 20 < longest <= 64
     # The limit is exact: the longest prompt fits, one token less does not.
     assert checked(data__max_prompt_length=longest)["fault"] is None
@@ -87,8 +87,8 @@ def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path:
 
 def test_a_file_of_rows_is_measured_too(checked: Checked, tmp_path: Path) -> None:
     rows = write_rows([StickerWorld().task(index, "train") for index in range(3)], tmp_path, "rows")
-    told = checked(agentfly__data__train=str(rows))
-    assert "of 64 tokens at most" in told["told"]
+    result = checked(agentfly__data__train=str(rows))
+    assert "of 64 tokens at most" in result["passed"]
 
 
 @pytest.mark.parametrize(
@@ -103,21 +103,21 @@ def test_a_file_of_rows_is_measured_too(checked: Checked, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_what_verl_would_refuse_is_told(checked: Checked, changes: dict[str, Any], fault: str) -> None:
+def test_what_verl_would_refuse_is_reported(checked: Checked, changes: dict[str, Any], fault: str) -> None:
     assert re.match(fault, checked(**changes)["fault"] or "")
 
 
 def test_our_own_estimator_is_known(checked: Checked) -> None:
-    told = checked(algorithm__adv_estimator="turn_grpo")
-    assert told["fault"] is None
-    assert "turn_grpo with the vanilla loss" in told["told"]
+    result = checked(algorithm__adv_estimator="turn_grpo")
+    assert result["fault"] is None
+    assert "turn_grpo with the vanilla loss" in result["passed"]
 
 
 def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
-    told = checked(agentfly__model="Qwen/Qwen2.5-VL-3B-Instruct")
-    assert told["fault"] is None
-    assert "Qwen/Qwen2.5-VL-3B-Instruct is not on this machine, so its prompts were not measured" in told["told"]
-    assert "give agentfly.model=FOLDER" in told["told"]
+    result = checked(agentfly__model="Qwen/Qwen2.5-VL-3B-Instruct")
+    assert result["fault"] is None
+    assert "Qwen/Qwen2.5-VL-3B-Instruct is not on this machine, so its prompts were not measured" in result["passed"]
+    assert "give agentfly.model=FOLDER" in result["passed"]
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,18 @@ def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
         ),
     ],
 )
-def test_what_a_run_would_find_out_late_is_told(checked: Checked, changes: dict[str, Any], fault: str) -> None:
+def test_what_a_run_would_find_out_late_is_reported(checked: Checked, changes: dict[str, Any], fault: str) -> None:
     assert fault in (checked(**changes)["fault"] or "")
 
 
-def test_tasks_without_what_the_evaluator_needs_are_told(checked: Checked, tmp_path: Path) -> None:
+def test_tasks_without_what_the_evaluator_needs_are_reported(checked: Checked, tmp_path: Path) -> None:
     tasks = [dataclasses.replace(StickerWorld().task(index, "train"), target=None) for index in range(3)]
     rows = write_rows(tasks, tmp_path, "rows")
     fault = checked(agentfly__data__train=str(rows))["fault"]
     assert "none of the first 3 tasks can be scored: the reference evaluator needs the target and the mask" in fault
 
 
-def test_all_that_is_wrong_is_told_together_and_once(checked: Checked) -> None:
+def test_all_that_is_wrong_is_reported_together_and_once(checked: Checked) -> None:
     faults = checked(
         actor_rollout_ref__rollout__n=1,
         agentfly__evaluator="referense",
@@ -185,11 +185,11 @@ def test_all_that_is_wrong_is_told_together_and_once(checked: Checked) -> None:
     assert [line.startswith(word) for line, word in zip(faults.splitlines(), words, strict=True)] == [True] * 5
 
 
-def test_an_image_server_that_is_silent_beside_one_that_answers_is_told(checked: Checked) -> None:
+def test_an_image_server_that_is_silent_beside_one_that_answers_is_reported(checked: Checked) -> None:
     with running(model_type="classical", worker_slots=1) as server:
-        told = checked(agentfly__client_nodes=[server.url.removeprefix("http://"), "localhost:9"])
-    assert told["fault"] is None
-    assert "image servers that cannot be used from here: http://localhost:9 (cannot connect" in told["told"]
+        result = checked(agentfly__client_nodes=[server.url.removeprefix("http://"), "localhost:9"])
+    assert result["fault"] is None
+    assert "image servers that cannot be used from here: http://localhost:9 (cannot connect" in result["passed"]
 
 
 SILENT = """{%- for message in messages -%}
@@ -201,7 +201,7 @@ SILENT = """{%- for message in messages -%}
 {%- endfor -%}{{- '<|im_start|>assistant\\n' -}}"""
 
 
-def test_a_template_that_ignores_the_tools_is_told(checked: Checked, tmp_path: Path) -> None:
+def test_a_template_that_ignores_the_tools_is_reported(checked: Checked, tmp_path: Path) -> None:
     (tmp_path / "silent.jinja").write_text(SILENT)
     sizes = {"data__max_prompt_length": 2000, "actor_rollout_ref__rollout__max_model_len": 2192}
     silent = {"agentfly__template": str(tmp_path / "silent.jinja"), **sizes}

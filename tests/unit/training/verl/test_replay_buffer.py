@@ -1,4 +1,4 @@
-"""verl builds our replay buffer from its configuration; it polls fast, and proves and observes what it hands on."""
+"""verl builds our replay buffer from its configuration; it polls fast, and checks and observes each batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
+import transfer_queue  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from tensordict import NonTensorData  # noqa: E402
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn  # noqa: E402
@@ -18,8 +19,8 @@ from verl.utils.import_utils import load_extern_object  # noqa: E402
 
 from agentfly.errors import ConfigError, TrainingError  # noqa: E402
 from agentfly.training.launch.log_reader import notice_in  # noqa: E402
-from agentfly.training.verl import replay_buffer  # noqa: E402
-from agentfly.training.verl.chain_faults import PARTITION, LostChain  # noqa: E402
+from agentfly.training.metrics.health import ChainFacts  # noqa: E402
+from agentfly.training.verl.messages import ChainReport, LostChain  # noqa: E402
 from agentfly.training.verl.parity import digest  # noqa: E402
 from agentfly.training.verl.replay_buffer import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
 
@@ -27,7 +28,7 @@ NODE = {"model": "m", "out": "o", "data": {"train": "stickers"}}
 
 
 def required(**node: Any) -> dict[str, Any]:
-    """What verl/trainer/ppo/v1/trainer_base.py:_build_replay_buffer gives, with the values of config/agentfly.yaml."""
+    """Return the arguments of verl/trainer/ppo/v1/trainer_base.py:_build_replay_buffer, from config/agentfly.yaml."""
     return {
         "trainer_mode": "sync",
         "trainer_config": {},
@@ -38,7 +39,7 @@ def required(**node: Any) -> dict[str, Any]:
     }
 
 
-def test_polls_fast_unless_told_otherwise() -> None:
+def test_polls_fast_unless_set_otherwise() -> None:
     buffer_class = load_extern_object("pkg://agentfly.training.verl.replay_buffer", "WatchfulReplayBuffer")
     assert buffer_class(**required()).poll_interval == POLL_SECONDS
     assert buffer_class(**required(), poll_interval=1.0).poll_interval == 1.0
@@ -59,20 +60,20 @@ IDS, MASK = [5, 6, 7, 8], [1, 0]
 NO_PAUSE = {"lost_chains": {"pause": 0}}
 
 
-def told(answered: bool = True) -> dict[str, Any]:
-    facts = {"calls": 1, "malformed": 0, "edits": 1, "no_op_edits": 0, "longest_repeat": 1, "answered": answered}
-    return {
-        "id": "step-1-row-0-0",
-        "group": "step-1-row-0",
-        "reward": 0.5,
-        "parts": {"edit": 0.5},
-        "audit": None,
-        "facts": facts,
-        "intervals": [],
-        "stop": "answered" if answered else "max_turns",
-        "digest": digest(IDS, MASK),
-        "cache": None,
-    }
+def extra_fields(answered: bool = True) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    ChainReport(
+        id="step-1-row-0-0",
+        group="step-1-row-0",
+        reward=0.5,
+        parts={"edit": 0.5},
+        audit=None,
+        facts=ChainFacts(calls=1, malformed=0, edits=1, no_op_edits=0, longest_repeat=1, answered=answered),
+        intervals=[],
+        stop="answered" if answered else "max_turns",
+        digest=digest(IDS, MASK),
+    ).add_to(fields)
+    return fields
 
 
 class Queue:
@@ -92,12 +93,12 @@ class Queue:
             key = f"{uid}_{number}_0"
             tags[key] = {"status": "success"}
             self.fields[key] = {
-                "extra_fields": NonTensorData({"agentfly": told(answered)}),
+                "extra_fields": NonTensorData(extra_fields(answered)),
                 "input_ids": torch.tensor(IDS),
                 "response_mask": torch.tensor(MASK),
             }
         for number, chain in enumerate(lost):
-            self.tags.setdefault(PARTITION, {})[f"{uid}_{len(kept) + number}"] = asdict(chain)
+            self.tags.setdefault(LostChain.PARTITION, {})[f"{uid}_{len(kept) + number}"] = asdict(chain)
 
     def kv_list(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {partition: dict(tags) for partition, tags in self.tags.items()}
@@ -114,7 +115,7 @@ class Queue:
 def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     made = Queue()
     for name in ("kv_list", "kv_clear", "kv_batch_get"):
-        monkeypatch.setattr(replay_buffer.tq, name, getattr(made, name))
+        monkeypatch.setattr(transfer_queue, name, getattr(made, name))
     return made
 
 
@@ -131,7 +132,7 @@ def lost(uid: str, *, answered: bool = True, validate: bool = False) -> LostChai
     return LostChain(uid, "not_scored", "the judge refuses the connection", answered, validate)
 
 
-def test_a_batch_comes_with_what_its_chains_tell(queue: Queue) -> None:
+def test_a_batch_comes_with_the_metrics_of_its_chains(queue: Queue) -> None:
     queue.prompt("a", [True, True])
     batch, metrics = buffer(queue).sample(1, "train", 1)
     assert batch.keys == ["a_0_0", "a_1_0"]
@@ -142,7 +143,7 @@ def test_a_batch_comes_with_what_its_chains_tell(queue: Queue) -> None:
 
 def test_a_report_that_is_not_there_in_full_is_waited_for(queue: Queue) -> None:
     queue.prompt("a", [True])
-    queue.tags[PARTITION] = {"b_0": {}}  # verl's queue lists a key a moment before its tag
+    queue.tags[LostChain.PARTITION] = {"b_0": {}}  # verl's queue lists a key a moment before its tag
     assert buffer(queue).sample(1, "train", 1)[1]["chains/lost"] == 0
 
 
@@ -151,7 +152,7 @@ def test_a_few_lost_chains_are_counted_by_reason(queue: Queue) -> None:
     _, metrics = buffer(queue).sample(1, "train", 1)
     assert (metrics["chains/lost"], metrics["chains/lost/not_scored"]) == (1, 1)
     assert metrics["chains/lost_share"] == pytest.approx(0.05)
-    assert not queue.tags[PARTITION]  # the next step begins at nothing
+    assert not queue.tags[LostChain.PARTITION]  # the next step begins at nothing
 
 
 @pytest.mark.parametrize(

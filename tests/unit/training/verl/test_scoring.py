@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
-from agentfly.training.verl.scoring import ChainScorer, apply_scores, images_needed, reward_info, scores_of
+from agentfly.training.verl.messages import ScoredChain
+from agentfly.training.verl.scoring import ChainScorer, images_needed, reward_info
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, bad_edit, call, good_edit, roll, task_of
+from tests.values import given
 
 
 def settings(**values: Any) -> TrainSettings:
@@ -58,7 +61,7 @@ async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(
         trajectory, store = await roll(task, texts)
         await ChainScorer(settings()).score(trajectory, task, store)
         assert trajectory.reward == pytest.approx(sum(trajectory.reward_parts.values()))
-        rewards.append(trajectory.reward)
+        rewards.append(given(trajectory.reward))
     good, bad, untouched, silent = rewards
     assert good > 0.8
     assert good > bad >= untouched > silent
@@ -68,7 +71,7 @@ async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(
 async def test_a_dearer_tool_lowers_the_reward(task: EditTask) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER])
     await ChainScorer(settings()).score(trajectory, task, store)
-    free = trajectory.reward
+    free = given(trajectory.reward)
     await ChainScorer(settings(reward={"tool_cost": 0.1, "free_tool_calls": 0})).score(trajectory, task, store)
     assert trajectory.reward == pytest.approx(free - 0.2)
     assert trajectory.reward_parts["tool_cost"] == pytest.approx(-0.2)
@@ -111,7 +114,7 @@ async def test_no_image_is_scored_twice(
     # The answer got 10, the image before it 20.
     assert scoring.token_rewards is not None
     first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)
-    assert (first, second, last) == pytest.approx((0.2, -0.1, trajectory.reward - 0.1))
+    assert (first, second, last) == pytest.approx((0.2, -0.1, given(trajectory.reward) - 0.1))
 
 
 async def test_without_credit_all_of_it_goes_to_the_end(task: EditTask, policy_codec: ChatCodec) -> None:
@@ -141,7 +144,7 @@ async def test_the_audit_looks_with_other_eyes_and_changes_no_reward(task: EditT
     assert scoring.audit != trajectory.score
 
 
-async def test_an_audit_that_fails_is_told_as_such(task: EditTask) -> None:
+async def test_an_audit_that_fails_is_marked_as_such(task: EditTask) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER])
     audit = AuditNode(evaluator=REFUSES, settings={"share": 1.0, "guard": GuardSettings(attempts=1)})
     scoring = await ChainScorer(settings(audit=audit)).score(trajectory, task, store)
@@ -172,8 +175,10 @@ async def test_scores_come_back_from_another_process(task: EditTask) -> None:
         task, [call("detect_objects", image_id="img_9", text_prompt="x"), good_edit(task), ANSWER]
     )
     there = Trajectory.from_json(trajectory.to_json())
-    await ChainScorer(settings()).score(there, task, store)
-    apply_scores(trajectory, scores_of(there))
+    answer = (await ChainScorer(settings()).score(there, task, store)).to_answer()
+    scored = ScoredChain.from_answer(json.loads(json.dumps(answer)))
+    assert isinstance(scored, ScoredChain)
+    scored.write_on(trajectory)
     assert trajectory == Trajectory.from_json(there.to_json())
     info = reward_info(trajectory)
     assert info["score"] == trajectory.score

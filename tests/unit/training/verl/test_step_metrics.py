@@ -1,46 +1,45 @@
-"""Each step is judged from what its chains tell, and a run that cannot be saved stops with the reason."""
+"""Each step is judged from the reports of its chains, and a run that cannot be saved stops with the reason."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentfly.errors import ConfigError, TrainingError
+from agentfly.training.metrics.chain_report import Interval
+from agentfly.training.metrics.health import ChainFacts
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
+from agentfly.training.verl.messages import CacheCounts, ChainReport
 from agentfly.training.verl.step_metrics import CacheMeter, StepObserver
 
-FACTS = {
-    "calls": 2,
-    "malformed": 0,
-    "edits": 1,
-    "no_op_edits": 0,
-    "longest_repeat": 1,
-    "answered": True,
-    "coverage": (0.1,),
-}
+FACTS = ChainFacts(calls=2, malformed=0, edits=1, no_op_edits=0, longest_repeat=1, answered=True, coverage=(0.1,))
 
 
 def chain(
-    edit: float = 0.5, group: str = "a", audit: float | None = None, intervals: Any = (), **facts: Any
-) -> dict[str, Any]:
-    """What a chain tells; its reward is its edit less 0.1 of format."""
-    return {
-        "id": f"{group}-0",
-        "group": group,
-        "reward": edit - 0.1,
-        "parts": {"edit": edit, "format": -0.1},
-        "audit": audit,
-        "facts": {**FACTS, **facts},
-        "intervals": intervals,
-        "stop": "answered",
-        "digest": "0",
-        "cache": None,
-    }
+    edit: float = 0.5,
+    group: str = "a",
+    audit: float | None = None,
+    intervals: Sequence[Interval] = (),
+    **facts: int,
+) -> ChainReport:
+    """Return the report of a chain whose reward is its edit less 0.1 of format."""
+    return ChainReport(
+        id=f"{group}-0",
+        group=group,
+        reward=edit - 0.1,
+        parts={"edit": edit, "format": -0.1},
+        audit=audit,
+        facts=replace(FACTS, **facts),
+        intervals=intervals,
+        stop="answered",
+        digest="0",
+    )
 
 
 def observer(past: Sequence[Mapping[str, float]] = (), **settings: Any) -> StepObserver:
@@ -53,7 +52,7 @@ def test_a_step_without_chains_ends_the_run() -> None:
         observer().observe([], 3)
 
 
-def test_rewards_are_told_by_part_and_by_group() -> None:
+def test_rewards_are_given_by_part_and_by_group() -> None:
     metrics = observer().observe([chain(0.2, "a"), chain(0.6, "a"), chain(0.4, "b"), chain(0.4, "b")], 1)
     assert metrics["reward/mean"] == pytest.approx(0.3)
     assert metrics["reward/part/edit"] == pytest.approx(0.4)
@@ -67,10 +66,10 @@ def test_rewards_are_told_by_part_and_by_group() -> None:
     assert not any(name.startswith("audit/") for name in metrics)
 
 
-def test_waiting_is_told_in_metrics_and_in_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_is_given_in_metrics_and_in_words(caplog: pytest.LogCaptureFixture) -> None:
     intervals = [
-        {"tool": "", "start": 1.0, "end": 2.0},
-        {"tool": "qwen_edit_image", "start": 2.0, "end": 5.0},
+        Interval("", 1.0, 2.0),
+        Interval("qwen_edit_image", 2.0, 5.0),
     ]
     with caplog.at_level(logging.INFO, "agentfly"):
         metrics = observer().observe([chain(intervals=intervals)], 7)
@@ -138,8 +137,8 @@ def test_an_audit_that_could_not_score_is_counted_and_not_averaged() -> None:
 
 def test_the_cache_is_metered_step_by_step_over_all_workers() -> None:
     meter = CacheMeter()
-    first = meter.read([{"process": 1, "hits": 1, "misses": 4}, {"process": 1, "hits": 3, "misses": 5}])
+    first = meter.read([CacheCounts(1, hits=1, misses=4), CacheCounts(1, hits=3, misses=5)])
     assert first == {"cache/hits": 3.0, "cache/misses": 5.0, "cache/hit_rate": 3 / 8}
-    second = meter.read([{"process": 1, "hits": 5, "misses": 5}, {"process": 2, "hits": 0, "misses": 2}])
+    second = meter.read([CacheCounts(1, hits=5, misses=5), CacheCounts(2, hits=0, misses=2)])
     assert second == {"cache/hits": 2.0, "cache/misses": 2.0, "cache/hit_rate": 0.5}
-    assert meter.read([{"process": 2, "hits": 0, "misses": 2}]) == {}
+    assert meter.read([CacheCounts(2, hits=0, misses=2)]) == {}
