@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from agentfly.training.cpu import platform as cpu_platform  # noqa: E402
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """verl before it has chosen a platform."""
     monkeypatch.setattr(platform_manager, "_current_platform", None)
     monkeypatch.delenv("VERL_PLATFORM", raising=False)

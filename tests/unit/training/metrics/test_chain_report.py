@@ -26,7 +26,7 @@ async def test_a_good_chain(task: EditTask) -> None:
     assert facts.answered
     assert facts.longest_repeat == 1
     # The mask of the tool covers what the task's mask covers, and a little more.
-    wanted = float((np.asarray(task.mask) > 127).mean())  # type: ignore[arg-type]
+    wanted = float((np.asarray(task.mask) > 127).mean())
     assert len(facts.coverage) == 1
     assert wanted * 0.8 < facts.coverage[0] < wanted * 2.5
     assert turn_results(trajectory) == [trajectory.final_image, None]
@@ -57,7 +57,7 @@ async def test_masks_by_name_are_covered_too(task: EditTask) -> None:
     facts = facts_of(trajectory, store)
     assert (facts.calls, facts.edits) == (3, 1)
     mask = np.asarray(store.get(trajectory.names["mask_1"]))
-    assert facts.coverage == (pytest.approx(float((mask > 127).mean())),)
+    assert facts.coverage == pytest.approx((float((mask > 127).mean()),))
     # A detection makes an image, but no edit.
     assert turn_results(trajectory) == [None, trajectory.final_image, None]
 

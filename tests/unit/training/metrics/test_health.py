@@ -81,7 +81,7 @@ def test_a_healthy_batch_breaches_none_of_the_defaults() -> None:
 
 
 def test_limits_come_from_plain_configuration() -> None:
-    chosen = health_settings({"tool_calls": {"low": 2, "action": "stop"}, "mask_coverage": None})  # type: ignore[dict-item]
+    chosen = health_settings({"tool_calls": {"low": 2, "action": "stop"}, "mask_coverage": None})
     assert chosen.limits["tool_calls"] == Limit(low=2, action="stop")
     assert "mask_coverage" not in chosen.limits
     assert chosen.limits["parse_failures"] == HealthSettings().limits["parse_failures"]

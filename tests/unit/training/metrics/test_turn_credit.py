@@ -53,8 +53,8 @@ def test_the_tokens_sum_to_the_reward_and_observations_get_nothing(
     credit = credit_turns(scores, spans, Reward(value, {}), position, start=start, placement=placement)  # type: ignore[arg-type]
     assert sum(credit.token_rewards) == pytest.approx(value, abs=1e-9)
     assert sum(credit.by_turn) + credit.rest == pytest.approx(value, abs=1e-9)
-    sampled = {place for first, last in spans for place in range(first, last)}
-    assert all(credit.token_rewards[place] == 0 for place in range(position) if place not in sampled)
+    places = {place for first, last in spans for place in range(first, last)}
+    assert all(credit.token_rewards[place] == 0 for place in range(position) if place not in places)
 
 
 @pytest.mark.parametrize("spans", [[(0, 2)], [(0, 2), (2, 9)], [(0, 0), (0, 0)], [(3, 1), (0, 1)]])

@@ -42,6 +42,8 @@ def test_images_beside_the_file_are_read_back_and_equal_ones_are_one(tmp_path: P
     back = read_task(datasets.Dataset.from_parquet(str(path))[1]["extra_info"])
     assert back.id == "again"
     for one, two in zip((*back.images, back.target, back.mask), (*task.images, task.target, task.mask), strict=True):
+        assert one is not None
+        assert two is not None
         assert load_image(one).tobytes() == load_image(two).tobytes()
 
 

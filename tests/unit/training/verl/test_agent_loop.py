@@ -104,7 +104,7 @@ async def test_a_chain_is_exact_and_not_scored(
     assert output.chain.task.id == task.id
     # verl stores every field of a sample; the chain stays in the worker.
     assert "chain" not in output.as_dict()
-    images = output.multi_modal_data["images"]  # type: ignore[index]
+    images = output.multi_modal_data["images"]
     assert [image.size for image in images] == [(168, 168)] * 2
     assert policy_codec.image_runs(whole) == [9, 9]
 
@@ -167,7 +167,7 @@ async def test_the_response_fits_in_verls_length_and_ends_with_what_was_sampled(
     # An observation that no turn follows is not kept: no image hangs over the end.
     assert output.response_mask[-1] == 1
     runs = policy_codec.image_runs(output.prompt_ids + output.response_ids)
-    assert runs == [9] * len(output.multi_modal_data["images"])  # type: ignore[index]
+    assert runs == [9] * len(output.multi_modal_data["images"])
 
 
 async def test_a_dead_server_is_an_error_that_names_the_chain(

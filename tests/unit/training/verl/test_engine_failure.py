@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("verl")
 
+import transfer_queue
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from agentfly.errors import TrainingError
@@ -28,7 +29,8 @@ class EngineDeadError(Exception):
 
 
 def of_a_remote_process(fault: Exception) -> Exception:
-    return RayTaskError("generate", "traceback", fault).as_instanceof_cause()
+    found: Exception = RayTaskError("generate", "traceback", fault).as_instanceof_cause()
+    return found
 
 
 def test_a_dead_engine_and_a_dead_server_differ_from_a_refused_request() -> None:
@@ -54,7 +56,7 @@ async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_traine
     async def kv_put(**named: Any) -> None:
         put.append(named)
 
-    monkeypatch.setattr(replay_buffer.tq, "async_kv_put", kv_put)
+    monkeypatch.setattr(transfer_queue, "async_kv_put", kv_put)
     task = task_of()
     write_rows([task], tmp_path, "t")
     row = {"index": 0, "task_file": str(tmp_path / "t.tasks.parquet")}
@@ -71,7 +73,7 @@ async def test_a_chain_that_was_cut_short_by_it_is_not_trained_on_and_the_traine
 
 def test_the_trainer_ends_when_it_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     queue: dict[str, Any] = {"train": {"a": {"is_prompt": True, "status": "failure", "global_steps": 1}}}
-    monkeypatch.setattr(replay_buffer.tq, "kv_list", lambda: queue)
+    monkeypatch.setattr(transfer_queue, "kv_list", lambda: queue)
     buffer = replay_buffer.WatchfulReplayBuffer(**required())
     buffer._sync_metadata_from_transfer_queue()
     queue[EngineFailure.PARTITION] = {"engine": {}}

@@ -59,7 +59,12 @@ def test_an_image_goes_through_the_processor_once(policy_codec: ChatCodec, monke
     inputs, one, two = ImageInputs(policy_codec), make_image(84, 84), make_image(84, 84, 1)
     seen: list[int] = []
     processor = inputs._processor
-    monkeypatch.setattr(inputs, "_processor", lambda **named: seen.append(1) or processor(**named))
+
+    def counted(**named: object) -> object:
+        seen.append(1)
+        return processor(**named)
+
+    monkeypatch.setattr(inputs, "_processor", counted)
     ids = torch.tensor([policy_codec.image_id])
     first = inputs.of([handle_of(one), handle_of(two)], [one, two], ids)
     again = inputs.of([handle_of(two), handle_of(one)], [two, one], ids)

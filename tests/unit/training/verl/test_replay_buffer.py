@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
+import transfer_queue  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from tensordict import NonTensorData  # noqa: E402
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn  # noqa: E402
@@ -19,7 +20,6 @@ from verl.utils.import_utils import load_extern_object  # noqa: E402
 from agentfly.errors import ConfigError, TrainingError  # noqa: E402
 from agentfly.training.launch.log_reader import notice_in  # noqa: E402
 from agentfly.training.metrics.health import ChainFacts  # noqa: E402
-from agentfly.training.verl import replay_buffer  # noqa: E402
 from agentfly.training.verl.messages import ChainReport, LostChain  # noqa: E402
 from agentfly.training.verl.parity import digest  # noqa: E402
 from agentfly.training.verl.replay_buffer import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
@@ -115,7 +115,7 @@ class Queue:
 def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     made = Queue()
     for name in ("kv_list", "kv_clear", "kv_batch_get"):
-        monkeypatch.setattr(replay_buffer.tq, name, getattr(made, name))
+        monkeypatch.setattr(transfer_queue, name, getattr(made, name))
     return made
 
 

@@ -59,6 +59,7 @@ async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(
     for texts in ([good_edit(task), ANSWER], [bad_edit(), ANSWER], [ANSWER_SOURCE], ["no"]):
         trajectory, store = await roll(task, texts)
         await ChainScorer(settings()).score(trajectory, task, store)
+        assert trajectory.reward is not None
         assert trajectory.reward == pytest.approx(sum(trajectory.reward_parts.values()))
         rewards.append(trajectory.reward)
     good, bad, untouched, silent = rewards
@@ -71,6 +72,7 @@ async def test_a_dearer_tool_lowers_the_reward(task: EditTask) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER])
     await ChainScorer(settings()).score(trajectory, task, store)
     free = trajectory.reward
+    assert free is not None
     await ChainScorer(settings(reward={"tool_cost": 0.1, "free_tool_calls": 0})).score(trajectory, task, store)
     assert trajectory.reward == pytest.approx(free - 0.2)
     assert trajectory.reward_parts["tool_cost"] == pytest.approx(-0.2)
@@ -110,6 +112,7 @@ async def test_no_image_is_scored_twice(
     scorer = ChainScorer(settings(credit="end", evaluator=COUNTS))
     scoring = await scorer.score(trajectory, task, store, turn_results(trajectory))
     assert Counts.asked == 2
+    assert trajectory.reward is not None
     # The answer got 10, the image before it 20.
     assert scoring.token_rewards is not None
     first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)
