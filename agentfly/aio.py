@@ -1,4 +1,4 @@
-"""Waiting on an event loop: with a time limit, for several tasks that stop together, at a limited rate.
+"""Waiting on an event loop: with a time limit, for tasks that stop together, between attempts, at a limited rate.
 
 `RateLimiter` spaces admissions by 60 / N seconds. A bucket that holds N tokens, as `aiolimiter.AsyncLimiter(N, 60)`
 does, admits N at once and refills while they run, so its first minute sees almost 2 N, and a server that counts answers
@@ -10,13 +10,20 @@ offer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, RetryCallState
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[object]]
 
@@ -76,6 +83,42 @@ def _discard_outcome(task: asyncio.Future[Any]) -> None:
     # The result comes too late. Retrieving the exception keeps asyncio from logging it as never retrieved.
     if not task.cancelled():
         task.exception()
+
+
+def retrying(
+    attempts: int,
+    retry_on: type[E],
+    wait: Callable[[int, E], float],
+    *,
+    sleep: Sleep = asyncio.sleep,
+    log_level: int = logging.DEBUG,
+) -> AsyncRetrying:
+    """Return a caller, `await caller(function, *arguments)`, that tries again after faults that may pass.
+
+    Any other exception, and the fault of the last attempt, is raised as it is.
+
+    Args:
+        attempts: calls at most, the first included.
+        retry_on: kind of exception that is worth another attempt.
+        wait: seconds to wait after an attempt, from its number (counted from 0) and its fault.
+        sleep: waits for some seconds.
+        log_level: of the line that each failed attempt leaves in the log.
+    """
+    from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+    def seconds(state: RetryCallState) -> float:
+        fault = state.outcome.exception() if state.outcome else None
+        assert isinstance(fault, retry_on)
+        logger.log(log_level, "attempt %d failed: %s; trying again", state.attempt_number, fault)
+        return wait(state.attempt_number - 1, fault)
+
+    return AsyncRetrying(
+        sleep=sleep,  # type: ignore[arg-type]
+        stop=stop_after_attempt(attempts),
+        wait=seconds,
+        retry=retry_if_exception_type(retry_on),
+        reraise=True,
+    )
 
 
 class LoopLocal(Generic[T]):

@@ -1,4 +1,4 @@
-"""One hierarchy of errors; every message says what went wrong and what to do about it.
+"""One hierarchy of errors; every message names the problem and the remedy.
 
 `ToolError` is the only one that reaches the model: the rollout turns it into an observation, except for `ToolOutage`,
 which ends the chain. Every other error is attributed once, at the boundary where it is caught (a chain, a request, a
@@ -39,7 +39,7 @@ class TemplateError(AgentFlyError, ValueError):
 
 
 class ToolError(AgentFlyError):
-    """A tool could not do what it was asked. The message is written for the model: it says what to try next."""
+    """A tool could not do its work. The message is for the model: it names the next thing to try."""
 
 
 class EngineUnavailable(ToolError):
@@ -47,9 +47,9 @@ class EngineUnavailable(ToolError):
 
 
 class ToolOutage(ToolError):
-    """What does the work behind a tool is out of order: a pool of image servers that answers nobody, for example.
+    """The engine behind a tool is out of order, such as a pool of image servers of which none answers.
 
-    No call would have fared better, so the chain ends as failed and is not scored.
+    Any other call would have failed, too, so the chain ends as failed and is not scored.
     """
 
 
@@ -57,7 +57,7 @@ class BackendError(AgentFlyError):
     """An LLM backend failed to generate.
 
     Attributes:
-        retryable: whether the same request may succeed later (rate limit, time-out, server fault).
+        retryable: True if the same request may succeed later (rate limit, timeout, server fault).
     """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
@@ -81,7 +81,12 @@ class MissingExtraError(AgentFlyError, ImportError):
 
 
 def require(package: str, feature: str, extra: str) -> None:
-    """Fail early, and by name, where an optional package is absent.
+    """Raise `MissingExtraError` unless an optional package is installed.
+
+    Args:
+        package: name for imports.
+        feature: the feature that needs it, for the message.
+        extra: the extra that installs it.
 
     Raises:
         MissingExtraError: `package` is not installed.
@@ -96,7 +101,7 @@ _PATH_LENGTH = 80
 
 
 def short_path(path: str) -> str:
-    """Return a path cut to a length that a person reads; it keeps its end, which names the file."""
+    """Return a path cut to a readable length; its end, which names the file, stays."""
     return path if len(path) <= _PATH_LENGTH else f"...{path[3 - _PATH_LENGTH :]}"
 
 
@@ -106,18 +111,18 @@ def short_paths(text: str) -> str:
 
 
 def first_line(fault: BaseException) -> str:
-    """The first line of a fault's message, cut to a length that a person reads; paths keep their end."""
+    """Return the first line of an error's message, cut to a readable length; paths keep their end."""
     line = short_paths((str(fault).strip() or type(fault).__name__).splitlines()[0])
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def printable(text: str) -> str:
-    """Return a text that cannot steer a terminal, whatever a model or a server has put into it."""
+    """Return a text without control characters, with which a model or a server could steer a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
 DISK_FULL = "no space is left on the disk"
-# Faults of the machine or of a path that a person can mend; {path} is the file, where the system named it.
+# Faults of the machine or of a path that a person can repair; {path} is the file, where the system named it.
 _MACHINE: Mapping[int, str] = {
     errno.EACCES: "no permission{path}: give another path, or change the rights of this one",
     errno.EPERM: "no permission{path}: give another path, or change the rights of this one",
@@ -143,12 +148,12 @@ _FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded|inline_co
 
 
 def says_disk_full(text: str) -> bool:
-    """Return whether a message of any library is about a full disk, or a used up quota."""
+    """Return True if a message of any library is about a full disk or an exhausted quota."""
     return _FULL_WORDS.search(text) is not None
 
 
 def is_disk_full(fault: BaseException) -> bool:
-    """Return whether a fault is a full disk, or a used up quota."""
+    """Return True if an error is a full disk or an exhausted quota."""
     seen: BaseException | None = fault
     while seen is not None:
         if (isinstance(seen, OSError) and seen.errno in _FULL) or says_disk_full(str(seen)):
@@ -158,11 +163,11 @@ def is_disk_full(fault: BaseException) -> bool:
 
 
 def one_line(fault: BaseException, folder_option: str = "") -> str | None:
-    """Return what a person is told of the fault that ended a command; None for a bug, whose traceback is needed.
+    """Return the message for the error that ended a command; None for a bug, whose traceback is needed.
 
     Args:
-        fault: an error of ours, or one of the system's kinds that can be mended without reading code.
-        folder_option: how the command is told where to write, e.g. "--out FOLDER"; empty if it is not.
+        fault: the error.
+        folder_option: the command's option for its output, e.g. "--out FOLDER"; empty if it has none.
     """
     if isinstance(fault, AgentFlyError):
         return str(fault)
@@ -173,12 +178,18 @@ def one_line(fault: BaseException, folder_option: str = "") -> str | None:
             f"{DISK_FULL}{path}. What was written before is kept. Free some space{elsewhere}; then run the same "
             "command again"
         )
-    told = _MACHINE.get(fault.errno or 0) if isinstance(fault, OSError) else None
-    return told.format(path=path) if told is not None else None
+    message = _MACHINE.get(fault.errno or 0) if isinstance(fault, OSError) else None
+    return message.format(path=path) if message is not None else None
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
-    """A message for an unknown name that offers the nearest valid one, and lists the others."""
+    """Return the message for an unknown name, with the nearest valid name and all others.
+
+    Args:
+        kind: of the thing, such as "tool".
+        name: the unknown name.
+        valid: the valid names.
+    """
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""

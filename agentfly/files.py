@@ -1,4 +1,4 @@
-"""Write files so that they survive a crash: files are complete or absent, and a line is on disk before it counts."""
+"""Files that survive a crash: a file is complete or absent, and a line is on disk before it counts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ logger = logging.getLogger(__name__)
 class LineFile:
     """A file of JSON lines that one process at a time appends to.
 
-    A line is written in one append and synced. A process that is killed at any moment tears at most the last line.
+    A line is written in one append and synced. A process that is killed at any moment leaves at most the last line
+    incomplete.
 
     Args:
-        path: made where it is missing; its folder is there.
-        owner: what the file belongs to, for messages.
+        path: made where it is missing, in a folder that exists.
+        owner: the run or folder that the file belongs to, for messages.
 
     Raises:
         ConfigError: another process writes to it.
@@ -40,8 +41,8 @@ class LineFile:
             self.close()
             raise
 
-    def mend(self) -> None:
-        """Cut off a torn last line."""
+    def repair(self) -> None:
+        """Cut off an incomplete last line."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -49,10 +50,10 @@ class LineFile:
             os.ftruncate(self._file, whole)
 
     def append(self, line: str) -> None:
-        """Write a line; when this returns, it is on disk. After `close` it does nothing.
+        """Write a line and sync it to disk. After `close` this does nothing.
 
         Raises:
-            OSError: the disk is full, or broken; nothing of the line is left, so that others may follow.
+            OSError: the disk is full or broken; nothing of the line is left, so that others may follow.
         """
         # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
         data = f"{line}\n".encode("utf-8", "replace")
@@ -70,7 +71,7 @@ class LineFile:
                 raise
 
     def close(self) -> None:
-        """Let go of the file. Safe to call twice."""
+        """Close the file and release its lock. Safe to call twice."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
@@ -78,7 +79,7 @@ class LineFile:
 
 
 def _lock(file: int, owner: str) -> None:
-    """Take a file's lock, which goes with the process, however that ends."""
+    """Take the lock of an open file; the system releases it when the process ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as fault:
@@ -94,8 +95,8 @@ def held(path: Path, owner: str) -> Iterator[None]:
     """Hold the lock of a file, which is made where it is missing.
 
     Args:
-        path: its folder is there.
-        owner: what the lock is for, for messages.
+        path: in a folder that exists.
+        owner: the run or folder that the lock protects, for messages.
 
     Raises:
         ConfigError: another process holds it.
@@ -110,7 +111,7 @@ def held(path: Path, owner: str) -> Iterator[None]:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Have faults of the system name the file that they are about: a full disk names none by itself."""
+    """Add the name of a file to `OSError`s that have none, such as that of a full disk."""
     try:
         yield
     except OSError as fault:
@@ -121,7 +122,7 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside a file to write to; it becomes the file at the end, or goes where that fails."""
+    """Give a path beside a file to write to; at the end it replaces the file, and after an error it is removed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with named(path):
@@ -133,7 +134,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Numbers and parsed values of the lines of a JSONL file; a last line without its end is left out.
+    """Yield numbers and parsed values of the lines of a JSONL file; an incomplete last line is left out.
 
     Raises:
         ConfigError: a line is not JSON.
@@ -149,11 +150,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """Return what a YAML file holds.
+    """Return the content of a YAML file.
 
     Args:
         path: the file.
-        what: what it is, for messages: "evaluator file".
+        what: kind of the file, for messages: "evaluator file".
 
     Raises:
         ConfigError: it cannot be read, or is not valid YAML; one line that names the place.
@@ -168,11 +169,11 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def read_mapping(path: Path, what: str, example: str) -> dict[str, Any]:
-    """Return the names and values that a YAML file of settings holds.
+    """Return the names and values of a YAML file of settings.
 
     Args:
         path: the file.
-        what: what it is, for messages: "file of --config".
+        what: kind of the file, for messages: "file of --config".
         example: a line that such a file may have, for messages: "data: stickers".
 
     Raises:
@@ -187,11 +188,11 @@ def read_mapping(path: Path, what: str, example: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Return what a YAML text holds.
+    """Return the content of a YAML text.
 
     Args:
         text: from a file or an option.
-        where: what it is, for messages.
+        where: origin of the text, for messages.
 
     Raises:
         ConfigError: it is not valid YAML; one line that names the place.
@@ -201,12 +202,12 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as fault:
-        # What is no YAMLError comes of values that their tag does not fit, such as a number that is none.
+        # Other errors than YAMLError come from values that do not fit their tag, such as `!!int x`.
         raise ConfigError(f"{where} is not valid YAML: {yaml_reason(fault)}") from fault
 
 
 def yaml_reason(fault: BaseException) -> str:
-    """Return what is wrong with a YAML text, and where, in one line."""
+    """Return the problem of a YAML text and its place, in one line."""
     if isinstance(fault, RecursionError):
         return "it is nested too deeply"
     mark, problem = getattr(fault, "problem_mark", None), getattr(fault, "problem", None)
@@ -216,22 +217,22 @@ def yaml_reason(fault: BaseException) -> str:
 
 
 def check_replaceable(folder: Path, marker: str, kind: str) -> None:
-    """What may be replaced by something new: nothing, an empty folder, or one that holds a marker.
+    """Raise `ConfigError` unless a folder is absent, empty, or holds a marker, so that it may be replaced.
 
     Args:
-        folder: that is to be written.
+        folder: the folder to write.
         marker: name of a file that every folder of its kind has.
-        kind: what it is, for the message: "policy folder".
+        kind: kind of the folder, for messages: "policy folder".
 
     Raises:
-        ConfigError: it is something else, which nobody asked to lose.
+        ConfigError: the folder holds something else, which must not be lost.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} is there and is no {kind}: give another --out, or remove it")
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file so that nobody ever sees half of it; returns its path."""
+    """Write a file, which appears whole or not at all, and return its path."""
     with written_whole(path) as partial:
         # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
         partial.write_text(text, encoding="utf-8", errors="replace")

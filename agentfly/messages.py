@@ -1,13 +1,13 @@
 """Messages between user, policy and tools, and their OpenAI form.
 
-Images are never inside a message: an `ImagePart` carries the handle of an image in the `ImageStore`, so that
-messages are small and fit for logs.
+Images are never inside a message: an `ImagePart` carries the handle of an image in the `ImageStore`, so that messages
+are small and fit for logs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,13 +36,13 @@ Part = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call that the policy asked for.
+    """One call of the policy.
 
     Attributes:
         id: unique within its message; the tool message that answers it carries the same id.
         name: name of the tool.
         arguments: parsed arguments; empty when `error` is set.
-        error: why the call could not be parsed, in words for the model; None for a well-formed call.
+        error: the reason why the call could not be parsed, for the model; None for a well-formed call.
     """
 
     id: str
@@ -50,8 +50,8 @@ class ToolCall:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 
-    def to_openai(self) -> dict[str, Any]:
-        """The call as an OpenAI `tool_calls` entry (arguments as a JSON string)."""
+    def to_openai(self) -> dict[str, object]:
+        """Return the call as an entry of OpenAI's `tool_calls`, with its arguments as JSON text."""
         arguments = json.dumps(dict(self.arguments), ensure_ascii=False)
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
@@ -61,10 +61,10 @@ class Message:
     """One message of a conversation.
 
     Attributes:
-        role: who speaks.
+        role: of the speaker.
         parts: text and images in order.
-        tool_calls: calls asked for (assistant only).
-        tool_call_id: which call a tool message answers.
+        tool_calls: calls of the assistant.
+        tool_call_id: id of the call that a tool message answers.
     """
 
     role: Role
@@ -82,13 +82,13 @@ class Message:
         """Handles of the images of the message, in order."""
         return tuple(part.handle for part in self.parts if isinstance(part, ImagePart))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON form that `from_dict` reads back equal; images as handles."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the message in plain JSON, which `from_dict` reads back equal; images as handles."""
         parts = [
             {"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image", "image": p.handle}
             for p in self.parts
         ]
-        out: dict[str, Any] = {"role": self.role, "content": parts}
+        out: dict[str, object] = {"role": self.role, "content": parts}
         if self.tool_calls:
             out["tool_calls"] = [
                 {"id": c.id, "name": c.name, "arguments": dict(c.arguments), "error": c.error} for c in self.tool_calls
@@ -99,18 +99,18 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
-        """Inverse of `to_dict`."""
+        """Read a message from the form of `to_dict`."""
         parts = tuple(TextPart(p["text"]) if p["type"] == "text" else ImagePart(p["image"]) for p in data["content"])
         calls = tuple(ToolCall(**call) for call in data.get("tool_calls", ()))
         return cls(check_role(data["role"]), parts, calls, data.get("tool_call_id"))
 
-    def to_openai(self, image_url: Callable[[str], str]) -> dict[str, Any]:
-        """The message for an OpenAI-compatible chat endpoint.
+    def to_openai(self, image_url: Callable[[str], str]) -> dict[str, object]:
+        """Return the message for an OpenAI-compatible chat endpoint.
 
         Args:
-            image_url: gives the URL (usually a data URI) of an image handle.
+            image_url: returns the URL (usually a data URI) of an image handle.
         """
-        out: dict[str, Any] = {"role": self.role}
+        out: dict[str, object] = {"role": self.role}
         if any(isinstance(part, ImagePart) for part in self.parts):
             out["content"] = [
                 {"type": "text", "text": p.text}
@@ -126,9 +126,9 @@ class Message:
             out["tool_call_id"] = self.tool_call_id
         return out
 
-    def to_template(self) -> dict[str, Any]:
-        """The message as chat templates read it: `image` parts as bare placeholders, arguments as objects."""
-        out: dict[str, Any] = {"role": self.role}
+    def to_template(self) -> dict[str, object]:
+        """Return the message for chat templates: `image` parts as bare placeholders, arguments as objects."""
+        out: dict[str, object] = {"role": self.role}
         if any(isinstance(part, ImagePart) for part in self.parts):
             out["content"] = [
                 {"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image"} for p in self.parts
@@ -144,25 +144,30 @@ class Message:
 
 
 def text_message(role: Role, text: str) -> Message:
-    """A message of one text part."""
+    """Return a message of one text part."""
     return Message(role, (TextPart(text),))
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without its reasoning; empty where a limit cut it off before the reasoning was over."""
+    """Return an answer without its reasoning; empty where a limit cut it off before the reasoning was over."""
     answer = text.rpartition("</think>")[2].strip()
     return "" if answer.startswith("<think>") else answer
 
 
-def check_role(role: Any) -> Role:
-    """The role, or `ConfigError` naming the valid ones."""
-    if role not in ROLES:
-        raise ConfigError(f"message role {role!r} is not one of {', '.join(ROLES)}")
-    return role
+def check_role(role: object) -> Role:
+    """Return a role if it is valid.
+
+    Raises:
+        ConfigError: it is not; the message lists the valid ones.
+    """
+    for valid in ROLES:
+        if role == valid:
+            return valid
+    raise ConfigError(f"message role {role!r} is not one of {', '.join(ROLES)}")
 
 
 def from_openai(message: object, store_image: Callable[[Any], str]) -> Message:
-    """Read one message in the forms that people write: OpenAI, Qwen, or a bare string as content.
+    """Read one message in any of the forms that people write: OpenAI, Qwen, or a bare string as content.
 
     Args:
         message: `role` and `content`; content is a string, or a list of parts of type `text`, `image` (any image
@@ -176,27 +181,16 @@ def from_openai(message: object, store_image: Callable[[Any], str]) -> Message:
     if not isinstance(message, Mapping) or "role" not in message:
         raise ConfigError(f"a message is a mapping with 'role' and 'content', got {type(message).__name__}")
     content = message.get("content")
-    parts = tuple(_parts(content if content is not None else "", store_image))
-    return Message(
-        check_role(message["role"]),
-        parts,
-        tuple(_calls(message.get("tool_calls") or ())),
-        message.get("tool_call_id"),
-    )
-
-
-def _parts(content: Any, store_image: Callable[[Any], str]) -> Iterable[Part]:
-    if isinstance(content, str):
-        if content:
-            yield TextPart(content)
-        return
+    if content is None or isinstance(content, str):
+        content = (content,) if content else ()
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise ConfigError(f"message content is a string or a list of parts, got {type(content).__name__}")
-    for part in content:
-        yield _part(part, store_image)
+    parts = tuple(_read_part(part, store_image) for part in content)
+    calls = tuple(_read_calls(message.get("tool_calls") or ()))
+    return Message(check_role(message["role"]), parts, calls, message.get("tool_call_id"))
 
 
-def _part(part: Any, store_image: Callable[[Any], str]) -> Part:
+def _read_part(part: object, store_image: Callable[[Any], str]) -> Part:
     if isinstance(part, str):
         return TextPart(part)
     if not isinstance(part, Mapping):
@@ -218,22 +212,18 @@ def _part(part: Any, store_image: Callable[[Any], str]) -> Part:
     raise ConfigError(f"unknown content part type {kind!r}; use 'text', 'image' or 'image_url'")
 
 
-def _calls(calls: Iterable[Mapping[str, Any]]) -> Iterable[ToolCall]:
+def _read_calls(calls: Sequence[Mapping[str, Any]]) -> Iterator[ToolCall]:
     for index, call in enumerate(calls):
         function = call.get("function", call)
         if "name" not in function:
             raise ConfigError("a tool call needs the 'name' of its function")
-        arguments, error = _arguments(function.get("arguments") or {})
+        arguments, error = function.get("arguments") or {}, None
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError) as fault:
+                arguments, error = {}, f"arguments are not valid JSON: {fault}"
+        if not isinstance(arguments, Mapping):
+            error = f"arguments are a JSON object of names and values, not {type(arguments).__name__}"
+            arguments = {}
         yield ToolCall(str(call.get("id") or f"call_{index}"), str(function["name"]), arguments, error)
-
-
-def _arguments(given: Any) -> tuple[Mapping[str, Any], str | None]:
-    """Arguments of a call, or what is wrong with them."""
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except (ValueError, RecursionError) as fault:
-            return {}, f"arguments are not valid JSON: {fault}"
-    if not isinstance(given, Mapping):
-        return {}, f"arguments are a JSON object of names and values, not {type(given).__name__}"
-    return given, None

@@ -1,7 +1,7 @@
-"""Check models by folder or by hub name, and say at once, in one line, what is missing.
+"""Check models by folder or hub name early, and report missing parts in one line.
 
 transformers, diffusers and vLLM ask an unreachable hub again and again for minutes, and import for half a minute before
-they look into a folder. So this comes before any of them.
+they read a folder. So these checks come before any of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _YES = ("1", "true", "yes", "on")
 
 
 def is_local(model: str) -> bool:
-    """Return whether a model is named by path rather than by the id of a repository (OWNER/NAME)."""
+    """Return True if a model is named by path rather than by the id of a repository (OWNER/NAME)."""
     if "://" in model:
         return False
     return model.startswith((".", "/", "~")) or len(Path(model).parts) > 2 or Path(model).exists()
@@ -29,14 +29,14 @@ def is_local(model: str) -> bool:
 def check_folder(
     model: str, index: str = "config.json", wanted: str = "a model", *, option: str = "", weights: bool = False
 ) -> None:
-    """Fail early for a local folder that is not a checkpoint; ids of repositories pass.
+    """Raise `ConfigError` for a local folder that is not a checkpoint; ids of repositories pass.
 
     Args:
         model: folder or id.
         index: the file that such a checkpoint has.
-        wanted: what the folder should be, in words.
-        option: what the person gave the model with, for the message, e.g. "--model" or "model=".
-        weights: whether weights must be there, too.
+        wanted: description of the checkpoint, for messages.
+        option: option or key that named the model, for messages, e.g. "--model" or "model=".
+        weights: require weights, too.
 
     Raises:
         ConfigError: there is no such folder, or it lacks a file; the message names it.
@@ -61,16 +61,16 @@ def find_model(
     weights: bool = False,
     revision: str | None = None,
 ) -> str:
-    """Return what to load a model from: its folder, its hub name, or where the hub is out of reach its cached copy.
+    """Return the source of a model: its folder, its hub name, or its cached copy where the hub is out of reach.
 
     Takes no longer than a few seconds, however the network fails.
 
     Args:
         model: folder or hub name; addresses (`hdfs://…`) pass.
         index: the file that such a checkpoint has.
-        wanted: what it should be, in words.
-        option: what the person gave the model with, for the message, e.g. "--model" or "model=".
-        weights: whether a folder must have weights, too.
+        wanted: description of the model, for messages.
+        option: option or key that named the model, for messages, e.g. "--model" or "model=".
+        weights: require that a folder has weights, too.
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -91,12 +91,12 @@ def find_model(
 
 
 def require_policy(model: str | None) -> str:
-    """Return the policy to run in this process, by default that of the quickstart, once it is there or can be had.
+    """Return the policy to run in this process, by default that of the quickstart; check that it can be loaded.
 
-    Ask before anything is imported for it.
+    Call this before anything is imported for the policy.
 
     Raises:
-        ConfigError: it is not there; the message says how to come by one.
+        ConfigError: it is not there; the message names ways to get one.
     """
     model = model or QUICKSTART_POLICY
     if model.startswith("runs/") and not Path(model).is_dir():
@@ -109,12 +109,12 @@ def require_policy(model: str | None) -> str:
 
 
 def hub_is_off() -> bool:
-    """Return whether the environment says that the model hub is not to be asked."""
+    """Return True if the environment forbids requests to the model hub."""
     return os.environ.get("HF_HUB_OFFLINE", "0").strip().lower() in _YES
 
 
 def hub_answers() -> bool:
-    """Return whether the model hub can be reached, and may be. Takes no longer than `HUB_SECONDS` and a little."""
+    """Return True if the model hub may be asked and answers. Takes little longer than `HUB_SECONDS`."""
     if hub_is_off():
         return False
     import httpx
@@ -128,7 +128,7 @@ def hub_answers() -> bool:
             return
         answered.set()
 
-    # The look-up of a name has no limit of its own: a resolver that is away takes half a minute.
+    # The look-up of a name has no timeout of its own: an unreachable resolver takes half a minute.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(HUB_SECONDS + 1.0)
@@ -151,7 +151,7 @@ def _as_given(model: str, option: str) -> str:
 
 
 def _instead(folder: Path, wanted: str) -> str:
-    """What to give instead of a folder that is no checkpoint, by what lies in it."""
+    """Return the advice for a folder that is no checkpoint, by its content."""
     if (folder / "adapter_config.json").is_file():
         return "it is an adapter; merge it with its model by `agentfly export RUN --out FOLDER`, and give that folder"
     if (folder / "actor").is_dir() or next(folder.glob("global_step_*"), None) is not None:

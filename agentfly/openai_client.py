@@ -1,37 +1,189 @@
-"""Clients of OpenAI-compatible endpoints for engines: one SDK client per event loop, faults that say what to do."""
+"""Clients of OpenAI-compatible endpoints, and the one translation of the SDK's exceptions.
+
+`read_fault` turns an exception into an `ApiFault`. Each caller builds its own exception from that: `tool_error` for
+engines, `BackendError` for chat backends, `EvaluatorError` for the judge.
+"""
 
 from __future__ import annotations
 
+import email.utils
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
 from agentfly.aio import LoopLocal
-from agentfly.errors import ConfigError, ToolError, first_line, unknown_name
+from agentfly.errors import ConfigError, ToolError, short_paths, unknown_name
 from agentfly.settings import Settings
 
 if TYPE_CHECKING:
     import openai
 
+FaultKind = Literal[
+    "timeout",
+    "unreachable",
+    "key_refused",
+    "not_found",
+    "refused",
+    "no_quota",
+    "rate_limit",
+    "server_error",
+    "no_json",
+    "other",
+]
 
 _LIST_SECONDS = 5.0
-_LISTED, _LONGEST = 20, 200  # names that a message shows, and characters of a name
+_MOST_LISTED, _LONGEST_NAME = 20, 200  # names that a message shows, and characters of a name
+_LONGEST_REASON = 500  # characters
+# A shorter one ("x") protects nothing, and is part of every second word of a message.
+_SHORTEST_SECRET = 4
 _WANTS_KEY = "api.openai.com"
+_RETRYABLE: frozenset[FaultKind] = frozenset(("timeout", "unreachable", "rate_limit", "server_error", "other"))
+_KINDS: Mapping[int, FaultKind] = {
+    401: "key_refused",
+    403: "key_refused",
+    404: "not_found",
+    408: "server_error",
+    429: "rate_limit",
+}
+_MESSAGES: Mapping[FaultKind, str] = {
+    "timeout": "{who} did not answer {limit}: raise the endpoint's timeout",
+    "unreachable": "{who} did not answer ({reason}): check its address, and that it runs",
+    "key_refused": "{who} refuses the key (HTTP {status}): check the endpoint's api_key",
+    "not_found": "{who} is not served there ({reason}): check model and base_url, which ends in /v1",
+    "refused": "{who} refuses this request: {reason}",
+    "no_quota": "{who} has no quota left ({reason}): add to it, or use another key",
+    "rate_limit": "{who} did not answer ({reason}): try again later",
+    "server_error": "{who} did not answer ({reason}): try again later",
+    "no_json": "{who} sent no JSON: check that base_url ends in /v1",
+    "other": "{who} did not answer ({reason}): try again later",
+}
+
+
+@dataclass(frozen=True)
+class ApiFault:
+    """A failed request to an OpenAI-compatible endpoint, without the key in any text.
+
+    Attributes:
+        kind: of the failure. "server_error" includes HTTP 408; "refused" is any other status below 500; "other" is a
+            failure without a status, such as an error event in a stream.
+        message: a sentence that names the endpoint and says what to do.
+        reason: the server's or the network's own words in one line.
+        status: HTTP status; None where no answer came.
+        code: the server's own name for the error, e.g. "content_policy_violation".
+        retry_after: seconds that the server asks to wait before the next request; None where it does not say.
+    """
+
+    kind: FaultKind
+    message: str
+    reason: str
+    status: int | None = None
+    code: str | None = None
+    retry_after: float | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """True where the same request may succeed later."""
+        return self.kind in _RETRYABLE
+
+
+def read_fault(
+    fault: Exception, who: str, *, timeout: float | None = None, secret: SecretStr | str | None = None
+) -> ApiFault:
+    """Return an exception of the SDK as plain data.
+
+    Args:
+        fault: an `openai.OpenAIError`, or what the SDK lets through: `TimeoutError` of a caller's own time limit, and
+            `json.JSONDecodeError` of a body that is no JSON.
+        who: subject of the message, such as "the judge m" or an address.
+        timeout: seconds that the request had, for the message.
+        secret: the key, which is replaced by asterisks wherever a text repeats it.
+    """
+    import openai
+
+    status: int | None = None
+    code: str | None = None
+    retry_after: float | None = None
+    cause: BaseException = fault
+    kind: FaultKind = "other"
+    if isinstance(fault, TimeoutError | openai.APITimeoutError):
+        kind = "timeout"
+    elif isinstance(fault, openai.APIConnectionError):
+        kind, cause = "unreachable", fault.__cause__ or fault
+    elif isinstance(fault, openai.APIResponseValidationError | json.JSONDecodeError):
+        kind = "no_json"
+    elif isinstance(fault, openai.APIStatusError):
+        # A server may send a number as its code.
+        status, code = fault.status_code, None if fault.code is None else str(fault.code)
+        kind = _KINDS.get(status, "server_error" if status >= 500 else "refused")
+        kind = "no_quota" if code == "insufficient_quota" else kind
+        retry_after = read_retry_after(fault.response.headers)
+    key = secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""
+    reason = str(cause).strip() or type(cause).__name__
+    if len(key) >= _SHORTEST_SECRET:
+        reason = reason.replace(key, "***")
+    reason = " ".join(short_paths(reason).split())[:_LONGEST_REASON]
+    limit = "in time" if timeout is None else f"within {timeout:g} s"
+    message = _MESSAGES[kind].format(who=who, reason=reason, status=status, limit=limit)
+    return ApiFault(kind, message, reason, status, code, retry_after)
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header, which holds a number or a date; None where there is none."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        date = email.utils.parsedate_tz(value)
+        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+
+
+def tool_error(fault: ApiFault) -> ConfigError | ToolError:
+    """Return the exception of an engine: `ConfigError` for a refused key or an unknown model, else `ToolError`."""
+    return (ConfigError if fault.kind in ("key_refused", "not_found") else ToolError)(fault.message)
+
+
+@contextmanager
+def sdk_faults(
+    who: str,
+    *,
+    timeout: float | None = None,
+    secret: SecretStr | str | None = None,
+    error: Callable[[ApiFault], Exception] = tool_error,
+) -> Iterator[None]:
+    """Raise the SDK's exceptions as our own; see `read_fault` for the other arguments.
+
+    Args:
+        who: subject of the messages, such as "the detector m".
+        timeout: seconds that a request has.
+        secret: the key, which no message repeats.
+        error: builds the exception from the fault. The default raises `ConfigError` for a refused key or an unknown
+            model, and `ToolError` for everything else.
+    """
+    import openai
+
+    try:
+        yield
+    except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
+        raise error(read_fault(fault, who, timeout=timeout, secret=secret)) from None
 
 
 class Endpoint(Settings):
-    """Where a server is.
+    """Address, key and limits of a server.
 
     Attributes:
-        base_url: address up to /v1; None is OpenAI's.
-        api_key_env: environment variable with the key; where it is not set, `base_url` is taken to need none.
-        api_key: the key itself, instead.
+        base_url: address up to and including /v1; None for OpenAI's.
+        api_key_env: environment variable with the key. Where it is not set, the server is taken to need none.
+        api_key: the key itself, in place of `api_key_env`.
         timeout: seconds for a request.
         retries: attempts after the first, on faults that may pass; the SDK waits in between.
     """
@@ -42,24 +194,29 @@ class Endpoint(Settings):
     timeout: float = Field(120.0, gt=0)
     retries: int = Field(2, ge=0)
 
+    @property
+    def secret(self) -> str | None:
+        """The key that was given or that the environment has; None where there is none."""
+        return self.api_key.get_secret_value() if self.api_key else os.environ.get(self.api_key_env)
+
     def key(self) -> str:
-        """The key to send.
+        """Return the key to send, which is "none" for a server that needs none.
 
         Raises:
-            ConfigError: OpenAI itself is asked, and there is no key.
+            ConfigError: the server is OpenAI's, and there is no key.
         """
-        key = self.api_key.get_secret_value() if self.api_key else os.environ.get(self.api_key_env)
+        key = self.secret
         if not key and (self.base_url is None or urlsplit(self.base_url).hostname == _WANTS_KEY):
             raise ConfigError(f"no API key: set {self.api_key_env}, or give base_url of a server that needs none")
         return key or "none"
 
 
 class SdkClient:
-    """The SDK's client for an endpoint; a new one for a new event loop, since connections belong to theirs.
+    """The SDK's client for an endpoint; each event loop gets its own, since connections belong to their loop.
 
     Args:
-        endpoint: where the server is.
-        client: a client to use as it is, instead; it belongs to whoever gave it.
+        endpoint: address, key and limits.
+        client: a client to use as it is, in place of one made for the endpoint; its owner closes it.
     """
 
     def __init__(self, endpoint: Endpoint, client: openai.AsyncOpenAI | None = None) -> None:
@@ -68,44 +225,64 @@ class SdkClient:
         self._own = LoopLocal(self._make)
 
     def get(self) -> openai.AsyncOpenAI:
-        """The client of the running event loop."""
+        """Return the client of the running event loop."""
         return self._given or self._own.get()
+
+    def read_fault(self, fault: Exception, who: str) -> ApiFault:
+        """Return an exception of this client as plain data; see `read_fault` of this module.
+
+        Args:
+            fault: the exception.
+            who: subject of the message, such as "the judge m".
+        """
+        return read_fault(fault, who, timeout=self._endpoint.timeout, secret=self._endpoint.secret)
+
+    @contextmanager
+    def translated_faults(self, who: str, error: Callable[[ApiFault], Exception] = tool_error) -> Iterator[None]:
+        """Raise this client's exceptions as our own; see `sdk_faults`.
+
+        Args:
+            who: subject of the messages, such as "the detector m".
+            error: builds the exception from the fault.
+        """
+        with sdk_faults(who, timeout=self._endpoint.timeout, secret=self._endpoint.secret, error=error):
+            yield
 
     async def check_model(self, model: str, who: str) -> None:
         """Look for a model on the endpoint's list, which costs nothing.
 
         Args:
             model: its name on the server.
-            who: for messages, such as "the judge m".
+            who: subject of the messages, such as "the judge m".
 
         Raises:
             ConfigError: a key is missing or refused, or the model is not on the list.
             ToolError: the endpoint does not answer.
         """
         who = f"{who} at {self._endpoint.base_url or _WANTS_KEY}"
-        names = await self._models(who)
+        names = await self._list_models(who)
         # Some endpoints list "models/NAME" for NAME, a proxy lists patterns, and a small server may list nothing.
         if names and not any(fnmatchcase(model, name) or name.endswith(f"/{model}") for name in names):
-            shown = [name[:_LONGEST] for name in names[:_LISTED]]
+            shown = [name[:_LONGEST_NAME] for name in names[:_MOST_LISTED]]
             raise ConfigError(f"{who} is not served there: {unknown_name('model', model, shown)}")
 
-    async def _models(self, who: str) -> list[str]:
+    async def _list_models(self, who: str) -> list[str]:
         """Return the names on the endpoint's list; none where a chat server keeps no list."""
         import openai
 
         client = self.get().with_options(timeout=_LIST_SECONDS, max_retries=0)
-        with sdk_faults(who):
-            try:
-                answer: Any = await client.get("/models", cast_to=object)
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
+        answer: object = None
+        try:
+            answer = await client.get("/models", cast_to=object)
+        except (openai.OpenAIError, json.JSONDecodeError) as caught:
+            fault = read_fault(caught, who, timeout=_LIST_SECONDS, secret=self._endpoint.secret)
+            if fault.kind == "key_refused":
                 key = self._endpoint.api_key_env
-                raise ConfigError(f"{who} refuses the key (HTTP {fault.status_code}): set {key}") from None
-            except openai.NotFoundError:
-                if str(client.base_url).rstrip("/").endswith("/v1"):
-                    return []
-                raise
-            except json.JSONDecodeError:  # the SDK lets it through
-                answer = None
+                raise ConfigError(f"{who} refuses the key (HTTP {fault.status}): set {key}") from None
+            if fault.kind == "not_found" and str(client.base_url).rstrip("/").endswith("/v1"):
+                return []
+            if fault.kind != "no_json":
+                raise tool_error(fault) from None
         listed = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(listed, list):
             raise ConfigError(f"{who} gives no list of models: check base_url, which ends in /v1")
@@ -129,32 +306,3 @@ class SdkClient:
             # The SDK's own would try to close the sockets of a loop that is gone, and log that it cannot.
             http_client=openai.DefaultAsyncHttpxClient(timeout=place.timeout),
         )
-
-
-@contextmanager
-def sdk_faults(who: str) -> Iterator[None]:
-    """Turn the SDK's faults into ours; no message carries the key.
-
-    Raises:
-        ConfigError: the key is refused, or the endpoint knows no such model.
-        ToolError: the endpoint refuses this request, or does not answer.
-    """
-    import openai
-
-    try:
-        yield
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
-        raise ConfigError(f"{who} refuses the key (HTTP {fault.status_code}): check the endpoint's api_key") from None
-    except openai.NotFoundError as fault:
-        raise ConfigError(
-            f"{who} is not served there ({first_line(fault)}): check model and base_url, which ends in /v1"
-        ) from None
-    except (openai.BadRequestError, openai.UnprocessableEntityError) as fault:
-        raise ToolError(f"{who} refuses this request: {first_line(fault)}") from None
-    except openai.APITimeoutError:
-        raise ToolError(f"{who} did not answer in time: raise the endpoint's timeout") from None
-    except openai.APIConnectionError as fault:
-        why = first_line(fault.__cause__ or fault)
-        raise ToolError(f"{who} did not answer ({why}): check its address, and that it runs") from None
-    except openai.OpenAIError as fault:
-        raise ToolError(f"{who} did not answer ({first_line(fault)}): try again later") from None

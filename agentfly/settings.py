@@ -1,6 +1,7 @@
 """The base class of all settings that people write: frozen, checked when they are made, with clear errors.
 
-A wrong field is a `ConfigError` that offers the nearest valid one. No message ever repeats a value, which may be a key.
+A wrong field raises a `ConfigError` that offers the nearest valid one. Messages never repeat a value, which may be a
+secret key.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class Settings(BaseModel):
-    """Immutable settings; every fault is a `ConfigError` that names fields as the person wrote them.
+    """Immutable settings; every error is a `ConfigError` that names fields as the person wrote them.
 
     Attributes:
-        written_as: what stands before a field where people write it: "agentfly." for a node of a recipe, "--" for the
-            options of a command, whose words are joined by hyphens; nothing within other settings.
-        renamed: fields by the names that they had one minor version ago; those are still accepted, with a warning.
+        written_as: prefix of a field where people write it: "agentfly." for a node of a recipe, "--" for the options of
+            a command, whose words are joined by hyphens; empty within other settings.
+        renamed: fields by their names of one minor version ago, which are still accepted, with a warning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +34,7 @@ class Settings(BaseModel):
         for old in self.renamed.keys() & data.keys():
             new = self.renamed[old]
             logger.warning("%s is now called %s; please rename it", self._spelled(old), self._spelled(new))
-            # A new name beside it is a default: configurations are complete, and only people write old names.
+            # A new name beside it is a default: composed configurations have all names, and only people write old ones.
             data[new] = data.pop(old)
         fields = {self._spelled(name): name for name in type(self).model_fields}
         if self.model_config.get("extra") == "forbid":
@@ -51,7 +52,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _spelled(cls, name: str) -> str:
-        """A field, or a dotted place below one, as people write it."""
+        """Return a field, or a dotted place below one, as people write it."""
         if not name:
             return ""
         return cls.written_as + (name.replace("_", "-") if cls.written_as == "--" else name)

@@ -32,7 +32,7 @@ from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.subprocess_phase import run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.quickstart.warm_start import WarmStartConfig, is_warm_start, warm_start
-from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
@@ -134,7 +134,7 @@ class Laboratory:
             values["agentfly.threads"] = self._threads
         given = [to_override(key, value) for key, value in values.items()]
         shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped half way
-        what = prepare(RECIPE, [*given, *self._budget.overrides(), *own])
+        what = prepare(compose(RECIPE, [*given, *self._budget.overrides(), *own]))
         outcome = launch(what, on_step=lambda step, metrics: tell(_line(step, metrics)))
         validations, steps = read_metrics(outcome.metrics)
         start = {str(phase): seconds for phase, seconds in outcome.phase_seconds.items() if phase != "training"}

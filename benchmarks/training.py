@@ -41,7 +41,7 @@ from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.subprocess_phase import ENVIRONMENT, run_phase
 from agentfly.training.quickstart.warm_start import WarmStartConfig, warm_start
-from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
@@ -224,7 +224,7 @@ class Course:
         shutil.rmtree(out, ignore_errors=True)
         values = {"agentfly.model": self._policy, "agentfly.out": out, **self._plan.overrides()}
         values |= self._ours() if loop == OURS else self._theirs(loop)
-        outcome = launch(prepare(RECIPE, [to_override(key, value) for key, value in values.items()]))
+        outcome = launch(prepare(compose(RECIPE, [to_override(key, value) for key, value in values.items()])))
         if loop == OURS and self._sampled is None:
             self._sampled = sampled_tokens(out / "trajectories.jsonl")
         return timing_of(loop, outcome)

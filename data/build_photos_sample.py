@@ -34,10 +34,10 @@ Change = Callable[[Pixels], Pixels]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One task: what is asked, of which photograph, and the operation that answers it.
+    """One task: a photograph, an instruction, and the operation that carries it out.
 
     Attributes:
-        damages: the operation makes the picture to edit, and the photograph is the answer.
+        damages: the operation makes the image to edit, and the photograph is the target.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Recipe:
 
 
 def _box(pixels: Pixels, box: tuple[float, float, float, float], colour: tuple[int, int, int]) -> Pixels:
-    """Fill a box, in shares of the side."""
+    """Fill a box (left, top, right, bottom), in shares of the side."""
     x0, y0, x1, y1 = (round(share * SIDE) for share in box)
     out = pixels.copy()
     out[y0:y1, x0:x1] = colour
@@ -119,7 +119,7 @@ RECIPES = (
 
 
 def photograph(file: str) -> Pixels:
-    """The middle square of a photograph of scikit-image, `SIDE` pixels wide."""
+    """Return the middle square of a photograph of scikit-image, `SIDE` pixels wide."""
     photo = load_photo(file)
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
@@ -144,12 +144,12 @@ def _task(recipe: Recipe) -> EditTask:
 
 
 def sample_tasks() -> list[EditTask]:
-    """The tasks of the sample, in the order of its rows."""
+    """Return the tasks of the sample, in the order of its rows."""
     return [_task(recipe) for recipe in RECIPES]
 
 
 def main() -> None:
-    """Command line: an optional path to write to."""
+    """Write the sample to the path on the command line, or to the default one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=DEFAULT_PATH)
     path: Path = parser.parse_args().path

@@ -19,7 +19,7 @@ SIDE, PER_FAMILY, SEED = 112, 2, 0
 
 
 def sample_tasks() -> list[EditTask]:
-    """The tasks of the sample, in the order of its rows."""
+    """Return the tasks of the sample, in the order of its rows."""
     world = StickerWorld(SIDE)
     return [
         world.task(index, split, family, SEED) for split in SPLITS for family in FAMILIES for index in range(PER_FAMILY)
@@ -27,7 +27,7 @@ def sample_tasks() -> list[EditTask]:
 
 
 def main() -> None:
-    """Command line: an optional path to write to."""
+    """Write the sample to the path on the command line, or to the default one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=DEFAULT_PATH)
     path: Path = parser.parse_args().path

@@ -1,7 +1,7 @@
 """Write `warm_start/`: the tiny policy that `make quickstart` begins with, and its held-out figures.
 
-Run it from the root of the repository, before a release that changes what a warm start learns:
-`python data/build_warm_start.py`. It takes some minutes; a run that was stopped is gone on with.
+Run it from the root of the repository before a release that changes the warm start: `python data/build_warm_start.py`.
+It takes some minutes. Run it again to resume one that was stopped.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import logging
 import platform
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -28,8 +28,14 @@ DEFAULT_PATH = Path(__file__).parent / "warm_start"
 COMMAND = "python data/build_warm_start.py"
 
 
-def figures(evaluation: Path, plan: EvaluationPlan, seconds: float) -> dict[str, Any]:
-    """What is told of the policy: its held-out scores with intervals, and how it was made."""
+def figures(evaluation: Path, plan: EvaluationPlan, seconds: float) -> dict[str, object]:
+    """Return the held-out scores of the policy with intervals, and the circumstances of its training.
+
+    Args:
+        evaluation: folder of the held-out passes.
+        plan: of the evaluation.
+        seconds: that the training took.
+    """
     passes = {name: read_evaluation(evaluation / f"{name}.jsonl").summary() for name in ("greedy", "sampled")}
     return {
         "command": COMMAND,
@@ -38,35 +44,40 @@ def figures(evaluation: Path, plan: EvaluationPlan, seconds: float) -> dict[str,
         "warm_start_seconds": round(seconds),
         "tasks_per_family": plan.tasks_per_family,
         **{
-            name: {key: found[key] for key in ("score", "score_by_family", "success", "tool_calls_per_task")}
+            name: {
+                "score": found["score"],
+                "score_by_family": found["score_by_family"],
+                "success": found["success"],
+                "tool_calls_per_task": found["tool_calls_per_task"],
+            }
             for name, found in passes.items()
         },
     }
 
 
 def _processor() -> str:
-    """The model of the processor, and the widest instructions for small floats that it has."""
+    """Return the model of the processor, and its widest instructions for small floats."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    told = dict(line.partition(":")[::2] for line in lines if ":" in line)
-    known = {key.strip(): value.strip() for key, value in told.items()}
+    pairs = (line.partition(":")[::2] for line in lines if ":" in line)
+    known = {key.strip(): value.strip() for key, value in pairs}
     widest = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in known.get("flags", "").split()]
     return ", ".join([known.get("model name", platform.machine()), *widest[:1]])
 
 
 def main() -> None:
-    """Command line: an optional folder to write to."""
+    """Write the policy to the folder on the command line, or to the default one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=DEFAULT_PATH)
     path: Path = parser.parse_args().path
     work = path.with_name(f"{path.name}.partial")
     plan = EvaluationPlan()
     with ProgressDisplay(Console()) as display, PhaseProcess() as process:
-        told = {"log": work / "build.log", "on_progress": display.update}
-        seconds = process.run(warm_start, {"config": WarmStartConfig(), "folder": work / "policy"}, **told)
-        process.run(evaluate_policy, {"policy": work / "policy", "out": work / "evaluation", "plan": plan}, **told)
+        run = partial(process.run, log=work / "build.log", on_progress=display.update)
+        seconds = run(warm_start, {"config": WarmStartConfig(), "folder": work / "policy"})
+        run(evaluate_policy, {"policy": work / "policy", "out": work / "evaluation", "plan": plan})
     text = json.dumps(figures(work / "evaluation", plan, seconds), indent=2)
     write_text(work / "policy" / FIGURES, text + "\n")
     shutil.rmtree(path, ignore_errors=True)

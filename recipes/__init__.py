@@ -1,1 +1,1 @@
-"""Recipes: what the project can do, end to end, as commands."""
+"""Recipes: end-to-end examples of the project, as commands."""

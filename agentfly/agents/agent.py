@@ -52,6 +52,13 @@ class AgentSettings:
     reward_timeout: float = 600.0
 
 
+class ChainMessages(TypedDict):
+    """The messages of a chain as `Message.to_dict` gives them, and the id of the chain."""
+
+    id: str
+    messages: list[dict[str, Any]]
+
+
 class AgentArguments(TypedDict, total=False):
     """Arguments that every agent takes by keyword; a subclass takes them as `**arguments: Unpack[AgentArguments]`.
 
@@ -214,7 +221,7 @@ class Agent:
         """The rewards of the run that finished last."""
         return self.result.rewards
 
-    def get_messages(self) -> list[dict[str, object]]:
+    def get_messages(self) -> list[ChainMessages]:
         """Return the messages of every chain of the run that finished last, images as handles."""
         return [
             {"id": t.id, "messages": [message.to_dict() for message in t.messages]} for t in self.result.trajectories

@@ -39,7 +39,7 @@ class RunLog:
         self._fingerprints: dict[str, str] = {}
         self._lines = LineFile(self.folder / FILE_NAME, f"log_dir={str(self.folder)!r}")
         try:
-            self._lines.mend()
+            self._lines.repair()
             self._read()
         except BaseException:
             self.close()

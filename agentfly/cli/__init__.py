@@ -1,6 +1,6 @@
-"""The `agentfly` command: one file for one subcommand or a few, which calls the package that does the work.
+"""The `agentfly` command: one file for each subcommand, or for a few that belong together.
 
-A subcommand imports that package when it runs, so that `agentfly --help` stays quick.
+A subcommand imports the package behind it when it runs, so that `agentfly --help` stays quick.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
@@ -19,18 +20,15 @@ from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.export import export
-from agentfly.cli.generate import generate
+from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.nodes import NodesCommand
 from agentfly.cli.quickstart import quickstart
-from agentfly.cli.serve import serve_images
+from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.sft import sft
 from agentfly.cli.train import train
 from agentfly.errors import one_line, printable
 
-# For verbs whose flags belong to the room behind them.
-FOREIGN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-# How each verb that writes is told where to.
+# The option of each verb that names where it writes.
 FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
     "edit": "--out FILE",
@@ -56,7 +54,9 @@ python -m agentfly.utils.deploy --model_name_or_path FOLDER
 
 README.md has the way from here, docs/ a page for each command."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=HELP)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help=HELP, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 @app.command()
@@ -75,21 +75,26 @@ app.add_typer(data, name="data")
 app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
-app.command("serve-images", context_settings=FOREIGN_FLAGS)(serve_images)
-app.command("generate", context_settings=FOREIGN_FLAGS)(generate)
+app.command("serve-images", cls=ServeImagesCommand)(serve_images)
+app.command(cls=GenerateCommand)(generate)
 
 
-def main() -> None:
-    """Entry point: our own errors, and those of disk and paths, end in one clear line and exit code 1."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb. An error of ours, of the disk or of a path ends in one line and exit code 1.
+
+    Args:
+        arguments: the verb and its arguments; None for those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # "module:name" is looked for in the folder that one works in, too, behind everything that is installed.
+    # Find "module:name" in the working folder too, after all that is installed.
     sys.path.append(os.getcwd())
     try:
-        app()
+        app(given, prog_name="agentfly")
     except Exception as fault:
-        told = one_line(fault, FOLDER_OPTIONS.get(sys.argv[1], ""))
-        if told is None:
+        line = one_line(fault, FOLDER_OPTIONS.get(given[0], "") if given else "")
+        if line is None:
             raise
-        words = escape(printable(told))
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {words}", highlight=False, soft_wrap=True)
+        text = escape(printable(line))
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {text}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""`python -m agentfly.cli` is `agentfly`."""
+"""Run `agentfly` as `python -m agentfly.cli`."""
 
 from __future__ import annotations
 

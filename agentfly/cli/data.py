@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(no_args_is_help=True, help="Check data sets, and convert them for training.")
 
-# Problems printed on the screen; --json prints all of them.
+# Most problems on the screen; --json prints all of them.
 _SHOWN = 40
 
 Source = Annotated[str, typer.Argument(help="Name of a data set, or path of a .jsonl, .parquet or folder.")]
@@ -36,7 +36,7 @@ Set = Annotated[
 
 
 class Images(StrEnum):
-    """Where `convert` puts the images."""
+    """Place of the images that `convert` writes."""
 
     bytes = "bytes"
     paths = "paths"
@@ -59,7 +59,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
     else:
-        _show(report, source)
+        _show_report(report, source)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -88,7 +88,7 @@ def convert(
 
 
 def _options(pairs: list[str] | None) -> Mapping[str, Any]:
-    """Options of NAME=VALUE; a value that is JSON (a number, a list, true) is read as such."""
+    """Return the options of NAME=VALUE pairs. A value in JSON (a number, a list, true) is parsed."""
     options: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
@@ -97,12 +97,12 @@ def _options(pairs: list[str] | None) -> Mapping[str, Any]:
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:
-            # As people write it in a recipe: {instruction: prompt}.
+            # People also write YAML, as in a recipe: {instruction: prompt}.
             options[name] = parse_yaml(value, f"--set {pair}") if value[:1] in ("{", "[") else value
     return options
 
 
-def _show(report: CheckReport, source: str) -> None:
+def _show_report(report: CheckReport, source: str) -> None:
     console = Console()
     table = Table("task type", "tasks", "with target", "with mask", "faulty", title=source)
     for name, summary in sorted(report.by_type.items()):

@@ -66,8 +66,8 @@ def _show(report: Report, console: Console) -> None:
             if finding.level.value == "skipped" and not finding.fix:
                 continue
             colour = _COLOURS[finding.level.value]
-            told = f"  [{colour}]{finding.level.value:<8}[/{colour}] {name}: {escape(finding.message)}"
-            console.print(told, highlight=False, soft_wrap=True)
+            line = f"  [{colour}]{finding.level.value:<8}[/{colour}] {name}: {escape(finding.message)}"
+            console.print(line, highlight=False, soft_wrap=True)
             if finding.fix:
                 console.print(f"           fix: {escape(finding.fix)}", highlight=False, soft_wrap=True)
     console.print(report.summary, highlight=False)

@@ -53,7 +53,7 @@ def edit(
     from agentfly.agents.edit import EditRequest, UnchangedError, edit_image
     from agentfly.vision.factory import read_engines
 
-    # The console belongs to the agent's steps; what an engine says of its start is for those who ask for it.
+    # The console shows the agent's steps. The engine's start-up messages are for people who ask for them.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     request = EditRequest(

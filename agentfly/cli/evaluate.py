@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from agentfly.errors import AgentFlyError, ConfigError
 
 if TYPE_CHECKING:
     from agentfly.evaluation import TaskRecord
+    from agentfly.evaluation.report.summary import Figures, Summary
 
 Evaluators = Annotated[
     list[str] | None,
@@ -85,10 +86,12 @@ def evaluate(
     from agentfly.evaluation.run import run_evaluation
     from agentfly.evaluation.settings import read_settings
 
-    _quiet()
+    # The engine's start-up messages are for people who ask for them.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     servers = read_node_options(given.pop("nodes"), given.pop("nodes_key_env"))
     given["client_nodes"] = [node.to_spec() for node in servers]
-    settings = read_settings(given.pop("config"), _parsed(given))
+    settings = read_settings(given.pop("config"), _read_options(given))
     summary = asyncio.run(run_evaluation(settings, _Progress(settings.limit)))
     _show(settings.out, summary)
     everything = summary["all"]
@@ -142,7 +145,7 @@ def replay(
     gallery: Gallery = None,
 ) -> None:
     """Score finished trajectories again, or run their tool calls again, without the agent."""
-    given = _parsed(dict(locals()))
+    given = _read_options(dict(locals()))
     from agentfly.evaluation.replay import ReplaySettings
     from agentfly.evaluation.replay import replay as run_replay
     from agentfly.vision.factory import read_engines
@@ -162,14 +165,14 @@ def replay(
 
 
 class _Progress:
-    """One line that tells how far a run is, on a terminal; nothing where nobody is looking."""
+    """A line with the progress of a run, on a terminal only."""
 
     def __init__(self, total: int | None) -> None:
         self._console, self._total = _console(), total
         self._done = self._resumed = self._failed = 0
 
     def __call__(self, record: TaskRecord, resumed: bool) -> None:
-        """A record is there."""
+        """Count a record and update the line."""
         self._done += 1
         self._resumed += resumed
         self._failed += record.failed
@@ -183,47 +186,38 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as settings: JSON is read."""
+def _read_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, those in JSON parsed."""
     values = {name: value for name, value in given.items() if value not in (None, [])}
     for name in ("data_options", "backend_config", "agent_options"):
-        if values.get(name) is not None:
-            values[name] = _json(name, values[name])
+        if name not in values:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        try:
+            values[name] = json.loads(values[name])
+        except ValueError as fault:
+            raise ConfigError(f"{option} is not valid JSON: {fault}") from fault
+        if not isinstance(values[name], dict):
+            raise ConfigError(f"{option} is a JSON object, such as '{{\"name\": 1}}'")
     return values
 
 
-def _json(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as fault:
-        raise ConfigError(f"--{name.replace('_', '-')} is not valid JSON: {fault}") from fault
-    if not isinstance(value, dict):
-        raise ConfigError(f"--{name.replace('_', '-')} is a JSON object, such as '{{\"name\": 1}}'")
-    return value
-
-
-def _quiet() -> None:
-    """What an engine says of its start is for those who ask for it."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-
-def _show(out: Path, summary: Mapping[str, Any]) -> None:
-    from agentfly.evaluation.markdown import run_page
+def _show(out: Path, summary: Summary) -> None:
+    from agentfly.evaluation.report.markdown import run_page
 
     typer.echo(run_page(summary))
-    names: Sequence[str] = ("summary.json", "summary.md", "gallery.html", "trajectories.jsonl")
+    names = ("summary.json", "summary.md", "gallery.html", "trajectories.jsonl")
     written = ", ".join(str(out / name) for name in names if (out / name).exists())
     _console().print(written, highlight=False, markup=False, soft_wrap=True)
 
 
-def _require_scores(summary: Mapping[str, Any]) -> None:
-    """Raise `AgentFlyError` for a table whose headline is empty: it must not pass for a result in a script."""
+def _require_scores(summary: Summary) -> None:
+    """Raise `AgentFlyError` for a headline without scores: a script must not take it for a result."""
     headline, everything = summary["evaluators"][0], summary["all"]
     if not everything["scores"][headline]["scored"]:
         raise AgentFlyError(f"{headline} scored none of {everything['tasks']} tasks: {_first_reason(everything)}")
 
 
-def _first_reason(figures: Mapping[str, Any]) -> str:
+def _first_reason(figures: Figures) -> str:
     reasons = (reason for scores in figures["scores"].values() for reason in scores["reasons"])
     return next(reasons, "no reason given").removeprefix("the agent failed: ")

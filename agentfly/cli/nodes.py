@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from agentfly.errors import ConfigError
+from agentfly.list_options import ListOptionsCommand
 
 if TYPE_CHECKING:
     from agentfly.vision.remote import NodeConfig
 
 OPTION, KEY_OPTION = "--nodes", "--nodes-key-env"
-# HOST:PORT or the address of a server, perhaps with more after a comma. The address of an image has a path.
+# HOST:PORT or the address of a server, perhaps followed by a comma and more. The address of an image has a path.
 _ADDRESS = re.compile(r"(?:(?:https?://)?[^\s/,]+:\d+|https?://[^\s/,]+)(?:/|/v1/?)?(?:,\S*)?")
 
 Nodes = Annotated[
@@ -28,41 +29,21 @@ NodesKeyEnv = Annotated[
 ]
 
 
-class NodesCommand(TyperCommand):
-    """A command whose `--nodes` takes several values, as options of typer do not.
+class NodesCommand(ListOptionsCommand):
+    """A command whose `--nodes` takes several values; an image may follow them."""
 
-    The words after the option belong to it as long as they are addresses, so that an image may follow them.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments with `--nodes` before each of its values."""
-        return super().parse_args(ctx, list(_repeated(args)))
-
-
-def _repeated(args: Sequence[str]) -> Iterator[str]:
-    expecting = listing = False
-    for index, word in enumerate(args):
-        if word == "--":
-            yield from args[index:]
-            return
-        if expecting:
-            expecting = False
-        elif word == OPTION:
-            expecting = listing = True
-        elif word.startswith(f"{OPTION}="):
-            listing = True
-        elif listing and _ADDRESS.fullmatch(word):
-            yield OPTION
-        else:
-            listing = False
-        yield word
+    list_options = MappingProxyType({OPTION: _ADDRESS})
 
 
 def read_node_options(nodes: Sequence[str] | None, key_env: str | None) -> list[NodeConfig]:
     """Return the servers of the options `--nodes` and `--nodes-key-env`.
 
+    Args:
+        nodes: addresses, also several in one value with commas between; None where the option was not given.
+        key_env: environment variable with the key of the servers, or None.
+
     Raises:
-        ConfigError: a server is of no form that is known, or the variable is not set.
+        ConfigError: an address has no known form, or the variable is not set.
     """
     from agentfly.vision.remote.settings import read_nodes
 

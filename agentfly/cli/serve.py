@@ -2,12 +2,91 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from types import MappingProxyType
+from typing import Annotated, Literal
+
 import typer
 
+from agentfly.cli.choices import list_choices
+from agentfly.list_options import ListOptionsCommand
 
-def serve_images(context: typer.Context) -> None:
-    """Serve an image model over HTTP, OpenAI-compatible (--help lists the flags)."""
-    # `--gpu-ids 0 1` takes several values, which typer's options do not: the flags are the server's own.
-    from agentfly.serving.image_server.command import main as serve
+# As in `image_server.settings`, `vision.model_runtime` and `vision.diffusion.settings`, which take long to import.
+ModelType = Literal["qwen", "generic", "inpaint", "detect", "sdxl", "classical", "custom"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "sequential"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
-    serve(context.args)
+
+class ServeImagesCommand(ListOptionsCommand):
+    """A command whose `--gpu-ids` takes several numbers."""
+
+    list_options = MappingProxyType({"--gpu-ids": re.compile(r"\d+")})
+
+
+def serve_images(
+    model_type: Annotated[ModelType, typer.Option(metavar="TYPE", help=f"Engine: {list_choices(ModelType)}.")],
+    model_path: Annotated[
+        str, typer.Option(help="Folder or hub name; for custom, package.module:function.", show_default=False)
+    ] = "",
+    masks: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="SAM model for the outlines of detected objects (detect).")
+    ] = None,
+    gpu_ids: Annotated[
+        list[int] | None, typer.Option(metavar="N...", help="One worker for each of these GPUs.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device of the workers without --gpu-ids: cpu, or cuda for the first GPU.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Workers without --gpu-ids.")] = 1,
+    worker_slots: Annotated[
+        int, typer.Option(help="Requests that a worker holds at once; 0 leaves it to the model type.")
+    ] = 0,
+    use_fast: Annotated[bool, typer.Option("--use-fast", help="Lightning LoRA, 8 steps (qwen).")] = False,
+    use_ultra_fast: Annotated[bool, typer.Option("--use-ultra-fast", help="Lightning LoRA, 4 steps (qwen).")] = False,
+    lora: Annotated[str | None, typer.Option(help="Folder or file of that LoRA, instead of the hub's.")] = None,
+    dtype: Annotated[
+        DType,
+        typer.Option(
+            metavar="TYPE", help=f"Precision of the weights: {list_choices(DType)}; auto is bfloat16 on a GPU."
+        ),
+    ] = "auto",
+    offload: Annotated[
+        Offload, typer.Option(metavar="HOW", help=f"Move weights off the GPU between uses: {list_choices(Offload)}.")
+    ] = "none",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the denoiser; the first request takes minutes.")
+    ] = False,
+    area: Annotated[
+        int | None, typer.Option(help="Pixels that the model works at; default: the model's own choice.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable with the key that clients must send.")
+    ] = None,
+    max_queue: Annotated[int, typer.Option(help="Most requests that wait; further ones get 503.")] = 64,
+    max_requests_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", help="Most requests of one client in 60 s; further ones get 429.")
+    ] = None,
+    request_timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 600.0,
+    shutdown_grace: Annotated[float, typer.Option(help="Seconds that requests have to finish after SIGTERM.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MiB.")] = 64.0,
+    max_pixels: Annotated[int, typer.Option(help="Most pixels of an image.")] = 16_000_000,
+    max_images: Annotated[int, typer.Option(help="Most images of a request.")] = 8,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Let requests name images by public http(s) address.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(metavar="LEVEL", help=f"Least severe messages to log: {list_choices(LogLevel)}.")
+    ] = "info",
+) -> None:
+    """Serve an image model over HTTP, OpenAI-compatible."""
+    options = dict(locals())
+    from agentfly.serving.image_server.command import read_settings, serve
+
+    logging.getLogger("agentfly").setLevel(options.pop("log_level").upper())
+    named = ("device", "api_key_env", "max_body_mb", "max_pixels", "max_images", "allow_urls")
+    own = {name: options.pop(name) for name in named}
+    serve(read_settings({**options, "gpu_ids": gpu_ids or ()}, **own), log_level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -39,12 +39,12 @@ def sft(
     ) as progress:
         bar = progress.add_task("sft", total=plan.loop.steps, note="")
 
-        def tell(line: Mapping[str, Any]) -> None:
+        def report(line: Mapping[str, float]) -> None:
             progress.update(bar, completed=line["step"], note=f"loss {line['loss']:.3f}")
             if "held_out_loss" in line:
                 held_out = f"step {line['step']}: held-out loss {line['held_out_loss']:.4f}"
                 progress.console.print(held_out, highlight=False)
 
-        folder = run_supervised(plan, resume=resume, on_metrics=tell)
-    told = f"{folder}; make a folder for others with `agentfly export {plan.config.out} --out …`"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+        folder = run_supervised(plan, resume=resume, on_metrics=report)
+    line = f"{folder}; make a folder for others with `agentfly export {plan.config.out} --out …`"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

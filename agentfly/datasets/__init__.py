@@ -1,4 +1,4 @@
-"""Image-editing tasks, the data sets that hold them, a generator of tasks, and their rows."""
+"""Image-editing tasks: data sets of them, a generator of them, and their rows."""
 
 from agentfly.datasets.check import CheckReport, check_rows
 from agentfly.datasets.photos import Split

@@ -1,33 +1,31 @@
-"""Check every row of a data set and say which rows are wrong and why."""
+"""Check every row of a data set and report the wrong ones with their reasons."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from agentfly.datasets.task import EditTask
-from agentfly.datasets.task_row import TaskRow
+from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import DatasetError, ImageError
 from agentfly.images import ImageSource, load_image
 
-# Relative difference of aspect ratios up to which a target is a resized one, and not an image of another shape.
+# Relative difference of aspect ratios up to which a target counts as a resized image and not as another shape.
 _SAME_SHAPE = 0.03
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a row.
+    """A fault of a row.
 
     Attributes:
-        where: the row, e.g. "tasks.jsonl line 3".
+        where: name of the row, such as "tasks.jsonl line 3".
         kind: one of "row", "instruction", "id", "image", "target", "mask", "metadata".
         reason: in words.
-        id: of the task, where the row has got that far.
+        id: of the task, None where the row is no task.
     """
 
     where: str
@@ -48,7 +46,7 @@ class TypeSummary:
 
 @dataclass
 class CheckReport:
-    """What `check_rows` found: rows looked at, problems in their order, and counts by task type."""
+    """The findings of `check_rows`: the number of rows, the problems in order, and counts by task type."""
 
     rows: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -56,11 +54,11 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong, and there is something."""
+        """True if there are rows and none is wrong."""
         return self.rows > 0 and not self.problems
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON-able data."""
+    def to_json(self) -> dict[str, object]:
+        """Return the report as plain JSON."""
         return {
             "ok": self.ok,
             "rows": self.rows,
@@ -70,10 +68,10 @@ class CheckReport:
 
 
 def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
-    """Look at every row: is it a task, do its images open, do target and mask fit.
+    """Check that every row is a task, that its images open, and that target and mask fit.
 
     Args:
-        rows: as `task_rows` gives them; memory is taken for one row, and for the ids.
+        rows: of `task_rows`; memory is needed for one row and for the ids.
 
     Raises:
         DatasetError: the data set itself cannot be read.
@@ -87,7 +85,12 @@ def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
         except (DatasetError, ImageError) as fault:
             report.problems.append(Problem(row.where, "row", str(fault)))
             continue
-        problems = [*_same_id(task, row.where, seen), *_problems(task)]
+        problems = list(_problems(task))
+        first = seen.setdefault(task.id, row.where)
+        if not task.id:
+            problems.insert(0, ("id", "the id is empty"))
+        elif first != row.where:
+            problems.insert(0, ("id", f"id {task.id!r} is also that of {first}"))
         report.problems += [Problem(row.where, kind, reason, task.id) for kind, reason in problems]
         summary = report.by_type.setdefault(task.task_type, TypeSummary())
         summary.tasks += 1
@@ -97,18 +100,13 @@ def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
     return report
 
 
-def _same_id(task: EditTask, where: str, seen: dict[str, str]) -> Iterator[tuple[str, str]]:
-    first = seen.setdefault(task.id, where)
-    if not task.id:
-        yield "id", "the id is empty"
-    elif first != where:
-        yield "id", f"id {task.id!r} is also that of {first}"
-
-
 def _problems(task: EditTask) -> Iterator[tuple[str, str]]:
     if not task.instruction.strip():
         yield "instruction", "the instruction is empty"
-    yield from _metadata_problems(task.metadata)
+    try:
+        json.dumps(dict(task.metadata))
+    except (TypeError, ValueError) as fault:
+        yield "metadata", f"the metadata cannot be written as JSON: {fault}"
     opened: list[Image.Image] = []
     for number, source in enumerate(task.images):
         image, reason = _open(source)
@@ -123,13 +121,6 @@ def _problems(task: EditTask) -> Iterator[tuple[str, str]]:
         yield from _target_problems(task.target, first)
     if task.mask is not None:
         yield from _mask_problems(task.mask, first)
-
-
-def _metadata_problems(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    try:
-        json.dumps(dict(metadata))
-    except (TypeError, ValueError) as fault:
-        yield "metadata", f"the metadata cannot be written as JSON: {fault}"
 
 
 def _target_problems(source: ImageSource, first: Image.Image | None) -> Iterator[tuple[str, str]]:

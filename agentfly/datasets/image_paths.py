@@ -1,4 +1,4 @@
-"""Load the images that a data set names from its own folder only, unless its user allows other places."""
+"""Restrict the images that a data set names to its own folder, unless its user allows other places."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -19,8 +18,13 @@ from agentfly.images import ImageSource
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
 
 
-def option(name: str, value: Any) -> str:
-    """Return how an option of a data set is given, for each place in words that can be pasted there."""
+def option(name: str, value: object) -> str:
+    """Return the spelling of a data set's option for each command and for a recipe, ready to paste.
+
+    Args:
+        name: of the option.
+        value: JSON-able.
+    """
     text, whole = json.dumps(value, ensure_ascii=False), json.dumps({name: value}, ensure_ascii=False)
     return (
         f"{shlex.join(['--set', f'{name}={text}'])} (`agentfly data`), {shlex.join(['--data-options', whole])} "
@@ -33,20 +37,20 @@ _TRUST = f"if you trust this data set, give {option('allow_outside', True)}"
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Where the images of a data set may be.
+    """The places from which a data set may take images.
 
-    A file that somebody else wrote must not make us read `/etc` or ask a server in our network.
+    A foreign file must not make us read `/etc` or ask a server in our network.
 
     Attributes:
-        folder: the data set's own; None where it holds all images in itself.
+        folder: of the data set; None where its rows hold all images.
         allow_outside: also take absolute paths, paths that lead out of the folder, and URLs.
     """
 
     folder: Path | None
     allow_outside: bool = False
 
-    def source(self, image: Any) -> ImageSource:
-        """What `load_image` opens for an image column: bytes, a decoded image, a data URI, or the path of a file.
+    def source(self, image: object) -> ImageSource:
+        """Return the source of an image column for `load_image`: bytes, a decoded image, a data URI, or a path.
 
         Raises:
             DatasetError: the image is named by a path or URL that is not allowed, or is no image at all.

@@ -1,22 +1,20 @@
-"""Your own data: JSON lines, parquet, or a folder of images.
+"""Read the user's own data: JSON lines, parquet or arrow files, or a folder of images.
 
-A row has `instruction`, `image` (or `images`, the one to edit first), and may have `id`, `target`, `mask`, `task_type`
-and `metadata`; every other column becomes metadata. A mask is white where the image must change.
+A row has `instruction` and `image` (or `images`, the one to edit first). It may have `id`, `target`, `mask`,
+`task_type` and `metadata`; all other columns become metadata. A mask is white where the image must change.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from agentfly.datasets.image_paths import ImageFolder, option
 from agentfly.datasets.rows import COLUMNS
-from agentfly.datasets.tables import TABLE_SUFFIXES, parse_line, read_lines, read_table, table_columns
-from agentfly.datasets.task import EditTask
-from agentfly.datasets.task_row import TaskRow
+from agentfly.datasets.tables import TABLE_SUFFIXES, Row, parse_line, read_lines, read_table, table_columns
+from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import DatasetError
 from agentfly.settings import Settings
 
@@ -24,7 +22,7 @@ IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".b
 SIDECAR = "metadata.jsonl"
 _LINES = (".jsonl", ".ndjson")
 _LONGEST_INSTRUCTION = 64 * 1024
-# As `datasets` names them in the metadata.jsonl of a folder of images.
+# Names of the columns that `datasets` expects in the metadata.jsonl of a folder of images.
 _FOLDER_COLUMNS = {"image": "file_name", "target": "target_file_name", "mask": "mask_file_name"}
 
 
@@ -32,7 +30,7 @@ class LocalOptions(Settings):
     """Options of data by path.
 
     Attributes:
-        columns: our field -> your column, e.g. {"instruction": "prompt"}.
+        columns: our field -> your column, such as {"instruction": "prompt"}.
         allow_outside: also take images from outside the data set's folder, and from URLs.
     """
 
@@ -41,28 +39,30 @@ class LocalOptions(Settings):
 
 
 def local_rows(path: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
-    """The rows of a file or folder.
+    """Yield the rows of a file or folder.
 
     Args:
         path: `.jsonl`, `.parquet`, `.arrow`, or a folder.
         split: in a folder, the subfolder or file of that name.
-        options: how to read them.
+        options: names of the columns, and allowed places of images.
 
     Raises:
         DatasetError: there is no such file, or no data set in it.
     """
-    path = path.absolute()  # what a folder holds is found again from anywhere
+    path = path.absolute()  # valid after a change of the working folder
     if path.is_dir():
         return _folder_rows(path, split, options)
     if path.suffix in _LINES:
         return _line_rows(path, options, dict(options.columns))
     if path.suffix in TABLE_SUFFIXES:
-        return _table_rows(_tasks_behind(path), options)
+        return _table_rows(path, options)
     raise DatasetError(f"cannot read tasks from {path}: give .jsonl, .parquet, .arrow, or a folder of images")
 
 
 def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
-    files = _split_files(folder)
+    found = sorted(path for path in folder.iterdir() if path.suffix in (*_LINES, *TABLE_SUFFIXES))
+    # Files by split; `train.parquet` and `train.tasks.parquet` are one.
+    files = {path.name.split(".")[0]: path for path in found if path.name != SIDECAR}
     if split is not None and split in files:
         return local_rows(files[split], None, options)
     if split is not None and not (folder / split).is_dir():
@@ -74,16 +74,14 @@ def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iter
         if len(files) > 1:
             raise DatasetError(f"{folder} holds several files of tasks; name a split: {', '.join(files)}")
         return local_rows(next(iter(files.values())), None, options)
-    found = [path for path in sorted(folder.rglob("*")) if _is_source(path)]
-    if not found:
+    images = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith((".target", ".mask"))
+    ]
+    if not images:
         raise DatasetError(f"{folder} holds no images and no {SIDECAR}; name a file in it, or a split")
-    return (TaskRow(str(path.relative_to(folder)), partial(_beside, path, folder, options)) for path in found)
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    """Files of tasks by the name of their split; `train.parquet` and `train.tasks.parquet` are one."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in (*_LINES, *TABLE_SUFFIXES))
-    return {path.name.split(".")[0]: path for path in found if path.name != SIDECAR}
+    return (TaskRow(str(path.relative_to(folder)), partial(_image_task, path, folder, options)) for path in images)
 
 
 def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) -> Iterator[TaskRow]:
@@ -98,20 +96,24 @@ def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) ->
 
 
 def _table_rows(path: Path, options: LocalOptions) -> Iterator[TaskRow]:
+    tasks = path.with_name(f"{path.stem}.tasks.parquet")
+    if path.suffix == ".parquet" and tasks.is_file() and "extra_info" in table_columns(path):
+        # The path names the file of pointers that verl reads; the images are in the file beside it.
+        path = tasks
     images = ImageFolder(path.parent, options.allow_outside)
     for number, row in enumerate(read_table(path)):
         make = partial(own_task, row, f"{path.stem}-{number}", images, dict(options.columns))
         yield TaskRow(f"{path.name} row {number}", make)
 
 
-def _tasks_behind(path: Path) -> Path:
-    """The file with the images, where the path names the file of pointers that verl reads."""
-    tasks = path.with_name(f"{path.stem}.tasks.parquet")
-    return tasks if path.suffix == ".parquet" and tasks.is_file() and "extra_info" in table_columns(path) else path
+def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[str, str]) -> EditTask:
+    """Return the task of a row.
 
-
-def own_task(row: Mapping[str, Any], default_id: str, images: ImageFolder, columns: Mapping[str, str]) -> EditTask:
-    """The task of a row in our own columns, or in those that `columns` names.
+    Args:
+        row: in our own columns, or in those that `columns` names.
+        default_id: id of a task whose row has none.
+        images: places from which images may come.
+        columns: our field -> column of the row.
 
     Raises:
         DatasetError: a field is missing or of the wrong kind.
@@ -121,14 +123,14 @@ def own_task(row: Mapping[str, Any], default_id: str, images: ImageFolder, colum
     if not isinstance(instruction, str):
         raise DatasetError(
             f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Write one, or name the column that has it: "
-            f"{_named('instruction', row)}"
+            f"{_column_option('instruction', row)}"
         )
     used = set(fields.values())
     extra = {name: value for name, value in row.items() if name not in used and _is_plain(value)}
-    identity, task_type = row.get(fields["id"]), row.get(fields["task_type"])
+    id_, task_type = row.get(fields["id"]), row.get(fields["task_type"])
     target, mask = row.get(fields["target"]), row.get(fields["mask"])
     return EditTask(
-        id=default_id if identity is None else str(identity),
+        id=default_id if id_ is None else str(id_),
         instruction=instruction.strip(),
         images=tuple(images.source(image) for image in _images(row, fields)),
         target=None if target is None else images.source(target),
@@ -138,24 +140,24 @@ def own_task(row: Mapping[str, Any], default_id: str, images: ImageFolder, colum
     )
 
 
-def _images(row: Mapping[str, Any], fields: Mapping[str, str]) -> Iterable[Any]:
+def _images(row: Row, fields: Mapping[str, str]) -> Sequence[object]:
     found = row.get(fields["images"])
     images = found if found is not None else row.get(fields["image"])
     images = [images] if not isinstance(images, (list, tuple)) and images is not None else images
     if not images:
         raise DatasetError(
-            f"lacks an image; it has {', '.join(row)}. Name the column that has it: {_named('image', row)}"
+            f"lacks an image; it has {', '.join(row)}. Name the column that has it: {_column_option('image', row)}"
         )
     return images
 
 
-def _named(field: str, row: Mapping[str, Any]) -> str:
-    """How a column is named, with the first of the row's own that may be meant."""
+def _column_option(field: str, row: Row) -> str:
+    """Return the option that names the column of a field, with the row's first column that could be it."""
     own = (name for name in row if name not in (*COLUMNS, "image"))
     return option("columns", {field: next(own, "NAME")})
 
 
-def _metadata(value: Any) -> Mapping[str, Any]:
+def _metadata(value: object) -> Row:
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -166,7 +168,7 @@ def _metadata(value: Any) -> Mapping[str, Any]:
     return value or {}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     if isinstance(value, Mapping):
@@ -174,11 +176,8 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool))
 
 
-def _is_source(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith((".target", ".mask"))
-
-
-def _beside(path: Path, folder: Path, options: LocalOptions) -> EditTask:
+def _image_task(path: Path, folder: Path, options: LocalOptions) -> EditTask:
+    """Return the task of an image with its instruction, target and mask in files beside it."""
     words = path.with_suffix(".txt")
     if not words.is_file():
         raise DatasetError(f"has no instruction: write it into {words.name} beside it, or all of them into {SIDECAR}")

@@ -1,4 +1,4 @@
-"""Write rows to a parquet file as they come, with memory for a few of them only."""
+"""Write rows to a parquet file one after the other, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentfly.errors import require
 from agentfly.files import named
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow.parquet as pq
 
 _ROWS = 256
 _BYTES = 16 * 1024 * 1024
 
 
 class ParquetRows:
-    """A parquet file that grows row by row; it appears under its name when it is whole, and not before.
+    """A context manager that writes a parquet file row by row. The file appears under its name when it is whole.
 
     A `with` block that ends in an exception leaves no file.
 
     Args:
-        path: the file.
-        features: types of the columns; taken from the first rows without them.
+        path: of the file.
+        features: types of the columns; by default those of the first rows.
 
     Raises:
         MissingExtraError: `datasets` is not installed.
@@ -35,15 +36,15 @@ class ParquetRows:
         require("datasets", f"writing {path.name}", "data")
         self.path, self.count = path, 0
         self._features, self._half = features, path.with_name(f"{path.name}.{os.getpid()}.half")
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[Mapping[str, object]] = []
         self._bytes = 0
-        self._writer: Any = None
+        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> ParquetRows:
         return self
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Write a row, now or with the next ones."""
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write a row, at once or together with later ones."""
         self._rows.append(row)
         self.count += 1
         self._bytes += _size(row)
@@ -76,8 +77,8 @@ class ParquetRows:
         self._rows, self._bytes = [], 0
 
 
-def _size(value: Any) -> int:
-    """Bytes of the images in a row, which are what makes rows large."""
+def _size(value: object) -> int:
+    """Return the bytes of the images in a row; all else in it is small."""
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Photographs to put stickers on: the ones that come with scikit-image and are free to share.
+"""Photographs behind the stickers: those of scikit-image that are free to share.
 
-All were placed in the public domain or under CC0 by their makers, as scikit-image's `skimage.data` documents. Those for
-training and those held out are disjoint. The files are read from the installed package, without importing it.
+Their makers placed them in the public domain or under CC0, as scikit-image's `skimage.data` documents. Photographs for
+training and held-out ones are disjoint. The files are read from the installed package without importing it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from agentfly.errors import DatasetError
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
-# Mean step between neighbouring pixels above which a crop is taken for texture that nobody could fill in plausibly.
+# Mean step between neighbouring pixels above which a crop counts as texture that cannot be filled in plausibly.
 _TOO_BUSY = 7.0
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph: its file in `skimage/data`, what it shows, who made it, and its licence."""
+    """A photograph: its file in `skimage/data`, its subject, its maker and its licence."""
 
     file: str
     subject: str
@@ -57,7 +57,7 @@ PHOTOS: Mapping[Split, tuple[Photo, ...]] = MappingProxyType(
 
 @lru_cache(maxsize=16)
 def load_photo(file: str) -> Image.Image:
-    """The photograph in mode RGB; shared, so do not change it.
+    """Return a photograph in mode RGB. It is shared: do not change it.
 
     Raises:
         DatasetError: scikit-image is not installed, or its copy lacks the file.
@@ -73,28 +73,26 @@ def load_photo(file: str) -> Image.Image:
 
 
 def background(rng: random.Random, split: Split, side: int) -> Image.Image:
-    """A square crop of a photograph of the split, at random place, scale and flip; calm crops are preferred."""
+    """Return a square crop of a photograph at a random place, scale and flip. Calm crops are preferred.
+
+    Args:
+        rng: source of randomness.
+        split: of the photograph.
+        side: width and height of the crop in pixels.
+    """
     photo = load_photo(rng.choice(PHOTOS[split]).file)
     calmest, least = None, float("inf")
     for _ in range(_TRIES):
-        crop = _crop(rng, photo, side)
-        busy = _busyness(crop)
+        extent = rng.randint(min(side, min(photo.size)), min(photo.size))
+        left, top = rng.randint(0, photo.width - extent), rng.randint(0, photo.height - extent)
+        crop = photo.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + extent, top + extent))
+        if rng.random() < 0.5:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        grey = np.asarray(crop.convert("L"), dtype=np.float32)
+        busy = float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2
         if busy < least:
             calmest, least = crop, busy
         if least <= _TOO_BUSY:
             break
     assert calmest is not None
     return calmest
-
-
-def _crop(rng: random.Random, photo: Image.Image, side: int) -> Image.Image:
-    shorter = min(photo.size)
-    extent = rng.randint(min(side, shorter), shorter)
-    left, top = rng.randint(0, photo.width - extent), rng.randint(0, photo.height - extent)
-    crop = photo.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + extent, top + extent))
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
-
-
-def _busyness(image: Image.Image) -> float:
-    grey = np.asarray(image.convert("L"), dtype=np.float32)
-    return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2

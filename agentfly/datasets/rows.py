@@ -1,28 +1,42 @@
-"""Tasks as rows of a `datasets.Dataset`, and back: lossless, images as PNG bytes or as PNG files beside the table."""
+"""Convert tasks to rows of a `datasets.Dataset` and back, without loss.
+
+Images are PNG bytes in the row, or PNG files beside the table.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from agentfly.datasets.image_paths import ImageFolder
+from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask
 from agentfly.errors import DatasetError, require
-from agentfly.images import ImageSource, handle_of, load_image
+from agentfly.images import ImageSource, encode_image, handle_of, load_image
 
 if TYPE_CHECKING:
     import datasets
 
 COLUMNS: tuple[str, ...] = ("id", "instruction", "images", "target", "mask", "task_type", "metadata")
-Packer = Callable[[ImageSource], dict[str, Any]]
+# Fifteen times as fast as the smallest file, and a sixth larger.
+_COMPRESSION = 3
+
+
+class PackedImage(TypedDict):
+    """An image column in the form of `datasets.Image`: the bytes of a file, or its path."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+Packer = Callable[[ImageSource], PackedImage]
 
 
 def tasks_to_dataset(tasks: Iterable[EditTask]) -> datasets.Dataset:
-    """A data set with one row a task: the columns are the fields of `EditTask`, with `metadata` as JSON.
+    """Return a data set with one row per task. The columns are the fields of `EditTask`, with `metadata` as JSON.
 
     Raises:
         ImageError: an image of a task cannot be loaded.
@@ -35,22 +49,22 @@ def tasks_to_dataset(tasks: Iterable[EditTask]) -> datasets.Dataset:
 
 
 def task_features() -> datasets.Features:
-    """The types of the columns of a row."""
+    """Return the types of the columns of a row."""
     import datasets
 
-    # Undecoded, so that reading a row costs no decoding and gives back the very bytes.
+    # Undecoded: reading a row costs no decoding and returns the very bytes.
     image = datasets.Image(decode=False)
     text = datasets.Value("string")
     kinds = {"images": datasets.List(image), "target": image, "mask": image}
     return datasets.Features({column: kinds.get(column, text) for column in COLUMNS})
 
 
-def task_from_row(row: Mapping[str, Any], images: ImageFolder | None = None) -> EditTask:
-    """The task of a row; images stay encoded until `load_image` opens them.
+def task_from_row(row: Row, images: ImageFolder | None = None) -> EditTask:
+    """Return the task of a row. Images stay encoded until `load_image` opens them.
 
     Args:
         row: a row of `tasks_to_dataset`, or of a file that `write_rows` wrote.
-        images: where images that are named by path may be; any path is taken as it is without it.
+        images: folder in which images named by path may be; None takes any path.
 
     Raises:
         DatasetError: a column is missing or unreadable; the message names it.
@@ -74,12 +88,12 @@ def task_from_row(row: Mapping[str, Any], images: ImageFolder | None = None) -> 
     )
 
 
-def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, Any]:
-    """The row of a task.
+def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]:
+    """Return the row of a task.
 
     Args:
-        task: the task.
-        pack: what becomes of an image; `pack_bytes` without it.
+        task: with images that can be loaded.
+        pack: converts an image; by default `pack_bytes`.
 
     Raises:
         ImageError: an image cannot be loaded.
@@ -101,33 +115,35 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, Any]:
     }
 
 
-def pack_bytes(source: ImageSource) -> dict[str, Any]:
-    """An image within the row."""
-    out = io.BytesIO()
-    # Fifteen times as fast as the smallest file, and a sixth larger.
-    load_image(source).save(out, "PNG", compress_level=3)
-    return {"bytes": out.getvalue(), "path": None}
+def pack_bytes(source: ImageSource) -> PackedImage:
+    """Return an image that is stored in the row."""
+    return {"bytes": encode_image(load_image(source), compress_level=_COMPRESSION), "path": None}
 
 
 def pack_paths(folder: Path, relative_to: Path) -> Packer:
-    """Images as files named by their content, so that equal ones are one file; rows hold the relative path."""
+    """Return a packer that stores images as files named by their content, so that equal images share a file.
+
+    Args:
+        folder: of the files; it is made.
+        relative_to: folder of the table; rows hold paths relative to it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
 
-    def pack(source: ImageSource) -> dict[str, Any]:
+    def pack(source: ImageSource) -> PackedImage:
         image = load_image(source)
         path = folder / f"{handle_of(image)}.png"
         if not path.exists():
-            # A name that is there means a whole file, also after a crash.
+            # A file under its final name is whole, also after a crash.
             half = path.with_suffix(f".{os.getpid()}.half")
-            image.save(half, "PNG", compress_level=3)
+            half.write_bytes(encode_image(image, compress_level=_COMPRESSION))
             half.replace(path)
         return {"bytes": None, "path": path.relative_to(relative_to).as_posix()}
 
     return pack
 
 
-def _source(image: Any) -> ImageSource:
-    """Bytes of an image kept as bytes; anything else (a decoded image, a path) as it is."""
+def _source(image: ImageSource | PackedImage) -> ImageSource:
+    """Return the bytes or the path of a packed image, and any other source (a decoded image, a path) as it is."""
     if isinstance(image, Mapping):
         content = image.get("bytes")
         return content if content is not None else str(image["path"])

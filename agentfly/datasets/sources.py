@@ -1,4 +1,4 @@
-"""Load any data set by name or by path."""
+"""Load a data set by name or by path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from agentfly.datasets.local import LocalOptions, local_rows
 from agentfly.datasets.photos import SPLITS
@@ -16,8 +15,7 @@ from agentfly.datasets.public.columns import ADAPTERS
 from agentfly.datasets.public.hub import HubOptions
 from agentfly.datasets.public.tasks import public_rows
 from agentfly.datasets.stickers import FAMILIES, StickerWorld
-from agentfly.datasets.task import EditTask
-from agentfly.datasets.task_row import TaskRow
+from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name
 from agentfly.settings import Settings
 
@@ -38,8 +36,8 @@ class StickerOptions(Settings):
     """Options of the sticker world.
 
     Attributes:
-        families: which take turns.
-        count: how many tasks; `limit`, or 500, without it.
+        families: of the tasks; they take turns.
+        count: number of tasks; by default `limit`, or 500.
         side: width and height of the images in pixels.
     """
 
@@ -55,23 +53,23 @@ def load_tasks(
     limit: int | None = None,
     seed: int = 0,
     root: Path | None = None,
-    **options: Any,
+    **options: object,
 ) -> Iterator[EditTask]:
-    """Tasks of a data set, made one by one as they are asked for.
+    """Yield the tasks of a data set, each made when it is asked for.
 
     Args:
-        source: one of `SOURCES` (a data set's name on the hub will do too), or the path of a `.jsonl`, `.parquet` or
-            `.arrow` file or of a folder of images. Names go before paths; `./stickers` is a path.
-        split: the data set's own name for it; its first one without it ("train" for the stickers).
+        source: one of `SOURCES`, a data set's name on the hub, or the path of a `.jsonl`, `.parquet` or `.arrow` file,
+            or of a folder of images. Names go before paths; `./stickers` is a path.
+        split: in the data set's own words; by default its first one ("train" for the stickers).
         limit: tasks at most.
-        seed: of data that is made up (the stickers); public data keeps its order.
-        root: folder with the downloaded files of a data set by name; from the hub without it.
-        **options: fields of `StickerOptions`, `HubOptions` or `LocalOptions`, whichever belongs to the source.
+        seed: of generated data (the stickers); public data keeps its order.
+        root: folder with the downloaded files of a data set by name; by default they come from the hub.
+        **options: fields of `StickerOptions`, `HubOptions` or `LocalOptions`, as the source requires.
 
     Raises:
         ConfigError: unknown name, split or option; the message offers the nearest.
-        DatasetError: the data cannot be read, or a row of it is no task; the message names the row. Raised when the
-            row is reached.
+        DatasetError: the data cannot be read, or a row is no task; raised when the row is reached, which the message
+            names.
     """
     return (row.task() for row in task_rows(source, split=split, limit=limit, seed=seed, root=root, **options))
 
@@ -83,9 +81,9 @@ def task_rows(
     limit: int | None = None,
     seed: int = 0,
     root: Path | None = None,
-    **options: Any,
+    **options: object,
 ) -> Iterator[TaskRow]:
-    """What `load_tasks` reads, row by row: a row that is no task says so when it is made, and the next one follows."""
+    """Yield the rows that `load_tasks` reads. A row that is no task raises when it is made; later ones still follow."""
     if limit is not None and limit < 0:
         raise ConfigError(f"limit must be at least 0, got {limit}")
     name = _ALIASES.get(str(source).lower()) if isinstance(source, str) else None
@@ -97,20 +95,18 @@ def task_rows(
     elif name is not None:
         rows = _benchmark_rows(name, split, root, options)
     else:
-        rows = local_rows(_path(source), split, LocalOptions(**options))
+        path = Path(source).expanduser()
+        if not path.exists():
+            if isinstance(source, Path) or path.suffix or source.startswith((".", "~", os.sep)):
+                raise DatasetError(f"there is no file or folder {source}")
+            raise ConfigError(f"{unknown_name('data set', source, SOURCES)}; or give the path of a file or folder")
+        rows = local_rows(path, split, LocalOptions(**options))
     return itertools.islice(rows, limit)
 
 
-def _path(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    if isinstance(source, Path) or path.suffix or source.startswith((".", "~", os.sep)):
-        raise DatasetError(f"there is no file or folder {source}")
-    raise ConfigError(f"{unknown_name('data set', source, SOURCES)}; or give the path of a file or folder")
-
-
-def _benchmark_rows(name: str, split: str | None, root: Path | None, options: Mapping[str, Any]) -> Iterator[TaskRow]:
+def _benchmark_rows(
+    name: str, split: str | None, root: Path | None, options: Mapping[str, object]
+) -> Iterator[TaskRow]:
     if options:
         raise ConfigError(f"{name} takes no options, got {', '.join(options)}")
     if root is None:

@@ -1,8 +1,8 @@
 """The sticker world: editing tasks with an exact answer, on real photographs, without any download.
 
-Two or three stickers lie on a photograph, each with a white die-cut border, in five cells of a 3 x 3 grid. A task
-depends only on its index, split, family and the seed. Held-out tasks have other photographs, other sets of occupied
-cells and other sentences than training; every word of these sentences also occurs in training.
+Two or three stickers with white die-cut borders lie on a photograph, in five cells of a 3 x 3 grid. A task depends
+only on its index, split, family and seed. Held-out tasks differ from training in their photographs, their sets of
+occupied cells and their sentences; each word of these sentences also occurs in training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +24,7 @@ from agentfly.vision.shapes import COLOURS, SHAPES, Figure, border_width, larges
 FAMILIES: tuple[str, ...] = ("named", "replace", "look", "two_step", "repair")
 
 _CELLS = {"top left": (0, 0), "top right": (0, 2), "center": (1, 1), "bottom left": (2, 0), "bottom right": (2, 2)}
-# Sets of occupied cells that only held-out images have; each cell occurs in both splits.
+# Sets of occupied cells that occur in held-out images only; each cell occurs in both splits.
 _HELDOUT_LAYOUTS = frozenset(
     frozenset(layout)
     for layout in (
@@ -37,7 +36,7 @@ _HELDOUT_LAYOUTS = frozenset(
         ("top right", "center", "bottom left"),
     )
 )
-# Outer radii in px at side 168, and factors on the radius that make the four shapes look about equally large.
+# Outer radii in pixels at side 168, and factors on the radius that make the four shapes look equally large.
 _REFERENCE_SIDE = 168
 _SMALL, _LARGE, _JITTER = (14.0, 16.0), (23.0, 25.0), 2.0
 _SHAPE_FACTOR = {"circle": 1.0, "square": 0.92, "triangle": 1.25, "star": 1.2}
@@ -46,7 +45,7 @@ _SHARED_SHAPE = 0.8
 
 @dataclass(frozen=True)
 class Sticker:
-    """A figure, the name of its place, and whether it is the largest of the image."""
+    """A figure, the name of its place, and a mark for the largest one of the image."""
 
     figure: Figure
     place: str
@@ -54,13 +53,13 @@ class Sticker:
 
     @property
     def words(self) -> str:
-        """Colour and shape."""
+        """Colour and shape as words."""
         return f"{self.figure.colour} {self.figure.shape}"
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One thing to do: which sticker, and what takes its place (None: the photograph)."""
+    """One edit: the sticker, and the figure that takes its place (None: the photograph)."""
 
     sticker: Sticker
     new: Figure | None = None
@@ -72,7 +71,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a task asks for: the sentence, its steps, and the user's own words where they are not the detector's."""
+    """The instruction of a task, its steps, and the user's own words where they differ from the detector's."""
 
     instruction: str
     steps: tuple[_Step, ...]
@@ -80,10 +79,10 @@ class _Plan:
 
 
 class StickerWorld:
-    """Makes sticker tasks.
+    """A generator of sticker tasks.
 
     Args:
-        side: width and height of the images in pixels; at least 84. Sizes scale with it.
+        side: width and height of the images in pixels, at least 84. All sizes scale with it.
     """
 
     def __init__(self, side: int = _REFERENCE_SIDE) -> None:
@@ -92,7 +91,7 @@ class StickerWorld:
         self.side = side
 
     def task(self, index: int, split: Split, family: str | None = None, seed: int = 0) -> EditTask:
-        """One task.
+        """Make a task.
 
         Args:
             index: number within split and family.
@@ -124,11 +123,17 @@ class StickerWorld:
         places = list(rng.choice(layouts))
         rng.shuffle(places)
         colours = rng.sample(list(COLOURS), count)
-        shapes = _shapes(rng, count, unique_first=family == "repair")
+        # Tasks are about the first sticker. Another one usually shares its shape, unless it must be unique.
+        first, *others = rng.sample(SHAPES, count)
+        if rng.random() < _SHARED_SHAPE:
+            if family != "repair":
+                others[0] = first
+            elif count == 3:
+                others[1] = others[0]
         large = rng.randrange(count)
         return [
             Sticker(self._place(rng, colour, shape, place, i == large), place, i == large)
-            for i, (colour, shape, place) in enumerate(zip(colours, shapes, places, strict=True))
+            for i, (colour, shape, place) in enumerate(zip(colours, (first, *others), places, strict=True))
         ]
 
     def _place(self, rng: random.Random, colour: str, shape: str, place: str, is_large: bool) -> Figure:
@@ -140,7 +145,7 @@ class StickerWorld:
         spare = (cell - max(x1 - x0, y1 - y0)) / 2 - 0.5
         reach = max(0.0, min(_JITTER * unit, spare))
         row, column = _CELLS[place]
-        # The middle of the box, not the centroid, goes to the middle of the cell.
+        # Centre the box, not the centroid, in the cell.
         return replace(
             figure,
             x=(column + 0.5) * cell - 0.5 - (x0 + x1 - 1) / 2 + rng.uniform(-reach, reach),
@@ -169,17 +174,6 @@ class StickerWorld:
         )
 
 
-def _shapes(rng: random.Random, count: int, *, unique_first: bool) -> list[str]:
-    """Shapes of the stickers; the first, which tasks are about, usually shares its shape unless it must be unique."""
-    first, *others = rng.sample(SHAPES, count)
-    if rng.random() < _SHARED_SHAPE:
-        if not unique_first:
-            others[0] = first
-        elif count == 3:
-            others[1] = others[0]
-    return [first, *others]
-
-
 def _plan_named(rng: random.Random, split: Split, stickers: Sequence[Sticker]) -> _Plan:
     target = stickers[0]
     return _Plan(sentence(rng, split, "remove", f"the {target.words}"), (_Step(target),))
@@ -191,7 +185,7 @@ def _plan_replace(rng: random.Random, split: Split, stickers: Sequence[Sticker])
     if rng.random() < 0.5:
         step = _Step(target, replace(target.figure, colour=colour))
         return _Plan(sentence(rng, split, "recolour", f"the {target.words}", colour), (step,))
-    # Only in the outline of a circle or square does another shape still have a fair size.
+    # Another shape has a fair size only inside the outline of a circle or a square.
     shape = rng.choice(SHAPES) if target.figure.shape in ("circle", "square") else target.figure.shape
     step = _Step(target, _in_place_of(target.figure, shape, colour))
     return _Plan(sentence(rng, split, "replace", f"the {target.words}", article(step.new_words)), (step,))
@@ -239,7 +233,7 @@ def _free_colour(rng: random.Random, stickers: Sequence[Sticker]) -> str:
 
 
 def _in_place_of(old: Figure, shape: str, colour: str) -> Figure:
-    """The largest figure of a shape that lies inside the outline of another one, but for a pixel at its corners."""
+    """Return the largest figure of a shape inside the outline of another one, but for a pixel at its corners."""
     if shape == old.shape:
         return replace(old, colour=colour)
     side = int(2 * (old.radius * 1.5 + old.border)) + 3
@@ -249,7 +243,7 @@ def _in_place_of(old: Figure, shape: str, colour: str) -> Figure:
     return replace(old, shape=shape, colour=colour, radius=radius)
 
 
-def _metadata(family: str, stickers: Sequence[Sticker], plan: _Plan) -> dict[str, Any]:
+def _metadata(family: str, stickers: Sequence[Sticker], plan: _Plan) -> dict[str, object]:
     targets = [step.sticker for step in plan.steps]
     listed = [
         {
@@ -267,7 +261,7 @@ def _metadata(family: str, stickers: Sequence[Sticker], plan: _Plan) -> dict[str
         {"action": "replace" if step.new else "remove", "detect": step.sticker.words, "new": step.new_words}
         for step in plan.steps
     ]
-    metadata: dict[str, Any] = {"family": family, "stickers": listed, "steps": steps}
+    metadata: dict[str, object] = {"family": family, "stickers": listed, "steps": steps}
     if plan.said is not None:
         metadata["said"] = plan.said
     return metadata

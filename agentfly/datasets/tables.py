@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import DatasetError, require
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TABLE_SUFFIXES: tuple[str, ...] = (".parquet", ".arrow")
-# Rows carry images: some MB each.
+Row = Mapping[str, Any]  # values of the columns; their types are those of a foreign file
+# Rows hold images: some MB each.
 _ROWS_AT_ONCE = 8
 _LONGEST_LINE = 256 * 1024 * 1024
 
 
-def read_table(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet or arrow file, images undecoded, in bounded memory.
+def read_table(path: Path) -> Iterator[Row]:
+    """Yield the rows of a parquet or arrow file, images undecoded, in bounded memory.
 
     Raises:
         DatasetError: the file is missing, broken, or of another kind.
@@ -41,7 +45,7 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def table_columns(path: Path) -> Sequence[str]:
-    """The columns of a parquet file.
+    """Return the columns of a parquet file.
 
     Raises:
         DatasetError: the file is missing or broken.
@@ -58,7 +62,7 @@ def table_columns(path: Path) -> Sequence[str]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a JSON-lines file that are not blank, with their numbers from 1.
+    """Yield the lines of a JSON-lines file that are not blank, with their numbers from 1.
 
     Raises:
         DatasetError: the file is missing, or a line is longer than any row of text and images can be.
@@ -76,11 +80,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DatasetError(f"cannot read {path}: {fault.strerror or fault}") from fault
 
 
-def parse_line(line: str) -> dict[str, Any]:
-    """The JSON object of a line.
+def parse_line(line: str) -> Row:
+    """Return the JSON object of a line.
 
     Raises:
-        DatasetError: not JSON, or not an object.
+        DatasetError: the line is not JSON, or not an object.
     """
     try:
         row = json.loads(line)
@@ -92,9 +96,15 @@ def parse_line(line: str) -> dict[str, Any]:
 
 
 def find_tables(folder: Path, split: str, splits: Sequence[str]) -> list[Path]:
-    """The files of a split below a folder, as the hub names them: `data/train-00000-of-00034.parquet`, `train/…`.
+    """Return the files of a split below a folder, named as on the hub.
 
-    Where no file is named after any split, all are taken.
+    Such names are `data/train-00000-of-00034.parquet` and `train/…`. All files are returned where none is named after
+    a split.
+
+    Args:
+        folder: with the downloaded files.
+        split: to find.
+        splits: all that the data set has.
 
     Raises:
         DatasetError: there is no such folder or file.
@@ -118,8 +128,8 @@ def _belongs(path: Path, split: str) -> bool:
     return stem == split or stem.startswith((f"{split}-", f"{split}_")) or split in path.parts[:-1]
 
 
-def _arrow_batches(mapped: Any) -> Iterator[Any]:
-    """Batches of an arrow file; `datasets` writes the stream form, other tools the file form."""
+def _arrow_batches(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an arrow file. `datasets` writes the stream form, other tools the file form."""
     import pyarrow as pa
 
     try:

@@ -1,6 +1,6 @@
 """The sentences of sticker tasks, combined from a small closed vocabulary.
 
-A sentence is a verb in a frame. A third of the combinations is never used in training, so that a held-out sentence is
+A sentence is a verb in a frame. A third of the combinations is kept out of training, so that a held-out sentence is
 new although each of its words is known. No sentence is longer than twelve words.
 """
 
@@ -16,7 +16,7 @@ from agentfly.vision.shapes import COLOURS, SHAPES
 
 PLACES: tuple[str, ...] = ("top left", "top right", "center", "bottom left", "bottom right")
 
-# Words that people use and the classical detector does not know, by the word that it knows.
+# Words that people use and the classical detector does not know, each by the word that it knows.
 SYNONYMS: Mapping[str, str] = MappingProxyType(
     {
         "red": "crimson",
@@ -30,8 +30,8 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What is polite comes last: so a place is always named at the same distance from the image before it, which is what
-# lets a policy of a million parameters learn places in minutes.
+# Polite words come last. A place is thus always named at the same distance from the image before it, which lets a
+# policy of a million parameters learn places in minutes.
 _FRAMES = ("{}.", "{} now.", "{} please.", "{}, thanks.")
 _VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -42,21 +42,24 @@ _VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 _JOINTS = ("{} and {}.", "{}, then {}.")
 _LARGEST = ("the largest sticker", "the biggest sticker")
-# (verb, frame) and (first verb, second verb) that only held-out sentences use; every verb and frame is trained on.
+# Pairs (verb, frame) and (first verb, second verb) of held-out sentences; training has every verb and frame.
 _HELDOUT_FRAMES = frozenset({(0, 3), (1, 1), (2, 2)})
 _HELDOUT_PAIRS = frozenset({(0, 1), (1, 2), (2, 0)})
 
 
 def article(words: str) -> str:
-    """`words` with "a" or "an" before them."""
+    """Return words with "a" or "an" before them."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def sentence(rng: random.Random, split: Split, action: str, *words: str) -> str:
-    """One instruction.
+    """Return one instruction.
 
     Args:
+        rng: source of randomness.
+        split: whose combinations to use.
         action: "remove" (of what), "replace" (what, by what) or "recolour" (what, to which colour).
+        *words: of the action, in that order.
     """
     verb, frame = rng.choice(_combinations(split, len(_VERBS[action]), len(_FRAMES), _HELDOUT_FRAMES))
     return _capital(_FRAMES[frame].format(_VERBS[action][verb].format(*words)))
@@ -65,19 +68,25 @@ def sentence(rng: random.Random, split: Split, action: str, *words: str) -> str:
 def double_sentence(
     rng: random.Random, split: Split, first: tuple[str, tuple[str, ...]], second: tuple[str, tuple[str, ...]]
 ) -> str:
-    """Two instructions in one sentence; each is an action and its words."""
+    """Return two instructions in one sentence.
+
+    Args:
+        rng: source of randomness.
+        split: whose combinations to use.
+        first, second: action and its words, as in `sentence`; one is a removal and the other recolours.
+    """
     one, two = rng.choice(_combinations(split, 3, 3, _HELDOUT_PAIRS))
     joint = rng.choice(_JOINTS)
     return _capital(joint.format(_VERBS[first[0]][one].format(*first[1]), _VERBS[second[0]][two].format(*second[1])))
 
 
 def largest(rng: random.Random) -> str:
-    """A way to say that the largest sticker is meant."""
+    """Return words for the largest sticker."""
     return rng.choice(_LARGEST)
 
 
 def vocabulary() -> list[str]:
-    """Sentences that cover every word of every task, in a fixed order: enough to train a tokenizer on."""
+    """Return sentences with every word of every task, in a fixed order: enough to train a tokenizer on."""
     sentences = list(dict.fromkeys(_all_sentences()))
     known = [f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
     return sentences + known

@@ -1,8 +1,8 @@
-"""The checks behind `agentfly doctor`: they find problems in seconds, each with its fix, before a run does.
+"""The checks of `agentfly doctor`, which find problems before a run does, in seconds and each with its fix.
 
-A check is data (`registry.CHECKS`): a name, a function, a time limit. The functions `check_*` judge facts that are
-passed to them; the functions beside them gather the facts of this machine. Nothing is changed, and nothing heavy is
-imported unless a model is named.
+A check is an entry of `registry.CHECKS`: a name, a function and a time limit. Functions named `check_*` judge facts
+that are passed to them; the functions beside them gather the facts of this machine. Checks change nothing, and import
+nothing heavy unless a model is named.
 """
 
 from agentfly.doctor.examination import Check, DoctorRequest, Examination, Outcome

@@ -1,4 +1,4 @@
-"""What the doctor examines, and what a check is: a name, a description, a function and a time limit."""
+"""The request of an examination, the state that its checks share, and the form of a check."""
 
 from __future__ import annotations
 
@@ -18,23 +18,19 @@ from agentfly.settings import Settings
 from agentfly.templates import ChatCodec
 
 
-def _default_cache() -> Path:
-    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-
-
 class DoctorRequest(Settings):
-    """What to look at. What is not given is not looked at; the machine always is.
+    """The objects to examine. The machine is always examined; model, endpoint and servers only if they are given.
 
     Attributes:
         model: checkpoint folder or hub name; with `base_url` the model's name on the server.
-        checkpoint: folder or hub name of what is served, where `model` is not a folder; needs `base_url`.
-        template: name or path of the chat template; the checkpoint's own when None.
+        checkpoint: folder or hub name of the served checkpoint, where `model` is not a folder; needs `base_url`.
+        template: name or path of the chat template; by default the checkpoint's own.
         base_url: OpenAI-compatible endpoint, up to and including `/v1`.
         nodes: image servers, as `host:port` or as addresses.
-        nodes_key_env: environment variable with their key.
-        max_model_len: context of the engine in tokens; the endpoint's or the checkpoint's own when None.
-        out: folder that runs are written to.
-        cache: folder that models are downloaded to.
+        nodes_key_env: environment variable with the key of the servers.
+        max_model_len: context of the engine in tokens; by default the endpoint's or the checkpoint's own.
+        out: folder of runs.
+        cache: folder of downloaded models.
     """
 
     written_as: ClassVar[str] = "--"
@@ -47,25 +43,27 @@ class DoctorRequest(Settings):
     nodes_key_env: str | None = None
     max_model_len: int | None = Field(None, ge=1)
     out: Path = Path("runs")
-    cache: Path = Field(default_factory=_default_cache)
+    cache: Path = Field(
+        default_factory=lambda: Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    )
 
     @property
     def source(self) -> str | None:
-        """Where the checkpoint is to be loaded from; None where only its name on a server is known."""
+        """Folder or hub name of the checkpoint; None where only its name on a server is known."""
         if self.checkpoint is not None or self.base_url is None:
             return self.checkpoint or self.model
         return self.model if self.model is not None and Path(self.model).is_dir() else None
 
 
 class Examination:
-    """What the checks of one diagnosis share.
+    """The state that the checks of one examination share.
 
     Attributes:
-        request: what to look at.
-        codec: the model's processor and template; None until the check `checkpoint` has loaded them.
-        context: tokens that the checkpoint has positions for; None before that.
-        served: name of the model to ask the endpoint for; None until the check `endpoint` has seen it.
-        engine_context: tokens that the endpoint says it takes; None where it does not say.
+        request: the objects to examine.
+        codec: processor and template of the model; None until the check `checkpoint` has loaded them.
+        context: number of the checkpoint's positions; None until then.
+        served: name of the model on the endpoint; None until the check `endpoint` has seen it.
+        engine_context: context of the endpoint in tokens; None where it does not report one.
     """
 
     def __init__(self, request: DoctorRequest) -> None:
@@ -78,7 +76,7 @@ class Examination:
 
     @property
     def driver(self) -> Driver:
-        """The GPUs as their driver sees them, asked once."""
+        """The GPUs as their driver reports them, queried once."""
         with self._lock:
             return self._driver
 
@@ -89,14 +87,14 @@ class Examination:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is looked at.
+    """A check of one subject.
 
     Attributes:
         name: unique.
-        theme: heading that it stands under.
-        about: what it looks at, in a few words.
-        run: looks, and says what it saw; what it raises is a finding, too.
-        needs: name of a check without which this one makes no sense; it is skipped unless that one passed.
+        theme: heading in the report.
+        about: the subject in a few words.
+        run: returns the findings; an exception becomes a finding too.
+        needs: name of a check that must pass first; this one is skipped otherwise.
         seconds: time limit.
     """
 
@@ -110,7 +108,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check said, and how long it took."""
+    """The findings of one check, and the seconds that it took."""
 
     check: Check
     findings: tuple[Finding, ...]

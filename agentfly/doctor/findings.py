@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is; only an error makes the command fail."""
+    """Severity of a finding. Only an error makes the command fail."""
 
     ok = "ok"
     warning = "warning"
@@ -17,12 +17,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence of the diagnosis.
+    """One result of a check.
 
     Attributes:
-        level: how bad it is.
-        message: what was seen; never the value of a key.
-        fix: what to do; empty where nothing is to be done.
+        level: severity.
+        message: the observation; it never holds the value of a key.
+        fix: the remedy; empty where none is needed.
     """
 
     level: Level
@@ -31,20 +31,20 @@ class Finding:
 
 
 def ok(message: str) -> Finding:
-    """All is well."""
+    """Return a finding of no problem."""
     return Finding(Level.ok, message)
 
 
 def warning(message: str, fix: str) -> Finding:
-    """It works, but worse than it could, or not for everything."""
+    """Return a finding of something that works badly or only in part."""
     return Finding(Level.warning, message, fix)
 
 
 def error(message: str, fix: str) -> Finding:
-    """Something that was asked for will not work."""
+    """Return a finding of something requested that will not work."""
     return Finding(Level.error, message, fix)
 
 
 def skipped(message: str, fix: str = "") -> Finding:
-    """Nothing was looked at; `fix` is what to say or install to have it looked at."""
+    """Return a finding for a check that did not run; `fix` names the option or package that makes it run."""
     return Finding(Level.skipped, message, fix)

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as the driver reports them, without torch."""
+"""Query the NVIDIA driver for its GPUs, without torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits")
 _SECONDS = 10.0
@@ -25,13 +26,13 @@ class GPU:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver says.
+    """The state of the NVIDIA driver.
 
     Attributes:
-        gpus: in its order.
+        gpus: in the driver's order.
         version: of the driver; empty without one.
-        cuda: newest CUDA that the driver knows, (major, minor); None where it does not tell.
-        trouble: why it does not answer although it is there; empty otherwise.
+        cuda: newest CUDA that the driver supports, (major, minor); None where it is not known.
+        trouble: reason for which an installed driver does not answer; empty otherwise.
     """
 
     gpus: tuple[GPU, ...] = ()
@@ -41,13 +42,14 @@ class Driver:
 
 
 def read_driver(run: Run | None = None) -> Driver:
-    """Ask nvidia-smi for the GPUs, and libcuda for its version.
+    """Query nvidia-smi for the GPUs, and libcuda for its version.
 
     Args:
-        run: runs a command and gives its output; `subprocess.run` with a time limit when None.
+        run: runs a command and returns its output; by default `subprocess.run` with a time limit.
     """
+    run = run or partial(subprocess.run, capture_output=True, text=True, timeout=_SECONDS, check=False)
     try:
-        done = (run or _run)(_QUERY)
+        done = run(_QUERY)
     except FileNotFoundError:
         return Driver()
     except (OSError, subprocess.TimeoutExpired) as fault:
@@ -61,16 +63,12 @@ def read_driver(run: Run | None = None) -> Driver:
 
 
 def _number(text: str) -> int:
-    # Some devices answer "[N/A]": GPUs that share the host's memory.
+    # GPUs that share the host's memory report "[N/A]".
     return int(text) if text.isdigit() else 0
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-
-
 def _cuda_version() -> tuple[int, int] | None:
-    """cuDriverGetVersion of CUDA's driver API, which needs no context and no initialisation."""
+    """Call cuDriverGetVersion of CUDA's driver API, which needs no context and no initialisation."""
     number = ctypes.c_int(0)
     with contextlib.suppress(OSError, AttributeError):
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value:

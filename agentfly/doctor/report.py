@@ -1,4 +1,4 @@
-"""The findings in order, as lines for people, as JSON for programs, and as an exit code for scripts."""
+"""The report of an examination: lines for people, JSON for programs, and an exit code for scripts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from agentfly.doctor.findings import Finding, Level
 
 @dataclass(frozen=True)
 class Report:
-    """What all checks said.
+    """The outcomes of all checks.
 
     Attributes:
-        outcomes: of each check, in order.
-        seconds: wall-clock time of the whole.
+        outcomes: one per check, in order.
+        seconds: wall-clock time of the examination.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -31,17 +31,17 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """1 with errors, else 0."""
+        """1 if there is an error, else 0."""
         return int(any(finding.level is Level.error for finding in self.findings))
 
     @property
     def summary(self) -> str:
-        """Numbers of findings by level, and the time."""
+        """The number of findings of each level, and the time."""
         counts = Counter(finding.level for finding in self.findings)
         return f"{', '.join(f'{counts[level]} {level.value}' for level in Level)} in {self.seconds:.1f} s"
 
     def to_json(self) -> str:
-        """An object with `healthy`, `agentfly` (version), `seconds` and `findings`.
+        """Return an object with `healthy`, `agentfly` (version), `seconds` and `findings`.
 
         A finding has `theme`, `check`, `level`, `message`, `fix` and the `seconds` of its check.
         """
@@ -66,7 +66,7 @@ class Report:
         return json.dumps(body, indent=2, ensure_ascii=False)
 
     def themes(self) -> Iterator[tuple[str, list[tuple[str, Finding]]]]:
-        """Each theme with its (check name, finding) pairs, in order of first appearance."""
+        """Yield each theme with its (check name, finding) pairs, in order of first appearance."""
         grouped: dict[str, list[tuple[str, Finding]]] = {}
         for outcome in self.outcomes:
             grouped.setdefault(outcome.check.theme, []).extend((outcome.check.name, f) for f in outcome.findings)

@@ -1,4 +1,4 @@
-"""Run the checks at the same time, each with a time limit; whatever goes wrong in one becomes a finding."""
+"""Run the checks at the same time, each with a time limit. A failure of a check becomes a finding."""
 
 from __future__ import annotations
 
@@ -12,35 +12,30 @@ from agentfly.doctor.report import Report
 
 
 def examine(request: DoctorRequest, checks: Sequence[Check]) -> Report:
-    """Run the checks and collect what they say, in their order.
+    """Run the checks and return their findings in order.
 
-    Checks without `needs` run first, the others after all of them, so that they find what the first ones learned.
+    Checks with `needs` run after all others, because they work with the results of those.
 
     Args:
-        request: what to look at.
-        checks: each `needs` names one without `needs`.
+        request: the objects to examine.
+        checks: each `needs` names a check without `needs`.
     """
     began = time.monotonic()
     examination, done = Examination(request), dict[str, Outcome]()
     for wave in ([c for c in checks if c.needs is None], [c for c in checks if c.needs is not None]):
-        running = [_Running(check, examination) for check in wave if _may_run(check, done)]
+        running = []
+        for check in wave:
+            needed = done[check.needs].findings if check.needs is not None else ()
+            if {finding.level for finding in needed} & {Level.error, Level.skipped}:
+                done[check.name] = Outcome(check, (skipped(f"needs the check {check.needs!r} to pass"),), 0.0)
+            else:
+                running.append(_Running(check, examination))
         done |= {one.check.name: one.outcome() for one in running}
-        done |= {check.name: _left_out(check) for check in wave if check.name not in done}
     return Report(tuple(done[check.name] for check in checks), time.monotonic() - began)
 
 
-def _may_run(check: Check, done: dict[str, Outcome]) -> bool:
-    if check.needs is None:
-        return True
-    return not {finding.level for finding in done[check.needs].findings} & {Level.error, Level.skipped}
-
-
-def _left_out(check: Check) -> Outcome:
-    return Outcome(check, (skipped(f"needs the check {check.needs!r} to pass"),), 0.0)
-
-
 class _Running:
-    """A check in a thread of its own: one that hangs is left behind, not waited for."""
+    """A check in a thread of its own. A check that hangs is abandoned after its time."""
 
     def __init__(self, check: Check, examination: Examination) -> None:
         self.check = check
@@ -51,7 +46,7 @@ class _Running:
         self._thread.start()
 
     def outcome(self) -> Outcome:
-        """What it said, after its time at the latest."""
+        """Return the outcome, at the latest when the time of the check is over."""
         self._thread.join(max(0.0, self._began + self.check.seconds - time.monotonic()))
         if self._thread.is_alive():
             late = error(
@@ -64,7 +59,7 @@ class _Running:
     def _work(self) -> None:
         try:
             self._findings = tuple(self.check.run(self._examination))
-        except Exception as fault:  # the boundary: a check that breaks must not take the others along
+        except Exception as fault:  # the boundary of a check: a bug in one must not end the others
             said = str(fault).strip().splitlines() or ["no message"]
             self._findings = (
                 error(

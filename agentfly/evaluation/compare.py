@@ -1,15 +1,16 @@
-"""Two runs on the same tasks: by how much they differ, and whether that could be chance.
+"""Compare two runs on the same tasks: the size of their difference, and the odds that it is chance.
 
-Tasks are matched by id; a task that only one run has, that is not the same task in both, or that one run has no score
-of, is left out and counted. The difference d_i = B_i - A_i of a task is the unit of everything:
+Tasks are matched by id. A task is left out and counted where only one run has it, where it is not the same task in
+both, or where one run has no score of it. All figures rest on the difference d_i = B_i - A_i of a task:
 
 - its mean with a 95 % percentile bootstrap over tasks (Efron and Tibshirani, 1993);
-- a two-sided sign-flip permutation test (Fisher, 1935; Good, 2005): under "no difference" the sign of every d_i is as
-  likely plus as minus, so p is the share of sign patterns whose mean is at least as far from 0 as the one seen. Exact
-  up to 16 differences that are not 0; beyond that (1 + hits) / (1 + 10000) over seeded random patterns;
-- how many tasks B wins, ties (within 0.05 points) and loses.
+- the p-value of a two-sided sign-flip permutation test (Fisher, 1935; Good, 2005). Under "no difference", plus and
+  minus are equally likely for each d_i; p is the share of sign patterns whose mean is at least as far from 0 as the
+  observed one. It is exact up to 16 differences other than 0; beyond, it is (1 + hits) / (1 + 10000) over seeded
+  random patterns;
+- the number of tasks that B wins, ties (within 0.05 points) and loses.
 
-p-values of task types are not corrected for their number: with many types, some are small by chance.
+The p-values of task types are not corrected for their number: with many types, some are small by chance.
 """
 
 from __future__ import annotations
@@ -17,36 +18,67 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ConfigError, unknown_name
-from agentfly.evaluation.markdown import interval as shown
-from agentfly.evaluation.markdown import table
+from agentfly.evaluation.report.markdown import interval as shown
+from agentfly.evaluation.report.markdown import table
+from agentfly.evaluation.report.summary import ALL, Interval, interval
 from agentfly.evaluation.run_folder import read_records
-from agentfly.evaluation.summary import ALL, interval
 from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
 from agentfly.files import write_text
 
-TIE = 0.05  # points of 100; what the tables do not show is no win
+TIE = 0.05  # points of 100: a difference too small for the tables is no win
 _ZERO = 1e-9
 EXACT = 16
 RESAMPLES = 10_000
 _CHUNK = 500
 
 
-def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int = 0) -> dict[str, Any]:
+class Comparison(TypedDict):
+    """One row: two runs on some tasks, by one evaluator; `a`, `b` and `difference` are points from 0 to 100."""
+
+    tasks: int
+    not_scored: dict[str, int]
+    a: Interval | None
+    b: Interval | None
+    difference: Interval | None
+    p: float | None
+    win: int
+    tie: int
+    loss: int
+
+
+class Compared(TypedDict):
+    """The rows of one evaluator."""
+
+    all: Comparison
+    by_type: dict[str, Comparison]
+
+
+class RunComparison(TypedDict):
+    """The content of `comparison.json`: folders, number of tasks in common, ids of the others, rows by evaluator."""
+
+    a: str
+    b: str
+    tasks: int
+    unmatched: dict[str, list[str]]
+    evaluators: dict[str, Compared]
+
+
+def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int = 0) -> RunComparison:
     """Compare two run folders.
 
     Args:
         a, b: folders of `agentfly eval` or `agentfly replay`; a difference is B minus A.
-        evaluators: labels; those that both runs have without them.
+        evaluators: labels; all that both runs have by default.
         seed: of the permutation test.
 
     Returns:
-        Plain JSON: by evaluator, the row over all tasks and one a task type; and what was not compared.
+        Plain JSON: for each evaluator a row over all tasks and one per task type, and the tasks that were left out.
 
     Raises:
         ConfigError: a folder holds no run, the runs share no evaluator or no task.
@@ -58,6 +90,8 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
     pairs = [(first[id_], second[id_]) for id_ in both if id_ not in set(different)]
     if not pairs:
         raise ConfigError(f"{str(a)!r} and {str(b)!r} share no task: compare runs on the same data set")
+    types = sorted({one.task.task_type for one, _ in pairs})
+    groups = {name: [pair for pair in pairs if pair[0].task.task_type == name] for name in types}
     return {
         "a": str(a),
         "b": str(b),
@@ -67,12 +101,23 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
             "only_b": [id_ for id_ in second if id_ not in first],
             "different": different,
         },
-        "evaluators": {label: _compared(pairs, label, seed) for label in labels},
+        "evaluators": {
+            label: {
+                "all": _figures(pairs, label, seed),
+                "by_type": {name: _figures(group, label, seed) for name, group in groups.items()},
+            }
+            for label in labels
+        },
     }
 
 
 def permutation_p(differences: Sequence[float], *, seed: int = 0) -> float:
-    """p-value of the two-sided sign-flip test; 1.0 where no difference is other than 0."""
+    """Return the p-value of the two-sided sign-flip test; 1.0 where all differences are 0.
+
+    Args:
+        differences: one per task.
+        seed: of the random sign patterns.
+    """
     values = np.asarray([d for d in differences if abs(d) > _ZERO], np.float64)
     if values.size == 0:
         return 1.0
@@ -90,23 +135,39 @@ def permutation_p(differences: Sequence[float], *, seed: int = 0) -> float:
     return (1 + hits) / (1 + RESAMPLES)
 
 
-def comparison_page(found: Mapping[str, Any]) -> str:
-    """The comparison in Markdown."""
+def comparison_page(found: RunComparison) -> str:
+    """Return the comparison in Markdown."""
     parts = [f"# {found['b']} against {found['a']}\n", f"A is {found['a']}, B is {found['b']}.\n"]
     head = ["task type", "tasks", "A", "B", "B - A", "p", "win / tie / loss", "left out"]
     for label, groups in found["evaluators"].items():
-        rows = [_row(name, group) for name, group in {**groups["by_type"], ALL: groups[ALL]}.items()]
+        rows = []
+        for name, group in {**groups["by_type"], f"**{ALL}**": groups["all"]}.items():
+            means = shown(group["a"]), shown(group["b"]), shown(group["difference"], sign="+")
+            p = "–" if group["p"] is None else f"{group['p']:.4f}"
+            counts = f"{group['win']} / {group['tie']} / {group['loss']}"
+            left_out = f"{group['not_scored']['a']} / {group['not_scored']['b']}"
+            rows.append([name, str(group["tasks"]), *means, p, counts, left_out])
         parts += [f"## {label}\n", table(head, rows)]
     parts.append(
         "Means from 0 to 100 with 95 % bootstrap intervals over tasks; p of a two-sided sign-flip permutation test, "
         "not corrected for the number of task types; left out are tasks that A / B have no score of.\n"
     )
-    parts += _unmatched(found["unmatched"])
+    reasons = {
+        "only_a": "that only A has",
+        "only_b": "that only B has",
+        "different": "that have other words or images in A than in B",
+    }
+    lines = [
+        f"- {len(ids)} tasks {reasons[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"
+        for reason, ids in found["unmatched"].items()
+        if ids
+    ]
+    parts += ["Not compared:\n", "".join(lines)] if lines else ["Every task of both runs was compared.\n"]
     return "\n".join(parts)
 
 
-def write_comparison(found: Mapping[str, Any], out: Path) -> None:
-    """Write `comparison.json` and `comparison.md` into a folder."""
+def write_comparison(found: RunComparison, out: Path) -> None:
+    """Write `comparison.json` and `comparison.md` into a folder, which is made."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "comparison.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     write_text(out / "comparison.md", comparison_page(found))
@@ -138,16 +199,7 @@ def _labels(
     return list(wanted) or common
 
 
-def _compared(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> dict[str, Any]:
-    types = sorted({one.task.task_type for one, _ in pairs})
-    groups = {name: [pair for pair in pairs if pair[0].task.task_type == name] for name in types}
-    return {
-        ALL: _figures(pairs, label, seed),
-        "by_type": {name: _figures(group, label, seed) for name, group in groups.items()},
-    }
-
-
-def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> dict[str, Any]:
+def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> Comparison:
     values = [(one.value(label), other.value(label)) for one, other in pairs]
     scored = [(before, after) for before, after in values if before is not None and after is not None]
     differences = [after - before for before, after in scored]
@@ -162,26 +214,3 @@ def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: i
         "tie": sum(abs(d) <= TIE for d in differences),
         "loss": sum(d < -TIE for d in differences),
     }
-
-
-def _row(name: str, group: Mapping[str, Any]) -> list[str]:
-    p = "–" if group["p"] is None else f"{group['p']:.4f}"
-    counts = f"{group['win']} / {group['tie']} / {group['loss']}"
-    left = f"{group['not_scored']['a']} / {group['not_scored']['b']}"
-    shown_name = "**all**" if name == ALL else name
-    means = shown(group["a"]), shown(group["b"]), shown(group["difference"], sign="+")
-    return [shown_name, str(group["tasks"]), *means, p, counts, left]
-
-
-def _unmatched(unmatched: Mapping[str, Sequence[str]]) -> list[str]:
-    words = {
-        "only_a": "that only A has",
-        "only_b": "that only B has",
-        "different": "that have other words or images in A than in B",
-    }
-    lines = [
-        f"- {len(ids)} tasks {words[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"
-        for reason, ids in unmatched.items()
-        if ids
-    ]
-    return ["Not compared:\n", "".join(lines)] if lines else ["Every task of both runs was compared.\n"]

@@ -1,9 +1,10 @@
-"""`ImageEditingAgent` as `agentfly eval` runs it: with the settings of `agentfly edit`."""
+"""`ImageEditingAgent` for `agentfly eval`, with the settings of `agentfly edit`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentfly.agents import (
@@ -26,25 +27,25 @@ from agentfly.vision.remote.settings import NodeSpecs, read_nodes
 
 
 class ImageEditingTaskAgent:
-    """The image-editing agent on tasks, or a subclass of it.
+    """A `TaskAgent` of the image-editing agent, or of a subclass.
 
     Args:
-        store: where images are kept.
+        store: keeps the images.
         model: policy folder, hub name, or the endpoint's model name; None is the policy of the quickstart.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
-        template: chat template; the checkpoint's own without it.
-        engine: what works behind the tools; the embedded engines without it.
-        client_nodes: image servers, as `agentfly.vision.remote.settings.read_nodes` takes them; they are asked whether
-            they answer before the first task.
-        max_turns, max_tokens: generations of a task, and sampled tokens of a turn; the policy's own limits without.
-        temperature: 0 is greedy.
+        template: chat template; by default the checkpoint's own.
+        engine: engine behind the tools; by default the embedded ones.
+        client_nodes: image servers, in a form of `agentfly.vision.remote.settings.read_nodes`. They are checked before
+            the first task.
+        max_turns, max_tokens: generations of a task, and sampled tokens of a turn; by default the policy's own limits.
+        temperature: of the sampling; 0 is greedy.
         seed: of the sampling.
-        timeout: seconds of a task; what was done until then is kept.
+        timeout: seconds of a task; work until then is kept.
         api_key_env: environment variable with the endpoint's key.
         backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
-        backend: a backend instead of one made from the settings.
-        agent_class: the subclass.
-        options: further arguments of it.
+        backend: used in place of one made from the settings.
+        agent_class: the agent.
+        options: further arguments of the agent.
 
     Attributes:
         name: for tables: "image-editing", or the name of the subclass.
@@ -60,7 +61,7 @@ class ImageEditingTaskAgent:
         model: str | None = None,
         base_url: str | None = None,
         template: str | None = None,
-        engine: str | Mapping[str, Any] | None = None,
+        engine: str | Mapping[str, object] | None = None,
         client_nodes: NodeSpecs | None = None,
         max_turns: int | None = None,
         max_tokens: int | None = None,
@@ -68,7 +69,7 @@ class ImageEditingTaskAgent:
         seed: int | None = None,
         timeout: float | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        backend_config: Mapping[str, Any] | None = None,
+        backend_config: Mapping[str, object] | None = None,
         backend: LLMBackend | None = None,
         agent_class: type[ImageEditingAgent] = ImageEditingAgent,
         **options: Any,
@@ -76,20 +77,11 @@ class ImageEditingTaskAgent:
         self.name = "image-editing" if agent_class is ImageEditingAgent else agent_class.__name__
         if base_url is not None and model is None:
             raise ConfigError(f"--model is missing: name the model that {base_url} is to be asked for")
-        if base_url is None and backend is None:
-            model = require_policy(model)
-        model = model or QUICKSTART_POLICY
+        model = require_policy(model) if base_url is None and backend is None else model or QUICKSTART_POLICY
         check_keys(engine)
-        self._nodes = read_nodes(client_nodes)
-        self._nodes_asked, self._asking = False, asyncio.Lock()
-        card = AgentCard.read(model)
-        tokens = max_tokens or card.max_tokens_per_turn
-        limits = RolloutLimits(max_turns=max_turns or card.max_turns, max_tokens_per_turn=tokens)
-        if timeout is not None:
-            limits = RolloutLimits(**{**vars(limits), "wall_clock": timeout})
+        self._nodes, self._nodes_checked, self._checking = read_nodes(client_nodes), False, asyncio.Lock()
         endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
-        has_own_words = agent_class.default_system_prompt != ImageEditingAgent.default_system_prompt
-        prompt = agent_class.default_system_prompt if has_own_words else card.system_prompt
+        sampling = SamplingParams(temperature=temperature, seed=seed)
         self._agent = agent_class(
             model,
             template=template,
@@ -98,11 +90,7 @@ class ImageEditingTaskAgent:
             engines=engine,
             client_nodes=self._nodes,
             store=store,
-            settings=AgentSettings(
-                system_prompt=prompt,
-                limits=limits,
-                sampling=SamplingParams(temperature=temperature, max_tokens=tokens, seed=seed),
-            ),
+            settings=_settings(agent_class, AgentCard.read(model), sampling, max_turns, max_tokens, timeout),
             **options,
         )
 
@@ -112,17 +100,35 @@ class ImageEditingTaskAgent:
         return self._agent.store
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """One chain; see `TaskAgent.attempt`.
+        """Run one chain; see `TaskAgent.attempt`.
 
         Raises:
             ConfigError: no image server can be used.
         """
-        async with self._asking:
-            if not self._nodes_asked:
+        async with self._checking:
+            if not self._nodes_checked:
                 await require_nodes(self._nodes, "leave --nodes and client_nodes out")
-                self._nodes_asked = True
+                self._nodes_checked = True
         return (await self._agent.run([task_conversation(task)]))[0]
 
     async def close(self) -> None:
         """Free the backend."""
         await self._agent.close()
+
+
+def _settings(
+    agent_class: type[ImageEditingAgent],
+    card: AgentCard,
+    sampling: SamplingParams,
+    max_turns: int | None,
+    max_tokens: int | None,
+    timeout: float | None,
+) -> AgentSettings:
+    """Return the policy's own settings with other limits. A subclass with a prompt of its own keeps that."""
+    tokens = max_tokens or card.max_tokens_per_turn
+    limits = RolloutLimits(max_turns=max_turns or card.max_turns, max_tokens_per_turn=tokens)
+    if timeout is not None:
+        limits = replace(limits, wall_clock=timeout)
+    has_own_prompt = agent_class.default_system_prompt != ImageEditingAgent.default_system_prompt
+    prompt = agent_class.default_system_prompt if has_own_prompt else card.system_prompt
+    return AgentSettings(system_prompt=prompt, limits=limits, sampling=replace(sampling, max_tokens=tokens))

@@ -1,6 +1,6 @@
-"""Evaluate an agent on a set of tasks in one process and in memory, as the quickstart does.
+"""Evaluate an agent in one process and in memory, for the quickstart.
 
-`agentfly.evaluation.run` is for benchmarks: it can be resumed and keeps every image.
+Benchmarks use `agentfly.evaluation.run`, which can be resumed and keeps every image.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentfly.agents.agent import Agent
 from agentfly.agents.tasks import EvaluationSetup, score_trajectory, task_conversation
@@ -19,20 +20,38 @@ from agentfly.datasets.task import EditTask
 from agentfly.evaluators.bootstrap import SUCCESS, Estimate, estimate
 
 
+class EvaluationSummary(TypedDict):
+    """Plain JSON. An estimate has "mean", "low" and "high": points from 0 to 100 of scores, shares of success."""
+
+    tasks: int
+    tasks_by_family: dict[str, int]
+    score: dict[str, float]
+    score_by_family: dict[str, dict[str, float]]
+    success: dict[str, dict[str, float]]
+    tool_calls_per_task: float
+    stop_reasons: dict[str, int]
+    choices: dict[str, dict[str, int]]
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Scored trajectories of one agent, in the order of the tasks."""
+    """Scored trajectories of one agent, in the order of the tasks.
+
+    Attributes:
+        trajectories: one per task.
+        families: task type of each.
+    """
 
     trajectories: tuple[Trajectory, ...] = field(default_factory=tuple)
     families: tuple[str, ...] = field(default_factory=tuple)
 
-    def scores(self, family: str | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Scores (0 to 100) of a family, or of all tasks."""
+    def scores(self, family: str | None = None) -> NDArray[np.float64]:
+        """Return the scores (0 to 100) of a family, or of all tasks, shape (tasks,)."""
         pairs = zip(self.trajectories, self.families, strict=True)
         return np.array([t.score or 0.0 for t, name in pairs if family in (None, name)])
 
-    def summary(self) -> dict[str, Any]:
-        """Mean score, success by family, stop reasons, tools and parameters: plain JSON."""
+    def summary(self) -> EvaluationSummary:
+        """Return mean score, success by family, stop reasons, tools and parameters."""
         names = sorted(set(self.families))
         return {
             "tasks": len(self.trajectories),
@@ -50,12 +69,17 @@ class Evaluation:
 
 
 def paired_difference(before: Evaluation, after: Evaluation, family: str | None = None) -> Estimate:
-    """Mean gain in score on the same tasks, with its interval."""
+    """Return the mean gain in score on the same tasks, with its interval.
+
+    Args:
+        before, after: evaluations of the same tasks.
+        family: of the tasks; all of them by default.
+    """
     return estimate(after.scores(family) - before.scores(family))
 
 
 def choices(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, int]]:
-    """How often each tool, and each value of its telling parameters, was chosen."""
+    """Return how often each tool, and each value of box_threshold and auto_mask_dilate, was chosen."""
     counts: dict[str, Counter[str]] = {"tool": Counter(), "box_threshold": Counter(), "auto_mask_dilate": Counter()}
     for trajectory in trajectories:
         for record in trajectory.tool_records:
@@ -67,8 +91,14 @@ def choices(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, int]]:
 
 
 async def evaluate_agent(agent: Agent, tasks: Sequence[EditTask], setup: EvaluationSetup) -> Evaluation:
-    """Run one chain a task and score it."""
-    conversations: list[Mapping[str, Any]] = [task_conversation(task) for task in tasks]
+    """Run and score one chain per task.
+
+    Args:
+        agent: runs the chains.
+        tasks: to attempt.
+        setup: evaluator and limits of the scoring.
+    """
+    conversations: list[Mapping[str, object]] = [task_conversation(task) for task in tasks]
     result = await agent.run(messages=conversations)
     scored = [
         await score_trajectory(trajectory, task, agent.store, setup)

@@ -1,4 +1,4 @@
-"""Score finished trajectories with other evaluators, and run their tool calls again, without the agent."""
+"""Score finished trajectories with other evaluators, or run their tool calls again, without the agent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from agentfly.agents.trajectory_file import IMAGES
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
-from agentfly.evaluation.markdown import table
-from agentfly.evaluation.pages import write_pages
-from agentfly.evaluation.preflight import FIRST_TASKS
-from agentfly.evaluation.reexecution import Difference, Reexecution, reexecute, totals
+from agentfly.evaluation.reexecution import Reexecution, Totals, reexecute, totals
+from agentfly.evaluation.report.markdown import table
+from agentfly.evaluation.report.pages import write_pages
+from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run import EvaluationRun, OnRecord
 from agentfly.evaluation.run_folder import RunFolder
-from agentfly.evaluation.scoring import Scorer, read_specs
+from agentfly.evaluation.scoring import FIRST_TASKS, Given, Scorer, read_specs
 from agentfly.evaluation.settings import refuse_keys
 from agentfly.evaluation.trajectory_reader import Recorded, Recording, read_recording
 from agentfly.files import write_text
@@ -34,28 +34,28 @@ _SHOWN = 100
 
 
 class ReplaySettings(Settings):
-    """What `agentfly replay` can be told.
+    """The settings of `agentfly replay`.
 
     Attributes:
         run: folder or file of the trajectories.
-        evaluator: specs, the headline first; none for no scoring.
-        re_execute: carry out the recorded tool calls again.
-        engine: what works behind the tools then, by name or as a mapping of engines.
-        images: folder of the images; without it, the one beside the trajectories.
-        data, split, seed, root, data_options: data set that knows the tasks, for trajectories that do not.
+        evaluator: specs of evaluators, the headline first; empty for no scoring.
+        re_execute: run the recorded tool calls again.
+        engine: engine behind the tools, by name or as a mapping of engines.
+        images: folder of the images; by default the one beside the trajectories.
+        data, split, seed, root, data_options: data set of the tasks, for trajectories that lack them.
         limit: chains at most.
-        out: folder of the results; `replay/` beside the trajectories without it.
-        concurrency: chains at once.
+        out: folder of the results; by default `replay/` beside the trajectories.
+        concurrency: chains at the same time.
         timeout: seconds for one tool call.
-        gallery: tasks in the gallery at most.
+        gallery: tasks in the gallery at most, worst first; 0 for no gallery.
     """
 
     written_as: ClassVar[str] = "--"
 
     run: Path
-    evaluator: tuple[str | Mapping[str, Any], ...] = ()
+    evaluator: tuple[Given, ...] = ()
     re_execute: bool = False
-    engine: str | Mapping[str, Any] | None = None
+    engine: str | Mapping[str, object] | None = None
     images: Path | None = None
     data: str | None = None
     split: str | None = None
@@ -70,29 +70,33 @@ class ReplaySettings(Settings):
 
     @field_validator("evaluator", mode="before")
     @classmethod
-    def _one_or_many(cls, given: Any) -> Any:
+    def _one_or_many(cls, given: object) -> object:
         return (given,) if isinstance(given, (str, Mapping)) else given
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay gave: the summary of the new scores, the totals of the re-execution, and where they are."""
+    """The summary of the new scores, the totals of the re-execution, and the folder of both."""
 
     out: Path
-    summary: Mapping[str, Any] | None = None
-    reexecution: Mapping[str, Any] | None = None
+    summary: Summary | None = None
+    reexecution: Totals | None = None
 
     @property
     def differs(self) -> bool:
-        """Whether carrying out the calls again gave anything else than was recorded."""
+        """True if running the calls again gave other results than the recorded ones."""
         return self.reexecution is not None and self.reexecution["differences"] > 0
 
 
 async def replay(settings: ReplaySettings, on_record: OnRecord = lambda record, resumed: None) -> ReplayResult:
-    """Replay a recording; scoring goes on where an earlier start with the same evaluators ended.
+    """Replay a recording. Scoring resumes where an earlier start with the same evaluators ended.
+
+    Args:
+        settings: the recording, and the work to do on it.
+        on_record: called with every scored record, and True where an earlier start had scored it.
 
     Raises:
-        ConfigError: nothing to do, no trajectories, or no images.
+        ConfigError: there is nothing to do, or there are no trajectories or no images.
     """
     if not settings.evaluator and not settings.re_execute:
         raise ConfigError("nothing to do: give --evaluator to score again, --re-execute to run the tool calls again")
@@ -100,18 +104,18 @@ async def replay(settings: ReplaySettings, on_record: OnRecord = lambda record, 
     out = settings.out or recording.path.parent / "replay"
     store = ImageStore(out / IMAGES)
     store.look_in(recording.store())
-    recording = await asyncio.to_thread(_completed, recording, settings, store)
+    recording = await asyncio.to_thread(_complete_tasks, recording, settings, store)
     executed = await _execute(recording.chains, store, settings, out) if settings.re_execute else None
     scored = await _score(recording, store, settings, out, on_record) if settings.evaluator else None
     return ReplayResult(out, scored, executed)
 
 
 class RecordedAgent:
-    """A `TaskAgent` that has done its work already.
+    """A `TaskAgent` that returns recorded trajectories.
 
     Args:
-        chains: what it did, by the id of the task.
-        store: the images.
+        chains: by the id of the task.
+        store: the images that they name.
     """
 
     name = "recorded"
@@ -121,15 +125,14 @@ class RecordedAgent:
         self.store = store
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """What is recorded of a task."""
-        # A copy: the new score is written on it.
+        """Return a copy of the recorded trajectory, which takes the new score."""
         return replace(self._chains[task.id].trajectory)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""
 
 
-def _completed(recording: Recording, settings: ReplaySettings, store: ImageStore) -> Recording:
+def _complete_tasks(recording: Recording, settings: ReplaySettings, store: ImageStore) -> Recording:
     if settings.data is not None:
         from agentfly.datasets import load_tasks
 
@@ -145,9 +148,7 @@ def _completed(recording: Recording, settings: ReplaySettings, store: ImageStore
     return recording
 
 
-async def _execute(
-    chains: Sequence[Recorded], store: ImageStore, settings: ReplaySettings, out: Path
-) -> Mapping[str, Any]:
+async def _execute(chains: Sequence[Recorded], store: ImageStore, settings: ReplaySettings, out: Path) -> Totals:
     engines = make_engines(settings.engine)
     gate = asyncio.Semaphore(settings.concurrency)
 
@@ -157,23 +158,23 @@ async def _execute(
 
     found = await gather_or_cancel(one(chain) for chain in chains)
     counted = totals(found)
-    names = (engines.detector.name, engines.inpainter.name, engines.editor.name)
+    names = list(dict.fromkeys((engines.detector.name, engines.inpainter.name, engines.editor.name)))
     report = {
         "run": str(settings.run),
-        "engines": list(dict.fromkeys(names)),
+        "engines": names,
         "totals": counted,
         "chains": [one.to_dict() for one in found if one.differences or one.skipped],
     }
     write_text(out / "reexecution.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_text(out / "reexecution.md", _page(report, found))
+    write_text(out / "reexecution.md", _page(settings.run, names, found))
     return counted
 
 
 async def _score(
     recording: Recording, store: ImageStore, settings: ReplaySettings, out: Path, on_record: OnRecord
-) -> Mapping[str, Any]:
+) -> Summary:
     specs = read_specs(settings.evaluator)
-    identity = {"replay": str(recording.path.resolve()), "evaluator": specs}
+    identity: dict[str, object] = {"replay": str(recording.path.resolve()), "evaluator": specs}
     identity |= {name: getattr(settings, name) for name in ("data", "split", "seed", "re_execute", "engine")}
     refuse_keys(identity)
     scorer = Scorer(specs, settings.concurrency)
@@ -192,7 +193,7 @@ async def _score(
         tasks = _tasks(recording.chains, store)
         run = EvaluationRun(agent, tasks, scorer, folder, settings.concurrency, on_record=on_record, check=check)
         records = await run()
-        about = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
+        about: About = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
         return await asyncio.to_thread(write_pages, out, records, scorer.labels, folder.images, about, settings.gallery)
     finally:
         await scorer.close()
@@ -200,7 +201,7 @@ async def _score(
 
 
 def _missing_tasks(chains: Sequence[Recorded], data: str | None) -> str:
-    """Say what to give, where the log does not know its tasks whole."""
+    """Return a hint for a log that lacks parts of its tasks, "" for one that has them whole."""
     if all(chain.whole for chain in chains):
         return ""
     if data is None:
@@ -209,7 +210,7 @@ def _missing_tasks(chains: Sequence[Recorded], data: str | None) -> str:
 
 
 def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:
-    """The tasks of chains, with the images that are there."""
+    """Yield the tasks of chains, with the images that were kept."""
     for chain in chains:
         task = chain.task
         images = tuple(store.get(handle) for handle in task.images if handle in store)
@@ -217,11 +218,16 @@ def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:
         yield EditTask(chain.id, task.instruction, images, target, mask, task.task_type, task.metadata)
 
 
-def _page(report: Mapping[str, Any], found: Sequence[Reexecution]) -> str:
-    rows = [_row(one.id, difference) for one in found for difference in one.differences]
-    counted = "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in report["totals"].items())
+def _page(run: Path, engines: Sequence[str], found: Sequence[Reexecution]) -> str:
+    rows = []
+    for chain in found:
+        for one in chain.differences:
+            share = "–" if one.share is None else f"{100 * one.share:.2f}"
+            figures = (*("–" if value is None else f"{value:g}" for value in (one.mean, one.max)), share)
+            rows.append([chain.id, str(one.turn), str(one.call), one.tool, one.image or "–", one.what, *figures])
+    counted = "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in totals(found).items())
     head = ["chain", "turn", "call", "tool", "image", "what", "mean", "max", "pixels %"]
-    parts = [f"# The tool calls of {report['run']}, carried out again\n", f"Engines: {', '.join(report['engines'])}.\n"]
+    parts = [f"# The tool calls of {run}, carried out again\n", f"Engines: {', '.join(engines)}.\n"]
     parts += [counted, table(head, rows[:_SHOWN]) if rows else "No image differs.\n"]
     if len(rows) > _SHOWN:
         parts.append(f"{len(rows) - _SHOWN} more are in reexecution.json.\n")
@@ -229,16 +235,3 @@ def _page(report: Mapping[str, Any], found: Sequence[Reexecution]) -> str:
     if skipped:
         parts += ["Not carried out:\n", "".join(skipped[:_SHOWN])]
     return "\n".join(parts)
-
-
-def _row(chain: str, found: Difference) -> list[str]:
-    measured = _figure(found.mean), _figure(found.max), _share(found.share)
-    return [chain, str(found.turn), str(found.call), found.tool, found.image or "–", found.what, *measured]
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"

@@ -1,7 +1,8 @@
-"""An evaluation from settings to its table: it can be resumed, its memory is bounded, and no task ends it.
+"""Run an evaluation from its settings to its tables.
 
-Tasks are taken from the data set one by one, so that a large set needs no more memory than the tasks in progress.
-Finished tasks are on disk at once (`agentfly.evaluation.run_folder`) and do not run again after a restart.
+Tasks are taken from the data set one by one: memory is needed for the tasks in progress only. A finished task is on
+disk at once (`agentfly.evaluation.run_folder`) and does not run again after a restart. A fault ends its task, not the
+run.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.aio import CancelledItself, TimeLimitExceeded, gather_or_cancel, with_timeout
 from agentfly.datasets.task import EditTask
 from agentfly.errors import DISK_FULL, AgentFlyError, ConfigError, DatasetError, ImageError, is_disk_full
-from agentfly.evaluation.pages import write_pages
-from agentfly.evaluation.preflight import FIRST_TASKS
+from agentfly.evaluation.report.pages import write_pages
+from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run_folder import RunFolder
-from agentfly.evaluation.scoring import Scorer
+from agentfly.evaluation.scoring import FIRST_TASKS, Scorer
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
 from agentfly.evaluation.task_record import TaskRecord
@@ -38,18 +38,18 @@ OnRecord = Callable[[TaskRecord, bool], None]
 
 @dataclass
 class EvaluationRun:
-    """Runs the tasks of a data set that are not finished yet.
+    """A run over the tasks of a data set that are not finished yet.
 
     Attributes:
-        agent: attempts them.
+        agent: attempts the tasks.
         tasks: in order; taken lazily.
-        scorer: scores what the agent left.
-        folder: where it is kept.
-        concurrency: tasks at once.
+        scorer: scores the trajectories.
+        folder: keeps the records.
+        concurrency: tasks at the same time.
         timeout: seconds for one attempt.
-        retry_failed: run the tasks again that a fault ended in an earlier start.
-        on_record: is told of every record, and whether an earlier start had it.
-        check: is awaited once, before the first task that no earlier start has finished.
+        retry_failed: run again the tasks that ended with a fault.
+        on_record: called with every record, and True where an earlier start had finished it.
+        check: awaited once, before the first task that no earlier start has finished.
     """
 
     agent: TaskAgent
@@ -64,7 +64,7 @@ class EvaluationRun:
     _order: dict[str, None] = field(default_factory=dict, init=False)
 
     async def __call__(self) -> list[TaskRecord]:
-        """Records of all tasks, in the order of the data set.
+        """Run the tasks and return the records of all, in the order of the data set.
 
         Raises:
             ConfigError: agent or evaluator is set up wrongly, or the folder has another task under an id.
@@ -115,7 +115,7 @@ class EvaluationRun:
             return await self._scored(TaskFacts.without_images(task), ended(task, StopReason.ERROR, str(fault)))
         trajectory = await self._attempt(task)
         if (trajectory.error or "").startswith(DISK_FULL):
-            # Every further task would fail of it, too; this one is run again when there is space.
+            # Every further task would fail too. This one is not recorded, so it runs again when there is space.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder.folder))
         await asyncio.to_thread(_copy_images, trajectory, self.agent.store, images)
         return await self._scored(facts, trajectory)
@@ -145,12 +145,18 @@ class EvaluationRun:
 
 
 def ended(task: EditTask, reason: StopReason, error: str) -> Trajectory:
-    """The trajectory of a task about which nothing is known but how it ended."""
+    """Return the trajectory of a task of which nothing but its end is known.
+
+    Args:
+        task: that was attempted.
+        reason: of the end.
+        error: message for people.
+    """
     return Trajectory(task.id, task.id, [text_message("user", task.instruction)], stop_reason=reason, error=error)
 
 
 def _copy_images(trajectory: Trajectory, source: ImageStore, target: ImageStore) -> None:
-    """An agent may work in a store of its own; the run keeps what the trajectory names."""
+    """Copy the images of a trajectory where the agent works in a store of its own."""
     if source is target:
         return
     for handle in {*trajectory.names.values(), *trajectory.images, trajectory.final_image}:
@@ -158,55 +164,30 @@ def _copy_images(trajectory: Trajectory, source: ImageStore, target: ImageStore)
             target.put(source.get(handle))
 
 
-async def run_evaluation(
-    settings: EvaluationSettings, on_record: OnRecord = lambda record, resumed: None
-) -> dict[str, Any]:
-    """Run what settings say, write the pages, and return the summary.
+async def run_evaluation(settings: EvaluationSettings, on_record: OnRecord = lambda record, resumed: None) -> Summary:
+    """Run an evaluation, write its pages, and return the summary.
+
+    Args:
+        settings: agent, data set, evaluators and folder.
+        on_record: called with every record, and True where an earlier start had finished it.
 
     Raises:
         ConfigError: a setting is wrong, the folder belongs to another run, or an evaluator could not score.
         DatasetError: the data set cannot be read.
     """
-    from agentfly.datasets import load_tasks
-
     scorer = Scorer(settings.specs, settings.concurrency)
     folder = RunFolder(settings.out, settings.identity())
     try:
-        load = partial(
-            load_tasks,
-            settings.data,
-            split=settings.split,
-            seed=settings.seed,
-            root=settings.root,
-            **settings.data_options,
-        )
-
-        async def check() -> None:
-            first = load(limit=min(FIRST_TASKS, settings.limit or FIRST_TASKS))
-            await scorer.check_tasks(await asyncio.to_thread(list, first))
-            await scorer.check_ready()
-
         agent = make_task_agent(settings, folder.images)
-        run = EvaluationRun(
-            agent,
-            load(limit=settings.limit),
-            scorer,
-            folder,
-            settings.concurrency,
-            settings.timeout,
-            settings.retry_failed,
-            on_record,
-            check,
-        )
         begun = time.monotonic()
         try:
-            records = await run()
+            records = await _run_tasks(settings, agent, scorer, folder, on_record)
         finally:
             await agent.close()
             await scorer.close()
         if not records:
             raise DatasetError(f"{settings.data!r} has no task: check --split and --data-options")
-        about = {
+        about: About = {
             "agent": agent.name,
             "model": settings.model,
             "data": settings.data,
@@ -218,3 +199,35 @@ async def run_evaluation(
         )
     finally:
         folder.close()
+
+
+async def _run_tasks(
+    settings: EvaluationSettings, agent: TaskAgent, scorer: Scorer, folder: RunFolder, on_record: OnRecord
+) -> list[TaskRecord]:
+    from agentfly.datasets import load_tasks
+
+    load = partial(
+        load_tasks,
+        settings.data,
+        split=settings.split,
+        seed=settings.seed,
+        root=settings.root,
+        **settings.data_options,
+    )
+
+    async def check() -> None:
+        first = load(limit=min(FIRST_TASKS, settings.limit or FIRST_TASKS))
+        await scorer.check_tasks(await asyncio.to_thread(list, first))
+        await scorer.check_ready()
+
+    return await EvaluationRun(
+        agent,
+        load(limit=settings.limit),
+        scorer,
+        folder,
+        settings.concurrency,
+        settings.timeout,
+        settings.retry_failed,
+        on_record,
+        check,
+    )()

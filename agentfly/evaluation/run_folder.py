@@ -44,7 +44,7 @@ class RunFolder:
         self._lines = LineFile(folder / FILE_NAME, repr(str(folder)))
         try:
             self._check(json.loads(json.dumps(identity)))
-            self._lines.mend()
+            self._lines.repair()
             self.finished = {record.id: record for record in read_records(self._lines.path)}
         except BaseException:
             self.close()

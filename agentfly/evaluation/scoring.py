@@ -1,6 +1,6 @@
-"""The evaluators of a run by name, and their results for a sample: a score or the reason for none, and the cost.
+"""Score finished tasks with the evaluators of a run.
 
-A spec is what `make_evaluator` takes, or one of these short forms, which are for the command line:
+A spec of an evaluator is a value that `make_evaluator` takes, or one of these short forms for the command line:
 
     reference                                         a name
     judge:gpt-5                                       a name and its main setting (a judge's model, a server's address)
@@ -8,7 +8,7 @@ A spec is what `make_evaluator` takes, or one of these short forms, which are fo
     judge.yaml                                        a YAML or JSON file with the mapping, or a list of them
     {"evaluator": "composite", "parts": {...}}        the mapping as JSON
 
-`name` in a mapping is the label in tables; without it the evaluator's own name is used.
+`name` in a mapping is the label in tables; by default it is the evaluator's own name.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
+from agentfly.agents import edit_sample
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
-from agentfly.errors import ConfigError, ImageError
-from agentfly.evaluation.preflight import count_scorable
+from agentfly.errors import ConfigError, EvaluatorError, ImageError
 from agentfly.evaluators import (
     EditSample,
     Evaluator,
@@ -33,6 +32,7 @@ from agentfly.evaluators import (
     NotScored,
     Score,
     check_ready,
+    check_sample,
     make_evaluator,
 )
 from agentfly.evaluators.base import objections
@@ -41,21 +41,23 @@ from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.files import parse_yaml, read_yaml
 from agentfly.images import ImageStore
 
-# The setting that a word after the evaluator's name stands for.
+FIRST_TASKS = 16  # number of tasks that are checked before a run
+# The setting that a word after the evaluator's name gives.
 MAIN_SETTING: Mapping[str, str] = {"judge": "model", "http": "base_url", "similarity": "model", "detector": "detector"}
 _FILES = (".yaml", ".yml", ".json")
 _ACCOUNT: ContextVar[JudgeUsage | None] = ContextVar("agentfly_judge_account", default=None)
 
-Given = str | Mapping[str, Any]
+Given = str | Mapping[str, object]
+Spec = dict[str, object]
 
 
-def read_specs(given: Iterable[Given]) -> dict[str, dict[str, Any]]:
-    """Specs as mappings, by label, in the order given; a second one of the same label gets ".2".
+def read_specs(given: Iterable[Given]) -> dict[str, Spec]:
+    """Return specs as mappings by label, in the order given; a second one of the same label gets ".2".
 
     Raises:
         ConfigError: none is given, or one cannot be read.
     """
-    named: dict[str, dict[str, Any]] = {}
+    named: dict[str, Spec] = {}
     for spec in (found for one in given for found in _read(one)):
         label = str(spec.pop("name", None) or spec.get("evaluator"))
         taken = sum(known == label or known.rpartition(".")[0] == label for known in named)
@@ -65,7 +67,7 @@ def read_specs(given: Iterable[Given]) -> dict[str, dict[str, Any]]:
     return named
 
 
-def _read(given: Given) -> list[dict[str, Any]]:
+def _read(given: Given) -> list[Spec]:
     if isinstance(given, Mapping):
         return [dict(given)]
     if given.lstrip().startswith("{"):
@@ -76,7 +78,7 @@ def _read(given: Given) -> list[dict[str, Any]]:
     name, colon, rest = given.partition(":")
     if not colon or name not in MAIN_SETTING:
         return [{"evaluator": given}]
-    options: dict[str, Any] = {"evaluator": name}
+    options: Spec = {"evaluator": name}
     for item in rest.split(","):
         key, equals, value = item.partition("=")
         options[key.strip() if equals else MAIN_SETTING[name]] = (
@@ -85,22 +87,44 @@ def _read(given: Given) -> list[dict[str, Any]]:
     return [options]
 
 
-def _mappings(data: Any, where: str) -> list[dict[str, Any]]:
+def _mappings(data: object, where: str) -> list[Spec]:
     entries = data if isinstance(data, list) else [data]
-    if not entries or not all(isinstance(entry, Mapping) and "evaluator" in entry for entry in entries):
+    found = [dict(entry) for entry in entries if isinstance(entry, Mapping) and "evaluator" in entry]
+    if not found or len(found) < len(entries):
         raise ConfigError(f'{where} is a mapping with "evaluator" and its settings, or a list of such mappings')
-    return [dict(entry) for entry in entries]
+    return found
+
+
+async def count_scorable(evaluator: Evaluator, tasks: Sequence[EditTask]) -> int:
+    """Count the tasks that have all that their score needs. Nothing that costs anything is asked.
+
+    Args:
+        evaluator: the one that would score.
+        tasks: the first ones of a data set; an empty sequence raises nothing.
+
+    Raises:
+        ConfigError: no task can be scored; the message gives the reason of the first one.
+    """
+    faults: list[str] = []
+    for task in tasks:
+        try:
+            await check_sample(evaluator, await asyncio.to_thread(edit_sample, task, None))
+        except (EvaluatorError, ImageError) as fault:
+            faults.append(str(fault))
+    if faults and len(faults) == len(tasks):
+        raise ConfigError(f"none of the first {len(tasks)} tasks can be scored: {faults[0]}")
+    return len(tasks) - len(faults)
 
 
 class MeteredJudge:
-    """A judge that books what each sample takes, failures included, on the account of the task that asks."""
+    """A judge that adds the usage of each sample, failures included, to the account of the task that asks."""
 
     def __init__(self, judge: VlmJudge) -> None:
         self._judge = judge
 
     async def evaluate(self, sample: EditSample) -> Score:
         """Score one sample; see `VlmJudge.evaluate`."""
-        # A view of the judge with books of its own: the connection, its slots and its limits stay shared.
+        # A copy with usage of its own: the connection, its slots and its limits stay shared.
         judge = copy.copy(self._judge)
         judge.usage = JudgeUsage()
         try:
@@ -111,7 +135,7 @@ class MeteredJudge:
                 account.add(judge.usage)
 
     async def check_ready(self) -> None:
-        """Ask the judge; see `VlmJudge.check_ready`."""
+        """Raise unless the judge can score; see `VlmJudge.check_ready`."""
         await self._judge.check_ready()
 
     async def close(self) -> None:
@@ -120,17 +144,17 @@ class MeteredJudge:
 
 
 class Scorer:
-    """Scores finished tasks with every evaluator of a run; the first is the headline.
+    """The evaluators of a run; the first is the headline.
 
     Args:
         specs: of `read_specs`.
-        in_flight: samples that each evaluator scores at once, where its spec has no `guard`.
+        in_flight: samples that an evaluator without a `guard` in its spec scores at once.
 
     Raises:
         ConfigError: an evaluator cannot be made.
     """
 
-    def __init__(self, specs: Mapping[str, Mapping[str, Any]], in_flight: int = 16) -> None:
+    def __init__(self, specs: Mapping[str, Mapping[str, object]], in_flight: int = 16) -> None:
         self._evaluators: dict[str, GuardedEvaluator] = {}
         for label, spec in specs.items():
             made = _metered(spec)
@@ -139,20 +163,20 @@ class Scorer:
             self._evaluators[label] = made
 
     async def check_ready(self) -> None:
-        """Find out, without cost, whether every evaluator could score now.
+        """Check, without cost, that every evaluator could score now.
 
         Raises:
-            ConfigError: with all that could not.
+            ConfigError: some could not; the message names them all.
         """
         asked = zip(self.labels, self._evaluators.values(), strict=True)
         if faults := await objections({f"--evaluator {label}": check_ready(evaluator) for label, evaluator in asked}):
             raise ConfigError("; ".join(faults))
 
     async def check_tasks(self, tasks: Sequence[EditTask]) -> None:
-        """Find out, without cost, whether the headline can score some of the first tasks.
+        """Check, without cost, that the headline can score some of the first tasks.
 
         Raises:
-            ConfigError: it can score none.
+            ConfigError: it can score none of them.
         """
         headline = self.labels[0]
         try:
@@ -162,31 +186,39 @@ class Scorer:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the evaluators, the headline first."""
+        """Labels of the evaluators, the headline first."""
         return tuple(self._evaluators)
 
     async def score(
         self, task: TaskFacts, trajectory: Trajectory, store: ImageStore
     ) -> tuple[dict[str, Score | NotScored], dict[str, JudgeUsage]]:
-        """Scores by evaluator, and what judging took; the headline's score is also written on the trajectory.
+        """Score a task, and write the headline's score on the trajectory.
+
+        Args:
+            task: with the images of the task.
+            trajectory: the work of the agent.
+            store: the images that both name.
+
+        Returns:
+            The scores, and the usage of the judges, both by label.
 
         Raises:
-            ConfigError: an evaluator is set up wrongly, so that it can score nothing.
+            ConfigError: an evaluator is set up wrongly and can score nothing.
         """
         sample = await self._sample(task, trajectory, store)
         if isinstance(sample, NotScored):
-            return self._noted(trajectory, dict.fromkeys(self.labels, sample)), {}
+            return self._write_headline(trajectory, dict.fromkeys(self.labels, sample)), {}
         tasks = [asyncio.ensure_future(_scored(evaluator, sample)) for evaluator in self._evaluators.values()]
         try:
             outcomes = dict(zip(self.labels, await asyncio.gather(*tasks), strict=True))
         finally:
             for one in tasks:
                 one.cancel()
-        scores = self._noted(trajectory, {label: score for label, (score, _) in outcomes.items()})
+        scores = self._write_headline(trajectory, {label: score for label, (score, _) in outcomes.items()})
         return scores, {label: usage for label, (_, usage) in outcomes.items() if usage.samples}
 
     async def close(self) -> None:
-        """Free what the evaluators hold."""
+        """Close all evaluators."""
         for evaluator in self._evaluators.values():
             await evaluator.close()
 
@@ -198,7 +230,9 @@ class Scorer:
         except ImageError as fault:
             return NotScored(str(fault))
 
-    def _noted(self, trajectory: Trajectory, scores: dict[str, Score | NotScored]) -> dict[str, Score | NotScored]:
+    def _write_headline(
+        self, trajectory: Trajectory, scores: dict[str, Score | NotScored]
+    ) -> dict[str, Score | NotScored]:
         headline = scores[self.labels[0]]
         trajectory.score, trajectory.aspects = None, {}
         if isinstance(headline, Score):
@@ -207,29 +241,28 @@ class Scorer:
 
 
 def _metered(spec: Given | Evaluator) -> Evaluator:
-    """The evaluator of a spec, with books for every judge in it."""
+    """Return the evaluator of a spec, with every judge in it metered."""
     if not isinstance(spec, Mapping):
-        return _booked(make_evaluator(spec))
+        return _metered_judge(make_evaluator(spec))
     options = dict(spec)
     guard = options.pop("guard", None)
-    if options.get("evaluator") == "composite" and isinstance(options.get("parts"), Mapping):
-        options["parts"] = {name: _metered(part) for name, part in options["parts"].items()}
-    made = _booked(make_evaluator(options))
-    return made if guard is None else GuardedEvaluator(made, _guard(guard))
+    parts = options.get("parts")
+    if options.get("evaluator") == "composite" and isinstance(parts, Mapping):
+        options["parts"] = {name: _metered(part) for name, part in parts.items()}
+    made = _metered_judge(make_evaluator(options))
+    if guard is None:
+        return made
+    if not isinstance(guard, Mapping):
+        raise ConfigError('the guard of an evaluator is a mapping, such as {"in_flight": 4}')
+    return GuardedEvaluator(made, GuardSettings(**guard))
 
 
-def _booked(made: Evaluator) -> Evaluator:
+def _metered_judge(made: Evaluator) -> Evaluator:
     return MeteredJudge(made) if isinstance(made, VlmJudge) else made
 
 
-def _guard(given: Any) -> GuardSettings:
-    if not isinstance(given, Mapping):
-        raise ConfigError('the guard of an evaluator is a mapping, such as {"in_flight": 4}')
-    return GuardSettings(**given)
-
-
 async def _scored(evaluator: GuardedEvaluator, sample: EditSample) -> tuple[Score | NotScored, JudgeUsage]:
-    # This runs as a task of its own, which has a context of its own: accounts do not mix.
+    # Runs as a task of its own, whose context keeps its account apart from those of other tasks.
     account = JudgeUsage()
     _ACCOUNT.set(account)
     [score] = await evaluator.evaluate_many([sample])

@@ -1,6 +1,6 @@
 """The settings of `agentfly eval`, from the command line or a YAML file whose keys are the options.
 
-Keys of services are never settings: a setting names their environment variable (`api_key_env`).
+A key of a service is never a setting: a setting names its environment variable (`api_key_env`).
 """
 
 from __future__ import annotations
@@ -14,41 +14,42 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from agentfly.errors import ConfigError
-from agentfly.evaluation.scoring import read_specs
+from agentfly.evaluation.scoring import Given, Spec, read_specs
 from agentfly.files import read_mapping
 from agentfly.settings import Settings
 from agentfly.vision.factory import read_engines
 from agentfly.vision.remote.settings import NodeSettings, read_nodes
 
-# What decides how fast or where a run works, or how much of it: these may change from start to start.
+# Settings for the speed, the place and the extent of a run: they may change from start to start.
 _NOT_IDENTITY = frozenset(("out", "concurrency", "gallery", "retry_failed", "limit", "root"))
 
 
 class EvaluationSettings(Settings):
-    """An evaluation: agent × data set × evaluators.
+    """The settings of an evaluation: agent × data set × evaluators.
 
     Attributes:
-        data: name of a data set or path, as `agentfly.datasets.load_tasks` takes it.
-        out: folder of the run; a run that was begun there goes on.
-        split, seed, root, data_options: of the data set; `limit` tasks at most.
+        data: name of a data set or path, as in `agentfly.datasets.load_tasks`.
+        out: folder of the run; an unfinished run there is resumed.
+        split, seed, root, data_options: of the data set.
+        limit: tasks at most.
         agent: "image-editing", "refinement-loop", "director-generator", or "module:name".
         model: policy folder, hub name, or the endpoint's model name.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
-        template: chat template; the checkpoint's own without it.
-        engine: what works behind the tools, by name or as a mapping of engines.
+        template: chat template; by default the checkpoint's own.
+        engine: engine behind the tools, by name or as a mapping of engines.
         client_nodes: image servers as "host:port", or as mappings of the fields of
-            `agentfly.vision.remote.NodeConfig`; what they do not offer is done by `engine`.
-        max_turns: generations of a task at most; the policy's own limit without it.
-        max_tokens: sampled tokens of a turn at most; the policy's own limit without it.
-        temperature: of the policy; 0 is greedy.
+            `agentfly.vision.remote.NodeConfig`; `engine` does the operations that none of them offers.
+        max_turns: generations of a task at most; by default the policy's own limit.
+        max_tokens: sampled tokens of a turn at most; by default the policy's own limit.
+        temperature: of the sampling; 0 is greedy.
         api_key_env: environment variable with the endpoint's key.
         backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
         agent_options: further keyword arguments of the agent.
         evaluator: specs of evaluators, the headline first; see `agentfly.evaluation.scoring`.
-        concurrency: tasks at once.
-        timeout: seconds that the agent may take for one task.
+        concurrency: tasks at the same time.
+        timeout: seconds for one task.
         gallery: tasks in the gallery at most, worst first; 0 for no gallery.
-        retry_failed: run the tasks again that a fault ended in an earlier start.
+        retry_failed: run again the tasks that ended with a fault.
     """
 
     written_as: ClassVar[str] = "--"
@@ -64,15 +65,15 @@ class EvaluationSettings(Settings):
     model: str | None = None
     base_url: str | None = None
     template: str | None = None
-    engine: str | Mapping[str, Any] | None = None
+    engine: str | Mapping[str, object] | None = None
     client_nodes: NodeSettings | None = None
     max_turns: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
     api_key_env: str = "OPENAI_API_KEY"
-    backend_config: Mapping[str, Any] = Field(default_factory=dict)
-    agent_options: Mapping[str, Any] = Field(default_factory=dict)
-    evaluator: tuple[str | Mapping[str, Any], ...] = ("reference",)
+    backend_config: Mapping[str, object] = Field(default_factory=dict)
+    agent_options: Mapping[str, object] = Field(default_factory=dict)
+    evaluator: tuple[Given, ...] = ("reference",)
     concurrency: int = Field(8, ge=1)
     timeout: float = Field(900.0, gt=0)
     gallery: int = Field(200, ge=0)
@@ -80,45 +81,45 @@ class EvaluationSettings(Settings):
 
     @field_validator("evaluator", mode="before")
     @classmethod
-    def _one_or_many(cls, given: Any) -> Any:
+    def _one_or_many(cls, given: object) -> object:
         return (given,) if isinstance(given, (str, Mapping)) else given
 
     @property
-    def specs(self) -> dict[str, dict[str, Any]]:
-        """The evaluators by label, files read."""
+    def specs(self) -> dict[str, Spec]:
+        """The evaluators by label, with files read."""
         return read_specs(self.evaluator)
 
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for results to belong to one run, JSON-able.
+    def identity(self) -> dict[str, object]:
+        """Return the settings that all results of one run share, JSON-able.
 
         Raises:
-            ConfigError: a setting holds a key, which must not be written down.
+            ConfigError: a setting holds a key of a service, which must not be written to the folder.
         """
         chosen = self.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
         chosen["evaluator"] = self.specs
         refuse_keys(chosen)
         if self.model is not None and Path(self.model).is_dir():
-            chosen["model_files"] = _stamp(Path(self.model))
+            # Names, sizes and times of the checkpoint's files: new weights in the same place are another model.
+            folder = Path(self.model)
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            entries = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            chosen["model_files"] = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
         return chosen
 
 
-def refuse_keys(settings: Mapping[str, Any]) -> None:
-    """Look for keys of services in what is going to be written to a folder.
-
-    Raises:
-        ConfigError: there is one, at any depth.
-    """
+def refuse_keys(settings: Mapping[str, object]) -> None:
+    """Raise `ConfigError` for a key of a service, at any depth of settings that will be written to a folder."""
     for name in _names(settings):
         if name.lower() in ("api_key", "apikey", "token", "password", "secret"):
             raise ConfigError(f"keys do not belong into settings: name the environment variable instead of {name}")
 
 
-def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSettings:
-    """Settings of a YAML file and of the command line, which goes first.
+def read_settings(config: Path | None, given: Mapping[str, object]) -> EvaluationSettings:
+    """Return the settings of a YAML file and of the command line, which goes first.
 
     Args:
         config: the file; None for none.
-        given: options; those that are None were not given.
+        given: options by name; None stands for an option that was not given.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown, wrong or missing.
@@ -134,7 +135,7 @@ def read_settings(config: Path | None, given: Mapping[str, Any]) -> EvaluationSe
     return EvaluationSettings(**values)
 
 
-def _names(value: Any) -> Iterator[str]:
+def _names(value: object) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield str(name)
@@ -142,10 +143,3 @@ def _names(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _names(item)
-
-
-def _stamp(folder: Path) -> str:
-    """Names, sizes and times of a checkpoint's files: new weights in the old place are another model."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    entries = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]

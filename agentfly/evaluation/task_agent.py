@@ -1,16 +1,16 @@
 """Agents that can be evaluated: anything that takes a task and returns a trajectory.
 
-Agents are named in a table, or as "module:name". They are imported when they are used. Of the settings that were given,
-each gets those that it takes, by keyword.
+An agent is named by a key of `AGENTS` or as "module:name", and imported when it is used. It gets the settings that it
+takes as keyword arguments.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from agentfly.agents import ImageEditingAgent
 from agentfly.agents.trajectory import Trajectory
@@ -25,7 +25,7 @@ AGENTS: Mapping[str, str] = {
     "refinement-loop": "agentfly.systems.refinement.task_agent:RefinementTaskAgent",
     "director-generator": "agentfly.systems.director_generator.task_agent:DirectorGeneratorTaskAgent",
 }
-# Settings that an agent must take once they are given: leaving one out in silence would evaluate something else.
+# Settings that an agent must take if they are given: without one of them, another agent would be evaluated.
 _DEMANDED = (
     "model",
     "base_url",
@@ -37,21 +37,21 @@ _DEMANDED = (
     "temperature",
     "backend_config",
 )
-# Settings whose options are called otherwise on the command line.
+# Settings with another name on the command line.
 _OPTIONS: Mapping[str, str] = {"client_nodes": "client_nodes (--nodes)"}
-# Settings that an agent gets where it takes them.
+# Settings that an agent gets if it takes them.
 _OFFERED = ("seed", "timeout", "api_key_env")
-# An agent that bounds itself has this share of a task's time, so that what it has done so far is kept.
+# An agent that keeps its own time limit gets this share of a task's time, so that its work until then is kept.
 _OWN_SHARE = 0.95
 
 
 @runtime_checkable
 class TaskAgent(Protocol):
-    """Attempts tasks, several at once.
+    """An agent that attempts tasks, several at the same time.
 
     Attributes:
         name: for tables.
-        store: holds the images that its trajectories name.
+        store: the images that its trajectories name.
     """
 
     @property
@@ -61,34 +61,39 @@ class TaskAgent(Protocol):
     def store(self) -> ImageStore: ...
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """What was done about a task. An exception is a failed task, and does not end the run.
+        """Attempt a task and return the trajectory. An exception makes a failed task and does not end the run.
 
         Raises:
-            ConfigError: the agent is set up wrongly, so that it can do no task at all; this ends the run.
+            ConfigError: the agent is set up wrongly and can do no task at all; this ends the run.
         """
         ...
 
     async def close(self) -> None:
-        """Free what the agent holds."""
+        """Free the resources of the agent."""
         ...
 
 
 def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgent:
-    """The agent that settings name.
+    """Make the agent of an evaluation.
 
-    A subclass of `ImageEditingAgent` needs no wrapper: it is made as that is, with the same settings.
+    A subclass of `ImageEditingAgent` needs no wrapper: it is made with the same settings as that class.
 
     Args:
         settings: of the run.
-        store: where the images of the run are kept, for agents that take one.
+        store: keeps the images of the run; for agents that take one.
 
     Raises:
-        ConfigError: no such agent, it does not take a setting that was given, or what was named is no agent.
+        ConfigError: there is no such agent, it does not take a setting that was given, or it lacks a method.
     """
     name = settings.agent
     if ":" not in name and name not in AGENTS:
         raise ConfigError(f"{unknown_name('agent', name, AGENTS)}, or module:name of your own")
-    found = _find(AGENTS.get(name, name))
+    address = AGENTS.get(name, name)
+    module, _, attribute = address.partition(":")
+    try:
+        found: object = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as fault:
+        raise ConfigError(f"there is no agent {address!r} ({fault}): its folder must be on PYTHONPATH") from fault
     if isinstance(found, TaskAgent) and not isinstance(found, type):
         return found
     if isinstance(found, type) and issubclass(found, ImageEditingAgent):
@@ -107,18 +112,10 @@ def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgen
     return made
 
 
-def _find(address: str) -> Any:
-    module, _, attribute = address.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as fault:
-        raise ConfigError(f"there is no agent {address!r} ({fault}): its folder must be on PYTHONPATH") from fault
-
-
-def _arguments(found: Any, settings: EvaluationSettings, store: ImageStore) -> dict[str, Any]:
+def _arguments(found: Callable[..., object], settings: EvaluationSettings, store: ImageStore) -> dict[str, object]:
     parameters = inspect.signature(found).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     for name in _DEMANDED:
         value = getattr(settings, name)
         if value is None or value == {}:
@@ -129,7 +126,7 @@ def _arguments(found: Any, settings: EvaluationSettings, store: ImageStore) -> d
                 f"{', '.join(parameters)})"
             )
         arguments[name] = value
-    offered = {"store": store, **{name: getattr(settings, name) for name in _OFFERED}}
+    offered: dict[str, object] = {"store": store, **{name: getattr(settings, name) for name in _OFFERED}}
     offered["timeout"] = _OWN_SHARE * settings.timeout
     arguments.update({name: value for name, value in offered.items() if name in parameters})
     return {**arguments, **settings.agent_options}

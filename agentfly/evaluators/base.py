@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, EvaluatorError
 
-READY_SECONDS = 10.0  # for everybody whom one evaluator asks
+READY_SECONDS = 10.0  # for all servers that one evaluator asks
 
 
 @dataclass(frozen=True)
 class EditSample:
-    """What an evaluator looks at.
+    """One edit to be scored.
 
     Attributes:
-        instruction: what was asked.
+        instruction: the request to the agent.
         source: the image before.
         result: the image after; None when the agent gave none.
         target: the wanted image, where it is known.
-        mask: where the image must change (mode L, white = change), where it is known.
-        metadata: of the task: what an evaluator beyond images needs, such as "checks" or captions.
+        mask: the pixels that must change (mode L, white = change), where they are known.
+        metadata: further data of the task that some evaluators need, such as "checks" or captions.
     """
 
     instruction: str
@@ -33,7 +33,7 @@ class EditSample:
     result: Image.Image | None
     target: Image.Image | None = None
     mask: Image.Image | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Score:
 
     Attributes:
         value: 0 (useless) to 100 (as wanted).
-        feedback: one or two sentences that say why.
+        feedback: one or two sentences of reasons.
         aspects: named parts of the judgement, each 0 to 1.
     """
 
@@ -58,29 +58,29 @@ class Evaluator(Protocol):
         """Score one sample.
 
         Raises:
-            EvaluatorError: the sample cannot be scored (what the evaluator needs is missing).
+            EvaluatorError: the sample cannot be scored, because it lacks something that the evaluator needs.
         """
         ...
 
 
 @runtime_checkable
 class Closable(Protocol):
-    """An evaluator that holds something (connections, models); those that hold nothing leave this out."""
+    """An evaluator that holds connections or models; those that hold nothing leave this out."""
 
     async def close(self) -> None:
-        """Free what is held, in the event loop that it was used in. Safe to call twice."""
+        """Free connections and models, in the event loop that they were used in. Safe to call twice."""
         ...
 
 
 @runtime_checkable
 class AsksOthers(Protocol):
-    """An evaluator that depends on a server or a model; those that depend on nobody leave this out."""
+    """An evaluator that depends on a server or a model; those that depend on neither leave this out."""
 
     async def check_ready(self) -> None:
-        """Find out, without cost, whether samples could be scored now.
+        """Check without cost that samples could be scored now.
 
         Raises:
-            EvaluatorError: they could not; the message names the address and what to do.
+            EvaluatorError: they could not; the message names the address and the remedy.
             ConfigError: a key is missing or refused, or the server does not have what the settings name.
         """
         ...
@@ -91,19 +91,19 @@ class NeedsOfSamples(Protocol):
     """An evaluator that cannot score every sample; those that can leave this out."""
 
     async def check_sample(self, sample: EditSample) -> None:
-        """Find out, without cost and whatever the result is, whether a sample has what its score needs.
+        """Check without cost that a sample has everything that its score needs, whatever the result is.
 
         Raises:
-            EvaluatorError: it has not.
+            EvaluatorError: something is missing.
         """
         ...
 
 
 async def check_ready(evaluator: Evaluator) -> None:
-    """Ask an evaluator whether it could score now, where it depends on somebody else.
+    """Check that an evaluator could score now, if it depends on a server or a model.
 
     Raises:
-        EvaluatorError: it could not, or nobody answers within `READY_SECONDS`.
+        EvaluatorError: it could not, or there is no answer within `READY_SECONDS`.
         ConfigError: a key is missing or refused, or the server does not have what the settings name.
     """
     if not isinstance(evaluator, AsksOthers):
@@ -118,30 +118,34 @@ async def check_ready(evaluator: Evaluator) -> None:
 
 
 async def check_sample(evaluator: Evaluator, sample: EditSample) -> None:
-    """Ask an evaluator whether a sample has what its score needs; one that does not know is believed.
+    """Check that a sample has everything that its score needs; evaluators without such a check accept every sample.
+
+    Args:
+        evaluator: the evaluator that is to score it.
+        sample: the sample; its result does not matter.
 
     Raises:
-        EvaluatorError: the sample has not.
+        EvaluatorError: something is missing.
     """
     if isinstance(evaluator, NeedsOfSamples):
         await evaluator.check_sample(sample)
 
 
 async def close_evaluator(evaluator: Evaluator) -> None:
-    """Free what an evaluator holds, where it holds anything; whoever made the evaluator calls this."""
+    """Free the connections and models of an evaluator, if it has any. The evaluator's maker calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
 
 
-async def objections(questions: Mapping[str, Coroutine[Any, Any, None]]) -> list[str]:
-    """Ask several at once whether they could score, and return what they object, each behind its name.
+async def objections(checks: Mapping[str, Awaitable[None]]) -> list[str]:
+    """Run several checks at once and return the messages of those that fail, each behind its name.
 
     Args:
-        questions: `check_ready` or `check_sample` of each, by the name for messages.
+        checks: `check_ready` or `check_sample` of each evaluator, by the name for messages.
     """
-    answers = await asyncio.gather(*questions.values(), return_exceptions=True)
+    answers = await asyncio.gather(*checks.values(), return_exceptions=True)
     faults: list[str] = []
-    for name, answer in zip(questions, answers, strict=True):
+    for name, answer in zip(checks, answers, strict=True):
         if isinstance(answer, AgentFlyError):
             faults.append(f"{name}: {answer}")
         elif isinstance(answer, BaseException):

@@ -1,4 +1,4 @@
-"""Means with their intervals, for tables and curves of scores.
+"""Means with confidence intervals, for tables and curves of scores.
 
 Intervals are percentile bootstraps over tasks (Efron and Tibshirani, 1993), 2000 resamples, seeded.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SUCCESS = 80.0  # a score from here on counts as done
+SUCCESS = 80.0  # the lowest score that counts as a success
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,19 @@ class Estimate:
     high: float
 
     def to_dict(self) -> dict[str, float]:
-        """Rounded for JSON."""
+        """Return the numbers rounded for JSON."""
         return {"mean": round(self.mean, 3), "low": round(self.low, 3), "high": round(self.high, 3)}
 
 
 def estimate(values: Iterable[float], *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean and 95 % bootstrap interval of values; NaN of no values."""
-    # In order, so that the interval does not hang on the order in which tasks ended.
+    """Return the mean and its 95 % bootstrap interval; NaN where there are no values.
+
+    Args:
+        values: one for each task, in any order.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+    """
+    # Sorted, so that the interval does not depend on the order in which tasks ended.
     array = np.sort(np.asarray(list(values), np.float64))
     if array.size == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))

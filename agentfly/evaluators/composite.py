@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping
-from typing import Any, Literal
+from collections.abc import Awaitable, Mapping
+from typing import Literal
 
 from agentfly.errors import ConfigError, EvaluatorError, unknown_name
 from agentfly.evaluators.base import (
@@ -29,16 +29,16 @@ class CompositeEvaluator:
         minimum    100 * min v_i
         weighted   100 * sum w_i v_i / sum w_i
 
-    Product and minimum leave nothing to gain from one part alone; a weighted mean does, so it is for tables more than
-    for rewards. A part that gives no score leaves the whole without one: the reason names the part.
+    With product and minimum nothing can be gained from one part alone. With a weighted mean it can, so that is for
+    tables more than for rewards. If a part gives no score, the whole has none, and the reason names the part.
 
     Args:
         parts: evaluators by name.
-        how: how they are combined.
+        how: "product", "minimum" or "weighted".
         weights: of the parts, 1 where it is left out; not for the minimum.
 
     Raises:
-        ConfigError: no parts, an unknown `how`, or weights that fit neither.
+        ConfigError: there are no parts, `how` is unknown, or the weights do not fit.
     """
 
     def __init__(
@@ -68,24 +68,30 @@ class CompositeEvaluator:
         """
         tasks = {name: asyncio.ensure_future(part.evaluate(sample)) for name, part in self.parts.items()}
         try:
-            scores = {name: await _named(name, task) for name, task in tasks.items()}
+            scores: dict[str, Score] = {}
+            for name, task in tasks.items():
+                try:
+                    scores[name] = await task
+                except EvaluatorError as fault:
+                    # The type is kept, because a `PassingFault` is tried again.
+                    raise type(fault)(f"part {name!r}: {fault}") from fault
         finally:
             for task in tasks.values():
                 task.cancel()
-            # A part that fails after another one must not be an exception that nobody has looked at.
+            # asyncio would log the exception of a part that fails after another one as never retrieved.
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         return self._combine(scores)
 
     async def check_ready(self) -> None:
-        """Ask the parts; see `AsksOthers.check_ready`. The message names every part that is not ready."""
-        await _ask_all({name: check_ready(part) for name, part in self.parts.items()})
+        """Check all parts; see `AsksOthers.check_ready`. The message names every part that is not ready."""
+        await _check_all({name: check_ready(part) for name, part in self.parts.items()})
 
     async def check_sample(self, sample: EditSample) -> None:
-        """Ask the parts; see `NeedsOfSamples.check_sample`. The message names every part that lacks something."""
-        await _ask_all({name: check_sample(part, sample) for name, part in self.parts.items()})
+        """Check all parts; see `NeedsOfSamples.check_sample`. The message names every part that lacks something."""
+        await _check_all({name: check_sample(part, sample) for name, part in self.parts.items()})
 
     async def close(self) -> None:
-        """Free what the parts hold."""
+        """Close all parts."""
         for part in self.parts.values():
             await close_evaluator(part)
 
@@ -96,29 +102,15 @@ class CompositeEvaluator:
             aspects.update({f"{name}/{aspect}": value for aspect, value in score.aspects.items()})
         weakest = min(shares, key=lambda name: shares[name])
         feedback = f"Weakest is {weakest} ({scores[weakest].value:.0f}): {scores[weakest].feedback}".rstrip(": ")
-        return Score(100.0 * self._value(shares), feedback, aspects)
-
-    def _value(self, shares: Mapping[str, float]) -> float:
         if self.how == "minimum":
-            return min(shares.values())
-        if self.how == "product":
-            return math.prod(share ** self.weights[name] for name, share in shares.items())
-        return sum(self.weights[name] * share for name, share in shares.items()) / sum(self.weights.values())
+            value = min(shares.values())
+        elif self.how == "product":
+            value = math.prod(share ** self.weights[name] for name, share in shares.items())
+        else:
+            value = sum(self.weights[name] * share for name, share in shares.items()) / sum(self.weights.values())
+        return Score(100.0 * value, feedback, aspects)
 
 
-async def _ask_all(questions: Mapping[str, Coroutine[Any, Any, None]]) -> None:
-    """Ask all parts at once.
-
-    Raises:
-        EvaluatorError: some of them object.
-    """
-    if faults := await objections({f"part {name!r}": question for name, question in questions.items()}):
+async def _check_all(checks: Mapping[str, Awaitable[None]]) -> None:
+    if faults := await objections({f"part {name!r}": check for name, check in checks.items()}):
         raise EvaluatorError("; ".join(faults))
-
-
-async def _named(name: str, task: asyncio.Future[Score]) -> Score:
-    try:
-        return await task
-    except EvaluatorError as fault:
-        # The kind of fault is kept: one that may pass is tried again.
-        raise type(fault)(f"part {name!r}: {fault}") from fault

@@ -1,7 +1,7 @@
-"""Score many samples: a bounded number at the same time, a time-out and retries for each, and an explicit "not scored".
+"""Score many samples with limits: samples at the same time, seconds and attempts for each.
 
-A sample that cannot be scored is reported with its reason. It never gets a middle value, because a trainer would learn
-from it.
+A sample that cannot be scored is reported as "not scored" with its reason. It never gets a middle value, because a
+trainer would learn from it.
 """
 
 from __future__ import annotations
@@ -9,40 +9,47 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import Field
 
-from agentfly.aio import CancelledItself, LoopLocal, TimeLimitExceeded, with_timeout
+from agentfly.aio import CancelledItself, LoopLocal, Sleep, TimeLimitExceeded, retrying, with_timeout
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Sleep = Callable[[float], Awaitable[object]]
-
 
 class PassingFault(EvaluatorError):
-    """No score this time, but the same sample may be scored later (time-out, overload)."""
+    """No score this time, but the same sample may be scored later (time-out, overload).
+
+    Args:
+        message: the reason.
+        wait: seconds that a server asks to wait before the next attempt.
+    """
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 @dataclass(frozen=True)
 class NotScored:
-    """What stands for a score that could not be given."""
+    """Stands for a score that could not be given."""
 
     reason: str
 
 
 class GuardSettings(Settings):
-    """How evaluations are bounded.
+    """Limits of evaluations.
 
     Attributes:
         in_flight: evaluations that run at once.
         timeout: seconds for one attempt.
-        attempts: attempts at a sample, the first included; only faults that may pass are tried again.
-        first_wait: seconds before the second attempt; doubled for each further one.
+        attempts: attempts at a sample, the first included; only a `PassingFault` is tried again.
+        first_wait: seconds before the second attempt, doubled for each further one.
         max_wait: seconds between two attempts at most.
     """
 
@@ -53,21 +60,21 @@ class GuardSettings(Settings):
     max_wait: float = Field(10.0, ge=0)
 
     def wait(self, attempt: int) -> float:
-        """Seconds to wait after attempt number `attempt`, counted from 0."""
+        """Return the seconds to wait after attempt number `attempt`, counted from 0."""
         return min(self.max_wait, self.first_wait * 2.0**attempt)
 
     @property
     def longest(self) -> float:
-        """Seconds that one sample may take, all attempts and waits together; waiting for a slot not included."""
+        """Seconds that one sample may take: all attempts and the waits between them, without waiting for a slot."""
         return self.timeout * self.attempts + sum(self.wait(attempt) for attempt in range(self.attempts - 1))
 
 
 class GuardedEvaluator:
-    """An evaluator with bounds. Chains that finish at different times share them through this one object.
+    """An evaluator with limits. Chains that finish at different times share them through this one object.
 
     Args:
         evaluator: does the work.
-        settings: the bounds.
+        settings: the limits.
         sleep: waits for some seconds between attempts.
     """
 
@@ -80,27 +87,26 @@ class GuardedEvaluator:
         self._slots = LoopLocal(lambda: asyncio.Semaphore(self.settings.in_flight))
 
     async def evaluate(self, sample: EditSample) -> Score:
-        """Score one sample; a slot is held while an attempt runs, not while the next one is waited for.
+        """Score one sample. A slot is held while an attempt runs, but not between attempts.
 
         Raises:
-            EvaluatorError: no score, after all attempts where the fault may pass.
+            EvaluatorError: there is no score, after all attempts where the fault may pass.
             ConfigError: the evaluator is set up wrongly, so that it can score nothing.
         """
-        for attempt in range(self.settings.attempts):
-            if attempt:
-                await self._sleep(self.settings.wait(attempt - 1))
-            try:
-                return await self._attempt(sample)
-            except PassingFault as passing:
-                fault = passing
-                logger.debug("attempt %d of %d: %s", attempt + 1, self.settings.attempts, fault)
-        raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
+        attempts = retrying(
+            self.settings.attempts, PassingFault, lambda attempt, _: self.settings.wait(attempt), sleep=self._sleep
+        )
+        try:
+            score: Score = await attempts(self._attempt, sample)
+        except PassingFault as fault:
+            raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
+        return score
 
     async def evaluate_many(self, samples: Iterable[EditSample]) -> list[Score | NotScored]:
-        """Scores in the order of the samples, each with its own fate.
+        """Return scores in the order of the samples; a failure concerns its own sample only.
 
         Raises:
-            ConfigError: the evaluator is set up wrongly; what is under way is cancelled.
+            ConfigError: the evaluator is set up wrongly. Attempts under way are cancelled.
         """
         tasks = [asyncio.ensure_future(self._outcome(sample)) for sample in samples]
         try:
@@ -110,15 +116,15 @@ class GuardedEvaluator:
                 task.cancel()
 
     async def check_ready(self) -> None:
-        """Ask the evaluator; see `AsksOthers.check_ready`."""
+        """Check the evaluator; see `AsksOthers.check_ready`."""
         await check_ready(self.evaluator)
 
     async def check_sample(self, sample: EditSample) -> None:
-        """Ask the evaluator; see `NeedsOfSamples.check_sample`."""
+        """Check the sample; see `NeedsOfSamples.check_sample`."""
         await check_sample(self.evaluator, sample)
 
     async def close(self) -> None:
-        """Free what the evaluator holds."""
+        """Close the evaluator."""
         await close_evaluator(self.evaluator)
 
     async def _attempt(self, sample: EditSample) -> Score:
@@ -146,15 +152,24 @@ class GuardedEvaluator:
 async def evaluate_many(
     evaluator: Evaluator, samples: Iterable[EditSample], settings: GuardSettings | None = None
 ) -> list[Score | NotScored]:
-    """Score samples at once, within bounds; see `GuardedEvaluator.evaluate_many`."""
+    """Score samples at once; see `GuardedEvaluator.evaluate_many`.
+
+    Args:
+        evaluator: scores them.
+        samples: any number.
+        settings: the limits; None for the defaults.
+
+    Raises:
+        ConfigError: the evaluator is set up wrongly.
+    """
     return await GuardedEvaluator(evaluator, settings).evaluate_many(samples)
 
 
 def checked(score: Score) -> Score:
-    """The score, if it is one.
+    """Return the score as it is.
 
     Raises:
-        EvaluatorError: its value is no number from 0 to 100.
+        EvaluatorError: its value is not a number from 0 to 100.
     """
     if not (math.isfinite(score.value) and 0.0 <= score.value <= 100.0):
         raise EvaluatorError(f"the evaluator gave {score.value}, which is no score from 0 to 100")

@@ -1,36 +1,35 @@
 """An evaluator on another server, for scorers whose packages conflict with this environment.
 
-`python -m agentfly.serving.evaluator_server` serves one; any server with the same `POST /v1/evaluate` will do.
+`python -m agentfly.serving.evaluator_server` is such a server; any other with the same `POST /v1/evaluate` will do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
+from agentfly.settings import Settings
 
 
-class HttpEvaluatorSettings(BaseModel):
-    """Where the evaluator is.
+class HttpEvaluatorSettings(Settings):
+    """Address, key and limits of the server.
 
     Attributes:
         base_url: address of the server, without `/v1`.
         api_key_env: environment variable with the key, sent as a bearer token where it is set.
         timeout: seconds for a request.
-        max_connections: requests at once.
+        max_connections: requests that run at once.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_url: str = Field(pattern=r"^https?://")
     api_key_env: str = "AGENTFLY_EVALUATOR_KEY"
@@ -42,8 +41,8 @@ class HttpEvaluator:
     """Scores by asking a server. Faults that may pass are `PassingFault`: put a `GuardedEvaluator` around it.
 
     Args:
-        settings: where it is.
-        transport: how requests travel, for tests.
+        settings: address, key and limits.
+        transport: carries the requests in place of the network, for tests.
     """
 
     def __init__(self, settings: HttpEvaluatorSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -56,14 +55,14 @@ class HttpEvaluator:
 
         Raises:
             PassingFault: the server does not answer, is overloaded or failed; the same sample may be scored later.
-            EvaluatorError: the server cannot score this sample, or answers with no score.
+            EvaluatorError: the server cannot score this sample, or its answer is not a score.
             ConfigError: the key or the address is refused.
         """
         body = await asyncio.to_thread(lambda: json.dumps(to_body(sample)).encode())
         try:
             reply = await self._client.get().post(PATH, content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError as fault:
-            raise PassingFault(self._silence(fault)) from fault
+            raise PassingFault(self._no_answer(fault)) from fault
         if reply.status_code != 200:
             raise self._refusal(reply)
         try:
@@ -79,8 +78,8 @@ class HttpEvaluator:
         try:
             reply = await self._client.get().post(PATH, json={}, timeout=READY_SECONDS / 2)
         except httpx.HTTPError as fault:
-            raise EvaluatorError(f"{self._silence(fault)}: check base_url, and that the server runs") from fault
-        # A server may take what is no sample for a fault of its own; one that is not there yet says 502 or 503.
+            raise EvaluatorError(f"{self._no_answer(fault)}: check base_url, and that the server runs") from fault
+        # A server may answer 500 to a request without a sample; one that is still starting answers 502 or 503.
         if reply.status_code in (401, 403, 404, 405) or reply.status_code > 500:
             raise self._refusal(reply)
 
@@ -100,11 +99,14 @@ class HttpEvaluator:
             transport=self._transport,
         )
 
-    def _silence(self, fault: httpx.HTTPError) -> str:
+    def _no_answer(self, fault: httpx.HTTPError) -> str:
         return f"the evaluator at {self.settings.base_url} does not answer ({str(fault) or type(fault).__name__})"
 
     def _refusal(self, reply: httpx.Response) -> Exception:
-        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {_reason(reply)}"
+        reason = "no reason given"
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            reason = str(reply.json()["error"]["message"])[:300]
+        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {reason}"
         if reply.status_code in (401, 403):
             return ConfigError(f"{reason}; set {self.settings.api_key_env}")
         if reply.status_code in (404, 405):
@@ -112,12 +114,3 @@ class HttpEvaluator:
         if reply.status_code in (408, 425, 429) or reply.status_code >= 500:
             return PassingFault(reason)
         return EvaluatorError(reason)
-
-
-def _reason(reply: httpx.Response) -> str:
-    try:
-        body: Any = reply.json()
-    except ValueError:
-        return "no reason given"
-    error = body.get("error") if isinstance(body, dict) else None
-    return str(error.get("message"))[:300] if isinstance(error, dict) else "no reason given"

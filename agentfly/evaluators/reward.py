@@ -1,4 +1,4 @@
-"""Turn a score into a reward, in named parts that are logged one by one."""
+"""The reward of a score, in named parts that are logged one by one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class RewardConfig(Settings):
     """Weights of the parts.
 
     Attributes:
-        format_weight: taken off for each malformed call, and for ending without an answer.
-        max_format_penalty: most that malformed calls and a missing answer take off together.
-        tool_cost: taken off for each tool call beyond the free ones.
-        free_tool_calls: calls that cost nothing.
-        failed_call_cost: taken off for each well-formed call that failed.
-        overlong_cost: taken off for each turn that did not end by itself but at its token limit.
+        format_weight: deduction for each malformed call, and for ending without an answer.
+        max_format_penalty: largest deduction for malformed calls and a missing answer together.
+        tool_cost: deduction for each tool call beyond the free ones.
+        free_tool_calls: number of calls that cost nothing.
+        failed_call_cost: deduction for each well-formed call that failed.
+        overlong_cost: deduction for each turn that was cut at its token limit.
     """
 
     format_weight: float = Field(0.05, ge=0)
@@ -51,7 +51,7 @@ def compose_reward(
     overlong_turns: int,
     config: RewardConfig,
 ) -> Reward:
-    """The reward of a chain.
+    """Return the reward of a chain.
 
         edit      =  score / 100
         format    = -min(max_format_penalty, format_weight * (malformed_calls + [no answer]))
@@ -62,11 +62,12 @@ def compose_reward(
 
     Args:
         score: judgement of the result.
-        answered: whether the chain ended with an answer.
-        malformed_calls: calls that could not be parsed.
-        failed_calls: calls answered by an error, malformed ones included.
-        tool_calls: all calls.
-        overlong_turns: turns cut at their token limit.
+        answered: the chain ended with an answer.
+        malformed_calls: number of calls that could not be parsed.
+        failed_calls: number of calls answered by an error, malformed ones included.
+        tool_calls: number of all calls.
+        overlong_turns: number of turns cut at their token limit.
+        config: the weights.
     """
     faults = malformed_calls + (not answered)
     parts = {

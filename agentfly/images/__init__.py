@@ -1,4 +1,4 @@
-"""Images: load them safely, keep them by content, encode and write them."""
+"""Images: loaded safely, kept by content, encoded and written."""
 
 from agentfly.images.encoding import data_uri, encode_image, from_base64, to_base64
 from agentfly.images.load import ImageLimits, ImageSource, load_image

@@ -1,7 +1,7 @@
 """Images as the bytes, base64 texts and data URIs that other programs take, and back.
 
 Encoding uses the fastest compression: a network is quicker than zlib, and a model waits for neither. Decoding goes
-through `load_image`, so its limits hold for whatever a server or a client sends.
+through `load_image`, so its limits hold for everything that a server or a client sends.
 """
 
 from __future__ import annotations
@@ -25,37 +25,43 @@ _OPTIONS: dict[Format, dict[str, int]] = {
 }
 
 
-def encode_image(image: Image.Image, form: Format = "png") -> bytes:
-    """Return an image as the bytes of a file. JPEG has no transparency: what shines through is white there."""
+def encode_image(image: Image.Image, form: Format = "png", **options: int) -> bytes:
+    """Return an image as the bytes of a file. JPEG has no transparency: what shines through is white there.
+
+    Args:
+        image: of any mode.
+        form: of the file.
+        **options: of Pillow's writer, such as `compress_level` or `quality`, in place of the usual ones.
+    """
     if form == "jpeg":
         image = on_white(image)
     buffer = BytesIO()
-    image.save(buffer, form.upper(), **_OPTIONS[form])
+    image.save(buffer, form.upper(), **{**_OPTIONS[form], **options})
     return buffer.getvalue()
 
 
-def to_base64(image: Image.Image, form: Format = "png") -> str:
-    """Return an image as the base64 text of a file."""
-    return base64.b64encode(encode_image(image, form)).decode("ascii")
+def to_base64(image: Image.Image, form: Format = "png", **options: int) -> str:
+    """Return an image as the base64 text of a file; see `encode_image`."""
+    return base64.b64encode(encode_image(image, form, **options)).decode("ascii")
 
 
-def data_uri(image: Image.Image, form: Format = "png") -> str:
-    """Return an image as a data URI, such as `data:image/png;base64,…`."""
-    return f"data:image/{form};base64,{to_base64(image, form)}"
+def data_uri(image: Image.Image, form: Format = "png", **options: int) -> str:
+    """Return an image as a data URI, such as `data:image/png;base64,…`; see `encode_image`."""
+    return f"data:image/{form};base64,{to_base64(image, form, **options)}"
 
 
 def from_base64(text: str, limits: ImageLimits | None = None) -> Image.Image:
     """Return the image of a base64 text.
 
     Args:
-        text: the base64 of an image file; never a path, a URL or a data URI.
+        text: the base64 of an image file, with or without line breaks; never a path, a URL or a data URI.
         limits: see `load_image`.
 
     Raises:
         ImageError: the text is no base64, or not of an image within the limits.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as fault:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError, TypeError, AttributeError) as fault:
         raise ImageError(f"this is not the base64 of an image ({fault})") from fault
     return load_image(data, limits or ImageLimits())

@@ -1,8 +1,8 @@
-"""Downloading an image from the web without being led into the private network.
+"""Download an image from the web without access to the private network.
 
-Every name is resolved here, every address it has must be public, and the connection goes to exactly the address that
-was checked (TLS still verifies the name). Redirects are followed by hand, each one checked the same way. Proxies from
-the environment are not used: behind a proxy, what is connected to could not be checked.
+Every name is resolved here, all its addresses must be public, and the connection goes to exactly the address that was
+checked (TLS still verifies the name). Redirects are followed here, each one checked the same way. Proxies from the
+environment are not used: the address behind a proxy could not be checked.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_REDIRECTS = 5
+_PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool = False) -> bytes:
-    """Body of an http(s) address.
+    """Return the body of an http(s) address.
 
     Args:
-        url: where the image is.
+        url: address of the image.
         timeout: seconds for everything: names, redirects, body.
-        max_bytes: the download stops past this.
+        max_bytes: bytes of the body at most.
         allow_private_hosts: also connect to addresses that are not public.
 
     Raises:
@@ -43,11 +44,11 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
 
     def work() -> None:
         try:
-            answer.set_result(_follow(client, url, time.monotonic() + timeout, max_bytes, allow_private_hosts))
+            answer.set_result(_download(client, url, time.monotonic() + timeout, max_bytes, allow_private_hosts))
         except BaseException as fault:
             answer.set_exception(fault)
 
-    # Name look-ups have no time-out of their own, and a server that sends a byte now and then resets every other one.
+    # Name look-ups have no timeout of their own, and a server that sends single bytes resets every other timeout.
     threading.Thread(target=work, name="agentfly-fetch", daemon=True).start()
     try:
         return answer.result(timeout)
@@ -65,14 +66,14 @@ _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "a
 
 
 def shown(url: str) -> str:
-    """A URL as messages may show it: without user, password, query and fragment, and short."""
+    """Return a URL for messages: short, and without user, password, query and fragment."""
     scheme, _, rest = url.partition("://")
     place, slash, path = rest.split("?", 1)[0].split("#", 1)[0].partition("/")
     text = f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _follow(client: httpx.Client, address: str, deadline: float, max_bytes: int, allow_private: bool) -> bytes:
+def _download(client: httpx.Client, address: str, deadline: float, max_bytes: int, allow_private: bool) -> bytes:
     import httpx
 
     url = httpx.URL(address)
@@ -80,7 +81,7 @@ def _follow(client: httpx.Client, address: str, deadline: float, max_bytes: int,
         response = _open(client, url, deadline, allow_private)
         try:
             if not response.has_redirect_location:
-                return _body(response, url, deadline, max_bytes)
+                return _read_body(response, url, deadline, max_bytes)
             url = url.join(response.headers["Location"])
         finally:
             response.close()
@@ -88,14 +89,22 @@ def _follow(client: httpx.Client, address: str, deadline: float, max_bytes: int,
 
 
 def _open(client: httpx.Client, url: httpx.URL, deadline: float, allow_private: bool) -> httpx.Response:
-    """The answer of one hop, body not read yet, from the first of its addresses that accepts a connection."""
+    """Return the answer of one hop, body not read yet, from the first of its addresses that accepts a connection."""
     import httpx
 
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in _PORTS or not url.host:
         raise ImageError(f"refused {shown(str(url))}: only http and https addresses with a host are fetched")
     host = url.raw_host.decode("ascii")
+    try:
+        found = socket.getaddrinfo(host, url.port or _PORTS[url.scheme], type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as fault:
+        raise ImageError(f"the host {host!r} is not known: check the address") from fault
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    # One private address among public ones is the way in of a hostile name server.
+    if not allow_private and not all(map(is_public, addresses)):
+        raise ImageError(f"refused {host!r}: it is not a public address; download the image and pass the file")
     refused: httpx.ConnectError | None = None
-    for ip in _addresses(host, url.port or (443 if url.scheme == "https" else 80), allow_private):
+    for ip in addresses:
         request = client.build_request(
             "GET",
             url.copy_with(host=ip),
@@ -110,21 +119,8 @@ def _open(client: httpx.Client, url: httpx.URL, deadline: float, allow_private: 
     raise refused or httpx.ConnectError("no address")
 
 
-def _addresses(host: str, port: int, allow_private: bool) -> list[str]:
-    """Addresses of a host, all of them public unless private ones are allowed."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as fault:
-        raise ImageError(f"the host {host!r} is not known: check the address") from fault
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    # One private address among public ones is how a hostile name server gets in.
-    if not allow_private and not all(map(is_public, addresses)):
-        raise ImageError(f"refused {host!r}: it is not a public address; download the image and pass the file")
-    return addresses
-
-
 def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet, addresses embedded in IPv6 included."""
+    """Return True if an IP address is on the public internet, addresses embedded in IPv6 included."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         teredo = ip.teredo
@@ -136,7 +132,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
-def _body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: int) -> bytes:
+def _read_body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: int) -> bytes:
     if response.status_code != 200:
         raise ImageError(f"{shown(str(url))} answered {response.status_code}: check the address")
     too_large = f"{shown(str(url))} has more than {max_bytes} bytes: use a smaller image"

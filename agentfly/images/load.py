@@ -1,8 +1,8 @@
-"""Loading images from whatever people hand over: files, URLs, data URIs, base64, bytes, PIL, Hugging Face rows.
+"""Load images from files, URLs, data URIs, base64, bytes, PIL images and Hugging Face rows.
 
-What comes back is decoded in full, upright (EXIF orientation applied), free of metadata, and of mode RGB, RGBA or L.
-What cannot be that is refused with an `ImageError` that says what to do. The number of pixels is judged from the
-header, before anything is decoded. Messages never carry base64 or the secret parts of a URL.
+A loaded image is decoded in full, upright (EXIF orientation applied), free of metadata, and of mode RGB, RGBA or L.
+Every other source is refused with an `ImageError` that names the remedy. The number of pixels is checked in the header,
+before anything is decoded. Messages never carry base64 or the secret parts of a URL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -27,7 +26,7 @@ from agentfly.images.store import normalise
 
 logger = logging.getLogger(__name__)
 
-ImageSource = Image.Image | bytes | str | os.PathLike[str] | Mapping[str, Any]
+ImageSource = Image.Image | bytes | str | os.PathLike[str] | Mapping[str, object]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF image"
@@ -47,10 +46,10 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What `load_image` accepts.
+    """Limits of `load_image`.
 
     Attributes:
-        max_pixels: width x height at most, judged before decoding.
+        max_pixels: width x height at most, checked before decoding.
         max_bytes: bytes of a file, an upload or a download at most.
         timeout: seconds for a whole download, redirects included.
         allow_private_hosts: also fetch from loopback, private and link-local addresses. Leave it off on servers.
@@ -68,12 +67,12 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """The image behind a source, decoded and upright.
+    """Load an image, decoded and upright.
 
     Args:
         source: a PIL image, encoded bytes, a path, an http(s) URL, a data URI, bare base64, or a row of a Hugging
             Face `Image` column (`{"bytes": ..., "path": ...}`). An animation gives its first frame.
-        limits: what is accepted.
+        limits: of sizes, times and kinds of sources.
 
     Returns:
         A new image of mode RGB, RGBA or L, without metadata. A PIL source is not changed.
@@ -86,10 +85,24 @@ def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
     data = _read(source, limits)
     if len(data) > limits.max_bytes:
         raise ImageError(_too_many_bytes(len(data), limits))
-    return _decode(data, limits)
+    kind = _kind(data)
+    if kind not in FORMATS:
+        raise ImageError(f"this is {kind}, not an image that can be edited: {_WANTED}")
+    with warnings.catch_warnings():
+        # `max_pixels` is the limit here; Pillow's own warning would come on top of it.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(BytesIO(data), formats=(kind,))
+        except Image.DecompressionBombError as fault:
+            raise ImageError(
+                f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it"
+            ) from fault
+        except Exception as fault:  # decoders raise anything on broken bytes
+            raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
+        return _finish(image, limits)
 
 
-def _read(source: Any, limits: ImageLimits) -> bytes:
+def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, str):
@@ -119,7 +132,7 @@ def _read_text(text: str, limits: ImageLimits) -> bytes:
         return _read_data_uri(text, limits)
     if name:
         raise ImageError(f"images are not loaded from {name}: addresses; use http(s), a data URI or a plain path")
-    # A JPEG in base64 starts with "/9j/", so a path is a path only where a file is.
+    # A JPEG in base64 starts with "/9j/", so a text counts as a path only where there is a file.
     if limits.allow_files and len(text) < 4096 and os.path.isfile(text):
         return _read_file(Path(text), limits)
     return _read_base64(text, limits)
@@ -129,7 +142,7 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
     if not limits.allow_files:
         raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
     try:
-        # A device or a pipe has no end to read to.
+        # A device or a pipe may have no end.
         if not path.is_file():
             raise ImageError(f"no image file at {short_path(str(path))!r}: check the path")
         size = path.stat().st_size
@@ -182,24 +195,6 @@ def _from_base64(text: str) -> bytes | None:
         return None
 
 
-def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
-    kind = _kind(data)
-    if kind not in FORMATS:
-        raise ImageError(f"this is {kind}, not an image that can be edited: {_WANTED}")
-    with warnings.catch_warnings():
-        # `max_pixels` is the limit here; Pillow's own warning would come on top of it.
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(BytesIO(data), formats=(kind,))
-        except Image.DecompressionBombError as fault:
-            raise ImageError(
-                f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it"
-            ) from fault
-        except Exception as fault:  # decoders raise anything on broken bytes
-            raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
-        return _finish(image, limits)
-
-
 def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
     if image.width * image.height > limits.max_pixels:
         raise ImageError(
@@ -210,28 +205,24 @@ def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
         raise ImageError(f"this image is empty ({image.width}x{image.height} pixels)")
     try:
         image.load()
-        out = normalise(_upright(image))
+        try:
+            orientation = image.getexif().get(_ORIENTATION_TAG)
+        except Exception as fault:  # broken metadata is no reason to refuse good pixels
+            logger.debug("EXIF not readable: %s", fault)
+            orientation = None
+        turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        out = normalise(image if turn is None else image.transpose(turn))
     except Exception as fault:  # decoders raise anything on broken bytes
         raise ImageError(f"this image is broken or cut off ({first_line(fault)}): save it again") from fault
     if out is image:
         out = out.copy()
-    # An orientation left behind would be applied a second time by whoever loads the image again.
+    # An orientation that stayed would be applied a second time when the image is loaded again.
     out.info = {}
     return out
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception as fault:  # broken metadata is no reason to refuse good pixels
-        logger.debug("EXIF not readable: %s", fault)
-        return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
-
-
 def _kind(data: bytes) -> str:
-    """Name in `FORMATS`, or words for what the bytes are instead."""
+    """Return the name in `FORMATS`, or a description of the bytes for messages."""
     for kind, magics in _MAGICS.items():
         if data.startswith(magics):
             return kind
@@ -247,7 +238,9 @@ def _kind(data: bytes) -> str:
         return "a web page"
     if not data:
         return "empty"
-    return "text" if _is_text(data[:512]) else "no known image format"
+    start = data[:512].decode("utf-8", "ignore")
+    is_text = len(start) >= len(data[:512]) - 3 and all(char.isprintable() or char in "\r\n\t" for char in start)
+    return "text" if is_text else "no known image format"
 
 
 _MAGICS: dict[str, tuple[bytes, ...]] = {
@@ -260,14 +253,6 @@ _MAGICS: dict[str, tuple[bytes, ...]] = {
     "a video": (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"FLV"),
     "an archive": (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf"),
 }
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = head.decode("utf-8", "ignore")
-    except ValueError:
-        return False
-    return len(text) >= len(head) - 3 and all(char.isprintable() or char in "\r\n\t" for char in text)
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> str:

@@ -1,9 +1,8 @@
-"""Writing images to files whose suffix names the format."""
+"""Write images to files whose suffix names the format."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -11,11 +10,11 @@ from agentfly.errors import ImageError
 from agentfly.images.store import normalise
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
+_OPTIONS: dict[str, dict[str, int]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
 
 def file_format(path: str | Path) -> str:
-    """The image format that a file name asks for: "PNG", "JPEG" or "WEBP".
+    """Return the image format of a file name: "PNG", "JPEG" or "WEBP".
 
     Raises:
         ImageError: the suffix names none of them.
@@ -28,7 +27,7 @@ def file_format(path: str | Path) -> str:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The image in RGB as one sees it: on white where it is transparent."""
+    """Return an image in RGB, on white where it is transparent."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
@@ -37,7 +36,11 @@ def on_white(image: Image.Image) -> Image.Image:
 def save_image(image: Image.Image, path: str | Path) -> Path:
     """Write an image and return its path; the parent folder is made.
 
-    JPEG has no transparency: what shines through is white there.
+    JPEG has no transparency: transparent parts become white.
+
+    Args:
+        image: any image.
+        path: its suffix names the format.
 
     Raises:
         ImageError: the suffix names no known format, or the file cannot be written.

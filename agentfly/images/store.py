@@ -1,7 +1,7 @@
 """Content-addressed images: one store for a run, one view for a chain.
 
-A handle is `img_` and the first 12 hex digits of the SHA-256 of mode, size and pixels, so equal images are one
-image and a trace can name an image instead of carrying it. Masks are images of mode "L".
+A handle is `img_` and the first 12 hex digits of the SHA-256 of mode, size and pixels. So equal images are one image,
+and a trajectory names an image instead of carrying it. Masks are images of mode "L".
 
 Memory is bounded: past `max_bytes` of decoded pixels the least recently used images live as PNG files only.
 """
@@ -30,37 +30,38 @@ _MODES = ("L", "RGB", "RGBA")
 
 
 def normalise(image: Image.Image) -> Image.Image:
-    """The image in one of the three modes that the store keeps: L (masks, grey), RGB, RGBA."""
+    """Return an image in one of the three modes of the store: L (masks, grey), RGB, RGBA."""
     if image.mode in _MODES:
         return image
     if image.mode.startswith("I"):
-        return _eight_bits(image)
+        # Pillow clips at 255, which would turn a 16-bit image white.
+        values = np.asarray(image.convert("I"))
+        wide = image.mode != "I" or values.max(initial=0) > 255
+        return Image.fromarray((values >> 8 if wide else values).clip(0, 255).astype(np.uint8))
     if image.mode in ("1", "F"):
         return image.convert("L")
     return image.convert("RGBA" if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa") else "RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits as 8 bits. Pillow clips at 255, which would turn a 16-bit image white."""
-    values = np.asarray(image.convert("I"))
-    wide = image.mode != "I" or values.max(initial=0) > 255
-    return Image.fromarray((values >> 8 if wide else values).clip(0, 255).astype(np.uint8))
-
-
-def handle_of(image: Image.Image) -> str:
-    """Handle of an image: a hash of its mode, size and pixels. Metadata does not count."""
+def image_hash(image: Image.Image) -> str:
+    """Return the SHA-256 of mode, size and pixels, in hex, without the metadata."""
     image = normalise(image)
     digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
-    return f"img_{digest.hexdigest()[:12]}"
+    return digest.hexdigest()
+
+
+def handle_of(image: Image.Image) -> str:
+    """Return the handle of an image, which is the beginning of its hash."""
+    return f"img_{image_hash(image)[:12]}"
 
 
 class ImageStore:
     """Images by content hash. Safe to use from several threads.
 
     Args:
-        root: folder for the PNG files; every image is written there when given. Without it, a temporary folder is
-            made when memory runs over, and removed with the store.
+        root: folder for the PNG files; with it, every image is written there. Without it, a temporary folder is made
+            when memory is full, and removed with the store.
         max_bytes: decoded pixels kept in memory, in bytes.
     """
 
@@ -98,12 +99,12 @@ class ImageStore:
         return handle
 
     def look_in(self, other: ImageStore) -> None:
-        """Find images that this store lacks in another one from now on."""
+        """Look in another store, too, for images that this one lacks."""
         if other is not self and other not in self._others:
             self._others.append(other)
 
     def get(self, handle: str) -> Image.Image:
-        """A copy of the image that the caller may change.
+        """Return a copy of an image, which the caller may change.
 
         Raises:
             ImageError: the store does not hold this handle.
@@ -116,14 +117,17 @@ class ImageStore:
                 return kept.copy()
             path = self.path(handle)
         if path is None or not path.exists():
-            return self._elsewhere(handle)
+            for other in self._others:
+                if handle in other:
+                    return other.get(handle)
+            raise ImageError(f"no image {handle!r} in this store")
         with Image.open(path) as file:
             image = file.copy()
         self._remember(handle, image)
         return image.copy()
 
     def path(self, handle: str) -> Path | None:
-        """Where the PNG of a handle is, or would be; None while the store has no folder."""
+        """Return the path of a handle's PNG, written or not; None while the store has no folder."""
         if not HANDLE.fullmatch(handle):
             raise ImageError(f"{handle!r} is not an image handle (img_ and 12 hex digits)")
         return self._root / f"{handle}.png" if self._root is not None else None
@@ -136,29 +140,21 @@ class ImageStore:
             here = handle in self._memory or handle in self._leaving or (path is not None and path.exists())
         return here or any(handle in other for other in self._others)
 
-    def _elsewhere(self, handle: str) -> Image.Image:
-        for other in self._others:
-            if handle in other:
-                return other.get(handle)
-        raise ImageError(f"no image {handle!r} in this store")
-
     def _remember(self, handle: str, image: Image.Image) -> None:
         with self._lock:
             if handle not in self._memory:
                 self._memory[handle] = image
                 self._bytes += _size(image)
-            leaving = dict(self._drop())
+            leaving: dict[str, Image.Image] = {}
+            while self._bytes > self._max_bytes and len(self._memory) > 1:
+                old, dropped = self._memory.popitem(last=False)
+                self._bytes -= _size(dropped)
+                leaving[old] = dropped
             self._leaving.update(leaving)
         for old, dropped in leaving.items():
             self._write(old, dropped)
             with self._lock:
                 self._leaving.pop(old, None)
-
-    def _drop(self) -> Iterator[tuple[str, Image.Image]]:
-        while self._bytes > self._max_bytes and len(self._memory) > 1:
-            old, dropped = self._memory.popitem(last=False)
-            self._bytes -= _size(dropped)
-            yield old, dropped
 
     def _write(self, handle: str, image: Image.Image) -> None:
         with self._lock:
@@ -189,10 +185,10 @@ class _Names:
 
 
 class ImageView:
-    """What one chain can name: images as `img_1`, `img_2`, ... and masks as `mask_1`, ..., in the order they came.
+    """The images of one chain by name: `img_1`, `img_2`, ... and masks `mask_1`, ..., in the order of their coming.
 
-    Short names cost a policy three tokens where a hash costs a dozen, and cannot be mistyped into another chain's
-    image. Handles of images that the view holds are accepted too.
+    Short names cost a policy three tokens where a hash costs a dozen, and a mistyped one is never another chain's
+    image. Handles of images that the view holds are accepted, too.
     """
 
     def __init__(self, store: ImageStore) -> None:
@@ -201,11 +197,16 @@ class ImageView:
         self._provisional: dict[str, str] = {}
 
     def add(self, image: Image.Image, kind: str = "img") -> str:
-        """Store an image and return its name in this view; an equal image keeps the name it has."""
+        """Store an image and return its name in this view; an equal image keeps its name.
+
+        Args:
+            image: any image.
+            kind: first part of the name, such as "img" or "mask".
+        """
         return self.add_handle(self.store.put(image), kind)
 
     def add_handle(self, handle: str, kind: str = "img") -> str:
-        """Name an image that the store already holds."""
+        """Name an image that the store already holds, and return the name; see `add`."""
         names = self._names
         if handle not in names.names:
             draft = self._draft
@@ -214,10 +215,10 @@ class ImageView:
         return names.names[handle]
 
     def handle(self, name: str) -> str:
-        """Handle of a name or of a handle that is in the view.
+        """Return the handle of a name or handle that is in the view.
 
         Raises:
-            ImageError: not in this view; the message lists what is.
+            ImageError: it is not in this view; the message lists the names that are.
         """
         names = self._names
         if name in names.handles:
@@ -231,15 +232,15 @@ class ImageView:
         raise ImageError(unknown_name("image id", name, names.handles))
 
     def name(self, handle: str) -> str:
-        """Name of a handle in this view."""
+        """Return the name of a handle in this view."""
         return self._names.names[self.handle(handle)]
 
     def get(self, name: str) -> Image.Image:
-        """A copy of the image behind a name or handle."""
+        """Return a copy of the image of a name or handle."""
         return self.store.get(self.handle(name))
 
     def draft(self) -> Draft:
-        """A context in which new images get provisional names; see `Draft`."""
+        """Return a context in which new images get provisional names; see `Draft`."""
         return Draft(self)
 
     def __contains__(self, name: object) -> bool:
@@ -265,9 +266,9 @@ class ImageView:
 class Draft:
     """The images that one of several concurrent tool calls adds to a view.
 
-    Which image is `img_2` must not depend on which call is faster. Inside the context a call sees the view as it was
-    when the draft was made, and its new images get provisional names; `settle`, called in the order of the calls,
-    gives them the names that they keep.
+    Names must not depend on the speed of the calls. Inside the context a call sees the view as it was when the draft
+    was made, and its new images get provisional names; `settle`, called in the order of the calls, gives them their
+    final names.
     """
 
     def __init__(self, view: ImageView) -> None:
@@ -277,13 +278,13 @@ class Draft:
         self._token: Token[Draft | None] | None = None
 
     def provisional(self, handle: str, kind: str) -> str:
-        """A name that nobody can have said; it works in the view as long as the view lives."""
+        """Return a new name that no message can contain; it works in the view as long as the view lives."""
         name = f"{kind}_draft{uuid4().hex[:8]}"
         self._new.append((name, handle, kind))
         return name
 
     def settle(self) -> dict[str, str]:
-        """Name the new images in the view, in the order they came; returns provisional names to those names."""
+        """Name the new images in the view, in the order of their coming, and return the names by provisional name."""
         self.view._provisional.update((name, handle) for name, handle, _ in self._new)
         return {name: self.view.add_handle(handle, kind) for name, handle, kind in self._new}
 

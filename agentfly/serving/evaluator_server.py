@@ -1,30 +1,30 @@
-"""A small server for one evaluator, for scorers whose packages conflict with those of training.
+"""A server of one evaluator, for scorers whose packages conflict with those of training.
 
     python -m agentfly.serving.evaluator_server --evaluator my_scorer:make --port 8100
 
-`POST /v1/evaluate` takes what `agentfly.evaluators.http_schema` describes. 422 is "not scored" with the reason,
-503 asks the client to try again. Images come as bytes in the body; the server opens no path and no URL.
+`POST /v1/evaluate` takes the body that `agentfly.evaluators.http_schema` describes. 422 means "not scored" and has the
+reason; 503 asks the client to try again. Images come as bytes in the body: the server opens no path and no URL.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hmac
 import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated
 
+import typer
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError, ImageError
-from agentfly.evaluators import Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
+from agentfly.errors import AgentFlyError, EvaluatorError, ImageError
+from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
@@ -36,11 +36,11 @@ class EvaluatorServerSettings(BaseModel):
     """Limits of the server.
 
     Attributes:
-        in_flight: evaluations at once.
-        max_queue: requests that wait for their turn beside those; more are answered 503.
+        in_flight: most evaluations at the same time.
+        max_queue: most requests that wait besides those; further ones get 503.
         timeout: seconds for one evaluation.
-        max_bytes: bytes of a request at most.
-        max_pixels: pixels of an image at most.
+        max_bytes: most bytes of a request.
+        max_pixels: most pixels of an image.
         api_key_env: environment variable with the key that clients must send; without it the server is open.
     """
 
@@ -55,6 +55,8 @@ class EvaluatorServerSettings(BaseModel):
 
 
 class _Refused(Exception):
+    """A request that is answered with an error status."""
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
@@ -64,7 +66,7 @@ class _Host:
     """The evaluator and the requests that wait for it."""
 
     def __init__(self, evaluator: Evaluator, settings: EvaluatorServerSettings) -> None:
-        # Trying again is the client's affair: it knows how long it can wait.
+        # The client tries again, as it alone knows how long it can wait.
         guard = GuardSettings(in_flight=settings.in_flight, timeout=settings.timeout, attempts=1)
         self.evaluator = GuardedEvaluator(evaluator, guard)
         self.settings = settings
@@ -75,33 +77,31 @@ class _Host:
         )
 
     async def evaluate(self, request: Request) -> ScoreBody:
-        """The score of a request."""
-        self._admit(request)
-        self.waiting += 1
-        try:
-            sample = await asyncio.to_thread(self._sample, await self._body(request))
-            score = checked(await self.evaluator.evaluate(sample))
-            return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
-        finally:
-            self.waiting -= 1
+        """Return the score of a request.
 
-    def _admit(self, request: Request) -> None:
+        Raises:
+            _Refused: the key is wrong, too many requests wait, or the body is no sample.
+            EvaluatorError: the sample could not be scored.
+        """
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
             raise _Refused(401, "wrong or missing key: send it as a bearer token")
         if self.waiting >= self.settings.in_flight + self.settings.max_queue:
             raise _Refused(503, "too many requests wait: come again later")
+        self.waiting += 1
+        try:
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > self.settings.max_bytes:
+                    raise _Refused(413, f"the body has more than {self.settings.max_bytes} bytes")
+            sample = await asyncio.to_thread(self._read_sample, bytes(body))
+            score = checked(await self.evaluator.evaluate(sample))
+            return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
+        finally:
+            self.waiting -= 1
 
-    async def _body(self, request: Request) -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.settings.max_bytes:
-                raise _Refused(413, f"the body has more than {self.settings.max_bytes} bytes")
-            parts.append(part)
-        return b"".join(parts)
-
-    def _sample(self, body: bytes) -> Any:
+    def _read_sample(self, body: bytes) -> EditSample:
         try:
             return from_body(SampleBody.model_validate(json.loads(body)), self.limits)
         except ValidationError as fault:
@@ -114,7 +114,12 @@ class _Host:
 
 
 def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = None) -> FastAPI:
-    """The application that hosts an evaluator."""
+    """Return the application that hosts an evaluator.
+
+    Args:
+        evaluator: closed when the application ends.
+        settings: limits of the server; None for the defaults.
+    """
     host = _Host(evaluator, settings or EvaluatorServerSettings())
 
     @asynccontextmanager
@@ -125,7 +130,7 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
     app = FastAPI(title="agentfly evaluator", docs_url=None, redoc_url=None, lifespan=lifespan)
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> dict[str, str | int]:
         return {"status": "ok", "evaluator": type(evaluator).__name__, "waiting": host.waiting}
 
     @app.post(PATH, response_model=None)
@@ -135,59 +140,49 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
         except _Refused as fault:
             return _error(fault.status, str(fault))
         except Exception as fault:
-            return _error(*_status(fault))
+            if isinstance(fault, PassingFault) or isinstance(fault.__cause__, PassingFault):
+                return _error(503, str(fault))
+            if isinstance(fault, EvaluatorError):
+                return _error(422, str(fault))
+            # A wrong setting or a bug: its message is for the operator alone.
+            logger.error("the evaluator failed", exc_info=fault)
+            return _error(500, f"the evaluator failed ({type(fault).__name__}): see the server's log")
 
     return app
-
-
-def _status(fault: Exception) -> tuple[int, str]:
-    """What a failed evaluation is to the client."""
-    cause = fault.__cause__
-    if isinstance(fault, PassingFault) or isinstance(cause, PassingFault):
-        return 503, str(fault)
-    if isinstance(fault, EvaluatorError):
-        return 422, str(fault)
-    # A wrong setting or a bug: the words are for whoever runs the server.
-    logger.error("the evaluator failed", exc_info=fault)
-    return 500, f"the evaluator failed ({type(fault).__name__}): see the server's log"
 
 
 def _error(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message}}, status)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentfly.serving.evaluator_server", description="Host an evaluator."
-    )
-    parser.add_argument("--evaluator", required=True, help="a name, settings as JSON, or your own as module:name")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8100)
-    parser.add_argument("--in-flight", type=int, default=4, help="most evaluations at the same time")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def host_evaluator(
+    evaluator: Annotated[
+        str, typer.Option(help="Evaluator: a name, its settings as JSON, or one of your own as module:name.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
+    in_flight: Annotated[int, typer.Option(help="Most evaluations at the same time.")] = 4,
+) -> None:
+    """Host an evaluator over HTTP. Exit code 2: it cannot be hosted."""
     sys.path.insert(0, os.getcwd())
     try:
-        evaluator = make_evaluator(_spec(given.evaluator))
-        settings = EvaluatorServerSettings(in_flight=given.in_flight)
+        hosted = make_evaluator(json.loads(evaluator) if evaluator.lstrip().startswith("{") else evaluator)
+        settings = EvaluatorServerSettings(in_flight=in_flight)
+    except json.JSONDecodeError as fault:
+        logger.error("--evaluator is no JSON: %s", fault)
+        raise typer.Exit(2) from fault
     except (AgentFlyError, ValidationError) as fault:
         logger.error("%s", fault)
-        return 2
+        raise typer.Exit(2) from fault
     import uvicorn
 
-    uvicorn.run(create_app(evaluator, settings), host=given.host, port=given.port, log_level="info")
-    return 0
-
-
-def _spec(text: str) -> Any:
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as fault:
-        raise ConfigError(f"--evaluator is no JSON: {fault}") from fault
+    uvicorn.run(create_app(hosted, settings), host=host, port=port, log_level="info")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    app(prog_name="python -m agentfly.serving.evaluator_server")

@@ -1,14 +1,13 @@
-"""Run one server process: start it, wait until it answers, pass signals on, and never leave it behind."""
+"""Supervision of one server process: it is started, announced when it answers, sent signals, and never left behind."""
 
 from __future__ import annotations
 
 import ctypes
-import http.client
 import json
+import logging
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -17,24 +16,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
+import httpx
+
 from agentfly.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 _PROBE_SECONDS = 5.0
-# What a server that was told to stop may take, with requests under way.
+_CHECK_SECONDS = 0.25
+# Seconds that a server with requests under way may take to stop.
 STOP_PATIENCE = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server answers.
+    """The address of a server.
 
     Attributes:
-        host: address that it listens on.
-        port: likewise.
+        host, port: address that it listens on.
         api_key: for `/v1/models`; None when it wants none.
-        secure: whether it speaks TLS.
+        secure: True if it speaks TLS.
     """
 
     host: str
@@ -44,25 +47,25 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Address to call, which is not always the one to listen on."""
+        """Address to call; it differs from the one to listen on where that means any address."""
         host = self._address()
         return f"{'https' if self.secure else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
     def check_free(self) -> None:
-        """Check that nobody listens there yet: another server's health must not be taken for ours.
+        """Check that no server listens there yet, as its health would be taken for ours.
 
         Raises:
-            ConfigError: somebody does.
+            ConfigError: the port is taken.
         """
         with suppress(OSError), socket.create_connection((self._address(), self.port), timeout=1.0):
             raise ConfigError(f"port {self.port} is taken by another server; stop it, or choose another --port")
 
     def healthy(self) -> bool:
-        """Whether `/health` answers 200."""
+        """Return True if `/health` answers 200."""
         return self._get("/health") is not None
 
     def models(self) -> list[str]:
-        """Ids that `/v1/models` lists; empty when it does not say."""
+        """Return the ids that `/v1/models` lists; none if it does not answer."""
         try:
             return [str(model["id"]) for model in json.loads(self._get("/v1/models") or b"{}")["data"]]
         except (ValueError, KeyError, TypeError):
@@ -73,43 +76,33 @@ class Endpoint:
 
     def _get(self, path: str) -> bytes | None:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        connection = self._connection()
         try:
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.read() if answer.status == 200 else None
-        except (OSError, http.client.HTTPException):
+            # The certificate names the host of its users, not this loopback.
+            reply = httpx.get(
+                self.url.removesuffix("/v1") + path,
+                headers=headers,
+                timeout=_PROBE_SECONDS,
+                verify=False,
+                trust_env=False,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL):
             return None
-        finally:
-            connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if not self.secure:
-            return http.client.HTTPConnection(self._address(), self.port, timeout=_PROBE_SECONDS)
-        # The certificate names the host of its users, not this loopback.
-        anyone = ssl._create_unverified_context()
-        return http.client.HTTPSConnection(self._address(), self.port, timeout=_PROBE_SECONDS, context=anyone)
+        return reply.content if reply.status_code == 200 else None
 
 
 def supervise(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    endpoint: Endpoint,
-    start_timeout: float | None,
-    *,
-    pause: float = 0.25,
+    command: Sequence[str], environment: Mapping[str, str], endpoint: Endpoint, start_timeout: float | None
 ) -> int:
-    """Run a server to its end.
+    """Run a server until it ends, and return its exit code.
 
     Args:
         command: program and arguments; no shell is involved.
         environment: of the process.
-        endpoint: where it will answer.
-        start_timeout: seconds until then; None for a process that never answers.
-        pause: seconds between two looks at it.
+        endpoint: address of the server.
+        start_timeout: seconds until it must answer; None for a process that never answers.
 
     Returns:
-        Its exit code, 128 + n if signal n ended it, 1 if it did not start in time.
+        The exit code of the server, 128 + n if signal n ended it, 1 if it did not start in time.
 
     Raises:
         ConfigError: the port is taken.
@@ -122,12 +115,12 @@ def supervise(
     )
     watch = _Watch(process, endpoint, start_timeout)
     try:
-        with watch.signals():
+        with watch.forward_signals():
             while True:
                 with suppress(subprocess.TimeoutExpired):
-                    code = process.wait(pause)
+                    code = process.wait(_CHECK_SECONDS)
                     break
-                watch.look()
+                watch.check()
     finally:
         # Workers of a server that died are still in its group.
         with suppress(ProcessLookupError):
@@ -138,39 +131,45 @@ def supervise(
 
 
 class _Watch:
-    """What is known of the process so far."""
+    """The state of the process as far as it is known.
+
+    Attributes:
+        gave_up: True once the process was stopped because it did not start in time.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], endpoint: Endpoint, start_timeout: float | None) -> None:
         self._process, self._endpoint, self._limit = process, endpoint, start_timeout
         self._begun = time.monotonic()
         self._ready = start_timeout is None
-        self._told: float | None = None
+        self._stopping_since: float | None = None
         self.gave_up = False
 
-    def look(self) -> None:
-        """Announce a server that has come to answer; end one that does not start or does not stop."""
+    def check(self) -> None:
+        """Announce a server when it first answers; end one that does not start or does not stop in time."""
         now = time.monotonic()
-        if self._told is not None:
-            if now - self._told > STOP_PATIENCE:
-                _say(f"the server did not stop within {STOP_PATIENCE:g} s and is killed")
+        if self._stopping_since is not None:
+            if now - self._stopping_since > STOP_PATIENCE:
+                logger.warning("the server did not stop within %g s and is killed", STOP_PATIENCE)
                 os.killpg(self._process.pid, signal.SIGKILL)
         elif self._ready:
             return
         elif self._endpoint.healthy():
             self._ready = True
             models = ", ".join(self._endpoint.models()) or "(it does not list its models)"
-            _say(f"ready after {now - self._begun:.1f} s at {self._endpoint.url}, serving {models}")
+            logger.info("ready after %.1f s at %s, serving %s", now - self._begun, self._endpoint.url, models)
         elif self._limit is not None and now - self._begun > self._limit:
-            _say(f"the server did not answer within {self._limit:g} s; read its log above, or raise --start-timeout")
+            logger.error(
+                "the server did not answer within %g s; read its log above, or raise --start-timeout", self._limit
+            )
             self.gave_up = True
-            self._tell(signal.SIGTERM)
+            self._send(signal.SIGTERM)
 
     @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Hand signals on to the process meanwhile."""
+    def forward_signals(self) -> Iterator[None]:
+        """Send signals on to the process meanwhile."""
 
         def forward(number: int, frame: FrameType | None) -> None:
-            self._tell(number)
+            self._send(number)
 
         before = {number: signal.signal(number, forward) for number in _FORWARDED}
         try:
@@ -179,18 +178,14 @@ class _Watch:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _tell(self, number: int) -> None:
-        self._told = self._told or time.monotonic()
+    def _send(self, number: int) -> None:
+        self._stopping_since = self._stopping_since or time.monotonic()
         self._process.send_signal(number)
 
 
 def _die_with(parent: int) -> None:
-    """In the child: the kernel ends it when its parent dies, however that happens (Linux)."""
+    """In the child: have the kernel end this process when its parent dies, however that happens (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
-
-
-def _say(text: str) -> None:
-    print(f"deploy: {text}", file=sys.stderr, flush=True)

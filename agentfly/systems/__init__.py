@@ -1,7 +1,8 @@
-"""Small systems on the backends, the image engines and the evaluators, without copies of their code.
+"""Small systems that need no training, built on the backends, the image engines and the evaluators.
 
 The text systems are here. The refinement loop and the director–generator are separate packages, imported when they are
-used: `agentfly.systems.refinement`, `agentfly.systems.director_generator`.
+used: `agentfly.systems.refinement`, `agentfly.systems.director_generator`. Both take their images from
+`agentfly.systems.generators`.
 """
 
 from agentfly.systems.text import (

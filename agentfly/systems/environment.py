@@ -1,6 +1,6 @@
 """Settings of the systems from the environment and a `.env` file; the environment overrides the file.
 
-Keys are read here and nowhere else: no message of this module repeats a value.
+Keys are read here and nowhere else, so no message of this module repeats a value.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def read_env(path: Path | None = None) -> dict[str, str]:
-    """Values of a `.env` file, overridden by the environment; the environment itself is not changed.
+    """Return the values of a `.env` file, overridden by the environment; the environment itself is not changed.
 
     Args:
-        path: the file; `.env` in the working folder without it, where there is one.
+        path: the file; None for `.env` in the working folder, if there is one.
 
     Raises:
-        ConfigError: a file is named and is not there, or it cannot be read.
+        ConfigError: the named file does not exist, or a file cannot be read.
     """
     file = Path(".env") if path is None else path
     values: dict[str, str] = {}
@@ -39,16 +39,16 @@ def read_env(path: Path | None = None) -> dict[str, str]:
 
 
 def number(values: dict[str, str], name: str, kind: type[T], default: T) -> T:
-    """A number of the settings.
+    """Return a setting as a number.
 
     Args:
-        values: of `read_env`.
+        values: from `read_env`.
         name: of the variable.
         kind: `int` or `float`.
-        default: where the variable is not set, or empty.
+        default: for a variable that is not set, or is empty.
 
     Raises:
-        ConfigError: the variable is no such number.
+        ConfigError: the variable is not a number of that kind.
     """
     text = values.get(name, "").strip()
     if not text:

@@ -1,15 +1,15 @@
-"""From messages to exact token ids, images included.
+"""Encode messages as exact token ids, images included.
 
-The codec is the only place that tokenises a conversation. It renders the first prompt once; afterwards it renders only
-what follows a sampled turn, so sampled ids are never decoded and tokenised again. An image becomes a run of
-placeholder ids whose length the processor gives for exactly this image; rollout, warm start and training share it.
+The codec is the only place that tokenises a conversation. It renders the first prompt once, and afterwards only the
+text after a sampled turn, so sampled ids are never decoded and tokenised again. An image becomes a run of placeholder
+ids whose length the processor gives for exactly this image; rollout, warm start and training share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -26,7 +26,30 @@ _SENTINEL = "\ue0ff"
 _CACHED_LENGTHS = 65536
 
 LoadImage = Callable[[str], Image.Image]
-Schemas = Sequence[Mapping[str, Any]]
+Schemas = Sequence[Mapping[str, object]]
+
+
+class ImageProcessor(Protocol):
+    """The image half of a Qwen-VL processor."""
+
+    merge_size: int
+
+    def __call__(self, *, images: Sequence[Image.Image], return_tensors: str) -> Mapping[str, Any]:
+        """Return the patches and grids of images, as tensors of "np" or "pt"."""
+        ...
+
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict[str, object]) -> int:
+        """Return the number of patches of an image of this size in pixels."""
+        ...
+
+
+class Processor(Protocol):
+    """A Qwen-VL style processor: tokenizer and image processor."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: ImageProcessor
+    image_token: str
+    chat_template: str | None
 
 
 class ChatCodec:
@@ -38,7 +61,7 @@ class ChatCodec:
     """
 
     def __init__(self, processor: ProcessorMixin, template: str | None = None) -> None:
-        self.processor: Any = processor
+        self.processor: Processor = processor
         self.tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
         chosen = template or self.processor.chat_template or self.tokenizer.chat_template
         if not chosen:
@@ -50,7 +73,12 @@ class ChatCodec:
 
     @classmethod
     def from_pretrained(cls, model: str, template: str | None = None, *, trust_remote_code: bool = False) -> ChatCodec:
-        """Codec of a checkpoint folder or hub name; `template` is a name or path, None takes the checkpoint's own.
+        """Make the codec of a checkpoint.
+
+        Args:
+            model: folder or hub name.
+            template: name or path of a chat template; None takes the checkpoint's own.
+            trust_remote_code: run code of the checkpoint.
 
         Raises:
             ConfigError: the folder is no checkpoint, or the hub name is out of reach.
@@ -77,19 +105,25 @@ class ChatCodec:
         return frozenset(int(i) for i in found if isinstance(i, int))
 
     def prompt_ids(self, messages: Sequence[Message], tools: Schemas, load_image: LoadImage) -> list[int]:
-        """Ids of a conversation up to where the assistant speaks, placeholders expanded."""
+        """Return the ids of a conversation up to the assistant's turn, placeholders expanded.
+
+        Args:
+            messages: the conversation.
+            tools: schemas of the tools.
+            load_image: returns the image of a handle.
+        """
         return self._encode(self._render(messages, tools), messages, load_image)
 
     def continuation_ids(
         self, messages: Sequence[Message], tools: Schemas, load_image: LoadImage, *, closed: bool
     ) -> list[int]:
-        """Ids that follow a sampled turn when `messages` (its observations) come next.
+        """Return the ids that follow a sampled turn.
 
         Args:
-            messages: what follows the assistant's turn.
+            messages: the messages after the assistant's turn, such as observations.
             tools: schemas, as for the prompt.
-            load_image: the image behind a handle.
-            closed: whether the sampled ids already end with the end-of-turn token.
+            load_image: returns the image of a handle.
+            closed: True if the sampled ids already end with the end-of-turn token.
 
         Returns:
             Ids from (or after) the end-of-turn token to the next generation prompt.
@@ -99,31 +133,36 @@ class ChatCodec:
         # The first one: an observation may hold the character too.
         tail = text.partition(_SENTINEL)[2]
         if closed:
-            end = next((str(t) for t in map(self._token, self.eos_ids) if tail.startswith(str(t))), "")
-            tail = tail[len(end) :]
+            tokens = (str(self.tokenizer.convert_ids_to_tokens(token_id)) for token_id in self.eos_ids)
+            tail = tail.removeprefix(next((token for token in tokens if tail.startswith(token)), ""))
         return self._encode(tail, messages, load_image)
 
     def turn_text(self, message: Message) -> str:
-        """A turn of the assistant as the template writes it, calls included, without the end-of-turn token."""
+        """Return a turn of the assistant as the template writes it, calls included, without the end-of-turn token."""
         opening = Message("user", (TextPart("-"),))
         begin = self._render([opening], ())
         end = self._render([opening, Message("assistant", (TextPart(_SENTINEL),))], ()).rpartition(_SENTINEL)[2]
         whole = self._render([opening, message], ())
         if not (whole.startswith(begin) and whole.endswith(end)):
             raise TemplateError("the chat template does not render a conversation as a prefix of its continuation")
-        # As in `defuse`, which does not reach into the arguments of calls.
+        # As in `escape_special_tokens`, which does not reach into the arguments of calls.
         return whole[len(begin) : len(whole) - len(end)].replace("<|", "< |")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of sampled ids without the special tokens."""
+        """Return the text of sampled ids without the special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def collapse(self, ids: Sequence[int]) -> list[int]:
-        """One placeholder an image instead of a run: the form in which vLLM takes prompts."""
+        """Return ids with one placeholder for each image instead of a run, which is the form of vLLM's prompts."""
         return [t for i, t in enumerate(ids) if t != self.image_id or i == 0 or ids[i - 1] != self.image_id]
 
     def image_length(self, handle: str, load_image: LoadImage) -> int:
-        """Number of placeholder ids of an image."""
+        """Return the number of placeholder ids of an image.
+
+        Args:
+            handle: of the image.
+            load_image: returns the image of a handle.
+        """
         if handle not in self._image_lengths:
             if len(self._image_lengths) >= _CACHED_LENGTHS:
                 self._image_lengths.clear()
@@ -133,7 +172,7 @@ class ChatCodec:
         return self._image_lengths[handle]
 
     def image_runs(self, ids: Sequence[int]) -> list[int]:
-        """Lengths of the placeholder runs, in order."""
+        """Return the lengths of the placeholder runs, in order."""
         runs: list[int] = []
         for i, token in enumerate(ids):
             if token == self.image_id:
@@ -143,13 +182,10 @@ class ChatCodec:
                     runs.append(1)
         return runs
 
-    def _token(self, token_id: int) -> str:
-        return str(self.tokenizer.convert_ids_to_tokens(token_id))
-
     def _render(self, messages: Sequence[Message], tools: Schemas) -> str:
         import jinja2
 
-        plain = [defuse(message).to_template() for message in messages]
+        plain = [escape_special_tokens(message).to_template() for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 plain,
@@ -176,10 +212,10 @@ class ChatCodec:
         return [t for token in ids for t in ([token] * next(remaining) if token == self.image_id else [token])]
 
 
-def defuse(message: Message) -> Message:
-    """The message as the codec tokenises it.
+def escape_special_tokens(message: Message) -> Message:
+    """Return a message whose texts hold no special tokens: a space after `<` takes their meaning away.
 
-    Special tokens inside a text would forge turns or images; a space takes their meaning away.
+    A special token in a text would forge a turn or an image.
     """
     if not any(isinstance(part, TextPart) and "<|" in part.text for part in message.parts):
         return message

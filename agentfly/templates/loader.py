@@ -15,12 +15,12 @@ _registered: dict[str, str] = {}
 
 
 def template_names() -> tuple[str, ...]:
-    """Names of the templates that come with the package."""
+    """Return the names of the templates that come with the package."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
 
 
 def available_templates() -> list[str]:
-    """Every name that `load_template` knows in this process: those of the package and the registered ones."""
+    """Return the names that `load_template` knows in this process: those of the package and the registered ones."""
     return sorted({*template_names(), *_registered})
 
 
@@ -28,7 +28,7 @@ def register_template(name: str, text_or_path: str | Path) -> None:
     """Make a template known by a name, in this process; registering a name again replaces its text.
 
     Args:
-        name: what `template=` will call it.
+        name: value of `template=` for it.
         text_or_path: the template itself, or the path of its file; a string with a `{` is taken for the template.
 
     Raises:
@@ -45,7 +45,7 @@ def register_template(name: str, text_or_path: str | Path) -> None:
 
 
 def load_template(name_or_path: str) -> str:
-    """Text of a template, by name (`qwen2.5-vl-system-tool`) or by the path of a `.jinja` file.
+    """Return the text of a template, by name (`qwen2.5-vl-system-tool`) or by the path of a `.jinja` file.
 
     Raises:
         TemplateError: neither a known name nor a readable file, or a file without Jinja in it.

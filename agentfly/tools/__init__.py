@@ -1,4 +1,4 @@
-"""Tools: what a model can call, how it is described to the model, and how calls are read and carried out."""
+"""Tools: their description for a model, and the reading and execution of the model's calls."""
 
 from agentfly.tools.base import ToolResult
 from agentfly.tools.decorator import Tool, tool

@@ -1,4 +1,4 @@
-"""The contract of a tool: a name, a schema, and a call that returns text and images."""
+"""The result of a tool: text and images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool gives back to the model.
+    """The observation that a tool returns to the model.
 
     Attributes:
         text: the observation in words; it names every image of `images`.
         images: handles of the images that the model should see, in the order they are named.
-        engine: the engine that did the work ("classical", a model name, ...), "" where none is involved.
-        final: the agent is done with this call (`give_answer`); `images[-1]`, if any, is its answer.
+        engine: the engine that did the work ("classical", a model name, ...); empty where none is involved.
+        final: True if the agent is done with this call (`give_answer`); `images[-1]`, if any, is its answer.
         data: machine-readable details (boxes, scores, parameters used), JSON-able.
-        ids: short names of `images`, where a person called the tool; the model reads them in the text.
+        ids: short names of `images`, where a person called the tool; a model reads them in the text.
     """
 
     text: str

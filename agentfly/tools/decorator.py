@@ -1,7 +1,7 @@
 """`@tool` turns a typed function into a tool that a model can call.
 
-The decorated function is called from Python as before. What the model needs (name, description, schema, check of
-arguments) is computed once, at definition; binding a method to an object costs a microsecond.
+From Python the decorated function is called as before. Name, description, schema and check of arguments are computed
+once, at definition; binding a method to an object costs a microsecond.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from agentfly.errors import ConfigError
 from agentfly.tools.base import ToolResult
 from agentfly.tools.schema import arguments_model, checked_arguments, docstring, parameters_schema
 
-F = TypeVar("F", bound=Callable[..., Any])
+Function = Callable[..., object]
+F = TypeVar("F", bound=Function)
 
 _MARK = "__agentfly_tool__"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -28,40 +29,40 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class Tool:
-    """A function as the model sees it.
+    """A function in the form that a model sees.
 
     Attributes:
-        name: what the model calls it.
-        description: what it does, in words for the model.
+        name: the name for the model.
+        description: the description for the model.
         parameters: JSON schema of the arguments. Shared by all tools of the function: do not change it.
-        function: what is called, bound to its object.
+        function: the function, bound to its object.
         model: pydantic model of the arguments.
-        final: a call of it ends the chain; it waits for the calls before it in the same turn.
+        final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
     """
 
     name: str
     description: str
-    parameters: Mapping[str, Any]
-    function: Callable[..., Any] = field(repr=False)
+    parameters: Mapping[str, object]
+    function: Function = field(repr=False)
     model: type[BaseModel] = field(repr=False)
     final: bool = False
 
-    async def __call__(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Check the arguments and carry the call out; a function that is not async runs in a worker thread.
+    async def __call__(self, arguments: Mapping[str, object]) -> ToolResult:
+        """Check the arguments and call the function; one that is not async runs in a worker thread.
 
         Raises:
-            ToolError: wrong arguments, or the tool's own refusal.
+            ToolError: the arguments are wrong, or the tool refuses.
         """
         checked = checked_arguments(self.model, self.name, arguments)
         if inspect.iscoroutinefunction(self.function):
             value = await self.function(**checked)
         else:
             value = await asyncio.to_thread(self.function, **checked)
-        result = _result(self.name, value)
+        result = _to_result(self.name, value)
         return replace(result, final=True) if self.final and not result.final else result
 
     def schema(self) -> dict[str, Any]:
-        """The tool in OpenAI's form."""
+        """Return the tool in OpenAI's form."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
@@ -75,36 +76,41 @@ def tool(*, name: str | None = None, description: str | None = None, final: bool
 
 
 def tool(
-    function: Callable[..., Any] | None = None,
+    function: F | None = None,
     /,
     *,
     name: str | None = None,
     description: str | None = None,
     final: bool = False,
-) -> Any:
+) -> F | Callable[[F], F]:
     """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
     Args:
-        function: what to mark, when used without parentheses.
-        name: what the model calls it; the function's own name by default, that of a class in snake case.
-        description: what the model reads; the docstring up to its first section by default.
-        final: a call of it ends the chain: what it gives is the answer.
+        function: the function to mark, when used without parentheses.
+        name: the name for the model; the function's own name by default, that of a class in snake case.
+        description: the description for the model; the docstring up to its first section by default.
+        final: a call ends the chain, and its result is the answer.
 
     Raises:
-        ConfigError: the name, a hint, or the signature cannot be given to a model.
+        ConfigError: the name, a hint, or the signature cannot be described to a model.
     """
 
     def mark(function: F) -> F:
-        if isinstance(function, type):
-            _mark_class(function, name, description, final)
-        else:
+        if not isinstance(function, type):
             setattr(function, _MARK, _describe(function, name, description, final))
+            return function
+        call = vars(function).get("__call__")
+        if not inspect.isfunction(call):
+            raise ConfigError(f"{function.__name__} cannot be a tool: it has no __call__; mark its methods instead")
+        snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", function.__name__).lower()
+        words = description or docstring(call)[0] or docstring(function)[0]
+        setattr(call, _MARK, _describe(call, name or snake_case, words, final))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Callable[..., Any], name: str | None, description: str | None, final: bool) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, final: bool) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
@@ -112,28 +118,19 @@ def _describe(function: Callable[..., Any], name: str | None, description: str |
     return Tool(name, description or docstring(function)[0], parameters_schema(model), function, model, final)
 
 
-def _mark_class(owner: type, name: str | None, description: str | None, final: bool) -> None:
-    call = vars(owner).get("__call__")
-    if not inspect.isfunction(call):
-        raise ConfigError(f"{owner.__name__} cannot be a tool: it has no __call__; mark its methods instead")
-    name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", owner.__name__).lower()
-    words = description or docstring(call)[0] or docstring(owner)[0]
-    setattr(call, _MARK, _describe(call, name, words, final))
-
-
 def tool_of(function: object) -> Tool | None:
-    """The tool that a function, method, static or class method was marked as; None when it was not."""
+    """Return the tool of a marked function, method, static or class method; None for one without a mark."""
     inner = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
     found = getattr(inner, _MARK, None)
     return found if isinstance(found, Tool) else None
 
 
-def bound(tool: Tool, function: Callable[..., Any]) -> Tool:
-    """The same tool, calling `function` (a bound method)."""
+def bound(tool: Tool, function: Function) -> Tool:
+    """Return the same tool that calls `function`, a bound method."""
     return replace(tool, function=function)
 
 
-def _result(name: str, value: Any) -> ToolResult:
+def _to_result(name: str, value: object) -> ToolResult:
     if isinstance(value, ToolResult):
         return value
     if value is None:

@@ -1,16 +1,16 @@
 """The image tools of the agent: detect, inpaint, both at once, edit, and the answer.
 
-A tool takes images by their names in the chain's view and gives new names back. Observations are short and regular,
-so that small policies can read them; all details are in `ToolResult.data`. Refusals of engines reach the model as they
-are.
+A tool takes images by their names in the chain's view and returns new names. Observations are short and regular, so
+that small policies can read them; all details are in `ToolResult.data`. Refusals of engines reach the model unchanged.
+
+The docstrings of the tools are their schemas, and policies are trained on them: do not change a word of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -20,8 +20,7 @@ from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView
 from agentfly.tools.base import ToolResult
 from agentfly.tools.decorator import tool
-from agentfly.tools.masks import grow, union
-from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
+from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, given_params
 from agentfly.vision.detection.drawing import draw_detections
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
@@ -40,7 +39,7 @@ class ImageTools:
 
     Args:
         images: the images that the chain can name; new ones are added to it.
-        engines: what does the work.
+        engines: the engines that do the work.
     """
 
     def __init__(self, images: ImageView, engines: Engines) -> None:
@@ -68,21 +67,13 @@ class ImageTools:
             auto_mask_feather: pixels over which the edge of the mask is softened.
         """
         _check_prompt("text_prompt", text_prompt, "name what to find, for example 'a dog'")
-        image = await self._load(image_id)
-        found = await self._find(image, text_prompt, box_threshold, text_threshold)
-        mask = await asyncio.to_thread(_mask, found, auto_mask_dilate, auto_mask_feather)
+        limits = (box_threshold, text_threshold, auto_mask_dilate, auto_mask_feather)
+        image, found, mask, data = await self._detect(image_id, text_prompt, *limits)
         handle = await self._store(mask)
         name = self._images.add_handle(handle, "mask")
-        data = {
-            "objects": _objects(found),
-            "box_threshold": box_threshold,
-            "text_threshold": text_threshold,
-            "auto_mask_dilate": auto_mask_dilate,
-            "auto_mask_feather": auto_mask_feather,
-        }
         text, shown = f"{name}: {_listed(found, boxes=True)}", [handle]
         made_by = self._engines.detector.name
-        # By who made this detection: an image server shows what the same engines show here.
+        # Decided by the maker of this detection, so that an image server shows the same as the engines here.
         if self._engines.draws_boxes and not made_by.endswith("classical"):
             drawn = await self._store(await asyncio.to_thread(draw_detections, image, found))
             shown.append(drawn)
@@ -120,10 +111,10 @@ class ImageTools:
                 f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {image.width}x{image.height}: "
                 f"detect on {image_id} to get a mask of its size"
             )
-        white = await asyncio.to_thread(_as_mask, mask, mask_id, image_id)
+        white = await asyncio.to_thread(_to_mask, mask, mask_id, image_id)
         params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
         painted = await self._engines.inpainter.inpaint(image, white, prompt, params)
-        return await self._changed(image_id, painted, "", self._engines.inpainter.name, _given(params))
+        return await self._changed(image_id, painted, "", self._engines.inpainter.name, given_params(params))
 
     @tool
     async def auto_inpaint_image(
@@ -159,20 +150,11 @@ class ImageTools:
         """
         _check_prompt("detect_prompt", detect_prompt, "name what to find, for example 'a dog'")
         _check_prompt("prompt", prompt)
-        image = await self._load(image_id)
-        found = await self._find(image, detect_prompt, box_threshold, text_threshold)
-        mask = await asyncio.to_thread(_mask, found, auto_mask_dilate, auto_mask_feather)
+        limits = (box_threshold, text_threshold, auto_mask_dilate, auto_mask_feather)
+        image, found, mask, data = await self._detect(image_id, detect_prompt, *limits)
         params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
         painted = await self._engines.inpainter.inpaint(image, mask, prompt, params)
-        data = {
-            "objects": _objects(found),
-            "mask": await self._store(mask),
-            "box_threshold": box_threshold,
-            "text_threshold": text_threshold,
-            "auto_mask_dilate": auto_mask_dilate,
-            "auto_mask_feather": auto_mask_feather,
-            **_given(params),
-        }
+        data |= {"mask": await self._store(mask), **given_params(params)}
         names = dict.fromkeys((self._engines.detector.name, self._engines.inpainter.name))
         return await self._changed(image_id, painted, _listed(found), " + ".join(names), data)
 
@@ -200,7 +182,7 @@ class ImageTools:
         image = await self._load(image_id)
         params = EditParams(negative_prompt, true_cfg_scale, num_inference_steps, seed)
         edited = await self._engines.editor.edit(image, prompt, params)
-        return await self._changed(image_id, edited, "", self._engines.editor.name, _given(params))
+        return await self._changed(image_id, edited, "", self._engines.editor.name, given_params(params))
 
     @tool(final=True)
     async def give_answer(self, final_image_id: str, description: str = "") -> ToolResult:
@@ -225,25 +207,36 @@ class ImageTools:
     async def _store(self, image: Image.Image) -> str:
         return await asyncio.to_thread(self._images.store.put, image)
 
-    async def _find(
-        self, image: Image.Image, prompt: str, box_threshold: float, text_threshold: float
-    ) -> Sequence[Detection]:
+    async def _detect(
+        self, image_id: str, prompt: str, box_threshold: float, text_threshold: float, dilate: int, feather: int
+    ) -> tuple[Image.Image, Sequence[Detection], Image.Image, dict[str, object]]:
+        """Return an image, the objects found in it, their mask, and the details of the detection for the result."""
+        image = await self._load(image_id)
         found = await self._engines.detector.detect(
             image, prompt, box_threshold=box_threshold, text_threshold=text_threshold
         )
         if not found:
             best = found.best_rejected if isinstance(found, Detections) else None
             score = "" if best is None else f" (best score {best:.2f})"
+            wanted = prompt if len(prompt) <= 80 else f"{prompt[:77]}..."
             raise ToolError(
-                f"no {_shown(prompt)} found with box_threshold {box_threshold:g}{score}: "
+                f"no {wanted!r} found with box_threshold {box_threshold:g}{score}: "
                 "lower box_threshold or use other words"
             )
-        return found
+        mask = await asyncio.to_thread(make_mask, [detection.mask for detection in found], dilate, feather)
+        data: dict[str, object] = {
+            "objects": [{"label": d.label, "score": round(d.score, 4), "box": list(d.box)} for d in found],
+            "box_threshold": box_threshold,
+            "text_threshold": text_threshold,
+            "auto_mask_dilate": dilate,
+            "auto_mask_feather": feather,
+        }
+        return image, found, mask, data
 
     async def _changed(
-        self, image_id: str, image: Image.Image, words: str, engine: str, data: dict[str, Any]
+        self, image_id: str, image: Image.Image, words: str, engine: str, data: dict[str, object]
     ) -> ToolResult:
-        """The observation of a changed picture; one that did not change is not shown again."""
+        """Return the observation of a changed image; one that did not change is not shown again."""
         handle, source = await self._store(image), self._handle(image_id)
         name, data = self._images.add_handle(handle), {**data, "source": source}
         if handle == source:
@@ -252,19 +245,15 @@ class ImageTools:
 
 
 def _check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
-    """Refuse a prompt that no engine can use; `ask` is what to do about an empty one, None where empty is fine."""
+    """Raise `ToolError` for a prompt that no engine can use; `ask` is the remedy for an empty one, None allows it."""
     if ask is not None and not prompt.strip():
         raise ToolError(f"{name} is empty: {ask}")
     if len(prompt) > _MAX_PROMPT:
         raise ToolError(f"{name} has {len(prompt)} characters, at most {_MAX_PROMPT} are taken: shorten it")
 
 
-def _shown(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 80 else f"{prompt[:77]}...")
-
-
-def _as_mask(mask: Image.Image, mask_id: str, image_id: str) -> Image.Image:
-    """The picture as a mask of mode L, or the reason why it is none."""
+def _to_mask(mask: Image.Image, mask_id: str, image_id: str) -> Image.Image:
+    """Return an image as a mask of mode L, or raise `ToolError` with the reason why it is none."""
     if mask.mode != "L":
         rgb = np.asarray(mask.convert("RGB"))
         if (rgb != rgb[..., :1]).any():
@@ -275,19 +264,26 @@ def _as_mask(mask: Image.Image, mask_id: str, image_id: str) -> Image.Image:
     return grey
 
 
-def _mask(found: Sequence[Detection], dilate: int, feather: int) -> Image.Image:
-    return grow(union([detection.mask for detection in found]), dilate, feather)
+def make_mask(masks: Sequence[Image.Image], dilate: int, feather: int) -> Image.Image:
+    """Return the union of masks, grown and softened, as a mask of mode L, white = change.
+
+    Args:
+        masks: at least one, all of one size.
+        dilate: radius in pixels of the ellipse by which the union grows.
+        feather: sigma in pixels of the Gaussian by which its edge is softened.
+    """
+    import cv2
+
+    values = np.maximum.reduce([np.asarray(mask.convert("L")) for mask in masks])
+    if dilate:
+        size = 2 * dilate + 1
+        values = cv2.dilate(values, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    if feather:
+        values = cv2.GaussianBlur(values, (0, 0), feather)
+    return Image.fromarray(np.asarray(values, dtype=np.uint8))
 
 
 def _listed(found: Sequence[Detection], *, boxes: bool = False) -> str:
     texts = [f"{d.label} {d.score:.2f}" + (f" {list(d.box)}" if boxes else "") for d in found[:_MAX_LISTED]]
     more = f", {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
     return ", ".join(texts) + more
-
-
-def _objects(found: Sequence[Detection]) -> list[dict[str, Any]]:
-    return [{"label": d.label, "score": round(d.score, 4), "box": list(d.box)} for d in found]
-
-
-def _given(params: InpaintParams | EditParams) -> dict[str, Any]:
-    return {key: value for key, value in asdict(params).items() if value is not None}

@@ -1,9 +1,9 @@
 """Tool calls from the text of a policy, for backends whose server does not parse them.
 
-Read are Hermes/Qwen tags (`<tool_call>{...}</tool_call>`), fences of JSON, and a text that is nothing but JSON: in
-each, one call, a list of calls, or, outside of tags, one call a line. A call is `{"name", "arguments"}` or OpenAI's
-`{"function": {...}}`. Broken JSON is repaired only where what was meant is beyond doubt; otherwise the call carries an
-error that the model can read. Parsing never raises, whatever the text.
+The forms are Hermes/Qwen tags (`<tool_call>{...}</tool_call>`), fences of JSON, and a text that is nothing but JSON.
+Each holds one call, a list of calls, or, outside of tags, one call a line. A call is `{"name", "arguments"}` or
+OpenAI's `{"function": {...}}`. Broken JSON is repaired only where its meaning is beyond doubt; otherwise the call
+carries an error that the model can read. Parsing never raises on any text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NoReturn
 
 from agentfly.messages import ToolCall
 
@@ -24,13 +24,13 @@ _WHOLE_FENCE = re.compile(r"\s*```(?:json|tool_call)?[ \t]*\n(.*?)```\s*", re.DO
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
 _NAME = re.compile(r"""["']?name["']?\s*:\s*["']([A-Za-z0-9_-]{1,64})["']""")
-# The time of a repair grows faster than the text; calls are short.
+# Characters. The time of a repair grows faster than the text, and calls are short.
 _MAX_REPAIR = 20_000
 
 
 @dataclass(frozen=True)
 class ParsedText:
-    """What a turn says, and what it calls.
+    """The content and the calls of a turn.
 
     Attributes:
         content: the text outside the calls, stripped.
@@ -42,13 +42,18 @@ class ParsedText:
 
 
 class _Unreadable(Exception):
-    """What is wrong with a call, in words for the model."""
+    """A call cannot be read; the message is for the model."""
 
 
 def parse_tool_calls(text: str) -> ParsedText:
     """Split the text of a turn into content and calls."""
     if _OPEN in text:
-        return _tagged(text)
+        content, bodies, position = "", [], 0
+        while (start := text.find(_OPEN, position)) >= 0:
+            content += text[position:start]
+            body, position = _read_tag(text, start + len(_OPEN))
+            bodies.append(body)
+        return _parsed(content + text[position:], bodies)
     fences = [match for match in _FENCE.finditer(text) if _looks_like_call(match[2], labelled=bool(match[1]))]
     if fences:
         content = text
@@ -61,7 +66,13 @@ def parse_tool_calls(text: str) -> ParsedText:
 
 
 def native_call(call_id: str, name: str, arguments: str) -> ToolCall:
-    """The call that a server has read, with its arguments as the JSON text in which they came."""
+    """Return a call that a server has parsed.
+
+    Args:
+        call_id: of the call.
+        name: of the tool.
+        arguments: as JSON text.
+    """
     try:
         value = _json(arguments.strip() or "{}")
         if not isinstance(value, dict):
@@ -71,27 +82,29 @@ def native_call(call_id: str, name: str, arguments: str) -> ToolCall:
     return ToolCall(call_id, name, value)
 
 
-def _tagged(text: str) -> ParsedText:
-    content: list[str] = []
-    bodies: list[str] = []
-    position = 0
-    while (start := text.find(_OPEN, position)) >= 0:
-        content.append(text[position:start])
-        body, position = _body(text, start + len(_OPEN))
-        bodies.append(body)
-    content.append(text[position:])
-    return _parsed("".join(content), bodies)
-
-
 def _parsed(content: str, bodies: Sequence[str]) -> ParsedText:
+    """Return the calls of bodies, each of which holds one call or a list of them."""
     calls: list[ToolCall] = []
     for body in bodies:
-        calls += _calls(len(calls), body)
+        if fence := _WHOLE_FENCE.fullmatch(body):
+            body = fence[1]
+        try:
+            value = _json(body.strip())
+        except _Unreadable as fault:
+            calls.append(_unreadable(len(calls), body, fault))
+            continue
+        entries = value if isinstance(value, list) and value and all(isinstance(v, dict) for v in value) else [value]
+        for entry in entries:
+            try:
+                call = ToolCall(f"call_{len(calls)}", *_read_call(entry))
+            except _Unreadable as fault:
+                call = _unreadable(len(calls), body, fault)
+            calls.append(call)
     return ParsedText(content.strip(), tuple(calls))
 
 
 def _lines(text: str) -> list[str]:
-    """The objects of a text in which each begins a line; the text itself if it is anything else."""
+    """Return the objects of a text in which each begins a line; the text itself if it is anything else."""
     bodies: list[str] = []
     position = _skip_space(text, 0)
     while (end := _end_of_json(text, position)) is not None:
@@ -104,8 +117,8 @@ def _lines(text: str) -> list[str]:
     return [text]
 
 
-def _body(text: str, start: int) -> tuple[str, int]:
-    """What a tag holds, and where the text goes on."""
+def _read_tag(text: str, start: int) -> tuple[str, int]:
+    """Return the body of a tag, and the position after it."""
     end = _end_of_json(text, start)
     if end is not None:
         # A valid object is taken whole, so that a tag inside one of its strings ends nothing.
@@ -136,38 +149,16 @@ def _skip_space(text: str, start: int) -> int:
 
 
 def _looks_like_call(text: str, *, labelled: bool = False) -> bool:
-    """Whether a text is meant as a call; without the label of a fence it must be JSON, whole or a broken object."""
+    """Return True if a text is meant as a call; without the label of a fence: a whole JSON list, or any object."""
     if not (_NAME.search(text) and "arguments" in text):
         return False
     bare = text.strip()
-    return labelled or bare.startswith("{") or (bare.startswith("[") and _is_json(bare))
-
-
-def _is_json(text: str) -> bool:
+    if labelled or bare.startswith("{"):
+        return True
     try:
-        json.loads(text)
+        return bare.startswith("[") and json.loads(bare) is not None
     except (ValueError, RecursionError):
         return False
-    return True
-
-
-def _calls(index: int, body: str) -> list[ToolCall]:
-    """What one tag, fence or line holds: one call, or a list of them."""
-    if fence := _WHOLE_FENCE.fullmatch(body):
-        body = fence[1]
-    try:
-        value = _json(body.strip())
-    except _Unreadable as fault:
-        return [_unreadable(index, body, fault)]
-    listed = isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value)
-    return [_call(index + i, entry, body) for i, entry in enumerate(value if listed else [value])]
-
-
-def _call(index: int, value: Any, body: str) -> ToolCall:
-    try:
-        return ToolCall(f"call_{index}", *_read(value))
-    except _Unreadable as fault:
-        return _unreadable(index, body, fault)
 
 
 def _unreadable(index: int, body: str, fault: _Unreadable) -> ToolCall:
@@ -175,11 +166,13 @@ def _unreadable(index: int, body: str, fault: _Unreadable) -> ToolCall:
     return ToolCall(f"call_{index}", name, {}, f"unreadable tool call: {fault}. Write {FORM}")
 
 
-def _read(call: Any) -> tuple[str, dict[str, Any]]:
+def _read_call(call: object) -> tuple[str, dict[str, object]]:
+    """Return name and arguments of a call."""
     if not isinstance(call, dict):
         raise _Unreadable("it is not one JSON object")
-    if "name" not in call and isinstance(call.get("function"), dict):
-        call = call["function"]
+    inner = call.get("function")
+    if "name" not in call and isinstance(inner, dict):
+        call = inner
     name, arguments = call.get("name"), call.get("arguments")
     if not isinstance(name, str) or not name.strip():
         raise _Unreadable("it has no 'name'")
@@ -191,11 +184,12 @@ def _read(call: Any) -> tuple[str, dict[str, Any]]:
     return name.strip(), arguments
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
+    """Return the value of a JSON text, which is repaired where its meaning is beyond doubt."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value: object = json.loads(text, parse_constant=_refuse)
     except ValueError as fault:
-        value = _repaired(text, fault)
+        value = _repair(text, fault)
     except RecursionError as fault:
         raise _Unreadable("it is nested too deeply") from fault
     try:
@@ -207,15 +201,15 @@ def _json(text: str) -> Any:
     return value
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _repaired(text: str, fault: ValueError) -> Any:
+def _repair(text: str, fault: ValueError) -> object:
     reason = f"invalid JSON ({fault.msg} at {fault.pos})" if isinstance(fault, json.JSONDecodeError) else f"{fault}"
     end = _end_of_json(text, 0)
     beyond = "" if end is None else text[end:].strip().lstrip("}")
-    # A text that does not end in a brace was cut off, maybe inside a value; two objects leave open which one is meant.
+    # A text that does not end in a brace was cut off, maybe inside a value; of two objects either could be meant.
     if not text.startswith("{") or not text.endswith("}") or beyond or len(text) > _MAX_REPAIR:
         raise _Unreadable(reason)
     import json_repair

@@ -1,20 +1,20 @@
-"""The tools of one chain: looked up by name, described to the model, carried out within a time limit."""
+"""The tools of one chain: looked up by name, described to the model, executed within a time limit."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from agentfly.errors import ConfigError, ToolError, unknown_name
 from agentfly.messages import ToolCall
 from agentfly.tools.base import ToolResult
-from agentfly.tools.decorator import Tool, bound, tool_of
+from agentfly.tools.decorator import Function, Tool, bound, tool_of
 
 
 class Toolset:
-    """Tools with unique names, in order. Cheap: what is costly was done when the functions were marked.
+    """Tools with unique names, in order. Cheap to make: the costly work was done when the functions were marked.
 
     Args:
         tools: tools, or functions and bound methods marked with `@tool`.
@@ -23,21 +23,29 @@ class Toolset:
         ConfigError: a function without the mark, or a name used twice.
     """
 
-    def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = ()) -> None:
+    def __init__(self, tools: Iterable[Tool | Function] = ()) -> None:
         self._tools: dict[str, Tool] = {}
         for given in tools:
-            tool = given if isinstance(given, Tool) else _bind(given)
+            if isinstance(given, Tool):
+                tool = given
+            elif (marked := tool_of(given)) is not None:
+                tool = bound(marked, given)
+            else:
+                raise ConfigError(f"{given!r} is not a tool: mark it with @tool")
             if tool.name in self._tools:
                 raise ConfigError(f"two tools are named {tool.name!r}: rename one with @tool(name=...)")
             self._tools[tool.name] = tool
 
     @classmethod
     def of(cls, owner: object) -> Toolset:
-        """The marked methods of an object, bound to it, in the order in which they are defined."""
-        return cls(bound(tool, getattr(owner, attribute)) for attribute, tool in _marked(type(owner)))
+        """Return the marked methods of an object, bound to it, in the order of their definition."""
+        kind = type(owner)
+        if kind not in _known:
+            _known[kind] = _find_marked(kind)
+        return cls(bound(tool, getattr(owner, attribute)) for attribute, tool in _known[kind])
 
     def only(self, names: Iterable[str]) -> Toolset:
-        """The tools of these names, and those that end a chain, in the order they have here.
+        """Return the tools of these names, and those that end a chain, in the order that they have here.
 
         Raises:
             ConfigError: there is no tool of a name.
@@ -48,17 +56,17 @@ class Toolset:
         return Toolset(tool for tool in self if tool.name in wanted or tool.final)
 
     def schemas(self) -> list[dict[str, Any]]:
-        """The tools in OpenAI's form, for a chat request or a chat template."""
+        """Return the tools in OpenAI's form, for a chat request or a chat template."""
         return [tool.schema() for tool in self._tools.values()]
 
     async def execute(self, call: ToolCall, timeout: float | None = None) -> ToolResult:
-        """Carry out one call.
+        """Execute one call.
 
         A tool that is not async cannot be stopped: past the time limit its thread goes on, and its result is dropped.
 
         Args:
-            call: what the model asked for.
-            timeout: seconds; None waits.
+            call: the model's call.
+            timeout: seconds; None waits without limit.
 
         Raises:
             ToolError: the call could not be parsed, no such tool, wrong arguments, too slow, or the tool refused.
@@ -71,7 +79,7 @@ class Toolset:
             raise ToolError(unknown_name("tool", call.name, self._tools))
         work = asyncio.ensure_future(tool(call.arguments))
         try:
-            # Not `wait_for`: a TimeoutError of the tool's own must stay apart from the limit.
+            # Not `wait_for`: the tool's own TimeoutError must stay apart from the limit.
             await asyncio.wait({work}, timeout=timeout)
             if work.cancelled():
                 raise ToolError(f"{call.name} was cancelled before it was done; try again")
@@ -82,7 +90,7 @@ class Toolset:
         raise ToolError(f"{call.name} timed out after {timeout:g} s; try a smaller request or another tool")
 
     def get(self, name: str) -> Tool | None:
-        """The tool of a name, None when there is none."""
+        """Return the tool of a name; None where there is none."""
         return self._tools.get(name)
 
     def __iter__(self) -> Iterator[Tool]:
@@ -95,29 +103,14 @@ class Toolset:
         return name in self._tools
 
 
-def _bind(function: Callable[..., Any]) -> Tool:
-    tool = tool_of(function)
-    if tool is None:
-        raise ConfigError(f"{function!r} is not a tool: mark it with @tool")
-    return bound(tool, function)
-
-
 _Marked = tuple[tuple[str, Tool], ...]
 _known: WeakKeyDictionary[type, _Marked] = WeakKeyDictionary()
 
 
-def _marked(owner: type) -> _Marked:
-    """Marked attributes of a class, base classes first; what a subclass replaces keeps its place."""
-    if owner not in _known:
-        _known[owner] = _find_marked(owner)
-    return _known[owner]
-
-
 def _find_marked(owner: type) -> _Marked:
-    names = dict.fromkeys(name for base in reversed(owner.__mro__) for name in vars(base))
-    found = ((name, _attribute(owner, name)) for name in names)
+    """Return the marked attributes of a class, base classes first; one that a subclass replaces keeps its place."""
+    attributes: dict[str, object] = {}
+    for base in reversed(owner.__mro__):
+        attributes |= vars(base)
+    found = ((name, tool_of(attribute)) for name, attribute in attributes.items())
     return tuple((name, tool) for name, tool in found if tool is not None)
-
-
-def _attribute(owner: type, name: str) -> Tool | None:
-    return next((tool_of(vars(base)[name]) for base in owner.__mro__ if name in vars(base)), None)

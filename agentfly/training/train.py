@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +16,7 @@ from rich.markup import escape
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.launcher import TrainingOutcome, launch
-from agentfly.training.launch.prepare import prepare_run
+from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.resume import check_same_run
 from agentfly.training.metrics.tool_stalls import stall_in_words
 from agentfly.training.recipe.compose import read_recipe, settings_of, write
@@ -24,8 +24,11 @@ from agentfly.training.recipe.plan import plan_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.verl.messages import CheckResult
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 CHECK_SECONDS = 180.0
-# Phases of a step as verl names them, and as people read them.
+# Phases of a step: verl's name, and the word on the console.
 PHASES = {
     "gen": "rollout",
     "old_log_prob": "log-probs",
@@ -40,23 +43,29 @@ PHASES = {
 
 
 def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingOutcome:
-    """Run a recipe and tell of each step.
+    """Run a recipe and print a line for each step.
+
+    Args:
+        recipe: YAML file.
+        overrides: in Hydra's grammar, such as `trainer.nnodes=4`.
+        console: for the progress.
 
     Raises:
         ConfigError: the recipe or an override is wrong.
         DatasetError: the tasks cannot be read.
-        TrainingError: something that the run needs is not there (all of it is told together), or the run could not
+        TrainingError: something that the run needs is missing (one message names all of it), or the run could not
             start, stalled, or ended badly.
     """
     config = read_recipe(recipe, overrides)
-    faults, _ = _checked(config, settings_of(config), "ready")
-    _refuse(faults)
-    what = prepare_run(config)
-    out = what.settings.out
+    faults, _ = _check(config, settings_of(config), "ready")
+    _raise_faults(faults)
+    # Some of the checks come a second time here: only now is the folder of the run locked.
+    run = prepare(config)
+    out = run.settings.out
     console.print(f"logs: {out / 'logs'}", highlight=False, markup=False, soft_wrap=True)
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
-        console.print(escape(step_line(step, what.steps, metrics)), highlight=False, soft_wrap=True)
+        console.print(escape(step_line(step, run.steps, metrics)), highlight=False, soft_wrap=True)
 
     def on_phase(phase: str) -> None:
         console.print(f"phase: {phase}", highlight=False)
@@ -64,7 +73,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     def on_notice(text: str) -> None:
         console.print(escape(text), style="yellow", highlight=False, soft_wrap=True)
 
-    outcome = launch(what, on_step=on_step, on_phase=on_phase, on_notice=on_notice)
+    outcome = launch(run, on_step=on_step, on_phase=on_phase, on_notice=on_notice)
     for name, path in (
         ("metrics", outcome.metrics_file),
         ("log", outcome.log_file),
@@ -75,35 +84,48 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
 
 
 def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
-    """Compose a recipe, let verl and ourselves check it, and tell what would run; nothing is written or started.
+    """Compose a recipe, check it with verl's checks and ours, and print the plan; write and start nothing.
+
+    Args:
+        recipe: YAML file.
+        overrides: in Hydra's grammar, such as `trainer.nnodes=4`.
+        console: for the plan.
 
     Raises:
         ConfigError: the recipe or an override is wrong.
-        TrainingError: with all that would go wrong.
+        TrainingError: a check failed; the message has all faults.
     """
     config = read_recipe(recipe, overrides)
     settings = settings_of(config)
     for line in plan_of(config, settings).lines():
         console.print(escape(line), highlight=False, soft_wrap=True)
-    faults, told = _checked(config, settings, "check")
-    for sentence in told:
+    faults, passed = _check(config, settings, "check")
+    for sentence in passed:
         console.print(escape(f"checked     {sentence}"), highlight=False, soft_wrap=True)
     try:
         check_same_run(config, settings, settings.out / "config.yaml")
     except ConfigError as fault:
         faults.append(str(fault))
-    _refuse(faults)
+    _raise_faults(faults)
 
 
-def _checked(config: Any, settings: TrainSettings, how: Literal["check", "ready"]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with a configuration, and what was looked at, by all checks or by the quick ones alone."""
+def _check(
+    config: DictConfig, settings: TrainSettings, checks: Literal["check", "ready"]
+) -> tuple[list[str], list[str]]:
+    """Return the faults of a configuration, and sentences about what was checked.
+
+    Args:
+        config: of the run.
+        settings: its node `agentfly`.
+        checks: all checks ("check"), or the quick ones alone ("ready").
+    """
     with tempfile.TemporaryDirectory(prefix="agentfly-") as folder:
         file = write(config, Path(folder) / "config.yaml")
         environment = run_environment(settings, "dry-run", Path(folder), Path(folder) / "metrics.jsonl")
-        return _checked_apart(file, environment, how)
+        return run_checks(file, environment, checks)
 
 
-def _refuse(faults: Sequence[str]) -> None:
+def _raise_faults(faults: Sequence[str]) -> None:
     """Raise `TrainingError` with all faults, one a line, unless there are none."""
     if len(faults) == 1:
         raise TrainingError(faults[0])
@@ -111,11 +133,22 @@ def _refuse(faults: Sequence[str]) -> None:
         raise TrainingError("\n- ".join((f"{len(faults)} problems:", *faults)))
 
 
-def _checked_apart(
-    file: Path, environment: Mapping[str, str], how: Literal["check", "ready"]
+def run_checks(
+    file: Path, environment: Mapping[str, str], checks: Literal["check", "ready"]
 ) -> tuple[list[str], list[str]]:
-    """Ask `driver check`, a process of its own: verl takes its platform, and torch its GPUs, when it is imported."""
-    command = [sys.executable, "-m", "agentfly.training.verl.driver", how, str(file)]
+    """Run the checks of a configuration in a child process and return the faults and what was checked.
+
+    A child process, because verl takes its platform, and torch its GPUs, when it is imported.
+
+    Args:
+        file: the configuration.
+        environment: of the child.
+        checks: all checks ("check"), or the quick ones alone ("ready").
+
+    Raises:
+        TrainingError: the child took too long, or ended without an answer.
+    """
+    command = [sys.executable, "-m", "agentfly.training.verl.driver", checks, str(file)]
     try:
         done = subprocess.run(
             command, env=dict(environment), capture_output=True, text=True, timeout=CHECK_SECONDS, cwd=os.getcwd()
@@ -130,7 +163,13 @@ def _checked_apart(
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """One step for a console: what was earned, where the time went, and who was waited for."""
+    """Return a line about a step for the console: rewards, seconds by phase, stalls, and chains that were lost.
+
+    Args:
+        step: number of the step.
+        steps: of the whole run.
+        metrics: of the step, by name.
+    """
     if "timing_s/step" not in metrics:
         values = [f"{name.removeprefix('val-core/')} {value:.3f}" for name, value in sorted(metrics.items())]
         return f"validation before step 1: {', '.join(v for v in values if 'reward' in v or 'score' in v)}"
@@ -143,15 +182,11 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         f"edit {metrics.get('reward/part/edit', 0.0):.3f}",
         f"{metrics['timing_s/step']:.1f} s = {' + '.join(parts)}",
         stall_in_words(metrics) or "",
-        _losses(metrics),
     ]
-    return "  ".join(filter(None, words))
-
-
-def _losses(metrics: Mapping[str, float]) -> str:
-    """Chains that were lost to faults or cut by the clock, by reason; empty when there were none."""
     prefixes = ("chains/lost/", "chains/stop/wall_clock")
-    found = [
+    losses = [
         f"{name.rpartition('/')[2]} {value:g}" for name, value in metrics.items() if name.startswith(prefixes) and value
     ]
-    return f"lost or cut: {', '.join(found)}" if found else ""
+    if losses:
+        words.append(f"lost or cut: {', '.join(losses)}")
+    return "  ".join(filter(None, words))

@@ -1,7 +1,7 @@
-"""Show a run: its learning curve, strips of edits, and one page with all results."""
+"""Show a run: its learning curve, and one page with all results."""
 
-from agentfly.viewer.curves import edit_strip, learning_curve
+from agentfly.viewer.curves import learning_curve
 from agentfly.viewer.records import StepRecord
 from agentfly.viewer.report import Example, Report, write_report
 
-__all__ = ["Example", "Report", "StepRecord", "edit_strip", "learning_curve", "write_report"]
+__all__ = ["Example", "Report", "StepRecord", "learning_curve", "write_report"]

@@ -1,25 +1,24 @@
-"""Images of a run as PNG files: the learning curve, and strips of images with captions.
+"""Draw the learning curve of a run as a PNG file, without a display.
 
-Both draw without a display. The curve needs matplotlib, which comes with the extra [verl]; strips need Pillow only.
+It needs matplotlib, which comes with the extra [verl].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.evaluators.bootstrap import Estimate
-from agentfly.images import on_white
 from agentfly.viewer.records import StepRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK, _MUTED, _GRID = "#1f2933", "#616e7c", "#e4e7eb"
 _REWARD, _SUCCESS, _WARM, _TRAINED = "#2563eb", "#d97706", "#616e7c", "#1e3a8a"
@@ -45,39 +44,30 @@ def learning_curve(
         path: of the PNG, 1800 x 960 pixels; legible at half that size.
         title: one line.
         warm_start: held-out score (0 to 100) before training, drawn as a line with its 95 % interval.
-        trained: the same after training.
+        trained: held-out score after training.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: no steps.
+        ConfigError: there is no step.
         MissingExtraError: matplotlib is not installed.
     """
     if not steps:
         raise ConfigError("a learning curve needs at least one step: the run recorded none")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as fault:
-        raise MissingExtraError("the learning curve", "verl") from fault
-    # No pyplot: its global state would outlive the call and pick a display.
-    figure = Figure(figsize=(9, 4.8), dpi=200, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _new_figure()
     axes = figure.add_axes((0.075, 0.175, 0.775, 0.655))
-    x = np.array([record.step for record in steps], np.float64)
-    _line(axes, x, 100 * np.array([record.reward for record in steps]), _REWARD, "reward × 100")
-    _line(axes, x, 100 * np.array([record.success for record in steps]), _SUCCESS, "success, % of chains")
+    _draw_series(axes, steps)
     marks = [("warm start", warm_start, _WARM), ("trained", trained, _TRAINED)]
-    _held_out(axes, [(name, value, colour) for name, value, colour in marks if value is not None])
-    _dress(axes, steps, title)
+    _draw_held_out(axes, [(name, value, colour) for name, value, colour in marks if value is not None])
+    _style_axes(axes, steps, title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path
 
 
 def smooth(values: Floats) -> Floats:
-    """Gaussian mean along a series, a fifteenth of it wide. NaN does not count."""
+    """Return the Gaussian moving mean of a series, shape (n,), a fifteenth of it wide. NaN does not count."""
     position = np.arange(values.size)
     width = max(1.0, values.size / 15)
     weights = np.exp(-0.5 * ((position[:, None] - position[None, :]) / width) ** 2)
@@ -86,13 +76,30 @@ def smooth(values: Floats) -> Floats:
     return (weights @ np.where(known, values, 0.0)) / np.where(total > 0, total, np.nan)
 
 
-def _line(axes: Axes, x: Floats, values: Floats, colour: str, label: str) -> None:
-    axes.plot(x, values, "o", color=colour, markersize=3.2, alpha=0.35, markeredgewidth=0, zorder=2)
+def _new_figure() -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as fault:
+        raise MissingExtraError("the learning curve", "verl") from fault
+    # No pyplot: its global state would outlive the call and pick a display.
+    figure = Figure(figsize=(9, 4.8), dpi=200, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_series(axes: Axes, steps: Sequence[StepRecord]) -> None:
+    """Draw reward and success: each step as a dot, the moving mean as a line."""
+    x = np.array([record.step for record in steps], np.float64)
     marker = "o" if x.size == 1 else None
-    axes.plot(x, smooth(values), marker=marker, color=colour, linewidth=2.4, label=label, zorder=3)
+    reward = np.array([record.reward for record in steps], np.float64)
+    success = np.array([record.success for record in steps], np.float64)
+    for values, colour, label in ((reward, _REWARD, "reward × 100"), (success, _SUCCESS, "success, % of chains")):
+        axes.plot(x, 100 * values, "o", color=colour, markersize=3.2, alpha=0.35, markeredgewidth=0, zorder=2)
+        axes.plot(x, smooth(100 * values), marker=marker, color=colour, linewidth=2.4, label=label, zorder=3)
 
 
-def _held_out(axes: Axes, marks: Sequence[tuple[str, Estimate, str]]) -> None:
+def _draw_held_out(axes: Axes, marks: Sequence[tuple[str, Estimate, str]]) -> None:
     for _, value, colour in marks:
         axes.axhspan(value.low, value.high, color=colour, alpha=0.10, linewidth=0, zorder=0)
         axes.axhline(value.mean, color=colour, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
@@ -115,11 +122,14 @@ def _held_out(axes: Axes, marks: Sequence[tuple[str, Estimate, str]]) -> None:
         )
 
 
-def _dress(axes: Axes, steps: Sequence[StepRecord], title: str) -> None:
-    """Title, axes and legend."""
+def _style_axes(axes: Axes, steps: Sequence[StepRecord], title: str) -> None:
+    """Set title, axes and legend."""
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=_INK, pad=30, parse_math=False)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, frameon=False, fontsize=10, labelcolor=_INK)
-    shown = _ticks(steps)
+    # Few enough ticks for labels of two lines, at round numbers where there are such steps.
+    least = (steps[-1].step - steps[0].step + 1) / _MAX_TICKS
+    every = next(size * 10**power for power in range(12) for size in (1, 2, 5) if size * 10**power >= least)
+    shown = [record for record in steps if record.step % every == 0] or steps[:1]
     axes.set_xticks([record.step for record in shown])
     axes.set_xticklabels([f"{record.step}\n{record.seconds / 60:.1f} min" for record in shown])
     axes.set_xlabel("training step, and minutes since training began", fontsize=10, color=_MUTED, labelpad=7)
@@ -134,82 +144,3 @@ def _dress(axes: Axes, steps: Sequence[StepRecord], title: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)
-
-
-def _ticks(steps: Sequence[StepRecord]) -> Sequence[StepRecord]:
-    """Few enough steps for labels of two lines, at round numbers where there are such steps."""
-    least = (steps[-1].step - steps[0].step + 1) / _MAX_TICKS
-    every = next(size * 10**power for power in range(12) for size in (1, 2, 5) if size * 10**power >= least)
-    return [record for record in steps if record.step % every == 0] or steps[:1]
-
-
-_GAP, _MARGIN, _LEADING, _MIN_WIDTH, _MAX_LINES = 34, 12, 17, 96, 4
-
-
-def edit_strip(images: Sequence[tuple[Image.Image, str]], path: Path, *, height: int = 168) -> Path:
-    """Draw images side by side, an arrow between neighbours, a caption under each.
-
-    Args:
-        images: image and caption, first to last.
-        path: of the PNG.
-        height: of every image in the strip, in pixels; widths keep the proportions.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigError: no images.
-    """
-    if not images:
-        raise ConfigError("a strip needs at least one image")
-    font = ImageFont.load_default(size=13)
-    scaled = [_scaled(image, height) for image, _ in images]
-    columns = [max(shown.width, _MIN_WIDTH) for shown in scaled]
-    captions = [_wrap(text, font, width) for (_, text), width in zip(images, columns, strict=True)]
-    lines = max(len(caption) for caption in captions)
-    size = (
-        2 * _MARGIN + sum(columns) + _GAP * (len(columns) - 1),
-        2 * _MARGIN + height + (6 + lines * _LEADING if lines else 0),
-    )
-    strip = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(strip)
-    left = _MARGIN
-    for index, (shown, width, caption) in enumerate(zip(scaled, columns, captions, strict=True)):
-        strip.paste(shown, (left + (width - shown.width) // 2, _MARGIN))
-        for row, line in enumerate(caption):
-            draw.text((left, _MARGIN + height + 6 + row * _LEADING), line, font=font, fill=_INK)
-        left += width + _GAP
-        if index < len(scaled) - 1:
-            _arrow(draw, left - _GAP, _MARGIN + height // 2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    strip.save(path, "PNG")
-    return path
-
-
-def _scaled(image: Image.Image, height: int) -> Image.Image:
-    """The image as RGB of this height, on white where it is transparent."""
-    width = max(1, round(image.width * height / image.height))
-    return on_white(image).resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """Lines no wider than a column; a word that is too long is broken, text that is too long ends in dots."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-            continue
-        lines.append("")
-        for character in word:
-            if lines[-1] and font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    if len(lines) > _MAX_LINES:
-        lines = [*lines[: _MAX_LINES - 1], f"{lines[_MAX_LINES - 1][:-1]}…"]
-    return lines
-
-
-def _arrow(draw: ImageDraw.ImageDraw, left: int, middle: int) -> None:
-    start, end = left + 8, left + _GAP - 8
-    draw.line([(start, middle), (end - 4, middle)], fill=_MUTED, width=2)
-    draw.polygon([(end, middle), (end - 7, middle - 5), (end - 7, middle + 5)], fill=_MUTED)

@@ -1,7 +1,7 @@
-"""The results of an agent, image by image: one HTML file that opens anywhere, without network or script.
+"""The results of an agent, image by image, in a single HTML file that needs neither network nor script.
 
-Cards are sorted worst first, or by task type; a radio button switches, in CSS alone. What a policy or a data set wrote
-is hostile text: the template escapes everything, and the page forbids itself to load anything.
+Cards are sorted worst first or by task type; a radio button switches, in CSS alone. Text that a policy or a data set
+wrote is hostile: the template escapes everything, and the page forbids itself to load anything.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _MAX_TEXT = 600
 
 @dataclass(frozen=True)
 class GalleryCard:
-    """One task; images are data URIs, see `thumbnail`.
+    """A task and its result. Images are data URIs, made by `thumbnail`.
 
     Attributes:
         id, task_type, instruction: of the task.
-        score: of the headline evaluator (0 to 100), None when it gave none.
-        scores: what each evaluator said, in words.
+        score: of the headline evaluator (0 to 100), None where it gave none.
+        scores: label of each evaluator, and its score as text.
         feedback: of the headline evaluator.
         source, result, target: images, None where there is none.
         steps: captions and images between source and result.
-        ending: why it ended.
-        facts: turns, calls and time, in words.
-        errors: what went wrong.
+        ending: the stop reason.
+        facts: turns, calls and time as text.
+        errors: of the tool calls and of the chain.
     """
 
     id: str
@@ -52,7 +52,7 @@ class GalleryCard:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small image as a data URI."""
+    """Return an image as a data URI, at most 224 pixels wide and high."""
     small = image.copy()
     small.thumbnail((_SIDE, _SIDE))
     return image_uri(small)
@@ -62,17 +62,17 @@ def write_gallery(path: Path, title: str, cards: Iterable[GalleryCard], *, total
     """Write the page as one HTML file with all images inside.
 
     Args:
-        path: of the HTML file.
+        path: of the HTML file; its folder is made.
         title: of the page.
         cards: worst first.
-        total: tasks of the run; the page says so when it does not show all of them.
+        total: tasks of the run; the page states it where it does not show all of them.
 
     Returns:
         The path.
     """
     shown = list(cards)
     types = sorted({card.task_type for card in shown})
-    # The place of a card when cards stand by task type, worst first within it; each type's heading goes before them.
+    # Places of the cards sorted by task type, worst first within a type; one place before each type is its heading's.
     by_type = sorted(range(len(shown)), key=lambda index: (types.index(shown[index].task_type), index))
     places = {index: place + types.index(shown[index].task_type) + 1 for place, index in enumerate(by_type)}
     headings = [(name, min(places[i] for i, card in enumerate(shown) if card.task_type == name) - 1) for name in types]

@@ -1,4 +1,4 @@
-"""The figures of one training step, whoever measured them."""
+"""The figures of one training step."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of training, means over the chains that were sampled in it.
+    """One step of training: means over the chains that were sampled in it.
 
     Attributes:
         step: number of the step, from 1.
         seconds: since training began, at the end of the step.
-        reward: what the trainer learned from, about 0 to 1.
+        reward: of the trainer, about 0 to 1.
         score: of the evaluator, 0 to 100.
         success: share of chains that count as done, 0 to 1.
-        tool_calls: calls a chain.
-        extra: any other figure of the step, by name.
+        tool_calls: calls per chain.
+        extra: further figures of the step, by name.
     """
 
     step: int

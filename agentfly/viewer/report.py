@@ -1,24 +1,23 @@
-"""The report of a training run: a single HTML file that opens anywhere, without network or script.
+"""The report of a training run: a single HTML file that needs neither network nor script.
 
-What a policy wrote is hostile text: the template escapes everything, and the page forbids itself to load anything.
+Text that a policy wrote is hostile: the template escapes everything, and the page forbids itself to load anything.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from agentfly.agents.trajectory import ToolRecord, Trajectory, Turn
+from agentfly.agents.trajectory import Trajectory
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.files import write_text
+from agentfly.images import data_uri
 from agentfly.messages import Message
 from agentfly.viewer import tables
 
@@ -29,14 +28,14 @@ _MAX_TEXT = 1200
 
 @dataclass(frozen=True)
 class Example:
-    """One task and what policies made of it.
+    """A task, and the results of several policies.
 
     Attributes:
         family: of the task; the page groups by it.
-        instruction: what was asked.
-        source: the image before.
-        target: the wanted image, where it is known.
-        runs: label ("trained", "warm start"), trajectory, and the image after, or None when there is none.
+        instruction: of the task.
+        source: the image before editing.
+        target: the wanted image, None where it is not known.
+        runs: label ("trained", "warm start"), trajectory, and the edited image, None where there is none.
     """
 
     family: str
@@ -48,24 +47,24 @@ class Example:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
         title: of the page.
-        summary: content of the run's `summary.json`; whatever it lacks is left out of the page.
+        summary: content of the run's `summary.json`; figures that it lacks are left out of the page.
         curve: PNG of the learning curve, or None.
-        examples: for the gallery, shown in this order within their families.
+        examples: of the gallery, in this order within their families.
     """
 
     title: str
-    summary: Mapping[str, Any]
+    summary: tables.Summary
     curve: Path | None = None
     examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A tool call as the gallery shows it."""
+    """A tool call in the gallery."""
 
     name: str
     arguments: tuple[tuple[str, str], ...]
@@ -95,29 +94,25 @@ def write_report(path: Path, report: Report) -> Path:
     """Write the page as one HTML file with all images inside.
 
     Args:
-        path: of the HTML file.
-        report: what to show.
+        path: of the HTML file; its folder is made.
+        report: contents of the page.
 
     Returns:
         The path.
     """
-    html = (
-        page_templates()
-        .get_template("report.html.jinja")
-        .render(
-            title=report.title,
-            summary=report.summary,
-            tables=tables,
-            curve=_data_uri(report.curve.read_bytes(), "png") if report.curve is not None else None,
-            gallery=_gallery(report.examples),
-        )
-    )
+    curve = None
+    if report.curve is not None:
+        # The file as it is: encoding it again would make it larger.
+        curve = f"data:image/png;base64,{base64.b64encode(report.curve.read_bytes()).decode('ascii')}"
+    template = page_templates().get_template("report.html.jinja")
+    gallery = _gallery(report.examples)
+    html = template.render(title=report.title, summary=report.summary, tables=tables, curve=curve, gallery=gallery)
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_text(path, html)
 
 
 def page_templates() -> Environment:
-    """The templates of this folder; what is put into them is escaped."""
+    """Return the environment of the templates of this folder; it escapes all values."""
     return Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -128,55 +123,56 @@ def page_templates() -> Environment:
 
 
 def image_uri(image: Image.Image) -> str:
-    """An image as a data URI: photographs as JPEG, masks and transparent images as PNG, no larger than shown."""
+    """Return an image as a data URI no larger than it is shown.
+
+    Masks and transparent images become PNG, the others JPEG. Pages are kept and sent, so size counts more than time.
+    """
     small = image.copy()
     small.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    buffer = io.BytesIO()
     if small.mode in ("L", "RGBA"):
-        small.save(buffer, "PNG", optimize=True)
-        return _data_uri(buffer.getvalue(), "png")
-    small.convert("RGB").save(buffer, "JPEG", quality=90, subsampling=0)
-    return _data_uri(buffer.getvalue(), "jpeg")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        return data_uri(small, "png", optimize=True)
+    return data_uri(small, "jpeg", quality=90, subsampling=0)
 
 
 def _gallery(examples: Sequence[Example]) -> dict[str, list[_Card]]:
-    """Cards by family, in the order of the examples."""
+    """Return the cards by family, in the order of the examples."""
     gallery: dict[str, list[_Card]] = {}
     for example in examples:
-        runs = tuple(_run(*run) for run in example.runs)
+        runs = tuple(
+            _Run(
+                label,
+                trajectory,
+                done=(trajectory.score or 0.0) >= SUCCESS,
+                image=image_uri(result) if result is not None else None,
+                steps=tuple(_steps(trajectory)),
+            )
+            for label, trajectory, result in example.runs
+        )
         target = image_uri(example.target) if example.target is not None else None
         card = _Card(example.instruction, image_uri(example.source), target, runs)
         gallery.setdefault(example.family, []).append(card)
     return gallery
 
 
-def _run(label: str, trajectory: Trajectory, result: Image.Image | None) -> _Run:
-    return _Run(
-        label,
-        trajectory,
-        done=(trajectory.score or 0.0) >= SUCCESS,
-        image=image_uri(result) if result is not None else None,
-        steps=tuple(_steps(trajectory)),
-    )
-
-
 def _steps(trajectory: Trajectory) -> Iterator[_Call | str]:
-    """What the chain did, in order: its calls, and the plain text of turns that made none."""
+    """Yield the calls of a chain in order, and the text of turns that made none."""
     for turn, observations in zip(trajectory.turns, _observations(trajectory), strict=False):
         if not turn.tools:
             yield _clip(turn.text)
         for index, record in enumerate(turn.tools):
             # The last observations of a chain never reach the policy, so no message holds them.
-            seen = observations[index].text if index < len(observations) else record.error or ""
-            yield _call(turn, record, seen)
+            seen = _clip(observations[index].text if index < len(observations) else record.error or "")
+            if record.malformed:
+                yield _Call(record.name or "malformed call", (("as written", _clip(turn.text)),), seen, "", True)
+                continue
+            arguments = tuple(
+                (name, _clip(json.dumps(value, ensure_ascii=False))) for name, value in record.arguments.items()
+            )
+            yield _Call(record.name, arguments, seen, record.engine, record.error is not None)
 
 
 def _observations(trajectory: Trajectory) -> list[list[Message]]:
-    """Tool messages that answer each turn. Earlier turns of the prompt itself are not the chain's."""
+    """Return the tool messages that answer each turn of the chain, without those of turns in its prompt."""
     answers: list[list[Message]] = []
     for message in trajectory.messages:
         if message.role == "assistant":
@@ -184,13 +180,6 @@ def _observations(trajectory: Trajectory) -> list[list[Message]]:
         elif message.role == "tool" and answers:
             answers[-1].append(message)
     return answers[len(answers) - len(trajectory.turns) :]
-
-
-def _call(turn: Turn, record: ToolRecord, seen: str) -> _Call:
-    if record.malformed:
-        return _Call(record.name or "malformed call", (("as written", _clip(turn.text)),), _clip(seen), "", True)
-    arguments = tuple((name, _clip(json.dumps(value, ensure_ascii=False))) for name, value in record.arguments.items())
-    return _Call(record.name, arguments, _clip(seen), record.engine, record.error is not None)
 
 
 def _clip(text: str) -> str:

@@ -1,6 +1,6 @@
-"""The figures of a run's summary, arranged in tables. Figures that a summary does not have are left out.
+"""Tables of the figures in a run's summary. Figures that a summary lacks are left out.
 
-Scores are points from 0 to 100; success and shares become per cent, so that every bar has the same scale.
+Scores are points from 0 to 100; success and shares become per cent, so that all bars share one scale.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Summary = Mapping[str, Any]
+Summary = Mapping[str, Any]  # parsed JSON of any version: every reader below takes what is there
 
 MODES = ("greedy", "sampled")
 POLICIES = ("warm_start", "trained")
@@ -28,23 +28,23 @@ class Range:
 
     @property
     def start(self) -> float:
-        """Where the interval begins on a track from 0 to 100."""
+        """Start of the interval on a track from 0 to 100."""
         return min(max(self.low, 0.0), 100.0)
 
     @property
     def width(self) -> float:
-        """How long the interval is on that track."""
+        """Length of the interval on that track."""
         return min(max(self.high, 0.0), 100.0) - self.start
 
     @property
     def position(self) -> float:
-        """Where the mean is on that track."""
+        """Place of the mean on that track."""
         return min(max(self.mean, 0.0), 100.0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Before and after, for one way of sampling."""
+    """Figures before and after training, for one way of sampling."""
 
     warm_start: Range | None
     trained: Range | None
@@ -53,7 +53,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class FamilyRow:
-    """One family of tasks (or "all") in a table; `modes` as in the table's head."""
+    """One family of tasks (or "all") in a table, with a comparison for each column of the head."""
 
     name: str
     count: int | None
@@ -62,31 +62,38 @@ class FamilyRow:
 
 @dataclass(frozen=True)
 class ShareTable:
-    """How often each value was chosen: rows of value, per cent before, per cent after (None: not measured)."""
+    """Frequencies of values: rows of value, per cent before, per cent after (None: not measured)."""
 
     title: str
     rows: tuple[tuple[str, float | None, float | None], ...]
 
 
 def modes(summary: Summary) -> list[str]:
-    """The ways of sampling that the summary knows, greedy first."""
+    """Return the ways of sampling that a summary has, greedy first."""
     return [mode for mode in MODES if any(mode in summary.get(policy, {}) for policy in POLICIES)]
 
 
-def evaluation(summary: Summary, policy: str, mode: str) -> Mapping[str, Any]:
-    """Summary of one evaluation, empty when it was not run."""
-    return summary.get(policy, {}).get(mode, {})
+def evaluation(summary: Summary, policy: str, mode: str) -> Summary:
+    """Return the summary of one evaluation, empty where it was not run.
+
+    Args:
+        summary: of the run.
+        policy: one of `POLICIES`.
+        mode: one of `MODES`.
+    """
+    found: Summary = summary.get(policy, {}).get(mode, {})
+    return found
 
 
 def to_range(estimate: Mapping[str, float] | None, scale: float = 1.0) -> Range | None:
-    """An estimate of the summary, or None when there is none or it has no value."""
+    """Return an estimate of the summary times `scale`, None where it is missing or not finite."""
     if not estimate or not math.isfinite(estimate["mean"]):
         return None
     return Range(*(scale * estimate[key] for key in ("mean", "low", "high")))
 
 
 def families(summary: Summary) -> list[str]:
-    """Families of tasks that any evaluation has."""
+    """Return the families of tasks of all evaluations."""
     names: dict[str, None] = {}
     for policy in POLICIES:
         for mode in modes(summary):
@@ -95,7 +102,7 @@ def families(summary: Summary) -> list[str]:
 
 
 def score_rows(summary: Summary) -> list[FamilyRow]:
-    """Mean scores, all tasks first, then by family."""
+    """Return the mean scores of all tasks, then of each family."""
 
     def comparison(name: str, mode: str) -> Comparison:
         before, after = (_score(evaluation(summary, policy, mode), name) for policy in POLICIES)
@@ -108,7 +115,7 @@ def score_rows(summary: Summary) -> list[FamilyRow]:
 
 
 def success_rows(summary: Summary) -> list[FamilyRow]:
-    """Shares of tasks that count as done, in per cent, all tasks first, then by family."""
+    """Return the per cent of tasks that count as done, of all tasks, then of each family."""
 
     def comparison(name: str, mode: str) -> Comparison:
         return Comparison(*(_success(evaluation(summary, policy, mode), name) for policy in POLICIES))
@@ -120,25 +127,25 @@ def success_rows(summary: Summary) -> list[FamilyRow]:
 
 
 def choice_tables(summary: Summary, mode: str) -> list[ShareTable]:
-    """How often each tool, and each value of its telling parameters, was chosen."""
+    """Return how often each tool, and each value of the parameters in `_CHOICES`, was chosen."""
     found = [evaluation(summary, policy, mode).get("choices", {}) for policy in POLICIES]
     tables = [_shares(title, *(choices.get(key, {}) for choices in found)) for key, title in _CHOICES.items()]
     return [table for table in tables if table.rows]
 
 
 def stop_table(summary: Summary, mode: str) -> ShareTable:
-    """Why chains ended."""
+    """Return how often chains ended for each reason."""
     return _shares("Why chains ended", *(evaluation(summary, p, mode).get("stop_reasons", {}) for p in POLICIES))
 
 
 def tool_calls(summary: Summary, mode: str) -> tuple[float | None, float | None]:
-    """Tool calls a task, before and after."""
+    """Return the tool calls per task, before and after training."""
     before, after = (evaluation(summary, policy, mode).get("tool_calls_per_task") for policy in POLICIES)
     return before, after
 
 
 def blanked_rows(summary: Summary) -> Iterator[tuple[str, str, Range | None, Range | None]]:
-    """Policy, family, success with images and success with every image blanked, in per cent (greedy)."""
+    """Yield policy, family, success with images, and success with every image blanked, in per cent (greedy)."""
     for policy in POLICIES:
         for family, estimate in summary.get("blanked", {}).get(policy, {}).items():
             seeing = _success(evaluation(summary, policy, "greedy"), family)
@@ -146,7 +153,7 @@ def blanked_rows(summary: Summary) -> Iterator[tuple[str, str, Range | None, Ran
 
 
 def headline(summary: Summary) -> str:
-    """What training did, in one sentence; no claim where the interval of the gain holds zero."""
+    """Return the effect of training in one sentence. It claims nothing where the interval of the gain holds zero."""
     name = str(summary["algorithm"]).upper() if "algorithm" in summary else "Training"
     minutes = f" in {summary['minutes']:.1f} minutes" if "minutes" in summary else ""
     mode = next((mode for mode in modes(summary) if "all" in summary.get("gain", {}).get(mode, {})), "greedy")
@@ -161,11 +168,11 @@ def headline(summary: Summary) -> str:
     return f"{name} {verb} the {mode} score on held-out tasks {numbers}{minutes} ({interval})."
 
 
-def _score(found: Mapping[str, Any], family: str) -> Range | None:
+def _score(found: Summary, family: str) -> Range | None:
     return to_range(found.get("score") if family == "all" else found.get("score_by_family", {}).get(family))
 
 
-def _success(found: Mapping[str, Any], family: str) -> Range | None:
+def _success(found: Summary, family: str) -> Range | None:
     return to_range(found.get("success", {}).get(family), 100)
 
 
@@ -181,8 +188,16 @@ def _count(summary: Summary, family: str) -> int | None:
 
 def _shares(title: str, before: Mapping[str, int], after: Mapping[str, int]) -> ShareTable:
     total = {value: before.get(value, 0) + after.get(value, 0) for value in (*before, *after)}
+
+    def place(value: str) -> tuple[int, float]:
+        """Return a sort key: numbers by size, then words by how often they were chosen."""
+        try:
+            return 0, float(value)
+        except ValueError:
+            return 1, -float(total[value])
+
     kept = sorted(total, key=lambda value: -total[value])[:_MAX_VALUES]
-    rows = [(value, _share(before, value), _share(after, value)) for value in sorted(kept, key=_natural(total))]
+    rows = [(value, _share(before, value), _share(after, value)) for value in sorted(kept, key=place)]
     rest = [value for value in total if value not in kept]
     if rest:
         # Shares of the rest, so that a column still adds up to 100.
@@ -193,15 +208,3 @@ def _shares(title: str, before: Mapping[str, int], after: Mapping[str, int]) -> 
 
 def _share(counts: Mapping[str, int], value: str) -> float | None:
     return 100 * counts.get(value, 0) / sum(counts.values()) if counts else None
-
-
-def _natural(total: Mapping[str, int]) -> Any:
-    """Sort key: numbers by size, words by how often they were chosen."""
-
-    def key(value: str) -> tuple[int, float]:
-        try:
-            return 0, float(value)
-        except ValueError:
-            return 1, -float(total[value])
-
-    return key

@@ -1,4 +1,4 @@
-"""The engines behind the tools: contracts here, each engine in its own module that is imported where it is used."""
+"""The engines behind the tools: their contracts here, each engine in a module of its own."""
 
 from agentfly.vision.base import (
     Detection,

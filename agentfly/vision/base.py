@@ -1,4 +1,4 @@
-"""The contracts of the engines behind the tools. Heavy engines (diffusion, detectors, servers) keep the same three.
+"""The contracts of the engines behind the tools: detector, inpainter and editor.
 
 Coordinates are pixels; a box is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive. Masks are mode L, white = change.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
@@ -24,7 +24,7 @@ class Detection:
 
 
 class Detections(list[Detection]):
-    """What a detector found, best first.
+    """The objects that a detector found, best first.
 
     Attributes:
         best_rejected: the best score among candidates below `box_threshold`; None where there were none, or where the
@@ -57,20 +57,31 @@ class EditParams:
     seed: int | None = None
 
 
+def given_params(params: InpaintParams | EditParams) -> dict[str, object]:
+    """Return the settings of a call by name, without those that are left to the engine."""
+    return {name: value for name, value in asdict(params).items() if value is not None}
+
+
 class Detector(Protocol):
-    """Finds what a text names."""
+    """Finds the objects that a text names."""
 
     @property
     def name(self) -> str:
-        """Who made it, for the results."""
+        """Name of the engine, which results carry."""
         ...
 
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Sequence[Detection]:
-        """Objects that match, best first; empty when there are none.
+        """Return the objects that match, best first; empty when there are none.
 
-        An engine that knows the scores of what it left out returns `Detections`.
+        An engine that knows the scores of rejected candidates returns `Detections`.
+
+        Args:
+            image: any image.
+            prompt: names of objects.
+            box_threshold: least score of an object, 0 to 1.
+            text_threshold: least score of a word of its label, 0 to 1.
 
         Raises:
             ToolError: the prompt cannot be understood; the message says what to try.
@@ -79,15 +90,21 @@ class Detector(Protocol):
 
 
 class Inpainter(Protocol):
-    """Repaints what a mask covers. Pixels where the mask is 0 stay exactly as they are."""
+    """Repaints the masked part of an image. Pixels where the mask is 0 stay exactly as they are."""
 
     @property
     def name(self) -> str:
-        """Who made it, for the results."""
+        """Name of the engine, which results carry."""
         ...
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The image with the masked part repainted as `prompt` says; an empty prompt removes what is there.
+        """Return the image with the masked part repainted as `prompt` says; an empty prompt removes what is there.
+
+        Args:
+            image: any image.
+            mask: of the same size, white = change.
+            prompt: what to paint.
+            params: settings of the call.
 
         Raises:
             ToolError: the engine cannot do what the prompt asks.
@@ -100,11 +117,16 @@ class Editor(Protocol):
 
     @property
     def name(self) -> str:
-        """Who made it, for the results."""
+        """Name of the engine, which results carry."""
         ...
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited image, same size.
+        """Return the edited image, same size.
+
+        Args:
+            image: any image.
+            instruction: what to change.
+            params: settings of the call.
 
         Raises:
             ToolError: the engine cannot do what the instruction asks.
@@ -117,7 +139,7 @@ class ServiceEngine(Protocol):
     """An engine behind a service that asks for a key."""
 
     def check_key(self) -> None:
-        """Check that there is one.
+        """Raise `ConfigError` unless the key is there.
 
         Raises:
             ConfigError: there is none; the message names the environment variable.
@@ -126,14 +148,14 @@ class ServiceEngine(Protocol):
 
 
 class Delegating(ABC):
-    """An engine whose calls are done by others, which may change: their `name` is known only when it is asked for."""
+    """An engine whose calls are done by other engines, which may change from call to call."""
 
     @abstractmethod
     async def maker(self) -> str:
-        """Who does calls now, with all that tells one state of them from another.
+        """Return the names of the engines that do calls now, with their versions, as part of a cache key.
 
         Raises:
-            ToolError: nobody answers.
+            ToolError: no engine answers.
         """
 
 
@@ -143,8 +165,8 @@ class Engines:
 
     Attributes:
         draws_boxes: a detection also shows the image with the boxes drawn on it, unless the classical engine made it,
-            here or on an image server: the tiny policies of the sticker world would pay for the tokens of an image
-            that the mask already tells.
+            here or on an image server: the tiny policies of the sticker world would pay the tokens of an image that
+            says no more than the mask.
     """
 
     detector: Detector

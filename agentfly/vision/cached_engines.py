@@ -1,7 +1,7 @@
-"""Engines that look into the tool cache before they work.
+"""Engines with the tool cache in front.
 
-Equal calls at the same time work once: the others wait for the result. When a call is cancelled, the work continues as
-long as another call waits for it.
+Of equal calls at the same time only one does the work: the others wait for its result. When a call is cancelled, the
+work continues as long as another call waits for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from PIL import Image
 
@@ -27,7 +27,7 @@ from agentfly.vision.base import (
 from agentfly.vision.detection.boxes import box_mask
 from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
 
-# Engines whose results no seed changes.
+# Engines whose results do not depend on a seed.
 DETERMINISTIC = ("classical",)
 
 _Make = Callable[[], Awaitable[Entry]]
@@ -43,28 +43,28 @@ def cached(
     unseeded: bool = False,
     deterministic: Collection[str] = DETERMINISTIC,
 ) -> E:
-    """The engines with a cache in front.
+    """Return the engines with a cache in front.
 
     Detection has no randomness and is always cached. Inpainting and editing are cached where a call has a seed, or the
     engine is deterministic.
 
     Args:
-        engines: what does the work on a miss.
-        cache: where results are kept.
-        versions: for "detect", "inpaint" and "edit", what tells one state of the engine from another (weights,
-            settings), where its name does not.
+        engines: the engines, which do the work on a miss.
+        cache: keeps the results.
+        versions: for "detect", "inpaint" and "edit", a version of the engine (weights, settings), where its name does
+            not say it.
         unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same image.
-        deterministic: names of engines whose results no seed changes.
+        deterministic: names of engines whose results do not depend on a seed.
     """
     return _Front(cache, versions or {}, unseeded, frozenset(deterministic)).before(engines)
 
 
 def move_cache(behind: Engines, before: Callable[[Engines], E]) -> E:
-    """Engines made of others; where those have a cache in front, it is in front of the new ones instead.
+    """Return engines made of others, with the cache of the others in front of the new ones instead.
 
     Args:
-        behind: the others.
-        before: makes the new ones of them.
+        behind: the others, with or without a cache.
+        before: makes the new engines from the others without their cache.
     """
     detector, inpainter, editor = behind.detector, behind.inpainter, behind.editor
     if not (
@@ -78,7 +78,7 @@ def move_cache(behind: Engines, before: Callable[[Engines], E]) -> E:
 
 
 def cache_stats(engines: Engines) -> CacheStats | None:
-    """What the cache in front of engines has done in this process: `hits`, `misses`, `hit_rate`, ...; None without one.
+    """Return the counters of the cache in front of engines in this process; None without a cache.
 
     Takes no time and waits for nothing. Remote engines have their cache on this side of the network.
     """
@@ -95,7 +95,7 @@ class _Flight:
 
 
 class _Front:
-    """What the three cached engines share."""
+    """The cache in front of three engines, and the calls in flight."""
 
     def __init__(
         self, cache: ToolCache, versions: Mapping[str, str], unseeded: bool, deterministic: frozenset[str]
@@ -107,7 +107,7 @@ class _Front:
         self._flights: dict[tuple[int, str], _Flight] = {}
 
     def before(self, engines: E) -> E:
-        """The engines with this in front."""
+        """Return the engines with this in front."""
         return replace(
             engines,
             detector=CachedDetector(engines.detector, self),
@@ -116,46 +116,28 @@ class _Front:
         )
 
     async def through(
-        self, engine: str, operation: str, parameters: Mapping[str, Any], images: Sequence[Image.Image], make: _Make
+        self, engine: str, operation: str, parameters: Mapping[str, object], images: Sequence[Image.Image], make: _Make
     ) -> Entry:
-        """The result from the cache, or made and kept."""
+        """Return the result from the cache, or from `make`, which is then kept; see `cache_key` for the arguments."""
         version = self._versions.get(operation, "")
         key = await asyncio.to_thread(cache_key, engine, version, operation, parameters, images)
         found = await asyncio.to_thread(self.cache.get, key)
         if found is not None:
             self.cache.count(hits=1)
             return found
-        return await self._share(key, make)
 
-    async def image(
-        self,
-        engine: str,
-        operation: str,
-        parameters: Mapping[str, Any],
-        images: Sequence[Image.Image],
-        make: Callable[[], Awaitable[Image.Image]],
-    ) -> Image.Image:
-        """The same for an operation that gives an image, if its calls may be cached at all."""
-        given = dict(parameters)
-        if engine in self._deterministic:
-            given.pop("seed")
-        elif given["seed"] is None and not self._unseeded:
-            self.cache.count(skipped=1)
-            return await make()
+        async def make_and_keep() -> Entry:
+            entry = await make()
+            await asyncio.to_thread(self.cache.put, key, entry)
+            return entry
 
-        async def entry() -> Entry:
-            return Entry((await make(),))
-
-        return (await self.through(engine, operation, given, images, entry)).images[0]
-
-    async def _share(self, key: str, make: _Make) -> Entry:
-        # A task belongs to its event loop, and so do those who can wait for it.
+        # A task belongs to its event loop, and only callers on that loop can wait for it.
         place = (id(asyncio.get_running_loop()), key)
         flight = self._flights.get(place)
         if flight is None:
             self.cache.count(misses=1)
-            flight = self._flights[place] = _Flight(asyncio.create_task(self._make_and_keep(key, make)))
-            flight.task.add_done_callback(lambda task: self._landed(place, task))
+            flight = self._flights[place] = _Flight(asyncio.create_task(make_and_keep()))
+            flight.task.add_done_callback(lambda task: self._remove(place, task))
         else:
             self.cache.count(shared=1)
         flight.waiting += 1
@@ -168,22 +150,38 @@ class _Front:
                 flight.task.cancel()
         return Entry(tuple(image.copy() for image in entry.images), entry.data)
 
-    def _landed(self, place: tuple[int, str], task: asyncio.Task[Entry]) -> None:
+    async def image(
+        self,
+        engine: str,
+        operation: str,
+        parameters: Mapping[str, object],
+        images: Sequence[Image.Image],
+        make: Callable[[], Awaitable[Image.Image]],
+    ) -> Image.Image:
+        """Return the image of an operation as `through` does; a call without a seed may go past the cache."""
+        given = dict(parameters)
+        if engine in self._deterministic:
+            given.pop("seed")
+        elif given["seed"] is None and not self._unseeded:
+            self.cache.count(skipped=1)
+            return await make()
+
+        async def entry() -> Entry:
+            return Entry((await make(),))
+
+        return (await self.through(engine, operation, given, images, entry)).images[0]
+
+    def _remove(self, place: tuple[int, str], task: asyncio.Task[Entry]) -> None:
         flight = self._flights.get(place)
         if flight is not None and flight.task is task:
             del self._flights[place]
         if not task.cancelled():
-            # Marks a fault as seen even where everybody who waited has left.
+            # Marks a fault as seen even where every caller that waited has left.
             task.exception()
-
-    async def _make_and_keep(self, key: str, make: _Make) -> Entry:
-        entry = await make()
-        await asyncio.to_thread(self.cache.put, key, entry)
-        return entry
 
 
 class _Cached(Generic[T]):
-    """What the three have in common: whose name they bear, and where the cache is."""
+    """An engine with the cache in front."""
 
     def __init__(self, engine: T, front: _Front) -> None:
         self.engine: T = engine
@@ -191,16 +189,16 @@ class _Cached(Generic[T]):
 
     @property
     def name(self) -> str:
-        """That of the engine."""
+        """Name of the engine."""
         return self.engine.name
 
     @property
     def cache(self) -> ToolCache:
-        """Its `stats` have the hit rate."""
+        """The cache; its `stats` have the hit rate."""
         return self.front.cache
 
     async def maker(self) -> str:
-        """Who would do a call, for its key."""
+        """Return the name of the engine that would do a call, for the call's key."""
         return await self.engine.maker() if isinstance(self.engine, Delegating) else self.engine.name
 
 
@@ -210,14 +208,13 @@ class CachedDetector(_Cached[Detector]):
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Sequence[Detection]:
-        """What the engine finds, or found before."""
-        thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
+        """Return the objects that the engine finds, or found before; see `Detector`."""
 
         async def make() -> Entry:
-            found = await self.engine.detect(image, prompt, **thresholds)
+            found = await self.engine.detect(image, prompt, box_threshold=box_threshold, text_threshold=text_threshold)
             return await asyncio.to_thread(_to_entry, found, image.size)
 
-        parameters = {"prompt": prompt, **thresholds}
+        parameters = {"prompt": prompt, "box_threshold": box_threshold, "text_threshold": text_threshold}
         entry = await self.front.through(await self.maker(), "detect", parameters, (image,), make)
         return await asyncio.to_thread(_from_entry, entry, image.size)
 
@@ -226,7 +223,7 @@ class CachedInpainter(_Cached[Inpainter]):
     """An inpainter with the cache in front; `cache.stats` has the hit rate."""
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """What the engine paints, or painted before."""
+        """Return the image that the engine paints, or painted before; see `Inpainter`."""
         parameters = {"prompt": prompt, **asdict(params)}
         return await self.front.image(
             await self.maker(),
@@ -241,7 +238,7 @@ class CachedEditor(_Cached[Editor]):
     """An editor with the cache in front; `cache.stats` has the hit rate."""
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """What the engine makes, or made before."""
+        """Return the image that the engine makes, or made before; see `Editor`."""
         parameters = {"prompt": instruction, **asdict(params)}
         return await self.front.image(
             await self.maker(), "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
@@ -249,9 +246,9 @@ class CachedEditor(_Cached[Editor]):
 
 
 def _to_entry(found: Sequence[Detection], size: tuple[int, int]) -> Entry:
-    """Detections as JSON and images; a mask that is its box needs no image."""
+    """Return detections as JSON and images; a mask that equals its box needs no image."""
     masks: list[Image.Image] = []
-    objects: list[dict[str, Any]] = []
+    objects: list[dict[str, object]] = []
     for one in found:
         plain = one.mask.tobytes() == box_mask(one.box, size).tobytes()
         objects.append(

@@ -1,4 +1,4 @@
-"""Make engines from a short configuration: a preset, or a name or a mapping for each of the three.
+"""Make engines from a short configuration: a preset, or a name or mapping for each of the three.
 
 make_engines("classical")
 make_engines({
@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import yaml
 from pydantic import BaseModel, Field
@@ -26,21 +26,21 @@ from agentfly import __version__
 from agentfly.errors import ConfigError, first_line, unknown_name
 from agentfly.model_source import is_local
 from agentfly.settings import Settings
-from agentfly.vision.base import Engines, ServiceEngine
+from agentfly.vision.base import Detector, Editor, Engines, Inpainter, ServiceEngine
 
-Choice = str | Mapping[str, Any]
+Choice = str | Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Where an engine and its settings are; both are imported when they are asked for."""
+    """The module of an engine and its settings, which is imported when it is asked for."""
 
     module: str
     engine: str
     settings: str
 
-    def make(self, options: Mapping[str, Any]) -> tuple[Any, Settings]:
-        """The engine and its settings."""
+    def make(self, options: Mapping[str, object]) -> tuple[object, Settings]:
+        """Return the engine and its settings."""
         module = importlib.import_module(f"agentfly.vision.{self.module}")
         settings: Settings = getattr(module, self.settings)(**options)
         return getattr(module, self.engine)(settings), settings
@@ -67,12 +67,12 @@ _EDITORS: Mapping[str, _Maker | str] = {
     **_REMOTE_IMAGES,
 }
 
-# Settings that decide where and how fast an engine works, not what it makes.
+# Settings of place and speed, on which results do not depend.
 _NOT_IN_VERSION = frozenset(("device", "offload", "compile", "concurrency", "max_batch", "batch_window_ms"))
 
 
 class CacheSettings(Settings):
-    """The tool cache.
+    """Settings of the tool cache.
 
     Attributes:
         root: its folder; processes and runs that name the same folder share it.
@@ -86,7 +86,7 @@ class CacheSettings(Settings):
 
 
 class EnginesConfig(Settings):
-    """Which engine does what: each a name, or a mapping with `engine` and the settings of that engine.
+    """The three engines: each a name, or a mapping with `engine` and the settings of that engine.
 
     Attributes:
         detector: "classical", "grounding-dino", "groundingdino-py" or "vlm"; `masks` takes the outlines from SAM: true,
@@ -109,12 +109,12 @@ PRESETS: Mapping[str, EnginesConfig] = {
 }
 
 
-def read_engines(text: str, option: str = "--engine") -> str | dict[str, Any]:
-    """Return the spec of engines that an option named, as `make_engines` takes it.
+def read_engines(text: str, option: str = "--engine") -> str | dict[str, object]:
+    """Return the spec of engines from the value of an option, in the form of `make_engines`.
 
     Args:
         text: a name, a JSON object, or the path of a .yaml, .yml or .json file with one.
-        option: what the messages call it.
+        option: name of the option, for messages.
 
     Raises:
         ConfigError: the JSON or the file cannot be read, or holds no mapping.
@@ -130,7 +130,7 @@ def read_engines(text: str, option: str = "--engine") -> str | dict[str, Any]:
     return words
 
 
-def _mapping(text: str, what: str, language: str) -> dict[str, Any]:
+def _mapping(text: str, what: str, language: str) -> dict[str, object]:
     try:
         spec = json.loads(text) if language == "JSON" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as fault:
@@ -140,12 +140,12 @@ def _mapping(text: str, what: str, language: str) -> dict[str, Any]:
     return spec
 
 
-def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engines:
-    """Engines as a spec says. Models are loaded at their first call, not here.
+def make_engines(spec: str | Mapping[str, object] | Engines | None = None) -> Engines:
+    """Make engines from a spec. Models are loaded at their first call, not here.
 
     Args:
-        spec: engines as they are; "classical" (the default), "models", "openai" or "openai:MODEL"; or a mapping of the
-            fields of `EnginesConfig`, where what is left out is classical.
+        spec: engines, which are returned unchanged; "classical" (the default), "models", "openai" or "openai:MODEL"; or
+            a mapping of the fields of `EnginesConfig`, where an engine that is left out is classical.
 
     Raises:
         ConfigError: an unknown name or setting; the message offers the nearest.
@@ -157,7 +157,7 @@ def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engin
     detector, detector_version = _detector(config.detector)
     inpainter, inpainter_version = _built("inpainter", config.inpainter, _INPAINTERS)
     editor, editor_version = _built("editor", config.editor, _EDITORS)
-    engines = Engines(detector, inpainter, editor, draws_boxes=True)
+    engines = Engines(detector, cast("Inpainter", inpainter), cast("Editor", editor), draws_boxes=True)
     if config.cache is None:
         return engines
     from agentfly.vision.cached_engines import cached
@@ -168,8 +168,8 @@ def make_engines(spec: str | Mapping[str, Any] | Engines | None = None) -> Engin
     return cached(engines, cache, versions=versions, unseeded=config.cache.unseeded)
 
 
-def check_keys(spec: str | Mapping[str, Any] | Engines | None) -> None:
-    """Check that the engines of a spec have the keys that their services ask for, before any of them is called.
+def check_keys(spec: str | Mapping[str, object] | Engines | None) -> None:
+    """Raise `ConfigError` unless the engines of a spec have the keys that their services ask for.
 
     Raises:
         ConfigError: a service wants a key and there is none; the message names its variable. Or a name is wrong.
@@ -188,7 +188,7 @@ def check_keys(spec: str | Mapping[str, Any] | Engines | None) -> None:
                 raise ConfigError(f"the engine {name!r} ({kind}): {fault}") from None
 
 
-def _config(spec: str | Mapping[str, Any] | None) -> EnginesConfig:
+def _config(spec: str | Mapping[str, object] | None) -> EnginesConfig:
     if spec is None:
         return PRESETS["classical"]
     if isinstance(spec, str):
@@ -202,10 +202,12 @@ def _config(spec: str | Mapping[str, Any] | None) -> EnginesConfig:
     return EnginesConfig(**spec)
 
 
-def _detector(choice: Choice) -> tuple[Any, str]:
+def _detector(choice: Choice) -> tuple[Detector, str]:
+    """Return a detector, with masks from SAM where they are asked for, and its version."""
     name, options = _named("detector", choice)
     masks = options.pop("masks", False)
-    detector, version = _built("detector", {"engine": name, **options}, _DETECTORS)
+    engine, version = _built("detector", {"engine": name, **options}, _DETECTORS)
+    detector = cast("Detector", engine)
     if not masks:
         return detector, version
     from agentfly.vision.detection.segmentation import SamSegmenter, SamSettings, SegmentedDetector
@@ -215,8 +217,8 @@ def _detector(choice: Choice) -> tuple[Any, str]:
     return SegmentedDetector(detector, SamSegmenter(settings)), f"{version} {version_of(settings)}"
 
 
-def _built(kind: str, choice: Choice, makers: Mapping[str, _Maker | str]) -> tuple[Any, str]:
-    """An engine and its version."""
+def _built(kind: str, choice: Choice, makers: Mapping[str, _Maker | str]) -> tuple[object, str]:
+    """Return an engine and its version."""
     name, options = _named(kind, choice)
     if name not in makers:
         raise ConfigError(unknown_name(kind, name, makers))
@@ -229,7 +231,8 @@ def _built(kind: str, choice: Choice, makers: Mapping[str, _Maker | str]) -> tup
     return engine, version_of(settings)
 
 
-def _named(kind: str, choice: Choice) -> tuple[str, dict[str, Any]]:
+def _named(kind: str, choice: Choice) -> tuple[str, dict[str, object]]:
+    """Return the name of a chosen engine and its settings."""
     if isinstance(choice, str):
         return choice, {}
     options = dict(choice)
@@ -240,7 +243,7 @@ def _named(kind: str, choice: Choice) -> tuple[str, dict[str, Any]]:
 
 
 def version_of(settings: BaseModel) -> str:
-    """What tells one state of an engine from another: its settings, and the files of a local checkpoint."""
+    """Return a hash of all that an engine's results depend on: its settings, and the files of a local checkpoint."""
     chosen = settings.model_dump(mode="json", exclude=set(_NOT_IN_VERSION))
     stamps = [_stamp(value) for value in chosen.values() if isinstance(value, str) and is_local(value)]
     text = json.dumps([__version__, type(settings).__name__, chosen, stamps], sort_keys=True)
@@ -248,7 +251,7 @@ def version_of(settings: BaseModel) -> str:
 
 
 def _stamp(path: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files of a checkpoint: new weights in the old place are a new engine."""
+    """Return names, sizes and times of the files of a checkpoint: new weights in the old place are a new engine."""
     root = Path(path).expanduser()
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
     return [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

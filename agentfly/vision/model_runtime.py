@@ -1,4 +1,4 @@
-"""Run the model of an engine: off the event loop, on the chosen device, with faults that say what to do."""
+"""Run the model of an engine: off the event loop, on the chosen device, with errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
 from agentfly.errors import ConfigError, NoGpuError, ToolError, first_line, require
 from agentfly.model_source import check_folder, find_model, is_local
 from agentfly.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, ProcessorMixin
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,7 +26,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSettings(Settings):
-    """The checkpoint of an engine, and where it runs.
+    """The checkpoint of an engine, and the device that it runs on.
 
     Attributes:
         model: folder, or id on the hub.
@@ -51,7 +55,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `work`, done in the worker's thread."""
+        """Call `work` in the worker's thread and return its result."""
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
 
     def close(self) -> None:
@@ -63,7 +67,7 @@ class LazyModel(ABC, Generic[T]):
     """A model that is loaded once, when it is first needed, and works in one thread of its own.
 
     Args:
-        name: what the engine is called.
+        name: of the engine.
     """
 
     def __init__(self, name: str) -> None:
@@ -73,7 +77,7 @@ class LazyModel(ABC, Generic[T]):
         self._loaded: T | None = None
 
     def load(self) -> T:
-        """What the model consists of; loads it at the first call. Takes seconds, so not for an event loop.
+        """Return the parts of the model, which the first call loads. Takes seconds, so not for an event loop.
 
         Raises:
             ConfigError: the checkpoint cannot be loaded.
@@ -91,12 +95,12 @@ class LazyModel(ABC, Generic[T]):
     def _load(self) -> T: ...
 
 
-class TransformersModel(LazyModel[tuple[Any, Any]], Generic[S]):
+class TransformersModel(LazyModel[tuple["PreTrainedModel", "ProcessorMixin"]], Generic[S]):
     """A model of transformers and its processor.
 
     Attributes:
-        feature: what needs it, in words.
-        wanted: which models it can be, in words.
+        feature: name of the engine that needs it, for messages.
+        wanted: description of the models that it can be, for messages.
         classes: names of the classes of model and processor, by `model_type` of the checkpoint.
 
     Raises:
@@ -114,7 +118,7 @@ class TransformersModel(LazyModel[tuple[Any, Any]], Generic[S]):
         super().__init__(short_name(settings.model))
         self.settings = settings
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         import transformers
 
         chosen, device = self.settings, resolve_device(self.settings.device)
@@ -133,7 +137,7 @@ class TransformersModel(LazyModel[tuple[Any, Any]], Generic[S]):
 
 
 def resolve_device(device: str) -> str:
-    """The device itself; "auto" is the first GPU, or the CPU where there is none.
+    """Return the name of a device; "auto" is the first GPU, or the CPU where there is none.
 
     Raises:
         NoGpuError: a GPU is asked for and there is none.
@@ -148,8 +152,13 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def resolve_dtype(dtype: DType, device: str) -> Any:
-    """The torch dtype; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+def resolve_dtype(dtype: DType, device: str) -> torch.dtype:
+    """Return the torch dtype.
+
+    Args:
+        dtype: its name; "auto" is bfloat16 on a GPU and float32 elsewhere.
+        device: as `resolve_device` returns it.
+    """
     import torch
 
     if dtype == "auto":
@@ -158,13 +167,21 @@ def resolve_dtype(dtype: DType, device: str) -> Any:
 
 
 def short_name(model: str) -> str:
-    """What an engine is called: the id of a repository, or the last part of a path."""
+    """Return the name of an engine by its model: the id of a repository, or the last part of a path."""
     return Path(model).expanduser().name if is_local(model) else model
 
 
 @contextmanager
 def loading(model: str, wanted: str) -> Iterator[None]:
-    """Turn the faults of loading a checkpoint into one that names the fix."""
+    """Turn errors of loading a checkpoint into `ConfigError`.
+
+    Args:
+        model: folder or id of the checkpoint.
+        wanted: description of the models that it can be.
+
+    Raises:
+        ConfigError: the checkpoint cannot be loaded.
+    """
     try:
         yield
     except (OSError, KeyError, ValueError) as fault:
@@ -175,26 +192,23 @@ def loading(model: str, wanted: str) -> Iterator[None]:
 
 @contextmanager
 def memory_guard(engine: str) -> Iterator[None]:
-    """Turn an exhausted device into `OutOfMemory`, and give the memory of the failed call back."""
+    """Turn exhausted memory into `OutOfMemory`, and free the memory of the failed call.
+
+    Raises:
+        OutOfMemory: the model did not fit into memory with this request.
+    """
     import torch
 
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as fault:
-        if not _is_exhaustion(fault):
+        # The CPU allocator and cuBLAS have no error class of their own.
+        words = ("not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        typed = isinstance(fault, (torch.OutOfMemoryError, MemoryError))
+        if not typed and not any(word in str(fault) for word in words):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise OutOfMemory(
             f"{engine} ran out of memory on this image: try a smaller image, or do without this tool"
         ) from fault
-
-
-def _is_exhaustion(fault: BaseException) -> bool:
-    import torch
-
-    if isinstance(fault, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # The CPU allocator and cuBLAS have no error class of their own.
-    text = str(fault)
-    return "not enough memory" in text or "out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text

@@ -1,52 +1,50 @@
 """Editing and inpainting by OpenAI's images API, or by any vendor that litellm's `image_edit` reaches.
 
-The API knows an image, a mask and a prompt. A negative prompt becomes a sentence of the prompt; seeds, steps and
-guidance scales are sent only to servers that take them (`send_settings`), for OpenAI refuses what it does not know.
+The API takes an image, a mask and a prompt. A negative prompt becomes a sentence of the prompt. Seeds, steps and
+guidance scales are sent only to servers that take them (`send_settings`), since OpenAI refuses unknown fields.
 Its masks are transparent where the image may change, ours are white there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import importlib
-import io
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
-from agentfly.images import load_image
-from agentfly.openai_client import Endpoint, SdkClient, sdk_faults
+from agentfly.images import encode_image, from_base64, load_image
+from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
-from agentfly.vision.base import EditParams, InpaintParams
+from agentfly.vision.base import EditParams, InpaintParams, given_params
 from agentfly.vision.compositing import paste_back, restored, solid
 
 if TYPE_CHECKING:
     import openai
+    from openai.types import ImagesResponse
 
 _File = tuple[str, bytes, str]
 
 
 class ImagesSettings(Settings):
-    """Which model, and where.
+    """The model of an images API, and its address.
 
     Attributes:
-        model: name of the model, as the vendor calls it; None leaves it to the service.
-        endpoint: where the server is; editing takes long, so its timeout is ten minutes.
-        send_settings: send seed, negative prompt, steps and scales as fields of their own. Our image server and its
-            like take them; OpenAI does not.
+        model: the vendor's name of the model; None leaves it to the service.
+        endpoint: address of the server; editing takes long, so its timeout is ten minutes.
+        send_settings: send seed, negative prompt, steps and scales as fields of their own. Our image server and others
+            like it take them; OpenAI does not.
         fields: further fields of the request, e.g. {"quality": "high", "size": "1024x1024"}.
-        removal_prompt: what to ask for when an inpainting prompt is empty.
+        removal_prompt: prompt of the request when an inpainting prompt is empty.
     """
 
     model: str | None = None
     endpoint: Endpoint = Endpoint(timeout=600.0)
     send_settings: bool = False
-    fields: Mapping[str, Any] = Field(default_factory=dict)
+    fields: Mapping[str, object] = Field(default_factory=dict)
     removal_prompt: str = "Remove what is in the masked area and fill it with background."
 
 
@@ -54,7 +52,7 @@ class OpenAIImages:
     """An editor and an inpainter behind `/v1/images/edits`.
 
     Args:
-        settings: which model, and where.
+        settings: the model and its address.
         client: an OpenAI client to use instead of one made from the settings.
     """
 
@@ -68,7 +66,7 @@ class OpenAIImages:
         self.settings.endpoint.key()
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited image (RGB), same size.
+        """Return the edited image (RGB), same size; see `Editor`.
 
         Raises:
             ToolError: the vendor refuses the request, does not answer, or sends no image.
@@ -78,7 +76,7 @@ class OpenAIImages:
         return await asyncio.to_thread(restored, edited, image.size)
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The image with the masked part repainted; pixels where the mask is 0 are exactly the source's.
+        """Return the image with the masked part repainted; see `Inpainter`. Pixels where the mask is 0 stay exact.
 
         Raises:
             ToolError: mask and image differ in size, the vendor refuses the request, or sends no image.
@@ -93,7 +91,7 @@ class OpenAIImages:
     async def _request(
         self, image: Image.Image, mask: Image.Image | None, prompt: str, params: EditParams | InpaintParams
     ) -> Image.Image:
-        given = {name: value for name, value in asdict(params).items() if value is not None}
+        given = given_params(params)
         arguments: dict[str, Any] = dict(self.settings.fields)
         if self.settings.model is not None:
             arguments["model"] = self.settings.model
@@ -101,29 +99,30 @@ class OpenAIImages:
             arguments["extra_body"] = {**arguments.get("extra_body", {}), **given}
         elif params.negative_prompt:
             prompt = f"{prompt}\nAvoid: {params.negative_prompt}"
-        arguments["image"] = await asyncio.to_thread(_png, image, "image.png")
+        arguments["image"] = await asyncio.to_thread(_png_file, image, "image.png")
         if mask is not None:
-            arguments["mask"] = await asyncio.to_thread(_mask_file, image, mask)
-        with sdk_faults(f"the image model {self.name}"):
-            reply = await self._send(prompt=prompt, **arguments)
-        return await asyncio.to_thread(self._image, reply)
-
-    async def _send(self, **arguments: Any) -> Any:
-        return await self._client.get().images.edit(**arguments)
-
-    def _image(self, reply: Any) -> Image.Image:
+            # The API's mask is the image itself, transparent where it may change.
+            marked = image.convert("RGB")
+            marked.putalpha(solid(mask).point(lambda value: 255 - value))
+            arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
+        with self._client.translated_faults(f"the image model {self.name}"):
+            reply = await self._send({"prompt": prompt, **arguments})
         first = reply.data[0] if reply.data else None
-        source = first and (base64.b64decode(first.b64_json) if first.b64_json else first.url)
-        if not source:
-            raise ToolError(f"the image model {self.name} sent no image: use another prompt")
         try:
-            return load_image(source)
+            if first and first.b64_json:
+                return await asyncio.to_thread(from_base64, first.b64_json)
+            if first and first.url:
+                return await asyncio.to_thread(load_image, first.url)
         except ImageError as fault:
             raise ToolError(f"the image model {self.name} sent an image that cannot be read: {fault}") from fault
+        raise ToolError(f"the image model {self.name} sent no image: use another prompt")
+
+    async def _send(self, arguments: Mapping[str, Any]) -> ImagesResponse:
+        return await self._client.get().images.edit(**arguments)
 
 
 class LiteLLMImages(OpenAIImages):
-    """The same through litellm, whose model names carry their vendor ("vertex_ai/...", "azure/...").
+    """An editor and an inpainter through litellm, whose model names carry their vendor ("vertex_ai/...", "azure/...").
 
     Raises:
         ConfigError: there is no model.
@@ -139,7 +138,7 @@ class LiteLLMImages(OpenAIImages):
     def check_key(self) -> None:
         """Leave it to litellm: each vendor has a variable of its own."""
 
-    async def _send(self, **arguments: Any) -> Any:
+    async def _send(self, arguments: Mapping[str, Any]) -> ImagesResponse:
         litellm = importlib.import_module("litellm")
         place = self.settings.endpoint
         return await litellm.aimage_edit(
@@ -151,14 +150,5 @@ class LiteLLMImages(OpenAIImages):
         )
 
 
-def _png(image: Image.Image, name: str) -> _File:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return name, buffer.getvalue(), "image/png"
-
-
-def _mask_file(image: Image.Image, mask: Image.Image) -> _File:
-    """The mask as the API wants it: the image itself, transparent where it may change."""
-    marked = image.convert("RGB")
-    marked.putalpha(solid(mask).point(lambda value: 255 - value))
-    return _png(marked, "mask.png")
+def _png_file(image: Image.Image, name: str) -> _File:
+    return name, encode_image(image), "image/png"

@@ -1,7 +1,7 @@
-"""Coloured figures with a white die-cut border: what they are called, how they look, and how large one may be.
+"""Coloured figures with a white die-cut border: their names, their drawing, and the largest that fits a region.
 
-The sticker world draws with it, and the classical engines draw what a prompt names with it. NumPy only. Lengths are
-pixels; the centre of the top left pixel is (0, 0).
+The sticker world and the classical engines draw with it. NumPy only. Lengths are in pixels; the centre of the top left
+pixel is (0, 0).
 
 The size of a figure is its `radius`: the circumradius of its coloured part (half the side for a square). The border
 lies outside of it and has round corners.
@@ -30,7 +30,8 @@ SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")
 WHITE = (250, 250, 250)
 
 _STAR_INNER = 0.45
-# A region of whole pixels cuts tips and corners: so many points of an outline may lie outside of it, and so far.
+# A region of whole pixels cuts tips and corners: the share of an outline that must lie inside, and how far outside (in
+# pixels) the rest may lie.
 _FIT_SHARE, _FIT_SLACK = 0.88, 1.0
 
 
@@ -51,7 +52,12 @@ _CORNERS: Mapping[str, NDArray[np.float64]] = MappingProxyType(
 
 
 def outline(shape: str, count: int = 120) -> NDArray[np.float64]:
-    """Points (N, 2) along the edge of a figure of radius 1 around its centroid, corners included."""
+    """Return points (N, 2) along the edge of a figure of radius 1 around its centroid, corners included.
+
+    Args:
+        shape: one of `SHAPES`.
+        count: number of points, rounded down to a multiple of the number of corners.
+    """
     if shape == "circle":
         return _ring(count)
     corners = _CORNERS[shape]
@@ -61,7 +67,16 @@ def outline(shape: str, count: int = 120) -> NDArray[np.float64]:
 
 
 def signed_distance(shape: str, radius: float, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of points (..., 2) from the edge of a figure around the origin; negative inside."""
+    """Return the distance of points from the edge of a figure around the origin; negative inside.
+
+    Args:
+        shape: one of `SHAPES`.
+        radius: size of the figure.
+        points: (..., 2), as x and y.
+
+    Returns:
+        Distances (...).
+    """
     if shape == "circle":
         return np.asarray(np.hypot(points[..., 0], points[..., 1]) - radius)
     x, y = points[..., 0], points[..., 1]
@@ -81,7 +96,7 @@ def signed_distance(shape: str, radius: float, points: NDArray[np.float64]) -> N
 
 
 def border_width(width: int, height: int) -> float:
-    """Width of the white border in an image of this size: 2 % of the shorter side, at least 1.5 px."""
+    """Return the width of the white border in an image of this size: 2 % of the shorter side, at least 1.5 px."""
     return max(1.5, 0.02 * min(width, height))
 
 
@@ -116,12 +131,12 @@ class Figure:
         )
 
     def depth(self, height: int, width: int) -> NDArray[np.float64]:
-        """How deep each pixel (height, width) lies inside figure and border; negative outside."""
+        """Return the depth of each pixel (height, width) inside figure and border; negative outside."""
         rows, columns = np.mgrid[0:height, 0:width]
         return self.border - self._distance(rows, columns)
 
     def draw(self, pixels: NDArray[np.uint8]) -> None:
-        """Draw into RGB pixels (H, W, 3), anti-aliased, in place; what lies outside of the image is cut."""
+        """Draw into RGB pixels (H, W, 3), anti-aliased, in place; parts outside of the image are cut."""
         height, width = pixels.shape[:2]
         x0, y0, x1, y1 = self.box
         x0, y0, x1, y1 = max(x0 - 1, 0), max(y0 - 1, 0), min(x1 + 1, width), min(y1 + 1, height)
@@ -141,10 +156,13 @@ class Figure:
 
 
 def largest_inside(depth: NDArray[np.floating], shape: str, x: float, y: float, border: float) -> float:
-    """Radius of the largest figure around (x, y) that lies, with its border, inside a region; 0 when none does.
+    """Return the radius of the largest figure that lies, with its border, inside a region; 0 when none does.
 
     Args:
         depth: (H, W), distance of each pixel to the edge of the region, positive inside.
+        shape: one of `SHAPES`.
+        x, y: centroid of the figure.
+        border: width of its border.
     """
     height, width = depth.shape
     radii = np.arange(0.0, 0.75 * max(height, width), 0.5)
@@ -163,7 +181,7 @@ def largest_inside(depth: NDArray[np.floating], shape: str, x: float, y: float, 
 
 
 def _sample(field: NDArray[np.floating], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bilinear values of a field (H, W) at points (..., 2); very negative outside of it."""
+    """Return the bilinear values of a field (H, W) at points (..., 2); -1e9 outside of it."""
     height, width = field.shape
     x, y = points[..., 0], points[..., 1]
     valid = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)

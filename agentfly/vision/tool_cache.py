@@ -1,8 +1,8 @@
 """Results of tools on disk, shared by chains, epochs and processes.
 
-A result is one JSON file and a PNG file for each image, named by the hash of everything that decides it. Files appear
-whole or not at all, so processes need no locks. Past `max_bytes` the results that were not used for longest go. The
-ones used last are also kept decoded in memory, since decoding a PNG takes longer than all the rest of a hit.
+A result is one JSON file and a PNG file for each image, named by the hash of all inputs. Files appear whole or not at
+all, so processes need no locks. Past `max_bytes` the least recently used results are removed. The most recent ones are
+also kept decoded in memory, since decoding a PNG takes longer than all the rest of a hit.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from typing import Any
 
 from PIL import Image
 
-from agentfly.images.store import normalise
+from agentfly.images import encode_image
+from agentfly.images.store import image_hash, normalise
 
 logger = logging.getLogger(__name__)
 
 _LAYOUT = 1
-# A file that nobody finished, or that lost its JSON file, is left alone for so many seconds.
+# Seconds for which an unfinished file, or an image without its JSON file, is kept: a process may still be writing.
 _GRACE = 600.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A result: images, and whatever else JSON can hold."""
+    """A result: images, and JSON-able data."""
 
     images: tuple[Image.Image, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What a cache has done in this process.
+    """Counters of a cache in this process.
 
     Attributes:
         hits: results found.
@@ -64,33 +65,25 @@ class CacheStats:
         return spared / (spared + self.misses) if spared + self.misses else 0.0
 
     def since(self, before: CacheStats) -> CacheStats:
-        """What was counted after an earlier look, for the hit rate of a training step."""
+        """Return the counts since an earlier reading, for the hit rate of a training step."""
         return CacheStats(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
 
     def as_dict(self) -> dict[str, float]:
-        """The counters and the hit rate by name, for metrics."""
+        """Return the counters and the hit rate by name, for metrics."""
         return {**{f.name: float(getattr(self, f.name)) for f in fields(self)}, "hit_rate": self.hit_rate}
 
 
-def image_hash(image: Image.Image) -> str:
-    """SHA-256 of mode, size and pixels, in hex."""
-    image = normalise(image)
-    digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
 def cache_key(
-    engine: str, version: str, operation: str, parameters: Mapping[str, Any], images: Sequence[Image.Image]
+    engine: str, version: str, operation: str, parameters: Mapping[str, object], images: Sequence[Image.Image]
 ) -> str:
-    """Hash of everything that decides a result; the seed is one of the parameters.
+    """Return the hash of all inputs of a result.
 
     Args:
         engine: name of the engine.
-        version: what else tells one state of the engine from another.
+        version: of the engine's weights and settings, where the name does not say it.
         operation: "detect", "inpaint" or "edit".
-        parameters: JSON-able.
-        images: images that go in.
+        parameters: of the call, the seed among them; JSON-able.
+        images: of the call.
     """
     parts = [_LAYOUT, engine, version, operation, dict(parameters), [image_hash(image) for image in images]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -100,8 +93,8 @@ class ToolCache:
     """Results by key. Safe to use from several threads, and from several processes on one folder.
 
     Args:
-        root: folder; made if it is not there.
-        max_bytes: bytes on disk. Each process looks at the folder after it has written a sixteenth of that, so it can
+        root: folder; made where it is missing.
+        max_bytes: bytes on disk. Each process measures the folder after it has written a sixteenth of that, so it can
             be more for a moment.
         memory_bytes: bytes of decoded images kept in memory.
     """
@@ -129,7 +122,7 @@ class ToolCache:
             self._stats = replace(self._stats, **{name: getattr(self._stats, name) + by for name, by in more.items()})
 
     def get(self, key: str) -> Entry | None:
-        """The result of a key, with images that the caller may change; None where there is none."""
+        """Return the result of a key, with images that the caller may change; None where there is none."""
         with self._lock:
             entry = self._memory.get(key)
             if entry is not None:
@@ -139,26 +132,39 @@ class ToolCache:
             if entry is None:
                 return None
             self._remember(key, entry)
-        self._touch(key)
+        try:
+            os.utime(self._path(key))
+        except FileNotFoundError:
+            # Another process evicted it; the copy in memory is still right.
+            logger.debug("result %s left the disk", key)
         return replace(entry, images=tuple(image.copy() for image in entry.images))
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep a result. A result whose images JSON and PNG cannot hold as they are is not for this cache."""
+        """Keep a result on disk and in memory.
+
+        Args:
+            key: see `cache_key`.
+            entry: its images are stored in the modes of `normalise`, its data as JSON.
+        """
         images = tuple(normalise(image).copy() for image in entry.images)
         folder = self._path(key).parent
         folder.mkdir(exist_ok=True)
         size = 0
         for index, image in enumerate(images):
-            size += self._write(folder / f"{key}.{index}.png", lambda path, image=image: _save_png(image, path))
+            size += _write(folder / f"{key}.{index}.png", encode_image(image))
         text = json.dumps({"images": len(images), "data": dict(entry.data)}, ensure_ascii=False)
         # Last: a reader that finds the JSON file finds all images.
-        size += self._write(self._path(key), lambda path: path.write_text(text, encoding="utf-8"))
+        size += _write(self._path(key), text.encode())
         self._remember(key, Entry(images, entry.data))
         self.count(stored=1)
-        self._account(size)
+        with self._lock:
+            due = self._written is None or self._written + size > self._max_bytes // 16
+            self._written = 0 if due else (self._written or 0) + size
+        if due:
+            self.evict()
 
     def evict(self) -> int:
-        """Remove what was not used for longest until nine tenths of the bound are kept; gives the bytes left."""
+        """Remove the least recently used results until nine tenths of the bound are kept, and return the bytes left."""
         results, total = self._scan()
         target = self._max_bytes if total <= self._max_bytes else int(self._max_bytes * 0.9)
         for _, key, size, paths in sorted(results):
@@ -179,28 +185,17 @@ class ToolCache:
         path = self._path(key)
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
-            images = tuple(_load_png(path.with_name(f"{key}.{index}.png")) for index in range(meta["images"]))
-            return Entry(images, meta["data"])
+            images = []
+            for index in range(meta["images"]):
+                with Image.open(path.with_name(f"{key}.{index}.png"), formats=("PNG",)) as file:
+                    images.append(file.copy())
+            return Entry(tuple(images), meta["data"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, SyntaxError) as fault:
             logger.warning("dropping a broken result from the tool cache: %s", fault)
             path.unlink(missing_ok=True)
             return None
-
-    def _write(self, path: Path, save: Any) -> int:
-        partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-        save(partial)
-        size = partial.stat().st_size
-        partial.replace(path)
-        return size
-
-    def _touch(self, key: str) -> None:
-        try:
-            os.utime(self._path(key))
-        except FileNotFoundError:
-            # Another process evicted it; what is in memory is as good as ever.
-            logger.debug("result %s left the disk", key)
 
     def _remember(self, key: str, entry: Entry) -> None:
         size = _pixels_of(entry)
@@ -218,16 +213,8 @@ class ToolCache:
         if dropped is not None:
             self._held -= _pixels_of(dropped)
 
-    def _account(self, size: int) -> None:
-        """Look at the folder when enough was written since the last look."""
-        with self._lock:
-            due = self._written is None or self._written + size > self._max_bytes // 16
-            self._written = 0 if due else (self._written or 0) + size
-        if due:
-            self.evict()
-
     def _scan(self) -> tuple[list[tuple[float, str, int, list[Path]]], int]:
-        """All results as (last used, key, bytes, files), and their bytes together; removes what is left over."""
+        """Return all results as (last used, key, bytes, files), and their bytes together; remove leftover files."""
         groups: dict[str, tuple[float | None, int, list[Path]]] = {}
         for path in self.root.glob("??/*"):
             try:
@@ -235,8 +222,7 @@ class ToolCache:
             except FileNotFoundError:
                 continue
             if path.suffix == ".part":
-                if time.time() - status.st_mtime > _GRACE:
-                    path.unlink(missing_ok=True)
+                _remove_if_old(path)
                 continue
             key = path.name.partition(".")[0]
             used, size, paths = groups.get(key, (None, 0, []))
@@ -247,28 +233,26 @@ class ToolCache:
         results = [(used, key, size, paths) for key, (used, size, paths) in groups.items() if used is not None]
         for used, _, paths in groups.values():
             if used is None:
-                _remove_old(paths)
+                for path in paths:
+                    _remove_if_old(path)
         return results, sum(size for _, _, size, _ in results)
 
 
-def _remove_old(paths: Sequence[Path]) -> None:
-    """Remove images without a JSON file, unless somebody may be about to write it."""
-    for path in paths:
-        try:
-            if time.time() - path.stat().st_mtime > _GRACE:
-                path.unlink()
-        except FileNotFoundError:
-            continue
+def _remove_if_old(path: Path) -> None:
+    try:
+        if time.time() - path.stat().st_mtime > _GRACE:
+            path.unlink()
+    except FileNotFoundError:
+        logger.debug("%s was removed by another process", path)
+
+
+def _write(path: Path, data: bytes) -> int:
+    """Write a file that appears whole or not at all, and return its size."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return len(data)
 
 
 def _pixels_of(entry: Entry) -> int:
     return sum(image.width * image.height * len(image.getbands()) for image in entry.images)
-
-
-def _save_png(image: Image.Image, path: Path) -> None:
-    image.save(path, "PNG", compress_level=1)
-
-
-def _load_png(path: Path) -> Image.Image:
-    with Image.open(path, formats=("PNG",)) as file:
-        return file.copy()

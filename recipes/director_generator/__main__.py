@@ -1,4 +1,4 @@
-"""`python -m recipes.director_generator "a prompt"`: standard output has the path of the result and nothing else."""
+"""`python -m recipes.director_generator "a prompt"` prints the path of the result, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from agentfly.errors import ConfigError, one_line
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunFolder, RunRecord, load_studio, run_id
@@ -18,13 +17,13 @@ from agentfly.systems.environment import read_env
 logger = logging.getLogger("agentfly.director_generator")
 
 HERE = Path(__file__).parent
-# Where a prompt may be in a JSON file, in this order; transcripts have their pieces under the last.
+# Keys of a JSON file that may hold the prompt, in this order; a transcript has its pieces under `_PIECES`.
 _PROMPT_KEYS = ("prompt", "text", "transcript", "caption", "description")
 _PIECES = "segments"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Make the parser of the command line."""
     parser = argparse.ArgumentParser(
         "python -m recipes.director_generator", description="Directors and generators make an image from a prompt."
     )
@@ -40,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run once. Exit codes: 0 done, 1 failed or the recursion limit was hit, 2 wrong flags, 130 interrupted."""
+    """Run once and return the exit code: 0 done, 1 failed or recursion limit, 2 wrong flags, 130 interrupted."""
     given = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     own = logging.getLogger("agentfly")
@@ -50,15 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         record, result = asyncio.run(_run(given))
     except Exception as fault:
-        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+        if (message := one_line(fault, "--output-dir FOLDER")) is None:
             raise
-        sys.stderr.write(f"error: {told}\n")
+        sys.stderr.write(f"error: {message}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: the result so far is on disk\n")
         return 130
     sys.stdout.write(f"{result}\n")
-    return _told(record)
+    return _exit_code(record)
 
 
 async def _run(given: argparse.Namespace) -> tuple[RunRecord, Path]:
@@ -75,7 +74,8 @@ async def _run(given: argparse.Namespace) -> tuple[RunRecord, Path]:
         await system.close()
 
 
-def _told(record: RunRecord) -> int:
+def _exit_code(record: RunRecord) -> int:
+    """Log the outcome of a run and return the exit code."""
     counts, best = record.counts(), record.best
     if counts["failovers"]:
         logger.warning("%d of %d images are stand-ins (failover)", counts["failovers"], counts["images"])
@@ -88,10 +88,10 @@ def _told(record: RunRecord) -> int:
 
 
 def find_config(path: Path) -> Path:
-    """The file as it is named, else the one of that name in this recipe.
+    """Return the named file, else the file of that name in this recipe.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: neither exists.
     """
     for candidate in (path, HERE / path):
         if candidate.is_file():
@@ -100,7 +100,7 @@ def find_config(path: Path) -> Path:
 
 
 def read_prompt(path: Path) -> str:
-    """The prompt of a JSON file: a text, an object with one of the known keys, or pieces of a transcript.
+    """Return the prompt of a JSON file: a text, an object with one of the known keys, or pieces of a transcript.
 
     Raises:
         ConfigError: the file cannot be read, or has no prompt.
@@ -116,7 +116,7 @@ def read_prompt(path: Path) -> str:
     return prompt
 
 
-def _prompt(data: Any) -> str:
+def _prompt(data: object) -> str:
     if isinstance(data, str):
         return data.strip()
     if isinstance(data, list):

@@ -1,10 +1,13 @@
-"""`python -m recipes.refinement_loop "prompt" --refs one.png https://…` prints one JSON object."""
+"""`python -m recipes.refinement_loop "prompt" --refs one.png https://…` is `agentfly generate`.
+
+It prints one JSON object.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from agentfly.systems.refinement.command import entry
+from agentfly.cli import main
 
 if __name__ == "__main__":
-    sys.exit(entry("python -m recipes.refinement_loop"))
+    main(["generate", *sys.argv[1:]])

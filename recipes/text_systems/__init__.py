@@ -1,1 +1,1 @@
-"""The text systems as recipes: `python -m recipes.text_systems`, and `.website_builder` behind it."""
+"""The text systems as recipes: `python -m recipes.text_systems`, and `recipes.text_systems.website_builder`."""

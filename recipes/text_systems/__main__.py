@@ -1,6 +1,6 @@
 """Run the four text systems one after the other, each with its output in a file.
 
-Exit code 0 if all of them worked, 1 if one failed; the others run in any case.
+The exit code is 0 if all of them worked and 1 if one failed; the others run in any case.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Example = Callable[[VLLMModel, argparse.Namespace], Awaitable[str]]
 
 
 async def basic(model: VLLMModel, flags: argparse.Namespace) -> str:
-    """One prompt, one answer."""
+    """Send one prompt and get one answer."""
     agent = BasicAgent("explainer", model)
     prompt = "Explain in three sentences what makes an edit of a photograph look natural."
     return await agent.run(prompt, output_path=flags.output_dir / "ex1_basic_agent_output.txt")
 
 
 async def with_context(model: VLLMModel, flags: argparse.Namespace) -> str:
-    """A prompt behind a context."""
+    """Send a prompt with a context before it."""
     agent = ContextAgent("archivist", model, flags.context.read_text(encoding="utf-8"))
     prompt = "A visitor asks for a print of a glass plate, two metres wide, by tomorrow. What do we answer?"
     return await agent.run(prompt, output_path=flags.output_dir / "ex2_context_agent_output.txt", temperature=0.2)
 
 
 async def chain(model: VLLMModel, flags: argparse.Namespace) -> str:
-    """A question to a text that is read in parts."""
+    """Ask about a text that is read in parts."""
     system = ChainOfAgents("reader", model, chunk_size=flags.chunk_size, chunk_overlap=flags.chunk_size // 10)
     question = "Who moved the lamp, when, why, and what did it cost?"
     text = flags.longtext.read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ async def chain(model: VLLMModel, flags: argparse.Namespace) -> str:
 
 
 async def multi_call(model: VLLMModel, flags: argparse.Namespace) -> str:
-    """One prompt, several answers at once."""
+    """Send one prompt and get several answers at once."""
     system = MultiCallSystem("designers", model, max_concurrency=flags.max_concurrency)
     prompt = "Write one HTML page with inline CSS for a small photographic archive. Answer with the HTML alone."
     folder = flags.output_dir / "ex4_multi_call_outputs"
@@ -65,19 +65,19 @@ EXAMPLES: dict[str, Example] = {"basic": basic, "context": with_context, "chain"
 
 
 async def run(flags: argparse.Namespace, console: Console) -> int:
-    """Run the examples that were asked for."""
+    """Run the chosen examples and return the exit code."""
     flags.output_dir.mkdir(parents=True, exist_ok=True)
     model, failed = model_from_environment(flags.env), 0
     try:
         for name in flags.only or EXAMPLES:
             console.print(f"[bold]{name}[/bold] …")
             try:
-                said = " ".join((await EXAMPLES[name](model, flags)).split())
+                text = " ".join((await EXAMPLES[name](model, flags)).split())
             except (AgentFlyError, OSError) as fault:
                 failed += 1
                 console.print(f"  [red]failed:[/red] {escape(str(fault))}", highlight=False)
                 continue
-            console.print(f"  {escape(said[:_PREVIEW])}{'…' if len(said) > _PREVIEW else ''}", highlight=False)
+            console.print(f"  {escape(text[:_PREVIEW])}{'…' if len(text) > _PREVIEW else ''}", highlight=False)
     finally:
         await model.close_client()
     console.print(f"outputs are in {flags.output_dir}", highlight=False, markup=False, soft_wrap=True)
@@ -85,7 +85,7 @@ async def run(flags: argparse.Namespace, console: Console) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the flags and run."""
+    """Parse the flags and run."""
     parser = argparse.ArgumentParser("python -m recipes.text_systems", description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=Path("run_outputs"), help="folder for the outputs")
     parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
@@ -100,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(run(flags, Console()))
     except Exception as fault:
-        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+        if (message := one_line(fault, "--output-dir FOLDER")) is None:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: the outputs so far are on disk")

@@ -1,6 +1,6 @@
-"""A small website from a sentence: one call plans the pages, then all pages are written at the same time.
+"""Make a small website from a sentence: one call plans the pages, then all pages are written at the same time.
 
-Exit code 0 when every page of the plan is there, 1 when one is missing; the others are kept.
+The exit code is 0 if every page of the plan was written and 1 if one is missing; the others are kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ pages by their file names, has one look with them, and loads nothing from elsewh
 
 
 def read_plan(reply: str) -> dict[str, str]:
-    """File names and purposes of the pages.
+    """Return the file names and purposes of the pages.
 
     Raises:
-        AgentFlyError: the reply has no usable plan.
+        AgentFlyError: the reply has no plan, or one without index.html.
     """
     found = json_repair.loads(code_of(reply))
     if not isinstance(found, Mapping):
@@ -50,7 +50,14 @@ def read_plan(reply: str) -> dict[str, str]:
 
 
 async def build(model: VLLMModel, wish: str, folder: Path, console: Console) -> int:
-    """Plan and write the website; returns the exit code."""
+    """Plan and write a website; return the exit code.
+
+    Args:
+        model: plans and writes.
+        wish: description of the website.
+        folder: of the pages; the model's replies go to `replies` in it.
+        console: for the progress.
+    """
     raw = folder / "replies"
     plan = read_plan(
         await BasicAgent("planner", model).run(
@@ -76,28 +83,28 @@ async def build(model: VLLMModel, wish: str, folder: Path, console: Console) -> 
     return 0 if all(await asyncio.gather(*map(write, plan))) else 1
 
 
-async def _run(flags: argparse.Namespace, console: Console) -> int:
-    model = model_from_environment(flags.env)
-    try:
-        return await build(model, flags.wish, flags.output_dir, console)
-    finally:
-        await model.close_client()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the flags and run."""
+    """Parse the flags and run."""
     parser = argparse.ArgumentParser("python -m recipes.text_systems.website_builder", description=__doc__)
     parser.add_argument("wish", nargs="?", default="a bakery in a harbour town that sells sourdough and lends books")
     parser.add_argument("--output-dir", type=Path, default=Path("generated_website"))
     parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    async def run() -> int:
+        model = model_from_environment(flags.env)
+        try:
+            return await build(model, flags.wish, flags.output_dir, Console())
+        finally:
+            await model.close_client()
+
     try:
-        return asyncio.run(_run(flags, Console()))
+        return asyncio.run(run())
     except Exception as fault:
-        if (told := one_line(fault, "--output-dir FOLDER")) is None:
+        if (message := one_line(fault, "--output-dir FOLDER")) is None:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(told)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: the pages so far are on disk")

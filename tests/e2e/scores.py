@@ -1,4 +1,4 @@
-"""An evaluator for runs whose learning is not looked at, only that there is any."""
+"""Evaluators for runs that only have to train, whatever they learn."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from agentfly.evaluators import EditSample, Score
 
 
 class Drawn:
-    """Scores by lot: chains of a group get different rewards even where a policy does the same in all of them."""
+    """Evaluator with random scores: chains of a group get different rewards even if they are equal."""
 
     async def evaluate(self, sample: EditSample) -> Score:
         return Score(random.SystemRandom().uniform(0.0, 100.0))
 
 
 class DrawnLater(Drawn):
-    """Cannot score the first results, as a judge that is only starting.
+    """Evaluator that fails on the first results, like a judge that is still starting.
 
     Args:
         without: number of the results.

@@ -1,8 +1,8 @@
-"""kill -9 of every part of a real run: it ends with the cause, leaves nothing, and is resumed as if nothing had been.
+"""kill -9 of every part of a real run: it ends with the cause, leaves nothing behind, and resumes exactly.
 
-One run is left alone for some steps, loses its image server, waits for another, and then loses its launcher. Another of
-the same seed loses its rollout engine, its rollout worker and its trainer, one after the other, each time at a random
-moment.
+One run goes on undisturbed for some steps, loses its image server, waits for another, and then loses its launcher. A
+second run of the same seed loses its rollout engine, its rollout worker and its trainer, one after the other, each time
+at a random moment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
 from agentfly.training.launch.launcher import launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.process_tree import ProcessFamily
-from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.serving.image_server.running import command, wait_for
 
@@ -42,13 +42,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-# Of both runs: the learning rate falls with them. The first are compared: that long the one is left alone, and that
-# many are enough to kill the other three times, which takes three at most in each of its lives but the last.
+# Steps of both runs, because the learning rate depends on their number. The first ones are compared: until then the one
+# run is undisturbed, and the other is killed three times, at most three steps after each start.
 STEPS, COMPARED, PROMPTS, SAMPLES = 16, 10, 2, 2
 STEP_SECONDS = 1.0  # about
-SEED = 11  # of the run, and of the moments at which it is hit
-# What is killed, in turn: how the process calls itself, and what the first line of the error says.
-VICTIMS = (
+SEED = 11  # of the run, and of the moments of the kills
+# Processes that are killed, in turn: their title, and a pattern for the first line of the error.
+KILLED = (
     ("VLLM::EngineCore", r"EngineCore|EngineDead"),
     ("ray::AgentFlyLoopWorker", r"LoopWorker"),
     ("ray::TaskRunner", r"TaskRunner|ActorDied|died"),
@@ -63,7 +63,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class World:
-    """What the runs share: a policy that calls tools, and tasks."""
+    """Files that the runs share: a policy that calls tools, and tasks."""
 
     folder: Path
     policy: Path
@@ -86,7 +86,7 @@ def overrides(world: World, out: Path, server: str) -> list[str]:
         "agentfly.data.train": world.tasks,
         "agentfly.client_nodes": [server.removeprefix("http://")],
         "agentfly.limits.tool_timeout": 5,
-        # A server that was killed is there again a while later.
+        # A killed server comes back after a while.
         "agentfly.lost_chains": {"attempts": 10, "pause": 5},
         "data.train_batch_size": PROMPTS,
         "actor_rollout_ref.rollout.n": SAMPLES,
@@ -102,7 +102,7 @@ def lines_of(path: Path) -> list[Line]:
 
 
 def chains_of(out: Path) -> dict[tuple[int, str], Trajectory]:
-    """Chains of a run by step and id, of which none may be twice."""
+    """Return the chains of a run by step and id; check that none is there twice."""
     lines = lines_of(out / "trajectories.jsonl")
     twice = [key for key, count in Counter((x["step"], x["trajectory"]["id"]) for x in lines).items() if count > 1]
     assert twice == []
@@ -115,7 +115,7 @@ def steps_of(out: Path) -> list[int]:
 
 @dataclass
 class Traces:
-    """What the processes of a run leave if nobody clears up."""
+    """Everything that the processes of a run leave without a cleanup."""
 
     run: str
     scratch: Path
@@ -123,7 +123,7 @@ class Traces:
 
     @classmethod
     def of(cls, out: Path) -> Traces:
-        """Of the newest run in a folder, which is alive."""
+        """Return the traces of the newest run in a folder, which must be running."""
         run = max((out / "logs").glob("*.log")).stem
         scratch, segments = None, set()
         for pid in ProcessFamily(run).members():
@@ -140,7 +140,7 @@ class Traces:
         return cls(run, scratch, segments)
 
     def left(self) -> list[str]:
-        """Processes, folders and segments that are still there."""
+        """Return the processes, folders and segments that are still there."""
         living = ProcessFamily(self.run).titles()
         return [
             *(f"{pid} {title}" for pid, title in living.items()),
@@ -150,8 +150,8 @@ class Traces:
 
 
 @dataclass
-class Murder:
-    """Kills a process of a run some time after a step was reported, from a thread."""
+class Kill:
+    """Kill a process of a run from a thread, some time after the first step was reported."""
 
     out: Path
     title: str
@@ -171,10 +171,10 @@ class Murder:
         due = time.monotonic() + self.delay
         self.traces = Traces.of(self.out)
         titles = ProcessFamily(self.traces.run).titles()
-        victims = [pid for pid, title in titles.items() if title.startswith(self.title)]
-        assert len(victims) == 1, f"{self.title} is not one of {titles}"
+        found = [pid for pid, title in titles.items() if title.startswith(self.title)]
+        assert len(found) == 1, f"{self.title} is not one of {titles}"
         time.sleep(max(0.0, due - time.monotonic()))
-        os.kill(victims[0], signal.SIGKILL)
+        os.kill(found[0], signal.SIGKILL)
         self.killed = time.monotonic()
 
 
@@ -182,7 +182,7 @@ class Murder:
 def trained_by_command(
     world: World, out: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes], str]]:
-    """`agentfly train` with an image server, each a process of its own: training, server, and the server's address."""
+    """Start `agentfly train` and an image server; yield both processes and the server's address."""
     with command(SERVER) as (server, url):
         line = [sys.executable, "-m", "agentfly.cli", "train", str(RECIPE), *overrides(world, out, url)]
         training = subprocess.Popen(line)
@@ -194,13 +194,13 @@ def trained_by_command(
 
 
 @pytest.fixture(scope="module")
-def bereaved(world: World) -> Path:
-    """A run that nobody touches for the steps that are compared.
+def undisturbed(world: World) -> Path:
+    """Return the folder of a run that is undisturbed for the steps that are compared.
 
-    Then it loses its image server, waits until that is there again, and loses its launcher two steps later; what must
-    hold is checked here.
+    Then it loses its image server, waits until that is back, and loses its launcher two steps later. The checks of its
+    behaviour are here.
     """
-    out = world.folder / "bereaved"
+    out = world.folder / "undisturbed"
     with trained_by_command(world, out) as (training, server, url):
 
         def reached(step: int) -> bool:
@@ -211,12 +211,12 @@ def bereaved(world: World) -> Path:
 
         wait_for(lambda: reached(COMPARED), 900, POLL_SECONDS)
         server.kill()
-        hit = max(steps_of(out))
-        # The policy calls what it likes: not every step needs the server.
+        last = max(steps_of(out))
+        # The policy chooses its tools: not every step needs the server.
         wait_for(lambda: training.poll() is not None or lost(), 300, POLL_SECONDS)
         assert all("no image server" in (chain.error or "") and chain.reward is None for chain in lost())
         with command(SERVER, port=int(url.rpartition(":")[2])):
-            wait_for(lambda: reached(hit + 2), 300, POLL_SECONDS)
+            wait_for(lambda: reached(last + 2), 300, POLL_SECONDS)
         assert training.poll() is None, "the run ended with its image server"
 
         traces = Traces.of(out)
@@ -229,30 +229,30 @@ def bereaved(world: World) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The image server of the disturbed run, which nobody kills: its address."""
+    """Yield the address of the disturbed run's image server, which is never killed."""
     with command(SERVER) as (_, url):
         yield url
 
 
 @pytest.fixture(scope="module")
 def disturbed(world: World, server: str) -> Path:
-    """The same run, killed three times and resumed; how each death was told is checked here."""
+    """Return the folder of the same run, killed three times and resumed; the errors are checked here."""
     out, rng = world.folder / "disturbed", random.Random(SEED)
-    for title, cause in VICTIMS:
+    for title, cause in KILLED:
         before = steps_of(out)
-        murder = Murder(out, title, delay=rng.uniform(0.0, STEP_SECONDS))
+        kill = Kill(out, title, delay=rng.uniform(0.0, STEP_SECONDS))
         with pytest.raises(TrainingError) as error:
-            launch(prepare(RECIPE, overrides(world, out, server)), on_step=murder.on_step)
-        took = time.monotonic() - murder.killed
+            launch(prepare(compose(RECIPE, overrides(world, out, server))), on_step=kill.on_step)
+        took = time.monotonic() - kill.killed
         first = str(error.value).splitlines()[0]
-        print(f"{title} killed {murder.delay:.1f} s after step {murder.steps}: {took:.1f} s later {first}")
-        assert murder.traces is not None
-        assert murder.traces.left() == []
+        print(f"{title} killed {kill.delay:.1f} s after step {kill.steps}: {took:.1f} s later {first}")
+        assert kill.traces is not None
+        assert kill.traces.left() == []
         assert took < ERROR_SECONDS
         assert re.search(cause, first)
-        # No step that was reported is repeated, and one at most was finished but not reported.
-        assert murder.steps[0] - max(before, default=0) in (1, 2)
-    outcome = launch(prepare(RECIPE, overrides(world, out, server)))
+        # No reported step is repeated, and at most one step was finished but not reported.
+        assert kill.steps[0] - max(before, default=0) in (1, 2)
+    outcome = launch(prepare(compose(RECIPE, overrides(world, out, server))))
     assert outcome.checkpoint is not None
     assert outcome.checkpoint.name == f"global_step_{STEPS}"
     return out
@@ -260,14 +260,14 @@ def disturbed(world: World, server: str) -> Path:
 
 def test_every_step_is_there_once(disturbed: Path) -> None:
     assert len(chains_of(disturbed)) == STEPS * PROMPTS * SAMPLES
-    told = steps_of(disturbed)
-    assert told == sorted(set(told))
-    # verl writes a step's metrics after its checkpoint: those of a step that was killed in between are missing.
-    assert len(set(range(1, STEPS + 1)) - set(told)) <= len(VICTIMS)
+    steps = steps_of(disturbed)
+    assert steps == sorted(set(steps))
+    # verl writes a step's metrics after its checkpoint: after a kill in between they are missing.
+    assert len(set(range(1, STEPS + 1)) - set(steps)) <= len(KILLED)
 
 
 def test_one_step_is_lost_at_most(disturbed: Path) -> None:
-    """Chains of the step under way are kept aside, and repeated."""
+    """Chains of the unfinished step are kept aside, and the step is repeated."""
     kept = chains_of(disturbed)
     for path in (disturbed / "logs").glob("*.repeated.trajectories.jsonl"):
         lost = lines_of(path)
@@ -275,9 +275,9 @@ def test_one_step_is_lost_at_most(disturbed: Path) -> None:
         assert all((line["step"], line["trajectory"]["id"]) in kept for line in lost)
 
 
-def test_data_and_rollouts_are_those_of_the_run_without_kills(bereaved: Path, disturbed: Path) -> None:
+def test_data_and_rollouts_are_those_of_the_run_without_kills(undisturbed: Path, disturbed: Path) -> None:
     resumed, whole = (
-        {key: chain for key, chain in chains_of(out).items() if key[0] <= COMPARED} for out in (disturbed, bereaved)
+        {key: chain for key, chain in chains_of(out).items() if key[0] <= COMPARED} for out in (disturbed, undisturbed)
     )
     assert len(whole) == COMPARED * PROMPTS * SAMPLES
     assert resumed.keys() == whole.keys()
@@ -292,9 +292,9 @@ def sampled(chain: Trajectory) -> list[int]:
     return chain.tokens.ids
 
 
-def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(bereaved: Path) -> None:
-    """That is asserted where it happens. No step was trained on what was left while the server was away."""
-    steps = [line["data"] for line in lines_of(bereaved / "metrics.jsonl")]
+def test_a_run_outlives_its_image_server_and_nothing_outlives_its_launcher(undisturbed: Path) -> None:
+    """The fixture checks most of it. No step was trained on fewer chains while the server was away."""
+    steps = [line["data"] for line in lines_of(undisturbed / "metrics.jsonl")]
     assert all(step["chains/lost_share"] == 0 or step["chains/sampled_again"] > 0 for step in steps)
     assert any(step["chains/lost"] > 0 for step in steps)
-    assert step_of(newest_checkpoint(bereaved / "checkpoints")) > COMPARED
+    assert step_of(newest_checkpoint(undisturbed / "checkpoints")) > COMPARED

@@ -49,7 +49,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> QuickstartConfig:
 
 @contextmanager
 def slow_machine(command: list[str], errors: Path) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[bytes]]]:
-    """A command on one core without wide instructions, which another program burns: the two processes."""
+    """Run a command on one core without wide instructions, beside a program that keeps it busy; yield both."""
     pinned = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0)))]
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "default"}
     burner = subprocess.Popen([*pinned, sys.executable, "-c", "while True: pass"])
@@ -66,7 +66,7 @@ def slow_machine(command: list[str], errors: Path) -> Iterator[tuple[subprocess.
 
 @pytest.fixture(scope="module")
 def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What the command said while it ran, all of it, on a machine as slow as they come.
+    """Return the output of the command, all of it, on a very slow machine.
 
     The first command of the page once needed more than its fixed half hour there, and failed.
     """
@@ -78,7 +78,7 @@ def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> l
         for line in run.stdout:
             lines.append(line.rstrip("\n"))
             if line.startswith("grpo: begins"):
-                # What had fixed limits is over: the warm start, and the start of Ray and the engine.
+                # The parts that had fixed limits are over: the warm start, and the start of Ray and the engine.
                 burner.kill()
         run.wait()
     assert run.returncode == 0, "\n".join(lines)[-2000:] + errors.read_text()[-4000:]
@@ -107,7 +107,7 @@ def test_the_summary_holds_what_it_promises(config: QuickstartConfig, summary: d
     assert blanked.families == ("look", "look")
     assert summary["blanked"]["trained"]["look"]["mean"] == (blanked.scores() >= SUCCESS).mean()
     assert all(summary["seconds"][part] > 0 for part in ("warm start", "training start", "training"))
-    # Evaluation and training overlap: the whole takes less than its parts one after the other.
+    # Evaluation and training overlap: the whole takes less time than the sum of its parts.
     assert 60 * summary["minutes"] < sum(summary["seconds"].values()) + 6
 
 

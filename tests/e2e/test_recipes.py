@@ -25,7 +25,7 @@ from agentfly.training.recipe.compose import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TRAINING = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in ("large", "eval", "sft_warm_start"))
 LAUNCHED = ("async", "lora_single_gpu", "qwen2_5_vl_3b_ppo", "qwen3_vl_4b_grpo")
 # It takes its step as its page says (test_walks_train.py).
@@ -53,7 +53,7 @@ SMALL = (
     "trainer.test_freq=-1",
     "trainer.logger=[console,file]",
 )
-# What a recipe needs beside the sizes: one accelerator cannot be split between trainer and rollout, and verl's engines
+# Changes besides the sizes: one accelerator cannot be split between trainer and rollout, and verl's engines
 # for sending weights between two need GPUs; there is no second judge.
 OWN: dict[str, tuple[str, ...]] = {
     "qwen2_5_vl_3b_ppo": (
@@ -100,7 +100,7 @@ def test_the_recipe_of_the_page_composes(tmp_path: Path) -> None:
 
 
 def trainer_path(config: Any) -> tuple[Any, ...]:
-    """Return what decides together which code of the trainer a run takes."""
+    """Return the settings that decide together which code of the trainer a run takes."""
     algorithm, policy, trainer = config.algorithm, config.actor_rollout_ref, config.trainer.v1
     return (
         algorithm.adv_estimator,
@@ -115,7 +115,7 @@ def trainer_path(config: Any) -> tuple[Any, ...]:
 
 
 def options(config: Any) -> set[str]:
-    """Return what a run has or has not, whatever trains it."""
+    """Return the parts that a run may have, independent of its trainer."""
     node = config.agentfly
     return {name for name in ("credit", "audit") if node[name] is not None}
 
@@ -131,13 +131,13 @@ def test_a_launched_recipe_stands_for_each_that_is_not() -> None:
     known = set[str]().union(*map(options, launched))
     assert {name for name, config in whole.items() if trainer_path(config) not in paths} == set()
     assert {name for name, config in whole.items() if options(config) - known} == set()
-    # No launch that another one makes superfluous.
+    # No launch is made superfluous by another one.
     assert len(paths) == len(LAUNCHED) + 1
 
 
 @pytest.fixture(scope="module")
 def notices() -> dict[str, list[str]]:
-    """What the trainers told the person who watches, by recipe."""
+    """Notices of the trainers, by recipe."""
     return {}
 
 
@@ -145,12 +145,12 @@ def notices() -> dict[str, list[str]]:
 def stepped(
     warm_policy: Path, tmp_path_factory: pytest.TempPathFactory, notices: dict[str, list[str]]
 ) -> Callable[[str], tuple[Path, TrainingOutcome]]:
-    """Take one step of a recipe, once: the run's folder and what came of it."""
+    """Take one step of a recipe, once; return the run's folder and its outcome."""
 
     @functools.cache
     def take(name: str) -> tuple[Path, TrainingOutcome]:
         out = tmp_path_factory.mktemp(name)
-        run = prepare(RECIPES / f"{name}.yaml", small(name, warm_policy, out))
+        run = prepare(compose(RECIPES / f"{name}.yaml", small(name, warm_policy, out)))
         return out, launch(run, on_notice=lambda text: notices.setdefault(name, []).append(text))
 
     return take
@@ -161,12 +161,12 @@ def test_a_training_recipe_takes_a_real_step(name: str, stepped: Callable[[str],
     folder, outcome = stepped(name)
     metrics: dict[str, Any] = outcome.metrics[-1][1]
     assert outcome.steps == 1
-    # Rewards are drawn by lot: a step without gradient has lost them on its way, or has nothing to train.
+    # Rewards are random: a step without gradient has lost them on the way, or has nothing to train.
     assert metrics["critic/rewards/mean"] == pytest.approx(metrics["reward/mean"], abs=1e-6)
     assert metrics["actor/grad_norm"] > 0.0
     assert 0.0 < metrics["training/rollout_probs_diff_max"] < 1e-2
     assert outcome.metrics_file.parent == folder
-    # The launcher's limits and its console live on what the trainer's process logs.
+    # The launcher's limits and its console depend on the log of the trainer's process.
     assert f"{SAMPLED} 1" in outcome.log_file.read_text(encoding="utf-8", errors="replace")
 
 
@@ -195,7 +195,7 @@ def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[
 
 
 def test_verl_accepts_every_training_recipe(tiny_policy: Path) -> None:
-    """One process for all of them: verl takes seconds to import. Only the model is another: it reads its processor."""
+    """Check all in one process, because verl takes seconds to import. The model has a processor for verl to read."""
     script = (
         "import sys; from pathlib import Path; from agentfly.training.recipe.compose import compose\n"
         "from agentfly.training.verl.preflight import accept\n"

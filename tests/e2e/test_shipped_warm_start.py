@@ -1,4 +1,4 @@
-"""The warm start that comes with the repository is what its code makes: settings, tokenizer, shapes and figures."""
+"""The shipped warm start is the one that the code makes: settings, tokenizer, shapes and figures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shapes(folder: Path) -> dict[str, list[int]]:
 
 @pytest.mark.slow
 def test_it_has_the_tokenizer_and_the_shapes_of_the_code(tmp_path: Path) -> None:
-    """The tokenizer learns from demonstrations: one that came out of others would read another language."""
+    """The tokenizer is trained on demonstrations: other demonstrations would give another one."""
     _prepare(CONFIG.model_copy(update={"demonstrations": _CORPUS, "looks": 0}), tmp_path, lambda *_: None)
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (tmp_path / name).read_text() == (SHIPPED / name).read_text(), REBUILD
@@ -47,7 +47,7 @@ def test_it_has_the_tokenizer_and_the_shapes_of_the_code(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_it_does_on_held_out_tasks_what_its_record_says(tmp_path: Path) -> None:
-    """Its engines, evaluator and world are those of today: where they moved on, the figures are of another task."""
+    """With other engines, another evaluator or another world, the figures would be of another task."""
     plan = EvaluationPlan(tasks_per_family=20, kept_per_family=0)
     arguments = {"policy": SHIPPED, "out": tmp_path, "plan": plan}
     run_phase(evaluate_policy, arguments, log=tmp_path / "log")

@@ -1,4 +1,4 @@
-"""Two models compared, by the commands of docs/evaluation.md as they stand there."""
+"""Compare two models by the commands of docs/evaluation.md, as they stand there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.unit.evaluation.agents import blurs
 
 __all__ = ["running_server", "server"]  # fixtures
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 TASKS = 6
 
 
 def commands() -> list[str]:
-    """The commands of the block that compares two models."""
+    """Return the commands of the block that compares two models."""
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("## Comparing two runs")[2]
     block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)
     assert block is not None
@@ -31,7 +31,7 @@ def commands() -> list[str]:
 
 
 def typed(line: str, folder: Path) -> str:
-    """What a command prints."""
+    """Run a command and return its output."""
     name, *words = shlex.split(line)
     assert name == "agentfly"
     done = subprocess.run(
@@ -62,9 +62,9 @@ def test_two_models_compared(server: ChatServer, tmp_path: Path) -> None:
     assert overall["win"] + overall["tie"] + overall["loss"] == overall["tasks"] == TASKS
     assert f"| **all** | {TASKS} |" in printed
     assert f"| {overall['win']} / {overall['tie']} / {overall['loss']} | 0 / 0 |" in printed
-    # The chains of the policy, on vLLM in the command's process, do the same again.
+    # The chains of the policy, on vLLM in the command's process, are the same as before.
     assert set(runs["ours"]["by_type"]) == set(FAMILIES)
     assert (tmp_path / "runs" / "ours" / "gallery.html").is_file()
     typed("agentfly replay runs/ours --evaluator reference --re-execute", tmp_path)
-    # An image that is blurred all over was edited where nobody asked for it; the policy hits some.
+    # A blur of the whole image is an edit in the wrong place; the policy gets some right.
     assert runs["theirs"]["all"]["scores"]["reference"]["score"]["mean"] < overall["a"]["mean"]

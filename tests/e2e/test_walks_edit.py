@@ -1,4 +1,4 @@
-"""Pages about editing, followed to the letter: their commands, in processes of their own, against loopback servers."""
+"""Run the commands of the pages about editing to the letter, in processes of their own, against loopback servers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["running_server", "server"]  # fixtures
 
 pytestmark = pytest.mark.slow
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 OPENAI = "https://api.openai.com/v1"
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
-# What `pip install -e .` does not bring.
+# Packages that `pip install -e .` does not install.
 NOT_LIGHT = (
     "accelerate datasets diffusers groundingdino hydra litellm matplotlib omegaconf pandas peft prometheus_client "
     "psutil pyarrow qwen_vl_utils ray safetensors tensordict tokenizers torch torchvision transformers verl vllm wandb"
@@ -42,7 +42,7 @@ main()
 
 
 def page(name: str, heading: str) -> tuple[dict[str, str], list[str]]:
-    """The variables and the commands of the first block of commands below a heading."""
+    """Return the variables and the commands of the first block of commands below a heading."""
     _, _, section = (DOCS / name).read_text(encoding="utf-8").partition(f"# {heading}\n")
     found = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
     assert found is not None, f"{name} has no commands below {heading!r}"
@@ -53,7 +53,7 @@ def page(name: str, heading: str) -> tuple[dict[str, str], list[str]]:
 
 
 def run(line: str, folder: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """A command of a page with nothing but the light package, in an environment that has no keys of its own."""
+    """Run a command of a page with the light package alone, in an environment without keys."""
     program, *words = shlex.split(line)
     assert program == "agentfly"
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
@@ -68,7 +68,7 @@ def run(line: str, folder: Path, variables: Mapping[str, str]) -> subprocess.Com
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command that failed says, which is one line."""
+    """Return the message of a command that failed, which is one line."""
     assert done.returncode == 1, done.stdout + done.stderr
     (line,) = done.stderr.strip().splitlines()
     return line
@@ -91,13 +91,13 @@ def test_a_photo_and_a_key(server: ChatServer, tmp_path: Path) -> None:
     key = server.wanted = variables["OPENAI_API_KEY"]
     assert f"--base-url {OPENAI}" in line
 
-    # Without the key nobody is asked.
+    # Without the key no server is asked.
     said = one_line(run(line, tmp_path, {}))
     assert said == f"error: {OPENAI} answers nobody without a key: export OPENAI_API_KEY with yours"
-    # For the image model alone it is missed just as early.
+    # A key that only the image model needs is missed just as early.
     said = one_line(run(line.replace(OPENAI, server.url), tmp_path, {}))
     assert "set OPENAI_API_KEY" in said
-    # Nobody at the address: one line, and no advice about words.
+    # No server at the address: one line, and no advice about the instruction.
     said = one_line(run(line.replace(OPENAI, "http://127.0.0.1:1/v1"), tmp_path, variables))
     assert said.startswith("error: cannot reach http://127.0.0.1:1/v1")
     assert "other words" not in said
@@ -113,7 +113,7 @@ def test_a_photo_and_a_key(server: ChatServer, tmp_path: Path) -> None:
     with Image.open(photo) as before, Image.open(out) as after:
         assert after.size == before.size
         assert after.getpixel((5, 5)) == (1, 2, 3)
-    # The image model is the service's choice; the key goes to both and is shown by neither.
+    # The service chooses the image model; both get the key, and neither shows it.
     assert [form["prompt"] for form in images.forms] == ["darken"]
     assert "model" not in images.forms[0]
     assert {*images.keys, *server.keys} == {f"Bearer {key}"}
@@ -121,7 +121,7 @@ def test_a_photo_and_a_key(server: ChatServer, tmp_path: Path) -> None:
 
 
 def answered(url: str, key: str) -> int:
-    """Edits that a server has answered with an image."""
+    """Return the number of edits that a server has answered with an image."""
     text = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {key}"}, timeout=10).text
     counts = re.findall(r'agentfly_image_requests_total\{operation="edit",status="200"\} (\d+)', text)
     return sum(map(int, counts))

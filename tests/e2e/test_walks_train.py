@@ -1,4 +1,4 @@
-"""What docs/training.md tells people to type, typed: their own images, their own reward, their own tool.
+"""Run the commands of docs/training.md: with a user's own images, own reward and own tool.
 
 The commands and the code are taken from the pages. The one launch is made short; a launch takes a minute or two.
 """
@@ -23,7 +23,7 @@ __all__ = ["running_server", "server"]  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "training.md"
 SHORT = (
     "trainer.total_training_steps=1",
@@ -42,8 +42,8 @@ def section(page: Path, title: str, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the clone's recipes and policy, thirty images, and the modules that the pages show."""
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with the recipes, the policy, thirty images, and the modules that the pages show."""
     folder = tmp_path_factory.mktemp("walk")
     for name in ("recipes", "data"):
         (folder / name).symlink_to(ROOT / name)
@@ -57,7 +57,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _own_image(folder: Path, number: int) -> dict[str, str]:
-    """Write a photograph with a red disc, the one without it, and where it is; sizes differ, as they do in life."""
+    """Write a photograph with a red disc, one without it, and a mask of the disc; sizes differ, as users' do."""
     name, size = ("coffee.png", "chelsea.png")[number % 2], ((320, 240), (180, 260), (400, 300))[number % 3]
     target = load_photo(name).convert("RGB").resize(size)
     source, mask = target.copy(), Image.new("L", size)
@@ -81,34 +81,34 @@ def typed(folder: Path, line: str, *more: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_thirty_images_on_a_laptop_with_a_reward_of_ones_own(workplace: Path) -> None:
+def test_thirty_images_on_a_laptop_with_a_reward_of_ones_own(user_folder: Path) -> None:
     [block] = section(PAGE, "Thirty images on a laptop", "bash")
     check, dry_run, train, replay, export = block.splitlines()
     [own_reward] = section(PAGE, "2. The evaluator", "bash")
     assert own_reward.strip() == f"{train} agentfly.evaluator=my_score:NoRed"
 
-    assert "30 rows, no problems" in typed(workplace, check)
-    # The recipe takes thirty images as it is: nothing has to be found out one error at a time.
-    assert "16 of the first 16 tasks have what their score needs" in typed(workplace, dry_run)
-    assert not (workplace / "runs").exists()
+    assert "30 rows, no problems" in typed(user_folder, check)
+    # The recipe takes thirty images without any change.
+    assert "16 of the first 16 tasks have what their score needs" in typed(user_folder, dry_run)
+    assert not (user_folder / "runs").exists()
 
-    # One launch for the page's command and for the same with an evaluator of one's own.
-    assert "step 1/1" in typed(workplace, own_reward.strip(), *SHORT)
-    chains = [json.loads(line) for line in (workplace / "runs/laptop/trajectories.jsonl").read_text().splitlines()]
+    # One launch for two commands of the page: the second adds an evaluator of one's own.
+    assert "step 1/1" in typed(user_folder, own_reward.strip(), *SHORT)
+    chains = [json.loads(line) for line in (user_folder / "runs/laptop/trajectories.jsonl").read_text().splitlines()]
     trained = [chain["trajectory"] for chain in chains if not chain["validate"]]
     assert len(trained) == 4
     assert all(0.0 <= chain["score"] <= 100.0 for chain in trained)
 
-    assert "| **all** |" in typed(workplace, replay)
-    replayed = json.loads((workplace / "runs/laptop/replay/summary.json").read_text())["all"]
+    assert "| **all** |" in typed(user_folder, replay)
+    replayed = json.loads((user_folder / "runs/laptop/replay/summary.json").read_text())["all"]
     assert replayed["scores"]["structural"]["scored"] == len(chains)
-    assert (workplace / "runs/laptop/replay/gallery.html").read_text().count("<article") == len(chains)
+    assert (user_folder / "runs/laptop/replay/gallery.html").read_text().count("<article") == len(chains)
 
-    typed(workplace, export)
-    assert (workplace / "policies/laptop/model.safetensors").is_file()
+    typed(user_folder, export)
+    assert (user_folder / "policies/laptop/model.safetensors").is_file()
 
 
-def test_a_tool_of_ones_own_in_an_evaluation(workplace: Path, server: ChatServer) -> None:
+def test_a_tool_of_ones_own_in_an_evaluation(user_folder: Path, server: ChatServer) -> None:
     [line] = [
         line
         for block in section(ROOT / "docs" / "evaluation.md", "Agents", "bash")
@@ -120,8 +120,8 @@ def test_a_tool_of_ones_own_in_an_evaluation(workplace: Path, server: ChatServer
             completion(call("mirror", image_id="img_1")), completion(call("give_answer", final_image_id="img_2"))
         )
     line = line.replace("http://localhost:8000/v1", server.url)
-    typed(workplace, line, "--limit", "2", "--concurrency", "1")
-    everything = json.loads((workplace / "runs/mirrors/summary.json").read_text())["all"]
+    typed(user_folder, line, "--limit", "2", "--concurrency", "1")
+    everything = json.loads((user_folder / "runs/mirrors/summary.json").read_text())["all"]
     assert everything["tools"] == {"mirror": 2, "give_answer": 2}
     assert everything["scores"]["structural"]["scored"] == 2
     shown = json.dumps(server.bodies[0]["tools"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import programs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # Commands that the documents may show, and where each is run.
@@ -83,8 +85,38 @@ def test_commands_are_run_somewhere(page: str, before: str, code: str) -> None:
         assert (ROOT / known).exists()
 
 
+ANNOUNCED = "agentfly/tests/unit/agents/test_image_agent"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (f"{ANNOUNCED}/test_image_tools.py",),
+        (f"{ANNOUNCED}/test_image_agent.py",),
+        (f"{ANNOUNCED}/test_image_agent_backends.py::test_image_agent_client",),
+        # An engine takes long to start; its test runs under its own path.
+        (f"{ANNOUNCED}/test_image_agent_backends.py::test_image_agent_async_vllm", "--collect-only"),
+    ],
+)
+def test_announced_paths_of_tests_work_from_the_root_of_a_clone(arguments: tuple[str, ...]) -> None:
+    pytest_script = Path(sys.executable).with_name("pytest")
+    done = subprocess.run([pytest_script, *arguments, "-s"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b(passed|1 test collected)\b", done.stdout)
+
+
+def test_announced_module_of_the_test_run_works(tmp_path: Path) -> None:
+    module = ANNOUNCED.replace("/", ".") + ".test_run"
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module({module!r}, run_name='__main__')"
+    done = programs.run("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "give_answer" in done.stdout
+    assert (tmp_path / "outputs" / "test_run" / "edited.png").is_file()
+
+
 def names_for_earlier_ones() -> list[str]:
-    """What the page of earlier names says to use now: modules, objects of modules, and files of the repository."""
+    """Return what the page of earlier names says to use now: modules, objects of modules, files of the repository."""
     rows = re.findall(
         r"^\|[^|\n]*(?:\\\|[^|\n]*)*\|([^|\n]*)\|$", (ROOT / "docs/documents.md").read_text("utf-8"), re.MULTILINE
     )

@@ -38,7 +38,7 @@ from agentfly.vision.base import EditParams
 from agentfly.vision.remote import NodeConfig
 from agentfly.vision.remote import adapters as server_adapters
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 CALL = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
 EDIT = CALL.format("qwen_edit_image", '{"image_id": "img_1", "prompt": "a negative"}')
 ANSWER = CALL.format("give_answer", '{"final_image_id": "img_2"}')

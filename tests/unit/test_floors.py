@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "agentfly"
 
 # From the ground up. A room may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "aio", "files", "settings", "model_source"),
+    ("errors", "aio", "files", "settings", "model_source", "list_options"),
     ("messages", "images"),
     ("openai_client", "templates"),
     ("vision", "datasets"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -82,6 +85,25 @@ def test_console_script_and_verl_plugin_are_registered() -> None:
     assert ("verl.plugins", "agentfly_cpu", "agentfly.training.cpu") in registered
 
 
+def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tmp_path: Path) -> None:
+    settings = ["egg_info", "--egg-base", ".", "build", "--build-base", "build"]
+    for folder in ("agentfly", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "setup.py", "-q", *settings, "sdist", "bdist_wheel"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+
+    (wheel,), (source,) = (tmp_path / "dist").glob("*.whl"), (tmp_path / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        installed = set(archive.namelist())
+    with tarfile.open(source) as archive:
+        distributed = {name.partition("/")[2] for name in archive.getnames()}
+    for names in (installed, distributed):
+        assert {"agentfly/py.typed", "agentfly/agents/__init__.py", "agentfly/viewer/report.css.jinja"} <= names
+        assert [name for name in names if re.search(r"(^|/)tests(/|$)", name)] == []
+
+
 @pytest.mark.parametrize("heavy", ["torch", "ray", "verl", "vllm", "diffusers", "transformers", "datasets"])
 def test_light_package_asks_for_nothing_heavy(heavy: str) -> None:
     assert heavy not in {canonicalize_name(r.name) for r in direct_requirements("")}
@@ -146,7 +168,7 @@ def test_every_file_agrees_on_the_versions_of_python() -> None:
 
 
 def test_every_file_compiles_with_the_lowest_version_of_python() -> None:
-    lowest = tuple(map(int, PYTHONS[0].split(".")))
+    major, minor = map(int, PYTHONS[0].split("."))
     for folder in ("agentfly", "benchmarks", "recipes", "scripts", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
-            ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=lowest)
+            ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(major, minor))

@@ -55,5 +55,5 @@ class Renamed(Node):
 
 def test_an_old_name_is_accepted_with_a_line_that_names_the_new_one(caplog: pytest.LogCaptureFixture) -> None:
     # A complete configuration has the default of the new name too: what a person wrote counts.
-    assert Renamed(max_rounds=3, max_turns=1).max_turns == 3
+    assert Renamed(max_rounds=3, max_turns=1).max_turns == 3  # type: ignore[call-arg]  # the old name
     assert "agentfly.max_rounds is now called agentfly.max_turns" in caplog.text

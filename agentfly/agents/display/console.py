@@ -1,15 +1,13 @@
 """A console that shows a run as it happens.
 
-One chain is shown word by word. Several are shown turn by turn, every line with the name of its chain, so that what
-happens at the same time can be told apart.
+One chain is shown word by word. Several are shown turn by turn, and each line bears the name of its chain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from PIL import Image
 from rich.console import Console
@@ -36,11 +34,11 @@ _MAX_ARGUMENTS = 300
 
 
 class ConsoleStream:
-    """Shows events.
+    """A listener that prints the events of a run.
 
     Args:
-        load_image: the image behind a handle; without it no thumbnails are shown.
-        console: where; the standard output by default.
+        load_image: loads the image of a handle; None shows no thumbnails.
+        console: where to print; the standard output by default.
     """
 
     def __init__(self, load_image: Callable[[str], Image.Image] | None = None, console: Console | None = None) -> None:
@@ -54,9 +52,13 @@ class ConsoleStream:
     async def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Observation):
-            # Loaded first: the words and the images of one chain must stand together.
-            images = await asyncio.to_thread(self._images, event.images)
-            self._observation(event)
+            # Load first: text and images of one chain must not be torn apart by another chain's lines.
+            images: list[Image.Image] = []
+            if self._load is not None and self._protocol is not None:
+                images = await asyncio.to_thread(lambda load: [load(handle) for handle in event.images], self._load)
+            seconds, failed = self._seconds.pop((event.chain, event.turn, event.call), (0.0, False))
+            handles = f" {' '.join(event.images)}" if event.images else ""
+            self._line(event.chain, f"← {event.text}", "red" if failed else "green", f"{handles} {seconds:.1f} s")
             for image in images:
                 if self._protocol is not None:
                     show_image(self._console, image, self._protocol)
@@ -83,12 +85,9 @@ class ConsoleStream:
             case ToolEnd(chain, turn, call, _, seconds, error):
                 self._seconds[chain, turn, call] = seconds, error is not None
             case ToolStart(chain, _, _, name, arguments):
-                self._line(chain, f"→ {name}({_words(arguments)})", "cyan")
-            case _:
-                self._show_end(event)
-
-    def _show_end(self, event: Event) -> None:
-        match event:
+                text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+                text = text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"
+                self._line(chain, f"→ {name}({text})", "cyan")
             case TurnEnd(chain, turn, text, seconds):
                 if self._streamed and not self._many:
                     self._console.print()
@@ -105,21 +104,6 @@ class ConsoleStream:
                     counts = ", ".join(f"{count} {reason.value}" for reason, count in result.stop_reasons.items())
                     self._line("", f"{len(result)} chains in {seconds:.1f} s: {counts}", "bold")
 
-    def _observation(self, event: Observation) -> None:
-        seconds, failed = self._seconds.pop((event.chain, event.turn, event.call), (0.0, False))
-        handles = f" {' '.join(event.images)}" if event.images else ""
-        self._line(event.chain, f"← {event.text}", "red" if failed else "green", f"{handles} {seconds:.1f} s")
-
-    def _images(self, handles: tuple[str, ...]) -> list[Image.Image]:
-        if self._load is None or self._protocol is None:
-            return []
-        return [self._load(handle) for handle in handles]
-
     def _line(self, chain: str, text: str, style: str = "", aside: str = "") -> None:
         name = Text(f"{chain} │ ", "dim") if self._many and chain else Text()
         self._console.print(Text.assemble(name, (printable(text), style), (aside, "dim")), soft_wrap=True)
-
-
-def _words(arguments: Mapping[str, Any]) -> str:
-    text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"

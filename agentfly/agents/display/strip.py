@@ -1,4 +1,4 @@
-"""Draw the images of a trajectory in order, each with the call that made it, as a PNG strip or a GIF."""
+"""Draw the images of a trajectory in order, each with a caption, as a PNG strip or a GIF."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from agentfly.images import ImageStore
 from agentfly.messages import Message, ToolCall
 
 _SIDE = 320
-_MARGIN = 10
+_MARGIN = 17
 _FONT_SIZE = 14
 _LINE = 18
+_CAPTION_GAP = 6
 _CAPTION_LINES = 5
+_INK, _MUTED = "#1f2933", "#616e7c"
 _FRAME_MS = 1400
 _LAST_FRAME_MS = 3000
 _SUFFIXES = (".png", ".gif")
@@ -25,14 +27,22 @@ _SUFFIXES = (".png", ".gif")
 
 @dataclass(frozen=True)
 class Step:
-    """An image, and words for where it came from."""
+    """An image and its caption, such as the call that made it."""
 
     caption: str
     image: Image.Image
 
 
 def steps(trajectory: Trajectory, store: ImageStore) -> list[Step]:
-    """The given images, what each call made of them, and the answer."""
+    """Return the given images, the images that each call made, and the answer, in order.
+
+    Args:
+        trajectory: the chain.
+        store: the images that it names.
+
+    Raises:
+        ImageError: an image is not in the store.
+    """
     return [Step(caption, store.get(handle)) for caption, handle in _captions(trajectory)]
 
 
@@ -48,7 +58,7 @@ def _captions(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
     final = trajectory.final_image
     if final is not None and (trajectory.answered or final != last):
         name = names.get(final, final)
-        # Without a description the answer's words are the image's name.
+        # Without a description the text of the answer is the image's name.
         words = f" ({trajectory.answer})" if trajectory.answer not in ("", name) else ""
         yield f"answer: {name}{words}", final
 
@@ -61,7 +71,7 @@ def _origin(message: Message, calls: dict[str, ToolCall]) -> str:
 
 
 def check_steps_path(path: Path) -> None:
-    """Refuse a file name that `write_steps` cannot write, before any work is done.
+    """Check that `write_steps` can write a file of this name, before any work is done.
 
     Raises:
         ImageError: the suffix is neither .png nor .gif.
@@ -70,8 +80,16 @@ def check_steps_path(path: Path) -> None:
         raise ImageError(f"{str(path)!r}: the steps are written as a strip (.png) or an animation (.gif)")
 
 
-def write_steps(shown: Sequence[Step], path: Path) -> Path:
-    """Write the steps side by side (.png) or one after the other (.gif).
+def write_steps(shown: Sequence[Step], path: Path, *, side: int = _SIDE) -> Path:
+    """Write images with their captions, side by side with arrows (.png) or one after the other (.gif).
+
+    Args:
+        shown: first to last.
+        path: of the file; its folder is made.
+        side: of the square, in pixels, that each image is scaled to fit.
+
+    Returns:
+        The path.
 
     Raises:
         ImageError: unknown suffix, no steps, or the file cannot be written.
@@ -79,13 +97,13 @@ def write_steps(shown: Sequence[Step], path: Path) -> Path:
     check_steps_path(path)
     if not shown:
         raise ImageError("there is no image to show: this trajectory has none")
-    small = [_fitted(step.image) for step in shown]
-    tallest = max(image.height for image in small)
-    frames = [_framed(image, step.caption, tallest) for image, step in zip(small, shown, strict=True)]
+    images = [_fitted(step.image, side) for step in shown]
+    tallest = max(image.height for image in images)
+    frames = _frames(images, [step.caption for step in shown], side, tallest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".png":
-            _strip(frames).save(path, "PNG")
+            _side_by_side(frames, _MARGIN + tallest // 2).save(path, "PNG")
         else:
             times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
             frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
@@ -94,42 +112,55 @@ def write_steps(shown: Sequence[Step], path: Path) -> Path:
     return path
 
 
-def _strip(frames: Sequence[Image.Image]) -> Image.Image:
-    whole = Image.new("RGB", (sum(frame.width for frame in frames), frames[0].height), "white")
-    for index, frame in enumerate(frames):
-        whole.paste(frame, (index * frame.width, 0))
-    return whole
-
-
-def _fitted(image: Image.Image) -> Image.Image:
-    """The image as large as fits into a square."""
-    scale = min(_SIDE / image.width, _SIDE / image.height)
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    scale = min(side / image.width, side / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
 
 
-def _framed(image: Image.Image, caption: str, tallest: int) -> Image.Image:
-    """The image with its caption below; all frames have one size."""
-    frame = Image.new("RGB", (_SIDE + 2 * _MARGIN, tallest + 3 * _MARGIN + _CAPTION_LINES * _LINE), "white")
-    frame.paste(image, (_MARGIN + (_SIDE - image.width) // 2, _MARGIN + (tallest - image.height) // 2), image)
+def _frames(images: Sequence[Image.Image], captions: Sequence[str], side: int, tallest: int) -> list[Image.Image]:
+    """Return each image on white with its caption below; all frames have one size."""
     font = ImageFont.load_default(_FONT_SIZE)
-    draw = ImageDraw.Draw(frame)
-    for number, line in enumerate(_wrapped(caption, font, _SIDE)[:_CAPTION_LINES]):
-        draw.text((_MARGIN, tallest + 2 * _MARGIN + number * _LINE), line, "black", font)
-    return frame
+    wrapped = [_wrap(caption, font, side) for caption in captions]
+    lines = max(map(len, wrapped))
+    size = side + 2 * _MARGIN, tallest + 2 * _MARGIN + (_CAPTION_GAP + lines * _LINE if lines else 0)
+    frames = []
+    for image, caption in zip(images, wrapped, strict=True):
+        frame = Image.new("RGB", size, "white")
+        frame.paste(image, (_MARGIN + (side - image.width) // 2, _MARGIN + (tallest - image.height) // 2), image)
+        draw = ImageDraw.Draw(frame)
+        for number, line in enumerate(caption):
+            draw.text((_MARGIN, _MARGIN + tallest + _CAPTION_GAP + number * _LINE), line, _INK, font)
+        frames.append(frame)
+    return frames
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines of a text, none wider than `width` pixels; a word that is wider is broken."""
-    lines = [""]
+def _side_by_side(frames: Sequence[Image.Image], middle: int) -> Image.Image:
+    """Return the frames in one row, with an arrow in the margins between neighbours, `middle` pixels from the top."""
+    width, height = frames[0].size
+    strip = Image.new("RGB", (width * len(frames), height), "white")
+    draw = ImageDraw.Draw(strip)
+    for index, frame in enumerate(frames):
+        strip.paste(frame, (index * width, 0))
+        if index:
+            border = index * width
+            draw.line([(border - 9, middle), (border + 5, middle)], fill=_MUTED, width=2)
+            draw.polygon([(border + 9, middle), (border + 2, middle - 5), (border + 2, middle + 5)], fill=_MUTED)
+    return strip
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Return lines no wider than `width` pixels: words that are wider are broken, a longer text ends in an ellipsis."""
+    lines: list[str] = []
     for word in text.split():
-        joined = f"{lines[-1]} {word}".lstrip()
-        if font.getlength(joined) <= width:
-            lines[-1] = joined
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
             continue
-        lines += [""] if lines[-1] else []
-        for char in word:
-            if font.getlength(lines[-1] + char) > width:
+        lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
                 lines.append("")
-            lines[-1] += char
+            lines[-1] += character
+    if len(lines) > _CAPTION_LINES:
+        lines = [*lines[: _CAPTION_LINES - 1], f"{lines[_CAPTION_LINES - 1][:-1]}…"]
     return lines

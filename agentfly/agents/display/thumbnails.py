@@ -1,4 +1,4 @@
-"""Small images in a terminal: inline where it has a protocol for them, half-blocks where it has colours.
+"""Small images in a terminal: inline where it has a protocol for them, half blocks where it has colours.
 
 Protocols: kitty graphics (https://sw.kovidgoyal.net/kitty/graphics-protocol), iTerm2 inline images
 (https://iterm2.com/documentation-images.html).
@@ -7,7 +7,6 @@ Protocols: kitty graphics (https://sw.kovidgoyal.net/kitty/graphics-protocol), i
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from agentfly.images import encode_image
+
 Protocol = Literal["kitty", "iterm2", "blocks"]
 
 _COLUMNS, _ROWS = 32, 12
@@ -25,10 +26,15 @@ _CHUNK = 4096
 
 
 def image_protocol(console: Console, environment: Mapping[str, str]) -> Protocol | None:
-    """How a console can show images; None when it cannot, or when nobody is looking."""
+    """Return the protocol by which a console can show images, None where it cannot or is no terminal.
+
+    Args:
+        console: where images would be shown.
+        environment: variables that name the terminal.
+    """
     if not console.is_terminal or console.is_dumb_terminal:
         return None
-    # A multiplexer between us and the terminal does not pass images on.
+    # A multiplexer before the terminal does not pass images on.
     direct = "TMUX" not in environment and not environment.get("TERM", "").startswith(("screen", "tmux"))
     if direct and ("KITTY_WINDOW_ID" in environment or environment.get("TERM") in ("xterm-kitty", "xterm-ghostty")):
         return "kitty"
@@ -39,24 +45,25 @@ def image_protocol(console: Console, environment: Mapping[str, str]) -> Protocol
 
 
 def show_image(console: Console, image: Image.Image, protocol: Protocol) -> None:
-    """Write a thumbnail on lines of its own."""
+    """Write a thumbnail on lines of its own.
+
+    Args:
+        console: a terminal.
+        image: scaled down as the protocol needs.
+        protocol: of `image_protocol`.
+    """
     if protocol == "blocks":
         console.print(_half_blocks(image), soft_wrap=True)
         return
-    console.file.write((_kitty(image) if protocol == "kitty" else _iterm2(image)) + "\n")
+    small = image.copy()
+    small.thumbnail((_PIXELS, _PIXELS))
+    png = encode_image(small)
+    console.file.write((_kitty(png) if protocol == "kitty" else _iterm2(png)) + "\n")
     console.file.flush()
 
 
-def _png(image: Image.Image) -> bytes:
-    small = image.copy()
-    small.thumbnail((_PIXELS, _PIXELS))
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _kitty(image: Image.Image) -> str:
-    data = base64.standard_b64encode(_png(image)).decode()
+def _kitty(png: bytes) -> str:
+    data = base64.standard_b64encode(png).decode()
     chunks = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
     parts = []
     for index, chunk in enumerate(chunks):
@@ -65,14 +72,13 @@ def _kitty(image: Image.Image) -> str:
     return "".join(parts)
 
 
-def _iterm2(image: Image.Image) -> str:
-    data = _png(image)
-    control = f"inline=1;size={len(data)};height={_ROWS};preserveAspectRatio=1"
-    return f"\x1b]1337;File={control}:{base64.standard_b64encode(data).decode()}\x07"
+def _iterm2(png: bytes) -> str:
+    control = f"inline=1;size={len(png)};height={_ROWS};preserveAspectRatio=1"
+    return f"\x1b]1337;File={control}:{base64.standard_b64encode(png).decode()}\x07"
 
 
 def _half_blocks(image: Image.Image) -> Text:
-    """Two pixels a character: the upper one is its colour, the lower one its background."""
+    """Return two pixels per character: the upper one is its colour, the lower one its background."""
     scale = min(_COLUMNS / image.width, 2 * _ROWS / image.height)
     columns, rows = max(1, round(image.width * scale)), max(1, round(image.height * scale / 2))
     pixels = image.convert("RGB").resize((columns, 2 * rows), Image.Resampling.BOX).tobytes()

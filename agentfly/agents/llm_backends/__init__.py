@@ -1,6 +1,6 @@
 """Backends that generate text: an OpenAI-compatible server, vLLM in this process, or a script.
 
-Importing this package is cheap: openai and vLLM are imported by the backend that uses them, at its first use.
+Importing this package is cheap: each backend imports openai or vLLM when it is first used.
 """
 
 from agentfly.agents.llm_backends.async_vllm import AsyncVLLMBackend

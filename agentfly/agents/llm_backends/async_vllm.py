@@ -10,15 +10,13 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
-
-from PIL import Image
+from typing import TYPE_CHECKING, Protocol, cast
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest, OnDelta
 from agentfly.agents.llm_backends.configs import AsyncVLLMConfig
-from agentfly.agents.llm_backends.parity import check_prompt
+from agentfly.agents.llm_backends.token_exact import check_prompt
 from agentfly.agents.llm_backends.vllm_defaults import (
     ANY_DEVICE,
     CPU,
@@ -34,27 +32,61 @@ from agentfly.templates import ChatCodec, load_template
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# vLLM itself gives up at start_timeout; the margin is for imports before, and for clearing up after.
+# vLLM itself gives up at start_timeout. The margin is for its imports before that, and for cleaning up afterwards.
 _START_MARGIN = 30.0
 CLOSE_SECONDS = 60.0
 _OTHER_PROMPT = "Use one checkpoint folder, with one processor configuration, for both"
 
 
-def engine_arguments(model: str, config: AsyncVLLMConfig, *, cpu: bool) -> dict[str, Any]:
-    """Arguments of vLLM's `AsyncEngineArgs`: what was given, over the defaults for this device.
+class _Logprob(Protocol):
+    """Log-probability of one token, as vLLM gives it."""
+
+    logprob: float
+
+
+class _Completion(Protocol):
+    """vLLM's `CompletionOutput`: tokens of one answer, or the new ones of a stream."""
+
+    text: str
+    token_ids: Sequence[int]
+    logprobs: Sequence[Mapping[int, _Logprob]]
+    finish_reason: str | None
+
+
+class _Output(Protocol):
+    """vLLM's `RequestOutput`."""
+
+    prompt_token_ids: Sequence[int]
+    num_cached_tokens: int | None
+    outputs: Sequence[_Completion]
+
+
+def engine_arguments(model: str, config: AsyncVLLMConfig, *, cpu: bool) -> dict[str, object]:
+    """Return the arguments of vLLM's `AsyncEngineArgs`: the given ones, over the defaults for this device.
 
     On any device: up to 8 images a prompt and no video, raw log-probs. On a CPU also: float32, eager, one process,
     128 MiB of KV cache, prompts in one piece.
+
+    Args:
+        model: checkpoint folder or hub name.
+        config: engine settings; those that were set go before the defaults.
+        cpu: add the defaults for a CPU.
     """
     return {"model": model, **ANY_DEVICE, **({**CPU, **CPU_IN_PROCESS} if cpu else {}), **config.given()}
 
 
-def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streaming: bool) -> dict[str, Any]:
-    """Arguments of vLLM's `SamplingParams` except for the kind of output."""
+def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streaming: bool) -> dict[str, object]:
+    """Return the arguments of vLLM's `SamplingParams` except for the kind of output.
+
+    Args:
+        request: the turn to sample.
+        codec: gives the ids of end tokens and of the image placeholder.
+        streaming: the text of each piece is needed.
+    """
     sampling = request.sampling
     extra = dict(sampling.extra)
     # A sampled placeholder would stand for an image that does not exist, and break the next prompt.
-    bias = {codec.image_id: -100.0, **extra.pop("logit_bias", {})}
+    bias = {codec.image_id: -100.0, **cast("Mapping[int, float]", extra.pop("logit_bias", {}))}
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -69,16 +101,16 @@ def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streamin
 
 
 class AsyncVLLMBackend:
-    """Generates with an engine of its own. Belongs to the event loop of its first turn, until `close`.
+    """Generates with its own engine. Belongs to the event loop of its first turn, until `close`.
 
     Args:
         model: checkpoint folder or hub name.
         config: engine settings.
         template: name or path of a chat template; None takes the checkpoint's own.
-        codec: a codec that exists already, instead of `template`.
+        codec: a codec that exists already, in place of `template`.
 
     Raises:
-        TemplateError: unknown template.
+        TemplateError: the template is unknown.
     """
 
     def __init__(
@@ -99,37 +131,38 @@ class AsyncVLLMBackend:
 
     @property
     def codec(self) -> ChatCodec:
-        """The codec whose ids the engine takes and gives, loaded with its first use.
+        """The codec whose ids the engine takes and gives, loaded at its first use.
 
         Raises:
-            BackendError: the checkpoint's processor cannot be loaded; tried once.
+            BackendError: the checkpoint's processor cannot be loaded. It is tried once.
         """
         if self._codec is None:
-            self._codec = self._load_codec()
+            try:
+                self._codec = ChatCodec.from_pretrained(
+                    self._model, self._template, trust_remote_code=self._config.trust_remote_code
+                )
+            except AgentFlyError as fault:
+                self._codec = BackendError(str(fault))
+            except Exception as fault:  # transformers raises OSError, ValueError, ImportError, ... for the same reason
+                first = str(fault).strip().partition("\n")[0]
+                self._codec = BackendError(
+                    f"cannot load the processor of {self._model!r} ({type(fault).__name__}: {first}); "
+                    "give a checkpoint folder, or a hub name that this machine can reach"
+                )
         if isinstance(self._codec, BackendError):
             raise self._codec
         return self._codec
 
-    def _load_codec(self) -> ChatCodec | BackendError:
-        try:
-            return ChatCodec.from_pretrained(
-                self._model, self._template, trust_remote_code=self._config.trust_remote_code
-            )
-        except AgentFlyError as fault:
-            return BackendError(str(fault))
-        except Exception as fault:  # transformers raises OSError, ValueError, ImportError, ... for the same reason
-            first = str(fault).strip().partition("\n")[0]
-            return BackendError(
-                f"cannot load the processor of {self._model!r} ({type(fault).__name__}: {first}); "
-                "give a checkpoint folder, or a hub name that this machine can reach"
-            )
-
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
         """Sample one turn. Cancelling the call aborts it in the engine.
 
+        Args:
+            request: the conversation with its exact ids, and the sampling.
+            on_delta: listens to the text as it is sampled.
+
         Raises:
-            BackendError: the engine did not start or died, refused the request, or saw another prompt.
-            ConfigError: a setting that vLLM does not have.
+            BackendError: the engine did not start or died, refused the request, or worked on another prompt.
+            ConfigError: vLLM has no such setting.
         """
         engine = await self._engine()
         prompt = await self._prompt(request)
@@ -160,7 +193,7 @@ class AsyncVLLMBackend:
         )
 
     async def close(self) -> None:
-        """Stop the engine and free its memory; the next turn would start a new one."""
+        """Stop the engine and free its memory; the next turn starts a new one."""
         starting, self._starting = self._starting, None
         if starting is None:
             return
@@ -191,27 +224,30 @@ class AsyncVLLMBackend:
             limit = self._config.start_timeout + _START_MARGIN
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(start)), limit)
         except TimeoutError:
-            start.add_done_callback(_discard)
+            start.add_done_callback(_shut_down_late)
             raise BackendError(
                 f"vLLM did not start {self._model!r} within {self._config.start_timeout:g} s; "
                 "raise the start_timeout of backend_config, or read vLLM's log"
             ) from None
         except asyncio.CancelledError:
-            start.add_done_callback(_discard)
+            start.add_done_callback(_shut_down_late)
             raise
 
-    async def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
-        prompt: dict[str, Any] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
+    async def _prompt(self, request: GenerationRequest) -> dict[str, object]:
+        prompt: dict[str, object] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
         if request.images:
-            if request.load_image is None:
+            load = request.load_image
+            if load is None:
                 raise BackendError("the prompt has images, but the request has no load_image")
-            prompt["multi_modal_data"] = {"image": await asyncio.to_thread(_load, request.load_image, request.images)}
+            images = await asyncio.to_thread(lambda: [load(handle) for handle in request.images])
+            prompt["multi_modal_data"] = {"image": images}
         return prompt
 
     async def _outputs(
-        self, engine: AsyncLLM, prompt: Mapping[str, Any], request: GenerationRequest, streaming: bool
-    ) -> AsyncGenerator[Any, None]:
+        self, engine: AsyncLLM, prompt: Mapping[str, object], request: GenerationRequest, streaming: bool
+    ) -> AsyncGenerator[_Output, None]:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         kind = RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY
         try:
@@ -219,20 +255,31 @@ class AsyncVLLMBackend:
             async with contextlib.aclosing(engine.generate(prompt, params, request.request_id)) as outputs:
                 async for output in outputs:
                     yield output
+        except EngineDeadError as fault:
+            raise BackendError(f"vLLM's engine died: {fault} close() the backend to start a new one") from fault
+        except (ValueError, TypeError) as fault:
+            raise BackendError(f"vLLM refused the request: {fault}") from fault
         except Exception as fault:
-            raise _attribute(fault) from fault
+            raise BackendError(f"vLLM failed to generate: {fault.__cause__ or fault}", retryable=True) from fault
 
 
 def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
-    """Start an engine; takes seconds to minutes.
+    """Start an engine, which takes seconds to minutes.
+
+    Args:
+        model: checkpoint folder or hub name.
+        config: engine settings.
 
     Raises:
         BackendError: vLLM could not start.
-        ConfigError: a setting that vLLM does not have, or there is no such model.
+        ConfigError: vLLM has no such setting, or there is no such model.
         MissingExtraError: vLLM is not installed.
     """
     source = find_model(model)
-    with _environment(config):
+    # vLLM reads this as a number as soon as it is set, and fails on an empty one.
+    if os.environ.get("VLLM_CPU_KVCACHE_SPACE") == "":
+        del os.environ["VLLM_CPU_KVCACHE_SPACE"]
+    with _environment_defaults({"VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(config.start_timeout))}):
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -250,7 +297,7 @@ def start_engine(model: str, config: AsyncVLLMConfig) -> AsyncLLM:
 
 @contextlib.contextmanager
 def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Environment for the engine's processes, without a trace in this one."""
+    """Set variables that are not set yet, for the engine's processes; unset them in this one afterwards."""
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -260,27 +307,6 @@ def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _environment(config: AsyncVLLMConfig) -> contextlib.AbstractContextManager[None]:
-    # vLLM reads this as a number as soon as it is set, and fails on an empty one.
-    if os.environ.get("VLLM_CPU_KVCACHE_SPACE") == "":
-        del os.environ["VLLM_CPU_KVCACHE_SPACE"]
-    return _environment_defaults({"VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(config.start_timeout))})
-
-
-def _load(load: Callable[[str], Image.Image], handles: Sequence[str]) -> list[Image.Image]:
-    return [load(handle) for handle in handles]
-
-
-def _discard(start: Future[AsyncLLM]) -> None:
+def _shut_down_late(start: Future[AsyncLLM]) -> None:
     if not start.cancelled() and start.exception() is None:
         start.result().shutdown()
-
-
-def _attribute(fault: Exception) -> BackendError:
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    if isinstance(fault, EngineDeadError):
-        return BackendError(f"vLLM's engine died: {fault} close() the backend to start a new one")
-    if isinstance(fault, ValueError | TypeError):
-        return BackendError(f"vLLM refused the request: {fault}")
-    return BackendError(f"vLLM failed to generate: {fault.__cause__ or fault}", retryable=True)

@@ -1,8 +1,8 @@
 """A policy behind an OpenAI-compatible chat endpoint, local or in the cloud.
 
-Message-level, unless the server is vLLM and `ClientConfig.return_token_ids` is set: then turns are token-exact (see
-`exact`). The client keeps to rate limits, retries temporary faults with backoff, and raises every failure as a
-`BackendError` without the key in it. Tools are called natively. If a server does not support that, they are described
+Turns are message-level, unless the server is vLLM and `ClientConfig.return_token_ids` is set: then they are token-exact
+(see `token_exact`). The client keeps to rate limits, retries temporary faults with backoff, and raises every failure as
+a `BackendError` without the key in it. Tools are called natively. If a server does not support that, they are described
 in the system message and the calls are read from the text.
 """
 
@@ -12,23 +12,29 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from pydantic import SecretStr
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta
-from agentfly.agents.llm_backends.client_errors import Faults, TransientError, refuses_tools, retrying
+from agentfly.agents.llm_backends.client_errors import Faults, TransientError, backoff, refuses_tools
 from agentfly.agents.llm_backends.configs import ClientConfig
 from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_as_text, wire_messages
 from agentfly.agents.llm_backends.token_exact import TokenExact
-from agentfly.aio import Clock, RateLimiter, Sleep
+from agentfly.aio import Clock, LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
+from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
     import openai
+    from openai import AsyncStream
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 logger = logging.getLogger(__name__)
 
+A = TypeVar("A")
 T = TypeVar("T")
 # Reasoning models refuse these instead of ignoring them.
 _OPTIONAL = ("temperature", "top_p", "seed")
@@ -41,7 +47,7 @@ class ClientBackend:
 
     Args:
         model: name of the model on the server.
-        config: where the server is and how to treat it.
+        config: address, key, limits and sampling.
         template: name or path of the chat template that the server uses, for token-exact turns; None for the
             checkpoint's own.
         codec: a codec that exists already, for token-exact turns.
@@ -69,10 +75,19 @@ class ClientBackend:
             codec = codec or ChatCodec.from_pretrained(self._config.checkpoint or model, template)
             self._exact = TokenExact(codec)
         self._faults = Faults(self._config)
-        self._clock, self._sleep = clock, sleep
-        self._sdk: openai.AsyncOpenAI | None = None
-        self._limiter: RateLimiter | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sleep = sleep
+        self._client = SdkClient(
+            Endpoint(
+                # 0.0.0.0 is where a server listens; it is no address to call, least of all through a proxy.
+                base_url=self._config.base_url.replace("://0.0.0.0", "://127.0.0.1"),
+                # The SDK insists on a key, local servers ignore it.
+                api_key=self._config.api_key or SecretStr("EMPTY"),
+                timeout=self._config.timeout,
+                retries=0,
+            )
+        )
+        limit = self._config.max_requests_per_minute
+        self._limiter = None if limit is None else LoopLocal(lambda: RateLimiter(limit, clock=clock, sleep=sleep))
         self._refused: set[str] = set()
         self._tools_as_text = self._config.tools_as_text
 
@@ -82,27 +97,47 @@ class ClientBackend:
         return self._exact.codec if self._exact else None
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
-        """Ask the server for one turn; with `on_delta` the text is streamed as it comes.
+        """Ask the server for one turn.
 
         A stream that breaks after its first delta is not tried again: the listener would hear the text twice.
+
+        Args:
+            request: the conversation and the sampling.
+            on_delta: listens to the text as the server streams it; without it the answer comes whole.
 
         Raises:
             BackendError: no usable answer came, or one to another prompt than the rollout's.
         """
         urls = await image_urls(request)
-        attempts = retrying(self._config.max_retries + 1, self._sleep)
+        attempts = retrying(
+            self._config.max_retries + 1, TransientError, backoff, sleep=self._sleep, log_level=logging.WARNING
+        )
         reply: Reply = await attempts(self._attempt, request, urls, on_delta)
         return self._exact.generation(reply, request) if self._exact else reply.generation()
 
     async def close(self) -> None:
         """Close the connections."""
-        sdk, loop, self._sdk = self._sdk, self._loop, None
-        if sdk is not None and loop is asyncio.get_running_loop():
-            await sdk.close()
+        await self._client.close()
 
-    def _body(self, request: GenerationRequest, urls: Mapping[str, str]) -> dict[str, Any]:
+    async def _attempt(self, request: GenerationRequest, urls: Mapping[str, str], on_delta: OnDelta | None) -> Reply:
+        import openai
+
+        while True:
+            body, reply = self._body(request, urls), Reply()
+            try:
+                await self._send(body, request, reply, on_delta)
+                return reply
+            except openai.APIStatusError as fault:
+                if not self._leaves_out(fault, body):
+                    raise self._faults.of(fault) from None
+            except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
+                error = self._faults.of(fault)
+                # The listener has heard part of this answer already.
+                raise BackendError(str(error), retryable=True) if reply.texts and on_delta else error from None
+
+    def _body(self, request: GenerationRequest, urls: Mapping[str, str]) -> dict[str, object]:
         config, sampling = self._config, request.sampling
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "model": self._model,
             "max_completion_tokens": config.max_new_tokens or sampling.max_tokens,
             "temperature": sampling.temperature if config.temperature is None else config.temperature,
@@ -124,87 +159,57 @@ class ClientBackend:
             body["extra_body"] = extra
         return {name: value for name, value in body.items() if name not in self._refused}
 
-    async def _attempt(self, request: GenerationRequest, urls: Mapping[str, str], on_delta: OnDelta | None) -> Reply:
-        import openai
-
-        while True:
-            body, reply = self._body(request, urls), Reply()
-            try:
-                await self._send(body, request, reply, on_delta)
-                return reply
-            except openai.APIStatusError as fault:
-                if not self._gives_way(fault, body):
-                    raise self._faults.of(fault) from None
-            except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
-                error = self._faults.of(fault)
-                # The listener has heard part of this answer already.
-                raise BackendError(str(error), retryable=True) if reply.texts and on_delta else error from None
-
-    def _gives_way(self, fault: openai.APIStatusError, body: Mapping[str, Any]) -> bool:
-        """Whether the server refused something that can be left out; it is left out from now on."""
+    def _leaves_out(self, fault: openai.APIStatusError, body: Mapping[str, object]) -> bool:
+        """Return True if the server refuses a field that can be left out, which is then left out from now on."""
         parameter = fault.param
         if parameter in _OPTIONAL and parameter in body and str(fault.code).startswith("unsupported"):
             logger.warning("%s does not take %r; it is left out from now on", self._model, parameter)
             self._refused.add(parameter)
             return True
-        forced = "tool_choice" in body.get("extra_body", {})
+        extra = body.get("extra_body")
+        forced = isinstance(extra, dict) and "tool_choice" in extra
         if "tools" in body and not forced and refuses_tools(fault):
-            told = self._faults.of(fault)
-            logger.warning("%s; tools are described in the system message from now on", told)
+            logger.warning("%s; tools are described in the system message from now on", self._faults.of(fault))
             self._tools_as_text = True
             return True
         return False
 
     async def _send(
-        self, body: Mapping[str, Any], request: GenerationRequest, reply: Reply, on_delta: OnDelta | None
+        self, body: Mapping[str, object], request: GenerationRequest, reply: Reply, on_delta: OnDelta | None
     ) -> None:
-        sdk = self._connect()
+        """Send one request and read its answer into `reply`."""
+        create = self._connect().chat.completions.create
         if self._limiter is not None:
-            await self._limiter.acquire()
+            await self._limiter.get().acquire()
         if on_delta is None:
-            answer: Any = await asyncio.wait_for(sdk.chat.completions.create(**body), self._config.timeout)
+            whole = cast("Callable[..., Awaitable[ChatCompletion]]", create)
+            answer = await asyncio.wait_for(whole(**body), self._config.timeout)
             self._read(reply.read_answer, answer)
-            self._check(reply, request)
+            self._check_prompt(reply, request)
             return
-        stream: Any = await sdk.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
+        streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
+        stream = await streamed(**body, stream=True, stream_options={"include_usage": True})
         async with stream:
             async for chunk in stream:
                 text = self._read(reply.read_chunk, chunk)
-                self._check(reply, request)
+                self._check_prompt(reply, request)
                 if text:
                     await on_delta(text)
         if reply.finish is None:
             error = f"{self._config.base_url}: the stream ended before the answer did"
             raise BackendError(error, retryable=True) if reply.texts else TransientError(error)
 
-    def _read(self, read: Callable[[Any], T], answer: Any) -> T:
+    def _read(self, read: Callable[[A], T], answer: A) -> T:
+        """Return what `read` finds in an answer, whose JSON need not have the form of a completion."""
         try:
             return read(answer)
         except (AttributeError, IndexError, TypeError):
             raise self._faults.malformed() from None
 
-    def _check(self, reply: Reply, request: GenerationRequest) -> None:
+    def _check_prompt(self, reply: Reply, request: GenerationRequest) -> None:
         if self._exact is not None:
             self._exact.check(reply, request)
 
     def _connect(self) -> openai.AsyncOpenAI:
-        loop = asyncio.get_running_loop()
-        if self._sdk is None or self._loop is not loop:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-            key = self._config.api_key
-            self._loop = loop
-            self._sdk = AsyncOpenAI(
-                # 0.0.0.0 is where a server listens; it is no address to call, least of all through a proxy.
-                base_url=self._config.base_url.replace("://0.0.0.0", "://127.0.0.1"),
-                # The SDK insists on a key, local servers ignore it.
-                api_key=key.get_secret_value() if key else "EMPTY",
-                timeout=self._config.timeout,
-                max_retries=0,
-                # The SDK's own would try to close the sockets of a loop that is gone, and log that it cannot.
-                http_client=DefaultAsyncHttpxClient(timeout=self._config.timeout),
-            )
-            if self._config.max_requests_per_minute is not None:
-                limit = self._config.max_requests_per_minute
-                self._limiter = RateLimiter(limit, clock=self._clock, sleep=self._sleep)
-        return self._sdk
+        """Return the SDK's client; backends with another way to the server override this."""
+        return self._client.get()

@@ -43,13 +43,16 @@ class AsyncVLLMConfig(Settings):
     dtype: str = "auto"
     start_timeout: float = Field(900.0, gt=0)
 
-    def given(self) -> dict[str, Any]:
-        """Engine arguments that were set on purpose, by name."""
+    def given(self) -> dict[str, object]:
+        """Return the engine arguments that were set on purpose, by name."""
         fields = self.model_dump(exclude_unset=True, exclude={"start_timeout"})
         return {name: value for name, value in fields.items() if value is not None}
 
-    def check_names(self, valid: Mapping[str, Any]) -> None:
+    def check_names(self, valid: Mapping[str, object]) -> None:
         """Check the passed-on fields against those that the engine has.
+
+        Args:
+            valid: the engine's fields by name.
 
         Raises:
             ConfigError: the engine has no such field; the message offers the nearest.
@@ -65,39 +68,36 @@ class AsyncVLLMConfig(Settings):
                 )
 
 
-def _key_from_environment() -> SecretStr | None:
-    key = os.environ.get("OPENAI_API_KEY")
-    return SecretStr(key) if key else None
-
-
 class ClientConfig(Settings):
     """Settings of an OpenAI-compatible server, local or in the cloud.
 
     Attributes:
         base_url: address up to and including `/v1`.
-        api_key: None for a server that wants none; defaults to the environment's OPENAI_API_KEY.
+        api_key: None for a server that needs none; defaults to OPENAI_API_KEY of the environment.
         timeout: seconds that one attempt may take; when streaming, seconds between two chunks.
-        max_requests_per_minute: requests are spaced so that no minute sees more; None is no limit.
+        max_requests_per_minute: requests are spaced so that no minute sees more; None for no limit.
         max_retries: further attempts after a rate limit, a server fault, a time-out or a lost connection.
         max_new_tokens: tokens of a turn at most, in place of the rollout's own limit.
         temperature: in place of the rollout's own.
         extra_body: further fields of every request body, e.g. {"top_k": 20} for a vLLM server.
         tools_as_text: describe the tools in the system message and read calls from the text, for a server that takes
-            native tools but does not show them to its model; one that refuses them is treated so by itself.
+            native tools but does not show them to its model. For a server that refuses them this is done anyway.
         return_token_ids: exact token ids and log-probs from a vLLM server, which must serve `checkpoint` with the
-            agent's template; what the server worked on is checked.
+            agent's template; the server's prompt is checked.
         checkpoint: folder or hub name of the checkpoint that is served, for `return_token_ids`; None if the model's
             name on the server is that already.
     """
 
     base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://.")
-    api_key: SecretStr | None = Field(default_factory=_key_from_environment)
+    api_key: SecretStr | None = Field(
+        default_factory=lambda: SecretStr(key) if (key := os.environ.get("OPENAI_API_KEY")) else None
+    )
     timeout: float = Field(60.0, gt=0)
     max_requests_per_minute: int | None = Field(None, ge=1)
     max_retries: int = Field(4, ge=0)
     max_new_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
-    extra_body: Mapping[str, Any] = Field(default_factory=dict)
+    extra_body: Mapping[str, object] = Field(default_factory=dict)
     tools_as_text: bool = False
     return_token_ids: bool = False
     checkpoint: str | None = None
@@ -110,11 +110,11 @@ class ClientConfig(Settings):
 
 
 class ScriptedConfig(Settings):
-    """Settings of the scripted backend; a list or a function alone may stand for one.
+    """Settings of the scripted backend; a list or a function alone may stand for them.
 
     Attributes:
         script: texts, or a function of the request; see `ScriptedBackend`.
-        latency: seconds before a turn comes, or a function of the request that gives them.
+        latency: seconds before a turn comes, or a function of the request that returns them.
     """
 
     script: Sequence[str] | Callable[..., Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -14,39 +13,40 @@ from agentfly.errors import BackendError, ConfigError, first_line
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 KEYED_HOST = "api.openai.com"
-"""Answers nobody without a key; of other hosts that is not known before they are asked."""
+"""Known to need a key; of other hosts that is unknown until they are asked."""
 
 _CONNECT_SECONDS, _LIST_SECONDS = 5.0, 10.0
-_SHOWN = 20
+_MOST_LISTED = 20  # names in a message
 
 
 def endpoint_config(
-    base_url: str, api_key_env: str = KEY_VARIABLE, more: Mapping[str, Any] | None = None
+    base_url: str, api_key_env: str = KEY_VARIABLE, more: Mapping[str, object] | None = None
 ) -> ClientConfig:
     """Return the settings of an endpoint, with its key from the environment.
 
     Args:
         base_url: address up to and including `/v1`.
-        api_key_env: environment variable with the key; where it is not set, the endpoint is taken to need none.
-        more: further fields of `ClientConfig`, which go first.
+        api_key_env: environment variable with the key. Where it is not set, the endpoint is taken to need none.
+        more: further fields of `ClientConfig`, which go before the others.
 
     Raises:
-        ConfigError: the endpoint is known to want a key and there is none, or a field is wrong.
+        ConfigError: the endpoint is known to need a key and there is none, or a field is wrong.
     """
     key = os.environ.get(api_key_env)
-    config = ClientConfig(**{"base_url": base_url, "api_key": SecretStr(key) if key else None, **(more or {})})
+    fields: dict[str, object] = {"base_url": base_url, "api_key": SecretStr(key) if key else None, **(more or {})}
+    config = ClientConfig(**fields)
     if config.api_key is None and urlsplit(config.base_url).hostname == KEYED_HOST:
         raise ConfigError(f"{config.base_url} answers nobody without a key: export {api_key_env} with yours")
     return config
 
 
 def reachable_url(config: ClientConfig) -> str:
-    """Return the address to call: 0.0.0.0 is where a server listens."""
+    """Return the address to call; 0.0.0.0, where a server listens, becomes 127.0.0.1."""
     return config.base_url.rstrip("/").replace("://0.0.0.0", "://127.0.0.1")
 
 
 def key_headers(config: ClientConfig) -> dict[str, str]:
-    """Return the header with the key, where there is one."""
+    """Return the header with the key; no header where there is no key."""
     key = config.api_key
     return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
 
@@ -54,8 +54,12 @@ def key_headers(config: ClientConfig) -> dict[str, str]:
 async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> list[str] | None:
     """Return the names of the models that an endpoint serves, or None where it does not list them.
 
+    Args:
+        config: address and key.
+        api_key_env: environment variable with the key, for messages.
+
     Raises:
-        BackendError: nobody answers there, or the key is missing or refused.
+        BackendError: nothing answers there, or the key is missing or refused.
     """
     import httpx
 
@@ -80,10 +84,15 @@ async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> 
 
 
 async def served_model(config: ClientConfig, model: str | None, api_key_env: str = KEY_VARIABLE) -> str:
-    """Return the model to ask an endpoint for: the one that was named, or else the only one that it serves.
+    """Return the model to ask an endpoint for: the named one, or else the only one that it serves.
+
+    Args:
+        config: address and key.
+        model: the name that was given; None for none.
+        api_key_env: environment variable with the key, for messages.
 
     Raises:
-        BackendError: nobody answers there, or the key is missing or refused.
+        BackendError: nothing answers there, or the key is missing or refused.
         ConfigError: none was named, and it does not serve exactly one.
     """
     served = await list_models(config, api_key_env)
@@ -93,5 +102,5 @@ async def served_model(config: ClientConfig, model: str | None, api_key_env: str
         return served[0]
     if not served:
         raise ConfigError(f"--model is missing: {config.base_url} does not list its models, name the one to ask for")
-    more = f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""
-    raise ConfigError(f"--model is missing: {config.base_url} serves {', '.join(sorted(served)[:_SHOWN])}{more}")
+    more = f" and {len(served) - _MOST_LISTED} more" if len(served) > _MOST_LISTED else ""
+    raise ConfigError(f"--model is missing: {config.base_url} serves {', '.join(sorted(served)[:_MOST_LISTED])}{more}")

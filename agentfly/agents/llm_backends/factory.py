@@ -1,9 +1,8 @@
-"""Backend objects from the documented `backend=` argument."""
+"""Backends from the documented `backend=` argument."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from agentfly.agents.llm_backends.base import LLMBackend
 from agentfly.agents.llm_backends.configs import AsyncVLLMConfig, ClientConfig, ScriptedConfig
@@ -17,8 +16,13 @@ _CONFIGS: dict[str, type[Settings]] = {
 }
 
 
-def make_backend(backend: str | LLMBackend, model: str, template: str | None, config: Any) -> LLMBackend:
-    """The backend of a name and its configuration; a backend object is passed through.
+BackendSettings = Settings | Mapping[str, object] | Sequence[str] | Callable[..., object]
+
+
+def make_backend(
+    backend: str | LLMBackend, model: str, template: str | None, config: BackendSettings | None
+) -> LLMBackend:
+    """Return the backend of a name and its configuration; a backend object is returned as it is.
 
     Args:
         backend: "async_vllm", "client", "scripted", or a backend.
@@ -28,7 +32,7 @@ def make_backend(backend: str | LLMBackend, model: str, template: str | None, co
             texts or the function itself.
 
     Raises:
-        ConfigError: unknown backend, or a configuration of another backend.
+        ConfigError: the backend is unknown, or the configuration is that of another backend.
     """
     if not isinstance(backend, str):
         if config is not None:
@@ -52,7 +56,7 @@ def make_backend(backend: str | LLMBackend, model: str, template: str | None, co
     return AsyncVLLMBackend(model, settings, template=template)
 
 
-def _settings(backend: str, config: Any) -> Settings:
+def _settings(backend: str, config: BackendSettings | None) -> Settings:
     wanted = _CONFIGS[backend]
     if isinstance(config, wanted):
         return config

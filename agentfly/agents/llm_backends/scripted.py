@@ -1,6 +1,7 @@
-"""A backend that answers from a script, for tests, demonstrations and replays, and otherwise behaves like a real one.
+"""A backend that answers from a script, for tests, demonstrations and replays.
 
-It streams, waits if asked to, obeys `max_tokens` and, with a codec, returns exact token ids as vLLM does.
+Otherwise it behaves like a real one: it streams, waits if asked to, obeys `max_tokens` and, with a codec, returns exact
+token ids as vLLM does.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class ScriptedBackend:
 
     Args:
         script: texts, of which the n-th turn of each session gets the n-th; or a function of the request, plain or
-            async, that gives a text or a whole `Generation`.
-        latency: seconds before a turn comes, or a function of the request that gives them.
+            async, that returns a text or a whole `Generation`.
+        latency: seconds before a turn comes, or a function of the request that returns them.
         codec: makes the backend token-level; log-probs are zeros.
     """
 
@@ -38,16 +39,31 @@ class ScriptedBackend:
 
     @property
     def codec(self) -> ChatCodec | None:
-        """The codec it was given."""
+        """The codec of a token-level script, else None."""
         return self._codec
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
-        """The next turn of the script; deltas come word by word.
+        """Return the next turn of the script.
+
+        Args:
+            request: the conversation; a script of texts reads only its session.
+            on_delta: hears the text word by word.
 
         Raises:
             BackendError: the script has no text for this turn.
         """
-        turn = await self._turn(request)
+        if callable(self._script):
+            given = self._script(request)
+            turn = await given if inspect.isawaitable(given) else given
+        else:
+            index = self._turns[request.session_id]
+            if index >= len(self._script):
+                raise BackendError(
+                    f"turn {index + 1} was asked for, but the script has {len(self._script)} texts; "
+                    "add one, or let the last one end the conversation"
+                )
+            self._turns[request.session_id] += 1
+            turn = self._script[index]
         await asyncio.sleep(self._latency(request) if callable(self._latency) else self._latency)
         generation = turn if isinstance(turn, Generation) else self._generation(turn, request)
         if on_delta is not None:
@@ -59,24 +75,12 @@ class ScriptedBackend:
         """Forget the sessions: scripts start again from their first text."""
         self._turns.clear()
 
-    async def _turn(self, request: GenerationRequest) -> Turn:
-        if callable(self._script):
-            turn = self._script(request)
-            return await turn if inspect.isawaitable(turn) else turn
-        index = self._turns[request.session_id]
-        if index >= len(self._script):
-            raise BackendError(
-                f"turn {index + 1} was asked for, but the script has {len(self._script)} texts; "
-                "add one, or let the last one end the conversation"
-            )
-        self._turns[request.session_id] += 1
-        return self._script[index]
-
     def _generation(self, text: str, request: GenerationRequest) -> Generation:
         if self._codec is None:
             return Generation(text)
         ids: list[int] = list(self._codec.tokenizer.encode(text, add_special_tokens=False))
-        whole = [*ids, self._end_id(self._codec)]
+        end = self._codec.tokenizer.eos_token_id
+        whole = [*ids, end if isinstance(end, int) and end in self._codec.eos_ids else min(self._codec.eos_ids)]
         cut = whole[: request.sampling.max_tokens]
         return Generation(
             text=self._codec.decode(cut),
@@ -86,8 +90,3 @@ class ScriptedBackend:
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=len(cut),
         )
-
-    @staticmethod
-    def _end_id(codec: ChatCodec) -> int:
-        end = codec.tokenizer.eos_token_id
-        return end if isinstance(end, int) and end in codec.eos_ids else min(codec.eos_ids)

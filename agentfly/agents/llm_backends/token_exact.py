@@ -1,25 +1,25 @@
-"""Token-exact rollouts through a vLLM server's chat endpoint.
+"""Token-exact rollouts: the prompt that a server worked on is compared with the ids that training will see.
 
-The server renders the conversation itself and returns the ids of its prompt (`return_token_ids`). It is sent the turns
-of the policy as they were sampled, and its prompt is compared with the rollout's ids. Equal ids are token-exact;
-different ids are a `BackendError` that ends the chain. They differ if the server has another template or processor, or
-if the sampled ids are not those into which their text is tokenised: a chat endpoint takes text and not ids.
+A vLLM server's chat endpoint renders the conversation itself and returns the ids of its prompt (`return_token_ids`). It
+is sent the turns of the policy as they were sampled, and its prompt is compared with the rollout's ids. Equal ids are
+token-exact; different ids are a `BackendError` that ends the chain. They differ if the server has another template or
+processor, or if the sampled ids are not those into which their text is tokenised: a chat endpoint takes text and not
+ids. vLLM in this process takes ids, and its prompt is compared all the same.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest
 from agentfly.agents.llm_backends.openai_format import Reply
-from agentfly.agents.llm_backends.parity import check_prompt
 from agentfly.errors import BackendError
 from agentfly.messages import Message, TextPart
-from agentfly.templates import ChatCodec, defuse
+from agentfly.templates import ChatCodec, escape_special_tokens
 
-_SESSIONS = 4096
+_MOST_SESSIONS = 4096
 _OTHER_SERVER = (
     "Serve the checkpoint of backend_config with the agent's template: "
     "python -m agentfly.utils.deploy --model_name_or_path CHECKPOINT --template TEMPLATE"
@@ -30,8 +30,29 @@ _OTHER_TOKENS = (
 )
 
 
+def check_prompt(theirs: Sequence[int], ours: Sequence[int], advice: str) -> None:
+    """Compare the prompt that vLLM worked on with the exact ids of the request.
+
+    Args:
+        theirs: ids that vLLM reports, placeholders expanded.
+        ours: ids that training will see.
+        advice: last sentence of the message, on how to make them equal.
+
+    Raises:
+        BackendError: they differ; the message names the first difference.
+    """
+    if list(theirs) == list(ours):
+        return
+    pairs = zip(theirs, ours, strict=False)
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(theirs), len(ours)))
+    raise BackendError(
+        f"vLLM's prompt ({len(theirs)} ids) is not the rollout's ({len(ours)} ids); first difference at {first}: "
+        f"vLLM {list(theirs[first : first + 4])}, rollout {list(ours[first : first + 4])}. {advice}"
+    )
+
+
 class TokenExact:
-    """What the client does differently when it is to be exact.
+    """The parts of the client's work that differ when its turns are token-exact.
 
     Args:
         codec: of the checkpoint that is served, with the template it is served with.
@@ -42,32 +63,47 @@ class TokenExact:
         # Text of each sampled turn by the number of assistant messages before it, for the sessions last seen.
         self._sampled: OrderedDict[str, dict[int, str]] = OrderedDict()
 
-    def messages(self, request: GenerationRequest, urls: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The conversation as the server must render it: texts as the codec reads them, turns as they were sampled."""
+    def messages(self, request: GenerationRequest, urls: Mapping[str, str]) -> list[Mapping[str, object]]:
+        """Return the conversation as the server must render it.
+
+        Texts are as the codec reads them, and turns as they were sampled.
+
+        Args:
+            request: the conversation.
+            urls: data URI of each image handle.
+        """
         sampled = self._sampled.get(request.session_id, {})
-        out: list[dict[str, Any]] = []
+        out: list[Mapping[str, object]] = []
         turns = 0
         for message in request.messages:
             if message.role == "assistant" and turns in sampled:
-                said = Message("assistant", (TextPart(sampled[turns]),))
+                rendered = Message("assistant", (TextPart(sampled[turns]),))
             else:
-                said = defuse(message)
+                rendered = escape_special_tokens(message)
             turns += message.role == "assistant"
-            out.append(said.to_openai(urls.__getitem__))
+            out.append(rendered.to_openai(urls.__getitem__))
         return out
 
-    def fields(self, request: GenerationRequest, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of the request's body, with those that the user gave.
+    def fields(self, request: GenerationRequest, extra: Mapping[str, object]) -> dict[str, object]:
+        """Return the extra fields of the request's body.
 
         `tool_choice` is "none" because the text comes back whole then; the schemas are in the prompt all the same.
+
+        Args:
+            request: the conversation and its tools.
+            extra: fields that the user gave.
         """
-        bias = {str(self.codec.image_id): -100.0, **extra.get("logit_bias", {})}
+        given = cast("Mapping[str, float]", extra.get("logit_bias", {}))
         choice = {"tool_choice": "none"} if request.tools else {}
         exact = {"return_token_ids": True, "logprobs": True, "stop_token_ids": sorted(self.codec.eos_ids)}
-        return {**choice, **extra, **exact, "logit_bias": bias}
+        return {**choice, **extra, **exact, "logit_bias": {str(self.codec.image_id): -100.0, **given}}
 
     def check(self, reply: Reply, request: GenerationRequest) -> None:
         """Compare the server's prompt with the request's, once, as soon as it is known.
+
+        Args:
+            reply: the answer so far; it is marked as checked.
+            request: the conversation with its exact ids.
 
         Raises:
             BackendError: they differ.
@@ -79,32 +115,33 @@ class TokenExact:
         check_prompt(reply.prompt_ids, request.prompt_ids, _OTHER_TOKENS if same_text else _OTHER_SERVER)
 
     def generation(self, reply: Reply, request: GenerationRequest) -> Generation:
-        """The turn with its ids and log-probs.
+        """Return the turn with its ids and log-probs, and remember its text for the next request.
+
+        Args:
+            reply: the complete answer.
+            request: the conversation that it answers.
 
         Raises:
-            BackendError: the server did not send them.
+            BackendError: the server did not send ids and log-probs.
         """
-        said = reply.generation()
+        parsed = reply.generation()
         if not reply.prompt_checked or not reply.token_ids or len(reply.logprobs) != len(reply.token_ids):
             raise BackendError(
                 f"the server sent {len(reply.token_ids)} token ids and {len(reply.logprobs)} log-probs; "
                 "return_token_ids of backend_config needs a vLLM server: set it to false for inexact rollouts"
             )
         text = self.codec.decode(reply.token_ids)
-        self._remember(request, text)
+        turn = sum(message.role == "assistant" for message in request.messages)
+        self._sampled.setdefault(request.session_id, {})[turn] = text
+        self._sampled.move_to_end(request.session_id)
+        if len(self._sampled) > _MOST_SESSIONS:
+            self._sampled.popitem(last=False)
         return Generation(
             text=text,
-            finish_reason=said.finish_reason,
-            tool_calls=said.tool_calls,
+            finish_reason=parsed.finish_reason,
+            tool_calls=parsed.tool_calls,
             token_ids=tuple(reply.token_ids),
             logprobs=tuple(reply.logprobs),
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=len(reply.token_ids),
         )
-
-    def _remember(self, request: GenerationRequest, text: str) -> None:
-        turn = sum(message.role == "assistant" for message in request.messages)
-        self._sampled.setdefault(request.session_id, {})[turn] = text
-        self._sampled.move_to_end(request.session_id)
-        if len(self._sampled) > _SESSIONS:
-            self._sampled.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Benchmarks that come as folders: ImgEdit and RISEBench, in the layouts that their repositories publish.
+"""Read benchmarks that come as folders, ImgEdit and RISEBench, in the layouts of their repositories.
 
 ImgEdit (github.com/PKU-YuanGroup/ImgEdit, `Benchmark/*/…readme.md`): JSON objects by key. Entries of the
 basic suite are `{"id": IMAGE, "prompt", "edit_type"}`, of the UGE (hard) suite `{"id", "prompt"}`, of the multi-turn
@@ -12,15 +12,14 @@ list of them, below `data/`. Its reference images show one possible answer, so t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from agentfly.datasets.image_paths import ImageFolder
-from agentfly.datasets.task import EditTask
-from agentfly.datasets.task_row import TaskRow, numbered
-from agentfly.datasets.task_types import stable_task_type
+from agentfly.datasets.public.task_fields import numbered, stable_task_type
+from agentfly.datasets.tables import Row
+from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name
 
 IMGEDIT_SPLITS: tuple[str, ...] = ("basic", "uge", "multiturn")
@@ -28,7 +27,11 @@ _IMAGE_FOLDERS = (".", "original_images", "data", "data_total")
 
 
 def imgedit_rows(root: Path, split: str | None) -> Iterator[TaskRow]:
-    """Tasks of ImgEdit's benchmark below a folder: split "basic" (the default), "uge" or "multiturn".
+    """Yield the rows of ImgEdit's benchmark.
+
+    Args:
+        root: folder with its files.
+        split: "basic" (the default), "uge" or "multiturn".
 
     Raises:
         ConfigError: unknown split.
@@ -53,16 +56,21 @@ def _imgedit_rows(root: Path, split: str) -> Iterator[TaskRow]:
 
 
 def risebench_rows(root: Path, split: str | None) -> Iterator[TaskRow]:
-    """Tasks of RISEBench below a folder; a split is one of its categories, e.g. "spatial_reasoning".
+    """Yield the rows of RISEBench.
+
+    Args:
+        root: folder with its files.
+        split: one of its categories, such as "spatial_reasoning"; None takes all.
 
     Raises:
         DatasetError: the folder does not hold the benchmark.
     """
     for path, content in _json_files(root):
-        if _is_rise(content):
-            entries = [entry for entry in content if split in (None, entry.get("category"))]
+        listed = content if isinstance(content, list) and all(isinstance(entry, dict) for entry in content) else []
+        if listed and "index" in listed[0]:
+            entries = [entry for entry in listed if split in (None, entry.get("category"))]
             if not entries:
-                categories = {str(entry.get("category")) for entry in content}
+                categories = {str(entry.get("category")) for entry in listed}
                 raise ConfigError(unknown_name("split of risebench", str(split), categories))
             for entry in entries:
                 yield TaskRow(f"{path.name} index {entry.get('index')!r}", partial(_rise_task, entry, path, root))
@@ -70,12 +78,7 @@ def risebench_rows(root: Path, split: str | None) -> Iterator[TaskRow]:
     raise DatasetError(f"risebench: no JSON file below {root} is a list of entries with an index and an instruction")
 
 
-def _is_rise(content: Any) -> bool:
-    entries = content if isinstance(content, list) else []
-    return bool(entries) and all(isinstance(entry, dict) for entry in entries) and "index" in entries[0]
-
-
-def _suite(entry: Any) -> str | None:
+def _suite(entry: object) -> str | None:
     if not isinstance(entry, dict) or "id" not in entry:
         return None
     if "turn1" in entry:
@@ -85,10 +88,10 @@ def _suite(entry: Any) -> str | None:
     return None
 
 
-def _imgedit_task(key: str, entry: Mapping[str, Any], path: Path, root: Path, split: str) -> EditTask:
+def _imgedit_task(key: str, entry: Row, path: Path, root: Path, split: str) -> EditTask:
     turns = [str(entry[name]) for number in range(1, len(entry)) if (name := f"turn{number}") in entry]
     wording = turns or [str(entry["prompt"])]
-    metadata: dict[str, Any] = {"suite": split, "image": entry["id"]}
+    metadata: dict[str, object] = {"suite": split, "image": entry["id"]}
     if turns:
         metadata["turns"] = turns
     if "edit_type" in entry:
@@ -103,7 +106,7 @@ def _imgedit_task(key: str, entry: Mapping[str, Any], path: Path, root: Path, sp
     )
 
 
-def _rise_task(entry: Mapping[str, Any], path: Path, root: Path) -> EditTask:
+def _rise_task(entry: Row, path: Path, root: Path) -> EditTask:
     missing = [name for name in ("index", "instruction", "image") if not entry.get(name)]
     if missing:
         raise DatasetError(f"lacks {', '.join(missing)}")
@@ -122,23 +125,20 @@ def _rise_task(entry: Mapping[str, Any], path: Path, root: Path) -> EditTask:
     )
 
 
-def _image(name: Any, path: Path, root: Path) -> Path:
-    """An image below the folder of its JSON file, the root, or one of their usual folders of images."""
+def _image(name: object, path: Path, root: Path) -> Path:
+    """Return the path of an image below the folder of its JSON file, the root, or one of their folders of images."""
     if not isinstance(name, str) or not name:
         raise DatasetError("names no image")
     ImageFolder(root).source(name)
     for parent in (path.parent, root):
-        for folder in (*(parent / known for known in _IMAGE_FOLDERS), *_subfolders(parent)):
+        subfolders = sorted(folder for folder in parent.iterdir() if folder.is_dir())
+        for folder in (*(parent / known for known in _IMAGE_FOLDERS), *subfolders):
             if (folder / name).is_file() and (folder / name).resolve().is_relative_to(root.resolve()):
                 return folder / name
     raise DatasetError(f"image {name!r} is nowhere below {root}: unpack the benchmark's images there")
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _json_files(root: Path) -> Iterator[tuple[Path, Any]]:
+def _json_files(root: Path) -> Iterator[tuple[Path, object]]:
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}: root= names the folder with the benchmark's files")
     for path in sorted(root.rglob("*.json")):

@@ -1,6 +1,6 @@
-"""Public data sets of image editing: which of their columns are what. Data, not code, wherever data will do.
+"""The columns of public data sets of image editing.
 
-Columns and types as these pages gave them in November 2026:
+Columns and types as published in November 2026:
 
 - `gedit-bench` (github.com/stepfun-ai/Step1X-Edit, `GEdit-Bench/generate_image_example.py`): task_type, key,
   instruction, instruction_language, input_image, input_image_raw, Intersection_exist (bool).
@@ -14,10 +14,10 @@ Columns and types as these pages gave them in November 2026:
 - `omniedit` (huggingface.co/datasets/TIGER-Lab/OmniEdit-Filtered-1.2M): omni_edit_id, task, src_img, edited_img,
   edited_prompt_list (list of strings), and scores that are not read.
 - `pie-bench++` (huggingface.co/datasets/UB-CVML-Group/PIE_Bench_pp): image, id, source_prompt, target_prompt,
-  edit_action, aspect_mapping, blended_words, mask (runs as text). It lacks an instruction: its captions are
-  made into one.
+  edit_action, aspect_mapping, blended_words, mask (runs as text). It lacks an instruction: one is made of its
+  captions.
 
-A column that is only metadata may be missing; the others may not.
+Columns of metadata may be missing; all others must be there.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from PIL import Image
 
 from agentfly.datasets.public.masks import mask_from_cutout, mask_from_runs
-
-Row = Mapping[str, Any]
+from agentfly.datasets.tables import Row
 
 
 def _omniedit(row: Row) -> Row:
@@ -49,24 +47,24 @@ def _pie_bench(row: Row) -> Row:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How one data set's rows become tasks.
+    """A mapping of a data set's columns to the fields of a task.
 
     Attributes:
-        repo: its name on the hub.
-        splits: the names of its splits; the first is taken when none is asked for.
+        repo: name of the data set on the hub.
+        splits: names of the splits; the first is the default.
         id: columns that together name a row.
         images: columns with the image to edit; the first that holds one counts.
         instruction: column of the instruction.
-        made_from: columns that `prepare` makes the instruction from, where it does.
-        target, mask: columns, where there are any.
-        read_mask: turns the mask column into a mask of ours.
+        made_from: columns from which `prepare` makes the instruction; empty where there is a column of it.
+        target, mask: columns, None where there is none.
+        read_mask: converts a value of the mask column to a mask of ours.
         task_type: column of the task type.
         metadata: our key -> column.
-        prepare: what no mapping can say, done to a row first.
+        prepare: changes a row first, where a mapping is not enough.
         parts: named parts ("configs") of the repository, in order; rows then have a column `config`.
         language: column that the option `language` filters by.
-        session: column that turns on one image share; `metadata["turn"]` is then their order.
-        streaming: read from the hub row by row; what is too large to fetch whole.
+        session: column that all turns on one image share; `metadata["turn"]` is then their order.
+        streaming: read from the hub row by row, because the files are too large to fetch.
     """
 
     repo: str
@@ -77,7 +75,7 @@ class Adapter:
     made_from: tuple[str, ...] = ()
     target: str | None = None
     mask: str | None = None
-    read_mask: Callable[[Any], Image.Image] = mask_from_cutout
+    read_mask: Callable[..., Image.Image] = mask_from_cutout
     task_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Row], Row] = lambda row: row

@@ -1,27 +1,30 @@
-"""Rows of a public data set, from the hub by name or from downloaded files."""
+"""Read the rows of a public data set, from the hub or from downloaded files."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from agentfly.datasets.public.columns import Adapter, Row
-from agentfly.datasets.tables import find_tables, read_table
+from agentfly.datasets.public.columns import Adapter
+from agentfly.datasets.tables import Row, find_tables, read_table
 from agentfly.errors import ConfigError, DatasetError, first_line, require, unknown_name
 from agentfly.model_source import hub_answers
 from agentfly.settings import Settings
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class HubOptions(Settings):
     """Options of data sets by name.
 
     Attributes:
-        revision: branch, tag or commit on the hub; the newest without it.
-        streaming: read row by row instead of fetching the files first; the data set's own default without it.
-        config: one named part (PIE-Bench++: "3_delete_object_80"); all parts without it.
-        language: only rows in this language (GEdit-Bench: "en" or "cn").
+        revision: branch, tag or commit on the hub; by default the newest.
+        streaming: read row by row instead of fetching the files first; by default as the data set prefers.
+        config: one named part (PIE-Bench++: "3_delete_object_80"); by default all parts.
+        language: of the rows (GEdit-Bench: "en" or "cn"); by default all languages.
         multi_turn: "chained" makes each turn a task on the image before it; "session" makes all turns on an image
             one task, from the first image to the last target (MagicBrush).
     """
@@ -34,7 +37,14 @@ class HubOptions(Settings):
 
 
 def read_rows(name: str, adapter: Adapter, split: str, root: Path | None, options: HubOptions) -> Iterator[Row]:
-    """The raw rows of a split, images undecoded; with parts, a column `config` is added.
+    """Yield the raw rows of a split, images undecoded. In a data set with parts, a column `config` is added.
+
+    Args:
+        name: of the data set.
+        adapter: of the data set.
+        split: one of `adapter.splits`.
+        root: folder with the downloaded files; None reads from the hub.
+        options: part, language and revision.
 
     Raises:
         ConfigError: the data set has no such split, part or option.
@@ -70,7 +80,7 @@ def _wanted_parts(name: str, adapter: Adapter, root: Path | None, wanted: str | 
         return (wanted,)
     if root is None or not adapter.parts:
         return adapter.parts or (None,)
-    # Whoever downloaded some of the parts means those.
+    # A folder with some of the parts stands for those parts.
     there = [part for part in adapter.parts if (root / part).is_dir()]
     if not there:
         raise DatasetError(f"{root} holds none of the parts of {name}, folders named {', '.join(adapter.parts)}")
@@ -82,29 +92,24 @@ def _from_hub(name: str, adapter: Adapter, part: str | None, split: str, options
     import datasets
 
     if not hub_answers():
-        _take_from_cache()
+        import huggingface_hub.constants
+
+        # Read the cache only: the libraries would try each request again for a minute.
+        datasets.config.HF_HUB_OFFLINE = True
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
     streaming = adapter.streaming if options.streaming is None else options.streaming
     try:
         rows = datasets.load_dataset(adapter.repo, part, split=split, revision=options.revision, streaming=streaming)
         yield from _undecoded(rows)
-    except Exception as fault:  # the hub's client raises whatever its HTTP library does
+    except Exception as fault:  # the hub's client passes on the errors of its HTTP library
         raise DatasetError(
             f"{name}: cannot read {adapter.repo} from the hub ({first_line(fault)}). Check the network and the name, "
             "or download its files and name their folder: root=FOLDER, on the command line --root FOLDER"
         ) from fault
 
 
-def _take_from_cache() -> None:
-    """Have the libraries of the hub ask it no more in this process: each question would be tried again for a minute."""
-    import datasets
-    import huggingface_hub.constants
-
-    datasets.config.HF_HUB_OFFLINE = True
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-
-
-def _undecoded(rows: Any) -> Iterator[Row]:
-    """Rows with their images as the bytes they are stored as: `load_image` opens them, with its limits."""
+def _undecoded(rows: datasets.Dataset | datasets.IterableDataset) -> Iterator[Row]:
+    """Return the rows with images as their stored bytes, which `load_image` opens within its limits."""
     import datasets
 
     if isinstance(rows, datasets.IterableDataset):

@@ -1,4 +1,4 @@
-"""Convert the masks of public data sets to ours: mode L, white where the image must change."""
+"""Convert the masks of public data sets to our form: mode L, white where the image must change."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from agentfly.images import ImageSource, load_image
 
 
 def mask_from_cutout(source: ImageSource) -> Image.Image:
-    """The mask of an image whose edited region was erased: transparent, or, where transparency got lost, pure black.
+    """Return the mask of an image whose edited region is transparent or, where transparency was lost, pure black.
 
-    MagicBrush and HumanEdit publish their masks so (the form that DALL-E took). An image of black and white alone is
-    read as black = erased too, as HumanEdit's own `mask_convert.py` does.
+    MagicBrush and HumanEdit publish masks in this form, which DALL-E took. In an image of black and white alone, black
+    is the edited region too, as in HumanEdit's own `mask_convert.py`.
 
     Raises:
-        ImageError: not an image.
+        ImageError: the source is no image.
     """
     image = load_image(source)
     if image.mode == "RGBA":
@@ -28,17 +28,17 @@ def mask_from_cutout(source: ImageSource) -> Image.Image:
 
 
 def mask_from_runs(text: str, size: tuple[int, int] = (512, 512)) -> Image.Image:
-    """The mask of PIE-Bench's runs: "start length start length ...", row by row, marking what is edited.
+    """Return the mask of PIE-Bench's runs "start length start length ...", which mark the edited pixels row by row.
 
-    The benchmark's own scorer also marks the outermost pixels, against errors of annotation; here they stay as they
-    were drawn.
+    The benchmark's own scorer also marks the outermost pixels, to correct errors of annotation. Here they stay as they
+    were annotated.
 
     Args:
         text: the runs; empty for no edited region.
         size: width and height; PIE-Bench's images are 512 x 512.
 
     Raises:
-        DatasetError: not runs, or a run starts outside the image.
+        DatasetError: the text is no list of runs, or a run starts outside the image.
     """
     width, height = size
     try:

@@ -1,4 +1,4 @@
-"""Tasks of the public data sets: the same code for all of them, with a table of their columns."""
+"""Make tasks of the rows of public data sets, by the table of their columns."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageChops
 
 from agentfly.datasets.image_paths import ImageFolder
-from agentfly.datasets.public.columns import ADAPTERS, Adapter, Row
+from agentfly.datasets.public.columns import ADAPTERS, Adapter
 from agentfly.datasets.public.hub import HubOptions, read_rows
-from agentfly.datasets.task import EditTask
-from agentfly.datasets.task_row import TaskRow, numbered
-from agentfly.datasets.task_types import stable_task_type
+from agentfly.datasets.public.task_fields import numbered, stable_task_type
+from agentfly.datasets.tables import Row
+from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name
-from agentfly.images import ImageSource
 
 MULTI_TURN: tuple[str, ...] = ("chained", "session")
 
 
 def public_rows(name: str, split: str | None, root: Path | None, options: HubOptions) -> Iterator[TaskRow]:
-    """The rows of a data set by name.
+    """Yield the rows of a data set by name.
+
+    Args:
+        name: key of `ADAPTERS`.
+        split: in the data set's own words; None takes its first one.
+        root: folder with the downloaded files; None reads from the hub.
+        options: part, language, turns and revision.
 
     Raises:
         ConfigError: an option does not fit the data set.
-        DatasetError: it cannot be read.
+        DatasetError: the data set cannot be read.
     """
     adapter = ADAPTERS[name]
     if options.multi_turn not in MULTI_TURN:
@@ -44,7 +48,7 @@ def public_rows(name: str, split: str | None, root: Path | None, options: HubOpt
 
 
 def _task(adapter: Adapter, raw: Row, images: ImageFolder) -> EditTask:
-    _require(adapter, raw)
+    _check_columns(adapter, raw)
     row = adapter.prepare(raw)
     own_type = str(row[adapter.task_type]) if adapter.task_type else ""
     metadata = {ours: row[column] for ours, column in adapter.metadata.items() if row.get(column) is not None}
@@ -53,19 +57,22 @@ def _task(adapter: Adapter, raw: Row, images: ImageFolder) -> EditTask:
     image = next((row[column] for column in adapter.images if row.get(column) is not None), None)
     if image is None:
         raise DatasetError(f"column {' and '.join(adapter.images)} holds no image")
-    mask = row[adapter.mask] if adapter.mask else None
+    target, mask = (row[column] if column else None for column in (adapter.target, adapter.mask))
+    if mask is not None:
+        # Runs are text, which would pass for a path.
+        mask = adapter.read_mask(mask if isinstance(mask, str) else images.source(mask))
     return EditTask(
         id="-".join(str(row[column]) for column in adapter.id),
         instruction=str(row[adapter.instruction] or "").strip(),
         images=(images.source(image),),
-        target=_optional(row[adapter.target], images) if adapter.target else None,
-        mask=None if mask is None else _mask(adapter, mask, images),
+        target=None if target is None else images.source(target),
+        mask=mask,
         task_type=stable_task_type(own_type),
         metadata=metadata,
     )
 
 
-def _require(adapter: Adapter, row: Row) -> None:
+def _check_columns(adapter: Adapter, row: Row) -> None:
     needed = [
         *adapter.id,
         *(adapter.made_from or (adapter.instruction,)),
@@ -80,26 +87,17 @@ def _require(adapter: Adapter, row: Row) -> None:
         raise DatasetError(f"lacks column {', '.join(missing)} of {adapter.repo}; it has {', '.join(row)}")
 
 
-def _mask(adapter: Adapter, value: Any, images: ImageFolder) -> Image.Image:
-    # Runs are text, which a path would be too.
-    return adapter.read_mask(value if isinstance(value, str) else images.source(value))
-
-
-def _optional(value: Any, images: ImageFolder) -> ImageSource | None:
-    return None if value is None else images.source(value)
-
-
 def _sessions(name: str, adapter: Adapter, column: str, rows: Iterator[Row], images: ImageFolder) -> Iterator[TaskRow]:
-    """Turns that follow each other in the data, and share a session, as one row."""
+    """Yield one row for all turns of a session, which follow each other in the data."""
     start = 0
     for session, group in itertools.groupby(rows, key=lambda row: row.get(column)):
         turns = list(group)
         where = f"{name} rows {start} to {start + len(turns) - 1}"
-        yield TaskRow(where, partial(_session, adapter, str(session), turns, images))
+        yield TaskRow(where, partial(_session_task, adapter, str(session), turns, images))
         start += len(turns)
 
 
-def _session(adapter: Adapter, session: str, rows: Sequence[Row], images: ImageFolder) -> EditTask:
+def _session_task(adapter: Adapter, session: str, rows: Sequence[Row], images: ImageFolder) -> EditTask:
     tasks = sorted((_task(adapter, row, images) for row in rows), key=lambda task: int(task.metadata["turn"]))
     turns = [task.instruction for task in tasks]
     masks = [task.mask for task in tasks if isinstance(task.mask, Image.Image)]
@@ -115,7 +113,7 @@ def _session(adapter: Adapter, session: str, rows: Sequence[Row], images: ImageF
 
 
 def _union(masks: Sequence[Image.Image]) -> Image.Image | None:
-    """What any of the turns may change; None where the images of the turns differ in size."""
+    """Return the mask of all that any turn may change, None where the images of the turns differ in size."""
     union = masks[0]
     for mask in masks[1:]:
         if mask.size != union.size:

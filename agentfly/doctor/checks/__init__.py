@@ -1,1 +1,1 @@
-"""The checks of the doctor, one file for each part of the machine or of its neighbours."""
+"""The checks of the doctor, one file for each part of the machine and for each service."""

@@ -1,4 +1,4 @@
-"""The conversation that templates, parsers and endpoints are tested with: images in tool turns, unusual arguments."""
+"""A conversation to test templates, parsers and endpoints: images in tool turns, unusual arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
 
-# One below the least that a processor makes of an image, one of a usual photograph's shape.
+# One below the smallest size of a processor, one of a usual photograph's shape.
 IMAGES: Mapping[str, tuple[int, int]] = {"img_small": (40, 32), "img_large": (640, 480)}
 BEFORE, AFTER = "before the image", "after the image"
 CALL = ToolCall(
@@ -38,5 +38,5 @@ SECOND = Message("tool", (TextPart("a second result"),), tool_call_id="call_1")
 
 
 def load(handle: str) -> Image.Image:
-    """The image behind a handle of this conversation."""
+    """Return the image of a handle of this conversation."""
     return Image.new("RGB", IMAGES[handle], (120, 90, 60))

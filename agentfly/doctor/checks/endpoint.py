@@ -1,10 +1,10 @@
-"""Check that an endpoint answers, sees images, and gives the token ids that training and exact rollouts need."""
+"""Check that an endpoint answers, accepts images, and returns the token ids for training and exact rollouts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypedDict
 
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, SamplingParams
 from agentfly.agents.llm_backends.client_errors import UnreachableError
@@ -26,8 +26,15 @@ _DEPLOY = "python -m agentfly.utils.deploy --model_name_or_path CHECKPOINT --tem
 _UNREACHABLE = "look at the server's log and load, and at the network between; then run the doctor again"
 
 
+class ServedModel(TypedDict, total=False):
+    """An entry of `/v1/models`; vLLM adds `max_model_len` in tokens."""
+
+    id: str
+    max_model_len: int | None
+
+
 def endpoint(examination: Examination) -> Iterator[Finding]:
-    """The endpoint's list of models."""
+    """Check the endpoint's list of models."""
     request = examination.request
     if request.base_url is None:
         yield skipped("no endpoint was named", "--base-url http://HOST:PORT/v1 --model NAME")
@@ -46,17 +53,17 @@ def endpoint(examination: Examination) -> Iterator[Finding]:
     served = request.model or next(iter(models), None)
     if served is not None:
         examination.served = served
-        length = models.get(served, {}).get("max_model_len")
+        length = models[served].get("max_model_len") if served in models else None
         examination.engine_context = int(length) if length else None
 
 
 def answer(examination: Examination) -> Iterator[Finding]:
-    """One short answer to a question with an image."""
+    """Check a short answer to a question with an image."""
     yield from check_answer(_config(examination), _served(examination))
 
 
 def token_ids(examination: Examination) -> Iterator[Finding]:
-    """One short answer with the ids that the server worked on and sampled."""
+    """Check the ids of a short answer: those of the prompt, and the sampled ones."""
     config, served = _config(examination), _served(examination)
     if examination.codec is None:
         yield from check_ids(config, served)
@@ -64,15 +71,13 @@ def token_ids(examination: Examination) -> Iterator[Finding]:
         yield from check_exact(config, served, examination.codec)
 
 
-def read_models(
-    response: httpx.Response, url: str, model: str | None
-) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
-    """The models of an answer of `/v1/models`, by name, and what is to be said of it.
+def read_models(response: httpx.Response, url: str, model: str | None) -> tuple[dict[str, ServedModel], list[Finding]]:
+    """Return the models in an answer of `/v1/models` by name, and the findings about it.
 
     Args:
-        response: whatever came.
+        response: of any status and content.
         url: address of the endpoint.
-        model: the name that is wanted; any when None.
+        model: the wanted name; None for any.
     """
     if response.status_code in (401, 403):
         return {}, [error(f"{url} refuses the key ({response.status_code})", "export OPENAI_API_KEY with its key")]
@@ -89,7 +94,7 @@ def read_models(
 
 
 def check_answer(config: ClientConfig, model: str) -> Iterator[Finding]:
-    """Ask as the client backend does, without retries."""
+    """Send a question through the client backend, without retries."""
     try:
         said = asyncio.run(_generate(config, model, (ASK,)))
     except UnreachableError as fault:
@@ -102,7 +107,7 @@ def check_answer(config: ClientConfig, model: str) -> Iterator[Finding]:
 
 
 def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
-    """Without a checkpoint at hand: whether ids come at all."""
+    """Check that an answer has token ids, where there is no checkpoint to compare them with."""
     import httpx
 
     body = {
@@ -129,7 +134,7 @@ def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
 
 
 def check_exact(config: ClientConfig, model: str, codec: ChatCodec) -> Iterator[Finding]:
-    """With the checkpoint: whether the server's prompt is the rollout's, images of tool turns included."""
+    """Check that the server's prompt equals that of a rollout with the checkpoint, images of tool turns included."""
     exact = config.model_copy(update={"return_token_ids": True})
     try:
         asyncio.run(_generate(exact, model, (ASK, SAID, RESULT), codec))

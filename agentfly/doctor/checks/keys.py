@@ -1,7 +1,8 @@
-"""Check that the necessary keys are set. Only their names are ever shown."""
+"""Check that the necessary keys are set. The report shows their names only."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from agentfly.doctor.findings import Finding, error, ok, skipped
 
 @dataclass(frozen=True)
 class Key:
-    """An environment variable with a key, what it is for, and where it may lie instead.
+    """An environment variable with a key.
 
     Attributes:
-        variable: its name.
-        purpose: what does not work without it.
-        file: in the home folder, where its program also keeps it.
-        word: what the file holds when the key is in it.
+        variable: name.
+        purpose: uses that need the key.
+        file: in the home folder, an alternative place of the key.
+        word: text in that file if it holds the key.
     """
 
     variable: str
@@ -38,15 +39,24 @@ KEYS = (
 
 
 def keys(examination: Examination) -> Iterator[Finding]:
-    """Names of keys, in the environment and where their programs keep them."""
+    """Check the keys in the environment and in the files of their programs."""
     yield from check_keys(os.environ, examination.request.base_url, Path.home())
 
 
 def check_keys(variables: Mapping[str, str], base_url: str | None, home: Path) -> Iterator[Finding]:
-    """A key is an error only where the request cannot do without it, or where it cannot be right."""
+    """Check the keys. One that is missing is an error only if the request needs it.
+
+    Args:
+        variables: of the environment.
+        base_url: of the endpoint, or None.
+        home: folder with the files of other programs.
+    """
     host = urlsplit(base_url).hostname if base_url else None
     for key in KEYS:
-        value = variables.get(key.variable, "")
+        value, in_file = variables.get(key.variable, ""), False
+        if key.file:
+            with contextlib.suppress(OSError):
+                in_file = key.word in (home / key.file).read_text(encoding="utf-8", errors="replace")
         if value and (value != value.strip() or value.strip("\"'") != value):
             yield error(
                 f"{key.variable} has spaces or quotes around it, which become part of the key",
@@ -54,7 +64,7 @@ def check_keys(variables: Mapping[str, str], base_url: str | None, home: Path) -
             )
         elif value:
             yield ok(f"{key.variable} is set")
-        elif key.file and _holds(home / key.file, key.word):
+        elif in_file:
             yield ok(f"{key.variable} is not set, ~/{key.file} has the key")
         elif key.variable == "OPENAI_API_KEY" and host == KEYED_HOST:
             yield error(f"{KEYED_HOST} answers nobody without a key", "export OPENAI_API_KEY")
@@ -62,10 +72,3 @@ def check_keys(variables: Mapping[str, str], base_url: str | None, home: Path) -
             yield skipped(
                 f"{key.variable} is not set; it is for {key.purpose}", f"export {key.variable} if you use them"
             )
-
-
-def _holds(file: Path, word: str) -> bool:
-    try:
-        return word in file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False

@@ -1,12 +1,13 @@
-"""Find what earlier runs left behind, and other programs on the ports that servers want."""
+"""Find leftovers of earlier runs, and other programs on the ports of our servers."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,11 +25,11 @@ PORTS = {
     8265: "Ray's dashboard",
 }
 _DRIVER = b"agentfly.training.verl.driver"
-# Weights on their way to the engine (verl), Python's shared memory (vLLM's queues) and semaphores, torch's tensors.
+# verl's weights for the engine, Python's shared memory (vLLM's queues) and semaphores, torch's tensors.
 _SEGMENTS = ("verl_weights_*", "psm_*", "sem.mp-*", "torch_*")
-# Folders of `launch` and of `agentfly.utils.deploy`; eight characters are `tempfile`'s.
+# Folders of `launch` and of `agentfly.utils.deploy`, with eight characters of `tempfile`.
 _FOLDER = re.compile(r"agentfly-(?:deploy-)?[a-z0-9_]{8}")
-# A folder is made a moment before the process that names it.
+# Age in seconds: a folder is made a moment before the process that names it.
 _YOUNG = 60.0
 _MAPPING = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/", re.MULTILINE)
 _LISTED = 8
@@ -36,7 +37,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Process:
-    """A living process: the run that it is of ("" for none), its command line, and whatever names a folder in use."""
+    """A living process: its run ("" for none), its command line and its environment."""
 
     pid: int
     run: str
@@ -45,7 +46,7 @@ class Process:
 
 
 def processes(proc: Path = PROC) -> list[Process]:
-    """All processes that may be looked at, in a /proc file system; zombies have no environment."""
+    """Return the processes that we may read in a /proc file system; zombies have no environment."""
     found = []
     for entry in proc.iterdir() if proc.is_dir() else ():
         if not entry.name.isdigit():
@@ -61,12 +62,12 @@ def processes(proc: Path = PROC) -> list[Process]:
 
 
 def runs(_: Examination) -> Iterator[Finding]:
-    """Processes of runs, with and without somebody who leads them."""
+    """Check the processes of runs."""
     yield from check_runs(processes()) if PROC.is_dir() else [skipped("this system has no /proc")]
 
 
 def shared_segments(_: Examination) -> Iterator[Finding]:
-    """Shared memory that no living process uses."""
+    """Check for shared memory that no living process uses."""
     if not SHARED_MEMORY.is_dir() or not PROC.is_dir():
         yield skipped("this system has no /dev/shm")
         return
@@ -74,21 +75,24 @@ def shared_segments(_: Examination) -> Iterator[Finding]:
 
 
 def scratch(_: Examination) -> Iterator[Finding]:
-    """Temporary folders of programs that are gone."""
+    """Check for temporary folders of dead programs."""
     yield from check_scratch(abandoned_folders(SCRATCH, processes(), time.time()))
 
 
 def ports(examination: Examination) -> Iterator[Finding]:
-    """Ports that our servers and Ray take unless they are told otherwise."""
+    """Check the default ports of our servers and of Ray."""
     request = examination.request
     nodes = [node if "://" in node else f"http://{node}" for node in request.nodes]
     addresses = [*nodes, *([request.base_url] if request.base_url else [])]
-    expected = {port for address in addresses if (port := _port(address)) is not None}
+    expected = set()
+    for address in addresses:
+        with contextlib.suppress(ValueError):
+            expected.add(urlsplit(address).port)
     yield from check_ports(is_taken, expected)
 
 
 def check_runs(found: Sequence[Process]) -> Iterator[Finding]:
-    """A run whose driver lives goes on; without it, what is left holds memory and ports for nothing."""
+    """Judge the processes of runs: those of a run without its driver hold memory and ports for nothing."""
     members: dict[str, list[Process]] = {}
     for process in found:
         if process.run:
@@ -104,7 +108,7 @@ def check_runs(found: Sequence[Process]) -> Iterator[Finding]:
 
 
 def check_segments(orphans: Mapping[Path, int]) -> Iterator[Finding]:
-    """Shared memory of a dead process stays until somebody removes it."""
+    """Report shared memory of dead processes, which stays until it is removed."""
     if not orphans:
         yield ok("no shared memory without a living owner")
         return
@@ -116,15 +120,20 @@ def check_segments(orphans: Mapping[Path, int]) -> Iterator[Finding]:
 
 
 def check_scratch(folders: Sequence[Path]) -> Iterator[Finding]:
-    """Only a killed program leaves its folder."""
+    """Report temporary folders, which only killed programs leave."""
     if folders:
         yield warning(f"{len(folders)} temporary folders of programs that were killed", f"rm -r {_paths(folders)}")
     else:
         yield ok("no temporary folders of programs that are gone")
 
 
-def check_ports(taken: Callable[[int], bool], expected: set[int]) -> Iterator[Finding]:
-    """A taken port is in the way of the next server, unless it is the one that was asked about."""
+def check_ports(taken: Callable[[int], bool], expected: Collection[int | None]) -> Iterator[Finding]:
+    """Report the default ports that other programs hold.
+
+    Args:
+        taken: returns True for a port that somebody listens on.
+        expected: ports of the servers that the user named.
+    """
     busy = [port for port in PORTS if port not in expected and taken(port)]
     for port in busy:
         yield warning(f"port {port} is taken; it is the default of {PORTS[port]}", "start the next one with --port")
@@ -133,14 +142,14 @@ def check_ports(taken: Callable[[int], bool], expected: set[int]) -> Iterator[Fi
 
 
 def is_taken(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
+    """Return True if a program listens on a port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def inodes_in_use(proc: Path = PROC) -> set[int]:
-    """Inodes of the files in /dev/shm that living processes map or hold open."""
+    """Return the inodes of the files in /dev/shm that living processes map or hold open."""
     found: set[int] = set()
     for entry in proc.iterdir():
         if not entry.name.isdigit():
@@ -156,7 +165,13 @@ def inodes_in_use(proc: Path = PROC) -> set[int]:
 
 
 def orphaned_segments(folder: Path, in_use: set[int], user: int) -> dict[Path, int]:
-    """Bytes of each segment of the kinds that we make, of this user, which nobody uses."""
+    """Return the unused segments of our kinds with their bytes.
+
+    Args:
+        folder: of the segments.
+        in_use: inodes of `inodes_in_use`.
+        user: id of the owner.
+    """
     orphans = {}
     for path in sorted(path for pattern in _SEGMENTS for path in folder.glob(pattern)):
         try:
@@ -169,7 +184,13 @@ def orphaned_segments(folder: Path, in_use: set[int], user: int) -> dict[Path, i
 
 
 def abandoned_folders(folder: Path, found: Sequence[Process], now: float) -> list[Path]:
-    """Temporary folders of ours that no living process names in its command line or environment."""
+    """Return our temporary folders that no living process names in its command line or environment.
+
+    Args:
+        folder: of temporary folders.
+        found: living processes.
+        now: seconds since 1970.
+    """
     abandoned = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not (_FOLDER.fullmatch(path.name) and path.is_dir() and now - path.stat().st_mtime > _YOUNG):
@@ -178,13 +199,6 @@ def abandoned_folders(folder: Path, found: Sequence[Process], now: float) -> lis
         if not any(name in process.command or name in process.environment for process in found):
             abandoned.append(path)
     return abandoned
-
-
-def _port(address: str) -> int | None:
-    try:
-        return urlsplit(address).port
-    except ValueError:
-        return None
 
 
 def _paths(paths: Sequence[Path]) -> str:

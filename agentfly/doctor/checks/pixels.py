@@ -1,4 +1,4 @@
-"""Check that images fit the processor's limits, the sizes that the tools make, and the engine's context."""
+"""Check that images, up to the sizes that tools make, fit the processor and the engine's context."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from agentfly.templates import ChatCodec
 
 Size = tuple[int, int]
 
-# Smaller than any limit, a small photograph, what diffusion engines make, a camera's photograph, a panorama.
+# Smaller than any limit, a small photograph, a diffusion engine's result, a camera's photograph, a panorama.
 SIZES: Sequence[Size] = ((20, 20), (512, 512), (1024, 1024), (4000, 3000), (2000, 300))
 _RESULT, _PHOTO = (1024, 1024), (4000, 3000)
-# System prompt with schemas, and the turns' own words.
+# System prompt with schemas, and the text of the turns.
 _TEXT_TOKENS = 1500
 # The source, one intermediate image, the result.
 _LEAST_IMAGES = 3
@@ -24,7 +24,7 @@ _SHRINK = 'lower "max_pixels" (or size.longest_edge) in the checkpoint\'s prepro
 
 
 def limits(examination: Examination) -> Iterator[Finding]:
-    """Images of a chain against the context of the engine."""
+    """Check the images of a chain against the context of the engine."""
     codec, request = examination.codec, examination.request
     assert codec is not None, "the check `checkpoint` comes first"
     yield from check_processor(SIZES, lambda size: _counted(codec, size), lambda size: _processed(codec, size))
@@ -44,12 +44,12 @@ def limits(examination: Examination) -> Iterator[Finding]:
 def check_processor(
     sizes: Sequence[Size], counted: Callable[[Size], int], processed: Callable[[Size], int]
 ) -> Iterator[Finding]:
-    """The number of tokens that prompts are built with must be the number of features that the processor makes.
+    """Check that prompts have as many image tokens as the processor makes features.
 
     Args:
         sizes: (width, height) of the images to try.
-        counted: placeholder tokens that the codec writes.
-        processed: tokens that the processor's own grid gives.
+        counted: returns the placeholder tokens that the codec writes for a size.
+        processed: returns the tokens of the processor's own grid for a size.
     """
     different = [(size, counted(size), processed(size)) for size in sizes if counted(size) != processed(size)]
     for (width, height), ours, theirs in different:
@@ -62,30 +62,36 @@ def check_processor(
 
 
 def check_context(counted: Callable[[Size], int], context: int, source: str, images: int) -> Iterator[Finding]:
-    """How many images of the size that engines make fit into one chain.
+    """Check that enough images of the size that engines make fit into one chain.
 
     Args:
-        counted: tokens of an image of a size.
-        context: tokens that prompt and answer may have together.
-        source: who says so.
-        images: that one prompt may hold at most.
+        counted: returns the tokens of an image of a size.
+        context: most tokens of prompt and answer together.
+        source: name of what sets this limit.
+        images: most images of a prompt.
     """
     result, photo = counted(_RESULT), counted(_PHOTO)
     fit = max(0, context - _TEXT_TOKENS) // result
-    told = f"{context} tokens ({source}) hold {fit} images of 1024x1024 ({result} tokens each)"
+    line = f"{context} tokens ({source}) hold {fit} images of 1024x1024 ({result} tokens each)"
     fix = f"raise --max-model-len of the engine (data.max_prompt_length and max_response_length of a run), or {_SHRINK}"
     if fit < _LEAST_IMAGES:
-        yield error(f"{told}, and one edit needs {_LEAST_IMAGES}", fix)
+        yield error(f"{line}, and one edit needs {_LEAST_IMAGES}", fix)
     elif fit < images:
-        yield warning(f"{told}, and a prompt may have {images}: long chains will be cut", fix)
+        yield warning(f"{line}, and a prompt may have {images}: long chains will be cut", fix)
     else:
-        yield ok(told)
+        yield ok(line)
     if photo + _TEXT_TOKENS > context // 2 and photo > result:
         yield warning(f"a photograph of 12 megapixels is {photo} tokens, more than half of {context}", _SHRINK)
 
 
 def check_agreement(engine: int, checkpoint: int, asked: int | None) -> Iterator[Finding]:
-    """An engine with a smaller context than the run assumes cuts or refuses chains."""
+    """Check the engine's context: one smaller than the run assumes cuts or refuses chains.
+
+    Args:
+        engine: tokens that the endpoint takes.
+        checkpoint: positions of the checkpoint.
+        asked: tokens of `--max-model-len`, or None.
+    """
     if asked is not None and engine < asked:
         yield error(
             f"the endpoint takes {engine} tokens, and {asked} were asked for",

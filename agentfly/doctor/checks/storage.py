@@ -1,30 +1,27 @@
-"""Check that disk, shared memory and memory are large enough. Every threshold says what it is for."""
+"""Check that disk, shared memory and memory are large enough."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
+from agentfly.training.recipe.plan import GIB, count_parameters
+from agentfly.training.recipe.readiness import STORED
 
-GIB = 1024**3
 SHARED_MEMORY = Path("/dev/shm")
-SCRATCH = Path("/tmp")  # where a run keeps Ray's session: sockets need a short path
-# A checkpoint holds weights and two moments of Adam, 4 bytes each a parameter, whatever the folder's own type.
-_CHECKPOINT_BYTES = 12
+SCRATCH = Path("/tmp")  # place of Ray's session, because sockets need a short path
 # Logs, images of trajectories and checkpoints of a small run.
 _SMALL_RUN = 2 * GIB
 # Weights of a 3 B policy in bf16 with its tokenizer.
 _DOWNLOAD = 8 * GIB
 # local_fs_capacity_threshold: above it Ray refuses to spill and to create objects (docs.ray.io, object spilling).
 _RAY_FULL = 0.95
-# Docker's default of 64 MiB is less than one bucket of weights and vLLM's message queues: SIGBUS.
+# Docker's default of 64 MiB holds no bucket of weights with vLLM's message queues; the engine dies of SIGBUS.
 _SHARED_LEAST = 128 * 1024**2
 # On a GPU machine: Ray's object store, NCCL's buffers and vLLM's message queues.
 _SHARED_GPU = 8 * GIB
@@ -41,14 +38,14 @@ class Space:
 
 
 def space_of(path: Path) -> Space:
-    """Space where `path` is, or will be."""
+    """Return the space of the file system where `path` is or will be."""
     existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     usage = shutil.disk_usage(existing)
     return Space(usage.free, usage.total)
 
 
 def disk(examination: Examination) -> Iterator[Finding]:
-    """Room for runs, downloads and Ray's session."""
+    """Check the room for runs, downloads and Ray's session."""
     request = examination.request
     checkpoint = checkpoint_bytes(Path(request.source)) if request.source else None
     yield from check_out(request.out, space_of(request.out), checkpoint)
@@ -58,7 +55,7 @@ def disk(examination: Examination) -> Iterator[Finding]:
 
 
 def shared_memory(examination: Examination) -> Iterator[Finding]:
-    """Room in /dev/shm, through which Ray's objects and the weights go."""
+    """Check the room in /dev/shm, which holds Ray's objects and weights on their way to the engine."""
     if not SHARED_MEMORY.is_dir():
         yield skipped(f"no {SHARED_MEMORY} on this system")
         return
@@ -67,87 +64,85 @@ def shared_memory(examination: Examination) -> Iterator[Finding]:
 
 
 def memory(examination: Examination) -> Iterator[Finding]:
-    """Memory that is free for this machine's or container's processes."""
+    """Check the free memory of this machine or container."""
     yield from check_memory(available_memory(), bool(examination.driver.gpus))
 
 
 def check_out(path: Path, space: Space, checkpoint: int | None) -> Iterator[Finding]:
-    """Room for at least one checkpoint.
+    """Check the room for at least one checkpoint.
 
     Args:
         path: folder of the runs.
-        space: where it is.
-        checkpoint: bytes of a checkpoint of the model; None if no model was given.
+        space: of its file system.
+        checkpoint: bytes of a checkpoint of the model; None where they are not known.
     """
     needed = _SMALL_RUN if checkpoint is None else checkpoint
     why = "a small run" if checkpoint is None else "one checkpoint of this model: fp32 weights and Adam's two moments"
-    told = f"{_gib(space.free)} free for runs in {path}, {_gib(needed)} is {why}"
+    line = f"{_gib(space.free)} free for runs in {path}, {_gib(needed)} is {why}"
     fix = "free some space, or name another disk with --out (agentfly.out of a run)"
     if space.free < needed:
-        yield error(told, fix)
+        yield error(line, fix)
     elif checkpoint is not None and space.free < 3 * needed:
-        yield warning(told, f"keep one checkpoint (trainer.max_actor_ckpt_to_keep=1), or {fix}")
+        yield warning(line, f"keep one checkpoint (trainer.max_actor_ckpt_to_keep=1), or {fix}")
     else:
-        yield ok(told)
+        yield ok(line)
 
 
 def check_cache(path: Path, space: Space) -> Iterator[Finding]:
-    """Room for the download of a model."""
+    """Check the room for the download of a model."""
     if space.free < _DOWNLOAD:
-        told = f"{_gib(space.free)} free for downloads in {path}, less than a 3 B model and its kin take"
-        yield warning(told, "set HF_HOME to a folder on a larger disk, or use models in local folders")
+        line = f"{_gib(space.free)} free for downloads in {path}, less than a 3 B model and its kin take"
+        yield warning(line, "set HF_HOME to a folder on a larger disk, or use models in local folders")
     else:
         yield ok(f"{_gib(space.free)} free for downloads in {path}")
 
 
 def check_scratch(path: Path, space: Space) -> Iterator[Finding]:
-    """Ray works in /tmp until its disk is 95 % full."""
+    """Check the disk of /tmp: Ray creates no objects on one that is more than 95 % full."""
     used = 1 - space.free / space.total if space.total else 1.0
     if used > _RAY_FULL:
-        told = f"the disk of {path} is {100 * used:.0f} % full: above 95 % Ray refuses to create objects"
-        yield error(told, f"free some space on the disk of {path}")
+        line = f"the disk of {path} is {100 * used:.0f} % full: above 95 % Ray refuses to create objects"
+        yield error(line, f"free some space on the disk of {path}")
     else:
         yield ok(f"{_gib(space.free)} free for Ray's session in {path}")
 
 
 def check_shared_memory(space: Space, needed: int) -> Iterator[Finding]:
-    """Too little ends in SIGBUS, little makes Ray fall back to the disk."""
+    """Check /dev/shm: far too little space ends in SIGBUS, little makes Ray spill to the disk."""
     fix = "docker run --shm-size=8g (or --ipc=host); elsewhere: sudo mount -o remount,size=8g /dev/shm"
     if space.free < _SHARED_LEAST:
-        told = f"{_mib(space.free)} free in /dev/shm: the weights of a training step and vLLM's queues do not fit"
-        yield error(f"{told}, and the engine dies of SIGBUS", fix)
+        line = f"{_mib(space.free)} free in /dev/shm: the weights of a training step and vLLM's queues do not fit"
+        yield error(f"{line}, and the engine dies of SIGBUS", fix)
     elif space.free < needed:
-        told = f"{_mib(space.free)} free in /dev/shm, and {_mib(needed)} keep Ray's object store off the disk"
-        yield warning(told, fix)
+        line = f"{_mib(space.free)} free in /dev/shm, and {_mib(needed)} keep Ray's object store off the disk"
+        yield warning(line, fix)
     else:
         yield ok(f"{_gib(space.free)} free in /dev/shm")
 
 
 def check_memory(available: int | None, has_gpu: bool) -> Iterator[Finding]:
-    """Training on a CPU holds trainer, engine and Ray in the same memory."""
+    """Check the memory, which trainer, engine and Ray share on a machine without GPU."""
     if available is None:
         yield skipped("this system does not tell how much memory is free")
     elif not has_gpu and available < _MEMORY_CPU:
-        told = f"{_gib(available)} of memory free, and the quickstart's processes take up to 8 GB together"
-        yield warning(told, "end other programs, or raise the container's memory limit")
+        line = f"{_gib(available)} of memory free, and the quickstart's processes take up to 8 GB together"
+        yield warning(line, "end other programs, or raise the container's memory limit")
     else:
         yield ok(f"{_gib(available)} of memory free")
 
 
 def checkpoint_bytes(folder: Path) -> int | None:
-    """Bytes of one training checkpoint of a local model; None where there are no weights to measure."""
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if not weights:
+    """Return the bytes of one training checkpoint of a local model, None where its weights are absent or broken."""
+    try:
+        parameters = count_parameters(folder)
+    except (ValueError, KeyError, OverflowError, MemoryError):
+        # A file of another kind, such as a pointer of Git LFS, claims a header of any length.
         return None
-    config: dict[str, Any] = {}
-    if (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    stored = 4 if "32" in str(config.get("dtype", config.get("torch_dtype", ""))) else 2
-    return weights // stored * _CHECKPOINT_BYTES
+    return None if parameters is None else parameters * (STORED["model"] + STORED["optimizer"])
 
 
 def cpu_run_shared_memory() -> int:
-    """What a run on a CPU puts there: Ray's object store and a bucket of weights, from the run's own configuration."""
+    """Return the bytes of /dev/shm that a run on a CPU is configured for: Ray's objects and a bucket of weights."""
     import yaml
 
     file = resources.files("agentfly.training.recipe") / "config" / "device" / "cpu.yaml"
@@ -157,7 +152,7 @@ def cpu_run_shared_memory() -> int:
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that can be had: what the kernel has, and what the container's limit leaves; None where nobody tells."""
+    """Return the available bytes within the container's limit, None on a system that does not report them."""
     try:
         lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
         kernel = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -12,30 +12,30 @@ from agentfly.doctor.findings import Finding, error, ok, skipped, warning
 from agentfly.errors import unknown_name
 
 PLUGIN_NAME, PLUGIN = "agentfly_cpu", "agentfly.training.cpu"
-# Those of verl 0.9.1 (verl/plugin/platform), and ours.
+# Platforms of verl 0.9.1 (verl/plugin/platform), and ours.
 PLATFORMS = ("amd", "cpu", "huawei", "nvidia")
 
 
 def plugin(_: Examination) -> Iterator[Finding]:
-    """Whether verl's plugin discovery finds ours."""
+    """Check that verl discovers our plugin."""
     registered = {(point.name, point.value) for point in metadata.entry_points(group="verl.plugins")}
     yield from check_plugin(installed_version("verl"), registered, os.environ)
 
 
 def verl_platform(examination: Examination) -> Iterator[Finding]:
-    """Which platform verl would choose."""
+    """Check the platform that verl would choose."""
     yield from check_verl_platform(os.environ.get("VERL_PLATFORM", ""), bool(examination.driver.gpus))
 
 
 def environment(_: Examination) -> Iterator[Finding]:
-    """Variables that are known to break something."""
+    """Check the environment variables that are known to break something."""
     yield from check_environment(os.environ)
 
 
 def check_plugin(
     verl: str | None, registered: Collection[tuple[str, str]], variables: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """verl goes on silently without a plugin that it does not find, and fails minutes later with a CUDA error.
+    """Check the plugin. Without it, verl continues silently and fails minutes later with a CUDA error.
 
     Args:
         verl: its version; None if it is not installed.
@@ -57,7 +57,7 @@ def check_plugin(
 
 
 def check_verl_platform(setting: str, has_gpu: bool) -> Iterator[Finding]:
-    """An explicit platform must exist and fit the machine; `agentfly` sets its own where there is no GPU."""
+    """Check that an explicit platform exists and fits the machine; without GPU `agentfly` sets its own."""
     name = setting.strip().lower()
     if not name:
         yield ok("VERL_PLATFORM is not set: a run sets what it needs")
@@ -72,13 +72,11 @@ def check_verl_platform(setting: str, has_gpu: bool) -> Iterator[Finding]:
 
 
 def check_environment(variables: Mapping[str, str]) -> Iterator[Finding]:
-    """Each trap was met once."""
-    traps = list(_traps(variables))
-    yield from traps or [ok("no variable that is known to break vLLM, Ray or transformers")]
-
-
-def _traps(variables: Mapping[str, str]) -> Iterator[Finding]:
-    if variables.get("VLLM_CPU_KVCACHE_SPACE", "unset") == "":
+    """Check the variables; each of these has broken a run once."""
+    empty_space = variables.get("VLLM_CPU_KVCACHE_SPACE", "unset") == ""
+    if not (empty_space or variables.get("RAY_ADDRESS") or variables.get("PYTHONPATH")):
+        yield ok("no variable that is known to break vLLM, Ray or transformers")
+    if empty_space:
         yield error(
             "VLLM_CPU_KVCACHE_SPACE is set and empty: vLLM reads it as a number and ends",
             "unset VLLM_CPU_KVCACHE_SPACE",

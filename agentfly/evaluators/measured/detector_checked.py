@@ -1,4 +1,4 @@
-"""Score with a detector: whether an object is gone, is present, or has a colour. Any detector engine will do.
+"""Score with any detector engine: an object must be gone, be present, or have a colour.
 
 A task names its checks in `metadata["checks"]`: `{"gone": "red circle"}`, `{"present": "a dog"}`,
 `{"colour": "blue", "of": "the car"}`.
@@ -11,19 +11,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentfly.errors import EngineUnavailable, EvaluatorError, ToolError, unknown_name
 from agentfly.evaluators.base import AsksOthers, EditSample, Score
 from agentfly.images import on_white
+from agentfly.settings import Settings
 from agentfly.vision.base import Detection, Detector
 
-# The basic colour terms of English (Berlin and Kay 1969) and, for each, some sRGB values that people call so.
+# The basic colour terms of English (Berlin and Kay 1969) and, for each, some sRGB values that go by this name.
 _COLOURS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "black": ((15, 15, 15), (40, 40, 40)),
     "white": ((250, 250, 250), (225, 225, 225)),
@@ -42,35 +43,33 @@ _SYNONYMS = {"gray": "grey", "violet": "purple"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look for.
+    """One condition on the result.
 
     Attributes:
         kind: "gone", "present" or "colour".
-        what: words of the object, as a detector takes them.
-        colour: the colour it must have.
+        object: words for the object, as a detector takes them.
+        colour: the colour that it must have; only for kind "colour".
     """
 
     kind: Literal["gone", "present", "colour"]
-    what: str
+    object: str
     colour: str = ""
 
     @property
     def name(self) -> str:
-        """As it stands in the aspects."""
-        return f"{self.kind}: {self.what}" if not self.colour else f"colour: {self.what} {self.colour}"
+        """Name of the check in the aspects."""
+        return f"{self.kind}: {self.object}" if not self.colour else f"colour: {self.object} {self.colour}"
 
 
-class DetectorCheckSettings(BaseModel):
-    """How the detector is asked.
+class DetectorCheckSettings(Settings):
+    """Thresholds of the detector and of the checks.
 
     Attributes:
         box_threshold, text_threshold: of the detector.
         overlap: share of a found object that must lie in the sample's mask, where there is one, for it to count.
-        full_share: share of an object's pixels that have the colour when it counts as wholly so; boxes without an
-            outline have much of the background in them.
+        full_share: share of an object's pixels that must have the colour for a full score; a box without an outline
+            contains much of the background.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     box_threshold: float = Field(0.35, ge=0, le=1)
     text_threshold: float = Field(0.25, ge=0, le=1)
@@ -81,17 +80,17 @@ class DetectorCheckSettings(BaseModel):
 class DetectorCheckedEvaluator:
     """Checks what a detector sees; `100 * product of the checks`. With n(x) the objects found in image x:
 
-        gone      [1 - n(result) / n(source)]: 1 when all of them are away, and not scored if there were none
-        present   1 if n(result) > n(source), else 0: one more than before, so that an old one does not pass for it
+        gone      [1 - n(result) / n(source)]: 1 when all of them are gone, and not scored if there were none
+        present   1 if n(result) > n(source), else 0: one more than before, so that an old one does not count
         colour    [share of the object's pixels that have the colour / full_share], of the best object in the result
 
-    Where the sample has a mask, "gone" and "present" count only objects that lie in it. A pixel has the colour whose
-    nearest example in CIE Lab is nearest. This says nothing of the rest of the image: combine it with an evaluator
-    that does (`CompositeEvaluator`).
+    Where the sample has a mask, "gone" and "present" count only objects that lie in it. A pixel has the colour of the
+    nearest example in CIE Lab. The rest of the image is not scored: combine this with an evaluator that does so
+    (`CompositeEvaluator`).
 
     Args:
         detector: any detector engine.
-        settings: how it is asked.
+        settings: thresholds of the detector and of the checks.
     """
 
     def __init__(self, detector: Detector, settings: DetectorCheckSettings | None = None) -> None:
@@ -102,7 +101,7 @@ class DetectorCheckedEvaluator:
         """Score one sample; aspects are the checks.
 
         Raises:
-            EvaluatorError: the task has no checks, or the detector cannot look for what they name.
+            EvaluatorError: the task has no checks, or the detector cannot look for their objects.
         """
         checks = read_checks(sample.metadata.get("checks"))
         if sample.result is None:
@@ -116,7 +115,7 @@ class DetectorCheckedEvaluator:
         return Score(100.0 * math.prod(aspects.values()), feedback, aspects)
 
     async def check_ready(self) -> None:
-        """Ask the detector, where it is a model on a server; see `AsksOthers.check_ready`."""
+        """Check the detector, if it is a model on a server; see `AsksOthers.check_ready`."""
         if not isinstance(self.detector, AsksOthers):
             return
         try:
@@ -129,60 +128,60 @@ class DetectorCheckedEvaluator:
         read_checks(sample.metadata.get("checks"))
 
     async def _passed(self, check: Check, sample: EditSample, result: Image.Image) -> float:
-        after = await self._find(result, check.what)
+        after = await self._find(result, check.object)
         if check.kind == "colour":
-            return await asyncio.to_thread(self._coloured, result, after, check.colour) if after else 0.0
-        before = await self._find(sample.source, check.what)
+            shape = np.asarray(after[0].mask) > 127 if after else np.zeros((1, 1), np.bool_)
+            if not shape.any():
+                return 0.0
+            pixels = np.asarray(on_white(result))[shape]
+            names = await asyncio.to_thread(nearest_colours, pixels)
+            return min(float((names == check.colour).mean()) / self.settings.full_share, 1.0)
+        before = await self._find(sample.source, check.object)
         old, new = (self._counted(found, sample.mask) for found in (before, after))
         if check.kind == "present":
             return float(new > old)
         if not old:
             raise EvaluatorError(
-                f"the detector {self.detector.name} sees no {check.what!r} in the source, so it cannot tell whether it "
-                "is gone: lower box_threshold, use other words, or another evaluator"
+                f"the detector {self.detector.name} sees no {check.object!r} in the source, so it cannot tell whether "
+                "it is gone: lower box_threshold, use other words, or another evaluator"
             )
         return min(max(1.0 - new / old, 0.0), 1.0)
 
-    async def _find(self, image: Image.Image, what: str) -> Sequence[Detection]:
+    async def _find(self, image: Image.Image, words: str) -> Sequence[Detection]:
         try:
             return await self.detector.detect(
                 image,
-                what,
+                words,
                 box_threshold=self.settings.box_threshold,
                 text_threshold=self.settings.text_threshold,
             )
         except EngineUnavailable:
-            raise EvaluatorError(f"the detector {self.detector.name} does not know {what!r}: use another") from None
+            raise EvaluatorError(f"the detector {self.detector.name} does not know {words!r}: use another") from None
         except ToolError as fault:
-            raise EvaluatorError(f"the detector {self.detector.name} cannot look for {what!r}: {fault}") from fault
+            raise EvaluatorError(f"the detector {self.detector.name} cannot look for {words!r}: {fault}") from fault
 
     def _counted(self, found: Sequence[Detection], mask: Image.Image | None) -> int:
         if mask is None:
             return len(found)
         wanted = np.asarray(mask.convert("L")) > 127
-        return sum(_share_in(np.asarray(one.mask) > 127, wanted) >= self.settings.overlap for one in found)
-
-    def _coloured(self, image: Image.Image, found: Sequence[Detection], colour: str) -> float:
-        object_mask = np.asarray(found[0].mask) > 127
-        if not object_mask.any():
-            return 0.0
-        names = nearest_colours(np.asarray(on_white(image))[object_mask])
-        return min(float((names == colour).mean()) / self.settings.full_share, 1.0)
+        pixels = [np.asarray(one.mask) > 127 for one in found]
+        shares = (float((one & wanted).sum()) / one.sum() if one.any() else 0.0 for one in pixels)
+        return sum(share >= self.settings.overlap for share in shares)
 
 
-def read_checks(given: Any) -> list[Check]:
-    """The checks of a task's metadata.
+def read_checks(given: object) -> list[Check]:
+    """Return the checks of a task's metadata.
 
     Raises:
-        EvaluatorError: there are none, or one is not in a known form; the message shows the forms.
+        EvaluatorError: there are none, or one has an unknown form; the message shows the forms.
     """
     forms = '{"gone": "a cat"}, {"present": "a dog"} or {"colour": "blue", "of": "the car"}'
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise EvaluatorError(f'the task names no checks: give metadata["checks"] as a list of {forms}')
-    return [_check(entry, forms) for entry in given]
+    return [_read_check(entry, forms) for entry in given]
 
 
-def _check(entry: Any, forms: str) -> Check:
+def _read_check(entry: object, forms: str) -> Check:
     # Rows of a data set have every key in every entry, with None where it does not apply.
     given = {key: value for key, value in entry.items() if value} if isinstance(entry, Mapping) else {}
     if not all(isinstance(value, str) for value in given.values()):
@@ -200,7 +199,7 @@ def _check(entry: Any, forms: str) -> Check:
 
 
 def nearest_colours(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:
-    """The basic colour term of each pixel (N, 3) of sRGB."""
+    """Return the basic colour term of each pixel (N, 3) of sRGB."""
     names, examples = _examples()
     away = ((_lab(pixels)[:, None, :] - examples[None]) ** 2).sum(axis=2)
     return names[away.argmin(axis=1)]
@@ -216,8 +215,3 @@ def _lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     import cv2
 
     return np.asarray(cv2.cvtColor(pixels[None].astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB)[0], dtype=np.float32)
-
-
-def _share_in(inner: NDArray[np.bool_], outer: NDArray[np.bool_]) -> float:
-    size = int(inner.sum())
-    return float((inner & outer).sum()) / size if size else 0.0

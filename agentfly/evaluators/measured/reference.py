@@ -1,42 +1,42 @@
-"""Score against a known answer: whether the edit was made, and whether the rest of the image is unchanged."""
+"""Score against a known answer: the edit inside the mask, and the rest of the image outside of it."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.evaluators.measured import regions
 from agentfly.evaluators.measured.regions import Region
 from agentfly.images import on_white
+from agentfly.settings import Settings
 
 Floats = NDArray[np.float32]
 
 
-class ReferenceConfig(BaseModel):
+class ReferenceConfig(Settings):
     """Constants of the score; the defaults are calibrated on the sticker world at 168 x 168 pixels.
 
     Attributes:
         blur: standard deviation in pixels of the Gaussian that is laid over all images first.
-        lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1: how dark a
-            photograph is under a sticker cannot be known as well as that it is not red there.
-        inside_tolerance: colour difference inside the mask that counts as none: a fill cannot know the texture.
-        inside_half: colour difference above the tolerance that counts as half wrong: purple for blue is no success,
+        lightness_weight: weight of the lightness difference inside the mask, where hue and chroma weigh 1. Under a
+            sticker nobody can know how dark the photograph is, though it is known not to be red.
+        inside_tolerance: colour difference inside the mask that counts as none, because a fill cannot know the texture.
+        inside_half: colour difference above the tolerance that counts as half wrong. Purple for blue is no success,
             though yellow was far from both.
         outside_tolerance: colour difference outside of the mask that counts as none.
         outside_range: colour difference above the tolerance at which a pixel counts as wholly spoiled.
         outside_decay: k in `outside = exp(-k * spoiled share of the image)`.
         changed_tolerance: largest colour difference of an image that counts as unchanged.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     blur: float = Field(1.0, gt=0)
     lightness_weight: float = Field(0.4, gt=0, le=1)
@@ -62,7 +62,7 @@ class ReferenceEvaluator:
         outside   = exp(-k * spoiled)
         changed   = 1 if d(result, source) exceeds its tolerance anywhere, else 0
 
-    The product leaves nothing to gain from copying the source (inside = 0) or repainting everything (outside near 0).
+    With the product, nothing is gained by copying the source (inside = 0) or repainting everything (outside near 0).
     """
 
     def __init__(self, config: ReferenceConfig | None = None) -> None:
@@ -100,18 +100,23 @@ class ReferenceEvaluator:
         lab_target, local = self._lab(wanted, near), regions.relative(near, area)
         moved = _distance(lab_result, lab_source)
         changed = float(moved.max() > self.config.changed_tolerance)
-        # The two differ outside of the mask only by the blur across its edge, which is nobody's fault.
+        # The two differ outside of the mask only by the blur across its edge, which is not the agent's doing.
         away = moved
         away[local] = np.minimum(moved[local], _distance(lab_result[local], lab_target))
+        harm = np.clip((away - self.config.outside_tolerance) / self.config.outside_range, 0.0, 1.0)
+        harm[within[area]] = 0.0
         aspects = {
-            "inside": self._inside(lab_source[local], lab_result[local], lab_target, within[near]),
-            "outside": self._outside(away, within[area], within.size),
+            "inside": removed(
+                self._error(lab_source[local], lab_target, within[near]),
+                self._error(lab_result[local], lab_target, within[near]),
+            ),
+            "outside": math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / within.size),
             "changed": changed,
         }
-        return Score(100.0 * math.prod(aspects.values()), _feedback(aspects), aspects)
+        return Score(100.0 * math.prod(aspects.values()), feedback(aspects), aspects)
 
     def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
-        """A region of the blurred image in Lab; what is around it is seen by the blur."""
+        """Return a region of the blurred image in Lab; the blur takes in the pixels around it."""
         import cv2
 
         read = regions.grown(region, _reach(self.config.blur), pixels.shape)
@@ -119,24 +124,18 @@ class ReferenceEvaluator:
         blurred = cv2.GaussianBlur(part, (0, 0), self.config.blur)
         return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
 
-    def _inside(self, source: Floats, result: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
-        before, after = (self._error(image, target, within) for image in (source, result))
-        return removed(before, after)
-
     def _error(self, image: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         away = _distance(image, target, self.config.lightness_weight)[within]
         error = np.maximum(away - self.config.inside_tolerance, 0.0)
         return float((error / (error + self.config.inside_half)).mean())
 
-    def _outside(self, away: Floats, within: NDArray[np.bool_], pixels: int) -> float:
-        harm = (away - self.config.outside_tolerance) / self.config.outside_range
-        np.clip(harm, 0.0, 1.0, out=harm)
-        harm[within] = 0.0
-        return math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / pixels)
-
 
 def removed(before: float, after: float) -> float:
-    """Share of the source's error within the mask that the result has taken away, from 0 to 1.
+    """Return the share of the source's error within the mask that the result has removed, from 0 to 1.
+
+    Args:
+        before: error of the source.
+        after: error of the result.
 
     Raises:
         EvaluatorError: there was none.
@@ -148,7 +147,7 @@ def removed(before: float, after: float) -> float:
 
 
 def _reach(blur: float) -> int:
-    """Pixels that OpenCV's Gaussian kernel for float images reaches to each side, rounded up."""
+    """Return the pixels that OpenCV's Gaussian kernel for float images reaches to each side, rounded up."""
     return math.ceil(4 * blur) + 1
 
 
@@ -172,12 +171,20 @@ def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
     return np.asarray(cv2.sqrt(squares), dtype=np.float32)
 
 
-def _feedback(aspects: dict[str, float]) -> str:
+def feedback(aspects: Mapping[str, float], *, has_target: bool = True) -> str:
+    """Return a sentence on the weakest of the aspects inside, outside and changed.
+
+    Args:
+        aspects: each from 0 to 1.
+        has_target: the wanted image is known, so that "inside" measures the distance to it.
+    """
     if not aspects["changed"]:
         return "The image is unchanged."
     inside, outside = aspects["inside"], aspects["outside"]
     if min(inside, outside) >= 0.9:
-        return "The edit is done and the rest of the image is kept."
+        done = "The edit is done and the rest of the image is kept."
+        return done if has_target else "Only the marked part has changed."
     if inside <= outside:
-        return f"Weakest is the edit itself: {inside:.0%} of the difference to the wanted image is gone."
+        left = f"{inside:.0%} of the difference to the wanted image is gone"
+        return f"Weakest is the edit itself: {left if has_target else 'the marked part is as before'}."
     return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

@@ -1,8 +1,6 @@
-"""Rectangles of an image's rows and columns, so that pixels which cannot matter are not computed."""
+"""Rectangles of an image's rows and columns, so that pixels that cannot matter are not computed."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +8,14 @@ from numpy.typing import NDArray
 Region = tuple[slice, slice]
 
 
-def bounds(matters: NDArray[Any]) -> Region:
-    """The smallest region with all pixels that are not zero (H, W); at least one is not."""
+def bounds(matters: NDArray[np.bool_]) -> Region:
+    """Return the smallest region with all pixels that are True (H, W), of which there is at least one."""
     rows, columns = (np.flatnonzero(matters.any(axis=axis)) for axis in (1, 0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Region | None:
-    """The smallest region outside of which two images (H, W, C) are equal; None where they are equal everywhere."""
+    """Return the smallest region outside of which two images (H, W, C) are equal; None if they are equal everywhere."""
     import cv2
 
     away = cv2.absdiff(a, b)
@@ -30,7 +28,7 @@ def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Region | None:
 
 
 def joint(a: Region, b: Region | None) -> Region:
-    """The smallest region that holds both."""
+    """Return the smallest region that holds both."""
     if b is None:
         return a
     rows, columns = (slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
@@ -38,13 +36,13 @@ def joint(a: Region, b: Region | None) -> Region:
 
 
 def common(a: Region, b: Region) -> Region:
-    """What two regions that touch share."""
+    """Return the intersection of two regions that overlap."""
     rows, columns = (slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
     return rows, columns
 
 
 def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
-    """The region with so many pixels more on each side, as far as the image goes."""
+    """Return the region with `by` more pixels on each side, cut at the border of an image of this shape."""
     rows, columns = (
         slice(max(0, span.start - by), min(size, span.stop + by)) for span, size in zip(region, shape[:2], strict=True)
     )
@@ -52,6 +50,6 @@ def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
 
 
 def relative(inner: Region, outer: Region) -> Region:
-    """A region in the coordinates of another one that holds it."""
+    """Return a region in the coordinates of another one that holds it."""
     rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
     return rows, columns

@@ -1,9 +1,9 @@
-"""Directional similarity in the space of CLIP or SigLIP: whether the image moved towards the words or the target."""
+"""Directional similarity in the space of CLIP or SigLIP: the image's movement towards the words or the target."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,19 @@ from agentfly.evaluators.base import EditSample, Score
 from agentfly.images import on_white
 from agentfly.vision.model_runtime import ModelSettings, TransformersModel, Worker, memory_guard
 
+if TYPE_CHECKING:
+    import torch
+
 # Steps shorter than this, between vectors of length 1, are rounding.
 _NO_STEP = 1e-4
 
 
 class SimilaritySettings(ModelSettings):
-    """Which model, and what its numbers mean.
+    """The model, and the scale of its cosines.
 
     Attributes:
-        full_for_words: cosine of image step and caption step that counts as 1. The two spaces do not meet, so that
-            honest edits reach 0.1 to 0.4 (InstructPix2Pix, Brooks et al. 2023, figure 8); calibrate it for a model.
+        full_for_words: cosine of image step and caption step that counts as 1. Images and texts lie apart, so that
+            good edits reach 0.1 to 0.4 (InstructPix2Pix, Brooks et al. 2023, figure 8); calibrate it for a model.
         full_for_target: cosine of image step and target step that counts as 1.
     """
 
@@ -33,8 +36,14 @@ class SimilaritySettings(ModelSettings):
     full_for_target: float = Field(0.9, gt=0, le=1)
 
 
+class _Features(Protocol):
+    """The embeddings in transformers' output."""
+
+    pooler_output: torch.Tensor
+
+
 class EmbeddingSpace(TransformersModel[SimilaritySettings]):
-    """Where images and texts lie for a model that was trained on pairs of them."""
+    """Common embedding space of images and texts, of a model that was trained on pairs of them."""
 
     feature: ClassVar[str] = "the similarity evaluator"
     wanted: ClassVar[str] = "a CLIP, SigLIP or SigLIP 2 model"
@@ -43,7 +52,7 @@ class EmbeddingSpace(TransformersModel[SimilaritySettings]):
     )
 
     def see(self, images: list[Image.Image]) -> NDArray[np.float64]:
-        """Embeddings of images (N, D), each of length 1."""
+        """Return embeddings of images (N, D), each of length 1."""
         import torch
 
         model, processor = self.load()
@@ -54,12 +63,12 @@ class EmbeddingSpace(TransformersModel[SimilaritySettings]):
             return _unit(model.get_image_features(**inputs))
 
     def read(self, texts: tuple[str, str]) -> NDArray[np.float64]:
-        """Embeddings of texts (2, D), each of length 1."""
+        """Return embeddings of texts (2, D), each of length 1."""
         import torch
 
         model, processor = self.load()
-        # SigLIP was trained on padded texts and goes astray without the padding.
-        padding: Any = True if model.config.model_type == "clip" else "max_length"
+        # SigLIP was trained on padded texts and gives wrong embeddings without the padding.
+        padding = True if model.config.model_type == "clip" else "max_length"
         with memory_guard(self.name), torch.inference_mode():
             inputs = processor(text=list(texts), return_tensors="pt", padding=padding, truncation=True)
             return _unit(model.get_text_features(**inputs.to(model.device)))
@@ -76,11 +85,11 @@ class DirectionalSimilarityEvaluator:
         direction  = [cos(step, wish) / full]
         score      = 100 * direction
 
-    A copy of the source has no step and is worth 0. What else changed is hardly seen: aspect "kept" is
-    [cos(E(result), E(source))], to be looked at beside the score, which it is no part of.
+    A copy of the source has no step and is worth 0. Other changes of the image hardly show in the score. Aspect "kept",
+    [cos(E(result), E(source))], is reported beside it and is no part of it.
 
     Args:
-        settings: which model. It is loaded at the first sample.
+        settings: the model, which is loaded at the first sample, and its scale.
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
@@ -112,7 +121,7 @@ class DirectionalSimilarityEvaluator:
         _required(sample)
 
     async def close(self) -> None:
-        """Drop the samples that wait."""
+        """Drop the samples that are waiting."""
         self._worker.close()
 
     def _score(self, sample: EditSample, result: Image.Image, captions: tuple[str, str] | None) -> Score:
@@ -133,25 +142,22 @@ class DirectionalSimilarityEvaluator:
 
 
 def _required(sample: EditSample) -> tuple[str, str] | None:
-    """Both captions, None where the target is to be taken instead.
+    """Return both captions, or None where the target takes their place.
 
     Raises:
         EvaluatorError: there is no target either.
     """
-    captions = _captions(sample)
-    if captions is None and sample.target is None:
+    before, after = (sample.metadata.get(name) for name in ("source_caption", "target_caption"))
+    if isinstance(before, str) and isinstance(after, str) and before and after:
+        return before, after
+    if sample.target is None:
         raise EvaluatorError(
             'the similarity evaluator needs metadata["source_caption"] and ["target_caption"], or a target'
         )
-    return captions
+    return None
 
 
-def _captions(sample: EditSample) -> tuple[str, str] | None:
-    before, after = (sample.metadata.get(name) for name in ("source_caption", "target_caption"))
-    return (before, after) if isinstance(before, str) and isinstance(after, str) and before and after else None
-
-
-def _unit(features: Any) -> NDArray[np.float64]:
+def _unit(features: _Features) -> NDArray[np.float64]:
     pooled = features.pooler_output.double().cpu().numpy()
     return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
 

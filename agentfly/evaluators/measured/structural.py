@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.evaluators.measured.reference import removed
+from agentfly.evaluators.measured.reference import feedback, removed
 from agentfly.images import on_white
+from agentfly.settings import Settings
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -26,7 +27,7 @@ Bools = NDArray[np.bool_]
 _C1, _C2, _SIGMA = 6.5025, 58.5225, 1.5
 
 
-class StructuralConfig(BaseModel):
+class StructuralConfig(Settings):
     """Constants of the score.
 
     Attributes:
@@ -35,13 +36,11 @@ class StructuralConfig(BaseModel):
         outside_tolerance: difference outside of the mask that counts as none.
         outside_decay: k in `outside = exp(-k * spoiled)`.
         mask_threshold: difference of source and target above which a pixel belongs to a mask that is not given.
-        mask_margin: pixels by which such a mask grows, and around a mask without target that are not judged: edits have
-            soft edges.
-        touched_share: share of a mask that must differ where there is no target to say how.
+        mask_margin: pixels by which such a mask grows, because edits have soft edges; also the width of the border
+            around a given mask that is not judged where there is no target.
+        touched_share: share of the mask that must differ from the source where there is no target.
         changed_tolerance: largest L1 distance in Lab of an image that counts as unchanged.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     colour_half: float = Field(30.0, gt=0)
     inside_tolerance: float = Field(0.05, ge=0)
@@ -55,7 +54,7 @@ class StructuralConfig(BaseModel):
 
 @dataclass(frozen=True)
 class _Image:
-    """What the difference of two images is made of: Lab and grey (blurred), and grey squared (blurred)."""
+    """Terms of the difference of two images: Lab (blurred), grey, grey (blurred) and grey squared (blurred)."""
 
     lab: Floats
     grey: Floats
@@ -80,8 +79,8 @@ class StructuralEvaluator:
         outside   = exp(-k * spoiled)
         changed   = 1 if L1(result, source) exceeds its tolerance anywhere, else 0
 
-    Without a target, "inside" says that something was done in the right place, not that it is what was asked for: put a
-    judge beside it (`CompositeEvaluator`).
+    Without a target, "inside" says that something was done in the right place, and not that it is the right thing:
+    combine it with a judge (`CompositeEvaluator`).
     """
 
     def __init__(self, config: StructuralConfig | None = None) -> None:
@@ -91,7 +90,7 @@ class StructuralEvaluator:
         """Score one sample; aspects are inside, outside and changed. Images of other sizes are resized to the source.
 
         Raises:
-            EvaluatorError: neither target nor mask is known, what they mark is empty, or source and target agree there.
+            EvaluatorError: neither target nor mask is known, they mark nothing, or source and target agree there.
         """
         if sample.target is None and sample.mask is None:
             raise EvaluatorError("the structural evaluator needs a target or a mask; use a judge without them")
@@ -109,20 +108,29 @@ class StructuralEvaluator:
         goal = self._difference(source, target) if target is not None else None
         within = self._mask(sample, goal)
         moved = self._difference(result, source)
-        aspects = {
-            "inside": self._touched(moved, within)
-            if target is None or goal is None
-            else self._gain(self._difference(result, target), goal, within),
-            "outside": self._outside(moved, self._grown(within))
-            if target is None
-            else self._outside(np.minimum(moved, self._difference(result, target)), within),
-            "changed": float(_l1(result, source).max() > self.config.changed_tolerance),
-        }
-        return Score(100.0 * math.prod(aspects.values()), _feedback(aspects, known=target is not None), aspects)
+        if target is None or goal is None:
+            touched = float((moved[within] > self.config.mask_threshold).mean())
+            inside = min(touched / self.config.touched_share, 1.0)
+            outside = self._outside(moved, self._grown(within))
+        else:
+            left = self._difference(result, target)
+            before, after = (
+                float(np.maximum(away[within] - self.config.inside_tolerance, 0.0).mean()) for away in (goal, left)
+            )
+            inside = removed(before, after)
+            outside = self._outside(np.minimum(moved, left), within)
+        changed = float(_l1(result, source).max() > self.config.changed_tolerance)
+        aspects = {"inside": inside, "outside": outside, "changed": changed}
+        return Score(100.0 * math.prod(aspects.values()), feedback(aspects, has_target=target is not None), aspects)
 
     def _difference(self, a: _Image, b: _Image) -> Floats:
+        means = a.mean * b.mean
+        powers = a.mean * a.mean + b.mean * b.mean
+        covariance = _smooth(a.grey * b.grey) - means
+        variances = a.square + b.square - powers
+        ssim = ((2 * means + _C1) * (2 * covariance + _C2)) / ((powers + _C1) * (variances + _C2))
         colour = _l1(a, b)
-        apart = (1.0 - np.clip(_ssim(a, b), 0.0, 1.0)) / 2 + colour / (colour + self.config.colour_half) / 2
+        apart = (1.0 - np.clip(ssim, 0.0, 1.0)) / 2 + colour / (colour + self.config.colour_half) / 2
         return np.asarray(apart, dtype=np.float32)
 
     def _mask(self, sample: EditSample, goal: Floats | None) -> Bools:
@@ -144,16 +152,6 @@ class StructuralEvaluator:
         side = 2 * self.config.mask_margin + 1
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         return np.asarray(cv2.dilate(within.astype(np.uint8), kernel) > 0)
-
-    def _gain(self, result: Floats, source: Floats, within: Bools) -> float:
-        """How much of the source's error the result has taken away, from both differences to the target."""
-        before, after = (
-            float(np.maximum(x[within] - self.config.inside_tolerance, 0.0).mean()) for x in (source, result)
-        )
-        return removed(before, after)
-
-    def _touched(self, moved: Floats, within: Bools) -> float:
-        return min(float((moved[within] > self.config.mask_threshold).mean()) / self.config.touched_share, 1.0)
 
     def _outside(self, away: Floats, within: Bools) -> float:
         harm = np.maximum(away - self.config.outside_tolerance, 0.0)
@@ -185,24 +183,3 @@ def _l1(a: _Image, b: _Image) -> Floats:
     import cv2
 
     return np.asarray(cv2.transform(cv2.absdiff(a.lab, b.lab), np.ones((1, 3), np.float32)), dtype=np.float32)
-
-
-def _ssim(a: _Image, b: _Image) -> Floats:
-    means = a.mean * b.mean
-    powers = a.mean * a.mean + b.mean * b.mean
-    covariance = _smooth(a.grey * b.grey) - means
-    variances = a.square + b.square - powers
-    similar = ((2 * means + _C1) * (2 * covariance + _C2)) / ((powers + _C1) * (variances + _C2))
-    return np.asarray(similar, dtype=np.float32)
-
-
-def _feedback(aspects: dict[str, float], *, known: bool) -> str:
-    if not aspects["changed"]:
-        return "The image is unchanged."
-    inside, outside = aspects["inside"], aspects["outside"]
-    if min(inside, outside) >= 0.9:
-        return "The edit is done and the rest of the image is kept." if known else "Only the marked part has changed."
-    if inside <= outside:
-        how = f"{inside:.0%} of the difference to the wanted image is gone" if known else "the marked part is as before"
-        return f"Weakest is the edit itself: {how}."
-    return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."

@@ -1,8 +1,8 @@
 """The image server: engines in worker processes behind an OpenAI-compatible HTTP API.
 
-The process that answers HTTP never imports an engine, so no fault of a model can take it down: a worker that crashes is
-started again, and the request that it held goes to another worker once. The modules: `app` and `endpoints` (HTTP),
-`dispatcher` (queue and workers), `worker` (the process with the engine), `command` (flags).
+The process that answers HTTP never imports an engine, so no fault of a model can end it. A worker that crashes is
+started again, and the request that it held goes to another worker once. `http` has the application and its endpoints,
+`workers` the queue and the processes with the engines, and `command` starts both.
 """
 
 from agentfly.serving.image_server.settings import EngineOptions, ServerSettings, UploadLimits

@@ -1,23 +1,20 @@
-"""The command `agentfly serve-images`: its flags, and serving until SIGTERM."""
+"""The server process of `agentfly serve-images`: its settings from options, and serving until SIGTERM."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ipaddress
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr, ValidationError
 
-from agentfly.errors import ConfigError, one_line
-from agentfly.serving.image_server.settings import ModelOptions, ModelType, ServerSettings, UploadLimits
-from agentfly.vision.diffusion.settings import Offload
-from agentfly.vision.model_runtime import DType
+from agentfly.errors import ConfigError
+from agentfly.serving.image_server.settings import ServerSettings, UploadLimits
 
 if TYPE_CHECKING:
     import uvicorn
@@ -26,135 +23,57 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_AS_THEY_ARE = (
-    "workers",
-    "worker_slots",
-    "host",
-    "port",
-    "max_queue",
-    "max_requests_per_minute",
-    "request_timeout",
-    "shutdown_grace",
-)
 
+def read_settings(
+    options: Mapping[str, object],
+    *,
+    device: str | None = None,
+    api_key_env: str | None = None,
+    max_body_mb: float,
+    max_pixels: int,
+    max_images: int,
+    allow_urls: bool = False,
+) -> ServerSettings:
+    """Return the checked settings of a server.
 
-def make_parser(program: str = "agentfly serve-images") -> argparse.ArgumentParser:
-    """The flags."""
-    defaults, limits = ServerSettings(model_type="classical"), UploadLimits()
-    parser = argparse.ArgumentParser(
-        program, description="Serve an image model over HTTP.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model-type", required=True, choices=get_args(ModelType), help="which engine")
-    add("--model-path", default="", help="folder or hub name; for custom, package.module:function")
-    add("--masks", default=None, metavar="MODEL", help="SAM model for the outlines of detected objects (detect)")
-    add("--gpu-ids", type=int, nargs="+", default=[], metavar="N", help="one worker for each of these GPUs")
-    add("--device", default=None, help="device of the workers without --gpu-ids: cpu, or cuda for the first GPU")
-    add("--workers", type=int, default=defaults.workers, help="workers without --gpu-ids")
-    add("--worker-slots", type=int, default=0, help="requests that a worker holds at once; 0: by model type")
-    add("--use-fast", action="store_true", help="Lightning LoRA, 8 steps (qwen)")
-    add("--use-ultra-fast", action="store_true", help="Lightning LoRA, 4 steps (qwen)")
-    add("--lora", default=None, help="folder or file of that LoRA, instead of the hub's")
-    add(
-        "--dtype",
-        default=defaults.dtype,
-        choices=get_args(DType),
-        help="precision of the weights; auto: bfloat16 on a GPU",
-    )
-    add("--offload", default=defaults.offload, choices=get_args(Offload), help="move weights off the GPU between uses")
-    add("--compile", action="store_true", help="compile the denoiser; the first request takes minutes")
-    add("--area", type=int, default=None, help="pixels that the model works at; default: the model's own choice")
-    add("--host", default=defaults.host, help="address to listen on")
-    add("--port", type=int, default=defaults.port, help="port to listen on")
-    add("--api-key-env", default=None, metavar="NAME", help="environment variable with the key that clients must send")
-    add("--max-queue", type=int, default=defaults.max_queue, help="most requests that wait; further ones get 503")
-    add(
-        "--max-requests-per-minute",
-        type=int,
-        default=None,
-        metavar="N",
-        help="most requests of one client in 60 s; further ones get 429",
-    )
-    add("--request-timeout", type=float, default=defaults.request_timeout, help="seconds a request may take")
-    add(
-        "--shutdown-grace",
-        type=float,
-        default=defaults.shutdown_grace,
-        help="seconds that requests have to finish after SIGTERM",
-    )
-    add("--max-body-mb", type=float, default=limits.body_bytes / 2**20, help="largest request, in MiB")
-    add("--max-pixels", type=int, default=limits.pixels, help="most pixels of an image")
-    add("--max-images", type=int, default=limits.images, help="most images in a request")
-    add("--allow-urls", action="store_true", help="let requests name images by public http(s) address")
-    add(
-        "--log-level",
-        default="info",
-        choices=("debug", "info", "warning", "error"),
-        help="least severe messages to log",
-    )
-    return parser
-
-
-def settings_from(arguments: argparse.Namespace) -> ServerSettings:
-    """Checked settings.
+    Args:
+        options: fields of `ServerSettings` besides those below.
+        device: of the workers; None for the CPU, or where `gpu_ids` are given.
+        api_key_env: environment variable with the key that clients must send; None lets everybody in.
+        max_body_mb: size of the largest request, in MiB.
+        max_pixels: most pixels of an image; all images of a request may have twice as many together.
+        max_images, allow_urls: see `UploadLimits`.
 
     Raises:
-        ConfigError: a flag is out of range, flags do not fit together, or the variable of the key is not set.
+        ConfigError: an option is out of range or does not fit the others, or the variable of the key is not set.
     """
-    if arguments.gpu_ids and (arguments.device or arguments.workers != 1):
+    if options.get("gpu_ids") and (device or options.get("workers", 1) != 1):
         raise ConfigError("--gpu-ids starts a worker on each of these GPUs: leave out --device and --workers")
+    key = None if api_key_env is None else os.environ.get(api_key_env, "")
+    if key == "":
+        raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
     try:
-        limits = UploadLimits(
-            body_bytes=int(arguments.max_body_mb * 2**20),
-            pixels=arguments.max_pixels,
-            total_pixels=2 * arguments.max_pixels,
-            images=arguments.max_images,
-            allow_urls=arguments.allow_urls,
-        )
-        return ServerSettings(
-            **{name: getattr(arguments, name) for name in (*ModelOptions.model_fields, *_TAKEN_AS_THEY_ARE)},
-            gpu_ids=tuple(arguments.gpu_ids),
-            device=arguments.device or "cpu",
-            api_key=_key(arguments.api_key_env),
-            limits=limits,
-        )
+        pixels = {"pixels": max_pixels, "total_pixels": 2 * max_pixels}
+        size = int(max_body_mb * 2**20)
+        limits = UploadLimits(body_bytes=size, images=max_images, allow_urls=allow_urls, **pixels)
+        own = {"device": device or "cpu", "api_key": None if key is None else SecretStr(key), "limits": limits}
+        return ServerSettings.model_validate({**options, **own})
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         name = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
         raise ConfigError(f"{name}{first['msg'].removeprefix('Value error, ')}") from fault
 
 
-def _key(variable: str | None) -> SecretStr | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "")
-    if not key:
-        raise ConfigError(f"--api-key-env {variable}: the environment variable {variable} is not set")
-    return SecretStr(key)
-
-
-def main(arguments: Sequence[str] | None = None, program: str = "agentfly serve-images") -> None:
+def serve(settings: ServerSettings, log_level: str = "info") -> None:
     """Serve until SIGTERM or SIGINT, and let running requests finish.
 
     Args:
-        arguments: flags; those of the process by default.
-        program: what the help calls it.
-    """
-    parsed = make_parser(program).parse_args(arguments)
-    logging.basicConfig(level=parsed.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    try:
-        serve(settings_from(parsed), parsed.log_level)
-    except Exception as fault:
-        if (told := one_line(fault)) is None:
-            raise
-        sys.exit(f"error: {told}")
-
-
-def serve(settings: ServerSettings, log_level: str = "info") -> None:
-    """Serve until SIGTERM or SIGINT.
+        settings: of the server.
+        log_level: least severe messages of the HTTP server to log.
 
     Raises:
         ConfigError: the engine cannot be loaded.
+        MissingExtraError: prometheus_client is not installed.
     """
     import uvicorn
 
@@ -174,20 +93,20 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
     )
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server = uvicorn.Server(config)
-    asyncio.run(_until_fatal(server, app.state.server.dispatcher))
-    if app.state.server.dispatcher.fatal_message:
-        raise ConfigError(app.state.server.dispatcher.fatal_message)
+    dispatcher: Dispatcher = app.state.server.dispatcher
+    asyncio.run(_serve_until_fatal(uvicorn.Server(config), dispatcher))
+    if dispatcher.fatal_message:
+        raise ConfigError(dispatcher.fatal_message)
 
 
-async def _until_fatal(server: uvicorn.Server, dispatcher: Dispatcher) -> None:
-    """Serve, but not on without an engine: what could not be loaded once will not load by itself."""
+async def _serve_until_fatal(server: uvicorn.Server, dispatcher: Dispatcher) -> None:
+    """Serve, and stop when the first engine cannot be loaded: another attempt would end in the same way."""
 
-    async def watch() -> None:
+    async def stop_when_fatal() -> None:
         await dispatcher.fatal.wait()
         server.should_exit = True
 
-    watching = asyncio.create_task(watch())
+    watching = asyncio.create_task(stop_when_fatal())
     try:
         await server.serve()
     finally:

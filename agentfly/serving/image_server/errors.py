@@ -1,4 +1,4 @@
-"""Errors of requests, and the HTTP status of each."""
+"""The errors of requests, each with its HTTP status."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class RequestError(AgentFlyError):
 
     Attributes:
         status: HTTP status.
-        kind: `error.type` of the reply, in OpenAI's words.
+        kind: `error.type` of the reply, one of OpenAI's.
         code: `error.code`, for programs.
-        param: the field that is wrong, if it is one.
-        retry_after: seconds after which to try again.
+        param: name of the wrong field; None where no field is wrong.
+        retry_after: seconds until another attempt makes sense; None where it is not known.
     """
 
     kind = "server_error"
@@ -32,7 +32,7 @@ class RequestError(AgentFlyError):
 
 
 class RequestRefused(RequestError):
-    """The request itself is wrong, or the engine cannot do it: sending it again would not help."""
+    """The request is wrong, or the engine cannot do it: sending it again does not help."""
 
     kind = "invalid_request_error"
 
@@ -41,11 +41,11 @@ class RequestRefused(RequestError):
 
 
 class ServerFault(RequestError):
-    """The server failed; the same request may succeed elsewhere or later."""
+    """The server failed; the same request may succeed later, or at another server."""
 
 
 class QueueFull(ServerFault):
-    """There is no room in the queue."""
+    """The queue has no room."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class QueueFull(ServerFault):
 
 
 class TooManyRequests(RequestError):
-    """The client has sent as many requests in the last minute as it may."""
+    """The client has sent more requests in the last minute than the server allows."""
 
     kind = "rate_limit_error"
 

@@ -1,4 +1,4 @@
-"""The settings of an operator. All are checked when the server starts, not at the first request."""
+"""The settings of an operator. All are checked at the start of the server, not at its first request."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ModelType = Literal["qwen", "generic", "inpaint", "detect", "sdxl", "classical",
 # get one more than they work on, so that they need not wait for the next.
 _SLOTS: dict[ModelType, int] = {"qwen": 4, "generic": 4, "inpaint": 4, "sdxl": 4, "detect": 2, "classical": 2}
 
-# Flags that a model type has no use for: they are refused, not ignored.
-_USELESS: dict[ModelType, tuple[str, ...]] = {
+# Options that a model type has no use for: they are refused, not ignored.
+_UNUSED: dict[ModelType, tuple[str, ...]] = {
     "detect": ("dtype", "offload", "compile", "area", "lora"),
     "classical": ("dtype", "offload", "compile", "area", "lora"),
     "sdxl": ("area",),
@@ -24,7 +24,7 @@ _USELESS: dict[ModelType, tuple[str, ...]] = {
 
 
 class UploadLimits(BaseModel):
-    """What a request may contain; judged before anything is decoded.
+    """Limits of a request, checked before anything is decoded.
 
     Attributes:
         body_bytes: bytes of a request body.
@@ -36,7 +36,7 @@ class UploadLimits(BaseModel):
         output_side: longest side of a result, in pixels.
         steps: denoising steps.
         allow_urls: fetch images from http(s) addresses; never from addresses that are not public.
-        url_seconds: time for such a download, redirects included.
+        url_seconds: seconds for such a download, redirects included.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,15 +54,15 @@ class UploadLimits(BaseModel):
 
 
 class ModelOptions(BaseModel):
-    """The model of a server, and how it lies in memory.
+    """The model of a server, and its form in memory.
 
     Attributes:
-        model_type: which engine.
+        model_type: kind of engine.
         model_path: folder or hub name; for `custom`, `package.module:function`.
-        masks: a SAM model that cuts out what `detect` finds; None leaves masks that are boxes.
-        use_fast: few-step editing with a distilled LoRA, 8 steps.
-        use_ultra_fast: the same with 4 steps.
-        lora: that LoRA, if not the engine's own choice.
+        masks: a SAM model that outlines the objects that `detect` finds; None makes each mask a box.
+        use_fast: edit in 8 steps, with a distilled LoRA.
+        use_ultra_fast: edit in 4 steps, likewise.
+        lora: folder or file of that LoRA; None takes it from the hub.
         dtype, offload, compile, area: see `agentfly.vision.diffusion.WeightSettings`; `area` is for models that start
             from an image.
     """
@@ -82,12 +82,12 @@ class ModelOptions(BaseModel):
 
 
 class EngineOptions(ModelOptions):
-    """What a worker loads, and how. Travels to the worker process as JSON.
+    """The engine that a worker loads. Travels to the worker process as JSON.
 
     Attributes:
         device: torch device of this worker.
-        device_flag: what the server was told of it, for messages.
-        max_batch: requests that a diffusion engine puts together.
+        device_flag: the option of the command that chose it, for messages.
+        max_batch: most requests that a diffusion engine puts into one batch.
     """
 
     device: str = "cpu"
@@ -103,14 +103,15 @@ class ServerSettings(ModelOptions):
         device: device of the workers when there are no `gpu_ids`.
         workers: number of workers when there are no `gpu_ids`.
         worker_slots: requests that a worker holds at once; 0 lets the model type choose.
-        host, port: where to listen. Hosts other than loopback should have an API key.
-        api_key: what clients must send as `Authorization: Bearer ...`; None lets everybody in.
-        max_queue: requests that wait for a worker at most.
-        max_requests_per_minute: of one client, known by its address, in any 60 seconds; None for no limit.
-        request_timeout: longest life of a request, in seconds; also the default.
+        host, port: address to listen on. Hosts other than loopback should have an API key.
+        api_key: that clients must send as `Authorization: Bearer ...`; None lets everybody in.
+        max_queue: most requests that wait for a worker.
+        max_requests_per_minute: most requests of one client, known by its address, in any 60 seconds; None for no
+            limit.
+        request_timeout: most seconds that a request may take; also the default.
         cancel_grace: seconds that a worker has to stop an abandoned request before it is restarted.
         shutdown_grace: seconds that requests have to finish after SIGTERM.
-        limits: what a request may contain.
+        limits: of the contents of a request.
     """
 
     gpu_ids: tuple[int, ...] = ()
@@ -137,7 +138,7 @@ class ServerSettings(ModelOptions):
             raise ValueError("--lora is that of --use-fast and --use-ultra-fast: give one of them, too")
         if self.masks is not None and self.model_type not in ("detect", "custom"):
             raise ValueError(f"--masks is for --model-type detect: leave it out with {self.model_type}")
-        for name in _USELESS.get(self.model_type, ()):
+        for name in _UNUSED.get(self.model_type, ()):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"--{name} is of no use to --model-type {self.model_type}: leave it out")
         if any(gpu < 0 for gpu in self.gpu_ids) or len(set(self.gpu_ids)) < len(self.gpu_ids):
@@ -146,16 +147,16 @@ class ServerSettings(ModelOptions):
 
     @property
     def slots(self) -> int:
-        """Requests that one worker holds at once."""
+        """Number of requests that one worker holds at once."""
         return self.worker_slots or _SLOTS.get(self.model_type, 1)
 
     @property
     def capacity(self) -> int:
-        """Requests that all workers hold at once."""
+        """Number of requests that all workers hold at once."""
         return self.slots * (len(self.gpu_ids) or self.workers)
 
     def engine_options(self) -> EngineOptions:
-        """What each worker loads; with `gpu_ids` a worker sees one GPU, its own."""
+        """Return the options of each worker's engine. With `gpu_ids` a worker sees one GPU, its own."""
         model = {name: getattr(self, name) for name in ModelOptions.model_fields}
         device, flag = self.device, f"--device {self.device}"
         if self.gpu_ids:

@@ -1,8 +1,8 @@
 """Directors and generators: several personas write briefs and prompts, judge the images, and revise their prompts.
 
-The modules: `settings` and `prompts` (what a person writes), `chat` and `replies` (asking models), `painters`, `remote`
-and `local` (images), `run` (one run), `records` (what happened), `folder` (the run on disk), `studio` (the public
-entry), `trajectory` and `task_agent` (the system as an agent in tables).
+Modules: `settings` and `prompts` (the files that a person writes), `chat` and `replies` (asking models), `run` (one
+run), `records` (its record), `folder` (the run on disk), `studio` (the public entry), `trajectory` and `task_agent`
+(the system as an agent in tables). The images come from `agentfly.systems.generators`.
 """
 
 from agentfly.systems.director_generator.folder import RunFolder, run_id

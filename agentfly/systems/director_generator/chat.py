@@ -1,4 +1,4 @@
-"""Ask directors and generators: a backend for each model, bounded concurrency, and replies that can be used.
+"""Ask directors and generators: a backend for each model, bounded concurrency, and usable replies.
 
 Chat goes through LiteLLM if it is installed, and otherwise through our own client, which speaks to OpenAI-compatible
 endpoints. A reply that cannot be used is requested again, with the reason. A failure is a record, not an exception.
@@ -11,10 +11,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
-
-from pydantic import SecretStr
 
 from agentfly.agents.llm_backends import (
     ClientBackend,
@@ -31,17 +28,19 @@ from agentfly.messages import ImagePart, Message, TextPart, text_message, withou
 from agentfly.systems.director_generator.records import CallRecord, Role
 from agentfly.systems.director_generator.settings import ModelSettings, Persona, Studio
 
-Reader = Callable[[str], Mapping[str, Any]]
+Reader = Callable[[str], Mapping[str, object]]
 
 _COMPATIBLE = ("openai", "vllm")
 _REMINDER = "Your last reply could not be used: {reason}"
+# The names of our own backends in a record; any other backend goes by its class.
+_VIA = {"ClientBackend": "client", "LiteLLMBackend": "litellm"}
 
 
 class Chat:
     """The chat models of a studio.
 
     Args:
-        studio: who uses which model, and where it is.
+        studio: models, and the roles and personas that use them.
         backends: backends by alias, in place of those that the settings describe.
     """
 
@@ -62,27 +61,25 @@ class Chat:
         """Ask an agent until its reply can be used, or the attempts are over.
 
         Args:
-            role, persona: who is asked.
+            role, persona: the agent.
             words: system and user text.
-            read: what a reply says; raises `BrokenReply` where it says nothing of use.
+            read: returns the content of a reply; raises `BrokenReply` for a reply of no use.
             images: handles of the images that precede the user text, for a model that sees.
-            store: where they are.
+            store: holds the images.
 
         Raises:
             ConfigError: the model's key is missing, or its vendor needs LiteLLM and that is not installed.
         """
         alias = persona.model or getattr(self._studio.settings.roles, role)
-        model = self._studio.settings.model_of(alias)
-        backend = self._backend(alias)
-        shown = tuple(images) if model.sees_images else ()
-        started = time.perf_counter()
-        record = CallRecord(role, persona.name, model.model, _via(backend), *words, images=shown)
+        model, backend = self._studio.settings.model_of(alias), self._backend(alias)
+        kind, started = type(backend).__name__, time.perf_counter()
+        record = CallRecord(role, persona.name, model.model, _VIA.get(kind, kind), *words)
+        record = replace(record, images=tuple(images) if model.sees_images else ())
         for attempt in range(1, self._studio.settings.reply_attempts + 1):
             record = replace(record, attempts=attempt, error=None)
             try:
-                generation = await self._generate(backend, record, model, persona, store)
-                record = _with(record, generation)
-                record = replace(record, data=read(_usable(generation)))
+                record = await self._attempt(backend, record, model, persona, store)
+                record = replace(record, data=read(_usable_reply(record)))
                 break
             except BrokenReply as fault:
                 reminder = _REMINDER.format(reason=fault)
@@ -102,9 +99,10 @@ class Chat:
             self._backends[alias] = make_backend(self._studio, self._studio.settings.model_of(alias))
         return self._backends[alias]
 
-    async def _generate(
+    async def _attempt(
         self, backend: LLMBackend, record: CallRecord, model: ModelSettings, persona: Persona, store: ImageStore
-    ) -> Generation:
+    ) -> CallRecord:
+        """Ask once; return the record with the reply, and with its tokens added."""
         temperature = model.temperature if persona.temperature is None else persona.temperature
         sampling = SamplingParams(temperature, max_tokens=model.max_tokens, extra=model.extra_body)
         user = Message("user", (*map(ImagePart, record.images), TextPart(record.user)))
@@ -112,25 +110,40 @@ class Chat:
         session = uuid4().hex
         request = GenerationRequest(session, session, messages, (), sampling, load_image=store.get)
         async with self._slots:
-            if not self._studio.settings.stream:
-                return await backend.generate(request)
-            return await self._streamed(backend, request)
+            stream = self._studio.settings.stream
+            generation = await (self._stream(backend, request) if stream else backend.generate(request))
+        return replace(
+            record,
+            reply=generation.text,
+            finish_reason=generation.finish_reason,
+            prompt_tokens=record.prompt_tokens + generation.prompt_tokens,
+            completion_tokens=record.completion_tokens + generation.completion_tokens,
+        )
 
-    async def _streamed(self, backend: LLMBackend, request: GenerationRequest) -> Generation:
-        """A streamed reply. One that breaks off half-way is asked for anew: nobody has used its beginning."""
-        for _ in range(self._studio.settings.retries):
-            heard: list[str] = []
+    async def _stream(self, backend: LLMBackend, request: GenerationRequest) -> Generation:
+        """Request a streamed reply. One that breaks off half-way is requested anew: nobody has used its beginning."""
+        left = self._studio.settings.retries
+        while True:
+            pieces: list[str] = []
+
+            async def keep(text: str, pieces: list[str] = pieces) -> None:
+                pieces.append(text)
+
             try:
-                return await backend.generate(request, _listener(heard))
+                return await backend.generate(request, keep)
             except BackendError as fault:
                 # Without a first piece the backend has tried again already.
-                if not (fault.retryable and heard):
+                if not (left and fault.retryable and pieces):
                     raise
-        return await backend.generate(request, _listener([]))
+            left -= 1
 
 
 def make_backend(studio: Studio, model: ModelSettings) -> LLMBackend:
-    """The backend of a model, by the settings' `chat` and the model's provider.
+    """Make the backend of a model, by the settings' `chat` and the model's provider.
+
+    Args:
+        studio: endpoints, keys and limits.
+        model: the model and its provider.
 
     Raises:
         ConfigError: OpenAI is asked and there is no key, or `chat: client` cannot reach the vendor.
@@ -147,7 +160,8 @@ def make_backend(studio: Studio, model: ModelSettings) -> LLMBackend:
     key = keys.openai if own else (keys.vendors or {}).get(f"{model.provider.upper()}_API_KEY")
     if model.provider == "openai" and key is None:
         raise ConfigError("no key for OpenAI: set OPENAI_API_KEY in the environment or in .env")
-    config = _config(studio, base or f"https://litellm/{model.provider}", key)
+    address = base or f"https://litellm/{model.provider}"
+    config = ClientConfig(base_url=address, api_key=key, timeout=settings.timeout, max_retries=settings.retries)
     if settings.chat == "client" or (own and not installed and settings.chat == "auto"):
         return ClientBackend(model.model, config)
     from agentfly.systems.director_generator.litellm_backend import LiteLLMBackend
@@ -155,38 +169,15 @@ def make_backend(studio: Studio, model: ModelSettings) -> LLMBackend:
     return LiteLLMBackend(model.model, config, vendor="openai" if own else model.provider, api_base=base)
 
 
-def _config(studio: Studio, base_url: str, key: SecretStr | None) -> ClientConfig:
-    settings = studio.settings
-    return ClientConfig(base_url=base_url, api_key=key, timeout=settings.timeout, max_retries=settings.retries)
+def _usable_reply(record: CallRecord) -> str:
+    """Return the reply without the reasoning before it.
 
-
-def _via(backend: LLMBackend) -> str:
-    known = {"ClientBackend": "client", "LiteLLMBackend": "litellm"}
-    return known.get(type(backend).__name__, type(backend).__name__)
-
-
-def _with(record: CallRecord, generation: Generation) -> CallRecord:
-    return replace(
-        record,
-        reply=generation.text,
-        finish_reason=generation.finish_reason,
-        prompt_tokens=record.prompt_tokens + generation.prompt_tokens,
-        completion_tokens=record.completion_tokens + generation.completion_tokens,
-    )
-
-
-def _usable(generation: Generation) -> str:
-    """The reply without what the model thought before it."""
-    if generation.finish_reason == "abort":
+    Raises:
+        BrokenReply: the reply was cut off, or is empty.
+    """
+    if record.finish_reason == "abort":
         raise BrokenReply("the server cut it off (content filter or abort)")
-    text = without_thoughts(generation.text)
+    text = without_thoughts(record.reply)
     if not text:
         raise BrokenReply("it is empty")
     return text
-
-
-def _listener(heard: list[str]) -> Callable[[str], Any]:
-    async def hear(text: str) -> None:
-        heard.append(text)
-
-    return hear

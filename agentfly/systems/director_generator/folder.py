@@ -1,4 +1,4 @@
-"""A run on disk: `RUN.json` (whole after every phase), `RUN.log` (previews of what was said), `RUN/` (the images)."""
+"""A run on disk: `RUN.json` (the whole record, after every phase), `RUN.log` (previews), `RUN/` (the images)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PREVIEW = 200
 
 
 def run_id(prompt: str) -> str:
-    """A name for a run that sorts by time and tells what it is about: runs may share a folder."""
+    """Return a name that sorts by time and begins with the words of a prompt, since runs may share a folder."""
     return f"{datetime.now():%Y%m%d-%H%M%S}-{slug(prompt)[:30].strip('-') or 'run'}-{uuid4().hex[:6]}"
 
 
 @dataclass
 class RunFolder:
-    """Writes a run while it goes on, and logs it.
+    """A watcher that writes a run to disk while it goes on, and logs it.
 
     Attributes:
-        folder: where results go; made when it is not there.
+        folder: folder of the results; made where it is missing.
         run: name of the run.
 
     Raises:
@@ -54,15 +54,15 @@ class RunFolder:
 
     @property
     def result(self) -> Path:
-        """The JSON file."""
+        """The JSON file with the record."""
         return self.folder / f"{self.run}.json"
 
     def phase_begins(self, phase: PhaseRecord) -> None:
-        """Log it."""
+        """Log the phase."""
         logger.info("round %d, %s", phase.loop, phase.phase)
 
     def called(self, phase: PhaseRecord, call: CallRecord) -> None:
-        """Log previews of what was said."""
+        """Log previews of the question and the reply."""
         end = f"failed: {call.error}" if call.error else f"reply: {_preview(call.reply)}"
         logger.log(
             logging.WARNING if call.error else logging.INFO,
@@ -72,7 +72,7 @@ class RunFolder:
         )
 
     def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
-        """Write the image and log it."""
+        """Write the image and log its file, or the reason that there is none."""
         if image is not None:
             mark = "_stand-in" if record.stand_in else ""
             name = f"{self.run}/loop{record.loop:02d}_{slug(record.generator)}{mark}.png"
@@ -89,11 +89,11 @@ class RunFolder:
         )
 
     def phase_ended(self, run: RunRecord) -> None:
-        """Write the result so far: a run that is killed leaves what it has done."""
+        """Write the record so far, so that a killed run leaves its results."""
         write_text(self.result, json.dumps(run.to_dict(), ensure_ascii=False, indent=2) + "\n")
 
     def close(self) -> None:
-        """End the log."""
+        """Close the log."""
         logging.getLogger("agentfly").removeHandler(self._handler)
         self._handler.close()
 

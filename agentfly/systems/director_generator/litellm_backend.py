@@ -1,4 +1,4 @@
-"""Chat through LiteLLM: the client backend with another way to the server, so that retries and faults are the same.
+"""Chat through LiteLLM: the client backend with another connection, so that retries and errors are the same.
 
 LiteLLM's exceptions are subclasses of the OpenAI SDK's. Its replies are turned into the SDK's own objects, which have
 every field that the client backend reads.
@@ -9,21 +9,27 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
 from agentfly.agents.llm_backends.client_errors import Faults
 from agentfly.errors import require
 
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
 
 class LiteLLMBackend(ClientBackend):
-    """Generates through LiteLLM.
+    """A chat backend that goes through LiteLLM.
 
     Args:
-        model: id of the model as its vendor knows it, without the vendor.
+        model: the vendor's id of the model, without the vendor's name.
         config: limits and key; its `base_url` names the vendor in messages where `api_base` is None.
-        vendor: as LiteLLM calls it; "openai" for any OpenAI-compatible endpoint.
-        api_base: the endpoint; None is the vendor's own.
+        vendor: LiteLLM's name of the vendor; "openai" for any OpenAI-compatible endpoint.
+        api_base: the endpoint; None for the vendor's own.
 
     Raises:
         MissingExtraError: litellm is not installed.
@@ -34,34 +40,35 @@ class LiteLLMBackend(ClientBackend):
         super().__init__(model, config)
         self._faults = Faults(config, f"{vendor.upper()}_API_KEY")
         key = config.api_key
-        self._fixed: dict[str, Any] = {
+        self._fixed: dict[str, object] = {
             "custom_llm_provider": vendor,
             "api_base": api_base,
             "api_key": key.get_secret_value() if key else ("EMPTY" if api_base else None),
             "timeout": config.timeout,
-            # The client backend tries again itself, and leaves out what a server refuses.
+            # The client backend itself retries and leaves out the fields that a server refuses.
             "num_retries": 0,
             "max_retries": 0,
             "drop_params": True,
         }
 
-    def _connect(self) -> Any:
-        return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=self._create)))
+    def _connect(self) -> openai.AsyncOpenAI:
+        client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=self._create)))
+        return cast("openai.AsyncOpenAI", client)
 
-    async def _create(self, **body: Any) -> Any:
+    async def _create(self, **body: object) -> ChatCompletion | _Stream:
         from openai.types.chat import ChatCompletion
 
         litellm: Any = importlib.import_module("litellm")
-        # It would print advice to standard output with every fault.
+        # It would print advice to standard output with every error.
         litellm.suppress_debug_info = True
         reply = await litellm.acompletion(**body, **self._fixed)
         return _Stream(reply) if body.get("stream") else ChatCompletion.construct(**reply.model_dump())
 
 
 class _Stream:
-    """A streamed reply of LiteLLM as the SDK's stream: a context of chunks."""
+    """A streamed reply of LiteLLM in the form of the SDK's stream: a context manager that yields chunks."""
 
-    def __init__(self, chunks: AsyncIterator[Any]) -> None:
+    def __init__(self, chunks: AsyncIterator[BaseModel]) -> None:
         self._chunks = chunks
 
     async def __aenter__(self) -> _Stream:
@@ -72,7 +79,7 @@ class _Stream:
         if close is not None:
             await close()
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
         from openai.types.chat import ChatCompletionChunk
 
         async for chunk in self._chunks:

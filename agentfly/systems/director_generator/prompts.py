@@ -10,31 +10,39 @@ from string import Template
 
 from agentfly.errors import ConfigError, unknown_name
 
-# The files, and what may stand in each as `$name`.
+# The phases, and the placeholders (`$name`) that each file may have.
 PHASES: Mapping[str, frozenset[str]] = {
     "brief": frozenset(("name", "persona", "request", "medium")),
     "write": frozenset(("name", "persona", "request", "medium", "briefs")),
     "critique": frozenset(("name", "persona", "request", "medium", "brief", "prompt", "generator")),
     "refine": frozenset(("name", "persona", "request", "medium", "briefs", "prompt", "score", "critiques", "best")),
 }
+# Texts for `$medium`: what directors and generators are told of the engine that makes the images.
+TEXT_TO_IMAGE = (
+    "a text-to-image model (SDXL), which sees nothing but one prompt and knows nothing of earlier images or of this "
+    "conversation; it reads about 60 words, the first ones best"
+)
+IMAGE_EDITOR = (
+    "an image editor, which is given the first image that is shown and one instruction that says what to change in it"
+)
 _PARTS = re.compile(r"\A\s*# system\s*\n(?P<system>.*?)^# user\s*\n(?P<user>.*)\Z", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class PhasePrompt:
-    """What is said in one phase, with places for what differs from call to call."""
+    """The texts of one phase, with placeholders for the parts that differ from call to call."""
 
     system: Template
     user: Template
 
     def fill(self, **values: str) -> tuple[str, str]:
-        """The system and the user text of a call."""
+        """Return the system and the user text of a call."""
         return self.system.substitute(values).strip(), self.user.substitute(values).strip()
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """One prompt a phase."""
+    """A prompt for each phase."""
 
     brief: PhasePrompt
     write: PhasePrompt
@@ -43,27 +51,27 @@ class Prompts:
 
 
 def load_prompts(folder: Path) -> Prompts:
-    """The prompts of a folder: brief.md, write.md, critique.md, refine.md.
+    """Load the prompts of a folder: brief.md, write.md, critique.md, refine.md.
 
     Raises:
-        ConfigError: a file is missing, lacks a part, or has a place that nothing fills.
+        ConfigError: a file is missing, lacks a part, or has an unknown placeholder.
     """
-    return Prompts(**{phase: _load(folder / f"{phase}.md", known) for phase, known in PHASES.items()})
-
-
-def _load(path: Path, known: frozenset[str]) -> PhasePrompt:
-    try:
-        match = _PARTS.match(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"cannot read the prompt {path}: {fault}") from None
-    if match is None:
-        raise ConfigError(f"the prompt {path} has two parts, which begin with the lines '# system' and '# user'")
-    parts = {name: Template(text) for name, text in match.groupdict().items()}
-    for part in parts.values():
+    prompts = {}
+    for phase, known in PHASES.items():
+        path = folder / f"{phase}.md"
         try:
-            part.substitute(dict.fromkeys(known, ""))
-        except KeyError as fault:
-            raise ConfigError(f"{path}: {unknown_name('place', str(fault.args[0]), known)}") from None
-        except ValueError:
-            raise ConfigError(f"the prompt {path} has a stray '$': write $$ for a dollar sign") from None
-    return PhasePrompt(**parts)
+            match = _PARTS.match(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as fault:
+            raise ConfigError(f"cannot read the prompt {path}: {fault}") from None
+        if match is None:
+            raise ConfigError(f"the prompt {path} has two parts, which begin with the lines '# system' and '# user'")
+        parts = {name: Template(text) for name, text in match.groupdict().items()}
+        for part in parts.values():
+            try:
+                part.substitute(dict.fromkeys(known, ""))
+            except KeyError as fault:
+                raise ConfigError(f"{path}: {unknown_name('place', str(fault.args[0]), known)}") from None
+            except ValueError:
+                raise ConfigError(f"the prompt {path} has a stray '$': write $$ for a dollar sign") from None
+        prompts[phase] = PhasePrompt(**parts)
+    return Prompts(**prompts)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 Phase = Literal["brief", "write", "paint", "critique", "refine"]
 Role = Literal["director", "generator"]
 Status = Literal["running", "threshold", "max_loops", "recursion_limit", "timeout", "failed"]
+
+
+class Critique(TypedDict):
+    """A director's judgement of an image: a score from 0 to 100, and words."""
+
+    score: float
+    feedback: str
 
 
 @dataclass(frozen=True)
@@ -16,15 +23,15 @@ class CallRecord:
     """One question to an agent, with all attempts at it.
 
     Attributes:
-        role, agent: who was asked.
+        role, agent: the agent that was asked.
         model, via: id of the model, and "litellm", "client" or the backend's class.
-        system, user: what was said; of several attempts the last.
+        system, user: texts of the last attempt.
         images: handles of the images that were shown, in order.
-        reply: the agent's words, of the last attempt.
-        data: what was read from the reply.
-        error: why there is nothing to use, None when there is.
-        finish_reason: of the last attempt, "" where none came back.
-        attempts: questions asked; what the backend tried again by itself is not in it.
+        reply: the agent's words in the last attempt.
+        data: content of the reply, as its reader returned it.
+        error: the reason that the reply cannot be used; None for a usable one.
+        finish_reason: of the last attempt; "" where none came back.
+        attempts: questions asked, without the backend's own retries.
         prompt_tokens, completion_tokens: of all attempts, as the server counts them.
     """
 
@@ -36,7 +43,7 @@ class CallRecord:
     user: str
     images: tuple[str, ...] = ()
     reply: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
     error: str | None = None
     finish_reason: str = ""
     attempts: int = 0
@@ -50,15 +57,15 @@ class ImageRecord:
     """One image that was asked for.
 
     Attributes:
-        loop, generator: whose it is.
-        prompt, negative_prompt, seed: what was asked.
-        engine: who made it.
+        loop, generator: the round, and the generator that wrote the prompt.
+        prompt, negative_prompt, seed: the order.
+        engine: name of the engine that made it.
         handle: in the run's store; None where there is no image.
-        file: where it was written, relative to the result; None where nothing is written.
-        stand_in: a placeholder took the place of an image that could not be made; `fault` says why.
-        fault: what went wrong, None when nothing did.
+        file: path, relative to the result; None where nothing is written.
+        stand_in: a placeholder took the place of an image that could not be made; `fault` has the reason.
+        fault: the failure; None for an image that was made as asked.
         score: mean of the directors' scores (0 to 100); None while nobody has scored it.
-        critiques: what each director said, by name: `{"score": ..., "feedback": ...}`.
+        critiques: judgements by director.
     """
 
     loop: int
@@ -73,7 +80,7 @@ class ImageRecord:
     fault: str | None = None
     seconds: float = 0.0
     score: float | None = None
-    critiques: dict[str, dict[str, Any]] = field(default_factory=dict)
+    critiques: dict[str, Critique] = field(default_factory=dict)
 
 
 @dataclass
@@ -93,19 +100,19 @@ class RunRecord:
 
     Attributes:
         id: of the run.
-        prompt: what was asked for.
+        prompt: the wish.
         settings: in force, without keys.
         started: ISO time, UTC.
-        status: how it ended: a good enough image, all rounds done, the recursion limit, the caller's time limit, or a
-            failure.
-        error: of the last three.
+        status: the end of the run: a good enough image, all rounds done, the recursion limit, the caller's time limit,
+            or a failure.
+        error: the reason for each of the last three.
         steps: phases begun.
         phases: in order.
     """
 
     id: str
     prompt: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     started: str
     status: Status = "running"
     error: str | None = None
@@ -125,11 +132,11 @@ class RunRecord:
 
     @property
     def best(self) -> ImageRecord | None:
-        """The best image; see `best_of`."""
+        """The best image of the run; see `best_of`."""
         return best_of(self.images)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the result for JSON."""
         head = {name: value for name, value in vars(self).items() if name != "phases"}
         best = self.best
         return {
@@ -140,7 +147,7 @@ class RunRecord:
         }
 
     def counts(self) -> dict[str, int]:
-        """What happened how often, and the tokens of it all."""
+        """Count rounds, calls, images, failures and tokens."""
         calls, images = self.calls, self.images
         return {
             "loops": max((phase.loop for phase in self.phases), default=0),
@@ -156,9 +163,9 @@ class RunRecord:
 
 
 def best_of(images: Sequence[ImageRecord]) -> ImageRecord | None:
-    """The image with the highest score, the earliest of equals; None where nothing has a score.
+    """Return the image with the highest score, the earliest of equals; None where nothing has a score.
 
-    A stand-in is never better than an image that was made as asked, whatever the directors say of it.
+    A stand-in never ranks above an image that was made as asked, whatever its score.
     """
     scored = [image for image in images if image.score is not None]
     return max(scored, key=lambda image: (not image.stand_in, image.score or 0.0), default=None)

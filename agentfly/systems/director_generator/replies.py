@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from agentfly.evaluators.judge.replies import BrokenReply, read_reply
 from agentfly.evaluators.judge.schemes import Question
+from agentfly.systems.director_generator.records import Critique
 
 # The judge's own rules for replies: nothing is guessed, nothing out of range is clipped.
 _CRITIQUE = Question("director_critique", {"score": "how good it is"}, 100, task="", shown=("result",))
@@ -15,13 +15,13 @@ _LABEL = re.compile(r"\A(?:\*\*)?(?:picture |image )?(?:prompt|instruction)(?:\*
 _NEGATIVE = re.compile(r"^\W*negative[ _]prompt\W*:\W*(.*)\Z", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
-def read_brief(text: str) -> dict[str, Any]:
-    """A brief is its words."""
+def read_brief(text: str) -> dict[str, str]:
+    """Return a brief: the whole reply."""
     return {"brief": text}
 
 
-def read_prompt(text: str) -> dict[str, Any]:
-    """A prompt, and what follows "Negative prompt:".
+def read_prompt(text: str) -> dict[str, str]:
+    """Return a prompt, and the text that follows "Negative prompt:".
 
     Raises:
         BrokenReply: there is no prompt before the negative one.
@@ -35,11 +35,11 @@ def read_prompt(text: str) -> dict[str, Any]:
     return {"prompt": " ".join(prompt.split()), "negative_prompt": " ".join(found[1].split()) if found else ""}
 
 
-def read_critique(text: str) -> dict[str, Any]:
-    """A score of 0 to 100, and the words.
+def read_critique(text: str) -> Critique:
+    """Return the score, from 0 to 100, and the feedback of a critique.
 
     Raises:
-        BrokenReply: no JSON object with `feedback` and `score`, or the score is no number of the scale.
+        BrokenReply: no JSON object with `feedback` and `score`, or the score is not a number from 0 to 100.
     """
     ratings = read_reply(text, _CRITIQUE)
     return {"score": ratings.values["score"], "feedback": ratings.feedback}

@@ -1,7 +1,7 @@
 """One run: directors brief, generators write, images are made, directors judge, generators refine.
 
-What fails is recorded, and the run goes on with what it has; it ends where a phase yields nothing at all. A round
-without an image is the exception: the generators are told why and may find other words, once. Limits are checked in
+A failure is recorded, and the run goes on with the rest; it ends where a phase yields nothing at all. A round without
+an image is the exception: the generators are told the reason and may find other words, once. Limits are checked in
 this order: the recursion limit before every phase, the threshold after every critique, then the rounds.
 """
 
@@ -14,17 +14,17 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from PIL import Image
 
-from agentfly.errors import AgentFlyError, ToolError
+from agentfly.errors import AgentFlyError, BackendError, ToolError
 from agentfly.images import ImageStore
 from agentfly.systems.director_generator.chat import Chat, Reader
-from agentfly.systems.director_generator.painters import Easel, ImagePrompt
-from agentfly.systems.director_generator.prompts import PhasePrompt
+from agentfly.systems.director_generator.prompts import IMAGE_EDITOR, TEXT_TO_IMAGE, PhasePrompt
 from agentfly.systems.director_generator.records import (
     CallRecord,
+    Critique,
     ImageRecord,
     Phase,
     PhaseRecord,
@@ -35,6 +35,8 @@ from agentfly.systems.director_generator.records import (
 )
 from agentfly.systems.director_generator.replies import read_brief, read_critique, read_prompt
 from agentfly.systems.director_generator.settings import Persona, Studio
+from agentfly.systems.generators import ImageGenerator, ImageRequest
+from agentfly.systems.generators.placeholder import PlaceholderGenerator
 
 T = TypeVar("T")
 
@@ -45,59 +47,67 @@ class RecursionLimit(AgentFlyError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: words, and images that belong to them; a painter that edits is given the first one."""
+    """A wish in words, and images that belong to it; an editor is given the first one."""
 
     prompt: str
     images: tuple[Image.Image, ...] = ()
 
 
 class Watcher(Protocol):
-    """Is told what happens, while it happens."""
+    """A listener that hears of every event of a run as it happens."""
 
     def phase_begins(self, phase: PhaseRecord) -> None:
-        """A phase begins."""
+        """Hear that a phase begins."""
         ...
 
     def called(self, phase: PhaseRecord, call: CallRecord) -> None:
-        """An agent has answered, or has failed to."""
+        """Hear of an agent's answer, or of its failure."""
         ...
 
     def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
-        """An image is there, or could not be made; `image.file` may be set."""
+        """Hear of an image, which is None where it could not be made; `record.file` may be set."""
         ...
 
     def phase_ended(self, run: RunRecord) -> None:
-        """A phase is over; the record is up to date."""
+        """Hear that a phase is over; the record is up to date."""
         ...
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Everything that runs share.
+
+    Attributes:
+        studio: settings, personas and prompts.
+        chat: asks the models.
+        generator: makes the images.
+        edits: the generator edits the first image of a request; otherwise it makes images from text alone.
+        store: keeps the images.
+    """
+
+    studio: Studio
+    chat: Chat
+    generator: ImageGenerator
+    edits: bool
+    store: ImageStore
 
 
 class Run:
     """The state of one run.
 
     Args:
-        studio, chat, easel: who does what, shared with other runs.
-        request: what is asked for.
-        record: is filled.
-        store: keeps the images.
-        watcher: is told what happens.
+        crew: works on this run, and on others at the same time.
+        request: the wish.
+        record: filled as the run goes on.
+        watcher: told of every event.
     """
 
-    def __init__(
-        self,
-        studio: Studio,
-        chat: Chat,
-        easel: Easel,
-        request: Request,
-        record: RunRecord,
-        store: ImageStore,
-        watcher: Watcher,
-    ) -> None:
-        self._studio, self._chat, self._easel = studio, chat, easel
-        self._record, self._store, self._watcher = record, store, watcher
-        self._request = request
-        self._given = tuple(store.put(image) for image in request.images)
+    def __init__(self, crew: Crew, request: Request, record: RunRecord, watcher: Watcher) -> None:
+        self._crew, self._studio = crew, crew.studio
+        self._request, self._record, self._watcher = request, record, watcher
+        self._given = tuple(crew.store.put(image) for image in request.images)
         self._briefs: dict[str, str] = {}
-        seed = studio.settings.sdxl.seed
+        seed = self._studio.settings.sdxl.seed
         self._seed = secrets.randbelow(2**32) if seed is None else seed
 
     async def go(self) -> Status:
@@ -107,72 +117,69 @@ class Run:
             RecursionLimit: more phases than allowed.
             AgentFlyError: a phase yielded nothing, or the settings are wrong.
         """
-        settings = self._studio.settings
-        await self._brief()
-        prompts, barren = await self._write(), False
+        settings, template = self._studio.settings, self._studio.prompts.brief
+        with self._phase("brief", 0) as phase:
+            calls = await _settled(
+                self._ask(phase, "director", who, template, read_brief, self._given) for who in self._studio.directors
+            )
+            usable = _usable(calls, "no director wrote a brief")
+            self._briefs = {call.agent: str(call.data["brief"]) for call in usable}
+        prompts, imageless = await self._write_prompts("write", 1), False
         for loop in range(1, settings.max_loops + 1):
-            barren = not await self._paint(loop, prompts, again=barren)
-            if not barren:
+            imageless = not await self._make_images(loop, prompts, again=imageless)
+            if not imageless:
                 await self._judge(loop)
             best = self._record.best
             if best is not None and not best.stand_in and (best.score or 0.0) >= settings.evaluation_threshold:
                 return "threshold"
             if loop < settings.max_loops:
-                prompts = await self._refine(loop + 1)
+                prompts = await self._write_prompts("refine", loop + 1)
         return "max_loops"
 
-    async def _brief(self) -> None:
-        with self._phase("brief", 0) as phase:
-            prompt = self._studio.prompts.brief
-            asked = [
-                self._ask(phase, "director", who, prompt, read_brief, self._given) for who in self._studio.directors
-            ]
-            calls = await _all(asked)
-            self._briefs = {call.agent: call.data["brief"] for call in _good(calls, "no director wrote a brief")}
+    async def _write_prompts(self, name: Phase, loop: int) -> dict[str, ImageRequest]:
+        """Ask every generator for the prompt of a round."""
+        with self._phase(name, loop) as phase:
+            # A generator that gave no prompt for the last round goes on from its last image of an earlier one.
+            last = {image.generator: image for image in self._record.images}
+            return _prompts(
+                await _settled(self._revise(phase, who, last.get(who.name)) for who in self._studio.generators)
+            )
 
-    async def _write(self) -> dict[str, ImagePrompt]:
-        with self._phase("write", 1) as phase:
-            prompt = self._studio.prompts.write
-            asked = [
-                self._ask(phase, "generator", who, prompt, read_prompt, self._given, briefs=self._told_briefs())
-                for who in self._studio.generators
-            ]
-            return _prompts(await _all(asked))
-
-    async def _paint(self, loop: int, prompts: dict[str, ImagePrompt], *, again: bool) -> bool:
-        """Whether there is an image; `again` where there was none in the round before."""
+    async def _make_images(self, loop: int, prompts: dict[str, ImageRequest], *, again: bool) -> bool:
+        """Make the images of a round and return whether there is one; `again` says that the last round had none."""
         with self._phase("paint", loop) as phase:
             first = self._seed + len(self._record.images)
             phase.images += [
-                ImageRecord(loop, name, wanted.prompt, wanted.negative, (first + index) % 2**32)
+                ImageRecord(loop, name, wanted.prompt, wanted.negative_prompt, (first + index) % 2**32)
                 for index, (name, wanted) in enumerate(prompts.items())
             ]
-            await _all(self._make(phase, image) for image in phase.images)
+            await _settled(self._make_image(phase, image) for image in phase.images)
             made = any(image.handle for image in phase.images)
             if not made and (again or loop == self._studio.settings.max_loops):
                 raise AgentFlyError(f"no image could be made: {phase.images[0].fault}")
             return made
 
-    async def _make(self, phase: PhaseRecord, record: ImageRecord) -> None:
-        source = self._request.images[0] if self._request.images else None
-        started = time.perf_counter()
-        image = None
+    async def _make_image(self, phase: PhaseRecord, record: ImageRecord) -> None:
+        generator, image, started = self._crew.generator, None, time.perf_counter()
+        references = self._request.images[:1] if self._crew.edits else ()
+        request = ImageRequest(
+            record.prompt, references=references, negative_prompt=record.negative_prompt, seed=record.seed
+        )
         try:
-            wanted = ImagePrompt(record.prompt, record.negative_prompt)
-            painted = await self._easel.paint(wanted, record.seed, source)
-            image, record.engine, record.fault = painted.image, painted.engine, painted.fault
-            record.stand_in = painted.fault is not None
-            record.handle = await asyncio.to_thread(self._store.put, image)
-        except ToolError as fault:
-            record.engine, record.fault = self._easel.painter.name, str(fault)
+            made = await generator.generate(request)
+            image, record.fault, record.stand_in = made.image, made.stand_in, made.stand_in is not None
+            record.engine = PlaceholderGenerator.name if record.stand_in else generator.name
+            record.handle = await asyncio.to_thread(self._crew.store.put, image)
+        except (ToolError, BackendError) as fault:
+            record.engine, record.fault = generator.name, str(fault)
         record.seconds = time.perf_counter() - started
         self._watcher.painted(phase, record, image)
 
     async def _judge(self, loop: int) -> None:
         images = [image for image in self._record.images if image.loop == loop and image.handle]
         with self._phase("critique", loop) as phase:
-            calls = await _all(self._critique(phase, p, who) for p in images for who in self._studio.directors)
-            _good(calls, "no director scored any image")
+            work = (self._critique(phase, image, who) for image in images for who in self._studio.directors)
+            _usable(await _settled(work), "no director scored any image")
 
     async def _critique(self, phase: PhaseRecord, image: ImageRecord, who: Persona) -> CallRecord:
         call = await self._ask(
@@ -187,34 +194,38 @@ class Run:
             generator=image.generator,
         )
         if call.error is None:
-            image.critiques[who.name] = dict(call.data)
+            # `read_critique` made it.
+            image.critiques[who.name] = cast(Critique, dict(call.data))
             image.score = fmean(critique["score"] for critique in image.critiques.values())
         return call
 
-    async def _refine(self, loop: int) -> dict[str, ImagePrompt]:
-        with self._phase("refine", loop) as phase:
-            # A generator that gave no prompt for the last round goes on from its last image of an earlier one.
-            last = {image.generator: image for image in self._record.images}
-            asked = [self._revise(phase, who, last.get(who.name)) for who in self._studio.generators]
-            return _prompts(await _all(asked))
-
     async def _revise(self, phase: PhaseRecord, who: Persona, image: ImageRecord | None) -> CallRecord:
-        prompts, briefs = self._studio.prompts, self._told_briefs()
+        """Ask a generator for a better prompt than that of its image, or for its first one."""
+        prompts = self._studio.prompts
+        briefs = "\n\n".join(f"{name}:\n{brief}" for name, brief in self._briefs.items())
         if image is None:
             return await self._ask(phase, "generator", who, prompts.write, read_prompt, self._given, briefs=briefs)
-        shown = () if image.handle is None else (image.handle,)
+        critiques = [
+            f"{name} ({said['score']:.0f} points): {said['feedback']}" for name, said in image.critiques.items()
+        ]
+        if image.handle is None:
+            critiques = [f"The image could not be made: {image.fault}"]
+        best = best_of([other for other in self._record.images if other.generator != image.generator])
+        better = best is not None and (image.score or 0.0) < (best.score or 0.0)
         return await self._ask(
             phase,
             "generator",
             who,
             prompts.refine,
             read_prompt,
-            (*self._given, *shown),
+            self._given if image.handle is None else (*self._given, image.handle),
             briefs=briefs,
-            prompt=_told_prompt(image),
+            prompt=_prompt_text(image),
             score="none" if image.score is None else f"{image.score:.0f}",
-            critiques=_told_critiques(image),
-            best=self._told_best(image),
+            critiques="\n".join(critiques) or "Nobody could judge it.",
+            best=f"{best.generator} has {best.score:.0f} points with this prompt:\n{_prompt_text(best)}"
+            if best is not None and better
+            else "Nobody else has a better one.",
         )
 
     async def _ask(
@@ -227,9 +238,9 @@ class Run:
         images: Sequence[str],
         **values: str,
     ) -> CallRecord:
-        medium = self._easel.painter.medium
+        medium = IMAGE_EDITOR if self._crew.edits else TEXT_TO_IMAGE
         words = template.fill(name=who.name, persona=who.persona, request=self._request.prompt, medium=medium, **values)
-        call = await self._chat.ask(role, who, words, read, images, self._store)
+        call = await self._crew.chat.ask(role, who, words, read, images, self._crew.store)
         phase.calls.append(call)
         self._watcher.called(phase, call)
         return call
@@ -252,18 +263,9 @@ class Run:
             phase.seconds = time.perf_counter() - started
             self._watcher.phase_ended(self._record)
 
-    def _told_briefs(self) -> str:
-        return "\n\n".join(f"{name}:\n{brief}" for name, brief in self._briefs.items())
 
-    def _told_best(self, own: ImageRecord) -> str:
-        best = best_of([image for image in self._record.images if image.generator != own.generator])
-        if best is None or (own.score or 0.0) >= (best.score or 0.0):
-            return "Nobody else has a better one."
-        return f"{best.generator} has {best.score:.0f} points with this prompt:\n{_told_prompt(best)}"
-
-
-async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
-    """Results in order. What fails does not leave the others running behind a run that is over."""
+async def _settled(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Return the results in order, once all work is done; then raise the first exception, if there is one."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -271,30 +273,26 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-def _told_prompt(image: ImageRecord) -> str:
+def _prompt_text(image: ImageRecord) -> str:
     negative = f"\nNegative prompt: {image.negative_prompt}" if image.negative_prompt else ""
     return f"{image.prompt}{negative}"
 
 
-def _told_critiques(image: ImageRecord) -> str:
-    if image.handle is None:
-        return f"The image could not be made: {image.fault}"
-    told = [f"{name} ({said['score']:.0f} points): {said['feedback']}" for name, said in image.critiques.items()]
-    return "\n".join(told) or "Nobody could judge it."
+def _prompts(calls: Sequence[CallRecord]) -> dict[str, ImageRequest]:
+    """Return the image that each generator asks for."""
+    return {
+        call.agent: ImageRequest(str(call.data["prompt"]), negative_prompt=str(call.data["negative_prompt"]))
+        for call in _usable(calls, "no generator wrote a prompt")
+    }
 
 
-def _prompts(calls: Sequence[CallRecord]) -> dict[str, ImagePrompt]:
-    good = _good(calls, "no generator wrote a prompt")
-    return {call.agent: ImagePrompt(call.data["prompt"], call.data["negative_prompt"]) for call in good}
-
-
-def _good(calls: Sequence[CallRecord], otherwise: str) -> list[CallRecord]:
-    """The calls that gave something.
+def _usable(calls: Sequence[CallRecord], otherwise: str) -> list[CallRecord]:
+    """Return the calls whose replies can be used.
 
     Raises:
-        AgentFlyError: none did; the message has the first reason.
+        AgentFlyError: there are none; the message has the first reason.
     """
-    good = [call for call in calls if call.error is None]
-    if not good:
+    usable = [call for call in calls if call.error is None]
+    if not usable:
         raise AgentFlyError(f"{otherwise}: {calls[0].error if calls else 'nobody was asked'}")
-    return good
+    return usable

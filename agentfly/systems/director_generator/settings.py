@@ -21,7 +21,7 @@ from agentfly.settings import Settings
 from agentfly.systems.director_generator.prompts import Prompts, load_prompts
 
 _SIZE = re.compile(r"([1-9]\d{1,4})x([1-9]\d{1,4})")
-# What the environment changes: the section and the field of each variable.
+# Environment variables that override the file, with the section and the field of each.
 _VARIABLES = {
     "VLLM_API_BASE": ("vllm", "api_base"),
     "OPENAI_BASE_URL": ("openai", "api_base"),
@@ -32,24 +32,24 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$"
 
 
 class ModelSettings(Settings):
-    """One chat model, which roles and personas know by its alias.
+    """One chat model; roles and personas name it by its alias.
 
     Attributes:
-        model: id on the server, letter by letter as the server tells it.
-        provider: "vllm" or "openai" (see the sections of those names), or a vendor as LiteLLM calls it.
+        model: id on the server; must match letter by letter.
+        provider: "vllm" or "openai" (see the sections of those names), or LiteLLM's name of a vendor.
         temperature, max_tokens: of a reply.
-        sees_images: whether images may be sent to it; directors' models must see.
+        sees_images: images may be sent to it; a director's model must see them.
         extra_body: further fields of every request.
     """
 
-    renamed: ClassVar[Mapping[str, str]] = {"sees_images": "sees_images"}
+    renamed: ClassVar[Mapping[str, str]] = {"sees_pictures": "sees_images"}
 
     model: str = Field(min_length=1)
     provider: str = Field("vllm", pattern=r"^[a-z][a-z0-9_]*$")
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(1024, ge=16)
     sees_images: bool = True
-    extra_body: Mapping[str, Any] = Field(default_factory=dict)
+    extra_body: Mapping[str, object] = Field(default_factory=dict)
 
 
 class EndpointSettings(Settings):
@@ -59,14 +59,14 @@ class EndpointSettings(Settings):
 
 
 class Roles(Settings):
-    """Aliases of the models that directors and generators use where their persona names none."""
+    """Aliases of the models of directors and generators whose persona names none."""
 
     director: str
     generator: str
 
 
 class SdxlSettings(Settings):
-    """How prompts become images.
+    """The engine that makes images of prompts, and its settings.
 
     Attributes:
         mode: "mock" (placeholders that say so), "api" (an image server at `api_base`, else Stability), or "local"
@@ -77,7 +77,7 @@ class SdxlSettings(Settings):
         model, device, dtype: of "local".
         size: WIDTHxHEIGHT in pixels.
         steps, guidance_scale: of the denoiser; None leaves them to the server.
-        seed: the first image's; every further one adds 1. None draws one, which the result tells.
+        seed: of the first image; every further one adds 1. None draws one, which the result records.
         timeout: seconds for an image.
         retries: further attempts on faults that may pass.
         stability_base, stability_engine: Stability's REST API v1.
@@ -117,7 +117,7 @@ class Persona(Settings):
 
     Attributes:
         name: unique in its list.
-        persona: who it is and what it cares for, in the second person.
+        persona: character and interests, in the second person.
         model: alias of its model; None takes its role's.
         temperature: in place of the model's own.
     """
@@ -132,15 +132,15 @@ class SystemSettings(Settings):
     """The YAML file. Paths in it are relative to its folder.
 
     Attributes:
-        models, roles: chat models by alias, and who uses which.
-        vllm, openai: the endpoints of those providers.
+        models, roles: chat models by alias, and the alias of each role.
+        vllm, openai: endpoints of those providers.
         chat: "litellm", "client" (our own, OpenAI-compatible endpoints only), or "auto": LiteLLM where it is installed.
         stream: ask for streamed replies, which keeps proxies from giving up on a slow one.
         timeout: seconds for a reply, or between two pieces of a streamed one.
         retries: further attempts after a rate limit, a server fault, a time-out or a lost connection.
-        reply_attempts: how often an agent is asked whose reply cannot be used.
+        reply_attempts: questions to an agent, at most, until its reply can be used.
         max_concurrent_calls: chat calls at once.
-        sdxl: how prompts become images.
+        sdxl: the engine that makes the images.
         evaluation_threshold: score (0 to 100) from which an image is good enough.
         max_loops: rounds of images at most.
         recursion_limit: phases at most, over all rounds.
@@ -173,10 +173,10 @@ class SystemSettings(Settings):
         return self
 
     def model_of(self, alias: str) -> ModelSettings:
-        """A model by its alias.
+        """Return a model by its alias.
 
         Raises:
-            ConfigError: there is none of that alias.
+            ConfigError: no model has that alias.
         """
         if alias not in self.models:
             raise ConfigError(unknown_name("model alias", alias, self.models))
@@ -185,7 +185,7 @@ class SystemSettings(Settings):
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys of the environment; `vendors` are those that LiteLLM's vendors look for."""
+    """Keys of the environment; `vendors` has every variable that ends in _API_KEY, for LiteLLM's vendors."""
 
     openai: SecretStr | None = None
     stability: SecretStr | None = None
@@ -195,7 +195,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Studio:
-    """Everything that a run needs to know: settings, personas, prompts and keys."""
+    """The configuration of a run: settings, personas, prompts and keys."""
 
     settings: SystemSettings
     directors: tuple[Persona, ...]
@@ -204,20 +204,20 @@ class Studio:
     keys: Keys
 
 
-def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: Any) -> Studio:
-    """Read a configuration, with what the environment and the caller change in it.
+def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: object) -> Studio:
+    """Load a configuration, and apply the overrides of the environment and of the caller.
 
     Args:
         path: the YAML file.
-        env: VLLM_API_BASE, OPENAI_BASE_URL, SDXL_API_BASE and SDXL_FAILOVER_MODE go before the file; OPENAI_API_KEY,
-            STABILITY_API_KEY and SDXL_API_KEY are the keys. Those of the process by default.
+        env: variables; those of the process by default. VLLM_API_BASE, OPENAI_BASE_URL, SDXL_API_BASE and
+            SDXL_FAILOVER_MODE override the file; OPENAI_API_KEY, STABILITY_API_KEY and SDXL_API_KEY are keys.
         changes: fields of `SystemSettings` in place of the file's; None leaves a field as it is.
 
     Raises:
         ConfigError: a file is missing or wrong; the message names it and the fault.
     """
     env = os.environ if env is None else env
-    data = _changed(read_mapping(path, "configuration", "max_loops: 3"), env, changes)
+    data = _overridden(read_mapping(path, "configuration", "max_loops: 3"), env, changes)
     try:
         settings = SystemSettings(**data)
     except ConfigError as fault:
@@ -232,29 +232,23 @@ def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: Any
             raise ConfigError(f"director {director.name!r} judges images, but model {alias!r} has sees_images: false")
     for generator in generators:
         settings.model_of(generator.model or settings.roles.generator)
-    return Studio(settings, directors, generators, load_prompts(path.parent / settings.prompts), _keys(env))
+    keys = {name: SecretStr(value) for name, value in env.items() if name.endswith("_API_KEY") and value}
+    known = Keys(keys.get("OPENAI_API_KEY"), keys.get("STABILITY_API_KEY"), keys.get("SDXL_API_KEY"), keys)
+    return Studio(settings, directors, generators, load_prompts(path.parent / settings.prompts), known)
 
 
 def slug(text: str) -> str:
-    """A text as part of a file name."""
+    """Return a text in the form of a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _changed(data: dict[str, Any], env: Mapping[str, str], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(data: dict[str, Any], env: Mapping[str, str], changes: Mapping[str, object]) -> dict[str, Any]:
     for name, (section, setting) in _VARIABLES.items():
         if env.get(name):
             data[section] = {**(data.get(section) or {}), setting: env[name]}
     if env.get("SDXL_API_BASE"):
         data["sdxl"]["mode"] = "api"
     return {**data, **{name: value for name, value in changes.items() if value is not None}}
-
-
-def _keys(env: Mapping[str, str]) -> Keys:
-    def key(name: str) -> SecretStr | None:
-        return SecretStr(env[name]) if env.get(name) else None
-
-    vendors = {name: SecretStr(value) for name, value in env.items() if name.endswith("_API_KEY") and value}
-    return Keys(key("OPENAI_API_KEY"), key("STABILITY_API_KEY"), key("SDXL_API_KEY"), vendors)
 
 
 def _personas(path: Path) -> tuple[Persona, ...]:

@@ -1,4 +1,4 @@
-"""The director–generator as an agent for editing tasks: a baseline that improves prompts, beside the trained agent."""
+"""The director–generator as an agent for editing tasks: a baseline that improves prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import agentfly
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig, LLMBackend
@@ -14,35 +13,35 @@ from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore, load_image
-from agentfly.systems.director_generator.painters import Easel, EditingPainter
 from agentfly.systems.director_generator.run import Request
 from agentfly.systems.director_generator.settings import ModelSettings, SdxlSettings, Studio, load_studio
 from agentfly.systems.director_generator.studio import DirectorGenerator
 from agentfly.systems.director_generator.trajectory import to_trajectory
 from agentfly.systems.environment import read_env
+from agentfly.systems.generators.editor import EditingGenerator
 from agentfly.vision import make_engines
 from agentfly.vision.base import Engines
 from agentfly.vision.factory import check_keys
 
-# Beside the package in a checkout; whoever installed the package alone names a file.
+# The recipe lies beside the package in a checkout; an installed package has none, and `config` is needed.
 _CONFIG = Path(agentfly.__file__).parents[1] / "recipes/director_generator/config/system_config.yaml"
 
 
 class DirectorGeneratorTaskAgent:
-    """Does tasks with directors and generators.
+    """An agent that does editing tasks with directors and generators.
 
     Args:
         config: the YAML file; the recipe's own by default.
-        model: one chat model for everybody, in place of those of the file.
-        base_url: where that model is: an OpenAI-compatible endpoint up to /v1; None is the file's.
-        api_key_env: variable with the endpoint's key.
-        engine: what edits the task's image, as in `agentfly.vision.make_engines`: the generators' prompts are
-            instructions for its editor. "sdxl" makes images from text alone, as `sdxl` in the file says; they have
-            nothing of the task's image but what the directors tell of it.
+        model: one chat model for all roles, in place of those of the file.
+        base_url: OpenAI-compatible endpoint of that model, up to /v1; None for the file's.
+        api_key_env: environment variable with the endpoint's key.
+        engine: editor of the task's image, as in `agentfly.vision.make_engines`; the generators' prompts are its
+            instructions. "sdxl" makes images from text alone, as `sdxl` in the file says: of the task's image they
+            show only what the directors describe.
         max_loops, threshold, temperature, max_tokens: in place of the file's.
-        seed: of a task's first image; the file's, or a random one, without it.
-        timeout: seconds of a task; what was done until then is kept.
-        backend: a chat backend for everybody, in place of a model.
+        seed: of a task's first image; None for the file's, or a random one.
+        timeout: seconds of a task; the trajectory keeps all that was done until then.
+        backend: a chat backend for all roles, in place of a model.
         store: keeps the images; in memory by default.
         name: in tables.
 
@@ -57,7 +56,7 @@ class DirectorGeneratorTaskAgent:
         model: str | None = None,
         base_url: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        engine: str | Mapping[str, Any] | Engines | None = "classical",
+        engine: str | Mapping[str, object] | Engines | None = "classical",
         max_loops: int | None = None,
         threshold: float | None = None,
         temperature: float | None = None,
@@ -73,7 +72,7 @@ class DirectorGeneratorTaskAgent:
         path = Path(config) if config is not None else _CONFIG
         env = read_env()
         studio = load_studio(path, env, max_loops=max_loops, evaluation_threshold=threshold)
-        studio = _changed(studio, seed, model=model, temperature=temperature, max_tokens=max_tokens)
+        studio = _overridden(studio, seed, model=model, temperature=temperature, max_tokens=max_tokens)
         if backend is None and model is not None and base_url is not None:
             settings = studio.settings
             client = ClientConfig(
@@ -86,11 +85,13 @@ class DirectorGeneratorTaskAgent:
         if engine != "sdxl":
             check_keys(engine)
         backends = None if backend is None else dict.fromkeys(studio.settings.models, backend)
-        easel = None if engine == "sdxl" else Easel(EditingPainter(make_engines(engine).editor))
-        self._system = DirectorGenerator(studio, backends=backends, easel=easel, store=self.store)
+        editor = None if engine == "sdxl" else EditingGenerator(make_engines(engine).editor)
+        self._system = DirectorGenerator(
+            studio, backends=backends, generator=editor, edits=editor is not None, store=self.store
+        )
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """Do a task. What goes wrong is in the trajectory.
+        """Do a task. A failure is in the trajectory.
 
         Raises:
             ImageError: an image of the task cannot be loaded.
@@ -105,8 +106,8 @@ class DirectorGeneratorTaskAgent:
         await self._system.close()
 
 
-def _changed(studio: Studio, seed: int | None, **fields: str | float | None) -> Studio:
-    """A studio with fields of every model, and the seed, in place of its own; None leaves one as it is."""
+def _overridden(studio: Studio, seed: int | None, **fields: str | float | None) -> Studio:
+    """Return a studio with the fields of every model, and the seed, overridden; None leaves a value as it is."""
     changes = {name: value for name, value in fields.items() if value is not None}
     settings = studio.settings
     models = {alias: ModelSettings(**{**known.model_dump(), **changes}) for alias, known in settings.models.items()}

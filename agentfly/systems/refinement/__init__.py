@@ -3,8 +3,9 @@
 `agentfly generate` runs it from the command line; `task_agent` runs it on tasks, beside trained agents.
 """
 
-from agentfly.systems.refinement.factory import make_loop
-from agentfly.systems.refinement.generators import GeneratedImage, Generator, ImageRequest, make_generator
+from agentfly.systems.generators import GeneratedImage, ImageRequest
+from agentfly.systems.generators import ImageGenerator as Generator
+from agentfly.systems.refinement.factory import make_generator, make_loop
 from agentfly.systems.refinement.loop import Iteration, LoopEnd, Refinement, RefinementLoop
 from agentfly.systems.refinement.prompter import ChatPrompter, Critique, FeedbackPrompter, Prompter, ResponsesPrompter
 from agentfly.systems.refinement.settings import RefinementSettings

@@ -1,19 +1,18 @@
-"""Make a loop from its settings."""
+"""Make a loop, and each of its parts, from `RefinementSettings`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from pydantic import SecretStr
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
 from agentfly.evaluators import Evaluator, Rubric, close_evaluator, load_rubric, make_evaluator
-from agentfly.systems.refinement.generators import make_generator
+from agentfly.systems.generators import ImageGenerator
+from agentfly.systems.generators.responses import ResponsesClient
 from agentfly.systems.refinement.loop import RefinementLoop
 from agentfly.systems.refinement.prompter import ChatPrompter, FeedbackPrompter, NewPrompter, ResponsesPrompter
-from agentfly.systems.refinement.responses import ResponsesClient
 from agentfly.systems.refinement.settings import RefinementSettings
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -22,7 +21,7 @@ Close = Callable[[], Awaitable[None]]
 
 
 def make_loop(settings: RefinementSettings) -> tuple[RefinementLoop, Close]:
-    """The loop of settings, and what frees all that it holds.
+    """Make a loop; return it with a function that frees its connections and models.
 
     Raises:
         ConfigError: a name or a setting is wrong.
@@ -41,17 +40,60 @@ def make_loop(settings: RefinementSettings) -> tuple[RefinementLoop, Close]:
 
     async def close() -> None:
         await generator.close()
-        await close_prompter()
+        if close_prompter is not None:
+            await close_prompter()
         await close_evaluator(evaluator)
 
     return loop, close
 
 
+def make_generator(settings: RefinementSettings) -> ImageGenerator:
+    """Make the generator that the settings name; each module is imported when it is chosen.
+
+    Raises:
+        ConfigError: a setting of it is wrong; `MissingExtraError`: a package that it needs is not installed.
+    """
+    if settings.generator == "openai":
+        from agentfly.systems.generators.openai import OpenAIGenerator
+
+        model = {"model": settings.image_model} if settings.image_model else {}
+        options = {"quality": settings.quality, "size": settings.size, "output_format": settings.format, **model}
+        options["background"] = settings.wanted_background
+        return OpenAIGenerator(settings.model, settings.endpoint(settings.base_url), options)
+    if settings.generator == "server":
+        from agentfly.systems.generators.server import ServerGenerator
+
+        return ServerGenerator(
+            settings.endpoint(settings.server_url),
+            "--server-url (server_url)",
+            size=None if settings.size == "auto" else settings.size,
+            steps=settings.steps,
+            seed=settings.seed,
+            fields=settings.server_fields,
+        )
+    if settings.generator == "diffusers":
+        from agentfly.systems.generators.diffusers import DiffusersGenerator
+        from agentfly.vision.diffusion import WeightSettings
+
+        return DiffusersGenerator(
+            WeightSettings(model=settings.diffusers_model, device=settings.device),
+            name=settings.diffusers_model,
+            size=settings.pixels,
+            steps=settings.steps,
+            strength=settings.strength,
+            seed=settings.seed,
+            max_batch=1,
+        )
+    from agentfly.systems.generators.classical import ClassicalGenerator
+
+    return ClassicalGenerator(settings.pixels, transparent=settings.wanted_background == "transparent")
+
+
 def make_judge(settings: RefinementSettings) -> Evaluator:
-    """The evaluator of settings: their own, or a vision-language model that judges images by their prompt."""
+    """Make the evaluator of the settings, or a vision-language model that judges images by their prompt."""
     if settings.evaluator is not None:
         return make_evaluator(settings.evaluator)
-    spec: dict[str, Any] = {
+    spec: dict[str, object] = {
         "evaluator": "judge",
         "model": settings.judge_model or settings.model,
         "base_url": settings.judge_base_url or settings.base_url,
@@ -65,8 +107,13 @@ def make_judge(settings: RefinementSettings) -> Evaluator:
     return make_evaluator(spec)
 
 
-def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[NewPrompter, Close]:
-    """What begins a conversation for each run, and what closes the connections that all of them share."""
+def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[NewPrompter, Close | None]:
+    """Return a function that makes a prompter for each run, and one that closes their connections, if they have any.
+
+    Args:
+        settings: name the kind of prompter, its model and its endpoint.
+        rubric: criteria that the prompter is told; None for none.
+    """
     model, url = settings.prompter_model or settings.model, settings.prompter_base_url or settings.base_url
     kind = settings.prompter
     if kind == "auto":
@@ -74,7 +121,7 @@ def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[
         same = settings.generator == "openai" and settings.prompter_base_url is None
         kind = "responses" if url is None or same else "chat"
     if kind == "feedback":
-        return FeedbackPrompter, _nothing
+        return FeedbackPrompter, None
     if kind == "responses":
         client = ResponsesClient(model, settings.endpoint(url))
         return lambda: ResponsesPrompter(client, rubric), client.close
@@ -87,7 +134,3 @@ def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[
     )
     backend = ClientBackend(model, config)
     return lambda: ChatPrompter(backend, rubric), backend.close
-
-
-async def _nothing() -> None:
-    """There is nothing to close."""

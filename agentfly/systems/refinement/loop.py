@@ -18,16 +18,15 @@ from PIL import Image
 
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, ConfigError
-from agentfly.evaluators import EditSample, Evaluator, Score
-from agentfly.systems.refinement.generators.base import GeneratedImage, Generator, ImageRequest
+from agentfly.evaluators import EditSample, Evaluator
+from agentfly.systems.generators import GeneratedImage, ImageGenerator, ImageRequest, Usage
 from agentfly.systems.refinement.prompter import Critique, NewPrompter, Prompter
-from agentfly.systems.refinement.usage import Usage
 
 logger = logging.getLogger(__name__)
 
 
 class LoopEnd(StrEnum):
-    """Why a loop ended."""
+    """The reason that a loop ended."""
 
     THRESHOLD = "threshold"
     MAX_ITERATIONS = "max_iterations"
@@ -42,15 +41,15 @@ class Iteration:
     Attributes:
         number: from 1.
         prompt: of the image.
-        engine: who made it.
+        engine: name of the generator.
         image: None where none was made.
         score: 0 to 100; None where there is no judgement.
         feedback: of the judge.
-        aspects: of the score.
-        fault: why there is no image, or no score.
-        prompter_fault: why the next round had to do with the same prompt.
-        seconds: of each part: "generate", "evaluate", "refine".
-        began: in seconds since 1970.
+        aspects: parts of the score.
+        fault: the reason that there is no image, or no score; None where there are both.
+        prompter_fault: the reason that the next round uses the same prompt again; None for a new prompt.
+        seconds: duration of each part: "generate", "evaluate", "refine".
+        began: start, in seconds since 1970.
     """
 
     number: int
@@ -67,12 +66,12 @@ class Iteration:
 
     @property
     def critique(self) -> Critique:
-        """What the prompter is told."""
+        """The outcome of the iteration, for the prompter."""
         return Critique(self.score, self.feedback, self.fault)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Note how long a part takes."""
+        """Record the duration of a part."""
         started = time.monotonic()
         try:
             yield
@@ -85,16 +84,16 @@ OnIteration = Callable[[Iteration], Awaitable[None]]
 
 @dataclass
 class Refinement:
-    """What a loop did.
+    """The record of one run of a loop.
 
     Attributes:
         wish: of the user.
         iterations: in order.
-        end: why it ended.
+        end: the reason that the run ended.
         error: the fault that ended it early, for `LoopEnd.ERROR`.
         thread_id: of the prompter's conversation; None where there was none.
         usage: by role: "generator", "judge", "prompter".
-        seconds: in all.
+        seconds: of the whole run.
     """
 
     wish: str
@@ -107,13 +106,13 @@ class Refinement:
 
     @property
     def best(self) -> Iteration | None:
-        """The image with the highest score, the earliest of equals; one without a score only where none has one."""
+        """The iteration with the highest score, the earliest of equals; without any score, the first with an image."""
         made = [iteration for iteration in self.iterations if iteration.image is not None]
         return max(made, key=lambda iteration: -1.0 if iteration.score is None else iteration.score, default=None)
 
     @property
     def fault(self) -> str | None:
-        """Why there is no image; None where there is one."""
+        """The reasons that there is no image; None where there is one."""
         if self.best is not None:
             return None
         faults = dict.fromkeys(iteration.fault for iteration in self.iterations if iteration.fault)
@@ -121,21 +120,21 @@ class Refinement:
 
 
 class RefinementLoop:
-    """Refines images. Several runs of one loop can go on at once.
+    """A loop that refines images. Several runs of one loop can go on at once.
 
     Args:
-        generator: makes images.
+        generator: makes the images.
         evaluator: judges them.
-        new_prompter: begins a conversation; one for each run.
+        new_prompter: makes the prompter of a run.
         max_iterations: images at most.
-        score_threshold: a score (0 to 100) from here on ends a run.
-        wall_clock: seconds of a run at most; None for no limit. What is done until then is kept.
-        on_iteration: is told of every iteration once its image is made and judged.
+        score_threshold: score (0 to 100) at which a run ends.
+        wall_clock: seconds of a run at most; None for no limit. The record keeps all that was done until then.
+        on_iteration: called with every iteration once its image is made and judged.
     """
 
     def __init__(
         self,
-        generator: Generator,
+        generator: ImageGenerator,
         evaluator: Evaluator,
         new_prompter: NewPrompter,
         *,
@@ -156,7 +155,7 @@ class RefinementLoop:
             references: images to start from or to look at; the generator gets them until it has made an image.
 
         Returns:
-            What was done; `fault` where there is no image at all.
+            The record of the run; its `fault` says why there is no image at all.
         """
         started, done, prompter = time.monotonic(), Refinement(wish), self.new_prompter()
         try:
@@ -177,26 +176,37 @@ class RefinementLoop:
         for number in range(1, self.max_iterations + 1):
             iteration = Iteration(number, prompt)
             done.iterations.append(iteration)
-            previous = await self._image(iteration, done, references, previous)
+            previous = await self._generate(iteration, done, references, previous)
             try:
                 if iteration.image is not None:
                     await self._judge(iteration, done, references)
             finally:
-                await self._tell(iteration)
+                words = iteration.fault or f"score {iteration.score or 0:.0f}: {iteration.feedback}"
+                logger.info("iteration %d of %d: %s", number, self.max_iterations, words)
+                if self.on_iteration is not None:
+                    await self.on_iteration(iteration)
             if iteration.score is not None and iteration.score >= self.score_threshold:
                 done.end = LoopEnd.THRESHOLD
                 return
-            if number < self.max_iterations:
-                prompt = await self._refine(iteration, done.wish, prompter)
+            if number == self.max_iterations:
+                return
+            with iteration.timed("refine"):
+                try:
+                    prompt = await prompter.refine(done.wish, prompt, iteration.critique)
+                except AgentFlyError as fault:
+                    iteration.prompter_fault = str(fault)
+                    if isinstance(fault, ConfigError):
+                        raise
+                    logger.warning("no new prompt (%s): the next iteration uses the last one again", fault)
 
-    async def _image(
+    async def _generate(
         self,
         iteration: Iteration,
         done: Refinement,
         references: tuple[Image.Image, ...],
         previous: GeneratedImage | None,
     ) -> GeneratedImage | None:
-        """Make the image; returns the one to go on from."""
+        """Make the image; return the one to go on from."""
         given = references if previous is None else ()
         request = ImageRequest(iteration.prompt, iteration.number, given, previous)
         with iteration.timed("generate"):
@@ -214,12 +224,25 @@ class RefinementLoop:
         return iteration.image
 
     async def _judge(self, iteration: Iteration, done: Refinement, references: Sequence[Image.Image]) -> None:
+        from agentfly.evaluators.judge import VlmJudge
+
         assert iteration.image is not None
-        result = iteration.image.image
-        sample = EditSample(_asked(done.wish, iteration.prompt), _source(references, result), result)
+        result, asked, usage = iteration.image.image, done.wish, Usage(requests=1)
+        if iteration.prompt != done.wish:
+            # A prompt that drifted away from the wish must not pay.
+            asked = f"{done.wish}\n\nIn this round it was asked for in these words:\n{iteration.prompt}"
+        source = references[0] if references else Image.new("RGB", result.size, "white")
+        if source.size != result.size:
+            # The judge would bring the result to the size of the source, and distort it.
+            source = source.resize(result.size, Image.Resampling.LANCZOS)
+        sample = EditSample(asked, source, result)
         with iteration.timed("evaluate"):
             try:
-                score, usage = await _scored(self.evaluator, sample)
+                if isinstance(self.evaluator, VlmJudge):
+                    score, took = await self.evaluator.evaluate_with_usage(sample)
+                    usage = Usage(took.requests, took.prompt_tokens, took.completion_tokens)
+                else:
+                    score = await self.evaluator.evaluate(sample)
             except AgentFlyError as fault:
                 iteration.fault = f"not scored: {fault}"
                 if isinstance(fault, ConfigError):
@@ -227,42 +250,3 @@ class RefinementLoop:
                 return
         iteration.score, iteration.feedback, iteration.aspects = score.value, score.feedback, dict(score.aspects)
         done.usage["judge"].add(usage)
-
-    async def _refine(self, iteration: Iteration, wish: str, prompter: Prompter) -> str:
-        with iteration.timed("refine"):
-            try:
-                return await prompter.refine(wish, iteration.prompt, iteration.critique)
-            except AgentFlyError as fault:
-                iteration.prompter_fault = str(fault)
-                if isinstance(fault, ConfigError):
-                    raise
-                logger.warning("no new prompt (%s): the next iteration uses the last one again", fault)
-                return iteration.prompt
-
-    async def _tell(self, iteration: Iteration) -> None:
-        words = iteration.fault or f"score {iteration.score or 0:.0f}: {iteration.feedback}"
-        logger.info("iteration %d of %d: %s", iteration.number, self.max_iterations, words)
-        if self.on_iteration is not None:
-            await self.on_iteration(iteration)
-
-
-def _asked(wish: str, prompt: str) -> str:
-    """What an image is judged by: a prompt that drifted away from the wish must not pay."""
-    return wish if prompt == wish else f"{wish}\n\nIn this round it was asked for in these words:\n{prompt}"
-
-
-def _source(references: Sequence[Image.Image], result: Image.Image) -> Image.Image:
-    """The image before: the first reference or white paper, in the size of the result, so as not to distort that."""
-    if not references:
-        return Image.new("RGB", result.size, "white")
-    first = references[0]
-    return first if first.size == result.size else first.resize(result.size, Image.Resampling.LANCZOS)
-
-
-async def _scored(evaluator: Evaluator, sample: EditSample) -> tuple[Score, Usage]:
-    from agentfly.evaluators.judge import VlmJudge
-
-    if not isinstance(evaluator, VlmJudge):
-        return await evaluator.evaluate(sample), Usage(requests=1)
-    score, took = await evaluator.evaluate_with_usage(sample)
-    return score, Usage(took.requests, took.prompt_tokens, took.completion_tokens)

@@ -1,22 +1,23 @@
 """Write the next prompt from the feedback on the last image; each loop has its own conversation.
 
-At OpenAI the conversation is kept on the server (Conversations API; linked responses if a server has no
-conversations). For any other chat endpoint it is kept here.
+At OpenAI the server keeps the conversation (Conversations API; linked responses if a server has no conversations). For
+any other chat endpoint it is kept here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from agentfly.agents.llm_backends import GenerationRequest, LLMBackend, SamplingParams
 from agentfly.errors import ToolError
 from agentfly.evaluators import Rubric
+from agentfly.images import ImageStore
 from agentfly.messages import Message, text_message, without_thoughts
-from agentfly.systems.refinement.responses import ResponsesClient, text_of
-from agentfly.systems.refinement.usage import Usage
+from agentfly.systems.generators.responses import ResponsesClient, text_of
+from agentfly.systems.generators.usage import Usage
 
 _INSTRUCTIONS = """You write prompts for a model that makes images. You are told what a person wishes, the prompt of \
 the last image, and what a judge said of that image. Write the next prompt.
@@ -29,12 +30,12 @@ _MAX_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Critique:
-    """What became of the last prompt.
+    """The outcome of the last prompt.
 
     Attributes:
         score: of its image, 0 to 100; None where it was not judged.
         feedback: of the judge.
-        fault: why there is no image, or no score; None where all went well.
+        fault: the reason that there is no image, or no score; None where there are both.
     """
 
     score: float | None = None
@@ -42,7 +43,7 @@ class Critique:
     fault: str | None = None
 
     def words(self) -> str:
-        """The critique for whoever writes the next prompt."""
+        """Return the critique in words, for the writer of the next prompt."""
         if self.fault is not None:
             return f"It did not come to a judgement: {self.fault}"
         return f"The image scored {self.score or 0:.0f} of 100. The judge: {self.feedback or 'no comment'}"
@@ -53,23 +54,23 @@ class Prompter(Protocol):
 
     Attributes:
         thread_id: of the conversation; None before it began, and where there is none.
-        usage: what it took so far.
+        usage: requests and tokens so far.
     """
 
     thread_id: str | None
     usage: Usage
 
     async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
-        """The next prompt.
+        """Write the next prompt.
 
         Args:
-            wish: what the user asked for.
+            wish: of the user.
             prompt: the last one.
-            critique: what became of it.
+            critique: its outcome.
 
         Raises:
             BackendError: the model did not answer.
-            ToolError: it refused, or said nothing.
+            ToolError: the model refused, or its answer is empty.
             ConfigError: the key or the model is refused.
         """
         ...
@@ -79,21 +80,21 @@ NewPrompter = Callable[[], Prompter]
 
 
 class ResponsesPrompter:
-    """A conversation on the server.
+    """A prompter whose conversation the server keeps.
 
     Args:
-        client: the model.
-        rubric: what matters in the domain.
+        client: asks the model.
+        rubric: criteria of the domain.
     """
 
     def __init__(self, client: ResponsesClient, rubric: Rubric | None = None) -> None:
         self.thread_id: str | None = None
         self.usage = Usage()
         self._client, self._instructions = client, instructions(rubric)
-        self._link: dict[str, Any] | None = None
+        self._link: dict[str, str] | None = None
 
     async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
-        """The next prompt; see `Prompter`."""
+        """Write the next prompt; see `Prompter`."""
         if self._link is None:
             self.thread_id = await self._client.open_conversation()
             self._link = {} if self.thread_id is None else {"conversation": self.thread_id}
@@ -106,11 +107,11 @@ class ResponsesPrompter:
 
 
 class ChatPrompter:
-    """A conversation kept here, on any LLM backend.
+    """A prompter that keeps its conversation here, on any LLM backend.
 
     Args:
-        backend: the model.
-        rubric: what matters in the domain.
+        backend: asks the model.
+        rubric: criteria of the domain.
     """
 
     def __init__(self, backend: LLMBackend, rubric: Rubric | None = None) -> None:
@@ -120,12 +121,13 @@ class ChatPrompter:
         self._messages: list[Message] = [text_message("system", instructions(rubric))]
 
     async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
-        """The next prompt; see `Prompter`."""
+        """Write the next prompt; see `Prompter`."""
         self.thread_id = self.thread_id or f"conv_{uuid4().hex}"
         asked = text_message("user", question(wish, prompt, critique))
         messages = (*self._messages, asked)
         codec = self._backend.codec
-        ids = () if codec is None else codec.prompt_ids(messages, (), _no_image)
+        # The messages have no images, so the store is empty.
+        ids = () if codec is None else codec.prompt_ids(messages, (), ImageStore().get)
         request = GenerationRequest(
             uuid4().hex, self.thread_id, messages, (), SamplingParams(max_tokens=_MAX_TOKENS), prompt_ids=ids
         )
@@ -133,13 +135,13 @@ class ChatPrompter:
         generation = await self._backend.generate(request)
         self.usage.add(Usage(0, generation.prompt_tokens, generation.completion_tokens))
         text = bare(generation.text)
-        # A question without an answer is not kept: the roles would no longer alternate.
+        # A question without an answer is not kept, or the roles would no longer alternate.
         self._messages += [asked, text_message("assistant", text)]
         return text
 
 
 class FeedbackPrompter:
-    """No model: the wish with what the judge found wrong.
+    """A prompter without a model: it appends the feedback to the wish.
 
     There is no conversation, so there is no thread.
     """
@@ -149,22 +151,22 @@ class FeedbackPrompter:
         self.usage = Usage()
 
     async def refine(self, wish: str, prompt: str, critique: Critique) -> str:
-        """The wish, and the critique behind it; the wish alone where there is none."""
+        """Return the wish with the feedback behind it; the wish alone where there is none."""
         return f"{wish}\nMind this: {critique.feedback}" if critique.feedback and critique.fault is None else wish
 
 
 def instructions(rubric: Rubric | None) -> str:
-    """What a prompter is told to do."""
+    """Return the instructions of a prompter, with the criteria of a rubric."""
     return _INSTRUCTIONS if rubric is None else f"{_INSTRUCTIONS}\n\n{rubric.for_prompter()}"
 
 
 def question(wish: str, prompt: str, critique: Critique) -> str:
-    """One round of the conversation, from the loop's side."""
+    """Return the loop's side of one round of the conversation."""
     return f"The wish:\n{wish}\n\nThe last prompt:\n{prompt}\n\n{critique.words()}"
 
 
 def bare(text: str) -> str:
-    """A prompt without the reasoning before it and without quotation marks around it.
+    """Return a prompt without the reasoning before it and the quotation marks around it.
 
     Raises:
         ToolError: nothing is left.
@@ -176,7 +178,3 @@ def bare(text: str) -> str:
     if not prompt:
         raise ToolError("the prompter said nothing: raise its limit of tokens, or use another model")
     return prompt
-
-
-def _no_image(handle: str) -> Any:
-    raise KeyError(handle)

@@ -1,10 +1,11 @@
-"""The output of a loop: images as files, and one JSON object with everything else."""
+"""The output of a loop: images as files, and one JSON object with all the rest."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from agentfly.errors import ConfigError, ImageError
 from agentfly.images import save_image
-from agentfly.systems.refinement.generators.base import GeneratedImage
+from agentfly.systems.generators import GeneratedImage
 from agentfly.systems.refinement.loop import Iteration, Refinement
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.systems.text.replies import make_folder
@@ -21,10 +22,10 @@ _SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 class ImageFiles:
-    """The images of a run as files `iteration_1.png` and so on, each written as soon as it is there.
+    """The images of a run as files `iteration_1.png` and so on, each written as soon as it is made.
 
     Args:
-        folder: made where it is missing.
+        folder: of the files; made where it is missing.
         settings: of the loop.
 
     Attributes:
@@ -39,7 +40,7 @@ class ImageFiles:
         self.paths: dict[int, str] = {}
 
     async def add(self, iteration: Iteration) -> None:
-        """Write the image of an iteration, where there is one.
+        """Write the image of an iteration, if there is one.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -55,13 +56,20 @@ class ImageFiles:
 
 
 def report(refinement: Refinement, files: dict[int, str], settings: RefinementSettings) -> dict[str, Any]:
-    """The documented JSON object.
+    """Return the documented JSON object.
 
-    The three histories have one entry for each iteration: an image that was not made is null, and the feedback of an
-    iteration that failed is what went wrong.
+    The three histories have one entry for each iteration. An image that was not made is null, and the feedback of an
+    iteration that failed is its error.
+
+    Args:
+        refinement: record of the run.
+        files: path of each image, by iteration.
+        settings: of the loop, for the prices.
     """
     best = refinement.best
     prices = settings.input_price, settings.output_price
+    parts = ("generate", "evaluate", "refine")
+    sums = {part: round(sum(one.seconds.get(part, 0.0) for one in refinement.iterations), 3) for part in parts}
     return {
         "best_image_url": files.get(best.number) if best is not None else None,
         "final_score": best.score if best is not None else None,
@@ -72,19 +80,19 @@ def report(refinement: Refinement, files: dict[int, str], settings: RefinementSe
         "score_history": [one.score for one in refinement.iterations],
         "stopped": refinement.end.value,
         "error": refinement.fault or refinement.error,
-        "iterations": [_told(one) for one in refinement.iterations],
+        "iterations": [_entry(one) for one in refinement.iterations],
         "costs": {role: usage.to_dict(*prices) for role, usage in refinement.usage.items()},
-        "timings": {"total": round(refinement.seconds, 3), **_sums(refinement)},
+        "timings": {"total": round(refinement.seconds, 3), **sums},
     }
 
 
-def write_json(content: dict[str, Any], file: Path) -> None:
+def write_json(content: Mapping[str, object], file: Path) -> None:
     """Write a report beside its images."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write(image: GeneratedImage, file: Path, settings: RefinementSettings) -> Path:
-    """The file as it was received where it has the wanted format, else encoded here."""
+    """Write the file as it was received if it has the wanted format; encode the image otherwise."""
     if image.encoded is not None:
         with Image.open(io.BytesIO(image.encoded)) as received:
             if received.format == settings.format.upper():
@@ -93,7 +101,7 @@ def _write(image: GeneratedImage, file: Path, settings: RefinementSettings) -> P
     return save_image(image.image, file).resolve()
 
 
-def _told(one: Iteration) -> dict[str, Any]:
+def _entry(one: Iteration) -> dict[str, object]:
     return {
         "number": one.number,
         "engine": one.engine,
@@ -104,8 +112,3 @@ def _told(one: Iteration) -> dict[str, Any]:
         "response_id": one.image.context if one.image is not None else None,
         "seconds": {part: round(seconds, 3) for part, seconds in one.seconds.items()},
     }
-
-
-def _sums(refinement: Refinement) -> dict[str, float]:
-    parts = ("generate", "evaluate", "refine")
-    return {part: round(sum(one.seconds.get(part, 0.0) for one in refinement.iterations), 3) for part in parts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,31 +24,31 @@ class RefinementSettings(Settings):
     Attributes:
         generator: "openai" (Responses API with the image_generation tool), "diffusers" (a pipeline in this process),
             "server" (an image server), or "classical" (OpenCV; draws and edits by a small grammar).
-        quality, size: of the images, where the generator knows such a thing.
-        background: None is transparent where the format can show it.
+        quality, size: of the images, for generators that have such a setting.
+        background: None for a transparent one where the format has transparency.
         format: of the files.
         max_iterations: images at most.
-        score_threshold: a score (0 to 100) from here on ends the loop.
+        score_threshold: score (0 to 100) at which the loop ends.
         rubric: name of a rubric or path of a YAML file, for judge and prompter; None for none.
-        model: of the Responses API: draws (generator "openai"), judges and writes where nothing else is said.
+        model: of the Responses API, for the generator "openai"; also of judge and prompter unless they have their own.
         image_model: model of the image_generation tool; None leaves it to the server.
-        base_url: OpenAI-compatible endpoint up to /v1 for all three; None is OpenAI's.
-        api_key_env: environment variable with the key of these endpoints; servers of one's own may need none.
+        base_url: OpenAI-compatible endpoint up to /v1 for all three; None for OpenAI's.
+        api_key_env: environment variable with the key of these endpoints; a server of your own may need none.
         server_url: image server up to /v1, for the generator "server".
         server_fields: further fields of its requests, e.g. {"num_inference_steps": 30}.
         diffusers_model: folder or hub name, for the generator "diffusers".
         device: of that pipeline.
-        steps: denoising steps; None is the model's default.
-        strength: how much of the last image diffusers changes, from 0 to 1.
-        seed: of the first image, counted up; None is random. Diffusers and image servers of ours.
-        evaluator: what `make_evaluator` takes; None is a judge by `judge_model`.
+        steps: denoising steps; None for the model's default.
+        strength: share of the last image that diffusers changes, from 0 to 1.
+        seed: of the first image, counted up; None for random ones. For diffusers and image servers of ours.
+        evaluator: argument of `make_evaluator`; None for a judge by `judge_model`.
         judge_model, judge_base_url: None for `model` and `base_url`.
         prompter: "responses" (Conversations API), "chat" (any chat endpoint), "feedback" (no model: appends the
             critique); "auto" is "responses" at OpenAI and where the generator is "openai", else "chat".
         prompter_model, prompter_base_url: None for `model` and `base_url`.
         timeout: seconds for a request.
         retries: further attempts of a request after a fault that may pass.
-        input_price, output_price: of a million tokens, in any currency; None where costs are not to be told.
+        input_price, output_price: of a million tokens, in any currency; None leaves the costs out.
     """
 
     written_as: ClassVar[str] = "--"
@@ -66,13 +66,13 @@ class RefinementSettings(Settings):
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     server_url: str | None = None
-    server_fields: Mapping[str, Any] = Field(default_factory=dict)
+    server_fields: Mapping[str, object] = Field(default_factory=dict)
     diffusers_model: str = "stabilityai/stable-diffusion-xl-base-1.0"
     device: str = "auto"
     steps: int | None = Field(None, ge=1)
     strength: float = Field(0.6, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
-    evaluator: str | Mapping[str, Any] | None = None
+    evaluator: str | Mapping[str, object] | None = None
     judge_model: str | None = None
     judge_base_url: str | None = None
     prompter: PrompterName = "auto"
@@ -93,7 +93,7 @@ class RefinementSettings(Settings):
 
     @property
     def wanted_background(self) -> Background:
-        """The background as it is asked for."""
+        """The background to ask for."""
         if self.background is not None:
             return self.background
         return "auto" if self.format == "jpeg" else "transparent"
@@ -107,5 +107,5 @@ class RefinementSettings(Settings):
         return int(width), int(height)
 
     def endpoint(self, base_url: str | None) -> Endpoint:
-        """An endpoint with the key and the patience of these settings."""
+        """Return an endpoint with the key, time limit and retries of these settings."""
         return Endpoint(base_url=base_url, api_key_env=self.api_key_env, timeout=self.timeout, retries=self.retries)

@@ -1,14 +1,13 @@
-"""The refinement loop on editing tasks, as a baseline that improves prompts, in the same tables as trained agents.
+"""The refinement loop as an agent for editing tasks: a baseline that improves prompts, for tables with trained agents.
 
-Each iteration is one turn of its trajectory. The turn's text is the prompt, and its one tool call is the image. The
-loop's own judge is not the evaluator of the table; its scores are in the tool records.
+Each iteration is one turn of the trajectory: its text is the prompt, and its one tool call makes the image. The loop's
+own judge is not the evaluator of the table; its scores are in the tool records.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from PIL import Image
 
@@ -25,18 +24,18 @@ TOOL = "make_image"
 
 
 class RefinementTaskAgent:
-    """Attempts tasks with a refinement loop, several at once.
+    """An agent that does editing tasks with a refinement loop, several at once.
 
     Args:
-        store: where images are kept; one in memory by default.
-        name: for tables.
-        max_turns: iterations; in place of `max_iterations`.
+        store: keeps the images; in memory by default.
+        name: in tables.
+        max_turns: iterations at most, in place of `max_iterations`.
         seed: see `RefinementSettings`.
-        timeout: seconds of a task; what was done until then is kept.
+        timeout: seconds of a task; the trajectory keeps all that was done until then.
         request_timeout: seconds for one request.
         api_key_env: environment variable with the key.
-        settings: further fields of `RefinementSettings`. Background and size are "auto" where not given: an edit keeps
-            what the image has.
+        settings: further fields of `RefinementSettings`. Background and size default to "auto", because an edit keeps
+            those of the image.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -52,7 +51,7 @@ class RefinementTaskAgent:
         timeout: float | None = None,
         request_timeout: float | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        **settings: Any,
+        **settings: object,
     ) -> None:
         self.name = name
         self.store = store if store is not None else ImageStore()
@@ -64,10 +63,10 @@ class RefinementTaskAgent:
         self._loop.wall_clock = timeout
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """Refine the images of a task by its instruction.
+        """Do a task: refine its images by its instruction.
 
         Raises:
-            ConfigError: a key, a model or a setting is wrong, so that no task can be done.
+            ConfigError: a key, a model or a setting is wrong, so that every task would fail.
         """
         started = time.monotonic()
         try:
@@ -85,7 +84,7 @@ class RefinementTaskAgent:
         return trajectory
 
     async def close(self) -> None:
-        """Free what the loop holds."""
+        """Free the connections and models of the loop."""
         await self._close()
 
     def _trajectory(self, task: EditTask, sources: list[Image.Image], done: Refinement) -> Trajectory:
@@ -100,38 +99,41 @@ class RefinementTaskAgent:
             made = None if iteration.image is None else self.store.put(iteration.image.image)
             if made is not None:
                 view.add_handle(made)
-            trajectory.turns.append(_turn(iteration, made, source, written))
-            trajectory.messages += _messages(iteration, made)
+            _add_turn(trajectory, iteration, made, source, written)
             source = made or source
             written = iteration.seconds.get("refine", 0.0)
             if iteration is done.best:
                 trajectory.final_image = made
         trajectory.images = [handle for message in trajectory.messages for handle in message.images]
         trajectory.names = {name: view.handle(name) for name in view}
-        _end(trajectory, done)
+        best = done.best
+        if best is not None:
+            # A run with an image has answered, even where it reached its limit.
+            trajectory.stop_reason = StopReason.ANSWERED
+            score = "without a score" if best.score is None else f"which its judge gave {best.score:.0f} of 100"
+            trajectory.answer = f"The image of iteration {best.number}, {score}."
+            trajectory.messages.append(text_message("assistant", trajectory.answer))
+        else:
+            over = done.end is LoopEnd.WALL_CLOCK
+            trajectory.stop_reason = StopReason.WALL_CLOCK if over else StopReason.MAX_TURNS
         usage = {role: vars(account) for role, account in done.usage.items()}
         loop = {"end": done.end.value, "thread_id": done.thread_id, "usage": usage}
         trajectory.metadata = {**_metadata(task), "refinement": loop}
         return trajectory
 
 
-def _end(trajectory: Trajectory, done: Refinement) -> None:
-    """Whoever hands over an image has answered, be it the best of a run that reached its limit."""
-    best = done.best
-    if best is not None:
-        trajectory.stop_reason = StopReason.ANSWERED
-        score = "without a score" if best.score is None else f"which its judge gave {best.score:.0f} of 100"
-        trajectory.answer = f"The image of iteration {best.number}, {score}."
-        trajectory.messages.append(text_message("assistant", trajectory.answer))
-    elif done.end is LoopEnd.WALL_CLOCK:
-        trajectory.stop_reason = StopReason.WALL_CLOCK
-    else:
-        trajectory.stop_reason = StopReason.MAX_TURNS
+def _add_turn(
+    trajectory: Trajectory, iteration: Iteration, made: str | None, source: str | None, written: float
+) -> None:
+    """Add one iteration.
 
-
-def _turn(iteration: Iteration, made: str | None, source: str | None, written: float) -> Turn:
-    """One iteration: `made` from `source`, by a prompt that took `written` seconds."""
-    data: dict[str, Any] = {
+    Args:
+        trajectory: to add to.
+        iteration: the turn.
+        made, source: handles of its image, and of the image that this one was made from.
+        written: seconds that writing the prompt took.
+    """
+    data: dict[str, object] = {
         "source": source,
         "score": iteration.score,
         "feedback": iteration.feedback,
@@ -139,9 +141,10 @@ def _turn(iteration: Iteration, made: str | None, source: str | None, written: f
     }
     if made is not None and iteration.fault is not None:
         data["fault"] = iteration.fault
+    arguments = {"prompt": iteration.prompt}
     record = ToolRecord(
         TOOL,
-        {"prompt": iteration.prompt},
+        arguments,
         iteration.seconds.get("generate", 0.0),
         engine=iteration.engine,
         error=iteration.fault if made is None else None,
@@ -149,15 +152,12 @@ def _turn(iteration: Iteration, made: str | None, source: str | None, written: f
         images=() if made is None else (made,),
         began=iteration.began,
     )
-    return Turn(iteration.prompt, "stop", written, (record,))
-
-
-def _messages(iteration: Iteration, handle: str | None) -> list[Message]:
-    call = ToolCall(f"call_{iteration.number}", TOOL, {"prompt": iteration.prompt})
-    seen: tuple[Part, ...] = () if handle is None else (ImagePart(handle),)
+    trajectory.turns.append(Turn(iteration.prompt, "stop", written, (record,)))
+    call = ToolCall(f"call_{iteration.number}", TOOL, arguments)
+    seen: tuple[Part, ...] = () if made is None else (ImagePart(made),)
     observed = (*seen, TextPart(iteration.critique.words()))
-    return [Message("assistant", (), (call,)), Message("tool", observed, tool_call_id=call.id)]
+    trajectory.messages += [Message("assistant", (), (call,)), Message("tool", observed, tool_call_id=call.id)]
 
 
-def _metadata(task: EditTask) -> dict[str, Any]:
+def _metadata(task: EditTask) -> dict[str, object]:
     return {"id": task.id, "task_type": task.task_type}

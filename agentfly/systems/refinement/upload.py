@@ -12,11 +12,11 @@ _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 
 
 class UploadError(AgentFlyError):
-    """The image is made, and could not be put where it should go."""
+    """The image is made, but could not be uploaded."""
 
 
 def check_place(url: str) -> None:
-    """Fail before anything is made where an upload could not work.
+    """Check an address before anything is made.
 
     Raises:
         ConfigError: the address names no place that fsspec knows, or its package is not installed.
@@ -39,22 +39,22 @@ def check_place(url: str) -> None:
 
 
 async def upload(file: Path, url: str) -> str:
-    """Put a file somewhere and return its address.
+    """Upload a file and return its address.
 
     Args:
-        file: what to put there.
-        url: where: an address that ends as an image does is that of the file itself, any other that of its folder.
-            There the file is called by its own folder too: images of several runs have equal names.
+        file: the local file.
+        url: address of the file if it ends in the suffix of an image, else of its folder. In a folder the file's name
+            begins with that of its local folder, since images of several runs have equal names.
 
     Raises:
-        UploadError: the place refuses it.
+        UploadError: the upload failed.
     """
     protocol, _, rest = url.partition("://")
     whole = "/" in rest and PurePosixPath(rest).suffix.lower() in _SUFFIXES and not rest.endswith("/")
     target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.parent.name}-{file.name}"
     try:
         await asyncio.to_thread(_put, file, target)
-    except Exception as fault:  # every place has its own: botocore's, gcsfs's, OSError
+    except Exception as fault:  # every file system has its own: botocore's, gcsfs's, OSError
         raise UploadError(f"cannot upload to {target}: {first_line(fault)}; check the address and the key") from fault
     return target
 

@@ -1,10 +1,9 @@
-"""Agents of one call: a prompt in, the model's whole answer out."""
+"""Agents of one call: they send a prompt to a model and return its whole answer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.systems.text.model import BaseModel, ChatMessage, as_model
@@ -12,10 +11,10 @@ from agentfly.systems.text.replies import gather
 
 
 class BaseAgent(ABC):
-    """An actor with a model; subclass it for a task of its own.
+    """An agent with a model; subclass it for a task of its own.
 
     Args:
-        agent_id: its name.
+        agent_id: name of the agent.
         model: a model, or any LLM backend.
         system_prompt: first message of every call; None for none.
     """
@@ -26,19 +25,19 @@ class BaseAgent(ABC):
         self.system_prompt = system_prompt
 
     @abstractmethod
-    async def run(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: Any) -> str:
-        """The answer to a prompt.
+    async def run(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: object) -> str:
+        """Return the answer to a prompt.
 
         Args:
             prompt: of the user.
-            output_path: a file that grows as the answer comes; what broke off is left as `NAME.partial`.
+            output_path: file that grows as the answer comes; an answer that breaks off is left as `NAME.partial`.
             kwargs: `temperature`, `max_tokens` and the like; see `BaseModel.call_stream`.
 
         Raises:
-            BackendError: no whole answer came.
+            BackendError: the model gave no whole answer.
         """
 
-    async def _stream_and_aggregate(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: Any) -> str:
+    async def _stream_and_aggregate(self, prompt: str, output_path: str | Path | None, **kwargs: object) -> str:
         """Stream the answer to one user message and return it whole."""
         messages: list[ChatMessage] = [{"role": "user", "content": prompt}]
         if self.system_prompt:
@@ -48,19 +47,19 @@ class BaseAgent(ABC):
 
 
 class BasicAgent(BaseAgent):
-    """Hands the prompt on as it is."""
+    """An agent that sends the prompt as it is."""
 
-    async def run(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: Any) -> str:
-        """The answer to a prompt; see `BaseAgent.run`."""
-        return await self._stream_and_aggregate(prompt, output_path=output_path, **kwargs)
+    async def run(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: object) -> str:
+        """Return the answer to a prompt; see `BaseAgent.run`."""
+        return await self._stream_and_aggregate(prompt, output_path, **kwargs)
 
 
 class ContextAgent(BaseAgent):
-    """Puts a context before every prompt.
+    """An agent that puts a context before every prompt.
 
     Args:
         agent_id, model, system_prompt: see `BaseAgent`.
-        context: what the model should know.
+        context: knowledge for the model.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ContextAgent(BaseAgent):
         super().__init__(agent_id, model, system_prompt=system_prompt)
         self.context = context
 
-    async def run(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: Any) -> str:
-        """The answer to context and prompt; see `BaseAgent.run`."""
+    async def run(self, prompt: str, *, output_path: str | Path | None = None, **kwargs: object) -> str:
+        """Return the answer to context and prompt; see `BaseAgent.run`."""
         whole = f"Context:\n{self.context.strip()}\n\n{prompt}" if self.context.strip() else prompt
-        return await self._stream_and_aggregate(whole, output_path=output_path, **kwargs)
+        return await self._stream_and_aggregate(whole, output_path, **kwargs)

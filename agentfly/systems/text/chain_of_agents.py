@@ -1,4 +1,4 @@
-"""Ask questions about a text that is longer than a model's context: part by part, with a summary that is passed on.
+"""Ask about a text that is longer than a model's context: read it part by part, with a summary that is passed on.
 
 The scheme is that of Chain of Agents (Zhang et al., 2024): workers read the parts in order, each with what is known so
 far, and the last call answers from the final summary alone.
@@ -10,13 +10,13 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import BackendError, ConfigError
 from agentfly.messages import without_thoughts
 from agentfly.systems.text.agents import BasicAgent
-from agentfly.systems.text.chunks import Chunk, TokenStarts, estimated_starts, split, tokenizer_starts
+from agentfly.systems.text.chunks import Chunk, estimated_starts, split, tokenizer_starts
 from agentfly.systems.text.model import BackendModel, BaseModel, as_model
 from agentfly.systems.text.replies import make_folder
 
@@ -54,9 +54,9 @@ class ChainStep:
     Attributes:
         number: 1 for the first part; the answer comes last.
         chunk: the part that was read; None for the answer.
-        reply: as the model gave it, reasoning included.
-        text: the reply without the reasoning: what is handed on.
-        seconds: of the call.
+        reply: of the model, with its reasoning.
+        text: the reply without the reasoning, which is passed on.
+        seconds: duration of the call.
     """
 
     number: int
@@ -67,22 +67,22 @@ class ChainStep:
 
 
 class ChainOfAgents:
-    """Reads a long text in parts and answers from the summary.
+    """A system that reads a long text in parts and answers from the summary.
 
     Args:
-        system_id: its name.
+        system_id: name of the system.
         model: a model, or any LLM backend.
         chunk_size: tokens of a part at most.
-        chunk_overlap: tokens that a part has in common with the one before, at most.
-        tokenizer: counts the tokens: folder or hub name of a Hugging Face tokenizer, or the tokenizer. Without it a
-            backend that knows its own counts, else a careful estimate.
+        chunk_overlap: tokens at most that a part has in common with the one before.
+        tokenizer: counts the tokens: a Hugging Face tokenizer, or its folder or hub name. None takes the backend's own
+            tokenizer if it has one, else a careful estimate.
         summary_tokens: tokens of a summary at most; None leaves it to the call's `max_tokens`.
 
     Attributes:
-        steps: of the run that began last, those of a run that failed included.
+        steps: of the run that began last, even if it failed.
 
     Raises:
-        ConfigError: the sizes do not go together, or there is no such tokenizer.
+        ConfigError: the sizes do not go together, or the tokenizer does not exist.
     """
 
     def __init__(
@@ -101,22 +101,24 @@ class ChainOfAgents:
         self.chunk_size, self.chunk_overlap = chunk_size, chunk_overlap
         self.summary_tokens = summary_tokens
         self.steps: list[ChainStep] = []
-        self._starts = _counter(self.model, tokenizer)
+        if tokenizer is None and isinstance(self.model, BackendModel) and self.model.backend.codec is not None:
+            tokenizer = self.model.backend.codec.tokenizer
+        self._starts = estimated_starts if tokenizer is None else tokenizer_starts(tokenizer)
         split("", chunk_size, chunk_overlap)
 
     async def run(
-        self, initial_prompt: str, long_text: str, *, output_dir: str | Path | None = None, **kwargs: Any
+        self, initial_prompt: str, long_text: str, *, output_dir: str | Path | None = None, **kwargs: object
     ) -> str:
-        """The answer to a prompt about a long text.
+        """Return the answer to a prompt about a long text.
 
         Args:
-            initial_prompt: what to do with the text.
+            initial_prompt: question or task about the text.
             long_text: of any length.
-            output_dir: every step is written there as it comes: `part_1.txt`, ..., `answer.txt`.
+            output_dir: folder for the steps, written as they come: `part_1.txt`, ..., `answer.txt`.
             kwargs: of every call; see `BaseModel.call_stream`.
 
         Raises:
-            BackendError: a call failed; the message says which, and `steps` has those before it.
+            BackendError: a call failed; the message names it, and `steps` has those before it.
             ConfigError: the text is empty.
         """
         if not long_text.strip():
@@ -134,7 +136,7 @@ class ChainOfAgents:
             file = None if folder is None else folder / f"part_{number}.txt"
             step = await self._step(number, chunk, f"part {number} of {len(chunks)}", prompt, file, {**kwargs, **limit})
             steps.append(step)
-            # A reply of reasoning alone must not wipe out what is known.
+            # A reply of reasoning alone must not wipe out the summary.
             summary = step.text or summary
         prompt = _ANSWER.format(task=initial_prompt, summary=summary)
         file = None if folder is None else folder / "answer.txt"
@@ -142,21 +144,13 @@ class ChainOfAgents:
         return steps[-1].reply
 
     async def _step(
-        self, number: int, chunk: Chunk | None, what: str, prompt: str, file: Path | None, options: dict[str, Any]
+        self, number: int, chunk: Chunk | None, name: str, prompt: str, file: Path | None, options: dict[str, object]
     ) -> ChainStep:
         started = time.monotonic()
         try:
             reply = await self.processing_agent.run(prompt, output_path=file, **options)
         except BackendError as fault:
-            raise BackendError(f"{self.system_id}, {what}: {fault}", retryable=fault.retryable) from fault
+            raise BackendError(f"{self.system_id}, {name}: {fault}", retryable=fault.retryable) from fault
         seconds = time.monotonic() - started
-        logger.info("%s: %s in %.1f s", self.system_id, what, seconds)
+        logger.info("%s: %s in %.1f s", self.system_id, name, seconds)
         return ChainStep(number, chunk, reply, without_thoughts(reply), seconds)
-
-
-def _counter(model: BaseModel, tokenizer: str | PreTrainedTokenizerBase | None) -> TokenStarts:
-    if tokenizer is not None:
-        return tokenizer_starts(tokenizer)
-    if isinstance(model, BackendModel) and model.backend.codec is not None:
-        return tokenizer_starts(model.backend.codec.tokenizer)
-    return estimated_starts

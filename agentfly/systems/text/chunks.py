@@ -1,7 +1,7 @@
-"""Cut a long text into parts that are measured in tokens, each beginning with the end of the one before.
+"""Cut a long text into parts of a limited number of tokens, each of which begins with the end of the one before.
 
-Parts are slices of the text: nothing is lost, nothing is decoded. A part ends at a paragraph, a sentence or a word, if
-one ends near enough.
+Parts are slices of the text, so nothing is lost and nothing is decoded. A part ends at the end of a paragraph, a
+sentence or a word, if there is one near enough.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.model_source import find_model
@@ -18,20 +18,20 @@ from agentfly.model_source import find_model
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Where each token of a text begins, as an index of characters.
+# A function that returns the index of the first character of each token of a text.
 TokenStarts = Callable[[str], Sequence[int]]
 
-# Shorter pieces than the usual vocabularies have, so that an estimate errs on the side of too many tokens.
+# Shorter pieces than those of the usual vocabularies, so that an estimate errs on the side of too many tokens.
 _PIECE = re.compile(r"\s{0,8}(?:[A-Za-z]{1,6}|\d{1,3}|\w|[^\w\s])|\s{1,8}")
-# Ends of paragraphs, sentences and words. The space behind them belongs to what follows, as most tokenizers have it.
+# Ends of paragraphs, sentences and words. The space after an end belongs to the next part, as in most tokenizers.
 _ENDS = (re.compile(r"(?=\n\s*\n)"), re.compile(r"[.!?][\"')\]]*(?=\s)|[。！？]"), re.compile(r"(?=\s)"))
-# A part may be this share shorter than allowed, to end where the text has an end.
+# A part may be shorter than allowed by this share, to end at the end of a paragraph, a sentence or a word.
 _GIVE = 0.25
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a text: characters `start` to `end` (exclusive), and how many tokens they are."""
+    """A part of a text: characters `start` to `end` (exclusive), and their number of tokens."""
 
     text: str
     start: int
@@ -40,21 +40,32 @@ class Chunk:
 
 
 def estimated_starts(text: str) -> list[int]:
-    """Where tokens begin by a careful guess that needs no tokenizer: more of them than most tokenizers make."""
+    """Return the starts of tokens by an estimate without a tokenizer, which finds more tokens than most tokenizers."""
     return [match.start() for match in _PIECE.finditer(text)]
 
 
 def tokenizer_starts(tokenizer: str | PreTrainedTokenizerBase) -> TokenStarts:
-    """Where the tokens of a Hugging Face tokenizer begin.
+    """Return a function that finds the starts of tokens with a Hugging Face tokenizer.
 
     Args:
-        tokenizer: folder or hub name, or the tokenizer itself; a fast one.
+        tokenizer: a fast tokenizer, or its folder or hub name.
 
     Raises:
-        ConfigError: there is no such tokenizer, or it is a slow one, which knows no positions.
+        ConfigError: the tokenizer does not exist, or is a slow one, which knows no positions.
         MissingExtraError: transformers is not installed.
     """
-    found: Any = _load(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    if isinstance(tokenizer, str):
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as fault:
+            raise MissingExtraError("counting tokens with a tokenizer", "verl") from fault
+        source = find_model(tokenizer, "tokenizer_config.json", "a tokenizer")
+        try:
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as fault:
+            raise ConfigError(f"there is no tokenizer {tokenizer!r}: give a folder or a name on the hub") from fault
+    else:
+        found = tokenizer
     if not found.is_fast:
         raise ConfigError(f"{type(found).__name__} gives no positions: use a fast tokenizer, or none for an estimate")
 
@@ -66,13 +77,13 @@ def tokenizer_starts(tokenizer: str | PreTrainedTokenizerBase) -> TokenStarts:
 
 
 def split(text: str, size: int, overlap: int, starts: TokenStarts = estimated_starts) -> list[Chunk]:
-    """Parts of a text.
+    """Cut a text into parts.
 
     Args:
-        text: any.
+        text: of any length.
         size: tokens of a part at most.
-        overlap: tokens at the end of a part with which the next one begins, at most.
-        starts: counts tokens.
+        overlap: tokens at most at the end of a part that the next one begins with.
+        starts: finds the tokens.
 
     Raises:
         ConfigError: size and overlap do not go together.
@@ -97,7 +108,7 @@ def _chunk(text: str, places: Sequence[int], begin: int, end: int) -> Chunk:
 
 
 def _end(text: str, places: Sequence[int], begin: int, size: int) -> int:
-    """The token at which a part ends: after a paragraph, else a sentence, else a word, else where it is full."""
+    """Return the token at which a part ends: after a paragraph, else a sentence, else a word, else at its limit."""
     least, most = places[begin + size - int(size * _GIVE)], places[begin + size]
     for pattern in _ENDS:
         ends = [match.end() for match in pattern.finditer(text, least, most)]
@@ -107,21 +118,9 @@ def _end(text: str, places: Sequence[int], begin: int, size: int) -> int:
 
 
 def _begin(text: str, places: Sequence[int], earliest: int, end: int) -> int:
-    """The token at which the next part begins: the first sentence, else word, of what both have."""
+    """Return the token at which the next part begins: the first sentence, else word, of the overlap."""
     for pattern in _ENDS[1:]:
         match = pattern.search(text, places[earliest], places[end])
         if match is not None and match.end() < places[end]:
             return bisect_left(places, match.end(), earliest, end)
     return earliest
-
-
-def _load(name: str) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as fault:
-        raise MissingExtraError("counting tokens with a tokenizer", "verl") from fault
-    source = find_model(name, "tokenizer_config.json", "a tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as fault:
-        raise ConfigError(f"there is no tokenizer {name!r}: give a folder or a name on the hub") from fault

@@ -1,4 +1,4 @@
-"""Models of the text agents: messages in, pieces of text out as they are generated.
+"""Models of the text agents: they take messages and yield pieces of text as they are generated.
 
 `<think>` text is passed on like any other. The backend retries temporary faults until the first piece has come.
 """
@@ -9,7 +9,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import NoReturn
 from uuid import uuid4
 
 from pydantic import SecretStr
@@ -27,7 +27,7 @@ from agentfly.messages import from_openai
 
 logger = logging.getLogger(__name__)
 
-ChatMessage = Mapping[str, Any]
+ChatMessage = Mapping[str, object]
 _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 
 
@@ -35,22 +35,22 @@ class BaseModel(ABC):
     """A model that answers chat messages with text. To use another kind of API, subclass it and write `call_stream`.
 
     Attributes:
-        restarts: how often an answer that broke off is requested again, if its beginning was not handed on yet.
+        restarts: further requests for an answer that broke off before its beginning was handed on.
     """
 
     restarts: int = 2
 
     @abstractmethod
-    def call_stream(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[str, None]:
+    def call_stream(self, messages: Sequence[ChatMessage], **kwargs: object) -> AsyncGenerator[str, None]:
         """Yield the pieces of the answer as they are generated.
 
         Args:
-            messages: `role` and `content` each, as OpenAI's chat API has them.
+            messages: `role` and `content` of each, as in OpenAI's chat API.
             kwargs: `temperature`, `top_p`, `max_tokens` and `seed` of this call; anything else goes into the request.
 
         Raises:
-            BackendError: no answer came, or it broke off; `retryable` says whether another attempt may help.
-            ConfigError: a message is not one.
+            BackendError: no answer came, or it broke off; `retryable` where another attempt may help.
+            ConfigError: a message has not that form.
         """
 
     async def close_client(self) -> None:  # noqa: B027
@@ -58,20 +58,20 @@ class BaseModel(ABC):
 
 
 class BackendModel(BaseModel):
-    """A model on any LLM backend of the house.
+    """A model on any LLM backend of this package.
 
     Args:
-        backend: generates.
-        max_tokens: tokens of an answer at most, where a call says nothing.
-        temperature: of calls that say nothing; 0 is greedy.
+        backend: generates the text.
+        max_tokens: tokens of an answer at most, unless a call sets its own limit.
+        temperature: of calls without their own; 0 is greedy.
     """
 
     def __init__(self, backend: LLMBackend, *, max_tokens: int = 4096, temperature: float = 0.7) -> None:
         self.backend = backend
         self.sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens)
 
-    async def call_stream(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[str, None]:
-        """Pieces of the answer as they come; see `BaseModel`. Leaving the loop early ends the request."""
+    async def call_stream(self, messages: Sequence[ChatMessage], **kwargs: object) -> AsyncGenerator[str, None]:
+        """Yield pieces of the answer as they come; see `BaseModel`. Leaving the loop early ends the request."""
         request = self._request(messages, kwargs)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -90,7 +90,11 @@ class BackendModel(BaseModel):
             # A backend need not stream.
             if generation.text and not heard:
                 yield generation.text
-            _tell_of_cuts(generation, request.sampling)
+            if generation.finish_reason == "length":
+                limit = request.sampling.max_tokens
+                logger.warning("the answer was cut off at max_tokens=%d: raise it if the end is missing", limit)
+            elif generation.finish_reason == "abort":
+                logger.warning("the server ended the answer early (content filter or abort)")
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -98,10 +102,10 @@ class BackendModel(BaseModel):
                 task.exception()
 
     async def close_client(self) -> None:
-        """Free what the backend holds."""
+        """Free the connections of the backend."""
         await self.backend.close()
 
-    def _request(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> GenerationRequest:
+    def _request(self, messages: Sequence[ChatMessage], options: Mapping[str, object]) -> GenerationRequest:
         read = tuple(from_openai(message, _no_image) for message in messages)
         given = {name: value for name, value in options.items() if value is not None}
         known = {name: given.pop(name) for name in _SAMPLING if name in given}
@@ -116,18 +120,18 @@ class VLLMModel(BackendModel):
     """A model behind an OpenAI-compatible chat endpoint, vLLM's or another.
 
     Args:
-        model_name: as the server calls it.
+        model_name: its name on the server.
         api_url: address up to `/v1`.
-        api_key: None for a server that wants none.
-        max_tokens, temperature: of calls that say nothing.
+        api_key: None for a server that needs none.
+        max_tokens, temperature: of calls without their own.
         timeout: seconds to the first piece, and between two pieces.
-        max_retries: further attempts after a rate limit, a server fault, a time-out or a lost connection; an answer
-            that broke off is begun anew as often, where nobody has read its beginning.
+        max_retries: further attempts after a rate limit, a server fault, a time-out or a lost connection; also further
+            requests for an answer that broke off before its beginning was handed on.
         max_requests_per_minute: None for no limit.
         extra_body: further fields of every request, e.g. {"top_k": 20}.
 
     Raises:
-        ConfigError: an argument cannot be.
+        ConfigError: an argument is wrong.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class VLLMModel(BackendModel):
         timeout: float = 600.0,
         max_retries: int = 4,
         max_requests_per_minute: int | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, object] | None = None,
     ) -> None:
         config = ClientConfig(
             base_url=api_url.rstrip("/").removesuffix("/chat/completions"),
@@ -157,16 +161,9 @@ class VLLMModel(BackendModel):
 
 
 def as_model(model: BaseModel | LLMBackend) -> BaseModel:
-    """A model as it is, or one on a backend."""
+    """Return a model as it is, and a backend as a model."""
     return model if isinstance(model, BaseModel) else BackendModel(model)
 
 
-def _no_image(_: object) -> Any:
+def _no_image(_: object) -> NoReturn:
     raise ConfigError("text agents take text: leave the images out, or use agentfly.agents.ImageEditingAgent")
-
-
-def _tell_of_cuts(generation: Generation, sampling: SamplingParams) -> None:
-    if generation.finish_reason == "length":
-        logger.warning("the answer was cut off at max_tokens=%d: raise it if the end is missing", sampling.max_tokens)
-    elif generation.finish_reason == "abort":
-        logger.warning("the server ended the answer early (content filter or abort)")

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import AgentFlyError, ConfigError
@@ -21,10 +20,10 @@ _NAME = re.compile(r"[^/\\\x00]{1,200}")
 
 
 class MultiCallSystem:
-    """Calls a model several times at once with the same prompt.
+    """A system that calls a model several times at once with the same prompt.
 
     Args:
-        system_id: its name.
+        system_id: name of the system.
         model: a model, or any LLM backend.
         max_concurrency: calls that run at the same time.
         system_prompt: first message of every call; None for none.
@@ -56,49 +55,49 @@ class MultiCallSystem:
         base_filename: str = "response",
         *,
         extension: str = ".txt",
-        **kwargs: Any,
+        seed: int | None = None,
+        **kwargs: object,
     ) -> dict[str, str]:
-        """Answers in files `BASE_1.txt`, `BASE_2.txt`, ...
+        """Write answers to files `BASE_1.txt`, `BASE_2.txt`, ...
 
-        A call that fails costs the others nothing; what came of its answer is left as `BASE_3.txt.partial`.
+        A call that fails does not end the others; the beginning of its answer is left as `BASE_3.txt.partial`.
 
         Args:
-            prompt: the same for all.
-            num_calls: how many.
+            prompt, num_calls: prompt of all calls, and their number.
             output_dir: folder of the files; made where it is missing.
-            base_filename: how the names of the files begin.
-            extension: how they end.
-            kwargs: of every call; see `BaseModel.call_stream`. A `seed` is counted up, or all answers would be one.
+            base_filename, extension: beginning and end of the files' names.
+            seed: of the first call, counted up, or all answers would be equal.
+            kwargs: of every call; see `BaseModel.call_stream`.
 
         Returns:
-            For each task, `call_1` and so on, the path of its file, or what went wrong, beginning with "error: ".
+            For each call, `call_1` and so on, the path of its file, or its error, which begins with "error: ".
 
         Raises:
-            ConfigError: a number, a name or the folder cannot be.
+            ConfigError: a number, a name or the folder is wrong.
         """
         if num_calls < 1:
             raise ConfigError(f"num_calls={num_calls}: use 1 or more")
         if not _NAME.fullmatch(base_filename):
             raise ConfigError(f"base_filename={base_filename!r} is no file name: give the folder as output_dir")
         folder, gate = make_folder(output_dir), asyncio.Semaphore(self.max_concurrency)
+        work = []
+        for index in range(num_calls):
+            options = kwargs if seed is None else {**kwargs, "seed": seed + index}
+            file = folder / f"{base_filename}_{index + 1}{extension}"
+            work.append(self._call_and_save_task(prompt, file, options, gate))
+        done = await asyncio.gather(*work)
+        return {f"call_{number}": outcome for number, outcome in enumerate(done, 1)}
 
-        async def call(number: int) -> str:
-            seed = kwargs.get("seed")
-            options = kwargs if seed is None else {**kwargs, "seed": seed + number - 1}
-            async with gate:
-                return await self._call_and_save_task(prompt, folder / f"{base_filename}_{number}{extension}", options)
-
-        numbers = range(1, num_calls + 1)
-        done = await asyncio.gather(*(call(number) for number in numbers))
-        return {f"call_{number}": outcome for number, outcome in zip(numbers, done, strict=True)}
-
-    async def _call_and_save_task(self, prompt: str, file: Path, options: dict[str, Any]) -> str:
+    async def _call_and_save_task(
+        self, prompt: str, file: Path, options: dict[str, object], gate: asyncio.Semaphore
+    ) -> str:
         try:
-            await self._agent.run(prompt, output_path=file, **options)
+            async with gate:
+                await self._agent.run(prompt, output_path=file, **options)
             return str(file)
         except (AgentFlyError, OSError) as fault:
             words = str(fault)
-        except Exception as fault:  # the boundary of a call: a bug in one must not end the others
+        except Exception as fault:  # a bug in one call must not end the others
             logger.exception("%s: %s failed", self.system_id, file.name)
             words = f"{type(fault).__name__}: {fault}"
         left = f"; what came is in {partial(file)}" if partial(file).exists() else ""

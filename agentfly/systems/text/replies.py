@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from agentfly.errors import BackendError, ConfigError
 from agentfly.messages import without_thoughts
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 _FENCE = re.compile(r"^```[\w+-]*[ \t]*\n(?P<code>.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
-async def gather(model: BaseModel, messages: Sequence[ChatMessage], file: Path | None = None, **kwargs: Any) -> str:
-    """The whole answer of a model; an answer that broke off is begun anew, as often as the model allows.
+async def gather(model: BaseModel, messages: Sequence[ChatMessage], file: Path | None = None, **kwargs: object) -> str:
+    """Return the whole answer of a model; an answer that broke off is requested anew, as often as the model allows.
 
     Args:
-        model: answers.
+        model: gives the answer.
         messages: the conversation.
-        file: grows as the answer comes; its folder is made.
+        file: file that grows as the answer comes; its folder is made. None writes none.
         kwargs: see `BaseModel.call_stream`.
 
     Raises:
-        BackendError: no whole answer came.
+        BackendError: the model gave no whole answer.
         ConfigError: the file cannot be written.
     """
     with _growing(file) as sheet:
@@ -57,22 +57,22 @@ async def gather(model: BaseModel, messages: Sequence[ChatMessage], file: Path |
 
 
 def partial(file: Path) -> Path:
-    """Where the beginning of an answer that broke off is left."""
+    """Return the path at which the beginning of an answer that broke off is left."""
     return file.with_name(f"{file.name}.partial")
 
 
 def code_of(text: str) -> str:
-    """The longest fenced block of an answer, or the answer itself where it has none; reasoning left out."""
+    """Return the longest fenced block of an answer, else the answer itself without its reasoning."""
     answer = without_thoughts(text)
     blocks = [match["code"] for match in _FENCE.finditer(answer)]
     return max(blocks, key=len).strip() if blocks else answer
 
 
 def make_folder(folder: str | Path) -> Path:
-    """The folder, made where it is missing.
+    """Make a folder if it is missing, and return it.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the folder cannot be made.
     """
     path = Path(folder).expanduser()
     try:
@@ -92,7 +92,7 @@ def _growing(file: Path | None) -> Iterator[TextIO | None]:
         sheet = file.open("w", encoding="utf-8")
     except OSError as fault:
         raise ConfigError(f"cannot write {str(file)!r} ({fault.strerror}): give another file") from fault
-    # What an earlier run left is not of this one.
+    # A file that an earlier run left must not pass for one of this run.
     partial(file).unlink(missing_ok=True)
     try:
         with sheet:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from agentfly.errors import TrainingError
 
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+TRACKER = "latest_checkpointed_iteration.txt"  # verl's note of its newest checkpoint
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def newest_checkpoint(checkpoint_dir: Path) -> Path | None:
-    """The checkpoint that verl would resume from, None if there is none."""
+    """Return the checkpoint that verl would resume from, None if there is none."""
     try:
-        step = int((checkpoint_dir / "latest_checkpointed_iteration.txt").read_text())
+        step = int((checkpoint_dir / TRACKER).read_text())
     except (FileNotFoundError, ValueError):
         return None
     path = checkpoint_dir / f"global_step_{step}"
@@ -23,7 +27,7 @@ def newest_checkpoint(checkpoint_dir: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The step of a `global_step_<n>` folder; 0 for None."""
+    """Return the step of a `global_step_<n>` folder; 0 for None."""
     return int(checkpoint.name.rpartition("_")[2]) if checkpoint else 0
 
 
@@ -50,38 +54,41 @@ def export_policy(checkpoint: Path, out_dir: Path) -> Path:
     partial = out_dir.with_name(out_dir.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
-    _name_true_dtype(partial)
+    _correct_dtype(partial)
     shutil.rmtree(out_dir, ignore_errors=True)
     return partial.rename(out_dir)
 
 
-def save_processor(processor: Any, template: str, folder: Path) -> None:
-    """Write a processor with a chat template, so that what was trained with one is run with it."""
+def save_processor(processor: ProcessorMixin, template: str, folder: Path) -> None:
+    """Save a processor with the chat template that its model was trained with.
+
+    Args:
+        processor: changed in place.
+        template: the chat template's text.
+        folder: gets the processor's files.
+    """
     processor.chat_template = processor.tokenizer.chat_template = template
     processor.save_pretrained(folder)
 
 
-def _name_true_dtype(folder: Path) -> None:
-    """Make `config.json` name the dtype of the weights.
+def _correct_dtype(folder: Path) -> None:
+    """Write the dtype of the weights into `config.json`.
 
     verl saves fp32 weights beside a configuration that says bfloat16 (utils/checkpoint/fsdp_checkpoint_manager.py:446),
     and transformers and vLLM would round the weights on loading.
     """
-    dtype = _DTYPES.get(_weights_dtype(next(folder.glob("*.safetensors"))))
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if dtype:
-        path.write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
-
-
-def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """A configuration, and those of its text and vision parts, with another dtype wherever they name one."""
-    renamed = {key: _with_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()}
-    return renamed | {key: dtype for key in ("dtype", "torch_dtype") if isinstance(config.get(key), str)}
-
-
-def _weights_dtype(path: Path) -> str:
-    """dtype of the first tensor of a safetensors file (https://github.com/huggingface/safetensors#format)."""
-    with path.open("rb") as file:
+    with next(folder.glob("*.safetensors")).open("rb") as file:
+        # https://github.com/huggingface/safetensors#format
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return next(str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__")
+    first = next(entry["dtype"] for name, entry in header.items() if name != "__metadata__")
+    if (dtype := _DTYPES.get(first)) is None:
+        return
+
+    def corrected(config: dict[str, object]) -> dict[str, object]:
+        """Return a configuration with the dtype wherever it names one, in its text and vision parts too."""
+        inner = {key: corrected(value) if isinstance(value, dict) else value for key, value in config.items()}
+        return inner | {key: dtype for key in ("dtype", "torch_dtype") if isinstance(config.get(key), str)}
+
+    path = folder / "config.json"
+    config = corrected(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Clears up after a launcher that was killed: `python -m agentfly.training.launch.cleanup RUN SESSION SCRATCH`.
+"""Cleanup process of a run: `python -m agentfly.training.launch.cleanup RUN SESSION SCRATCH`.
 
-The launcher holds the other end of this process's standard input. When it ends well it writes a word there; when it is
-killed the pipe closes without one, and everything of the run is ended and removed here, Ray's daemons and shared
-memory too.
+The launcher holds the other end of this process's standard input. After a normal end it writes a word there. If it is
+killed, the pipe closes without that word. Then this process ends everything of the run, Ray's daemons included, and
+removes its shared memory and temporary files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from pathlib import Path
 
 from agentfly.training.launch.process_tree import ProcessFamily
 
-WELL = b"well"
-_LOOK_SECONDS = 5.0
+NORMAL_END = b"well"
+_NOTE_SECONDS = 5.0
 
 
-def hire(run_id: str, session: int, scratch: Path) -> subprocess.Popen[bytes]:
-    """Start a janitor for a run."""
+def start(run_id: str, session: int, scratch: Path) -> subprocess.Popen[bytes]:
+    """Start the cleanup process of a run.
+
+    Args:
+        run_id: value of the environment variable `MARKER` in the run's processes.
+        session: session id of the trainer.
+        scratch: folder for temporary files, which goes with the run.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "agentfly.training.launch.cleanup", run_id, str(session), str(scratch)],
         stdin=subprocess.PIPE,
@@ -30,23 +36,23 @@ def hire(run_id: str, session: int, scratch: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def dismiss(janitor: subprocess.Popen[bytes]) -> None:
-    """Tell a janitor that there is nothing to do."""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Report a normal end to the cleanup process, so that it exits without doing anything."""
     try:
-        janitor.communicate(WELL, timeout=10)
+        process.communicate(NORMAL_END, timeout=10)
     except (subprocess.TimeoutExpired, BrokenPipeError):
-        janitor.kill()
-        janitor.wait()
+        process.kill()
+        process.wait()
 
 
 def main() -> None:
-    """Wait for the launcher's word."""
+    """Wait for the launcher to exit; clean up unless it reported a normal end."""
     run_id, session, scratch = sys.argv[1:]
     family = ProcessFamily(run_id, session=int(session))
-    # The launcher does this too, but takes what it knows with it.
-    while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+    # The launcher notes shared memory too, but its notes die with it.
+    while not select.select([sys.stdin], [], [], _NOTE_SECONDS)[0]:
         family.note_shared_memory()
-    if sys.stdin.buffer.read() == WELL:
+    if sys.stdin.buffer.read() == NORMAL_END:
         return
     family.end()
     shutil.rmtree(scratch, ignore_errors=True)

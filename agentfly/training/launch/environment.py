@@ -1,4 +1,4 @@
-"""Environment variables of a run: they mark it as ours, keep it quiet, and let it start on this machine."""
+"""Environment variables of a run: they mark its processes, keep them quiet, and let them start on this machine."""
 
 from __future__ import annotations
 
@@ -11,52 +11,56 @@ from agentfly.model_source import hub_answers, is_local
 from agentfly.training.launch.process_tree import MARKER
 from agentfly.training.recipe.settings import TrainSettings
 
+_ALWAYS = {
+    "HYDRA_FULL_ERROR": "1",
+    "PYTHONUNBUFFERED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VERL_LOGGING_LEVEL": "INFO",
+    "VLLM_LOGGING_LEVEL": "INFO",
+}
+_ON_CPU = {
+    "HF_HUB_OFFLINE": "1",
+    # Ray would start a process for each logical CPU at once, and all would import on the few real ones.
+    "RAY_prestart_worker_first_driver": "0",
+    # Ray gives its workers niceness 15: beside any other program they would get a thirtieth of a core.
+    "RAY_worker_niceness": "0",
+    # The launcher has its own limits that catch hangs, and Ray's minute is little for a process of a busy machine.
+    "RAY_worker_register_timeout_seconds": "600",
+    **CPU_ENVIRONMENT,
+    **CPU_IN_PROCESS_ENVIRONMENT,
+    "VERL_PLATFORM": "cpu",
+}
+
 
 def run_environment(
     settings: TrainSettings, run_id: str, scratch: Path, metrics_file: Path, base: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Environment of every process of a run.
+    """Return the environment of every process of a run.
 
     Args:
         settings: of the run.
-        run_id: marks the processes as ours.
+        run_id: marks the processes of the run.
         scratch: folder for temporary files, Ray's sockets among them: its path must be short (unix(7): 108 bytes).
         metrics_file: where verl's file logger writes.
         base: environment to start from; this process's own when None.
     """
     environment = dict(os.environ if base is None else base)
-    environment |= {
+    environment |= _ALWAYS | {
         MARKER: run_id,
-        "HYDRA_FULL_ERROR": "1",
         "OMP_NUM_THREADS": str(settings.threads),
-        "PYTHONUNBUFFERED": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "0",
         "RAY_TMPDIR": str(scratch),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "TMPDIR": str(scratch),
-        "TOKENIZERS_PARALLELISM": "false",
         "VERL_FILE_LOGGER_PATH": str(metrics_file),
-        "VERL_LOGGING_LEVEL": "INFO",
-        "VLLM_LOGGING_LEVEL": "INFO",
     }
     if settings.device == "cpu":
-        environment |= {
-            "HF_HUB_OFFLINE": "1",
-            # Ray would start a process for each logical CPU at once, and all would import on the few real ones.
-            "RAY_prestart_worker_first_driver": "0",
-            # Ray gives its workers niceness 15: beside any other program they would get a thirtieth of a core.
-            "RAY_worker_niceness": "0",
-            # Limits catch hangs, and the launcher has its own: a minute is little for a process of a busy machine.
-            "RAY_worker_register_timeout_seconds": "600",
-            **CPU_ENVIRONMENT,
-            **CPU_IN_PROCESS_ENVIRONMENT,
-            "VERL_PLATFORM": "cpu",
-        }
+        environment |= _ON_CPU
         environment.pop("RAY_ADDRESS", None)
         if not environment.get("VLLM_CPU_KVCACHE_SPACE"):
             environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     elif not is_local(settings.model) and not hub_answers():
-        # What is in the cache is taken from there; asked by name, every process would ask the hub for minutes.
+        # Models in the cache are taken from there; otherwise every process would ask the hub for minutes.
         environment["HF_HUB_OFFLINE"] = "1"
     return environment | dict(settings.environment)

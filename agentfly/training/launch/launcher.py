@@ -1,8 +1,8 @@
-"""Runs verl's PPO trainer in a child process, watches over it, and leaves nothing behind.
+"""Run verl's PPO trainer in a child process, watch over it, and leave nothing behind.
 
-`launch` returns when training is done and raises `TrainingError` when it cannot start, hangs or dies, naming the phase,
-the cause and the log. In each case, and on Ctrl-C and SIGTERM, every process of the run and its shared memory are gone
-afterwards; another Ray on the same machine is left alone.
+`launch` returns when training is done. It raises `TrainingError` when the trainer cannot start, hangs or dies; the
+message names the phase, the cause and the log. In each case, and on Ctrl-C and SIGTERM, every process of the run and
+its shared memory are gone afterwards. Another Ray on the same machine is left alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from agentfly.errors import TrainingError, says_disk_full, short_paths
+from agentfly.training.launch import cleanup
 from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
-from agentfly.training.launch.cleanup import dismiss, hire
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.log_reader import (
     LineReader,
@@ -50,23 +50,23 @@ OnNotice = Callable[[str], None]
 
 _DRIVER = ("-m", "agentfly.training.verl.driver")
 _POLL_SECONDS = 0.2
-_LOOK_SECONDS = 5.0
+_MEMBER_SECONDS = 5.0  # between two looks at the processes of the run
 _GRACE_SECONDS = 5.0
 _TAIL_LINES = 15
 _DISK_LINES = 200
-_LEAST_FREE = 4 * 1024 * 1024  # bytes; with less, not even the logs can go on
+_LEAST_FREE = 4 * 1024 * 1024  # bytes; with less, not even the logs can be written
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is launched: a written configuration, and what the launcher itself must know of it.
+    """A run to launch: its written configuration, and the parts of it that the launcher itself needs.
 
     Attributes:
         config_file: complete; see `agentfly.training.recipe.compose.write`.
         settings: its node `agentfly`.
         steps: training steps of the whole run, those of earlier launches included.
-        resume: go on from the newest checkpoint if there is one.
-        resume_from: go on from this checkpoint instead.
+        resume: continue from the newest checkpoint if there is one.
+        resume_from: continue from this checkpoint instead.
         validates_first: verl validates before the first step, also of a resumed run.
     """
 
@@ -78,20 +78,23 @@ class Launch:
     validates_first: bool = False
 
     def arguments(self) -> list[str]:
-        """Command line of verl's trainer; Hydra writes no files of its own, for the run has its log and its folder."""
+        """Return the command line of verl's trainer.
+
+        Hydra is told to write no files of its own: the run has its log and its folder.
+        """
         where = ["--config-path", str(self.config_file.parent), "--config-name", self.config_file.stem]
         return [*where, "hydra/job_logging=stdout", "hydra.output_subdir=null", "hydra.run.dir=."]
 
 
 class TrainingOutcome(BaseModel):
-    """What a finished run leaves.
+    """Results of a finished run.
 
     Attributes:
         steps: number of the last step.
         seconds: wall-clock time of this launch.
         phase_seconds: the same, by phase ("ray", "workers", "engine", "training").
         metrics: metrics of each step of this launch, in order.
-        metrics_file: JSONL, with those of the launches that it goes on from: {"step": n, "data": {name: value}}.
+        metrics_file: JSONL, with the metrics of the launches before it: {"step": n, "data": {name: value}}.
         log_file: all output of all processes.
         checkpoint: newest `global_step_<n>` folder, None if none was written.
     """
@@ -108,7 +111,7 @@ class TrainingOutcome(BaseModel):
 
 
 def launch(
-    what: Launch,
+    run: Launch,
     *,
     on_step: OnStep | None = None,
     on_phase: OnPhase | None = None,
@@ -118,11 +121,11 @@ def launch(
     """Train until the last step, or until something goes wrong.
 
     Args:
-        what: the run.
-        on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean`,
-            `training/rollout_probs_diff_max`, `timing_s/step`; a validation before the first step is step 0.
+        run: see `Launch`.
+        on_step: called after each step with its number and verl's metrics, e.g. `critic/rewards/mean` and
+            `timing_s/step`; a validation before the first step is step 0.
         on_phase: called when a phase begins.
-        on_notice: called with what the trainer tells the person who watches, such as a step that is sampled again.
+        on_notice: called with the trainer's messages to the user, such as a step that is sampled again.
         driver: arguments of the Python interpreter before those of Hydra.
 
     Raises:
@@ -130,36 +133,31 @@ def launch(
         TrainingError: the trainer or one of its processes died, or a part made no progress for as long as
             `agentfly.patience` allows.
     """
-    with only_run(what.settings.out):
-        run = _Run(
-            what,
-            on_step or (lambda step, metrics: None),
-            on_phase or (lambda phase: None),
-            on_notice or (lambda text: None),
-        )
-        return _launched(run, driver)
+    with only_run(run.settings.out):
+        process = _TrainerProcess(run, on_step, on_phase, on_notice)
+        with signals_raise() as ignore_signals:
+            try:
+                process.start(driver)
+                process.follow()
+            except BaseException:
+                with ignore_signals():
+                    process.end(failed=True)
+                raise
+            with ignore_signals():
+                process.end(failed=False)
+        return process.outcome()
 
 
-def _launched(run: _Run, driver: tuple[str, ...]) -> TrainingOutcome:
-    with signals_raise() as shield:
-        try:
-            run.start(driver)
-            run.follow()
-        except BaseException:
-            with shield():
-                run.end(failed=True)
-            raise
-        with shield():
-            run.end(failed=False)
-    return run.outcome()
+class _TrainerProcess:
+    """One launch: its files, its child process, and its clock."""
 
-
-class _Run:
-    """One launch: its files, its child process, and the clock."""
-
-    def __init__(self, what: Launch, on_step: OnStep, on_phase: OnPhase, on_notice: OnNotice) -> None:
-        self._what, self._settings = what, what.settings
-        self._on_step, self._on_phase, self._on_notice = on_step, on_phase, on_notice
+    def __init__(
+        self, run: Launch, on_step: OnStep | None, on_phase: OnPhase | None, on_notice: OnNotice | None
+    ) -> None:
+        self._run, self._settings = run, run.settings
+        self._on_step = on_step or (lambda step, metrics: None)
+        self._on_phase = on_phase or (lambda phase: None)
+        self._on_notice = on_notice or (lambda text: None)
         self._id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         logs = self._settings.out.absolute() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -176,15 +174,22 @@ class _Run:
         self._times: dict[Phase, float] = {}
         self._began = time.monotonic()
         self._ended = 0.0
-        self._janitor: subprocess.Popen[bytes] | None = None
+        self._cleanup: subprocess.Popen[bytes] | None = None
         self._stacks = self._scratch / "stacks"
         self._stacks.mkdir()
-        self._dogs = Watchdogs(self._settings, what.steps, self._stacks)
+        self._watchdogs = Watchdogs(self._settings, run.steps, self._stacks)
 
     def start(self, driver: tuple[str, ...]) -> None:
-        self._go_back()
-        command = [sys.executable, *driver, *self._what.arguments()]
-        environment = run_environment(self._settings, self._id, self._scratch, self._verl_metrics_file)
+        """Cut the logs back to the checkpoint that the run resumes from, and start the trainer."""
+        settings, run = self._settings, self._run
+        if run.resume:
+            self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, run.resume_from))
+        kept = self._resumed_step if run.resume else -1
+        for file in (self._metrics_file, settings.trajectory_log.absolute()):
+            aside = self._log_file.with_suffix(f".repeated.{file.name}")
+            cut_back(file, kept, aside, revalidates=run.validates_first)
+        command = [sys.executable, *driver, *run.arguments()]
+        environment = run_environment(settings, self._id, self._scratch, self._verl_metrics_file)
         environment[FOLDER_VARIABLE] = str(self._stacks)
         logger.info("training starts; its log is %s", self._log_file)
         self._enter("ray")
@@ -198,36 +203,28 @@ class _Run:
                 start_new_session=True,
             )
         self._family = ProcessFamily(self._id, session=self._child.pid)
-        self._janitor = hire(self._id, self._child.pid, self._scratch)
-
-    def _go_back(self) -> None:
-        """To the checkpoint that the run goes on from, or to nothing; the logs go with it."""
-        settings, what = self._settings, self._what
-        if what.resume:
-            self._resumed_step = step_of(resume_checkpoint(settings.checkpoint_dir, what.resume_from))
-        kept = self._resumed_step if what.resume else -1
-        for log in (self._metrics_file, settings.trajectory_log.absolute()):
-            aside = self._log_file.with_suffix(f".repeated.{log.name}")
-            cut_back(log, kept, aside, revalidates=what.validates_first)
+        self._cleanup = cleanup.start(self._id, self._child.pid, self._scratch)
 
     def follow(self) -> None:
-        """Report progress until the child ends; raise when it ends badly or stops moving."""
+        """Report progress until the child ends; raise `TrainingError` when it ends badly or hangs."""
         assert self._child is not None
         noted = time.monotonic()
         while (code := self._child.poll()) is None:
             self._report()
-            self._heed(self._dogs.check_time(self._times, self._last_step()))
-            if time.monotonic() - noted > _LOOK_SECONDS:
+            self._raise_alarm(self._watchdogs.check_time(self._times, self._last_step()))
+            if time.monotonic() - noted > _MEMBER_SECONDS:
                 self._family.note_shared_memory()
-                self._dogs.note_chains(_size(self._settings.trajectory_log))
-                self._heed(self._dogs.check_members(self._family.titles(), self._last_step()))
+                chains = self._settings.trajectory_log
+                self._watchdogs.note_chains(chains.stat().st_size if chains.exists() else 0)
+                self._raise_alarm(self._watchdogs.check_members(self._family.titles(), self._last_step()))
                 noted = time.monotonic()
             time.sleep(_POLL_SECONDS)
         self._report()
         if code != 0:
-            raise TrainingError(self._story(f"the trainer ended with {_exit_name(code)}"))
-        if self._last_step() < self._what.steps:
-            raise TrainingError(self._story(f"the trainer ended after step {self._last_step()} of {self._what.steps}"))
+            ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise self._failure(f"the trainer ended with {ending}")
+        if self._last_step() < self._run.steps:
+            raise self._failure(f"the trainer ended after step {self._last_step()} of {self._run.steps}")
 
     def end(self, *, failed: bool) -> None:
         """End every process of the run and remove what is temporary."""
@@ -241,12 +238,15 @@ class _Run:
         if child is not None:
             child.wait()
         if failed:
-            self._keep_ray_logs()
+            for session in self._scratch.glob("ray/session_2*/logs"):
+                with contextlib.suppress(shutil.Error, OSError):
+                    shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
-        if self._janitor is not None:
-            dismiss(self._janitor)
+        if self._cleanup is not None:
+            cleanup.stop(self._cleanup)
 
     def outcome(self) -> TrainingOutcome:
+        """Return the results of a run that has ended."""
         begins = [*self._times.values(), self._ended]
         durations = {phase: begins[i + 1] - begins[i] for i, phase in enumerate(self._times)}
         return TrainingOutcome(
@@ -261,7 +261,7 @@ class _Run:
 
     def _report(self) -> None:
         for line in self._log.new_lines():
-            self._dogs.hear(line)
+            self._watchdogs.note_line(line)
             if (text := notice_in(line)) is not None:
                 self._on_notice(text)
             for phase in self._phases.read(line):
@@ -270,7 +270,7 @@ class _Run:
         for line in lines:
             step, values = parse_metrics(line)
             self._metrics.append((step, values))
-            self._dogs.moved()
+            self._watchdogs.note_progress()
             self._on_step(step, values)
         if lines:
             with self._metrics_file.open("a", encoding="utf-8") as file:
@@ -279,56 +279,48 @@ class _Run:
     def _enter(self, phase: Phase) -> None:
         if phase not in self._times:
             self._times[phase] = time.monotonic()
-            self._dogs.moved()
+            self._watchdogs.note_progress()
             self._on_phase(phase)
 
-    def _heed(self, alarm: Alarm | None) -> None:
+    def _raise_alarm(self, alarm: Alarm | None) -> None:
         if alarm is not None:
-            raise TrainingError(self._story(alarm.message, hung=alarm.hung))
+            raise self._failure(alarm.message, hung=alarm.hung)
 
     def _last_step(self) -> int:
         return max((step for step, _ in self._metrics), default=self._resumed_step)
 
-    def _phase(self) -> str:
-        phase = list(self._times)[-1]
-        return f"training, step {self._last_step() + 1}" if phase == "training" else phase
+    def _failure(self, message: str, *, hung: bool = False) -> TrainingError:
+        """Return an error with the phase, the message, the cause from the log, and the log's last lines.
 
-    def _story(self, what: str, *, hung: bool = False) -> str:
+        Args:
+            message: the trainer's end, or its hang.
+            hung: see `Alarm`.
+        """
+        phase: str = list(self._times)[-1]
+        if phase == "training":
+            phase = f"training, step {self._last_step() + 1}"
         lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         # An error from before the run last moved did not stop it.
-        error = last_error(list(self._dogs.recent) if hung else lines)
+        error = last_error(list(self._watchdogs.recent) if hung else lines)
         tail = "\n".join(f"  | {short_paths(clean(line))[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
         if full := self._full_disks(lines):
             cause += (
                 f"\nno space is left on the disk of {full}: free some, or move the run's folder to another disk and "
-                "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint"
+                "name it with agentfly.out=FOLDER; the same command continues from the newest checkpoint"
             )
-        return f"phase {self._phase()!r}: {what}{cause}\nfull log: {self._log_file}\n{tail}"
+        return TrainingError(f"phase {phase!r}: {message}{cause}\nfull log: {self._log_file}\n{tail}")
 
     def _full_disks(self, lines: list[str]) -> str:
-        """Folders of the run on disks that are full; empty if the end has nothing to do with that.
+        """Return the folders of the run on full disks; empty if the failure has nothing to do with that.
 
         Args:
-            lines: of the log. It may lie on the full disk itself, and then lacks the words that would say so.
+            lines: of the log. The log may lie on the full disk itself, and then lacks the words that would say so.
         """
         # Checkpoints go to the run's folder, what Ray spills to the scratch folder.
         folders = (self._settings.out.absolute(), self._scratch)
         full = [str(folder) for folder in folders if shutil.disk_usage(folder).free < _LEAST_FREE]
         if full:
             return " and ".join(full)
-        # What fails last may be what only misses the file, and space may be there again.
+        # The last error may only be about the file that could not be written, and there may be space again.
         return " or ".join(map(str, folders)) if any(map(says_disk_full, lines[-_DISK_LINES:])) else ""
-
-    def _keep_ray_logs(self) -> None:
-        for session in self._scratch.glob("ray/session_2*/logs"):
-            with contextlib.suppress(shutil.Error, OSError):
-                shutil.copytree(session, self._log_file.with_suffix(".ray"), dirs_exist_ok=True)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _exit_name(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -20,23 +20,23 @@ PHASE_MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     ("training", re.compile(r"all initialize finished, ready to fit|Training Progress:")),
 )
 SAMPLED = "agentfly: rollouts are done for step"
-NOTICE = "agentfly notice:"  # begins what the trainer tells the person who watches
+NOTICE = "agentfly notice:"  # begins the trainer's messages to the user
 _PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\([^()]*pid=\d+[^()]*\) ?|^ray\.exceptions\.\w+\(\w+\): .*")
-# Ray tells which actor died below its message.
+# Ray names the actor that died in the lines below its message.
 _DETAIL = re.compile(r"^\s+(class_name|pid): (\S+)")
 _DETAIL_LINES = 4
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Died|Exit): \S")
 
 
 class LineReader:
-    """Reads the whole lines that were added to a growing file since the last look; the file may not exist yet."""
+    """Reader of the lines that are added to a growing file; the file may not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def new_lines(self) -> list[str]:
-        """Complete lines since the last call."""
+        """Return the complete lines since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -49,7 +49,7 @@ class LineReader:
 
 
 class _NoticeFormatter(logging.Formatter):
-    """Marks warnings, so that the launcher shows them on its console; see `notice_in`."""
+    """Formatter that marks warnings, so that the launcher shows them on its console; see `notice_in`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno >= logging.WARNING:
@@ -60,11 +60,11 @@ class _NoticeFormatter(logging.Formatter):
 def log_to_run(*, notices: bool = False) -> None:
     """Send agentfly's own log lines of this process to standard error, and so to the log of the run.
 
-    Call it in every process that verl starts. Libraries that are imported there change the root logger, and what we
-    log would go nowhere; verl guards its own lines in the same way (verl/utils/logging_utils.py).
+    Call it in every process that verl starts. Libraries that are imported there change the root logger, and our lines
+    would be lost; verl protects its own lines in the same way (verl/utils/logging_utils.py).
 
     Args:
-        notices: whether warnings are for the person who watches: those of the trainer are.
+        notices: mark warnings as messages to the user, as the trainer's are.
     """
     handler = logging.StreamHandler(sys.stderr)
     formatter = _NoticeFormatter if notices else logging.Formatter
@@ -75,13 +75,13 @@ def log_to_run(*, notices: bool = False) -> None:
 
 
 class PhaseReader:
-    """Follows a run through its phases by its log; they come in order, and none comes twice."""
+    """Recogniser of a run's phases by the lines of its log; phases come in order, and none comes twice."""
 
     def __init__(self) -> None:
         self._ahead = list(PHASE_MARKS)
 
     def read(self, line: str) -> list[Phase]:
-        """The phases that begin with this line; more than one when the line of an earlier phase never came."""
+        """Return the phases that begin with this line; more than one when the line of an earlier phase never came."""
         for index, (_, mark) in enumerate(self._ahead):
             if mark.search(line):
                 begun, self._ahead = self._ahead[: index + 1], self._ahead[index + 1 :]
@@ -90,13 +90,13 @@ class PhaseReader:
 
 
 def notice_in(line: str) -> str | None:
-    """Return what a line of the log tells the person who watches; None if nothing."""
+    """Return the message to the user that a line of the log holds; None if there is none."""
     _, mark, text = clean(line).partition(f"{NOTICE} ")
     return text if mark else None
 
 
 def parse_metrics(line: str) -> tuple[int, dict[str, float]]:
-    """One line of verl's file logger: the step, and its finite numbers by name."""
+    """Parse a line of verl's file logger into the step and its finite numbers by name."""
     record = json.loads(line)
     values = {
         name: float(value)
@@ -107,7 +107,7 @@ def parse_metrics(line: str) -> tuple[int, dict[str, float]]:
 
 
 def steps_so_far(metrics_file: Path) -> list[dict[str, float]]:
-    """Metrics of the training steps that a run has made; none where it only begins."""
+    """Return the metrics of the training steps so far; none before the first step."""
     if not metrics_file.is_file():
         return []
     with metrics_file.open(encoding="utf-8") as lines:
@@ -115,22 +115,22 @@ def steps_so_far(metrics_file: Path) -> list[dict[str, float]]:
 
 
 def last_error(lines: list[str]) -> str | None:
-    """The last error message in a log, without the prefixes that Ray puts before it; None if there is none.
+    """Return the last error message in a log, without Ray's prefixes; None if there is none.
 
-    That an actor died is followed by which one.
+    Where an actor died, its class and process id follow the message.
     """
     texts = [clean(line) for line in lines]
     for index in reversed(range(len(texts))):
         if _ERROR.match(texts[index]):
             below = texts[index + 1 : index + 1 + _DETAIL_LINES]
             details = {found[1]: found[2] for text in below if (found := _DETAIL.match(text))}
-            who = f" ({details['class_name']}, pid {details.get('pid', '?')})" if "class_name" in details else ""
-            return texts[index] + who
+            actor = f" ({details['class_name']}, pid {details.get('pid', '?')})" if "class_name" in details else ""
+            return texts[index] + actor
     return None
 
 
 def clean(line: str) -> str:
-    """A line of the log without colours and without Ray's process name."""
+    """Return a line of the log without colours and without Ray's process name."""
     while (shorter := _PREFIX.sub("", line)) != line:
         line = shorter
     return line.rstrip()

@@ -1,8 +1,8 @@
-"""Prepare a run: compose its configuration and write its tasks for verl, both into the run's folder."""
+"""Prepare a run: write its configuration and its tasks, as verl reads them, into the run's folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,30 +12,32 @@ from agentfly.templates import load_template
 from agentfly.training.launch.launcher import Launch
 from agentfly.training.launch.resume import check_same_run, leave_checkpoints, only_run
 from agentfly.training.recipe.checks import check_model, check_tasks
-from agentfly.training.recipe.compose import compose, settings_of, write
+from agentfly.training.recipe.compose import settings_of, write
 from agentfly.training.recipe.readiness import require_servers
 from agentfly.training.recipe.settings import TEMPLATE, TrainSettings
 from agentfly.training.recipe.verl_dataset import read_task, write_rows
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from agentfly.datasets import EditTask
 
-VALIDATION_TASKS = 8  # of the training tasks, where no validation tasks are given: verl insists on some
+VALIDATION_TASKS = 8  # taken from the training tasks where no validation tasks are given: verl insists on some
 
 
-def prepare(recipe: Path, overrides: Sequence[str] = ()) -> Launch:
-    """Compose a recipe, write its tasks and its `config.yaml` into the run's folder, and say what to launch.
+def prepare(config: DictConfig) -> Launch:
+    """Write the tasks and the `config.yaml` of a run into its folder.
+
+    Args:
+        config: composed, see `agentfly.training.recipe.compose`; gets the paths of the tasks' files.
+
+    Returns:
+        The run to launch.
 
     Raises:
-        ConfigError: the recipe or an override is wrong, no image server can be used, or the folder belongs to another
-            run.
+        ConfigError: a value is wrong, no image server can be used, or the folder belongs to another run.
         DatasetError: the tasks cannot be read.
     """
-    return prepare_run(compose(recipe, overrides))
-
-
-def prepare_run(config: Any) -> Launch:
-    """Do for a composed configuration what `prepare` does for a recipe; errors as there."""
     settings = settings_of(config)
     check_model(settings)
     require_servers(settings)
@@ -49,16 +51,12 @@ def prepare_run(config: Any) -> Launch:
         train, validation = write_tasks(settings)
         check_tasks(config, count_rows(train))
         config.data.train_files, config.data.val_files = str(train), str(validation)
-        return launch_of(config, write(config, file))
-
-
-def launch_of(config: Any, file: Path) -> Launch:
-    """What to launch of a complete configuration in a file."""
+        write(config, file)
     trainer = config.trainer
     named = trainer.resume_mode == "resume_path"
     return Launch(
         file,
-        settings_of(config),
+        settings,
         int(trainer.total_training_steps),
         resume=trainer.resume_mode != "disable",
         resume_from=Path(trainer.resume_from_path) if named else None,
@@ -67,7 +65,9 @@ def launch_of(config: Any, file: Path) -> Launch:
 
 
 def write_tasks(settings: TrainSettings) -> tuple[Path, Path]:
-    """The files that verl reads of the training and the validation tasks; those that are ready are left where they are.
+    """Write the training and the validation tasks for verl and return their files.
+
+    Files that were converted before are used where they are.
 
     Raises:
         DatasetError: a source cannot be read, or has no task.
@@ -82,7 +82,12 @@ def write_tasks(settings: TrainSettings) -> tuple[Path, Path]:
 
 
 def training_tasks(settings: TrainSettings, limit: int | None = None) -> Iterator[EditTask]:
-    """The tasks that are trained on, from their source; `limit` instead of the settings' own."""
+    """Read the training tasks from their source.
+
+    Args:
+        settings: of the run.
+        limit: number of tasks at most, in place of the settings' own.
+    """
     data = settings.data
     return _tasks(data.train, data.split, data.limit if limit is None else limit, data.options, settings.seed)
 
@@ -103,26 +108,26 @@ def _tasks(
 
 
 def ready_file(settings: TrainSettings) -> Path | None:
-    """The file of training tasks that was converted before and is used as it is, if there is one."""
+    """Return the file of training tasks if it was converted before and is used as it is, else None."""
     data = settings.data
     return _ready(data.train, data.split, data.limit, data.options)
 
 
-def _ready(source: str, split: str | None, limit: int | None, options: Mapping[str, Any]) -> Path | None:
+def _ready(source: str, split: str | None, limit: int | None, options: Mapping[str, object]) -> Path | None:
     if split is None and limit is None and not options and is_row_file(source):
         return Path(source).absolute()
     return None
 
 
 def count_rows(file: Path) -> int:
-    """Rows of a parquet file, from its footer."""
+    """Return the number of rows of a parquet file, from its footer."""
     import pyarrow.parquet
 
     return int(pyarrow.parquet.read_metadata(file).num_rows)
 
 
 def is_row_file(source: str) -> bool:
-    """Whether a source is a file that `write_rows` made for verl."""
+    """Return True for a file that `write_rows` made for verl."""
     path = Path(source)
     if path.suffix != ".parquet" or not path.is_file():
         return False
@@ -131,5 +136,5 @@ def is_row_file(source: str) -> bool:
     try:
         names = pyarrow.parquet.read_schema(path).names
     except (OSError, pyarrow.ArrowException):
-        return False  # whoever reads it says what is wrong with it
+        return False  # the reader of the file reports the error
     return "extra_info" in names and "reward_model" in names

@@ -1,4 +1,4 @@
-"""Progress of the parts of a run: bars on a terminal, a line at every tenth in a log."""
+"""Show the progress of the parts of a run: bars on a terminal, a line at every tenth in a log."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_LEAST_SECONDS = 2.0  # between two lines of a part: one that takes no time needs no report
+_LEAST_SECONDS = 2.0  # between two lines of a part, so that a short part has few lines
 
 
 @dataclass
 class _Part:
     bar: TaskID
     begun: float
-    told: float
+    reported: float
     tenths: int = 0
 
 
 class ProgressDisplay:
-    """Shows how far the parts of a run are; use it in a `with` block. Safe to use from several threads.
+    """Display of the progress of the parts of a run, for a `with` block. Safe to use from several threads.
 
     Args:
         console: a terminal gets bars; anything else gets lines.
@@ -58,12 +58,13 @@ class ProgressDisplay:
         self._bars.stop()
 
     def update(self, name: str, done: int, total: int, *, note: str = "") -> None:
-        """Show that `done` of `total` pieces of a part are finished; the first call, with 0, starts its clock.
+        """Show that `done` of `total` pieces of a part are finished.
 
         Args:
             name: of the part.
-            done, total: pieces.
-            note: what else there is to say, such as a figure of the last piece.
+            done: pieces that are finished; the first call, with 0, starts the part's clock.
+            total: pieces of the part.
+            note: shown beside them, such as a figure of the last piece.
         """
         if (part := self._parts.get(name)) is None:
             now = time.monotonic()
@@ -71,8 +72,8 @@ class ProgressDisplay:
             self._line(f"{name}: begins")
         self._bars.update(part.bar, completed=done, total=total, note=note)
         tenths, now = 10 * done // max(1, total), time.monotonic()
-        if tenths > part.tenths and (now - part.told > _LEAST_SECONDS or done == total):
-            part.tenths, part.told = tenths, now
+        if tenths > part.tenths and (now - part.reported > _LEAST_SECONDS or done == total):
+            part.tenths, part.reported = tenths, now
             elapsed = now - part.begun
             left = f", about {elapsed / done * (total - done):.0f} s left" if done < total else ""
             self._line(f"{name}: {done} of {total}, {elapsed:.0f} s{left}{f'; {note}' if note else ''}")

@@ -11,9 +11,10 @@ from types import FrameType
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt; yields a shield against both.
+    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt.
 
-    Signals reach the main thread only, so elsewhere this does nothing.
+    Yields a function; in the context that it returns, both signals are ignored. Signals reach the main thread only, so
+    in other threads nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield contextlib.nullcontext
@@ -23,7 +24,7 @@ def signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[N
         raise SystemExit(128 + number)
 
     @contextlib.contextmanager
-    def shield() -> Iterator[None]:
+    def ignore_signals() -> Iterator[None]:
         before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
             yield
@@ -33,6 +34,6 @@ def signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[N
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield shield
+        yield ignore_signals
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """Get the stacks of a running trainer: it writes them at a signal, and the launcher reads them.
 
-A hang in verl has no message of its own. The function it hangs in shows the phase.
+A hang in verl has no message of its own. The function that it hangs in shows the part of the step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PARTS = (
 
 
 def dump_on_request() -> None:
-    """Write the stacks of this process to a file of the run when SIGUSR1 comes; does nothing outside of a run."""
+    """Make this process write its stacks to a file of the run at SIGUSR1; do nothing outside of a run."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if folder:
         # faulthandler keeps the descriptor, not the object.
@@ -41,11 +41,11 @@ def dump_on_request() -> None:
 
 
 def part_in_progress(folder: Path, patience: float = 3.0) -> str | None:
-    """What the trainer is doing, in words; None where it cannot be told.
+    """Return the part of the step that the trainer is in, in words; None where its stacks do not show it.
 
     Args:
-        folder: that `dump_on_request` writes to.
-        patience: seconds to wait for an answer.
+        folder: of the files that `dump_on_request` writes.
+        patience: seconds to wait for the stacks.
     """
     for path in folder.glob("*.stack"):
         before = path.stat().st_size
@@ -61,5 +61,5 @@ def part_in_progress(folder: Path, patience: float = 3.0) -> str | None:
 
 
 def named(stacks: str) -> str | None:
-    """The part of a step that stacks are in."""
+    """Return the part of a step that stacks show, in words; None if they show none."""
     return next((words for function, words in _PARTS if f" in {function}\n" in stacks), None)

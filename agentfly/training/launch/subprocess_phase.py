@@ -1,7 +1,7 @@
-"""Run the heavy parts of a run in a separate process: its memory is freed, its output goes to a log, it cannot hang.
+"""Run the heavy parts of a run in a separate process: its memory is freed, its output goes to a log, hangs end it.
 
-Functions run in a fresh interpreter (spawn) in its own process group; progress comes back through a pipe. The limit is
-for the time without progress and not for the total time: a slow machine is no fault.
+Functions run in a fresh interpreter (spawn) in its own process group. Progress comes back through a pipe. The limit is
+for the time without progress and not for the total time, so that a slow machine is not taken for a hang.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.errors import TrainingError
@@ -33,19 +32,19 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     # More threads than cores cost more than they give.
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
-    # A thread that waits gives its core away: other parts of the run, or other programs, may need it.
+    # A waiting thread gives its core away: other parts of the run, or other programs, may need it.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 PATIENCE = 900.0  # seconds without progress after which a phase counts as hung
-# Share of the patience after which a phase writes its stacks to the log: it may be killed soon.
-_LAST_WORDS = 0.9
+# Share of the patience after which a phase writes its stacks to the log, before it is killed.
+_DUMP_SHARE = 0.9
 
 
 class PhaseProcess:
-    """A child process that runs functions, one after another; what it has imported stays imported.
+    """A child process that runs functions, one after another, and keeps its imports between them.
 
-    Use it in a `with` block, which ends the process and everything it has started.
+    Use it in a `with` block, which ends the process and everything that it has started.
     """
 
     def __init__(self) -> None:
@@ -65,7 +64,7 @@ class PhaseProcess:
     def run(
         self,
         function: Callable[..., object],
-        arguments: dict[str, Any],
+        arguments: Mapping[str, object],
         *,
         log: Path,
         patience: float = PATIENCE,
@@ -74,40 +73,40 @@ class PhaseProcess:
         """Run `function(**arguments, on_progress=...)` in the child and wait for it.
 
         Args:
-            function: importable by name; takes `on_progress`. What it returns is dropped.
+            function: importable by name; takes `on_progress`. Its result is dropped.
             arguments: picklable.
             log: file that gets everything the child prints from now on.
             patience: seconds without progress after which the function counts as hung.
-            on_progress: called here with what the child reports.
+            on_progress: called in this process with the progress that the child reports.
 
         Returns:
-            Seconds it took.
+            Seconds that the function took.
 
         Raises:
             TrainingError: it failed, died or stopped making progress; the message has the cause and names the log.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         started, self._busy = time.monotonic(), True
-        with contextlib.suppress(OSError):  # a child that died, or was ended, says so below
+        with contextlib.suppress(OSError):  # `_wait` reports a child that has ended
             self._pipe.send((str(log), patience))
-            self._pipe.send((function, arguments))
-        self._follow(function.__name__, log, patience, on_progress)
+            self._pipe.send((function, dict(arguments)))
+        self._wait(function.__name__, log, patience, on_progress)
         return time.monotonic() - started
 
-    def _follow(self, name: str, log: Path, patience: float, on_progress: OnProgress | None) -> None:
+    def _wait(self, name: str, log: Path, patience: float, on_progress: OnProgress | None) -> None:
         while True:
             try:
                 kind, *rest = self._pipe.recv() if self._pipe.poll(patience) else ("hangs",)
             except (EOFError, OSError):
                 raise TrainingError(
-                    f"{name} died without a word: out of memory? Close other programs and run the same command again, "
-                    f"which goes on from what is finished; see {log}"
+                    f"{name} died without a message: out of memory? Close other programs and run the same command "
+                    f"again, which continues from the finished parts; see {log}"
                 ) from None
             if kind == "hangs":
                 self.close()
                 raise TrainingError(
-                    f"{name} made no progress for {patience:g} s and was stopped; where it stood is at the end "
-                    f"of {log}. The same command again goes on from what is finished"
+                    f"{name} made no progress for {patience:g} s and was stopped; its stacks are at the end of {log}. "
+                    "Run the same command again to continue from the finished parts"
                 )
             if kind == "done":
                 self._busy = False
@@ -121,11 +120,11 @@ class PhaseProcess:
     def close(self) -> None:
         """End the child and everything it has started; a thread that waits in `run` then gets a `TrainingError`."""
         if not self._busy:
-            # It ends by itself and clears up: the semaphores of a killed one are told of on the terminal.
+            # It ends by itself and clears up: if it were killed, Python would warn about its semaphores.
             self._pipe.close()
             self._child.join(timeout=30)
         if self._child.pid is not None:
-            # It leads a process group of its own; before it does, it has started nothing.
+            # The child leads a process group of its own, except at its very start, when it has no children.
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError):
                     end(self._child.pid, signal.SIGKILL)
@@ -134,7 +133,7 @@ class PhaseProcess:
 
 def run_phase(
     function: Callable[..., object],
-    arguments: dict[str, Any],
+    arguments: Mapping[str, object],
     *,
     log: Path,
     patience: float = PATIENCE,
@@ -146,6 +145,7 @@ def run_phase(
 
 
 def _serve(pipe: Connection) -> None:
+    """Run the functions that come through the pipe until it closes; the main function of the child."""
     os.setsid()
     os.environ.update(ENVIRONMENT)
     logging.basicConfig(level=logging.INFO)
@@ -161,34 +161,34 @@ def _run_next(pipe: Connection) -> None:
     os.dup2(file, 2)
     os.close(file)
     function, arguments = pipe.recv()  # imports the module of the function, which may print
-    with _last_words(_LAST_WORDS * patience) as moved:
+    with _dump_on_hang(_DUMP_SHARE * patience) as note_progress:
 
-        def tell(part: str, done: int, total: int) -> None:
-            moved()
+        def report(part: str, done: int, total: int) -> None:
+            note_progress()
             pipe.send(("progress", part, done, total))
 
         try:
-            function(**arguments, on_progress=tell)
+            function(**arguments, on_progress=report)
             pipe.send(("done",))
-        except Exception as fault:  # the boundary of the process: the parent raises it again in its own words
+        except Exception as fault:  # the boundary of the process: the parent raises a `TrainingError` with it
             traceback.print_exc()
             pipe.send(("failed", f"{type(fault).__name__}: {fault}"))
 
 
 @contextmanager
-def _last_words(seconds: float) -> Iterator[Callable[[], None]]:
-    """Write all stacks to the log when nothing has moved for so long; the context is a function that says it moved."""
+def _dump_on_hang(seconds: float) -> Iterator[Callable[[], None]]:
+    """Write all stacks to the log after `seconds` without progress; yields a function that notes progress."""
     armed = 0.0
 
-    def moved() -> None:
+    def note_progress() -> None:
         nonlocal armed
-        # Arming starts a thread: not at every one of thousands of steps.
+        # Arming starts a thread, so it is not done at each of thousands of steps.
         if (now := time.monotonic()) - armed > min(1.0, seconds / 10):
             faulthandler.dump_traceback_later(seconds)
             armed = now
 
-    moved()
+    note_progress()
     try:
-        yield moved
+        yield note_progress
     finally:
         faulthandler.cancel_dump_traceback_later()

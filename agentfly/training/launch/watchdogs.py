@@ -1,4 +1,4 @@
-"""End a run that hangs: a limit for each part of it, and a watch on the processes that it needs.
+"""Detect a run that hangs, by a limit for each part of it, and a run that has lost a process that it needs.
 
 A limit is for the time without progress. Progress is a new line in the log, a finished chain, or the next part of a
 step, so that a slow machine is not taken for a hang.
@@ -17,12 +17,13 @@ from agentfly.training.launch.log_reader import SAMPLED, Phase, clean
 from agentfly.training.launch.stack_dump import part_in_progress
 from agentfly.training.recipe.settings import TrainSettings
 
-_MOURNING_SECONDS = 20.0
-_EXIT_SECONDS = 60.0
+_GONE_SECONDS = 20.0  # between the end of a needed process and the alarm
+_EXIT_SECONDS = 60.0  # limit after the last step
 _RECENT_LINES = 2000
-_KNOWN_KINDS = 20_000  # of lines, at most
+_MOST_KINDS = 20_000  # of lines that are remembered
 _NUMBER = re.compile(r"[\d.:]+")
 _LOOKS = 10  # at the part in progress within the second half of a limit
+# Names in the titles of processes without which verl would wait for ever.
 _NEEDED = (
     "EngineCore",
     "AgentFlyLoopWorker",
@@ -42,11 +43,11 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Alarm:
-    """Why a run is ended.
+    """Reason to end a run.
 
     Attributes:
-        message: what is wrong.
-        hung: nothing died, so an error from before the run last moved is not the cause.
+        message: for the user.
+        hung: nothing died, so an error in the log from before the last progress is not the cause.
     """
 
     message: str
@@ -54,12 +55,12 @@ class Alarm:
 
 
 class Watchdogs:
-    """Of one launch; asked every now and then, they say what is wrong.
+    """Detector of hangs and dead processes of one launch. Poll `check_time` and `check_members`.
 
     Args:
         settings: with the patience for each part.
         steps: training steps of the whole run; after the last one verl ends its processes.
-        stacks: where the trainer writes where it stands.
+        stacks: folder that the trainer writes its stacks to.
     """
 
     def __init__(self, settings: TrainSettings, steps: int, stacks: Path) -> None:
@@ -68,37 +69,37 @@ class Watchdogs:
         self._kinds: set[str] = set()
         self._part: str | None = None
         self._chain_bytes = 0
-        self._sampled = False  # whether the rollouts of the step in progress are done
+        self._sampled = False  # True when the rollouts of the step in progress are done
         self._seen: dict[int, str] = {}
         self._missed: dict[int, float] = {}
-        self.recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the run last moved
+        self.recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the last progress
 
-    def hear(self, line: str) -> None:
-        """A line of the log."""
+    def note_line(self, line: str) -> None:
+        """Note a line of the log."""
         self.recent.append(line)
-        # What repeats with other numbers is a complaint or a heartbeat, and no progress.
+        # A line that repeats with other numbers is a warning or a heartbeat, and no progress.
         kind = _NUMBER.sub("#", clean(line))
-        if kind not in self._kinds and len(self._kinds) < _KNOWN_KINDS:
+        if kind not in self._kinds and len(self._kinds) < _MOST_KINDS:
             self._kinds.add(kind)
             self._news = time.monotonic()
         if SAMPLED in line:
-            self.moved()
+            self.note_progress()
             self._sampled = True
 
-    def moved(self) -> None:
-        """A phase has begun, or a step is done."""
+    def note_progress(self) -> None:
+        """Note that a phase has begun, or that a step is done."""
         self._sampled, self._part = False, None
         self._progressed = time.monotonic()
         self.recent.clear()
 
     def note_chains(self, size: int) -> None:
-        """Take note of how many bytes the log of finished chains has: while it grows, the rollouts go on."""
+        """Note the size of the log of finished chains, in bytes: while it grows, the rollouts make progress."""
         if size != self._chain_bytes:
             self._chain_bytes = size
             self._progressed = time.monotonic()
 
     def check_time(self, begun: Mapping[Phase, float], step: int) -> Alarm | None:
-        """Whether a part takes longer than it may.
+        """Return an alarm if a part has made no progress for longer than its limit.
 
         Args:
             begun: the phases so far, with the time (monotonic) when each began.
@@ -129,10 +130,10 @@ class Watchdogs:
         return Alarm(f"nothing moved for {waited:.0f} s{where} (agentfly.patience.{what}={limit:.0f})", hung=True)
 
     def check_members(self, living: Mapping[int, str], step: int) -> Alarm | None:
-        """Whether the rollout engine or a worker is gone: verl would wait for it.
+        """Return an alarm if the rollout engine or a worker is gone: verl would wait for it.
 
         Args:
-            living: what the processes of the run call themselves, by pid.
+            living: titles of the processes of the run, by process id.
             step: the last one that is done.
         """
         if step >= self._steps:
@@ -141,7 +142,7 @@ class Watchdogs:
         self._seen |= {pid: title for pid, title in living.items() if any(name in title for name in _NEEDED)}
         now = time.monotonic()
         for pid, title in gone.items():
-            # verl may be ending the run because of it, and has the better words.
-            if now - self._missed.setdefault(pid, now) > _MOURNING_SECONDS:
+            # verl may be ending the run because of it, with a better message.
+            if now - self._missed.setdefault(pid, now) > _GONE_SECONDS:
                 return Alarm(f"process {pid} ({title}) of the run is gone", hung=False)
         return None

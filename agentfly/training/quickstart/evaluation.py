@@ -1,6 +1,6 @@
-"""A policy on held-out sticker tasks through `agent.run()` with vLLM: greedy, sampled, and with blanked images.
+"""Evaluate a policy on held-out sticker tasks by `agent.run()` with vLLM: greedy, sampled, and with blanked images.
 
-One engine serves all passes. Every pass leaves one JSONL file of trajectories; the images of the first tasks of each
+One engine serves all passes. Every pass writes one JSONL file of trajectories. The images of the first tasks of each
 family are kept for the report.
 """
 
@@ -29,6 +29,7 @@ from agentfly.agents.trajectory_file import TrajectoryLine, read_trajectories
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluation.in_memory import Evaluation, evaluate_agent
 from agentfly.evaluators import ReferenceEvaluator
+from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.training.launch.subprocess_phase import OnProgress
 
@@ -36,13 +37,13 @@ GREY = (122, 117, 104)  # the mean colour that Qwen's image processor subtracts
 
 
 class EvaluationPlan(BaseModel):
-    """What to evaluate.
+    """Tasks and passes of an evaluation.
 
     Attributes:
         tasks_per_family: held-out tasks of each family.
-        families: which families.
+        families: task types that are evaluated.
         kept_per_family: tasks of each family whose images are kept.
-        blanked: also run look tasks with every image replaced by grey.
+        blanked: also run the look tasks with every image replaced by grey.
         seed: of the tasks and of the sampled pass.
     """
 
@@ -55,7 +56,7 @@ class EvaluationPlan(BaseModel):
     seed: int = 0
 
     def tasks(self) -> list[EditTask]:
-        """The held-out tasks, families in turn; the same for every policy."""
+        """Return the held-out tasks, families in turn; they are the same for every policy."""
         world = StickerWorld()
         return [
             world.task(index, "heldout", family, seed=self.seed)
@@ -65,14 +66,14 @@ class EvaluationPlan(BaseModel):
 
 
 class Blinded:
-    """A backend whose model sees grey instead of every image; the tools still work on the real ones."""
+    """Backend whose model sees grey instead of every image; the tools still work on the real ones."""
 
     def __init__(self, backend: LLMBackend) -> None:
         self._backend = backend
         self.codec = backend.codec
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
-        """One turn; see `LLMBackend.generate`."""
+        """Generate one turn; see `LLMBackend.generate`."""
         load = request.load_image
         if load is not None:
             request = replace(request, load_image=lambda handle: Image.new("RGB", load(handle).size, GREY))
@@ -84,11 +85,18 @@ class Blinded:
 
 
 def evaluate_policy(policy: Path, out: Path, plan: EvaluationPlan, on_progress: OnProgress | None = None) -> None:
-    """Run the plan and write `greedy.jsonl`, `sampled.jsonl` (and `blanked.jsonl`) with `images/` into `out`."""
-    asyncio.run(_evaluate(policy, out, plan, on_progress or (lambda phase, done, total: None)))
+    """Run the plan and write `greedy.jsonl`, `sampled.jsonl` (and `blanked.jsonl`) with `images/`.
+
+    Args:
+        policy: Hugging Face folder with the policy's `agentfly.json`.
+        out: folder that gets the files.
+        plan: see `EvaluationPlan`.
+        on_progress: called with "evaluation" and the number of tasks, done and in total.
+    """
+    asyncio.run(_run_passes(policy, out, plan, on_progress or (lambda phase, done, total: None)))
 
 
-async def _evaluate(policy: Path, out: Path, plan: EvaluationPlan, tell: OnProgress) -> None:
+async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnProgress) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tasks, backend = plan.tasks(), AsyncVLLMBackend(str(policy), AsyncVLLMConfig(max_model_len=1024, max_num_seqs=128))
     passes: list[tuple[str, LLMBackend, Sequence[EditTask], float]] = [
@@ -98,7 +106,7 @@ async def _evaluate(policy: Path, out: Path, plan: EvaluationPlan, tell: OnProgr
     if plan.blanked:
         looks = [task for task in tasks if task.task_type == "look"]
         passes.append(("blanked", Blinded(backend), looks, 0.0))
-    total, done = sum(len(chosen) for _, _, chosen, _ in passes), 0
+    total, done, kept = sum(len(chosen) for _, _, chosen, _ in passes), 0, ImageStore(out / "images")
     try:
         for name, model, chosen, temperature in passes:
             agent = _agent(policy, model, temperature, plan.seed)
@@ -107,8 +115,12 @@ async def _evaluate(policy: Path, out: Path, plan: EvaluationPlan, tell: OnProgr
                 batch = chosen[start : start + 100]
                 evaluation = await evaluate_agent(agent, batch, EvaluationSetup(ReferenceEvaluator()))
                 trajectories += evaluation.trajectories
-                tell("evaluation", done := done + len(batch), total)
-            _write(out, name, trajectories, agent.store, plan)
+                report("evaluation", done := done + len(batch), total)
+            lines = "".join(TrajectoryLine.of_chain(trajectory).to_json() + "\n" for trajectory in trajectories)
+            write_text(out / f"{name}.jsonl", lines)
+            for trajectory in trajectories[: plan.kept_per_family * len(plan.families)]:
+                for handle in {*trajectory.images, *filter(None, [trajectory.final_image])}:
+                    kept.put(agent.store.get(handle))
     finally:
         await backend.close()
 
@@ -126,17 +138,7 @@ def _agent(policy: Path, backend: LLMBackend, temperature: float, seed: int) -> 
     )
 
 
-def _write(out: Path, name: str, trajectories: Sequence[Trajectory], store: ImageStore, plan: EvaluationPlan) -> None:
-    with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-        for trajectory in trajectories:
-            file.write(TrajectoryLine.of_chain(trajectory).to_json() + "\n")
-    kept = ImageStore(out / "images")
-    for trajectory in trajectories[: plan.kept_per_family * len(plan.families)]:
-        for handle in {*trajectory.images, *filter(None, [trajectory.final_image])}:
-            kept.put(store.get(handle))
-
-
 def read_evaluation(path: Path) -> Evaluation:
-    """A pass that `evaluate_policy` wrote."""
+    """Read the file of a pass that `evaluate_policy` wrote."""
     trajectories = tuple(line.trajectory for _, line in read_trajectories(path))
     return Evaluation(trajectories, tuple(str(t.metadata["task_type"]) for t in trajectories))

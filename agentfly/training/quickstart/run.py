@@ -1,7 +1,7 @@
-"""From a warm start to a policy that learned by reinforcement, on any machine, with a report of what it learned.
+"""Run the quickstart: from a warm start to a policy trained by reinforcement, on any machine, with a report.
 
-Warm start, evaluation, verl training, evaluation, report: each heavy part in a process of its own. The trainer starts
-while the warm start is evaluated. Everything a run leaves is in one folder.
+Warm start, evaluation, verl training, evaluation, report: each heavy part has a process of its own. The trainer starts
+while the warm start is evaluated. One folder has everything that a run leaves.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -26,7 +24,7 @@ from agentfly.evaluation.in_memory import Evaluation, paired_difference
 from agentfly.evaluators.bootstrap import SUCCESS, estimate
 from agentfly.files import check_replaceable, write_text
 from agentfly.training.launch.checkpoints import export_policy
-from agentfly.training.launch.launcher import Launch, TrainingOutcome, launch
+from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.log_reader import LineReader, Phase
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.progress_display import ProgressDisplay
@@ -41,8 +39,9 @@ from agentfly.training.quickstart.warm_start import (
     shipped_warm_start,
     warm_start,
 )
-from agentfly.training.recipe.compose import CONFIG_DIR, to_override
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
+from agentfly.training.supervised.model_card import installed_versions
 from agentfly.viewer import StepRecord
 
 ESTIMATORS = {"grpo": "grpo", "ppo": "gae"}
@@ -50,22 +49,22 @@ QUICKSTART = CONFIG_DIR / "stickers.yaml"
 RECORD = "quickstart.json"  # settings of the run, written first; only a folder that has it is replaced
 WARM_START = "warm_start"
 Origin = Literal["shipped", "made", "kept"]
-VERSIONS = ("agentfly-rl", "torch", "transformers", "verl", "vllm", "ray")
 DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
 
 
 class QuickstartConfig(BaseModel):
-    """A quickstart run.
+    """Settings of a quickstart run.
 
     Attributes:
-        out: folder of the run; an earlier run there is replaced, except its warm start if that would be made again.
+        out: folder of the run; an earlier run there is replaced, except its warm start if the settings are the same.
         seed: of data, weights and sampling.
         algorithm: "grpo" or "ppo" (with critic).
         from_scratch: make the warm start here even where the repository has it.
         tasks: training tasks in the file.
-        overrides: of `config/stickers.yaml`, which holds the settings of the reinforcement part.
-        warm_start, evaluation: settings of the other parts.
+        overrides: of `config/stickers.yaml`, which has the settings of the reinforcement part.
+        warm_start: settings of the warm start.
+        evaluation: tasks and passes of both evaluations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,8 +79,20 @@ class QuickstartConfig(BaseModel):
     evaluation: EvaluationPlan = EvaluationPlan()
 
 
-def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> dict[str, Any]:
+class _Chain(TypedDict):
+    """Part of a chain's record that the figures of a step come from."""
+
+    score: float | None
+    reward: float | None
+    turns: list[Mapping[str, list[object]]]
+
+
+def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> dict[str, object]:
     """Run everything and return the summary, which is also in `summary.json`.
+
+    Args:
+        config: see `QuickstartConfig`.
+        console: for the progress.
 
     Raises:
         ConfigError: `out` holds something else than a run.
@@ -91,7 +102,14 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
 
 
 def write_training_data(folder: Path, count: int, seed: int, on_progress: OnProgress) -> None:
-    """Write the training tasks, families in turn, and a few for the validation file that verl insists on."""
+    """Write the training tasks, families in turn, and a few for the validation file that verl insists on.
+
+    Args:
+        folder: gets `train.parquet` and `validation.parquet`.
+        count: training tasks.
+        seed: of the tasks.
+        on_progress: called with "data" and the number of tasks, done and in total.
+    """
     world, tasks = StickerWorld(), []
     for index in range(count):
         tasks.append(world.task(1_000_000 + index, "train", FAMILIES[index % len(FAMILIES)], seed=seed))
@@ -109,9 +127,10 @@ class _Quickstart:
         self._seconds: dict[str, float] = {}
         self._records: list[StepRecord] = []
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, object]:
+        """Run all parts and return the summary."""
         began, out = time.monotonic(), self._out
-        self._make_room()
+        self._clear_folder()
         self._console.print(f"logs: {out / 'logs'}", highlight=False)
         with ProgressDisplay(self._console) as display, ThreadPoolExecutor(1) as beside:
             origin = self._warm_start(display)
@@ -121,18 +140,24 @@ class _Quickstart:
                 self._phase(display, "data", write_training_data, data)
                 outcome = self._train(display, evaluation)
                 evaluation.result()
-                export_policy(self._require(outcome), out / "policy")
+                if outcome.checkpoint is None:
+                    raise TrainingError(f"training left no checkpoint; see {outcome.log_file}")
+                export_policy(outcome.checkpoint, out / "policy")
                 AgentCard.read(str(out / WARM_START)).write(out / "policy")
                 self._evaluate(display, evaluator, "trained")
-        summary = self._summary(outcome, origin, (time.monotonic() - began) / 60)
+        passes = {
+            label: {name: self._read_pass(label, name) for name in ("greedy", "sampled")}
+            for label in ("warm_start", "trained")
+        }
+        summary = self._summary(passes, outcome, origin, (time.monotonic() - began) / 60)
         text = json.dumps(summary, indent=2, ensure_ascii=False)
         (out / "summary.json").write_text(text + "\n", encoding="utf-8")
         write_run_report(out, summary, self._records, self._config.evaluation)
-        self._tell(summary)
+        self._print_result(passes["warm_start"]["greedy"], passes["trained"]["greedy"], summary)
         return summary
 
-    def _make_room(self) -> None:
-        """Remove an earlier run, except a warm start that would be made again, or that was stopped on the way."""
+    def _clear_folder(self) -> None:
+        """Remove an earlier run, except a warm start of the same settings, finished or not."""
         check_replaceable(self._out, RECORD, "run of the quickstart")
         warm = self._out / WARM_START
         kept = {RECORD, *([WARM_START] if is_warm_start(warm, self._warm) or is_begun(warm, self._warm) else [])}
@@ -147,7 +172,7 @@ class _Quickstart:
         write_text(self._out / RECORD, self._config.model_dump_json(indent=2) + "\n")
 
     def _warm_start(self, display: ProgressDisplay) -> Origin:
-        """Make, keep or copy the warm start, and say which."""
+        """Make, keep or copy the warm start, and return which of these was done."""
         folder, warm, config = self._out / WARM_START, self._warm, self._config
         if is_warm_start(folder, warm):
             display.say(f"warm start: the one of an earlier run, {folder}")
@@ -156,9 +181,7 @@ class _Quickstart:
             copy_shipped(shipped, folder)
             display.say(f"warm start: the one that comes with the repository, {shipped} (FROM_SCRATCH=1 makes it here)")
             return "shipped"
-        display.say(
-            "warm start: going on with one that was stopped" if is_begun(folder, warm) else "warm start: made here"
-        )
+        display.say("warm start: resuming an unfinished one" if is_begun(folder, warm) else "warm start: made here")
         self._phase(display, "warm start", warm_start, {"config": warm, "folder": folder})
         return "made"
 
@@ -166,87 +189,81 @@ class _Quickstart:
         self,
         display: ProgressDisplay,
         name: str,
-        function: Any,
-        arguments: dict[str, Any],
+        function: Callable[..., object],
+        arguments: Mapping[str, object],
         process: PhaseProcess | None = None,
     ) -> None:
-        def tell(part: str, done: int, total: int) -> None:
+        """Run a function in a process of its own, or in `process`, with its progress on the display."""
+
+        def show(part: str, done: int, total: int) -> None:
             display.update(name if part in name else f"{name}, {part}", done, total)
 
         display.update(name, 0, 1)
         log = self._out / "logs" / f"{name.replace(' ', '_')}.log"
         run = run_phase if process is None else process.run
-        self._seconds[name] = run(function, arguments, log=log, on_progress=tell)
+        self._seconds[name] = run(function, arguments, log=log, on_progress=show)
 
     def _evaluate(self, display: ProgressDisplay, evaluator: PhaseProcess, label: str) -> None:
-        # Which tasks are held out does not depend on the seed of the run.
+        # The held-out tasks do not depend on the seed of the run.
         plan = self._config.evaluation.model_copy(update={"blanked": label == "trained"})
         folder = "policy" if label == "trained" else label
         arguments = {"policy": self._out / folder, "out": self._out / "evaluation" / label, "plan": plan}
         self._phase(display, f"evaluation of {label.replace('_', ' ')}", evaluate_policy, arguments, evaluator)
 
     def _train(self, display: ProgressDisplay, beside: Future[None]) -> TrainingOutcome:
-        what, name = self._prepare(), self._config.algorithm
+        """Train with verl; a failure of `beside`, which runs at the same time, ends the training."""
+        config, name = self._config, self._config.algorithm
+        values = {
+            "agentfly.model": self._out / WARM_START,
+            "agentfly.out": self._out / "training",
+            "agentfly.seed": config.seed,
+            "agentfly.data.train": self._out / "data" / "train.parquet",
+            "agentfly.data.validation": self._out / "data" / "validation.parquet",
+            "algorithm.adv_estimator": ESTIMATORS[name],
+        }
+        overrides = [*(to_override(key, value) for key, value in values.items()), *config.overrides]
+        run = prepare(compose(QUICKSTART, overrides))
         began, log = time.monotonic(), LineReader(self._out / "training" / "trajectories.jsonl")
 
         def on_phase(phase: Phase) -> None:
-            _raise_failure(beside)
+            if beside.done():
+                beside.result()
             # The start is a part of its own: the time that is left for the steps follows from steps alone.
             phases = get_args(Phase)
             display.update(f"start of {name}", phases.index(phase), len(phases) - 1, note=phase)
             if phase == phases[-1]:
-                display.update(name, 0, what.steps)
+                display.update(name, 0, run.steps)
 
         def on_step(step: int, metrics: Mapping[str, float]) -> None:
-            _raise_failure(beside)
-            chains = [json.loads(line) for line in log.new_lines()]
-            record = _record(step, time.monotonic() - began, metrics, chains)
+            if beside.done():
+                beside.result()
+            chains = [json.loads(line)["trajectory"] for line in log.new_lines()]
+            record = _step_record(step, time.monotonic() - began, metrics, chains)
             self._records.append(record)
-            difference = metrics.get(DIFFERENCE, 0.0)
-            if difference > DIFFERENCE_LIMIT:
+            if (difference := metrics.get(DIFFERENCE, 0.0)) > DIFFERENCE_LIMIT:
                 display.say(f"step {step}: rollout and trainer differ by {difference:.1e} in probability")
-            note = f"reward {record.reward:.2f}, score {record.score:.0f}"
-            display.update(name, step, what.steps, note=note)
+            display.update(name, step, run.steps, note=f"reward {record.reward:.2f}, score {record.score:.0f}")
 
-        outcome = launch(what, on_step=on_step, on_phase=on_phase, on_notice=display.say)
+        outcome = launch(run, on_step=on_step, on_phase=on_phase, on_notice=display.say)
         self._seconds["training start"] = sum(s for phase, s in outcome.phase_seconds.items() if phase != "training")
         self._seconds["training"] = outcome.phase_seconds["training"]
         return outcome
 
-    def _prepare(self) -> Launch:
-        config, out = self._config, self._out
-        values = {
-            "agentfly.model": out / WARM_START,
-            "agentfly.out": out / "training",
-            "agentfly.seed": config.seed,
-            "agentfly.data.train": out / "data" / "train.parquet",
-            "agentfly.data.validation": out / "data" / "validation.parquet",
-            "algorithm.adv_estimator": ESTIMATORS[config.algorithm],
-        }
-        return prepare(QUICKSTART, [*(to_override(key, value) for key, value in values.items()), *config.overrides])
+    def _read_pass(self, label: str, name: str) -> Evaluation:
+        return read_evaluation(self._out / "evaluation" / label / f"{name}.jsonl")
 
-    def _require(self, outcome: TrainingOutcome) -> Path:
-        if outcome.checkpoint is None:
-            raise TrainingError(f"training left no checkpoint; see {outcome.log_file}")
-        return outcome.checkpoint
-
-    def _summary(self, outcome: TrainingOutcome, origin: Origin, minutes: float) -> dict[str, Any]:
-        folder = self._out / "evaluation"
-        passes = {
-            label: {name: read_evaluation(folder / label / f"{name}.jsonl") for name in ("greedy", "sampled")}
-            for label in ("warm_start", "trained")
-        }
-        families = self._config.evaluation.families
+    def _summary(
+        self, passes: Mapping[str, Mapping[str, Evaluation]], outcome: TrainingOutcome, origin: Origin, minutes: float
+    ) -> dict[str, object]:
+        families = {"all": None, **{family: family for family in self._config.evaluation.families}}
         gain = {
             name: {
-                family: paired_difference(
-                    passes["warm_start"][name], passes["trained"][name], None if family == "all" else family
-                ).to_dict()
-                for family in ("all", *families)
+                label: paired_difference(passes["warm_start"][name], passes["trained"][name], family).to_dict()
+                for label, family in families.items()
             }
             for name in ("greedy", "sampled")
         }
-        blanked = read_evaluation(folder / "trained" / "blanked.jsonl")
+        summaries = {label: {name: found.summary() for name, found in both.items()} for label, both in passes.items()}
         differences = [metrics[DIFFERENCE] for _, metrics in outcome.metrics if DIFFERENCE in metrics]
         return {
             "algorithm": self._config.algorithm,
@@ -254,57 +271,47 @@ class _Quickstart:
             "steps": outcome.steps,
             "warm_start_origin": origin,
             "minutes": round(minutes, 1),
+            # Plain means; their intervals are in the summaries of the passes.
             **{
-                label: {**_headline(both["greedy"]), **{name: found.summary() for name, found in both.items()}}
-                for label, both in passes.items()
+                label: {
+                    "success": {family: found["mean"] for family, found in both["greedy"]["success"].items()},
+                    "score": both["greedy"]["score"]["mean"],
+                    **both,
+                }
+                for label, both in summaries.items()
             },
             "gain": gain,
             "blanked": {
-                "trained": {"look": estimate(blanked.scores() >= SUCCESS).to_dict()},
-                # The right colour of six, guessed; the rest of the call as good as it is.
+                "trained": {"look": estimate(self._read_pass("trained", "blanked").scores() >= SUCCESS).to_dict()},
+                # The right one of six colours by guessing; everything else in the call is right.
                 "chance": round(1 / 6, 3),
             },
             "rollout_actor_diff_max": max(differences, default=None),
             "seconds": {name: round(seconds, 1) for name, seconds in self._seconds.items()},
-            "versions": _versions(),
+            "versions": installed_versions(),
         }
 
-    def _tell(self, summary: Mapping[str, Any]) -> None:
-        gain, out = summary["gain"]["greedy"]["all"], self._out
-        before, after = (summary[label]["greedy"]["score"]["mean"] for label in ("warm_start", "trained"))
+    def _print_result(self, before: Evaluation, after: Evaluation, summary: Mapping[str, object]) -> None:
+        gain = paired_difference(before, after)
         self._console.print(
-            f"[bold]held-out score {before:.1f} → {after:.1f}[/bold] "
-            f"(gain {gain['mean']:.1f}, 95 % interval {gain['low']:.1f} to {gain['high']:.1f}) "
+            f"[bold]held-out score {before.scores().mean():.1f} → {after.scores().mean():.1f}[/bold] "
+            f"(gain {gain.mean:.1f}, 95 % interval {gain.low:.1f} to {gain.high:.1f}) "
             f"with {summary['algorithm']} in {summary['minutes']} minutes",
             highlight=False,
         )
         for name in ("report.html", "learning_curve.png", "summary.json", "policy"):
-            self._console.print(f"  {out / name}", highlight=False)
+            self._console.print(f"  {self._out / name}", highlight=False)
 
 
-def _raise_failure(beside: Future[None]) -> None:
-    """Let a failure of what runs beside the training end it, instead of being told at the end."""
-    if beside.done():
-        beside.result()
-
-
-def _headline(greedy: Evaluation) -> dict[str, Any]:
-    """Plain means; their intervals are in the summaries of the passes."""
-    found = greedy.summary()
-    success = {family: estimated["mean"] for family, estimated in found["success"].items()}
-    return {"success": success, "score": found["score"]["mean"]}
-
-
-def _record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Mapping[str, Any]]) -> StepRecord:
-    """A step's figures: verl's reward, and what the chains of the step say of themselves."""
-    trajectories = [chain["trajectory"] for chain in chains]
-    scores = [trajectory["score"] or 0.0 for trajectory in trajectories]
-    calls = [sum(len(turn["tools"]) for turn in trajectory["turns"]) for trajectory in trajectories]
+def _step_record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[_Chain]) -> StepRecord:
+    """Return the figures of a step: verl's reward, and means over its chains."""
+    scores = [chain["score"] or 0.0 for chain in chains]
+    calls = [sum(len(turn["tools"]) for turn in chain["turns"]) for chain in chains]
     count = max(1, len(scores))
     return StepRecord(
         step=step,
         seconds=seconds,
-        reward=metrics.get("critic/rewards/mean", sum(t["reward"] or 0.0 for t in trajectories) / count),
+        reward=metrics.get("critic/rewards/mean", sum(chain["reward"] or 0.0 for chain in chains) / count),
         score=sum(scores) / count,
         success=sum(score >= SUCCESS for score in scores) / count,
         tool_calls=sum(calls) / count,
@@ -314,13 +321,3 @@ def _record(step: int, seconds: float, metrics: Mapping[str, float], chains: Seq
             "probability_difference": metrics.get(DIFFERENCE, 0.0),
         },
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
-        try:
-            found[name] = package_version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

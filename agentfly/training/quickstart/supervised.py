@@ -1,4 +1,4 @@
-"""Supervised training of the warm start: a policy folder, trained in place by the loop that `agentfly sft` uses too."""
+"""Train the warm start: a policy folder, in place, by the loop of `agentfly sft`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from agentfly.training.supervised.data.batches import Collator
-from agentfly.training.supervised.data.examples import Trainable
+from agentfly.training.supervised.data.examples import Trainables
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.optimisers import muon_and_adamw
 from agentfly.training.supervised.state import RunFolder
 
 logger = logging.getLogger(__name__)
+
+OnLoss = Callable[[int, float], None]  # step, from 1, and its loss
 
 _SAVE_EVERY = 25  # steps
 
@@ -28,8 +29,8 @@ class SFTConfig(LoopConfig):
     """Settings of the warm start's training.
 
     Attributes:
-        micro_batch: small, so that little of it is padding. Batches that are drawn by length have even less of it, but
-            they differ in what they teach: second calls were copied from 55 % of held-out sentences instead of 84 %.
+        micro_batch: small, so that little of it is padding. Batches drawn by length have even less padding, but each
+            teaches something else: second calls were copied from 55 % of held-out sentences instead of 84 %.
         learning_rate: peak for matrices (Muon, scaled to the step size of AdamW).
         vector_learning_rate: the same for embeddings, biases and norms (AdamW).
     """
@@ -42,40 +43,29 @@ class SFTConfig(LoopConfig):
 
 def train(
     policy: Path,
-    examples: Sequence[Trainable],
+    examples: Trainables,
     config: SFTConfig,
     *,
     state: RunFolder | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnLoss | None = None,
 ) -> float:
-    """Train a policy folder in place on all cores of this process.
+    """Train a policy folder in place on all cores of this process; return the mean loss of the last 20 steps.
 
     Args:
         policy: Hugging Face folder.
         examples: drawn at random, each epoch in a new order.
         config: see `SFTConfig`.
-        state: where checkpoints are kept, and gone on from; without it, a run that is stopped is lost.
+        state: folder of the checkpoints, from which the training resumes; without it, a stopped training is lost.
         on_step: called with the step (from 1) and its loss.
-
-    Returns:
-        Mean loss of the last 20 steps.
 
     Raises:
         ConfigError: `state` holds another run.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     if state is not None:
         state.open({"config": config.model_dump(mode="json"), "examples": len(examples)}, resume=True)
-    processor = AutoProcessor.from_pretrained(policy)
-    model: Any = AutoModelForImageTextToText.from_pretrained(policy, dtype=torch.float32, attn_implementation="sdpa")
-    optimisers = muon_and_adamw(model, config.learning_rate, config.vector_learning_rate)
-    workers = max(1, min(cores(), config.batch_size // config.micro_batch))
-    loop = Loop(model, optimisers, config, Collator.of(model, processor), workers=workers)
-    done = 0 if state is None else state.restore(loop)
+    loop = _load(policy, config)
+    begun, done = time.monotonic(), 0 if state is None else state.restore(loop)
     losses = [] if state is None else [line["loss"] for line in state.metrics()]
-    begun = time.monotonic()
 
     def note(step: Step) -> None:
         losses.append(step.loss)
@@ -88,13 +78,24 @@ def train(
 
     with one_thread_an_operation():
         loop.run(examples, note, done=done)
-    model.save_pretrained(policy)
+    loop.model.save_pretrained(policy)
     logger.info("supervised: %d steps in %.0f s, loss %.3f", config.steps - done, time.monotonic() - begun, losses[-1])
     return float(np.mean(losses[-20:]))
 
 
+def _load(policy: Path, config: SFTConfig) -> Loop:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(policy)
+    model = AutoModelForImageTextToText.from_pretrained(policy, dtype=torch.float32, attn_implementation="sdpa")
+    optimisers = muon_and_adamw(model, config.learning_rate, config.vector_learning_rate)
+    workers = max(1, min(cores(), config.batch_size // config.micro_batch))
+    return Loop(model, optimisers, config, Collator.of(model, processor), workers=workers)
+
+
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -102,8 +103,8 @@ def cores() -> int:
 def one_thread_an_operation() -> Iterator[None]:
     """Compute each torch operation on the thread that calls it.
 
-    The operations of a tiny policy take microseconds. Threads that share one spin at its end until the last is done:
-    where other work has one of the cores, single steps took 13 times as long.
+    The operations of a tiny policy take microseconds. Threads that share an operation spin until the last of them is
+    done: where other work had one of the cores, single steps took 13 times as long.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""A tiny policy of the real class: Qwen2.5-VL with about a million parameters, built on the spot.
+"""Build a tiny policy of the real class: Qwen2.5-VL with about a million parameters.
 
-What makes it learnable in minutes on two cores:
+It can be trained in minutes on two cores for these reasons:
 
 - its own vocabulary, trained with Qwen's pre-tokeniser on the words of the sticker world, with the fixed pieces of a
   tool call as single tokens (as Qwen has `<tool_call>`), so that a call has about sixteen tokens;
@@ -19,11 +19,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from agentfly.templates import load_template
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLConfig, Qwen2TokenizerFast, Qwen2VLImageProcessor
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -87,6 +90,24 @@ class PolicySize(BaseModel):
     rope_theta: float = 100.0
     mrope_section: tuple[int, int, int] = (0, 5, 11)
 
+    def vision_config(self) -> dict[str, object]:
+        """Return the settings of the vision part, with the names of `Qwen2_5_VLConfig`."""
+        return {
+            "depth": self.vision_layers,
+            "hidden_size": self.vision_hidden,
+            "intermediate_size": self.vision_ffn,
+            "num_heads": self.vision_heads,
+            "out_hidden_size": self.hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(self.vision_layers)),
+            "tokens_per_second": 2,
+            "in_channels": 3,
+            "initializer_range": 0.05,
+        }
+
 
 def build_policy(
     path: Path, corpus: Sequence[str], *, size: PolicySize | None = None, template: str = "compact-tool", seed: int = 0
@@ -104,12 +125,19 @@ def build_policy(
         Number of parameters.
     """
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
     size = size or PolicySize()
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(corpus, load_template(template))
-    _processor(tokenizer, load_template(template), size).save_pretrained(path)
+    chat_template = load_template(template)
+    tokenizer = _tokenizer(corpus, chat_template)
+    processor = Qwen2_5_VLProcessor(
+        image_processor=image_processor(size),
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        video_processor=Qwen2VLVideoProcessor(),
+    )
+    processor.save_pretrained(path)
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer, size)).to(torch.float32)
     end, pad = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
@@ -119,7 +147,7 @@ def build_policy(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _tokenizer(corpus: Sequence[str], template: str) -> Any:
+def _tokenizer(corpus: Sequence[str], template: str) -> Qwen2TokenizerFast:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -152,8 +180,8 @@ def _tokenizer(corpus: Sequence[str], template: str) -> Any:
     return tokenizer
 
 
-def image_processor(size: PolicySize) -> Any:
-    """Return what makes pixels of images, for policies of this size."""
+def image_processor(size: PolicySize) -> Qwen2VLImageProcessor:
+    """Return the image processor of policies of this size."""
     from transformers import Qwen2VLImageProcessor
 
     pixels = size.image_side**2
@@ -162,18 +190,7 @@ def image_processor(size: PolicySize) -> Any:
     )
 
 
-def _processor(tokenizer: Any, template: str, size: PolicySize) -> Any:
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
-
-    return Qwen2_5_VLProcessor(
-        image_processor=image_processor(size),
-        tokenizer=tokenizer,
-        chat_template=template,
-        video_processor=Qwen2VLVideoProcessor(),
-    )
-
-
-def _config(tokenizer: Any, size: PolicySize) -> Any:
+def _config(tokenizer: Qwen2TokenizerFast, size: PolicySize) -> Qwen2_5_VLConfig:
     from transformers import Qwen2_5_VLConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -199,24 +216,9 @@ def _config(tokenizer: Any, size: PolicySize) -> Any:
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
     }
-    vision = {
-        "depth": size.vision_layers,
-        "hidden_size": size.vision_hidden,
-        "intermediate_size": size.vision_ffn,
-        "num_heads": size.vision_heads,
-        "out_hidden_size": size.hidden,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": list(range(size.vision_layers)),
-        "tokens_per_second": 2,
-        "in_channels": 3,
-        "initializer_range": 0.05,
-    }
     config = Qwen2_5_VLConfig(
         text_config=text,
-        vision_config=vision,
+        vision_config=size.vision_config(),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],

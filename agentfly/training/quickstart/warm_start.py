@@ -1,4 +1,4 @@
-"""Make a policy that can call the tools from nothing: demonstrations, tokenizer, supervised training."""
+"""Make a policy that can call the tools, from demonstrations, with its own tokenizer, by supervised training."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 import agentfly
-from agentfly.agents import ImageEditingAgent, Trajectory
-from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents import Trajectory
 from agentfly.agents.policy_config import AgentCard
 from agentfly.datasets import StickerWorld, vocabulary
 from agentfly.files import write_text
-from agentfly.images import ImageStore, ImageView, load_image
+from agentfly.images import ImageStore, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.subprocess_phase import OnProgress
 from agentfly.training.quickstart.supervised import SFTConfig, one_thread_an_operation, train
 from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy, image_processor
-from agentfly.training.supervised.data.demonstrations import PLAYED_TOGETHER, DemonstrationMix, play, seeing
-from agentfly.training.supervised.data.examples import conversation_ids, ending_with
+from agentfly.training.supervised.data.demonstrations import (
+    PLAYED_TOGETHER,
+    DemonstrationMix,
+    play,
+    seeing,
+    tool_schemas,
+)
+from agentfly.training.supervised.data.examples import Schemas, conversation_ids, ending_with
 from agentfly.training.supervised.data.packed import PackedExamples, Packer
 from agentfly.training.supervised.state import RunFolder
 
-RECORD = "warm_start.json"  # beside the weights, written last: the settings that they were made with
-UNFINISHED = "unfinished"  # until then: the examples, and the newest checkpoint
+RECORD = "warm_start.json"  # settings of a finished warm start, written last, beside the weights
+UNFINISHED = "unfinished"  # folder of the examples and the newest checkpoint, removed at the end
 EXAMPLES = "examples.npz"
 SHIPPED = Path(agentfly.__file__).parents[1] / "data" / "warm_start"
-FIGURES = "figures.json"  # held-out figures of the one that is shipped
+FIGURES = "figures.json"  # held-out figures of the shipped warm start
 _CORPUS = 1000  # demonstrations that the tokenizer learns from; more have no other words
 
 
@@ -43,13 +47,13 @@ class WarmStartConfig(BaseModel):
 
     Attributes:
         demonstrations: chains played by `Demonstrator`.
-        families: how many of them, in turn, are of each task type. The words of a second step are copied from
-            sentences that have two objects and two colours, and that takes the most sentences to learn.
-        looks: look tasks of which `seeing` shows the word that the image tells.
-        mix: what demonstrations draw from.
+        families: number of tasks of each type in one turn. The words of a second step are copied from sentences with
+            two objects and two colours, and that takes the most sentences to learn.
+        looks: look tasks, of which `seeing` gives the word that only the image shows.
+        mix: distributions that the demonstrations draw from.
         size: of the policy.
         sft: supervised training, on demonstrations and looks together.
-        card: how the policy is run as an agent.
+        card: settings with which the policy is run as an agent.
         seed: of everything.
     """
 
@@ -66,7 +70,7 @@ class WarmStartConfig(BaseModel):
 
 
 def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | None = None) -> Path:
-    """Build and warm-start a policy, or go on with a warm start of the same settings that was stopped there.
+    """Build and warm-start a policy, or resume an unfinished warm start of the same settings.
 
     Args:
         config: see `WarmStartConfig`.
@@ -76,7 +80,7 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
     Returns:
         The folder.
     """
-    tell = on_progress or (lambda phase, done, total: None)
+    report = on_progress or (lambda phase, done, total: None)
     work, record = folder / UNFINISHED, _record(config)
     if is_begun(folder, config):
         examples = PackedExamples.load(work / EXAMPLES)
@@ -85,11 +89,15 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
         (folder / RECORD).unlink(missing_ok=True)
         work.mkdir(parents=True)
         with one_thread_an_operation():
-            examples = _prepare(config, folder, tell)
+            examples = _prepare(config, folder, report)
         examples.save(work / EXAMPLES)
         write_text(work / RECORD, record)
     sft = config.sft.model_copy(update={"seed": config.seed})
-    train(folder, examples, sft, state=RunFolder(work), on_step=lambda step, loss: tell("supervised", step, sft.steps))
+
+    def on_step(step: int, loss: float) -> None:
+        report("supervised", step, sft.steps)
+
+    train(folder, examples, sft, state=RunFolder(work), on_step=on_step)
     config.card.write(folder)
     write_text(folder / RECORD, record)
     shutil.rmtree(work)
@@ -97,17 +105,17 @@ def warm_start(config: WarmStartConfig, folder: Path, on_progress: OnProgress | 
 
 
 def is_warm_start(folder: Path, config: WarmStartConfig) -> bool:
-    """Whether a folder holds the finished warm start of these settings, made by this version."""
-    return _reads(folder / RECORD, config)
+    """Return True if a folder holds the finished warm start of these settings, made by this version."""
+    return _matches(folder / RECORD, config)
 
 
 def is_begun(folder: Path, config: WarmStartConfig) -> bool:
-    """Whether a folder holds a warm start of these settings that was stopped and can be gone on with."""
-    return _reads(folder / UNFINISHED / RECORD, config)
+    """Return True if a folder holds an unfinished warm start of these settings that can be resumed."""
+    return _matches(folder / UNFINISHED / RECORD, config)
 
 
 def shipped_warm_start(config: WarmStartConfig) -> Path | None:
-    """The warm start that comes with the repository; None where it does not, or where it has other settings."""
+    """Return the warm start of the repository; None where it is missing or has other settings."""
     try:
         record = json.loads((SHIPPED / RECORD).read_text(encoding="utf-8"))
     except OSError:
@@ -116,12 +124,17 @@ def shipped_warm_start(config: WarmStartConfig) -> Path | None:
 
 
 def copy_shipped(shipped: Path, folder: Path) -> None:
-    """Copy the policy without its record, so that nobody takes it for one that was made here."""
+    """Copy the shipped policy without its record, so that it does not count as one that was made here.
+
+    Args:
+        shipped: see `shipped_warm_start`.
+        folder: replaced by the copy.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns(RECORD, FIGURES))
 
 
-def _reads(record: Path, config: WarmStartConfig) -> bool:
+def _matches(record: Path, config: WarmStartConfig) -> bool:
     try:
         return record.read_text(encoding="utf-8") == _record(config)
     except OSError:
@@ -132,26 +145,24 @@ def _record(config: WarmStartConfig) -> str:
     return json.dumps({"agentfly": agentfly.__version__, **config.model_dump(mode="json")}, indent=2) + "\n"
 
 
-def _prepare(config: WarmStartConfig, folder: Path, tell: OnProgress) -> PackedExamples:
-    """Play the demonstrations, build the untrained policy on their words, and pack everything it is to learn."""
+def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> PackedExamples:
+    """Play the demonstrations, build the untrained policy on their words, and pack all examples."""
     packer = Packer(image_processor(config.size))
-    shown = asyncio.run(_demonstrations(config, packer, tell))
+    shown = asyncio.run(_demonstrations(config, packer, report))
     build_policy(folder, _corpus(shown[:_CORPUS]), size=config.size, seed=config.seed)
     codec = ChatCodec.from_pretrained(str(folder))
-    schemas = (
-        ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(ImageStore())).schemas()
-    )
+    schemas = tool_schemas()
     side = StickerWorld().side
-    # A codec asks for the size only, and all images of the world have the same.
+    # A codec needs only the size, and all images of the world have the same.
     blank = Image.new("RGB", (side, side))
     for trajectory in shown:
         texts = [turn.text for turn in trajectory.turns]
         packer.add(*conversation_ids(trajectory.messages, schemas, codec, lambda _: blank, texts))
-    _looks(config, packer, schemas, codec, blank, tell)
+    _add_looks(config, packer, schemas, codec, blank, report)
     return packer.packed()
 
 
-async def _demonstrations(config: WarmStartConfig, packer: Packer, tell: OnProgress) -> list[Trajectory]:
+async def _demonstrations(config: WarmStartConfig, packer: Packer, report: OnProgress) -> list[Trajectory]:
     """Play a batch at a time and keep the images only in the packer: tasks and stores of all would take gigabytes."""
     world, shown = StickerWorld(), []
     turn = [family for family, count in config.families.items() for _ in range(count)]
@@ -163,12 +174,12 @@ async def _demonstrations(config: WarmStartConfig, packer: Packer, tell: OnProgr
         played = await play(tasks, config.mix, store, rng, system_prompt=config.card.system_prompt)
         packer.add_images({handle: store.get(handle) for trajectory in played for handle in trajectory.images})
         shown += played
-        tell("demonstrations", len(shown), config.demonstrations)
+        report("demonstrations", len(shown), config.demonstrations)
     return shown
 
 
 def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:
-    """What the tokenizer must know: every text of the demonstrations, and all words of the world."""
+    """Return the texts that the tokenizer is trained on: those of the demonstrations, and all words of the world."""
     texts = [message.text for t in trajectories for message in t.messages if message.role != "assistant"]
     texts += [
         value for t in trajectories for r in t.tool_records for value in r.arguments.values() if isinstance(value, str)
@@ -176,14 +187,15 @@ def _corpus(trajectories: Sequence[Trajectory]) -> list[str]:
     return texts + vocabulary() + ["system\n", "user\n", "assistant\n", json.dumps({"a": 0.5})] * 4
 
 
-def _looks(
+def _add_looks(
     config: WarmStartConfig,
     packer: Packer,
-    schemas: Sequence[dict[str, Any]],
+    schemas: Schemas,
     codec: ChatCodec,
     blank: Image.Image,
-    tell: OnProgress,
+    report: OnProgress,
 ) -> None:
+    """Pack the look tasks, each up to the one word that only the image shows."""
     world, rng, images = StickerWorld(), random.Random(f"seeing-{config.seed}"), {}
     looks = []
     for index in range(config.looks):
@@ -197,6 +209,6 @@ def _looks(
         if len(images) == PLAYED_TOGETHER or index + 1 == config.looks:
             packer.add_images(images)
             images = {}
-            tell("looks", index + 1, config.looks)
+            report("looks", index + 1, config.looks)
     for look in looks:
         packer.add(*look)

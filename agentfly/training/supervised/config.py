@@ -1,47 +1,20 @@
-"""The settings of `agentfly sft`, from a YAML file, `key=value` pairs, or both."""
+"""Settings of `agentfly sft`, from a YAML file, `key=value` pairs, or both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from agentfly.errors import ConfigError
 from agentfly.files import parse_yaml, read_mapping
 from agentfly.settings import Settings
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.loop import LoopConfig
 
-
-class DataConfig(Settings):
-    """What is learned from.
-
-    Attributes:
-        stickers: tasks of the sticker world, played by the expert script.
-        trajectories: JSONL files of trajectories, as agents, evaluations and training write them.
-        openai: JSONL files in OpenAI's form.
-        images: folder of the trajectories' images; by default `images` beside their file, or `pictures`, where earlier
-            versions kept them.
-        min_score: trajectories with a lower score, or with none, are left out; None takes all.
-        per_task: the best so many trajectories of a task are kept, by score; None keeps all.
-        retokenise: make the ids of trajectories anew from their messages. Without it, recorded ids are used as they
-            are, and must be what this model's processor and template give.
-        max_length: ids of a sample at most; a longer one is cut at the end of a turn.
-        held_out: share of the tasks that is only evaluated.
-    """
-
-    renamed: ClassVar[Mapping[str, str]] = {"pictures": "images"}
-
-    stickers: int = Field(0, ge=0)
-    trajectories: tuple[Path, ...] = ()
-    openai: tuple[Path, ...] = ()
-    images: Path | None = None
-    min_score: float | None = None
-    per_task: int | None = Field(None, ge=1)
-    retokenise: bool = False
-    max_length: int = Field(8192, ge=1)
-    held_out: float = Field(0.05, ge=0, lt=1)
+_LISTS = ("trajectories", "openai", "targets")  # settings that may be given as one text
 
 
 class LoraConfig(Settings):
@@ -61,21 +34,22 @@ class LoraConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """How it is learned.
+    """Settings of the optimisation.
 
     Attributes:
-        epochs: passes over the training samples; `steps`, when given, counts instead.
+        epochs: passes over the training samples, unless `steps` is given.
         steps: optimiser steps.
-        batch_size: samples a step, whatever fits into memory at once.
+        batch_size: samples of a step, independent of what fits into memory at once.
         micro_batch_tokens: ids that go through the model at once, padding included.
         learning_rate: peak of AdamW; None is 1e-5 for all weights and 2e-4 for adapters.
         weight_decay: of matrices.
         warmup: share of the steps; then cosine to 5 %.
-        max_grad_norm: clipping.
+        max_grad_norm: norm that gradients are clipped to.
         gradient_checkpointing: compute activations twice instead of keeping them.
         device: "auto" takes the GPU when there is one.
         dtype: "auto" computes in bfloat16 on a GPU and in float32 on a CPU.
-        evaluate_every, save_every: steps between held-out losses, and between checkpoints; the end has both.
+        evaluate_every: steps between held-out losses; the last step has one too.
+        save_every: steps between checkpoints; the last step has one too.
         seed: of the order, the held-out tasks, the demonstrations and the adapters.
     """
 
@@ -95,7 +69,7 @@ class TrainingConfig(Settings):
     seed: int = 0
 
     def loop(self, samples: int) -> LoopConfig:
-        """Settings of the loop for a number of training samples."""
+        """Return the settings of the loop for a number of training samples."""
         steps = self.steps if self.steps is not None else max(1, round(self.epochs * samples / self.batch_size))
         return LoopConfig(
             steps=steps,
@@ -117,7 +91,9 @@ class SupervisedConfig(Settings):
         model: checkpoint folder or hub name of a model with images.
         out: folder of the run.
         template: chat template, by name or path; the checkpoint's own when None.
-        data, lora, training: see there.
+        data: see `DataConfig`.
+        lora: see `LoraConfig`.
+        training: see `TrainingConfig`.
     """
 
     model: str
@@ -129,7 +105,7 @@ class SupervisedConfig(Settings):
 
 
 def read_config(words: Sequence[str]) -> SupervisedConfig:
-    """The configuration of a command line.
+    """Read the configuration of a command line.
 
     Args:
         words: YAML files and `key=value` pairs in any order; keys are dotted, values are YAML. Later words win.
@@ -139,9 +115,12 @@ def read_config(words: Sequence[str]) -> SupervisedConfig:
     """
     found: dict[str, Any] = {}
     for word in words:
-        key, equals, value = word.partition("=")
+        dotted, equals, text = word.partition("=")
         if equals:
-            _merge(found, _nested(key.split("."), parse_yaml(value, repr(word))))
+            node = parse_yaml(text, repr(word))
+            for key in reversed(dotted.split(".")):
+                node = {key: node}
+            _merge(found, node)
         elif word.endswith((".yaml", ".yml")):
             _merge(found, read_mapping(Path(word), "settings file", "model: FOLDER"))
         else:
@@ -152,25 +131,19 @@ def read_config(words: Sequence[str]) -> SupervisedConfig:
     parts: dict[str, type[Settings]] = {"data": DataConfig, "lora": LoraConfig, "training": TrainingConfig}
     for name, kind in parts.items():
         if name in found:
-            if not isinstance(found[name], dict):
+            node = found[name]
+            if not isinstance(node, dict):
                 raise ConfigError(f"{name} has settings of its own, such as {name}.{next(iter(kind.model_fields))}=…")
-            found[name] = kind(**_tuples(found[name]))
+            # One text stands for a list of one.
+            lists = {key: [node[key]] for key in _LISTS if isinstance(node.get(key), str)}
+            found[name] = kind(**(node | lists))
     return SupervisedConfig(**found)
 
 
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
-
-
-def _merge(found: dict[str, Any], more: Mapping[str, Any]) -> None:
+def _merge(found: dict[str, Any], more: Mapping[str, object]) -> None:
+    """Add settings to others in place, mapping by mapping; `more` wins."""
     for key, value in more.items():
         if isinstance(value, Mapping) and isinstance(found.get(key), dict):
             _merge(found[key], value)
         else:
             found[key] = value
-
-
-def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """One file for a list of files."""
-    many = ("trajectories", "openai", "targets")
-    return {key: [value] if key in many and isinstance(value, str) else value for key, value in settings.items()}

@@ -1,4 +1,4 @@
-"""The loop of supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
+"""Run supervised training: batches in a seeded order, gradients over micro-batches, clipping, schedule.
 
 It resumes exactly: the order of the examples depends only on the seed, and a step only on the steps before it.
 """
@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from agentfly.errors import TrainingError
 from agentfly.settings import Settings
 from agentfly.training.supervised.data.batches import Collator, micro_batches
-from agentfly.training.supervised.data.examples import IGNORED, Trainable
+from agentfly.training.supervised.data.examples import IGNORED, Trainable, Trainables
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 
 class LoopConfig(Settings):
@@ -25,14 +29,14 @@ class LoopConfig(Settings):
 
     Attributes:
         steps: optimiser steps.
-        batch_size: examples a step.
+        batch_size: examples of a step.
         warmup: steps of linear warm-up, then cosine to 5 %.
-        max_grad_norm: clipping.
+        max_grad_norm: norm that gradients are clipped to.
         seed: of the order of examples.
         micro_batch: examples that go through the model together, at most.
         micro_batch_tokens: their ids, padding included, at most; None for no bound.
-        label_power: an example weighs as much as its number of labels to this power: 1 makes the loss a mean over
-            tokens, 0 one over examples.
+        label_power: the weight of an example is its number of labels to this power: 1 makes the loss a mean over
+            tokens, 0 a mean over examples.
         labelled_logits: compute logits only where a label follows. It saves memory; the last bits differ.
     """
 
@@ -56,7 +60,8 @@ class Step:
         loss: of the batch, weighted by `LoopConfig.label_power`.
         learning_rate: of the first group of weights.
         grad_norm: before clipping.
-        tokens, labelled: ids of the batch, and those with loss.
+        tokens: ids of the batch.
+        labelled: ids of the batch with loss.
         seconds: of the step.
     """
 
@@ -84,17 +89,17 @@ class Loop:
         autocast: compute in bfloat16 where that is safe.
         workers: threads that compute micro-batches side by side. On a CPU two threads with a micro-batch each are
             faster than one micro-batch on two cores, and do not wait for each other at every operation. The result
-            does not depend on their number; each thread holds gradients of its own.
+            does not depend on their number. Each thread holds gradients of its own.
     """
 
-    model: Any
-    optimisers: Sequence[tuple[Any, float]]
+    model: PreTrainedModel
+    optimisers: Sequence[tuple[torch.optim.Optimizer, float]]
     config: LoopConfig
     collate: Collator
     autocast: bool = False
     workers: int = 1
 
-    def run(self, samples: Sequence[Trainable], on_step: OnStep | None = None, *, done: int = 0) -> None:
+    def run(self, samples: Trainables, on_step: OnStep | None = None, *, done: int = 0) -> None:
         """Take the steps that are left.
 
         Args:
@@ -103,7 +108,7 @@ class Loop:
             done: steps of earlier runs, which are not taken again.
 
         Raises:
-            TrainingError: the loss is no number any more.
+            TrainingError: the loss or the gradient is not finite.
         """
         config, order = self.config, _order(len(samples), self.config.seed)
         for _ in range(done * config.batch_size):
@@ -140,32 +145,37 @@ class Loop:
 
         With weights proportional to the number of labels, examples with one label (a look) would hardly count beside
         conversations with thirty; with equal weights, the conversations would hardly count. The weight is the number
-        of labels to the power `LoopConfig.label_power`, which lies between.
+        of labels to the power `LoopConfig.label_power`, which lies between the two.
         """
         weights = [float(example.labelled) ** self.config.label_power for example in batch]
         spans = list(micro_batches(batch, self.config.micro_batch, self.config.micro_batch_tokens))
 
-        def loss_of(span: slice) -> Any:
+        def loss_of(span: slice) -> torch.Tensor:
             means, _ = self._losses(batch[span])
             return (means * means.new_tensor(weights[span])).sum() / sum(weights)
 
-        if self.workers == 1:
-            return sum(_add_gradient(loss_of(span)) for span in spans)
-        return self._side_by_side(loss_of, spans)
+        if self.workers > 1:
+            return self._backward_in_threads(loss_of, spans)
+        total = 0.0
+        for span in spans:
+            loss = loss_of(span)
+            loss.backward()
+            total += float(loss.detach())
+        return total
 
-    def _side_by_side(self, loss_of: Callable[[slice], Any], spans: Sequence[slice]) -> float:
-        """Gradients of several spans at once, added in the order of the spans whichever is done first."""
+    def _backward_in_threads(self, loss_of: Callable[[slice], torch.Tensor], spans: Sequence[slice]) -> float:
+        """Compute gradients of several spans at once, and add them up in the order of the spans."""
         import torch
 
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
 
-        def gradients(span: slice) -> tuple[float, Sequence[Any]]:
+        def gradients(span: slice) -> tuple[float, Sequence[torch.Tensor | None]]:
             loss = loss_of(span)
             return float(loss.detach()), torch.autograd.grad(loss, trained, allow_unused=True)
 
         total = 0.0
         with ThreadPoolExecutor(self.workers) as pool:
-            # The longest first: the last to be done is then a short one.
+            # The longest first, so that no thread is busy with a long one at the end.
             for loss, found in pool.map(gradients, reversed(spans)):
                 total += loss
                 for weight, gradient in zip(trained, found, strict=True):
@@ -174,7 +184,7 @@ class Loop:
         return total
 
     def evaluate(self, samples: Sequence[Trainable]) -> float:
-        """Mean loss over all labels of `samples`, without a gradient."""
+        """Return the mean loss over all labels of `samples`, without a gradient."""
         import torch
 
         ordered, total, labels = sorted(samples, key=lambda example: len(example.ids)), 0.0, 0
@@ -187,46 +197,38 @@ class Loop:
         self.model.train()
         return total / labels
 
-    def _losses(self, examples: Sequence[Trainable]) -> tuple[Any, Any]:
-        """Mean cross entropy and number of labels of each example, both of shape (examples,)."""
+    def _losses(self, examples: Sequence[Trainable]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean cross entropy and number of labels of each example, both of shape (examples,)."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
         inputs = self.collate(examples)
         following = inputs.pop("labels")[:, 1:]
-        with self._precision():
+        with torch.autocast(self.collate.device, torch.bfloat16) if self.autocast else contextlib.nullcontext():
             if self.config.labelled_logits:
                 kept = (following != IGNORED).any(0).nonzero().squeeze(1)
                 logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
                 following = following[:, kept]
             else:
                 logits = self.model(**inputs, use_cache=False).logits[:, :-1]
-            return _mean_losses(logits, following)
-
-    def _precision(self) -> Any:
-        import torch
-
-        return torch.autocast(self.collate.device, torch.bfloat16) if self.autocast else contextlib.nullcontext()
+            losses = cross_entropy(logits.transpose(1, 2), following, ignore_index=IGNORED, reduction="none")
+            counts = (following != IGNORED).sum(1)
+            return losses.sum(1) / counts, counts
 
 
 def schedule(step: int, config: LoopConfig) -> float:
-    """Share of the peak learning rate at a step (from 0)."""
+    """Return the share of the peak learning rate at a step.
+
+    Args:
+        step: from 0.
+        config: with the number of steps and of warm-up steps.
+    """
     progress = step / max(1, config.steps)
     return min(1.0, (step + 1) / max(1, config.warmup)) * max(0.05, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _mean_losses(logits: Any, following: Any) -> tuple[Any, Any]:
-    """Mean and count by row, (batch,) each, of logits (batch, length, vocabulary) and labels (batch, length)."""
-    from torch.nn.functional import cross_entropy
-
-    losses = cross_entropy(logits.transpose(1, 2), following, ignore_index=IGNORED, reduction="none")
-    counts = (following != IGNORED).sum(1)
-    return losses.sum(1) / counts, counts
-
-
-def _add_gradient(loss: Any) -> float:
-    loss.backward()
-    return float(loss.detach())
-
-
 def _order(count: int, seed: int) -> Iterator[int]:
+    """Yield indices for ever, each epoch in a new order."""
     rng = random.Random(seed)
     while True:
         indices = list(range(count))

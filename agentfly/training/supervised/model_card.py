@@ -1,4 +1,4 @@
-"""The README of an exported policy: what it is, its training, its scores, and how to run it.
+"""Write the README of an exported policy: its origin, its training, its scores, and the command to run it.
 
 The front matter follows the model cards of the Hugging Face hub (https://huggingface.co/docs/hub/model-cards).
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -22,16 +21,18 @@ _PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ra
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card tells.
+    """Content of a model card.
 
     Attributes:
         name: heading.
         base_model: hub name or folder of the model that was trained, "" when it is not known.
         method: e.g. "supervised fine-tuning" or "grpo".
-        data, settings, result: tables of names and values.
-        scores: what an evaluation found; see `read_scores`.
+        agent: settings with which the policy is run.
+        data: of the training, by name.
+        settings: of the training, by name.
+        result: of the training, by name.
+        scores: of an evaluation; see `read_scores`.
         versions: of the packages.
-        agent: how the policy is run.
         adapter: the folder holds adapters, not a whole model.
     """
 
@@ -39,16 +40,16 @@ class CardFacts:
     base_model: str
     method: str
     agent: AgentCard
-    data: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    result: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    result: Mapping[str, object] = field(default_factory=dict)
     scores: Sequence[tuple[str, str]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     adapter: bool = False
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that matter, of those that are installed."""
+    """Return the versions of the packages that a policy depends on, of those that are installed."""
     found: dict[str, str] = {}
     for name in _PACKAGES:
         try:
@@ -59,12 +60,21 @@ def installed_versions() -> dict[str, str]:
 
 
 def model_card(facts: CardFacts) -> str:
-    """The text of the README."""
-    return "\n".join(["---", yaml.safe_dump(_front_matter(facts), sort_keys=False).rstrip(), "---", "", *_body(facts)])
+    """Return the text of the README."""
+    front: dict[str, object] = {
+        "library_name": "peft" if facts.adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+    }
+    # The hub refuses a base model that is not one of its own names.
+    if facts.base_model.count("/") == 1 and not Path(facts.base_model).exists():
+        front["base_model"] = facts.base_model
+        front["base_model_relation"] = "adapter" if facts.adapter else "finetune"
+    front["tags"] = ["agentfly", "image-editing", "tool-use", facts.method.replace(" ", "-")]
+    return "\n".join(["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", *_body(facts)])
 
 
 def read_scores(path: Path) -> list[tuple[str, str]]:
-    """Rows (name, value) from a summary of an evaluation.
+    """Read the scores of an evaluation as rows of name and value.
 
     Args:
         path: JSON with estimates (`mean`, `low`, `high`), nested in any way, e.g. of `agentfly eval` or a quickstart.
@@ -77,44 +87,33 @@ def read_scores(path: Path) -> list[tuple[str, str]]:
     except (OSError, ValueError) as fault:
         raise ConfigError(f"scores {path} cannot be read: {fault}") from fault
     if isinstance(summary, dict):
-        # Of a quickstart's many passes, the trained policy without sampling is the one that is exported.
+        # A quickstart has many passes; that of the trained policy without sampling is about the exported one.
         summary = summary.get("trained", summary)
         summary = summary.get("greedy", summary)
-    rows = list(_estimates(summary))
+
+    def estimates(node: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+        if not isinstance(node, Mapping):
+            return
+        if isinstance(node.get("mean"), (int, float)):
+            interval = f" ({node['low']:g} to {node['high']:g})" if "low" in node and "high" in node else ""
+            yield prefix, f"{node['mean']:g}{interval}"
+            return
+        for key, child in node.items():
+            yield from estimates(child, f"{prefix} · {key}" if prefix else str(key))
+
+    rows = list(estimates(summary))
     if not rows:
         raise ConfigError(f"{path} holds no scores: give the summary.json of an evaluation")
     return rows
-
-
-def _estimates(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if not isinstance(node, Mapping):
-        return
-    if isinstance(node.get("mean"), (int, float)):
-        interval = f" ({node['low']:g} to {node['high']:g})" if "low" in node and "high" in node else ""
-        yield prefix, f"{node['mean']:g}{interval}"
-        return
-    for key, child in node.items():
-        yield from _estimates(child, f"{prefix} · {key}" if prefix else str(key))
-
-
-def _front_matter(facts: CardFacts) -> dict[str, Any]:
-    front: dict[str, Any] = {
-        "library_name": "peft" if facts.adapter else "transformers",
-        "pipeline_tag": "image-text-to-text",
-    }
-    # The hub refuses a base model that is not one of its own names.
-    if facts.base_model.count("/") == 1 and not Path(facts.base_model).exists():
-        front["base_model"] = facts.base_model
-        front["base_model_relation"] = "adapter" if facts.adapter else "finetune"
-    front["tags"] = ["agentfly", "image-editing", "tool-use", facts.method.replace(" ", "-")]
-    return front
 
 
 def _body(facts: CardFacts) -> Iterator[str]:
     kind = "Adapters of a" if facts.adapter else "A"
     yield f"# {facts.name}"
     yield ""
-    base = f", from `{_shown(facts.base_model)}`" if facts.base_model else ""
+    # A folder by its name: its path on one machine means nothing on another.
+    name = Path(facts.base_model).name if Path(facts.base_model).is_absolute() else facts.base_model
+    base = f", from `{name}`" if name else ""
     yield f"{kind} vision-language policy that edits images with tools, trained by {facts.method}{base}."
     yield ""
     yield from _table("Training data", ("", ""), facts.data.items())
@@ -133,7 +132,7 @@ def _body(facts: CardFacts) -> Iterator[str]:
     yield from _table("Versions", ("", ""), facts.versions.items())
 
 
-def _table(title: str, heads: tuple[str, str], rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
+def _table(title: str, heads: tuple[str, str], rows: Iterable[tuple[str, object]]) -> Iterator[str]:
     cells = [(str(name), str(value)) for name, value in rows]
     if not cells:
         return
@@ -142,8 +141,3 @@ def _table(title: str, heads: tuple[str, str], rows: Iterable[tuple[str, Any]]) 
     for left, right in (heads, ("---", "---"), *cells):
         yield f"| {left} | {right} |"
     yield ""
-
-
-def _shown(base: str) -> str:
-    """A folder by its name: where it lies on one machine says nothing on another."""
-    return Path(base).name if Path(base).is_absolute() else base

@@ -1,7 +1,7 @@
 """Muon in float32: the optimiser of the tiny policy on processors without bfloat16 instructions.
 
 `torch.optim.Muon` iterates in bfloat16. A processor without such instructions emulates them: for a matrix of 128 x 128
-that takes 15 times as long as float32, and was more than half of a supervised step.
+that took 15 times as long as float32, and was more than half of a supervised step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EPSILON = 1e-7
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by Newton-Schulz iterations in float32; matrices of one shape go together.
 
-    Takes the steps of `torch.optim.Muon(weight_decay=0, adjust_lr_fn="match_rms_adamw")` up to rounding.
+    The steps are those of `torch.optim.Muon(weight_decay=0, adjust_lr_fn="match_rms_adamw")` up to rounding.
 
     Args:
         params: matrices.
@@ -43,18 +43,15 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     alike[tuple(matrix.shape)].append(matrix)
             for shape, matrices in alike.items():
-                updates = orthogonalised(self._directions(matrices, group["momentum"]))
+                gradients = [matrix.grad for matrix in matrices]
+                for matrix, gradient in zip(matrices, gradients, strict=True):
+                    if "momentum" not in self.state[matrix]:
+                        self.state[matrix]["momentum"] = torch.zeros_like(gradient)
+                averages = [self.state[matrix]["momentum"] for matrix in matrices]
+                torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+                directions = torch.stack(gradients).lerp_(torch.stack(averages), group["momentum"])
                 scale = -group["lr"] * 0.2 * math.sqrt(max(shape))
-                torch._foreach_add_(matrices, list(updates.unbind()), alpha=scale)
-
-    def _directions(self, matrices: list[torch.Tensor], momentum: float) -> torch.Tensor:
-        gradients = [matrix.grad for matrix in matrices]
-        for matrix, gradient in zip(matrices, gradients, strict=True):
-            if "momentum" not in self.state[matrix]:
-                self.state[matrix]["momentum"] = torch.zeros_like(gradient)
-        averages = [self.state[matrix]["momentum"] for matrix in matrices]
-        torch._foreach_lerp_(averages, gradients, 1 - momentum)
-        return torch.stack(gradients).lerp_(torch.stack(averages), momentum)
+                torch._foreach_add_(matrices, list(orthogonalised(directions).unbind()), alpha=scale)
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
-def muon_and_adamw(model: Any, matrices: float, others: float) -> list[tuple[Any, float]]:
-    """Muon for the matrices inside the layers, AdamW for the rest.
+def muon_and_adamw(model: torch.nn.Module, matrices: float, others: float) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Return Muon for the matrices inside the layers, and AdamW for the rest.
 
     On questions about images alone, 300 steps of the tiny policy end at a loss of 0.16, where AdamW alone ends at
     0.70.
 
     Args:
-        model: all of whose weights are trained.
+        model: all its weights are trained.
         matrices: peak learning rate of Muon, scaled to the step size of AdamW.
         others: peak learning rate of AdamW.
     """
@@ -27,8 +30,14 @@ def muon_and_adamw(model: Any, matrices: float, others: float) -> list[tuple[Any
     return [(Muon(inner, lr=matrices), matrices), (adamw, others)]
 
 
-def adamw(model: Any, peak: float, weight_decay: float) -> list[tuple[Any, float]]:
-    """AdamW on every weight that is trained; biases and norms do not decay."""
+def adamw(model: torch.nn.Module, peak: float, weight_decay: float) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Return AdamW for every weight that is trained.
+
+    Args:
+        model: its weights with `requires_grad` are trained.
+        peak: learning rate.
+        weight_decay: of matrices; biases and norms do not decay.
+    """
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
-"""The files of a run that is training, from which it can be resumed after it was killed.
+"""Keep the files of a training run, from which it can be resumed after it was killed.
 
-`sft.json` describes the run, `metrics.jsonl` has one line per step, and `checkpoint.pt` has what a resumed run needs. A
-checkpoint is replaced atomically, so that there is always a complete one.
+`sft.json` describes the run, `metrics.jsonl` has one line per step, and `checkpoint.pt` has the state that a resumed
+run needs. A checkpoint is replaced atomically, so that there is always a complete one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Required, TypedDict
 
 from agentfly.errors import ConfigError
 from agentfly.files import write_text, written_whole
+from agentfly.training.supervised.data.samples import DataSummary
 from agentfly.training.supervised.loop import Loop
 
 RECORD = "sft.json"
@@ -21,34 +22,76 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 
 
+class RecordedConfig(TypedDict):
+    """The configuration in `sft.json`, as far as it is read again; see `SupervisedConfig`."""
+
+    model: str
+    lora: dict[str, object]
+    training: dict[str, object]
+
+
+class RunRecord(TypedDict):
+    """Content of the `sft.json` of `agentfly sft`, as far as it is read again.
+
+    Attributes:
+        config: of the run.
+        data: see `Prepared.summary`.
+        steps: optimiser steps of the whole run.
+        result: losses; there when the run has ended.
+        versions: of the packages; there when the run has ended.
+    """
+
+    config: RecordedConfig
+    data: DataSummary
+    steps: int
+    result: NotRequired[dict[str, float]]
+    versions: NotRequired[dict[str, str]]
+
+
+class MetricsLine(TypedDict, total=False):
+    """A line of `metrics.jsonl`: the figures of `Step`, and the held-out loss of some steps.
+
+    Step 0 has the held-out loss alone.
+    """
+
+    step: Required[int]
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    labelled: int
+    seconds: float
+    held_out_loss: float
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run."""
+    """Folder of a run."""
 
     path: Path
 
     def check_free(self, *, resume: bool) -> None:
-        """See that no run is overwritten.
+        """Check that no run would be overwritten.
 
         Raises:
-            ConfigError: there is a run, and none was to be resumed.
+            ConfigError: there is a run, and it is not to be resumed.
         """
         if (self.path / CHECKPOINT).is_file() and not resume:
-            raise ConfigError(f"{self.path} holds a run: go on with it by --resume, or give another out=")
+            raise ConfigError(f"{self.path} holds a run: resume it with --resume, or give another out=")
 
-    def open(self, identity: Mapping[str, Any], *, resume: bool) -> None:
-        """Claim the folder for a run.
+    def open(self, identity: Mapping[str, object], *, resume: bool) -> None:
+        """Start a run in the folder, or check that the run there can be resumed.
 
         Args:
-            identity: what the run is: settings and content of its data, plain JSON.
-            resume: go on with what is there, if anything is.
+            identity: settings and content of the data, as plain JSON; a resumed run must have the same.
+            resume: resume the run in the folder, if there is one.
 
         Raises:
-            ConfigError: there is a run and none was to be resumed, or it is another one.
+            ConfigError: there is a run that is not to be resumed, or another one.
         """
         self.check_free(resume=resume)
         if not (self.path / CHECKPOINT).is_file():
-            # Nothing is lost with a run that never came to its first checkpoint.
+            # A run without a checkpoint has nothing to resume from.
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / RECORD).unlink(missing_ok=True)
             (self.path / METRICS).unlink(missing_ok=True)
@@ -60,17 +103,22 @@ class RunFolder:
                 "another out="
             )
 
-    def record(self) -> dict[str, Any]:
-        """What `sft.json` says; empty when there is none."""
+    def record(self) -> dict[str, object]:
+        """Return the content of `sft.json`; empty when there is none."""
         path = self.path / RECORD
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
-    def note(self, more: Mapping[str, Any]) -> None:
-        """Add to `sft.json`."""
+    def note(self, more: Mapping[str, object]) -> None:
+        """Add keys to `sft.json`."""
         write_text(self.path / RECORD, json.dumps(self.record() | dict(more), indent=2) + "\n")
 
     def save(self, loop: Loop, step: int) -> None:
-        """Write a checkpoint after a step."""
+        """Write a checkpoint.
+
+        Args:
+            loop: after the step.
+            step: number of the last step that is done.
+        """
         import torch
 
         trained = {name: p.detach() for name, p in loop.model.named_parameters() if p.requires_grad}
@@ -85,7 +133,7 @@ class RunFolder:
             torch.save(state, partial)
 
     def restore(self, loop: Loop) -> int:
-        """Load the checkpoint into a loop and forget the metrics of later steps; returns the steps that are done."""
+        """Load the checkpoint into a loop, drop the metrics of later steps, and return the number of steps done."""
         import torch
 
         path = self.path / CHECKPOINT
@@ -99,27 +147,24 @@ class RunFolder:
             if state["random_cuda"] is not None:
                 torch.cuda.set_rng_state(state["random_cuda"].cpu())
             step = int(state["step"])
-        self._keep_metrics(step)
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         return step
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Mapping[str, object]) -> None:
         """Append a line to the metrics."""
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All lines of the metrics; a torn last line is passed over."""
+    def metrics(self) -> list[MetricsLine]:
+        """Return all lines of the metrics, without a torn last one."""
         path = self.path / METRICS
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
         return [json.loads(line) for line in lines[:-1]]
 
-    def _keep_metrics(self, step: int) -> None:
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
 
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of what is not the same."""
+def _changed(before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:
+    """Return the dotted names of the values in `now` that differ."""
     names: list[str] = []
     for key, value in now.items():
         old = before.get(key)

@@ -1,17 +1,17 @@
-"""`agentfly sft`: from sources to a policy folder, or to an adapter.
+"""`agentfly sft`: train a policy folder, or an adapter, on samples from all sources.
 
-Everything that can be wrong is checked before the model is loaded. A run folder has `policy/` (all weights) or
-`adapter/` at the end; `agentfly export` makes a folder for others of either.
+Settings, data and processor are checked before the model is loaded. A finished run folder has `policy/` (all weights)
+or `adapter/`; `agentfly export` makes a folder for others from either.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from PIL import Image
 
@@ -27,14 +27,14 @@ from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.lora import add_adapters, require_peft
 from agentfly.training.supervised.model_card import installed_versions
 from agentfly.training.supervised.optimisers import adamw
-from agentfly.training.supervised.state import RunFolder
+from agentfly.training.supervised.state import MetricsLine, RunFolder
 
 logger = logging.getLogger(__name__)
 
 POLICY, ADAPTER = "policy", "adapter"
 _RATE_FULL, _RATE_LORA = 1e-5, 2e-4
 
-OnMetrics = Callable[[Mapping[str, Any]], None]
+OnMetrics = Callable[[MetricsLine], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         config: see `SupervisedConfig`.
         codec: of the model.
-        card: how the model is run as an agent.
+        card: settings with which the model is run as an agent.
         data: prepared samples.
         loop: settings of the loop.
     """
@@ -55,18 +55,18 @@ class Plan:
     data: Prepared
     loop: LoopConfig
 
-    def identity(self) -> dict[str, Any]:
-        """What makes this run another one than others: settings and data, plain JSON."""
+    def identity(self) -> dict[str, object]:
+        """Return the settings and the data that distinguish this run from others, as plain JSON."""
         config = self.config.model_dump(mode="json", exclude={"out"})
         return {"config": config, "data": self.data.summary(), "steps": self.loop.steps}
 
 
 def plan_run(config: SupervisedConfig, *, resume: bool = False) -> Plan:
-    """Read and check everything that a run needs, but for the weights.
+    """Read and check everything that a run needs, except the weights.
 
     Args:
         config: see `SupervisedConfig`.
-        resume: whether the run in its folder, if there is one, may be gone on with.
+        resume: the run in its folder, if there is one, may be resumed.
 
     Raises:
         AgentFlyError: a setting, the model's processor or a source cannot be used; the message says what to do.
@@ -85,12 +85,12 @@ def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | 
 
     Args:
         plan: see `plan_run`.
-        resume: go on with the run in the folder, if there is one.
+        resume: resume the run in the folder, if there is one.
         on_metrics: called with each line of the metrics.
 
     Raises:
         ConfigError: the folder holds a run that is not to be resumed, or another one.
-        TrainingError: the loss is no number any more.
+        TrainingError: the loss or the gradient is not finite.
     """
     folder = RunFolder(plan.config.out)
     folder.open(plan.identity(), resume=resume)
@@ -100,7 +100,7 @@ def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | 
 
     def note(step: Step) -> None:
         last = step.step == plan.loop.steps
-        line: dict[str, Any] = asdict(step)
+        line = cast("MetricsLine", asdict(step))
         if held_out and (last or step.step % training.evaluate_every == 0):
             line["held_out_loss"] = loop.evaluate(held_out)
         folder.log(line)
@@ -116,6 +116,7 @@ def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | 
 
 
 def _codec(config: SupervisedConfig) -> ChatCodec:
+    """Return the codec of the model; raise `ConfigError` unless it is of a model that can be trained here."""
     try:
         codec = ChatCodec.from_pretrained(find_model(config.model, option="model=", weights=True), config.template)
     except AgentFlyError:
@@ -133,6 +134,7 @@ def _codec(config: SupervisedConfig) -> ChatCodec:
 
 
 def _device(training: TrainingConfig) -> str:
+    """Return the device to train on; raise `ConfigError` if it is missing."""
     try:
         import torch
     except ImportError as fault:
@@ -143,16 +145,17 @@ def _device(training: TrainingConfig) -> str:
 
 
 def _loop(plan: Plan) -> Loop:
+    """Load the model and its optimiser."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     config, training = plan.config, plan.config.training
     device = _device(training)
     half = training.dtype == "bfloat16" or (training.dtype == "auto" and device == "cuda")
-    # All weights are trained in float32, for small steps vanish in bfloat16; frozen ones need no more than half of it.
+    # Trained weights are in float32, because small steps vanish in bfloat16; frozen ones may be in half precision.
     dtype = torch.bfloat16 if half and config.lora.rank else torch.float32
     torch.manual_seed(training.seed)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         find_model(config.model), dtype=dtype, attn_implementation="sdpa"
     )
     model.to(device)
@@ -167,7 +170,7 @@ def _loop(plan: Plan) -> Loop:
 
 
 def _finish(plan: Plan, folder: RunFolder, loop: Loop) -> Path:
-    """Write policy or adapter, with all that is needed to run it, and complete the record."""
+    """Write the policy or the adapter, with its processor and card, and complete the record."""
     import torch
 
     name = ADAPTER if plan.config.lora.rank else POLICY

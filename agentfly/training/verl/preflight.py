@@ -12,7 +12,7 @@ from agentfly.agents import ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError, first_line, unknown_name
-from agentfly.evaluation.preflight import FIRST_TASKS, count_scorable
+from agentfly.evaluation.scoring import FIRST_TASKS, count_scorable
 from agentfly.evaluators import make_evaluator
 from agentfly.images import ImageStore, ImageView
 from agentfly.templates import load_template

@@ -1,4 +1,4 @@
-"""Engines without weights: OpenCV and NumPy. They know six colours and four shapes, and say so when asked for more."""
+"""Engines without weights: OpenCV and NumPy, for six colours and four shapes."""
 
 from agentfly.vision.base import Engines
 from agentfly.vision.classical.detector import ClassicalDetector
@@ -9,5 +9,5 @@ __all__ = ["ClassicalDetector", "ClassicalEditor", "ClassicalInpainter", "classi
 
 
 def classical_engines() -> Engines:
-    """The three classical engines; they hold no state, so one set serves any number of chains at once."""
+    """Return the three classical engines. They hold no state, so one set serves any number of chains at once."""
     return Engines(ClassicalDetector(), ClassicalInpainter(), ClassicalEditor())

@@ -1,15 +1,14 @@
 """Whole-image editing by a small grammar, without weights.
 
-Colour words mean every pixel of that colour, wherever it is: an editor of whole images has no mask, so it
-recolours the photograph along with the sticker and leaves the sticker's border behind. The local tools do better;
-this one is quick.
+A colour word means every pixel of that colour in the image: an editor of whole images has no mask, so it recolours the
+photograph along with the sticker and leaves the sticker's border behind. The local tools do better; this one is quick.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import cv2
@@ -39,13 +38,16 @@ class ClassicalEditor:
     name = "classical"
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited image, same size. The settings are those of diffusion models and mean nothing here.
+        """Return the edited image, same size; see `Editor`. The settings of diffusion models have no effect here.
 
         Raises:
             EngineUnavailable: the instruction is outside the grammar.
             ToolError: what it names is not in the image.
         """
-        actions = [_read(clause, instruction) for clause in _clauses(instruction)]
+        text = instruction.lower().replace("black and white", "grayscale")
+        parts = re.split(r"[.,;!?]|\band\b|\bthen\b", text)
+        clauses = (_POLITE.sub("", " ".join(part.split())) for part in parts)
+        actions = [_read_clause(clause, instruction) for clause in clauses if clause]
         if not actions:
             raise EngineUnavailable(f"the instruction is empty. The classical editor can: {CAN_DO}.")
         return await asyncio.to_thread(_apply, image, actions)
@@ -64,33 +66,28 @@ def _apply(image: Image.Image, actions: list[Action]) -> Image.Image:
     return result
 
 
-def _clauses(instruction: str) -> list[str]:
-    text = instruction.lower().replace("black and white", "grayscale")
-    parts = re.split(r"[.,;!?]|\band\b|\bthen\b", text)
-    return [clause for part in parts if (clause := _POLITE.sub("", " ".join(part.split())))]
-
-
-def _read(clause: str, instruction: str) -> Action:
-    for pattern, action in ((_RECOLOUR, _recolour), (_REPLACE, _replace), (_REMOVE, _remove)):
+def _read_clause(clause: str, instruction: str) -> Action:
+    patterns: Sequence[tuple[re.Pattern[str], Callable[..., Pixels]]] = (
+        (_RECOLOUR, _recolour),
+        (_REPLACE, _replace),
+        (_REMOVE, _remove),
+    )
+    for pattern, action in patterns:
         match = pattern.fullmatch(clause)
         if match:
             phrases = [read_phrase(text) for text in match.groups()]
             if any(phrase.unknown or not phrase.words for phrase in phrases):
                 break
-            return _bind(action, phrases)
+            return lambda pixels: action(pixels, *phrases)
     for word, effect in _EFFECTS.items():
-        # On the whole image only: "blur the dog" is beyond this editor.
+        # Effects are for the whole image: "blur the dog" is beyond this editor.
         if re.fullmatch(rf"(?:(?:make|turn) {_WHOLE} )?(?:{word})(?: {_WHOLE})?", clause):
             return effect
     raise EngineUnavailable(f"needs a model backend: {instruction!r}. The classical editor can: {CAN_DO}.")
 
 
-def _bind(action: Callable[..., Pixels], phrases: list[Phrase]) -> Action:
-    return lambda pixels: action(pixels, *phrases)
-
-
 def _select(pixels: Pixels, what: Phrase) -> Pixels:
-    """Every pixel of the named colours, or, where no colour is named, the figures of the named shapes."""
+    """Return the mask of the named colours, or of the figures of the named shapes where no colour is named."""
     if what.colours:
         hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), dtype=np.uint8)
         masks = [colour_mask(hsv, colour, loose=True) for colour in what.colours]
@@ -139,19 +136,15 @@ def _scale(factor: float) -> Action:
     return lambda pixels: np.clip(np.round(pixels * factor), 0, 255).astype(np.uint8)
 
 
-def _blur(pixels: Pixels) -> Pixels:
-    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.012 * max(pixels.shape[:2])), dtype=np.uint8)
-
-
-def _grey(pixels: Pixels) -> Pixels:
-    return np.asarray(cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
-
-
 _EFFECTS: Mapping[str, Action] = MappingProxyType(
     {
         "brighten|brighter|lighter": _scale(1.3),
         "darken|darker": _scale(0.75),
-        "blur|blurred|blurry": _blur,
-        "grayscale|greyscale|gray|grey": _grey,
+        "blur|blurred|blurry": lambda pixels: np.asarray(
+            cv2.GaussianBlur(pixels, (0, 0), 0.012 * max(pixels.shape[:2])), dtype=np.uint8
+        ),
+        "grayscale|greyscale|gray|grey": lambda pixels: np.asarray(
+            cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8
+        ),
     }
 )

@@ -25,14 +25,14 @@ class ClassicalInpainter:
 
     An empty prompt, or one such as "background", removes. A prompt with a colour or a shape cleans the masked
     region and draws the named figure with its white border, as large as fits in the region. Without a shape word
-    the region keeps its shape; without a colour word it keeps its colour. Of the settings only `strength` means
-    something here.
+    the region keeps its shape; without a colour word it keeps its colour. Of the settings only `strength` has an
+    effect here.
     """
 
     name = "classical"
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The image with the masked part repainted; grey mask values and `strength` blend.
+        """Return the image with the masked part repainted; see `Inpainter`. Grey mask values and `strength` blend.
 
         Raises:
             EngineUnavailable: the prompt asks for anything but a removal or a known figure.
@@ -43,19 +43,14 @@ class ClassicalInpainter:
             raise ToolError(f"strength must be above 0 and at most 1, got {strength}")
         if mask.size != image.size:
             raise ToolError(f"the mask is {mask.width}x{mask.height} but the picture {image.width}x{image.height}")
-        phrase = _read(prompt)
+        words = [word for word in prompt.lower().split() if word.strip(".,") not in _REMOVAL_WORDS]
+        phrase = read_phrase(" ".join(words))
+        if phrase.unknown or len(phrase.colours) > 1 or len(phrase.shapes) > 1:
+            raise EngineUnavailable(
+                f"needs a model backend: {prompt!r}. The classical inpainter removes (empty prompt) or draws one figure"
+                f" of {KNOWN}."
+            )
         return await asyncio.to_thread(_inpaint, image, mask, phrase, strength)
-
-
-def _read(prompt: str) -> Phrase:
-    words = [word for word in prompt.lower().split() if word.strip(".,") not in _REMOVAL_WORDS]
-    phrase = read_phrase(" ".join(words))
-    if phrase.unknown or len(phrase.colours) > 1 or len(phrase.shapes) > 1:
-        raise EngineUnavailable(
-            f"needs a model backend: {prompt!r}. The classical inpainter removes (empty prompt) or draws one figure of"
-            f" {KNOWN}."
-        )
-    return phrase
 
 
 def _inpaint(image: Image.Image, mask: Image.Image, phrase: Phrase, strength: float) -> Image.Image:
@@ -70,13 +65,22 @@ def _inpaint(image: Image.Image, mask: Image.Image, phrase: Phrase, strength: fl
 
 
 def repaint(pixels: Pixels, weights: Pixels, phrase: Phrase) -> Pixels:
-    """Pixels (H, W, 3) repainted where weights (H, W) are above 0."""
+    """Return pixels repainted where the weights are above 0.
+
+    Args:
+        pixels: RGB (H, W, 3).
+        weights: mask (H, W), 0 to 255.
+        phrase: the figure to draw; without words what is there is removed.
+
+    Raises:
+        ToolError: no part of the mask is large enough for the figure.
+    """
     covered = np.where(weights > 0, 255, 0).astype(np.uint8)
     if not covered.any():
         return pixels.copy()
     painted = np.asarray(cv2.inpaint(pixels, covered, _TELEA_RADIUS, cv2.INPAINT_TELEA), dtype=np.uint8)
     if phrase.words:
-        # A feathered edge counts as covered from its middle on.
+        # A feathered edge counts as covered from its middle.
         solid = np.where(weights > 127, 255, 0).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(solid)
         drawn = False
@@ -90,35 +94,30 @@ def repaint(pixels: Pixels, weights: Pixels, phrase: Phrase) -> Pixels:
 
 
 def _draw(painted: Pixels, pixels: Pixels, part: NDArray[np.bool_], corner: tuple[int, int], phrase: Phrase) -> bool:
-    """Draw what the phrase names into one connected part of the mask; False where the part is too small."""
+    """Draw the figure of a phrase into one connected part of the mask; return False where the part is too small."""
     x, y = corner
     height, width = part.shape
-    colour = phrase.colours[0] if phrase.colours else _main_colour(pixels[y : y + height, x : x + width][part])
+    covered = pixels[y : y + height, x : x + width][part]
+    hsv = np.asarray(cv2.cvtColor(covered[None], cv2.COLOR_RGB2HSV), dtype=np.uint8)
+    colours = phrase.colours or (max(COLOURS, key=lambda colour: int(colour_mask(hsv, colour).sum())),)
     border = border_width(pixels.shape[1], pixels.shape[0])
     padded = cv2.copyMakeBorder(part.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     # The transform measures to the middle of the nearest pixel outside, half a pixel beyond the edge.
     depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)) - 0.5
-    shape = phrase.shapes[0] if phrase.shapes else _shape_of(part)
-    if shape is None:
-        window = painted[y : y + height, x : x + width]
-        window[part] = WHITE
-        window[depth[1:-1, 1:-1] >= border] = COLOURS[colour]
-        return True
+    shapes = phrase.shapes
+    if not shapes:
+        matches = shape_matches(part)
+        shapes = (max(SHAPES, key=matches.__getitem__),)
+        if matches[shapes[0]] < _KEEP_SHAPE:
+            # The region is like no shape that can be drawn, so it is filled as it is.
+            window = painted[y : y + height, x : x + width]
+            window[part] = WHITE
+            window[depth[1:-1, 1:-1] >= border] = COLOURS[colours[0]]
+            return True
     moments = cv2.moments(padded, binaryImage=True)
     centre = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
-    radius = largest_inside(depth, shape, *centre, border)
+    radius = largest_inside(depth, shapes[0], *centre, border)
     if radius <= 0.0:
         return False
-    Figure(shape, colour, x + centre[0] - 1, y + centre[1] - 1, radius, border).draw(painted)
+    Figure(shapes[0], colours[0], x + centre[0] - 1, y + centre[1] - 1, radius, border).draw(painted)
     return True
-
-
-def _shape_of(part: NDArray[np.bool_]) -> str | None:
-    matches = shape_matches(part)
-    best = max(SHAPES, key=matches.__getitem__)
-    return best if matches[best] >= _KEEP_SHAPE else None
-
-
-def _main_colour(pixels: Pixels) -> str:
-    hsv = np.asarray(cv2.cvtColor(pixels[None], cv2.COLOR_RGB2HSV), dtype=np.uint8)
-    return max(COLOURS, key=lambda colour: int(colour_mask(hsv, colour).sum()))

@@ -1,7 +1,7 @@
-"""Regions of one colour in an image, and which shape they have.
+"""Regions of one colour in an image, and their shapes.
 
-Colour is a range of hue with enough saturation and brightness. Shape is read from the distance of a region's edge
-to its centroid as a function of the angle: the magnitudes of its Fourier series do not depend on place, size or
+A colour is a range of hue with enough saturation and brightness. A shape is described by the distance of a region's
+edge from its centroid as a function of the angle: the magnitudes of its Fourier series do not depend on place, size or
 rotation, and are compared with those of the ideal figures (Fourier descriptors of the centroid distance: Zhang and
 Lu, "Review of shape representation and description techniques", Pattern Recognition 37, 2004).
 """
@@ -35,7 +35,7 @@ _HUES: Mapping[str, tuple[float, float]] = MappingProxyType(
 _STRICT, _LOOSE = (110, 70), (70, 50)
 _MIN_AREA, _MAX_REGIONS = 30, 40
 _ANGLES, _ORDERS, _PATCH = 64, 10, 48
-# Distance between descriptors at which a region has nothing of a shape any more.
+# Distance between descriptors from which a region has no likeness to a shape.
 _UNLIKE = 0.22
 # Without the second flag OpenCV leaves what lies outside of the image uninitialised.
 _POLAR_FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
@@ -47,7 +47,7 @@ class Region:
 
     Attributes:
         colour: name of the colour.
-        colour_match: 0 to 1, how near its mean hue is to the middle of the colour.
+        colour_match: closeness of its mean hue to the middle of the colour, 0 to 1.
         box: (x0, y0, x1, y1), end exclusive.
         patch: bool (y1 - y0, x1 - x0), the region within its box.
     """
@@ -59,21 +59,21 @@ class Region:
 
     @cached_property
     def shape_matches(self) -> Mapping[str, float]:
-        """0 to 1 for each shape."""
+        """Likeness to each shape, 0 to 1."""
         return shape_matches(self.patch)
 
     @property
     def shape(self) -> str:
-        """The shape it is most like."""
+        """The shape that it resembles most."""
         return max(self.shape_matches, key=self.shape_matches.__getitem__)
 
     @property
     def fit(self) -> float:
-        """How much it is like that shape, 0 to 1."""
+        """Likeness to that shape, 0 to 1."""
         return self.shape_matches[self.shape]
 
     def mask(self, height: int, width: int) -> Pixels:
-        """The region in an image of this size: 255 where it is."""
+        """Return a mask (height, width) that is 255 in the region and 0 elsewhere."""
         out = np.zeros((height, width), dtype=np.uint8)
         x0, y0, x1, y1 = self.box
         out[y0:y1, x0:x1][self.patch] = 255
@@ -81,7 +81,13 @@ class Region:
 
 
 def colour_mask(hsv: Pixels, colour: str, *, loose: bool = False) -> Pixels:
-    """255 where an image in OpenCV's HSV (H, W, 3) has a colour; `loose` takes pale and dark pixels too."""
+    """Return a mask (H, W) that is 255 where an image has a colour.
+
+    Args:
+        hsv: image in OpenCV's HSV (H, W, 3).
+        colour: name of the colour.
+        loose: take pale and dark pixels, too.
+    """
     saturation, value = _LOOSE if loose else _STRICT
     centre, half = _HUES[colour]
     low, high = centre - half, centre + half
@@ -91,7 +97,7 @@ def colour_mask(hsv: Pixels, colour: str, *, loose: bool = False) -> Pixels:
 
 
 def find_regions(pixels: Pixels) -> list[Region]:
-    """The largest coloured regions of an RGB image (H, W, 3)."""
+    """Return the largest coloured regions of an RGB image (H, W, 3)."""
     hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), dtype=np.uint8)
     found = [(area, region) for colour in _HUES for area, region in _regions_of(hsv, colour)]
     found.sort(key=lambda pair: -pair[0])
@@ -99,7 +105,7 @@ def find_regions(pixels: Pixels) -> list[Region]:
 
 
 def _regions_of(hsv: Pixels, colour: str) -> list[tuple[int, Region]]:
-    mask = colour_mask(hsv, colour)
+    mask, (centre, half) = colour_mask(hsv, colour), _HUES[colour]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     smallest = max(_MIN_AREA, int(0.0005 * mask.size))
     large = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= smallest]
@@ -108,20 +114,16 @@ def _regions_of(hsv: Pixels, colour: str) -> list[tuple[int, Region]]:
     for label in large[:_MAX_REGIONS]:
         x, y, width, height, area = (int(value) for value in stats[label])
         patch = labels[y : y + height, x : x + width] == label
-        match = _colour_match(hsv[y : y + height, x : x + width, 0][patch], colour)
+        hues = hsv[y : y + height, x : x + width, 0][patch]
+        # Hue is a circle: the distance goes the shorter way round.
+        away = (hues.astype(np.float32) - centre + 90.0) % 180.0 - 90.0
+        match = 1.0 - 0.4 * min(1.0, abs(float(away.mean())) / half)
         out.append((area, Region(colour, match, (x, y, x + width, y + height), patch)))
     return out
 
 
-def _colour_match(hues: NDArray[np.uint8], colour: str) -> float:
-    centre, half = _HUES[colour]
-    # Hue is a circle: compare through the shortest way round.
-    away = (hues.astype(np.float32) - centre + 90.0) % 180.0 - 90.0
-    return 1.0 - 0.4 * min(1.0, abs(float(away.mean())) / half)
-
-
 def shape_matches(patch: NDArray[np.bool_]) -> dict[str, float]:
-    """How much a region (H, W) is like each shape, 0 to 1."""
+    """Return the likeness of a region (H, W) to each shape, 0 to 1."""
     descriptor = _descriptor(patch)
     return {
         shape: max(0.0, 1.0 - float(np.linalg.norm(descriptor - ideal)) / _UNLIKE) for shape, ideal in _ideals().items()
@@ -136,10 +138,7 @@ def _descriptor(patch: NDArray[np.bool_]) -> NDArray[np.float32]:
     moments = cv2.moments(area)
     centre = (moments["m10"] / moments["m00"], moments["m01"] / moments["m00"])
     polar = cv2.warpPolar(area, (_PATCH, _ANGLES), centre, float(_PATCH), _POLAR_FLAGS)
-    return _spectrum(np.asarray(polar, dtype=np.float32).sum(axis=1))
-
-
-def _spectrum(lengths: NDArray[np.floating]) -> NDArray[np.float32]:
+    lengths = np.asarray(polar, dtype=np.float32).sum(axis=1)
     relative = lengths / max(float(lengths.mean()), 1e-6)
     return np.asarray(np.abs(np.fft.rfft(relative))[1 : _ORDERS + 1] / len(lengths) * 2, dtype=np.float32)
 

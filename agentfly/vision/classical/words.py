@@ -1,4 +1,4 @@
-"""What the classical engines read in a prompt: colour words and shape words, and nothing they do not know."""
+"""Colour words and shape words in the prompts of the classical engines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Phrase:
 
 
 def read_phrase(text: str) -> Phrase:
-    """The phrase in a text; a plural is its singular."""
+    """Read a phrase from a text; a plural counts as its singular."""
     colours, shapes, unknown = [], [], []
     for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", text.lower()):
         singular = word.removesuffix("s")
@@ -43,7 +43,7 @@ def read_phrase(text: str) -> Phrase:
 
 
 def read_phrases(text: str) -> list[Phrase]:
-    """Phrases of a detection prompt, as GroundingDINO has them: separated by full stops, commas or "and"."""
+    """Read the phrases of a detection prompt, separated by full stops, commas or "and"."""
     parts = (part for part in re.split(r"[.,;]|\band\b", text) if part.strip())
     return [read_phrase(part) for part in parts]
 

@@ -1,1 +1,1 @@
-"""Detectors with weights, masks of what they found, and drawings of it."""
+"""Detectors with weights, and masks and drawings of their detections."""

@@ -1,4 +1,4 @@
-"""Turn the output of a detector model into `Detections`: boxes inside the image and their masks."""
+"""Convert the output of a detector model to `Detections`: boxes inside the image and their masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Candidate:
 
 
 def normalise_prompt(prompt: str) -> str:
-    """A detection prompt as GroundingDINO was trained: lower case, a full stop after each phrase ("a cat. a dog.").
+    """Return a detection prompt in the form of GroundingDINO's training: lower case, "a cat. a dog.".
 
     Raises:
         ToolError: the prompt names nothing.
@@ -36,7 +36,12 @@ def normalise_prompt(prompt: str) -> str:
 
 
 def clean_label(decoded: str, caption: str) -> str:
-    """The words of a label: decoded tokens without full stops and special tokens; the caption's where none passed."""
+    """Return the words of a label.
+
+    Args:
+        decoded: the decoded tokens of the label, with full stops and special tokens.
+        caption: the prompt, which is the label where no token passed.
+    """
     words = re.sub(r"\[[A-Z]+\]|\.", " ", decoded).split()
     return " ".join(words) or caption.replace(".", "")
 
@@ -44,11 +49,11 @@ def clean_label(decoded: str, caption: str) -> str:
 def to_detections(
     candidates: Iterable[Candidate], size: tuple[int, int], *, best_rejected: float | None = None
 ) -> Detections:
-    """Detections, best first, each with its box cut to the image as mask; boxes outside of the image are dropped.
+    """Return detections, best first, each with its box as mask; boxes are cut to the image, or dropped outside of it.
 
     Args:
-        candidates: what passed the threshold.
-        size: width and height of the image.
+        candidates: the boxes above the threshold.
+        size: width and height of the image in pixels.
         best_rejected: best score below the threshold, if known.
     """
     found = []
@@ -60,7 +65,12 @@ def to_detections(
 
 
 def clip_box(corners: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The smallest box of whole pixels around `corners`, cut to the image; None where nothing is left."""
+    """Return the smallest box of whole pixels around corners, cut to the image; None where nothing is left.
+
+    Args:
+        corners: x0, y0, x1, y1 in pixels.
+        size: width and height of the image in pixels.
+    """
     if not all(map(math.isfinite, corners)):
         return None
     x0, y0 = max(0, math.floor(corners[0])), max(0, math.floor(corners[1]))
@@ -69,7 +79,12 @@ def clip_box(corners: tuple[float, float, float, float], size: tuple[int, int]) 
 
 
 def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
-    """A mask of the image's size, white in the box."""
+    """Return a mask (mode L) that is white in a box.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels, end exclusive.
+        size: width and height of the mask in pixels.
+    """
     mask = Image.new("L", size, 0)
     mask.paste(255, box)
     return mask

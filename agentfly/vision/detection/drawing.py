@@ -1,4 +1,4 @@
-"""An image of what was detected: boxes with their labels and scores, on a copy."""
+"""Drawings of detections: boxes with their labels and scores, on a copy of the image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ _COLOURS = ((214, 39, 40), (31, 119, 180), (44, 140, 44), (148, 80, 180), (200, 
 
 
 def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
-    """The image (RGB copy) with each detection's box, label and score; one label has one colour.
+    """Return a copy of the image in RGB with each detection's box, label and score; one label has one colour.
 
     The best detection is drawn last, so that it lies on top.
+
+    Args:
+        image: any image.
+        detections: on this image, best first.
     """
     canvas = image.convert("RGB")
     draw = ImageDraw.Draw(canvas)
@@ -26,21 +30,12 @@ def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> Imag
         colour = _COLOURS[labels.index(detection.label) % len(_COLOURS)]
         x0, y0, x1, y1 = detection.box
         draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=line)
-        _tag(draw, f"{detection.label} {detection.score:.2f}", detection.box, colour, font)
+        # The label stands above its box, or inside where there is no room above.
+        text = f"{detection.label} {detection.score:.2f}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        width, height = right - left + 4, bottom - top + 4
+        x = max(0, min(x0, canvas.width - width))
+        y = y0 - height if y0 >= height else y0
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        draw.text((x + 2 - left, y + 2 - top), text, fill=(255, 255, 255), font=font)
     return canvas
-
-
-def _tag(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> None:
-    """The label above its box, or inside where there is no room above."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 4, bottom - top + 4
-    x = max(0, min(box[0], draw.im.size[0] - width))
-    y = box[1] - height if box[1] >= height else box[1]
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-    draw.text((x + 2 - left, y + 2 - top), text, fill=(255, 255, 255), font=font)

@@ -17,14 +17,14 @@ from agentfly.vision.model_runtime import DType, ModelSettings, TransformersMode
 
 
 class GroundingDinoSettings(ModelSettings):
-    """Which checkpoint, and where it runs; in float32, for its deformable attention has no bfloat16 kernel."""
+    """The checkpoint and its device; float32, since its deformable attention has no bfloat16 kernel."""
 
     model: str = "IDEA-Research/grounding-dino-base"
     dtype: DType = "float32"
 
 
 class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
-    """Finds what a text names. The model is loaded at the first call, or by `load`.
+    """Finds the objects that a text names. The model is loaded at the first call, or by `load`.
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
@@ -43,7 +43,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Detections:
-        """Objects that match one of the prompt's phrases, best first; their masks are their boxes.
+        """Return the objects that match one of the prompt's phrases, best first; their masks are their boxes.
 
         Args:
             image: any image.
@@ -76,7 +76,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
             )[0]
             scores = outputs.logits.float().sigmoid().max(dim=-1).values[0]
         rejected = scores[scores <= box_threshold]
-        # Where there are no boxes, transformers gives one empty label all the same.
+        # Without boxes, transformers still returns one empty label.
         triples = zip(result["text_labels"], result["scores"], result["boxes"], strict=False)
         candidates = [
             Candidate(clean_label(label, caption), float(score), tuple(box.tolist())) for label, score, box in triples

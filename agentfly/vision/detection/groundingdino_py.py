@@ -1,16 +1,17 @@
 """Open-vocabulary detection by the package `groundingdino-py`, the authors' own code (extra [groundingdino]).
 
-The package borrows three methods of `BertModel` that transformers 5 no longer has, or has with another signature.
-`bert_with_old_masks` supplies them on a subclass that this package alone gets to see.
+The package uses three methods of `BertModel` that transformers 5 no longer has, or has with another signature.
+`bert_with_old_masks` supplies them on a subclass that only this package sees.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from agentfly.errors import ConfigError, require
@@ -20,19 +21,23 @@ from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
 from agentfly.vision.model_runtime import LazyModel, loading, memory_guard, resolve_device, short_name
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import BertModel
+
 _WANTED = "a checkpoint of groundingdino-py"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class GroundingDinoPySettings(Settings):
-    """Which checkpoint, and where it runs.
+    """The checkpoint and its device.
 
     Attributes:
         model: path of a .pth file, or "owner/repository:file" on the hub.
         config: path of its configuration; None is the one of Swin-T that comes with the package.
         text_encoder: folder or id of the BERT; None is the configuration's (bert-base-uncased).
         device: "auto", "cpu", "cuda", ...
-        shortest_edge, longest_edge: pixels that the image is resized to, as the model was trained.
+        shortest_edge, longest_edge: pixels that the image is resized to, as in training.
     """
 
     model: str = "ShilongLiu/GroundingDINO:groundingdino_swint_ogc.pth"
@@ -43,8 +48,8 @@ class GroundingDinoPySettings(Settings):
     longest_edge: int = 1333
 
 
-class GroundingDinoPyDetector(LazyModel[Any]):
-    """Finds what a text names; the same results as `GroundingDinoDetector` gives, by the original code.
+class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
+    """Finds the objects that a text names; the results of `GroundingDinoDetector`, by the original code.
 
     Raises:
         MissingExtraError: groundingdino-py is not installed.
@@ -61,7 +66,7 @@ class GroundingDinoPyDetector(LazyModel[Any]):
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Detections:
-        """Objects that match one of the prompt's phrases, best first; their masks are their boxes.
+        """Return the objects that match one of the prompt's phrases, with their boxes as masks; see `Detector`.
 
         Raises:
             ToolError: the prompt is empty, or memory ran out.
@@ -70,8 +75,27 @@ class GroundingDinoPyDetector(LazyModel[Any]):
         caption = normalise_prompt(prompt)
         return await self._worker.run(self._detect, image, caption, box_threshold, text_threshold)
 
-    def _load(self) -> Any:
-        return _load(self.settings)
+    def _load(self) -> torch.nn.Module:
+        import groundingdino
+        import torch
+        from groundingdino.models import build_model
+        from groundingdino.util import get_tokenlizer
+        from groundingdino.util.misc import clean_state_dict
+        from groundingdino.util.slconfig import SLConfig
+
+        settings = self.settings
+        get_tokenlizer.BertModel = bert_with_old_masks()
+        packaged = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
+        with loading(settings.model, _WANTED):
+            arguments = SLConfig.fromfile(settings.config or str(packaged))
+            arguments.device = resolve_device(settings.device)
+            if settings.text_encoder is not None:
+                arguments.text_encoder_type = settings.text_encoder
+            model = build_model(arguments)
+            # A .pth is a pickle: only tensors are read from it.
+            weights = torch.load(_weights_file(settings.model), map_location="cpu", weights_only=True)
+            model.load_state_dict(clean_state_dict(weights["model"]), strict=False)
+        return model.to(arguments.device).eval()
 
     def _detect(self, image: Image.Image, caption: str, box_threshold: float, text_threshold: float) -> Detections:
         import torch
@@ -91,9 +115,15 @@ class GroundingDinoPyDetector(LazyModel[Any]):
             Candidate(
                 clean_label(get_phrases_from_posmap(row > text_threshold, tokens, model.tokenizer), caption),
                 float(row.max()),
-                _corners(box, image.size),
+                # Boxes come as centre, width and height relative to the image.
+                (
+                    (x - width / 2) * image.width,
+                    (y - height / 2) * image.height,
+                    (x + width / 2) * image.width,
+                    (y + height / 2) * image.height,
+                ),
             )
-            for row, box in zip(scores[kept], boxes[kept].tolist(), strict=True)
+            for row, (x, y, width, height) in zip(scores[kept], boxes[kept].tolist(), strict=True)
         ]
         rejected = best[~kept]
         return to_detections(
@@ -101,46 +131,13 @@ class GroundingDinoPyDetector(LazyModel[Any]):
         )
 
 
-def _corners(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Corners in pixels of a box given as centre, width and height relative to the image."""
-    x, y, width, height = box
-    return (
-        (x - width / 2) * size[0],
-        (y - height / 2) * size[1],
-        (x + width / 2) * size[0],
-        (y + height / 2) * size[1],
-    )
-
-
-def _pixels(image: Image.Image, settings: GroundingDinoPySettings) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Normalised channels (3, H, W) at the size that the model was trained with."""
+def _pixels(image: Image.Image, settings: GroundingDinoPySettings) -> NDArray[np.float32]:
+    """Return normalised channels (3, H, W) at the size of the model's training."""
     scale = min(settings.shortest_edge / min(image.size), settings.longest_edge / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     values = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float32) / 255.0
     normalised = (values - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
-
-
-def _load(settings: GroundingDinoPySettings) -> Any:
-    import groundingdino
-    import torch
-    from groundingdino.models import build_model
-    from groundingdino.util import get_tokenlizer
-    from groundingdino.util.misc import clean_state_dict
-    from groundingdino.util.slconfig import SLConfig
-
-    get_tokenlizer.BertModel = bert_with_old_masks()
-    packaged = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
-    with loading(settings.model, _WANTED):
-        arguments = SLConfig.fromfile(settings.config or str(packaged))
-        arguments.device = resolve_device(settings.device)
-        if settings.text_encoder is not None:
-            arguments.text_encoder_type = settings.text_encoder
-        model = build_model(arguments)
-        # A .pth is a pickle: only tensors are read from it.
-        weights = torch.load(_weights_file(settings.model), map_location="cpu", weights_only=True)
-        model.load_state_dict(clean_state_dict(weights["model"]), strict=False)
-    return model.to(arguments.device).eval()
 
 
 def _weights_file(model: str) -> str:
@@ -158,18 +155,22 @@ def _weights_file(model: str) -> str:
 
 
 @cache
-def bert_with_old_masks() -> Any:
-    """A `BertModel` with the three mask methods of transformers 4 that groundingdino-py borrows."""
+def bert_with_old_masks() -> type[BertModel]:
+    """Return a `BertModel` class with the three mask methods of transformers 4 that groundingdino-py uses."""
     import torch
     from transformers import BertModel
 
     def inverted(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """0 where attention may go, the least number of the type where it may not."""
+        """Return 0 where attention may go, and the least number of the type where it may not."""
         return (1.0 - mask.to(dtype)) * torch.finfo(dtype).min
 
     class OldMaskBertModel(BertModel):
         def get_extended_attention_mask(
-            self, attention_mask: torch.Tensor, input_shape: Any, device: Any = None, dtype: Any = None
+            self,
+            attention_mask: torch.Tensor,
+            input_shape: tuple[int, ...],
+            device: torch.device | None = None,
+            dtype: torch.dtype | None = None,
         ) -> torch.Tensor:
             wide = attention_mask[:, None] if attention_mask.dim() == 3 else attention_mask[:, None, None]
             return inverted(wide, dtype or self.dtype)
@@ -178,7 +179,7 @@ def bert_with_old_masks() -> Any:
             return inverted(encoder_attention_mask[:, None, None], self.dtype)
 
         def get_head_mask(
-            self, head_mask: Any, num_hidden_layers: int, is_attention_chunked: bool = False
+            self, head_mask: torch.Tensor | None, num_hidden_layers: int, is_attention_chunked: bool = False
         ) -> list[None]:
             return [None] * num_hidden_layers
 

@@ -1,4 +1,4 @@
-"""Masks from SAM and SAM 2: the outline of what a detector found, where the detector knows its box only.
+"""Masks from SAM and SAM 2: outlines of detected objects, for detectors that know boxes only.
 
 Kirillov et al., 2023 (https://arxiv.org/abs/2304.02643); Ravi et al., 2024 (https://arxiv.org/abs/2408.00714).
 """
@@ -20,21 +20,21 @@ Box = tuple[int, int, int, int]
 
 
 class SamSettings(ModelSettings):
-    """Which checkpoint, and where it runs; `facebook/sam2.1-hiera-small` is a SAM 2."""
+    """The checkpoint and its device; `facebook/sam2.1-hiera-small` is a SAM 2."""
 
     model: str = "facebook/sam-vit-base"
     dtype: DType = "float32"
 
 
 class SamSegmenter(TransformersModel[SamSettings]):
-    """Cuts out what is in a box. The model is loaded at the first call, or by `load`."""
+    """Outlines the object in a box. The model is loaded at the first call, or by `load`."""
 
     feature: ClassVar[str] = "the SAM segmenter"
     wanted: ClassVar[str] = "a SAM or SAM 2 model of transformers"
     classes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "sam": ("SamModel", "SamProcessor"),
         "sam2": ("Sam2Model", "Sam2Processor"),
-        # The published SAM 2 checkpoints hold the video model, whose image half this is.
+        # The published SAM 2 checkpoints hold the video model; this is its image half.
         "sam2_video": ("Sam2Model", "Sam2Processor"),
     }
 
@@ -42,7 +42,11 @@ class SamSegmenter(TransformersModel[SamSettings]):
         super().__init__(settings or SamSettings())
 
     async def segment(self, image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
-        """A mask (mode L, the image's size, 0 or 255) for each box, in their order.
+        """Return a mask (mode L, the image's size, 0 or 255) for each box, in their order.
+
+        Args:
+            image: any image.
+            boxes: in pixels, end exclusive.
 
         Raises:
             ToolError: memory ran out.
@@ -63,7 +67,7 @@ class SamSegmenter(TransformersModel[SamSettings]):
             for name in ("pixel_values", "input_boxes"):
                 inputs[name] = inputs[name].to(model.dtype)
             outputs = model(**inputs, multimask_output=False)
-            # SAM pads the image and needs to know by how much; SAM 2 stretches it.
+            # SAM pads the image and needs both sizes to undo that; SAM 2 stretches it.
             masks = processor.post_process_masks(outputs.pred_masks.float().cpu(), *sizes)[0]
         return [Image.fromarray(np.where(mask.numpy(), 255, 0).astype(np.uint8)) for mask in masks[:, 0]]
 
@@ -71,7 +75,7 @@ class SamSegmenter(TransformersModel[SamSettings]):
 class SegmentedDetector:
     """A detector whose masks come from SAM instead of being its boxes.
 
-    A mask is kept inside its box; where SAM sees nothing in a box, the box stays the mask.
+    A mask is cut to its box; where SAM finds nothing in a box, the box stays the mask.
     """
 
     def __init__(self, detector: Detector, segmenter: SamSegmenter) -> None:
@@ -82,22 +86,20 @@ class SegmentedDetector:
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Detections:
-        """What the detector finds, with masks of the objects' outlines."""
+        """Return the objects that the detector finds, with masks of their outlines; see `Detector`."""
         found = await self.detector.detect(image, prompt, box_threshold=box_threshold, text_threshold=text_threshold)
         masks = await self.segmenter.segment(image, [detection.box for detection in found])
-        return await asyncio.to_thread(_with_masks, found, masks)
+        best = found.best_rejected if isinstance(found, Detections) else None
+        outlined = [
+            await asyncio.to_thread(_outlined, detection, mask) for detection, mask in zip(found, masks, strict=True)
+        ]
+        return Detections(outlined, best_rejected=best)
 
     async def check_ready(self) -> None:
-        """Ask the detector, where it can be asked; see `VlmDetector.check_ready`."""
+        """Check the detector, if it has a check; see `VlmDetector.check_ready`."""
         check = getattr(self.detector, "check_ready", None)
         if check is not None:
             await check()
-
-
-def _with_masks(found: Sequence[Detection], masks: Sequence[Image.Image]) -> Detections:
-    best = found.best_rejected if isinstance(found, Detections) else None
-    outlined = [_outlined(detection, mask) for detection, mask in zip(found, masks, strict=True)]
-    return Detections(outlined, best_rejected=best)
 
 
 def _outlined(detection: Detection, mask: Image.Image) -> Detection:

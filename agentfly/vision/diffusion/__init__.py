@@ -1,7 +1,6 @@
-"""Images by diffusion: inpainted, edited, or made from text. Neither torch nor diffusers is loaded before a call."""
+"""Diffusion engines: inpainting, editing, and images from text. Neither torch nor diffusers is loaded before a call."""
 
-from agentfly.vision.diffusion.editing import DiffusionEditor
-from agentfly.vision.diffusion.inpainting import DiffusionInpainter
+from agentfly.vision.diffusion.engine import DiffusionEditor, DiffusionInpainter
 from agentfly.vision.diffusion.pipelines import Weights
 from agentfly.vision.diffusion.settings import DiffusionSettings, EditorSettings, InpainterSettings, WeightSettings
 from agentfly.vision.diffusion.text_to_image import ImageToImage, TextRequest, TextToImage

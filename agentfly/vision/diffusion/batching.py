@@ -1,6 +1,6 @@
-"""Run requests that arrive together as one batch; stop those that nobody waits for any more.
+"""Run requests that arrive together as one batch, and stop batches that no caller waits for any more.
 
-Threads and not tasks do the waiting, so that one engine serves event loops one after the other.
+Threads and not tasks do the waiting, so that one engine serves one event loop after another.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from agentfly.vision.model_runtime import OutOfMemory
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
-# Asked between two denoising steps: does nobody wait for this batch any more?
+# Called between two denoising steps: True once no caller waits for the batch.
 Abandoned = Callable[[], bool]
 Run = Callable[[Sequence[Request], Abandoned], Sequence[Result]]
 
 
 class Stopped(Exception):
-    """A run ended early because nobody waited for it."""
+    """A run ended early because no caller waited for it."""
 
 
 class _Job(Generic[Request, Result]):
@@ -38,11 +38,11 @@ class _Job(Generic[Request, Result]):
 class Batcher(Generic[Request, Result]):
     """Collects requests and runs those with equal keys together.
 
-    The oldest request decides which key is next. When a thread is free it waits up to `window` after that request's
-    arrival for others; requests that came while the threads were busy have waited long enough.
+    The oldest request decides the key of the next batch. A free thread waits for others up to `window` after that
+    request's arrival; requests that came while the threads were busy have waited long enough.
 
     Args:
-        run: works on requests of one key, in a thread of the batcher; gives one result for each, in their order.
+        run: works on requests of one key, in a thread of the batcher; returns one result for each, in their order.
         max_batch: requests of a batch at most.
         window: seconds.
         threads: batches that run at once.
@@ -54,17 +54,22 @@ class Batcher(Generic[Request, Result]):
         self._window = window
         self._waiting: deque[_Job[Request, Result]] = deque()
         self._changed = threading.Condition()
-        # One thread collects at a time, or two would split a batch between them.
+        # Only one thread collects at a time: two would split a batch between them.
         self._collecting = threading.Lock()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="diffusion")
 
     async def submit(self, key: Hashable, request: Request) -> Result:
-        """The result for one request. Cancelling the call withdraws the request, even while it runs."""
+        """Return the result of one request. Cancelling the call withdraws the request, even while it runs.
+
+        Args:
+            key: requests with equal keys may share a batch.
+            request: for `run`.
+        """
         job: _Job[Request, Result] = _Job(key, request)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify_all()
-        self._threads.submit(self._work)
+        self._threads.submit(self._run_next_batch)
         try:
             return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
@@ -72,35 +77,30 @@ class Batcher(Generic[Request, Result]):
             raise
 
     def close(self) -> None:
-        """Drop what waits; what runs stops at its next step."""
+        """Drop the requests that wait; those that run stop at their next step."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._changed:
             while self._waiting:
                 self._waiting.popleft().future.cancel()
 
-    def _work(self) -> None:
-        with self._collecting:
-            batch = self._collect()
+    def _run_next_batch(self) -> None:
+        with self._collecting, self._changed:
+            while self._waiting and self._waiting[0].future.cancelled():
+                self._waiting.popleft()
+            if not self._waiting:
+                return
+            first = self._waiting[0]
+            deadline = first.arrived + self._window
+            while len(self._with_key_of(first)) < self._max_batch and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            batch = self._with_key_of(first)[: self._max_batch]
+            for job in batch:
+                self._waiting.remove(job)
         running = [job for job in batch if job.future.set_running_or_notify_cancel()]
         if running:
             self._run_jobs(running)
 
-    def _collect(self) -> list[_Job[Request, Result]]:
-        with self._changed:
-            while self._waiting and self._waiting[0].future.cancelled():
-                self._waiting.popleft()
-            if not self._waiting:
-                return []
-            first = self._waiting[0]
-            deadline = first.arrived + self._window
-            while len(self._mates(first)) < self._max_batch and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
-            batch = self._mates(first)[: self._max_batch]
-            for job in batch:
-                self._waiting.remove(job)
-            return batch
-
-    def _mates(self, first: _Job[Request, Result]) -> list[_Job[Request, Result]]:
+    def _with_key_of(self, first: _Job[Request, Result]) -> list[_Job[Request, Result]]:
         return [job for job in self._waiting if job.key == first.key and not job.future.cancelled()]
 
     def _run_jobs(self, jobs: list[_Job[Request, Result]]) -> None:
@@ -110,7 +110,7 @@ class Batcher(Generic[Request, Result]):
             if len(jobs) == 1:
                 jobs[0].future.set_exception(fault)
                 return
-            # What does not fit together may fit one by one.
+            # Requests that do not fit into memory together may fit one by one.
             for job in jobs:
                 self._run_jobs([job])
         except BaseException as fault:

@@ -1,16 +1,16 @@
-"""How a request becomes a call of a pipeline, whatever its class: its names for things, its sizes, its batches.
+"""Translate requests to calls of any pipeline class: names of its arguments, sizes, batches.
 
-What a pipeline takes is read from the signature of its call. A setting that a request gives and the pipeline has no
-parameter for is an error that the model can act on, never ignored.
+The arguments of a pipeline are read from the signature of its call. A setting that the pipeline has no parameter for is
+an error that the model can act on, and never ignored.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -18,8 +18,14 @@ from agentfly.errors import ToolError
 from agentfly.vision.diffusion.batching import Abandoned, Stopped
 from agentfly.vision.diffusion.pipelines import has_own_size
 
-# Classes whose calls take lists of images, prompts and generators, one an image. QwenImageEditPlus reads a list of
-# images as references for one edit.
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    StepCallback = Callable[[DiffusionPipeline, int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+# Classes whose calls take lists of images, prompts and generators, one for each image. QwenImageEditPlus, which is not
+# among them, reads a list of images as references for one edit.
 BATCHING = frozenset(
     (
         "StableDiffusionInpaintPipeline",
@@ -57,7 +63,7 @@ class Order:
     Attributes:
         image: the source, RGB, any size.
         prompt: what to paint, or the instruction.
-        seed: of its own noise, whatever it shares a batch with.
+        seed: of its noise, which does not depend on the batch.
         mask: mode L, white = repaint; None where there is none.
         negative_prompt: what to avoid.
     """
@@ -74,10 +80,10 @@ class Caller:
 
     Args:
         template: a pipeline of that class, with its weights.
-        area: pixels to work at; None is what the model was trained at.
+        area: pixels to work at; None is the area of the model's training.
     """
 
-    def __init__(self, template: Any, area: int | None = None) -> None:
+    def __init__(self, template: DiffusionPipeline, area: int | None = None) -> None:
         self.name = type(template).__name__
         self.parameters = inspect.signature(type(template).__call__).parameters
         self.batches = self.name in BATCHING
@@ -94,7 +100,13 @@ class Caller:
         )
 
     def plan(self, size: tuple[int, int], steps: int | None, guidance: float | None, strength: float | None) -> Plan:
-        """The plan for a request.
+        """Return the plan for a request.
+
+        Args:
+            size: width and height of the source in pixels.
+            steps: denoising steps; None is the pipeline's default.
+            guidance: guidance scale; None is the pipeline's default.
+            strength: amount of noise, 0 to 1; None is the pipeline's default.
 
         Raises:
             ToolError: the pipeline has no such setting, or strength and steps leave nothing to do.
@@ -110,22 +122,37 @@ class Caller:
                 raise ToolError(
                     f"strength {used:g} of {steps} steps leaves no step to do: raise strength or num_inference_steps"
                 )
-        return Plan(self._work_size(size), steps, guidance, strength)
+        if not self._own_size:
+            scale = math.sqrt(self._area / (size[0] * size[1]))
+            width, height = (max(1, round(side * scale / self._multiple)) * self._multiple for side in size)
+            size = (width, height)
+        return Plan(size, steps, guidance, strength)
 
     def check_negative(self, negative_prompt: str | None) -> None:
-        """Refuse a negative prompt where the pipeline takes none.
+        """Raise `ToolError` for a negative prompt that the pipeline does not take.
 
         Raises:
-            ToolError: it takes none; the message says what to do.
+            ToolError: it takes none; the message names the remedy.
         """
         if negative_prompt and "negative_prompt" not in self.parameters:
             raise ToolError(f"{self.name} takes no negative_prompt: leave it out, and say what you want in the prompt")
 
-    def run(self, pipeline: Any, plan: Plan, orders: Sequence[Order], abandoned: Abandoned) -> list[Image.Image | None]:
-        """Make the images of one batch; None in place of one that the model's safety checker withheld.
+    def run(
+        self, pipeline: DiffusionPipeline, plan: Plan, orders: Sequence[Order], abandoned: Abandoned
+    ) -> list[Image.Image | None]:
+        """Make the images of one batch.
+
+        Args:
+            pipeline: of the template's class, for this call alone.
+            plan: settings of all orders.
+            orders: the images to make.
+            abandoned: True once no caller waits for the batch.
+
+        Returns:
+            An image for each order; None for one that the model's safety checker withheld.
 
         Raises:
-            Stopped: nobody waits for the batch any more.
+            Stopped: no caller waits for the batch any more.
         """
         import torch
 
@@ -136,16 +163,11 @@ class Caller:
         withheld = output.get("nsfw_content_detected") or [False] * len(orders)
         return [None if bad else image for image, bad in zip(output["images"], withheld, strict=True)]
 
-    def arguments(self, plan: Plan, orders: Sequence[Order], abandoned: Abandoned) -> dict[str, Any]:
-        """Arguments of the pipeline's call."""
+    def arguments(self, plan: Plan, orders: Sequence[Order], abandoned: Abandoned) -> dict[str, object]:
+        """Return the arguments of the pipeline's call for a batch; see `run`."""
         import torch
 
-        def stop_if_abandoned(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if abandoned():
-                raise Stopped
-            return tensors
-
-        each: dict[str, list[Any]] = {
+        each: dict[str, Sequence[object]] = {
             "image": [_resized(order.image, plan.size) for order in orders],
             "prompt": [order.prompt for order in orders],
             # Noise from the CPU is the same on every device, and each image has its own.
@@ -154,13 +176,16 @@ class Caller:
         }
         if "mask_image" in self.parameters:
             each["mask_image"] = [_resized(order.mask, plan.size) for order in orders if order.mask is not None]
-        shared = {
+        shared: dict[str, object] = {
             "num_inference_steps": plan.steps,
             "strength": plan.strength,
             self._guidance_name: plan.guidance,
-            **self._size_arguments(plan),
-            "callback_on_step_end": stop_if_abandoned,
+            "callback_on_step_end": stop_callback(abandoned),
         }
+        if not self._own_size:
+            width, height = plan.size
+            # Flux Kontext would otherwise replace the size by one of its list.
+            shared |= {"width": width, "height": height, "max_area": width * height, "_auto_resize": False}
         given = {name: values if self.batches else values[0] for name, values in each.items() if values}
         given |= {name: value for name, value in shared.items() if value is not None}
         return {name: value for name, value in given.items() if name in self.parameters}
@@ -170,7 +195,7 @@ class Caller:
         return next((name for name in self._guidance_names if name in self.parameters), "guidance_scale")
 
     def _negatives(self, plan: Plan, orders: Sequence[Order]) -> list[str]:
-        """Negative prompts; none where there is no guidance that would use them."""
+        """Return the negative prompts; none where there is no guidance that would use them."""
         if "true_cfg_scale" not in self.parameters:
             return [order.negative_prompt or "" for order in orders]
         scale = self.parameters["true_cfg_scale"].default
@@ -179,23 +204,22 @@ class Caller:
         # Qwen-Image guides only where there is a negative prompt; a blank will do.
         return [order.negative_prompt or " " for order in orders] if scale > 1 else []
 
-    def _size_arguments(self, plan: Plan) -> dict[str, Any]:
-        if self._own_size:
-            return {}
-        width, height = plan.size
-        # Flux Kontext would otherwise replace the size by one of its list.
-        return {"width": width, "height": height, "max_area": width * height, "_auto_resize": False}
 
-    def _work_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        if self._own_size:
-            return size
-        scale = math.sqrt(self._area / (size[0] * size[1]))
-        width, height = (max(1, round(side * scale / self._multiple)) * self._multiple for side in size)
-        return width, height
+def stop_callback(abandoned: Abandoned) -> StepCallback:
+    """Return a callback for the end of a denoising step that raises `Stopped` once a batch is abandoned."""
+
+    def stop_if_abandoned(
+        pipeline: DiffusionPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        if abandoned():
+            raise Stopped
+        return tensors
+
+    return stop_if_abandoned
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if image.size == size:
         return image
-    # Grey values between mask and no mask would come out of any smoother filter.
+    # A smoother filter would give a mask grey values between 0 and 255.
     return image.resize(size, Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS)

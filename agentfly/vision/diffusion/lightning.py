@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError
 from agentfly.model_source import find_model, is_local
 from agentfly.vision.model_runtime import loading
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,12 @@ GUIDANCE = 1.0
 
 
 def published_lora(model: str, steps: int) -> str:
-    """Where the LoRA for a checkpoint is published, as "owner/repository:file"; 2509 and 2511 have their own."""
+    """Return the published LoRA for a checkpoint as "owner/repository:file"; versions 2509 and 2511 have their own.
+
+    Args:
+        model: name of the checkpoint.
+        steps: 8 or 4.
+    """
     if "2511" in model:
         return (
             f"lightx2v/Qwen-Image-Edit-2511-Lightning:Qwen-Image-Edit-2511-Lightning-{steps}steps-V1.0-bf16.safetensors"
@@ -43,7 +51,7 @@ def published_lora(model: str, steps: int) -> str:
     return f"lightx2v/Qwen-Image-Lightning:Qwen-Image-Edit-Lightning-{steps}steps-V1.0-bf16.safetensors"
 
 
-def make_fast(pipeline: Any, model: str, lora: str | None, steps: int) -> None:
+def make_fast(pipeline: DiffusionPipeline, model: str, lora: str | None, steps: int) -> None:
     """Give a Qwen-Image pipeline the Lightning LoRA and its scheduler.
 
     Args:
@@ -66,8 +74,12 @@ def make_fast(pipeline: Any, model: str, lora: str | None, steps: int) -> None:
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER)
 
 
-def fuse_lora(pipeline: Any, lora: str) -> None:
-    """Add the weights of a LoRA to a pipeline's own, for good: a fused LoRA costs nothing at a step.
+def fuse_lora(pipeline: DiffusionPipeline, lora: str) -> None:
+    """Add the weights of a LoRA to a pipeline's own; a fused LoRA costs no time at a step.
+
+    Args:
+        pipeline: a freshly loaded pipeline.
+        lora: file, or "owner/repository:file".
 
     Raises:
         ConfigError: there is no such file, or none of its weights belongs to this pipeline.

@@ -1,7 +1,7 @@
 """Pipelines by their `model_index.json`: one copy of the weights, a fresh pipeline and scheduler for each call.
 
 A diffusers pipeline keeps the state of a call in itself and in its scheduler, so one object must never run two calls at
-once. The weights are shared; of the VAE, which keeps features of a call in attributes, only the weights are.
+once. The weights are shared. The VAE keeps features of a call in attributes, so each call has a VAE of its own on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
 from agentfly.errors import ConfigError, require
@@ -25,13 +25,16 @@ from agentfly.vision.diffusion.lightning import fuse_lora, make_fast
 from agentfly.vision.diffusion.settings import WeightSettings
 from agentfly.vision.model_runtime import loading, resolve_device, resolve_dtype, short_name
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 logger = logging.getLogger(__name__)
 
 Role = Literal["inpaint", "edit", "generate", "vary"]
 
 _INDEX = "model_index.json"
 _WANTED = "a diffusers pipeline"
-# Checkpoints that serve another role too, through another class on the same parts.
+# Checkpoints that serve another role, too, through another class on the same parts.
 _SIBLINGS: dict[tuple[str, Role], str] = {
     ("StableDiffusionPipeline", "inpaint"): "StableDiffusionInpaintPipeline",
     ("StableDiffusionXLPipeline", "inpaint"): "StableDiffusionXLInpaintPipeline",
@@ -67,21 +70,21 @@ class Weights:
         self.settings = settings
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(settings.concurrency)
-        self._base: Any = None
-        self._templates: dict[Role, Any] = {}
+        self._base: DiffusionPipeline | None = None
+        self._templates: dict[Role, DiffusionPipeline] = {}
 
     @property
     def name(self) -> str:
-        """What an engine on these weights is called."""
+        """Name of an engine on these weights."""
         steps = self.settings.lightning_steps
         return short_name(self.settings.model) + (f" lightning-{steps}" if steps else "")
 
     def has(self, role: Role) -> bool:
-        """Whether the pipeline for a role is there already."""
+        """Return True if the pipeline for a role is loaded."""
         return role in self._templates
 
-    def template(self, role: Role) -> Any:
-        """The pipeline that those for a role are copied from; loads what is missing, which takes seconds to minutes.
+    def template(self, role: Role) -> DiffusionPipeline:
+        """Return the pipeline that those for a role are copied from; loading takes seconds to minutes.
 
         Raises:
             ConfigError: the checkpoint cannot be loaded, or cannot do this.
@@ -97,19 +100,19 @@ class Weights:
             return self._templates[role]
 
     @contextmanager
-    def fresh(self, role: Role) -> Iterator[Any]:
-        """A pipeline for one call; waits while as many calls as allowed run on the weights."""
+    def fresh(self, role: Role) -> Iterator[DiffusionPipeline]:
+        """Give a pipeline for one call, once fewer calls than allowed run on the weights."""
         template = self.template(role)
         with self._slots:
             pipeline = copy.copy(template)
             pipeline.scheduler = type(template.scheduler).from_config(template.scheduler.config)
-            # The same weights with attributes of its own: causal VAEs keep the features of the frames before in some
+            # The same weights with attributes of its own: causal VAEs keep the features of earlier frames in some
             # (diffusers/models/autoencoders/autoencoder_kl_qwenimage.py:783), and calls side by side mixed theirs.
             pipeline.vae = copy.copy(template.vae)
             try:
                 yield pipeline
             finally:
-                # A call that ended early leaves offloaded parts on the GPU; after any other call this does nothing.
+                # A call that ended early leaves offloaded parts on the GPU; after any other call this has no effect.
                 pipeline.maybe_free_model_hooks()
 
 
@@ -118,7 +121,7 @@ _SHARING = threading.Lock()
 
 
 def shared_weights(settings: WeightSettings) -> Weights:
-    """The one copy of these weights in the process, for as long as an engine uses it."""
+    """Return the one copy of these weights in the process, which lives as long as an engine uses it."""
     with _SHARING:
         weights = _SHARED.get(settings)
         if weights is None:
@@ -127,7 +130,7 @@ def shared_weights(settings: WeightSettings) -> Weights:
 
 
 def class_name(settings: WeightSettings) -> str:
-    """The pipeline class that `model_index.json` names.
+    """Return the name of the pipeline class in `model_index.json`.
 
     Raises:
         ConfigError: the file cannot be read, or names none.
@@ -147,7 +150,12 @@ def class_name(settings: WeightSettings) -> str:
 
 
 def role_class(native: str, role: Role, model: str) -> str:
-    """The pipeline class that does a role with a checkpoint.
+    """Return the name of the pipeline class that does a role with a checkpoint.
+
+    Args:
+        native: the class that the checkpoint names.
+        role: of the pipeline.
+        model: name of the checkpoint, for messages.
 
     Raises:
         ConfigError: diffusers has no such class, or it does something else; the message names a model that fits.
@@ -168,7 +176,7 @@ def role_class(native: str, role: Role, model: str) -> str:
     return name
 
 
-def _load(settings: WeightSettings) -> Any:
+def _load(settings: WeightSettings) -> DiffusionPipeline:
     from diffusers import DiffusionPipeline
 
     device = resolve_device(settings.device)
@@ -177,44 +185,36 @@ def _load(settings: WeightSettings) -> Any:
         pipeline = DiffusionPipeline.from_pretrained(
             source, revision=settings.revision, dtype=resolve_dtype(settings.dtype, device)
         )
-    _check_concurrency(pipeline, settings)
-    if settings.lora is not None:
-        fuse_lora(pipeline, settings.lora)
-    if settings.lightning_steps is not None:
-        make_fast(pipeline, settings.model, settings.lightning_lora, settings.lightning_steps)
-    if settings.compile:
-        _compile(pipeline)
-    _place(pipeline, settings, device)
-    logging.getLogger("diffusers.models.modeling_utils").addFilter(_is_news)
-    logger.info("loaded %s (%s) on %s", settings.model, type(pipeline).__name__, device)
-    return pipeline
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Drop what diffusers warns of at every call of SDXL: that it casts an empty list of modules."""
-    return "kept in float32: []" not in record.getMessage()
-
-
-def _check_concurrency(pipeline: Any, settings: WeightSettings) -> None:
-    """Refuse to share a VAE that a call of SDXL casts to float32 and back while another call may use it."""
     vae = pipeline.components["vae"]
+    # A call of SDXL casts such a VAE to float32 and back, while another call may use it.
     if settings.concurrency > 1 and vae.config.get("force_upcast") and str(vae.dtype) != "torch.float32":
         raise ConfigError(
             f"the VAE of {settings.model!r} changes its type within a call: use concurrency=1 (requests are batched "
             "all the same) or dtype='float32'"
         )
+    if settings.lora is not None:
+        fuse_lora(pipeline, settings.lora)
+    if settings.lightning_steps is not None:
+        make_fast(pipeline, settings.model, settings.lightning_lora, settings.lightning_steps)
+    if settings.compile:
+        denoiser = pipeline.components.get("transformer") or pipeline.components["unet"]
+        # Dynamic, because sizes of images and prompts differ from call to call.
+        if denoiser._repeated_blocks:
+            denoiser.compile_repeated_blocks(dynamic=True)
+        else:
+            denoiser.compile(dynamic=True)
+    _place(pipeline, settings, device)
+    logging.getLogger("diffusers.models.modeling_utils").addFilter(_is_worth_logging)
+    logger.info("loaded %s (%s) on %s", settings.model, type(pipeline).__name__, device)
+    return pipeline
 
 
-def _compile(pipeline: Any) -> None:
-    denoiser = pipeline.components.get("transformer") or pipeline.components["unet"]
-    # Sizes of images and prompts differ from call to call.
-    if denoiser._repeated_blocks:
-        denoiser.compile_repeated_blocks(dynamic=True)
-    else:
-        denoiser.compile(dynamic=True)
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for the warning of diffusers at every call of SDXL that it casts an empty list of modules."""
+    return "kept in float32: []" not in record.getMessage()
 
 
-def _place(pipeline: Any, settings: WeightSettings, device: str) -> None:
+def _place(pipeline: DiffusionPipeline, settings: WeightSettings, device: str) -> None:
     if settings.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif settings.offload == "sequential":
@@ -223,8 +223,8 @@ def _place(pipeline: Any, settings: WeightSettings, device: str) -> None:
         pipeline.to(device)
 
 
-def _in_role(base: Any, wanted: Any, settings: WeightSettings) -> Any:
-    """The base pipeline, or one of another class on its parts."""
+def _in_role(base: DiffusionPipeline, wanted: type[DiffusionPipeline], settings: WeightSettings) -> DiffusionPipeline:
+    """Return a copy of the base pipeline, or one of another class on its parts."""
     if settings.area is not None and has_own_size(wanted):
         wanted = with_area(wanted, settings.area)
     if type(base) is wanted:
@@ -237,20 +237,24 @@ def _in_role(base: Any, wanted: Any, settings: WeightSettings) -> Any:
     return pipeline
 
 
-def has_own_size(pipeline_class: Any) -> bool:
-    """Whether a pipeline class brings every image to its own area, as the Qwen-Image editing ones do."""
+def has_own_size(pipeline_class: type[DiffusionPipeline]) -> bool:
+    """Return True if a pipeline class brings every image to its own area, as the Qwen-Image editing ones do."""
     return "calculate_dimensions" in vars(sys.modules[pipeline_class.__module__])
 
 
-def with_area(pipeline_class: Any, area: int) -> Any:
-    """A pipeline class that works at another area than the one its module fixes (a megapixel).
+def with_area(pipeline_class: type[DiffusionPipeline], area: int) -> type[DiffusionPipeline]:
+    """Return a pipeline class that works at most at another area than the one its module fixes (a megapixel).
 
     Its call is the original code with one name bound otherwise, so that other users of the class see no change.
+
+    Args:
+        pipeline_class: a class that has its own size; see `has_own_size`.
+        area: pixels at most.
     """
     call = inspect.unwrap(pipeline_class.__call__)
-    original: Callable[..., tuple[Any, ...]] = call.__globals__["calculate_dimensions"]
+    original: Callable[[int, float], tuple[int, ...]] = call.__globals__["calculate_dimensions"]
 
-    def at_most(target_area: int, ratio: float) -> tuple[Any, ...]:
+    def at_most(target_area: int, ratio: float) -> tuple[int, ...]:
         width, height, *rest = original(min(target_area, area), ratio)
         return (max(32, width), max(32, height), *rest)
 

@@ -13,21 +13,21 @@ Offload = Literal["none", "model", "sequential"]
 
 
 class WeightSettings(ModelSettings):
-    """Which weights, how they lie in memory, and how many calls may use them at once.
+    """The weights, their place in memory, and the number of calls that may use them at once.
 
     Engines of a process whose `WeightSettings` are equal share one copy of the weights.
 
     Attributes:
         offload: "model" keeps one part at a time on the GPU, "sequential" one layer at a time (slow, least memory).
         compile: compile the repeated blocks of the denoiser; the first call then takes minutes.
-        area: pixels that the model works at, whatever the size of the image; None is what it was trained at. Less is
-            faster: the cost of a step grows with the area, or faster.
+        area: pixels that the model works at for images of any size; None is the area of its training. Less is
+            faster: the cost of a step grows at least in proportion to the area.
         concurrency: pipelines that may run at once on these weights. More than 1 pays on a CPU with many cores; on a
-            GPU let batches do it.
+            GPU, batches are the better way.
         lora: weights of a LoRA, as a file or "owner/repository:file" on the hub, fused at load; None for none.
         use_fast: the Lightning LoRA with 8 steps, its scheduler, and no guidance (Qwen-Image models only).
         use_ultra_fast: the same with 4 steps.
-        lightning_lora: where the Lightning LoRA is, if not at its published place; same form as `lora`.
+        lightning_lora: the Lightning LoRA in the form of `lora`; None is the published one.
     """
 
     offload: Offload = "none"
@@ -60,8 +60,8 @@ class DiffusionSettings(WeightSettings):
     Attributes:
         steps: denoising steps where a request gives none; None is the pipeline's default.
         guidance: guidance scale where a request gives none; None is the pipeline's default.
-        max_batch: requests that go together at most, where the pipeline can take several.
-        batch_window_ms: how long the first request of a batch waits for others, when the weights are idle.
+        max_batch: requests of a batch at most, where the pipeline can take several.
+        batch_window_ms: milliseconds that the first request of a batch waits for others, when the weights are idle.
     """
 
     steps: int | None = Field(None, ge=1)
@@ -71,7 +71,7 @@ class DiffusionSettings(WeightSettings):
 
     @property
     def weights(self) -> WeightSettings:
-        """The part of these settings that decides whether weights can be shared."""
+        """The settings of the weights; engines for which they are equal share the weights."""
         return WeightSettings(**{name: getattr(self, name) for name in WeightSettings.model_fields})
 
 
@@ -79,7 +79,7 @@ class InpainterSettings(DiffusionSettings):
     """Settings of an inpainter.
 
     Attributes:
-        removal_prompt: what to paint when the prompt is empty, which asks for a removal.
+        removal_prompt: prompt of the pipeline when the prompt is empty, which asks for a removal.
     """
 
     model: str = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"

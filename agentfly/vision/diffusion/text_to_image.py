@@ -1,7 +1,7 @@
 """Images from text by any diffusers pipeline, and variations of images by the same weights.
 
 Requests with equal settings that come within a few milliseconds are one batch. Every request has a random generator of
-its own, on the CPU, so that its image depends on its seed and not on its company or its device.
+its own, on the CPU, so that its image depends on its seed and not on its batch or its device.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from PIL import Image
 
 from agentfly.errors import ToolError
-from agentfly.vision.compositing import flattened, restored
-from agentfly.vision.diffusion.batching import Abandoned, Batcher, Stopped
-from agentfly.vision.diffusion.calls import Order
+from agentfly.images import on_white
+from agentfly.vision.compositing import restored
+from agentfly.vision.diffusion.batching import Abandoned, Batcher
+from agentfly.vision.diffusion.calls import Order, stop_callback
 from agentfly.vision.diffusion.engine import DiffusionEngine
 from agentfly.vision.diffusion.pipelines import Weights, shared_weights
 from agentfly.vision.diffusion.settings import DiffusionSettings, WeightSettings
@@ -33,12 +33,12 @@ class TextRequest:
     """One image to make. None leaves a setting to the pipeline's own default.
 
     Attributes:
-        prompt: in words.
+        prompt: description of the image.
         seed: of its noise.
         negative_prompt: what to avoid.
         guidance_scale, true_cfg_scale: a pipeline has one of them, or both.
         num_inference_steps: of denoising.
-        width, height: in pixels; the pipeline works at the next size that it can, and its image is brought to this.
+        width, height: in pixels; the pipeline works at the next size that it supports, and its image is resized.
     """
 
     prompt: str
@@ -75,19 +75,19 @@ class TextToImage:
         )
 
     def load(self) -> None:
-        """Load the weights, if that has not happened yet. Takes seconds to minutes, so not for an event loop.
+        """Load the weights, if they are not loaded yet. Takes seconds to minutes, so not for an event loop.
 
         Raises:
-            ConfigError: the checkpoint starts from something else than text, or cannot be loaded.
+            ConfigError: the checkpoint does not start from text, or cannot be loaded.
         """
         if not self._accepted:
             template = self.weights.template("generate")
-            # Transformers take patches of two by two latents; Stable Diffusion wants eights, whatever its VAE does.
+            # Transformers take patches of two by two latents; Stable Diffusion wants multiples of 8 with any VAE.
             self._multiple = math.lcm(8, template.vae_scale_factor * (1 if "unet" in template.components else 2))
             self._accepted = frozenset(inspect.signature(template.__call__).parameters)
 
     async def make(self, request: TextRequest) -> Image.Image:
-        """The image of a request; cancelling the call withdraws it, even while it runs.
+        """Return the image of a request; cancelling the call withdraws the request, even while it runs.
 
         Raises:
             ToolError: the pipeline does not know a setting, memory ran out, or the safety checker withheld the image.
@@ -107,28 +107,23 @@ class TextToImage:
         return image if image.size == size else await asyncio.to_thread(restored, image, size)
 
     def close(self) -> None:
-        """Drop what waits; what runs stops at its next step."""
+        """Drop the requests that wait; those that run stop at their next step."""
         self._batcher.close()
         self._loader.close()
 
     def _whole(self, side: int | None) -> int | None:
-        """The next side that is whole latents."""
+        """Return the next side that is a whole number of latents."""
         return None if side is None else math.ceil(side / self._multiple) * self._multiple
 
     def _run(self, requests: Sequence[TextRequest], abandoned: Abandoned) -> Sequence[Image.Image | None]:
         import torch
 
-        def stop_when_abandoned(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if abandoned():
-                raise Stopped
-            return tensors
-
         shared = {name: getattr(requests[0], name) for name in _SETTINGS}
-        call: dict[str, Any] = {name: value for name, value in shared.items() if value is not None}
+        call: dict[str, object] = {name: value for name, value in shared.items() if value is not None}
         if "negative_prompt" in call:
             call["negative_prompt"] = [call["negative_prompt"]] * len(requests)
         if "callback_on_step_end" in self._accepted:
-            call["callback_on_step_end"] = stop_when_abandoned
+            call["callback_on_step_end"] = stop_callback(abandoned)
         call["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         with memory_guard(self.name), self.weights.fresh("generate") as pipeline, torch.inference_mode():
             output = pipeline(prompt=[request.prompt for request in requests], **call)
@@ -150,18 +145,18 @@ class ImageToImage(DiffusionEngine):
     async def vary(
         self, start: Image.Image, prompt: str, *, seed: int, strength: float, steps: int | None = None
     ) -> Image.Image:
-        """A variation, at the size that the pipeline works at for such an image; transparent parts count as white.
+        """Return a variation, at the size that the pipeline works at for such an image; transparent parts become white.
 
         Args:
-            start: the image before.
-            prompt: what the image shows.
+            start: the image to vary.
+            prompt: description of the result.
             seed: of the noise.
-            strength: how much noise, from 0 (the image stays) to 1 (nothing of it is left).
+            strength: amount of noise, from 0 (the image stays) to 1 (nothing of it is left).
             steps: of denoising; only the last share `strength` of them is done.
 
         Raises:
             ToolError: strength and steps leave nothing to do, or memory ran out.
             ConfigError: the checkpoint cannot be loaded, or has no such pipeline.
         """
-        order = Order(await asyncio.to_thread(flattened, start), prompt, seed)
+        order = Order(await asyncio.to_thread(on_white, start), prompt, seed)
         return await self.make(order, steps=steps, guidance=None, strength=strength)

@@ -1,4 +1,4 @@
-"""The requests of each kind of server: paths, names of fields, and which part of a mask means "change".
+"""The requests of each kind of server: paths, names of fields, and the part of a mask that means "change".
 
 Our own server, vllm-omni, sglang and OpenAI all serve `POST /v1/images/edits` as a form, and differ in the rest. sglang
 takes a mask and ignores it, so it is never asked to inpaint.
@@ -6,20 +6,18 @@ takes a mask and ignores it, so it is never asked to inpaint.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from types import MappingProxyType
 from typing import Any, Literal
 
 from PIL import Image
 
 from agentfly.errors import ImageError
-from agentfly.images.load import ImageLimits, load_image
+from agentfly.images import ImageLimits, encode_image, from_base64
 from agentfly.vision.base import Detection, Detections
+from agentfly.vision.detection.boxes import box_mask
 
 Operation = Literal["edit", "inpaint", "detect"]
 OPERATIONS: tuple[Operation, ...] = ("edit", "inpaint", "detect")
@@ -29,18 +27,20 @@ _REPLY_LIMITS = ImageLimits(allow_files=False)
 
 
 class BadReply(Exception):
-    """A server answered 200 with something that is no answer."""
+    """A server answered 200 with a body that is no answer."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request of an engine, in our own words.
+    """One request of an engine, before it takes the form of a kind of server.
 
     Attributes:
+        operation: of the request.
+        prompt: the prompt or instruction.
         image: PNG of the image.
-        size: of the image.
+        size: width and height of the image in pixels.
         mask: mode L, white = change; for "inpaint".
-        fields: the rest by our own names; what is None is left to the server.
+        fields: the other settings by our own names; those left out are left to the server.
     """
 
     operation: Operation
@@ -48,7 +48,7 @@ class Call:
     image: bytes
     size: tuple[int, int]
     mask: Image.Image | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Adapter:
     """One kind of server.
 
     Attributes:
-        name: what `NodeConfig.adapter` calls it.
+        name: its name in `NodeConfig.adapter`.
         owner: `owned_by` of its models, by which it is recognised.
-        operations: what it can do at all; a node may be told to be asked for less or more.
-        fields: our names of settings, and its own. What is not here is not sent.
+        operations: the operations that it supports; `NodeConfig.operations` may name fewer or more.
+        fields: its names of settings by ours. Settings that are not here are not sent.
         mask_field: name of the mask.
-        mask_style: which part of the mask changes.
-        health: path that says whether it is well; None where there is none.
-        takes_timeout: whether it accepts how long the client waits.
+        mask_style: the part of the mask that changes.
+        health: path of its health check; None where there is none.
+        takes_timeout: True if it accepts the time that the client waits.
     """
 
     name: str
@@ -85,7 +85,13 @@ class Adapter:
     takes_timeout: bool = False
 
     def form(self, call: Call, model: str | None, timeout: float) -> Form:
-        """The request for a call."""
+        """Return the request for a call.
+
+        Args:
+            call: the request in our own form.
+            model: name of the model for the server; None sends none.
+            timeout: seconds that the client waits, for servers that take it.
+        """
         data = {"prompt": call.prompt}
         data |= {theirs: str(call.fields[ours]) for ours, theirs in self.fields.items() if ours in call.fields}
         if model is not None:
@@ -121,7 +127,7 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
             Adapter(
                 "vllm-omni",
                 "vllm",
-                # Whether it inpaints depends on its model, which it does not tell: `NodeConfig.operations` may add it.
+                # Inpainting depends on its model, which it does not report: `NodeConfig.operations` may add it.
                 frozenset(("edit",)),
                 {**_DIFFUSION, "guidance_scale": "guidance_scale"},
                 mask_field="mask_image",
@@ -133,65 +139,63 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
 )
 
 
-def adapter_of(models: Mapping[str, Any]) -> Adapter | None:
-    """The kind of server whose `/v1/models` this is; None where it does not tell."""
-    owners = {str(model.get("owned_by")) for model in models.get("data", ())}
+def adapter_of(models: Mapping[str, object]) -> Adapter | None:
+    """Return the kind of server that answers `/v1/models` with this; None where it does not tell."""
+    listed = models.get("data", ())
+    entries = listed if isinstance(listed, Sequence) else ()
+    owners = {str(model.get("owned_by")) for model in entries if isinstance(model, Mapping)}
     return next((adapter for adapter in ADAPTERS.values() if adapter.owner in owners), None)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """An image as PNG, compressed as fast as it can be."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 def encode_mask(mask: Image.Image, style: MaskStyle) -> bytes:
-    """A mask (mode L, white = change) as PNG in a server's own style."""
+    """Return a mask as PNG in a server's own style.
+
+    Args:
+        mask: mode L, white = change.
+        style: the part of the server's masks that changes.
+    """
     if style == "white":
-        return encode_png(mask)
-    rgba = Image.merge("RGBA", (mask, mask, mask, mask.point(lambda value: 255 - value)))
-    return encode_png(rgba)
+        return encode_image(mask)
+    return encode_image(Image.merge("RGBA", (mask, mask, mask, mask.point(lambda value: 255 - value))))
 
 
 def read_image(content: bytes) -> Image.Image:
-    """The image of a reply of `/v1/images/edits`.
+    """Return the image of a reply of `/v1/images/edits`.
 
     Raises:
-        BadReply: it has none.
+        BadReply: the reply has none.
     """
-    reply = _json(content)
+    reply = _read_json(content)
     try:
-        return load_image(base64.b64decode(reply["data"][0]["b64_json"]), _REPLY_LIMITS)
-    except (KeyError, IndexError, TypeError, binascii.Error, ImageError) as fault:
+        return from_base64(reply["data"][0]["b64_json"], _REPLY_LIMITS)
+    except (KeyError, IndexError, TypeError, ImageError) as fault:
         raise BadReply(f"its reply has no image in data[0].b64_json ({fault})") from fault
 
 
 def read_detections(content: bytes, size: tuple[int, int]) -> Detections:
-    """The objects of a reply of `/v1/detections`; a box is the mask of an object without one.
+    """Return the objects of a reply of `/v1/detections`; the mask of an object without one is its box.
+
+    Args:
+        content: the body of the reply.
+        size: width and height of the image in pixels.
 
     Raises:
-        BadReply: it is of another form.
+        BadReply: the reply has another form.
     """
-    reply = _json(content)
+    reply = _read_json(content)
+    found: list[Detection] = []
     try:
-        found = [_detection(item, size) for item in reply["data"]]
+        for item in reply["data"]:
+            x0, y0, x1, y1 = (int(value) for value in item["box"])
+            box = (x0, y0, x1, y1)
+            mask = from_base64(item["mask"], _REPLY_LIMITS).convert("L") if item.get("mask") else box_mask(box, size)
+            found.append(Detection(str(item["label"]), float(item["score"]), box, mask))
         return Detections(found, best_rejected=reply.get("best_rejected"))
     except (KeyError, TypeError, ValueError) as fault:
         raise BadReply(f"its reply is no list of objects ({type(fault).__name__})") from fault
 
 
-def _detection(item: Mapping[str, Any], size: tuple[int, int]) -> Detection:
-    x0, y0, x1, y1 = (int(value) for value in item["box"])
-    if item.get("mask"):
-        mask = load_image(base64.b64decode(item["mask"]), _REPLY_LIMITS).convert("L")
-    else:
-        mask = Image.new("L", size, 0)
-        mask.paste(255, (x0, y0, x1, y1))
-    return Detection(str(item["label"]), float(item["score"]), (x0, y0, x1, y1), mask)
-
-
-def _json(content: bytes) -> Mapping[str, Any]:
+def _read_json(content: bytes) -> Mapping[str, Any]:
     try:
         reply = json.loads(content)
     except ValueError as fault:

@@ -8,21 +8,64 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from agentfly.errors import ConfigError
-from agentfly.vision.remote.adapters import Call
-from agentfly.vision.remote.faults import AttemptFault, Busy, Failed, Refused
-from agentfly.vision.remote.hedging import Hedging
-from agentfly.vision.remote.node import Circuit, Node, Place, check_usable
-from agentfly.vision.remote.node_queue import Places
-from agentfly.vision.remote.transport import Transport
+from agentfly.vision.remote.adapters import Call, Operation
+from agentfly.vision.remote.node import Circuit, Node, Slot, check_usable
+from agentfly.vision.remote.node_queue import NodeQueue
+from agentfly.vision.remote.settings import PoolSettings
+from agentfly.vision.remote.statistics import PoolCounters, quantile
+from agentfly.vision.remote.transport import AttemptFault, Busy, Failed, Refused, Transport
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_LEAST_DELAY = 0.05
+
+
+class Hedging:
+    """Decides when a second node is asked beside the first, from the time that answers took.
+
+    Args:
+        nodes: of the pool.
+        settings: how eagerly it hedges.
+        counters: of the pool; hedges are counted there.
+    """
+
+    def __init__(self, nodes: Sequence[Node], settings: PoolSettings, counters: PoolCounters) -> None:
+        self._nodes, self._settings, self._counters = nodes, settings, counters
+        self._seconds: dict[Operation, deque[float]] = {}
+
+    def record(self, operation: Operation, seconds: float) -> None:
+        """Record the time that an answer took."""
+        self._seconds.setdefault(operation, deque(maxlen=256)).append(seconds)
+
+    def delay(self, operation: Operation) -> float | None:
+        """Return the seconds after which an attempt takes unusually long; None while attempts are not hedged."""
+        settings, seconds = self._settings, self._seconds.get(operation, ())
+        if len(self._nodes) < 2 or not settings.hedge_factor or len(seconds) < settings.hedge_after:
+            return None
+        slow = quantile(list(seconds), 0.95)
+        return None if slow is None else max(_LEAST_DELAY, settings.hedge_factor * slow)
+
+    def allows(self, operation: Operation, taken: Node) -> bool:
+        """Return True, and count a hedge, if another node is idle and the share of hedges is not used up.
+
+        Args:
+            operation: of the request.
+            taken: the node of the first attempt.
+        """
+        counters, nodes = self._counters, self._nodes
+        if counters.hedges >= 1 + self._settings.hedge_share * counters.requests:
+            return False
+        allowed = any(n is not taken and not n.in_flight and n.offers(operation) and n.has_room() for n in nodes)
+        counters.hedges += allowed
+        return allowed
 
 
 @dataclass(eq=False)
@@ -34,16 +77,22 @@ class _Flight:
 
 
 class Attempts:
-    """Sends requests to nodes, and tells the nodes what came of it. Belongs to one event loop."""
+    """Sends requests to nodes and records the outcomes. Belongs to one event loop."""
 
-    def __init__(self, nodes: Sequence[Node], transport: Transport, places: Places, hedging: Hedging) -> None:
-        self._nodes, self._transport, self._places, self._hedging = nodes, transport, places, hedging
+    def __init__(self, nodes: Sequence[Node], transport: Transport, queue: NodeQueue, hedging: Hedging) -> None:
+        self._nodes, self._transport, self._queue, self._hedging = nodes, transport, queue, hedging
 
     async def answer(self, call: Call, read: Callable[[bytes], T], deadline: float, avoid: Node | None) -> T:
-        """What `read` makes of the first answer.
+        """Return the result of the first answer.
+
+        Args:
+            call: the request.
+            read: makes the result of a reply.
+            deadline: in seconds of `time.monotonic`.
+            avoid: the node to ask only when no other has room.
 
         Raises:
-            AttemptFault: another try may succeed.
+            AttemptFault: every attempt failed; another try may succeed.
             Refused: the engine of a server will not do it.
             ConfigError: no node can be used as it is configured.
         """
@@ -57,7 +106,15 @@ class Attempts:
                 if not first.done() and taken and overdue and self._hedging.allows(call.operation, taken):
                     second = self._attempt(call, read, deadline, taken, _Flight(), hedge=True)
                     attempts.add(asyncio.create_task(second))
-            return await _first_answer(attempts)
+            pending = attempts
+            while True:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                faults = [fault for task in done if (fault := task.exception()) is not None]
+                if len(faults) < len(done):
+                    return next(task.result() for task in done if task.exception() is None)
+                # A refusal ends the request at once; of other faults the last one counts.
+                if not pending or not isinstance(faults[0], AttemptFault):
+                    raise faults[0]
         finally:
             for attempt in attempts:
                 attempt.cancel()
@@ -72,75 +129,59 @@ class Attempts:
         flight: _Flight,
         hedge: bool = False,
     ) -> T:
-        place = await self._places.take(call.operation, avoid)
+        slot = await self._queue.take(call.operation, avoid)
         try:
-            flight.node, flight.sent = place.node, time.monotonic()
-            result = await self._counted(place, call, read, deadline)
-            place.node.counters.hedges_won += hedge
+            flight.node, flight.sent = slot.node, time.monotonic()
+            result = await self._send(slot, call, read, deadline)
+            slot.node.counters.hedges_won += hedge
             return result
         finally:
-            self._places.give_back(place)
+            self._queue.give_back(slot)
 
-    async def _counted(self, place: Place, call: Call, read: Callable[[bytes], T], deadline: float) -> T:
-        node, counters, started = place.node, place.node.counters, time.monotonic()
+    async def _send(self, slot: Slot, call: Call, read: Callable[[bytes], T], deadline: float) -> T:
+        """Send a call to the node of a slot, and record the outcome with the node."""
+        node, counters, started = slot.node, slot.node.counters, time.monotonic()
         counters.attempts += 1
         try:
-            result = await self._sent(place, call, read, deadline)
+            try:
+                async with asyncio.timeout(None) as slot.timeout:
+                    result = await self._transport.send(node, call, read, deadline)
+            except TimeoutError as fault:
+                raise Failed(node, "it stopped answering", away=True) from fault
+            finally:
+                slot.timeout = None
         except asyncio.CancelledError:
             counters.cancelled += 1
             raise
         except Busy as fault:
             counters.busy += 1
-            node.was_busy(fault.retry_after)
+            node.record_busy(fault.retry_after)
             raise
         except Refused:
             counters.refused += 1
-            node.succeeded()
+            node.record_success()
             raise
         except Exception as fault:
             counters.failed += 1
-            self._note(place, fault)
+            _record_failure(slot, fault)
             if isinstance(fault, ConfigError):
                 check_usable(self._nodes)
                 raise Failed(node, str(fault), away=True) from fault
             raise
         seconds = time.monotonic() - started
         counters.answered += 1
-        node.succeeded(call.operation, seconds)
-        self._hedging.learn(call.operation, seconds)
+        node.record_success(call.operation, seconds)
+        self._hedging.record(call.operation, seconds)
         return result
 
-    async def _sent(self, place: Place, call: Call, read: Callable[[bytes], T], deadline: float) -> T:
-        """The answer, unless the node is given up for lost before it comes."""
-        try:
-            async with asyncio.timeout(None) as place.patience:
-                return await self._transport.send(place.node, call, read, deadline)
-        except TimeoutError as fault:
-            raise Failed(place.node, "it stopped answering", away=True) from fault
-        finally:
-            place.patience = None
 
-    def _note(self, place: Place, fault: Exception) -> None:
-        """Tell a node of a failure, unless the node that failed is no longer the one that is there."""
-        node, reason = place.node, fault.reason if isinstance(fault, Failed) else str(fault)
-        if isinstance(fault, ConfigError):
-            node.unusable = reason
-        if not place.is_current:
-            return
-        node.failed(reason, away=isinstance(fault, ConfigError) or (isinstance(fault, Failed) and fault.away))
-        if node.circuit is Circuit.open:
-            logger.warning("%s is left alone for a while: %s", node.url, reason)
-
-
-async def _first_answer(attempts: set[asyncio.Task[T]]) -> T:
-    """The first result; the last fault where all fail. A refusal ends it at once."""
-    pending = attempts
-    while True:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        faults = [task.exception() for task in done]
-        for task, fault in zip(done, faults, strict=True):
-            if fault is None:
-                return task.result()
-        last = next(fault for fault in faults if fault is not None)
-        if not pending or not isinstance(last, AttemptFault):
-            raise last
+def _record_failure(slot: Slot, fault: Exception) -> None:
+    """Record a failure with the node of a slot, unless the node has come back from an absence since."""
+    node, reason = slot.node, fault.reason if isinstance(fault, Failed) else str(fault)
+    if isinstance(fault, ConfigError):
+        node.unusable = reason
+    if not slot.is_current:
+        return
+    node.record_failure(reason, away=isinstance(fault, ConfigError) or (isinstance(fault, Failed) and fault.away))
+    if node.circuit is Circuit.open:
+        logger.warning("%s is left alone for a while: %s", node.url, reason)

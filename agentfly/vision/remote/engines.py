@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
 
 from PIL import Image
 
+from agentfly.images import encode_image
 from agentfly.vision.base import (
     Delegating,
     Detection,
@@ -19,11 +21,11 @@ from agentfly.vision.base import (
     Engines,
     Inpainter,
     InpaintParams,
+    given_params,
 )
 from agentfly.vision.cached_engines import move_cache
-from agentfly.vision.remote.adapters import Call, Operation, encode_png, read_detections, read_image
-from agentfly.vision.remote.faults import NotOffered
-from agentfly.vision.remote.pool import NodePool
+from agentfly.vision.remote.adapters import Call, Operation, read_detections, read_image
+from agentfly.vision.remote.pool import NodePool, NotOffered
 from agentfly.vision.remote.settings import NodeSpecs, PoolSettings, read_nodes
 from agentfly.vision.remote.statistics import PoolStatistics
 
@@ -31,9 +33,9 @@ T = TypeVar("T")
 
 
 class _Remote(Delegating):
-    """An engine behind the pool, or the one that stands in where no server does the operation.
+    """An engine behind the pool, with a local engine for when no server does the operation.
 
-    The engine's `name` is that of whoever did the last call of the task that asks: of calls side by side, one may have
+    Its `name` is that of the engine that did the last call of the current task: of calls side by side, one may have
     been done by a server and another here.
     """
 
@@ -45,7 +47,7 @@ class _Remote(Delegating):
 
     @property
     def name(self) -> str:
-        """The models that did it, so that results name their maker; "remote" before the first call."""
+        """The models that did the last call; "remote" before the first."""
         return self._maker.get()
 
     async def _ask(self, build: Callable[[], Call], read: Callable[[bytes], T]) -> T:
@@ -54,14 +56,14 @@ class _Remote(Delegating):
         return result
 
     async def maker(self) -> str:
-        """The models that do it now, and their versions; whoever stands in, where no server does it."""
+        """Return the models that do it now, with their versions; the local engine where no server does it."""
         try:
             makers = await self._pool.makers(self._operation)
         except NotOffered:
             name = self._stand_in().name
             self._maker.set(name)
             return name
-        # A result that comes from a cache has a maker, too.
+        # A result from a cache has a maker, too.
         self._note_maker()
         return f"remote: {', '.join(makers)}"
 
@@ -71,7 +73,7 @@ class _Remote(Delegating):
 
 
 class RemoteDetector(_Remote):
-    """Finds what a text names, on a server."""
+    """Finds the objects that a text names, on a server."""
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], Detector]) -> None:
         super().__init__(pool, "detect", otherwise)
@@ -80,11 +82,11 @@ class RemoteDetector(_Remote):
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Sequence[Detection]:
-        """Objects that match, best first; see `Detector`."""
+        """Return the objects that match, best first; see `Detector`."""
 
         def build() -> Call:
             thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
-            return Call("detect", prompt, encode_png(image), image.size, fields=thresholds)
+            return Call("detect", prompt, encode_image(image), image.size, fields=thresholds)
 
         def read(content: bytes) -> Detections:
             return read_detections(content, image.size)
@@ -98,21 +100,23 @@ class RemoteDetector(_Remote):
 
 
 class RemoteInpainter(_Remote):
-    """Repaints what a mask covers, on a server."""
+    """Repaints the masked part of an image, on a server."""
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], Inpainter]) -> None:
         super().__init__(pool, "inpaint", otherwise)
         self._otherwise = otherwise
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
-        """The image with the masked part repainted; see `Inpainter`. What a server changed elsewhere is undone."""
+        """Return the image with the masked part repainted; see `Inpainter`. Changes elsewhere are undone."""
         grey = mask.convert("L")
 
         def build() -> Call:
-            return Call("inpaint", prompt, encode_png(image), image.size, grey, _given(params))
+            return Call("inpaint", prompt, encode_image(image), image.size, grey, given_params(params))
 
         def read(content: bytes) -> Image.Image:
-            painted = _like(read_image(content), image)
+            painted = _resized(read_image(content), image.size).convert(image.mode)
+            if image.mode == "RGBA":
+                painted.putalpha(image.getchannel("A"))
             return Image.composite(painted, image, grey.point(lambda value: 255 if value else 0))
 
         try:
@@ -131,10 +135,10 @@ class RemoteEditor(_Remote):
         self._otherwise = otherwise
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
-        """The edited image, same size; see `Editor`."""
+        """Return the edited image, same size; see `Editor`."""
 
         def build() -> Call:
-            return Call("edit", instruction, encode_png(image), image.size, fields=_given(params))
+            return Call("edit", instruction, encode_image(image), image.size, fields=given_params(params))
 
         def read(content: bytes) -> Image.Image:
             return _resized(read_image(content), image.size)
@@ -158,11 +162,11 @@ class RemoteEngines(Engines):
     pool: NodePool
 
     def get_statistics(self) -> PoolStatistics:
-        """What the servers did so far."""
+        """Return the statistics of the servers."""
         return self.pool.get_statistics()
 
     def print_statistics(self) -> None:
-        """The statistics as a table on the console."""
+        """Print the statistics as a table on the console."""
         self.pool.print_statistics()
 
     async def close(self) -> None:
@@ -178,19 +182,19 @@ def remote_engines(
     otherwise: Engines | None = None,
     settings: PoolSettings | None = None,
 ) -> RemoteEngines:
-    """Detector, inpainter and editor on a pool of image servers.
+    """Return a detector, an inpainter and an editor on a pool of image servers.
 
     Args:
         nodes: servers, as `agentfly.vision.remote.settings.read_nodes` takes them: `"localhost:8000"`, or `NodeConfig`
-            where a key, a model or the kind of server must be told.
+            where a key, a model or the kind of server must be given.
         max_requests_per_minute: requests in any minute at most, over all servers.
         timeout: seconds for a call, waiting included; then it ends with `ToolOutage`.
-        otherwise: does what no server offers; the embedded engines by default. A cache in front of it (see
-            `agentfly.vision.cached_engines`) is moved in front of the servers, and keeps what they make, too.
+        otherwise: engines for operations that no server offers; the embedded ones by default. A cache in front of
+            them (see `agentfly.vision.cached_engines`) is moved in front of the servers, and keeps their results, too.
         settings: how servers are treated.
 
     Raises:
-        ConfigError: no nodes, or one that cannot be.
+        ConfigError: there are no nodes, or one of no known form.
     """
     pool = NodePool(
         read_nodes(nodes),
@@ -198,10 +202,19 @@ def remote_engines(
         timeout=timeout,
         settings=settings,
     )
-    return _on(pool, _Lazily()) if otherwise is None else move_cache(otherwise, lambda bare: _on(pool, lambda: bare))
+    if otherwise is not None:
+        return move_cache(otherwise, lambda bare: _on_pool(pool, lambda: bare))
+
+    @cache
+    def embedded() -> Engines:
+        from agentfly.vision.classical import classical_engines
+
+        return classical_engines()
+
+    return _on_pool(pool, embedded)
 
 
-def _on(pool: NodePool, otherwise: Callable[[], Engines]) -> RemoteEngines:
+def _on_pool(pool: NodePool, otherwise: Callable[[], Engines]) -> RemoteEngines:
     return RemoteEngines(
         RemoteDetector(pool, lambda: otherwise().detector),
         RemoteInpainter(pool, lambda: otherwise().inpainter),
@@ -211,31 +224,5 @@ def _on(pool: NodePool, otherwise: Callable[[], Engines]) -> RemoteEngines:
     )
 
 
-class _Lazily:
-    """The embedded engines, loaded when they are first needed."""
-
-    def __init__(self) -> None:
-        self._engines: Engines | None = None
-
-    def __call__(self) -> Engines:
-        if self._engines is None:
-            from agentfly.vision.classical import classical_engines
-
-            self._engines = classical_engines()
-        return self._engines
-
-
-def _given(params: EditParams | InpaintParams) -> Mapping[str, Any]:
-    return {name: value for name, value in asdict(params).items() if value is not None}
-
-
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _like(image: Image.Image, source: Image.Image) -> Image.Image:
-    """The image in the size and mode of its source, with the source's transparency."""
-    painted = _resized(image, source.size).convert(source.mode)
-    if source.mode == "RGBA":
-        painted.putalpha(source.getchannel("A"))
-    return painted

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image, ImageDraw
 from rich.console import Console
 
 from agentfly.errors import AgentFlyError, ToolError
+from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.vision.base import EditParams, Engines, InpaintParams
-from agentfly.vision.remote.adapters import OPERATIONS
-from agentfly.vision.remote.engines import RemoteEngines, remote_engines
+from agentfly.vision.remote.engines import remote_engines
 from agentfly.vision.remote.settings import read_nodes
 from agentfly.vision.remote.statistics import PoolStatistics, quantile
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send.
+    """The requests of a load test.
 
     Attributes:
+        requests: number of requests.
+        concurrency: most requests at the same time.
         operations: taken in turn.
+        prompt: of every request.
         size: side of the square image, in pixels.
         steps: denoising steps; None leaves them to the server.
     """
@@ -42,7 +48,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it. Seconds are of answered requests, from the call to the decoded image."""
+    """The outcome of a load test.
+
+    Attributes:
+        answered: number of requests that were answered.
+        errors: how often each error message came.
+        seconds: length of the whole test.
+        per_second: answered requests in a second.
+        p50, p99: seconds of answered requests, from the call to the decoded image; None without one.
+    """
 
     answered: int
     errors: dict[str, int]
@@ -53,7 +67,12 @@ class Report:
 
 
 async def run_load(engines: Engines, load: Load) -> Report:
-    """Send a load, each request with a seed of its own so that no cache can answer."""
+    """Send a load, each request with a seed of its own so that no cache can answer.
+
+    Args:
+        engines: on the image servers to test.
+        load: the requests.
+    """
     image, mask = make_image(load.size)
     took: list[float] = []
     errors: dict[str, int] = {}
@@ -63,7 +82,15 @@ async def run_load(engines: Engines, load: Load) -> Report:
         for number in numbers:
             started = time.perf_counter()
             try:
-                await _send(engines, load, number, image, mask)
+                operation = load.operations[number % len(load.operations)]
+                if operation == "detect":
+                    await engines.detector.detect(image, load.prompt, box_threshold=0.35, text_threshold=0.25)
+                elif operation == "inpaint":
+                    inpainting = InpaintParams(num_inference_steps=load.steps, seed=number)
+                    await engines.inpainter.inpaint(image, mask, load.prompt, inpainting)
+                else:
+                    editing = EditParams(num_inference_steps=load.steps, seed=number)
+                    await engines.editor.edit(image, load.prompt, editing)
             except ToolError as fault:
                 errors[str(fault)] = errors.get(str(fault), 0) + 1
             else:
@@ -75,19 +102,8 @@ async def run_load(engines: Engines, load: Load) -> Report:
     return Report(len(took), errors, seconds, len(took) / seconds, quantile(took, 0.5), quantile(took, 0.99))
 
 
-async def _send(engines: Engines, load: Load, number: int, image: Image.Image, mask: Image.Image) -> None:
-    operation = load.operations[number % len(load.operations)]
-    if operation == "detect":
-        await engines.detector.detect(image, load.prompt, box_threshold=0.35, text_threshold=0.25)
-    elif operation == "inpaint":
-        inpainting = InpaintParams(num_inference_steps=load.steps, seed=number)
-        await engines.inpainter.inpaint(image, mask, load.prompt, inpainting)
-    else:
-        await engines.editor.edit(image, load.prompt, EditParams(num_inference_steps=load.steps, seed=number))
-
-
 def make_image(size: int) -> tuple[Image.Image, Image.Image]:
-    """A square image with gradients and a red circle, and the mask of the circle."""
+    """Return a square image with gradients and a red circle, and the mask of the circle; `size` is in pixels."""
     ramp = np.linspace(40, 200, size).astype(np.uint8)
     pixels = np.stack(
         [np.tile(ramp, (size, 1)), np.tile(ramp[:, None], (1, size)), np.full((size, size), 90, np.uint8)]
@@ -99,56 +115,74 @@ def make_image(size: int) -> tuple[Image.Image, Image.Image]:
     return image, mask
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a load test and print what came of it; exit code 1 unless every request was answered."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add, usual = parser.add_argument, Load()
-    add("--nodes", nargs="+", required=True, metavar="HOST:PORT", help="the servers")
-    add("--nodes-key-env", default=None, help="environment variable with the key of the servers")
-    add("--requests", type=int, default=usual.requests, help="number of requests")
-    add("--concurrency", type=int, default=usual.concurrency, help="most requests at the same time")
-    add(
-        "--operations", nargs="+", choices=OPERATIONS, default=list(usual.operations), help="operations to send in turn"
+class Operations(StrEnum):
+    """The operations of image servers, as choices of an option."""
+
+    edit = "edit"
+    inpaint = "inpaint"
+    detect = "detect"
+
+
+class LoadTestCommand(ListOptionsCommand):
+    """The command line of the load test: `--nodes` and `--operations` take several values."""
+
+    list_options = MappingProxyType({"--nodes": ANY_VALUE, "--operations": ANY_VALUE})
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_USUAL = Load()
+
+
+@app.command(cls=LoadTestCommand)
+def load_test(
+    nodes: Annotated[list[str], typer.Option(help="The servers.", metavar="HOST:PORT...")],
+    nodes_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key of the servers.")] = None,
+    requests: Annotated[int, typer.Option(help="Number of requests.")] = _USUAL.requests,
+    concurrency: Annotated[int, typer.Option(help="Most requests at the same time.")] = _USUAL.concurrency,
+    operations: Annotated[list[Operations], typer.Option(help="Operations to send in turn.")] = [Operations.edit],  # noqa: B006
+    prompt: Annotated[str, typer.Option(help="Prompt of every request.")] = _USUAL.prompt,
+    size: Annotated[int, typer.Option(help="Side of the image, in pixels.")] = _USUAL.size,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    max_requests_per_minute: Annotated[int | None, typer.Option(help="Rate limit of the pool.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Send requests to image servers and print what came of them; exit code 1 unless every request was answered."""
+    load = Load(requests, concurrency, tuple(operations), prompt, size, steps)
+    engines = remote_engines(
+        read_nodes(nodes, "--nodes", nodes_key_env), max_requests_per_minute=max_requests_per_minute, timeout=timeout
     )
-    add("--prompt", default=usual.prompt, help="prompt of every request")
-    add("--size", type=int, default=usual.size, help="side of the image, in pixels")
-    add("--steps", type=int, default=None, help="denoising steps")
-    add("--max-requests-per-minute", type=int, default=None, help="rate limit of the pool")
-    add("--timeout", type=float, default=600.0, help="seconds a request may take")
-    add("--json", action="store_true", help="print JSON instead of tables")
-    parsed = parser.parse_args(arguments)
-    load = Load(parsed.requests, parsed.concurrency, tuple(parsed.operations), parsed.prompt, parsed.size, parsed.steps)
-    try:
-        engines = remote_engines(
-            read_nodes(parsed.nodes, "--nodes", parsed.nodes_key_env),
-            max_requests_per_minute=parsed.max_requests_per_minute,
-            timeout=parsed.timeout,
-        )
-        report, statistics = asyncio.run(_run(engines, load))
-    except AgentFlyError as fault:
-        sys.exit(f"error: {fault}")
-    _show(report, statistics, as_json=parsed.json)
-    sys.exit(0 if report.answered == load.requests else 1)
 
+    async def run() -> tuple[Report, PoolStatistics]:
+        try:
+            return await run_load(engines, load), engines.get_statistics()
+        finally:
+            await engines.close()
 
-async def _run(engines: RemoteEngines, load: Load) -> tuple[Report, PoolStatistics]:
-    try:
-        return await run_load(engines, load), engines.get_statistics()
-    finally:
-        await engines.close()
-
-
-def _show(report: Report, statistics: PoolStatistics, *, as_json: bool) -> None:
+    report, statistics = asyncio.run(run())
     if as_json:
         Console().print_json(json.dumps({**asdict(report), "pool": statistics.to_dict()}))
-        return
-    statistics.print()
+    else:
+        statistics.print()
+        _print_report(report)
+    raise typer.Exit(0 if report.answered == load.requests else 1)
+
+
+def _print_report(report: Report) -> None:
     p50, p99 = report.p50 or 0.0, report.p99 or 0.0
     console = Console(highlight=False)
     console.print(f"{report.answered} answered in {report.seconds:.1f} s: {report.per_second:.2f} a second")
     console.print(f"latency: p50 {p50:.3f} s, p99 {p99:.3f} s")
     for text, count in report.errors.items():
         console.print(f"{count} x {text}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; our own errors end it with one line and exit code 1."""
+    try:
+        app(arguments, prog_name="python -m agentfly.vision.remote.load_test")
+    except AgentFlyError as fault:
+        sys.exit(f"error: {fault}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""One image server as the pool sees it: how much it is given, and whether it is trusted.
+"""One image server as the pool sees it: the requests that it is given, and whether it is trusted.
 
-Two mechanisms, both of the node alone:
+Each node has two mechanisms of its own:
 
 - **Concurrency** is adaptive, as in TCP (additive increase, multiplicative decrease; Chiu and Jain, 1989): a node that
-  answers at its limit gets `1 / limit` more, unless its answers take twice as long as its quickest, for then more would
-  only wait there instead of here. A node that is busy or fails gets half, once per second.
-- **Circuit breaker**: after `failure_threshold` failures in a row, or one failed probe, a node is left alone for
-  `open_seconds`, twice as long each time. Then it is probed, and gets one request on trial before it gets them all; one
-  more for every `max_open_seconds` that go by without an answer, so that a trial that hangs does not hold the node.
+  answers at its limit gets `1 / limit` more, unless its answers take twice as long as its quickest. More requests would
+  then only wait there instead of here. A node that is busy or fails gets half, at most once per second.
+- **Circuit breaker**: after `failure_threshold` failures in a row, or one failed probe, a node gets no requests for
+  `open_seconds`, twice as long each time. Then it is probed, and gets a single request on trial. For every
+  `max_open_seconds` without an answer it gets one more, so that a trial that hangs does not block the node.
 
-Requests that were sent before a node went away say nothing of the one that came back: they take none of its places.
+Requests that were sent before a node went away say nothing about the one that came back: they take none of its slots.
 """
 
 from __future__ import annotations
@@ -39,43 +39,43 @@ class Circuit(StrEnum):
 
 
 @dataclass(eq=False)
-class Place:
-    """A place that a request holds on a node.
+class Slot:
+    """A slot that a request holds on a node.
 
     Attributes:
         node: the server.
-        operation: what it is held for.
-        era: which of the node's lives it belongs to.
-        patience: ends the request when the node is lost; None before it is sent.
+        operation: the operation of the request.
+        generation: the node's `generation` when the slot was taken.
+        timeout: ends the request when the node is given up; None before the request is sent.
     """
 
     node: Node
     operation: Operation
-    era: int
-    patience: asyncio.Timeout | None = None
+    generation: int
+    timeout: asyncio.Timeout | None = None
 
     @property
     def usable(self) -> bool:
-        """Whether a request may be sent there now."""
-        return self.is_current and self.node.open_for_business
+        """True if a request may be sent now."""
+        return self.is_current and self.node.available
 
     @property
     def is_current(self) -> bool:
-        """Whether the node has not come back from an absence since the place was taken."""
-        return self.era == self.node.era
+        """True unless the node has come back from an absence since the slot was taken."""
+        return self.generation == self.node.generation
 
 
 class Node:
     """State of one server in a pool. Belongs to the pool's event loop.
 
     Attributes:
-        adapter, operations, model, version: what is known of the server; None and empty before it told.
-        asked: whether it was probed at all, with whatever result.
-        starting: it answers, but is not ready yet.
-        unusable: why it will never be of use as it is configured; empty otherwise.
-        not_before: clock time before which it is given nothing.
-        era: how often it came back from an absence.
-        silent: health checks in a row that nobody answered.
+        adapter, operations, model, version: as the server reported them; None and empty before the first report.
+        asked: True once it was probed, with any result.
+        starting: True while it answers but is not ready.
+        unusable: the reason why it can never be used as it is configured; empty otherwise.
+        not_before: clock time before which it gets no request.
+        generation: number of times that it came back from an absence.
+        missed_checks: health checks in a row without an answer.
     """
 
     def __init__(self, config: NodeConfig, settings: PoolSettings, clock: Clock = time.monotonic) -> None:
@@ -87,8 +87,8 @@ class Node:
         self.starting = False
         self.unusable = ""
         self._probed = float("-inf")
-        self._places: set[Place] = set()
-        self.era = self.silent = 0
+        self._slots: set[Slot] = set()
+        self.generation = self.missed_checks = 0
         self._away_since: float | None = None
         self._reached = False
         self.limit = float(min(settings.initial_limit, settings.max_limit))
@@ -107,56 +107,54 @@ class Node:
         return self.config.base_url.rstrip("/")
 
     def offers(self, operation: Operation) -> bool:
-        """Whether the node is known to do this."""
+        """Return True if the node is known to do this."""
         return self.operations is not None and operation in self.operations
 
     @property
     def in_flight(self) -> int:
         """Requests that were sent and have not ended."""
-        return len(self._places)
+        return len(self._slots)
 
     @property
     def held(self) -> int:
-        """Places taken since it last came back."""
-        return sum(place.is_current for place in self._places)
+        """Slots taken since it last came back."""
+        return sum(slot.is_current for slot in self._slots)
 
     @property
-    def open_for_business(self) -> bool:
-        """Whether it is there, and has not asked for a pause."""
+    def available(self) -> bool:
+        """True unless its circuit is open or it has asked for a pause."""
         return self.circuit is not Circuit.open and self._clock() >= self.not_before
 
-    def free(self) -> bool:
-        """Whether it may be given a request now."""
-        return self.open_for_business and self.held < self._room()
+    def has_room(self) -> bool:
+        """Return True if it may be given a request now."""
+        room = int(self.limit)
+        if self.circuit is Circuit.half_open:
+            room = 1 + int((self._clock() - self._trial) / self._settings.max_open_seconds)
+        return self.available and self.held < room
 
-    def take(self, operation: Operation) -> Place:
-        """A place on it, to be given back by `give_back`."""
-        place = Place(self, operation, self.era)
-        self._places.add(place)
-        return place
+    def take(self, operation: Operation) -> Slot:
+        """Take a slot, to be returned by `give_back`."""
+        slot = Slot(self, operation, self.generation)
+        self._slots.add(slot)
+        return slot
 
-    def give_back(self, place: Place) -> None:
-        """End the hold on a place."""
-        self._places.discard(place)
+    def give_back(self, slot: Slot) -> None:
+        """Release a slot."""
+        self._slots.discard(slot)
 
-    def lose(self, operations: Collection[Operation]) -> None:
-        """End the requests for these operations that are there: nobody will answer them."""
-        for place in self._places:
-            if place.operation in operations and place.patience is not None and not place.patience.expired():
-                place.patience.reschedule(0.0)
-
-    def _room(self) -> int:
-        if self.circuit is not Circuit.half_open:
-            return int(self.limit)
-        return 1 + int((self._clock() - self._trial) / self._settings.max_open_seconds)
+    def abandon(self, operations: Collection[Operation]) -> None:
+        """End the requests in flight for these operations, which nobody will answer."""
+        for slot in self._slots:
+            if slot.operation in operations and slot.timeout is not None and not slot.timeout.expired():
+                slot.timeout.reschedule(0.0)
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody has answered there for longer than a restart takes, the newest health check included."""
-        if self._away_since is None or self.to_probe():
+        """True if it has been away for longer than a restart takes, and the latest health check found nobody."""
+        if self._away_since is None or self.probe_due():
             return False
-        patience = self._settings.away_seconds if self._reached else self._settings.unreached_seconds
-        return self._clock() - self._away_since >= patience
+        allowed = self._settings.away_seconds if self._reached else self._settings.unreached_seconds
+        return self._clock() - self._away_since >= allowed
 
     @property
     def age(self) -> float:
@@ -168,9 +166,14 @@ class Node:
         """Share of its limit that is taken; the least loaded node is the next."""
         return (self.held + 1) / self.limit
 
-    def succeeded(self, operation: Operation | None = None, seconds: float = 0.0) -> None:
-        """It answered; with a result, if an operation and its time are given."""
-        self._is_here()
+    def record_success(self, operation: Operation | None = None, seconds: float = 0.0) -> None:
+        """Record an answer, and raise the limit where it was reached and the answer was quick.
+
+        Args:
+            operation: the operation that gave a result; None for an answer without one, such as a refusal.
+            seconds: from sending to the answer.
+        """
+        self._mark_reached()
         self._failures, self._open_seconds = 0, self._settings.open_seconds
         self.circuit = Circuit.closed
         if operation is None:
@@ -181,75 +184,80 @@ class Node:
         if self.held >= int(self.limit) and seconds <= _QUEUEING * min(recent):
             self.limit = min(self._settings.max_limit, self.limit + 1.0 / self.limit)
 
-    def was_busy(self, retry_after: float) -> None:
-        """It had no room: give it less, and nothing for a while."""
+    def record_busy(self, retry_after: float) -> None:
+        """Record that it had no room: halve its limit and pause it for `retry_after` seconds."""
         self._decrease()
         self.not_before = max(self.not_before, self._clock() + retry_after)
         if self.circuit is Circuit.half_open:
             self.circuit = Circuit.closed
 
-    def failed(self, reason: str, *, away: bool = False) -> None:
-        """It gave no usable answer; `away` means that there is nobody to answer, which needs no second look."""
+    def record_failure(self, reason: str, *, away: bool = False) -> None:
+        """Record a request or probe without a usable answer, and open the circuit where that is due.
+
+        Args:
+            reason: for the statistics and messages.
+            away: nobody could be connected to; the circuit then opens at once.
+        """
         self.counters.last_error = reason
         if away and self._away_since is None:
             self._away_since = self._clock()
         self._failures += 1
         self._decrease()
         if away or self.circuit is Circuit.half_open or self._failures >= self._settings.failure_threshold:
-            self.open()
+            self.open_circuit()
 
-    def open(self) -> None:
-        """Leave it alone for a while."""
+    def open_circuit(self) -> None:
+        """Give it no requests for a while; each time without a success in between is twice as long."""
         if self.circuit is Circuit.open and self._clock() < self.not_before:
             return
         self.circuit = Circuit.open
         self.not_before = self._clock() + self._open_seconds
         self._open_seconds = min(2 * self._open_seconds, self._settings.max_open_seconds)
 
-    def to_probe(self) -> bool:
-        """Whether a probe is due: never asked, or left alone for long enough."""
+    def probe_due(self) -> bool:
+        """Return True if it was never asked, or its open circuit has waited long enough."""
         return self._clock() >= self.not_before and (self.operations is None or self.circuit is Circuit.open)
 
-    def was_probed(self) -> None:
-        """What is known of it is fresh, whatever it is."""
+    def record_probe(self) -> None:
+        """Record the time of a probe, whatever its result."""
         self.asked, self._probed = True, self._clock()
 
-    def is_well(self) -> None:
-        """It is well: on trial, if it was left alone."""
-        self.starting, self.unusable, self.silent = False, "", 0
-        self._is_here()
+    def record_healthy(self) -> None:
+        """Record a healthy probe; an open circuit becomes half-open."""
+        self.starting, self.unusable, self.missed_checks = False, "", 0
+        self._mark_reached()
         if self.circuit is Circuit.open:
             self.circuit, self._trial = Circuit.half_open, self._clock()
-            self.era += 1
+            self.generation += 1
 
-    def is_silent(self, reason: str) -> None:
-        """Nobody answered a health check."""
+    def record_silence(self, reason: str) -> None:
+        """Record a health check that nobody answered."""
         self.starting = False
-        self.silent += 1
-        self.failed(reason, away=True)
+        self.missed_checks += 1
+        self.record_failure(reason, away=True)
 
-    def is_starting(self) -> None:
-        """It answers but is not ready: ask again soon."""
-        self.starting, self.silent, self.circuit = True, 0, Circuit.open
-        self._is_here()
+    def record_starting(self) -> None:
+        """Record that it answers but is not ready, so that it is probed again soon."""
+        self.starting, self.missed_checks, self.circuit = True, 0, Circuit.open
+        self._mark_reached()
         self.counters.last_error = "not ready yet"
         self.not_before = self._clock() + self._settings.open_seconds
 
-    def forget(self) -> None:
-        """Another event loop begins: nothing is in flight, and what is known of the server is known still."""
-        self._places.clear()
+    def clear_in_flight(self) -> None:
+        """Forget the requests of an earlier event loop, and keep all else that is known of the server."""
+        self._slots.clear()
 
-    def _is_here(self) -> None:
+    def _mark_reached(self) -> None:
         self._away_since, self._reached = None, True
 
     def _decrease(self) -> None:
-        # The requests of one bad moment all come back with the same news.
+        # Requests that fail in the same moment carry the same news, so it counts once.
         if self._clock() - self._decreased >= 1.0:
             self._decreased = self._clock()
             self.limit = max(1.0, self.limit / 2)
 
     def statistics(self) -> NodeStatistics:
-        """What it did, and how it is."""
+        """Return its counters and its state."""
         counters, seconds = self.counters, list(self.counters.seconds)
         if self.circuit is not Circuit.closed:
             state = self.circuit.value
@@ -280,7 +288,7 @@ class Node:
 
 
 def check_usable(nodes: Sequence[Node]) -> None:
-    """Tell of nodes that are configured wrongly, where there are no others.
+    """Raise the faults of configuration, where every node has one.
 
     Raises:
         ConfigError: no node will ever be of use.

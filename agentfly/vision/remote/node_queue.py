@@ -1,7 +1,7 @@
-"""The queue for places on nodes: requests wait here, first come first served, until a node has a place for them.
+"""The queue for slots on nodes: requests wait here, first come first served, until a node has a slot for them.
 
-Whatever may make room calls `dispatch`: a place given back, the end of a pause that a node asked for (a timer), and
-news of a node (its watcher). Nothing else does, so nothing else may change whether a node is free.
+Three events can make room, and each calls `dispatch`: a slot is given back, a pause that a node asked for ends (a
+timer), or a health check has news of a node. Nothing else does, so nothing else may change whether a node has room.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 from agentfly.aio import RateLimiter
 from agentfly.vision.remote.adapters import Operation
-from agentfly.vision.remote.node import Circuit, Node, Place
+from agentfly.vision.remote.node import Circuit, Node, Slot
 
 
 @dataclass(eq=False)
 class _Waiter:
-    future: asyncio.Future[Place]
+    future: asyncio.Future[Slot]
     avoid: Node | None
 
 
-class Places:
-    """The places on all nodes of a pool. Belongs to the running event loop.
+class NodeQueue:
+    """The slots on all nodes of a pool. Belongs to the running event loop.
 
     Args:
         nodes: of the pool.
@@ -39,74 +39,68 @@ class Places:
 
     @property
     def waiting(self) -> int:
-        """Attempts that wait for a place."""
+        """Attempts that wait for a slot."""
         return sum(not waiter.future.done() for queue in self._queues.values() for waiter in queue)
 
-    async def take(self, operation: Operation, avoid: Node | None) -> Place:
-        """A place on the least loaded node that does this, admitted by the rate limit.
+    async def take(self, operation: Operation, avoid: Node | None) -> Slot:
+        """Wait for a slot on the least loaded node that does this, and for the rate limit.
 
         Args:
-            operation: what is asked.
-            avoid: the node to take only when no other is free.
+            operation: of the request.
+            avoid: the node to take only when no other has room.
         """
         while True:
-            place = await self._turn(operation, avoid)
+            slot = await self._wait_for_slot(operation, avoid)
             try:
                 if self._limiter is not None:
                     await self._limiter.acquire()
             except BaseException:
-                self.give_back(place)
+                self.give_back(slot)
                 raise
             # The node may have gone away, or asked for a pause, while the rate limit kept us waiting.
-            if place.usable:
-                return place
-            self.give_back(place)
+            if slot.usable:
+                return slot
+            self.give_back(slot)
 
-    def give_back(self, place: Place) -> None:
-        """End the hold on a place, and give it to who waits."""
-        place.node.give_back(place)
+    def give_back(self, slot: Slot) -> None:
+        """Release a slot, and give it to the next request that waits."""
+        slot.node.give_back(slot)
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Give free places to those who wait, in their order."""
+        """Give free slots to the requests that wait, in their order."""
         for operation, queue in self._queues.items():
             while queue:
                 waiter = queue[0]
                 if not waiter.future.done():
-                    node = self._choose(operation, waiter.avoid)
-                    if node is None:
+                    free = [node for node in self._nodes if node.offers(operation) and node.has_room()]
+                    if not free:
                         break
+                    node = min(free, key=lambda node: (node is waiter.avoid, node.load, node.counters.attempts))
                     waiter.future.set_result(node.take(operation))
                 queue.popleft()
-        self._arm()
-
-    def close(self) -> None:
-        """Let the timer go."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _turn(self, operation: Operation, avoid: Node | None) -> Place:
-        waiter = _Waiter(self._loop.create_future(), avoid)
-        self._queues.setdefault(operation, deque()).append(waiter)
-        self.dispatch()
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            # The place may have come in the very moment in which nobody wanted it any more.
-            if waiter.future.done() and not waiter.future.cancelled():
-                self.give_back(waiter.future.result())
-            raise
-
-    def _choose(self, operation: Operation, avoid: Node | None) -> Node | None:
-        free = [node for node in self._nodes if node.offers(operation) and node.free()]
-        return min(free, key=lambda node: (node is avoid, node.load, node.counters.attempts), default=None)
-
-    def _arm(self) -> None:
-        """Look again when a pause that a node asked for is over. Open circuits are for the watchers."""
+        # Dispatch again when the next pause that a node asked for is over. Health checks reopen open circuits.
         self.close()
         if any(self._queues.values()):
             now = time.monotonic()
             ends = [n.not_before for n in self._nodes if n.circuit is not Circuit.open and n.not_before > now]
             if ends:
                 self._timer = self._loop.call_later(min(ends) - now + 0.001, self.dispatch)
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _wait_for_slot(self, operation: Operation, avoid: Node | None) -> Slot:
+        waiter = _Waiter(self._loop.create_future(), avoid)
+        self._queues.setdefault(operation, deque()).append(waiter)
+        self.dispatch()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            # The slot may have come in the very moment in which the request was cancelled.
+            if waiter.future.done() and not waiter.future.cancelled():
+                self.give_back(waiter.future.result())
+            raise

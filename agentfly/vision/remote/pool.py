@@ -16,34 +16,40 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentfly.aio import RateLimiter
 from agentfly.errors import ConfigError, ToolOutage
 from agentfly.vision.remote.adapters import Call, Operation
-from agentfly.vision.remote.attempts import Attempts
-from agentfly.vision.remote.faults import AttemptFault, Failed, NotOffered, Refused, Unanswered
-from agentfly.vision.remote.health_check import Watch
-from agentfly.vision.remote.hedging import Hedging
+from agentfly.vision.remote.attempts import Attempts, Hedging
+from agentfly.vision.remote.health_check import HealthChecks
 from agentfly.vision.remote.node import Node
-from agentfly.vision.remote.node_queue import Places
+from agentfly.vision.remote.node_queue import NodeQueue
 from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 from agentfly.vision.remote.statistics import PoolCounters, PoolStatistics
-from agentfly.vision.remote.transport import Transport
+from agentfly.vision.remote.transport import AttemptFault, Failed, Refused, Transport
 
 T = TypeVar("T")
 
 
+class NotOffered(Exception):
+    """No node that answers does this operation."""
+
+
+class Unanswered(ToolOutage):
+    """No server answered in time, or none can be reached."""
+
+
 @dataclass(eq=False)
 class _Bound:
-    """What belongs to one event loop."""
+    """The parts of a pool that belong to one event loop."""
 
     loop: asyncio.AbstractEventLoop
     transport: Transport
-    places: Places
-    watch: Watch
+    queue: NodeQueue
+    checks: HealthChecks
     attempts: Attempts
-    pending: set[asyncio.Future[Any]] = field(default_factory=set)
+    pending: set[asyncio.Task[object]] = field(default_factory=set)
 
 
 class NodePool:
@@ -77,10 +83,10 @@ class NodePool:
         self._bound: _Bound | None = None
 
     async def call(self, operation: Operation, build: Callable[[], Call], read: Callable[[bytes], T]) -> T:
-        """The answer of one node.
+        """Return the answer of one node, and count how the request ended.
 
         Args:
-            operation: what is asked.
+            operation: of the request.
             build: makes the request; run in a thread, once, when it is known that a node takes it.
             read: makes a result of a reply; run in a thread. `BadReply` counts as a failure of the node.
 
@@ -90,17 +96,10 @@ class NodePool:
             ToolOutage: every attempt failed, no node can be reached, or none answered in time.
             ConfigError: a node cannot be used as it is configured.
         """
-        bound, counters = self._bind(), self._counters
-        deadline = time.monotonic() + self.timeout
+        counters = self._counters
         counters.requests += 1
-        work = asyncio.ensure_future(self._answer(bound, operation, build, read, deadline))
-        bound.pending.add(work)
         try:
-            with bound.watch:
-                await bound.watch.wait_for(work, self.timeout)
-                result = self._result(work)
-            counters.answered += 1
-            return result
+            result = await self._answer_in_time(operation, build, read)
         except NotOffered:
             counters.requests -= 1
             raise
@@ -116,13 +115,11 @@ class NodePool:
         except Exception:
             counters.failed += 1
             raise
-        finally:
-            bound.pending.discard(work)
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+        counters.answered += 1
+        return result
 
     async def makers(self, operation: Operation) -> list[str]:
-        """Models of the nodes that do this, each with its version; waits until a node has said that it does.
+        """Return the models of the nodes that do this, each with its version, once a node has reported that it does.
 
         Raises:
             NotOffered: no node does this.
@@ -131,10 +128,10 @@ class NodePool:
         """
         if not any(node.offers(operation) for node in self.nodes):
             bound = self._bind()
-            asked = asyncio.ensure_future(bound.watch.offered(operation))
+            asked = asyncio.create_task(bound.checks.offered(operation))
             try:
-                with bound.watch:
-                    await bound.watch.wait_for(asked, self.timeout)
+                with bound.checks:
+                    await bound.checks.wait_for(asked, self.timeout)
                     offered = self._result(asked)
             except Unanswered:
                 self._counters.requests += 1
@@ -147,30 +144,43 @@ class NodePool:
         return sorted({f"{node.model} {node.version}".strip() for node in self.nodes if node.offers(operation)})
 
     async def close(self) -> None:
-        """Close connections, and end what still waits; the next call opens new ones."""
+        """Close connections and end the requests that still wait; the next call opens new ones."""
         bound, self._bound = self._bound, None
         if bound is not None and bound.loop is asyncio.get_running_loop():
             for work in bound.pending:
                 work.cancel()
             await asyncio.gather(*bound.pending, return_exceptions=True)
-            bound.watch.stop()
+            bound.checks.stop()
             await bound.transport.close()
 
     def get_statistics(self) -> PoolStatistics:
-        """What the pool did so far, by node."""
+        """Return the statistics of the pool and its nodes."""
         counters, bound = self._counters, self._bound
         ended = counters.answered + counters.refused + counters.timed_out + counters.failed + counters.cancelled
         return PoolStatistics(
             **vars(counters),
             pending=counters.requests - ended,
-            waiting=bound.places.waiting if bound else 0,
+            waiting=bound.queue.waiting if bound else 0,
             requests_per_minute_limit=self._per_minute,
             nodes=tuple(node.statistics() for node in self.nodes),
         )
 
     def print_statistics(self) -> None:
-        """The statistics as a table on the console."""
+        """Print the statistics as a table on the console."""
         self.get_statistics().print()
+
+    async def _answer_in_time(self, operation: Operation, build: Callable[[], Call], read: Callable[[bytes], T]) -> T:
+        bound, deadline = self._bind(), time.monotonic() + self.timeout
+        work = asyncio.create_task(self._answer(bound, operation, build, read, deadline))
+        bound.pending.add(work)
+        try:
+            with bound.checks:
+                await bound.checks.wait_for(work, self.timeout)
+                return self._result(work)
+        finally:
+            bound.pending.discard(work)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _answer(
         self,
@@ -180,7 +190,7 @@ class NodePool:
         read: Callable[[bytes], T],
         deadline: float,
     ) -> T:
-        if not await bound.watch.offered(operation):
+        if not await bound.checks.offered(operation):
             raise NotOffered(operation)
         call = await asyncio.to_thread(build)
         failures: list[str] = []
@@ -197,26 +207,24 @@ class NodePool:
             self._counters.retries += 1
 
     def _result(self, work: asyncio.Future[T]) -> T:
-        if not work.done():
-            raise self._unanswered()
         if work.cancelled():
             raise Unanswered("the pool of image servers was closed before one answered: go on without this tool")
-        return work.result()
-
-    def _unanswered(self) -> Unanswered:
+        if work.done():
+            return work.result()
         states = "; ".join(f"{n.url}: {n.counters.last_error or n.statistics().state}" for n in self.nodes)
         if all(node.is_gone for node in self.nodes):
-            return Unanswered(f"no image server can be reached ({states}): start one, or leave the servers out")
-        return Unanswered(f"no image server answered within {self.timeout:g} s ({states})")
+            raise Unanswered(f"no image server can be reached ({states}): start one, or leave the servers out")
+        raise Unanswered(f"no image server answered within {self.timeout:g} s ({states})")
 
     def _bind(self) -> _Bound:
-        """What belongs to the running loop, made anew when it is another one than before."""
+        """Return the parts of the running loop; they are made anew when it is another one than before."""
         loop = asyncio.get_running_loop()
         if self._bound is None or self._bound.loop is not loop:
             for node in self.nodes:
-                node.forget()
+                node.clear_in_flight()
             transport = Transport(self._settings)
-            places = Places(self.nodes, None if self._per_minute is None else RateLimiter(self._per_minute))
-            watch = Watch(self.nodes, self._settings, transport, places)
-            self._bound = _Bound(loop, transport, places, watch, Attempts(self.nodes, transport, places, self._hedging))
+            queue = NodeQueue(self.nodes, None if self._per_minute is None else RateLimiter(self._per_minute))
+            checks = HealthChecks(self.nodes, self._settings, transport, queue)
+            attempts = Attempts(self.nodes, transport, queue, self._hedging)
+            self._bound = _Bound(loop, transport, queue, checks, attempts)
         return self._bound

@@ -1,4 +1,4 @@
-"""Where image servers are, and how a pool treats them."""
+"""The addresses of image servers, and the settings of a pool of them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """Where a server is and how to speak to it.
+    """The address of a server, and how to speak to it.
 
     Attributes:
         base_url: such as `http://localhost:8000`, without `/v1`.
         adapter: `agentfly`, `vllm-omni`, `sglang` or `openai`; None asks the server.
         model: sent as `model`, where a server needs it.
         api_key_env: environment variable with the key of the server.
-        operations: what to ask this server for, if not what it says or what is usual for its kind.
+        operations: the operations to ask this server for; None takes those that it reports, or that its kind supports.
     """
 
     base_url: str
@@ -38,7 +38,7 @@ class NodeConfig:
     operations: frozenset[Operation] | None = None
 
     def __post_init__(self) -> None:
-        """Reject what cannot work.
+        """Reject a server that cannot work.
 
         Raises:
             ConfigError: no http(s) address of a server, or one with a password or `/v1` in it; an unknown adapter or
@@ -66,40 +66,39 @@ class NodeConfig:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The key, where there is one."""
+        """The header with the key, where there is one."""
         return {} if self.api_key_env is None else {"Authorization": f"Bearer {os.environ[self.api_key_env]}"}
 
-    def to_spec(self) -> str | dict[str, Any]:
-        """Return what YAML and JSON have for this server, which `read_nodes` reads back equal."""
-        told = {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) is not None}
+    def to_spec(self) -> str | dict[str, object]:
+        """Return this server in the form of YAML and JSON, which `read_nodes` reads back equal."""
+        given = {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) is not None}
         if self.operations is not None:
-            told["operations"] = sorted(self.operations)
-        return self.base_url if told.keys() == {"base_url"} else told
+            given["operations"] = sorted(self.operations)
+        return self.base_url if given.keys() == {"base_url"} else given
 
 
-NodeSpec = str | tuple[str, int] | Mapping[str, Any] | NodeConfig
+NodeSpec = str | tuple[str, int] | Mapping[str, object] | NodeConfig
 """One server as people write it; see `read_nodes`."""
-NodeSpecs = str | Mapping[str, Any] | NodeConfig | Iterable[NodeSpec]
+NodeSpecs = str | Mapping[str, object] | NodeConfig | Iterable[NodeSpec]
 """One server or several."""
 
 
-def _one_or_many(given: Any) -> Any:
-    return (given,) if isinstance(given, (str, Mapping)) else given
-
-
-NodeSettings = Annotated[tuple[str | Mapping[str, Any], ...], BeforeValidator(_one_or_many)]
+NodeSettings = Annotated[
+    tuple[str | Mapping[str, object], ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, (str, Mapping)) else given),
+]
 """Servers as a field of settings that come from YAML: texts, or mappings of the fields of `NodeConfig`."""
 
 
 def read_nodes(
     given: NodeSpecs | None, option: str = "client_nodes", api_key_env: str | None = None
 ) -> list[NodeConfig]:
-    """Return the servers that were named, in any of the forms that people write.
+    """Return servers that were given in any of the forms that people write.
 
     Args:
         given: one server or several, each as `HOST:PORT`, as an address (`https://HOST`), as several with commas
             between, as `(host, port)`, as a mapping of the fields of `NodeConfig`, or as a `NodeConfig`; None for none.
-        option: what the messages call them: the option or key that they were given with.
+        option: the option or key that they were given with, for messages.
         api_key_env: environment variable with the key of every server that names none itself.
 
     Raises:
@@ -159,7 +158,7 @@ def _url(text: str) -> str:
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """How a pool treats its nodes. The defaults suit servers of one GPU or a few.
+    """Settings of a pool. The defaults suit servers of one GPU or a few.
 
     Attributes:
         initial_limit, max_limit: requests that a node gets at once, at first and at most.
@@ -173,14 +172,14 @@ class PoolSettings:
         health_seconds: time between health checks while there are requests.
         max_failures: failures of one request, on any nodes, after which it is given up. Refused connections do not
             count: a server that is away did not fail on this request.
-        hedge_factor: a request that takes this many times the 95 % quantile is tried on an idle node, too; 0 is never.
+        hedge_factor: a request that takes this many times the 95 % quantile is tried on an idle node, too; 0 for never.
         hedge_share: hedges among requests at most.
         hedge_after: answers of an operation before hedging begins.
         lost_after: health checks in a row that nobody answers, after which requests on a node go to another, if there
             is one.
 
     Raises:
-        ConfigError: with such numbers no request would ever be sent.
+        ConfigError: a count is below 1 or a time is not above 0, so that requests would wait for ever.
     """
 
     initial_limit: int = 4

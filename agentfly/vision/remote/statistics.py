@@ -7,7 +7,6 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass
@@ -41,10 +40,10 @@ class PoolCounters:
 
 @dataclass(frozen=True)
 class NodeStatistics:
-    """One node.
+    """Statistics of one node.
 
     Attributes:
-        state: unknown (not asked yet), ready, not ready, open (left alone after failures), or half open (on trial).
+        state: unknown (not asked yet), ready, not ready, open (no requests after failures), or half open (on trial).
         attempts: requests sent to it, with retries and hedges; each is one of answered, refused (by its engine), failed
             (no usable answer), busy (no room there), cancelled (another node was quicker, or nobody waits), in_flight.
         limit: requests that the pool gives it at once.
@@ -73,7 +72,7 @@ class NodeStatistics:
 
 @dataclass(frozen=True)
 class PoolStatistics:
-    """The pool and its nodes.
+    """Statistics of the pool and its nodes.
 
     Attributes:
         requests: calls of engines; each is one of answered, refused, timed_out, failed, cancelled, pending.
@@ -95,21 +94,21 @@ class PoolStatistics:
     requests_per_minute_limit: float | None
     nodes: tuple[NodeStatistics, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the statistics in plain types."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """JSON on one line."""
+        """Return the statistics as JSON on one line."""
         return json.dumps(self.to_dict())
 
     def print(self) -> None:
-        """A table on the console."""
+        """Print the statistics as a table on the console."""
         from rich.console import Console
         from rich.table import Table
 
         console, table = Console(), Table(title=self.headline(), padding=0)
-        # A host name is there to be copied: the others give way, and errors, which are long, stand below.
+        # A host name must stay fit for copying: the other columns give way, and errors, which are long, stand below.
         table.add_column("node", no_wrap=True, overflow="fold")
         for column in ("state", "model", "in flight", "answered", "failed", "busy", "p50 s", "p99 s"):
             table.add_column(column, overflow="fold")
@@ -123,7 +122,7 @@ class PoolStatistics:
                 console.print(f"{node.url}: {node.last_error}", highlight=False, markup=False, soft_wrap=True)
 
     def headline(self) -> str:
-        """The pool in a sentence."""
+        """Return the statistics of the pool as a sentence."""
         return (
             f"{self.requests} requests: {self.answered} answered, {self.refused} refused, {self.timed_out} timed out, "
             f"{self.failed} failed, {self.pending} pending; {self.retries} retries, {self.hedges} hedges"
@@ -131,7 +130,12 @@ class PoolStatistics:
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """The value below which a share of `values` lies (nearest rank); None without values."""
+    """Return the value below which a share of `values` lies (nearest rank); None without values.
+
+    Args:
+        values: in any order.
+        share: 0 to 1.
+    """
     if not values:
         return None
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""HTTP to one node: ask what it offers, send work, and tell kinds of failure apart."""
+"""HTTP to one node: ask for its operations, send requests, and classify failures."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx
 
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, EngineUnavailable, ToolError
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, BadReply, Call, adapter_of
-from agentfly.vision.remote.faults import Busy, CannotDo, Failed, Refused
 from agentfly.vision.remote.node import Node
 from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 
@@ -24,6 +23,42 @@ T = TypeVar("T")
 _LONGEST_PAUSE, _SHORTEST_PAUSE = 30.0, 0.05
 # Servers drop idle connections after a few seconds (uvicorn after 5); a request on one that is about to go would fail.
 _KEEP_IDLE = 2.0
+
+
+class AttemptFault(Exception):
+    """An attempt failed; another one may succeed."""
+
+    def __init__(self, node: Node, reason: str) -> None:
+        super().__init__(f"{node.url}: {reason}")
+        self.node, self.reason = node, reason
+
+
+class Busy(AttemptFault):
+    """The node has no room, and asks to come back after `retry_after` seconds."""
+
+    def __init__(self, node: Node, retry_after: float) -> None:
+        super().__init__(node, "busy")
+        self.retry_after = retry_after
+
+
+class Failed(AttemptFault):
+    """The node gave no usable answer.
+
+    Attributes:
+        away: nobody could be connected to, so the request itself is not at fault.
+    """
+
+    def __init__(self, node: Node, reason: str, *, away: bool = False) -> None:
+        super().__init__(node, reason)
+        self.away = away
+
+
+class Refused(ToolError):
+    """The engine of a server refused the request; its message is for the model."""
+
+
+class CannotDo(Refused, EngineUnavailable):
+    """The engine of a server cannot do this kind of request at all."""
 
 
 class Transport:
@@ -44,13 +79,19 @@ class Transport:
         await self._client.aclose()
 
     async def send(self, node: Node, call: Call, read: Callable[[bytes], T], deadline: float) -> T:
-        """What `read` makes of the node's answer.
+        """Send a call and return the result of the node's answer.
+
+        Args:
+            node: the server.
+            call: the request.
+            read: makes the result of a reply; run in a thread.
+            deadline: in seconds of `time.monotonic`.
 
         Raises:
-            Busy: no room, try another node or later.
+            Busy: no room; try another node, or this one later.
             Failed: no usable answer.
-            Refused: the engine will not do it, whoever asks.
-            ConfigError: the key is wrong, or the address is no such server's.
+            Refused: the engine will not do it on any server.
+            ConfigError: the key is wrong, or the address is not that of an image server.
         """
         assert node.adapter is not None
         left = max(0.001, deadline - time.monotonic())
@@ -71,24 +112,24 @@ class Transport:
             raise Failed(node, str(fault)) from fault
 
     async def probe(self, node: Node) -> None:
-        """Find out whether a node is well and what it offers, and tell it so. Whatever happens, it raises nothing."""
+        """Probe the health and the offers of a node, and record them with it. Raises nothing."""
         try:
             if await self._is_ready(node):
-                await self._learn(node)
-                node.is_well()
+                await self._read_offers(node)
+                node.record_healthy()
         except httpx.RequestError as fault:
-            node.is_silent(f"cannot connect ({type(fault).__name__})")
+            node.record_silence(f"cannot connect ({type(fault).__name__})")
         except BadReply as fault:
-            node.failed(str(fault), away=True)
+            node.record_failure(str(fault), away=True)
         except ConfigError as fault:
             node.unusable = str(fault)
-            node.failed(str(fault), away=True)
+            node.record_failure(str(fault), away=True)
         except Exception as fault:
-            # Nobody waits for a probe, so a fault here would be seen only as a node that never comes back.
+            # Nobody awaits a probe, so a fault that left here would show only as a node that never comes back.
             logger.exception("the health check of %s broke", node.url)
-            node.failed(f"its health check broke ({type(fault).__name__})", away=True)
-        # A probe that was cancelled has found out nothing.
-        node.was_probed()
+            node.record_failure(f"its health check broke ({type(fault).__name__})", away=True)
+        # Not in a `finally`: a probe that was cancelled has learned nothing.
+        node.record_probe()
 
     async def _is_ready(self, node: Node) -> bool:
         path = node.adapter.health if node.adapter else "/health"
@@ -96,19 +137,19 @@ class Transport:
             return True
         response = await self._get(node, path)
         if response.status_code == 503:
-            node.is_starting()
+            node.record_starting()
             return False
         # A server without that path may still be one that works.
         if response.status_code >= 500:
             raise BadReply(f"its health check answered {response.status_code}")
         return True
 
-    async def _learn(self, node: Node) -> None:
-        """Adapter, model and operations; again after every failure, for another server may have taken the place."""
+    async def _read_offers(self, node: Node) -> None:
+        """Read adapter, model and operations; again after every failure, since another server may run there now."""
         response = await self._get(node, "/v1/models")
-        models: dict[str, Any] = {}
+        models: Mapping[str, object] = {}
         if response.status_code == 200:
-            models = _models(response)
+            models = _read_models(response)
         elif response.status_code in (401, 403) or node.config.adapter is None:
             _check_address(node, response)
             raise BadReply(f"its /v1/models answered {response.status_code}")
@@ -119,11 +160,12 @@ class Transport:
                 f"{node.url} does not tell what kind of server it is: check the address, or name its adapter "
                 f"({', '.join(ADAPTERS)}) in the server's entry of client_nodes"
             )
-        first: dict[str, Any] = next(iter(models.get("data", ())), {})
+        first: Mapping[str, object] = next(iter(_read_list(models, "data")), {})
         node.model, node.version = node.config.model or str(first.get("id", "")), str(first.get("version", ""))
         offered = node.adapter.operations
         if node.adapter.name == "agentfly":
-            offered = frozenset(operation for operation in OPERATIONS if operation in _listed(first, "capabilities"))
+            capabilities = _read_list(first, "capabilities")
+            offered = frozenset(operation for operation in OPERATIONS if operation in capabilities)
         node.operations = offered if node.config.operations is None else node.config.operations
 
     async def _get(self, node: Node, path: str) -> httpx.Response:
@@ -132,17 +174,17 @@ class Transport:
         )
 
 
-def _models(response: httpx.Response) -> dict[str, Any]:
+def _read_models(response: httpx.Response) -> Mapping[str, object]:
     try:
-        models = json.loads(response.content)
+        models: object = json.loads(response.content)
     except ValueError as fault:
         raise BadReply("its /v1/models is no JSON") from fault
-    if not isinstance(models, dict) or not all(isinstance(model, dict) for model in _listed(models, "data")):
+    if not isinstance(models, dict) or not all(isinstance(model, dict) for model in _read_list(models, "data")):
         raise BadReply("its /v1/models is no list of models")
     return models
 
 
-def _listed(item: dict[str, Any], name: str) -> list[Any]:
+def _read_list(item: Mapping[str, object], name: str) -> list[Any]:
     value = item.get(name, [])
     if not isinstance(value, list):
         raise BadReply(f"its /v1/models has no list of {name}")
@@ -150,7 +192,15 @@ def _listed(item: dict[str, Any], name: str) -> list[Any]:
 
 
 async def probe_nodes(configs: Sequence[NodeConfig], settings: PoolSettings) -> list[Node]:
-    """Ask servers once, all at the same time, whether they are well and what they offer."""
+    """Probe servers once, all at the same time.
+
+    Args:
+        configs: the servers.
+        settings: with the time limits.
+
+    Returns:
+        A node for each server, in their order, which holds the result of its probe.
+    """
     found = [Node(config, settings) for config in configs]
     transport = Transport(settings)
     try:
@@ -166,7 +216,11 @@ def _check(node: Node, response: httpx.Response) -> None:
         return
     _check_address(node, response)
     if status in (429, 503):
-        raise Busy(node, _pause(response))
+        try:
+            asked = float(response.headers.get("retry-after", "1"))
+        except ValueError:
+            asked = 1.0
+        raise Busy(node, min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, asked)))
     if status >= 500:
         raise Failed(node, _reason(response))
     if _error(response).get("code") == "engine_unavailable":
@@ -175,31 +229,25 @@ def _check(node: Node, response: httpx.Response) -> None:
 
 
 def _check_address(node: Node, response: httpx.Response) -> None:
-    """Raise a `ConfigError` where the key is wrong, or nobody there knows our requests."""
-    status, reason = response.status_code, _reason(response)
+    """Raise `ConfigError` where the key is wrong, or the server does not know our requests."""
+    status, reason, variable = response.status_code, _reason(response), node.config.api_key_env
+    if status in (401, 403) and variable is not None:
+        raise ConfigError(f"{node.url} refused the key ({reason}): check the environment variable {variable}")
     if status in (401, 403):
-        raise ConfigError(_refusal(node, reason))
+        raise ConfigError(
+            f"{node.url} wants a key ({reason}): name the environment variable that has it with --nodes-key-env, or "
+            "with api_key_env in the server's entry of client_nodes"
+        )
     if status in (404, 405):
         raise ConfigError(f"{node.url} is no image server that we know ({reason}): check address and adapter")
-
-
-def _refusal(node: Node, reason: str) -> str:
-    """Return what is wrong with the key of a server, and the options that name its variable."""
-    variable = node.config.api_key_env
-    if variable is not None:
-        return f"{node.url} refused the key ({reason}): check the environment variable {variable}"
-    return (
-        f"{node.url} wants a key ({reason}): name the environment variable that has it with --nodes-key-env, or with "
-        "api_key_env in the server's entry of client_nodes"
-    )
 
 
 def _reason(response: httpx.Response) -> str:
     return f"{response.status_code}: {_message(response)}"
 
 
-def _error(response: httpx.Response) -> dict[str, Any]:
-    """What a server says of its refusal, in OpenAI's form; FastAPI's is brought into it."""
+def _error(response: httpx.Response) -> dict[str, object]:
+    """Return the error of a reply in OpenAI's form; FastAPI's is translated."""
     try:
         body = json.loads(response.content)
     except ValueError:
@@ -210,10 +258,3 @@ def _error(response: httpx.Response) -> dict[str, Any]:
 
 def _message(response: httpx.Response) -> str:
     return str(_error(response).get("message") or response.reason_phrase)[:500]
-
-
-def _pause(response: httpx.Response) -> float:
-    try:
-        return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, float(response.headers.get("retry-after", "1"))))
-    except ValueError:
-        return 1.0

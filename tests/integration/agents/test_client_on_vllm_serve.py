@@ -169,7 +169,7 @@ async def test_turns_with_images_are_token_exact(
 
 
 async def test_what_cannot_be_exact_says_so(served: Served, tiny_policy: Path, image: Image.Image) -> None:
-    fields = {"return_token_ids": True, "checkpoint": str(tiny_policy)}
+    fields: dict[str, Any] = {"return_token_ids": True, "checkpoint": str(tiny_policy)}
     agent = make_agent(served, template="qwen2.5-vl", **fields)
     (other_template,) = await run(agent, image)
     assert other_template.stop_reason is StopReason.BACKEND_ERROR

@@ -19,6 +19,7 @@ from PIL import Image, ImageChops
 from agentfly.agents import ImageEditingAgent
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.remote import NodeConfig, PoolSettings, RemoteEngines, remote_engines
+from agentfly.vision.remote.adapters import Operation
 from tests.tiny import stable_diffusion
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 COMMAND = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
 PUPPET = ["--model-type", "custom", "--model-path", "tests.unit.serving.image_server.custom_engines:puppet"]
 START_SECONDS = 240
-EDITS_AND_DETECTIONS = frozenset(("edit", "detect"))
+EDITS_AND_DETECTIONS: frozenset[Operation] = frozenset(("edit", "detect"))
 
 
 class Server:

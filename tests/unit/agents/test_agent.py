@@ -32,15 +32,17 @@ async def test_images_come_in_many_forms_and_are_never_changed(form: str, image:
     data = png(image)
     (tmp_path / "p.png").write_bytes(data)
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
-    part: dict[str, Any] = {
+    parts: dict[str, dict[str, Any]] = {
         "pil": {"type": "image", "image": image},
         "bytes": {"type": "image", "image": data},
         "path": {"type": "image", "image": str(tmp_path / "p.png")},
         "data uri": {"type": "image", "image": uri},
         "image_url": {"type": "image_url", "image_url": {"url": uri}},
         "row": {"type": "image", "image": {"bytes": data, "path": None}},
-    }[form]
-    messages = [{"messages": [{"role": "user", "content": [part, {"type": "text", "text": "Darker."}]}], "source": "x"}]
+    }
+    messages = [
+        {"messages": [{"role": "user", "content": [parts[form], {"type": "text", "text": "Darker."}]}], "source": "x"}
+    ]
     before = copy.deepcopy(messages)
     agent = ImageEditingAgent("s", backend=ScriptedBackend([EDIT, "done"]))
     result = await agent.run(messages, num_chains=1)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from agentfly.agents import StopReason, Trajectory
 from agentfly.agents.edit import EditRequest, check_result, same_pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,7 +75,7 @@ async def test_a_chain_edits_and_answers(image: Image.Image) -> None:
     ],
 )
 async def test_limits_end_a_chain_with_their_reason(
-    script: list[str], limits: dict[str, float], reason: StopReason, image: Image.Image
+    script: list[str], limits: dict[str, Any], reason: StopReason, image: Image.Image
 ) -> None:
     _, result = await run(script, image, **limits)
     assert result[0].stop_reason is reason

@@ -12,6 +12,7 @@ from PIL import Image
 from agentfly.agents import AgentSettings, ImageEditingAgent, RunResult, StopReason
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import ImageError
+from agentfly.images import load_image
 from tests import programs
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
@@ -130,11 +131,13 @@ async def test_no_more_chains_run_than_allowed() -> None:
 
 
 async def test_an_image_is_loaded_once_for_all_chains(monkeypatch: pytest.MonkeyPatch, image: Image.Image) -> None:
-    from agentfly.agents import run
+    loaded: list[object] = []
 
-    loaded = []
-    load = run.load_image
-    monkeypatch.setattr(run, "load_image", lambda *given: loaded.append(1) or load(*given))
+    def load(*given: Any) -> Image.Image:
+        loaded.append(given)
+        return load_image(*given)
+
+    monkeypatch.setattr("agentfly.agents.run.load_image", load)
     result = await ImageEditingAgent("s", backend=ScriptedBackend(["done"])).run(ask("x", image), num_chains=5)
     assert len(loaded) == 1
     assert all(list(t.names) == ["img_1"] for t in result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import time
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly import files
 from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.run_log import RunLog
@@ -167,13 +167,13 @@ async def test_what_is_done_when_a_run_is_cancelled_stays_done(tmp_path: Path) -
 
 async def test_a_chain_is_on_disk_before_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    fsync = files.os.fsync
+    fsync = os.fsync
 
     def count(file: int) -> None:
         fsync(file)
         synced.append(len((tmp_path / FILE_NAME).read_bytes().splitlines()))
 
-    monkeypatch.setattr(files.os, "fsync", count)
+    monkeypatch.setattr(os, "fsync", count)
     await Counted().agent.run(conversations(), log_dir=tmp_path)
     assert synced == [1, 2, 3]
 

@@ -40,7 +40,7 @@ def trajectory(**more: Any) -> Trajectory:
 
 
 TASK = TaskFacts("a", "Make it red.", "recolour", (SOURCE,), target=RESULT, metadata={"turn": 2})
-SCORES = {"judge": Score(71.5, "näher", {"x": 0.5}), "other": NotScored("no key")}
+SCORES: dict[str, Score | NotScored] = {"judge": Score(71.5, "näher", {"x": 0.5}), "other": NotScored("no key")}
 
 
 def test_a_line_has_its_format_and_no_empty_keys() -> None:

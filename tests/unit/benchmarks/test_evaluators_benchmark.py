@@ -9,7 +9,7 @@ import pytest
 
 from tests import programs
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow

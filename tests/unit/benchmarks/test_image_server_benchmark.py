@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

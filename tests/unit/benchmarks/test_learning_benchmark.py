@@ -24,7 +24,7 @@ from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.recipe.compose import compose
 from agentfly.training.verl.scoring import reward_info
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +202,10 @@ def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
         on_step(0, held_out(0.2))
         return Outcome()
 
-    monkeypatch.setattr(learning, "prepare", lambda recipe, overrides: asked.append(list(overrides)))
+    monkeypatch.setattr(learning, "prepare", lambda config: None)
+    monkeypatch.setattr(learning, "compose", lambda recipe, overrides: asked.append(list(overrides)))
     monkeypatch.setattr(learning, "launch", launch)
-    budget, told = learning.Budget(steps=1, prompts=5, samples=2, test_tasks=5), []
+    budget, told = learning.Budget(steps=1, prompts=5, samples=2, test_tasks=5), list[str]()
     own = {"ppo": ["critic.optim.lr=1e-2"]}
     laboratory = learning.Laboratory(tmp_path, budget, tmp_path / "policy", overrides=own)
     run = laboratory.run("ppo", 3, told.append)

@@ -20,7 +20,7 @@ from agentfly.training.launch.launcher import TrainingOutcome
 from agentfly.training.launch.prepare import is_row_file
 from agentfly.training.recipe.compose import compose, to_override
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import programs
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_quick_run_prints_the_table() -> None:

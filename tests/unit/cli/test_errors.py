@@ -101,7 +101,7 @@ def test_a_recipe_whose_defaults_name_a_broken_file(
 def test_faults_of_the_machine(
     fault: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails() -> None:
+    def fails(*_: object, **__: object) -> None:
         raise fault
 
     monkeypatch.setattr(cli, "app", fails)
@@ -110,7 +110,7 @@ def test_faults_of_the_machine(
 
 @pytest.mark.parametrize("bug", [TypeError("a bug"), OSError("of a library, without a number")])
 def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> None:
+    def fails(*_: object, **__: object) -> None:
         raise bug
 
     monkeypatch.setattr(cli, "app", fails)
@@ -122,7 +122,7 @@ def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPat
 def test_a_full_disk_is_told_with_the_option_that_moves_the_folder_for_every_verb_that_writes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails() -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     named = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}

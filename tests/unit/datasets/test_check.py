@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from agentfly.datasets import CheckReport, EditTask, check_rows, task_rows
-from agentfly.datasets.task_row import TaskRow
+from agentfly.datasets.task import TaskRow
 from tests.unit.datasets.example_images import SIZE, encoded, make_image
 
 MASK = Image.new("L", SIZE, 255)

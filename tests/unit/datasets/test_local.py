@@ -14,6 +14,7 @@ from agentfly.errors import DatasetError
 from agentfly.images import handle_of, load_image
 from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.datasets.example_images import cell, encoded, make_image, write_parquet
+from tests.values import loaded
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -39,7 +40,7 @@ def test_a_folder_named_from_where_one_stands(folder: Path, split: str | None, m
     tasks = list(load_tasks("./home" if split is None else Path("."), split=split))
     assert [task.id for task in tasks] == ["a", "sub/b"]
     monkeypatch.chdir(folder)
-    assert handle_of(load_image(tasks[0].target)) == handle_of(make_image(2))
+    assert handle_of(loaded(tasks[0].target)) == handle_of(make_image(2))
 
 
 def test_lines_with_all_fields(folder: Path) -> None:
@@ -56,7 +57,7 @@ def test_lines_with_all_fields(folder: Path) -> None:
     (task,) = load_tasks(lines(folder / "tasks.jsonl", row))
     assert (task.id, task.instruction, task.task_type) == ("x", "Do it.", "add")
     assert task.metadata == {"source_caption": "a cat", "author": "me"}
-    handles = [handle_of(load_image(image)) for image in (*task.images, task.target, task.mask)]
+    handles = [handle_of(loaded(image)) for image in (*task.images, task.target, task.mask)]
     assert handles == [handle_of(make_image(number)) for number in (0, 1, 2, 3)]
 
 
@@ -121,7 +122,7 @@ def test_columns_can_be_named(folder: Path) -> None:
     (task,) = load_tasks(path, columns={"instruction": "prompt", "image": "before", "target": "after"})
     assert task.instruction == "A."
     assert task.metadata == {}
-    assert handle_of(load_image(task.target)) == handle_of(make_image(1))
+    assert handle_of(loaded(task.target)) == handle_of(make_image(1))
 
 
 def test_our_own_parquet_comes_back(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_our_own_parquet_comes_back(tmp_path: Path) -> None:
         assert (back.id, back.instruction, back.task_type, back.metadata) == (
             task.id, task.instruction, task.task_type, task.metadata,
         )  # fmt: skip
-        assert handle_of(load_image(back.mask)) == handle_of(load_image(task.mask))
+        assert handle_of(loaded(back.mask)) == handle_of(loaded(task.mask))
 
 
 def test_plain_parquet(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_plain_parquet(tmp_path: Path) -> None:
     rows = [{"instruction": "A.", "image": cell(make_image()), "target": "t.png", "size": 3}]
     (task,) = load_tasks(write_parquet(tmp_path / "plain.parquet", rows, ("image",)))
     assert (task.id, task.metadata) == ("plain-0", {"size": 3})
-    assert handle_of(load_image(task.target)) == handle_of(make_image(1))
+    assert handle_of(loaded(task.target)) == handle_of(make_image(1))
 
 
 def test_what_training_reads_is_read_here_too(tmp_path: Path) -> None:
@@ -158,8 +159,8 @@ def test_a_folder_of_images_with_words_beside_them(folder: Path) -> None:
     (folder / "sub/b.txt").write_text("Do B.")
     one, two = load_tasks(folder)
     assert (one.id, one.instruction, two.id, two.target) == ("a", "Do A.", "sub/b", None)
-    assert handle_of(load_image(one.target)) == handle_of(make_image(2))
-    assert handle_of(load_image(one.mask)) == handle_of(make_image(3))
+    assert handle_of(loaded(one.target)) == handle_of(make_image(2))
+    assert handle_of(loaded(one.mask)) == handle_of(make_image(3))
 
 
 def test_an_image_without_words_is_named(folder: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_folder_as_datasets_keeps_it(folder: Path) -> None:
     lines(kept / "test/metadata.jsonl", row)
     (task,) = load_tasks(kept, split="test")
     assert task.instruction == "Do C."
-    assert handle_of(load_image(task.mask)) == handle_of(make_image(4))
+    assert handle_of(loaded(task.mask)) == handle_of(make_image(4))
 
 
 @pytest.mark.parametrize(("name", "message"), [("x.csv", "cannot read tasks"), ("gone.jsonl", "no file or folder")])

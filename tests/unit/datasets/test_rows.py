@@ -9,7 +9,8 @@ import pytest
 
 from agentfly.datasets import EditTask, StickerWorld, task_from_row, tasks_to_dataset
 from agentfly.errors import DatasetError
-from agentfly.images import handle_of, load_image
+from agentfly.images import handle_of
+from tests.values import loaded
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def _same(one: EditTask, two: EditTask) -> None:
     for name in ("id", "instruction", "task_type", "metadata"):
         assert getattr(one, name) == getattr(two, name)
     for a, b in zip((*one.images, one.target, one.mask), (*two.images, two.target, two.mask), strict=True):
-        assert handle_of(load_image(a)) == handle_of(load_image(b))
+        assert handle_of(loaded(a)) == handle_of(loaded(b))
 
 
 def test_round_trip_through_parquet_is_lossless(tasks: list[EditTask], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 from agentfly.datasets import check_rows, load_tasks, task_rows
 from agentfly.datasets.photos import PHOTOS
 from agentfly.images import handle_of, load_image
+from tests.values import loaded
 
-DATA = Path(__file__).parents[3] / "data"
+DATA = Path(__file__).resolve().parents[3] / "data"
 
 
 def script(name: str) -> ModuleType:
@@ -36,7 +37,7 @@ def test_sample_equals_what_the_script_makes(name: str, count: int) -> None:
     for kept, task in zip(rows, wanted, strict=True):
         assert (kept.id, kept.instruction, kept.metadata) == (task.id, task.instruction, task.metadata)
         for a, b in zip((*kept.images, kept.target, kept.mask), (*task.images, task.target, task.mask), strict=True):
-            assert handle_of(load_image(a)) == handle_of(load_image(b))
+            assert handle_of(loaded(a)) == handle_of(load_image(b))
 
 
 @pytest.mark.parametrize("name", ["stickers_sample", "photos_sample"])
@@ -46,8 +47,8 @@ def test_samples_are_sound(name: str) -> None:
 
 def test_photographs_change_only_where_the_mask_is_white() -> None:
     for task in load_tasks(DATA / "photos_sample.parquet"):
-        differs = np.asarray(load_image(task.images[0])) != np.asarray(load_image(task.target))
-        assert np.array_equal(np.asarray(load_image(task.mask)) == 255, differs.any(axis=2)), task.id
+        differs = np.asarray(load_image(task.images[0])) != np.asarray(loaded(task.target))
+        assert np.array_equal(np.asarray(loaded(task.mask)) == 255, differs.any(axis=2)), task.id
 
 
 def test_samples_are_small_and_their_card_names_every_photograph() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from agentfly.datasets import SOURCES, StickerWorld, load_tasks
-from agentfly.datasets.task_types import stable_task_type
+from agentfly.datasets.public.task_fields import stable_task_type
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.images import handle_of
+from tests.values import as_image
 
 
 def test_stickers_are_those_of_the_world() -> None:
@@ -21,7 +22,7 @@ def test_stickers_are_those_of_the_world() -> None:
     for index, task in enumerate(tasks):
         wanted = world.task(index, "heldout", seed=3)
         assert (task.id, task.instruction) == (wanted.id, wanted.instruction)
-        assert handle_of(task.images[0]) == handle_of(wanted.images[0])
+        assert handle_of(as_image(task.images[0])) == handle_of(as_image(wanted.images[0]))
 
 
 @pytest.mark.parametrize(("data", "package"), [("gedit-bench", "datasets"), ("rows.parquet", "pyarrow")])

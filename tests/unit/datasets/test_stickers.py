@@ -10,16 +10,17 @@ import pytest
 from PIL import Image
 
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld, vocabulary
-from agentfly.datasets.photos import PHOTOS, SPLITS, load_photo
+from agentfly.datasets.photos import PHOTOS, SPLITS, Split, load_photo
 from agentfly.datasets.wording import SYNONYMS
 from agentfly.errors import ConfigError
 from agentfly.images import handle_of
 from agentfly.vision.shapes import COLOURS
+from tests.values import as_image
 
 WORLD = StickerWorld()
 
 
-def _tasks(split: str, count: int = 60) -> list[EditTask]:
+def _tasks(split: Split, count: int = 60) -> list[EditTask]:
     return [WORLD.task(index, split) for index in range(count)]
 
 
@@ -55,17 +56,17 @@ def test_a_task_does_not_depend_on_what_was_made_before() -> None:
     for one, two in zip(
         (*again.images, again.target, again.mask), (*alone.images, alone.target, alone.mask), strict=True
     ):
-        assert handle_of(one) == handle_of(two)
+        assert handle_of(as_image(one)) == handle_of(as_image(two))
 
 
 def test_seed_split_and_index_each_change_the_task() -> None:
-    base = handle_of(WORLD.task(0, "train", "named").images[0])
+    base = handle_of(as_image(WORLD.task(0, "train", "named").images[0]))
     others = (
         WORLD.task(0, "train", "named", seed=1),
         WORLD.task(1, "train", "named"),
         WORLD.task(0, "heldout", "named"),
     )
-    assert base not in {handle_of(task.images[0]) for task in others}
+    assert base not in {handle_of(as_image(task.images[0])) for task in others}
 
 
 def test_families_take_turns_and_name_the_task() -> None:
@@ -115,7 +116,7 @@ def test_stickers_keep_apart_and_inside_the_cell_of_their_place(tasks: list[Edit
 
 def test_one_sticker_is_clearly_the_largest(tasks: list[EditTask]) -> None:
     for task in tasks:
-        sizes = {s["is_largest"]: [] for s in task.metadata["stickers"]}
+        sizes: dict[bool, list[int]] = {s["is_largest"]: [] for s in task.metadata["stickers"]}
         for s in task.metadata["stickers"]:
             x0, y0, x1, y1 = s["box"]
             sizes[s["is_largest"]].append((x1 - x0) * (y1 - y0))
@@ -201,7 +202,7 @@ def test_metadata_is_json(tasks: list[EditTask]) -> None:
 
 def test_other_sides_scale() -> None:
     task = StickerWorld(112).task(0, "train", "named")
-    assert task.images[0].size == task.mask.size == (112, 112)
+    assert as_image(task.images[0]).size == as_image(task.mask).size == (112, 112)
     boxes = [s["box"] for s in task.metadata["stickers"]]
     for a, b in combinations(boxes, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
@@ -210,7 +211,7 @@ def test_other_sides_scale() -> None:
 @pytest.mark.parametrize(("split", "family"), [("test", None), ("train", "rename")])
 def test_unknown_names_are_refused_with_the_valid_ones(split: str, family: str | None) -> None:
     with pytest.raises(ConfigError, match="Valid: "):
-        WORLD.task(0, split, family)
+        WORLD.task(0, split, family)  # type: ignore[arg-type]  # names that there are not
 
 
 def test_too_small_a_side_is_refused() -> None:

@@ -15,9 +15,8 @@ from typing import Any
 
 import datasets
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from agentfly.cli import app, main
 from agentfly.datasets.photos import load_photo
@@ -56,7 +55,8 @@ def done(*arguments: object) -> str:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "summary.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
 
 
 def one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -308,7 +308,7 @@ def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     options = json.dumps({"log": str(log)})
     arguments = ["eval", *STICKERS, "--limit", "12", "--agent", AGENT, "--agent-options", options, "-o", str(out)]
     arguments += ["--evaluator", "structural", "--concurrency", "2"]
-    root = Path(__file__).parents[3]
+    root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
         [sys.executable, "-m", "agentfly.cli", *arguments], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
     )
@@ -362,7 +362,7 @@ def test_a_run_whose_servers_are_all_away_ends_before_the_model_is_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "eval.yaml").write_text("client_nodes: [127.0.0.1:1]\n")
-    named = {
+    named: dict[str, list[object]] = {
         "option": ["--nodes", "127.0.0.1:1"],
         "file": ["--config", tmp_path / "eval.yaml"],
         "agent_options": ["--agent-options", '{"client_nodes": [["127.0.0.1", 1]]}'],

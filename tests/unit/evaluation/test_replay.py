@@ -65,7 +65,7 @@ async def test_the_same_engines_give_the_same_images() -> None:
     store = ImageStore()
     found = await reexecute("t", await recorded(store), store, make_engines())
     assert (found.calls, found.equal) == (5, 3)
-    assert found.differences == found.skipped == []
+    assert (found.differences, found.skipped) == ([], [])
 
 
 async def test_another_engine_differs_where_it_begins() -> None:
@@ -145,7 +145,8 @@ async def test_a_run_is_scored_again_and_resumes(tmp_path: Path) -> None:
 
 
 def line(trajectory: Trajectory) -> Mapping[str, Any]:
-    return json.loads(trajectory.to_json())
+    found: dict[str, Any] = json.loads(trajectory.to_json())
+    return found
 
 
 @pytest.mark.parametrize("form", ["training", "journal", "plain"])

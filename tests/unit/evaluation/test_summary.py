@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from agentfly.agents import StopReason
-from agentfly.evaluation.markdown import run_page
-from agentfly.evaluation.pages import worst_first
-from agentfly.evaluation.summary import summarise
+from agentfly.evaluation.report.markdown import run_page
+from agentfly.evaluation.report.pages import worst_first
+from agentfly.evaluation.report.summary import summarise
 from agentfly.evaluation.task_record import without_hollow_scores
 from agentfly.evaluators.judge.settings import JudgeUsage
 from tests.unit.evaluation.agents import record

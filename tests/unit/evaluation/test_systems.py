@@ -14,6 +14,7 @@ from agentfly.images import save_image
 from tests.unit.evaluation.agents import call
 from tests.unit.evaluation.test_commands import done, fields, summary
 from tests.unit.evaluators.scripted_judge import Reply, judge, said
+from tests.values import as_image
 
 # Each system, with what its model says when it is asked for an edit.
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -30,7 +31,7 @@ def task_file(folder: Path) -> Path:
         task = world.task(index, "heldout", "named")
         names = {"image": f"{index}.png", "target": f"{index}.target.png", "mask": f"{index}.mask.png"}
         for name, image in zip(names.values(), (task.images[0], task.target, task.mask), strict=True):
-            save_image(image, folder / name)
+            save_image(as_image(image), folder / name)
         instruction = f"Remove the {task.metadata['steps'][0]['detect']}."
         lines.append(json.dumps({"instruction": instruction, "task_type": "remove", **names}))
     file = folder / "tasks.jsonl"

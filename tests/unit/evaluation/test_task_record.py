@@ -20,7 +20,7 @@ from tests.unit.evaluation.agents import record, solved, square, task
 def test_a_record_reads_back_equal() -> None:
     store = ImageStore()
     facts = TaskFacts.keep(task(1, mask=square(255).convert("L"), metadata={"turn": 2}), store)
-    scores = {"a": Score(71.5, "näher", {"x": 0.5}), "b": NotScored("no key")}
+    scores: dict[str, Score | NotScored] = {"a": Score(71.5, "näher", {"x": 0.5}), "b": NotScored("no key")}
     made = TaskRecord(facts, solved(task(1), store), scores, {"a": JudgeUsage(samples=1, cost=0.25)})
     assert TaskRecord.of(TrajectoryLine.from_dict(json.loads(made.to_json()))) == made
     assert (made.value("a"), made.value("b"), made.value("c")) == (71.5, None, None)

@@ -16,6 +16,7 @@ from agentfly.errors import ToolError
 from agentfly.evaluators import EditSample, ReferenceEvaluator
 from agentfly.vision import EditParams, InpaintParams
 from agentfly.vision.classical import classical_engines
+from tests.values import as_image
 
 ENGINES = classical_engines()
 COUNT = 12
@@ -32,14 +33,14 @@ async def local(image: Image.Image, words: str, new: str, threshold: float, dila
 
 
 async def chain(task: EditTask, threshold: float = 0.6, dilate: int = 4, steps: int | None = None) -> Image.Image:
-    image = task.images[0]
+    image = as_image(task.images[0])
     for step in task.metadata["steps"][:steps]:
         image = await local(image, step["detect"], step["new"], threshold, dilate)
     return image
 
 
 async def whole(task: EditTask) -> Image.Image:
-    image = task.images[0]
+    image = as_image(task.images[0])
     for step in task.metadata["steps"]:
         words = f"replace {step['detect']} by {step['new']}" if step["new"] else f"remove {step['detect']}"
         try:
@@ -51,7 +52,12 @@ async def whole(task: EditTask) -> Image.Image:
 
 async def wrong(task: EditTask) -> Image.Image:
     other = next(s for s in task.metadata["stickers"] if not s["is_target"])
-    return await local(task.images[0], f"{other['colour']} {other['shape']}", "", 0.6, 4)
+    return await local(as_image(task.images[0]), f"{other['colour']} {other['shape']}", "", 0.6, 4)
+
+
+def sample_of(task: EditTask, result: Image.Image) -> EditSample:
+    source, target, mask = (as_image(image) for image in (task.images[0], task.target, task.mask))
+    return EditSample(task.instruction, source, result, target, mask)
 
 
 def scores(family: str, way: Callable[..., Awaitable[Image.Image]], **settings: float) -> list[float]:
@@ -63,7 +69,7 @@ def scores(family: str, way: Callable[..., Awaitable[Image.Image]], **settings: 
             for index in range(COUNT):
                 task = StickerWorld().task(index, split, family)
                 result = await way(task, **settings)
-                sample = EditSample(task.instruction, task.images[0], result, task.target, task.mask)
+                sample = sample_of(task, result)
                 out.append((await ReferenceEvaluator().evaluate(sample)).value)
         return out
 
@@ -95,14 +101,14 @@ def test_a_neighbouring_colour_is_no_success(wanted: str, painted: str) -> None:
 
     async def repainted(task: EditTask) -> Image.Image:
         step = task.metadata["steps"][0]
-        return await local(task.images[0], step["detect"], step["new"].replace(wanted, painted), 0.6, 4)
+        return await local(as_image(task.images[0]), step["detect"], step["new"].replace(wanted, painted), 0.6, 4)
 
     async def found() -> list[float]:
         values = []
         for index in range(60):
             task = StickerWorld().task(index, "train", "replace")
             if task.metadata["steps"][0]["new"].startswith(wanted):
-                sample = EditSample(task.instruction, task.images[0], await repainted(task), task.target, task.mask)
+                sample = sample_of(task, await repainted(task))
                 values.append((await ReferenceEvaluator().evaluate(sample)).value)
         return values
 

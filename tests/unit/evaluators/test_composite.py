@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,12 +57,13 @@ async def test_a_part_without_a_score_leaves_none_and_is_named(kind: type[Evalua
 
 
 def test_wrong_settings_are_refused() -> None:
-    for wrong in (
+    refused: list[Callable[[], object]] = [
         lambda: CompositeEvaluator({}),
         lambda: CompositeEvaluator(PARTS, "mean"),  # type: ignore[arg-type]
         lambda: CompositeEvaluator(PARTS, "minimum", {"a": 2}),
         lambda: CompositeEvaluator(PARTS, "weighted", {"c": 2}),
         lambda: CompositeEvaluator(PARTS, "weighted", {"a": 0}),
-    ):
+    ]
+    for wrong in refused:
         with pytest.raises(ConfigError):
             wrong()

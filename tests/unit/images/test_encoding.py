@@ -1,4 +1,4 @@
-"""What is encoded here can be decoded here, and nothing but base64 of an image is decoded."""
+"""Images are encoded, and only base64 of an image is decoded."""
 
 from __future__ import annotations
 

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from agentfly.agents.llm_backends.vllm_defaults import is_cpu_build
 from agentfly.errors import ConfigError
 from agentfly.serving import deploy
-from agentfly.serving.deploy import arguments, main, read_settings
+from agentfly.serving.deploy import DeploySettings, app, arguments
 from agentfly.serving.supervisor import Endpoint
 from agentfly.templates import load_template
 from tests import programs
@@ -61,8 +64,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
 """
 DRIVER = (
-    "import sys; from agentfly.serving import deploy; sys.exit(deploy.main(launcher=[sys.executable, sys.argv.pop(1)]))"
+    "import sys; from agentfly.serving import deploy; deploy.VLLM = (sys.executable, sys.argv.pop(1)); deploy.main()"
 )
+
+
+def read_settings(argv: list[str]) -> DeploySettings:
+    """Return the settings that the command makes of its options, without serving."""
+    with patch.object(deploy, "deploy", return_value=0) as started:
+        shown = CliRunner().invoke(app, argv)
+    assert shown.exit_code == 0, shown.output
+    settings: DeploySettings = started.call_args.args[0]
+    return settings
 
 
 def told(*argv: str, cpu: bool = False, template_file: Path | None = None) -> list[str]:
@@ -98,6 +110,12 @@ def test_on_a_cpu_vllm_gets_what_it_needs_there() -> None:
     assert "--kv-cache-memory-bytes" not in told("--gpu-memory-utilization", "0.3", cpu=True)
 
 
+@pytest.mark.parametrize("flag", ["-dph", "-O3", "-O.mode=3", "-dpl=2", "-h"])
+def test_short_flags_of_vllm_go_through(flag: str) -> None:
+    settings = read_settings(["-tp", "2", flag, "--model", "m", "-dp=3"])
+    assert (settings.tp, settings.dp, settings.flags) == (2, 3, (flag,))
+
+
 def test_unknown_flags_go_through_as_they_are_and_before_our_defaults() -> None:
     extra = ["--max_model_len=1024", "--dtype=bfloat16", "--enable-chunked-prefill", "--limit-mm-per-prompt.image", "3"]
     words = told(*extra, "--hf-overrides", '{"a_b": 1}', cpu=True)
@@ -119,11 +137,11 @@ def test_a_template_brings_its_parser(name: str, tmp_path: Path) -> None:
     assert pairs(told("--chat_template_content_format", "string", template_file=file)) != flags
 
 
-def test_without_a_parser_a_word_of_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_a_parser_a_word_of_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ messages[0].content }}")
     assert "--enable-auto-tool-choice" not in told(template_file=file) + told()
-    assert capsys.readouterr().err.count("no tool calls will be read") == 2
+    assert caplog.text.count("no tool calls will be read") == 2
 
 
 @pytest.mark.parametrize(
@@ -157,19 +175,32 @@ def test_a_port_that_is_taken_is_named() -> None:
         Endpoint("0.0.0.0", other.getsockname()[1]).check_free()
 
 
-def test_mistakes_end_before_anything_is_started(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", "m", "--template", "qwen3-lv"], launcher=["/no/such/program"]) == 2
-    assert "Did you mean 'qwen3-vl'" in capsys.readouterr().err
+@pytest.fixture
+def mistake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run the command with options with which it must not start anything, and return its error."""
+
+    def run(*argv: str) -> str:
+        ended = CliRunner().invoke(app, argv)
+        assert ended.exit_code == 2
+        return ended.stderr
+
+    monkeypatch.setattr(deploy, "VLLM", ["/no/such/program"])
+    return run
+
+
+def test_mistakes_end_before_anything_is_started(mistake: Callable[..., str]) -> None:
+    said = mistake("--model", "m", "--template", "qwen3-lv")
+    assert said.startswith("deploy: ")
+    assert "Did you mean 'qwen3-vl'" in said
+    assert "--model_name_or_path" in mistake("--template", "qwen3-vl")
 
 
 def test_a_model_that_cannot_be_had_ends_it_before_anything_is_started(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert main(["--model", "somebody/nothing"], launcher=["/no/such/program"]) == 2
-    assert "hf download somebody/nothing --local-dir FOLDER" in capsys.readouterr().err
-    assert main(["--model", str(tmp_path)], launcher=["/no/such/program"]) == 2
-    assert "has no config.json" in capsys.readouterr().err
+    assert "hf download somebody/nothing --local-dir FOLDER" in mistake("--model", "somebody/nothing")
+    assert "has no config.json" in mistake("--model", str(tmp_path))
 
 
 class Run:
@@ -235,7 +266,7 @@ def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_cod
     called = serving.called()
     assert called["template"] == load_template("qwen3-vl")
     assert called["arguments"][-4:] == ["--api-key", "sk-1", "--max-model-len", "64"]
-    assert called["environment"].get("TORCHDYNAMO_DISABLE") == ("1" if deploy.is_cpu_build() else None)
+    assert called["environment"].get("TORCHDYNAMO_DISABLE") == ("1" if is_cpu_build() else None)
     assert "VLLM_CPU_KVCACHE_SPACE" not in called["environment"]
     serving.process.send_signal(number)
     assert serving.process.wait(30) == 40 + number

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from PIL import Image
+from typer.testing import CliRunner
 
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError, EvaluatorError
@@ -27,11 +28,13 @@ from agentfly.evaluators import (
 )
 from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
 from agentfly.evaluators.http_schema import PATH, to_body
-from agentfly.serving.evaluator_server import EvaluatorServerSettings, create_app, main
+from agentfly.serving.evaluator_server import EvaluatorServerSettings, app, create_app
+from tests.values import as_image
 
 TASK = StickerWorld().task(3, "heldout", "named")
-HALF = Image.blend(TASK.images[0], TASK.target, 0.5)
-SAMPLE = EditSample(TASK.instruction, TASK.images[0], HALF, TASK.target, TASK.mask, {"key": [1, "é"], "bad": object()})
+SOURCE, TARGET, MASK = (as_image(image) for image in (TASK.images[0], TASK.target, TASK.mask))
+HALF = Image.blend(SOURCE, TARGET, 0.5)
+SAMPLE = EditSample(TASK.instruction, SOURCE, HALF, TARGET, MASK, {"key": [1, "é"], "bad": object()})
 
 
 class Doing:
@@ -62,8 +65,8 @@ def raising(fault: Exception) -> Doing:
 
 
 def client(evaluator: Evaluator, **settings: Any) -> HttpEvaluator:
-    app = create_app(evaluator, EvaluatorServerSettings(**settings))
-    return HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), httpx.ASGITransport(app=app))
+    server = create_app(evaluator, EvaluatorServerSettings(**settings))
+    return HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), httpx.ASGITransport(app=server))
 
 
 async def test_the_server_sees_the_sample_and_the_client_its_score() -> None:
@@ -125,7 +128,7 @@ async def test_faults_that_may_pass_are_told_as_such(fault: Exception) -> None:
 
 
 async def test_a_guard_around_the_client_tries_again() -> None:
-    attempts = iter([PassingFault("busy"), Score(60)])
+    attempts: Iterator[Exception | Score] = iter([PassingFault("busy"), Score(60)])
 
     def work(sample: EditSample) -> Score:
         found = next(attempts)
@@ -204,8 +207,8 @@ BODY = to_body(SAMPLE)
     ],
 )
 async def test_what_is_no_sample_is_refused(content: Any, status: int, words: str) -> None:
-    app = create_app(ReferenceEvaluator(), EvaluatorServerSettings(max_bytes=200_000))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://scorer.test") as http:
+    server = create_app(ReferenceEvaluator(), EvaluatorServerSettings(max_bytes=200_000))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
         sent = {"content": content} if isinstance(content, str) else {"json": content}
         reply = await http.post(PATH, **sent)
     assert reply.status_code == status, reply.text
@@ -214,12 +217,21 @@ async def test_what_is_no_sample_is_refused(content: Any, status: int, words: st
 
 
 async def test_health_names_the_evaluator() -> None:
-    app = create_app(ReferenceEvaluator())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://scorer.test") as http:
+    server = create_app(ReferenceEvaluator())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
         assert (await http.get("/health")).json() == {"status": "ok", "evaluator": "ReferenceEvaluator", "waiting": 0}
 
 
 @pytest.mark.parametrize("spec", ["referense", '{"evaluator": "judge"}', "{"])
 def test_the_command_refuses_what_it_cannot_host(spec: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert main(["--evaluator", spec]) == 2
+    assert CliRunner().invoke(app, ["--evaluator", spec]).exit_code == 2
     assert caplog.text
+
+
+def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosted: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(uvicorn, "run", lambda server, **how: hosted.append((server, how)))
+    done = CliRunner().invoke(app, ["--evaluator", "reference", "--port", "8101", "--in-flight", "2"])
+    assert done.exit_code == 0, done.output
+    ((_, how),) = hosted
+    assert (how["host"], how["port"]) == ("127.0.0.1", 8101)

@@ -1,4 +1,4 @@
-"""`agentfly train`: a step in one line, and a dry run that finds what is wrong and leaves nothing behind."""
+"""`agentfly train`: a step in one line, and a dry run that finds all faults and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentfly.errors import TrainingError
-from agentfly.training.train import _checked_apart, step_line
+from agentfly.training.train import run_checks, step_line
 
 METRICS = {
     "timing_s/step": 12.34,
@@ -27,12 +27,12 @@ def test_a_step_in_one_line() -> None:
     assert step_line(3, 32, METRICS) == "step 3/32  reward 0.512  edit 0.610  12.3 s = rollout 7.0 + update 4.0"
 
 
-def test_who_was_waited_for_is_said() -> None:
+def test_the_cause_of_waiting_is_named() -> None:
     waits = {"wait/policy_idle": 0.41, "wait/because/qwen_edit_image": 0.41}
     assert step_line(3, 32, {**METRICS, **waits}).endswith("policy idle 41% because of qwen_edit_image")
 
 
-def test_lost_chains_are_said_by_reason() -> None:
+def test_lost_chains_are_listed_by_reason() -> None:
     losses = {
         "chains/lost": 3.0,
         "chains/lost/not_scored": 2.0,
@@ -51,10 +51,10 @@ def test_a_validation_before_the_first_step() -> None:
     assert step_line(0, 32, metrics) == "validation before step 1: named/reward/mean@1 0.250"
 
 
-def test_checks_that_die_are_told_with_their_last_words(tmp_path: Path) -> None:
+def test_checks_that_die_are_reported_with_their_last_lines(tmp_path: Path) -> None:
     environment = {**os.environ, "VERL_PLATFORM": ""}
     with pytest.raises(TrainingError, match=r"the checks ended with exit code 1: .*No such file.*nowhere\.yaml"):
-        _checked_apart(tmp_path / "nowhere.yaml", environment, "check")
+        run_checks(tmp_path / "nowhere.yaml", environment, "check")
 
 
 RECIPE = """
@@ -90,7 +90,7 @@ def dry_run(
 
 
 @pytest.mark.slow
-def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, tiny_policy: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, tiny_policy: Path) -> None:
     pytest.importorskip("verl")
     done = dry_run(tmp_path, tiny_policy, "agentfly.system_prompt=''", "trainer.total_training_steps=7")
     assert done.returncode == 0, done.stderr
@@ -116,14 +116,14 @@ def test_a_dry_run_finds_a_prompt_that_does_not_fit(tmp_path: Path, tiny_policy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dry", [True, False])
-def test_what_is_not_there_is_told_in_one_list_before_anything_starts(
+def test_missing_things_are_listed_together_before_anything_starts(
     dry: bool, tmp_path: Path, tiny_policy: Path
 ) -> None:
     pytest.importorskip("verl")
     judge = "{evaluator: judge, model: m, base_url: 'http://127.0.0.1:9/v1'}"
     options = ["device=cuda", f"agentfly.evaluator={judge}", "actor_rollout_ref.rollout.max_model_len=9000"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    # Where there are GPUs, they are hidden: then there are none, too.
+    # GPUs are hidden, so that a machine with some behaves like one without.
     done = dry_run(tmp_path, tiny_policy, *options, dry=dry, environment={**environment, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1
     title, *problems = [line for line in done.stderr.splitlines() if line.startswith(("- ", "error: "))]

@@ -1,4 +1,4 @@
-"""The learning curve and strips of edits: right size, something on them, honest about gaps."""
+"""The learning curve: right size, something on it, honest about gaps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from agentfly.errors import ConfigError
 from agentfly.evaluators.bootstrap import Estimate
-from agentfly.viewer import StepRecord, edit_strip, learning_curve
+from agentfly.viewer import StepRecord, learning_curve
 from agentfly.viewer.curves import smooth
 
 BLUE, NAVY = (0x25, 0x63, 0xEB), (0x1E, 0x3A, 0x8A)
@@ -57,34 +57,3 @@ def test_smoothing_calms_noise_without_moving_the_mean_of_a_line() -> None:
     line = np.linspace(0, 1, 60)
     noisy = line + np.where(np.arange(60) % 2 == 0, 0.1, -0.1)
     assert np.abs(smooth(noisy) - line)[10:-10].max() < 0.02
-
-
-def test_strip_shows_each_image_at_the_height(tmp_path: Path) -> None:
-    images = [(Image.new("RGB", (84, 84), c), c) for c in ("red", "lime")] + [(Image.new("L", (336, 168), 0), "mask")]
-    path = edit_strip(images, tmp_path / "strip.png", height=168)
-    with Image.open(path) as strip:
-        assert strip.width == 2 * 12 + 168 + 168 + 336 + 2 * 34
-        assert strip.height > 168 + 24
-    assert _count(path, (255, 0, 0)) == _count(path, (0, 255, 0)) == 168 * 168
-
-
-def test_strip_wraps_words_that_are_wider_than_the_image(tmp_path: Path) -> None:
-    red = Image.new("RGB", (168, 168), "red")
-    short, long = (edit_strip([(red, text)], tmp_path / f"{len(text)}.png") for text in ("one", "m" * 90))
-    with Image.open(short) as one, Image.open(long) as many:
-        assert one.width == many.width
-        assert many.height > one.height
-        # Nothing is drawn into the margin.
-        assert (np.asarray(many)[:, -12:] == 255).all()
-
-
-def test_strip_shows_transparency_as_white(tmp_path: Path) -> None:
-    path = edit_strip([(Image.new("RGBA", (100, 100), (255, 0, 0, 0)), "")], tmp_path / "s.png", height=100)
-    with Image.open(path) as strip:
-        assert strip.size == (124, 124)
-        assert np.asarray(strip).min() == 255
-
-
-def test_strip_of_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least one image"):
-        edit_strip([], tmp_path / "s.png")

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.errors import ConfigError, MissingExtraError, require
 from agentfly.vision.model_runtime import (
     OutOfMemory,
     Worker,
     loading,
     memory_guard,
-    require,
     resolve_device,
     resolve_dtype,
     short_name,
@@ -47,7 +46,7 @@ async def test_calls_of_a_worker_never_overlap_and_never_block_the_loop() -> Non
 
 
 async def test_a_cancelled_call_that_waits_does_not_run() -> None:
-    worker, ran = Worker("test"), []
+    worker, ran = Worker("test"), list[int]()
     started, release = threading.Event(), threading.Event()
 
     def first() -> None:

@@ -37,8 +37,11 @@ class Server:
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
-        parts = message_from_bytes(head + request.read()).get_payload()
-        form = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+        form = {}
+        for part in message_from_bytes(head + request.read()).walk():
+            name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
+            if isinstance(content, bytes):
+                form[str(name)] = content
         self.forms.append(form)
         self.paths.append(request.url.path)
         if self.status != 200:

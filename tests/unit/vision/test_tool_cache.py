@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key, image_hash
+from agentfly.images.store import image_hash
+from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
 from tests import programs
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
+
+KeyParts = tuple[str, str, str, Mapping[str, Any], tuple[Image.Image, ...]]
 
 
 def make_image(value: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
@@ -55,8 +60,8 @@ def test_changing_what_was_given_or_got_does_not_change_what_is_kept(tmp_path: P
 
 
 def test_everything_that_decides_a_result_is_in_its_key() -> None:
-    usual = ("engine", "1", "edit", {"prompt": "red", "seed": 1}, (make_image(1), make_image(2)))
-    others = [
+    usual: KeyParts = ("engine", "1", "edit", {"prompt": "red", "seed": 1}, (make_image(1), make_image(2)))
+    others: list[KeyParts] = [
         ("other", *usual[1:]),
         (usual[0], "2", *usual[2:]),
         (*usual[:2], "inpaint", *usual[3:]),

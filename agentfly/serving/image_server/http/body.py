@@ -1,79 +1,134 @@
-"""Reading the body of a request, JSON or form, into fields and images."""
+"""The body of a request, JSON or form: its fields, with the names of OpenAI and diffusers, and its images.
+
+Names, ranges and defaults of the fields are the same in JSON and in forms.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, TypeVar
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from agentfly.errors import unknown_name
 from agentfly.serving.image_server.errors import RequestRefused
-from agentfly.serving.image_server.http.fields import IMAGES
 from agentfly.serving.image_server.http.images import Source
 from agentfly.serving.image_server.settings import UploadLimits
 
+# OpenAI's own fields that mean nothing to the models behind this server; clients send them by habit.
+IGNORED = frozenset(
+    ("background", "input_fidelity", "model", "moderation", "output_compression", "quality", "style", "user")
+)
+_IMAGES = frozenset(("image", "image[]", "mask"))
 _MOST_FIELDS = 64
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: str = ""
+    timeout: float | None = Field(None, gt=0, description="Seconds; the server's own limit without it.")
+
+
+class DetectionFields(_Fields):
+    """Fields of `/v1/detections`."""
+
+    box_threshold: float = Field(0.35, ge=0, le=1)
+    text_threshold: float = Field(0.25, ge=0, le=1)
+    masks: bool = Field(True, description="Send a PNG mask with every object.")
+
+
+class ResultFields(_Fields):
+    """Fields of the endpoints that make images."""
+
+    n: int = Field(1, ge=1, description="Results, of seeds seed, seed + 1, ...")
+    size: str | None = Field(None, description="WIDTHxHEIGHT, or auto.")
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="A random one without it; the reply names it.")
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+    true_cfg_scale: float | None = Field(None, ge=0, le=100)
+    response_format: Literal["b64_json"] = "b64_json"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    stream: Literal[False] = False
+    partial_images: Literal[0] = 0
+
+
+class EditFields(ResultFields):
+    """Fields of `/v1/images/edits`."""
+
+    strength: float | None = Field(None, gt=0, le=1)
+
+
+class GenerationFields(ResultFields):
+    """Fields of `/v1/images/generations`."""
+
+
+F = TypeVar("F", bound=_Fields)
 
 
 @dataclass
 class Body:
-    """What a request contains.
+    """The contents of a request.
 
     Attributes:
         fields: everything that is not an image.
         images: images, not decoded yet.
         mask: the mask, not decoded yet.
-        is_json: whether it came as JSON, which the documented clients expect another reply for.
+        is_json: True if it came as JSON, for which the documented clients expect another reply.
     """
 
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, object] = field(default_factory=dict)
     images: list[Source] = field(default_factory=list)
     mask: Source | None = None
     is_json: bool = False
 
 
 async def read_body(request: Request, limits: UploadLimits) -> Body:
-    """The body of a request.
+    """Return the body of a request.
 
     Raises:
         RequestRefused: neither JSON nor a form, broken, or with too many parts.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _from_json(await request.body())
+        return _read_json(await request.body())
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        return await _from_form(request, limits)
+        return await _read_form(request, limits)
     raise RequestRefused("send application/json or multipart/form-data", status=415)
 
 
-def _from_json(data: bytes) -> Body:
+def _read_json(data: bytes) -> Body:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as fault:
         raise RequestRefused("the body is not valid JSON") from fault
     if not isinstance(content, Mapping):
         raise RequestRefused("the body is not a JSON object")
-    body = Body({name: value for name, value in content.items() if name not in IMAGES}, is_json=True)
+    body = Body({name: value for name, value in content.items() if name not in _IMAGES}, is_json=True)
     images = content.get("image", content.get("image[]"))
     for source in images if isinstance(images, list) else [images]:
         if source is not None:
-            body.images.append(_text(source, "image"))
+            body.images.append(_require_text(source, "image"))
     if content.get("mask") is not None:
-        body.mask = _text(content["mask"], "mask")
+        body.mask = _require_text(content["mask"], "mask")
     return body
 
 
-def _text(source: object, param: str) -> str:
+def _require_text(source: object, param: str) -> str:
     if not isinstance(source, str):
         raise RequestRefused(f"{param} is a text in JSON: base64 or a data URI", param=param)
     return source
 
 
-async def _from_form(request: Request, limits: UploadLimits) -> Body:
+async def _read_form(request: Request, limits: UploadLimits) -> Body:
     body = Body()
     try:
         async with request.form(
@@ -92,3 +147,53 @@ async def _from_form(request: Request, limits: UploadLimits) -> Body:
     except HTTPException as fault:
         raise RequestRefused(f"the form cannot be read: {fault.detail}") from fault
     return body
+
+
+def read_fields(kind: type[F], sent: Mapping[str, object], limits: UploadLimits) -> F:
+    """Return the checked fields of a request.
+
+    Args:
+        kind: of request.
+        sent: names and values, which are texts in a form. Empty texts and None count as absent.
+        limits: set by the operator.
+
+    Raises:
+        RequestRefused: a field is unknown, of the wrong type or out of its range. The message never quotes the value.
+    """
+    given = {name: value for name, value in sent.items() if name not in IGNORED and value is not None and value != ""}
+    for name in given:
+        if name not in kind.model_fields:
+            raise RequestRefused(unknown_name("field", name[:64], kind.model_fields), param=name[:64])
+    try:
+        fields = kind.model_validate(given)
+    except ValidationError as fault:
+        first = fault.errors(include_input=False, include_url=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise RequestRefused(f"{name}: {first['msg']}", param=name) from None
+    negative = fields.negative_prompt if isinstance(fields, ResultFields) else None
+    if max(len(fields.prompt), len(negative or "")) > limits.prompt_characters:
+        raise RequestRefused(f"prompts have {limits.prompt_characters} characters at most", param="prompt")
+    if isinstance(fields, ResultFields):
+        if fields.n > limits.outputs:
+            raise RequestRefused(f"n is {limits.outputs} at most", param="n")
+        if (fields.num_inference_steps or 0) > limits.steps:
+            raise RequestRefused(f"num_inference_steps is {limits.steps} at most", param="num_inference_steps")
+        read_size(fields.size, limits)
+    return fields
+
+
+def read_size(text: str | None, limits: UploadLimits) -> tuple[int, int] | None:
+    """Return width and height in pixels, or None for "auto".
+
+    Raises:
+        RequestRefused: `text` is not of the form WIDTHxHEIGHT, or the size is too large.
+    """
+    if text is None or text == "auto":
+        return None
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise RequestRefused("size is WIDTHxHEIGHT, such as 1024x1024, or auto", param="size")
+    width, height = int(match[1]), int(match[2])
+    if not 8 <= min(width, height) <= max(width, height) <= limits.output_side:
+        raise RequestRefused(f"the sides of size are from 8 to {limits.output_side}", param="size")
+    return width, height

@@ -1,6 +1,6 @@
 """The checks before the endpoints: the key, the size of bodies, the number of requests; and the form of errors.
 
-A plain ASGI layer: it judges a request before a byte of its body is read, and leaves `http.disconnect` to the
+A plain ASGI layer: it checks a request before a byte of its body is read, and leaves `http.disconnect` to the
 endpoints.
 """
 
@@ -12,43 +12,42 @@ import json
 import logging
 import math
 import uuid
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentfly.aio import ClientLimits
 from agentfly.serving.image_server.errors import QueueFull, RequestError, RequestRefused, TooManyRequests
-from agentfly.serving.image_server.metrics import Counters
+from agentfly.serving.image_server.metrics import Metrics
 from agentfly.serving.image_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-# What says that the server is up, and how to use it, needs no key; it tells nothing of anybody's images.
+# These need no key: they say that the server is up and how to use it, and nothing of anybody's images.
 OPEN_PATHS = frozenset(("/", "/health", "/docs", "/docs/oauth2-redirect", "/openapi.json"))
 # Requests whose bodies may be read at once beyond those that the queue and the workers take.
 _READING = 16
 
 
 class Guard:
-    """Wraps the application.
+    """The middleware around the application.
 
     Args:
-        app: what it guards.
+        app: the application.
         settings: key and limits.
-        counters: counts the requests that a rate limit refuses.
+        metrics: counts the requests that the rate limit refuses.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, counters: Counters) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
         self._app = app
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._body_bytes = settings.limits.body_bytes
-        self._most = settings.max_queue + settings.capacity + _READING
-        self._posts, self._counters = 0, counters
+        self._most_posts = settings.max_queue + settings.capacity + _READING
+        self._posts, self._metrics = 0, metrics
         self._per_minute = settings.max_requests_per_minute
         self._clients = ClientLimits(self._per_minute) if self._per_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection or request."""
+        """Handle one connection or request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -60,8 +59,13 @@ class Guard:
             await send(message)
 
         try:
-            self._admit(scope)
-            await self._counted(scope, _Bounded(receive, self._body_bytes), watched)
+            self._check(scope)
+            posts = scope["method"] == "POST"
+            self._posts += posts
+            try:
+                await self._app(scope, _Bounded(receive, self._body_bytes), watched)
+            finally:
+                self._posts -= posts
         except RequestError as fault:
             await _reply(fault, watched)
         except Exception:
@@ -70,7 +74,11 @@ class Guard:
             if not replied:
                 await _reply(RequestError(f"internal error {number}; the server's log says more"), watched)
 
-    def _admit(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> None:
+        """Raise `RequestError` for a wrong key, a body that is too large, a full queue, or a client beyond its rate.
+
+        Only requests of work, which are POSTs, are counted for the queue and the rate: the others cost nothing.
+        """
         headers = dict(scope["headers"])
         if self._key is not None and scope["path"] not in OPEN_PATHS:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
@@ -81,32 +89,19 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self._body_bytes:
             raise _too_large(self._body_bytes)
-
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
-            await self._app(scope, receive, send)
             return
-        if self._posts >= self._most:
+        if self._posts >= self._most_posts:
             raise QueueFull(1)
-        self._limit_rate(scope)
-        self._posts += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._posts -= 1
-
-    def _limit_rate(self, scope: Scope) -> None:
-        """Count a request of work for its client. Status, health and metrics cost nothing and are not counted."""
-        if self._clients is None or self._per_minute is None:
-            return
-        seconds = self._clients.admit(client_of(scope))
-        if seconds:
-            self._counters.rate_limited += 1
-            raise TooManyRequests(self._per_minute, math.ceil(seconds))
+        if self._clients is not None and self._per_minute is not None:
+            seconds = self._clients.admit(client_of(scope))
+            if seconds:
+                self._metrics.rate_limited.inc()
+                raise TooManyRequests(self._per_minute, math.ceil(seconds))
 
 
 def client_of(scope: Scope) -> str:
-    """Return what a client is known by: its IPv4 address, or the /64 network that one holder of IPv6 addresses has."""
+    """Return the name of a client: its IPv4 address, or the /64 network that one holder of IPv6 addresses has."""
     host: str = scope["client"][0] if scope.get("client") else ""
     try:
         address = ipaddress.ip_address(host)
@@ -119,7 +114,7 @@ def client_of(scope: Scope) -> str:
 
 
 class _Bounded:
-    """`receive` that ends a body that grows beyond its bound, whatever its Content-Length said."""
+    """A `receive` that refuses a body beyond its bound, whatever its Content-Length says."""
 
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive, self._most, self._seen = receive, most, 0
@@ -136,8 +131,8 @@ def _too_large(most: int) -> RequestRefused:
     return RequestRefused(f"the body of a request has {most} bytes at most", status=413, code="body_too_large")
 
 
-def error_body(fault: RequestError) -> dict[str, Any]:
-    """An error in OpenAI's form."""
+def error_body(fault: RequestError) -> dict[str, dict[str, str | None]]:
+    """Return an error in OpenAI's form."""
     return {"error": {"message": str(fault), "type": fault.kind, "param": fault.param, "code": fault.code}}
 
 

@@ -1,10 +1,10 @@
-"""Make the engine of a model type, in a worker process."""
+"""The engines of the model types, as worker processes load them."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Protocol
 
 from agentfly.errors import ConfigError, NoGpuError, ToolError, require
 from agentfly.serving.image_server.settings import EngineOptions
@@ -14,27 +14,29 @@ from agentfly.vision.diffusion import TextRequest, TextToImage, WeightSettings
 
 
 class WorkerEngine(Protocol):
-    """What a worker process runs.
+    """The engine of a worker process.
 
     Attributes:
-        name: what replies and `/v1/models` call it.
-        operations: what it can do; the server refuses everything else.
+        name: of the engine in replies and in `/v1/models`.
+        operations: that it offers; the server refuses all others.
     """
 
     name: str
     operations: frozenset[Operation]
 
     async def run(self, work: Work) -> Outcome:
-        """Do one piece of work. Several run at once; what cannot is for the engine to put in order.
+        """Do one piece of work.
+
+        Several calls run at once. An engine that cannot do that makes them wait for each other.
 
         Raises:
-            ToolError: it cannot be done; the message goes to the client.
+            ToolError: the work cannot be done; the message goes to the client.
         """
         ...
 
 
 class ToolEngines:
-    """The engines of the image tools, as many of the three as there are."""
+    """The engines of the image tools: any of detector, inpainter and editor."""
 
     def __init__(
         self, *, detector: Detector | None = None, inpainter: Inpainter | None = None, editor: Editor | None = None
@@ -45,12 +47,20 @@ class ToolEngines:
         self.name = " + ".join(dict.fromkeys(engine.name for engine in engines.values() if engine is not None))
 
     async def run(self, work: Work) -> Outcome:
-        """Hand the work to the engine of its operation."""
+        """Pass the work to the engine of its operation.
+
+        Raises:
+            ToolError: there is not exactly one image, or no such engine.
+        """
         if len(work.images) != 1:
             raise ToolError(f"this model works on one image a call, got {len(work.images)}: send one")
         image = work.images[0]
         if work.operation is Operation.detect and self._detector is not None:
-            return await _detect(self._detector, work)
+            found = await self._detector.detect(
+                image, work.prompt, box_threshold=work.box_threshold, text_threshold=work.text_threshold
+            )
+            best_rejected = found.best_rejected if isinstance(found, Detections) else None
+            return Outcome(detections=tuple(found), best_rejected=best_rejected)
         if work.operation is Operation.inpaint and self._inpainter is not None and work.mask is not None:
             # Clients use both names for the one guidance that a pipeline has.
             guidance = work.true_cfg_scale if work.guidance_scale is None else work.guidance_scale
@@ -75,22 +85,13 @@ class TextEngine:
         self.name = model.name
 
     async def run(self, work: Work) -> Outcome:
-        """The image of a prompt."""
+        """Make the image of a prompt; without a seed it is that of seed 0."""
         own = {field.name: getattr(work, field.name) for field in fields(TextRequest)}
         return Outcome(await self._model.make(TextRequest(**{**own, "seed": work.seed or 0})))
 
 
-async def _detect(detector: Detector, work: Work) -> Outcome:
-    found = await detector.detect(
-        work.images[0], work.prompt, box_threshold=work.box_threshold, text_threshold=work.text_threshold
-    )
-    return Outcome(
-        detections=tuple(found), best_rejected=found.best_rejected if isinstance(found, Detections) else None
-    )
-
-
 def load_engine(options: EngineOptions) -> WorkerEngine:
-    """The engine of a worker, with its weights on the device.
+    """Return the engine of a worker, with its weights on the device.
 
     Raises:
         ConfigError: the model cannot be found, or is of another kind; the message names the fix.
@@ -101,9 +102,14 @@ def load_engine(options: EngineOptions) -> WorkerEngine:
 
         embedded = classical_engines()
         return ToolEngines(detector=embedded.detector, inpainter=embedded.inpainter, editor=embedded.editor)
-    makers = {"custom": _custom, "detect": _detector}
     try:
-        return makers.get(options.model_type, _diffusion)(options)
+        if options.model_type == "custom":
+            return _load_custom(options)
+        if options.model_type == "detect":
+            return _load_detector(options)
+        if options.model_type == "sdxl" or (options.model_type == "generic" and _starts_from_text(options)):
+            return _load_text_to_image(options)
+        return _load_diffusion(options)
     except NoGpuError as fault:
         raise ConfigError(
             f"{options.device_flag}: torch sees no such GPU here (check nvidia-smi); leave the flag out, and the model "
@@ -111,7 +117,7 @@ def load_engine(options: EngineOptions) -> WorkerEngine:
         ) from fault
 
 
-def _detector(options: EngineOptions) -> WorkerEngine:
+def _load_detector(options: EngineOptions) -> WorkerEngine:
     from agentfly.vision.detection.grounding_dino import GroundingDinoDetector, GroundingDinoSettings
 
     detector = GroundingDinoDetector(GroundingDinoSettings(model=options.model_path, device=options.device))
@@ -125,15 +131,11 @@ def _detector(options: EngineOptions) -> WorkerEngine:
     return ToolEngines(detector=SegmentedDetector(detector, segmenter))
 
 
-def _diffusion(options: EngineOptions) -> WorkerEngine:
+def _load_diffusion(options: EngineOptions) -> WorkerEngine:
     from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings, InpainterSettings
 
-    common: dict[str, Any] = {
-        "model": options.model_path,
-        **options.model_dump(include={"device", "dtype", "offload", "compile", "area", "max_batch"}),
-    }
-    if options.model_type == "sdxl" or (options.model_type == "generic" and _starts_from_text(options)):
-        return _text_to_image(options)
+    common = options.model_dump(include={"device", "dtype", "offload", "compile", "area", "max_batch"})
+    common["model"] = options.model_path
     if options.model_type == "inpaint":
         inpainter = DiffusionInpainter(InpainterSettings(**common))
         inpainter.load()
@@ -144,7 +146,7 @@ def _diffusion(options: EngineOptions) -> WorkerEngine:
     return ToolEngines(editor=editor)
 
 
-def _text_to_image(options: EngineOptions) -> WorkerEngine:
+def _load_text_to_image(options: EngineOptions) -> WorkerEngine:
     if options.area is not None:
         raise ConfigError("--area is for models that start from an image: leave it out, requests have a size")
     chosen = options.model_dump(include={"device", "dtype", "offload", "compile"})
@@ -165,7 +167,7 @@ def _starts_from_text(options: EngineOptions) -> bool:
     return True
 
 
-def _custom(options: EngineOptions) -> WorkerEngine:
+def _load_custom(options: EngineOptions) -> WorkerEngine:
     module, colon, function = options.model_path.partition(":")
     if not colon:
         raise ConfigError(f"--model-type custom needs --model-path package.module:function, got {options.model_path!r}")

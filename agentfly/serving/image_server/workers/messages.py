@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from PIL import Image
@@ -11,7 +11,7 @@ from agentfly.vision.base import Detection
 
 
 class Operation(StrEnum):
-    """What a client can ask for; `/v1/models` lists those that the engine can do."""
+    """Kind of work. `/v1/models` lists those that the engine offers."""
 
     edit = "edit"
     inpaint = "inpaint"
@@ -26,7 +26,7 @@ class Work:
     Attributes:
         images: images to work on; empty for `generate`.
         mask: mode L, white = change, of the size of the first image; only for `inpaint`.
-        width, height: size of the result, for `generate`.
+        width, height: size of the result in pixels, for `generate`.
     """
 
     operation: Operation
@@ -47,7 +47,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an engine made of a `Work`: an image, or detections."""
+    """Result of a `Work`: an image, or detections.
+
+    Attributes:
+        best_rejected: score of the best detection below the threshold; None where the engine does not know it.
+    """
 
     image: Image.Image | None = None
     detections: tuple[Detection, ...] = ()
@@ -55,17 +59,17 @@ class Outcome:
 
 
 class Fault(StrEnum):
-    """Why a worker has no outcome for a request."""
+    """Reason for which a worker has no outcome for a request."""
 
     refused = "refused"  # the engine cannot do what was asked; the message is for the client
     unavailable = "unavailable"  # the engine cannot do this kind of thing at all
     internal = "internal"  # a bug or a broken engine; the message stays in the log
-    cancelled = "cancelled"
+    cancelled = "cancelled"  # the server asked for it
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a GPU: in use by the worker, its peak, and what the device has."""
+    """Bytes of a GPU: reserved by the worker, the peak of its use, and the total of the device."""
 
     used: int
     peak: int
@@ -74,7 +78,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Assign:
-    """Server to worker: do this."""
+    """Server to worker: start a job."""
 
     job: int
     work: Work
@@ -82,14 +86,14 @@ class Assign:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Server to worker: nobody waits for this any more."""
+    """Server to worker: stop a job, as nobody waits for it any more."""
 
     job: int
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Server to worker: end."""
+    """Server to worker: end the process."""
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,21 @@ class Ready:
 
 @dataclass(frozen=True)
 class NotLoaded:
-    """Worker to server: the engine cannot be loaded, and why."""
+    """Worker to server: the engine cannot be loaded, with the reason."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """Worker to server: the end of a job, whatever it was. The slot is free."""
+    """Worker to server: the end of a job, also of a cancelled or failed one. Its slot is free."""
 
     job: int
     outcome: Outcome | None = None
     fault: Fault | None = None
     message: str = ""
     seconds: float = 0.0
-    memory: Memory | None = field(default=None)
+    memory: Memory | None = None
 
 
 ToWorker = Assign | Cancel | Stop

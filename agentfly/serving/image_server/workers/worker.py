@@ -1,4 +1,4 @@
-"""The process that holds an engine: takes work from the server over a socket, and ends when the server does.
+"""The worker process: it runs an engine, takes work from the server over a socket, and ends when the server does.
 
 The slot of a request is given back only when its threads are idle again, also after it was cancelled. So the server can
 trust a `Done`, and restarts a worker that does not send one.
@@ -14,9 +14,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from agentfly.errors import AgentFlyError, EngineUnavailable, ToolError
 from agentfly.serving.image_server.settings import EngineOptions
@@ -36,17 +37,18 @@ from agentfly.serving.image_server.workers.messages import (
 
 logger = logging.getLogger(__name__)
 
-_calls: contextvars.ContextVar[list[Future[Any]] | None] = contextvars.ContextVar("calls", default=None)
+P = ParamSpec("P")
+T = TypeVar("T")
+# Calls in threads of the request that the current task works on.
+_calls: contextvars.ContextVar[list[Future[object]]] = contextvars.ContextVar("calls")
 
 
 class _Threads(ThreadPoolExecutor):
-    """The threads behind `asyncio.to_thread`; notes which request each call belongs to."""
+    """The threads behind `asyncio.to_thread`, which note the request that each call belongs to."""
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future = super().submit(fn, *args, **kwargs)
-        calls = _calls.get()
-        if calls is not None:
-            calls.append(future)
+        _calls.get([]).append(future)  # type: ignore[arg-type]
         return future
 
 
@@ -59,10 +61,10 @@ class _Worker:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.ended = asyncio.Event()
 
-    def take(self, message: ToWorker) -> None:
+    def handle(self, message: ToWorker) -> None:
         """Act on a message from the server."""
         if isinstance(message, Assign):
-            task = asyncio.create_task(self._do(message.job, message.work))
+            task = asyncio.create_task(self._work(message.job, message.work))
             self._tasks[message.job] = task
             task.add_done_callback(lambda _: self._tasks.pop(message.job, None))
         elif isinstance(message, Cancel):
@@ -72,33 +74,39 @@ class _Worker:
         else:
             self.ended.set()
 
-    async def _do(self, job: int, work: Work) -> None:
-        calls: list[Future[Any]] = []
+    async def _work(self, job: int, work: Work) -> None:
+        calls: list[Future[object]] = []
         _calls.set(calls)
         started = time.monotonic()
-        done = await self._outcome(job, work)
+        outcome, fault, message = None, None, ""
+        try:
+            outcome = await self._engine.run(work)
+        except asyncio.CancelledError:
+            fault = Fault.cancelled
+        except EngineUnavailable as error:
+            fault, message = Fault.unavailable, str(error)
+        except ToolError as error:
+            fault, message = Fault.refused, str(error)
+        except Exception as error:
+            logger.exception("%s failed", work.operation.value)
+            fault, message = Fault.internal, type(error).__name__
         running = [asyncio.wrap_future(call) for call in calls if not call.done()]
         if running:
             await asyncio.wait(running)
         seconds = time.monotonic() - started
-        self._connection.send(Done(job, done.outcome, done.fault, done.message, seconds, device_memory()))
+        self._connection.send(Done(job, outcome, fault, message, seconds, device_memory()))
 
-    async def _outcome(self, job: int, work: Work) -> Done:
+    def read_messages(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand each message of the server to the event loop. End this process when the server ends, however it does."""
         try:
-            return Done(job, await self._engine.run(work))
-        except asyncio.CancelledError:
-            return Done(job, fault=Fault.cancelled)
-        except EngineUnavailable as fault:
-            return Done(job, fault=Fault.unavailable, message=str(fault))
-        except ToolError as fault:
-            return Done(job, fault=Fault.refused, message=str(fault))
-        except Exception as fault:
-            logger.exception("%s failed", work.operation.value)
-            return Done(job, fault=Fault.internal, message=type(fault).__name__)
+            while True:
+                loop.call_soon_threadsafe(self.handle, self._connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)
 
 
 def device_memory() -> Memory | None:
-    """Memory of this worker's GPU; None on CPU, and while torch is not loaded."""
+    """Return the memory of this worker's GPU, or None on CPU and while torch is not loaded."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -106,34 +114,26 @@ def device_memory() -> Memory | None:
     return Memory(torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated(), total)
 
 
-def _read(connection: Connection, loop: asyncio.AbstractEventLoop, worker: _Worker) -> None:
-    """Hand on what the server sends; the end of the server, however it ended, is the end of this process."""
-    try:
-        while True:
-            loop.call_soon_threadsafe(worker.take, connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)
-
-
-def _watch(connection: Connection, loaded: threading.Event) -> None:
-    """While the engine loads, all that can come from the server is its wish or its own end."""
-    while not loaded.wait(0.5):
-        if connection.poll(0):
-            os._exit(0)
-
-
 async def _serve(connection: Connection, engine: WorkerEngine) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(_Threads(max_workers=32, thread_name_prefix="engine"))
     worker = _Worker(connection, engine)
-    threading.Thread(target=_read, args=(connection, loop, worker), daemon=True).start()
+    threading.Thread(target=worker.read_messages, args=(loop,), daemon=True).start()
     connection.send(Ready(engine.name, engine.operations, device_memory()))
     await worker.ended.wait()
 
 
 def _load(connection: Connection, options: EngineOptions) -> WorkerEngine | None:
+    """Load the engine, or send the reason why that is impossible. End this process if the server ends meanwhile."""
     loaded = threading.Event()
-    watch = threading.Thread(target=_watch, args=(connection, loaded), daemon=True)
+
+    def watch_server() -> None:
+        # Until the engine is loaded, the server sends nothing but `Stop`, or ends itself.
+        while not loaded.wait(0.5):
+            if connection.poll(0):
+                os._exit(0)
+
+    watch = threading.Thread(target=watch_server, daemon=True)
     watch.start()
     answer: FromWorker
     try:
@@ -151,8 +151,8 @@ def _load(connection: Connection, options: EngineOptions) -> WorkerEngine | None
 
 
 def main() -> None:
-    """Entry point: `python -m agentfly.serving.image_server.workers.worker FILE_DESCRIPTOR OPTIONS`."""
-    # The server decides when its workers end; signals to the whole group must not take work from under its feet.
+    """Run `python -m agentfly.serving.image_server.workers.worker FILE_DESCRIPTOR OPTIONS`."""
+    # The server decides when its workers end: a signal to the whole group must not interrupt their requests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")

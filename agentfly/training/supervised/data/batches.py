@@ -1,26 +1,30 @@
-"""From examples to tensors: micro-batches of bounded size, padded on the right."""
+"""Turn examples into tensors: micro-batches of bounded size, padded on the right."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agentfly.training.supervised.data.examples import IGNORED, Trainable
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, ProcessorMixin
+
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads examples into the inputs of a model.
+    """Callable that pads examples into the inputs of a model.
 
     Attributes:
         pad: id of padding.
         image: id of image placeholders.
-        token_types: whether the model takes `mm_token_type_ids`.
-        device: where the tensors go.
+        token_types: True for a model that takes `mm_token_type_ids`.
+        device: of the tensors.
     """
 
     pad: int
@@ -29,15 +33,21 @@ class Collator:
     device: str = "cpu"
 
     @classmethod
-    def of(cls, model: Any, processor: Any, device: str = "cpu") -> Collator:
-        """The collator for a model that is not wrapped, and its processor."""
+    def of(cls, model: PreTrainedModel, processor: ProcessorMixin, device: str = "cpu") -> Collator:
+        """Return the collator of a model.
+
+        Args:
+            model: without adapters around it.
+            processor: of the model.
+            device: of the tensors.
+        """
         tokenizer = processor.tokenizer
         takes_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return cls(pad, processor.image_token_id, takes_types, device)
 
-    def __call__(self, examples: Sequence[Trainable]) -> dict[str, Any]:
-        """Inputs and labels, shape (examples, longest); images of all examples one after another."""
+    def __call__(self, examples: Sequence[Trainable]) -> dict[str, torch.Tensor]:
+        """Return inputs and labels, shape (examples, longest); images of all examples one after another."""
         import torch
 
         length = max(len(example.ids) for example in examples)
@@ -60,12 +70,12 @@ class Collator:
 
 
 def micro_batches(batch: Sequence[Trainable], count: int, tokens: int | None) -> Iterator[slice]:
-    """Spans of a batch that go through the model together.
+    """Yield the spans of a batch that go through the model together.
 
     Args:
-        batch: sorted by length, so that short and long examples go apart, which saves padding.
+        batch: sorted by length, so that examples of a span need little padding.
         count: examples in a span at most.
-        tokens: ids in a span at most, padding included; an example that is longer goes alone. None for no bound.
+        tokens: ids in a span at most, padding included; a longer example goes alone. None for no bound.
     """
     start = 0
     while start < len(batch):

@@ -1,8 +1,8 @@
-"""Demonstrations that are valid but not good: they show how to call the tools, with choices at random.
+"""Play demonstrations that are valid but not good: they show how to call the tools, with choices at random.
 
-Tool, thresholds and dilation are drawn uniformly, so that a policy warm-started on them knows how to call but not which
-calls work; that is left to the reward. The demonstrations run on the real tools through the real rollout, so that
-observations, errors and images are the same as the policy will meet.
+Tool, thresholds and dilation are drawn at random. A policy that is warm-started on them knows how to call the tools but
+not which calls work; that is left to the reward. The demonstrations run on the real tools through the real rollout, so
+that observations, errors and images are those that the policy will get.
 
 `seeing` gives the other half of the warm start: the beginning of a call, up to the one word that can only be known from
 the image. `EXPERT` is the mix without random choices: the right tool, parameters and words, for imitation.
@@ -20,21 +20,23 @@ from pydantic import BaseModel, ConfigDict
 from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.llm_backends.base import SamplingParams
-from agentfly.datasets import EditTask
-from agentfly.images import ImageStore
+from agentfly.datasets import FAMILIES, EditTask, StickerWorld
+from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
 from agentfly.vision.shapes import COLOURS
 
 PLAYED_TOGETHER = 100  # more use more memory and are no faster
+_FIRST_TASK = 2_000_000  # of the expert's, beyond the tasks of the quickstart's warm start and training
 
 
 class DemonstrationMix(BaseModel):
-    """What demonstrations draw from.
+    """Distributions that demonstrations draw from.
 
     Attributes:
         tools: weight of each way to carry out a step.
-        thresholds, dilations: drawn uniformly.
-        phrases: weight of naming colour and shape, colour alone, shape alone.
+        thresholds: values of `box_threshold`, drawn uniformly.
+        dilations: values of `auto_mask_dilate`, drawn uniformly.
+        phrases: weights of naming colour and shape, colour alone, shape alone.
         looks: share of look tasks in which the right sticker is named; otherwise any colour.
         retries: attempts after a failed call.
     """
@@ -58,35 +60,47 @@ EXPERT = DemonstrationMix(
 )
 
 
-def call_text(name: str, arguments: Mapping[str, Any]) -> str:
-    """A tool call as the compact template writes it."""
+def call_text(name: str, arguments: Mapping[str, object]) -> str:
+    """Return a tool call as the compact template writes it.
+
+    Args:
+        name: of the tool.
+        arguments: of the call, by name.
+    """
     return f'<tool_call>{{"name": "{name}", "arguments": {json.dumps(dict(arguments))}}}</tool_call>'
 
 
 class Demonstrator:
-    """Plays one task as a function of the conversation: the script of a `ScriptedBackend`."""
+    """Player of one task, as a function of the conversation: the script of a `ScriptedBackend`.
+
+    Args:
+        task: of the sticker world, with its steps in the metadata.
+        rng: for all draws.
+        mix: distributions that are drawn from.
+        colours: words that a wrong colour is drawn from.
+    """
 
     def __init__(self, task: EditTask, rng: random.Random, mix: DemonstrationMix, colours: Sequence[str]) -> None:
-        self._steps: list[Mapping[str, Any]] = list(task.metadata["steps"])
+        self._steps: list[Mapping[str, str]] = list(task.metadata["steps"])
         self._family, self._rng, self._mix, self._colours = task.task_type, rng, mix, colours
-        self._said: str | None = task.metadata.get("said")
+        self._user_words: str | None = task.metadata.get("said")
         self._current, self._mask, self._retries = "img_1", "", mix.retries
 
     def __call__(self, request: GenerationRequest) -> str:
-        """The next turn."""
+        """Return the next turn."""
         last = request.messages[-1]
-        if last.role == "tool" and not self._absorb(last):
-            if self._retries == 0:
-                return self._answer()
+        failed = last.role == "tool" and not self._note(last)
+        if not self._steps or (failed and self._retries == 0):
+            return call_text("give_answer", {"final_image_id": self._current})
+        if failed:
             self._retries -= 1
         if self._mask:
-            return self._inpaint()
-        if not self._steps:
-            return self._answer()
-        return self._begin()
+            arguments = {"image_id": self._current, "mask_id": self._mask, "prompt": self._steps[0]["new"]}
+            return call_text("inpaint_image", arguments)
+        return self._first_call()
 
-    def _absorb(self, observation: Message) -> bool:
-        """Take note of what a call gave; whether it succeeded."""
+    def _note(self, observation: Message) -> bool:
+        """Note the result of a call; return True if it succeeded."""
         name = observation.text.split(":", 1)[0].split(" ", 1)[0].strip()
         if observation.text.startswith("Error"):
             self._mask = ""
@@ -98,11 +112,13 @@ class Demonstrator:
         self._steps.pop(0)
         return True
 
-    def _begin(self) -> str:
+    def _first_call(self) -> str:
+        """Return the first call of a step."""
         tool = self._rng.choices(list(self._mix.tools), list(self._mix.tools.values()))[0]
         step, words = self._steps[0], self._words()
         if tool == "qwen_edit_image":
-            return call_text(tool, {"image_id": self._current, "prompt": self._instruction(step, words)})
+            prompt = f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
+            return call_text(tool, {"image_id": self._current, "prompt": prompt})
         numbers = {
             "box_threshold": self._rng.choice(self._mix.thresholds),
             "auto_mask_dilate": self._rng.choice(self._mix.dilations),
@@ -112,10 +128,10 @@ class Demonstrator:
         return call_text(tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers})
 
     def _words(self) -> str:
-        """Words for the detector: the user's own first where they differ, then any way to name the sticker."""
+        """Return words for the detector: the user's own first where they differ, then any way to name the sticker."""
         rng = self._rng
-        if self._said and self._retries == self._mix.retries and rng.random() < 0.5:
-            return self._said
+        if self._user_words and self._retries == self._mix.retries and rng.random() < 0.5:
+            return self._user_words
         colour, shape = str(self._steps[0]["detect"]).split()
         if self._family == "look":
             return colour if rng.random() < self._mix.looks else rng.choice(list(self._colours))
@@ -123,18 +139,6 @@ class Demonstrator:
             return shape if rng.random() < 0.5 else rng.choice(list(self._colours))
         form = rng.choices(list(self._mix.phrases), list(self._mix.phrases.values()))[0]
         return {"both": f"{colour} {shape}", "colour": colour, "shape": shape}[form]
-
-    def _instruction(self, step: Mapping[str, Any], words: str) -> str:
-        return f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
-
-    def _inpaint(self) -> str:
-        return call_text(
-            "inpaint_image",
-            {"image_id": self._current, "mask_id": self._mask, "prompt": self._steps[0]["new"]},
-        )
-
-    def _answer(self) -> str:
-        return call_text("give_answer", {"final_image_id": self._current})
 
 
 async def play(
@@ -148,10 +152,10 @@ async def play(
     """Demonstrate tasks of the sticker world on the real tools, through the real rollout, all at once.
 
     Args:
-        tasks: with the steps of the world in their metadata; `PLAYED_TOGETHER` are a good number.
-        mix: what is drawn from.
+        tasks: with the steps of the world in their metadata; `PLAYED_TOGETHER` is a good number of them.
+        mix: distributions that are drawn from.
         store: gets the images.
-        rng: draws; tasks that are played one batch after another share it.
+        rng: for all draws; batches of tasks that are played one after another share it.
         system_prompt: first message of each chain, None for none.
     """
     scripts = {f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS)) for task in tasks}
@@ -164,10 +168,47 @@ async def play(
     return list(await agent.run([task_conversation(task) for task in tasks]))
 
 
+async def expert_demonstrations(
+    count: int, store: ImageStore, seed: int, *, system_prompt: str | None
+) -> list[Trajectory]:
+    """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
+
+    Args:
+        count: number of tasks.
+        store: gets the images.
+        seed: of the tasks and the draws.
+        system_prompt: first message of each chain, None for none.
+
+    Returns:
+        Trajectories with the schemas of the tools.
+    """
+    world, rng = StickerWorld(), random.Random(f"demonstrations-{seed}")
+    families = [FAMILIES[index % len(FAMILIES)] for index in range(count)]
+    tasks = [world.task(_FIRST_TASK + index, "train", family, seed=seed) for index, family in enumerate(families)]
+    played: list[Trajectory] = []
+    for start in range(0, count, PLAYED_TOGETHER):
+        batch = tasks[start : start + PLAYED_TOGETHER]
+        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt)
+    schemas = tool_schemas()
+    for trajectory in played:
+        trajectory.tools = schemas
+    return played
+
+
+def tool_schemas() -> list[dict[str, Any]]:
+    """Return the schemas of the tools that demonstrations call."""
+    return ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(ImageStore())).schemas()
+
+
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
-    """Return the right first call of a look task in two parts: up to the word known from the image only, and the word.
+    """Return the right first call of a look task in two parts: up to the word that only the image shows, and it.
 
     Tool and parameters are drawn at random as everywhere else.
+
+    Args:
+        task: of type "look".
+        rng: for all draws.
+        mix: distributions that are drawn from, except for the word.
     """
     colour = str(task.metadata["steps"][0]["detect"]).split()[0]
     right = mix.model_copy(update={"looks": 1.0})

@@ -1,12 +1,13 @@
-"""A conversation as ids, labels and images: the tokens and masks of the rollout, by the rollout's own codec."""
+"""Turn a conversation into ids, labels and images: the tokens and masks of the rollout, by the rollout's own codec."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from agentfly.errors import DatasetError
@@ -16,13 +17,15 @@ from agentfly.templates import ChatCodec
 IGNORED = -100  # label of ids that carry no loss (PyTorch's cross entropy default)
 
 LoadImage = Callable[[str], Image.Image]
-Schemas = Sequence[dict[str, Any]]
-Ids = np.ndarray[Any, np.dtype[np.int32]]
+Schemas = Sequence[Mapping[str, object]]
+Ids = NDArray[np.int32]
+Pixels = NDArray[np.float32]
+Grids = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation, ready for a model.
+    """A conversation, ready for a model.
 
     Attributes:
         ids: all ids, placeholders expanded.
@@ -33,21 +36,21 @@ class Example:
 
     ids: Sequence[int] | Ids
     labels: Sequence[int] | Ids
-    pixels: np.ndarray[Any, np.dtype[np.float32]]
-    grids: tuple[tuple[int, int, int], ...]
+    pixels: Pixels
+    grids: Grids
 
     @property
     def labelled(self) -> int:
-        """Ids that carry loss."""
+        """Number of ids that carry loss."""
         return int(np.count_nonzero(np.asarray(self.labels) != IGNORED))
 
     def load(self) -> Example:
-        """Itself; see `Trainable`."""
+        """Return this example; see `Trainable`."""
         return self
 
 
 class Trainable(Protocol):
-    """What the loop draws from: ids at once, pixels when they are needed."""
+    """Example for the training loop: its ids are there at once, its pixels when they are needed."""
 
     @property
     def ids(self) -> Sequence[int] | Ids:
@@ -59,10 +62,18 @@ class Trainable(Protocol):
 
     @property
     def labelled(self) -> int:
-        """Ids that carry loss."""
+        """Number of ids that carry loss."""
 
     def load(self) -> Example:
-        """With pixels."""
+        """Return the example with its pixels."""
+
+
+class Trainables(Protocol):
+    """Examples that the training loop draws from by their index, such as a list of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Trainable: ...
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,12 @@ class Sample:
     """A conversation whose images stay in their store until a step needs them.
 
     Attributes:
-        ids, labels: as in `Example`, int32.
-        images: handles in placeholder order.
+        ids: as in `Example`, int32.
+        labels: as in `Example`, int32.
+        images: handles in the order of the placeholders.
         codec: makes the pixels.
-        load_image: the image behind a handle.
-        task: names what was asked; samples of one task are on one side of the held-out split.
+        load_image: loads the image of a handle.
+        task: key of the task; samples of one task are on one side of the held-out split.
     """
 
     ids: Ids
@@ -86,16 +98,16 @@ class Sample:
 
     @property
     def labelled(self) -> int:
-        """Ids that carry loss."""
+        """Number of ids that carry loss."""
         return int(np.count_nonzero(self.labels != IGNORED))
 
     def load(self) -> Example:
-        """With the pixels of its images."""
+        """Return the sample with the pixels of its images."""
         pixels, grids = pixels_of(self.codec, [self.load_image(handle) for handle in self.images])
         return Example(self.ids, self.labels, pixels, grids)
 
     def cut(self, limit: int) -> Sample | None:
-        """The sample up to the last turn that ends within `limit` ids, with its images; None if no turn does."""
+        """Return the sample up to the last turn that ends within `limit` ids; None if no turn does."""
         graded = self.labels != IGNORED
         ends = np.flatnonzero(graded & ~np.append(graded[1:], False)) + 1
         fitting = ends[ends <= limit]
@@ -107,7 +119,12 @@ class Sample:
 
 
 def ending_with(ids: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-    """Ids without the end token, and labels with loss on the last `count` of them only."""
+    """Return ids without the end token, and labels with loss on the last ones alone.
+
+    Args:
+        ids: of a conversation that ends with the end token.
+        count: ids with loss.
+    """
     kept = list(ids[:-1])
     return kept, [IGNORED] * (len(kept) - count) + kept[-count:]
 
@@ -119,13 +136,13 @@ def make_example(
     load_image: LoadImage,
     turn_texts: Sequence[str],
 ) -> Example:
-    """A conversation as the rollout would have tokenised it.
+    """Return a conversation as the rollout would have tokenised it.
 
     Args:
         messages: with the assistant's turns in place.
         tools: schemas in the prompt.
         codec: of the policy.
-        load_image: the image behind a handle.
+        load_image: loads the image of a handle.
         turn_texts: text of each assistant turn as it is to be sampled, calls included.
     """
     ids, labels, images = conversation_ids(messages, tools, codec, load_image, turn_texts)
@@ -141,15 +158,15 @@ def conversation_ids(
     turn_texts: Sequence[str],
     graded: Sequence[bool] | None = None,
 ) -> tuple[list[int], list[int], list[str]]:
-    """Ids, labels and image handles of a conversation, up to the end of its last turn.
+    """Return ids, labels and image handles of a conversation, up to the end of its last turn.
 
     Args:
         messages: the last `len(turn_texts)` messages of the assistant are the turns; those before belong to the prompt.
         tools: schemas in the prompt.
         codec: of the policy.
-        load_image: the image behind a handle.
+        load_image: loads the image of a handle.
         turn_texts: text of each turn as it is to be sampled, calls included.
-        graded: whether each turn carries loss; all of them when None.
+        graded: True for each turn that carries loss; all of them when None.
 
     Raises:
         DatasetError: there is no turn, or two turns follow each other.
@@ -165,19 +182,23 @@ def conversation_ids(
         sampled = [*codec.tokenizer(text, add_special_tokens=False)["input_ids"], end]
         ids += sampled
         labels += sampled if graded is None or graded[turn] else [IGNORED] * len(sampled)
-        if turn + 1 < len(starts):
-            following = messages[start + 1 : starts[turn + 1]]
-            if not following:
-                raise DatasetError(
-                    "two messages of the assistant follow each other: join them, or put what lies between"
-                )
-            more = codec.continuation_ids(following, tools, load_image, closed=True)
-            ids, labels = ids + more, labels + [IGNORED] * len(more)
+        if turn + 1 == len(starts):
+            break
+        following = messages[start + 1 : starts[turn + 1]]
+        if not following:
+            raise DatasetError("two messages of the assistant follow each other: join them, or add the message between")
+        more = codec.continuation_ids(following, tools, load_image, closed=True)
+        ids, labels = ids + more, labels + [IGNORED] * len(more)
     return ids, labels, [handle for message in messages[: starts[-1]] for handle in message.images]
 
 
-def pixels_of(codec: ChatCodec, images: Sequence[Image.Image]) -> tuple[Any, tuple[tuple[int, int, int], ...]]:
-    """Patches and grids of images; see `Example`."""
+def pixels_of(codec: ChatCodec, images: Sequence[Image.Image]) -> tuple[Pixels, Grids]:
+    """Return the pixels and the grids of images; see `Example`.
+
+    Args:
+        codec: of the model, whose image processor is used.
+        images: in the order of the placeholders.
+    """
     if not images:
         return np.zeros((0, 0), np.float32), ()
     batch = codec.processor.image_processor(images=[image.convert("RGB") for image in images], return_tensors="np")

@@ -1,4 +1,4 @@
-"""Conversations in OpenAI's JSONL form: `messages`, `tools`, images as data URIs or files.
+"""Read conversations in OpenAI's JSONL form: `messages`, `tools`, images as data URIs or files.
 
 A message of the assistant with `"weight": 0` is context: it carries no loss (as in OpenAI's fine-tuning files,
 https://platform.openai.com/docs/guides/supervised-fine-tuning).
@@ -10,12 +10,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from agentfly.errors import AgentFlyError, DatasetError
-from agentfly.images import ImageStore, load_image
+from agentfly.images import ImageSource, ImageStore, load_image
 from agentfly.messages import from_openai
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.data.examples import Sample, conversation_ids
@@ -23,7 +22,7 @@ from agentfly.training.supervised.data.splits import task_key
 
 
 def openai_samples(path: Path, codec: ChatCodec, store: ImageStore) -> Iterator[Sample]:
-    """Read a file.
+    """Yield the samples of a file.
 
     Args:
         path: one JSON object a line.
@@ -46,13 +45,22 @@ def openai_samples(path: Path, codec: ChatCodec, store: ImageStore) -> Iterator[
                     raise DatasetError(f"{path}, line {number}: {fault}") from fault
 
 
-def _sample(row: Any, folder: Path, codec: ChatCodec, store: ImageStore) -> Sample:
+def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> Sample:
+    """Return a sample of a row; its images are data URIs, or files in the folder."""
     if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
         raise DatasetError("a line is an object with a list of 'messages'")
-    messages = [from_openai(message, lambda source: store.put(_image(source, folder))) for message in row["messages"]]
+
+    def store_image(source: ImageSource) -> str:
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            raise DatasetError("images are data URIs or files here: download them first, and name the files")
+        if isinstance(source, (str, os.PathLike)) and not str(source).startswith("data:"):
+            source = folder / str(source).removeprefix("file://")
+        return store.put(load_image(source))
+
+    messages = [from_openai(message, store_image) for message in row["messages"]]
     spoken = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if not spoken or spoken[0] == 0:
-        raise DatasetError("the assistant must speak after somebody else, at least once")
+        raise DatasetError("the assistant must speak at least once, and not first")
     broken = [call.error for message in messages for call in message.tool_calls if call.error]
     if broken:
         raise DatasetError(f"a tool call cannot be learned: {broken[0]}")
@@ -67,11 +75,3 @@ def _sample(row: Any, folder: Path, codec: ChatCodec, store: ImageStore) -> Samp
         store.get,
         task_key(messages[: spoken[0]]),
     )
-
-
-def _image(source: Any, folder: Path) -> Any:
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise DatasetError("images are data URIs or files here: download them first, and name the files")
-    if isinstance(source, (str, os.PathLike)) and not str(source).startswith("data:"):
-        source = folder / str(source).removeprefix("file://")
-    return load_image(source)

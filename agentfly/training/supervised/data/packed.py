@@ -1,7 +1,7 @@
-"""Examples in a few arrays: each image once, as the 8-bit values that the processor would normalise.
+"""Pack examples into a few arrays: each image once, as the 8-bit values that the processor would normalise.
 
-A processor's own output repeats every value four bytes wide and for two frames: 7,800 examples of the quickstart took
-6.8 GB that way. Here an image of 84 x 84 takes 21 kB, whichever examples show it.
+A processor's own output has every value in four bytes and for two frames: 7,800 examples of the quickstart took 6.8 GB
+that way. Here an image of 84 x 84 takes 21 kB, however many examples show it.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from agentfly.training.supervised.data.examples import IGNORED, Example
+from agentfly.training.supervised.data.examples import IGNORED, Example, Pixels
+from agentfly.training.supervised.data.examples import Ids as Ints
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-Ints = np.ndarray[Any, np.dtype[np.int32]]
+if TYPE_CHECKING:
+    from transformers import Qwen2VLImageProcessor
+
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """From 8-bit patches to the input of a Qwen-VL model, as its processor does it.
+    """Conversion of 8-bit patches to the input of a Qwen-VL model, equal to its processor's.
 
     Attributes:
-        mean, std: of each channel, on the scale 0 to 1.
-        frames: how often a still image is repeated (`temporal_patch_size`).
+        mean: of each channel, on the scale 0 to 1.
+        std: of each channel, on the same scale.
+        frames: number of times that a still image is repeated (`temporal_patch_size`).
     """
 
     mean: tuple[float, ...]
@@ -35,18 +40,18 @@ class Scaling:
     frames: int
 
     @classmethod
-    def of(cls, image_processor: Any) -> Scaling:
-        """Read it from a processor."""
+    def of(cls, image_processor: Qwen2VLImageProcessor) -> Scaling:
+        """Return the conversion of a processor."""
         return cls(
             tuple(image_processor.image_mean), tuple(image_processor.image_std), image_processor.temporal_patch_size
         )
 
-    def patches(self, image_processor: Any, images: Sequence[Image.Image]) -> Bytes:
+    def patches(self, image_processor: Qwen2VLImageProcessor, images: Sequence[Image.Image]) -> Bytes:
         """Resize images and cut them into patches.
 
         Args:
             image_processor: of a Qwen-VL model.
-            images: that all become equally large.
+            images: all of one size after resizing.
 
         Returns:
             8-bit values of shape (images, patches, channels x side x side).
@@ -57,8 +62,8 @@ class Scaling:
         still = values.reshape(len(values), len(self.mean), self.frames, -1)[:, :, 0]
         return still.astype(np.uint8).reshape(len(rgb), len(values) // len(rgb), -1)
 
-    def pixels(self, patches: Bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return what the processor gives for patches of shape (count, channels x side x side)."""
+    def pixels(self, patches: Bytes) -> Pixels:
+        """Return the processor's output for patches of shape (count, channels x side x side)."""
         channels = len(self.mean)
         values = patches.reshape(len(patches), channels, 1, patches.shape[1] // channels).astype(np.float32)
         mean, std = (255 * np.asarray(of, np.float32).reshape(1, -1, 1, 1) for of in (self.mean, self.std))
@@ -68,16 +73,16 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class PackedExamples(Sequence["PackedExample"]):
-    """Examples whose images are all square and equally large.
+class PackedExamples:
+    """Examples whose images are all square and equally large; see `Trainables`.
 
     Attributes:
         ids: of all examples, one after another.
         labels: as long; `IGNORED` where there is no loss.
-        ends: where each example ends in `ids`.
+        ends: end of each example in `ids`.
         images: 8-bit patches, shape (images, patches, values).
         shown: indices into `images`, in the order of the placeholders.
-        shown_ends: where each example ends in `shown`.
+        shown_ends: end of each example in `shown`.
         grid: (time, rows, columns) of patches of every image.
         scaling: see `Scaling`.
     """
@@ -94,18 +99,23 @@ class PackedExamples(Sequence["PackedExample"]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: Any) -> Any:
-        """Return one example; slices are not supported."""
+    def __getitem__(self, index: int, /) -> PackedExample:
+        """Return one example; negative indices and slices are not supported."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return PackedExample(self, index)
 
     def span(self, ends: Ints, index: int) -> slice:
-        """Where an example is in `ids` or in `shown`."""
+        """Return the span of an example in `ids` or in `shown`.
+
+        Args:
+            ends: `ends` or `shown_ends`.
+            index: of the example.
+        """
         return slice(int(ends[index - 1]) if index else 0, int(ends[index]))
 
     def save(self, path: Path) -> None:
-        """Write a .npz file; `load` reads it."""
+        """Write the examples to a .npz file, which `load` reads."""
         arrays = {name: getattr(self, name) for name in ("ids", "labels", "ends", "images", "shown", "shown_ends")}
         scaling = np.asarray([*self.scaling.mean, *self.scaling.std, self.scaling.frames])
         with path.open("wb") as file:
@@ -113,7 +123,7 @@ class PackedExamples(Sequence["PackedExample"]):
 
     @classmethod
     def load(cls, path: Path) -> PackedExamples:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         time, rows, columns = (int(size) for size in found.pop("grid"))
@@ -124,7 +134,7 @@ class PackedExamples(Sequence["PackedExample"]):
 
 @dataclass(frozen=True)
 class PackedExample:
-    """One of them; see `Trainable`."""
+    """One example of a pack; see `Trainable`."""
 
     pack: PackedExamples
     index: int
@@ -141,24 +151,24 @@ class PackedExample:
 
     @property
     def labelled(self) -> int:
-        """Ids that carry loss."""
+        """Number of ids that carry loss."""
         return int(np.count_nonzero(self.labels != IGNORED))
 
     def load(self) -> Example:
-        """With pixels."""
+        """Return the example with its pixels."""
         shown = self.pack.shown[self.pack.span(self.pack.shown_ends, self.index)]
         patches = self.pack.images[shown].reshape(-1, self.pack.images.shape[2])
         return Example(self.ids, self.labels, self.pack.scaling.pixels(patches), (self.pack.grid,) * len(shown))
 
 
 class Packer:
-    """Collects examples one by one.
+    """Builder of packed examples, which are added one by one.
 
     Args:
         image_processor: of a Qwen-VL model; the images are square and become equally large.
     """
 
-    def __init__(self, image_processor: Any) -> None:
+    def __init__(self, image_processor: Qwen2VLImageProcessor) -> None:
         self._processor = image_processor
         self._scaling = Scaling.of(image_processor)
         self._places: dict[str, int] = {}
@@ -168,14 +178,20 @@ class Packer:
         self._shown: list[list[int]] = []
 
     def add_images(self, images: Mapping[str, Image.Image]) -> None:
-        """Keep images by their handles; those that are there already are not taken twice."""
+        """Add images by their handles; a handle that is already there is not added again."""
         new = {handle: image for handle, image in images.items() if handle not in self._places}
         if new:
             self._images.append(self._scaling.patches(self._processor, list(new.values())))
             self._places |= {handle: len(self._places) + index for index, handle in enumerate(new)}
 
     def add(self, ids: Sequence[int], labels: Sequence[int], handles: Iterable[str]) -> None:
-        """Keep an example; its images were added before."""
+        """Add an example.
+
+        Args:
+            ids: of the example.
+            labels: as long.
+            handles: of its images, which were added before, in the order of the placeholders.
+        """
         self._ids.append(ids)
         self._labels.append(labels)
         self._shown.append([self._places[handle] for handle in handles])

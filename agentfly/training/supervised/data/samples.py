@@ -1,24 +1,20 @@
-"""Turn sources into samples: read, without duplicates, cut to length, split; and count everything that was left out."""
+"""Turn sources into samples: read them, drop duplicates, cut to length, split, and count all that is left out."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from agentfly.agents import ImageEditingAgent
-from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import ConfigError, DatasetError
-from agentfly.images import ImageStore, ImageView
+from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
-from agentfly.training.supervised.data.demonstrations import EXPERT, PLAYED_TOGETHER, play
+from agentfly.training.supervised.data.config import DataConfig
+from agentfly.training.supervised.data.demonstrations import expert_demonstrations
 from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.openai_rows import openai_samples
 from agentfly.training.supervised.data.splits import digest, hold_out, unique
@@ -26,7 +22,38 @@ from agentfly.training.supervised.data.trajectories import trajectory_sample, tr
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STICKER_TASK = 2_000_000  # apart from the tasks of the quickstart's warm start and training
+# Advice by the reason for which samples were left out.
+_ADVICE = {
+    "without their images": (
+        "; name their folder with data.images; `agentfly train` keeps them with agentfly.images=true"
+    ),
+    "too long": "; raise data.max_length",
+    "below the minimum score": "; lower data.min_score, or score them first with `agentfly replay`",
+}
+
+
+class DataSummary(TypedDict):
+    """Sizes of a run's data, as plain JSON.
+
+    Attributes:
+        training: samples to train on.
+        held_out: samples that are only evaluated.
+        tokens: ids of the training samples.
+        labelled: those with loss.
+        longest: ids of the longest training sample.
+        images: of the training samples.
+        digest: hash of the training samples.
+        counts: see `Prepared`.
+    """
+
+    training: int
+    held_out: int
+    tokens: int
+    labelled: int
+    longest: int
+    images: int
+    digest: str
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -34,16 +61,17 @@ class Prepared:
     """Samples of a run.
 
     Attributes:
-        training, held_out: disjoint in their tasks.
-        counts: what came from where, and what was left out or cut.
+        training: to train on.
+        held_out: only evaluated; of other tasks than those in `training`.
+        counts: samples by source, and those that were left out or cut, by reason.
     """
 
     training: list[Sample]
     held_out: list[Sample]
     counts: dict[str, int]
 
-    def summary(self) -> dict[str, Any]:
-        """Plain JSON: counts, sizes and a name of the content."""
+    def summary(self) -> DataSummary:
+        """Return sizes, counts and a hash of the content."""
         lengths = [len(sample.ids) for sample in self.training]
         return {
             "training": len(self.training),
@@ -58,7 +86,7 @@ class Prepared:
 
 
 def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, seed: int) -> Prepared:
-    """Read and prepare all sources.
+    """Read all sources and split their samples.
 
     Args:
         config: see `DataConfig`.
@@ -73,39 +101,27 @@ def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, 
     if not (config.stickers or config.trajectories or config.openai):
         raise ConfigError("nothing to learn from: give data.stickers, data.trajectories or data.openai")
     counts: Counter[str] = Counter()
-    samples = _stickers(config.stickers, codec, system_prompt, seed) if config.stickers else []
+    store = ImageStore()
+    samples: list[Sample] = []
+    if config.stickers:
+        played = asyncio.run(expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt))
+        samples += [trajectory_sample(trajectory, codec, store.get) for trajectory in played]
     counts["demonstrations"] = len(samples)
     samples += trajectory_samples(config, codec, counts)
-    store = ImageStore()
     rows = [sample for path in config.openai for sample in openai_samples(path, codec, store)]
     counts["rows"] = len(rows)
     samples = _fitting(unique(samples + rows), config.max_length, counts)
-    told = {name: number for name, number in counts.items() if number}
+    found = {name: number for name, number in counts.items() if number}
     if not samples:
-        raise DatasetError(f"nothing is left to learn from: {told}{_hint(counts)}")
-    logger.info("supervised data: %s", told)
+        advice = next((text for reason, text in _ADVICE.items() if reason in found), "")
+        raise DatasetError(f"nothing is left to learn from: {found}{advice}")
+    logger.info("supervised data: %s", found)
     training, held_out = hold_out(samples, config.held_out, seed)
-    return Prepared(training, held_out, told)
-
-
-def _stickers(count: int, codec: ChatCodec, system_prompt: str | None, seed: int) -> list[Sample]:
-    world, store = StickerWorld(), ImageStore()
-    tasks = [
-        world.task(_FIRST_STICKER_TASK + index, "train", FAMILIES[index % len(FAMILIES)], seed=seed)
-        for index in range(count)
-    ]
-    rng, shown = random.Random(f"demonstrations-{seed}"), []
-    for start in range(0, count, PLAYED_TOGETHER):
-        batch = tasks[start : start + PLAYED_TOGETHER]
-        shown += asyncio.run(play(batch, EXPERT, store, rng, system_prompt=system_prompt))
-    schemas = ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(store)).schemas()
-    for trajectory in shown:
-        trajectory.tools = schemas
-    return [trajectory_sample(trajectory, codec, store.get) for trajectory in shown]
+    return Prepared(training, held_out, found)
 
 
 def _fitting(samples: list[Sample], limit: int, counts: Counter[str]) -> list[Sample]:
-    """Samples within the limit, cut at the end of a turn where they are longer; dropped where no turn fits."""
+    """Cut longer samples at the end of a turn within the limit, and drop those of which no turn fits."""
     kept: list[Sample] = []
     for sample in samples:
         labelled = np.flatnonzero(sample.labels != IGNORED)
@@ -116,14 +132,3 @@ def _fitting(samples: list[Sample], limit: int, counts: Counter[str]) -> list[Sa
             counts["cut"] += int(len(cut.ids) <= labelled[-1])
             kept.append(cut)
     return kept
-
-
-def _hint(counts: Counter[str]) -> str:
-    hints = {
-        "without their images": (
-            "; name their folder with data.images; `agentfly train` keeps them with agentfly.images=true"
-        ),
-        "too long": "; raise data.max_length",
-        "below the minimum score": "; lower data.min_score, or score them first with `agentfly replay`",
-    }
-    return next((hint for reason, hint in hints.items() if counts[reason]), "")

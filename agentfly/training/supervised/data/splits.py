@@ -12,13 +12,13 @@ from agentfly.training.supervised.data.examples import Sample
 
 
 def task_key(prompt: Iterable[Message]) -> str:
-    """Name of what was asked: the same words about the same images are the same task."""
+    """Return the key of a task: the same words about the same images give the same key."""
     text = json.dumps([message.to_dict() for message in prompt], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """Name of the content of samples, in their order."""
+    """Return a hash of the content of samples, in their order."""
     total = hashlib.sha256()
     for sample in samples:
         total.update(content_key(sample))
@@ -26,18 +26,24 @@ def digest(samples: Iterable[Sample]) -> str:
 
 
 def content_key(sample: Sample) -> bytes:
-    """Equal for samples with the same ids, labels and images."""
+    """Return a key that is equal for samples with the same ids, labels and images."""
     parts = (sample.ids.tobytes(), sample.labels.tobytes(), " ".join(sample.images).encode())
     return hashlib.sha256(b"|".join(parts)).digest()
 
 
 def unique(samples: Iterable[Sample]) -> list[Sample]:
-    """Samples without those that came before."""
+    """Return the samples without duplicates, each at its first place."""
     return list({content_key(sample): sample for sample in reversed(list(samples))}.values())[::-1]
 
 
 def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split by task into training and held-out samples; with two tasks or more, neither side is empty."""
+    """Split samples by task into training and held-out samples.
+
+    Args:
+        samples: to split.
+        share: of the tasks that is held out; with two tasks or more, neither side is empty unless it is 0.
+        seed: of the split.
+    """
     tasks = sorted({sample.task for sample in samples})
     if share <= 0.0 or len(tasks) < 2:
         return list(samples), []

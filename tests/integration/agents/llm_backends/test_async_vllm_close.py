@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig, GenerationRequest, SamplingParams
 from agentfly.messages import text_message
@@ -23,7 +24,7 @@ async def test_close_frees_the_engine(tiny_policy: Path) -> None:
     before = children()
     config = AsyncVLLMConfig(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=256, start_timeout=400)
     backend = AsyncVLLMBackend(str(tiny_policy), config, template="compact-tool")
-    ids = backend.codec.prompt_ids([text_message("user", "Remove it.")], (), {}.__getitem__)
+    ids = backend.codec.prompt_ids([text_message("user", "Remove it.")], (), dict[str, Image.Image]().__getitem__)
     await backend.generate(GenerationRequest("r", "s", (), (), SamplingParams(max_tokens=4), ids))
     engine = weakref.ref(await backend._engine())
     processes = [psutil.Process(pid) for pid in children() - before]

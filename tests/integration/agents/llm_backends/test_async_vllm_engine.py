@@ -23,7 +23,8 @@ LONG = {"ignore_eos": True, "stop_token_ids": []}
 def asked(
     backend: AsyncVLLMBackend, *handles: str, name: str = "r", times: int = 1, **sampling: Any
 ) -> GenerationRequest:
-    parts = (*(ImagePart(handle) for handle in handles), TextPart("Remove the red circle." * times))
+    words: list[TextPart | ImagePart] = [TextPart("Remove the red circle." * times)]
+    parts = (*map(ImagePart, handles), *words)
     messages = [text_message("system", "You edit images."), Message("user", parts)]
     ids = backend.codec.prompt_ids(messages, [], IMAGES.__getitem__)
     params = SamplingParams(**{"max_tokens": 12, "seed": 1, **sampling})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
@@ -59,6 +60,34 @@ def test_a_strip_and_an_animation_have_all_steps_in_one_size(tmp_path: Path) -> 
     with Image.open(write_steps(shown, tmp_path / "steps.gif")) as animation:
         frames = [frame.size for frame in ImageSequence.Iterator(animation)]
     assert frames == [(width // 4, height)] * 4
+
+
+def test_a_strip_scales_to_the_side_with_arrows_between_images(tmp_path: Path) -> None:
+    shown = [Step(colour, Image.new("RGB", (84, 84), colour)) for colour in ("red", "lime")]
+    with Image.open(write_steps(shown, tmp_path / "strip.png", side=168)) as strip:
+        assert strip.width == 2 * (168 + 2 * 17)
+        pixels = np.asarray(strip)
+        assert [(pixels == colour).all(axis=-1).sum() for colour in ((255, 0, 0), (0, 255, 0))] == [168 * 168] * 2
+        gap = pixels[: 168 + 17, 17 + 168 : 17 + 168 + 34]
+        assert (gap != 255).any(), "no arrow is drawn between the images"
+
+
+def test_a_strip_wraps_words_wider_than_the_image_and_keeps_the_margin_free(tmp_path: Path) -> None:
+    red = Image.new("RGB", (168, 168), "red")
+    short, long = (
+        write_steps([Step(text, red)], tmp_path / f"{len(text)}.png", side=168) for text in ("one", "m" * 90)
+    )
+    with Image.open(short) as one, Image.open(long) as many:
+        assert one.width == many.width
+        assert many.height > one.height
+        assert (np.asarray(many)[:, -12:] == 255).all()
+
+
+def test_a_strip_shows_transparency_as_white(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (100, 100), (255, 0, 0, 0))
+    with Image.open(write_steps([Step("", clear)], tmp_path / "s.png", side=100)) as strip:
+        assert strip.size == (134, 134)
+        assert np.asarray(strip).min() == 255
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from agentfly.agents.llm_backends.async_vllm import (
     engine_arguments,
     sampling_arguments,
 )
-from agentfly.agents.llm_backends.parity import check_prompt
+from agentfly.agents.llm_backends.token_exact import check_prompt
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.errors import BackendError
 from agentfly.templates import ChatCodec
@@ -90,7 +90,7 @@ async def test_a_failed_start_is_told_to_all_and_tried_again(codec: ChatCodec, m
     failed = await asyncio.gather(*(backend._engine() for _ in range(3)), return_exceptions=True)
     assert [str(fault) for fault in failed] == ["no memory"] * 3
     assert starts == ["m"]
-    assert await asyncio.gather(backend._engine(), backend._engine()) == [engine, engine]
+    assert [*await asyncio.gather(backend._engine(), backend._engine())] == [engine, engine]
     await backend.close()
     await backend.close()
     assert (len(starts), engine.stopped) == (2, 1)

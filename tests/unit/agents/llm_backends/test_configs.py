@@ -55,7 +55,7 @@ def test_exact_turns_need_the_tools_in_the_servers_prompt() -> None:
 )
 def test_wrong_value_names_the_field(fields: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        ClientConfig(**fields)  # type: ignore[arg-type]
+        ClientConfig(**fields)
 
 
 def test_frozen() -> None:
@@ -76,5 +76,5 @@ def test_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.M
 
 def test_a_refused_key_is_not_repeated() -> None:
     with pytest.raises(ConfigError) as fault:
-        ClientConfig(api_key=["sk-secret"])  # type: ignore[arg-type]
+        ClientConfig(api_key=["sk-secret"])
     assert "sk-secret" not in str(fault.value)

@@ -53,7 +53,7 @@ class Renderer:
         ids = self.ids(text) if ids is None else list(ids)
 
         def reply(body: dict[str, Any]) -> JSONResponse:
-            told = [{"token": "?", "logprob": -0.5, "bytes": None, "top_logprobs": []} for _ in ids]
+            told = [{"token": "?", "logprob": -0.5, "bytes": None, "top_logprobs": list[object]()} for _ in ids]
             choice = {
                 "index": 0,
                 "message": {"role": "assistant", "content": text},
@@ -133,8 +133,8 @@ async def test_streamed_ids_come_together(server: ChatServer, codec: ChatCodec, 
     asked = request(codec)
 
     def piece(ids: list[int], **fields: Any) -> dict[str, Any]:
-        told = {"content": [{"token": "?", "logprob": -float(i), "bytes": None, "top_logprobs": []} for i in ids]}
-        return {**delta(**fields), "token_ids": ids, "logprobs": told}
+        told = [{"token": "?", "logprob": -float(i), "bytes": None, "top_logprobs": list[object]()} for i in ids]
+        return {**delta(**fields), "token_ids": ids, "logprobs": {"content": told}}
 
     head = {"id": "c", "choices": [delta(role="assistant", content="")], "prompt_token_ids": list(asked.prompt_ids)}
     server.say(stream(_line(head), piece(ids[:1], content="one"), piece(ids[1:-1]), piece(ids[-1:], finish="stop")))
@@ -211,7 +211,7 @@ async def test_a_server_that_sends_no_ids_is_told_so(
 async def test_sessions_are_forgotten_in_the_end(
     server: ChatServer, codec: ChatCodec, vllm: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_exact, "_SESSIONS", 2)
+    monkeypatch.setattr(token_exact, "_MOST_SESSIONS", 2)
     client = backend(server, codec)
     for session in "abac":
         server.say(vllm.says("ok"))

@@ -99,7 +99,7 @@ async def test_every_parameter_reaches_its_engine(recorded: ImageEditingAgent, r
         "strength": 0.8,
         "seed": 42,
     }
-    find = {"box_threshold": 0.5, "text_threshold": 0.3, "auto_mask_dilate": 2, "auto_mask_feather": 0}
+    find: dict[str, Any] = {"box_threshold": 0.5, "text_threshold": 0.3, "auto_mask_dilate": 2, "auto_mask_feather": 0}
     await recorded.auto_inpaint_image_tool(image_id=image_id, detect_prompt="a dog", prompt="a cat", **find, **paint)
     detect, inpaint = recorder.seen
     assert detect == ("detect", "a dog", 0.5, 0.3)
@@ -139,7 +139,7 @@ async def test_a_direct_call_is_checked_as_a_call_of_the_model_is(
 
 async def test_too_many_arguments_are_refused_as_python_does(recorded: ImageEditingAgent) -> None:
     with pytest.raises(TypeError, match="multiple values"):
-        await recorded.qwen_edit_image_tool("img_1", "x", image_id="img_1")
+        await recorded.qwen_edit_image_tool("img_1", "x", image_id="img_1")  # type: ignore[misc]  # given twice
     with pytest.raises(TypeError, match="too many"):
         await recorded.give_answer_tool("img_1", "x", "y")  # type: ignore[call-arg]
 
@@ -184,7 +184,7 @@ async def test_a_person_goes_on_where_a_run_ended(photo: Image.Image) -> None:
 
 
 def test_the_page_on_the_agent_lists_every_tool_and_argument() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "agent.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[4] / "docs" / "agent.md").read_text(encoding="utf-8")
     for known in Toolset.of(ImageTools.__new__(ImageTools)):
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{known.name}` |"))
         assert re.findall(r"`(\w+)`", row)[1:] == list(known.parameters["properties"])

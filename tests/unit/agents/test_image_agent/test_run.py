@@ -1,4 +1,4 @@
-"""One edit from end to end, to be looked at: `python -m tests.unit.agents.test_image_agent.test_run`.
+"""One edit from end to end, to be looked at: `python -m agentfly.tests.unit.agents.test_image_agent.test_run`.
 
 A photograph that comes with scikit-image, the embedded engines, and a policy that says what it is told.
 """

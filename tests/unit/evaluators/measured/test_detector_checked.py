@@ -14,10 +14,13 @@ from agentfly.errors import EvaluatorError, ToolError
 from agentfly.evaluators import EditSample, Score, make_evaluator
 from agentfly.evaluators.measured.detector_checked import DetectorCheckedEvaluator, nearest_colours
 from agentfly.vision.base import Detection
+from tests.values import as_image
 
 EVALUATOR = make_evaluator({"evaluator": "detector", "detector": "classical", "box_threshold": 0.6})
 REMOVED = StickerWorld().task(3, "heldout", "named")
 REPLACED = StickerWorld().task(3, "heldout", "replace")
+STICKER, CLEAN, MASK = (as_image(image) for image in (REMOVED.images[0], REMOVED.target, REMOVED.mask))
+OLD, NEW = as_image(REPLACED.images[0]), as_image(REPLACED.target)
 
 
 async def check(source: Image.Image, result: Image.Image | None, *checks: Mapping[str, Any], **fields: Any) -> Score:
@@ -31,42 +34,42 @@ def words(task: Any) -> tuple[str, str]:
 
 async def test_gone_is_gone() -> None:
     what, _ = words(REMOVED)
-    score = await check(REMOVED.images[0], REMOVED.target, {"gone": what})
+    score = await check(STICKER, CLEAN, {"gone": what})
     assert (score.value, score.aspects) == (100.0, {f"gone: {what}": 1.0})
-    kept = await check(REMOVED.images[0], REMOVED.images[0], {"gone": what})
+    kept = await check(STICKER, STICKER, {"gone": what})
     assert kept.value == 0.0
     assert what in kept.feedback
 
 
 async def test_what_was_never_there_cannot_be_gone() -> None:
     with pytest.raises(EvaluatorError, match="sees no"):
-        await check(REMOVED.target, REMOVED.target, {"gone": words(REMOVED)[0]})
+        await check(CLEAN, CLEAN, {"gone": words(REMOVED)[0]})
 
 
 async def test_present_means_one_more_than_before() -> None:
     old, new = words(REPLACED)
     both = ({"gone": old}, {"present": new})
-    assert (await check(REPLACED.images[0], REPLACED.target, *both)).value == 100.0
-    assert (await check(REPLACED.images[0], REPLACED.images[0], *both)).value == 0.0
-    assert (await check(REPLACED.target, REPLACED.target, {"present": new})).value == 0.0
+    assert (await check(OLD, NEW, *both)).value == 100.0
+    assert (await check(OLD, OLD, *both)).value == 0.0
+    assert (await check(NEW, NEW, {"present": new})).value == 0.0
 
 
 async def test_only_what_lies_in_the_mask_counts() -> None:
     what, _ = words(REMOVED)
-    elsewhere = Image.eval(REMOVED.mask, lambda value: 255 - value)
-    assert (await check(REMOVED.images[0], REMOVED.target, {"gone": what}, mask=REMOVED.mask)).value == 100.0
+    elsewhere = Image.eval(MASK, lambda value: 255 - value)
+    assert (await check(STICKER, CLEAN, {"gone": what}, mask=MASK)).value == 100.0
     with pytest.raises(EvaluatorError, match="sees no"):
-        await check(REMOVED.images[0], REMOVED.target, {"gone": what}, mask=elsewhere)
+        await check(STICKER, CLEAN, {"gone": what}, mask=elsewhere)
 
 
 async def test_a_colour_is_that_of_the_object() -> None:
     _, new = words(REPLACED)
     colour, shape = new.split()
-    right = await check(REPLACED.images[0], REPLACED.target, {"colour": colour, "of": new, "gone": None})
+    right = await check(OLD, NEW, {"colour": colour, "of": new, "gone": None})
     assert right.value == 100.0
     other = "green" if colour != "green" else "red"
-    assert (await check(REPLACED.images[0], REPLACED.target, {"colour": other, "of": new})).value < 20
-    assert (await check(REPLACED.images[0], REPLACED.images[0], {"colour": colour, "of": new})).value == 0.0
+    assert (await check(OLD, NEW, {"colour": other, "of": new})).value < 20
+    assert (await check(OLD, OLD, {"colour": colour, "of": new})).value == 0.0
     assert shape
 
 
@@ -91,7 +94,7 @@ def test_colours_are_called_what_people_call_them() -> None:
 )
 async def test_a_task_without_sensible_checks_is_not_scored(checks: Any, message: str) -> None:
     with pytest.raises(EvaluatorError, match=message):
-        await EVALUATOR.evaluate(EditSample("x", REMOVED.target, REMOVED.target, metadata={"checks": checks}))
+        await EVALUATOR.evaluate(EditSample("x", CLEAN, CLEAN, metadata={"checks": checks}))
 
 
 async def test_a_detector_that_fails_gives_no_score() -> None:
@@ -101,7 +104,7 @@ async def test_a_detector_that_fails_gives_no_score() -> None:
         async def detect(self, image: Image.Image, prompt: str, **_: float) -> list[Detection]:
             raise ToolError("out of memory")
 
-    sample = EditSample("x", REMOVED.target, REMOVED.target, metadata={"checks": [{"gone": "a cat"}]})
+    sample = EditSample("x", CLEAN, CLEAN, metadata={"checks": [{"gone": "a cat"}]})
     with pytest.raises(EvaluatorError, match="out of memory"):
         await DetectorCheckedEvaluator(Failing()).evaluate(sample)
-    assert (await check(REMOVED.target, None, {"gone": "a cat"})).value == 0.0
+    assert (await check(CLEAN, None, {"gone": "a cat"})).value == 0.0

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from agentfly.datasets import StickerWorld
-from agentfly.errors import EvaluatorError
+from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import EditSample, ReferenceConfig, ReferenceEvaluator, Score
+from tests.values import as_image
 
 TASK = StickerWorld().task(3, "heldout", "named")
-SOURCE, TARGET, MASK = TASK.images[0], TASK.target, TASK.mask
+SOURCE, TARGET, MASK = (as_image(image) for image in (TASK.images[0], TASK.target, TASK.mask))
 
 
-def score(result: Image.Image | None, **changes: object) -> Score:
-    fields = {"source": SOURCE, "target": TARGET, "mask": MASK, **changes}
+def score(result: Image.Image | None, **changes: Image.Image | None) -> Score:
+    fields: dict[str, Any] = {"source": SOURCE, "target": TARGET, "mask": MASK, **changes}
     return asyncio.run(ReferenceEvaluator().evaluate(EditSample(TASK.instruction, result=result, **fields)))
 
 
@@ -102,9 +103,9 @@ def test_sizes_must_agree_and_the_mask_must_not_be_empty() -> None:
 
 
 def test_the_configuration_is_frozen_and_checked() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         ReferenceConfig(blur=0)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         ReferenceConfig(unknown=1)  # type: ignore[call-arg]
 
 

@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import uvicorn
 from PIL import Image
+from typer.testing import CliRunner
 
+from agentfly.cli import app
 from agentfly.serving.image_server import ServerSettings
 from agentfly.serving.image_server.http.app import create_app
 from agentfly.serving.image_server.http.endpoints import ImageServer
@@ -34,26 +37,45 @@ class Running:
     url: str
     server: ImageServer
 
+    def metric(self, name: str, **labels: object) -> float:
+        """Return the value of a sample at `/metrics`, 0 where there is none."""
+        found = {label: str(value) for label, value in labels.items()}
+        return self.server.dispatcher.metrics.registry.get_sample_value(f"agentfly_image_{name}", found) or 0.0
+
     def edit(self, prompt: str, image: Image.Image | None = None, **fields: Any) -> httpx.Response:
-        """POST the documented JSON body."""
+        """Post the documented JSON body."""
         body = {"prompt": prompt, "image": as_text(image or plain()), **fields}
         return httpx.post(f"{self.url}/v1/images/edits", json=body, timeout=60)
+
+
+def read(*options: str) -> ServerSettings:
+    """Return the settings that `agentfly serve-images` makes of its options, without serving.
+
+    Raises:
+        ConfigError: the options are wrong.
+    """
+    with patch("agentfly.serving.image_server.command.serve") as serve:
+        shown = CliRunner().invoke(app, ["serve-images", *options])
+    if shown.exception is not None:
+        raise shown.exception
+    settings: ServerSettings = serve.call_args.args[0]
+    return settings
 
 
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """Serve on a free port until the block ends; workers are ready."""
-    app = create_app(ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    served = create_app(ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings}))
+    server = uvicorn.Server(uvicorn.Config(served, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    dispatcher = app.state.server.dispatcher
+    dispatcher = served.state.server.dispatcher
     # A worker that loads torch takes its time on a busy machine.
     wait_for(lambda: all(worker.ready is not None for worker in dispatcher.workers), 240)
     try:
-        yield Running(url, app.state.server)
+        yield Running(url, served.state.server)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -61,7 +83,7 @@ def running(**settings: Any) -> Iterator[Running]:
 
 @contextmanager
 def command(line: str, workers: int = 1, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A documented command line, run as it stands but on a free port, and the address at which it answers."""
+    """Run a documented command line on a free port; yield its process and the address that answers."""
     if port is None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -69,7 +91,7 @@ def command(line: str, workers: int = 1, port: int | None = None) -> Iterator[tu
     python, *words = shlex.split(line)
     assert python == "python"
     with tempfile.TemporaryFile() as log:
-        # Of two flags the last one counts.
+        # Of two equal options the last one counts.
         process = subprocess.Popen([sys.executable, *words, "--port", str(port)], stderr=log)
         url = f"http://127.0.0.1:{port}"
         try:
@@ -105,22 +127,22 @@ def wait_for(condition: Any, seconds: float = 60.0, every: float = 0.01) -> None
 
 
 def plain(size: tuple[int, int] = (16, 12), colour: Any = (200, 30, 40)) -> Image.Image:
-    """An image of one colour."""
+    """Return an image of one colour."""
     return Image.new("RGB", size, colour)
 
 
 def png(image: Image.Image) -> bytes:
-    """An image as PNG."""
+    """Return an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def as_text(image: Image.Image) -> str:
-    """An image as base64."""
+    """Return an image as base64 of a PNG file."""
     return base64.b64encode(png(image)).decode()
 
 
 def from_text(text: str) -> Image.Image:
-    """The image of base64."""
+    """Return the image of a base64 text."""
     return Image.open(io.BytesIO(base64.b64decode(text)))

@@ -1,8 +1,9 @@
-"""What clients send and get: OpenAI's own client, the documented JSON body, uploads, detections; what operators see."""
+"""Requests and replies: OpenAI's own client, the documented JSON body, uploads, detections; status for operators."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 from agentfly.serving.image_server import UploadLimits
 from agentfly.serving.image_server.http.images import Coder
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, from_text, plain, png, running
+from tests.values import pixel
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,13 @@ def test_openai_client_gets_errors_it_understands(client: openai.OpenAI) -> None
 
 
 def test_documented_json_body(puppet: Running) -> None:
-    fields = {"negative_prompt": "", "true_cfg_scale": 4.0, "num_inference_steps": 8, "seed": 5, "timeout": 30}
+    fields: dict[str, Any] = {
+        "negative_prompt": "",
+        "true_cfg_scale": 4.0,
+        "num_inference_steps": 8,
+        "seed": 5,
+        "timeout": 30,
+    }
     reply = puppet.edit("invert", **fields).json()
     assert from_text(reply["image"]).getpixel((0, 0)) == (55, 225, 215)
     assert (reply["seed"], reply["engine"]) == (5, "puppet")
@@ -126,7 +134,7 @@ def test_real_inpainting_keeps_what_the_mask_keeps(classical: Running) -> None:
     reply = httpx.post(f"{classical.url}/v1/images/edits", files=files, data={"prompt": ""}).json()
     result = from_text(reply["data"][0]["b64_json"])
     assert result.crop((110, 0, 160, 120)).tobytes() == image.crop((110, 0, 160, 120)).tobytes()
-    assert max(result.getpixel((65, 55))) < 180
+    assert max(pixel(result, (65, 55))) < 180
 
 
 def test_what_the_model_cannot_do_is_refused_with_what_it_can(classical: Running, puppet: Running) -> None:

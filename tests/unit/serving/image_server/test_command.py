@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import sys
 import threading
-from typing import Any
+from typing import get_args
 
 import httpx
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from agentfly.cli import app
+from agentfly.cli import main, serve
 from agentfly.errors import ConfigError
-from agentfly.serving.image_server.command import main, make_parser, settings_from
-from tests.unit.serving.image_server.running import as_text, command, plain, wait_for
+from agentfly.serving.image_server import ServerSettings, settings
+from agentfly.vision import model_runtime
+from agentfly.vision.diffusion import settings as diffusion
+from tests.unit.serving.image_server.running import as_text, command, plain, read, wait_for
 
 PUPPETS = (
     "python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis --model-type custom "
     "--model-path tests.unit.serving.image_server.custom_engines:puppet --workers 2"
 )
-
-
-def read(*flags: str) -> Any:
-    return settings_from(make_parser().parse_args(flags))
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -36,10 +35,10 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def test_documented_flags() -> None:
     model = ["--model-type", "qwen", "--model-path", "Qwen/Qwen-Image-Edit", "--use-fast"]
-    settings = read(*model, "--gpu-ids", "0", "1", "--host", "0.0.0.0", "--port", "8000")
-    assert (settings.gpu_ids, settings.use_fast, settings.host, settings.port) == ((0, 1), True, "0.0.0.0", 8000)
-    assert settings.engine_options().device == "cuda:0"
-    assert settings.capacity == 8
+    chosen = read(*model, "--gpu-ids", "0", "1", "--host", "0.0.0.0", "--port", "8000")
+    assert (chosen.gpu_ids, chosen.use_fast, chosen.host, chosen.port) == ((0, 1), True, "0.0.0.0", 8000)
+    assert chosen.engine_options().device == "cuda:0"
+    assert chosen.capacity == 8
 
 
 def test_the_rate_limit_is_an_option() -> None:
@@ -49,8 +48,18 @@ def test_the_rate_limit_is_an_option() -> None:
         read("--model-type", "classical", "--max-requests-per-minute", "0")
 
 
-def test_default_host_is_this_machine_alone() -> None:
-    assert read("--model-type", "classical").host == "127.0.0.1"
+def test_defaults_of_the_options_are_those_of_the_settings() -> None:
+    assert read("--model-type", "classical") == ServerSettings(model_type="classical")
+    assert ServerSettings(model_type="classical").host == "127.0.0.1"
+
+
+def test_choices_of_the_options_are_those_of_the_settings() -> None:
+    pairs = (
+        (serve.ModelType, settings.ModelType),
+        (serve.DType, model_runtime.DType),
+        (serve.Offload, diffusion.Offload),
+    )
+    assert all(get_args(shown) == get_args(known) for shown, known in pairs)
 
 
 @pytest.mark.parametrize(
@@ -74,19 +83,38 @@ def test_wrong_flags_name_the_fix(flags: list[str], expected: str) -> None:
         read(*flags)
 
 
-def test_verb_of_the_cli_hands_its_flags_on() -> None:
-    shown = CliRunner().invoke(app, ["serve-images", "--help"])
-    assert "--gpu-ids N [N ...]" in shown.output
-    refused = CliRunner().invoke(app, ["serve-images", "--model-type", "qwen", "--gpu-ids", "0", "1"])
-    assert (refused.exit_code, str(refused.exception)) == (1, "error: --model-type qwen needs --model-path")
+def test_wrong_options_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve-images", "--model-type", "qwen", "--gpu-ids", "0", "1"])
+    assert (stopped.value.code, capsys.readouterr().err) == (1, "error: --model-type qwen needs --model-path\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve-images", "--model-type", "qwn"])
+    assert stopped.value.code == 2
+    assert "'qwen'" in capsys.readouterr().err
+
+
+def test_without_prometheus_client_the_extra_is_named() -> None:
+    program = "import sys; sys.modules['prometheus_client'] = None; from agentfly.cli import main; main()"
+    command = [sys.executable, "-c", program, "serve-images", "--model-type", "classical", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the image server needs the optional packages of extra [serve]")
+
+
+def test_help_shows_each_option_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve-images", "--help"])
+    shown = capsys.readouterr().out
+    assert re.search(r"--gpu-ids +N\.\.\. +One worker for each", shown)
+    assert "--max-requests-per-minute" in shown
 
 
 def test_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_KEY", "secret-1")
-    settings = read("--model-type", "classical", "--api-key-env", "IMAGE_KEY")
-    assert settings.api_key is not None
-    assert settings.api_key.get_secret_value() == "secret-1"
-    assert "secret-1" not in repr(settings)
+    chosen = read("--model-type", "classical", "--api-key-env", "IMAGE_KEY")
+    assert chosen.api_key is not None
+    assert chosen.api_key.get_secret_value() == "secret-1"
+    assert "secret-1" not in repr(chosen)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +125,14 @@ def test_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.M
         ("nothing", "package.module:function"),
     ],
 )
-def test_engine_that_cannot_be_loaded_ends_the_command_in_one_line(path: str, expected: str) -> None:
+def test_engine_that_cannot_be_loaded_ends_the_command_in_one_line(
+    path: str, expected: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--model-type", "custom", "--model-path", path, "--port", "0", "--log-level", "error"])
-    assert expected in str(caught.value.code)
-    assert "\n" not in str(caught.value.code)
+        main(["serve-images", "--model-type", "custom", "--model-path", path, "--port", "0", "--log-level", "error"])
+    assert caught.value.code == 1
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error: "))
+    assert expected in line
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from PIL import Image
 
 from agentfly.serving.image_server import UploadLimits
 from agentfly.serving.image_server.errors import RequestRefused
-from agentfly.serving.image_server.http.fields import DetectionFields, EditFields, read_fields, read_size
+from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_fields, read_size
 from agentfly.serving.image_server.http.images import as_mask
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running
 
@@ -174,7 +174,7 @@ def test_key() -> None:
         for path in ("/v1/models", "/gpu/status", "/metrics"):
             assert httpx.get(server.url + path).status_code == 401
             assert httpx.get(server.url + path, headers={"authorization": "Bearer wrong"}).status_code == 401
-            key = {"authorization": "Bearer sésame".encode()}
+            key = {b"authorization": "Bearer sésame".encode()}
             assert httpx.get(server.url + path, headers=key).status_code == 200
         assert server.edit("invert").status_code == 401
         for path in ("/", "/health", "/docs"):

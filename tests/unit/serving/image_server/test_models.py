@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 
 from agentfly.errors import ConfigError
-from agentfly.serving.image_server.command import make_parser, settings_from
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.workers.engines import load_engine
 from agentfly.serving.image_server.workers.messages import Operation, Work
 from agentfly.vision.detection.boxes import box_mask
 from tests.tiny import detectors, qwen_image, segmenters, stable_diffusion
-from tests.unit.serving.image_server.running import as_text, command, from_text, plain, png, running
+from tests.unit.serving.image_server.running import as_text, command, from_text, plain, png, read, running
 
 pytestmark = pytest.mark.slow
 
@@ -123,7 +122,7 @@ def test_inpainting_model(tmp_path: Path) -> None:
 def test_without_a_gpu_the_flag_is_named(tmp_path: Path, flags: str) -> None:
     folder = detectors.grounding_dino(tmp_path / "dino")
     words = f"--model-type detect --model-path {folder} {flags}".split()
-    options = settings_from(make_parser("serve").parse_args(words)).engine_options()
+    options = read(*words).engine_options()
     # As the worker gets them.
     sent = EngineOptions.model_validate_json(options.model_dump_json())
     with pytest.raises(ConfigError, match=rf"^{flags}: torch sees no such GPU here .*leave the flag out"):

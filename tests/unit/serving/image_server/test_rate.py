@@ -74,7 +74,7 @@ async def test_a_pool_goes_to_the_next_server(server: Running) -> None:
                 assert image.getpixel((0, 0)) == (55, 225, 215)
         finally:
             await engines.close()
-    finished = [each.server.dispatcher.counters.requests["edit", 200] for each in (server, other)]
+    finished = [each.metric("requests_total", operation="edit", status=200) for each in (server, other)]
     assert finished == [2, 4]
 
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from agentfly.errors import ConfigError
+from agentfly.serving.image_server.workers.jobs import Worker
 from agentfly.serving.image_server.workers.process import visible_device
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, running, wait_for
 
@@ -35,10 +36,10 @@ def all_ready(request: pytest.FixtureRequest) -> None:
 
 
 def test_request_of_a_crashed_worker_is_done_by_another(pair: Running, tmp_path: Path) -> None:
-    before = pair.server.dispatcher.counters.retries
+    before = pair.metric("retries_total")
     reply = pair.edit(f"die once {tmp_path / 'died'}")
     assert reply.status_code == 200
-    assert pair.server.dispatcher.counters.retries == before + 1
+    assert pair.metric("retries_total") == before + 1
     wait_for(lambda: all(worker.ready is not None for worker in pair.server.dispatcher.workers))
 
 
@@ -118,13 +119,13 @@ def test_deadline_in_the_queue() -> None:
 
 def test_client_that_hangs_up_frees_the_worker(pair: Running) -> None:
     dispatcher = pair.server.dispatcher
-    before = dispatcher.counters.cancelled
+    before = pair.metric("cancelled_total")
     body = {"prompt": "sleep 30", "image": as_text(plain())}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{pair.url}/v1/images/edits", json=body, timeout=0.3)
     wait_for(lambda: dispatcher.running == 0)
-    assert dispatcher.counters.cancelled == before + 1
-    assert dispatcher.counters.requests["edit", 499] == 1
+    assert pair.metric("cancelled_total") == before + 1
+    assert pair.metric("requests_total", operation="edit", status=499) == 1
 
 
 def send_half(server: Running) -> socket.socket:
@@ -139,11 +140,13 @@ def send_half(server: Running) -> socket.socket:
 def test_client_that_hangs_up_while_it_sends_is_no_fault_of_ours(
     pair: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    requests = pair.server.dispatcher.counters.requests
-    before, faults = requests["edit", 499], requests["edit", 500]
+    def answered(status: int) -> float:
+        return pair.metric("requests_total", operation="edit", status=status)
+
+    before, faults = answered(499), answered(500)
     send_half(pair).close()
-    wait_for(lambda: requests["edit", 499] == before + 1)
-    assert requests["edit", 500] == faults
+    wait_for(lambda: answered(499) == before + 1)
+    assert answered(500) == faults
     assert "Traceback" not in caplog.text
 
 
@@ -163,7 +166,7 @@ def test_work_is_spread_over_idle_workers(pair: Running) -> None:
     assert time.monotonic() - started < 0.95
 
 
-def _both_busy(pair: Running) -> list[object]:
+def _both_busy(pair: Running) -> list[Worker]:
     workers = pair.server.dispatcher.workers
     wait_for(lambda: sum(len(worker.jobs) for worker in workers) == 2, 5)
     return list(workers)

@@ -22,14 +22,14 @@ from PIL import Image
 from tests.unit.agents.conftest import Reply, completion, delta, stream
 from tests.unit.serving.image_server.running import as_text
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 RECIPE = ROOT / "recipes" / "director_generator"
 MODELS = ("qwen/Qwen2.5-VL-7B-Instruct", "gpt-4o", "gpt-4o-mini")
 
 
 @dataclass
 class StudioServer:
-    """What it was asked, and what it will say.
+    """The requests that the server got, and its next replies.
 
     Attributes:
         faults: replies to the next chat requests, in place of those that fit.
@@ -102,7 +102,7 @@ def _app(studio: StudioServer) -> FastAPI:
         studio.keys.append(request.headers.get("authorization"))
         return studio.answer(body)
 
-    def paint(body: dict[str, Any], request: Request) -> Response:
+    def make_image(body: dict[str, Any], request: Request) -> Response:
         studio.images.append({**body, "authorization": request.headers.get("authorization")})
         if studio.image_faults:
             return studio.image_faults.popleft()(body)
@@ -111,11 +111,11 @@ def _app(studio: StudioServer) -> FastAPI:
             return JSONResponse({"artifacts": [image]})
         return JSONResponse({"created": 0, "data": [{"b64_json": boat(body["seed"])}]})
 
-    for endpoint in (chat, paint):
+    for endpoint in (chat, make_image):
         endpoint.__annotations__.update(body=dict[str, Any], request=Request, **{"return": Response})
     app.post("/v1/chat/completions")(chat)
-    app.post("/v1/images/generations")(paint)
-    app.post("/v1/generation/stable-diffusion-xl-1024-v1-0/text-to-image")(paint)
+    app.post("/v1/images/generations")(make_image)
+    app.post("/v1/generation/stable-diffusion-xl-1024-v1-0/text-to-image")(make_image)
     return app
 
 

@@ -153,7 +153,7 @@ def test_a_dead_address_ends_the_run_with_1_and_names_it_even_with_failover(
     path = configure(sdxl={"retries": 0})
     assert main(["a boat", "--config", str(path), "--output-dir", str(tmp_path / "o")]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: no image server http://127.0.0.1:9/v1 (")
+    assert told.startswith("error: no image server at http://127.0.0.1:9/v1 (")
     assert told.endswith(": start it, or correct SDXL_API_BASE (sdxl.api_base)")
     result = result_of(tmp_path / "o")
     assert (result["status"], result["counts"]["failovers"], result["best"]) == ("failed", 0, None)

@@ -1,4 +1,4 @@
-"""What agents say, in the ways in which models say it."""
+"""Replies of agents, in the forms that models give them."""
 
 from __future__ import annotations
 

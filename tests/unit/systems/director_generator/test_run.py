@@ -12,7 +12,8 @@ from PIL import Image
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import BackendError, ToolError
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunRecord, load_studio
-from agentfly.systems.director_generator.painters import TEXT_TO_IMAGE, Easel, ImagePrompt
+from agentfly.systems.generators import GeneratedImage, ImageGenerator, ImageRequest
+from agentfly.systems.generators.placeholder import FailoverGenerator
 from tests.unit.systems.director_generator.conftest import Configure
 
 Says = Callable[[str, str], str]
@@ -44,27 +45,29 @@ def scores(*values: float) -> Callable[[str, int], str]:
 
 
 class Colours:
-    """A painter whose images tell their seed; fails for prompts with a word."""
+    """A generator whose images tell their seed; fails for prompts with a word."""
 
-    name, medium = "colours", TEXT_TO_IMAGE
+    name = "colours"
 
     def __init__(self, fails: str = "nothing fails") -> None:
         self.fails = fails
-        self.seen: list[tuple[ImagePrompt, int]] = []
+        self.seeds: list[int | None] = []
 
-    async def paint(self, wanted: ImagePrompt, seed: int, source: Image.Image | None) -> Image.Image:
-        self.seen.append((wanted, seed))
-        if self.fails in wanted.prompt:
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
+        self.seeds.append(request.seed)
+        if self.fails in request.prompt:
             raise ToolError("the brush broke")
-        return Image.new("RGB", (8, 8), (seed % 256, 0, 0))
+        return GeneratedImage(Image.new("RGB", (8, 8), ((request.seed or 0) % 256, 0, 0)))
 
     async def close(self) -> None:
         """Nothing."""
 
 
-async def go(configure: Configure, backend: ScriptedBackend, painter: Any = None, **changes: Any) -> RunRecord:
-    easel = painter if isinstance(painter, Easel) else Easel(painter or Colours())
-    system = DirectorGenerator(load_studio(configure(**changes), {}), backends={"qwen": backend}, easel=easel)
+async def go(
+    configure: Configure, backend: ScriptedBackend, generator: ImageGenerator | None = None, **changes: Any
+) -> RunRecord:
+    studio = load_studio(configure(**changes), {})
+    system = DirectorGenerator(studio, backends={"qwen": backend}, generator=generator or Colours())
     record = await system.run(Request("a red boat"))
     await system.close()
     return record
@@ -75,13 +78,13 @@ def phases(record: RunRecord) -> list[tuple[int, str]]:
 
 
 async def test_a_good_image_ends_the_run(configure: Configure) -> None:
-    painter = Colours()
-    record = await go(configure, agents(scores(40, 85)), painter)
+    colours = Colours()
+    record = await go(configure, agents(scores(40, 85)), colours)
     assert phases(record) == [(0, "brief"), (1, "write"), (1, "paint"), (1, "critique")]
     assert (record.status, record.error, record.steps) == ("threshold", None, 4)
     assert record.best is not None
     assert (record.best.generator, record.best.score, record.best.engine) == ("Lush", 85, "colours")
-    assert [seed for _, seed in painter.seen] == [7, 8]
+    assert colours.seeds == [7, 8]
 
 
 async def test_rounds_end_at_max_loops_and_the_earliest_of_the_best_is_kept(configure: Configure) -> None:
@@ -122,8 +125,8 @@ async def test_the_recursion_limit_says_what_to_change(configure: Configure) -> 
 
 
 async def test_a_stand_in_is_no_success_and_never_better_than_an_image(configure: Configure) -> None:
-    easel = Easel(Colours(fails="Lush"), (64, 64))
-    record = await go(configure, agents(scores(30, 99)), easel, max_loops=1)
+    generator = FailoverGenerator(Colours(fails="Lush"), (64, 64))
+    record = await go(configure, agents(scores(30, 99)), generator, max_loops=1)
     assert record.status == "max_loops"
     assert record.best is not None
     assert (record.best.generator, record.best.score) == ("Plain", 30)
@@ -133,7 +136,7 @@ async def test_a_stand_in_is_no_success_and_never_better_than_an_image(configure
 
 
 async def test_stand_ins_alone_are_no_success_either(configure: Configure) -> None:
-    record = await go(configure, agents(scores(99)), Easel(Colours(fails=""), (64, 64)), max_loops=1)
+    record = await go(configure, agents(scores(99)), FailoverGenerator(Colours(fails=""), (64, 64)), max_loops=1)
     assert (record.status, record.counts()["failovers"]) == ("max_loops", 2)
     assert record.best is not None
     assert record.best.stand_in
@@ -189,7 +192,7 @@ async def test_thoughts_are_kept_in_the_record_and_out_of_the_prompt(configure: 
 
 async def test_runs_side_by_side_do_not_mix(configure: Configure) -> None:
     studio = load_studio(configure(), {})
-    system = DirectorGenerator(studio, backends={"qwen": agents(scores(90))}, easel=Easel(Colours()))
+    system = DirectorGenerator(studio, backends={"qwen": agents(scores(90))}, generator=Colours())
     records = await asyncio.gather(*(system.run(Request(f"boat {number}")) for number in range(3)))
     assert [len(record.calls) for record in records] == [5, 5, 5]
     assert all(f"boat {number}" in records[number].calls[0].user for number in range(3))

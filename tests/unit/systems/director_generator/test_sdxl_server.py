@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from agentfly.serving.image_server.command import make_parser, settings_from
+from agentfly.serving.image_server import ServerSettings
 from recipes.director_generator import sdxl_server
 from recipes.director_generator.__main__ import main
 from tests.tiny import build
@@ -23,10 +23,12 @@ from tests.unit.systems.director_generator.conftest import ROOT, Configure, Stud
 
 
 def test_documented_flags_make_the_documented_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[str] = []
-    monkeypatch.setattr("agentfly.serving.image_server.command.main", lambda flags, program: given.extend(flags))
-    sdxl_server.main(["--port", "7001", "--device", "cuda:0"])
-    settings = settings_from(make_parser().parse_args(given))
+    given: list[ServerSettings] = []
+    monkeypatch.setattr("agentfly.serving.image_server.command.serve", lambda settings, _: given.append(settings))
+    with pytest.raises(SystemExit) as ended:
+        sdxl_server.main(["--port", "7001", "--device", "cuda:0"])
+    assert not ended.value.code
+    (settings,) = given
     assert (settings.model_type, settings.port, settings.device) == ("sdxl", 7001, "cuda:0")
     assert settings.model_path == "stabilityai/stable-diffusion-xl-base-1.0"
 

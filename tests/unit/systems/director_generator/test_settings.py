@@ -71,6 +71,7 @@ def test_empty_variables_change_nothing(configure: Configure) -> None:
         ({"prompts": "/nowhere"}, "cannot read the prompt /nowhere/brief.md"),
         ({"directors": "/nowhere.json"}, "cannot read the personas /nowhere.json"),
         ({"models": {"qwen": {"model": "m", "sees_images": False}}}, "director 'Ada' judges images"),
+        ({"models": {"qwen": {"model": "m", "sees_pictures": False}}}, "director 'Ada' judges images"),  # its old name
     ],
 )
 def test_wrong_settings_are_named(configure: Configure, changes: dict[str, object], words: str) -> None:
@@ -110,6 +111,11 @@ def test_wrong_prompts_are_named(configure: Configure, tmp_path: Path, text: str
     (folder / "brief.md").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=words):
         load_studio(configure(prompts=str(folder)), {})
+
+
+def test_the_old_name_of_a_setting_is_accepted(configure: Configure) -> None:
+    path = configure(models={"qwen": {"model": "m"}, "blind": {"model": "m", "sees_pictures": False}})
+    assert load_studio(path, {}).settings.models["blind"].sees_images is False
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from agentfly.evaluators import EditSample, Score
 from agentfly.images import ImageStore, handle_of
 from agentfly.systems.director_generator.task_agent import DirectorGeneratorTaskAgent
 from tests.unit.systems.director_generator.conftest import Configure, StudioServer, said, shown
+from tests.values import pixel
 
 SOURCE = Image.new("RGB", (48, 48), (90, 60, 30))
 TASK = EditTask("t1", "Make it brighter.", (SOURCE,), task_type="look", metadata={"seed": 3})
@@ -73,7 +74,7 @@ async def test_it_is_scored_like_any_agent(configure: Configure) -> None:
     class Brightness:
         async def evaluate(self, sample: EditSample) -> Score:
             assert sample.result is not None
-            return Score(75.0 if sample.result.getpixel((0, 0)) > sample.source.getpixel((0, 0)) else 0.0)
+            return Score(75.0 if pixel(sample.result, (0, 0)) > pixel(sample.source, (0, 0)) else 0.0)
 
     agent = DirectorGeneratorTaskAgent(config=configure(), backend=editors())
     trajectory = await agent.attempt(TASK)

@@ -91,7 +91,7 @@ def chat(text: str) -> Reply:
 
 @dataclass
 class OpenAIServer:
-    """What it says next, by who is asked, and what it was asked.
+    """A server with its next replies, by the part that is asked, and the requests that it got.
 
     Attributes:
         images, prompts, judgements: replies in turn; the last one for ever.
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def state(self) -> OpenAIServer:
-        return self.server.state  # type: ignore[attr-defined,no-any-return]
+        return self.server.state  # type: ignore[attr-defined]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", "0"))) or b"{}")

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
-from agentfly.systems.refinement.command import entry
-from agentfly.systems.refinement.command import main as command
+from agentfly.systems.refinement import settings
 from agentfly.systems.refinement.upload import upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 DOCUMENTED = {"best_image_url", "final_score", "prompt_history", "image_history", "feedback_history", "thread_id"}
 
 
@@ -146,9 +145,16 @@ def test_what_cannot_work_is_told_before_anything_is_made(openai: OpenAIServer, 
     assert (done.stdout, openai.asked) == ("", [])
 
 
+def test_choices_of_the_options_are_those_of_the_settings() -> None:
+    options = importlib.import_module("agentfly.cli.generate")
+    for name in ("GeneratorName", "PrompterName", "Quality", "Size", "Background", "Format"):
+        assert get_args(getattr(options, name)) == get_args(getattr(settings, name))
+
+
 def test_an_empty_prompt_is_refused(openai: OpenAIServer) -> None:
-    with pytest.raises(ConfigError, match="the prompt is empty"):
-        command([" ", "--base-url", openai.url])
+    refused = CliRunner().invoke(app, ["generate", " ", "--base-url", openai.url])
+    assert isinstance(refused.exception, ConfigError)
+    assert "the prompt is empty" in str(refused.exception)
     assert openai.asked == []
 
 
@@ -205,8 +211,9 @@ def test_an_interrupted_run_leaves_its_images(
     monkeypatch.setattr(Fixed, "evaluate", interrupt)
     judge = json.dumps({"evaluator": "tests.unit.systems.refinement.test_command:Fixed", "value": 1})
     flags = ["a red star", "--generator", "classical", "--evaluator", judge, "--output-dir", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["refinement_loop", *flags])
-    assert entry("python -m recipes.refinement_loop") == 130
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", *flags])
+    assert stopped.value.code == 130
     said = capsys.readouterr()
     assert (said.out, "interrupted: " in said.err) == ("", True)
 

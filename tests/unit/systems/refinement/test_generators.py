@@ -1,4 +1,4 @@
-"""Who makes the images: an image server, a pipeline in this process, and OpenCV."""
+"""The generators of the refinement loop: an image server, a pipeline in this process, and OpenCV."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.errors import BackendError, ConfigError, EngineUnavailable, ToolError
+from agentfly.openai_client import Endpoint
+from agentfly.systems.generators.classical import Drawing, read_drawing
+from agentfly.systems.generators.server import ServerGenerator
 from agentfly.systems.refinement import GeneratedImage, ImageRequest, RefinementSettings, make_generator
-from agentfly.systems.refinement.generators.classical import Drawing, read_drawing
 from tests.tiny import stable_diffusion
 from tests.unit.serving.image_server.running import PUPPET, Running, running
 from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image, status
+from tests.values import pixel
 
 
 async def make(prompt: str, *, previous: Any = None, references: tuple[Any, ...] = (), **fields: Any) -> Image.Image:
@@ -66,7 +69,7 @@ async def test_classical_draws_what_is_named_where_it_is_said() -> None:
 
 async def test_classical_leaves_the_ground_away_by_default() -> None:
     drawn = await draw("a red circle")
-    assert (drawn.mode, drawn.getpixel((3, 3))[3], drawn.getpixel((512, 512))) == ("RGBA", 0, (225, 30, 35, 255))
+    assert (drawn.mode, pixel(drawn, (3, 3))[3], drawn.getpixel((512, 512))) == ("RGBA", 0, (225, 30, 35, 255))
     # Where the edge of a figure is half there, its colour is the figure's and not the ground's.
     values = np.asarray(drawn).reshape(-1, 4)
     soft = values[(values[:, 3] > 40) & (values[:, 3] < 215)]
@@ -78,8 +81,8 @@ async def test_classical_leaves_the_ground_away_by_default() -> None:
 async def test_classical_edits_images_and_says_what_it_cannot() -> None:
     source = Image.new("RGB", (40, 30), (90, 90, 90))
     brighter = await draw("brighten", references=(source,))
-    assert brighter.getpixel((1, 1))[0] > 90
-    assert (await draw("darken", previous=brighter)).getpixel((1, 1))[0] < brighter.getpixel((1, 1))[0]
+    assert pixel(brighter, (1, 1))[0] > 90
+    assert pixel(await draw("darken", previous=brighter), (1, 1))[0] < pixel(brighter, (1, 1))[0]
     with pytest.raises(EngineUnavailable, match="needs a model backend: the classical generator draws"):
         await draw("a castle at dawn")
     with pytest.raises(EngineUnavailable, match="needs a model backend"):
@@ -103,7 +106,7 @@ def puppet() -> Iterator[Running]:
 
 
 async def test_our_server_makes_images_from_text_and_edits_the_last_one(puppet: Running) -> None:
-    fields = {"generator": "server", "server_url": puppet.url, "size": "1024x1024", "seed": 7}
+    fields: dict[str, Any] = {"generator": "server", "server_url": puppet.url, "size": "1024x1024", "seed": 7}
     made = await make("a ring", **fields)
     # The puppet paints its seed.
     assert (made.size, made.getpixel((0, 0))) == ((1024, 1024), (0, 0, 7))
@@ -143,7 +146,7 @@ def test_a_dead_address_ends_the_loop_with_1_and_is_named(tmp_path: Path) -> Non
 async def test_a_server_that_only_edits_needs_a_reference() -> None:
     with FakeNode(capabilities=("edit",)).up() as node:
         node.otherwise = answer(make_image((9, 9, 9)))
-        fields = {"generator": "server", "server_url": node.url}
+        fields: dict[str, Any] = {"generator": "server", "server_url": node.url}
         with pytest.raises(EngineUnavailable, match="give a reference"):
             await make("a ring", **fields)
         assert (await make("a ring", references=(make_image(),), **fields)).getpixel((0, 0)) == (9, 9, 9)
@@ -167,12 +170,28 @@ async def test_a_server_of_others_without_editing_goes_on_from_text() -> None:
         assert len(node.forms) == 1
 
 
+def test_a_server_cannot_name_a_file_of_this_machine_as_its_image(tmp_path: Path) -> None:
+    from openai.types import Image as ServerImage
+    from openai.types import ImagesResponse
+
+    make_image().save(tmp_path / "secret.png")
+    generator = ServerGenerator(Endpoint(base_url="http://127.0.0.1:9"), "server_url")
+    with pytest.raises(ToolError, match="cannot be read"):
+        generator._read_image(ImagesResponse(created=0, data=[ServerImage(url=str(tmp_path / "secret.png"))]))
+
+
 @pytest.mark.slow
 async def test_a_tiny_sdxl_pipeline_makes_the_first_image_from_text_and_later_ones_from_the_last(
     tmp_path: Path,
 ) -> None:
     folder = stable_diffusion.sdxl(tmp_path / "sdxl")
-    fields = {"generator": "diffusers", "diffusers_model": str(folder), "device": "cpu", "steps": 2, "size": "auto"}
+    fields: dict[str, Any] = {
+        "generator": "diffusers",
+        "diffusers_model": str(folder),
+        "device": "cpu",
+        "steps": 2,
+        "size": "auto",
+    }
     generator = make_generator(RefinementSettings(**fields, seed=3))
     start = Image.new("RGB", (70, 64), "red")
     first = (await generator.generate(ImageRequest("a ring", 1, (start,)))).image
@@ -190,7 +209,7 @@ async def test_a_tiny_sdxl_pipeline_makes_the_first_image_from_text_and_later_on
 @pytest.mark.slow
 async def test_an_editing_pipeline_needs_a_reference(tmp_path: Path) -> None:
     folder = stable_diffusion.instruct_pix2pix(tmp_path / "editor")
-    fields = {"generator": "diffusers", "diffusers_model": str(folder), "device": "cpu", "steps": 2}
+    fields: dict[str, Any] = {"generator": "diffusers", "diffusers_model": str(folder), "device": "cpu", "steps": 2}
     with pytest.raises(EngineUnavailable, match="give a reference"):
         await make("brighter", **fields)
     assert (await make("brighter", references=(Image.new("RGB", (64, 64), "red"),), **fields)).size == (64, 64)
@@ -200,7 +219,13 @@ async def test_an_editing_pipeline_needs_a_reference(tmp_path: Path) -> None:
 async def test_a_tiny_sdxl_server_makes_every_image_from_text(tmp_path: Path) -> None:
     folder = stable_diffusion.sdxl(tmp_path / "sdxl")
     with running(model_type="sdxl", model_path=str(folder), worker_slots=4) as server:
-        fields = {"generator": "server", "server_url": server.url, "size": "auto", "steps": 1, "seed": 1}
+        fields: dict[str, Any] = {
+            "generator": "server",
+            "server_url": server.url,
+            "size": "auto",
+            "steps": 1,
+            "seed": 1,
+        }
         fields["server_fields"] = {"size": "64x64"}
         first = await make("a ring", **fields)
         assert first.size == (64, 64)

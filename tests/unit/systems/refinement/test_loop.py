@@ -242,10 +242,10 @@ async def test_what_was_used_is_counted(openai: OpenAIServer) -> None:
     assert done.usage["generator"].to_dict(None, None)["cost"] is None
 
 
-class Painter:
+class Colours:
     """Makes what a test wants."""
 
-    name = "painter"
+    name = "colours"
 
     def __init__(self, *colours: Any) -> None:
         self._colours = itertools.cycle(colours)
@@ -279,21 +279,21 @@ class Critic:
     [((50, 70, 60), 2), ((70, 70, 70), 1), ((0, 0, 10), 3), ((0, ToolError("x"), 0), 1), ((ToolError("x"), 0, 0), 2)],
 )
 async def test_the_best_is_by_score_and_of_equals_the_earliest(scores: tuple[Any, ...], best: int) -> None:
-    loop = RefinementLoop(Painter("red"), Critic(*scores), FeedbackPrompter, max_iterations=3)
+    loop = RefinementLoop(Colours("red"), Critic(*scores), FeedbackPrompter, max_iterations=3)
     done = await loop.run("x")
     assert done.best is not None
     assert done.best.number == best
 
 
 async def test_without_any_score_the_first_image_stands() -> None:
-    loop = RefinementLoop(Painter("red"), Critic(*[ToolError("x")] * 2), FeedbackPrompter, max_iterations=2)
+    loop = RefinementLoop(Colours("red"), Critic(*[ToolError("x")] * 2), FeedbackPrompter, max_iterations=2)
     done = await loop.run("x")
     assert done.best is done.iterations[0]
 
 
 async def test_judges_see_the_reference_in_the_size_of_the_result() -> None:
     critic = Critic(10, 10)
-    loop = RefinementLoop(Painter("red"), critic, FeedbackPrompter, max_iterations=1)
+    loop = RefinementLoop(Colours("red"), critic, FeedbackPrompter, max_iterations=1)
     await loop.run("x", [Image.new("RGB", (80, 20), "blue")])
     await loop.run("x")
     first, second = critic.samples
@@ -302,7 +302,7 @@ async def test_judges_see_the_reference_in_the_size_of_the_result() -> None:
 
 
 async def test_a_run_keeps_what_it_has_when_its_time_is_over() -> None:
-    class Slow(Painter):
+    class Slow(Colours):
         async def generate(self, request: ImageRequest) -> GeneratedImage:
             if request.number == 2:
                 import asyncio
@@ -323,8 +323,8 @@ async def test_listeners_hear_of_every_iteration() -> None:
     async def listen(iteration: Any) -> None:
         heard.append((iteration.number, iteration.score, iteration.fault))
 
-    painter = Painter("red", ToolError("no"), "blue")
-    loop = RefinementLoop(painter, Critic(1, 2), FeedbackPrompter, max_iterations=3, on_iteration=listen)
+    generator = Colours("red", ToolError("no"), "blue")
+    loop = RefinementLoop(generator, Critic(1, 2), FeedbackPrompter, max_iterations=3, on_iteration=listen)
     done = await loop.run("wish")
     assert heard == [(1, 1, None), (2, None, "no"), (3, 2, None)]
     # Without a model the critique itself is the next prompt, and a refusal brings back the wish.
@@ -333,7 +333,7 @@ async def test_listeners_hear_of_every_iteration() -> None:
 
 async def test_a_bug_is_no_iteration() -> None:
     with pytest.raises(ZeroDivisionError):
-        await RefinementLoop(Painter(ZeroDivisionError()), Critic(), FeedbackPrompter).run("x")
+        await RefinementLoop(Colours(ZeroDivisionError()), Critic(), FeedbackPrompter).run("x")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests import programs
 from tests.unit.agents.conftest import ChatServer, failure
 from tests.unit.systems.test_text.conftest import prompt_of, say
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).resolve().parents[4]
 NAMES = ("API_URL", "API_KEY", "MODEL_NAME", "MAX_TOKENS", "TEMPERATURE", "VLLM_API_URL", "VLLM_API_KEY")
 
 

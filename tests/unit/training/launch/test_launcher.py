@@ -21,7 +21,7 @@ from agentfly.training.recipe.settings import DataSettings, Patience, TrainSetti
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-# A trainer that prints what verl prints, does what {body} says, and leaves a daemon of its own session behind.
+# A trainer that prints verl's lines, runs {body}, and leaves a daemon in a session of its own.
 TRAINER = """
 import json, os, subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
@@ -40,13 +40,13 @@ READY = START.replace("ready to fit", "all initialize finished, ready to fit")
 
 def settings_in(folder: Path, **settings: Any) -> TrainSettings:
     data = DataSettings(train="stickers")
-    # Chains so short that patience with them may be as well.
+    # Chains are so short that their limits may be short too.
     short: dict[str, Any] = {"limits": {"wall_clock": 0.1}, "guard": {"timeout": 0.1, "attempts": 1}}
     return TrainSettings(model=str(folder), out=folder / "run", data=data, device="cpu", **{**short, **settings})
 
 
 class Case:
-    """A run with a made-up trainer."""
+    """A run with a fake trainer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,14 +69,14 @@ class Case:
         )
 
     def saved(self, step: int) -> Path:
-        """A checkpoint, as verl leaves it."""
+        """Write a checkpoint as verl does."""
         checkpoint = self.folder / "run" / "checkpoints" / f"global_step_{step}"
         checkpoint.mkdir(parents=True)
         checkpoint.with_name("latest_checkpointed_iteration.txt").write_text(str(step))
         return checkpoint
 
     def log(self) -> dict[str, str]:
-        """First words and the rest, of the newest log's lines."""
+        """Return the lines of the newest log, by their first word."""
         newest = max((self.folder / "run" / "logs").glob("*.log"))
         return dict(line.split(" ", 1) for line in newest.read_text().splitlines() if " " in line)
 
@@ -148,9 +148,9 @@ def test_death_names_phase_cause_and_log(case: Case) -> None:
 def test_a_full_disk_is_named_with_what_to_do(case: Case, fault: str) -> None:
     with pytest.raises(TrainingError, match="no space is left on the disk of") as failure:
         case.launch(f"say({fault!r}); raise ValueError('there is no checkpoint')")
-    told = str(failure.value)
-    assert f"{case.folder / 'run'} or " in told
-    assert "name it with agentfly.out=FOLDER; the same command goes on from the newest checkpoint" in told
+    message = str(failure.value)
+    assert f"{case.folder / 'run'} or " in message
+    assert "name it with agentfly.out=FOLDER; the same command continues from the newest checkpoint" in message
 
 
 def test_a_full_disk_that_cut_off_the_log_as_well_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_environment_on_a_cpu(settings: TrainSettings, tmp_path: Path) -> None:
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment
     assert "RAY_ADDRESS" not in environment
     assert environment["VERL_PLATFORM"] == "cpu"
-    # Beside another program on its core, a worker of niceness 15 made one step in the time of thirty.
+    # Beside another program on its core, a worker of niceness 15 took thirty times as long for a step.
     assert environment["RAY_worker_niceness"] == "0"
     assert environment["HOME"] == "/home/me"
     assert environment[MARKER] == "one"

@@ -1,4 +1,4 @@
-"""What is found out before anything starts, and which tasks a run takes."""
+"""Faults are found before anything starts, and a run takes the tasks that its settings name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from agentfly.training.launch.checkpoints import newest_checkpoint
 from agentfly.training.launch.launcher import Launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.resume import only_run
+from agentfly.training.recipe.compose import compose
 from agentfly.training.recipe.readiness import require_servers
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_dataset import read_task, write_rows
@@ -46,8 +47,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def made_ready(recipe: Path, *overrides: str) -> Launch:
-    return prepare(recipe, [f"agentfly.out={recipe.parent / 'run'}", *overrides])
+def prepared(recipe: Path, *overrides: str) -> Launch:
+    return prepare(compose(recipe, [f"agentfly.out={recipe.parent / 'run'}", *overrides]))
 
 
 def rows_of(recipe: Path, name: str) -> list[dict[str, Any]]:
@@ -57,11 +58,11 @@ def rows_of(recipe: Path, name: str) -> list[dict[str, Any]]:
 
 def test_a_converted_file_is_used_as_it_is_only_if_all_of_it_is_wanted(recipe: Path) -> None:
     converted = write_rows([StickerWorld().task(n, "train") for n in range(20)], recipe.parent / "mine", "train")
-    made_ready(recipe, f"agentfly.data={{train: {converted}, limit: null}}")
+    prepared(recipe, f"agentfly.data={{train: {converted}, limit: null}}")
     assert not (recipe.parent / "run" / "data" / "train.parquet").exists()
-    # verl insists on validation tasks: a few of them, not all that are trained on.
+    # verl insists on validation tasks, so a few of the training tasks are taken.
     assert len(rows_of(recipe, "validation")) == 8
-    made_ready(recipe, f"agentfly.data={{train: {converted}, limit: 3, validation: {converted}, validation_limit: 2}}")
+    prepared(recipe, f"agentfly.data={{train: {converted}, limit: 3, validation: {converted}, validation_limit: 2}}")
     assert [len(rows_of(recipe, name)) for name in ("train", "validation")] == [3, 2]
 
 
@@ -72,7 +73,7 @@ def test_a_recipe_names_the_columns_of_a_file(recipe: Path) -> None:
 
     Image.new("RGB", (56, 56)).save(recipe.parent / "a.png")
     source = f"train: {recipe.parent / 'mine.jsonl'}"
-    made_ready(recipe, f"agentfly.data={{{source}, options: {{columns: {{instruction: prompt}}}}}}")
+    prepared(recipe, f"agentfly.data={{{source}, options: {{columns: {{instruction: prompt}}}}}}")
     assert [row["prompt"][0]["content"] for row in rows_of(recipe, "train")] == ["Remove it."] * 2
 
 
@@ -85,37 +86,37 @@ def test_a_recipe_names_the_columns_of_a_file(recipe: Path) -> None:
 )
 def test_what_cannot_run_is_told_before_it_starts(recipe: Path, override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        made_ready(recipe, override)
+        prepared(recipe, override)
 
 
 def test_checkpoints_of_another_run_are_not_gone_on_from(recipe: Path) -> None:
     out = recipe.parent / "run"
-    made_ready(recipe)
-    made_ready(recipe, "agentfly.model=somebody/other")  # nothing was trained yet
+    prepared(recipe)
+    prepared(recipe, "agentfly.model=somebody/other")  # nothing was trained yet
     (out / "checkpoints" / "global_step_3").mkdir(parents=True)
     (out / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("3")
-    made_ready(recipe, "agentfly.model=somebody/other", "trainer.total_training_steps=9")
+    prepared(recipe, "agentfly.model=somebody/other", "trainer.total_training_steps=9")
     before = (out / "config.yaml").read_text()
     with pytest.raises(ConfigError, match=r"holds a run with agentfly\.model=somebody/other, not somebody/tiny: give"):
-        made_ready(recipe)
+        prepared(recipe)
     with pytest.raises(ConfigError, match=r"holds a run with agentfly\.data\.limit=4, not 3: give"):
-        made_ready(recipe, "agentfly.model=somebody/other", "agentfly.data.limit=3")
+        prepared(recipe, "agentfly.model=somebody/other", "agentfly.data.limit=3")
     assert (out / "config.yaml").read_text() == before
-    # One that starts afresh leaves them for good, even if it ends before a checkpoint of its own.
-    made_ready(recipe, "trainer.resume_mode=disable")
+    # A run that starts afresh disables them for good, even if it ends before its first checkpoint.
+    prepared(recipe, "trainer.resume_mode=disable")
     assert newest_checkpoint(out / "checkpoints") is None
     assert (out / "checkpoints" / "global_step_3").is_dir()
 
 
 def test_a_run_of_before_an_update_goes_on(recipe: Path) -> None:
     out = recipe.parent / "run"
-    made_ready(recipe)
+    prepared(recipe)
     (out / "checkpoints" / "global_step_3").mkdir(parents=True)
     (out / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("3")
     config = yaml.safe_load((out / "config.yaml").read_text())
-    del config["agentfly"]["data"]["options"]  # a key that was not there yet
+    del config["agentfly"]["data"]["options"]  # a key that earlier versions lack
     (out / "config.yaml").write_text(yaml.safe_dump(config))
-    assert made_ready(recipe).resume
+    assert prepared(recipe).resume
     assert newest_checkpoint(out / "checkpoints") == out / "checkpoints" / "global_step_3"
     assert yaml.safe_load((out / "config.yaml").read_text())["agentfly"]["data"]["options"] == {}
 
@@ -124,22 +125,22 @@ def test_rows_may_be_some_of_a_converted_file(recipe: Path) -> None:
     converted = write_rows([StickerWorld().task(n, "train") for n in range(6)], recipe.parent / "mine", "train")
     part = recipe.parent / "part.parquet"
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(converted).slice(3, 3), part)
-    made_ready(recipe, f"agentfly.data={{train: {part}, limit: null}}")
+    prepared(recipe, f"agentfly.data={{train: {part}, limit: null}}")
     ids = [read_task(row["extra_info"]).id for row in rows_of(recipe, "validation")]
     assert ids == [StickerWorld().task(n, "train").id for n in (3, 4, 5)]
 
 
 def test_the_template_is_kept_with_the_run(recipe: Path) -> None:
     (recipe.parent / "mine.jinja").write_text("{{ messages }}")
-    made_ready(recipe, f"agentfly.template={recipe.parent / 'mine.jinja'}")
+    prepared(recipe, f"agentfly.template={recipe.parent / 'mine.jinja'}")
     assert (recipe.parent / "run" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 def test_two_runs_do_not_share_a_folder(recipe: Path) -> None:
     out = recipe.parent / "run"
     with only_run(out), pytest.raises(ConfigError, match=r"another process writes to agentfly\.out="):
-        made_ready(recipe)
-    made_ready(recipe)
+        prepared(recipe)
+    prepared(recipe)
 
 
 def settings(*nodes: str) -> TrainSettings:
@@ -155,6 +156,6 @@ def test_a_run_needs_one_of_its_image_servers(monkeypatch: pytest.MonkeyPatch) -
     require_servers(settings())
     with pytest.raises(ConfigError, match=r"no image server .*9: cannot connect.* agentfly\.client_nodes=\[\]"):
         require_servers(settings("127.0.0.1:9"))
-    # Those who call may see what is not seen from here.
+    # The processes of a cluster may reach servers that this machine does not.
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     require_servers(settings("127.0.0.1:9"))

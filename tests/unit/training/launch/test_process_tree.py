@@ -1,4 +1,4 @@
-"""Every process of a run is found and ended, its shared memory removed, and nobody else's touched."""
+"""Every process of a run is found and ended and its shared memory removed; other programs are left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
 # Leaves its own session and starts a child there, as daemons do.
 FORK = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAIT!r}], start_new_session=True)"
-# Forks, and goes on under another name of its own, as Ray's actors do when a method begins.
+# Forks, and then takes another title, as Ray's actors do when a method begins.
 FORKED = """
 import os, sys, setproctitle
 setproctitle.setproctitle("ray::Worker.start")
@@ -38,7 +38,7 @@ sys.stdin.read()
 
 
 class Spawner:
-    """Starts harmless children that wait on their input, and cleans up after a test."""
+    """Starter of harmless children that wait on their input; `close` ends them."""
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[str]] = []
@@ -94,7 +94,7 @@ def test_finds_by_session_what_lost_its_environment(spawn: Spawner, run_id: str)
 
 def test_a_fork_is_a_member_but_nothing_that_the_run_needs(spawn: Spawner, run_id: str) -> None:
     child, _ = spawn(FORKED)
-    family = ProcessFamily(run_id, session=child.pid)  # a new name is written over the environment
+    family = ProcessFamily(run_id, session=child.pid)  # a new title overwrites the environment
     assert len(family.members()) == 2
     assert family.titles() == {child.pid: "ray::Worker.run"}
     family.end()

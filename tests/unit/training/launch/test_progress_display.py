@@ -1,4 +1,4 @@
-"""A log shows how far a part is, too: at every tenth, with the time it took and the time that is left."""
+"""A log shows the progress of a part too: at every tenth, with the elapsed time and the time that is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentfly.training.launch.progress_display import ProgressDisplay
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at the clock is a second after the one before."""
+    """Replace the clock by one that moves on a second at each look."""
     seconds = itertools.count(1000.0)
     monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
 
@@ -30,12 +30,12 @@ def lines(count: int, *, terminal: bool = False) -> list[str]:
 
 
 def test_a_log_gets_a_line_at_every_tenth() -> None:
-    """For minutes nothing at all was printed where there was no terminal."""
-    told = lines(750)
-    assert told[0] == "warm start: begins"
-    assert len(told) == 11
-    assert re.fullmatch(r"warm start: 75 of 750, \d+ s, about \d+ s left; loss 0\.5", told[1])
-    assert re.fullmatch(r"warm start: 750 of 750, \d+ s; loss 0\.5", told[-1])
+    """Without a terminal, nothing was printed for minutes."""
+    shown = lines(750)
+    assert shown[0] == "warm start: begins"
+    assert len(shown) == 11
+    assert re.fullmatch(r"warm start: 75 of 750, \d+ s, about \d+ s left; loss 0\.5", shown[1])
+    assert re.fullmatch(r"warm start: 750 of 750, \d+ s; loss 0\.5", shown[-1])
 
 
 def test_a_part_that_takes_no_time_is_told_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +44,6 @@ def test_a_part_that_takes_no_time_is_told_at_its_end(monkeypatch: pytest.Monkey
 
 
 def test_a_terminal_gets_bars_instead() -> None:
-    told = "\n".join(lines(20, terminal=True))
-    assert "20/20" in told
-    assert "begins" not in told
+    shown = "\n".join(lines(20, terminal=True))
+    assert "20/20" in shown
+    assert "begins" not in shown

@@ -1,4 +1,4 @@
-"""What a resumed run repeats leaves the logs, and a note of the newest checkpoint that was cut short is mended."""
+"""Lines of repeated steps leave the logs, and a torn note of the newest checkpoint is repaired."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.training.launch.resume import TRACKER, cut_back, resume_checkpoint
+from agentfly.agents import Trajectory
+from agentfly.agents.trajectory_file import TrajectoryLine
+from agentfly.training.launch.checkpoints import TRACKER
+from agentfly.training.launch.resume import cut_back, resume_checkpoint
 
 
 def chain(step: int, validate: bool = False) -> str:
-    return json.dumps({"step": step, "validate": validate, "trajectory": {"id": f"{step}-{validate}"}}) + "\n"
+    return TrajectoryLine.of_chain(Trajectory(f"{step}", "task", []), step=step, validate=validate).to_json() + "\n"
 
 
 @pytest.fixture
@@ -26,12 +29,20 @@ def aside(tmp_path: Path) -> Path:
 
 
 def test_lines_of_later_steps_move(log: Path, aside: Path) -> None:
-    # Chains of an asynchronous run do not come in the order of their steps.
+    # Chains of an asynchronous run are not in the order of their steps.
     log.write_text(chain(1) + chain(3) + chain(2) + chain(10) + chain(2, validate=True))
     assert cut_back(log, 2, aside) == 2
     assert log.read_text() == chain(1) + chain(2) + chain(2, validate=True)
     assert aside.read_text() == chain(3) + chain(10)
     assert sorted(path.name for path in log.parent.iterdir()) == ["aside.jsonl", "trajectories.jsonl"]
+
+
+def test_lines_of_version_0_1_move(log: Path, aside: Path) -> None:
+    lines = [json.dumps({"step": step, "validate": True, "trajectory": {}}) + "\n" for step in (1, 2)]
+    log.write_text("".join(lines))
+    assert cut_back(log, 1, aside) == 1
+    assert log.read_text() == lines[0]
+    assert cut_back(log, 1, aside, revalidates=True) == 1
 
 
 def test_metrics_are_read_too(log: Path, aside: Path) -> None:
@@ -64,7 +75,7 @@ def test_what_needs_no_cut_is_not_written_anew(log: Path, aside: Path) -> None:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    """Checkpoints of steps 9 (of an earlier run) and 2, both whole, and one of step 3 that was not finished."""
+    """Write checkpoints of steps 9 (of an earlier run) and 2, both complete, and an unfinished one of step 3."""
     for number, step in enumerate((9, 2)):
         (tmp_path / f"global_step_{step}").mkdir()
         data = tmp_path / f"global_step_{step}" / "data.pt"
@@ -75,7 +86,7 @@ def checkpoints(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("note", "expected"), [("9", 9), ("", 2), ("3\0\0", 2)])
-def test_an_empty_note_of_the_newest_checkpoint_is_mended(checkpoints: Path, note: str, expected: int) -> None:
+def test_an_empty_note_of_the_newest_checkpoint_is_repaired(checkpoints: Path, note: str, expected: int) -> None:
     (checkpoints / TRACKER).write_text(note)
     assert resume_checkpoint(checkpoints) == checkpoints / f"global_step_{expected}"
     assert (checkpoints / TRACKER).read_text() == str(expected)

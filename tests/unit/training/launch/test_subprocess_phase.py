@@ -1,4 +1,4 @@
-"""Phases: progress comes back, faults are told with the log's path, nothing outlives them."""
+"""Phases report progress, name the log when they fail, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ import pytest
 from agentfly.errors import TrainingError
 from agentfly.training.launch.subprocess_phase import PhaseProcess, run_phase
 
-ROOT = Path(__file__).parents[4]
-Tell = Callable[[str, int, int], None]
+ROOT = Path(__file__).resolve().parents[4]
+OnProgress = Callable[[str, int, int], None]
 
 
-def counts(total: int, on_progress: Tell) -> None:
+def counts(total: int, on_progress: OnProgress) -> None:
     sys.stdout.write("noise\n")
     for done in range(total):
         on_progress("counting", done + 1, total)
 
 
-def fails(on_progress: Tell) -> None:
+def fails(on_progress: OnProgress) -> None:
     raise ValueError("no such thing")
 
 
-def dies(on_progress: Tell) -> None:
+def dies(on_progress: OnProgress) -> None:
     os._exit(9)
 
 
-def hangs_with_a_child(pid_file: str, on_progress: Tell) -> None:
+def hangs_with_a_child(pid_file: str, on_progress: OnProgress) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     Path(pid_file).write_text(str(child.pid))
     child.wait()
@@ -43,16 +43,18 @@ def hangs_with_a_child(pid_file: str, on_progress: Tell) -> None:
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PhaseProcess]:
-    """A process that has this module, whose import takes seconds on a busy machine; the last test ends it."""
+    """Start a process and import this module in it, which takes seconds on a busy machine; the last test ends it."""
     with PhaseProcess() as made:
         made.run(counts, {"total": 1}, log=tmp_path_factory.mktemp("phase") / "import.log")
         yield made
 
 
 def test_progress_comes_back_and_noise_goes_to_the_log(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    run_phase(counts, {"total": 3}, log=tmp_path / "a.log", patience=60, on_progress=lambda *event: told.append(event))
-    assert told == [("counting", 1, 3), ("counting", 2, 3), ("counting", 3, 3)]
+    events: list[tuple[str, int, int]] = []
+    run_phase(
+        counts, {"total": 3}, log=tmp_path / "a.log", patience=60, on_progress=lambda *event: events.append(event)
+    )
+    assert events == [("counting", 1, 3), ("counting", 2, 3), ("counting", 3, 3)]
     assert "noise" in (tmp_path / "a.log").read_text()
 
 
@@ -65,29 +67,29 @@ def test_a_fault_names_its_cause_and_the_log_and_leaves_the_process_usable(
 
 
 def test_a_process_that_dies_names_the_log(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"died without a word.*g\.log"):
+    with pytest.raises(TrainingError, match=r"died without a message.*g\.log"):
         run_phase(dies, {}, log=tmp_path / "g.log", patience=60)
 
 
-def creeps(seconds: float, on_progress: Tell) -> None:
+def creeps(seconds: float, on_progress: OnProgress) -> None:
     for done in range(4):
         threading.Event().wait(seconds / 4)
         on_progress("creeping", done + 1, 4)
 
 
 def test_a_phase_that_gets_on_may_take_longer_than_its_patience(process: PhaseProcess, tmp_path: Path) -> None:
-    """The limit was for the whole, and killed the warm start of a slow machine at step 330 of 750."""
+    """A limit for the whole phase killed the warm start of a slow machine at step 330 of 750."""
     assert process.run(creeps, {"seconds": 6.0}, log=tmp_path / "d.log", patience=4) > 5
 
 
-def tells_its_pid(on_progress: Tell) -> None:
+def reports_its_pid(on_progress: OnProgress) -> None:
     on_progress("pid", os.getpid(), 1)
 
 
 def test_functions_of_one_process_share_it_and_have_logs_of_their_own(process: PhaseProcess, tmp_path: Path) -> None:
     pids: list[int] = []
     for name in ("one", "two"):
-        process.run(tells_its_pid, {}, log=tmp_path / name, on_progress=lambda _, pid, __: pids.append(pid))
+        process.run(reports_its_pid, {}, log=tmp_path / name, on_progress=lambda _, pid, __: pids.append(pid))
     process.run(counts, {"total": 1}, log=tmp_path / "three")
     assert pids[0] == pids[1] != os.getpid()
     assert ["noise" in (tmp_path / name).read_text() for name in ("one", "two", "three")] == [False, False, True]
@@ -95,7 +97,7 @@ def test_functions_of_one_process_share_it_and_have_logs_of_their_own(process: P
 
 def test_a_hanging_phase_is_ended_with_its_children(process: PhaseProcess, tmp_path: Path) -> None:
     pid_file, pids = tmp_path / "pid", list[int]()
-    process.run(tells_its_pid, {}, log=tmp_path / "own", on_progress=lambda _, pid, __: pids.append(pid))
+    process.run(reports_its_pid, {}, log=tmp_path / "own", on_progress=lambda _, pid, __: pids.append(pid))
     with pytest.raises(TrainingError, match=r"made no progress for 5 s .*c\.log"):
         process.run(hangs_with_a_child, {"pid_file": str(pid_file)}, log=tmp_path / "c.log", patience=5)
     assert "in hangs_with_a_child" in (tmp_path / "c.log").read_text()
@@ -103,13 +105,15 @@ def test_a_hanging_phase_is_ended_with_its_children(process: PhaseProcess, tmp_p
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def leaves_a_semaphore(on_progress: Tell) -> None:
-    global kept
-    kept = multiprocessing.get_context("spawn").Lock()
+kept: list[object] = []
+
+
+def leaves_a_semaphore(on_progress: OnProgress) -> None:
+    kept.append(multiprocessing.get_context("spawn").Lock())
 
 
 def test_a_process_that_is_done_ends_by_itself(tmp_path: Path) -> None:
-    """Killed, it left semaphores, of which Python warns the user at the end of the run."""
+    """A killed process left semaphores, about which Python warned the user at the end of the run."""
     code = (
         "from pathlib import Path; from agentfly.training.launch.subprocess_phase import run_phase\n"
         "from tests.unit.training.launch.test_subprocess_phase import leaves_a_semaphore\n"
@@ -125,5 +129,5 @@ def test_a_thread_that_waits_is_told_when_the_process_is_ended(tmp_path: Path) -
         process = PhaseProcess()
         waiting = pool.submit(process.run, creeps, {"seconds": 40.0}, log=tmp_path / "e.log")
         process.close()
-        with pytest.raises(TrainingError, match="died without a word"):
+        with pytest.raises(TrainingError, match="died without a message"):
             waiting.result(timeout=30)

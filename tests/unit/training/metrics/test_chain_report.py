@@ -57,7 +57,7 @@ async def test_masks_by_name_are_covered_too(task: EditTask) -> None:
     facts = facts_of(trajectory, store)
     assert (facts.calls, facts.edits) == (3, 1)
     mask = np.asarray(store.get(trajectory.names["mask_1"]))
-    assert facts.coverage == pytest.approx((float((mask > 127).mean()),))
+    assert list(facts.coverage) == [pytest.approx(float((mask > 127).mean()))]
     # A detection makes an image, but no edit.
     assert turn_results(trajectory) == [None, trajectory.final_image, None]
 

@@ -137,13 +137,13 @@ def policy_loss_by_hand(old: Floats, new: Floats, advantages: Floats) -> tuple[F
 def weights_by_hand(mode: str) -> Floats:
     """Return the weight of each token in the loss."""
     lengths, everything = MASK.sum(1, keepdims=True), MASK.sum()
-    weights: dict[str, Floats] = {
+    by_mode: dict[str, Floats] = {
         "token-mean": MASK / everything,
         "seq-mean-token-sum": MASK / len(MASK),
         "seq-mean-token-mean": MASK / lengths / len(MASK),
         "seq-mean-token-sum-norm": MASK / len(MASK) / MASK.shape[1],
     }
-    return weights[mode]
+    return by_mode[mode]
 
 
 MODES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")

@@ -24,18 +24,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 class Began(Exception):
-    """A part of the run would begin; its name is enough."""
+    """Raised instead of the first heavy part of a run, with its name."""
 
 
 @pytest.fixture
 def begins(monkeypatch: pytest.MonkeyPatch) -> Callable[[QuickstartConfig], str]:
-    """What a run begins with, and nothing more of it."""
+    """Return a function that starts a run and returns the name of its first heavy part."""
 
     def begin(function: Callable[..., Any], *_: Any, **__: Any) -> None:
         raise Began(function.__name__)
 
     class Process:
-        """Instead of one that evaluates."""
+        """Stands for the process that evaluates."""
 
         def __enter__(self) -> Process:
             raise Began("evaluation")
@@ -56,7 +56,7 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> Callable[[QuickstartConfig], str]
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A warm start that comes with the repository."""
+    """Make a shipped warm start."""
     folder = tmp_path / "shipped"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -72,7 +72,7 @@ def test_the_shipped_warm_start_is_taken_where_its_settings_are_wanted(
     assert begins(QuickstartConfig(out=out)) == "evaluation"
     assert (out / "warm_start" / "model.safetensors").read_bytes() == b"weights"
     assert "the one that comes with the repository" in capsys.readouterr().out
-    # Another seed, other settings and FROM_SCRATCH=1 make their own, also where a copy lies from before.
+    # With another seed, other settings or FROM_SCRATCH=1 it is made, even if the copy of an earlier run is there.
     assert begins(QuickstartConfig(out=out, seed=1)) == "warm_start"
     assert begins(QuickstartConfig(out=out, warm_start=WarmStartConfig(looks=5))) == "warm_start"
     assert begins(QuickstartConfig(out=out)) == "evaluation"
@@ -110,4 +110,4 @@ def test_a_warm_start_that_was_stopped_is_gone_on_with(
     (work / RECORD).write_text(warm_starts._record(WarmStartConfig(seed=1)))
     assert begins(QuickstartConfig(out=out, seed=1)) == "warm_start"
     assert work.exists()
-    assert "going on with one that was stopped" in capsys.readouterr().out
+    assert "resuming an unfinished one" in capsys.readouterr().out

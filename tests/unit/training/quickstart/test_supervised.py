@@ -47,7 +47,7 @@ async def test_ids_and_mask_are_those_of_the_rollout(tiny_policy: Path, image: I
 
 async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, image: Image.Image) -> None:
     example, _, _ = await example_and_rollout(tiny_policy, image)
-    ids, labels = ending_with(example.ids, 2)
+    ids, labels = ending_with([*example.ids], 2)
     assert ids == list(example.ids[:-1])
     assert labels[-2:] == ids[-2:]
     assert {*labels[:-2]} == {IGNORED}
@@ -67,13 +67,13 @@ async def test_training_lowers_the_loss(tmp_path: Path, image: Image.Image) -> N
 
 
 class Killed(Exception):
-    """The process would die here."""
+    """Stands for the death of the process."""
 
 
 async def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
     tiny_policy: Path, image: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A killed warm start once began again at step 1."""
+    """A killed warm start used to start again at step 1."""
     monkeypatch.setattr(room, "_SAVE_EVERY", 2)
     example, _, _ = await example_and_rollout(tiny_policy, image)
     config = SFTConfig(steps=6, batch_size=4, micro_batch=2, warmup=2)

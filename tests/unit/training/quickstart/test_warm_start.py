@@ -1,4 +1,4 @@
-"""A warm start shows the task types in the shares that it was told, is known by its settings, and can be stopped."""
+"""A warm start has its task types in the shares of its settings, is known by its settings, and can be resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = WarmStartConfig(demonstrations=2, looks=1, sft=SFTConfig(steps=2, batch_
 
 
 class Enough(Exception):
-    """The tasks are known; nothing need be played."""
+    """Raised to stop a warm start before its heavy parts."""
 
 
 def stop(*_: Any, **__: Any) -> None:
@@ -42,7 +42,7 @@ def test_demonstrations_take_the_families_in_turn(monkeypatch: pytest.MonkeyPatc
 
 
 def test_batches_of_demonstrations_are_one_sequence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """How many are played together says nothing about what is played."""
+    """The size of a batch does not change the demonstrations."""
     played: dict[int, list[str]] = {}
     for together in (2, 3):
         monkeypatch.setattr(room, "PLAYED_TOGETHER", together)
@@ -61,9 +61,9 @@ def test_batches_of_demonstrations_are_one_sequence(monkeypatch: pytest.MonkeyPa
 
 def test_a_finished_warm_start_is_known_by_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not is_warm_start(tmp_path, SMALL)
-    told: list[tuple[str, int, int]] = []
-    assert is_warm_start(warm_start(SMALL, tmp_path, lambda *event: told.append(event)), SMALL)
-    assert told == [("demonstrations", 2, 2), ("looks", 1, 1), ("supervised", 1, 2), ("supervised", 2, 2)]
+    events: list[tuple[str, int, int]] = []
+    assert is_warm_start(warm_start(SMALL, tmp_path, lambda *event: events.append(event)), SMALL)
+    assert events == [("demonstrations", 2, 2), ("looks", 1, 1), ("supervised", 1, 2), ("supervised", 2, 2)]
     assert not is_warm_start(tmp_path, SMALL.model_copy(update={"seed": 1}))
     assert not (tmp_path / room.UNFINISHED).exists()
     monkeypatch.setattr(room, "train", stop)

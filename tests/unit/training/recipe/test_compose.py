@@ -68,6 +68,11 @@ def test_packaged_configurations_compose_on_every_device(name: str, device: str)
     assert config.actor_rollout_ref.rollout.enable_chunked_prefill is (device != "cpu")
 
 
+def test_images_may_have_their_old_name(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert settings_of(composed(recipe, "agentfly.pictures=true")).images
+    assert "agentfly.pictures is now called agentfly.images" in caplog.text
+
+
 def test_values_of_recipe_and_overrides_arrive(recipe: Path) -> None:
     config = composed(
         recipe,

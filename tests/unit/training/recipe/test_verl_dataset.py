@@ -13,6 +13,7 @@ from agentfly.datasets import EditTask, StickerWorld
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import load_image
 from agentfly.training.recipe.verl_dataset import read_task, write_rows
+from tests.values import loaded
 
 
 def test_a_row_leads_back_to_its_task(tmp_path: Path) -> None:
@@ -42,9 +43,7 @@ def test_images_beside_the_file_are_read_back_and_equal_ones_are_one(tmp_path: P
     back = read_task(datasets.Dataset.from_parquet(str(path))[1]["extra_info"])
     assert back.id == "again"
     for one, two in zip((*back.images, back.target, back.mask), (*task.images, task.target, task.mask), strict=True):
-        assert one is not None
-        assert two is not None
-        assert load_image(one).tobytes() == load_image(two).tobytes()
+        assert loaded(one).tobytes() == loaded(two).tobytes()
 
 
 def test_tasks_are_taken_one_by_one(tmp_path: Path) -> None:

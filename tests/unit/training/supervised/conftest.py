@@ -35,7 +35,7 @@ class Log:
 
 @pytest.fixture(scope="session")
 def small_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained policy with one layer, and its agent card."""
+    """Build an untrained policy with one layer, and its agent card."""
     from agentfly.datasets import vocabulary
     from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy
 

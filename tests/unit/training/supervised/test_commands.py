@@ -1,4 +1,4 @@
-"""The commands say what would run, and end in one line when something is wrong."""
+"""The commands print the plan of a run, and end with one line when something is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings from files and words: later ones win, wrong ones are named."""
+"""Settings from files and words: later ones win, faults are named."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def test_words_are_laid_over_files(tmp_path: Path) -> None:
 
 def test_numbers_may_be_written_as_people_write_them() -> None:
     assert read_config(["model=m", "out=o", "training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+
+
+def test_the_folder_of_images_may_have_its_old_name(caplog: pytest.LogCaptureFixture) -> None:
+    assert read_config(["model=m", "out=o", "data.pictures=kept"]).data.images == Path("kept")
+    assert "pictures is now called images" in caplog.text
 
 
 @pytest.mark.parametrize(

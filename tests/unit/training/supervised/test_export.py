@@ -1,4 +1,4 @@
-"""What is exported computes what was trained, tells how it is run, and says where it comes from."""
+"""An exported policy computes the same as the trained one, and its files name its settings and its origin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import yaml
 
 from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError, TrainingError
-from agentfly.training.supervised.config import DataConfig, LoraConfig, SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.config import LoraConfig, SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.export import ExportRequest, export
 from agentfly.training.supervised.model_card import read_scores
 from agentfly.training.supervised.trainer import plan_run, run_supervised
@@ -81,8 +82,8 @@ def test_a_supervised_run_becomes_a_folder_with_a_card(full_run: Path, tmp_path:
     assert front["base_model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
     assert {"agentfly", "supervised-fine-tuning"} <= set(front["tags"])
     text = (out / "README.md").read_text()
-    for told in ("| demonstrations | 3 |", "| learning_rate | 0.01 |", "| score | 50.5 (40 to 60) |", "| torch | 2"):
-        assert told in text, told
+    for row in ("| demonstrations | 3 |", "| learning_rate | 0.01 |", "| score | 50.5 (40 to 60) |", "| torch | 2"):
+        assert row in text, row
     assert str(full_run) not in text
 
 
@@ -100,7 +101,7 @@ def test_adapters_are_merged_or_kept(lora_run: Path, small_policy: Path, tmp_pat
 
 
 def verl_run(policy: Path, out: Path, *, rank: int = 0) -> Path:
-    """A run folder as `agentfly train` leaves one, with the files that verl writes."""
+    """Write a run folder as `agentfly train` leaves it, with verl's files."""
     actor = out / "checkpoints" / "global_step_3" / "actor"
     shutil.copytree(policy, actor / "huggingface", ignore=shutil.ignore_patterns("agentfly.json"))
     (out / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("3")
@@ -125,16 +126,16 @@ def test_a_run_of_verl_is_exported_with_its_card(small_policy: Path, tmp_path: P
     run = verl_run(small_policy, tmp_path / "run")
     out = export(ExportRequest(run / below, tmp_path / "out"))
     assert (logits(load(out)) == logits(load(small_policy))).all()
-    # The card of the model that it began from, with what the run's settings changed.
+    # The card of the base model, with the changes of the run's settings.
     assert AgentCard.read(str(out)) == CARD.model_copy(update={"max_turns": 5})
     text = (out / "README.md").read_text()
-    for told in (
+    for row in (
         "trained by grpo",
         "| steps | 3 |",
         "| data limit | 64 |",
         "| actor_rollout_ref.actor.optim.lr | 1e-06 |",
     ):
-        assert told in text, told
+        assert row in text, row
     assert str(small_policy) not in text
 
 
@@ -153,7 +154,7 @@ def test_the_template_of_a_run_goes_with_its_policy(small_policy: Path, tmp_path
 
 
 def peft_weights(policy: Path) -> tuple[Any, dict[str, Any]]:
-    """A model with adapters that do something, and its weights under the names with which verl saves them."""
+    """Return a model with adapters that are not zero, and its weights under the names with which verl saves them."""
     import peft
     import torch
 

@@ -1,4 +1,4 @@
-"""The loop's arithmetic: weights of examples, micro-batches, order, and what it refuses."""
+"""The loop's arithmetic: weights of examples, micro-batches, order, and losses that stop it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_how_a_batch_is_computed_does_not_change_its_gradient(model: Any, settin
 
 
 def test_threads_change_no_bit_of_a_gradient(model: Any) -> None:
-    """Gradients are added in one order, whichever thread is done first."""
+    """Gradients are added in one order, independent of the threads."""
     import torch
 
     two = gradients(model, workers=2, micro_batch=1)

@@ -1,4 +1,4 @@
-"""Runs: they learn, leave what can be run, and go on where they were killed as if nothing had been."""
+"""Runs learn, leave a policy that can be run, and resume exactly after a kill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from agentfly.agents.policy_config import AgentCard
 from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec, load_template
-from agentfly.training.supervised.config import DataConfig, LoraConfig, SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.config import LoraConfig, SupervisedConfig, TrainingConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.trainer import plan_run, run_supervised
 from tests.unit.training.supervised.conftest import CARD
 

@@ -58,13 +58,13 @@ def test_a_chain_without_images_has_no_inputs(policy_codec: ChatCodec) -> None:
 def test_an_image_goes_through_the_processor_once(policy_codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, one, two = ImageInputs(policy_codec), make_image(84, 84), make_image(84, 84, 1)
     seen: list[int] = []
-    processor = inputs._processor
+    original = inputs._processor
 
-    def counted(**named: object) -> object:
+    def processor(**named: Any) -> Any:
         seen.append(1)
-        return processor(**named)
+        return original(**named)
 
-    monkeypatch.setattr(inputs, "_processor", counted)
+    monkeypatch.setattr(inputs, "_processor", processor)
     ids = torch.tensor([policy_codec.image_id])
     first = inputs.of([handle_of(one), handle_of(two)], [one, two], ids)
     again = inputs.of([handle_of(two), handle_of(one)], [two, one], ids)

@@ -20,6 +20,7 @@ from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSett
 from agentfly.training.verl.messages import ScoredChain
 from agentfly.training.verl.scoring import ChainScorer, images_needed, reward_info
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, bad_edit, call, good_edit, roll, task_of
+from tests.values import given
 
 
 def settings(**values: Any) -> TrainSettings:
@@ -59,9 +60,8 @@ async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(
     for texts in ([good_edit(task), ANSWER], [bad_edit(), ANSWER], [ANSWER_SOURCE], ["no"]):
         trajectory, store = await roll(task, texts)
         await ChainScorer(settings()).score(trajectory, task, store)
-        assert trajectory.reward is not None
         assert trajectory.reward == pytest.approx(sum(trajectory.reward_parts.values()))
-        rewards.append(trajectory.reward)
+        rewards.append(given(trajectory.reward))
     good, bad, untouched, silent = rewards
     assert good > 0.8
     assert good > bad >= untouched > silent
@@ -71,8 +71,7 @@ async def test_an_honest_edit_earns_more_than_a_bad_one_and_both_more_than_none(
 async def test_a_dearer_tool_lowers_the_reward(task: EditTask) -> None:
     trajectory, store = await roll(task, [good_edit(task), ANSWER])
     await ChainScorer(settings()).score(trajectory, task, store)
-    free = trajectory.reward
-    assert free is not None
+    free = given(trajectory.reward)
     await ChainScorer(settings(reward={"tool_cost": 0.1, "free_tool_calls": 0})).score(trajectory, task, store)
     assert trajectory.reward == pytest.approx(free - 0.2)
     assert trajectory.reward_parts["tool_cost"] == pytest.approx(-0.2)
@@ -116,7 +115,7 @@ async def test_no_image_is_scored_twice(
     # The answer got 10, the image before it 20.
     assert scoring.token_rewards is not None
     first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)
-    assert (first, second, last) == pytest.approx((0.2, -0.1, trajectory.reward - 0.1))
+    assert (first, second, last) == pytest.approx((0.2, -0.1, given(trajectory.reward) - 0.1))
 
 
 async def test_without_credit_all_of_it_goes_to_the_end(task: EditTask, policy_codec: ChatCodec) -> None:

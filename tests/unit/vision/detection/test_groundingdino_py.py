@@ -64,7 +64,7 @@ def test_cross_attention_masks_are_inverted() -> None:
     assert inverted.flatten().tolist() == [0.0, torch.finfo(torch.float32).min]
 
 
-class Recorder(torch.nn.Module):
+class Recorder(torch.nn.Module):  # type: ignore[name-defined]  # importorskip hides the module
     """Stands in for the package's model: two boxes, one sure and one not."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What arrives together runs together, and what nobody waits for stops."""
+"""Requests that arrive together run together, and abandoned ones stop."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_never_runs() -> None:
     waiting[0].cancel()
     await asyncio.wait([waiting[0]])
     engine.held.set()
-    assert await asyncio.gather(first, waiting[1]) == ["FIRST", "B"]
+    assert [*await asyncio.gather(first, waiting[1])] == ["FIRST", "B"]
     assert engine.batches == [["first"], ["b"]]
 
 
@@ -100,7 +100,7 @@ async def test_a_run_stops_when_the_last_of_its_batch_is_cancelled_and_not_befor
     await asyncio.wait([tasks[1]])
     assert await asyncio.to_thread(engine.stopped.wait, 5)
     engine.held.set()
-    assert await asyncio.gather(engine.submit("c"), engine.submit("d")) == ["C", "D"]
+    assert [*await asyncio.gather(engine.submit("c"), engine.submit("d"))] == ["C", "D"]
 
 
 async def test_what_one_of_a_batch_left_behind_is_done_for_the_other() -> None:
@@ -128,7 +128,7 @@ async def test_a_fault_reaches_everybody_of_the_batch_and_the_next_batch_runs() 
     engine = Engine(max_batch=2, window=LONG)
     both = await asyncio.gather(engine.submit("bad"), engine.submit("a"), return_exceptions=True)
     assert [str(fault) for fault in both] == ["bad request"] * 2
-    assert await asyncio.gather(engine.submit("b"), engine.submit("c")) == ["B", "C"]
+    assert [*await asyncio.gather(engine.submit("b"), engine.submit("c"))] == ["B", "C"]
 
 
 async def test_two_threads_run_two_batches_at_once() -> None:
@@ -138,7 +138,7 @@ async def test_two_threads_run_two_batches_at_once() -> None:
     second = asyncio.create_task(engine.submit("a"))
     assert await asyncio.to_thread(engine.started.wait, 5)
     engine.held.set()
-    assert await asyncio.gather(first, second) == ["FIRST", "A"]
+    assert [*await asyncio.gather(first, second)] == ["FIRST", "A"]
 
 
 def test_one_event_loop_after_the_other() -> None:

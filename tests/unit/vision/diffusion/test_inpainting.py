@@ -145,7 +145,8 @@ async def test_running_out_of_memory_is_an_observation_and_the_engine_lives_on(
     inpainter: Make, noise: Image.Image, soft_mask: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = inpainter("sd_inpaint")
-    scheduler = type(engine.load() and engine.weights.template("inpaint").scheduler)
+    engine.load()
+    scheduler = type(engine.weights.template("inpaint").scheduler)
     with monkeypatch.context() as patch:
 
         def exhausted(*_: object, **__: object) -> None:
@@ -154,14 +155,15 @@ async def test_running_out_of_memory_is_an_observation_and_the_engine_lives_on(
         patch.setattr(scheduler, "step", exhausted)
         with pytest.raises(ToolError, match="ran out of memory on this image: try a smaller image"):
             await engine.inpaint(noise, soft_mask, "a cat", SEEDED)
-    assert await engine.inpaint(noise, soft_mask, "a cat", SEEDED)
+    assert (await engine.inpaint(noise, soft_mask, "a cat", SEEDED)).size == noise.size
 
 
 async def test_an_image_that_the_safety_checker_withheld_is_an_observation(
     inpainter: Make, noise: Image.Image, soft_mask: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = inpainter("sd_inpaint")
-    pipeline = type(engine.load() and engine.weights.template("inpaint"))
+    engine.load()
+    pipeline = type(engine.weights.template("inpaint"))
     black = Image.new("RGB", (72, 56))
     monkeypatch.setattr(pipeline, "__call__", lambda self, **_: {"images": [black], "nsfw_content_detected": [True]})
     with pytest.raises(ToolError, match=r"safety checker of .* withheld the image"):
@@ -172,8 +174,9 @@ async def test_an_inpainting_that_nobody_waits_for_stops_at_its_next_step(
     inpainter: Make, noise: Image.Image, soft_mask: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = inpainter("sd_inpaint")
-    scheduler = type(engine.load() and engine.weights.template("inpaint").scheduler)
-    steps, original = [], scheduler.step
+    engine.load()
+    scheduler = type(engine.weights.template("inpaint").scheduler)
+    steps, original = list[int](), scheduler.step
     stepped, go_on = threading.Event(), threading.Event()
 
     def step(self: Any, *arguments: Any, **options: Any) -> Any:

@@ -164,7 +164,7 @@ def test_settings_that_contradict_each_other_are_refused(checkpoint: Checkpoint)
     with pytest.raises(ConfigError, match="offload='none'"):
         WeightSettings(model="m", offload="sequential", device="cpu")
     with pytest.raises(ConfigError, match="Did you mean 'use_fast'"):
-        WeightSettings(model="m", use_fats=True)
+        WeightSettings(model="m", use_fats=True)  # type: ignore[call-arg]  # mistyped
     # The VAE of SDXL goes to float32 and back within a call.
     with pytest.raises(ConfigError, match="changes its type within a call"):
         weights(checkpoint("sdxl_inpaint"), concurrency=2, dtype="bfloat16").template("inpaint")

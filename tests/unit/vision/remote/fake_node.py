@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import socket
 import threading
@@ -20,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from agentfly.vision.remote.adapters import encode_png
+from agentfly.images import to_base64
 
 Behaviour = Callable[[Request], Awaitable[Response]]
 
@@ -35,7 +34,7 @@ def answer(image: Image.Image | None = None, after: float = 0.0) -> Behaviour:
 
     async def behave(_: Request) -> Response:
         await asyncio.sleep(after)
-        text = base64.b64encode(encode_png(image or make_image())).decode()
+        text = to_base64(image or make_image())
         return JSONResponse({"created": 1, "data": [{"b64_json": text}]})
 
     return behave

@@ -1,4 +1,4 @@
-"""How each kind of server is asked, and how its replies are read."""
+"""The requests to each kind of server, and the reading of their replies."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.errors import ConfigError
-from agentfly.vision.remote.node import Circuit, Node, Place
+from agentfly.vision.remote.node import Circuit, Node, Slot
 from agentfly.vision.remote.settings import NodeConfig, PoolSettings
 from agentfly.vision.remote.statistics import quantile
 
@@ -32,29 +32,29 @@ def node(clock: Clock) -> Node:
     return node
 
 
-def take(node: Node, count: int) -> list[Place]:
+def take(node: Node, count: int) -> list[Slot]:
     return [node.take("edit") for _ in range(count)]
 
 
 def test_limit_grows_by_one_a_round_when_it_is_used_up(node: Node) -> None:
     take(node, 4)
     for _ in range(4):
-        node.succeeded("edit", 1.0)
+        node.record_success("edit", 1.0)
     assert node.limit == pytest.approx(5, abs=0.2)
 
 
 def test_limit_does_not_grow_when_it_is_not_used(node: Node) -> None:
     take(node, 3)
-    node.succeeded("edit", 1.0)
+    node.record_success("edit", 1.0)
     assert node.limit == 4
 
 
 def test_limit_does_not_grow_when_requests_only_queue_there(node: Node) -> None:
-    node.succeeded("edit", 1.0)
+    node.record_success("edit", 1.0)
     take(node, 4)
-    node.succeeded("edit", 2.5)
+    node.record_success("edit", 2.5)
     assert node.limit == 4
-    node.succeeded("edit", 1.5)
+    node.record_success("edit", 1.5)
     assert node.limit > 4
 
 
@@ -65,30 +65,33 @@ def test_a_server_is_gone_when_it_is_silent_for_longer_than_a_restart_takes(cloc
     def silent_for(seconds: float) -> None:
         end = clock.now + seconds
         while clock.now < end:
-            node.is_silent("cannot connect")
-            assert not node.to_probe()
+            node.record_silence("cannot connect")
+            assert not node.probe_due()
             clock.now += 0.5
-        node.is_silent("cannot connect")
+        node.record_silence("cannot connect")
+
+    def gone() -> bool:
+        return node.is_gone
 
     silent_for(5)
-    assert node.is_gone
+    assert gone()
     clock.now += 10
-    assert not node.is_gone  # a health check is due, and may find it
-    node.is_well()
+    assert not gone()  # a health check is due, and may find it
+    node.record_healthy()
     silent_for(59)
-    assert not node.is_gone
+    assert not gone()
     silent_for(2)
-    assert node.is_gone
-    node.is_starting()
-    assert not node.is_gone
+    assert gone()
+    node.record_starting()
+    assert not gone()
 
 
 def test_bad_news_of_one_moment_halves_once(node: Node, clock: Clock) -> None:
     for _ in range(5):
-        node.was_busy(0.0)
+        node.record_busy(0.0)
     assert node.limit == 2
     clock.now += 1
-    node.failed("500")
+    node.record_failure("500")
     assert node.limit == 1
 
 
@@ -98,104 +101,106 @@ def test_limit_stays_within_its_bounds(events: list[str]) -> None:
     node = Node(NodeConfig("http://h:1"), PoolSettings(max_limit=8), clock)
     for event in events:
         clock.now += 0.7
-        places = take(node, int(node.limit))
-        {"ok": lambda: node.succeeded("edit", 1.0), "busy": lambda: node.was_busy(0), "fail": lambda: node.failed("x")}[
-            event
-        ]()
-        for place in places:
-            node.give_back(place)
+        slots = take(node, int(node.limit))
+        {
+            "ok": lambda: node.record_success("edit", 1.0),
+            "busy": lambda: node.record_busy(0),
+            "fail": lambda: node.record_failure("x"),
+        }[event]()
+        for slot in slots:
+            node.give_back(slot)
         assert 1 <= node.limit <= 8
 
 
 def test_busy_node_is_given_nothing_for_as_long_as_it_asked(node: Node, clock: Clock) -> None:
-    node.was_busy(3.0)
+    node.record_busy(3.0)
     clock.now += 2.9
-    assert not node.free()
+    assert not node.has_room()
     clock.now += 0.2
-    assert node.free()
+    assert node.has_room()
 
 
 def test_circuit_opens_after_three_failures_in_a_row_only(node: Node) -> None:
-    node.failed("a")
-    node.failed("b")
-    node.succeeded()
-    node.failed("c")
-    node.failed("d")
-    assert node.free()
-    node.failed("e")
-    assert (node.circuit, node.free()) == (Circuit.open, False)
+    node.record_failure("a")
+    node.record_failure("b")
+    node.record_success()
+    node.record_failure("c")
+    node.record_failure("d")
+    assert node.has_room()
+    node.record_failure("e")
+    assert (node.circuit, node.has_room()) == (Circuit.open, False)
 
 
 def test_a_refused_connection_opens_it_at_once(node: Node) -> None:
-    node.failed("nobody there", away=True)
+    node.record_failure("nobody there", away=True)
     assert node.circuit is Circuit.open
 
 
 def test_half_open_admits_one_request_and_closes_with_its_success(node: Node, clock: Clock) -> None:
-    node.failed("x", away=True)
-    assert not node.to_probe()
+    node.record_failure("x", away=True)
+    assert not node.probe_due()
     clock.now += 1
-    assert node.to_probe()
-    node.is_well()
-    assert node.free()
+    assert node.probe_due()
+    node.record_healthy()
+    assert node.has_room()
     take(node, 1)
-    assert not node.free()
-    node.succeeded("edit", 1.0)
+    assert not node.has_room()
+    node.record_success("edit", 1.0)
     assert node.circuit is Circuit.closed
 
 
-def test_what_was_sent_before_an_absence_takes_no_place_of_the_node_that_came_back(node: Node, clock: Clock) -> None:
+def test_what_was_sent_before_an_absence_takes_no_slot_of_the_node_that_came_back(node: Node, clock: Clock) -> None:
     old = take(node, 4)
-    node.failed("x", away=True)
+    node.record_failure("x", away=True)
     clock.now += 1
-    node.is_well()
-    assert node.free()
+    node.record_healthy()
+    assert node.has_room()
     (trial,) = take(node, 1)
-    assert (node.free(), node.in_flight) == (False, 5)
+    assert (node.has_room(), node.in_flight) == (False, 5)
     assert (old[0].usable, trial.usable) == (False, True)
-    for place in old:
-        node.give_back(place)
-    assert (node.free(), node.in_flight) == (False, 1)
+    for slot in old:
+        node.give_back(slot)
+    assert (node.has_room(), node.in_flight) == (False, 1)
 
 
 def test_a_trial_that_hangs_does_not_hold_the_node_for_ever(node: Node, clock: Clock) -> None:
-    node.failed("x", away=True)
+    node.record_failure("x", away=True)
     clock.now += 1
-    node.is_well()
+    node.record_healthy()
     take(node, 1)
     clock.now += 3.9
-    assert not node.free()
+    assert not node.has_room()
     clock.now += 0.2
-    assert node.free()
+    assert node.has_room()
     take(node, 1)
-    assert not node.free()
+    assert not node.has_room()
 
 
 def test_time_alone_doubles_up_to_its_bound(node: Node, clock: Clock) -> None:
     waits = []
     for _ in range(4):
-        node.failed("x", away=True)
+        node.record_failure("x", away=True)
         waits.append(node.not_before - clock.now)
         clock.now = node.not_before
-        node.is_well()
+        node.record_healthy()
     assert waits == [1, 2, 4, 4]
-    node.succeeded("edit", 1.0)
-    node.failed("x", away=True)
+    node.record_success("edit", 1.0)
+    node.record_failure("x", away=True)
     assert node.not_before - clock.now == 1
 
 
 def test_many_failures_at_once_count_as_one_opening(node: Node, clock: Clock) -> None:
     for _ in range(20):
-        node.failed("x", away=True)
+        node.record_failure("x", away=True)
     assert node.not_before - clock.now == 1
 
 
 def test_starting_is_no_failure(node: Node, clock: Clock) -> None:
-    node.is_starting()
-    assert (node.free(), node.limit, node.starting) == (False, 4, True)
+    node.record_starting()
+    assert (node.has_room(), node.limit, node.starting) == (False, 4, True)
     clock.now += 1
-    node.is_well()
-    assert (node.free(), node.starting) == (True, False)
+    node.record_healthy()
+    assert (node.has_room(), node.starting) == (True, False)
 
 
 @pytest.mark.parametrize(

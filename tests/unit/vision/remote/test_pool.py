@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def balanced(statistics: PoolStatistics) -> bool:
-    """Whether every request and every attempt ended in exactly one way."""
+    """Return True if every request and every attempt ended in exactly one way."""
     pool = statistics
     ended = pool.answered + pool.refused + pool.timed_out + pool.failed + pool.cancelled + pool.pending
     attempts = all(
@@ -161,7 +161,7 @@ async def test_a_server_that_answered_before_may_take_the_time_of_a_restart() ->
     with node.up():
         await edit(engines)
     waiting = asyncio.create_task(edit(engines))
-    await until(lambda: engines.pool.nodes[0].silent > 2)
+    await until(lambda: engines.pool.nodes[0].missed_checks > 2)
     assert not waiting.done()
     with node.up():
         assert (await waiting).size == (8, 6)
@@ -281,7 +281,7 @@ async def test_requests_stay_on_a_silent_node_when_there_is_no_other(nodes: Call
     request = asyncio.create_task(edit(engines))
     await until(lambda: node.running == 1)
     node.silent = True
-    await until(lambda: engines.pool.nodes[0].silent > 4)
+    await until(lambda: engines.pool.nodes[0].missed_checks > 4)
     go.set()
     await request
     await engines.close()

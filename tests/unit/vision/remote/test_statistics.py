@@ -1,4 +1,4 @@
-"""What the pool prints is read on a narrow terminal, and copied from there."""
+"""The statistics of a pool on a narrow terminal, where host names are copied from."""
 
 from __future__ import annotations
 

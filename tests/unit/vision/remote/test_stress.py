@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from agentfly.errors import ToolError
-from agentfly.vision.remote import NodeConfig, NodePool, PoolSettings, PoolStatistics, health_check, hedging
+from agentfly.vision.remote import NodeConfig, NodePool, PoolSettings, PoolStatistics, attempts, health_check
 from agentfly.vision.remote import pool as pool_module
 from agentfly.vision.remote.adapters import OPERATIONS, Call
-from agentfly.vision.remote.faults import Busy, Failed, Refused
 from agentfly.vision.remote.node import Node
+from agentfly.vision.remote.transport import Busy, Failed, Refused
 
 SETTINGS = PoolSettings(
     initial_limit=2,
@@ -48,12 +48,12 @@ class Storm:
         mood = "well" if self.over else self.seeds.choice((*["well"] * 8, "silent", "starting"))
         if mood == "well":
             node.operations = frozenset(OPERATIONS)
-            node.is_well()
+            node.record_healthy()
         elif mood == "silent":
-            node.is_silent("no answer")
+            node.record_silence("no answer")
         else:
-            node.is_starting()
-        node.was_probed()
+            node.record_starting()
+        node.record_probe()
 
     async def send(self, node: Node, call: Call, read: Callable[[bytes], Any], deadline: float) -> Any:
         mishap = "answer" if self.over else self.seeds.choice(MISHAPS)
@@ -70,7 +70,7 @@ class Storm:
 
 
 def balanced(statistics: PoolStatistics) -> bool:
-    """Whether every request and every attempt ended in exactly one way, and nothing is held."""
+    """Return True if every request and every attempt ended in exactly one way, and nothing is held."""
     requests = statistics.answered + statistics.refused + statistics.timed_out + statistics.failed
     return (
         statistics.requests == requests + statistics.cancelled
@@ -128,7 +128,7 @@ async def weather(seed: int, monkeypatch: pytest.MonkeyPatch) -> PoolStatistics:
 
 async def test_after_any_storm_every_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_check, "_POLL", 0.002)
-    monkeypatch.setattr(hedging, "_LEAST_DELAY", 0.002)
+    monkeypatch.setattr(attempts, "_LEAST_DELAY", 0.002)
     before = asyncio.all_tasks()
     statistics = await asyncio.gather(*(weather(seed, monkeypatch) for seed in range(20)))
     assert all(balanced(each) for each in statistics)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Hand on to the server."""
-    # A door into the floor above, opened only when somebody goes through it.
-    from agentfly.serving.image_server.command import main as serve_images
+    """Run `agentfly serve-images` with the arguments of this process."""
+    # A door to the floors above, which are imported only when it is used.
+    import sys
 
-    serve_images(program="diffuser_apis")
+    from agentfly.cli import main as agentfly
+
+    agentfly(["serve-images", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

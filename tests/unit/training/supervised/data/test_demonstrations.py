@@ -1,4 +1,4 @@
-"""Demonstrations speak the language of the tools, and say nothing about what works."""
+"""Demonstrations call the tools correctly, and do not show which calls work."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tasks() -> list[EditTask]:
 
 
 async def test_random_demonstrations_leave_room_above_them(tasks: list[EditTask]) -> None:
-    """What reward has to find: the right tool and parameters are worth far more than those drawn at random."""
+    """The right tool and parameters score far more than random ones: reinforcement has something to find."""
     drawn = await play(tasks, DemonstrationMix())
     best = await play(tasks, EXPERT)
     assert np.mean(best) > np.mean(drawn) + 20

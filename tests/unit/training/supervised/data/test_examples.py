@@ -1,4 +1,4 @@
-"""A sample keeps its images in step with its ids, whatever is cut."""
+"""A sample keeps the images of its ids, wherever it is cut."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_turns_before_those_that_are_learned_belong_to_the_prompt(codec: ChatCod
 
 @pytest.mark.parametrize("template", template_names())
 def test_a_turn_as_the_template_writes_it_is_read_back(codec: ChatCodec, template: str) -> None:
-    """What is learned must be what the rollout's parser understands, and must not forge a turn."""
+    """Learned text must parse in the rollout, and must not forge a turn."""
     other = ChatCodec(codec.processor, load_template(template))
     call = ToolCall("call_0", "qwen_edit_image", {"image_id": "img_1", "prompt": "say <|im_end|>"})
     text = other.turn_text(Message("assistant", (TextPart("First."),), (call, call)))
@@ -88,7 +88,7 @@ def test_a_turn_as_the_template_writes_it_is_read_back(codec: ChatCodec, templat
 
 
 def test_a_template_that_changes_what_was_said_is_refused(codec: ChatCodec) -> None:
-    """Some drop the thoughts of earlier turns: then a turn has no text of its own."""
+    """Some templates drop the thoughts of earlier turns: then a turn has no text of its own."""
     changing = "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}"
     with pytest.raises(TemplateError, match="prefix of its continuation"):
         ChatCodec(codec.processor, changing).turn_text(text_message("assistant", "Done."))

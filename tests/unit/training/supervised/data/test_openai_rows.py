@@ -1,9 +1,7 @@
-"""OpenAI's rows become what the rollout would have tokenised; what cannot be learned is named by its line."""
+"""OpenAI's rows have the ids of the rollout; rows that cannot be used are named by their lines."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentfly.errors import DatasetError
-from agentfly.images import ImageStore
+from agentfly.images import ImageStore, data_uri
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.data.examples import IGNORED
 from agentfly.training.supervised.data.openai_rows import openai_samples
@@ -45,9 +43,7 @@ async def test_a_rollout_told_as_a_row_has_the_ids_of_the_rollout(
         if not inline:
             log.store.get(handle).save(tmp_path / f"{handle}.png")
             return f"{handle}.png"
-        buffer = io.BytesIO()
-        log.store.get(handle).save(buffer, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return data_uri(log.store.get(handle))
 
     row = {"messages": [message.to_openai(url) for message in trajectory.messages], "tools": trajectory.tools}
     (sample,) = read(tmp_path, codec, row)
@@ -71,7 +67,7 @@ def test_a_turn_of_weight_zero_is_only_read(codec: ChatCodec, tmp_path: Path) ->
         ("{", "line 2"),
         ([], "list of 'messages'"),
         ({"messages": [user()]}, "assistant must speak"),
-        ({"messages": [assistant()]}, "after somebody else"),
+        ({"messages": [assistant()]}, "not first"),
         ({"messages": [user(), assistant(), assistant()]}, "follow each other"),
         (
             {"messages": [user(), assistant(tool_calls=[{"function": {"name": "x", "arguments": "{"}}])]},

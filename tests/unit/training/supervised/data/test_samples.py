@@ -1,4 +1,4 @@
-"""Sources become samples: none twice, none too long, held out by task, everything that is left out counted."""
+"""Sources become samples: none twice, none too long, held out by task, and all that is left out is counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.samples import prepare
 from agentfly.training.supervised.data.splits import hold_out

@@ -1,4 +1,4 @@
-"""Trajectories that are learned from: on their exact ids, the best of each task, each once."""
+"""Trajectories are trained on by their exact ids, the best of each task, each once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from agentfly.agents import StopReason
 from agentfly.errors import DatasetError
 from agentfly.templates import ChatCodec
-from agentfly.training.supervised.config import DataConfig
+from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.trajectories import trajectory_samples
 from tests.unit.training.supervised.conftest import ANSWER, EDIT
@@ -39,11 +39,11 @@ async def test_recorded_ids_and_mask_are_used_as_they_are(play: Any, codec: Chat
 
 
 async def test_without_ids_the_messages_give_those_of_the_rollout(play: Any, codec: ChatCodec) -> None:
-    """A chat endpoint tells no ids; trained on are those that this policy would have sampled."""
-    exact, told = await play("brighten", codec=codec), await play("brighten", codec=None, name="told")
-    assert told.trajectories[0].tokens is None
+    """A chat endpoint returns no ids; they are made as this policy would have sampled them."""
+    exact, plain = await play("brighten", codec=codec), await play("brighten", codec=None, name="plain")
+    assert plain.trajectories[0].tokens is None
     (wanted,), _ = samples(codec, exact.path)
-    for path, settings in ((told.path, {}), (exact.path, {"retokenise": True})):
+    for path, settings in ((plain.path, {}), (exact.path, {"retokenise": True})):
         (sample,), _ = samples(codec, path, **settings)
         assert sample.ids.tolist() == wanted.ids.tolist()
         assert sample.labels.tolist() == wanted.labels.tolist()
@@ -81,8 +81,8 @@ async def test_equal_trajectories_count_once(play: Any, codec: ChatCodec) -> Non
     found, counts = samples(codec, log.path)
     assert len(found) == 2
     assert counts["same as another"] == 1
-    told = await play("blur", "blur", codec=None, name="told")
-    assert len(samples(codec, told.path)[0]) == 1
+    plain = await play("blur", "blur", codec=None, name="plain")
+    assert len(samples(codec, plain.path)[0]) == 1
 
 
 async def test_what_is_not_good_enough_is_counted(play: Any, codec: ChatCodec) -> None:

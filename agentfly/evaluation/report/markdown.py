@@ -1,35 +1,47 @@
-"""Tables of a run in Markdown: for a README, a paper's appendix, or a pull request."""
+"""The tables of a run in Markdown, for a README, a paper's appendix or a pull request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from agentfly.evaluation.summary import ALL
+from agentfly.evaluation.report.summary import ALL, Figures, Interval, Judging, Summary
 
 Row = Sequence[str]
 
 
 def table(head: Row, rows: Iterable[Row]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
+    """Return a Markdown table. The first column is text; the others are figures, aligned to the right.
+
+    Args:
+        head: names of the columns.
+        rows: each as long as `head`.
+    """
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
 
 
-def interval(found: Mapping[str, float] | None, scale: float = 1.0, sign: str = "") -> str:
-    """A mean with its interval, "–" for none."""
+def interval(found: Interval | None, scale: float = 1.0, sign: str = "") -> str:
+    """Return a mean with its interval as text, "–" for none.
+
+    Args:
+        found: of `agentfly.evaluation.report.summary.interval`.
+        scale: factor on the figures.
+        sign: "+" to write the sign of positive figures.
+    """
     if found is None:
         return "–"
     mean, low, high = (scale * found[key] for key in ("mean", "low", "high"))
     return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-def run_page(summary: Mapping[str, Any]) -> str:
-    """The page of a run."""
-    groups = {**summary["by_type"], ALL: summary[ALL]}
+def run_page(summary: Summary) -> str:
+    """Return the page of a run."""
+    groups = {**summary["by_type"], ALL: summary["all"]}
+    seconds = summary.get("wall_clock_seconds")
+    about = [("model", summary["model"]), ("split", summary["split"]), ("wall clock seconds", seconds)]
     parts = [
         f"# {summary['agent']} on {summary['data']}\n",
-        _facts(summary),
+        "".join(f"- {name}: {value}\n" for name, value in about if value is not None),
         "## Scores\n",
         _scores(summary["evaluators"], groups),
         f"Means from 0 to 100 over the tasks that were scored, with 95 % bootstrap intervals over tasks; success is a "
@@ -39,20 +51,15 @@ def run_page(summary: Mapping[str, Any]) -> str:
         _work(groups),
         "Means a task; tokens are those of the policy (in + out). Seconds run from the start of a task to its end, "
         "waiting for other tasks included.\n",
-        *_judging(summary[ALL]["judge"]),
+        *_judging(summary["all"]["judge"]),
         *_counts("Tools", "tool", {name: group["tools"] for name, group in groups.items()}),
         *_counts("How tasks ended", "stop reason", {name: group["stop_reasons"] for name, group in groups.items()}),
     ]
     return "\n".join(parts)
 
 
-def _facts(summary: Mapping[str, Any]) -> str:
-    shown = [(name, summary.get(name)) for name in ("model", "split", "wall_clock_seconds")]
-    return "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in shown if value is not None)
-
-
-def _scores(labels: Sequence[str], groups: Mapping[str, Any]) -> str:
-    head = ["task type", "tasks", "failed", *(f"{label}" for label in labels), "success %", "not scored"]
+def _scores(labels: Sequence[str], groups: Mapping[str, Figures]) -> str:
+    head = ["task type", "tasks", "failed", *labels, "success %", "not scored"]
     rows = []
     for name, group in groups.items():
         scores = [interval(group["scores"][label]["score"]) for label in labels]
@@ -62,8 +69,8 @@ def _scores(labels: Sequence[str], groups: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _missing(summary: Mapping[str, Any]) -> list[str]:
-    scores = summary[ALL]["scores"]
+def _missing(summary: Summary) -> list[str]:
+    scores = summary["all"]["scores"]
     lines = [
         f"- {label}: {count} × {_cell(reason)}\n"
         for label in summary["evaluators"]
@@ -72,19 +79,19 @@ def _missing(summary: Mapping[str, Any]) -> list[str]:
     return ["Not scored, by evaluator:\n", "".join(lines)] if lines else []
 
 
-def _work(groups: Mapping[str, Any]) -> str:
+def _work(groups: Mapping[str, Figures]) -> str:
     head = ["task type", "turns", "tool calls", "tool errors", "tokens", "mean s", "p50 s", "p95 s"]
     rows = []
     for name, group in groups.items():
-        tokens, seconds = group["tokens"], group["seconds"] or {}
-        shown = "–" if tokens is None else f"{tokens['prompt'] / group['tasks']:.0f} + "
-        shown += "" if tokens is None else f"{tokens['completion'] / group['tasks']:.0f}"
-        work = [_number(group[key]) for key in ("turns", "tool_calls", "tool_errors")]
-        rows.append([_name(name), *work, shown, *(_number(seconds.get(key)) for key in ("mean", "p50", "p95"))])
+        tokens, seconds = "–", group["seconds"] or {}
+        if group["tokens"] is not None:
+            tokens = " + ".join(f"{group['tokens'][key] / group['tasks']:.0f}" for key in ("prompt", "completion"))
+        work = [_number(value) for value in (group["turns"], group["tool_calls"], group["tool_errors"])]
+        rows.append([_name(name), *work, tokens, *(_number(seconds.get(key)) for key in ("mean", "p50", "p95"))])
     return table(head, rows)
 
 
-def _judging(judges: Mapping[str, Any]) -> list[str]:
+def _judging(judges: Mapping[str, Judging]) -> list[str]:
     if not judges:
         return []
     head = ["judge", "requests", "failed", "tokens in", "tokens out", "cost", "s a request"]
@@ -120,5 +127,5 @@ def _number(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text of others as one cell: no line break, and no bar that would end it."""
+    """Return foreign text as one cell, without line breaks and with bars escaped."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from agentfly.evaluators.judge.logprobs import Token, expected_rating
+from agentfly.evaluators.judge.replies import Token, expected_rating
 
 
 def token(text: str, **others: float) -> Token:

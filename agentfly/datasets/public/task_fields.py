@@ -1,7 +1,7 @@
-"""One vocabulary of task types, so that tables of different data sets can be compared.
+"""Task types and instructions of public data sets in one form, so that tables of them can be compared.
 
-A data set's own name for a type is mapped to ours; one that is not listed keeps its name, in lower case with `_`. The
-data set's own name stays in `metadata["original_task_type"]`.
+A data set's own name of a task type is mapped to ours. A name that is not listed stays, in lower case with `_`. The
+original name is in `metadata["original_task_type"]`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# Ours, and what GEdit-Bench, EMU-Edit, HumanEdit, OmniEdit, PIE-Bench++ and ImgEdit call it.
+# Our name, and the names in GEdit-Bench, EMU-Edit, HumanEdit, OmniEdit, PIE-Bench++ and ImgEdit.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "add": ("add", "addition", "subject_add", "add_object"),
     "remove": ("remove", "removal", "subject_remove", "delete_object"),
@@ -31,11 +31,16 @@ _TO_OURS: Mapping[str, str] = MappingProxyType({name: ours for ours, names in _N
 
 
 def stable_task_type(name: str) -> str:
-    """Our name for a data set's task type; "edit" for none.
+    """Return our name of a data set's task type, "edit" for an empty one.
 
-    Numbers around a name, as in PIE-Bench++'s "3_delete_object_80", are no part of it.
+    Numbers around a name, as in "3_delete_object_80" of PIE-Bench++, do not count.
     """
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     plain = re.sub(r"^\d+_|_\d+$", "", plain)
     plain = re.sub(r"_\d+$", "", plain)
     return _TO_OURS.get(plain, plain) or "edit"
+
+
+def numbered(turns: list[str]) -> str:
+    """Return the instructions of several turns as a numbered list, a single one as it is."""
+    return turns[0] if len(turns) == 1 else "\n".join(f"{number}. {turn}" for number, turn in enumerate(turns, 1))

@@ -1,17 +1,16 @@
-"""The requests, tokens and cost of one part of the loop."""
+"""The requests, tokens and cost of a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass
 class Usage:
-    """An account.
+    """An account of requests and tokens.
 
     Attributes:
-        requests: answered or not.
+        requests: requests sent, answered or not.
         input_tokens, output_tokens: as the server counts them.
     """
 
@@ -25,8 +24,12 @@ class Usage:
         self.input_tokens += other.input_tokens
         self.output_tokens += other.output_tokens
 
-    def to_dict(self, input_price: float | None, output_price: float | None) -> dict[str, Any]:
-        """For JSON, with the cost by prices of a million tokens; None where there are no prices."""
+    def to_dict(self, input_price: float | None, output_price: float | None) -> dict[str, int | float | None]:
+        """Return the account for JSON, with its cost; the cost is None where a price is.
+
+        Args:
+            input_price, output_price: of a million tokens, in any currency.
+        """
         cost = None
         if input_price is not None and output_price is not None:
             cost = round((self.input_tokens * input_price + self.output_tokens * output_price) / 1e6, 6)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from agentfly.agents.display.strip import steps
 from agentfly.errors import ImageError
-from agentfly.evaluation.markdown import run_page
-from agentfly.evaluation.summary import summarise
+from agentfly.evaluation.report.markdown import run_page
+from agentfly.evaluation.report.summary import About, Summary, summarise
 from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
-from agentfly.evaluators import NotScored
+from agentfly.evaluators import NotScored, Score
 from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.viewer.gallery import GalleryCard, thumbnail, write_gallery
@@ -23,17 +22,17 @@ def write_pages(
     records: Sequence[TaskRecord],
     labels: Sequence[str],
     images: ImageStore,
-    about: Mapping[str, Any],
+    about: About,
     shown: int,
-) -> dict[str, Any]:
+) -> Summary:
     """Write the pages and return the summary.
 
     Args:
-        folder: gets them.
+        folder: where to write them.
         records: of the tasks.
         labels: of the evaluators, the headline first.
         images: the images that the records name.
-        about: what was evaluated, on what.
+        about: agent and data set.
         shown: tasks in the gallery at most; 0 for no gallery.
     """
     records = without_hollow_scores(records)
@@ -49,7 +48,7 @@ def write_pages(
 
 
 def worst_first(records: Sequence[TaskRecord], label: str) -> list[TaskRecord]:
-    """Records by score, those without one first: they are what one must look at."""
+    """Return the records by score, those without one first: they need a look most."""
 
     def key(record: TaskRecord) -> tuple[float, str]:
         value = record.value(label)
@@ -62,13 +61,18 @@ def _card(record: TaskRecord, labels: Sequence[str], images: ImageStore) -> Gall
     trajectory, task = record.trajectory, record.task
     errors = [f"{call.name or 'malformed call'}: {call.error}" for call in trajectory.tool_records if call.error]
     headline = record.scores.get(labels[0])
+    scores = []
+    for label in labels:
+        score = record.scores.get(label)
+        reason = score.reason if isinstance(score, NotScored) else "no reason given"
+        scores.append((label, f"{score.value:.1f}" if isinstance(score, Score) else f"not scored: {reason}"))
     return GalleryCard(
         id=record.id,
         task_type=task.task_type,
         instruction=task.instruction,
         score=record.value(labels[0]),
-        scores=tuple((label, _score(record, label)) for label in labels),
-        feedback="" if headline is None or isinstance(headline, NotScored) else headline.feedback,
+        scores=tuple(scores),
+        feedback=headline.feedback if isinstance(headline, Score) else "",
         source=_image(task.images[0] if task.images else None, images),
         steps=tuple(_steps(record, images)),
         result=_image(trajectory.final_image, images),
@@ -79,15 +83,8 @@ def _card(record: TaskRecord, labels: Sequence[str], images: ImageStore) -> Gall
     )
 
 
-def _score(record: TaskRecord, label: str) -> str:
-    score = record.scores.get(label)
-    if score is None or isinstance(score, NotScored):
-        return f"not scored: {score.reason if score else 'no reason given'}"
-    return f"{score.value:.1f}"
-
-
 def _steps(record: TaskRecord, images: ImageStore) -> Iterator[tuple[str, str]]:
-    """Captions and images between the source and the answer."""
+    """Yield captions and images between the source and the answer."""
     try:
         made = steps(record.trajectory, images)
     except ImageError:
