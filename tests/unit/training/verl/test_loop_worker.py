@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -267,7 +267,7 @@ async def test_a_loop_knows_of_a_validation_and_the_queue_gets_verls_fields_alon
 
     async def run(self: AgentFlyLoopWorker, sampling: Any, trajectory: dict[str, Any], **kwargs: Any) -> None:
         seen.append(kwargs)
-        await self._agent_loop_postprocess(None, trajectory["validate"], **kwargs)
+        await self._agent_loop_postprocess(cast(ChainOutput, None), trajectory["validate"], **kwargs)
 
     async def put(self: AgentFlyLoopWorker, output: Any, validate: bool, **kwargs: Any) -> None:
         seen.append(kwargs)

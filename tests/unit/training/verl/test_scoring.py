@@ -111,6 +111,7 @@ async def test_no_image_is_scored_twice(
     scorer = ChainScorer(settings(credit="end", evaluator=COUNTS))
     scoring = await scorer.score(trajectory, task, store, turn_results(trajectory))
     assert Counts.asked == 2
+    assert trajectory.reward is not None
     # The answer got 10, the image before it 20.
     assert scoring.token_rewards is not None
     first, second, last = (scoring.token_rewards[turn.end - 1] for turn in trajectory.turns)

@@ -26,7 +26,7 @@ def chain(
     group: str = "a",
     audit: float | None = None,
     intervals: Sequence[Interval] = (),
-    **facts: int,
+    **facts: Any,
 ) -> ChainReport:
     """Return the report of a chain whose reward is its edit less 0.1 of format."""
     return ChainReport(
