@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import os
 import signal
 import ssl
@@ -122,6 +123,16 @@ async def vllm_backend(tiny_policy: Path) -> AsyncIterator[AsyncVLLMBackend]:
     backend = AsyncVLLMBackend(str(tiny_policy), config, template="compact-tool")
     yield backend
     await backend.close()
+
+
+@pytest.fixture(autouse=True)
+def _package_logger() -> Generator[None]:
+    """Restore the logger of the package after each test: commands set its level, and processes of verl its handlers."""
+    logger = logging.getLogger("agentfly")
+    before = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(before[0])
+    logger.handlers, logger.propagate = before[1], before[2]
 
 
 @pytest.fixture

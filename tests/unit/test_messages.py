@@ -115,8 +115,10 @@ def test_openai_form_is_text_alone_without_images_and_parts_in_order_with_them()
 
 def test_arguments_are_a_json_string_for_servers_and_an_object_for_templates() -> None:
     message = Message("assistant", (), (ToolCall("c", "edit", {"prompt": "é"}),))
-    assert message.to_openai(str)["tool_calls"][0]["function"]["arguments"] == '{"prompt": "é"}'
-    assert message.to_template()["tool_calls"][0]["function"]["arguments"] == {"prompt": "é"}
+    sent: Any = message.to_openai(str)
+    rendered: Any = message.to_template()
+    assert sent["tool_calls"][0]["function"]["arguments"] == '{"prompt": "é"}'
+    assert rendered["tool_calls"][0]["function"]["arguments"] == {"prompt": "é"}
 
 
 def test_templates_see_placeholders_never_handles() -> None:

@@ -64,7 +64,7 @@ def test_the_steps_are_shown_on_request(server: ChatServer, path: Path, strip: s
     with Image.open(out) as edited, Image.open(shown) as steps:
         assert edited.format == "JPEG"
         assert getattr(steps, "n_frames", 1) == frames
-        assert steps.width == 340 * (3 if frames == 1 else 1)
+        assert steps.width == 354 * (3 if frames == 1 else 1)
 
 
 def test_no_image_is_one_clear_line_and_the_steps_are_there_all_the_same(

@@ -64,7 +64,8 @@ def one(function: Any) -> Tool:
 
 
 def properties(function: Any) -> dict[str, Any]:
-    return dict(one(function).parameters["properties"])
+    found: Any = one(function).parameters["properties"]
+    return dict(found)
 
 
 def test_types_defaults_and_words_are_in_the_schema() -> None:

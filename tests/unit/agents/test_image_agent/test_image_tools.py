@@ -14,7 +14,7 @@ from PIL import Image
 from agentfly.agents import ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import ImageError, ToolError
-from agentfly.tools import ImageTools, ToolResult, Toolset, tool
+from agentfly.tools import ImageTools, Tool, ToolResult, Toolset, tool
 from agentfly.vision.base import EditParams, InpaintParams
 from tests.unit.agents.test_image_agent.conftest import Recorder, png
 
@@ -183,11 +183,17 @@ async def test_a_person_goes_on_where_a_run_ended(photo: Image.Image) -> None:
         agent._get_image("img_7")
 
 
+def _argument_names(known: Tool) -> list[str]:
+    properties = known.parameters["properties"]
+    assert isinstance(properties, dict)
+    return list(properties)
+
+
 def test_the_page_on_the_agent_lists_every_tool_and_argument() -> None:
     page = (Path(__file__).resolve().parents[4] / "docs" / "agent.md").read_text(encoding="utf-8")
     for known in Toolset.of(ImageTools.__new__(ImageTools)):
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{known.name}` |"))
-        assert re.findall(r"`(\w+)`", row)[1:] == list(known.parameters["properties"])
+        assert re.findall(r"`(\w+)`", row)[1:] == _argument_names(known)
 
 
 async def test_a_tool_of_a_subclass_uses_the_tools_on_the_images_of_its_chain(photo: Image.Image) -> None:
@@ -210,7 +216,7 @@ async def test_a_tool_of_a_subclass_uses_the_tools_on_the_images_of_its_chain(ph
 def test_the_methods_are_documented_as_the_tools_are() -> None:
     for known in Toolset.of(ImageTools.__new__(ImageTools)):
         method = getattr(ImageEditingAgent, f"{known.name}_tool")
-        assert list(inspect.signature(method).parameters)[1:] == list(known.parameters["properties"])
+        assert list(inspect.signature(method).parameters)[1:] == _argument_names(known)
         assert known.description in " ".join((inspect.getdoc(method) or "").split())
     assert ImageEditingAgent.qwen_image_edit_tool is ImageEditingAgent.qwen_edit_image_tool
 

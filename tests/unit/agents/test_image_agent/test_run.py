@@ -48,7 +48,7 @@ async def test_the_run_edits_the_photograph(tmp_path: Path, capsys: pytest.Captu
         assert edited.size == load_photo("coffee.png").size
         assert edited.tobytes() != load_photo("coffee.png").tobytes()
     with Image.open(tmp_path / "steps.png") as strip:
-        assert strip.width == 5 * 340, "given, mask, two edits, answer"
+        assert strip.width == 5 * 354, "given, mask, two edits, answer"
     shown = capsys.readouterr().out
     for words in ("detect_objects", "inpaint_image", "qwen_edit_image", "give_answer", "mask_1", "img_3"):
         assert words in shown

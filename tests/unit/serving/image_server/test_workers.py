@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from agentfly.errors import ConfigError
-from agentfly.serving.image_server.workers.jobs import Worker
+from agentfly.serving.image_server.workers.dispatcher import Worker
 from agentfly.serving.image_server.workers.process import visible_device
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, running, wait_for
 
