@@ -152,31 +152,6 @@ def tool_error(fault: ApiFault) -> ConfigError | ToolError:
     return (ConfigError if fault.kind in ("key_refused", "not_found") else ToolError)(fault.message)
 
 
-@contextmanager
-def sdk_faults(
-    who: str,
-    *,
-    timeout: float | None = None,
-    secret: SecretStr | str | None = None,
-    error: Callable[[ApiFault], Exception] = tool_error,
-) -> Iterator[None]:
-    """Raise the SDK's exceptions as our own; see `read_fault` for the other arguments.
-
-    Args:
-        who: subject of the messages, such as "the detector m".
-        timeout: seconds that a request has.
-        secret: the key, which no message repeats.
-        error: builds the exception from the fault. The default raises `ConfigError` for a refused key or an unknown
-            model, and `ToolError` for everything else.
-    """
-    import openai
-
-    try:
-        yield
-    except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
-        raise error(read_fault(fault, who, timeout=timeout, secret=secret)) from None
-
-
 class Endpoint(Settings):
     """Address, key and limits of a server.
 
@@ -239,14 +214,19 @@ class SdkClient:
 
     @contextmanager
     def translated_faults(self, who: str, error: Callable[[ApiFault], Exception] = tool_error) -> Iterator[None]:
-        """Raise this client's exceptions as our own; see `sdk_faults`.
+        """Raise this client's exceptions as our own.
 
         Args:
             who: subject of the messages, such as "the detector m".
-            error: builds the exception from the fault.
+            error: builds the exception from the fault. The default raises `ConfigError` for a refused key or an unknown
+                model, and `ToolError` for everything else.
         """
-        with sdk_faults(who, timeout=self._endpoint.timeout, secret=self._endpoint.secret, error=error):
+        import openai
+
+        try:
             yield
+        except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
+            raise error(self.read_fault(fault, who)) from None
 
     async def check_model(self, model: str, who: str) -> None:
         """Look for a model on the endpoint's list, which costs nothing.

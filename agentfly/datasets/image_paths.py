@@ -59,11 +59,9 @@ class ImageFolder:
             image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
         if isinstance(image, (bytes, Image.Image)):
             return image
-        if isinstance(image, (str, os.PathLike)) and str(image):
-            return self._named(str(image))
-        raise DatasetError(f"an image is given as {type(image).__name__}: give a path, or the bytes of a file")
-
-    def _named(self, name: str) -> ImageSource:
+        if not (isinstance(image, (str, os.PathLike)) and str(image)):
+            raise DatasetError(f"an image is given as {type(image).__name__}: give a path, or the bytes of a file")
+        name = str(image)
         if name[:5].lower() == "data:":
             return name
         if _URL.match(name):

@@ -93,7 +93,14 @@ def task_rows(
     elif name is not None and name in ADAPTERS:
         rows = public_rows(name, split, root, HubOptions(**options))
     elif name is not None:
-        rows = _benchmark_rows(name, split, root, options)
+        if options:
+            raise ConfigError(f"{name} takes no options, got {', '.join(options)}")
+        if root is None:
+            raise DatasetError(
+                f"{name} is read from its own files: download them and name their folder with root=FOLDER, on the "
+                "command line --root FOLDER"
+            )
+        rows = _BENCHMARKS[name](root, split)
     else:
         path = Path(source).expanduser()
         if not path.exists():
@@ -102,19 +109,6 @@ def task_rows(
             raise ConfigError(f"{unknown_name('data set', source, SOURCES)}; or give the path of a file or folder")
         rows = local_rows(path, split, LocalOptions(**options))
     return itertools.islice(rows, limit)
-
-
-def _benchmark_rows(
-    name: str, split: str | None, root: Path | None, options: Mapping[str, object]
-) -> Iterator[TaskRow]:
-    if options:
-        raise ConfigError(f"{name} takes no options, got {', '.join(options)}")
-    if root is None:
-        raise DatasetError(
-            f"{name} is read from its own files: download them and name their folder with root=FOLDER, on the command "
-            "line --root FOLDER"
-        )
-    return _BENCHMARKS[name](root, split)
 
 
 def _sticker_rows(options: StickerOptions, split: str, seed: int, limit: int | None) -> Iterator[TaskRow]:

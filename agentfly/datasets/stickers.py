@@ -187,7 +187,13 @@ def _plan_replace(rng: random.Random, split: Split, stickers: Sequence[Sticker])
         return _Plan(sentence(rng, split, "recolour", f"the {target.words}", colour), (step,))
     # Another shape has a fair size only inside the outline of a circle or a square.
     shape = rng.choice(SHAPES) if target.figure.shape in ("circle", "square") else target.figure.shape
-    step = _Step(target, _in_place_of(target.figure, shape, colour))
+    new = replace(target.figure, colour=colour)
+    if shape != new.shape:
+        # The largest figure of that shape inside the old outline, but for a pixel at its corners.
+        side = int(2 * (new.radius * 1.5 + new.border)) + 3
+        depth = replace(new, x=side / 2, y=side / 2).depth(side, side)
+        new = replace(new, shape=shape, radius=largest_inside(depth, shape, side / 2, side / 2, new.border))
+    step = _Step(target, new)
     return _Plan(sentence(rng, split, "replace", f"the {target.words}", article(step.new_words)), (step,))
 
 
@@ -230,17 +236,6 @@ _PLANS = {
 def _free_colour(rng: random.Random, stickers: Sequence[Sticker]) -> str:
     used = {sticker.figure.colour for sticker in stickers}
     return rng.choice([colour for colour in COLOURS if colour not in used])
-
-
-def _in_place_of(old: Figure, shape: str, colour: str) -> Figure:
-    """Return the largest figure of a shape inside the outline of another one, but for a pixel at its corners."""
-    if shape == old.shape:
-        return replace(old, colour=colour)
-    side = int(2 * (old.radius * 1.5 + old.border)) + 3
-    middle = side / 2
-    depth = replace(old, x=middle, y=middle).depth(side, side)
-    radius = largest_inside(depth, shape, middle, middle, old.border)
-    return replace(old, shape=shape, colour=colour, radius=radius)
 
 
 def _metadata(family: str, stickers: Sequence[Sticker], plan: _Plan) -> dict[str, object]:

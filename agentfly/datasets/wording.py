@@ -94,7 +94,10 @@ def vocabulary() -> list[str]:
 
 def _all_sentences() -> Iterator[str]:
     colours, shapes = itertools.cycle(COLOURS), itertools.cycle(SHAPES)
-    things = itertools.cycle(_things())
+    plain = [f"the {colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
+    said = [f"the {SYNONYMS[colour]} {shape}" for colour, shape in zip(COLOURS, SHAPES * 2, strict=False)]
+    said += [f"the {colour} {SYNONYMS[shape]}" for colour, shape in zip(COLOURS, ("circle", "square"), strict=False)]
+    things = itertools.cycle([*plain, *said, *(f"the sticker in the {place}" for place in PLACES), *_LARGEST])
     for split, action in itertools.product(SPLITS, _VERBS):
         for verb, frame in _combinations(split, len(_VERBS[action]), len(_FRAMES), _HELDOUT_FRAMES):
             for _ in range(len(COLOURS)):
@@ -103,13 +106,6 @@ def _all_sentences() -> Iterator[str]:
     for joint, first, second in itertools.product(_JOINTS, _VERBS["remove"], _VERBS["recolour"]):
         yield _capital(joint.format(first.format(next(things)), second.format(next(things), next(colours))))
         yield _capital(joint.format(second.format(next(things), next(colours)), first.format(next(things))))
-
-
-def _things() -> list[str]:
-    plain = [f"the {colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
-    said = [f"the {SYNONYMS[colour]} {shape}" for colour, shape in zip(COLOURS, SHAPES * 2, strict=False)]
-    said += [f"the {colour} {SYNONYMS[shape]}" for colour, shape in zip(COLOURS, ("circle", "square"), strict=False)]
-    return [*plain, *said, *(f"the sticker in the {place}" for place in PLACES), *_LARGEST]
 
 
 def _combinations(split: Split, rows: int, columns: int, heldout: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -187,7 +187,14 @@ async def _score(
             try:
                 await scorer.check_tasks(await asyncio.to_thread(list, _tasks(first, store)))
             except ConfigError as fault:
-                raise ConfigError(f"{fault}{_missing_tasks(first, settings.data)}") from None
+                hint = ""
+                if not all(chain.whole for chain in first):
+                    hint = ". This log keeps no targets and no masks: name the data set that its tasks are from with "
+                    hint += "--data"
+                    if settings.data is not None:
+                        example = first[0].task.id
+                        hint = f". --data {settings.data} has no tasks with the ids of this log, such as {example!r}"
+                raise ConfigError(f"{fault}{hint}") from None
             await scorer.check_ready()
 
         tasks = _tasks(recording.chains, store)
@@ -198,15 +205,6 @@ async def _score(
     finally:
         await scorer.close()
         folder.close()
-
-
-def _missing_tasks(chains: Sequence[Recorded], data: str | None) -> str:
-    """Return a hint for a log that lacks parts of its tasks, "" for one that has them whole."""
-    if all(chain.whole for chain in chains):
-        return ""
-    if data is None:
-        return ". This log keeps no targets and no masks: name the data set that its tasks are from with --data"
-    return f". --data {data} has no tasks with the ids of this log, such as {chains[0].task.id!r}"
 
 
 def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:

@@ -205,7 +205,14 @@ class Scorer:
         Raises:
             ConfigError: an evaluator is set up wrongly and can score nothing.
         """
-        sample = await self._sample(task, trajectory, store)
+        sample: EditSample | NotScored
+        if trajectory.stop_reason is None or trajectory.stop_reason.failed:
+            sample = NotScored(f"the agent failed: {trajectory.error or 'no reason given'}")
+        else:
+            try:
+                sample = await asyncio.to_thread(task.sample, store, trajectory.final_image)
+            except ImageError as fault:
+                sample = NotScored(str(fault))
         if isinstance(sample, NotScored):
             return self._write_headline(trajectory, dict.fromkeys(self.labels, sample)), {}
         tasks = [asyncio.ensure_future(_scored(evaluator, sample)) for evaluator in self._evaluators.values()]
@@ -221,14 +228,6 @@ class Scorer:
         """Close all evaluators."""
         for evaluator in self._evaluators.values():
             await evaluator.close()
-
-    async def _sample(self, task: TaskFacts, trajectory: Trajectory, store: ImageStore) -> EditSample | NotScored:
-        if trajectory.stop_reason is None or trajectory.stop_reason.failed:
-            return NotScored(f"the agent failed: {trajectory.error or 'no reason given'}")
-        try:
-            return await asyncio.to_thread(task.sample, store, trajectory.final_image)
-        except ImageError as fault:
-            return NotScored(str(fault))
 
     def _write_headline(
         self, trajectory: Trajectory, scores: dict[str, Score | NotScored]

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from agentfly.errors import BackendError, ConfigError, ToolError
-from agentfly.openai_client import ApiFault, Endpoint, SdkClient, read_fault, read_retry_after, sdk_faults, tool_error
+from agentfly.openai_client import ApiFault, Endpoint, SdkClient, read_fault, read_retry_after, tool_error
 
 REQUEST = httpx2.Request("POST", "http://h/v1/x")
 
@@ -96,7 +96,7 @@ def test_callers_build_their_own_exception() -> None:
     with pytest.raises(BackendError, match="within 2 s") as caught, client.translated_faults("m", error):
         raise openai.APITimeoutError(request=REQUEST)
     assert caught.value.retryable
-    with pytest.raises(ToolError, match="in time"), sdk_faults("m"):
+    with pytest.raises(ToolError, match="within 2 s"), client.translated_faults("m"):
         raise TimeoutError
-    with pytest.raises(KeyError), sdk_faults("m"):
+    with pytest.raises(KeyError), client.translated_faults("m"):
         raise KeyError("a bug stays one")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import ImageError
 from agentfly.images import ImageStore
-from agentfly.messages import Message, ToolCall
+from agentfly.messages import ToolCall
 
 _SIDE = 320
 _MARGIN = 17
@@ -53,21 +53,17 @@ def _captions(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
     for message in trajectory.messages:
         calls = {call.id: call for call in message.tool_calls} or calls
         for handle in message.images:
-            last = handle
-            yield f"{names.get(handle, handle)}: {_origin(message, calls)}", handle
+            last, origin = handle, "given"
+            call = calls.get(message.tool_call_id or "")
+            if message.role == "tool" and call is not None:
+                origin = f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
+            yield f"{names.get(handle, handle)}: {origin}", handle
     final = trajectory.final_image
     if final is not None and (trajectory.answered or final != last):
         name = names.get(final, final)
         # Without a description the text of the answer is the image's name.
         words = f" ({trajectory.answer})" if trajectory.answer not in ("", name) else ""
         yield f"answer: {name}{words}", final
-
-
-def _origin(message: Message, calls: dict[str, ToolCall]) -> str:
-    call = calls.get(message.tool_call_id or "")
-    if message.role != "tool" or call is None:
-        return "given"
-    return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
 
 
 def check_steps_path(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 from PIL import Image, ImageChops
@@ -101,22 +101,16 @@ def _session_task(adapter: Adapter, session: str, rows: Sequence[Row], images: I
     tasks = sorted((_task(adapter, row, images) for row in rows), key=lambda task: int(task.metadata["turn"]))
     turns = [task.instruction for task in tasks]
     masks = [task.mask for task in tasks if isinstance(task.mask, Image.Image)]
+    union = None
+    if len(masks) == len(tasks) and len({mask.size for mask in masks}) == 1:
+        # All that any turn may change; unknown where the images of the turns differ in size.
+        union = reduce(ImageChops.lighter, masks)
     return EditTask(
         id=session,
         instruction=numbered(turns),
         images=tasks[0].images,
         target=tasks[-1].target,
-        mask=_union(masks) if len(masks) == len(tasks) else None,
+        mask=union,
         task_type=tasks[0].task_type,
         metadata={"session": session, "turns": turns},
     )
-
-
-def _union(masks: Sequence[Image.Image]) -> Image.Image | None:
-    """Return the mask of all that any turn may change, None where the images of the turns differ in size."""
-    union = masks[0]
-    for mask in masks[1:]:
-        if mask.size != union.size:
-            return None
-        union = ImageChops.lighter(union, mask)
-    return union

@@ -39,6 +39,11 @@ def run_page(summary: Summary) -> str:
     groups = {**summary["by_type"], ALL: summary["all"]}
     seconds = summary.get("wall_clock_seconds")
     about = [("model", summary["model"]), ("split", summary["split"]), ("wall clock seconds", seconds)]
+    missing = [
+        f"- {label}: {count} × {_cell(reason)}\n"
+        for label in summary["evaluators"]
+        for reason, count in summary["all"]["scores"][label]["reasons"].items()
+    ]
     parts = [
         f"# {summary['agent']} on {summary['data']}\n",
         "".join(f"- {name}: {value}\n" for name, value in about if value is not None),
@@ -46,7 +51,7 @@ def run_page(summary: Summary) -> str:
         _scores(summary["evaluators"], groups),
         f"Means from 0 to 100 over the tasks that were scored, with 95 % bootstrap intervals over tasks; success is a "
         f"score of {summary['success_from']:g} or more from {summary['evaluators'][0]}.\n",
-        *_missing(summary),
+        *(["Not scored, by evaluator:\n", "".join(missing)] if missing else []),
         "## Work\n",
         _work(groups),
         "Means a task; tokens are those of the policy (in + out). Seconds run from the start of a task to its end, "
@@ -67,16 +72,6 @@ def _scores(labels: Sequence[str], groups: Mapping[str, Figures]) -> str:
         counts = [str(group["tasks"]), str(group["failed"])]
         rows.append([_name(name), *counts, *scores, interval(group["success"], 100), missing])
     return table(head, rows)
-
-
-def _missing(summary: Summary) -> list[str]:
-    scores = summary["all"]["scores"]
-    lines = [
-        f"- {label}: {count} × {_cell(reason)}\n"
-        for label in summary["evaluators"]
-        for reason, count in scores[label]["reasons"].items()
-    ]
-    return ["Not scored, by evaluator:\n", "".join(lines)] if lines else []
 
 
 def _work(groups: Mapping[str, Figures]) -> str:

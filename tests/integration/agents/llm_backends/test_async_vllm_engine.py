@@ -117,7 +117,9 @@ async def test_a_known_prefix_is_not_computed_again(backend: AsyncVLLMBackend) -
     more = [*first.prompt_ids, *turn.token_ids, *first.prompt_ids[:3]]
     second = dataclasses.replace(first, request_id="prefix-1", prompt_ids=more)
     # Blocks of a CPU engine hold 128 tokens.
-    assert (await backend.generate(second)).extra["cached_tokens"] >= 128
+    cached = (await backend.generate(second)).extra["cached_tokens"]
+    assert isinstance(cached, int)
+    assert cached >= 128
     green = Image.new("RGB", (168, 84), "green")
     other = dataclasses.replace(second, request_id="prefix-2", load_image=lambda _: green)
     assert (await backend.generate(other)).extra["cached_tokens"] == 0
