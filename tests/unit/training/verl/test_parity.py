@@ -37,7 +37,7 @@ def test_inputs_are_what_the_processor_gives_for_all_images_at_once(policy_codec
     images = [make_image(168, 168), make_image(60, 200, 1), make_image(300, 90, 2, "L"), make_image(56, 57, 3, "RGBA")]
     handles = [handle_of(each) for each in images]
     rgb = [each.convert("RGB") for each in images]
-    processor: Any = policy_codec.processor
+    processor: Any = policy_codec.processor  # its protocol names no more than the codec uses
     expected = processor(text=["<|image_pad|>" * 4], images=rgb, return_tensors="pt")
     ids = expected["input_ids"]
     made = ImageInputs(policy_codec).of(handles, images, ids)
