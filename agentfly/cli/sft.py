@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from agentfly.training.supervised.state import MetricsLine
 
 
 def sft(
@@ -39,7 +41,7 @@ def sft(
     ) as progress:
         bar = progress.add_task("sft", total=plan.loop.steps, note="")
 
-        def report(line: Mapping[str, float]) -> None:
+        def report(line: MetricsLine) -> None:
             progress.update(bar, completed=line["step"], note=f"loss {line['loss']:.3f}")
             if "held_out_loss" in line:
                 held_out = f"step {line['step']}: held-out loss {line['held_out_loss']:.4f}"

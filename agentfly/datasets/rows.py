@@ -146,5 +146,5 @@ def _source(image: ImageSource | PackedImage) -> ImageSource:
     """Return the bytes or the path of a packed image, and any other source (a decoded image, a path) as it is."""
     if isinstance(image, Mapping):
         content = image.get("bytes")
-        return content if content is not None else str(image["path"])
+        return content if isinstance(content, bytes) else str(image["path"])
     return image

@@ -61,6 +61,7 @@ def test_pairs_are_matched_by_id_and_what_is_not_compared_is_said(tmp_path: Path
     found = compare_runs(a, b)
     everything = found["evaluators"]["judge"]["all"]
     assert everything["tasks"] == 3
+    assert everything["difference"] is not None
     assert everything["difference"]["mean"] == pytest.approx((80 + 5 + 0.01) / 3, abs=0.001)
     assert (everything["win"], everything["tie"], everything["loss"]) == (2, 1, 0)
     assert everything["not_scored"] == {"a": 1, "b": 0}

@@ -9,7 +9,8 @@ import pytest
 
 from agentfly.doctor import DoctorRequest, Examination
 from agentfly.doctor.checks import storage
-from agentfly.doctor.checks.storage import GIB, Space
+from agentfly.doctor.checks.storage import Space
+from agentfly.training.recipe.plan import GIB
 from tests.unit.doctor.judged import levels, only
 
 
