@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import re
 import sys
-from collections import Counter, defaultdict
+import tokenize
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +60,7 @@ class Source:
         path: below the folder of the package, which is its first part.
         module: dotted name.
         lines: number of lines.
+        code: number of lines with code.
         tree: its syntax.
         needs: modules of the package that it imports, lazily too.
         needs_for_types: modules that it imports for type checkers alone.
@@ -66,6 +69,7 @@ class Source:
     path: str
     module: str
     lines: int
+    code: int
     tree: ast.Module
     needs: set[str] = field(default_factory=set)
     needs_for_types: set[str] = field(default_factory=set)
@@ -83,7 +87,8 @@ def read_package(folder: Path) -> list[Source]:
         parts = inner.with_suffix("").parts
         text = path.read_text(encoding="utf-8")
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        sources.append(Source(inner.as_posix(), module, len(text.splitlines()), ast.parse(text)))
+        tree = ast.parse(text)
+        sources.append(Source(inner.as_posix(), module, len(text.splitlines()), code_lines(text, tree), tree))
     known = {source.module for source in sources}
     for source in sources:
         _resolve_imports(source, known)
@@ -152,8 +157,54 @@ def functions(source: Source) -> Iterator[Function]:
 
 
 def function_lines(function: Function) -> int:
-    """Return the lines from `def` to the end of the body; decorators do not count."""
-    return (function.end_lineno or function.lineno) - function.lineno + 1
+    """Return the lines of the body, its docstring included.
+
+    Decorators and parameters do not count: those of a command are its options, with their help.
+    """
+    first = function.body[0].lineno
+    return (function.end_lineno or first) - first + 1
+
+
+def code_lines(text: str, tree: ast.Module) -> int:
+    """Return the lines that hold code: no blank lines, no comments, no docstrings."""
+    described: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node, clean=False) is not None:
+            described.update(range(node.body[0].lineno, (node.body[0].end_lineno or node.body[0].lineno) + 1))
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    spoken: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in silent:
+            spoken.update(range(token.start[0], token.end[0] + 1))
+    return len(spoken - described)
+
+
+def importers(sources: Iterable[Source]) -> dict[str, set[str]]:
+    """Return for each module the modules that import it.
+
+    A package's face (`__init__.py`) hands names on: whoever imports a name from it imports the file that the name comes
+    from, and the face is no importer of that file.
+    """
+    faces = {source.module: source for source in sources if source.path.endswith("__init__.py")}
+    known = {source.module for source in sources}
+    origins: dict[tuple[str, str], str] = {}
+    for face in faces.values():
+        for statement in face.tree.body:
+            if isinstance(statement, ast.ImportFrom) and statement.module in known:
+                names = (alias.asname or alias.name for alias in statement.names)
+                origins.update({(face.module, name): statement.module for name in names})
+    found: dict[str, set[str]] = {module: set() for module in known}
+    for source in sources:
+        handed_on = {origin for (face, _), origin in origins.items() if face == source.module}
+        for node in ast.walk(source.tree):
+            taken = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            for module in _imported(node, source, known):
+                behind = {module}
+                while any((each, name) in origins for each in behind for name in taken):
+                    behind = {origins[each, name] for each in behind for name in taken if (each, name) in origins}
+                for each in behind - handed_on - {source.module}:
+                    found[each].add(source.path)
+    return found
 
 
 def _references(tree: ast.AST) -> Counter[str]:
@@ -235,6 +286,7 @@ def measure(folder: Path) -> list[Measure]:
     lines = sum(source.lines for source in sources)
     return [
         Measure("lines", lines, "lines"),
+        Measure("code-lines", sum(source.code for source in sources), "lines without blanks, comments and docstrings"),
         Measure("files", len(sources), "files"),
         *_sizes(sources),
         _by_lines("one-caller-helpers", one_caller_helpers(sources), lines, 8),
@@ -262,11 +314,8 @@ def _sizes(sources: list[Source]) -> Iterator[Measure]:
 
 def _imports(sources: list[Source]) -> Iterator[Measure]:
     paths = {source.module: source.path for source in sources}
-    importers: defaultdict[str, list[str]] = defaultdict(list)
-    for source in sources:
-        for module in source.needs | source.needs_for_types:
-            importers[module].append(source.path)
-    single = [f"{paths[module]}:1 only {found[0]}" for module, found in sorted(importers.items()) if len(found) == 1]
+    by_module = sorted(importers(sources).items())
+    single = [f"{paths[module]}:1 only {next(iter(found))}" for module, found in by_module if len(found) == 1]
     yield Measure("one-importer-files", len(single), "files with one importing file", None, tuple(single))
 
     running = {source.module: source.needs for source in sources}

@@ -56,11 +56,11 @@ def test_a_file_is_long_from_401_lines_and_a_function_from_41(measured: Measured
         {
             "fits.py": "x = 1\n" * 400,
             "long.py": "x = 1\n" * 401,
-            "functions.py": "@mark\ndef fits():\n" + body * 39 + "async def long():\n" + body * 40,
+            "functions.py": "@mark\ndef fits(\n    a,\n    b,\n):\n" + body * 40 + "async def long():\n" + body * 41,
         }
     )
     assert found["long-files"] == (1.0, ("house/long.py:1 401 lines",))
-    assert found["long-functions"] == (1.0, ("house/functions.py:42 long 41 lines",))
+    assert found["long-functions"] == (1.0, ("house/functions.py:46 long 41 lines",))
 
 
 def test_a_helper_with_one_caller_is_private_and_referred_to_once(measured: Measured) -> None:
@@ -133,6 +133,26 @@ def test_relative_imports_and_a_packages_face_are_resolved(measured: Measured) -
         }
     )
     assert found["circles"] == (1.0, ("house/other.py <-> house/room/__init__.py <-> house/room/inner.py",))
+
+
+def test_code_is_counted_without_blanks_comments_and_docstrings(measured: Measured) -> None:
+    code = '"""What it is."""\n\n# why\ndef f():\n    """Return 1."""\n    return (\n        1  # one\n    )\n'
+    assert measured({"a.py": code})["code-lines"][0] == 4
+
+
+def test_whoever_imports_from_a_face_imports_the_file_behind_it(measured: Measured) -> None:
+    face = "from house.room.inner import x\nfrom house.room.lonely import y\n"
+    found = measured(
+        {
+            "__init__.py": "",
+            "room/__init__.py": face,
+            "room/inner.py": "x = 1\n",
+            "room/lonely.py": "y = 1\n",
+            "a.py": "from house.room import x\n",
+            "b.py": "from house.room import x, y\n",
+        }
+    )
+    assert found["one-importer-files"][1] == ("house/room/lonely.py:1 only house/b.py",)
 
 
 def test_a_file_that_one_other_file_imports_is_listed_with_it(measured: Measured) -> None:
