@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -54,14 +54,6 @@ class EvaluatorServerSettings(BaseModel):
     api_key_env: str = "AGENTFLY_EVALUATOR_KEY"
 
 
-class _Refused(Exception):
-    """A request that is answered with an error status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class _Host:
     """The evaluator and the requests that wait for it."""
 
@@ -80,21 +72,21 @@ class _Host:
         """Return the score of a request.
 
         Raises:
-            _Refused: the key is wrong, too many requests wait, or the body is no sample.
+            HTTPException: the key is wrong, too many requests wait, or the body is no sample.
             EvaluatorError: the sample could not be scored.
         """
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
-            raise _Refused(401, "wrong or missing key: send it as a bearer token")
+            raise HTTPException(401, "wrong or missing key: send it as a bearer token")
         if self.waiting >= self.settings.in_flight + self.settings.max_queue:
-            raise _Refused(503, "too many requests wait: come again later")
+            raise HTTPException(503, "too many requests wait: come again later")
         self.waiting += 1
         try:
             body = bytearray()
             async for part in request.stream():
                 body += part
                 if len(body) > self.settings.max_bytes:
-                    raise _Refused(413, f"the body has more than {self.settings.max_bytes} bytes")
+                    raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
             sample = await asyncio.to_thread(self._read_sample, bytes(body))
             score = checked(await self.evaluator.evaluate(sample))
             return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
@@ -106,11 +98,11 @@ class _Host:
             return from_body(SampleBody.model_validate(json.loads(body)), self.limits)
         except ValidationError as fault:
             places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
-            raise _Refused(400, f"the body is no sample: {places}") from fault
+            raise HTTPException(400, f"the body is no sample: {places}") from fault
         except ImageError as fault:
-            raise _Refused(400, str(fault)) from fault
+            raise HTTPException(400, str(fault)) from fault
         except (ValueError, RecursionError) as fault:
-            raise _Refused(400, "the body is no JSON") from fault
+            raise HTTPException(400, "the body is no JSON") from fault
 
 
 def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = None) -> FastAPI:
@@ -137,8 +129,8 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
     async def evaluate(request: Request) -> JSONResponse:
         try:
             return JSONResponse((await host.evaluate(request)).model_dump())
-        except _Refused as fault:
-            return _error(fault.status, str(fault))
+        except HTTPException as fault:
+            return _error(fault.status_code, fault.detail)
         except Exception as fault:
             if isinstance(fault, PassingFault) or isinstance(fault.__cause__, PassingFault):
                 return _error(503, str(fault))

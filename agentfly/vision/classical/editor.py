@@ -17,8 +17,8 @@ from PIL import Image
 
 from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import EditParams
+from agentfly.vision.classical.detector import Pixels, colour_mask, find_regions
 from agentfly.vision.classical.inpainter import repaint
-from agentfly.vision.classical.regions import Pixels, colour_mask, find_regions
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrase
 from agentfly.vision.shapes import COLOURS
 
@@ -70,7 +70,7 @@ def _read_clause(clause: str, instruction: str) -> Action:
     patterns: Sequence[tuple[re.Pattern[str], Callable[..., Pixels]]] = (
         (_RECOLOUR, _recolour),
         (_REPLACE, _replace),
-        (_REMOVE, _remove),
+        (_REMOVE, lambda pixels, what: repaint(pixels, _select(pixels, what), Phrase())),
     )
     for pattern, action in patterns:
         match = pattern.fullmatch(clause)
@@ -107,10 +107,6 @@ def _figures(pixels: Pixels, what: Phrase) -> list[Pixels]:
         and region.shape in (what.shapes or (region.shape,))
         and region.colour in (what.colours or (region.colour,))
     ]
-
-
-def _remove(pixels: Pixels, what: Phrase) -> Pixels:
-    return repaint(pixels, _select(pixels, what), Phrase())
 
 
 def _replace(pixels: Pixels, what: Phrase, new: Phrase) -> Pixels:

@@ -42,7 +42,8 @@ class _Remote(Delegating, Generic[E]):
     operation: ClassVar[Operation]
 
     def __init__(self, pool: NodePool, otherwise: Callable[[], E]) -> None:
-        self._pool, self._otherwise = pool, otherwise
+        self._pool = pool
+        self._otherwise: Callable[[], E] = otherwise
         self._maker = ContextVar(f"agentfly_remote_{self.operation}", default="remote")
 
     @property
