@@ -21,18 +21,19 @@ from typing import Annotated
 import typer
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agentfly.errors import AgentFlyError, EvaluatorError, ImageError
 from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
+from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class EvaluatorServerSettings(BaseModel):
+class EvaluatorServerSettings(Settings):
     """Limits of the server.
 
     Attributes:
@@ -43,8 +44,6 @@ class EvaluatorServerSettings(BaseModel):
         max_pixels: most pixels of an image.
         api_key_env: environment variable with the key that clients must send; without it the server is open.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     in_flight: int = Field(4, ge=1)
     max_queue: int = Field(256, ge=0)
@@ -167,7 +166,7 @@ def host_evaluator(
     except json.JSONDecodeError as fault:
         logger.error("--evaluator is no JSON: %s", fault)
         raise typer.Exit(2) from fault
-    except (AgentFlyError, ValidationError) as fault:
+    except AgentFlyError as fault:
         logger.error("%s", fault)
         raise typer.Exit(2) from fault
     import uvicorn

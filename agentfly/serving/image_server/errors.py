@@ -18,6 +18,7 @@ class RequestError(AgentFlyError):
 
     kind = "server_error"
     status = 500
+    code: str | None = None
 
     def __init__(
         self,
@@ -29,8 +30,8 @@ class RequestError(AgentFlyError):
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = self.status if status is None else status
-        self.code, self.param, self.retry_after = code, param, retry_after
+        self.status, self.code = status or self.status, code or self.code
+        self.param, self.retry_after = param, retry_after
 
 
 class RequestRefused(RequestError):
@@ -70,5 +71,5 @@ class TooManyRequests(RequestError):
 class DeadlineExceeded(ServerFault):
     """The request took longer than it may."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=504, code="deadline_exceeded")
+    status = 504
+    code = "deadline_exceeded"
