@@ -93,10 +93,14 @@ def _select(pixels: Pixels, what: Phrase) -> Pixels:
         masks = [colour_mask(hsv, colour, loose=True) for colour in what.colours]
     else:
         masks = _figures(pixels, what)
-    selected = np.bitwise_or.reduce(masks) if masks else np.zeros(pixels.shape[:2], dtype=np.uint8)
-    if not selected.any():
+    return _union(masks, what)
+
+
+def _union(masks: list[Pixels], what: Phrase) -> Pixels:
+    """Return the masks of what is named as one; where they are empty, it is not in the image."""
+    if not any(mask.any() for mask in masks):
         raise ToolError(f"there is no {' '.join(what.words)} in the picture: use other words")
-    return np.asarray(selected, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(masks), dtype=np.uint8)
 
 
 def _figures(pixels: Pixels, what: Phrase) -> list[Pixels]:
@@ -112,10 +116,7 @@ def _figures(pixels: Pixels, what: Phrase) -> list[Pixels]:
 def _replace(pixels: Pixels, what: Phrase, new: Phrase) -> Pixels:
     if not new.shapes:
         return _recolour(pixels, what, new)
-    masks = _figures(pixels, what)
-    if not masks:
-        raise ToolError(f"there is no {' '.join(what.words)} in the picture: use other words")
-    return repaint(pixels, np.asarray(np.bitwise_or.reduce(masks), dtype=np.uint8), new)
+    return repaint(pixels, _union(_figures(pixels, what), what), new)
 
 
 def _recolour(pixels: Pixels, what: Phrase, new: Phrase) -> Pixels:
