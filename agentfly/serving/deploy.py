@@ -130,7 +130,8 @@ def deploy(settings: DeploySettings) -> int:
     """Serve until the server ends, and return its exit code.
 
     Raises:
-        ConfigError: the port is taken, or there is no such model.
+        ConfigError: the port is taken, the folder is no checkpoint, or the model is neither here nor can the hub be
+            reached.
         MissingExtraError: vLLM is not installed.
         TemplateError: unknown template.
     """
@@ -144,7 +145,12 @@ def deploy(settings: DeploySettings) -> int:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     with tempfile.TemporaryDirectory(prefix="agentfly-deploy-") as folder:
         file = _find_template(settings, Path(folder))
-        if _needs_cache(settings.model):
+        model = settings.model
+        # A file is a checkpoint of another kind (.gguf), and ModelScope another hub.
+        elsewhere = Path(model).is_file() or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true")
+        found = model if elsewhere else find_model(model, option="--model_name_or_path", weights=True)
+        if found != model and not is_local(model):
+            # Asked by name, vLLM would ask the hub again and again for a model in the cache.
             environment["HF_HUB_OFFLINE"] = "1"
         command = [*VLLM, *arguments(settings, file, cpu=cpu)]
         timeout = None if "headless" in settings.flag_names() else settings.start_timeout
@@ -164,18 +170,6 @@ def _find_template(settings: DeploySettings, folder: Path) -> Path | None:
     own = model / "chat_template.jinja"
     ours = own.is_file() and (model / FILE_NAME).is_file() and "chat-template" not in settings.flag_names()
     return own if ours else None
-
-
-def _needs_cache(model: str) -> bool:
-    """Return True if vLLM must take a model from the cache: asked by name, it would ask the hub again and again.
-
-    Raises:
-        ConfigError: the folder is no checkpoint, or the model is neither here nor can the hub be reached.
-    """
-    # A file is a checkpoint of another kind (.gguf), and ModelScope another hub.
-    if Path(model).is_file() or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
-        return False
-    return find_model(model, option="--model_name_or_path", weights=True) != model and not is_local(model)
 
 
 app = typer.Typer(add_completion=False)

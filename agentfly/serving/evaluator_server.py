@@ -19,20 +19,21 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agentfly.errors import AgentFlyError, EvaluatorError, ImageError
 from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
+from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class EvaluatorServerSettings(BaseModel):
+class EvaluatorServerSettings(Settings):
     """Limits of the server.
 
     Attributes:
@@ -44,22 +45,12 @@ class EvaluatorServerSettings(BaseModel):
         api_key_env: environment variable with the key that clients must send; without it the server is open.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     in_flight: int = Field(4, ge=1)
     max_queue: int = Field(256, ge=0)
     timeout: float = Field(300.0, gt=0)
     max_bytes: int = Field(64 * 1024 * 1024, gt=0)
     max_pixels: int = Field(16_000_000, gt=0)
     api_key_env: str = "AGENTFLY_EVALUATOR_KEY"
-
-
-class _Refused(Exception):
-    """A request that is answered with an error status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class _Host:
@@ -80,21 +71,21 @@ class _Host:
         """Return the score of a request.
 
         Raises:
-            _Refused: the key is wrong, too many requests wait, or the body is no sample.
+            HTTPException: the key is wrong, too many requests wait, or the body is no sample.
             EvaluatorError: the sample could not be scored.
         """
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
-            raise _Refused(401, "wrong or missing key: send it as a bearer token")
+            raise HTTPException(401, "wrong or missing key: send it as a bearer token")
         if self.waiting >= self.settings.in_flight + self.settings.max_queue:
-            raise _Refused(503, "too many requests wait: come again later")
+            raise HTTPException(503, "too many requests wait: come again later")
         self.waiting += 1
         try:
             body = bytearray()
             async for part in request.stream():
                 body += part
                 if len(body) > self.settings.max_bytes:
-                    raise _Refused(413, f"the body has more than {self.settings.max_bytes} bytes")
+                    raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
             sample = await asyncio.to_thread(self._read_sample, bytes(body))
             score = checked(await self.evaluator.evaluate(sample))
             return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
@@ -106,11 +97,11 @@ class _Host:
             return from_body(SampleBody.model_validate(json.loads(body)), self.limits)
         except ValidationError as fault:
             places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
-            raise _Refused(400, f"the body is no sample: {places}") from fault
+            raise HTTPException(400, f"the body is no sample: {places}") from fault
         except ImageError as fault:
-            raise _Refused(400, str(fault)) from fault
+            raise HTTPException(400, str(fault)) from fault
         except (ValueError, RecursionError) as fault:
-            raise _Refused(400, "the body is no JSON") from fault
+            raise HTTPException(400, "the body is no JSON") from fault
 
 
 def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = None) -> FastAPI:
@@ -137,8 +128,8 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
     async def evaluate(request: Request) -> JSONResponse:
         try:
             return JSONResponse((await host.evaluate(request)).model_dump())
-        except _Refused as fault:
-            return _error(fault.status, str(fault))
+        except HTTPException as fault:
+            return _error(fault.status_code, fault.detail)
         except Exception as fault:
             if isinstance(fault, PassingFault) or isinstance(fault.__cause__, PassingFault):
                 return _error(503, str(fault))
@@ -175,7 +166,7 @@ def host_evaluator(
     except json.JSONDecodeError as fault:
         logger.error("--evaluator is no JSON: %s", fault)
         raise typer.Exit(2) from fault
-    except (AgentFlyError, ValidationError) as fault:
+    except AgentFlyError as fault:
         logger.error("%s", fault)
         raise typer.Exit(2) from fault
     import uvicorn

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import yaml
 from pydantic import BaseModel, Field
 
 from agentfly import __version__
 from agentfly.errors import ConfigError, first_line, unknown_name
+from agentfly.files import read_yaml
 from agentfly.model_source import is_local
 from agentfly.settings import Settings
 from agentfly.vision.base import Detector, Editor, Engines, Inpainter, ServiceEngine
@@ -33,21 +33,26 @@ Choice = str | Mapping[str, object]
 
 @dataclass(frozen=True)
 class _Maker:
-    """The module of an engine and its settings, which is imported when it is asked for."""
+    """The module of an engine and of its settings, which is imported when it is asked for; None for no settings."""
 
     module: str
     engine: str
-    settings: str
+    settings: str | None = None
 
-    def make(self, options: Mapping[str, object]) -> tuple[object, Settings]:
-        """Return the engine and its settings."""
+    def make(self, options: Mapping[str, object]) -> tuple[object, str]:
+        """Return the engine and its version."""
         module = importlib.import_module(f"agentfly.vision.{self.module}")
+        engine = getattr(module, self.engine)
+        if self.settings is None:
+            if options:
+                raise ConfigError(f"the {self.module} engines have no settings: leave out {', '.join(options)}")
+            return engine(), __version__
         settings: Settings = getattr(module, self.settings)(**options)
-        return getattr(module, self.engine)(settings), settings
+        return engine(settings), version_of(settings)
 
 
-_DETECTORS: Mapping[str, _Maker | str] = {
-    "classical": "ClassicalDetector",
+_DETECTORS: Mapping[str, _Maker] = {
+    "classical": _Maker("classical", "ClassicalDetector"),
     "grounding-dino": _Maker("detection.grounding_dino", "GroundingDinoDetector", "GroundingDinoSettings"),
     "groundingdino-py": _Maker("detection.groundingdino_py", "GroundingDinoPyDetector", "GroundingDinoPySettings"),
     "vlm": _Maker("detection.vlm_detector", "VlmDetector", "VlmSettings"),
@@ -56,13 +61,13 @@ _REMOTE_IMAGES: Mapping[str, _Maker] = {
     "openai": _Maker("openai_images", "OpenAIImages", "ImagesSettings"),
     "litellm": _Maker("openai_images", "LiteLLMImages", "ImagesSettings"),
 }
-_INPAINTERS: Mapping[str, _Maker | str] = {
-    "classical": "ClassicalInpainter",
+_INPAINTERS: Mapping[str, _Maker] = {
+    "classical": _Maker("classical", "ClassicalInpainter"),
     "diffusion": _Maker("diffusion", "DiffusionInpainter", "InpainterSettings"),
     **_REMOTE_IMAGES,
 }
-_EDITORS: Mapping[str, _Maker | str] = {
-    "classical": "ClassicalEditor",
+_EDITORS: Mapping[str, _Maker] = {
+    "classical": _Maker("classical", "ClassicalEditor"),
     "diffusion": _Maker("diffusion", "DiffusionEditor", "EditorSettings"),
     **_REMOTE_IMAGES,
 }
@@ -121,22 +126,16 @@ def read_engines(text: str, option: str = "--engine") -> str | dict[str, object]
     """
     words = text.strip()
     if words.startswith("{"):
-        return _mapping(words, option, "JSON")
-    if words.endswith((".yaml", ".yml", ".json")):
         try:
-            return _mapping(Path(words).expanduser().read_text(encoding="utf-8"), f"{option} {words}", "YAML")
-        except OSError as fault:
-            raise ConfigError(f"{option}: cannot read {words!r}: {fault.strerror or fault}") from fault
-    return words
-
-
-def _mapping(text: str, what: str, language: str) -> dict[str, object]:
-    try:
-        spec = json.loads(text) if language == "JSON" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as fault:
-        raise ConfigError(f"{what} is not valid {language}: {first_line(fault)}") from fault
+            spec = json.loads(words)
+        except ValueError as fault:
+            raise ConfigError(f"{option} is not valid JSON: {first_line(fault)}") from fault
+    elif words.endswith((".yaml", ".yml", ".json")):
+        spec = read_yaml(Path(words).expanduser(), f"file of {option}")
+    else:
+        return words
     if not isinstance(spec, dict):
-        raise ConfigError(f'{what} is no mapping of engines, such as {{"editor": "openai"}}')
+        raise ConfigError(f'{option} {words} is no mapping of engines, such as {{"editor": "openai"}}')
     return spec
 
 
@@ -217,18 +216,12 @@ def _detector(choice: Choice) -> tuple[Detector, str]:
     return SegmentedDetector(detector, SamSegmenter(settings)), f"{version} {version_of(settings)}"
 
 
-def _built(kind: str, choice: Choice, makers: Mapping[str, _Maker | str]) -> tuple[object, str]:
+def _built(kind: str, choice: Choice, makers: Mapping[str, _Maker]) -> tuple[object, str]:
     """Return an engine and its version."""
     name, options = _named(kind, choice)
     if name not in makers:
         raise ConfigError(unknown_name(kind, name, makers))
-    maker = makers[name]
-    if isinstance(maker, str):
-        if options:
-            raise ConfigError(f"the classical engines have no settings: leave out {', '.join(options)}")
-        return getattr(importlib.import_module("agentfly.vision.classical"), maker)(), __version__
-    engine, settings = maker.make(options)
-    return engine, version_of(settings)
+    return makers[name].make(options)
 
 
 def _named(kind: str, choice: Choice) -> tuple[str, dict[str, object]]:

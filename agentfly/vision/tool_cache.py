@@ -15,12 +15,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from agentfly.files import written_whole
 from agentfly.images import encode_image
 from agentfly.images.store import image_hash, normalise
 
@@ -63,14 +64,6 @@ class CacheStats:
         """Share of the cacheable calls that needed no work, 0 to 1; 0 before the first."""
         spared = self.hits + self.shared
         return spared / (spared + self.misses) if spared + self.misses else 0.0
-
-    def since(self, before: CacheStats) -> CacheStats:
-        """Return the counts since an earlier reading, for the hit rate of a training step."""
-        return CacheStats(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the counters and the hit rate by name, for metrics."""
-        return {**{f.name: float(getattr(self, f.name)) for f in fields(self)}, "hit_rate": self.hit_rate}
 
 
 def cache_key(
@@ -248,9 +241,8 @@ def _remove_if_old(path: Path) -> None:
 
 def _write(path: Path, data: bytes) -> int:
     """Write a file that appears whole or not at all, and return its size."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_bytes(data)
     return len(data)
 
 

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
 from agentfly.errors import ConfigError
-from agentfly.vision.remote import NodeConfig, PoolSettings
+from agentfly.vision.remote import NodeConfig
 from agentfly.vision.remote.adapters import OPERATIONS
 from agentfly.vision.remote.node import Circuit, Node
+from agentfly.vision.remote.preflight import probe_nodes
 from agentfly.vision.remote.settings import read_nodes
-from agentfly.vision.remote.transport import probe_nodes
 
-# Below the check's own limit, so that the report names a silent node.
-_SETTINGS = PoolSettings(probe_seconds=5.0)
 _SERVE = "start it: python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis --port PORT ..."
 
 
@@ -31,7 +29,7 @@ def nodes(examination: Examination) -> Iterator[Finding]:
             valid += read_nodes(address, "--nodes", examination.request.nodes_key_env)
         except ConfigError as fault:
             yield error(str(fault), "write HOST:PORT or http(s)://HOST, and set the variable of --nodes-key-env")
-    yield from check_nodes(asyncio.run(probe_nodes(valid, _SETTINGS)))
+    yield from check_nodes(asyncio.run(probe_nodes(valid)))
 
 
 def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:

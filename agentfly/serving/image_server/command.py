@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from agentfly.errors import ConfigError
 from agentfly.serving.image_server.settings import ServerSettings, UploadLimits
@@ -52,16 +52,14 @@ def read_settings(
     key = None if api_key_env is None else os.environ.get(api_key_env, "")
     if key == "":
         raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
-    try:
-        pixels = {"pixels": max_pixels, "total_pixels": 2 * max_pixels}
-        size = int(max_body_mb * 2**20)
-        limits = UploadLimits(body_bytes=size, images=max_images, allow_urls=allow_urls, **pixels)
-        own = {"device": device or "cpu", "api_key": None if key is None else SecretStr(key), "limits": limits}
-        return ServerSettings.model_validate({**options, **own})
-    except ValidationError as fault:
-        first = fault.errors(include_url=False)[0]
-        name = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
-        raise ConfigError(f"{name}{first['msg'].removeprefix('Value error, ')}") from fault
+    limits = UploadLimits(
+        body_bytes=int(max_body_mb * 2**20),
+        images=max_images,
+        pixels=max_pixels,
+        total_pixels=2 * max_pixels,
+        allow_urls=allow_urls,
+    )
+    return ServerSettings(**options, device=device or "cpu", api_key=key and SecretStr(key), limits=limits)
 
 
 def serve(settings: ServerSettings, log_level: str = "info") -> None:

@@ -17,27 +17,28 @@ class RequestError(AgentFlyError):
     """
 
     kind = "server_error"
+    status = 500
+    code: str | None = None
 
     def __init__(
         self,
         message: str,
         *,
-        status: int = 500,
+        status: int | None = None,
         code: str | None = None,
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+        self.status, self.code = status or self.status, code or self.code
+        self.param, self.retry_after = param, retry_after
 
 
 class RequestRefused(RequestError):
     """The request is wrong, or the engine cannot do it: sending it again does not help."""
 
     kind = "invalid_request_error"
-
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message, status=status, code=code, param=param)
+    status = 400
 
 
 class ServerFault(RequestError):
@@ -70,5 +71,5 @@ class TooManyRequests(RequestError):
 class DeadlineExceeded(ServerFault):
     """The request took longer than it may."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=504, code="deadline_exceeded")
+    status = 504
+    code = "deadline_exceeded"

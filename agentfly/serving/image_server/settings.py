@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
+from agentfly.settings import Settings
 from agentfly.vision.diffusion.settings import Offload
 from agentfly.vision.model_runtime import DType
 
@@ -23,7 +24,7 @@ _UNUSED: dict[ModelType, tuple[str, ...]] = {
 }
 
 
-class UploadLimits(BaseModel):
+class UploadLimits(Settings):
     """Limits of a request, checked before anything is decoded.
 
     Attributes:
@@ -39,7 +40,7 @@ class UploadLimits(BaseModel):
         url_seconds: seconds for such a download, redirects included.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    written_as: ClassVar[str] = "--"
 
     body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     images: int = Field(8, ge=1)
@@ -53,7 +54,7 @@ class UploadLimits(BaseModel):
     url_seconds: float = Field(20.0, gt=0)
 
 
-class ModelOptions(BaseModel):
+class ModelOptions(Settings):
     """The model of a server, and its form in memory.
 
     Attributes:
@@ -67,7 +68,8 @@ class ModelOptions(BaseModel):
             from an image.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
+    written_as: ClassVar[str] = "--"
 
     model_type: ModelType
     model_path: str = ""

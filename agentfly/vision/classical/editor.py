@@ -17,8 +17,8 @@ from PIL import Image
 
 from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import EditParams
+from agentfly.vision.classical.detector import Pixels, colour_mask, find_regions
 from agentfly.vision.classical.inpainter import repaint
-from agentfly.vision.classical.regions import Pixels, colour_mask, find_regions
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrase
 from agentfly.vision.shapes import COLOURS
 
@@ -70,7 +70,7 @@ def _read_clause(clause: str, instruction: str) -> Action:
     patterns: Sequence[tuple[re.Pattern[str], Callable[..., Pixels]]] = (
         (_RECOLOUR, _recolour),
         (_REPLACE, _replace),
-        (_REMOVE, _remove),
+        (_REMOVE, lambda pixels, what: repaint(pixels, _select(pixels, what), Phrase())),
     )
     for pattern, action in patterns:
         match = pattern.fullmatch(clause)
@@ -93,10 +93,14 @@ def _select(pixels: Pixels, what: Phrase) -> Pixels:
         masks = [colour_mask(hsv, colour, loose=True) for colour in what.colours]
     else:
         masks = _figures(pixels, what)
-    selected = np.bitwise_or.reduce(masks) if masks else np.zeros(pixels.shape[:2], dtype=np.uint8)
-    if not selected.any():
+    return _union(masks, what)
+
+
+def _union(masks: list[Pixels], what: Phrase) -> Pixels:
+    """Return the masks of what is named as one; where they are empty, it is not in the image."""
+    if not any(mask.any() for mask in masks):
         raise ToolError(f"there is no {' '.join(what.words)} in the picture: use other words")
-    return np.asarray(selected, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(masks), dtype=np.uint8)
 
 
 def _figures(pixels: Pixels, what: Phrase) -> list[Pixels]:
@@ -109,17 +113,10 @@ def _figures(pixels: Pixels, what: Phrase) -> list[Pixels]:
     ]
 
 
-def _remove(pixels: Pixels, what: Phrase) -> Pixels:
-    return repaint(pixels, _select(pixels, what), Phrase())
-
-
 def _replace(pixels: Pixels, what: Phrase, new: Phrase) -> Pixels:
     if not new.shapes:
         return _recolour(pixels, what, new)
-    masks = _figures(pixels, what)
-    if not masks:
-        raise ToolError(f"there is no {' '.join(what.words)} in the picture: use other words")
-    return repaint(pixels, np.asarray(np.bitwise_or.reduce(masks), dtype=np.uint8), new)
+    return repaint(pixels, _union(_figures(pixels, what), what), new)
 
 
 def _recolour(pixels: Pixels, what: Phrase, new: Phrase) -> Pixels:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import InpaintParams
-from agentfly.vision.classical.regions import Pixels, colour_mask, shape_matches
+from agentfly.vision.classical.detector import Pixels, colour_mask, shape_matches
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrase
 from agentfly.vision.shapes import COLOURS, SHAPES, WHITE, Figure, border_width, largest_inside
 

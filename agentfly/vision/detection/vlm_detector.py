@@ -91,8 +91,10 @@ class VlmDetector:
         rgb = await asyncio.to_thread(image.convert, "RGB")
         sent = await asyncio.to_thread(rgb.resize, (width, height), Image.Resampling.BICUBIC)
         answer = await self._ask(sent, caption)
-        found = _read_boxes(answer)
-        if found is None:
+        # The list may stand in a code fence, or between words.
+        start, end = answer.find("["), answer.rfind("]")
+        found = json_repair.loads(answer[start : end + 1 if end > start else None]) if start >= 0 else None
+        if not isinstance(found, list):
             raise ToolError(f"the detector {self.name} gave no list of boxes: use other words, or try again")
         units = (1000, 1000) if self.settings.coordinates == "thousandths" else sent.size
         per_unit = (image.width / units[0], image.height / units[1])
@@ -127,15 +129,6 @@ class VlmDetector:
                 temperature=0.0,
             )
         return reply.choices[0].message.content or "" if reply.choices else ""
-
-
-def _read_boxes(answer: str) -> list[object] | None:
-    """Return the JSON list in an answer, with or without code fences and words around it; None where there is none."""
-    start, end = answer.find("["), answer.rfind("]")
-    if start < 0:
-        return None
-    parsed = json_repair.loads(answer[start : end + 1 if end > start else None])
-    return list(parsed) if isinstance(parsed, list) else None
 
 
 def _read_candidate(entry: object, scale: tuple[float, float], caption: str) -> Candidate | None:

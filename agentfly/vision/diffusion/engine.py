@@ -1,12 +1,20 @@
-"""Inpainting (SD, SDXL, Flux Fill, QwenImageEditInpaint, ...) and editing (QwenImageEdit, QwenImageEditPlus, Flux
-Kontext, ...) with any diffusers pipeline, on shared weights and in batches.
+"""Images by any diffusers pipeline, on shared weights and in batches.
+
+Inpainting (SD, SDXL, Flux Fill, QwenImageEditInpaint, ...), editing (QwenImageEdit, QwenImageEditPlus, Flux Kontext,
+...), images from text, and variations of images. Every request has a random generator of its own, on the CPU, so that
+its image depends on its seed and not on its batch or its device.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 import secrets
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from PIL import Image
 
@@ -16,15 +24,47 @@ from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.compositing import paste_back, restored, solid
 from agentfly.vision.diffusion import lightning
 from agentfly.vision.diffusion.batching import Abandoned, Batcher
-from agentfly.vision.diffusion.calls import Caller, Order, Plan
+from agentfly.vision.diffusion.calls import Caller, Order, Plan, stop_callback
 from agentfly.vision.diffusion.pipelines import Role, Weights, shared_weights
-from agentfly.vision.diffusion.settings import DiffusionSettings, EditorSettings, InpainterSettings
+from agentfly.vision.diffusion.settings import DiffusionSettings, EditorSettings, InpainterSettings, WeightSettings
 from agentfly.vision.model_runtime import Worker, memory_guard
 
 _Request = tuple[Plan, Order]
+R = TypeVar("R")
+
+# Seconds that the first request of a batch of `TextToImage` waits for others.
+_WINDOW = 0.005
+_SETTINGS = ("negative_prompt", "guidance_scale", "true_cfg_scale", "num_inference_steps", "width", "height")
 
 
-class DiffusionEngine:
+class _Batching(ABC, Generic[R]):
+    """An engine that makes the images of several requests at once, and loads its weights off the event loop."""
+
+    def __init__(self, weights: Weights, *, max_batch: int, window: float, threads: int = 1) -> None:
+        self.weights, self.name = weights, weights.name
+        self._loader = Worker("diffusion-load")
+        self._batcher: Batcher[R, Image.Image | None] = Batcher(
+            self._run, max_batch=max_batch, window=window, threads=threads
+        )
+
+    def close(self) -> None:
+        """Drop the requests that wait; those that run stop at their next step."""
+        self._batcher.close()
+        self._loader.close()
+
+    async def _submit(self, key: Hashable, request: R) -> Image.Image:
+        """Return the image of a request; requests with equal keys may share a batch."""
+        image = await self._batcher.submit(key, request)
+        if image is None:
+            raise ToolError(f"the safety checker of {self.name} withheld the image: use another prompt")
+        return image
+
+    @abstractmethod
+    def _run(self, requests: Sequence[R], abandoned: Abandoned) -> Sequence[Image.Image | None]:
+        """Make the images of a batch in a thread; None for one that the safety checker withheld."""
+
+
+class DiffusionEngine(_Batching[_Request]):
     """Makes images with the pipeline of one role.
 
     With a Lightning LoRA, steps and guidance are those of its distillation in spite of a request: others only make
@@ -39,15 +79,13 @@ class DiffusionEngine:
     def __init__(self, settings: DiffusionSettings, role: Role, weights: Weights | None = None) -> None:
         self._settings = settings
         self._role: Role = role
-        self.weights = weights or shared_weights(settings.weights)
-        self.name = self.weights.name
         self._caller: Caller | None = None
-        self._loader = Worker("diffusion-load")
-        self._batcher: Batcher[_Request, Image.Image | None] = Batcher(
-            self._run,
+        weights = weights or shared_weights(settings.weights)
+        super().__init__(
+            weights,
             max_batch=settings.max_batch,
             window=settings.batch_window_ms / 1000,
-            threads=self.weights.settings.concurrency,
+            threads=weights.settings.concurrency,
         )
 
     def load(self) -> Caller:
@@ -59,11 +97,6 @@ class DiffusionEngine:
         if self._caller is None:
             self._caller = Caller(self.weights.template(self._role), self._settings.area)
         return self._caller
-
-    def close(self) -> None:
-        """Drop the requests that wait; those that run end by themselves."""
-        self._batcher.close()
-        self._loader.close()
 
     async def ready(self) -> Caller:
         """Load the weights off the event loop, if they are not loaded yet."""
@@ -96,10 +129,7 @@ class DiffusionEngine:
             self._settings.guidance if guidance is None else guidance,
             strength,
         )
-        image = await self._batcher.submit(plan if caller.batches else object(), (plan, order))
-        if image is None:
-            raise ToolError(f"the safety checker of {self.name} withheld the image: use another prompt")
-        return image
+        return await self._submit(plan if caller.batches else object(), (plan, order))
 
     def _run(self, requests: Sequence[_Request], abandoned: Abandoned) -> list[Image.Image | None]:
         caller, plan = self.load(), requests[0][0]
@@ -176,3 +206,125 @@ class DiffusionEditor(DiffusionEngine):
         order = Order(source, instruction, seed_or_random(params.seed), negative_prompt=params.negative_prompt)
         edited = await self.make(order, steps=params.num_inference_steps, guidance=params.true_cfg_scale)
         return await asyncio.to_thread(restored, edited, image.size)
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One image to make. None leaves a setting to the pipeline's own default.
+
+    Attributes:
+        prompt: description of the image.
+        seed: of its noise.
+        negative_prompt: what to avoid.
+        guidance_scale, true_cfg_scale: a pipeline has one of them, or both.
+        num_inference_steps: of denoising.
+        width, height: in pixels; the pipeline works at the next size that it supports, and its image is resized.
+    """
+
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    num_inference_steps: int | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class TextToImage(_Batching[TextRequest]):
+    """A text-to-image pipeline: one hot pipeline, and clients that fan out share its batches.
+
+    Args:
+        settings: of its weights, which are loaded at the first request.
+        weights: weights to use; None takes those that engines with equal settings share.
+        max_batch: images made at once.
+
+    Raises:
+        MissingExtraError: diffusers is not installed.
+        ConfigError: the folder is no diffusers pipeline.
+    """
+
+    def __init__(self, settings: WeightSettings, weights: Weights | None = None, *, max_batch: int = 4) -> None:
+        self._accepted: frozenset[str] = frozenset()
+        self._multiple = 1
+        super().__init__(weights or shared_weights(settings), max_batch=max_batch, window=_WINDOW)
+
+    def load(self) -> None:
+        """Load the weights, if they are not loaded yet. Takes seconds to minutes, so not for an event loop.
+
+        Raises:
+            ConfigError: the checkpoint does not start from text, or cannot be loaded.
+        """
+        if not self._accepted:
+            template = self.weights.template("generate")
+            # Transformers take patches of two by two latents; Stable Diffusion wants multiples of 8 with any VAE.
+            self._multiple = math.lcm(8, template.vae_scale_factor * (1 if "unet" in template.components else 2))
+            self._accepted = frozenset(inspect.signature(template.__call__).parameters)
+
+    async def make(self, request: TextRequest) -> Image.Image:
+        """Return the image of a request; cancelling the call withdraws the request, even while it runs.
+
+        Raises:
+            ToolError: the pipeline does not know a setting, memory ran out, or the safety checker withheld the image.
+            ConfigError: the checkpoint cannot be loaded, or does not start from text.
+        """
+        if not self._accepted:
+            await self._loader.run(self.load)
+        unknown = [name for name in _SETTINGS if getattr(request, name) is not None and name not in self._accepted]
+        if unknown:
+            raise ToolError(f"this model has no {', '.join(unknown)}: leave it out")
+        work = replace(request, width=self._whole(request.width), height=self._whole(request.height))
+        # Requests that differ in nothing but these can be one batch.
+        image = await self._submit(replace(work, prompt="", seed=0), work)
+        size = (request.width or image.width, request.height or image.height)
+        return image if image.size == size else await asyncio.to_thread(restored, image, size)
+
+    def _whole(self, side: int | None) -> int | None:
+        """Return the next side that is a whole number of latents."""
+        return None if side is None else math.ceil(side / self._multiple) * self._multiple
+
+    def _run(self, requests: Sequence[TextRequest], abandoned: Abandoned) -> Sequence[Image.Image | None]:
+        import torch
+
+        shared = {name: getattr(requests[0], name) for name in _SETTINGS}
+        call: dict[str, object] = {name: value for name, value in shared.items() if value is not None}
+        if "negative_prompt" in call:
+            call["negative_prompt"] = [call["negative_prompt"]] * len(requests)
+        if "callback_on_step_end" in self._accepted:
+            call["callback_on_step_end"] = stop_callback(abandoned)
+        call["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+        with memory_guard(self.name), self.weights.fresh("generate") as pipeline, torch.inference_mode():
+            output = pipeline(prompt=[request.prompt for request in requests], **call)
+        withheld = output.get("nsfw_content_detected") or [False] * len(requests)
+        return [None if bad else image for image, bad in zip(output["images"], withheld, strict=True)]
+
+
+class ImageToImage(DiffusionEngine):
+    """Variations of an image by a checkpoint that starts from text: noise on the image, and denoising by the prompt.
+
+    Args:
+        settings: of the engine.
+        weights: weights to use; None takes those that engines with equal settings share.
+    """
+
+    def __init__(self, settings: DiffusionSettings, weights: Weights | None = None) -> None:
+        super().__init__(settings, "vary", weights)
+
+    async def vary(
+        self, start: Image.Image, prompt: str, *, seed: int, strength: float, steps: int | None = None
+    ) -> Image.Image:
+        """Return a variation, at the size that the pipeline works at for such an image; transparent parts become white.
+
+        Args:
+            start: the image to vary.
+            prompt: description of the result.
+            seed: of the noise.
+            strength: amount of noise, from 0 (the image stays) to 1 (nothing of it is left).
+            steps: of denoising; only the last share `strength` of them is done.
+
+        Raises:
+            ToolError: strength and steps leave nothing to do, or memory ran out.
+            ConfigError: the checkpoint cannot be loaded, or has no such pipeline.
+        """
+        order = Order(await asyncio.to_thread(on_white, start), prompt, seed)
+        return await self.make(order, steps=steps, guidance=None, strength=strength)

@@ -79,10 +79,6 @@ class Weights:
         steps = self.settings.lightning_steps
         return short_name(self.settings.model) + (f" lightning-{steps}" if steps else "")
 
-    def has(self, role: Role) -> bool:
-        """Return True if the pipeline for a role is loaded."""
-        return role in self._templates
-
     def template(self, role: Role) -> DiffusionPipeline:
         """Return the pipeline that those for a role are copied from; loading takes seconds to minutes.
 

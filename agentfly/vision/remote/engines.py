@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from PIL import Image
 
@@ -14,7 +14,6 @@ from agentfly.images import encode_image
 from agentfly.vision.base import (
     Delegating,
     Detection,
-    Detections,
     Detector,
     Editor,
     EditParams,
@@ -30,37 +29,45 @@ from agentfly.vision.remote.settings import NodeSpecs, PoolSettings, read_nodes
 from agentfly.vision.remote.statistics import PoolStatistics
 
 T = TypeVar("T")
+E = TypeVar("E", Detector, Inpainter, Editor)
 
 
-class _Remote(Delegating):
+class _Remote(Delegating, Generic[E]):
     """An engine behind the pool, with a local engine for when no server does the operation.
 
     Its `name` is that of the engine that did the last call of the current task: of calls side by side, one may have
     been done by a server and another here.
     """
 
-    def __init__(
-        self, pool: NodePool, operation: Operation, otherwise: Callable[[], Detector | Inpainter | Editor]
-    ) -> None:
-        self._pool, self._operation, self._stand_in = pool, operation, otherwise
-        self._maker = ContextVar(f"agentfly_remote_{operation}", default="remote")
+    operation: ClassVar[Operation]
+
+    def __init__(self, pool: NodePool, otherwise: Callable[[], E]) -> None:
+        self._pool = pool
+        self._otherwise: Callable[[], E] = otherwise
+        self._maker = ContextVar(f"agentfly_remote_{self.operation}", default="remote")
 
     @property
     def name(self) -> str:
         """The models that did the last call; "remote" before the first."""
         return self._maker.get()
 
-    async def _ask(self, build: Callable[[], Call], read: Callable[[bytes], T]) -> T:
-        result = await self._pool.call(self._operation, build, read)
+    async def _ask(self, build: Callable[[], Call], read: Callable[[bytes], T], here: Callable[[E], Awaitable[T]]) -> T:
+        """Return the answer of a server, or of the local engine where no server does the operation."""
+        try:
+            result = await self._pool.call(self.operation, build, read)
+        except NotOffered:
+            engine = self._otherwise()
+            self._maker.set(engine.name)
+            return await here(engine)
         self._note_maker()
         return result
 
     async def maker(self) -> str:
         """Return the models that do it now, with their versions; the local engine where no server does it."""
         try:
-            makers = await self._pool.makers(self._operation)
+            makers = await self._pool.makers(self.operation)
         except NotOffered:
-            name = self._stand_in().name
+            name = self._otherwise().name
             self._maker.set(name)
             return name
         # A result from a cache has a maker, too.
@@ -68,43 +75,34 @@ class _Remote(Delegating):
         return f"remote: {', '.join(makers)}"
 
     def _note_maker(self) -> None:
-        models = dict.fromkeys(node.model for node in self._pool.nodes if node.offers(self._operation) and node.model)
+        models = dict.fromkeys(node.model for node in self._pool.nodes if node.offers(self.operation) and node.model)
         self._maker.set(f"remote: {', '.join(models)}" if models else "remote")
 
 
-class RemoteDetector(_Remote):
+class RemoteDetector(_Remote[Detector]):
     """Finds the objects that a text names, on a server."""
 
-    def __init__(self, pool: NodePool, otherwise: Callable[[], Detector]) -> None:
-        super().__init__(pool, "detect", otherwise)
-        self._otherwise = otherwise
+    operation = "detect"
 
     async def detect(
         self, image: Image.Image, prompt: str, *, box_threshold: float, text_threshold: float
     ) -> Sequence[Detection]:
         """Return the objects that match, best first; see `Detector`."""
+        thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
 
         def build() -> Call:
-            thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
             return Call("detect", prompt, encode_image(image), image.size, fields=thresholds)
 
-        def read(content: bytes) -> Detections:
+        def read(content: bytes) -> Sequence[Detection]:
             return read_detections(content, image.size)
 
-        try:
-            return await self._ask(build, read)
-        except NotOffered:
-            engine = self._otherwise()
-            self._maker.set(engine.name)
-            return await engine.detect(image, prompt, box_threshold=box_threshold, text_threshold=text_threshold)
+        return await self._ask(build, read, lambda engine: engine.detect(image, prompt, **thresholds))
 
 
-class RemoteInpainter(_Remote):
+class RemoteInpainter(_Remote[Inpainter]):
     """Repaints the masked part of an image, on a server."""
 
-    def __init__(self, pool: NodePool, otherwise: Callable[[], Inpainter]) -> None:
-        super().__init__(pool, "inpaint", otherwise)
-        self._otherwise = otherwise
+    operation = "inpaint"
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
         """Return the image with the masked part repainted; see `Inpainter`. Changes elsewhere are undone."""
@@ -119,20 +117,13 @@ class RemoteInpainter(_Remote):
                 painted.putalpha(image.getchannel("A"))
             return Image.composite(painted, image, grey.point(lambda value: 255 if value else 0))
 
-        try:
-            return await self._ask(build, read)
-        except NotOffered:
-            engine = self._otherwise()
-            self._maker.set(engine.name)
-            return await engine.inpaint(image, mask, prompt, params)
+        return await self._ask(build, read, lambda engine: engine.inpaint(image, mask, prompt, params))
 
 
-class RemoteEditor(_Remote):
+class RemoteEditor(_Remote[Editor]):
     """Edits a whole image, on a server."""
 
-    def __init__(self, pool: NodePool, otherwise: Callable[[], Editor]) -> None:
-        super().__init__(pool, "edit", otherwise)
-        self._otherwise = otherwise
+    operation = "edit"
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """Return the edited image, same size; see `Editor`."""
@@ -143,12 +134,7 @@ class RemoteEditor(_Remote):
         def read(content: bytes) -> Image.Image:
             return _resized(read_image(content), image.size)
 
-        try:
-            return await self._ask(build, read)
-        except NotOffered:
-            engine = self._otherwise()
-            self._maker.set(engine.name)
-            return await engine.edit(image, instruction, params)
+        return await self._ask(build, read, lambda engine: engine.edit(image, instruction, params))
 
 
 @dataclass(frozen=True)

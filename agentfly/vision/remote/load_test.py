@@ -65,6 +65,14 @@ class Report:
     p50: float | None
     p99: float | None
 
+    def print(self) -> None:
+        """Print the outcome on the console."""
+        console = Console(highlight=False)
+        console.print(f"{self.answered} answered in {self.seconds:.1f} s: {self.per_second:.2f} a second")
+        console.print(f"latency: p50 {self.p50 or 0.0:.3f} s, p99 {self.p99 or 0.0:.3f} s")
+        for text, count in self.errors.items():
+            console.print(f"{count} x {text}", markup=False)
+
 
 async def run_load(engines: Engines, load: Load) -> Report:
     """Send a load, each request with a seed of its own so that no cache can answer.
@@ -164,17 +172,8 @@ def load_test(
         Console().print_json(json.dumps({**asdict(report), "pool": statistics.to_dict()}))
     else:
         statistics.print()
-        _print_report(report)
+        report.print()
     raise typer.Exit(0 if report.answered == load.requests else 1)
-
-
-def _print_report(report: Report) -> None:
-    p50, p99 = report.p50 or 0.0, report.p99 or 0.0
-    console = Console(highlight=False)
-    console.print(f"{report.answered} answered in {report.seconds:.1f} s: {report.per_second:.2f} a second")
-    console.print(f"latency: p50 {p50:.3f} s, p99 {p99:.3f} s")
-    for text, count in report.errors.items():
-        console.print(f"{count} x {text}", markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -100,6 +100,7 @@ class Node:
         self._failures = 0
         self._decreased = float("-inf")
         self._seconds: dict[Operation, deque[float]] = {}
+        self._answer_seconds: deque[float] = deque(maxlen=1024)
 
     @property
     def url(self) -> str:
@@ -178,7 +179,7 @@ class Node:
         self.circuit = Circuit.closed
         if operation is None:
             return
-        self.counters.seconds.append(seconds)
+        self._answer_seconds.append(seconds)
         recent = self._seconds.setdefault(operation, deque(maxlen=64))
         recent.append(seconds)
         if self.held >= int(self.limit) and seconds <= _QUEUEING * min(recent):
@@ -258,7 +259,7 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """Return its counters and its state."""
-        counters, seconds = self.counters, list(self.counters.seconds)
+        seconds = list(self._answer_seconds)
         if self.circuit is not Circuit.closed:
             state = self.circuit.value
         elif self.operations is None:
@@ -273,17 +274,10 @@ class Node:
             state=state,
             in_flight=self.in_flight,
             limit=round(self.limit, 2),
-            attempts=counters.attempts,
-            answered=counters.answered,
-            refused=counters.refused,
-            failed=counters.failed,
-            busy=counters.busy,
-            cancelled=counters.cancelled,
-            hedges_won=counters.hedges_won,
             mean=sum(seconds) / len(seconds) if seconds else None,
             p50=quantile(seconds, 0.5),
             p99=quantile(seconds, 0.99),
-            last_error=counters.last_error,
+            **vars(self.counters),
         )
 
 

@@ -118,24 +118,21 @@ def _read_spec(spec: NodeSpec, api_key_env: str | None) -> list[NodeConfig]:
         texts = [text.strip() for text in spec.split(",") if text.strip()]
         return [NodeConfig(_url(text), api_key_env=api_key_env) for text in texts or [spec]]
     if isinstance(spec, Mapping):
-        return [_read_mapping(spec, api_key_env)]
+        known = [entry.name for entry in fields(NodeConfig)]
+        for name in spec:
+            if name not in known:
+                raise ConfigError(unknown_name("field of a server", str(name), known))
+        given: dict[str, Any] = {"api_key_env": api_key_env, **spec}
+        if not isinstance(given.get("base_url"), str):
+            raise ConfigError("a server has no base_url: write {base_url: http://HOST:PORT, ...}")
+        if given.get("operations") is not None:
+            given["operations"] = frozenset(given["operations"])
+        return [NodeConfig(**{**given, "base_url": _url(given["base_url"])})]
     try:
         host, port = spec
         return [NodeConfig(_url(f"{f'[{host}]' if ':' in host else host}:{int(port)}"), api_key_env=api_key_env)]
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"{spec!r} is no server: write 'HOST:PORT', such as 'localhost:8000'") from fault
-
-
-def _read_mapping(spec: Mapping[str, Any], api_key_env: str | None) -> NodeConfig:
-    known = [entry.name for entry in fields(NodeConfig)]
-    for name in spec:
-        if name not in known:
-            raise ConfigError(unknown_name("field of a server", str(name), known))
-    if not isinstance(spec.get("base_url"), str):
-        raise ConfigError("a server has no base_url: write {base_url: http://HOST:PORT, ...}")
-    operations = spec.get("operations")
-    changes = {"base_url": _url(spec["base_url"]), "operations": None if operations is None else frozenset(operations)}
-    return NodeConfig(**{"api_key_env": api_key_env, **spec, **changes})
 
 
 def _url(text: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass
@@ -21,7 +20,6 @@ class NodeCounters:
     cancelled: int = 0
     hedges_won: int = 0
     last_error: str = ""
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
 
 
 @dataclass
@@ -38,14 +36,14 @@ class PoolCounters:
     hedges: int = 0
 
 
-@dataclass(frozen=True)
-class NodeStatistics:
-    """Statistics of one node.
+@dataclass(kw_only=True)
+class NodeStatistics(NodeCounters):
+    """Statistics of one node: its counts until now, and its state.
 
     Attributes:
-        state: unknown (not asked yet), ready, not ready, open (no requests after failures), or half open (on trial).
         attempts: requests sent to it, with retries and hedges; each is one of answered, refused (by its engine), failed
             (no usable answer), busy (no room there), cancelled (another node was quicker, or nobody waits), in_flight.
+        state: unknown (not asked yet), ready, not ready, open (no requests after failures), or half open (on trial).
         limit: requests that the pool gives it at once.
         p50, p99: seconds of the last 1024 answers.
     """
@@ -57,22 +55,14 @@ class NodeStatistics:
     state: str
     in_flight: int
     limit: float
-    attempts: int
-    answered: int
-    refused: int
-    failed: int
-    busy: int
-    cancelled: int
-    hedges_won: int
     mean: float | None
     p50: float | None
     p99: float | None
-    last_error: str
 
 
-@dataclass(frozen=True)
-class PoolStatistics:
-    """Statistics of the pool and its nodes.
+@dataclass(kw_only=True)
+class PoolStatistics(PoolCounters):
+    """Statistics of the pool and its nodes: its counts until now, and what is under way.
 
     Attributes:
         requests: calls of engines; each is one of answered, refused, timed_out, failed, cancelled, pending.
@@ -81,15 +71,7 @@ class PoolStatistics:
         waiting: requests that wait for a node now.
     """
 
-    requests: int
-    answered: int
-    refused: int
-    timed_out: int
-    failed: int
-    cancelled: int
     pending: int
-    retries: int
-    hedges: int
     waiting: int
     requests_per_minute_limit: float | None
     nodes: tuple[NodeStatistics, ...]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -14,7 +14,7 @@ import httpx
 from agentfly.errors import ConfigError, EngineUnavailable, ToolError
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, BadReply, Call, adapter_of
 from agentfly.vision.remote.node import Node
-from agentfly.vision.remote.settings import NodeConfig, PoolSettings
+from agentfly.vision.remote.settings import PoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,12 @@ class Transport:
         response = await self._get(node, "/v1/models")
         models: Mapping[str, object] = {}
         if response.status_code == 200:
-            models = _read_models(response)
+            try:
+                models = json.loads(response.content)
+            except ValueError as fault:
+                raise BadReply("its /v1/models is no JSON") from fault
+            if not isinstance(models, dict) or not all(isinstance(model, dict) for model in _read_list(models, "data")):
+                raise BadReply("its /v1/models is no list of models")
         elif response.status_code in (401, 403) or node.config.adapter is None:
             _check_address(node, response)
             raise BadReply(f"its /v1/models answered {response.status_code}")
@@ -174,40 +179,11 @@ class Transport:
         )
 
 
-def _read_models(response: httpx.Response) -> Mapping[str, object]:
-    try:
-        models: object = json.loads(response.content)
-    except ValueError as fault:
-        raise BadReply("its /v1/models is no JSON") from fault
-    if not isinstance(models, dict) or not all(isinstance(model, dict) for model in _read_list(models, "data")):
-        raise BadReply("its /v1/models is no list of models")
-    return models
-
-
 def _read_list(item: Mapping[str, object], name: str) -> list[Any]:
     value = item.get(name, [])
     if not isinstance(value, list):
         raise BadReply(f"its /v1/models has no list of {name}")
     return value
-
-
-async def probe_nodes(configs: Sequence[NodeConfig], settings: PoolSettings) -> list[Node]:
-    """Probe servers once, all at the same time.
-
-    Args:
-        configs: the servers.
-        settings: with the time limits.
-
-    Returns:
-        A node for each server, in their order, which holds the result of its probe.
-    """
-    found = [Node(config, settings) for config in configs]
-    transport = Transport(settings)
-    try:
-        await asyncio.gather(*(transport.probe(node) for node in found))
-    finally:
-        await transport.close()
-    return found
 
 
 def _check(node: Node, response: httpx.Response) -> None:

@@ -85,7 +85,7 @@ def test_no_image_is_one_clear_line_and_the_steps_are_there_all_the_same(
         (["--strip", "steps.mp4"], "the steps are written as a strip (.png) or an animation (.gif)"),
         (["--engine", "clasical"], "Did you mean 'classical'"),
         (["--engine", "{'x'"], "--engine is not valid JSON"),
-        (["--engine", "nowhere.yaml"], "--engine: cannot read 'nowhere.yaml': No such file"),
+        (["--engine", "nowhere.yaml"], "cannot read the file of --engine 'nowhere.yaml': No such file"),
         (["--engine", "openai"], "no API key: set OPENAI_API_KEY"),
         (["--engine", '{"editor": "openai"}'], "no API key: set OPENAI_API_KEY"),
         (["--nodes", "localhost"], "--nodes: 'localhost' has no port: write HOST:PORT"),

@@ -50,7 +50,7 @@ def test_models_are_the_documented_ones_and_nothing_is_loaded_yet() -> None:
         "Qwen/Qwen-Image-Edit",
     ]
     assert isinstance(engines.inpainter, DiffusionInpainter)
-    assert not engines.inpainter.weights.has("inpaint")
+    assert not engines.inpainter.weights._templates
 
 
 def test_each_engine_takes_its_own_settings() -> None:
@@ -174,7 +174,7 @@ def test_an_option_names_engines_by_name_json_or_file(text: str, spec: Any, tmp_
     ("text", "words"),
     [
         ("{editor: openai}", "--engine is not valid JSON"),
-        ("nowhere.yaml", "--engine: cannot read 'nowhere.yaml': No such file or directory"),
+        ("nowhere.yaml", "cannot read the file of --engine 'nowhere.yaml': No such file or directory"),
         ("FOLDER/list.yaml", "is no mapping of engines"),
         ("FOLDER/broken.yaml", "is not valid YAML"),
     ],

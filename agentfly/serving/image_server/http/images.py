@@ -27,12 +27,12 @@ class Coder:
 
     Args:
         limits: of the images of a request.
-        threads: images decoded or encoded at once, which bounds the memory that this takes.
     """
 
-    def __init__(self, limits: UploadLimits, threads: int = 4) -> None:
+    def __init__(self, limits: UploadLimits) -> None:
         self._limits = limits
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="coder")
+        # Their number bounds the memory that images take at once.
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="coder")
 
     def close(self) -> None:
         """End the threads without waiting for them."""

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from agentfly.serving.image_server.http.guard import client_of
+from agentfly.serving.image_server.http.app import client_of
 from agentfly.vision.base import EditParams
 from agentfly.vision.remote import remote_engines
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running

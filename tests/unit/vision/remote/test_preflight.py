@@ -8,7 +8,7 @@ import time
 import pytest
 
 from agentfly.errors import ConfigError
-from agentfly.vision.remote.preflight import find_unusable_nodes, require_nodes
+from agentfly.vision.remote.preflight import require_nodes
 from agentfly.vision.remote.settings import read_nodes
 from tests.unit.vision.remote.fake_node import FakeNode
 
@@ -35,7 +35,7 @@ async def test_the_silent_ones_among_others_are_named_in_a_warning(caplog: pytes
 async def test_one_that_is_starting_is_waited_for_later_and_none_asks_nobody() -> None:
     with FakeNode().up() as node:
         node.health = 503
-        assert await find_unusable_nodes(read_nodes(node.url)) == {}
+        assert await require_nodes(read_nodes(node.url), "-") == {}
     await require_nodes([], "-")
 
 

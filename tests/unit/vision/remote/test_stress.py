@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentfly.errors import ToolError
-from agentfly.vision.remote import NodeConfig, NodePool, PoolSettings, PoolStatistics, attempts, health_check
+from agentfly.vision.remote import NodeConfig, NodePool, PoolSettings, PoolStatistics, attempts
 from agentfly.vision.remote import pool as pool_module
 from agentfly.vision.remote.adapters import OPERATIONS, Call
 from agentfly.vision.remote.node import Node
@@ -127,7 +127,7 @@ async def weather(seed: int, monkeypatch: pytest.MonkeyPatch) -> PoolStatistics:
 
 
 async def test_after_any_storm_every_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_check, "_POLL", 0.002)
+    monkeypatch.setattr(pool_module, "_POLL", 0.002)
     monkeypatch.setattr(attempts, "_LEAST_DELAY", 0.002)
     before = asyncio.all_tasks()
     statistics = await asyncio.gather(*(weather(seed, monkeypatch) for seed in range(20)))
