@@ -10,8 +10,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from agentfly.agents.agent import AgentSettings
-from agentfly.agents.chain import RolloutLimits
+from agentfly.agents.chain import AgentSettings, RolloutLimits
 from agentfly.agents.display.strip import check_steps_path, steps, write_steps
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
