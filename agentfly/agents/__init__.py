@@ -1,7 +1,7 @@
 """Agents, their rollouts and their trajectories."""
 
-from agentfly.agents.agent import Agent, AgentArguments, AgentSettings
-from agentfly.agents.chain import Chain, RolloutLimits
+from agentfly.agents.agent import Agent, AgentArguments
+from agentfly.agents.chain import AgentSettings, Chain, RolloutLimits
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.result import RunResult
 from agentfly.agents.reward_function import reward

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Never
@@ -14,42 +15,22 @@ from rich.console import Console
 from rich.markup import escape
 from typing_extensions import TypedDict, Unpack
 
-from agentfly.agents.chain import Chain, RolloutLimits
+from agentfly.agents.chain import AgentSettings, Chain
 from agentfly.agents.display.console import ConsoleStream
 from agentfly.agents.inputs import Conversation, OneConversation, name_images, read_messages
-from agentfly.agents.llm_backends import LLMBackend, SamplingParams, make_backend
+from agentfly.agents.llm_backends import LLMBackend, make_backend
 from agentfly.agents.result import RunResult
 from agentfly.agents.reward_function import Reward, as_reward
 from agentfly.agents.rollout import Rollout
 from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
-from agentfly.agents.user_tools import GivenTool, given_tools, method_tools
 from agentfly.errors import ConfigError, unknown_name
-from agentfly.images import ImageLimits, ImageStore, ImageView, load_image
+from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import text_message
-from agentfly.tools import Toolset
+from agentfly.tools import Tool, Toolset
 
-
-@dataclass(frozen=True)
-class AgentSettings:
-    """The settings that all agents share.
-
-    Attributes:
-        system_prompt: first message of every chain that brings none; None for no system message.
-        limits: of every chain.
-        sampling: of every turn.
-        image_limits: what images are accepted.
-        max_concurrent_chains: chains of a run at the same time.
-        reward_timeout: seconds that the reward function may take for one chain.
-    """
-
-    system_prompt: str | None = None
-    limits: RolloutLimits = field(default_factory=RolloutLimits)
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    image_limits: ImageLimits = field(default_factory=ImageLimits)
-    max_concurrent_chains: int = 64
-    reward_timeout: float = 600.0
+GivenTool = Tool | Callable[..., object] | object
 
 
 class ChainMessages(TypedDict):
@@ -257,6 +238,43 @@ class Agent:
         score = None if self.reward is None else partial(_score, self.reward, self.settings.reward_timeout)
         rollout = Rollout(self.backend, limits, self.settings.sampling, on_event, score)
         return Run(self, rollout, num_chains, log_dir)
+
+
+def method_tools(agent: Agent, view: ImageView) -> Iterator[Tool]:
+    """Yield the `@tool` methods of an agent, bound to a copy of it for one chain.
+
+    `images` and `store` of the copy are the chain's. Attributes that a method sets stay in the chain. Objects that the
+    agent holds are shared by all chains.
+    """
+    own = copy.copy(agent)
+    own.images, own.store = view, view.store
+    yield from Toolset.of(own)
+
+
+def given_tools(given: Sequence[GivenTool], view: ImageView) -> Iterator[Tool]:
+    """Yield the tools of the argument `tools=` for one chain.
+
+    A marked function is used as it is. An object gives its marked methods. Of a class each chain gets an object of its
+    own; a constructor that has an argument `images` gets the chain's images.
+
+    Args:
+        given: as the user passed them.
+        view: the images of the chain.
+
+    Raises:
+        ConfigError: something among them is no tool.
+    """
+    for item in given:
+        if isinstance(item, type):
+            takes = "images" in inspect.signature(item.__init__).parameters  # type: ignore[misc]
+            found = Toolset.of(item(images=view) if takes else item())
+        elif isinstance(item, Tool) or inspect.isroutine(item):
+            found = Toolset([item])
+        else:
+            found = Toolset.of(item)
+        if not len(found):
+            raise ConfigError(f"tools: {item!r} is no tool; mark a function, or methods of a class, with @tool")
+        yield from found
 
 
 async def _score(reward: Reward, timeout: float, chain: Chain) -> None:

@@ -1,11 +1,12 @@
-"""A chain before it runs, and the limits that end it. One chain is one rollout of one conversation."""
+"""A chain before it runs, its limits, and the settings of an agent. One chain is one rollout of one conversation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.agents.trajectory import Trajectory
-from agentfly.images import ImageView
+from agentfly.images import ImageLimits, ImageView
 from agentfly.tools import Toolset
 
 
@@ -32,6 +33,27 @@ class RolloutLimits:
     max_images: int = 16
     wall_clock: float = 1800.0
     tool_timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """The settings that all agents share.
+
+    Attributes:
+        system_prompt: first message of every chain that brings none; None for no system message.
+        limits: of every chain.
+        sampling: of every turn.
+        image_limits: what images are accepted.
+        max_concurrent_chains: chains of a run at the same time.
+        reward_timeout: seconds that the reward function may take for one chain.
+    """
+
+    system_prompt: str | None = None
+    limits: RolloutLimits = field(default_factory=RolloutLimits)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    max_concurrent_chains: int = 64
+    reward_timeout: float = 600.0
 
 
 @dataclass

@@ -10,13 +10,12 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from agentfly.agents.agent import AgentSettings
-from agentfly.agents.chain import RolloutLimits
+from agentfly.agents.chain import AgentSettings, RolloutLimits
 from agentfly.agents.display.strip import check_steps_path, steps, write_steps
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError
 from agentfly.images import ImageStore, file_format
@@ -111,7 +110,7 @@ async def make_agent(request: EditRequest) -> ImageEditingAgent:
     else:
         model = await served_model(endpoint, request.model, request.api_key_env)
     await require_nodes(request.nodes, "leave --nodes out")
-    card = AgentCard.read(model)
+    policy = PolicyConfig.read(model)
     return ImageEditingAgent(
         model,
         template=request.template,
@@ -121,11 +120,11 @@ async def make_agent(request: EditRequest) -> ImageEditingAgent:
         engines=request.engine,
         client_nodes=request.nodes,
         settings=AgentSettings(
-            system_prompt=card.system_prompt,
+            system_prompt=policy.system_prompt,
             limits=RolloutLimits(
-                max_turns=request.max_turns or card.max_turns, max_tokens_per_turn=card.max_tokens_per_turn
+                max_turns=request.max_turns or policy.max_turns, max_tokens_per_turn=policy.max_tokens_per_turn
             ),
-            sampling=SamplingParams(temperature=request.temperature, max_tokens=card.max_tokens_per_turn),
+            sampling=SamplingParams(temperature=request.temperature, max_tokens=policy.max_tokens_per_turn),
         ),
     )
 

@@ -12,7 +12,7 @@ from agentfly.errors import ConfigError
 FILE_NAME = "agentfly.json"
 
 
-class AgentCard(BaseModel):
+class PolicyConfig(BaseModel):
     """Settings to run a policy as an agent. The defaults suit a model that was not trained here.
 
     Attributes:
@@ -32,7 +32,7 @@ class AgentCard(BaseModel):
         (policy / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, model: str) -> AgentCard:
+    def read(cls, model: str) -> PolicyConfig:
         """Return the settings of a policy folder; the defaults where it has none.
 
         Raises:

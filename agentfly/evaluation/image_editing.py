@@ -16,7 +16,7 @@ from agentfly.agents import (
 )
 from agentfly.agents.llm_backends import AsyncVLLMConfig, LLMBackend, SamplingParams
 from agentfly.agents.llm_backends.endpoint import endpoint_config
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore
@@ -90,7 +90,7 @@ class ImageEditingTaskAgent:
             engines=engine,
             client_nodes=self._nodes,
             store=store,
-            settings=_settings(agent_class, AgentCard.read(model), sampling, max_turns, max_tokens, timeout),
+            settings=_settings(agent_class, PolicyConfig.read(model), sampling, max_turns, max_tokens, timeout),
             **options,
         )
 
@@ -118,17 +118,17 @@ class ImageEditingTaskAgent:
 
 def _settings(
     agent_class: type[ImageEditingAgent],
-    card: AgentCard,
+    policy: PolicyConfig,
     sampling: SamplingParams,
     max_turns: int | None,
     max_tokens: int | None,
     timeout: float | None,
 ) -> AgentSettings:
     """Return the policy's own settings with other limits. A subclass with a prompt of its own keeps that."""
-    tokens = max_tokens or card.max_tokens_per_turn
-    limits = RolloutLimits(max_turns=max_turns or card.max_turns, max_tokens_per_turn=tokens)
+    tokens = max_tokens or policy.max_tokens_per_turn
+    limits = RolloutLimits(max_turns=max_turns or policy.max_turns, max_tokens_per_turn=tokens)
     if timeout is not None:
         limits = replace(limits, wall_clock=timeout)
     has_own_prompt = agent_class.default_system_prompt != ImageEditingAgent.default_system_prompt
-    prompt = agent_class.default_system_prompt if has_own_prompt else card.system_prompt
+    prompt = agent_class.default_system_prompt if has_own_prompt else policy.system_prompt
     return AgentSettings(system_prompt=prompt, limits=limits, sampling=replace(sampling, max_tokens=tokens))

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from agentfly.agents import Trajectory
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.images import ImageStore, load_image
 from agentfly.templates import ChatCodec
@@ -123,7 +123,7 @@ def test_training_changed_the_policy(config: QuickstartConfig, summary: dict[str
     shared = before.keys() & after.keys()
     assert len(shared) > 50
     assert any((before[name] != after[name]).any() for name in shared)
-    assert AgentCard.read(str(config.out / "policy")) == config.warm_start.card
+    assert PolicyConfig.read(str(config.out / "policy")) == config.warm_start.card
 
 
 def test_every_sampled_chain_is_logged_with_exact_tokens(config: QuickstartConfig, summary: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.training.launch.subprocess_phase import run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.quickstart.warm_start import (
@@ -27,7 +27,7 @@ REBUILD = "run `python data/build_warm_start.py` and commit data/warm_start"
 
 def test_it_has_the_settings_of_the_code() -> None:
     assert shipped_warm_start(CONFIG) == SHIPPED, REBUILD
-    assert AgentCard.read(str(SHIPPED)) == CONFIG.card
+    assert PolicyConfig.read(str(SHIPPED)) == CONFIG.card
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 5_000_000
 
 

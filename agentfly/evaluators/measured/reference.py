@@ -1,4 +1,7 @@
-"""Score against a known answer: the edit inside the mask, and the rest of the image outside of it."""
+"""Score against a known answer: the edit inside the mask, and the rest of the image outside of it.
+
+Only the regions of an image that can matter are computed: rectangles of its rows and columns.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,11 @@ from pydantic import Field
 
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.evaluators.measured import regions
-from agentfly.evaluators.measured.regions import Region
 from agentfly.images import on_white
 from agentfly.settings import Settings
 
 Floats = NDArray[np.float32]
+Region = tuple[slice, slice]
 
 
 class ReferenceConfig(Settings):
@@ -92,12 +94,12 @@ class ReferenceEvaluator:
             raise EvaluatorError("the mask is empty: nothing would have to change")
         before, after, wanted = (np.asarray(on_white(image)) for image in (source, result, target))
         # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
-        must, reach = regions.bounds(within), _reach(self.config.blur)
-        area = regions.grown(regions.joint(must, regions.difference(before, after)), reach, within.shape)
-        near = regions.grown(regions.joint(must, regions.difference(before, wanted)), reach, within.shape)
-        near = regions.common(near, area)
+        must, reach = bounds(within), _reach(self.config.blur)
+        area = grown(joint(must, difference(before, after)), reach, within.shape)
+        near = grown(joint(must, difference(before, wanted)), reach, within.shape)
+        near = common(near, area)
         lab_source, lab_result = self._lab(before, area), self._lab(after, area)
-        lab_target, local = self._lab(wanted, near), regions.relative(near, area)
+        lab_target, local = self._lab(wanted, near), relative(near, area)
         moved = _distance(lab_result, lab_source)
         changed = float(moved.max() > self.config.changed_tolerance)
         # The two differ outside of the mask only by the blur across its edge, which is not the agent's doing.
@@ -119,10 +121,10 @@ class ReferenceEvaluator:
         """Return a region of the blurred image in Lab; the blur takes in the pixels around it."""
         import cv2
 
-        read = regions.grown(region, _reach(self.config.blur), pixels.shape)
+        read = grown(region, _reach(self.config.blur), pixels.shape)
         part = np.divide(pixels[read], np.float32(255.0), dtype=np.float32)
         blurred = cv2.GaussianBlur(part, (0, 0), self.config.blur)
-        return np.asarray(cv2.cvtColor(blurred[regions.relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
+        return np.asarray(cv2.cvtColor(blurred[relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
 
     def _error(self, image: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
         away = _distance(image, target, self.config.lightness_weight)[within]
@@ -188,3 +190,50 @@ def feedback(aspects: Mapping[str, float], *, has_target: bool = True) -> str:
         left = f"{inside:.0%} of the difference to the wanted image is gone"
         return f"Weakest is the edit itself: {left if has_target else 'the marked part is as before'}."
     return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."
+
+
+def bounds(matters: NDArray[np.bool_]) -> Region:
+    """Return the smallest region with all pixels that are True (H, W), of which there is at least one."""
+    rows, columns = (np.flatnonzero(matters.any(axis=axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Region | None:
+    """Return the smallest region outside of which two images (H, W, C) are equal; None if they are equal everywhere."""
+    import cv2
+
+    away = cv2.absdiff(a, b)
+    # Rows first: reducing the three channels of each pixel would take longer than all else.
+    rows = np.flatnonzero(away.reshape(len(away), -1).any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(away.any(axis=0).any(axis=1))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def joint(a: Region, b: Region | None) -> Region:
+    """Return the smallest region that holds both."""
+    if b is None:
+        return a
+    rows, columns = (slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    return rows, columns
+
+
+def common(a: Region, b: Region) -> Region:
+    """Return the intersection of two regions that overlap."""
+    rows, columns = (slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    return rows, columns
+
+
+def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
+    """Return the region with `by` more pixels on each side, cut at the border of an image of this shape."""
+    rows, columns = (
+        slice(max(0, span.start - by), min(size, span.stop + by)) for span, size in zip(region, shape[:2], strict=True)
+    )
+    return rows, columns
+
+
+def relative(inner: Region, outer: Region) -> Region:
+    """Return a region in the coordinates of another one that holds it."""
+    rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+    return rows, columns

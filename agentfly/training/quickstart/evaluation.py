@@ -24,7 +24,7 @@ from agentfly.agents.llm_backends import (
     OnDelta,
     SamplingParams,
 )
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.trajectory_file import TrajectoryLine, read_trajectories
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluation.in_memory import Evaluation, evaluate_agent
@@ -126,14 +126,14 @@ async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnP
 
 
 def _agent(policy: Path, backend: LLMBackend, temperature: float, seed: int) -> ImageEditingAgent:
-    card = AgentCard.read(str(policy))
-    limits = RolloutLimits(max_turns=card.max_turns, max_tokens_per_turn=card.max_tokens_per_turn)
-    sampling = SamplingParams(temperature=temperature, max_tokens=card.max_tokens_per_turn, seed=seed)
+    config = PolicyConfig.read(str(policy))
+    limits = RolloutLimits(max_turns=config.max_turns, max_tokens_per_turn=config.max_tokens_per_turn)
+    sampling = SamplingParams(temperature=temperature, max_tokens=config.max_tokens_per_turn, seed=seed)
     return ImageEditingAgent(
         str(policy),
         backend=backend,
         settings=AgentSettings(
-            system_prompt=card.system_prompt, limits=limits, sampling=sampling, max_concurrent_chains=128
+            system_prompt=config.system_prompt, limits=limits, sampling=sampling, max_concurrent_chains=128
         ),
     )
 

@@ -17,7 +17,7 @@ from typing import Literal, TypedDict, get_args
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import TrainingError
 from agentfly.evaluation.in_memory import Evaluation, paired_difference
@@ -143,7 +143,7 @@ class _Quickstart:
                 if outcome.checkpoint is None:
                     raise TrainingError(f"training left no checkpoint; see {outcome.log_file}")
                 export_policy(outcome.checkpoint, out / "policy")
-                AgentCard.read(str(out / WARM_START)).write(out / "policy")
+                PolicyConfig.read(str(out / WARM_START)).write(out / "policy")
                 self._evaluate(display, evaluator, "trained")
         passes = {
             label: {name: self._read_pass(label, name) for name in ("greedy", "sampled")}

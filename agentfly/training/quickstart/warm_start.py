@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 import agentfly
 from agentfly.agents import Trajectory
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.datasets import StickerWorld, vocabulary
 from agentfly.files import write_text
 from agentfly.images import ImageStore, load_image
@@ -65,7 +65,7 @@ class WarmStartConfig(BaseModel):
     mix: DemonstrationMix = DemonstrationMix()
     size: PolicySize = PolicySize()
     sft: SFTConfig = SFTConfig(steps=750)
-    card: AgentCard = AgentCard(system_prompt=None, max_turns=4, max_tokens_per_turn=32)
+    card: PolicyConfig = PolicyConfig(system_prompt=None, max_turns=4, max_tokens_per_turn=32)
     seed: int = 0
 
 

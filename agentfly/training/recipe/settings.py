@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agentfly.agents import RolloutLimits
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.guarded import GuardSettings
 from agentfly.settings import Settings
@@ -227,15 +227,15 @@ class TrainSettings(Settings):
         """JSONL with one line for each step, as verl writes them."""
         return self.out / "metrics.jsonl"
 
-    def card(self) -> AgentCard:
+    def card(self) -> PolicyConfig:
         """Return the card of the policy as an agent: the file beside its weights, changed by these settings."""
-        card, limits = AgentCard.read(self.model), self.limits
+        policy, limits = PolicyConfig.read(self.model), self.limits
         changes = {
-            "system_prompt": card.system_prompt if self.system_prompt is None else (self.system_prompt or None),
-            "max_turns": limits.max_turns or card.max_turns,
-            "max_tokens_per_turn": limits.max_tokens_per_turn or card.max_tokens_per_turn,
+            "system_prompt": policy.system_prompt if self.system_prompt is None else (self.system_prompt or None),
+            "max_turns": limits.max_turns or policy.max_turns,
+            "max_tokens_per_turn": limits.max_tokens_per_turn or policy.max_tokens_per_turn,
         }
-        return card.model_copy(update=changes)
+        return policy.model_copy(update=changes)
 
     def rollout_limits(self, prompt_length: int, response_length: int) -> RolloutLimits:
         """Return the limits of a chain whose tokens fit in verl's lengths.
@@ -244,10 +244,10 @@ class TrainSettings(Settings):
             prompt_length: tokens of the prompt at most.
             response_length: tokens after the prompt at most, observations included.
         """
-        card, limits = self.card(), self.limits
+        policy, limits = self.card(), self.limits
         return RolloutLimits(
-            max_turns=card.max_turns,
-            max_tokens_per_turn=card.max_tokens_per_turn,
+            max_turns=policy.max_turns,
+            max_tokens_per_turn=policy.max_tokens_per_turn,
             max_response_tokens=response_length,
             max_context_tokens=prompt_length + response_length,
             max_tool_calls=limits.max_tool_calls,

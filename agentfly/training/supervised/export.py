@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentfly.agents.policy_config import FILE_NAME, AgentCard
+from agentfly.agents.policy_config import FILE_NAME, PolicyConfig
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
 from agentfly.files import check_replaceable, read_yaml
 from agentfly.templates import load_template
@@ -228,14 +228,14 @@ def _settle_adapters(checkpoint: Path, out: Path, base: str, *, keep: bool) -> b
     return keep
 
 
-def _card(request: ExportRequest, *places: Path) -> AgentCard:
+def _card(request: ExportRequest, *places: Path) -> PolicyConfig:
     """Return the agent card that was asked for, or else the first in one of the folders."""
     if request.card is not None:
         folder = request.card.parent if request.card.is_file() else request.card
         if not (folder / FILE_NAME).is_file():
             raise ConfigError(f"--card {request.card}: there is no {FILE_NAME}")
-        return AgentCard.read(str(folder))
-    return next((AgentCard.read(str(place)) for place in places if (place / FILE_NAME).is_file()), AgentCard())
+        return PolicyConfig.read(str(folder))
+    return next((PolicyConfig.read(str(place)) for place in places if (place / FILE_NAME).is_file()), PolicyConfig())
 
 
 def _at(config: Mapping[str, object], dotted: str) -> object:

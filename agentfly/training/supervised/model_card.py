@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
 
 _PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ray")
@@ -39,7 +39,7 @@ class CardFacts:
     name: str
     base_model: str
     method: str
-    agent: AgentCard
+    agent: PolicyConfig
     data: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     result: Mapping[str, object] = field(default_factory=dict)

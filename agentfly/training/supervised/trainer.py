@@ -15,7 +15,7 @@ from typing import cast
 
 from PIL import Image
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
@@ -51,7 +51,7 @@ class Plan:
 
     config: SupervisedConfig
     codec: ChatCodec
-    card: AgentCard
+    card: PolicyConfig
     data: Prepared
     loop: LoopConfig
 
@@ -75,9 +75,9 @@ def plan_run(config: SupervisedConfig, *, resume: bool = False) -> Plan:
     _device(config.training)
     if config.lora.rank:
         require_peft()
-    codec, card = _codec(config), AgentCard.read(config.model)
-    data = prepare(config.data, codec, system_prompt=card.system_prompt, seed=config.training.seed)
-    return Plan(config, codec, card, data, config.training.loop(len(data.training)))
+    codec, policy = _codec(config), PolicyConfig.read(config.model)
+    data = prepare(config.data, codec, system_prompt=policy.system_prompt, seed=config.training.seed)
+    return Plan(config, codec, policy, data, config.training.loop(len(data.training)))
 
 
 def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | None = None) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from agentfly.agents import AgentSettings, ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, GenerationRequest, ScriptedBackend
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError, ImageError
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
@@ -159,13 +159,13 @@ async def test_the_systems_message_of_the_user_stays(image: Image.Image) -> None
 
 
 def test_a_card_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    card = AgentCard(system_prompt=None, max_turns=3, max_tokens_per_turn=40)
-    card.write(tmp_path)
-    assert AgentCard.read(str(tmp_path)) == card
-    assert AgentCard.read(str(tmp_path / "nowhere")) == AgentCard()
+    policy = PolicyConfig(system_prompt=None, max_turns=3, max_tokens_per_turn=40)
+    policy.write(tmp_path)
+    assert PolicyConfig.read(str(tmp_path)) == policy
+    assert PolicyConfig.read(str(tmp_path / "nowhere")) == PolicyConfig()
     (tmp_path / "agentfly.json").write_text('{"turns": 3}')
     with pytest.raises(ConfigError, match=r"agentfly\.json is not valid"):
-        AgentCard.read(str(tmp_path))
+        PolicyConfig.read(str(tmp_path))
 
 
 def test_the_agent_imports_without_heavy_libraries() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
-from agentfly.agents.run_log import RunLog
+from agentfly.agents.run import RunLog
 from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import BackendError, ConfigError
 from tests import programs

@@ -31,8 +31,7 @@ from agentfly.agents import (
     TurnEnd,
     TurnStart,
 )
-from agentfly.agents.display.console import ConsoleStream
-from agentfly.agents.display.thumbnails import image_protocol, show_image
+from agentfly.agents.display.console import ConsoleStream, image_protocol, show_image
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.errors import BackendError, ConfigError
 

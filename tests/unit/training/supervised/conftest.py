@@ -11,13 +11,13 @@ from PIL import Image
 
 from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory
 from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "%s"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
-CARD = AgentCard(system_prompt=None, max_turns=3, max_tokens_per_turn=40)
+CARD = PolicyConfig(system_prompt=None, max_turns=3, max_tokens_per_turn=40)
 
 
 @dataclass(frozen=True)

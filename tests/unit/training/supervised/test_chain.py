@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.templates import ChatCodec
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ async def test_from_trajectories_to_an_edited_image(
     assert "'below the minimum score': 1" in run("sft", *words)
 
     policy = tmp_path / "sft" / "policy"
-    assert AgentCard.read(str(policy)) == AgentCard.read(str(small_policy))
+    assert PolicyConfig.read(str(policy)) == PolicyConfig.read(str(small_policy))
 
     image.save(tmp_path / "image.png")
     process, url = serve(policy, tmp_path / "serve.log")

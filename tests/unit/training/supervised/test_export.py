@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.supervised.config import LoraConfig, SupervisedConfig, TrainingConfig
 from agentfly.training.supervised.data.config import DataConfig
@@ -77,7 +77,7 @@ def test_a_supervised_run_becomes_a_folder_with_a_card(full_run: Path, tmp_path:
     scores.write_text(json.dumps({"tasks": 3, "score": {"mean": 50.5, "low": 40, "high": 60}}))
     out = export(ExportRequest(full_run, tmp_path / "out", scores=scores, base_model="Qwen/Qwen2.5-VL-3B-Instruct"))
     assert (logits(load(out)) == logits(load(full_run / "policy"))).all()
-    assert AgentCard.read(str(out)) == CARD
+    assert PolicyConfig.read(str(out)) == CARD
     front = front_matter(out)
     assert front["base_model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
     assert {"agentfly", "supervised-fine-tuning"} <= set(front["tags"])
@@ -127,7 +127,7 @@ def test_a_run_of_verl_is_exported_with_its_card(small_policy: Path, tmp_path: P
     out = export(ExportRequest(run / below, tmp_path / "out"))
     assert (logits(load(out)) == logits(load(small_policy))).all()
     # The card of the base model, with the changes of the run's settings.
-    assert AgentCard.read(str(out)) == CARD.model_copy(update={"max_turns": 5})
+    assert PolicyConfig.read(str(out)) == CARD.model_copy(update={"max_turns": 5})
     text = (out / "README.md").read_text()
     for row in (
         "trained by grpo",
@@ -214,9 +214,9 @@ def test_what_cannot_be_exported_is_said(full_run: Path, tmp_path: Path, request
 
 
 def test_another_card_can_be_given(full_run: Path, tmp_path: Path) -> None:
-    AgentCard(system_prompt="Be brief.", max_turns=9).write(tmp_path)
+    PolicyConfig(system_prompt="Be brief.", max_turns=9).write(tmp_path)
     out = export(ExportRequest(full_run, tmp_path / "out", card=tmp_path / "agentfly.json"))
-    assert AgentCard.read(str(out)).max_turns == 9
+    assert PolicyConfig.read(str(out)).max_turns == 9
 
 
 def test_scores_of_a_quickstart_are_those_of_the_trained_policy(tmp_path: Path) -> None:

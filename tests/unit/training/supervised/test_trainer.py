@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentfly.agents.policy_config import AgentCard
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.supervised.config import LoraConfig, SupervisedConfig, TrainingConfig
@@ -54,7 +54,7 @@ def test_a_run_learns_and_leaves_a_policy_that_can_be_run(small_policy: Path, tm
     assert held_out[8] < 0.9 * held_out[0]
     assert lines[1:] == seen
     assert {"loss", "learning_rate", "grad_norm", "tokens", "labelled", "seconds"} <= lines[1].keys()
-    assert AgentCard.read(str(folder)) == CARD
+    assert PolicyConfig.read(str(folder)) == CARD
     assert ChatCodec.from_pretrained(str(folder)).template == load_template("compact-tool")
     before, after = weights(small_policy), weights(folder)
     assert before.keys() == after.keys()
@@ -115,7 +115,7 @@ def test_adapters_leave_the_base_and_the_vision_tower_alone(small_policy: Path, 
     assert len(names) == 2 * 7
     assert all(".lora_" in name and "visual" not in name for name in names)
     assert any(float(tensor.abs().max()) > 0 for name, tensor in names.items() if "lora_B" in name)
-    assert AgentCard.read(str(folder)) == CARD
+    assert PolicyConfig.read(str(folder)) == CARD
 
 
 def test_the_template_that_was_trained_with_is_kept(small_policy: Path, tmp_path: Path) -> None:
