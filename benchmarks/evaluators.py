@@ -1,4 +1,4 @@
-"""What scoring costs: milliseconds of the evaluators without a model, and a judge's throughput against its bound.
+"""The cost of scoring: milliseconds of the evaluators without a model, and a judge's throughput against its bound.
 
     python benchmarks/evaluators.py [--quick] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What the image server and the node pool cost beside the work: throughput, latency, scaling, and a cache hit.
+"""The cost of the image server and the node pool beside the work: throughput, latency, scaling, and a cache hit.
 
     python benchmarks/image_server.py [--quick] [--model-type inpaint --model-path FOLDER --device cuda] [--json FILE]
 
@@ -55,7 +55,7 @@ Call = Callable[[int], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """The work of a benchmark.
 
     Attributes:
         calls: of the model, each way and round.
@@ -341,7 +341,7 @@ def main() -> None:
 
 
 async def run_all(plan: Plan, folder: Path, pools_seen: dict[str, object]) -> dict[str, list[Timing]]:
-    """Everything, one part after the other; what the pools counted goes into `pools_seen`."""
+    """Measure all parts, one after the other; what the pools counted goes into `pools_seen`."""
     timings = await through_the_server(plan, pools_seen)
     return {**timings, **await over_the_pool(plan, pools_seen), **await cache_hits(plan, folder)}
 

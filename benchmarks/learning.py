@@ -1,4 +1,4 @@
-"""What is learned with which algorithm: held-out success by task type against steps and minutes, on the sticker world.
+"""Learning by algorithm: held-out success by task type against steps and minutes, on the sticker world.
 
     python benchmarks/learning.py [--arms ppo,grpo] [--seeds 0,1,2] [--out runs/learning] [--blanked] [--jobs 1]
 
@@ -57,7 +57,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What every arm of every seed gets.
+    """The budget of every arm of every seed.
 
     Attributes:
         steps, prompts, samples: training steps, tasks of a step, chains of a task.
@@ -110,7 +110,7 @@ class Laboratory:
         self._blanked, self._overrides, self._threads = blanked, overrides or {}, threads
 
     def make_ready(self, seed: int, tell: Callable[[str], None]) -> tuple[Path, Path, Path]:
-        """What the runs of a seed share, made where it is missing: warm start, training tasks, held-out tasks."""
+        """Make what the runs of a seed share where it is missing: warm start, training tasks, held-out tasks."""
         return self._warm_start(seed, tell), *self._tasks(seed)
 
     def run(self, arm: str, seed: int, tell: Callable[[str], None]) -> Run:

@@ -1,4 +1,4 @@
-"""What `benchmarks/learning.py` measured: runs of arms and seeds, kept in a file, as tables and plots.
+"""The results of `benchmarks/learning.py`: runs of arms and seeds, kept in a file, as tables and plots.
 
 Figures come from the metrics that verl logs. An interval is Student's t over the seeds.
 """
@@ -149,7 +149,7 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 class Results:
-    """What was measured so far, in a file.
+    """The measurements so far, in a file.
 
     Args:
         file: JSON, made with the first result.
@@ -218,7 +218,7 @@ def _arm_table(results: Results) -> list[str]:
 
 
 def _question_table(results: Results) -> list[str]:
-    """What an arm has over another, in points of success after training, seed by seed; and over its own warm start."""
+    """Return the lead of arms over others and over their warm start: points of success after training, by seed."""
     columns, arms = (ALL, *FAMILIES), results.arms()
     lines = [
         "Difference in points of held-out success, the same seeds compared, mean ± 95 %:",

@@ -1,4 +1,4 @@
-"""What the agent loops take by themselves: processor time of a chain on a server that answers at once.
+"""The agent loops by themselves: processor time of a chain on a server that answers at once.
 
     python benchmarks/loops_alone.py POLICY [--prompts 8] [--samples 8] [--rounds 3] [--json]
 
@@ -161,7 +161,7 @@ def _worker(kind: Any, config: Any, processor: Any) -> Any:
 
 
 def _finish(worker: Any, output: Any, ids: Any) -> int:
-    """What verl's worker does with the output of a loop before it goes to the trainer; the number of tokens."""
+    """Finish the output of a loop as verl's worker does before the trainer gets it; return the number of tokens."""
     import torch
 
     inputs = worker._compute_multi_modal_inputs(output, ids)

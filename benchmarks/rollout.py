@@ -1,4 +1,4 @@
-"""What the rollout costs beside the waiting: makespan, CPU and memory, next to a plain asyncio loop.
+"""The cost of the rollout beside the waiting: makespan, CPU and memory, next to a plain asyncio loop.
 
     python benchmarks/rollout.py [--chains 256] [--turns 8] [--quick] [--json FILE]
 
@@ -42,7 +42,7 @@ SIDE = 512
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """The work of a benchmark.
 
     Attributes:
         prompts, group: conversations, and chains of each; all chains run at the same time.
@@ -90,7 +90,7 @@ class Plan:
         return max(sum(model + work for model, work in turns) for turns in self.waits)
 
     def text(self, chain: int, turn: int) -> str:
-        """What the model says in one turn."""
+        """Return the text of the model in one turn."""
         call: dict[str, Any] = {"name": "work", "arguments": {"chain": chain, "turn": turn}}
         if turn == self.turns - 1:
             call = {"name": "answer", "arguments": {"image_id": "img_1"}}
@@ -243,7 +243,7 @@ class Memory:
 
 @dataclass
 class Report:
-    """All that was measured."""
+    """All measurements."""
 
     machine: str = f"{platform.machine()}, Python {platform.python_version()}"
     timings: list[Timing] = field(default_factory=list)
@@ -316,7 +316,7 @@ def measure_memory(trajectories: int, turns: int, steps: int) -> Memory:
 
 
 def memory_here(trajectories: int, turns: int, steps: int) -> list[float]:
-    """What `measure_memory` runs in its process."""
+    """Measure the memory of this process, for `measure_memory`."""
     plan = Plan(trajectories // 8, 8, turns, model_seconds=0.0, tool_seconds=0.0, images=True)
     before, peaks = peak_mib(), []
     for step in range(steps):

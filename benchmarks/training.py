@@ -1,4 +1,4 @@
-"""What a training step costs with our agent loop, next to verl's own loops; and what the start of a run costs.
+"""The cost of a training step with our agent loop, next to verl's own loops, and of the start of a run.
 
     python benchmarks/training.py [--steps 8] [--rounds 2] [--warm-start FOLDER] [--quick] [--json FILE]
 
@@ -58,7 +58,7 @@ _IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| (\s*)(\S+)")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """The work of a benchmark.
 
     Attributes:
         steps: of each launch; the first does not count.
@@ -74,12 +74,12 @@ class Plan:
     seed: int = 0
 
     def tasks(self) -> list[EditTask]:
-        """As many as the steps draw, of all types in turn."""
+        """Return as many tasks as the steps draw, of all types in turn."""
         world, families = StickerWorld(), [FAMILIES[n % len(FAMILIES)] for n in range(self.steps * self.prompts)]
         return [world.task(2_000_000 + n, "train", name, seed=self.seed) for n, name in enumerate(families)]
 
     def overrides(self) -> dict[str, Any]:
-        """What all loops have in common, in the keys of the configuration."""
+        """Return the settings that all loops share, by their keys in the configuration."""
         return {
             "agentfly.seed": self.seed,
             "agentfly.system_prompt": "",
@@ -122,7 +122,7 @@ class Timing:
 
 
 def timing_of(loop: str, outcome: TrainingOutcome) -> Timing:
-    """What a launch took; of a single step, that one counts."""
+    """Return the times of a launch; of a single step, that one counts."""
     steps = [values for step, values in outcome.metrics if step > 0]
     counted = steps[1:] or steps
 
@@ -194,7 +194,7 @@ def import_times(module: str) -> Import:
 
 
 def loops_alone(policy: Path) -> dict[str, float]:
-    """What `loops_alone.py` measures, in a process of its own."""
+    """Run `loops_alone.py` in a process of its own, and return its figures."""
     command = [sys.executable, str(HERE / "loops_alone.py"), str(policy), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -317,7 +317,7 @@ def write_verl_rows(tasks: Sequence[EditTask], path: Path) -> None:
 
 @dataclass
 class Report:
-    """All that was measured."""
+    """All measurements."""
 
     plan: Plan
     machine: str = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -327,7 +327,7 @@ class Report:
     alone: Mapping[str, float] = field(default_factory=dict)
 
     def ratios(self) -> list[Ratio]:
-        """Ours against each of verl's."""
+        """Return the ratios of our loop to each of verl's."""
         loops = {timing.loop for timing in self.timings}
         return [ratio(self.timings, OURS, other) for other in (TOOLS, SINGLE) if {OURS, other} <= loops]
 
@@ -374,7 +374,7 @@ class Report:
 
 
 def measure(plan: Plan, run: Callable[[str, int], Timing], tell: Callable[[str], None]) -> list[Timing]:
-    """All launches, each loop first in turn; the very first is ours."""
+    """Time all launches, each loop first in turn; the very first is ours."""
     loops, timings = [OURS, TOOLS, SINGLE], []
     for number in range(plan.rounds):
         for loop in loops:

@@ -1,4 +1,4 @@
-"""What there is to learn in the sticker world: the mean score of one way to do every task, right words given.
+"""The room for learning in the sticker world: the mean score of one way to do every task, right words given.
 
     python benchmarks/ways.py [--tasks 120]
 

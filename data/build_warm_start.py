@@ -21,8 +21,7 @@ from agentfly.files import write_text
 from agentfly.training.launch.progress_display import ProgressDisplay
 from agentfly.training.launch.subprocess_phase import PhaseProcess
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.quickstart.supervised import cores
-from agentfly.training.quickstart.warm_start import FIGURES, WarmStartConfig, warm_start
+from agentfly.training.quickstart.warm_start import FIGURES, WarmStartConfig, cores, warm_start
 
 DEFAULT_PATH = Path(__file__).parent / "warm_start"
 COMMAND = "python data/build_warm_start.py"

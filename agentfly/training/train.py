@@ -19,7 +19,7 @@ from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.resume import check_same_run
 from agentfly.training.metrics.tool_stalls import stall_in_words
-from agentfly.training.recipe.compose import read_recipe, settings_of, write
+from agentfly.training.recipe.compose import compose, settings_of, write
 from agentfly.training.recipe.plan import plan_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.verl.messages import CheckResult
@@ -56,9 +56,8 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
         TrainingError: something that the run needs is missing (one message names all of it), or the run could not
             start, stalled, or ended badly.
     """
-    config = read_recipe(recipe, overrides)
-    faults, _ = _check(config, settings_of(config), "ready")
-    _raise_faults(faults)
+    config = compose(recipe, overrides, sizes=False)
+    _raise_faults(_check(config, settings_of(config), "ready").faults)
     # Some of the checks come a second time here: only now is the folder of the run locked.
     run = prepare(config)
     out = run.settings.out
@@ -95,13 +94,14 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
         ConfigError: the recipe or an override is wrong.
         TrainingError: a check failed; the message has all faults.
     """
-    config = read_recipe(recipe, overrides)
+    config = compose(recipe, overrides, sizes=False)
     settings = settings_of(config)
     for line in plan_of(config, settings).lines():
         console.print(escape(line), highlight=False, soft_wrap=True)
-    faults, passed = _check(config, settings, "check")
-    for sentence in passed:
+    result = _check(config, settings, "check")
+    for sentence in result.passed:
         console.print(escape(f"checked     {sentence}"), highlight=False, soft_wrap=True)
+    faults = [*result.faults]
     try:
         check_same_run(config, settings, settings.out / "config.yaml")
     except ConfigError as fault:
@@ -109,10 +109,8 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     _raise_faults(faults)
 
 
-def _check(
-    config: DictConfig, settings: TrainSettings, checks: Literal["check", "ready"]
-) -> tuple[list[str], list[str]]:
-    """Return the faults of a configuration, and sentences about what was checked.
+def _check(config: DictConfig, settings: TrainSettings, checks: Literal["check", "ready"]) -> CheckResult:
+    """Check a configuration in a child process.
 
     Args:
         config: of the run.
@@ -133,10 +131,8 @@ def _raise_faults(faults: Sequence[str]) -> None:
         raise TrainingError("\n- ".join((f"{len(faults)} problems:", *faults)))
 
 
-def run_checks(
-    file: Path, environment: Mapping[str, str], checks: Literal["check", "ready"]
-) -> tuple[list[str], list[str]]:
-    """Run the checks of a configuration in a child process and return the faults and what was checked.
+def run_checks(file: Path, environment: Mapping[str, str], checks: Literal["check", "ready"]) -> CheckResult:
+    """Run the checks of a configuration file in a child process.
 
     A child process, because verl takes its platform, and torch its GPUs, when it is imported.
 
@@ -159,7 +155,7 @@ def run_checks(
     if result is None:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise TrainingError(f"the checks ended with exit code {done.returncode}: {tail}")
-    return [*result.faults], [*result.passed]
+    return result
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:

@@ -21,8 +21,7 @@ from agentfly.images import ImageStore, load_image
 from agentfly.templates import ChatCodec
 from agentfly.training.quickstart.evaluation import EvaluationPlan, read_evaluation
 from agentfly.training.quickstart.run import QuickstartConfig
-from agentfly.training.quickstart.supervised import SFTConfig
-from agentfly.training.quickstart.warm_start import WarmStartConfig
+from agentfly.training.quickstart.warm_start import SFTConfig, WarmStartConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

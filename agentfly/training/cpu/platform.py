@@ -104,23 +104,15 @@ class CPUPlatform(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        pass
+    def synchronize(self, *_: object, **__: object) -> None:
+        """Do nothing: a CPU has no streams, no cache, no device to choose, and no profiler of CUDA's."""
 
-    def synchronize(self, device_index: int | None = None) -> None:
-        pass
+    set_device = set_allocator_settings = empty_cache = profiler_start = profiler_stop = cudart = synchronize
 
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        pass
-
-    def empty_cache(self) -> None:
-        pass
+    manual_seed_all = manual_seed
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None
@@ -156,12 +148,6 @@ class CPUPlatform(PlatformBase):
     def nvtx_range(self, msg: str) -> Iterator[None]:
         yield
 
-    def profiler_start(self) -> None:
-        pass
-
-    def profiler_stop(self) -> None:
-        pass
-
     def ray_resource_name(self) -> str:
         """Return a logical "GPU": verl counts only GPU and NPU resources (verl/single_controller/ray/base.py:230).
 
@@ -184,9 +170,6 @@ class CPUPlatform(PlatformBase):
         """
         forwarded = {name: os.environ[name] for name in _FORWARDED_TO_ROLLOUT if os.environ.get(name)}
         return {"OMP_WAIT_POLICY": "PASSIVE", **forwarded}
-
-    def cudart(self) -> None:
-        return None
 
 
 def check_platform() -> None:

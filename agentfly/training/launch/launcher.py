@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,7 +39,6 @@ from agentfly.training.launch.log_reader import (
 )
 from agentfly.training.launch.process_tree import ProcessFamily
 from agentfly.training.launch.resume import cut_back, only_run, resume_checkpoint
-from agentfly.training.launch.signals import signals_raise
 from agentfly.training.launch.stack_dump import FOLDER_VARIABLE
 from agentfly.training.launch.watchdogs import Alarm, Watchdogs
 from agentfly.training.recipe.settings import TrainSettings
@@ -324,3 +325,33 @@ class _TrainerProcess:
             return " and ".join(full)
         # The last error may only be about the file that could not be written, and there may be space again.
         return " or ".join(map(str, folders)) if any(map(says_disk_full, lines[-_DISK_LINES:])) else ""
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt.
+
+    Yields a function; in the context that it returns, both signals are ignored. Signals reach the main thread only, so
+    in other threads nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield contextlib.nullcontext
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def ignore_signals() -> Iterator[None]:
+        before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            yield
+        finally:
+            for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+                signal.signal(number, handler)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield ignore_signals
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -11,11 +11,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from agentfly.agents import ToolRecord
 from agentfly.errors import ConfigError, TrainingError, unknown_name
 from agentfly.settings import Settings
 
@@ -29,30 +30,6 @@ METRICS: tuple[str, ...] = (
     "answer_without_edit",
     "mask_coverage",
 )
-
-
-class CallRecord(Protocol):
-    """The fields of a tool call that the metrics use; `agentfly.agents.ToolRecord` is one."""
-
-    @property
-    def name(self) -> str:
-        """Name of the tool."""
-        ...
-
-    @property
-    def arguments(self) -> Mapping[str, object]:
-        """Arguments of the call."""
-        ...
-
-    @property
-    def error(self) -> str | None:
-        """The error of a call that failed, else None."""
-        ...
-
-    @property
-    def malformed(self) -> bool:
-        """True for a call that could not be parsed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +56,7 @@ class ChainFacts:
 
 
 def chain_facts(
-    records: Sequence[CallRecord], *, answered: bool, edits: int, no_op_edits: int, coverage: Sequence[float] = ()
+    records: Sequence[ToolRecord], *, answered: bool, edits: int, no_op_edits: int, coverage: Sequence[float] = ()
 ) -> ChainFacts:
     """Return the facts of a chain from its records.
 

@@ -88,7 +88,16 @@ class JudgeAudit:
         metrics = {"audit/samples": float(len(audited)), "audit/not_scored": float(len(audited) - len(scored))}
         if not scored:
             return AuditReport(metrics)
-        metrics |= {"audit/reward": float(np.mean([score for score, _ in pairs])), **_compared(scored)}
+        reward, second = np.array(scored).T
+        metrics |= {
+            "audit/reward": float(np.mean([score for score, _ in pairs])),
+            "audit/mean": float(second.mean()),
+            "audit/gap": float((reward - second).mean()),
+        }
+        # With fewer pairs the correlation is noise, and with equal numbers it is undefined.
+        if len(scored) >= 3 and np.ptp(reward) > 0 and np.ptp(second) > 0:
+            metrics["audit/correlation"] = float(np.corrcoef(reward, second)[0, 1])
+            metrics["audit/rank_correlation"] = float(np.corrcoef(_ranks(reward), _ranks(second))[0, 1])
         self.remember(metrics)
         alarm = self._alarm(metrics)
         metrics["audit/alarm"] = float(alarm is not None)
@@ -115,17 +124,6 @@ class JudgeAudit:
             f"over {len(past)} steps the reward rose by {reward:.3f} while the audit fell by {-audit:.3f}: the policy "
             "may be fooling its judge; look at the images, and change the reward before training on"
         )
-
-
-def _compared(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Return the mean audit, its gap to the reward on the same samples, and their correlations where there are any."""
-    reward, audit = np.array(pairs).T
-    found = {"audit/mean": float(audit.mean()), "audit/gap": float((reward - audit).mean())}
-    # With fewer pairs the correlation is noise, and with equal numbers it is undefined.
-    if len(pairs) >= 3 and np.ptp(reward) > 0 and np.ptp(audit) > 0:
-        found["audit/correlation"] = float(np.corrcoef(reward, audit)[0, 1])
-        found["audit/rank_correlation"] = float(np.corrcoef(_ranks(reward), _ranks(audit))[0, 1])
-    return found
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from agentfly.agents import AgentSettings, EvaluationSetup, ImageEditingAgent, RolloutLimits, Trajectory
 from agentfly.agents.llm_backends import (
@@ -31,12 +30,13 @@ from agentfly.evaluation.in_memory import Evaluation, evaluate_agent
 from agentfly.evaluators import ReferenceEvaluator
 from agentfly.files import write_text
 from agentfly.images import ImageStore
+from agentfly.settings import Settings
 from agentfly.training.launch.subprocess_phase import OnProgress
 
 GREY = (122, 117, 104)  # the mean colour that Qwen's image processor subtracts
 
 
-class EvaluationPlan(BaseModel):
+class EvaluationPlan(Settings):
     """Tasks and passes of an evaluation.
 
     Attributes:
@@ -46,8 +46,6 @@ class EvaluationPlan(BaseModel):
         blanked: also run the look tasks with every image replaced by grey.
         seed: of the tasks and of the sampled pass.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tasks_per_family: int = 100
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -98,6 +96,8 @@ def evaluate_policy(policy: Path, out: Path, plan: EvaluationPlan, on_progress: 
 
 async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnProgress) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    card = PolicyConfig.read(str(policy))
+    limits = RolloutLimits(max_turns=card.max_turns, max_tokens_per_turn=card.max_tokens_per_turn)
     tasks, backend = plan.tasks(), AsyncVLLMBackend(str(policy), AsyncVLLMConfig(max_model_len=1024, max_num_seqs=128))
     passes: list[tuple[str, LLMBackend, Sequence[EditTask], float]] = [
         ("greedy", backend, tasks, 0.0),
@@ -109,7 +109,11 @@ async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnP
     total, done, kept = sum(len(chosen) for _, _, chosen, _ in passes), 0, ImageStore(out / "images")
     try:
         for name, model, chosen, temperature in passes:
-            agent = _agent(policy, model, temperature, plan.seed)
+            sampling = SamplingParams(temperature=temperature, max_tokens=card.max_tokens_per_turn, seed=plan.seed)
+            settings = AgentSettings(
+                system_prompt=card.system_prompt, limits=limits, sampling=sampling, max_concurrent_chains=128
+            )
+            agent = ImageEditingAgent(str(policy), backend=model, settings=settings)
             trajectories: list[Trajectory] = []
             for start in range(0, len(chosen), 100):
                 batch = chosen[start : start + 100]
@@ -123,19 +127,6 @@ async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnP
                     kept.put(agent.store.get(handle))
     finally:
         await backend.close()
-
-
-def _agent(policy: Path, backend: LLMBackend, temperature: float, seed: int) -> ImageEditingAgent:
-    config = PolicyConfig.read(str(policy))
-    limits = RolloutLimits(max_turns=config.max_turns, max_tokens_per_turn=config.max_tokens_per_turn)
-    sampling = SamplingParams(temperature=temperature, max_tokens=config.max_tokens_per_turn, seed=seed)
-    return ImageEditingAgent(
-        str(policy),
-        backend=backend,
-        settings=AgentSettings(
-            system_prompt=config.system_prompt, limits=limits, sampling=sampling, max_concurrent_chains=128
-        ),
-    )
 
 
 def read_evaluation(path: Path) -> Evaluation:

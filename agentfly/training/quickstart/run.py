@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from agentfly.agents import Trajectory
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import TrainingError
 from agentfly.evaluation.in_memory import Evaluation, paired_difference
 from agentfly.evaluators.bootstrap import SUCCESS, estimate
 from agentfly.files import check_replaceable, write_text
+from agentfly.settings import Settings
 from agentfly.training.launch.checkpoints import export_policy
 from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.log_reader import LineReader, Phase
@@ -53,7 +55,7 @@ DIFFERENCE = "training/rollout_probs_diff_max"
 DIFFERENCE_LIMIT = 1e-3  # on a CPU in fp32, rollout and trainer compute the same probabilities
 
 
-class QuickstartConfig(BaseModel):
+class QuickstartConfig(Settings):
     """Settings of a quickstart run.
 
     Attributes:
@@ -67,8 +69,6 @@ class QuickstartConfig(BaseModel):
         evaluation: tasks and passes of both evaluations.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     out: Path = Path("runs/quickstart")
     seed: int = 0
     algorithm: Literal["grpo", "ppo"] = "grpo"
@@ -77,14 +77,6 @@ class QuickstartConfig(BaseModel):
     tasks: int = 384
     overrides: tuple[str, ...] = ()
     evaluation: EvaluationPlan = EvaluationPlan()
-
-
-class _Chain(TypedDict):
-    """Part of a chain's record that the figures of a step come from."""
-
-    score: float | None
-    reward: float | None
-    turns: list[Mapping[str, list[object]]]
 
 
 def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> dict[str, object]:
@@ -237,7 +229,7 @@ class _Quickstart:
         def on_step(step: int, metrics: Mapping[str, float]) -> None:
             if beside.done():
                 beside.result()
-            chains = [json.loads(line)["trajectory"] for line in log.new_lines()]
+            chains = [TrajectoryLine.from_dict(json.loads(line)).trajectory for line in log.new_lines()]
             record = _step_record(step, time.monotonic() - began, metrics, chains)
             self._records.append(record)
             if (difference := metrics.get(DIFFERENCE, 0.0)) > DIFFERENCE_LIMIT:
@@ -303,18 +295,17 @@ class _Quickstart:
             self._console.print(f"  {self._out / name}", highlight=False)
 
 
-def _step_record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[_Chain]) -> StepRecord:
+def _step_record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Trajectory]) -> StepRecord:
     """Return the figures of a step: verl's reward, and means over its chains."""
-    scores = [chain["score"] or 0.0 for chain in chains]
-    calls = [sum(len(turn["tools"]) for turn in chain["turns"]) for chain in chains]
+    scores = [chain.score or 0.0 for chain in chains]
     count = max(1, len(scores))
     return StepRecord(
         step=step,
         seconds=seconds,
-        reward=metrics.get("critic/rewards/mean", sum(chain["reward"] or 0.0 for chain in chains) / count),
+        reward=metrics.get("critic/rewards/mean", sum(chain.reward or 0.0 for chain in chains) / count),
         score=sum(scores) / count,
         success=sum(score >= SUCCESS for score in scores) / count,
-        tool_calls=sum(calls) / count,
+        tool_calls=sum(len(chain.tool_records) for chain in chains) / count,
         extra={
             "step_seconds": metrics.get("timing_s/step", 0.0),
             "entropy": metrics.get("actor/entropy", 0.0),

@@ -21,8 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
+from agentfly.settings import Settings
 from agentfly.templates import load_template
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ CALL_TOKENS = (
 )
 
 
-class PolicySize(BaseModel):
+class PolicySize(Settings):
     """Shape of a tiny policy; the default has 1.1 million parameters.
 
     Attributes:
@@ -74,8 +73,6 @@ class PolicySize(BaseModel):
         rope_theta: rotary base of the language model.
         mrope_section: split of half a head's width over time, height and width.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     hidden: int = 128
     layers: int = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from agentfly.errors import ConfigError
 from agentfly.model_source import check_folder, find_model
@@ -51,7 +51,7 @@ def check_numbers(config: VerlConfig) -> None:
 
 def size_faults(config: VerlConfig) -> list[str]:
     """Return all values that do not fit together in a composed configuration that has passed `check_numbers`."""
-    return [fault for check in CHECKS if (fault := check(config)) is not None]
+    return [*_batch_faults(config), *_length_faults(config), *_reward_faults(config)]
 
 
 def check_sizes(config: VerlConfig) -> None:
@@ -100,99 +100,58 @@ def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
         find_model(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
 
 
-def _mini_batch(config: VerlConfig) -> str | None:
+def _batch_faults(config: VerlConfig) -> Iterator[str]:
+    """Yield the faults of the batch, of the group of one prompt, and of the accelerators that hold them."""
     whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if whole % mini:
-        return f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
-    return None
-
-
-def _group(config: VerlConfig) -> str | None:
-    algorithm, size = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
-    if algorithm in GROUPED and size < 2:
-        return (
+        yield f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
+    algorithm, rollout = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout
+    if algorithm in GROUPED and rollout.n < 2:
+        yield (
             f"{algorithm} compares samples of one prompt: set actor_rollout_ref.rollout.n to 2 or more, or "
             "algorithm.adv_estimator to gae"
         )
-    return None
-
-
-def _micro_batch(config: VerlConfig) -> str | None:
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    tokens = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
-    if config.actor_rollout_ref.actor.use_dynamic_bsz and tokens < longest:
-        return (
-            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={tokens} must hold one whole chain: {longest} tokens "
-            "(data.max_prompt_length + data.max_response_length) or more"
-        )
-    return None
-
-
-def _model_length(config: VerlConfig) -> str | None:
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    length = config.actor_rollout_ref.rollout.max_model_len
-    if length < longest:
-        return f"actor_rollout_ref.rollout.max_model_len={length} is less than a chain may have ({longest} tokens)"
-    return None
-
-
-def _accelerators(config: VerlConfig) -> str | None:
     count = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    rollout = config.actor_rollout_ref.rollout
     share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
     if config.trainer.v1.trainer_mode == "sync" and count % share:
-        return f"{count} accelerators (trainer.n_gpus_per_node x trainer.nnodes) cannot hold engines of {share} each"
-    return None
+        yield f"{count} accelerators (trainer.n_gpus_per_node x trainer.nnodes) cannot hold engines of {share} each"
 
 
-def _scoring(config: VerlConfig) -> str | None:
-    model = config.reward.reward_model
+def _length_faults(config: VerlConfig) -> Iterator[str]:
+    """Yield the lengths that a whole chain does not fit in."""
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    actor, length = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.max_model_len
+    if actor.use_dynamic_bsz and actor.ppo_max_token_len_per_gpu < longest:
+        yield (
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor.ppo_max_token_len_per_gpu} must hold one whole "
+            f"chain: {longest} tokens (data.max_prompt_length + data.max_response_length) or more"
+        )
+    if length < longest:
+        yield f"actor_rollout_ref.rollout.max_model_len={length} is less than a chain may have ({longest} tokens)"
+
+
+def _reward_faults(config: VerlConfig) -> Iterator[str]:
+    """Yield the faults of the reward: its evaluator, the audit of that, its credit, and verl's own ways to it."""
+    from omegaconf import OmegaConf
+
+    model, audit, algorithm = config.reward.reward_model, config.agentfly.audit, config.algorithm.adv_estimator
     if model.enable and not model.enable_resource_pool:
-        return (
+        yield (
             "reward.reward_model shares the trainer's accelerators, so chains could not be scored while others run: "
             "set reward.reward_model.enable_resource_pool=true, or serve the judge apart, as agentfly.evaluator"
         )
-    return None
-
-
-def _audit(config: VerlConfig) -> str | None:
-    audit = config.agentfly.audit
     if audit is not None and audit.evaluator == config.agentfly.evaluator:
-        return "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
-    return None
-
-
-def _credit(config: VerlConfig) -> str | None:
-    if config.agentfly.credit is not None and config.algorithm.adv_estimator in ("grpo", "rloo"):
-        return (
-            f"agentfly.credit is lost with algorithm.adv_estimator={config.algorithm.adv_estimator}, which adds up "
-            "each chain's rewards: use turn_grpo, gae or reinforce_plus_plus"
+        yield "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
+    if config.agentfly.credit is not None and algorithm in ("grpo", "rloo"):
+        yield (
+            f"agentfly.credit is lost with algorithm.adv_estimator={algorithm}, which adds up each chain's rewards: "
+            "use turn_grpo, gae or reinforce_plus_plus"
         )
-    return None
-
-
-def _reward_function(config: VerlConfig) -> str | None:
-    from omegaconf import OmegaConf
-
     if OmegaConf.select(config, "reward.reward_manager.name") not in (None, "AgentFlyRewardManager"):
-        return None  # verl's own managers call it
-    for key in ("custom_reward_function.path", "reward.custom_reward_function.path"):
-        if (path := OmegaConf.select(config, key)) is not None:
-            return (
-                f"{key}={path} would not be used: chains are scored by agentfly.evaluator, which takes an evaluator of "
-                "your own as 'module:name'"
-            )
-    return None
-
-
-CHECKS: tuple[Callable[[VerlConfig], str | None], ...] = (
-    _mini_batch,
-    _group,
-    _micro_batch,
-    _model_length,
-    _accelerators,
-    _scoring,
-    _audit,
-    _credit,
-    _reward_function,
-)
+        return  # verl's own managers call the function
+    own = ("custom_reward_function.path", "reward.custom_reward_function.path")
+    if key := next((key for key in own if OmegaConf.select(config, key) is not None), None):
+        yield (
+            f"{key}={OmegaConf.select(config, key)} would not be used: chains are scored by agentfly.evaluator, which "
+            "takes an evaluator of your own as 'module:name'"
+        )

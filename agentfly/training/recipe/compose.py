@@ -38,7 +38,6 @@ _MOVED = {
 _OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.escape, _MOVED))})(?=\.|$)")
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
-DEVICES = ("cpu", "cuda")
 # Hydra keeps its search path in one object for the whole process.
 _HYDRA = threading.Lock()
 # Below these, verl passes keys on: to Ray, to vLLM, to transformers, and to dataclasses with more fields than its YAML.
@@ -55,34 +54,22 @@ PASSED_ON = (
 )
 
 
-def compose(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
+def compose(recipe: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> DictConfig:
     """Return the configuration of a run: complete, resolved and checked.
-
-    Args:
-        recipe: see `read_recipe`.
-        overrides: see `read_recipe`.
-
-    Raises:
-        ConfigError: see `read_recipe`; or values do not fit together.
-    """
-    from agentfly.training.recipe.checks import check_sizes
-
-    config = read_recipe(recipe, overrides)
-    check_sizes(config)
-    return config
-
-
-def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a configuration whose values need not fit together (`agentfly.training.recipe.checks.size_faults`).
 
     Args:
         recipe: a YAML file.
         overrides: in Hydra's grammar, e.g. `trainer.nnodes=4` or `device=cpu`; `+key=value` adds a key
             that verl's files do not show.
+        sizes: also check that the values fit together; False where `agentfly.training.recipe.checks.size_faults`
+            collects what does not.
 
     Raises:
-        ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), or a size is no number.
+        ConfigError: the recipe cannot be read, a key is unknown (the nearest is named), a size is no number, or values
+            do not fit together.
     """
+    from agentfly.training.recipe.checks import check_numbers, check_sizes
+
     if recipe.is_dir():
         raise ConfigError(f"the recipe {recipe} is a folder: give a YAML file, such as {recipe / 'mine.yaml'}")
     if not recipe.is_file():
@@ -94,10 +81,10 @@ def read_recipe(recipe: Path, overrides: Sequence[str] = ()) -> DictConfig:
     _check_keys(config, overrides)
     _update_paths(config)
     settings = settings_of(config)
-    from agentfly.training.recipe.checks import check_numbers
-
     check_numbers(config)
     _complete(config, settings)
+    if sizes:
+        check_sizes(config)
     return config
 
 

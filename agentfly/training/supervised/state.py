@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, Required, TypedDict
+from typing import NotRequired, TypeAlias, TypedDict
 
 from agentfly.errors import ConfigError
 from agentfly.files import write_text, written_whole
@@ -48,20 +48,8 @@ class RunRecord(TypedDict):
     versions: NotRequired[dict[str, str]]
 
 
-class MetricsLine(TypedDict, total=False):
-    """A line of `metrics.jsonl`: the figures of `Step`, and the held-out loss of some steps.
-
-    Step 0 has the held-out loss alone.
-    """
-
-    step: Required[int]
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    tokens: int
-    labelled: int
-    seconds: float
-    held_out_loss: float
+# A line of `metrics.jsonl`: the figures of `Step`, and `held_out_loss` at some steps. Step 0 has that loss alone.
+MetricsLine: TypeAlias = dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -26,8 +26,10 @@ from agentfly.training.supervised.data.samples import Prepared, prepare
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.lora import add_adapters, require_peft
 from agentfly.training.supervised.model_card import installed_versions
-from agentfly.training.supervised.optimisers import adamw
 from agentfly.training.supervised.state import MetricsLine, RunFolder
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ def run_supervised(plan: Plan, *, resume: bool = False, on_metrics: OnMetrics | 
 
     def note(step: Step) -> None:
         last = step.step == plan.loop.steps
-        line = cast("MetricsLine", asdict(step))
+        line: MetricsLine = asdict(step)
         if held_out and (last or step.step % training.evaluate_every == 0):
             line["held_out_loss"] = loop.evaluate(held_out)
         folder.log(line)
@@ -191,3 +193,21 @@ def _finish(plan: Plan, folder: RunFolder, loop: Loop) -> Path:
     folder.note({"result": result, "versions": installed_versions()})
     logger.info("supervised: %d steps, %s", plan.loop.steps, result)
     return out
+
+
+def adamw(model: torch.nn.Module, peak: float, weight_decay: float) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Return AdamW for every weight that is trained.
+
+    Args:
+        model: its weights with `requires_grad` are trained.
+        peak: learning rate.
+        weight_decay: of matrices; biases and norms do not decay.
+    """
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [(torch.optim.AdamW([group for group in groups if group["params"]], lr=peak), peak)]

@@ -17,7 +17,7 @@ from agentfly.evaluators import make_evaluator
 from agentfly.images import ImageStore, ImageView
 from agentfly.templates import load_template
 from agentfly.training.launch.prepare import count_rows, ready_file, training_tasks
-from agentfly.training.metrics import health_settings
+from agentfly.training.metrics.health import health_settings
 from agentfly.training.recipe import readiness
 from agentfly.training.recipe.checks import check_tasks, size_faults
 from agentfly.training.recipe.compose import settings_of

@@ -15,21 +15,20 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
+from agentfly.settings import Settings
 from agentfly.vision.shapes import COLOURS
 
 PLAYED_TOGETHER = 100  # more use more memory and are no faster
 _FIRST_TASK = 2_000_000  # of the expert's, beyond the tasks of the quickstart's warm start and training
 
 
-class DemonstrationMix(BaseModel):
+class DemonstrationMix(Settings):
     """Distributions that demonstrations draw from.
 
     Attributes:
@@ -40,8 +39,6 @@ class DemonstrationMix(BaseModel):
         looks: share of look tasks in which the right sticker is named; otherwise any colour.
         retries: attempts after a failed call.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tools: Mapping[str, float] = {"auto_inpaint_image": 0.5, "detect_objects": 0.2, "qwen_edit_image": 0.3}
     thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -97,7 +94,18 @@ class Demonstrator:
         if self._mask:
             arguments = {"image_id": self._current, "mask_id": self._mask, "prompt": self._steps[0]["new"]}
             return call_text("inpaint_image", arguments)
-        return self._first_call()
+        tool = self._rng.choices(list(self._mix.tools), list(self._mix.tools.values()))[0]
+        step, words = self._steps[0], self._words()
+        if tool == "qwen_edit_image":
+            prompt = f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
+            return call_text(tool, {"image_id": self._current, "prompt": prompt})
+        numbers = {
+            "box_threshold": self._rng.choice(self._mix.thresholds),
+            "auto_mask_dilate": self._rng.choice(self._mix.dilations),
+        }
+        if tool == "detect_objects":
+            return call_text(tool, {"image_id": self._current, "text_prompt": words, **numbers})
+        return call_text(tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers})
 
     def _note(self, observation: Message) -> bool:
         """Note the result of a call; return True if it succeeded."""
@@ -111,21 +119,6 @@ class Demonstrator:
         self._current, self._mask = name, ""
         self._steps.pop(0)
         return True
-
-    def _first_call(self) -> str:
-        """Return the first call of a step."""
-        tool = self._rng.choices(list(self._mix.tools), list(self._mix.tools.values()))[0]
-        step, words = self._steps[0], self._words()
-        if tool == "qwen_edit_image":
-            prompt = f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
-            return call_text(tool, {"image_id": self._current, "prompt": prompt})
-        numbers = {
-            "box_threshold": self._rng.choice(self._mix.thresholds),
-            "auto_mask_dilate": self._rng.choice(self._mix.dilations),
-        }
-        if tool == "detect_objects":
-            return call_text(tool, {"image_id": self._current, "text_prompt": words, **numbers})
-        return call_text(tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers})
 
     def _words(self) -> str:
         """Return words for the detector: the user's own first where they differ, then any way to name the sticker."""

@@ -57,10 +57,6 @@ class Trainable(Protocol):
         """All ids."""
 
     @property
-    def labels(self) -> Sequence[int] | Ids:
-        """Labels, as long as the ids."""
-
-    @property
     def labelled(self) -> int:
         """Number of ids that carry loss."""
 
@@ -127,27 +123,6 @@ def ending_with(ids: Sequence[int], count: int) -> tuple[list[int], list[int]]:
     """
     kept = list(ids[:-1])
     return kept, [IGNORED] * (len(kept) - count) + kept[-count:]
-
-
-def make_example(
-    messages: Sequence[Message],
-    tools: Schemas,
-    codec: ChatCodec,
-    load_image: LoadImage,
-    turn_texts: Sequence[str],
-) -> Example:
-    """Return a conversation as the rollout would have tokenised it.
-
-    Args:
-        messages: with the assistant's turns in place.
-        tools: schemas in the prompt.
-        codec: of the policy.
-        load_image: loads the image of a handle.
-        turn_texts: text of each assistant turn as it is to be sampled, calls included.
-    """
-    ids, labels, images = conversation_ids(messages, tools, codec, load_image, turn_texts)
-    pixels, grids = pixels_of(codec, [load_image(handle) for handle in images])
-    return Example(tuple(ids), tuple(labels), pixels, grids)
 
 
 def conversation_ids(

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentfly.errors import ConfigError
-from agentfly.training.recipe.compose import CONFIG_DIR, DEVICES, compose, settings_of, to_override, unknown_key, write
+from agentfly.training.recipe.compose import CONFIG_DIR, compose, settings_of, to_override, unknown_key, write
 
 pytest.importorskip("hydra")
 pytest.importorskip("verl")
@@ -55,7 +55,7 @@ def composed(recipe: Path, *overrides: str) -> Any:
 PACKAGED = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if "- device:" in path.read_text())
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_configurations_compose_on_every_device(name: str, device: str) -> None:
     # A key of ours that verl has renamed is an unknown key: this is where a new verl shows.

@@ -13,7 +13,7 @@ from agentfly.errors import TrainingError
 from agentfly.training.supervised.data.batches import Collator, micro_batches
 from agentfly.training.supervised.data.examples import IGNORED, Example
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step, schedule
-from agentfly.training.supervised.optimisers import adamw
+from agentfly.training.supervised.trainer import adamw
 
 NONE = np.zeros((0, 0), np.float32)
 ONE = Example((5, 6, 7), (IGNORED, IGNORED, 7), NONE, ())

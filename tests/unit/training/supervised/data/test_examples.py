@@ -12,7 +12,7 @@ from agentfly.messages import Message, TextPart, ToolCall, text_message
 from agentfly.templates import ChatCodec, load_template, template_names
 from agentfly.tools import parse_tool_calls
 from agentfly.training.supervised.data.examples import IGNORED, Sample, conversation_ids
-from agentfly.training.supervised.data.trajectories import trajectory_sample
+from agentfly.training.supervised.data.samples import trajectory_sample
 from tests.unit.training.supervised.conftest import ANSWER, EDIT
 
 

@@ -13,8 +13,7 @@ from agentfly.errors import ConfigError, DatasetError
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
-from agentfly.training.supervised.data.samples import prepare
-from agentfly.training.supervised.data.splits import hold_out
+from agentfly.training.supervised.data.samples import hold_out, prepare
 
 
 def test_demonstrations_are_those_of_an_expert(codec: ChatCodec) -> None:

@@ -12,8 +12,7 @@ from agentfly.errors import DatasetError
 from agentfly.images import ImageStore, data_uri
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.data.examples import IGNORED
-from agentfly.training.supervised.data.openai_rows import openai_samples
-from agentfly.training.supervised.data.trajectories import trajectory_sample
+from agentfly.training.supervised.data.samples import openai_samples, trajectory_sample
 
 CALL = {"id": "c", "type": "function", "function": {"name": "give_answer", "arguments": '{"final_image_id": "img_1"}'}}
 

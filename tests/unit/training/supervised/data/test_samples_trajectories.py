@@ -15,7 +15,7 @@ from agentfly.errors import DatasetError
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.examples import IGNORED, Sample
-from agentfly.training.supervised.data.trajectories import trajectory_samples
+from agentfly.training.supervised.data.samples import trajectory_samples
 from tests.unit.training.supervised.conftest import ANSWER, EDIT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agentfly.training.supervised.muon import Muon, orthogonalised
+from agentfly.training.quickstart.muon import Muon, orthogonalised
 
 SHAPES = ((16, 16), (16, 16), (48, 16), (16, 48))
 
