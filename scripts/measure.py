@@ -220,17 +220,30 @@ def _references(tree: ast.AST) -> Counter[str]:
     return found
 
 
+def _handed_over(tree: ast.AST) -> set[str]:
+    """Return the names that are read without being called: callbacks, entries of a table, targets of threads."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in called
+    }
+
+
 def one_caller_helpers(sources: Iterable[Source]) -> list[str]:
-    """Return the private functions and methods that the package refers to exactly once.
+    """Return the private functions and methods that the package calls in exactly one place: they could stand inline.
 
     A reference is counted in the helper's own file, and in other files only where they import the helper. What the
-    helper's own body refers to does not count, so recursion is no second caller.
+    helper's own body refers to does not count, so recursion is no second caller. Helpers that are handed over instead
+    of being called, and decorated ones (such as cached ones), cannot stand inline.
     """
     imported: Counter[tuple[str, str]] = Counter()
     counts: dict[str, Counter[str]] = {}
+    handed_over: dict[str, set[str]] = {}
     sources = list(sources)
     for source in sources:
         counts[source.module] = _references(source.tree)
+        handed_over[source.module] = _handed_over(source.tree)
         for node in ast.walk(source.tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 imported.update((node.module, alias.name) for alias in node.names)
@@ -239,6 +252,8 @@ def one_caller_helpers(sources: Iterable[Source]) -> list[str]:
         for function in functions(source):
             name = function.name
             if not name.startswith("_") or (name.startswith("__") and name.endswith("__")):
+                continue
+            if function.decorator_list or name in handed_over[source.module]:
                 continue
             own = _references(function)[name]
             if counts[source.module][name] - own + imported[source.module, name] == 1:
