@@ -187,7 +187,11 @@ class ClientLimits:
     def admit(self, client: str) -> float:
         """Admit a request and return 0.0, or return the seconds after which the client may send its next one."""
         now = self._clock()
-        self._forget(now - 60.0)
+        while self._admitted:
+            quiet = next(iter(self._admitted.values()))
+            if quiet[-1] > now - 60.0 and len(self._admitted) < self._most_clients:
+                break
+            self._admitted.popitem(last=False)
         times = self._admitted.setdefault(client, deque())
         while times and times[0] <= now - 60.0:
             times.popleft()
@@ -196,10 +200,3 @@ class ClientLimits:
         times.append(now)
         self._admitted.move_to_end(client)
         return 0.0
-
-    def _forget(self, before: float) -> None:
-        while self._admitted:
-            quiet = next(iter(self._admitted.values()))
-            if quiet[-1] > before and len(self._admitted) < self._most_clients:
-                return
-            self._admitted.popitem(last=False)

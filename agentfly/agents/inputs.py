@@ -36,20 +36,17 @@ def conversations(messages: object) -> list[OneConversation]:
         raise ConfigError(_FORMS)
     if isinstance(entries[0], Message) or (isinstance(entries[0], Mapping) and "role" in entries[0]):
         entries = [{"messages": entries}]
-    found = [_conversation(entry) for entry in entries]
-    for conversation in found:
+    found: list[OneConversation] = []
+    for entry in entries:
+        given = entry.get("messages") if isinstance(entry, Mapping) else entry
+        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+            raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
+        conversation = {**(entry if isinstance(entry, Mapping) else {}), "messages": list(given)}
+        if not conversation["messages"]:
+            raise ConfigError("a conversation needs a message")
         read_messages(conversation, lambda _: "")
+        found.append(conversation)
     return found
-
-
-def _conversation(entry: object) -> OneConversation:
-    given = entry.get("messages") if isinstance(entry, Mapping) else entry
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-        raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
-    messages = list(given)
-    if not messages:
-        raise ConfigError("a conversation needs a message")
-    return {**entry, "messages": messages} if isinstance(entry, Mapping) else {"messages": messages}
 
 
 def read_messages(conversation: OneConversation, keep: Callable[[Any], str]) -> list[Message]:

@@ -69,7 +69,21 @@ class Reward:
         return await value if inspect.isawaitable(value) else value
 
     def _arguments(self, trajectory: Trajectory, store: ImageStore) -> dict[str, object]:
-        known = _known(trajectory, store)
+        def image(handle: str | None) -> Image.Image | None:
+            return store.get(handle) if handle else None
+
+        first = next((handle for message in trajectory.messages for handle in message.images), None)
+        # Each value is loaded only for a function that has an argument for it.
+        known: dict[str, Callable[[], object]] = {
+            "task": lambda: trajectory.metadata,
+            **{name: partial(trajectory.metadata.__getitem__, name) for name in trajectory.metadata},
+            "trajectory": lambda: trajectory,
+            "prediction": lambda: trajectory.answer,
+            "messages": lambda: trajectory.messages,
+            "final_image": lambda: image(trajectory.final_image),
+            "source_image": lambda: image(first),
+            "metadata": lambda: trajectory.metadata,
+        }
         missing = [name for name in self.needed if name not in known]
         if missing:
             raise ConfigError(unknown_name("argument of the reward function", missing[0], known))
@@ -109,26 +123,6 @@ def _describe(function: Callable[..., object]) -> Reward:
         else:
             optional.append(parameter.name)
     return Reward(function, tuple(needed), tuple(optional), everything)
-
-
-def _known(trajectory: Trajectory, store: ImageStore) -> dict[str, Callable[[], object]]:
-    """Return a function for each argument that a reward function can have; it loads the value when it is called."""
-
-    def image(handle: str | None) -> Image.Image | None:
-        return store.get(handle) if handle else None
-
-    first = next((handle for message in trajectory.messages for handle in message.images), None)
-    fields = {name: partial(trajectory.metadata.__getitem__, name) for name in trajectory.metadata}
-    return {
-        "task": lambda: trajectory.metadata,
-        **fields,
-        "trajectory": lambda: trajectory,
-        "prediction": lambda: trajectory.answer,
-        "messages": lambda: trajectory.messages,
-        "final_image": lambda: image(trajectory.final_image),
-        "source_image": lambda: image(first),
-        "metadata": lambda: trajectory.metadata,
-    }
 
 
 def _read(value: object) -> tuple[float, dict[str, float]]:

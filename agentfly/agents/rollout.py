@@ -146,7 +146,10 @@ class RunningChain:
         """Take one turn: a generation and its calls. Return the reason to stop after it; None to go on."""
         if self._time_left() <= 0:
             return StopReason.WALL_CLOCK
-        room, cut_by = self._room()
+        # The tokens that this turn may sample, and the limit that says so.
+        room, cut_by = min(self.limits.max_tokens_per_turn, self.rollout.sampling.max_tokens), StopReason.MAX_TOKENS
+        if self.trajectory.tokens is not None and (left := self._tokens_left(self.trajectory.tokens)) < room:
+            room, cut_by = left, StopReason.CONTEXT_FULL
         if room < 1:
             return cut_by
         clock, began = time.monotonic(), time.time()
@@ -164,12 +167,6 @@ class RunningChain:
             return cut_by if generation.finish_reason == "length" else StopReason.NO_TOOL_CALL
         allowed = max(0, self.limits.max_tool_calls - len(self.trajectory.tool_records))
         return await self._act(calls[:allowed], len(calls))
-
-    def _room(self) -> tuple[int, StopReason]:
-        """Return how many tokens the next turn may sample, and the limit that says so."""
-        turn = min(self.limits.max_tokens_per_turn, self.rollout.sampling.max_tokens)
-        left = turn if self.trajectory.tokens is None else self._tokens_left(self.trajectory.tokens)
-        return (left, StopReason.CONTEXT_FULL) if left < turn else (turn, StopReason.MAX_TOKENS)
 
     async def _generate(self, room: int) -> Generation:
         trajectory, turn, sampling = self.trajectory, len(self.trajectory.turns), self.rollout.sampling

@@ -59,7 +59,17 @@ class RunLog:
         self._lines = LineFile(self.folder / FILE_NAME, f"log_dir={str(self.folder)!r}")
         try:
             self._lines.repair()
-            self._read()
+            for number, line in read_trajectories(self._lines.path):
+                trajectory = line.trajectory
+                if line.fingerprint is None:
+                    raise ConfigError(
+                        f"{self._lines.path}, line {number} is of another kind of run: use another log_dir"
+                    )
+                self._fingerprints[trajectory.id] = line.fingerprint
+                if trajectory.stop_reason is None or trajectory.stop_reason.failed:
+                    self.finished.pop(trajectory.id, None)
+                else:
+                    self.finished[trajectory.id] = trajectory
         except BaseException:
             self.close()
             raise
@@ -86,17 +96,6 @@ class RunLog:
     def close(self) -> None:
         """Release the folder. Safe to call twice."""
         self._lines.close()
-
-    def _read(self) -> None:
-        for number, line in read_trajectories(self._lines.path):
-            trajectory = line.trajectory
-            if line.fingerprint is None:
-                raise ConfigError(f"{self._lines.path}, line {number} is of another kind of run: use another log_dir")
-            self._fingerprints[trajectory.id] = line.fingerprint
-            if trajectory.stop_reason is None or trajectory.stop_reason.failed:
-                self.finished.pop(trajectory.id, None)
-            else:
-                self.finished[trajectory.id] = trajectory
 
 
 class ChainMaker(Protocol):

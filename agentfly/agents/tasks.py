@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -61,6 +62,19 @@ class TaskFacts:
         """Return the words of a task whose images cannot be loaded."""
         return cls(task.id, task.instruction, task.task_type, metadata=task.metadata)
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the task for JSON; `task_type` is written as `type`, and what is not known is left out."""
+        data = asdict(self)
+        data["type"] = data.pop("task_type")
+        return {key: value for key, value in data.items() if value not in (None, (), {})}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskFacts:
+        """Return the task of `to_dict`, or of version 0.1, which wrote `task_type`."""
+        known = dict(data)
+        known["task_type"] = known.pop("type", None) or known.get("task_type") or "edit"
+        return cls(**{**known, "images": tuple(known.get("images", ()))})
+
     @property
     def fingerprint(self) -> str:
         """A hash of words and images. Two runs with the same one are about the same task."""
@@ -98,8 +112,8 @@ def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
         instruction=task.instruction,
         source=load_image(task.images[0]),
         result=result,
-        target=_optional(task.target),
-        mask=_optional(task.mask),
+        target=None if task.target is None else load_image(task.target),
+        mask=None if task.mask is None else load_image(task.mask),
         metadata=task.metadata,
     )
 
@@ -123,7 +137,3 @@ async def score_trajectory(
     trajectory.score, trajectory.aspects = score.value, dict(score.aspects)
     trajectory.reward, trajectory.reward_parts = reward.value, dict(reward.parts)
     return trajectory
-
-
-def _optional(source: ImageSource | None) -> Image.Image | None:
-    return None if source is None else load_image(source)

@@ -105,7 +105,7 @@ class TrajectoryLine:
             "format": FORMAT,
             "step": self.step,
             "validate": self.validate,
-            "task": None if self.task is None else _task_to_dict(self.task),
+            "task": None if self.task is None else self.task.to_dict(),
             "trajectory": self.trajectory.to_dict(),
             "evaluations": evaluations or None,
             "fingerprint": self.fingerprint,
@@ -130,8 +130,13 @@ class TrajectoryLine:
             evaluations = data.get("evaluations") or _evaluations_of_0_1(data)
             return cls(
                 trajectory=Trajectory.from_dict(data.get("trajectory", data)),
-                task=_task_from_dict(data["task"]) if "task" in data else None,
-                scores={name: _score_from_dict(found) for name, found in evaluations.items()},
+                task=TaskFacts.from_dict(data["task"]) if "task" in data else None,
+                scores={
+                    name: NotScored(found["not_scored"])
+                    if "not_scored" in found
+                    else Score(found["value"], found.get("feedback", ""), found.get("aspects", {}))
+                    for name, found in evaluations.items()
+                },
                 judges={name: JudgeUsage(**found["usage"]) for name, found in evaluations.items() if "usage" in found},
                 step=data.get("step"),
                 validate=data.get("validate"),
@@ -178,24 +183,6 @@ def first_messages(trajectory: Trajectory) -> list[Message]:
     spoken = [place for place, message in enumerate(trajectory.messages) if message.role == "assistant"]
     turns = len(trajectory.turns)
     return list(trajectory.messages[: spoken[len(spoken) - turns]] if 0 < turns <= len(spoken) else trajectory.messages)
-
-
-def _task_to_dict(task: TaskFacts) -> dict[str, object]:
-    data = asdict(task)
-    data["type"] = data.pop("task_type")
-    return {key: value for key, value in data.items() if value not in (None, (), {})}
-
-
-def _task_from_dict(data: Mapping[str, Any]) -> TaskFacts:
-    known = dict(data)
-    known["task_type"] = known.pop("type", None) or known.get("task_type") or "edit"
-    return TaskFacts(**{**known, "images": tuple(known.get("images", ()))})
-
-
-def _score_from_dict(data: Mapping[str, Any]) -> Score | NotScored:
-    if "not_scored" in data:
-        return NotScored(data["not_scored"])
-    return Score(data["value"], data.get("feedback", ""), data.get("aspects", {}))
 
 
 def _evaluations_of_0_1(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from agentfly.aio import CancelledItself, LoopLocal, Sleep, TimeLimitExceeded, retrying, with_timeout
+from agentfly.aio import (
+    CancelledItself,
+    LoopLocal,
+    Sleep,
+    TimeLimitExceeded,
+    gather_or_cancel,
+    retrying,
+    with_timeout,
+)
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
 from agentfly.settings import Settings
@@ -108,12 +116,7 @@ class GuardedEvaluator:
         Raises:
             ConfigError: the evaluator is set up wrongly. Attempts under way are cancelled.
         """
-        tasks = [asyncio.ensure_future(self._outcome(sample)) for sample in samples]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await gather_or_cancel(self._outcome(sample) for sample in samples)
 
     async def check_ready(self) -> None:
         """Check the evaluator; see `AsksOthers.check_ready`."""

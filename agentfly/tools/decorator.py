@@ -1,4 +1,4 @@
-"""`@tool` turns a typed function into a tool that a model can call.
+"""`@tool` turns a typed function into a tool that a model can call, with a `ToolResult` of text and images.
 
 From Python the decorated function is called as before. Name, description, schema and check of arguments are computed
 once, at definition; binding a method to an object costs a microsecond.
@@ -17,7 +17,6 @@ from typing import Any, TypeVar, overload
 from pydantic import BaseModel
 
 from agentfly.errors import ConfigError
-from agentfly.tools.base import ToolResult
 from agentfly.tools.schema import arguments_model, checked_arguments, docstring, parameters_schema
 
 Function = Callable[..., object]
@@ -25,6 +24,27 @@ F = TypeVar("F", bound=Function)
 
 _MARK = "__agentfly_tool__"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """The observation that a tool returns to the model.
+
+    Attributes:
+        text: the observation in words; it names every image of `images`.
+        images: handles of the images that the model should see, in the order they are named.
+        engine: the engine that did the work ("classical", a model name, ...); empty where none is involved.
+        final: True if the agent is done with this call (`give_answer`); `images[-1]`, if any, is its answer.
+        data: machine-readable details (boxes, scores, parameters used), JSON-able.
+        ids: short names of `images`, where a person called the tool; a model reads them in the text.
+    """
+
+    text: str
+    images: tuple[str, ...] = ()
+    engine: str = ""
+    final: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from pydantic import Field
 
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView
-from agentfly.tools.base import ToolResult
-from agentfly.tools.decorator import tool
+from agentfly.tools.decorator import ToolResult, tool
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, given_params
 from agentfly.vision.detection.drawing import draw_detections
 

@@ -161,20 +161,16 @@ def docstring(function: Callable[..., object]) -> tuple[str, dict[str, str]]:
     description = "\n".join(lines[: starts[0] if starts else len(lines)]).strip()
     for start, end in pairwise([*starts, len(lines)]):
         if lines[start].startswith(("Args", "Arguments", "Parameters")):
-            return _unwrap(description), _read_arguments(lines[start + 1 : end])
+            words: dict[str, str] = {}
+            name = ""
+            for line in textwrap.dedent("\n".join(lines[start + 1 : end])).splitlines():
+                match = _ARGUMENT.match(line)
+                if match:
+                    name, words[match[1]] = match[1], match[2]
+                elif name and line.strip():
+                    words[name] += f" {line.strip()}"
+            return _unwrap(description), {key: _unwrap(value) for key, value in words.items()}
     return _unwrap(description), {}
-
-
-def _read_arguments(lines: list[str]) -> dict[str, str]:
-    words: dict[str, str] = {}
-    name = ""
-    for line in textwrap.dedent("\n".join(lines)).splitlines():
-        match = _ARGUMENT.match(line)
-        if match:
-            name, words[match[1]] = match[1], match[2]
-        elif name and line.strip():
-            words[name] += f" {line.strip()}"
-    return {key: _unwrap(value) for key, value in words.items()}
 
 
 def _unwrap(text: str) -> str:

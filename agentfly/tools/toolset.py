@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import ConfigError, ToolError, unknown_name
 from agentfly.messages import ToolCall
-from agentfly.tools.base import ToolResult
-from agentfly.tools.decorator import Function, Tool, bound, tool_of
+from agentfly.tools.decorator import Function, Tool, ToolResult, bound, tool_of
+
+# Names and tools of the marked methods of a class.
+_known: WeakKeyDictionary[type, tuple[tuple[str, Tool], ...]] = WeakKeyDictionary()
 
 
 class Toolset:
@@ -41,7 +44,12 @@ class Toolset:
         """Return the marked methods of an object, bound to it, in the order of their definition."""
         kind = type(owner)
         if kind not in _known:
-            _known[kind] = _find_marked(kind)
+            # Base classes first; a method that a subclass replaces keeps its place.
+            attributes: dict[str, object] = {}
+            for base in reversed(kind.__mro__):
+                attributes |= vars(base)
+            found = ((name, tool_of(attribute)) for name, attribute in attributes.items())
+            _known[kind] = tuple((name, tool) for name, tool in found if tool is not None)
         return cls(bound(tool, getattr(owner, attribute)) for attribute, tool in _known[kind])
 
     def only(self, names: Iterable[str]) -> Toolset:
@@ -77,17 +85,14 @@ class Toolset:
         tool = self._tools.get(call.name)
         if tool is None:
             raise ToolError(unknown_name("tool", call.name, self._tools))
-        work = asyncio.ensure_future(tool(call.arguments))
         try:
-            # Not `wait_for`: the tool's own TimeoutError must stay apart from the limit.
-            await asyncio.wait({work}, timeout=timeout)
-            if work.cancelled():
-                raise ToolError(f"{call.name} was cancelled before it was done; try again")
-            if work.done():
-                return work.result()
-        finally:
-            work.cancel()
-        raise ToolError(f"{call.name} timed out after {timeout:g} s; try a smaller request or another tool")
+            return await with_timeout(tool(call.arguments), math.inf if timeout is None else timeout)
+        except CancelledItself:
+            raise ToolError(f"{call.name} was cancelled before it was done; try again") from None
+        except TimeLimitExceeded:
+            raise ToolError(
+                f"{call.name} timed out after {timeout:g} s; try a smaller request or another tool"
+            ) from None
 
     def get(self, name: str) -> Tool | None:
         """Return the tool of a name; None where there is none."""
@@ -101,16 +106,3 @@ class Toolset:
 
     def __contains__(self, name: object) -> bool:
         return name in self._tools
-
-
-_Marked = tuple[tuple[str, Tool], ...]
-_known: WeakKeyDictionary[type, _Marked] = WeakKeyDictionary()
-
-
-def _find_marked(owner: type) -> _Marked:
-    """Return the marked attributes of a class, base classes first; one that a subclass replaces keeps its place."""
-    attributes: dict[str, object] = {}
-    for base in reversed(owner.__mro__):
-        attributes |= vars(base)
-    found = ((name, tool_of(attribute)) for name, attribute in attributes.items())
-    return tuple((name, tool) for name, tool in found if tool is not None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from agentfly.aio import Sleep
+from agentfly.aio import Sleep, gather_or_cancel
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.evaluators.judge.client import JudgeClient
@@ -115,18 +115,12 @@ class VlmJudge:
         }
         contents = [self._content(question, sample.instruction, images) for question in self.scheme.questions]
         numbers = range(self.settings.passes)
-        requests = [
-            asyncio.ensure_future(self._client.ask(content, question, number, usage))
+        # The cost of all requests belongs to this sample, and is known only when all of them have ended.
+        answers = await gather_or_cancel(
+            self._client.ask(content, question, number, usage)
             for number in numbers
             for question, content in zip(self.scheme.questions, contents, strict=True)
-        ]
-        try:
-            answers = await asyncio.gather(*requests)
-        finally:
-            for request in requests:
-                request.cancel()
-            # Their cost belongs to this sample, and is known only when all of them have ended.
-            await asyncio.gather(*requests, return_exceptions=True)
+        )
         width = len(self.scheme.questions)
         return self._mean([answers[number * width : (number + 1) * width] for number in numbers])
 

@@ -178,24 +178,24 @@ def read_checks(given: object) -> list[Check]:
     forms = '{"gone": "a cat"}, {"present": "a dog"} or {"colour": "blue", "of": "the car"}'
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise EvaluatorError(f'the task names no checks: give metadata["checks"] as a list of {forms}')
-    return [_read_check(entry, forms) for entry in given]
-
-
-def _read_check(entry: object, forms: str) -> Check:
-    # Rows of a data set have every key in every entry, with None where it does not apply.
-    given = {key: value for key, value in entry.items() if value} if isinstance(entry, Mapping) else {}
-    if not all(isinstance(value, str) for value in given.values()):
-        given = {}
-    if given.keys() == {"gone"}:
-        return Check("gone", given["gone"])
-    if given.keys() == {"present"}:
-        return Check("present", given["present"])
-    if given.keys() == {"colour", "of"}:
-        colour = _SYNONYMS.get(given["colour"].lower(), given["colour"].lower())
-        if colour not in _COLOURS:
-            raise EvaluatorError(unknown_name("colour", given["colour"], _COLOURS))
-        return Check("colour", given["of"], colour)
-    raise EvaluatorError(f"{entry!r} is no check: give {forms}")
+    checks: list[Check] = []
+    for entry in given:
+        # Rows of a data set have every key in every entry, with None where it does not apply.
+        words = {key: value for key, value in entry.items() if value} if isinstance(entry, Mapping) else {}
+        if not all(isinstance(value, str) for value in words.values()):
+            words = {}
+        if words.keys() == {"gone"}:
+            checks.append(Check("gone", words["gone"]))
+        elif words.keys() == {"present"}:
+            checks.append(Check("present", words["present"]))
+        elif words.keys() == {"colour", "of"}:
+            colour = _SYNONYMS.get(words["colour"].lower(), words["colour"].lower())
+            if colour not in _COLOURS:
+                raise EvaluatorError(unknown_name("colour", words["colour"], _COLOURS))
+            checks.append(Check("colour", words["of"], colour))
+        else:
+            raise EvaluatorError(f"{entry!r} is no check: give {forms}")
+    return checks
 
 
 def nearest_colours(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:

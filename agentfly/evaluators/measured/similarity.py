@@ -138,7 +138,13 @@ class DirectionalSimilarityEvaluator:
         cosine = float(step @ wish / (np.linalg.norm(step) * np.linalg.norm(wish))) if moved else 0.0
         direction = min(max(cosine / full, 0.0), 1.0)
         kept = min(max(float(seen[0] @ seen[1]), 0.0), 1.0)
-        return Score(100.0 * direction, _feedback(direction, moved), {"direction": direction, "kept": kept})
+        if not moved:
+            feedback = "The image is unchanged."
+        elif direction >= 0.8:
+            feedback = "The image has changed the way that was asked for."
+        else:
+            feedback = f"The image has changed in another direction than asked ({direction:.0%} of a full match)."
+        return Score(100.0 * direction, feedback, {"direction": direction, "kept": kept})
 
 
 def _required(sample: EditSample) -> tuple[str, str] | None:
@@ -160,11 +166,3 @@ def _required(sample: EditSample) -> tuple[str, str] | None:
 def _unit(features: _Features) -> NDArray[np.float64]:
     pooled = features.pooler_output.double().cpu().numpy()
     return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
-
-
-def _feedback(direction: float, moved: bool) -> str:
-    if not moved:
-        return "The image is unchanged."
-    if direction >= 0.8:
-        return "The image has changed the way that was asked for."
-    return f"The image has changed in another direction than asked ({direction:.0%} of a full match)."
