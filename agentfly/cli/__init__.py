@@ -21,7 +21,7 @@ from agentfly.cli.edit import edit
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.export import export
 from agentfly.cli.generate import GenerateCommand, generate
-from agentfly.cli.nodes import NodesCommand
+from agentfly.cli.options import NodesCommand
 from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.sft import sft

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,6 @@ from rich.table import Table
 
 from agentfly.errors import ConfigError
 from agentfly.files import parse_yaml
-
-if TYPE_CHECKING:
-    from agentfly.datasets import CheckReport
 
 data = typer.Typer(no_args_is_help=True, help="Check data sets, and convert them for training.")
 
@@ -59,7 +56,18 @@ def check(
     if as_json:
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
     else:
-        _show_report(report, source)
+        console = Console()
+        table = Table("task type", "tasks", "with target", "with mask", "faulty", title=source)
+        for name, summary in sorted(report.by_type.items()):
+            table.add_row(name, *map(str, (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)))
+        console.print(table)
+        for problem in report.problems[:_SHOWN]:
+            line = f"{problem.where}: {problem.reason}"
+            console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+        if len(report.problems) > _SHOWN:
+            console.print(f"and {len(report.problems) - _SHOWN} more; --json lists all")
+        verdict = f"{len(report.problems)} problems" if report.problems else "no problems" if report.rows else "no rows"
+        console.print(f"{report.rows} rows, {verdict}", highlight=False)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -100,17 +108,3 @@ def _options(pairs: list[str] | None) -> Mapping[str, Any]:
             # People also write YAML, as in a recipe: {instruction: prompt}.
             options[name] = parse_yaml(value, f"--set {pair}") if value[:1] in ("{", "[") else value
     return options
-
-
-def _show_report(report: CheckReport, source: str) -> None:
-    console = Console()
-    table = Table("task type", "tasks", "with target", "with mask", "faulty", title=source)
-    for name, summary in sorted(report.by_type.items()):
-        table.add_row(name, *map(str, (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)))
-    console.print(table)
-    for problem in report.problems[:_SHOWN]:
-        console.print(f"{problem.where}: {problem.reason}", style="red", highlight=False, markup=False, soft_wrap=True)
-    if len(report.problems) > _SHOWN:
-        console.print(f"and {len(report.problems) - _SHOWN} more; --json lists all")
-    verdict = f"{len(report.problems)} problems" if report.problems else "no problems" if report.rows else "no rows"
-    console.print(f"{report.rows} rows, {verdict}", highlight=False)

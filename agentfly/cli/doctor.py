@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.cli.nodes import Nodes, NodesKeyEnv
-
-if TYPE_CHECKING:
-    from agentfly.doctor import Report
+from agentfly.cli.options import Nodes, NodesKeyEnv, Template
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": "dim"}
 
@@ -27,7 +24,7 @@ def doctor(
     checkpoint: Annotated[
         str | None, typer.Option(help="Checkpoint that the endpoint serves, if --model is not a folder.")
     ] = None,
-    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
+    template: Template = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
     max_model_len: Annotated[int | None, typer.Option(help="Context length of the engine, in tokens.")] = None,
@@ -36,30 +33,17 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check this machine, a checkpoint or endpoints for problems, with fixes. Exit code 1 if there are errors."""
+    given = {name: value for name, value in locals().items() if name != "json" and value is not None}
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("httpx").setLevel(logging.ERROR)
     from agentfly.doctor import CHECKS, DoctorRequest, examine
 
-    given: dict[str, Any] = {
-        "model": model,
-        "checkpoint": checkpoint,
-        "template": template,
-        "base_url": base_url,
-        "max_model_len": max_model_len,
-        "out": out,
-        "cache": cache,
-        "nodes": tuple(node for listed in nodes or () for node in listed.split(",")),
-        "nodes_key_env": nodes_key_env,
-    }
-    report = examine(DoctorRequest(**{name: value for name, value in given.items() if value is not None}), CHECKS)
+    given["nodes"] = tuple(node for listed in nodes or () for node in listed.split(","))
+    report = examine(DoctorRequest(**given), CHECKS)
     if json:
         typer.echo(report.to_json())
-    else:
-        _show(report, Console())
-    raise typer.Exit(report.exit_code)
-
-
-def _show(report: Report, console: Console) -> None:
+        raise typer.Exit(report.exit_code)
+    console = Console()
     for theme, findings in report.themes():
         console.print(f"[bold]{theme}[/bold]")
         for name, finding in findings:
@@ -71,3 +55,4 @@ def _show(report: Report, console: Console) -> None:
             if finding.fix:
                 console.print(f"           fix: {escape(finding.fix)}", highlight=False, soft_wrap=True)
     console.print(report.summary, highlight=False)
+    raise typer.Exit(report.exit_code)

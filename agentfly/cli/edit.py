@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentfly.cli.evaluate import Engine
-from agentfly.cli.nodes import Nodes, NodesKeyEnv, read_node_options
+from agentfly.cli.options import BaseUrl, Engine, MaxTurns, Nodes, NodesKeyEnv, Template, read_node_options
 from agentfly.errors import printable
 
 UNCHANGED = 3
@@ -28,12 +27,10 @@ def edit(
             "endpoint's only model."
         ),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
-    ] = None,
+    base_url: BaseUrl = None,
     api_key_env: Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")] = "OPENAI_API_KEY",
-    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
-    max_turns: Annotated[int | None, typer.Option(help="Most turns; default: the policy's own limit.")] = None,
+    template: Template = None,
+    max_turns: MaxTurns = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")] = 0.0,
     out: Annotated[Path, typer.Option("-o", "--out", help="File for the edited image: .png, .jpg or .webp.")] = (
         Path("edited.png")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from agentfly.cli.nodes import Nodes, NodesKeyEnv, read_node_options
+from agentfly.cli.options import BaseUrl, Engine, MaxTurns, Nodes, NodesKeyEnv, Template, read_node_options
 from agentfly.errors import AgentFlyError, ConfigError
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ Limit = Annotated[int | None, typer.Option(help="Most tasks to run.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the data set and of sampling.")]
 Root = Annotated[Path | None, typer.Option(help="Folder with the data set's files, instead of a download.")]
 DataOptions = Annotated[str | None, typer.Option(help="Further options of the data set, as JSON.")]
-Engine = Annotated[
-    str | None,
-    typer.Option(
-        help="Engine behind the tools: classical (the default), models, openai, openai:MODEL, JSON, or a YAML file."
-    ),
-]
 Concurrency = Annotated[int | None, typer.Option(help="Tasks that run at the same time.")]
 Gallery = Annotated[int | None, typer.Option(help="Most tasks in the gallery, worst first; 0 for no gallery.")]
 
@@ -53,14 +47,12 @@ def evaluate(
         str | None, typer.Option(help="image-editing, refinement-loop, director-generator, or module:name.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Policy folder, hub name, or the endpoint's model name.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")] = None,
+    base_url: BaseUrl = None,
+    template: Template = None,
     engine: Engine = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
-    max_turns: Annotated[int | None, typer.Option(help="Most turns; default: the policy's own limit.")] = None,
+    max_turns: MaxTurns = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens per turn; default: the policy's own limit.")
     ] = None,

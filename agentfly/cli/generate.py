@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agentfly.cli.choices import list_choices
+from agentfly.cli.options import list_choices
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 
 INTERRUPTED = 130

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agentfly.cli.choices import list_choices
+from agentfly.cli.options import list_choices
 from agentfly.list_options import ListOptionsCommand
 
 # As in `image_server.settings`, `vision.model_runtime` and `vision.diffusion.settings`, which take long to import.

@@ -118,32 +118,24 @@ def _problems(task: EditTask) -> Iterator[tuple[str, str]]:
         yield "image", "there is no image"
     first = opened[0] if opened and len(opened) == len(task.images) else None
     if task.target is not None:
-        yield from _target_problems(task.target, first)
+        target, reason = _open(task.target)
+        if target is None:
+            yield "target", reason
+        elif first is not None:
+            ratio = (target.width * first.height) / (target.height * first.width)
+            if abs(ratio - 1) > _SAME_SHAPE:
+                yield "target", f"the target is {_size(target)}, the image {_size(first)}: another shape"
+            elif target.size == first.size and np.array_equal(_rgb(target), _rgb(first)):
+                yield "target", "the target equals the image: nothing is to be done"
     if task.mask is not None:
-        yield from _mask_problems(task.mask, first)
-
-
-def _target_problems(source: ImageSource, first: Image.Image | None) -> Iterator[tuple[str, str]]:
-    target, reason = _open(source)
-    if target is None:
-        yield "target", reason
-    elif first is not None:
-        ratio = (target.width * first.height) / (target.height * first.width)
-        if abs(ratio - 1) > _SAME_SHAPE:
-            yield "target", f"the target is {_size(target)}, the image {_size(first)}: another shape"
-        elif target.size == first.size and np.array_equal(_rgb(target), _rgb(first)):
-            yield "target", "the target equals the image: nothing is to be done"
-
-
-def _mask_problems(source: ImageSource, first: Image.Image | None) -> Iterator[tuple[str, str]]:
-    mask, reason = _open(source)
-    if mask is None:
-        yield "mask", reason
-        return
-    if first is not None and mask.size != first.size:
-        yield "mask", f"the mask is {_size(mask)}, the image {_size(first)}: they must be equal"
-    if not np.asarray(mask.convert("L")).any():
-        yield "mask", "the mask is black: white marks what must change"
+        mask, reason = _open(task.mask)
+        if mask is None:
+            yield "mask", reason
+            return
+        if first is not None and mask.size != first.size:
+            yield "mask", f"the mask is {_size(mask)}, the image {_size(first)}: they must be equal"
+        if not np.asarray(mask.convert("L")).any():
+            yield "mask", "the mask is black: white marks what must change"
 
 
 def _open(source: ImageSource) -> tuple[Image.Image | None, str]:

@@ -12,8 +12,7 @@ from agentfly.datasets.local import LocalOptions, local_rows
 from agentfly.datasets.photos import SPLITS
 from agentfly.datasets.public.benchmarks import imgedit_rows, risebench_rows
 from agentfly.datasets.public.columns import ADAPTERS
-from agentfly.datasets.public.hub import HubOptions
-from agentfly.datasets.public.tasks import public_rows
+from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.datasets.stickers import FAMILIES, StickerWorld
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name

@@ -114,18 +114,18 @@ def find_tables(folder: Path, split: str, splits: Sequence[str]) -> list[Path]:
     files = sorted(path for suffix in TABLE_SUFFIXES for path in folder.rglob(f"*{suffix}"))
     if not files:
         raise DatasetError(f"{folder} holds no {' or '.join(TABLE_SUFFIXES)} file: root= names the downloaded files")
-    of_split = {name: [path for path in files if _belongs(path.relative_to(folder), name)] for name in {*splits, split}}
+
+    def belongs(path: Path, name: str) -> bool:
+        stem = path.name.split(".")[0]
+        return stem == name or stem.startswith((f"{name}-", f"{name}_")) or name in path.relative_to(folder).parts[:-1]
+
+    of_split = {name: [path for path in files if belongs(path, name)] for name in {*splits, split}}
     if of_split[split]:
         return of_split[split]
     if any(of_split.values()):
         there = ", ".join(sorted(name for name, found in of_split.items() if found))
         raise DatasetError(f"{folder} holds no files of split {split!r}; it has: {there}")
     return files
-
-
-def _belongs(path: Path, split: str) -> bool:
-    stem = path.name.split(".")[0]
-    return stem == split or stem.startswith((f"{split}-", f"{split}_")) or split in path.parts[:-1]
 
 
 def _arrow_batches(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -73,16 +72,15 @@ class Examination:
         self.served: str | None = None
         self.engine_context: int | None = None
         self._lock = threading.Lock()
+        self._driver: Driver | None = None
 
     @property
     def driver(self) -> Driver:
         """The GPUs as their driver reports them, queried once."""
         with self._lock:
+            if self._driver is None:
+                self._driver = read_driver()
             return self._driver
-
-    @cached_property
-    def _driver(self) -> Driver:
-        return read_driver()
 
 
 @dataclass(frozen=True)

@@ -59,18 +59,16 @@ def read_driver(run: Run | None = None) -> Driver:
         return Driver(trouble=said[0] if said else f"nvidia-smi ended with exit code {done.returncode}")
     rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 3]
     gpus = tuple(GPU(name, _number(total), _number(used)) for name, total, used, _ in rows)
-    return Driver(gpus, rows[0][3] if rows else "", _cuda_version() if rows else None)
+    if not rows:
+        return Driver()
+    cuda, number = None, ctypes.c_int(0)
+    # Of CUDA's driver API, this function needs no context and no initialisation.
+    with contextlib.suppress(OSError, AttributeError):
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value:
+            cuda = number.value // 1000, number.value % 1000 // 10
+    return Driver(gpus, rows[0][3], cuda)
 
 
 def _number(text: str) -> int:
     # GPUs that share the host's memory report "[N/A]".
     return int(text) if text.isdigit() else 0
-
-
-def _cuda_version() -> tuple[int, int] | None:
-    """Call cuDriverGetVersion of CUDA's driver API, which needs no context and no initialisation."""
-    number = ctypes.c_int(0)
-    with contextlib.suppress(OSError, AttributeError):
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value:
-            return number.value // 1000, number.value % 1000 // 10
-    return None

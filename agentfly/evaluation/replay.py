@@ -1,18 +1,25 @@
-"""Score finished trajectories with other evaluators, or run their tool calls again, without the agent."""
+"""Score finished trajectories with other evaluators, or run their tool calls again, without the agent.
+
+Sources are the runs of `agentfly eval`, the log folders of `Agent.run(log_dir=…)`, the chains that training logs
+(`trajectory_log`, the quickstart's `trajectories.jsonl`), and files with one trajectory per line. Only an evaluation
+has its complete tasks. For the others, instruction and source image are taken from the first messages, and the rest of
+the task from its data set, by the task's id.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import Trajectory
-from agentfly.agents.trajectory_file import IMAGES
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, image_folder, read_trajectories
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
@@ -22,56 +29,120 @@ from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run import EvaluationRun, OnRecord
 from agentfly.evaluation.run_folder import RunFolder
-from agentfly.evaluation.scoring import FIRST_TASKS, Given, Scorer, read_specs
-from agentfly.evaluation.settings import refuse_keys
-from agentfly.evaluation.trajectory_reader import Recorded, Recording, read_recording
+from agentfly.evaluation.scoring import FIRST_TASKS, Scorer, read_specs
+from agentfly.evaluation.settings import ScoringSettings, refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
-from agentfly.settings import Settings
 from agentfly.vision import make_engines
 
 _SHOWN = 100
 
 
-class ReplaySettings(Settings):
-    """The settings of `agentfly replay`.
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded chain.
+
+    Attributes:
+        id: unique in its recording: the task's id, with `#2`, `#3`, ... for further chains of the task.
+        task: what is known of the task.
+        trajectory: what was done.
+        whole: whether the task is known whole, not only from the messages.
+    """
+
+    id: str
+    task: TaskFacts
+    trajectory: Trajectory
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of trajectories and where its images are.
+
+    Attributes:
+        path: the file.
+        chains: in the order of the file; of a chain that was written twice, the last.
+        images: folder of the images, None where none were kept.
+    """
+
+    path: Path
+    chains: tuple[Recorded, ...]
+    images: Path | None
+
+    def store(self) -> ImageStore:
+        """The images; a store without any where none were kept."""
+        return ImageStore(self.images)
+
+    def with_tasks(self, tasks: Iterable[EditTask], store: ImageStore) -> Recording:
+        """The recording with tasks of its data set where it does not know them whole; their images go to `store`.
+
+        Raises:
+            ImageError: an image of a task cannot be loaded.
+        """
+        wanted = {chain.task.id for chain in self.chains if not chain.whole}
+        found: dict[str, TaskFacts] = {}
+        for task in tasks if wanted else ():
+            if task.id in wanted and task.id not in found:
+                found[task.id] = TaskFacts.keep(task, store)
+            if len(found) == len(wanted):
+                break
+        chains = (
+            replace(c, task=found[c.task.id], whole=True) if not c.whole and c.task.id in found else c
+            for c in self.chains
+        )
+        return replace(self, chains=tuple(chains))
+
+
+def read_recording(run: Path, images: Path | None = None, limit: int | None = None) -> Recording:
+    """Read a recording.
+
+    Args:
+        run: a folder with `trajectories.jsonl`, or a file.
+        images: folder of the images; without it, the one beside the file.
+        limit: chains at most.
+
+    Raises:
+        ConfigError: there is none, or a line cannot be read.
+    """
+    path = run / FILE_NAME if run.is_dir() else run
+    if not path.is_file():
+        others = sorted(str(file.relative_to(run)) for file in run.rglob("*.jsonl"))[:5] if run.is_dir() else []
+        hint = f"; there is {', '.join(others)}: name one of them" if others else ""
+        raise ConfigError(f"there are no trajectories at {str(path)!r}{hint}")
+    if images is not None and not images.is_dir():
+        raise ConfigError(f"there is no folder {str(images)!r}: --images names the folder of the images")
+    last: dict[str, tuple[TaskFacts, Trajectory, bool]] = {}
+    for _, line in read_trajectories(path):
+        task = line.described_task()
+        last[task.id if line.whole_task else line.trajectory.id] = (task, line.trajectory, line.whole_task)
+    if not last:
+        raise ConfigError(f"{str(path)!r} has no finished trajectory")
+    chains, seen = [], Counter[str]()
+    for task, trajectory, whole in list(last.values())[:limit]:
+        seen[task.id] += 1
+        count = seen[task.id]
+        chains.append(Recorded(task.id if count == 1 else f"{task.id}#{count}", task, trajectory, whole))
+    return Recording(path, tuple(chains), images or image_folder(path))
+
+
+class ReplaySettings(ScoringSettings):
+    """The settings of `agentfly replay`; no evaluator means no scoring.
 
     Attributes:
         run: folder or file of the trajectories.
-        evaluator: specs of evaluators, the headline first; empty for no scoring.
         re_execute: run the recorded tool calls again.
-        engine: engine behind the tools, by name or as a mapping of engines.
         images: folder of the images; by default the one beside the trajectories.
-        data, split, seed, root, data_options: data set of the tasks, for trajectories that lack them.
-        limit: chains at most.
+        data: data set of the tasks, for trajectories that lack them.
         out: folder of the results; by default `replay/` beside the trajectories.
-        concurrency: chains at the same time.
         timeout: seconds for one tool call.
-        gallery: tasks in the gallery at most, worst first; 0 for no gallery.
     """
 
-    written_as: ClassVar[str] = "--"
-
     run: Path
-    evaluator: tuple[Given, ...] = ()
     re_execute: bool = False
-    engine: str | Mapping[str, object] | None = None
     images: Path | None = None
     data: str | None = None
-    split: str | None = None
-    seed: int = 0
-    root: Path | None = None
-    data_options: Mapping[str, Any] = Field(default_factory=dict)
-    limit: int | None = Field(None, ge=1)
     out: Path | None = None
-    concurrency: int = Field(8, ge=1)
     timeout: float = Field(600.0, gt=0)
-    gallery: int = Field(200, ge=0)
-
-    @field_validator("evaluator", mode="before")
-    @classmethod
-    def _one_or_many(cls, given: object) -> object:
-        return (given,) if isinstance(given, (str, Mapping)) else given
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,6 @@ class RunFolder:
         if not path.is_file():
             raise ConfigError(f"{str(self.folder)!r} holds something else than an evaluation: use another folder")
         known = json.loads(path.read_text(encoding="utf-8"))
-        if not self._lines.path.stat().st_size:
-            # A start that failed at its first settings holds nobody to them.
-            known = identity
-            write_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         other = sorted(name for name in known.keys() | identity.keys() if known.get(name) != identity.get(name))
         if other:
             raise ConfigError(

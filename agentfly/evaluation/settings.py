@@ -24,19 +24,46 @@ from agentfly.vision.remote.settings import NodeSettings, read_nodes
 _NOT_IDENTITY = frozenset(("out", "concurrency", "gallery", "retry_failed", "limit", "root"))
 
 
-class EvaluationSettings(Settings):
+class ScoringSettings(Settings):
+    """The settings that an evaluation and a replay have in common.
+
+    Attributes:
+        evaluator: specs of evaluators, the headline first; see `agentfly.evaluation.scoring`.
+        split, seed, root, data_options: of the data set.
+        limit: tasks at most.
+        engine: engine behind the tools, by name or as a mapping of engines.
+        concurrency: tasks at the same time.
+        gallery: tasks in the gallery at most, worst first; 0 for no gallery.
+    """
+
+    written_as: ClassVar[str] = "--"
+
+    evaluator: tuple[Given, ...] = ()
+    split: str | None = None
+    limit: int | None = Field(None, ge=1)
+    seed: int = 0
+    root: Path | None = None
+    data_options: Mapping[str, Any] = Field(default_factory=dict)
+    engine: str | Mapping[str, object] | None = None
+    concurrency: int = Field(8, ge=1)
+    gallery: int = Field(200, ge=0)
+
+    @field_validator("evaluator", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: object) -> object:
+        return (given,) if isinstance(given, (str, Mapping)) else given
+
+
+class EvaluationSettings(ScoringSettings):
     """The settings of an evaluation: agent × data set × evaluators.
 
     Attributes:
         data: name of a data set or path, as in `agentfly.datasets.load_tasks`.
         out: folder of the run; an unfinished run there is resumed.
-        split, seed, root, data_options: of the data set.
-        limit: tasks at most.
         agent: "image-editing", "refinement-loop", "director-generator", or "module:name".
         model: policy folder, hub name, or the endpoint's model name.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
         template: chat template; by default the checkpoint's own.
-        engine: engine behind the tools, by name or as a mapping of engines.
         client_nodes: image servers as "host:port", or as mappings of the fields of
             `agentfly.vision.remote.NodeConfig`; `engine` does the operations that none of them offers.
         max_turns: generations of a task at most; by default the policy's own limit.
@@ -45,27 +72,16 @@ class EvaluationSettings(Settings):
         api_key_env: environment variable with the endpoint's key.
         backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
         agent_options: further keyword arguments of the agent.
-        evaluator: specs of evaluators, the headline first; see `agentfly.evaluation.scoring`.
-        concurrency: tasks at the same time.
         timeout: seconds for one task.
-        gallery: tasks in the gallery at most, worst first; 0 for no gallery.
         retry_failed: run again the tasks that ended with a fault.
     """
 
-    written_as: ClassVar[str] = "--"
-
     data: str
     out: Path
-    split: str | None = None
-    limit: int | None = Field(None, ge=1)
-    seed: int = 0
-    root: Path | None = None
-    data_options: Mapping[str, Any] = Field(default_factory=dict)
     agent: str = "image-editing"
     model: str | None = None
     base_url: str | None = None
     template: str | None = None
-    engine: str | Mapping[str, object] | None = None
     client_nodes: NodeSettings | None = None
     max_turns: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -74,15 +90,8 @@ class EvaluationSettings(Settings):
     backend_config: Mapping[str, object] = Field(default_factory=dict)
     agent_options: Mapping[str, object] = Field(default_factory=dict)
     evaluator: tuple[Given, ...] = ("reference",)
-    concurrency: int = Field(8, ge=1)
     timeout: float = Field(900.0, gt=0)
-    gallery: int = Field(200, ge=0)
     retry_failed: bool = False
-
-    @field_validator("evaluator", mode="before")
-    @classmethod
-    def _one_or_many(cls, given: object) -> object:
-        return (given,) if isinstance(given, (str, Mapping)) else given
 
     @property
     def specs(self) -> dict[str, Spec]:

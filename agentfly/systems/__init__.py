@@ -5,17 +5,10 @@ used: `agentfly.systems.refinement`, `agentfly.systems.director_generator`. Both
 `agentfly.systems.generators`.
 """
 
-from agentfly.systems.text import (
-    BackendModel,
-    BaseAgent,
-    BaseModel,
-    BasicAgent,
-    ChainOfAgents,
-    ChainStep,
-    ContextAgent,
-    MultiCallSystem,
-    VLLMModel,
-)
+from agentfly.systems.text.agents import BaseAgent, BasicAgent, ContextAgent
+from agentfly.systems.text.chain_of_agents import ChainOfAgents, ChainStep
+from agentfly.systems.text.model import BackendModel, BaseModel, VLLMModel
+from agentfly.systems.text.multi_call import MultiCallSystem
 
 __all__ = [
     "BackendModel",

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
 
 from agentfly.errors import ConfigError
-
-T = TypeVar("T")
 
 
 def read_env(path: Path | None = None) -> dict[str, str]:
@@ -36,24 +33,3 @@ def read_env(path: Path | None = None) -> dict[str, str]:
             raise ConfigError(f"cannot read {str(file)!r} ({type(fault).__name__}): it is text, NAME=value") from fault
         values = {name: value for name, value in found.items() if value is not None}
     return {**values, **os.environ}
-
-
-def number(values: dict[str, str], name: str, kind: type[T], default: T) -> T:
-    """Return a setting as a number.
-
-    Args:
-        values: from `read_env`.
-        name: of the variable.
-        kind: `int` or `float`.
-        default: for a variable that is not set, or is empty.
-
-    Raises:
-        ConfigError: the variable is not a number of that kind.
-    """
-    text = values.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        return kind(text)  # type: ignore[call-arg]
-    except ValueError:
-        raise ConfigError(f"{name} is no {kind.__name__}: set it to a number, or leave it out") from None

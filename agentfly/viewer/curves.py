@@ -5,7 +5,8 @@ It needs matplotlib, which comes with the extra [verl].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.evaluators.bootstrap import Estimate
-from agentfly.viewer.records import StepRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,29 @@ _REWARD, _SUCCESS, _WARM, _TRAINED = "#2563eb", "#d97706", "#616e7c", "#1e3a8a"
 _MAX_TICKS = 9
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of training: means over the chains that were sampled in it.
+
+    Attributes:
+        step: number of the step, from 1.
+        seconds: since training began, at the end of the step.
+        reward: of the trainer, about 0 to 1.
+        score: of the evaluator, 0 to 100.
+        success: share of chains that count as done, 0 to 1.
+        tool_calls: calls per chain.
+        extra: further figures of the step, by name.
+    """
+
+    step: int
+    seconds: float
+    reward: float
+    score: float
+    success: float
+    tool_calls: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 def learning_curve(

@@ -6,7 +6,7 @@ Scores are points from 0 to 100; success and shares become per cent, so that all
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,10 +108,7 @@ def score_rows(summary: Summary) -> list[FamilyRow]:
         before, after = (_score(evaluation(summary, policy, mode), name) for policy in POLICIES)
         return Comparison(before, after, to_range(summary.get("gain", {}).get(mode, {}).get(name)))
 
-    return [
-        FamilyRow(name, _count(summary, name), tuple(comparison(name, mode) for mode in modes(summary)))
-        for name in ("all", *families(summary))
-    ]
+    return _family_rows(summary, comparison)
 
 
 def success_rows(summary: Summary) -> list[FamilyRow]:
@@ -120,10 +117,7 @@ def success_rows(summary: Summary) -> list[FamilyRow]:
     def comparison(name: str, mode: str) -> Comparison:
         return Comparison(*(_success(evaluation(summary, policy, mode), name) for policy in POLICIES))
 
-    return [
-        FamilyRow(name, _count(summary, name), tuple(comparison(name, mode) for mode in modes(summary)))
-        for name in ("all", *families(summary))
-    ]
+    return _family_rows(summary, comparison)
 
 
 def choice_tables(summary: Summary, mode: str) -> list[ShareTable]:
@@ -166,6 +160,13 @@ def headline(summary: Summary) -> str:
     numbers = f"from {numbers}" if verb != "did not clearly change" else f"({numbers})"
     interval = f"{gain.mean:+.1f}, 95 % interval {gain.low:+.1f} to {gain.high:+.1f}"
     return f"{name} {verb} the {mode} score on held-out tasks {numbers}{minutes} ({interval})."
+
+
+def _family_rows(summary: Summary, comparison: Callable[[str, str], Comparison]) -> list[FamilyRow]:
+    return [
+        FamilyRow(name, _count(summary, name), tuple(comparison(name, mode) for mode in modes(summary)))
+        for name in ("all", *families(summary))
+    ]
 
 
 def _score(found: Summary, family: str) -> Range | None:

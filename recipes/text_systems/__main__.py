@@ -6,7 +6,6 @@ The exit code is 0 if all of them worked and 1 if one failed; the others run in 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.errors import AgentFlyError, one_line
+from agentfly.errors import AgentFlyError
 from agentfly.systems import BasicAgent, ChainOfAgents, ContextAgent, MultiCallSystem, VLLMModel
-from recipes.text_systems.settings import model_from_environment
+from recipes.text_systems.settings import exit_code, model_from_environment
 
 HERE = Path(__file__).parent
 _PREVIEW = 240
@@ -97,16 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=EXAMPLES, help="examples to run; default: all")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        return asyncio.run(run(flags, Console()))
-    except Exception as fault:
-        if (message := one_line(fault, "--output-dir FOLDER")) is None:
-            raise
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: the outputs so far are on disk")
-        return 130
+    return exit_code(run(flags, Console()), "outputs")
 
 
 if __name__ == "__main__":

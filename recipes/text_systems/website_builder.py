@@ -18,19 +18,27 @@ import json_repair
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.errors import AgentFlyError, one_line
+from agentfly.errors import AgentFlyError
+from agentfly.messages import without_thoughts
 from agentfly.systems import BasicAgent, ContextAgent, VLLMModel
-from agentfly.systems.text.replies import code_of
-from recipes.text_systems.settings import model_from_environment
+from recipes.text_systems.settings import exit_code, model_from_environment
 
 _MOST_PAGES = 8
 _FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}\.html")
+_FENCE = re.compile(r"^```[\w+-]*[ \t]*\n(?P<code>.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 _PLAN = """Plan a small website: {wish}
 
 Answer with one JSON object that maps file names to what the page is for, in one sentence each. File names are lower \
 case and end in .html; index.html is among them; at most {most} pages."""
 _PAGE = """Write the page {file} of this website. It is one whole HTML document with inline CSS, links to the other \
 pages by their file names, has one look with them, and loads nothing from elsewhere. Answer with the HTML alone."""
+
+
+def code_of(text: str) -> str:
+    """Return the longest fenced block of an answer, else the answer itself without its reasoning."""
+    answer = without_thoughts(text)
+    blocks = [match["code"] for match in _FENCE.finditer(answer)]
+    return max(blocks, key=len).strip() if blocks else answer
 
 
 def read_plan(reply: str) -> dict[str, str]:
@@ -99,16 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             await model.close_client()
 
-    try:
-        return asyncio.run(run())
-    except Exception as fault:
-        if (message := one_line(fault, "--output-dir FOLDER")) is None:
-            raise
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: the pages so far are on disk")
-        return 130
+    return exit_code(run(), "pages")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from agentfly.agents.llm_backends import Generation, GenerationRequest, OnDelta,
 from agentfly.cli import app
 from agentfly.datasets import load_tasks
 from agentfly.datasets.public import columns
-from agentfly.datasets.public.hub import HubOptions
-from agentfly.datasets.public.tasks import public_rows
+from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.errors import ToolError
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from agentfly.datasets.image_paths import ImageFolder
-from agentfly.datasets.public.task_fields import numbered, stable_task_type
+from agentfly.datasets.public.tasks import numbered, stable_task_type
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name

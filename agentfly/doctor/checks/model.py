@@ -51,7 +51,10 @@ def checkpoint(examination: Examination) -> Iterator[Finding]:
             "use a Qwen2.5-VL or Qwen3-VL checkpoint; others work as an endpoint with --base-url, not token-exact",
         )
         return
-    examination.codec, examination.context = codec, _context(folder)
+    from transformers import AutoConfig
+
+    text_config = AutoConfig.from_pretrained(folder).get_text_config()
+    examination.codec, examination.context = codec, getattr(text_config, "max_position_embeddings", None)
     template = request.template or "the checkpoint's own template"
     yield ok(f"{request.source}: {type(codec.processor).__name__} with {template}; 640x480 is {tokens} tokens")
 
@@ -144,9 +147,3 @@ def _is_stable(codec: ChatCodec, said: Message, *, closed: bool) -> bool:
 def _codec(examination: Examination) -> ChatCodec:
     assert examination.codec is not None, "the check `checkpoint` comes first"
     return examination.codec
-
-
-def _context(source: str) -> int | None:
-    from transformers import AutoConfig
-
-    return getattr(AutoConfig.from_pretrained(source).get_text_config(), "max_position_embeddings", None)

@@ -27,7 +27,13 @@ def limits(examination: Examination) -> Iterator[Finding]:
     """Check the images of a chain against the context of the engine."""
     codec, request = examination.codec, examination.request
     assert codec is not None, "the check `checkpoint` comes first"
-    yield from check_processor(SIZES, lambda size: _counted(codec, size), lambda size: _processed(codec, size))
+
+    def processed(size: Size) -> int:
+        images = codec.processor.image_processor
+        grid = images(images=[Image.new("RGB", size)], return_tensors="np")["image_grid_thw"][0]
+        return int(grid[0] * grid[1] * grid[2]) // int(images.merge_size) ** 2
+
+    yield from check_processor(SIZES, lambda size: _counted(codec, size), processed)
     candidates = (
         (request.max_model_len, "--max-model-len"),
         (examination.engine_context, "the endpoint"),
@@ -106,9 +112,3 @@ def check_agreement(engine: int, checkpoint: int, asked: int | None) -> Iterator
 
 def _counted(codec: ChatCodec, size: Size) -> int:
     return codec.image_length(f"{size[0]}x{size[1]}", lambda _: Image.new("1", size))
-
-
-def _processed(codec: ChatCodec, size: Size) -> int:
-    images = codec.processor.image_processor
-    grid = images(images=[Image.new("RGB", size)], return_tensors="np")["image_grid_thw"][0]
-    return int(grid[0] * grid[1] * grid[2]) // int(images.merge_size) ** 2

@@ -1,8 +1,8 @@
 """Directors and generators: several personas write briefs and prompts, judge the images, and revise their prompts.
 
-Modules: `settings` and `prompts` (the files that a person writes), `chat` and `replies` (asking models), `run` (one
-run), `records` (its record), `folder` (the run on disk), `studio` (the public entry), `trajectory` and `task_agent`
-(the system as an agent in tables). The images come from `agentfly.systems.generators`.
+Modules: `settings` and `prompts` (the files that a person writes), `chat` (asking models and reading their replies),
+`run` (one run), `records` (its record), `folder` (the run on disk), `studio` (the public entry), `task_agent` (the
+system as an agent in tables). The images come from `agentfly.systems.generators`.
 """
 
 from agentfly.systems.director_generator.folder import RunFolder, run_id

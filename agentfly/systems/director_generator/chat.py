@@ -1,13 +1,15 @@
 """Ask directors and generators: a backend for each model, bounded concurrency, and usable replies.
 
 Chat goes through LiteLLM if it is installed, and otherwise through our own client, which speaks to OpenAI-compatible
-endpoints. A reply that cannot be used is requested again, with the reason. A failure is a record, not an exception.
+endpoints. A reply that cannot be used is requested again, with the reason. A failure is a record, not an
+exception. `read_brief`, `read_prompt` and `read_critique` read the replies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +24,11 @@ from agentfly.agents.llm_backends import (
     SamplingParams,
 )
 from agentfly.errors import BackendError, ConfigError, MissingExtraError
-from agentfly.evaluators.judge.replies import BrokenReply
+from agentfly.evaluators.judge.replies import BrokenReply, read_reply
+from agentfly.evaluators.judge.schemes import Question
 from agentfly.images import ImageStore
 from agentfly.messages import ImagePart, Message, TextPart, text_message, without_thoughts
-from agentfly.systems.director_generator.records import CallRecord, Role
+from agentfly.systems.director_generator.records import CallRecord, Critique, Role
 from agentfly.systems.director_generator.settings import ModelSettings, Persona, Studio
 
 Reader = Callable[[str], Mapping[str, object]]
@@ -34,6 +37,11 @@ _COMPATIBLE = ("openai", "vllm")
 _REMINDER = "Your last reply could not be used: {reason}"
 # The names of our own backends in a record; any other backend goes by its class.
 _VIA = {"ClientBackend": "client", "LiteLLMBackend": "litellm"}
+# The judge's own rules for replies: nothing is guessed, nothing out of range is clipped.
+_CRITIQUE = Question("director_critique", {"score": "how good it is"}, 100, task="", shown=("result",))
+_FENCE = re.compile(r"\A```\w*\n(.*?)\n?```\Z", re.DOTALL)
+_LABEL = re.compile(r"\A(?:\*\*)?(?:picture |image )?(?:prompt|instruction)(?:\*\*)?\s*:(?:\*\*)?\s*", re.IGNORECASE)
+_NEGATIVE = re.compile(r"^\W*negative[ _]prompt\W*:\W*(.*)\Z", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
 class Chat:
@@ -71,8 +79,9 @@ class Chat:
             ConfigError: the model's key is missing, or its vendor needs LiteLLM and that is not installed.
         """
         alias = persona.model or getattr(self._studio.settings.roles, role)
-        model, backend = self._studio.settings.model_of(alias), self._backend(alias)
-        kind, started = type(backend).__name__, time.perf_counter()
+        model, started = self._studio.settings.model_of(alias), time.perf_counter()
+        backend = self._backends[alias] = self._backends.get(alias) or make_backend(self._studio, model)
+        kind = type(backend).__name__
         record = CallRecord(role, persona.name, model.model, _VIA.get(kind, kind), *words)
         record = replace(record, images=tuple(images) if model.sees_images else ())
         for attempt in range(1, self._studio.settings.reply_attempts + 1):
@@ -93,11 +102,6 @@ class Chat:
         """Close the connections."""
         for backend in self._backends.values():
             await backend.close()
-
-    def _backend(self, alias: str) -> LLMBackend:
-        if alias not in self._backends:
-            self._backends[alias] = make_backend(self._studio, self._studio.settings.model_of(alias))
-        return self._backends[alias]
 
     async def _attempt(
         self, backend: LLMBackend, record: CallRecord, model: ModelSettings, persona: Persona, store: ImageStore
@@ -181,3 +185,33 @@ def _usable_reply(record: CallRecord) -> str:
     if not text:
         raise BrokenReply("it is empty")
     return text
+
+
+def read_brief(text: str) -> dict[str, str]:
+    """Return a brief: the whole reply."""
+    return {"brief": text}
+
+
+def read_prompt(text: str) -> dict[str, str]:
+    """Return a prompt, and the text that follows "Negative prompt:".
+
+    Raises:
+        BrokenReply: there is no prompt before the negative one.
+    """
+    fenced = _FENCE.match(text)
+    body = fenced[1].strip() if fenced else text
+    found = _NEGATIVE.search(body)
+    prompt = _LABEL.sub("", body[: found.start()] if found else body).strip().strip('"').strip()
+    if not prompt:
+        raise BrokenReply('it has no prompt: write the prompt first, then, if you like, a line "Negative prompt: ..."')
+    return {"prompt": " ".join(prompt.split()), "negative_prompt": " ".join(found[1].split()) if found else ""}
+
+
+def read_critique(text: str) -> Critique:
+    """Return the score, from 0 to 100, and the feedback of a critique.
+
+    Raises:
+        BrokenReply: no JSON object with `feedback` and `score`, or the score is not a number from 0 to 100.
+    """
+    ratings = read_reply(text, _CRITIQUE)
+    return {"score": ratings.values["score"], "feedback": ratings.feedback}

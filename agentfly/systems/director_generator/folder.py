@@ -15,6 +15,7 @@ from agentfly.errors import ConfigError
 from agentfly.files import write_text
 from agentfly.images import save_image
 from agentfly.systems.director_generator.records import CallRecord, ImageRecord, PhaseRecord, RunRecord
+from agentfly.systems.director_generator.run import Watcher
 from agentfly.systems.director_generator.settings import slug
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def run_id(prompt: str) -> str:
 
 
 @dataclass
-class RunFolder:
+class RunFolder(Watcher):
     """A watcher that writes a run to disk while it goes on, and logs it.
 
     Attributes:

@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 from PIL import Image
 
 from agentfly.errors import AgentFlyError, BackendError, ToolError
 from agentfly.images import ImageStore
-from agentfly.systems.director_generator.chat import Chat, Reader
+from agentfly.systems.director_generator.chat import Chat, Reader, read_brief, read_critique, read_prompt
 from agentfly.systems.director_generator.prompts import IMAGE_EDITOR, TEXT_TO_IMAGE, PhasePrompt
 from agentfly.systems.director_generator.records import (
     CallRecord,
@@ -33,7 +33,6 @@ from agentfly.systems.director_generator.records import (
     Status,
     best_of,
 )
-from agentfly.systems.director_generator.replies import read_brief, read_critique, read_prompt
 from agentfly.systems.director_generator.settings import Persona, Studio
 from agentfly.systems.generators import ImageGenerator, ImageRequest
 from agentfly.systems.generators.placeholder import PlaceholderGenerator
@@ -53,24 +52,20 @@ class Request:
     images: tuple[Image.Image, ...] = ()
 
 
-class Watcher(Protocol):
-    """A listener that hears of every event of a run as it happens."""
+class Watcher:
+    """A listener that hears of every event of a run. This one ignores them; a subclass acts on those that it needs."""
 
     def phase_begins(self, phase: PhaseRecord) -> None:
         """Hear that a phase begins."""
-        ...
 
     def called(self, phase: PhaseRecord, call: CallRecord) -> None:
         """Hear of an agent's answer, or of its failure."""
-        ...
 
     def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
         """Hear of an image, which is None where it could not be made; `record.file` may be set."""
-        ...
 
     def phase_ended(self, run: RunRecord) -> None:
         """Hear that a phase is over; the record is up to date."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,10 @@ class Run:
         for loop in range(1, settings.max_loops + 1):
             imageless = not await self._make_images(loop, prompts, again=imageless)
             if not imageless:
-                await self._judge(loop)
+                made = [image for image in self._record.images if image.loop == loop and image.handle]
+                with self._phase("critique", loop) as phase:
+                    work = (self._critique(phase, image, who) for image in made for who in self._studio.directors)
+                    _usable(await _settled(work), "no director scored any image")
             best = self._record.best
             if best is not None and not best.stand_in and (best.score or 0.0) >= settings.evaluation_threshold:
                 return "threshold"
@@ -141,9 +139,11 @@ class Run:
         with self._phase(name, loop) as phase:
             # A generator that gave no prompt for the last round goes on from its last image of an earlier one.
             last = {image.generator: image for image in self._record.images}
-            return _prompts(
-                await _settled(self._revise(phase, who, last.get(who.name)) for who in self._studio.generators)
-            )
+            calls = await _settled(self._revise(phase, who, last.get(who.name)) for who in self._studio.generators)
+            return {
+                call.agent: ImageRequest(str(call.data["prompt"]), negative_prompt=str(call.data["negative_prompt"]))
+                for call in _usable(calls, "no generator wrote a prompt")
+            }
 
     async def _make_images(self, loop: int, prompts: dict[str, ImageRequest], *, again: bool) -> bool:
         """Make the images of a round and return whether there is one; `again` says that the last round had none."""
@@ -174,12 +174,6 @@ class Run:
             record.engine, record.fault = generator.name, str(fault)
         record.seconds = time.perf_counter() - started
         self._watcher.painted(phase, record, image)
-
-    async def _judge(self, loop: int) -> None:
-        images = [image for image in self._record.images if image.loop == loop and image.handle]
-        with self._phase("critique", loop) as phase:
-            work = (self._critique(phase, image, who) for image in images for who in self._studio.directors)
-            _usable(await _settled(work), "no director scored any image")
 
     async def _critique(self, phase: PhaseRecord, image: ImageRecord, who: Persona) -> CallRecord:
         call = await self._ask(
@@ -276,14 +270,6 @@ async def _settled(work: Iterable[Awaitable[T]]) -> list[T]:
 def _prompt_text(image: ImageRecord) -> str:
     negative = f"\nNegative prompt: {image.negative_prompt}" if image.negative_prompt else ""
     return f"{image.prompt}{negative}"
-
-
-def _prompts(calls: Sequence[CallRecord]) -> dict[str, ImageRequest]:
-    """Return the image that each generator asks for."""
-    return {
-        call.agent: ImageRequest(str(call.data["prompt"]), negative_prompt=str(call.data["negative_prompt"]))
-        for call in _usable(calls, "no generator wrote a prompt")
-    }
 
 
 def _usable(calls: Sequence[CallRecord], otherwise: str) -> list[CallRecord]:

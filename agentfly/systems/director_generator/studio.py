@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from PIL import Image
-
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.images import ImageStore
 from agentfly.openai_client import Endpoint
 from agentfly.systems.director_generator.chat import Chat
-from agentfly.systems.director_generator.records import CallRecord, ImageRecord, PhaseRecord, RunRecord
+from agentfly.systems.director_generator.records import RunRecord
 from agentfly.systems.director_generator.run import Crew, RecursionLimit, Request, Run, Watcher
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings, Studio
 from agentfly.systems.generators import ImageGenerator
@@ -66,7 +64,7 @@ class DirectorGenerator:
             run_id: a name for the run.
             timeout: seconds; the record keeps all that was done until then.
         """
-        watcher = watcher or Silent()
+        watcher = watcher or Watcher()
         started, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
         # The settings in force; keys are no part of them.
         settings = {
@@ -146,19 +144,3 @@ def _stability(settings: SdxlSettings, keys: Keys) -> ImageGenerator:
         timeout=settings.timeout,
         retries=settings.retries,
     )
-
-
-class Silent:
-    """A watcher that ignores every event."""
-
-    def phase_begins(self, phase: PhaseRecord) -> None:
-        """Ignore it."""
-
-    def called(self, phase: PhaseRecord, call: CallRecord) -> None:
-        """Ignore it."""
-
-    def painted(self, phase: PhaseRecord, record: ImageRecord, image: Image.Image | None) -> None:
-        """Ignore it."""
-
-    def phase_ended(self, run: RunRecord) -> None:
-        """Ignore it."""

@@ -1,4 +1,8 @@
-"""The contract of every image generator: it takes a prompt and the images to start from, and returns an image."""
+"""The contract of every image generator: it takes a prompt and the images to start from, and returns an image.
+
+`EditingGenerator` makes one of any editor of `agentfly.vision`: the prompt is an instruction on the image to start
+from.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,39 @@ from typing import Protocol
 
 from PIL import Image
 
-from agentfly.systems.generators.usage import Usage
+from agentfly.errors import ToolError
+from agentfly.vision.base import Editor, EditParams
+
+
+@dataclass
+class Usage:
+    """An account of requests and tokens.
+
+    Attributes:
+        requests: requests sent, answered or not.
+        input_tokens, output_tokens: as the server counts them.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, other: Usage) -> None:
+        """Add another account to this one."""
+        self.requests += other.requests
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+
+    def to_dict(self, input_price: float | None, output_price: float | None) -> dict[str, int | float | None]:
+        """Return the account for JSON, with its cost; the cost is None where a price is.
+
+        Args:
+            input_price, output_price: of a million tokens, in any currency.
+        """
+        cost = None
+        if input_price is not None and output_price is not None:
+            cost = round((self.input_tokens * input_price + self.output_tokens * output_price) / 1e6, 6)
+        return {**vars(self), "cost": cost}
 
 
 @dataclass(frozen=True)
@@ -81,3 +117,29 @@ class ImageGenerator(Protocol):
     async def close(self) -> None:
         """Free connections and models."""
         ...
+
+
+class EditingGenerator:
+    """A generator that edits the first image to start from.
+
+    Args:
+        editor: carries out the instructions; `close` leaves it open, since others may use it.
+    """
+
+    def __init__(self, editor: Editor) -> None:
+        self._editor = editor
+
+    @property
+    def name(self) -> str:
+        """The name of the editor."""
+        return self._editor.name
+
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
+        """Edit an image; see `ImageGenerator`."""
+        if not request.starts:
+            raise ToolError("an image editor needs an image to edit, and the request has none")
+        params = EditParams(request.negative_prompt or None, seed=request.seed)
+        return GeneratedImage(await self._editor.edit(request.starts[0], request.prompt, params))
+
+    async def close(self) -> None:
+        """Do nothing: the editor belongs to the caller."""

@@ -14,9 +14,8 @@ from PIL import Image
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import data_uri, load_image
 from agentfly.openai_client import Endpoint
-from agentfly.systems.generators.base import GeneratedImage, ImageRequest
+from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import ResponsesClient, reason_for_nothing
-from agentfly.systems.generators.usage import Usage
 
 if TYPE_CHECKING:
     from openai.types.responses import Response

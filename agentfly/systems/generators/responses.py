@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import BackendError, ConfigError, ToolError
 from agentfly.openai_client import ApiFault, Endpoint, SdkClient
-from agentfly.systems.generators.usage import Usage
+from agentfly.systems.generators.base import Usage
 
 if TYPE_CHECKING:
     from openai.types.responses import Response

@@ -22,9 +22,8 @@ from PIL import Image
 from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolError, first_line
 from agentfly.images import ImageLimits, encode_image, load_image
 from agentfly.openai_client import Endpoint, SdkClient
-from agentfly.systems.generators.base import GeneratedImage, ImageRequest
+from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import service_error
-from agentfly.systems.generators.usage import Usage
 
 if TYPE_CHECKING:
     from openai.types import ImagesResponse

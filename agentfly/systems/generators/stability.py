@@ -12,9 +12,8 @@ from agentfly.agents.llm_backends.client_errors import TransientError, backoff
 from agentfly.aio import Sleep, retrying
 from agentfly.errors import ConfigError, ImageError, ToolError
 from agentfly.images import ImageLimits, from_base64
-from agentfly.systems.generators.base import GeneratedImage, ImageRequest
+from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.server import nobody_listens
-from agentfly.systems.generators.usage import Usage
 
 _LIMITS = ImageLimits(allow_files=False)
 

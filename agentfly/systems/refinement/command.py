@@ -1,27 +1,33 @@
-"""The work of `agentfly generate`: settings from options, a file and the environment, one run, its files and report."""
+"""The work of `agentfly generate`: settings from options, a file and the environment, one run, its files and report.
+
+The best image may be uploaded to any place that fsspec reaches, such as s3://bucket/folder/.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import io
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
 from PIL import Image
 
-from agentfly.errors import ConfigError
-from agentfly.files import read_mapping
-from agentfly.images import ImageLimits, load_image
+from agentfly.errors import AgentFlyError, ConfigError, ImageError, MissingExtraError, first_line
+from agentfly.files import read_mapping, write_text
+from agentfly.images import ImageLimits, load_image, save_image
 from agentfly.systems.environment import read_env
+from agentfly.systems.generators import GeneratedImage
 from agentfly.systems.refinement.factory import make_loop
-from agentfly.systems.refinement.report import ImageFiles, report, write_json
+from agentfly.systems.refinement.loop import Iteration, Refinement
 from agentfly.systems.refinement.settings import RefinementSettings
-from agentfly.systems.refinement.upload import UploadError, check_place, upload
+from agentfly.systems.text.replies import make_folder
 
 _FROM_ENVIRONMENT = {
     "base_url": "OPENAI_BASE_URL",
@@ -29,6 +35,8 @@ _FROM_ENVIRONMENT = {
     "max_iterations": "MAX_ITERATIONS",
     "score_threshold": "SCORE_THRESHOLD",
 }
+_SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 
 
 @dataclass(frozen=True)
@@ -92,16 +100,6 @@ def read_settings(options: Mapping[str, object], config: Path | None, env: Path 
     return settings
 
 
-async def load_references(sources: Sequence[str], *, allow_private_hosts: bool = False) -> list[Image.Image]:
-    """Load reference images from files and addresses, all at once.
-
-    Raises:
-        ImageError: one of them cannot be loaded, or is refused for safety.
-    """
-    limits = ImageLimits(allow_private_hosts=allow_private_hosts)
-    return list(await asyncio.gather(*(asyncio.to_thread(load_image, source, limits) for source in sources)))
-
-
 async def generate_image(request: GenerateRequest, settings: RefinementSettings) -> dict[str, Any]:
     """Run a loop and return its report, which is also written to `result.json` beside the images.
 
@@ -115,7 +113,9 @@ async def generate_image(request: GenerateRequest, settings: RefinementSettings)
         ImageError: a reference cannot be loaded; nothing was made.
         ConfigError: the folder cannot be written.
     """
-    references = await load_references(request.references, allow_private_hosts=request.allow_private_hosts)
+    limits = ImageLimits(allow_private_hosts=request.allow_private_hosts)
+    loads = (asyncio.to_thread(load_image, source, limits) for source in request.references)
+    references = await asyncio.gather(*loads)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
     loop, close = make_loop(settings)
     files = ImageFiles(request.output_dir or Path("outputs/generate") / name, settings)
@@ -130,5 +130,150 @@ async def generate_image(request: GenerateRequest, settings: RefinementSettings)
             content["best_image_url"] = await upload(Path(content["best_image_url"]), request.upload_to)
         except UploadError as fault:
             content["upload_error"] = str(fault)
-    await asyncio.to_thread(write_json, content, files.folder / "result.json")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    await asyncio.to_thread(write_text, files.folder / "result.json", text)
     return content
+
+
+class ImageFiles:
+    """The images of a run as files `iteration_1.png` and so on, each written as soon as it is made.
+
+    Args:
+        folder: of the files; made where it is missing.
+        settings: of the loop.
+
+    Attributes:
+        paths: absolute path of each image, by iteration.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, settings: RefinementSettings) -> None:
+        self.folder, self._settings = make_folder(folder), settings
+        self.paths: dict[int, str] = {}
+
+    async def add(self, iteration: Iteration) -> None:
+        """Write the image of an iteration, if there is one.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        if iteration.image is None:
+            return
+        file = self.folder / f"iteration_{iteration.number}{_SUFFIX[self._settings.format]}"
+        try:
+            path = await asyncio.to_thread(_write, iteration.image, file, self._settings)
+        except (OSError, ImageError) as fault:
+            raise ConfigError(f"cannot write {str(file)!r} ({fault}): give another --output-dir") from fault
+        self.paths[iteration.number] = str(path)
+
+
+def report(refinement: Refinement, files: dict[int, str], settings: RefinementSettings) -> dict[str, Any]:
+    """Return the documented JSON object.
+
+    The three histories have one entry for each iteration. An image that was not made is null, and the feedback of an
+    iteration that failed is its error.
+
+    Args:
+        refinement: record of the run.
+        files: path of each image, by iteration.
+        settings: of the loop, for the prices.
+    """
+    best = refinement.best
+    prices = settings.input_price, settings.output_price
+    parts = ("generate", "evaluate", "refine")
+    sums = {part: round(sum(one.seconds.get(part, 0.0) for one in refinement.iterations), 3) for part in parts}
+    return {
+        "best_image_url": files.get(best.number) if best is not None else None,
+        "final_score": best.score if best is not None else None,
+        "prompt_history": [one.prompt for one in refinement.iterations],
+        "image_history": [files.get(one.number) for one in refinement.iterations],
+        "feedback_history": [one.feedback if one.fault is None else one.fault for one in refinement.iterations],
+        "thread_id": refinement.thread_id,
+        "score_history": [one.score for one in refinement.iterations],
+        "stopped": refinement.end.value,
+        "error": refinement.fault or refinement.error,
+        "iterations": [_entry(one) for one in refinement.iterations],
+        "costs": {role: usage.to_dict(*prices) for role, usage in refinement.usage.items()},
+        "timings": {"total": round(refinement.seconds, 3), **sums},
+    }
+
+
+def _write(image: GeneratedImage, file: Path, settings: RefinementSettings) -> Path:
+    """Write the file as it was received if it has the wanted format; encode the image otherwise."""
+    if image.encoded is not None:
+        with Image.open(io.BytesIO(image.encoded)) as received:
+            if received.format == settings.format.upper():
+                file.write_bytes(image.encoded)
+                return file.resolve()
+    return save_image(image.image, file).resolve()
+
+
+def _entry(one: Iteration) -> dict[str, object]:
+    return {
+        "number": one.number,
+        "engine": one.engine,
+        "score": one.score,
+        "aspects": one.aspects,
+        "error": one.fault,
+        "prompter_error": one.prompter_fault,
+        "response_id": one.image.context if one.image is not None else None,
+        "seconds": {part: round(seconds, 3) for part, seconds in one.seconds.items()},
+    }
+
+
+class UploadError(AgentFlyError):
+    """The image is made, but could not be uploaded."""
+
+
+def check_place(url: str) -> None:
+    """Check an address before anything is made.
+
+    Raises:
+        ConfigError: the address names no place that fsspec knows, or its package is not installed.
+        MissingExtraError: uploads to s3 are wanted, and s3fs is not installed.
+    """
+    fsspec = importlib.import_module("fsspec")
+    protocol, separator, rest = url.partition("://")
+    if not separator or not (rest or protocol == "memory"):
+        raise ConfigError(f"cannot upload to {url!r}: give an address such as s3://bucket/folder/ or file:///folder/")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as fault:
+        if protocol in ("s3", "s3a"):
+            raise MissingExtraError(f"--upload to {protocol}://", "s3") from fault
+        package = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+        needed = f"pip install {package[protocol]}" if protocol in package else first_line(fault)
+        raise ConfigError(f"uploads to {protocol}:// need a package that is not installed: {needed}") from fault
+    except ValueError as fault:
+        raise ConfigError(f"fsspec knows no place {protocol}://: use s3, gs, az or file") from fault
+
+
+async def upload(file: Path, url: str) -> str:
+    """Upload a file and return its address.
+
+    Args:
+        file: the local file.
+        url: address of the file if it ends in the suffix of an image, else of its folder. In a folder the file's name
+            begins with that of its local folder, since images of several runs have equal names.
+
+    Raises:
+        UploadError: the upload failed.
+    """
+    protocol, _, rest = url.partition("://")
+    whole = "/" in rest and PurePosixPath(rest).suffix.lower() in _SUFFIXES and not rest.endswith("/")
+    target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.parent.name}-{file.name}"
+
+    def put() -> None:
+        filesystem, path = importlib.import_module("fsspec").core.url_to_fs(target)
+        # Object stores have no folders, and would be asked to make the bucket.
+        if target.startswith(("file:", "local:")):
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        filesystem.put_file(str(file), path)
+
+    try:
+        await asyncio.to_thread(put)
+    except Exception as fault:  # every file system has its own: botocore's, gcsfs's, OSError
+        raise UploadError(f"cannot upload to {target}: {first_line(fault)}; check the address and the key") from fault
+    return target

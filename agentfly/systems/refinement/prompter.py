@@ -16,8 +16,8 @@ from agentfly.errors import ToolError
 from agentfly.evaluators import Rubric
 from agentfly.images import ImageStore
 from agentfly.messages import Message, text_message, without_thoughts
+from agentfly.systems.generators.base import Usage
 from agentfly.systems.generators.responses import ResponsesClient, text_of
-from agentfly.systems.generators.usage import Usage
 
 _INSTRUCTIONS = """You write prompts for a model that makes images. You are told what a person wishes, the prompt of \
 the last image, and what a judge said of that image. Write the next prompt.

@@ -1,4 +1,4 @@
-"""Collect a model's answer from its pieces, write it to a file as it comes, and read it.
+"""Collect a model's answer from its pieces, and write it to a file as it comes.
 
 A file has its final name while it grows and when it is complete; an answer that broke off is left as `NAME.partial`.
 """
@@ -6,19 +6,15 @@ A file has its final name while it grows and when it is complete; an answer that
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from agentfly.errors import BackendError, ConfigError
-from agentfly.messages import without_thoughts
 from agentfly.systems.text.model import BaseModel, ChatMessage
 
 logger = logging.getLogger(__name__)
-
-_FENCE = re.compile(r"^```[\w+-]*[ \t]*\n(?P<code>.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 async def gather(model: BaseModel, messages: Sequence[ChatMessage], file: Path | None = None, **kwargs: object) -> str:
@@ -59,13 +55,6 @@ async def gather(model: BaseModel, messages: Sequence[ChatMessage], file: Path |
 def partial(file: Path) -> Path:
     """Return the path at which the beginning of an answer that broke off is left."""
     return file.with_name(f"{file.name}.partial")
-
-
-def code_of(text: str) -> str:
-    """Return the longest fenced block of an answer, else the answer itself without its reasoning."""
-    answer = without_thoughts(text)
-    blocks = [match["code"] for match in _FENCE.finditer(answer)]
-    return max(blocks, key=len).strip() if blocks else answer
 
 
 def make_folder(folder: str | Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentfly.datasets import SOURCES, StickerWorld, load_tasks
-from agentfly.datasets.public.task_fields import stable_task_type
+from agentfly.datasets.public.tasks import stable_task_type
 from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.images import handle_of
 from tests.values import as_image

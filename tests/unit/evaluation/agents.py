@@ -13,9 +13,9 @@ from agentfly.agents import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import EditTask
 from agentfly.evaluation import EvaluationRun, TaskFacts, TaskRecord
-from agentfly.evaluation.image_editing import ImageEditingTaskAgent
 from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import Scorer, read_specs
+from agentfly.evaluation.task_agent import ImageEditingTaskAgent
 from agentfly.evaluators import EditSample, NotScored, Score
 from agentfly.images import ImageStore
 from agentfly.messages import text_message

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from agentfly.cli import app, main
 from agentfly.datasets.photos import load_photo
-from agentfly.evaluation.image_editing import ImageEditingTaskAgent
+from agentfly.evaluation.task_agent import ImageEditingTaskAgent
 from agentfly.images import ImageStore
 from agentfly.vision import make_engines
 from tests.unit.agents.conftest import ChatServer, Reply, completion, running_server, server

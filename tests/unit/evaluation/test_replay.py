@@ -16,8 +16,7 @@ from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask, tasks_to_dataset
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import measure, reexecute
-from agentfly.evaluation.replay import ReplaySettings, replay
-from agentfly.evaluation.trajectory_reader import read_recording
+from agentfly.evaluation.replay import ReplaySettings, read_recording, replay
 from agentfly.images import ImageStore
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task

@@ -12,8 +12,7 @@ from agentfly.agents import ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import ConfigError
 from agentfly.evaluation import EvaluationSettings, TaskAgent, make_task_agent, read_settings
-from agentfly.evaluation.image_editing import ImageEditingTaskAgent
-from agentfly.evaluation.task_agent import AGENTS
+from agentfly.evaluation.task_agent import AGENTS, ImageEditingTaskAgent
 from agentfly.images import ImageStore
 from agentfly.tools import ToolResult, tool
 from tests.unit.evaluation.agents import PlainAgent, call, scripted, task

@@ -1,4 +1,7 @@
-"""Chat over the wire: what passes is tried again, what does not is told; streamed or not; LiteLLM or our own client."""
+"""Chat over the wire: what passes is tried again, what does not is told; streamed or not; LiteLLM or our own client.
+
+Replies are read in the forms that models give them.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import pytest
 
 from agentfly.agents.llm_backends import ClientBackend
 from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.evaluators.judge.replies import BrokenReply
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunRecord, load_studio
-from agentfly.systems.director_generator.chat import make_backend
+from agentfly.systems.director_generator.chat import make_backend, read_critique, read_prompt
 from tests.unit.agents.conftest import delta, failure, stream
 from tests.unit.systems.director_generator.conftest import Configure, StudioServer, broken_off, said, shown
 
@@ -186,3 +190,33 @@ async def test_the_real_litellm_where_it_is_installed(server: StudioServer, conf
 async def test_our_own_client_can_be_asked_for(configure: Configure, litellm: list[dict[str, Any]]) -> None:
     record = await run(configure, chat="client")
     assert (record.status, {call.via for call in record.calls}, litellm) == ("threshold", {"client"}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "negative"),
+    [
+        ("A red boat.", "A red boat.", ""),
+        ("A red boat,\non water.\nNegative prompt: text, frames", "A red boat, on water.", "text, frames"),
+        ('**Prompt:** "A red boat"\n\n**Negative prompt:** text,\nframes', "A red boat", "text, frames"),
+        ("```text\nA red boat\nnegative_prompt: text\n```", "A red boat", "text"),
+        ("A sign that says 'prompt: go'", "A sign that says 'prompt: go'", ""),
+    ],
+)
+def test_prompts(text: str, prompt: str, negative: str) -> None:
+    assert read_prompt(text) == {"prompt": prompt, "negative_prompt": negative}
+
+
+def test_a_prompt_of_negations_alone_is_none() -> None:
+    with pytest.raises(BrokenReply, match="has no prompt"):
+        read_prompt("Negative prompt: text")
+
+
+def test_critique_in_a_wrapping() -> None:
+    text = 'I see.\n```json\n{"feedback": "Too dark.", "score": "70/100"}\n```'
+    assert read_critique(text) == {"score": 70.0, "feedback": "Too dark."}
+
+
+@pytest.mark.parametrize("text", ["Great!", '{"feedback": "x", "score": 101}', '{"feedback": "x"}', '{"score": 7}'])
+def test_a_critique_without_a_score_of_the_scale_is_broken(text: str) -> None:
+    with pytest.raises(BrokenReply):
+        read_critique(text)

@@ -15,7 +15,7 @@ from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings
 from agentfly.systems.director_generator.studio import make_generator
 from agentfly.systems.generators import GeneratedImage, ImageGenerator, ImageRequest
-from agentfly.systems.generators.editor import EditingGenerator
+from agentfly.systems.generators.base import EditingGenerator
 from agentfly.systems.generators.placeholder import FailoverGenerator, placeholder
 from agentfly.systems.generators.server import ServerGenerator
 from agentfly.systems.generators.stability import StabilityGenerator

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.systems.refinement import settings
-from agentfly.systems.refinement.upload import upload
+from agentfly.systems.refinement.command import upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
@@ -196,7 +197,9 @@ def test_an_upload_that_fails_leaves_the_image_and_is_exit_code_1(openai: OpenAI
 
 async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytest.MonkeyPatch) -> None:
     put: list[str] = []
-    monkeypatch.setattr("agentfly.systems.refinement.upload._put", lambda _, target: put.append(target))
+    # It has no `makedirs`: an object store would be asked to make the bucket.
+    bucket = SimpleNamespace(put_file=lambda _, path: put.append(path))
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (bucket, target))
     for place in ("s3://shop.png", "s3://shop/cars/", "s3://shop/a.WEBP"):
         await upload(Path("run-7/iteration_1.png"), place)
     assert put == ["s3://shop.png/run-7-iteration_1.png", "s3://shop/cars/run-7-iteration_1.png", "s3://shop/a.WEBP"]

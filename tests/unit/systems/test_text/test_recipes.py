@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from agentfly.errors import ConfigError
-from agentfly.systems.environment import number, read_env
+from agentfly.systems.environment import read_env
 from recipes.text_systems.__main__ import main
+from recipes.text_systems.settings import number
 from recipes.text_systems.website_builder import main as build_website
 from recipes.text_systems.website_builder import read_plan
 from tests import programs

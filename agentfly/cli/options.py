@@ -1,4 +1,7 @@
-"""Image servers on the command line: `--nodes a:1 b:2`, also with commas between, or with the option repeated."""
+"""Options that several verbs share, and the texts of their help.
+
+Image servers are given as `--nodes a:1 b:2`, also with commas between, or with the option repeated.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -27,6 +30,23 @@ Nodes = Annotated[
 NodesKeyEnv = Annotated[
     str | None, typer.Option(KEY_OPTION, help="Environment variable with the key of the image servers.")
 ]
+BaseUrl = Annotated[
+    str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
+]
+Template = Annotated[str | None, typer.Option(help="Chat template; default: the checkpoint's own.")]
+MaxTurns = Annotated[int | None, typer.Option(help="Most turns; default: the policy's own limit.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="Engine behind the tools: classical (the default), models, openai, openai:MODEL, JSON, or a YAML file."
+    ),
+]
+
+
+def list_choices(literal: object) -> str:
+    """Return the choices of a `Literal` for a text of help, where a long metavar would cut the names of options."""
+    *others, last = get_args(literal)
+    return f"{', '.join(others)} or {last}"
 
 
 class NodesCommand(ListOptionsCommand):

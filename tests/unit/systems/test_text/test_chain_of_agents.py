@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentfly.errors import ConfigError
-from agentfly.systems.text.chunks import estimated_starts, split, tokenizer_starts
+from agentfly.systems.text.chain_of_agents import estimated_starts, split, tokenizer_starts
 from tests.tiny.tokenizers import clip_tokenizer
 
 TEXTS = st.text(alphabet=st.sampled_from("ab Z0.,!?\n\t。漢字éж-"), max_size=600) | st.text(max_size=300)

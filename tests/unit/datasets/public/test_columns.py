@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from agentfly.datasets.public.masks import mask_from_cutout, mask_from_runs
+from agentfly.datasets.public.columns import mask_from_cutout, mask_from_runs
 from tests.unit.datasets.example_images import cutout, encoded, make_image, white_box
 
 BOX = (3, 2, 9, 8)

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from agentfly.cli.nodes import Nodes, NodesCommand, NodesKeyEnv, read_node_options
+from agentfly.cli.options import Nodes, NodesCommand, NodesKeyEnv, read_node_options
 from agentfly.errors import ConfigError
 
 app = typer.Typer()
