@@ -18,8 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentfly.files import write_text
-from agentfly.training.launch.progress_display import ProgressDisplay
-from agentfly.training.launch.subprocess_phase import PhaseProcess
+from agentfly.training.launch.subprocess_phase import PhaseProcess, ProgressDisplay
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.quickstart.warm_start import FIGURES, WarmStartConfig, cores, warm_start
 

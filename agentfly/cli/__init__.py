@@ -19,13 +19,10 @@ from agentfly.cli.data import data
 from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
 from agentfly.cli.evaluate import compare, evaluate, replay
-from agentfly.cli.export import export
 from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.options import NodesCommand
-from agentfly.cli.quickstart import quickstart
 from agentfly.cli.serve import ServeImagesCommand, serve_images
-from agentfly.cli.sft import sft
-from agentfly.cli.train import train
+from agentfly.cli.train import export, quickstart, sft, train
 from agentfly.errors import one_line, printable
 
 # The option of each verb that names where it writes.

@@ -20,7 +20,7 @@ from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView
 from agentfly.tools.decorator import ToolResult, tool
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, given_params
-from agentfly.vision.detection.drawing import draw_detections
+from agentfly.vision.detection.boxes import draw_detections
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=0, le=256)]

@@ -10,7 +10,7 @@ from agentfly.vision.base import (
     Inpainter,
     InpaintParams,
 )
-from agentfly.vision.detection.drawing import draw_detections
+from agentfly.vision.detection.boxes import draw_detections
 from agentfly.vision.factory import make_engines
 
 __all__ = [

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from agentfly.doctor.checks import endpoint, keys, leftovers, machine, model, nodes, pixels, storage, trainer, versions
+from agentfly.doctor.checks import leftovers, machine, model, services, storage, versions
 from agentfly.doctor.examination import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -16,23 +16,23 @@ CHECKS: tuple[Check, ...] = (
     Check("gpu", "platform", "the NVIDIA driver (nvidia-smi)", machine.gpu),
     Check("wheels", "platform", "the kind of the torch and vLLM wheels", machine.wheels),
     Check("numa", "platform", "the system library libnuma", machine.numa),
-    Check("plugin", "verl", "the entry points of verl's plugins", trainer.plugin),
-    Check("platform", "verl", "VERL_PLATFORM", trainer.verl_platform),
-    Check("environment", "verl", "environment variables", trainer.environment),
+    Check("plugin", "verl", "the entry points of verl's plugins", versions.plugin),
+    Check("platform", "verl", "VERL_PLATFORM", versions.verl_platform),
+    Check("environment", "verl", "environment variables", versions.environment),
     Check("checkpoint", "model", "the checkpoint's processor and template", model.checkpoint, seconds=90),
     Check("images", "model", "images in the chat template", model.images, needs="checkpoint"),
     Check("prefix", "model", "turns in the chat template", model.prefix, needs="checkpoint"),
     Check("schemas", "model", "tools in the chat template", model.schemas, needs="checkpoint"),
     Check("parser", "model", "tool calls in the chat template", model.parser, needs="checkpoint"),
-    Check("pixels", "model", "the processor's sizes of images", pixels.limits, needs="checkpoint", seconds=30),
-    Check("endpoint", "endpoint", "the endpoint's list of models", endpoint.endpoint),
-    Check("answer", "endpoint", "the endpoint's answers", endpoint.answer, needs="endpoint", seconds=40),
-    Check("token_ids", "endpoint", "the endpoint's token ids", endpoint.token_ids, needs="endpoint", seconds=40),
-    Check("nodes", "image nodes", "the image nodes", nodes.nodes),
+    Check("pixels", "model", "the processor's sizes of images", model.limits, needs="checkpoint", seconds=30),
+    Check("endpoint", "endpoint", "the endpoint's list of models", services.endpoint),
+    Check("answer", "endpoint", "the endpoint's answers", services.answer, needs="endpoint", seconds=40),
+    Check("token_ids", "endpoint", "the endpoint's token ids", services.token_ids, needs="endpoint", seconds=40),
+    Check("nodes", "image nodes", "the image nodes", services.nodes),
     Check("disk", "storage", "free space on disks", storage.disk),
     Check("shared_memory", "storage", "free space in /dev/shm", storage.shared_memory),
     Check("memory", "storage", "free memory", storage.memory),
-    Check("keys", "keys", "names of keys in the environment", keys.keys),
+    Check("keys", "keys", "names of keys in the environment", services.keys),
     Check("runs", "leftovers", "the processes of runs", leftovers.runs),
     Check("segments", "leftovers", "the segments in /dev/shm", leftovers.shared_segments),
     Check("scratch", "leftovers", "temporary folders", leftovers.scratch),

@@ -29,8 +29,7 @@ from agentfly.training.launch.checkpoints import export_policy
 from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.log_reader import LineReader, Phase
 from agentfly.training.launch.prepare import prepare
-from agentfly.training.launch.progress_display import ProgressDisplay
-from agentfly.training.launch.subprocess_phase import OnProgress, PhaseProcess, run_phase
+from agentfly.training.launch.subprocess_phase import OnProgress, PhaseProcess, ProgressDisplay, run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
 from agentfly.training.quickstart.report import write_run_report
 from agentfly.training.quickstart.warm_start import (

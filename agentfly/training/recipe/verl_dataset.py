@@ -13,8 +13,7 @@ from typing import TypedDict
 
 from agentfly.datasets import EditTask, task_from_row
 from agentfly.datasets.image_paths import ImageFolder
-from agentfly.datasets.parquet_writer import ParquetRows
-from agentfly.datasets.rows import pack_bytes, pack_paths, task_features, task_to_row
+from agentfly.datasets.rows import ParquetRows, pack_bytes, pack_paths, task_features, task_to_row
 from agentfly.errors import ConfigError, DatasetError, ImageError, unknown_name
 
 IMAGES: tuple[str, ...] = ("bytes", "paths")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentfly.doctor import DoctorRequest, Examination
-from agentfly.doctor.checks import model, pixels
+from agentfly.doctor.checks import model
 from agentfly.templates import ChatCodec, load_template, template_names
 from tests.unit.doctor.judged import judged, levels, only
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_loaded_once_for_all(tiny_policy: Path) -> None:
     assert found[0][0] == "ok"
     assert examination.codec is not None
     assert examination.context == 4096
-    checks = (model.images, model.prefix, model.schemas, model.parser, pixels.limits)
+    checks = (model.images, model.prefix, model.schemas, model.parser, model.limits)
     assert {level for check in checks for level in levels(check(examination))} == {"ok"}
 
 

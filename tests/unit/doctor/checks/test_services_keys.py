@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentfly.doctor.checks import keys
+from agentfly.doctor.checks import services
 from tests.unit.doctor.judged import judged
 
 SECRET = "sk-very-secret"
 
 
 def states(variables: dict[str, str], base_url: str | None, home: Path) -> dict[str, str]:
-    found = judged(keys.check_keys(variables, base_url, home))
+    found = judged(services.check_keys(variables, base_url, home))
     assert all(SECRET not in message for _, message in found)
-    return {key.variable: level for key, (level, _) in zip(keys.KEYS, found, strict=True)}
+    return {key.variable: level for key, (level, _) in zip(services.KEYS, found, strict=True)}
 
 
 def test_keys_that_are_not_needed_are_no_fault(tmp_path: Path) -> None:

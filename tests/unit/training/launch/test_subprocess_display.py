@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from agentfly.training.launch import progress_display as room
-from agentfly.training.launch.progress_display import ProgressDisplay
+from agentfly.training.launch import subprocess_phase as room
+from agentfly.training.launch.subprocess_phase import ProgressDisplay
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from agentfly.doctor import DoctorRequest, Examination
-from agentfly.doctor.checks import nodes
+from agentfly.doctor.checks import services
 from tests.unit.doctor.judged import judged, only
 from tests.unit.vision.remote.fake_node import FakeNode
 
 
 def asked(*addresses: str) -> list[tuple[str, str]]:
-    return judged(nodes.nodes(Examination(DoctorRequest(nodes=addresses))))
+    return judged(services.nodes(Examination(DoctorRequest(nodes=addresses))))
 
 
 def test_a_healthy_node_tells_what_it_does() -> None:
@@ -39,4 +39,6 @@ def test_nodes_that_start_fail_are_strangers_or_absent() -> None:
 
 def test_no_nodes_and_no_address() -> None:
     assert asked()[0][0] == "skipped"
-    assert "--nodes: 'ftp://x' is not HOST:PORT" in only(nodes.nodes(Examination(DoctorRequest(nodes=("ftp://x",)))))[1]
+    assert (
+        "--nodes: 'ftp://x' is not HOST:PORT" in only(services.nodes(Examination(DoctorRequest(nodes=("ftp://x",)))))[1]
+    )

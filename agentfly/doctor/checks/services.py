@@ -1,4 +1,8 @@
-"""Check that an endpoint answers, accepts images, and returns the token ids for training and exact rollouts."""
+"""Checks of other services: the keys that they need, an OpenAI-compatible endpoint, and image servers.
+
+The endpoint must answer, see images, and give the token ids that training and exact rollouts need. Image servers must
+be healthy and offer what the tools need. Of keys only their names are ever shown.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,129 @@ from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
     import httpx
+
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agentfly.agents.llm_backends.endpoint import KEYED_HOST
+from agentfly.errors import ConfigError
+from agentfly.vision.remote import NodeConfig
+from agentfly.vision.remote.adapters import OPERATIONS
+from agentfly.vision.remote.node import Circuit, Node
+from agentfly.vision.remote.preflight import probe_nodes
+from agentfly.vision.remote.settings import read_nodes
+
+_SERVE = "start it: python -m agentfly.agents.specialized.image_agent.utils.diffuser_apis --port PORT ..."
+
+
+def nodes(examination: Examination) -> Iterator[Finding]:
+    """Check health, kind and operations of each node."""
+    addresses = examination.request.nodes
+    if not addresses:
+        yield skipped("no image nodes were named", "--nodes HOST:PORT ...")
+        return
+    valid: list[NodeConfig] = []
+    for address in addresses:
+        try:
+            valid += read_nodes(address, "--nodes", examination.request.nodes_key_env)
+        except ConfigError as fault:
+            yield error(str(fault), "write HOST:PORT or http(s)://HOST, and set the variable of --nodes-key-env")
+    yield from check_nodes(asyncio.run(probe_nodes(valid)))
+
+
+def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:
+    """Judge the state of each node, and the operations that no healthy node offers."""
+    for node in found:
+        if node.unusable:
+            yield error(
+                node.unusable, "name the address of an image server, and the variable with its key by --nodes-key-env"
+            )
+        elif node.starting:
+            fix = "wait until its /health answers 200: its model is being loaded"
+            yield warning(f"{node.url} is not ready yet", fix)
+        elif not _is_healthy(node):
+            yield error(f"{node.url}: {node.counters.last_error}", f"check host and port; {_SERVE}")
+        else:
+            kind = node.adapter.name if node.adapter else "unknown"
+            operations = ", ".join(sorted(node.operations or ()))
+            yield ok(f"{node.url}: {kind} with {node.model or 'a model'}: {operations}")
+    offered = {operation for node in found if _is_healthy(node) for operation in node.operations or ()}
+    missing = [operation for operation in OPERATIONS if operation not in offered]
+    if offered and missing:
+        yield warning(
+            f"no node offers {' or '.join(missing)}: the embedded OpenCV engine does that instead",
+            "add a node that does, or name an engine for it",
+        )
+
+
+def _is_healthy(node: Node) -> bool:
+    return node.operations is not None and node.circuit is not Circuit.open
+
+
+@dataclass(frozen=True)
+class Key:
+    """An environment variable with a key.
+
+    Attributes:
+        variable: name.
+        purpose: uses that need the key.
+        file: in the home folder, an alternative place of the key.
+        word: text in that file if it holds the key.
+    """
+
+    variable: str
+    purpose: str
+    file: str = ""
+    word: str = ""
+
+
+KEYS = (
+    Key("OPENAI_API_KEY", "an endpoint in the cloud, a judge as evaluator, OpenAI's image engine"),
+    Key("WANDB_API_KEY", "logging to Weights & Biases (trainer.logger with wandb)", ".netrc", "wandb"),
+    Key("HF_TOKEN", "gated and private models and data sets", ".cache/huggingface/token"),
+)
+
+
+def keys(examination: Examination) -> Iterator[Finding]:
+    """Check the keys in the environment and in the files of their programs."""
+    yield from check_keys(os.environ, examination.request.base_url, Path.home())
+
+
+def check_keys(variables: Mapping[str, str], base_url: str | None, home: Path) -> Iterator[Finding]:
+    """Check the keys. One that is missing is an error only if the request needs it.
+
+    Args:
+        variables: of the environment.
+        base_url: of the endpoint, or None.
+        home: folder with the files of other programs.
+    """
+    host = urlsplit(base_url).hostname if base_url else None
+    for key in KEYS:
+        value, in_file = variables.get(key.variable, ""), False
+        if key.file:
+            with contextlib.suppress(OSError):
+                in_file = key.word in (home / key.file).read_text(encoding="utf-8", errors="replace")
+        if value and (value != value.strip() or value.strip("\"'") != value):
+            yield error(
+                f"{key.variable} has spaces or quotes around it, which become part of the key",
+                f"export {key.variable} without them",
+            )
+        elif value:
+            yield ok(f"{key.variable} is set")
+        elif in_file:
+            yield ok(f"{key.variable} is not set, ~/{key.file} has the key")
+        elif key.variable == "OPENAI_API_KEY" and host == KEYED_HOST:
+            yield error(f"{KEYED_HOST} answers nobody without a key", "export OPENAI_API_KEY")
+        else:
+            yield skipped(
+                f"{key.variable} is not set; it is for {key.purpose}", f"export {key.variable} if you use them"
+            )
+
 
 _LIST_SECONDS, _ANSWER_SECONDS = 5.0, 30.0
 _TOKENS = 4

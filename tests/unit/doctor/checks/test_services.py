@@ -16,7 +16,7 @@ from PIL import Image
 
 from agentfly.agents.llm_backends import ClientConfig
 from agentfly.doctor import DoctorRequest, Examination
-from agentfly.doctor.checks import endpoint
+from agentfly.doctor.checks import services
 from agentfly.doctor.checks.conversation import load
 from agentfly.images.load import load_image
 from agentfly.messages import from_openai
@@ -54,7 +54,7 @@ def models_url() -> Iterator[str]:
 
 def asked(**fields: Any) -> tuple[Examination, tuple[str, str]]:
     examination = Examination(DoctorRequest(**fields))
-    return examination, only(endpoint.endpoint(examination))
+    return examination, only(services.endpoint(examination))
 
 
 def test_the_list_of_models_tells_name_and_context(models_url: str) -> None:
@@ -82,7 +82,7 @@ def test_nobody_listens_and_nobody_was_named() -> None:
     ],
 )
 def test_what_is_no_list_of_models(response: httpx.Response, message: str) -> None:
-    (finding,) = endpoint.read_models(response, "http://h/v1", None)[1]
+    (finding,) = services.read_models(response, "http://h/v1", None)[1]
     assert only([finding])[0] == "error"
     assert message in finding.message
 
@@ -93,25 +93,25 @@ def config(server: ChatServer) -> ClientConfig:
 
 def test_an_answer_to_an_image(server: ChatServer) -> None:
     server.say(completion("red"), failure(400, "this model does not take images"))
-    assert only(endpoint.check_answer(config(server), "m")) == ("ok", "answers a question with an image (3 tokens)")
+    assert only(services.check_answer(config(server), "m")) == ("ok", "answers a question with an image (3 tokens)")
     kinds = [part["type"] for part in server.bodies[0]["messages"][0]["content"]]
     assert kinds == ["image_url", "text"]
-    assert "does not take images" in only(endpoint.check_answer(config(server), "m"))[1]
+    assert "does not take images" in only(services.check_answer(config(server), "m"))[1]
 
 
 def test_token_ids_without_a_checkpoint(server: ChatServer) -> None:
     with_ids = {"prompt_token_ids": [1, 2], "choices": [{"token_ids": [3]}]}
     server.say(lambda _: JSONResponse(with_ids), completion(), failure(400, "unknown field"))
-    assert [levels(endpoint.check_ids(config(server), "m")) for _ in range(3)] == [["ok"], ["warning"], ["warning"]]
+    assert [levels(services.check_ids(config(server), "m")) for _ in range(3)] == [["ok"], ["warning"], ["warning"]]
     assert server.bodies[0]["return_token_ids"] is True
 
 
 def test_a_server_that_is_gone_is_not_taken_for_one_without_images_or_ids(codec: ChatCodec) -> None:
     gone = ClientConfig(base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=10)
     for findings in (
-        endpoint.check_answer(gone, "m"),
-        endpoint.check_ids(gone, "m"),
-        endpoint.check_exact(gone, "m", codec),
+        services.check_answer(gone, "m"),
+        services.check_ids(gone, "m"),
+        services.check_exact(gone, "m", codec),
     ):
         (finding,) = findings
         assert finding.level.value == "error"
@@ -139,7 +139,7 @@ def codec(tiny_policy: Path) -> ChatCodec:
 
 def test_the_servers_prompt_is_the_rollouts(server: ChatServer, codec: ChatCodec) -> None:
     server.say(TrueRenderer(codec).says("ok"))
-    level, message = only(endpoint.check_exact(config(server), "m", codec))
+    level, message = only(services.check_exact(config(server), "m", codec))
     runs = [codec.image_length(handle, load) for handle in ("img_large", "img_small")]
     assert (level, f"images of {runs} tokens" in message) == ("ok", True)
 
@@ -148,7 +148,7 @@ def test_other_pixel_limits_other_templates_and_no_ids_are_told(server: ChatServ
     other, limited = ChatCodec(codec.processor, None), ChatCodec(codec.processor, codec.template)
     # The first renderer takes every image for one of 168 x 168.
     server.say(Renderer(limited).says("ok"), TrueRenderer(other).says("ok"), completion())
-    found = [only(endpoint.check_exact(config(server), "m", codec)) for _ in range(3)]
+    found = [only(services.check_exact(config(server), "m", codec)) for _ in range(3)]
     assert [level for level, _ in found] == ["error"] * 3
     assert "first difference at" in found[0][1]
     assert "first difference at" in found[1][1]
@@ -159,8 +159,8 @@ def test_with_a_checkpoint_the_exact_question_is_asked(server: ChatServer, codec
     examination = Examination(DoctorRequest(base_url=server.url))
     examination.served = "m"
     server.say(completion())
-    assert levels(endpoint.token_ids(examination)) == ["warning"]
+    assert levels(services.token_ids(examination)) == ["warning"]
     examination.codec = codec
     server.say(TrueRenderer(codec).says("ok"))
-    assert levels(endpoint.token_ids(examination)) == ["ok"]
-    assert levels(endpoint.answer(examination)) == ["ok"]
+    assert levels(services.token_ids(examination)) == ["ok"]
+    assert levels(services.answer(examination)) == ["ok"]

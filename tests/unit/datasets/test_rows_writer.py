@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from agentfly.datasets.parquet_writer import ParquetRows
+from agentfly.datasets.rows import ParquetRows
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentfly.datasets.parquet_writer._BYTES", 1000)
+    monkeypatch.setattr("agentfly.datasets.rows._BYTES", 1000)
     path = tmp_path / "x.parquet"
     with ParquetRows(path) as rows:
         for number in range(10):

@@ -6,10 +6,10 @@ from importlib import metadata
 
 import pytest
 
-from agentfly.doctor.checks import trainer
+from agentfly.doctor.checks import versions
 from tests.unit.doctor.judged import levels, only
 
-OURS = {(trainer.PLUGIN_NAME, trainer.PLUGIN)}
+OURS = {(versions.PLUGIN_NAME, versions.PLUGIN)}
 
 
 def test_the_names_are_those_of_the_entry_point() -> None:
@@ -29,7 +29,7 @@ def test_the_names_are_those_of_the_entry_point() -> None:
 )
 def test_plugin(verl: str | None, registered: set[tuple[str, str]], policy: str | None, expected: str) -> None:
     variables = {} if policy is None else {"VERL_USE_EXTERNAL_PLUGINS": policy}
-    assert only(trainer.check_plugin(verl, registered, variables))[0] == expected
+    assert only(versions.check_plugin(verl, registered, variables))[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_plugin(verl: str | None, registered: set[tuple[str, str]], policy: str 
     ],
 )
 def test_platform(setting: str, has_gpu: bool, expected: str) -> None:
-    assert only(trainer.check_verl_platform(setting, has_gpu))[0] == expected
+    assert only(versions.check_verl_platform(setting, has_gpu))[0] == expected
 
 
 def test_environment() -> None:
-    assert levels(trainer.check_environment({"VLLM_CPU_KVCACHE_SPACE": "4"})) == ["ok"]
+    assert levels(versions.check_environment({"VLLM_CPU_KVCACHE_SPACE": "4"})) == ["ok"]
     traps = {"VLLM_CPU_KVCACHE_SPACE": "", "RAY_ADDRESS": "auto", "PYTHONPATH": "/x"}
-    assert levels(trainer.check_environment(traps)) == ["error", "warning", "warning"]
+    assert levels(versions.check_environment(traps)) == ["error", "warning", "warning"]
