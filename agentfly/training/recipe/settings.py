@@ -214,8 +214,9 @@ class TrainSettings(Settings):
 
     @property
     def image_dir(self) -> Path:
-        """Folder of the images of the chains, by content."""
-        return self.out / "images"
+        """Folder of the images of the chains; a run that version 0.1 began keeps its `pictures/`."""
+        begun = self.out / "pictures"
+        return begun if begun.is_dir() else self.out / "images"
 
     @property
     def trajectory_log(self) -> Path:

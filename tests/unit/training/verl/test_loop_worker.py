@@ -309,3 +309,10 @@ async def test_a_report_stands_for_its_chain(made: Made) -> None:
     report = report_of(chain, 40.0, make_engines("classical"))
     assert (report.audit, report.facts.calls, report.facts.answered) == (40.0, 0, False)
     assert report.reward == pytest.approx(-0.05)
+
+
+async def test_a_run_of_version_0_1_keeps_the_folder_of_its_images(made: Made) -> None:
+    (made.out / "pictures").mkdir()
+    log_chain(await made.chain(good_edit(made.task), ANSWER, images=True))
+    assert not (made.out / "images").exists()
+    assert len(list((made.out / "pictures").iterdir())) == 2
