@@ -8,7 +8,6 @@ nothing heavy unless a model is named.
 from agentfly.doctor.checks import CHECKS
 from agentfly.doctor.examination import Check, DoctorRequest, Examination, Outcome
 from agentfly.doctor.findings import Finding, Level
-from agentfly.doctor.report import Report
-from agentfly.doctor.run import examine
+from agentfly.doctor.report import Report, examine
 
 __all__ = ["CHECKS", "Check", "DoctorRequest", "Examination", "Finding", "Level", "Outcome", "Report", "examine"]

@@ -17,8 +17,7 @@ from agentfly.evaluators.base import (
     check_sample,
     close_evaluator,
 )
-from agentfly.evaluators.composite import CompositeEvaluator
-from agentfly.evaluators.factory import make_evaluator
+from agentfly.evaluators.factory import CompositeEvaluator, make_evaluator
 from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
 from agentfly.evaluators.measured.reference import ReferenceConfig, ReferenceEvaluator
 from agentfly.evaluators.measured.structural import StructuralConfig, StructuralEvaluator

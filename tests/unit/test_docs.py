@@ -49,7 +49,7 @@ RUN_ELSEWHERE = {
     "agentfly replay": "tests/unit/evaluation/test_commands.py",
     "agentfly sft": "tests/unit/training/supervised/test_chain.py",
     "agentfly export": "tests/unit/training/supervised/test_chain.py",
-    "agentfly doctor": "tests/unit/doctor/test_run.py",
+    "agentfly doctor": "tests/unit/doctor/test_report.py",
     "python -m agentfly.utils.deploy": "tests/integration/agents/test_client_on_vllm_serve.py",
     "python benchmarks/rollout.py": "tests/unit/benchmarks/test_rollout_benchmark.py",
     "python benchmarks/learning.py": "tests/unit/benchmarks/test_learning_benchmark.py",

@@ -14,7 +14,7 @@ from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
 from agentfly.evaluators import NotScored, Score
 from agentfly.files import write_text
 from agentfly.images import ImageStore
-from agentfly.viewer.gallery import GalleryCard, thumbnail, write_gallery
+from agentfly.viewer.report import GalleryCard, thumbnail, write_gallery
 
 
 def write_pages(

@@ -1,19 +1,26 @@
 """Ask directors and generators: a backend for each model, bounded concurrency, and usable replies.
 
 Chat goes through LiteLLM if it is installed, and otherwise through our own client, which speaks to OpenAI-compatible
-endpoints. A reply that cannot be used is requested again, with the reason. A failure is a record, not an
-exception. `read_brief`, `read_prompt` and `read_critique` read the replies.
+endpoints. LiteLLM's exceptions are subclasses of the OpenAI SDK's; its replies are turned into the SDK's own objects.
+
+A reply that cannot be used is requested again, with the reason. A failure is a record, not an exception. `read_brief`,
+`read_prompt` and `read_critique` read the replies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
+
+from pydantic import BaseModel
 
 from agentfly.agents.llm_backends import (
     ClientBackend,
@@ -23,13 +30,83 @@ from agentfly.agents.llm_backends import (
     LLMBackend,
     SamplingParams,
 )
-from agentfly.errors import BackendError, ConfigError, MissingExtraError
+from agentfly.agents.llm_backends.client_errors import Faults
+from agentfly.errors import BackendError, ConfigError, MissingExtraError, require
 from agentfly.evaluators.judge.replies import BrokenReply, read_reply
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.images import ImageStore
 from agentfly.messages import ImagePart, Message, TextPart, text_message, without_thoughts
 from agentfly.systems.director_generator.records import CallRecord, Critique, Role
 from agentfly.systems.director_generator.settings import ModelSettings, Persona, Studio
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+
+class LiteLLMBackend(ClientBackend):
+    """A chat backend that goes through LiteLLM.
+
+    Args:
+        model: the vendor's id of the model, without the vendor's name.
+        config: limits and key; its `base_url` names the vendor in messages where `api_base` is None.
+        vendor: LiteLLM's name of the vendor; "openai" for any OpenAI-compatible endpoint.
+        api_base: the endpoint; None for the vendor's own.
+
+    Raises:
+        MissingExtraError: litellm is not installed.
+    """
+
+    def __init__(self, model: str, config: ClientConfig, *, vendor: str, api_base: str | None) -> None:
+        require("litellm", "chat through LiteLLM", "litellm")
+        super().__init__(model, config)
+        self._faults = Faults(config, f"{vendor.upper()}_API_KEY")
+        key = config.api_key
+        self._fixed: dict[str, object] = {
+            "custom_llm_provider": vendor,
+            "api_base": api_base,
+            "api_key": key.get_secret_value() if key else ("EMPTY" if api_base else None),
+            "timeout": config.timeout,
+            # The client backend itself retries and leaves out the fields that a server refuses.
+            "num_retries": 0,
+            "max_retries": 0,
+            "drop_params": True,
+        }
+
+    def _connect(self) -> openai.AsyncOpenAI:
+        client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=self._create)))
+        return cast("openai.AsyncOpenAI", client)
+
+    async def _create(self, **body: object) -> ChatCompletion | _Stream:
+        from openai.types.chat import ChatCompletion
+
+        litellm: Any = importlib.import_module("litellm")
+        # It would print advice to standard output with every error.
+        litellm.suppress_debug_info = True
+        reply = await litellm.acompletion(**body, **self._fixed)
+        return _Stream(reply) if body.get("stream") else ChatCompletion.construct(**reply.model_dump())
+
+
+class _Stream:
+    """A streamed reply of LiteLLM in the form of the SDK's stream: a context manager that yields chunks."""
+
+    def __init__(self, chunks: AsyncIterator[BaseModel]) -> None:
+        self._chunks = chunks
+
+    async def __aenter__(self) -> _Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
+        from openai.types.chat import ChatCompletionChunk
+
+        async for chunk in self._chunks:
+            yield ChatCompletionChunk.construct(**chunk.model_dump())
+
 
 Reader = Callable[[str], Mapping[str, object]]
 
@@ -168,7 +245,7 @@ def make_backend(studio: Studio, model: ModelSettings) -> LLMBackend:
     config = ClientConfig(base_url=address, api_key=key, timeout=settings.timeout, max_retries=settings.retries)
     if settings.chat == "client" or (own and not installed and settings.chat == "auto"):
         return ClientBackend(model.model, config)
-    from agentfly.systems.director_generator.litellm_backend import LiteLLMBackend
+    from agentfly.systems.director_generator.chat import LiteLLMBackend
 
     return LiteLLMBackend(model.model, config, vendor="openai" if own else model.provider, api_base=base)
 

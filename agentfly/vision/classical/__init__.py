@@ -2,8 +2,7 @@
 
 from agentfly.vision.base import Engines
 from agentfly.vision.classical.detector import ClassicalDetector
-from agentfly.vision.classical.editor import ClassicalEditor
-from agentfly.vision.classical.inpainter import ClassicalInpainter
+from agentfly.vision.classical.editor import ClassicalEditor, ClassicalInpainter
 
 __all__ = ["ClassicalDetector", "ClassicalEditor", "ClassicalInpainter", "classical_engines"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agentfly.viewer.gallery import GalleryCard, thumbnail, write_gallery
+from agentfly.viewer.report import GalleryCard, thumbnail, write_gallery
 from tests.unit.viewer.made_up import photo
 
 
