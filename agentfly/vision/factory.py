@@ -238,7 +238,7 @@ def _named(kind: str, choice: Choice) -> tuple[str, dict[str, object]]:
 def version_of(settings: BaseModel) -> str:
     """Return a hash of all that an engine's results depend on: its settings, and the files of a local checkpoint."""
     chosen = settings.model_dump(mode="json", exclude=set(_NOT_IN_VERSION))
-    stamps = [_stamp(value) for value in chosen.values() if isinstance(value, str) and is_local(value)]
+    stamps = [_stamp(value) for value in chosen.values() if isinstance(value, str) and value and is_local(value)]
     text = json.dumps([__version__, type(settings).__name__, chosen, stamps], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

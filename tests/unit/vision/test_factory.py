@@ -20,6 +20,7 @@ from agentfly.vision.detection.segmentation import SegmentedDetector
 from agentfly.vision.detection.vlm_detector import VlmDetector
 from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings
 from agentfly.vision.factory import check_keys, read_engines, version_of
+from agentfly.vision.model_runtime import ModelSettings
 from agentfly.vision.openai_images import OpenAIImages
 
 Checkpoint = Callable[[str], str]
@@ -208,3 +209,16 @@ def test_a_key_that_an_engine_lacks_is_named_before_it_is_asked(spec: Any, monke
     check_keys(spec)
     check_keys("classical")
     check_keys(make_engines("openai"))
+
+
+class _NoModel(ModelSettings):
+    model: str = ""
+
+
+def test_a_version_without_a_model_does_not_depend_on_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = version_of(_NoModel())
+    (tmp_path / "a.txt").write_text("a")
+    assert version_of(_NoModel()) == before
