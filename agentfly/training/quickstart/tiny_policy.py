@@ -127,7 +127,7 @@ def build_policy(
     size = size or PolicySize()
     path.mkdir(parents=True, exist_ok=True)
     chat_template = load_template(template)
-    tokenizer = _tokenizer(corpus, chat_template)
+    tokenizer = train_tokenizer(corpus, chat_template)
     processor = Qwen2_5_VLProcessor(
         image_processor=image_processor(size),
         tokenizer=tokenizer,
@@ -144,7 +144,13 @@ def build_policy(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _tokenizer(corpus: Sequence[str], template: str) -> Qwen2TokenizerFast:
+def train_tokenizer(corpus: Sequence[str], template: str) -> Qwen2TokenizerFast:
+    """Return a Qwen tokenizer with a vocabulary of its own and the fixed pieces of a tool call as single tokens.
+
+    Args:
+        corpus: texts that it is trained on.
+        template: chat template that it gets.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX

@@ -59,18 +59,23 @@ _EXAMPLES: dict[Role, str] = {
 class Weights:
     """One copy of a checkpoint's weights, and the pipelines that run on it. Loads at the first use.
 
+    Args:
+        settings: of the weights.
+        pipeline: one that is loaded already and on its device; `settings` then only name it, and load nothing.
+
     Raises:
         MissingExtraError: diffusers is not installed.
         ConfigError: the folder is no diffusers pipeline.
     """
 
-    def __init__(self, settings: WeightSettings) -> None:
+    def __init__(self, settings: WeightSettings, pipeline: DiffusionPipeline | None = None) -> None:
         require("diffusers", "a diffusion engine", "diffusion")
-        check_folder(settings.model, _INDEX, _WANTED)
+        if pipeline is None:
+            check_folder(settings.model, _INDEX, _WANTED)
         self.settings = settings
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(settings.concurrency)
-        self._base: DiffusionPipeline | None = None
+        self._base = pipeline
         self._templates: dict[Role, DiffusionPipeline] = {}
 
     @property
@@ -89,7 +94,8 @@ class Weights:
             if role not in self._templates:
                 import diffusers
 
-                name = role_class(class_name(self.settings), role, self.settings.model)
+                native = class_name(self.settings) if self._base is None else type(self._base).__name__
+                name = role_class(native, role, self.settings.model)
                 if self._base is None:
                     self._base = _load(self.settings)
                 self._templates[role] = _in_role(self._base, getattr(diffusers, name), self.settings)

@@ -128,6 +128,14 @@ def test_both_roles_of_a_checkpoint_use_one_copy_of_its_weights(checkpoint: Chec
     assert shared.template("edit").transformer is shared.template("inpaint").transformer
 
 
+def test_a_pipeline_that_is_loaded_already_serves_both_roles_without_a_folder(checkpoint: Checkpoint) -> None:
+    loaded = weights(checkpoint("qwen_edit")).template("edit")
+    given = Weights(WeightSettings(model="my pipeline", device="cpu"), loaded)
+    assert given.name == "my pipeline"
+    assert given.template("edit").transformer is loaded.transformer
+    assert type(given.template("inpaint")).__name__ == "QwenImageEditInpaintPipeline"
+
+
 def test_equal_settings_share_weights_for_as_long_as_somebody_uses_them(checkpoint: Checkpoint) -> None:
     settings = WeightSettings(model=checkpoint("sd_inpaint"), device="cpu")
     one = shared_weights(settings)
