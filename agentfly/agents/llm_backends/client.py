@@ -9,7 +9,6 @@ in the system message and the calls are read from the text.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,11 +19,12 @@ from pydantic import SecretStr
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta
 from agentfly.agents.llm_backends.client_errors import Faults, TransientError, backoff, refuses_tools
 from agentfly.agents.llm_backends.configs import ClientConfig
-from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_as_text, wire_messages
+from agentfly.agents.llm_backends.openai_format import FAILED, Reply, image_urls, tools_as_text, wire_messages
 from agentfly.agents.llm_backends.token_exact import TokenExact
 from agentfly.aio import Clock, LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
-from agentfly.openai_client import Endpoint, SdkClient
+from agentfly.openai_client import BROKEN_JSON, Endpoint, SdkClient
+from agentfly.openai_compat import Fallbacks, check_answer
 from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 A = TypeVar("A")
 T = TypeVar("T")
-# Reasoning models refuse these instead of ignoring them.
-_OPTIONAL = ("temperature", "top_p", "seed")
 
 
 class ClientBackend:
@@ -88,7 +86,7 @@ class ClientBackend:
         )
         limit = self._config.max_requests_per_minute
         self._limiter = None if limit is None else LoopLocal(lambda: RateLimiter(limit, clock=clock, sleep=sleep))
-        self._refused: set[str] = set()
+        self._fallbacks = Fallbacks(model)
         self._tools_as_text = self._config.tools_as_text
 
     @property
@@ -124,27 +122,35 @@ class ClientBackend:
 
         while True:
             body, reply = self._body(request, urls), Reply()
+            if on_delta is not None:
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
+            body = self._fallbacks.adapt(body)
             try:
                 await self._send(body, request, reply, on_delta)
                 return reply
-            except openai.APIStatusError as fault:
-                if not self._leaves_out(fault, body):
-                    raise self._faults.of(fault) from None
-            except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
+            except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as fault:
                 error = self._faults.of(fault)
-                # The listener has heard part of this answer already.
-                raise BackendError(str(error), retryable=True) if reply.texts and on_delta else error from None
+                if reply.texts and on_delta:
+                    # The listener has heard part of this answer already.
+                    raise BackendError(str(error), retryable=True) from None
+                if not (isinstance(fault, openai.APIError) and self._leaves_out(fault, body, str(error))):
+                    raise error from None
 
     def _body(self, request: GenerationRequest, urls: Mapping[str, str]) -> dict[str, object]:
         config, sampling = self._config, request.sampling
+        extra = {**config.extra_body, **sampling.extra}
         body: dict[str, object] = {
             "model": self._model,
-            "max_completion_tokens": config.max_new_tokens or sampling.max_tokens,
             "temperature": sampling.temperature if config.temperature is None else config.temperature,
-            "top_p": sampling.top_p,
-            **({} if sampling.seed is None else {"seed": sampling.seed}),
         }
-        extra = {**config.extra_body, **sampling.extra}
+        # Some servers refuse a top_p of 1, or any beside a temperature. A vLLM server would take the default of its
+        # checkpoint without it, which is not the distribution that a token-exact rollout is trained on.
+        if sampling.top_p != 1 or self._exact is not None:
+            body["top_p"] = sampling.top_p
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if "max_tokens" not in extra:
+            body["max_completion_tokens"] = config.max_new_tokens or sampling.max_tokens
         native = bool(request.tools) and not self._tools_as_text
         if self._exact is not None:
             body["messages"] = self._exact.messages(request, urls)
@@ -157,19 +163,16 @@ class ClientBackend:
             body["tools"] = [dict(tool) for tool in request.tools]
         if extra:
             body["extra_body"] = extra
-        return {name: value for name, value in body.items() if name not in self._refused}
+        return body
 
-    def _leaves_out(self, fault: openai.APIStatusError, body: Mapping[str, object]) -> bool:
-        """Return True if the server refuses a field that can be left out, which is then left out from now on."""
-        parameter = fault.param
-        if parameter in _OPTIONAL and parameter in body and str(fault.code).startswith("unsupported"):
-            logger.warning("%s does not take %r; it is left out from now on", self._model, parameter)
-            self._refused.add(parameter)
+    def _leaves_out(self, fault: openai.APIError, body: Mapping[str, object], reason: str) -> bool:
+        """Return True if the server refuses a field that can be left out or renamed, as it then is from now on."""
+        if self._fallbacks.learn(fault, body, reason):
             return True
         extra = body.get("extra_body")
         forced = isinstance(extra, dict) and "tool_choice" in extra
         if "tools" in body and not forced and refuses_tools(fault):
-            logger.warning("%s; tools are described in the system message from now on", self._faults.of(fault))
+            logger.warning("%s; tools are described in the system message from now on", reason)
             self._tools_as_text = True
             return True
         return False
@@ -184,13 +187,16 @@ class ClientBackend:
         if on_delta is None:
             whole = cast("Callable[..., Awaitable[ChatCompletion]]", create)
             answer = await asyncio.wait_for(whole(**body), self._config.timeout)
+            check_answer(answer)
             self._read(reply.read_answer, answer)
+            self._check_finish(reply)
             self._check_prompt(reply, request)
             return
         streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
-        stream = await streamed(**body, stream=True, stream_options={"include_usage": True})
+        stream = await streamed(**body)
         async with stream:
             async for chunk in stream:
+                check_answer(chunk)
                 text = self._read(reply.read_chunk, chunk)
                 self._check_prompt(reply, request)
                 if text:
@@ -198,12 +204,18 @@ class ClientBackend:
         if reply.finish is None:
             error = f"{self._config.base_url}: the stream ended before the answer did"
             raise BackendError(error, retryable=True) if reply.texts else TransientError(error)
+        self._check_finish(reply)
+
+    def _check_finish(self, reply: Reply) -> None:
+        """Raise if the server failed and sent nothing; the policy had no part in that."""
+        if reply.finish in FAILED and not reply.texts and not reply.calls:
+            raise TransientError(f"{self._config.base_url}: the server failed (finish_reason {reply.finish!r})")
 
     def _read(self, read: Callable[[A], T], answer: A) -> T:
         """Return what `read` finds in an answer, whose JSON need not have the form of a completion."""
         try:
             return read(answer)
-        except (AttributeError, IndexError, TypeError):
+        except (AttributeError, IndexError, TypeError, RecursionError):
             raise self._faults.malformed() from None
 
     def _check_prompt(self, reply: Reply, request: GenerationRequest) -> None:

@@ -1,0 +1,216 @@
+"""Answers in all the forms that servers give them, whole and streamed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentfly.messages import ToolCall
+from tests.unit.agents.conftest import ChatServer, changed, completion, delta, said, stream
+from tests.unit.agents.llm_backends.test_client import TOOL, client, heard, request
+
+
+def called(*calls: Any) -> Any:
+    return completion(None, finish="tool_calls", calls=list(calls))
+
+
+def call(arguments: Any, name: str | None = "look", **fields: Any) -> dict[str, Any]:
+    return {"id": "a", "type": "function", "function": {"name": name, "arguments": arguments}, **fields}
+
+
+ODD_ARGUMENTS: list[tuple[Any, dict[str, Any]]] = [
+    ('{"x": 1}', {"x": 1}),
+    ('"{\\"x\\": 1}"', {"x": 1}),
+    ({"x": [1, {"ü": None}]}, {"x": [1, {"ü": None}]}),
+    *[(nothing, {}) for nothing in ("", " ", None, "null", '"null"', '""', "None", "undefined", "[]", [], {}, "{}")],
+]
+
+
+@pytest.mark.parametrize(("arguments", "read"), ODD_ARGUMENTS)
+async def test_native_arguments_are_read_in_all_their_forms(
+    server: ChatServer, arguments: Any, read: dict[str, Any]
+) -> None:
+    fragment = {"index": 0, **call(arguments)}
+    server.say(called(call(arguments)), stream(delta(tool_calls=[fragment]), delta(finish="tool_calls")))
+    whole = await client(server).generate(request(tools=[TOOL]))
+    streamed, _ = await heard(client(server), request(tools=[TOOL]))
+    assert whole.tool_calls == streamed.tool_calls == (ToolCall("a", "look", read),)
+
+
+@pytest.mark.parametrize("arguments", ['"text"', "7", 7, True, "[1]", [1], '"\\"{}\\""'])
+async def test_native_arguments_that_are_no_object_are_an_observation(server: ChatServer, arguments: Any) -> None:
+    server.say(called(call(arguments)))
+    (made,) = (await client(server).generate(request(tools=[TOOL]))).tool_calls or ()
+    assert (made.name, made.arguments) == ("look", {})
+    assert "unreadable arguments" in str(made.error)
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"id": "a", "type": "function", "name": "look", "arguments": "{}"}, ToolCall("a", "look")),
+        ({"id": "a", "type": "function", "function": None}, ToolCall("a", "")),
+        ({"id": None, "function": {"name": "look", "arguments": None}}, ToolCall("call_0", "look")),
+        (call("{}", name=None), ToolCall("a", "")),
+        ({**call("{}"), "id": 7}, ToolCall("call_0", "look")),
+    ],
+)
+async def test_odd_native_calls_do_not_end_the_chain(server: ChatServer, given: Any, made: ToolCall) -> None:
+    server.say(called(given))
+    assert (await client(server).generate(request(tools=[TOOL]))).tool_calls == (made,)
+
+
+async def test_ids_of_native_calls_are_unique_within_a_message(server: ChatServer) -> None:
+    ids = ["a", "a", "", "call_2", "a_2", "a"]
+    server.say(called(*({**call("{}"), "id": call_id} for call_id in ids)))
+    turn = await client(server).generate(request(tools=[TOOL]))
+    assert [made.id for made in turn.tool_calls or ()] == ["a", "a_2", "call_2", "call_2_2", "a_2_2", "a_3"]
+
+
+def piece(name: str | None = None, arguments: Any = None, **fields: Any) -> dict[str, Any]:
+    return {**fields, "function": {"name": name, "arguments": arguments}}
+
+
+ONE = (ToolCall("a", "look", {"x": 1}),)
+TWO = (ToolCall("a", "look", {"x": 1}), ToolCall("b", "look", {"x": 2}))
+UNNAMED = (ToolCall("call_0", "look", {"x": 1}), ToolCall("call_1", "look", {"x": 2}))
+X1, X2 = '{"x": 1}', '{"x": 2}'
+HALVES = ('{"x"', ": 1}")
+# Each case is the calls of each piece of a stream, and what they are.
+STREAMS: dict[str, tuple[list[list[dict[str, Any]]], tuple[ToolCall, ...]]] = {
+    "one index, two ids": ([[piece("look", X1, index=0, id="a")], [piece("look", X2, index=0, id="b")]], TWO),
+    "one index, two ids, in pieces": (
+        [
+            [piece("look", "", index=0, id="a")],
+            [piece(None, HALVES[0], index=0)],
+            [piece(None, HALVES[1], index=0)],
+            [piece("look", None, index=0, id="b")],
+            [piece(None, X2, index=0)],
+        ],
+        TWO,
+    ),
+    "one index, pieces go by their id": (
+        [
+            [piece("look", "", index=0, id="a")],
+            [piece("look", "", index=0, id="b")],
+            [piece(None, X1, index=0, id="a")],
+            [piece(None, X2, index=0, id="b")],
+        ],
+        TWO,
+    ),
+    "no index": ([[piece("look", X1, id="a")], [piece("look", X2, id="b")]], TWO),
+    "no index, in pieces": (
+        [
+            [piece("look", HALVES[0], id="a")],
+            [piece(None, HALVES[1])],
+            [piece("look", "", id="b")],
+            [piece(None, X2)],
+        ],
+        TWO,
+    ),
+    "two in one delta": ([[piece("look", X1, index=0, id="a"), piece("look", X2, index=1, id="b")]], TWO),
+    "two in one delta, one index": ([[piece("look", X1, index=0, id="a"), piece("look", X2, index=0, id="b")]], TWO),
+    "two in one delta, no index": ([[piece("look", X1, id="a"), piece("look", X2, id="b")]], TWO),
+    "two in one delta, empty ids": ([[piece("look", X1, index=0, id=""), piece("look", X2, index=0, id="")]], UNNAMED),
+    "neither index nor id": ([[piece("look", X1)], [piece("look", X2)]], UNNAMED),
+    "neither, in pieces": ([[piece("look", HALVES[0])], [piece(None, HALVES[1])], [piece("look", X2)]], UNNAMED),
+    "neither, two tools without arguments": (
+        [[piece("look", "")], [piece("see", "")]],
+        (ToolCall("call_0", "look"), ToolCall("call_1", "see")),
+    ),
+    "one index, other tool": (
+        [[piece("look", X1, index=0)], [piece("see", X2, index=0)]],
+        (ToolCall("call_0", "look", {"x": 1}), ToolCall("call_1", "see", {"x": 2})),
+    ),
+    "the name is repeated": (
+        [[piece("look", HALVES[0], index=0, id="a")], [piece("look", HALVES[1], index=0, id="a")]],
+        ONE,
+    ),
+    "the name is repeated without the id": (
+        [[piece("look", HALVES[0], index=0, id="a")], [piece("look", HALVES[1], index=0)]],
+        ONE,
+    ),
+    "the name is repeated at the end": (
+        [[piece("look", X1, index=0, id="a")], [piece("look", "", index=0, id="a")]],
+        ONE,
+    ),
+    "the name comes in pieces": (
+        [[piece("lo", "", index=0, id="a")], [piece("ok", "", index=0)], [piece(None, X1, index=0)]],
+        ONE,
+    ),
+    "another id with each piece": (
+        [
+            [piece("look", "", index=0, id="a")],
+            [piece(None, HALVES[0], index=0, id="b")],
+            [piece(None, HALVES[1], index=0, id="c")],
+        ],
+        ONE,
+    ),
+    "the id comes late": ([[piece("look", "", index=0)], [piece(None, X1, index=0, id="a")]], ONE),
+    "an object at once": ([[piece("look", {"x": 1}, index=0, id="a")]], ONE),
+    "out of order": ([[piece("look", X2, index=1, id="b")], [piece("look", X1, index=0, id="a")]], TWO),
+    "one id, two indexes": (
+        [[piece("look", X1, index=0, id="a")], [piece("look", X2, index=1, id="a")]],
+        (ToolCall("a", "look", {"x": 1}), ToolCall("a_2", "look", {"x": 2})),
+    ),
+    "a null among them": ([[{"index": 0, "function": None}], [piece("look", X1, index=0, id="a")]], ONE),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+async def test_streamed_calls_come_together_however_the_server_counts_them(server: ChatServer, case: str) -> None:
+    pieces, calls = STREAMS[case]
+    server.say(stream(*(delta(tool_calls=each) for each in pieces), delta(finish="tool_calls")))
+    turn, _ = await heard(client(server), request(tools=[TOOL]))
+    assert turn.tool_calls == calls
+
+
+async def test_pieces_without_a_delta_and_usage_without_numbers(server: ChatServer) -> None:
+    server.say(
+        stream(
+            {"index": 0, "delta": None, "finish_reason": None},
+            {"index": 0},
+            delta(content="hi", tool_calls=None),
+            '{"id": "c", "choices": null, "usage": {}}',
+            {"index": 0, "delta": None, "finish_reason": "stop"},
+            '{"id": "c", "choices": [], "usage": {"prompt_tokens": null, "completion_tokens": "3"}}',
+        )
+    )
+    turn, deltas = await heard(client(server), request())
+    assert (turn.text, deltas, turn.finish_reason) == ("hi", ["hi"], "stop")
+    assert (turn.prompt_tokens, turn.completion_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, "none", []])
+async def test_usage_without_numbers_counts_as_nothing(server: ChatServer, usage: Any) -> None:
+    server.say(changed(usage=usage))
+    turn = await client(server).generate(request())
+    assert (turn.prompt_tokens, turn.completion_tokens) == (0, 0)
+
+
+async def test_content_as_a_list_of_parts_is_text_with_its_thoughts(server: ChatServer) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thought, {"type": "text", "text": "ye"}, {"type": "text", "text": "s"}]
+    server.say(changed(**said(parts)), stream(*(delta(content=[part]) for part in parts), delta(finish="stop")))
+    assert (await client(server).generate(request())).text == "<think>hm</think>yes"
+    turn, deltas = await heard(client(server), request())
+    assert (turn.text, deltas) == ("<think>hm</think>yes", ["<think>hm", "</think>ye", "s"])
+
+
+@pytest.mark.parametrize(
+    ("finish", "read"),
+    [
+        ("error", "abort"),
+        ("SAFETY", "abort"),
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("end_turn", "stop"),
+        (None, "stop"),
+        (3, "stop"),
+    ],
+)
+async def test_other_words_for_the_end_of_a_turn(server: ChatServer, finish: Any, read: str) -> None:
+    server.say(changed(**said("half", finish)))
+    turn = await client(server).generate(request())
+    assert (turn.text, turn.finish_reason) == ("half", read)
