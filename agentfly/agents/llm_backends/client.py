@@ -9,6 +9,7 @@ in the system message and the calls are read from the text.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +20,7 @@ from pydantic import SecretStr
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta
 from agentfly.agents.llm_backends.client_errors import Faults, TransientError, backoff, refuses_tools
 from agentfly.agents.llm_backends.configs import ClientConfig
-from agentfly.agents.llm_backends.openai_format import FAILED, Reply, image_urls, tools_as_text, wire_messages
+from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_as_text, wire_messages
 from agentfly.agents.llm_backends.token_exact import TokenExact
 from agentfly.aio import Clock, LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
@@ -186,30 +187,43 @@ class ClientBackend:
             await self._limiter.get().acquire()
         if on_delta is None:
             whole = cast("Callable[..., Awaitable[ChatCompletion]]", create)
-            answer = await asyncio.wait_for(whole(**body), self._config.timeout)
-            check_answer(answer)
-            self._read(reply.read_answer, answer)
-            self._check_finish(reply)
+            self._read_whole(await asyncio.wait_for(whole(**body), self._config.timeout), reply)
             self._check_prompt(reply, request)
+        else:
+            streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
+            async with await streamed(**body) as stream:
+                await self._hear(stream, request, reply, on_delta)
+        if reply.finish is None and on_delta is not None:
+            problem = "the stream ended before the answer did"
+        elif reply.failed:
+            problem = f"the server broke off (finish_reason {reply.finish!r})"
+        else:
             return
-        streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
-        stream = await streamed(**body)
-        async with stream:
-            async for chunk in stream:
-                check_answer(chunk)
-                text = self._read(reply.read_chunk, chunk)
-                self._check_prompt(reply, request)
-                if text:
-                    await on_delta(text)
-        if reply.finish is None:
-            error = f"{self._config.base_url}: the stream ended before the answer did"
-            raise BackendError(error, retryable=True) if reply.texts else TransientError(error)
-        self._check_finish(reply)
+        # The policy had no part in that. What a listener has heard is not said again.
+        error = f"{self._config.base_url}: {problem}"
+        raise BackendError(error, retryable=True) if reply.texts and on_delta else TransientError(error)
 
-    def _check_finish(self, reply: Reply) -> None:
-        """Raise if the server failed and sent nothing; the policy had no part in that."""
-        if reply.finish in FAILED and not reply.texts and not reply.calls:
-            raise TransientError(f"{self._config.base_url}: the server failed (finish_reason {reply.finish!r})")
+    async def _hear(
+        self, stream: AsyncStream[ChatCompletionChunk], request: GenerationRequest, reply: Reply, on_delta: OnDelta
+    ) -> None:
+        """Read a stream into `reply` and pass its text on as it comes."""
+        whole = await _read_unstreamed(stream)
+        if whole is not None:
+            self._read_whole(whole, reply)
+            self._check_prompt(reply, request)
+            for text in reply.texts:
+                await on_delta(text)
+            return
+        async for chunk in stream:
+            check_answer(chunk)
+            text = self._read(reply.read_chunk, chunk)
+            self._check_prompt(reply, request)
+            if text:
+                await on_delta(text)
+
+    def _read_whole(self, answer: ChatCompletion, reply: Reply) -> None:
+        check_answer(answer)
+        self._read(reply.read_answer, answer)
 
     def _read(self, read: Callable[[A], T], answer: A) -> T:
         """Return what `read` finds in an answer, whose JSON need not have the form of a completion."""
@@ -225,3 +239,20 @@ class ClientBackend:
     def _connect(self) -> openai.AsyncOpenAI:
         """Return the SDK's client; backends with another way to the server override this."""
         return self._client.get()
+
+
+async def _read_unstreamed(stream: AsyncStream[ChatCompletionChunk]) -> ChatCompletion | None:
+    """Return the answer of a server that sends it whole although a stream was asked for, as many do with errors."""
+    response = getattr(stream, "response", None)
+    if response is None or "application/json" not in response.headers.get("content-type", ""):
+        return None
+    import openai
+    from openai.types.chat import ChatCompletion
+
+    try:
+        fields = json.loads(await response.aread())
+    except BROKEN_JSON:
+        raise
+    except Exception as fault:  # the errors of the SDK's transport, which it translates only where it reads itself
+        raise openai.APIConnectionError(request=response.request) from fault
+    return ChatCompletion.construct(**(fields if isinstance(fields, dict) else {"choices": fields}))

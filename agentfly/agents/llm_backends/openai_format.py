@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion_chunk import ChoiceDelta
     from openai.types.completion_usage import CompletionUsage
 
-FAILED = ("error", "insufficient_system_resource")
-"""Reasons for the end of a turn by which gateways say that they, or the server behind them, failed."""
-
+# Gateways say by these that they, or the server behind them, failed in the middle of the turn.
+_FAILED = ("error", "insufficient_system_resource")
 _FINISH: dict[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
-    **dict.fromkeys((*FAILED, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"),
+    **dict.fromkeys((*_FAILED, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"),
 }
 _LONGEST_NAME = 80
 _TOOLS_TEXT = (
@@ -115,6 +114,11 @@ class Reply:
         if text:
             self.texts.append(text)
         return text
+
+    @property
+    def failed(self) -> bool:
+        """True when the server says that it failed in the middle of the turn."""
+        return (self.finish or "").lower() in _FAILED
 
     def generation(self) -> Generation:
         """Return the reply in the project's own form. The ids of its calls are unique."""

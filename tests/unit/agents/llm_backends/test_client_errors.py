@@ -10,8 +10,10 @@ import pytest
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
+from agentfly.agents import ImageEditingAgent, StopReason
 from agentfly.agents.llm_backends import SamplingParams
 from agentfly.errors import BackendError
+from agentfly.training.verl.chain_faults import stopped_by
 from tests.unit.agents.conftest import ChatServer, changed, completion, delta, failure, said, stream
 from tests.unit.agents.llm_backends.test_client import Naps, client, heard, request
 
@@ -52,15 +54,52 @@ async def test_an_error_of_one_choice_is_an_error(server: ChatServer) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("finish", ["error", "ERROR", "insufficient_system_resource"])
 async def test_a_turn_that_the_server_failed_to_give_is_no_turn_of_the_policy(
-    server: ChatServer, streamed: bool
+    server: ChatServer, streamed: bool, finish: str
 ) -> None:
-    empty = stream(delta(content="", finish="error")) if streamed else changed(**said("", "error"))
+    empty = stream(delta(content="", finish=finish)) if streamed else changed(**said("", finish))
     server.say(empty, empty, empty)
     asked = client(server, max_retries=2)
-    with pytest.raises(BackendError, match=r"the server failed \(finish_reason 'error'\)") as fault:
+    with pytest.raises(BackendError, match=rf"the server broke off \(finish_reason '{finish}'\)") as fault:
         await (heard(asked, request()) if streamed else asked.generate(request()))
     assert (fault.value.retryable, len(server.bodies)) == (True, 3)
+
+
+async def test_an_answer_that_the_server_broke_off_is_tried_again_unless_it_was_heard(server: ChatServer) -> None:
+    server.say(changed(**said("half", "error")), completion(), stream(delta(content="half"), delta(finish="error")))
+    assert (await client(server).generate(request())).text == "ok"
+    with pytest.raises(BackendError, match="broke off"):
+        await heard(client(server), request())
+    assert len(server.bodies) == 3
+
+
+async def test_a_failed_server_is_a_failed_chain(server: ChatServer) -> None:
+    server.say(changed(**said("", "error")))
+    agent = ImageEditingAgent("m", backend=client(server, max_retries=0))
+    (trajectory,) = await agent.run([{"role": "user", "content": "x"}])
+    await agent.close()
+    assert trajectory.stop_reason is StopReason.BACKEND_ERROR
+    assert stopped_by(trajectory.stop_reason) == "backend"
+    assert trajectory.turns == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"error": {"message": "pay", "code": 402}}, "answered 402: pay"),
+        ({"choices": []}, "no chat completion"),
+    ],
+)
+async def test_a_stream_that_comes_as_one_piece_of_json_is_read(
+    server: ChatServer, fields: dict[str, Any], message: str
+) -> None:
+    server.say(completion("whole"), lambda _: JSONResponse(fields))
+    turn, deltas = await heard(client(server), request())
+    assert (turn.text, deltas, turn.prompt_tokens) == ("whole", ["whole"], 7)
+    with pytest.raises(BackendError, match=message):
+        await heard(client(server), request())
+    assert len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("body", [b'{"a": "\xff"}', b"[" * 200_000], ids=["no text", "nested without end"])

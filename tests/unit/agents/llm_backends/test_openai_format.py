@@ -201,7 +201,6 @@ async def test_content_as_a_list_of_parts_is_text_with_its_thoughts(server: Chat
 @pytest.mark.parametrize(
     ("finish", "read"),
     [
-        ("error", "abort"),
         ("SAFETY", "abort"),
         ("MAX_TOKENS", "length"),
         ("model_length", "length"),
