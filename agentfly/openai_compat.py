@@ -82,8 +82,8 @@ _CONTENT_KEYS = ("text", "value", "thinking", "reasoning", "thought", "refusal",
 
 def split_content(content: object) -> tuple[str, str]:
     """Return the thoughts and the text of a message's content, which is text, a list of parts, one part, or nothing."""
-    if content is None or isinstance(content, str):
-        return "", content or ""
+    if not content or isinstance(content, str):
+        return "", content if isinstance(content, str) else ""
     return _joined(content, thinking=True), _joined(content, thinking=False)
 
 
@@ -112,6 +112,9 @@ def check_answer(answer: object) -> None:
     Raises:
         openai.APIError: with the error as its body, in which `read_fault` finds the status.
     """
+    choices = getattr(answer, "choices", None)
+    if choices and type(choices) is list and not _extra(answer) and not _extra(choices[0]):
+        return  # nearly every answer, and every piece of a stream
     error = _error_in(answer)
     if error is None:
         return

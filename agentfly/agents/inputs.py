@@ -45,7 +45,7 @@ def conversations(messages: object) -> list[OneConversation]:
         given = entry.get("messages") if isinstance(entry, Mapping) else entry
         if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
             raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
-        conversation = {**(entry if isinstance(entry, Mapping) else {}), "messages": list(given)}
+        conversation: OneConversation = {**(entry if isinstance(entry, Mapping) else {}), "messages": list(given)}
         if not conversation["messages"]:
             raise ConfigError("a conversation needs a message")
         conversation = _place_images(conversation)
@@ -62,6 +62,8 @@ def _place_images(conversation: OneConversation) -> OneConversation:
     Raises:
         ConfigError: the numbers of images and places differ, or a user's text has a placeholder and there is no image.
     """
+    if conversation.get("images") is None and not any(_has_placeholder(m) for m in conversation["messages"]):
+        return conversation
     images = plain_list(conversation.get("images"))
     images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
     messages = [dict(m) if isinstance(m, Mapping) else m for m in conversation["messages"]]
@@ -89,6 +91,14 @@ def _place_images(conversation: OneConversation) -> OneConversation:
         if bare or _may_hold_places(message):
             message["content"] = [new for part in _parts(message) for new in _filled(part, left, bare=bool(bare))]
     return {**{key: value for key, value in conversation.items() if key != "images"}, "messages": messages}
+
+
+def _has_placeholder(message: object) -> bool:
+    """Return True if a user's text holds a placeholder; a quick answer for conversations without images beside them."""
+    if not isinstance(message, Mapping) or message.get("role") != "user":
+        return False
+    content = message.get("content")
+    return PLACEHOLDER in content if isinstance(content, str) else any(PLACEHOLDER in _text(p) for p in _parts(message))
 
 
 def _parts(message: object) -> list[Any]:

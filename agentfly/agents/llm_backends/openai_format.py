@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
@@ -108,8 +108,10 @@ class Reply:
             # The last piece of some servers has no delta, or null.
             if choice.delta is not None:
                 text = self._text(choice.delta, choice.finish_reason)
-                self._add_fragments(_entries(choice.delta.tool_calls))
-            self.finish = _finish(choice) or self.finish
+                if choice.delta.tool_calls:
+                    self._add_fragments(_entries(choice.delta.tool_calls))
+            if choice.finish_reason:
+                self.finish = _finish(choice) or self.finish
             self._add_tokens(chunk, choice)
         if text:
             self.texts.append(text)
@@ -141,10 +143,10 @@ class Reply:
 
     def _text(self, message: ChatCompletionMessage | ChoiceDelta, finish: str | None) -> str:
         """Return the text of a message, or of a piece of one, with its thoughts."""
-        inner, content = split_content(message.content)
+        thought, content = split_content(message.content)
         content = content or message.refusal or ""
-        more = message.model_extra or {}
-        thought = "".join(split_content(more.get("reasoning_content") or more.get("reasoning"))) or inner
+        if more := message.model_extra:
+            thought = "".join(split_content(more.get("reasoning_content") or more.get("reasoning"))) or thought
         text = ""
         if thought:
             text = thought if self.thinking else f"<think>{thought}"
@@ -155,11 +157,13 @@ class Reply:
             return f"{text}</think>{content}"
         return text + content
 
-    def _add_fragments(self, entries: Sequence[object]) -> None:
+    def _add_fragments(self, entries: Sequence[Any]) -> None:
         """Add the calls, and pieces of calls, of one piece of a stream. Each that has a name is another call."""
         touched: list[_Call] = []
         for entry in entries:
             index = getattr(entry, "index", None)
+            if self._goes_on(entry, index):
+                continue
             new = _fragment(entry, index if isinstance(index, int) else None)
             call = self._continued(new, counted=isinstance(index, int))
             if call is None or (new.name and any(call is other for other in touched)):
@@ -171,6 +175,16 @@ class Reply:
             # A name may come in pieces before the arguments, and some servers repeat it with each of them.
             call.name += "" if new.name == call.name else new.name
             call.arguments += new.arguments
+
+    def _goes_on(self, entry: Any, index: object) -> bool:
+        """Add the ordinary next piece of the last call: arguments and no name. Return False for anything else."""
+        function, last = entry.function, self.calls[-1] if self.calls else None
+        if last is None or function is None or entry.id or last.index != index or function.name:
+            return False
+        if not isinstance(function.arguments, str):
+            return False
+        last.arguments += function.arguments
+        return True
 
     def _continued(self, new: _Call, *, counted: bool) -> _Call | None:
         """Return the call that a fragment continues; None if the fragment begins a call.
@@ -206,7 +220,7 @@ class Reply:
             self.logprobs += [entry.logprob for entry in choice.logprobs.content or ()]
 
 
-def _entries(calls: object) -> Sequence[object]:
+def _entries(calls: object) -> Sequence[Any]:
     """Return the entries of a `tool_calls`, which should be a list of objects or null."""
     return [call for call in calls if hasattr(call, "function")] if isinstance(calls, list) else ()
 

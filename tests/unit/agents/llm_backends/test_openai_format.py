@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionChunk
 
+from agentfly.agents.llm_backends.openai_format import Reply
 from agentfly.messages import ToolCall
 from tests.unit.agents.conftest import ChatServer, changed, completion, delta, said, stream
 from tests.unit.agents.llm_backends.test_client import TOOL, client, heard, request
@@ -19,11 +24,12 @@ def call(arguments: Any, name: str | None = "look", **fields: Any) -> dict[str, 
     return {"id": "a", "type": "function", "function": {"name": name, "arguments": arguments}, **fields}
 
 
+NOTHING: tuple[Any, ...] = ("", " ", None, "null", '"null"', '""', "None", "undefined", "[]", [], {}, "{}")
 ODD_ARGUMENTS: list[tuple[Any, dict[str, Any]]] = [
     ('{"x": 1}', {"x": 1}),
     ('"{\\"x\\": 1}"', {"x": 1}),
     ({"x": [1, {"ü": None}]}, {"x": [1, {"ü": None}]}),
-    *[(nothing, {}) for nothing in ("", " ", None, "null", '"null"', '""', "None", "undefined", "[]", [], {}, "{}")],
+    *[(nothing, {}) for nothing in NOTHING],
 ]
 
 
@@ -213,3 +219,39 @@ async def test_other_words_for_the_end_of_a_turn(server: ChatServer, finish: Any
     server.say(changed(**said("half", finish)))
     turn = await client(server).generate(request())
     assert (turn.text, turn.finish_reason) == ("half", read)
+
+
+@st.composite
+def streamed_calls(draw: st.DrawFn) -> tuple[list[list[dict[str, Any]]], list[tuple[str, dict[str, Any]]]]:
+    """Calls, and the pieces in which one of the many kinds of servers streams them."""
+    texts = st.text(alphabet='ab{}"\\ü', max_size=6)
+    wanted = draw(st.lists(st.tuples(st.sampled_from(["look", "see"]), st.dictionaries(texts, texts)), max_size=4))
+    counted = draw(st.sampled_from(["index", "always 0", "none"]))
+    named = draw(st.booleans())  # with an id
+    at_once = draw(st.booleans()) or (counted != "index" and not named)
+    pieces: list[list[dict[str, Any]]] = []
+    for number, (name, arguments) in enumerate(wanted):
+        places = {"index": {"index": number}, "always 0": {"index": 0}, "none": {}}[counted]
+        ids = {"id": f"id{number}"} if named else {}
+        text = json.dumps(arguments)
+        cut = len(text) if at_once else draw(st.integers(0, len(text)))
+        pieces.append([piece(name, text[:cut], **places, **ids)])
+        if cut < len(text):
+            again = name if draw(st.booleans()) else None
+            pieces.append([piece(again, text[cut:], **places, **(ids if draw(st.booleans()) else {}))])
+    if at_once and draw(st.booleans()):
+        pieces = [[call for each in pieces for call in each]]
+    return pieces, wanted
+
+
+@given(streamed_calls())
+def test_calls_come_back_however_a_server_cuts_and_counts_them(
+    made: tuple[list[list[dict[str, Any]]], list[tuple[str, dict[str, Any]]]],
+) -> None:
+    pieces, wanted = made
+    reply = Reply()
+    for calls in pieces:
+        reply.read_chunk(ChatCompletionChunk.construct(choices=[delta(tool_calls=calls)]))
+    read = reply.generation().tool_calls or ()
+    assert [(call.name, call.arguments) for call in read] == wanted
+    assert len({call.id for call in read}) == len(read)
