@@ -141,7 +141,8 @@ class JudgeClient:
         except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as caught:
             fault = self._client.read_fault(caught, f"the judge {model}")
             words = f"{fault.reason} {fault.code or ''} {getattr(caught, 'param', None) or ''}".lower()
-            if fault.kind == "refused" and any(mark in words for mark in _REFUSALS):
+            # Some gateways refuse content with 403.
+            if fault.kind in ("refused", "key_refused") and any(mark in words for mark in _REFUSALS):
                 raise BrokenReply(f"the server refused to judge ({fault.reason})") from None
             if fault.kind in ("key_refused", "not_found"):
                 raise ConfigError(fault.message) from None
