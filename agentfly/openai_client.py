@@ -116,27 +116,14 @@ def read_fault(
     """
     import openai
 
-    status: int | None = None
     code: str | None = None
-    retry_after: float | None = None
     cause: BaseException = fault
-    kind: FaultKind = "other"
-    if isinstance(fault, TimeoutError | openai.APITimeoutError):
-        kind = "timeout"
-    elif isinstance(fault, openai.APIConnectionError):
-        kind, cause = "unreachable", fault.__cause__ or fault
-    elif isinstance(fault, (openai.APIResponseValidationError, *BROKEN_JSON)):
-        kind = "no_json"
-    elif isinstance(fault, openai.APIError):
+    if isinstance(fault, openai.APIError):
         # A server may send a number as its code.
         code = None if fault.code is None else str(fault.code)
-        if isinstance(fault, openai.APIStatusError):
-            status, retry_after = fault.status_code, read_retry_after(fault.response.headers)
-        else:
-            status, retry_after = status_of(fault.body), _retry_after_in(fault.body)
-        if status is not None:
-            kind = _KINDS.get(status, "server_error" if status >= 500 else "refused")
-        kind = "no_quota" if code == "insufficient_quota" else kind
+    kind, status, retry_after = _kind_of(fault)
+    if kind == "unreachable":
+        cause = fault.__cause__ or fault
     key = secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""
     reason = str(cause).strip() or type(cause).__name__
     # The SDK leaves out what a server says in another place than OpenAI does.
@@ -149,6 +136,31 @@ def read_fault(
     limit = "in time" if timeout is None else f"within {timeout:g} s"
     message = _MESSAGES[kind].format(who=who, reason=reason, status=status, limit=limit)
     return ApiFault(kind, message, reason, status, code, retry_after)
+
+
+def _kind_of(fault: Exception) -> tuple[FaultKind, int | None, float | None]:
+    """Return the kind of a failure, the HTTP status, and the seconds to wait that the server asks for."""
+    import openai
+
+    if isinstance(fault, TimeoutError | openai.APITimeoutError):
+        return "timeout", None, None
+    if isinstance(fault, openai.APIConnectionError):
+        return "unreachable", None, None
+    if isinstance(fault, (openai.APIResponseValidationError, *BROKEN_JSON)):
+        return "no_json", None, None
+    if not isinstance(fault, openai.APIError):
+        return "other", None, None
+    status: int | None
+    if isinstance(fault, openai.APIStatusError):
+        status, retry_after = fault.status_code, read_retry_after(fault.response.headers)
+    else:
+        # An error in an answer of status 200, or in a stream.
+        status, retry_after = status_of(fault.body), _retry_after_in(fault.body)
+    if str(fault.code) == "insufficient_quota":
+        return "no_quota", status, retry_after
+    if status is None:
+        return "other", None, retry_after
+    return _KINDS.get(status, "server_error" if status >= 500 else "refused"), status, retry_after
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -105,11 +105,14 @@ class Reply:
         text = ""
         self.usage = chunk.usage or self.usage
         for choice in (chunk.choices or ())[:1]:
-            # The last piece of some servers has no delta, or null.
-            if choice.delta is not None:
-                text = self._text(choice.delta, choice.finish_reason)
-                if choice.delta.tool_calls:
-                    self._add_fragments(_entries(choice.delta.tool_calls))
+            # The last piece of some servers has none.
+            delta: ChoiceDelta | None = getattr(choice, "delta", None)
+            if delta is None:
+                text = self._joined("", "", over=False, finish=choice.finish_reason)
+            else:
+                text = self._text(delta, choice.finish_reason)
+                if delta.tool_calls:
+                    self._add_fragments(_entries(delta.tool_calls))
             if choice.finish_reason:
                 self.finish = _finish(choice) or self.finish
             self._add_tokens(chunk, choice)
@@ -147,12 +150,17 @@ class Reply:
         content = content or message.refusal or ""
         if more := message.model_extra:
             thought = "".join(split_content(more.get("reasoning_content") or more.get("reasoning"))) or thought
+        return self._joined(thought, content, over=bool(message.tool_calls), finish=finish)
+
+    def _joined(self, thought: str, content: str, *, over: bool, finish: str | None) -> str:
+        """Return content with the thought before it. `over` says that no more of the thought can come."""
         text = ""
         if thought:
             text = thought if self.thinking else f"<think>{thought}"
             self.thinking = True
         # A thought that was cut off stays open, as it does in the text of a server without a parser.
-        if self.thinking and (content or message.tool_calls or finish not in (None, "length")):
+        ended = finish is not None and _FINISH.get(str(finish).lower()) != "length"
+        if self.thinking and (content or over or ended):
             self.thinking = False
             return f"{text}</think>{content}"
         return text + content

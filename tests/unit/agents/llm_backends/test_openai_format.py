@@ -24,6 +24,18 @@ def call(arguments: Any, name: str | None = "look", **fields: Any) -> dict[str, 
     return {"id": "a", "type": "function", "function": {"name": name, "arguments": arguments}, **fields}
 
 
+async def test_a_thought_is_closed_by_the_end_of_the_turn_and_left_open_by_its_limit(server: ChatServer) -> None:
+    thought = delta(reasoning_content="hm")
+    for last, text in (
+        ({"index": 0, "delta": None, "finish_reason": "stop"}, "<think>hm</think>"),
+        ({"index": 0, "delta": None, "finish_reason": "length"}, "<think>hm"),
+        (delta(finish="MAX_TOKENS"), "<think>hm"),
+    ):
+        server.say(stream(thought, last))
+        turn, deltas = await heard(client(server), request())
+        assert turn.text == "".join(deltas) == text
+
+
 NOTHING: tuple[Any, ...] = ("", " ", None, "null", '"null"', '""', "None", "undefined", "[]", [], {}, "{}")
 ODD_ARGUMENTS: list[tuple[Any, dict[str, Any]]] = [
     ('{"x": 1}', {"x": 1}),
