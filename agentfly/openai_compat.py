@@ -156,7 +156,7 @@ def status_of(body: object) -> int | None:
         return None
     for key in _STATUS_KEYS:
         value = body.get(key)
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        number = int(value) if isinstance(value, str) and re.fullmatch("[45][0-9][0-9]", value) else value
         if isinstance(number, int) and 400 <= number <= 599:
             return number
     for key in (*_STATUS_KEYS, "type"):
@@ -264,8 +264,8 @@ def _refused_in(fault: openai.APIError, body: Mapping[str, object], *, extras: b
                 names |= named
             elif extras:
                 names |= named.intersection(_EXTRAS)
-    if refused and param in known:
-        names.add(str(param))
+    if refused and isinstance(param, str) and param in known:
+        names.add(param)
     return either, names
 
 

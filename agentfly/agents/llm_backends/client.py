@@ -229,7 +229,7 @@ class ClientBackend:
         """Return what `read` finds in an answer, whose JSON need not have the form of a completion."""
         try:
             return read(answer)
-        except (AttributeError, IndexError, TypeError, RecursionError):
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise self._faults.malformed() from None
 
     def _check_prompt(self, reply: Reply, request: GenerationRequest) -> None:

@@ -147,7 +147,8 @@ class Reply:
     def _text(self, message: ChatCompletionMessage | ChoiceDelta, finish: str | None) -> str:
         """Return the text of a message, or of a piece of one, with its thoughts."""
         thought, content = split_content(message.content)
-        content = content or message.refusal or ""
+        if not content and isinstance(message.refusal, str):
+            content = message.refusal
         if more := message.model_extra:
             thought = "".join(split_content(more.get("reasoning_content") or more.get("reasoning"))) or thought
         return self._joined(thought, content, over=bool(message.tool_calls), finish=finish)
@@ -224,8 +225,9 @@ class Reply:
         # vLLM's own fields, which the SDK keeps beside OpenAI's.
         self.prompt_ids = (answer.model_extra or {}).get("prompt_token_ids") or self.prompt_ids
         self.token_ids += (choice.model_extra or {}).get("token_ids") or ()
-        if choice.logprobs is not None:
-            self.logprobs += [entry.logprob for entry in choice.logprobs.content or ()]
+        told = getattr(choice.logprobs, "content", None)
+        if isinstance(told, list):
+            self.logprobs += [entry.logprob for entry in told if hasattr(entry, "logprob")]
 
 
 def _entries(calls: object) -> Sequence[Any]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from agentfly.agents.llm_backends import ClientBackend, ClientConfig
 from agentfly.agents.llm_backends.openai_format import Reply
+from agentfly.errors import BackendError
 from agentfly.messages import ToolCall
 from tests.unit.agents.conftest import ChatServer, changed, completion, delta, said, stream
 from tests.unit.agents.llm_backends.test_client import TOOL, client, heard, request
@@ -84,6 +90,16 @@ async def test_ids_of_native_calls_are_unique_within_a_message(server: ChatServe
     server.say(called(*({**call("{}"), "id": call_id} for call_id in ids)))
     turn = await client(server).generate(request(tools=[TOOL]))
     assert [made.id for made in turn.tool_calls or ()] == ["a", "a_2", "call_2", "call_2_2", "a_2_2", "a_3"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"logprobs": []}, {"logprobs": {"content": "x"}}, {"logprobs": {"content": [None]}}, {"logprobs": "none"}]
+)
+async def test_odd_fields_that_nobody_asked_for_do_not_spoil_an_answer(server: ChatServer, more: Any) -> None:
+    message = {"content": "ok", "refusal": {"none": True}, "tool_calls": {}, "reasoning": 3}
+    server.say(changed(choices=[{"index": 0, "message": message, "finish_reason": "stop", **more}]))
+    turn = await client(server).generate(request())
+    assert (turn.text, turn.tool_calls) == ("ok", None)
 
 
 def piece(name: str | None = None, arguments: Any = None, **fields: Any) -> dict[str, Any]:
@@ -267,3 +283,95 @@ def test_calls_come_back_however_a_server_cuts_and_counts_them(
     read = reply.generation().tool_calls or ()
     assert [(call.name, call.arguments) for call in read] == wanted
     assert len({call.id for call in read}) == len(read)
+
+
+odd = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 600) | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "x"]), inner),
+    max_leaves=6,
+)
+
+
+def or_odd(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(usual, usual, odd)
+
+
+some_call = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": or_odd(st.sampled_from(["a", ""])),
+        "index": or_odd(st.integers(0, 1)),
+        "type": or_odd(st.just("function")),
+        "function": or_odd(
+            st.fixed_dictionaries({}, optional={"name": or_odd(st.just("look")), "arguments": or_odd(st.just("{}"))})
+        ),
+    },
+)
+some_message = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": or_odd(st.text(max_size=5)),
+        "reasoning_content": odd,
+        "refusal": odd,
+        "tool_calls": or_odd(st.lists(or_odd(some_call), max_size=3)),
+    },
+)
+some_choice = st.fixed_dictionaries(
+    {},
+    optional={
+        "message": or_odd(some_message),
+        "delta": or_odd(some_message),
+        "finish_reason": or_odd(st.sampled_from(["stop", "error", "length"])),
+        "error": odd,
+        "logprobs": odd,
+    },
+)
+some_answer = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": or_odd(st.lists(or_odd(some_choice), max_size=2)),
+        "usage": or_odd(st.fixed_dictionaries({}, optional={"prompt_tokens": odd, "completion_tokens": odd})),
+        "error": odd,
+        "object": or_odd(st.just("error")),
+        "code": odd,
+    },
+)
+
+
+class Scripted(ClientBackend):
+    """The client with a server that is in this process."""
+
+    def __init__(self, answers: list[dict[str, Any]]) -> None:
+        super().__init__("m", ClientConfig(base_url="http://h/v1", max_retries=0))
+        self.answers = answers
+
+    def _connect(self) -> Any:
+        return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=self._create)))
+
+    async def _create(self, **body: Any) -> Any:
+        return self._stream() if body.get("stream") else ChatCompletion.construct(**self.answers[0])
+
+    @asynccontextmanager
+    async def _stream(self) -> AsyncIterator[Any]:
+        async def pieces() -> AsyncIterator[Any]:
+            for piece in self.answers:
+                yield ChatCompletionChunk.construct(**piece)
+
+        yield pieces()
+
+
+@given(st.lists(some_answer, min_size=1, max_size=4), st.booleans())
+def test_no_json_of_a_server_is_too_odd_for_a_turn_or_a_failed_request(
+    answers: list[dict[str, Any]], streamed: bool
+) -> None:
+    async def ask() -> None:
+        backend = Scripted(answers)
+        turn = await (heard(backend, request(tools=[TOOL])) if streamed else backend.generate(request(tools=[TOOL])))
+        turn = turn[0] if isinstance(turn, tuple) else turn
+        assert isinstance(turn.text, str)
+        assert turn.prompt_tokens + turn.completion_tokens >= 0
+        ids = [call.id for call in turn.tool_calls or ()]
+        assert len(set(ids)) == len(ids)
+
+    with suppress(BackendError):
+        asyncio.run(ask())
