@@ -48,13 +48,13 @@ def conversations(messages: object) -> list[OneConversation]:
         conversation: OneConversation = {**(entry if isinstance(entry, Mapping) else {}), "messages": list(given)}
         if not conversation["messages"]:
             raise ConfigError("a conversation needs a message")
-        conversation = _place_images(conversation)
+        conversation = place_images(conversation)
         read_messages(conversation, lambda _: "")
         found.append(conversation)
     return found
 
 
-def _place_images(conversation: OneConversation) -> OneConversation:
+def place_images(conversation: OneConversation) -> OneConversation:
     """Return a conversation with the images beside its messages in their places.
 
     The places are image parts without an image or, where there are none, the placeholders in the texts.
