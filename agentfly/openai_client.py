@@ -81,10 +81,11 @@ class ApiFault:
 
     Attributes:
         kind: of the failure. "server_error" includes HTTP 408; "refused" is any other status below 500; "other" is a
-            failure without a status, such as an error event in a stream.
+            failure without a status.
         message: a sentence that names the endpoint and says what to do.
         reason: the server's or the network's own words in one line.
-        status: HTTP status; None where no answer came.
+        status: HTTP status, or the one that is named by an error in an answer of status 200 or in a stream; None where
+            there is neither.
         code: the server's own name for the error, e.g. "content_policy_violation".
         retry_after: seconds that the server asks to wait before the next request; None where it does not say.
     """

@@ -250,9 +250,10 @@ async def _read_unstreamed(stream: AsyncStream[ChatCompletionChunk]) -> ChatComp
     from openai.types.chat import ChatCompletion
 
     try:
-        fields = json.loads(await response.aread())
-    except BROKEN_JSON:
-        raise
+        body = (await response.aread()).lstrip()
     except Exception as fault:  # the errors of the SDK's transport, which it translates only where it reads itself
         raise openai.APIConnectionError(request=response.request) from fault
+    if not body.startswith((b"{", b"[")):
+        return None  # a stream under the wrong name, which can be read all the same
+    fields = json.loads(body)
     return ChatCompletion.construct(**(fields if isinstance(fields, dict) else {"choices": fields}))

@@ -84,6 +84,19 @@ async def test_a_failed_server_is_a_failed_chain(server: ChatServer) -> None:
     assert trajectory.turns == []
 
 
+async def test_a_stream_under_the_name_of_json_is_read(server: ChatServer) -> None:
+    events = stream(delta(content="one "), delta(content="two", finish="stop"))
+
+    def misnamed(body: dict[str, Any]) -> Response:
+        reply = events(body)
+        reply.headers["content-type"] = "application/json"
+        return reply
+
+    server.say(misnamed)
+    turn, deltas = await heard(client(server), request())
+    assert (turn.text, deltas) == ("one two", ["one ", "two"])
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
