@@ -113,7 +113,7 @@ def check_answer(answer: object) -> None:
         openai.APIError: with the error as its body, in which `read_fault` finds the status.
     """
     choices = getattr(answer, "choices", None)
-    if choices and type(choices) is list and not _extra(answer) and not _extra(choices[0]):
+    if type(choices) is list and choices and not getattr(answer, "model_extra", None) and not _extra(choices[0]):
         return  # nearly every answer, and every piece of a stream
     error = _error_in(answer)
     if error is None:

@@ -106,8 +106,8 @@ class Reply:
         self.usage = chunk.usage or self.usage
         for choice in (chunk.choices or ())[:1]:
             # The last piece of some servers has none.
-            delta: ChoiceDelta | None = getattr(choice, "delta", None)
-            if delta is None:
+            delta: ChoiceDelta | None = choice.delta
+            if not delta:
                 text = self._joined("", "", over=False, finish=choice.finish_reason)
             else:
                 text = self._text(delta, choice.finish_reason)
@@ -146,7 +146,10 @@ class Reply:
 
     def _text(self, message: ChatCompletionMessage | ChoiceDelta, finish: str | None) -> str:
         """Return the text of a message, or of a piece of one, with its thoughts."""
-        thought, content = split_content(message.content)
+        given: object = message.content
+        if given and isinstance(given, str) and not self.thinking and not message.model_extra:
+            return given  # nearly every piece of a stream
+        thought, content = split_content(given)
         if not content and isinstance(message.refusal, str):
             content = message.refusal
         if more := message.model_extra:
@@ -187,12 +190,12 @@ class Reply:
 
     def _goes_on(self, entry: Any, index: object) -> bool:
         """Add the ordinary next piece of the last call: arguments and no name. Return False for anything else."""
-        function, last = entry.function, self.calls[-1] if self.calls else None
-        if last is None or function is None or entry.id or last.index != index or function.name:
+        function = entry.function
+        if function is None or entry.id or function.name or not isinstance(function.arguments, str):
             return False
-        if not isinstance(function.arguments, str):
+        if not self.calls or self.calls[-1].index != index:
             return False
-        last.arguments += function.arguments
+        self.calls[-1].arguments += function.arguments
         return True
 
     def _continued(self, new: _Call, *, counted: bool) -> _Call | None:
