@@ -15,6 +15,8 @@ from agentfly.errors import ConfigError
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+# Servers in Python, in JavaScript and in PHP write these for a call without arguments.
+_NO_ARGUMENTS = ("", "null", "None", "undefined", "[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +156,29 @@ def without_thoughts(text: str) -> str:
     return "" if answer.startswith("<think>") else answer
 
 
+def unwrap_arguments(text: str) -> str:
+    """Return the arguments of a call as a JSON text of their own: nothing, null and [] are no arguments.
+
+    Some servers send a JSON text of a JSON text, which is unwrapped once. Anything else is returned as it is.
+    """
+    inner = text.strip()
+    if inner.startswith('"'):
+        try:
+            value = json.loads(inner)
+        except ValueError:
+            return text
+        inner = value.strip()
+    return "{}" if inner in _NO_ARGUMENTS else inner
+
+
 def check_role(role: object) -> Role:
-    """Return a role if it is valid.
+    """Return a role if it is valid; `developer`, OpenAI's newer name for it, is `system`.
 
     Raises:
         ConfigError: it is not; the message lists the valid ones.
     """
+    if role == "developer":
+        return "system"
     for valid in ROLES:
         if role == valid:
             return valid
@@ -180,14 +199,19 @@ def from_openai(message: object, store_image: Callable[[Any], str]) -> Message:
     """
     if not isinstance(message, Mapping) or "role" not in message:
         raise ConfigError(f"a message is a mapping with 'role' and 'content', got {type(message).__name__}")
-    content = message.get("content")
+    content = plain_list(message.get("content"))
     if content is None or isinstance(content, str):
         content = (content,) if content else ()
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise ConfigError(f"message content is a string or a list of parts, got {type(content).__name__}")
     parts = tuple(_read_part(part, store_image) for part in content)
-    calls = tuple(_read_calls(message.get("tool_calls") or ()))
+    calls = tuple(_read_calls(plain_list(message.get("tool_calls")) or ()))
     return Message(check_role(message["role"]), parts, calls, message.get("tool_call_id"))
+
+
+def plain_list(value: Any) -> Any:
+    """Return an array, which is what rows of parquet have for a list, as a list; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _read_part(part: object, store_image: Callable[[Any], str]) -> Part:
@@ -212,17 +236,23 @@ def _read_part(part: object, store_image: Callable[[Any], str]) -> Part:
     raise ConfigError(f"unknown content part type {kind!r}; use 'text', 'image' or 'image_url'")
 
 
-def _read_calls(calls: Sequence[Mapping[str, Any]]) -> Iterator[ToolCall]:
+def _read_calls(calls: Any) -> Iterator[ToolCall]:
+    if not isinstance(calls, Sequence) or isinstance(calls, str | bytes):
+        raise ConfigError(f"'tool_calls' is a list of calls, got {type(calls).__name__}")
     for index, call in enumerate(calls):
-        function = call.get("function", call)
-        if "name" not in function:
+        # Rows of a data set may have a `function` of None beside the name.
+        function = (call.get("function") or call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or function.get("name") is None:
             raise ConfigError("a tool call needs the 'name' of its function")
-        arguments, error = function.get("arguments") or {}, None
+        arguments, error = function.get("arguments"), None
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
+                arguments = json.loads(unwrap_arguments(arguments))
             except (ValueError, RecursionError) as fault:
                 arguments, error = {}, f"arguments are not valid JSON: {fault}"
+        arguments = plain_list(arguments)
+        if arguments is None or arguments == []:
+            arguments = {}
         if not isinstance(arguments, Mapping):
             error = f"arguments are a JSON object of names and values, not {type(arguments).__name__}"
             arguments = {}

@@ -6,25 +6,28 @@ engines, `BackendError` for chat backends, `EvaluatorError` for the judge.
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
 from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, ToolError, short_paths, unknown_name
+from agentfly.openai_compat import Fallbacks, check_answer, status_of, words_of
 from agentfly.settings import Settings
 
 if TYPE_CHECKING:
     import openai
+    from openai.types.chat import ChatCompletion
 
 FaultKind = Literal[
     "timeout",
@@ -39,7 +42,11 @@ FaultKind = Literal[
     "other",
 ]
 
+# The SDK lets these through where a body is no JSON, is no text, or is nested without end.
+BROKEN_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+
 _LIST_SECONDS = 5.0
+_RETRY_SECONDS, _LONGEST_RETRY = 0.5, 30.0
 _MOST_LISTED, _LONGEST_NAME = 20, 200  # names that a message shows, and characters of a name
 _LONGEST_REASON = 500  # characters
 # A shorter one ("x") protects nothing, and is part of every second word of a message.
@@ -48,6 +55,7 @@ _WANTS_KEY = "api.openai.com"
 _RETRYABLE: frozenset[FaultKind] = frozenset(("timeout", "unreachable", "rate_limit", "server_error", "other"))
 _KINDS: Mapping[int, FaultKind] = {
     401: "key_refused",
+    402: "no_quota",
     403: "key_refused",
     404: "not_found",
     408: "server_error",
@@ -73,10 +81,11 @@ class ApiFault:
 
     Attributes:
         kind: of the failure. "server_error" includes HTTP 408; "refused" is any other status below 500; "other" is a
-            failure without a status, such as an error event in a stream.
+            failure without a status.
         message: a sentence that names the endpoint and says what to do.
         reason: the server's or the network's own words in one line.
-        status: HTTP status; None where no answer came.
+        status: HTTP status, or the one that is named by an error in an answer of status 200 or in a stream; None where
+            there is neither.
         code: the server's own name for the error, e.g. "content_policy_violation".
         retry_after: seconds that the server asks to wait before the next request; None where it does not say.
     """
@@ -101,38 +110,58 @@ def read_fault(
 
     Args:
         fault: an `openai.OpenAIError`, or what the SDK lets through: `TimeoutError` of a caller's own time limit, and
-            `json.JSONDecodeError` of a body that is no JSON.
+            one of `BROKEN_JSON`.
         who: subject of the message, such as "the judge m" or an address.
         timeout: seconds that the request had, for the message.
         secret: the key, which is replaced by asterisks wherever a text repeats it.
     """
     import openai
 
-    status: int | None = None
     code: str | None = None
-    retry_after: float | None = None
     cause: BaseException = fault
-    kind: FaultKind = "other"
-    if isinstance(fault, TimeoutError | openai.APITimeoutError):
-        kind = "timeout"
-    elif isinstance(fault, openai.APIConnectionError):
-        kind, cause = "unreachable", fault.__cause__ or fault
-    elif isinstance(fault, openai.APIResponseValidationError | json.JSONDecodeError):
-        kind = "no_json"
-    elif isinstance(fault, openai.APIStatusError):
+    if isinstance(fault, openai.APIError):
         # A server may send a number as its code.
-        status, code = fault.status_code, None if fault.code is None else str(fault.code)
-        kind = _KINDS.get(status, "server_error" if status >= 500 else "refused")
-        kind = "no_quota" if code == "insufficient_quota" else kind
-        retry_after = read_retry_after(fault.response.headers)
+        code = None if fault.code is None else str(fault.code)
+    kind, status, retry_after = _kind_of(fault)
+    if kind == "unreachable":
+        cause = fault.__cause__ or fault
     key = secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""
     reason = str(cause).strip() or type(cause).__name__
+    # The SDK leaves out what a server says in another place than OpenAI does.
+    said = words_of(cause.body) if isinstance(cause, openai.APIError) else ()
+    if more := [text for text in dict.fromkeys(said) if text not in reason]:
+        reason = f"{reason} - {'; '.join(more)}"
     if len(key) >= _SHORTEST_SECRET:
         reason = reason.replace(key, "***")
     reason = " ".join(short_paths(reason).split())[:_LONGEST_REASON]
     limit = "in time" if timeout is None else f"within {timeout:g} s"
     message = _MESSAGES[kind].format(who=who, reason=reason, status=status, limit=limit)
     return ApiFault(kind, message, reason, status, code, retry_after)
+
+
+def _kind_of(fault: Exception) -> tuple[FaultKind, int | None, float | None]:
+    """Return the kind of a failure, the HTTP status, and the seconds to wait that the server asks for."""
+    import openai
+
+    if isinstance(fault, TimeoutError | openai.APITimeoutError):
+        return "timeout", None, None
+    if isinstance(fault, openai.APIConnectionError):
+        return "unreachable", None, None
+    if isinstance(fault, (openai.APIResponseValidationError, *BROKEN_JSON)):
+        return "no_json", None, None
+    if not isinstance(fault, openai.APIError):
+        return "other", None, None
+    status: int | None
+    if isinstance(fault, openai.APIStatusError):
+        status, retry_after = fault.status_code, read_retry_after(fault.response.headers)
+    else:
+        # An error in an answer of status 200, or in a stream.
+        status, retry_after = status_of(fault.body), _retry_after_in(fault.body)
+    if str(fault.code) == "insufficient_quota":
+        return "no_quota", status, retry_after
+    if status is None:
+        return "other", None, retry_after
+    return _KINDS.get(status, "server_error" if status >= 500 else "refused"), status, retry_after
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -145,6 +174,15 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         date = email.utils.parsedate_tz(value)
         return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+
+
+def _retry_after_in(body: object) -> float | None:
+    """Return the seconds to wait that a gateway names in the body of an error, where there are no headers."""
+    metadata = body.get("metadata") if isinstance(body, Mapping) else None
+    headers = metadata.get("headers") if isinstance(metadata, Mapping) else None
+    if not isinstance(headers, Mapping):
+        return None
+    return read_retry_after({str(name).lower(): str(value) for name, value in headers.items()})
 
 
 def tool_error(fault: ApiFault) -> ConfigError | ToolError:
@@ -197,6 +235,7 @@ class SdkClient:
     def __init__(self, endpoint: Endpoint, client: openai.AsyncOpenAI | None = None) -> None:
         self._endpoint = endpoint
         self._given = client
+        self._fallbacks: dict[str, Fallbacks] = {}
         self._own = LoopLocal(self._make)
 
     def get(self) -> openai.AsyncOpenAI:
@@ -225,8 +264,43 @@ class SdkClient:
 
         try:
             yield
-        except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
+        except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as fault:
             raise error(self.read_fault(fault, who)) from None
+
+    async def complete(self, body: Mapping[str, object], timeout: float | None = None) -> ChatCompletion:
+        """Return the answer of a chat endpoint. What it refuses is left out or renamed from then on; see `Fallbacks`.
+
+        An error in an answer of status 200 is treated like an error with a status of its own.
+
+        Args:
+            body: the request; `model` names the model.
+            timeout: seconds for a single request; None leaves it to the client.
+
+        Raises:
+            openai.OpenAIError: the request failed.
+            TimeoutError: there was no answer in time.
+        """
+        import openai
+
+        client, model = self.get(), str(body["model"])
+        create = cast("Callable[..., Awaitable[ChatCompletion]]", client.chat.completions.create)
+        fallbacks = self._fallbacks.setdefault(model, Fallbacks(model))
+        left = client.max_retries
+        while True:
+            sent = fallbacks.adapt(body)
+            try:
+                answer = await asyncio.wait_for(create(**sent), timeout)
+                check_answer(answer)
+                return answer
+            except openai.APIError as caught:
+                fault = self.read_fault(caught, model)
+                if fallbacks.learn(caught, sent, fault.reason):
+                    continue
+                # The SDK has tried again already, unless the status was 200.
+                if isinstance(caught, openai.APIStatusError | openai.APIConnectionError) or not left * fault.retryable:
+                    raise
+            left -= 1
+            await asyncio.sleep(min(fault.retry_after or _RETRY_SECONDS, _LONGEST_RETRY))
 
     async def check_model(self, model: str, who: str) -> None:
         """Look for a model on the endpoint's list, which costs nothing.
@@ -254,7 +328,7 @@ class SdkClient:
         answer: object = None
         try:
             answer = await client.get("/models", cast_to=object)
-        except (openai.OpenAIError, json.JSONDecodeError) as caught:
+        except (openai.OpenAIError, *BROKEN_JSON) as caught:
             fault = read_fault(caught, who, timeout=_LIST_SECONDS, secret=self._endpoint.secret)
             if fault.kind == "key_refused":
                 key = self._endpoint.api_key_env

@@ -6,17 +6,20 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from agentfly.errors import ConfigError
 from agentfly.images import ImageView, handle_of
-from agentfly.messages import ImagePart, Message, TextPart, from_openai
+from agentfly.messages import ImagePart, Message, TextPart, from_openai, plain_list
 
 OneConversation = Mapping[str, Any]  # `messages`, and metadata under any other key
 Conversation = OneConversation | Sequence[OneConversation]
+
+PLACEHOLDER = "<image>"
+"""Stands in a text for an image that is given in `images` beside the messages, as many data sets have it."""
 
 _FORMS = "messages is a conversation or a non-empty list of conversations"
 
@@ -25,7 +28,8 @@ def conversations(messages: object) -> list[OneConversation]:
     """Return one or many conversations, in any of the accepted forms, as mappings with `messages`.
 
     Raises:
-        ConfigError: not a conversation, an unknown role or an unknown kind of content. Images are not loaded yet.
+        ConfigError: not a conversation, an unknown role, an unknown kind of content, or images and placeholders that do
+            not go together. Images are not loaded yet.
     """
     if isinstance(messages, Mapping):
         messages = [messages]
@@ -41,12 +45,101 @@ def conversations(messages: object) -> list[OneConversation]:
         given = entry.get("messages") if isinstance(entry, Mapping) else entry
         if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
             raise ConfigError("a conversation is a list of messages, or a mapping with 'messages'")
-        conversation = {**(entry if isinstance(entry, Mapping) else {}), "messages": list(given)}
+        conversation: OneConversation = {**(entry if isinstance(entry, Mapping) else {}), "messages": list(given)}
         if not conversation["messages"]:
             raise ConfigError("a conversation needs a message")
+        conversation = place_images(conversation)
         read_messages(conversation, lambda _: "")
         found.append(conversation)
     return found
+
+
+def place_images(conversation: OneConversation) -> OneConversation:
+    """Return a conversation with the images beside its messages in their places.
+
+    The places are image parts without an image or, where there are none, the placeholders in the texts.
+
+    Raises:
+        ConfigError: the numbers of images and places differ, or a user's text has a placeholder and there is no image.
+    """
+    if conversation.get("images") is None and not any(_has_placeholder(m) for m in conversation["messages"]):
+        return conversation
+    images = plain_list(conversation.get("images"))
+    images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    messages = [dict(m) if isinstance(m, Mapping) else m for m in conversation["messages"]]
+    parts = [(message, part) for message in messages for part in _parts(message)]
+    bare = sum(_is_bare(part) for _, part in parts)
+    shown = any(_shows_image(part) for _, part in parts) or any(isinstance(m, Message) and m.images for m in messages)
+    if shown and not bare:
+        return conversation
+    marks = [(message["role"], _text(part).count(PLACEHOLDER)) for message, part in parts if _may_hold_places(message)]
+    places = bare or sum(count for _, count in marks)
+    if not images:
+        if not bare and any(count for role, count in marks if role == "user"):
+            raise ConfigError(
+                f"a text has {PLACEHOLDER} and there is no image: give it in 'images' beside 'messages', or as a part "
+                "of type 'image' in place of the word"
+            )
+        return conversation
+    if places != len(images):
+        raise ConfigError(
+            f"{len(images)} images beside the messages, and {places} places for them: write {PLACEHOLDER} in the text "
+            "where each belongs"
+        )
+    left = iter(images)
+    for message in messages:
+        if bare or _may_hold_places(message):
+            message["content"] = [new for part in _parts(message) for new in _filled(part, left, bare=bool(bare))]
+    return {**{key: value for key, value in conversation.items() if key != "images"}, "messages": messages}
+
+
+def _has_placeholder(message: object) -> bool:
+    """Return True if a user's text holds a placeholder; a quick answer for conversations without images beside them."""
+    if not isinstance(message, Mapping) or message.get("role") != "user":
+        return False
+    content = message.get("content")
+    return PLACEHOLDER in content if isinstance(content, str) else any(PLACEHOLDER in _text(p) for p in _parts(message))
+
+
+def _parts(message: object) -> list[Any]:
+    """Return the parts of a message that is a mapping; a text is one part. Nothing is checked yet."""
+    content = plain_list(message.get("content")) if isinstance(message, Mapping) else None
+    return list(content) if isinstance(content, (list, tuple)) else [content] if isinstance(content, str) else []
+
+
+def _may_hold_places(message: object) -> bool:
+    # An assistant that says the word does not show an image, and a system message may talk about it.
+    return isinstance(message, Mapping) and message.get("role") in ("user", "tool") and bool(_parts(message))
+
+
+def _text(part: object) -> str:
+    text = part.get("text") if isinstance(part, Mapping) else part
+    return text if isinstance(text, str) else ""
+
+
+def _shows_image(part: object) -> bool:
+    return isinstance(part, Mapping) and (part.get("image") is not None or part.get("image_url") is not None)
+
+
+def _is_bare(part: object) -> bool:
+    is_image = isinstance(part, Mapping) and part.get("type") in ("image", "image_url", "input_image")
+    return is_image and not _shows_image(part)
+
+
+def _filled(part: object, images: Iterator[object], *, bare: bool) -> Iterator[object]:
+    """Yield a part with the next images in its places."""
+    if bare:
+        yield {"type": "image", "image": next(images)} if _is_bare(part) else part
+        return
+    text = _text(part)
+    if PLACEHOLDER not in text:
+        yield part
+        return
+    for number, words in enumerate(text.split(PLACEHOLDER)):
+        if number:
+            yield {"type": "image", "image": next(images)}
+        if words:
+            yield {"type": "text", "text": words}
 
 
 def read_messages(conversation: OneConversation, keep: Callable[[Any], str]) -> list[Message]:
@@ -100,6 +193,8 @@ def _canonical(value: object) -> object:
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
+    if (plain := plain_list(value)) is not value:
+        return _canonical(plain)
     if isinstance(value, Iterable):
         return [_canonical(item) for item in value]
     raise ConfigError(f"a message cannot hold {type(value).__name__}: use text, numbers or images")

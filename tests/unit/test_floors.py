@@ -17,7 +17,7 @@ PACKAGE = ROOT / "agentfly"
 FLOORS = (
     ("errors", "aio", "files", "settings", "model_source", "list_options"),
     ("messages", "images"),
-    ("openai_client", "templates"),
+    ("openai_client", "openai_compat", "templates"),
     ("vision", "datasets"),
     ("tools", "evaluators"),
     ("agents",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +75,45 @@ def test_calls_of_an_assistant_are_read_with_their_ids() -> None:
     assert message.tool_calls == (ToolCall("x", "edit", {"image_id": "img_1"}),)
 
 
+@pytest.mark.parametrize("arguments", [None, "", " ", "null", '"null"', "None", "[]", [], {}, np.array([])])
+def test_a_call_without_arguments_is_read_in_all_its_forms(arguments: Any) -> None:
+    calls = [{"function": {"name": "edit", "arguments": arguments}}]
+    message = from_openai({"role": "assistant", "content": "", "tool_calls": calls}, keep)
+    assert message.tool_calls == (ToolCall("call_0", "edit"),)
+
+
+def test_arguments_that_are_a_text_of_a_text_are_unwrapped_once() -> None:
+    once, twice = json.dumps('{"a": 1}'), json.dumps(json.dumps('{"a": 1}'))
+    calls = [{"function": {"name": "edit", "arguments": text}} for text in (once, twice)]
+    first, second = from_openai({"role": "assistant", "content": "", "tool_calls": calls}, keep).tool_calls
+    assert (first.arguments, first.error) == ({"a": 1}, None)
+    assert second.error is not None
+
+
+def test_a_call_may_stand_beside_an_empty_function() -> None:
+    calls = [{"id": "x", "function": None, "name": "edit", "arguments": {"a": 1}}]
+    message = from_openai({"role": "assistant", "content": None, "tool_calls": calls}, keep)
+    assert message.tool_calls == (ToolCall("x", "edit", {"a": 1}),)
+
+
+def test_the_role_developer_is_system() -> None:
+    assert from_openai({"role": "developer", "content": "x"}, keep) == text_message("system", "x")
+
+
+def test_rows_of_parquet_have_arrays_for_lists() -> None:
+    calls = [{"id": "x", "function": {"name": "edit", "arguments": "{}"}}]
+    row = {
+        "role": "assistant",
+        "content": np.array([{"type": "text", "text": "look"}, {"type": "image", "image": "a"}], dtype=object),
+        "tool_calls": np.array(calls, dtype=object),
+    }
+    message = from_openai(row, keep)
+    assert message.parts == (TextPart("look"), ImagePart("img_a"))
+    assert message.tool_calls == (ToolCall("x", "edit"),)
+    assert from_openai({**row, "tool_calls": np.array([])}, keep).tool_calls == ()
+    assert from_openai({"role": "user", "content": np.array("hi")}, keep) == text_message("user", "hi")
+
+
 @pytest.mark.parametrize("arguments", ['{"image_id": ', "[1, 2]", '"text"', [1]])
 def test_arguments_that_are_no_object_become_an_error_of_that_call(arguments: Any) -> None:
     calls = [{"function": {"name": "edit", "arguments": arguments}}]
@@ -97,6 +137,10 @@ def test_arguments_that_are_no_object_become_an_error_of_that_call(arguments: An
         ({"role": "user", "content": [{"type": "image"}]}, "'image_url'"),
         ({"role": "user", "content": [{"type": "text", "image": "x"}]}, "under 'text'"),
         ({"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}, "'name'"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"function": None}]}, "'name'"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": None}}]}, "'name'"),
+        ({"role": "assistant", "content": "", "tool_calls": ["edit"]}, "'name'"),
+        ({"role": "assistant", "content": "", "tool_calls": {"name": "edit"}}, "got dict"),
     ],
 )
 def test_what_is_no_message_is_refused_with_the_reason(message: Any, words: str) -> None:

@@ -24,7 +24,8 @@ from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_
 from agentfly.agents.llm_backends.token_exact import TokenExact
 from agentfly.aio import Clock, LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
-from agentfly.openai_client import Endpoint, SdkClient
+from agentfly.openai_client import BROKEN_JSON, Endpoint, SdkClient
+from agentfly.openai_compat import Fallbacks, check_answer
 from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 A = TypeVar("A")
 T = TypeVar("T")
-# Reasoning models refuse these instead of ignoring them.
-_OPTIONAL = ("temperature", "top_p", "seed")
 
 
 class ClientBackend:
@@ -88,7 +87,7 @@ class ClientBackend:
         )
         limit = self._config.max_requests_per_minute
         self._limiter = None if limit is None else LoopLocal(lambda: RateLimiter(limit, clock=clock, sleep=sleep))
-        self._refused: set[str] = set()
+        self._fallbacks = Fallbacks(model)
         self._tools_as_text = self._config.tools_as_text
 
     @property
@@ -124,27 +123,35 @@ class ClientBackend:
 
         while True:
             body, reply = self._body(request, urls), Reply()
+            if on_delta is not None:
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
+            body = self._fallbacks.adapt(body)
             try:
                 await self._send(body, request, reply, on_delta)
                 return reply
-            except openai.APIStatusError as fault:
-                if not self._leaves_out(fault, body):
-                    raise self._faults.of(fault) from None
-            except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as fault:
+            except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as fault:
                 error = self._faults.of(fault)
-                # The listener has heard part of this answer already.
-                raise BackendError(str(error), retryable=True) if reply.texts and on_delta else error from None
+                if reply.texts and on_delta:
+                    # The listener has heard part of this answer already.
+                    raise BackendError(str(error), retryable=True) from None
+                if not (isinstance(fault, openai.APIError) and self._leaves_out(fault, body, str(error))):
+                    raise error from None
 
     def _body(self, request: GenerationRequest, urls: Mapping[str, str]) -> dict[str, object]:
         config, sampling = self._config, request.sampling
+        extra = {**config.extra_body, **sampling.extra}
         body: dict[str, object] = {
             "model": self._model,
-            "max_completion_tokens": config.max_new_tokens or sampling.max_tokens,
             "temperature": sampling.temperature if config.temperature is None else config.temperature,
-            "top_p": sampling.top_p,
-            **({} if sampling.seed is None else {"seed": sampling.seed}),
         }
-        extra = {**config.extra_body, **sampling.extra}
+        # Some servers refuse a top_p of 1, or any beside a temperature. A vLLM server would take the default of its
+        # checkpoint without it, which is not the distribution that a token-exact rollout is trained on.
+        if sampling.top_p != 1 or self._exact is not None:
+            body["top_p"] = sampling.top_p
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if "max_tokens" not in extra:
+            body["max_completion_tokens"] = config.max_new_tokens or sampling.max_tokens
         native = bool(request.tools) and not self._tools_as_text
         if self._exact is not None:
             body["messages"] = self._exact.messages(request, urls)
@@ -157,19 +164,16 @@ class ClientBackend:
             body["tools"] = [dict(tool) for tool in request.tools]
         if extra:
             body["extra_body"] = extra
-        return {name: value for name, value in body.items() if name not in self._refused}
+        return body
 
-    def _leaves_out(self, fault: openai.APIStatusError, body: Mapping[str, object]) -> bool:
-        """Return True if the server refuses a field that can be left out, which is then left out from now on."""
-        parameter = fault.param
-        if parameter in _OPTIONAL and parameter in body and str(fault.code).startswith("unsupported"):
-            logger.warning("%s does not take %r; it is left out from now on", self._model, parameter)
-            self._refused.add(parameter)
+    def _leaves_out(self, fault: openai.APIError, body: Mapping[str, object], reason: str) -> bool:
+        """Return True if the server refuses a field that can be left out or renamed, as it then is from now on."""
+        if self._fallbacks.learn(fault, body, reason):
             return True
         extra = body.get("extra_body")
         forced = isinstance(extra, dict) and "tool_choice" in extra
         if "tools" in body and not forced and refuses_tools(fault):
-            logger.warning("%s; tools are described in the system message from now on", self._faults.of(fault))
+            logger.warning("%s; tools are described in the system message from now on", reason)
             self._tools_as_text = True
             return True
         return False
@@ -183,27 +187,49 @@ class ClientBackend:
             await self._limiter.get().acquire()
         if on_delta is None:
             whole = cast("Callable[..., Awaitable[ChatCompletion]]", create)
-            answer = await asyncio.wait_for(whole(**body), self._config.timeout)
-            self._read(reply.read_answer, answer)
+            self._read_whole(await asyncio.wait_for(whole(**body), self._config.timeout), reply)
             self._check_prompt(reply, request)
+        else:
+            streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
+            async with await streamed(**body) as stream:
+                await self._hear(stream, request, reply, on_delta)
+        if reply.finish is None and on_delta is not None:
+            problem = "the stream ended before the answer did"
+        elif reply.failed:
+            problem = f"the server broke off (finish_reason {reply.finish!r})"
+        else:
             return
-        streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
-        stream = await streamed(**body, stream=True, stream_options={"include_usage": True})
-        async with stream:
-            async for chunk in stream:
-                text = self._read(reply.read_chunk, chunk)
-                self._check_prompt(reply, request)
-                if text:
-                    await on_delta(text)
-        if reply.finish is None:
-            error = f"{self._config.base_url}: the stream ended before the answer did"
-            raise BackendError(error, retryable=True) if reply.texts else TransientError(error)
+        # The policy had no part in that. What a listener has heard is not said again.
+        error = f"{self._config.base_url}: {problem}"
+        raise BackendError(error, retryable=True) if reply.texts and on_delta else TransientError(error)
+
+    async def _hear(
+        self, stream: AsyncStream[ChatCompletionChunk], request: GenerationRequest, reply: Reply, on_delta: OnDelta
+    ) -> None:
+        """Read a stream into `reply` and pass its text on as it comes."""
+        whole = await _read_unstreamed(stream)
+        if whole is not None:
+            self._read_whole(whole, reply)
+            self._check_prompt(reply, request)
+            for text in reply.texts:
+                await on_delta(text)
+            return
+        async for chunk in stream:
+            check_answer(chunk)
+            text = self._read(reply.read_chunk, chunk)
+            self._check_prompt(reply, request)
+            if text:
+                await on_delta(text)
+
+    def _read_whole(self, answer: ChatCompletion, reply: Reply) -> None:
+        check_answer(answer)
+        self._read(reply.read_answer, answer)
 
     def _read(self, read: Callable[[A], T], answer: A) -> T:
         """Return what `read` finds in an answer, whose JSON need not have the form of a completion."""
         try:
             return read(answer)
-        except (AttributeError, IndexError, TypeError):
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise self._faults.malformed() from None
 
     def _check_prompt(self, reply: Reply, request: GenerationRequest) -> None:
@@ -213,3 +239,21 @@ class ClientBackend:
     def _connect(self) -> openai.AsyncOpenAI:
         """Return the SDK's client; backends with another way to the server override this."""
         return self._client.get()
+
+
+async def _read_unstreamed(stream: AsyncStream[ChatCompletionChunk]) -> ChatCompletion | None:
+    """Return the answer of a server that sends it whole although a stream was asked for, as many do with errors."""
+    response = getattr(stream, "response", None)
+    if response is None or "application/json" not in response.headers.get("content-type", ""):
+        return None
+    import openai
+    from openai.types.chat import ChatCompletion
+
+    try:
+        body = (await response.aread()).lstrip()
+    except Exception as fault:  # the errors of the SDK's transport, which it translates only where it reads itself
+        raise openai.APIConnectionError(request=response.request) from fault
+    if not body.startswith((b"{", b"[")):
+        return None  # a stream under the wrong name, which can be read all the same
+    fields = json.loads(body)
+    return ChatCompletion.construct(**(fields if isinstance(fields, dict) else {"choices": fields}))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from agentfly.agents.llm_backends.configs import ClientConfig
 from agentfly.errors import BackendError
 from agentfly.openai_client import read_fault
+from agentfly.openai_compat import status_of, words_of
 
 if TYPE_CHECKING:
     import openai
@@ -76,9 +77,11 @@ class Faults:
         return BackendError(f"{self._config.base_url} sent no chat completion; check that this address ends in /v1")
 
 
-def refuses_tools(fault: openai.APIStatusError) -> bool:
+def refuses_tools(fault: openai.APIError) -> bool:
     """Return True if a server says that it has no native tool calls."""
-    return fault.status_code in (400, 404, 422, 500, 501) and _NO_TOOLS.search(str(fault)) is not None
+    status = getattr(fault, "status_code", None) or status_of(fault.body)
+    said = "\n".join((str(fault), *words_of(fault.body)))
+    return status in (400, 404, 422, 500, 501) and _NO_TOOLS.search(said) is not None
 
 
 def backoff(attempt: int, fault: TransientError) -> float:

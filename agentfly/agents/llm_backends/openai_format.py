@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TYPE_CHECKING, Protocol, cast
+from itertools import count, groupby
+from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
 from agentfly.images import data_uri
-from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
+from agentfly.messages import ImagePart, Message, Part, TextPart, text_message, unwrap_arguments
+from agentfly.openai_compat import split_content
 from agentfly.tools.parsing import native_call
 
 if TYPE_CHECKING:
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion_chunk import ChoiceDelta
     from openai.types.completion_usage import CompletionUsage
 
-_FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "abort", "abort": "abort"}
+# Gateways say by these that they, or the server behind them, failed in the middle of the turn.
+_FAILED = ("error", "insufficient_system_resource")
+_FINISH: dict[str, FinishReason] = {
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
+    **dict.fromkeys((*_FAILED, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"),
+}
 _LONGEST_NAME = 80
 _TOOLS_TEXT = (
     "You can call tools. These are their JSON schemas, one a line:\n<tools>\n{schemas}\n</tools>\n\n"
@@ -31,24 +38,31 @@ _TOOLS_TEXT = (
 )
 
 
-class _Function(Protocol):
-    """Name and arguments of a call in the SDK's objects, whole or in fragments."""
+@dataclass
+class _Call:
+    """A native call, as far as its fragments have come.
+
+    Attributes:
+        index: its place in the turn as the server counts; several calls may have the same one.
+        id, name: empty until they come.
+        arguments: as JSON text.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
     @property
-    def name(self) -> str | None: ...
-
-    @property
-    def arguments(self) -> str | None: ...
-
-
-class _Call(Protocol):
-    """A tool call in the SDK's objects, or a fragment of one."""
-
-    @property
-    def id(self) -> str | None: ...
-
-    @property
-    def function(self) -> _Function | None: ...
+    def complete(self) -> bool:
+        """True when the arguments are a whole JSON object."""
+        if not self.arguments.rstrip().endswith("}"):
+            return False
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
 
 @dataclass
@@ -61,14 +75,14 @@ class Reply:
     Attributes:
         texts: pieces of the text.
         thinking: True while a thought has begun and not ended.
-        calls: native calls by their index.
+        calls: native calls, in the order in which they began.
         finish, usage: as the server gave them.
         prompt_ids, token_ids, logprobs: of a vLLM server that was asked for them; `prompt_checked` when compared.
     """
 
     texts: list[str] = field(default_factory=list)
     thinking: bool = False
-    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    calls: list[_Call] = field(default_factory=list)
     finish: str | None = None
     usage: CompletionUsage | None = None
     prompt_ids: list[int] | None = None
@@ -79,10 +93,11 @@ class Reply:
     def read_answer(self, answer: ChatCompletion) -> None:
         """Add a whole answer of the SDK."""
         choice = answer.choices[0]
-        self.texts.append(self._text(choice.message, choice.finish_reason))
-        for index, call in enumerate(cast("Sequence[_Call] | None", choice.message.tool_calls) or ()):
-            self._add_call(index, call)
-        self.finish, self.usage = choice.finish_reason, answer.usage
+        if text := self._text(choice.message, choice.finish_reason):
+            self.texts.append(text)
+        for index, call in enumerate(_entries(choice.message.tool_calls)):
+            self.calls.append(_fragment(call, index))
+        self.finish, self.usage = _finish(choice), answer.usage
         self._add_tokens(answer, choice)
 
     def read_chunk(self, chunk: ChatCompletionChunk) -> str:
@@ -90,57 +105,164 @@ class Reply:
         text = ""
         self.usage = chunk.usage or self.usage
         for choice in (chunk.choices or ())[:1]:
-            text = self._text(choice.delta, choice.finish_reason)
-            for fragment in choice.delta.tool_calls or ():
-                self._add_call(fragment.index or 0, fragment)
-            self.finish = choice.finish_reason or self.finish
+            # The last piece of some servers has none.
+            delta: ChoiceDelta | None = choice.delta
+            if not delta:
+                text = self._joined("", "", over=False, finish=choice.finish_reason)
+            else:
+                text = self._text(delta, choice.finish_reason)
+                if delta.tool_calls:
+                    self._add_fragments(_entries(delta.tool_calls))
+            if choice.finish_reason:
+                self.finish = _finish(choice) or self.finish
             self._add_tokens(chunk, choice)
         if text:
             self.texts.append(text)
         return text
 
+    @property
+    def failed(self) -> bool:
+        """True when the server says that it failed in the middle of the turn."""
+        return (self.finish or "").lower() in _FAILED
+
     def generation(self) -> Generation:
-        """Return the reply in the project's own form."""
-        calls = tuple(
-            native_call(call["id"] or f"call_{index}", call["name"], call["arguments"])
-            for index, call in sorted(self.calls.items())
-        )
+        """Return the reply in the project's own form. The ids of its calls are unique."""
+        used: set[str] = set()
+        calls = []
+        for number, call in enumerate(sorted(self.calls, key=lambda call: call.index)):
+            call_id = base = call.id or f"call_{number}"
+            copies = count(2)
+            while call_id in used:
+                call_id = f"{base}_{next(copies)}"
+            used.add(call_id)
+            calls.append(native_call(call_id, call.name, unwrap_arguments(call.arguments)))
         return Generation(
             text="".join(self.texts),
-            finish_reason=_FINISH.get(self.finish or "stop", "stop"),
-            tool_calls=calls or None,
-            prompt_tokens=self.usage.prompt_tokens if self.usage else 0,
-            completion_tokens=self.usage.completion_tokens if self.usage else 0,
+            finish_reason=_FINISH.get((self.finish or "stop").lower(), "stop"),
+            tool_calls=tuple(calls) or None,
+            prompt_tokens=_tokens(self.usage, "prompt_tokens"),
+            completion_tokens=_tokens(self.usage, "completion_tokens"),
         )
 
     def _text(self, message: ChatCompletionMessage | ChoiceDelta, finish: str | None) -> str:
         """Return the text of a message, or of a piece of one, with its thoughts."""
-        content = message.content or message.refusal or ""
-        more = message.model_extra or {}
-        thought = more.get("reasoning_content") or more.get("reasoning")
+        given: object = message.content
+        if given and isinstance(given, str) and not self.thinking and not message.model_extra:
+            return given  # nearly every piece of a stream
+        thought, content = split_content(given)
+        if not content and isinstance(message.refusal, str):
+            content = message.refusal
+        if more := message.model_extra:
+            thought = "".join(split_content(more.get("reasoning_content") or more.get("reasoning"))) or thought
+        return self._joined(thought, content, over=bool(message.tool_calls), finish=finish)
+
+    def _joined(self, thought: str, content: str, *, over: bool, finish: str | None) -> str:
+        """Return content with the thought before it. `over` says that no more of the thought can come."""
         text = ""
-        if isinstance(thought, str) and thought:
+        if thought:
             text = thought if self.thinking else f"<think>{thought}"
             self.thinking = True
         # A thought that was cut off stays open, as it does in the text of a server without a parser.
-        if self.thinking and (content or message.tool_calls or finish not in (None, "length")):
+        ended = finish is not None and _FINISH.get(str(finish).lower()) != "length"
+        if self.thinking and (content or over or ended):
             self.thinking = False
             return f"{text}</think>{content}"
         return text + content
 
-    def _add_call(self, index: int, call: _Call) -> None:
-        """Join one call, or one fragment of it, to the fragments before."""
-        known = self.calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
-        known["id"] = known["id"] or call.id or ""
-        known["name"] += (call.function and call.function.name) or ""
-        known["arguments"] += (call.function and call.function.arguments) or ""
+    def _add_fragments(self, entries: Sequence[Any]) -> None:
+        """Add the calls, and pieces of calls, of one piece of a stream. Each that has a name is another call."""
+        touched: list[_Call] = []
+        for entry in entries:
+            index = getattr(entry, "index", None)
+            if self._goes_on(entry, index):
+                continue
+            new = _fragment(entry, index if isinstance(index, int) else None)
+            call = self._continued(new, counted=isinstance(index, int))
+            if call is None or (new.name and any(call is other for other in touched)):
+                self.calls.append(new)
+                touched.append(new)
+                continue
+            touched.append(call)
+            call.id = call.id or new.id
+            # A name may come in pieces before the arguments, and some servers repeat it with each of them.
+            call.name += "" if new.name == call.name else new.name
+            call.arguments += new.arguments
+
+    def _goes_on(self, entry: Any, index: object) -> bool:
+        """Add the ordinary next piece of the last call: arguments and no name. Return False for anything else."""
+        function = entry.function
+        if function is None or entry.id or function.name or not isinstance(function.arguments, str):
+            return False
+        if not self.calls or self.calls[-1].index != index:
+            return False
+        self.calls[-1].arguments += function.arguments
+        return True
+
+    def _continued(self, new: _Call, *, counted: bool) -> _Call | None:
+        """Return the call that a fragment continues; None if the fragment begins a call.
+
+        Args:
+            new: the fragment; without an index of its own it has that of the last call.
+            counted: the fragment has an index.
+        """
+        last = self.calls[-1].index if self.calls else 0
+        if not counted:
+            new.index = last
+        place = [call for call in self.calls if call.index == new.index]
+        if not place:
+            return None
+        if new.id and (same := [call for call in place if call.id == new.id]):
+            place = same
+        call = place[-1]
+        if not new.name:
+            # Some servers send another id with each fragment. A call of its own would have a name.
+            return call
+        if new.id and call.id and new.id != call.id:
+            return None
+        if new.name == call.name:
+            return None if new.arguments.lstrip().startswith("{") and call.complete else call
+        # With an index the server says that this is one call; without it only a call without a name can go on.
+        return call if not call.arguments and (counted or not call.name) else None
 
     def _add_tokens(self, answer: ChatCompletion | ChatCompletionChunk, choice: Choice | ChunkChoice) -> None:
         # vLLM's own fields, which the SDK keeps beside OpenAI's.
         self.prompt_ids = (answer.model_extra or {}).get("prompt_token_ids") or self.prompt_ids
         self.token_ids += (choice.model_extra or {}).get("token_ids") or ()
-        if choice.logprobs is not None:
-            self.logprobs += [entry.logprob for entry in choice.logprobs.content or ()]
+        told = getattr(choice.logprobs, "content", None)
+        if isinstance(told, list):
+            self.logprobs += [entry.logprob for entry in told if hasattr(entry, "logprob")]
+
+
+def _entries(calls: object) -> Sequence[Any]:
+    """Return the entries of a `tool_calls`, which should be a list of objects or null."""
+    return [call for call in calls if hasattr(call, "function")] if isinstance(calls, list) else ()
+
+
+def _fragment(call: object, index: int | None) -> _Call:
+    """Return a call, or a fragment of one, of the SDK; arguments that are no text become JSON text."""
+    # A call that is not wrapped in `function` has its name and arguments beside the id.
+    function = getattr(call, "function", None) or call
+    call_id, name = getattr(call, "id", None), getattr(function, "name", None)
+    arguments = getattr(function, "arguments", None)
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return _Call(
+        index or 0,
+        call_id if isinstance(call_id, str) else "",
+        name if isinstance(name, str) else "",
+        arguments or "",
+    )
+
+
+def _finish(choice: Choice | ChunkChoice) -> str | None:
+    reason: object = choice.finish_reason
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _tokens(usage: object, name: str) -> int:
+    """Return a number of tokens of a usage, 0 where the server does not count."""
+    value = getattr(usage, name, None)
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0
 
 
 def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[Mapping[str, object]]:

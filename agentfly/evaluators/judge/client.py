@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from agentfly.aio import LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import ConfigError, EvaluatorError, ToolError
@@ -16,23 +14,14 @@ from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.replies import BrokenReply, Ratings, Token, expected_rating, read_reply
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
-from agentfly.openai_client import Endpoint, SdkClient
+from agentfly.openai_client import BROKEN_JSON, Endpoint, SdkClient
+from agentfly.openai_compat import split_content
 
 if TYPE_CHECKING:
     import openai
-    from openai.types.chat import ChatCompletionMessageParam
     from openai.types.chat.chat_completion import Choice
     from openai.types.completion_usage import CompletionUsage
 
-logger = logging.getLogger(__name__)
-
-# Fields that a server may not know, and the words by which it says so. Without them a request is as good, or nearly.
-_OPTIONAL = {
-    "response_format": ("response_format", "json_schema", "guided", "structured"),
-    "logprobs": ("logprobs",),
-    "temperature": ("temperature",),
-    "seed": ("seed",),
-}
 _REMINDER = "Your last reply was not usable: {reason}. Answer with the JSON object only."
 _LONGEST_REASON = 200  # characters
 _REFUSALS = ("content_filter", "content_policy", "moderation")
@@ -59,8 +48,6 @@ class JudgeClient:
         self._slots = LoopLocal(lambda: asyncio.Semaphore(settings.in_flight))
         per_minute = settings.requests_per_minute
         self._limiter = LoopLocal(lambda: RateLimiter(per_minute)) if per_minute is not None else None
-        # Fields that this server has refused; they are not sent to it again.
-        self._refused: set[str] = set()
 
     async def ask(
         self, content: Sequence[Mapping[str, object]], question: Question, number: int, usage: JudgeUsage
@@ -148,58 +135,40 @@ class JudgeClient:
         import openai
 
         model, timeout = self.settings.model, self.settings.timeout
-        messages = cast("list[ChatCompletionMessageParam]", [{"role": "user", "content": content}])
-        create = self._client.get().chat.completions.create
-        while True:
-            options = self._options(question, seed)
-            try:
-                return await asyncio.wait_for(create(model=model, messages=messages, **options), timeout)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
-                self._give_up_option(refusal, options)
-            except (TimeoutError, openai.OpenAIError, json.JSONDecodeError) as caught:
-                fault = self._client.read_fault(caught, f"the judge {model}")
-                if fault.kind in ("key_refused", "not_found"):
-                    raise ConfigError(fault.message) from None
-                if fault.kind == "timeout":
-                    raise PassingFault(f"no answer within {timeout:g} s") from None
-                if fault.kind == "no_json":
-                    raise PassingFault(f"the server's reply is no JSON ({fault.reason})") from None
-                if fault.retryable:
-                    raise PassingFault(f"{type(caught).__name__}: {fault.reason}", fault.retry_after or 0.0) from None
-                raise EvaluatorError(fault.message) from None
+        messages = [{"role": "user", "content": content}]
+        try:
+            return await self._client.complete({"messages": messages, **self._options(question, seed)}, timeout)
+        except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as caught:
+            fault = self._client.read_fault(caught, f"the judge {model}")
+            words = f"{fault.reason} {fault.code or ''} {getattr(caught, 'param', None) or ''}".lower()
+            # Some gateways refuse content with 403.
+            if fault.kind in ("refused", "key_refused") and any(mark in words for mark in _REFUSALS):
+                raise BrokenReply(f"the server refused to judge ({fault.reason})") from None
+            if fault.kind in ("key_refused", "not_found"):
+                raise ConfigError(fault.message) from None
+            if fault.kind == "timeout":
+                raise PassingFault(f"no answer within {timeout:g} s") from None
+            if fault.kind == "no_json":
+                raise PassingFault(f"the server's reply is no JSON ({fault.reason})") from None
+            if fault.retryable:
+                raise PassingFault(f"{type(caught).__name__}: {fault.reason}", fault.retry_after or 0.0) from None
+            raise EvaluatorError(fault.message) from None
 
-    def _options(self, question: Question, seed: int) -> dict[str, Any]:
+    def _options(self, question: Question, seed: int) -> dict[str, object]:
         settings = self.settings
-        wanted: dict[str, object] = {"response_format": question.schema()}
-        if settings.temperature is not None:
-            wanted["temperature"] = settings.temperature
-        if settings.seed is not None:
-            wanted["seed"] = settings.seed + seed
-        if settings.expected_score:
-            wanted["logprobs"] = True
-        kept = {name: value for name, value in wanted.items() if name not in self._refused}
-        if "logprobs" in kept:
-            kept["top_logprobs"] = settings.top_logprobs
         limit = "max_completion_tokens" if settings.base_url is None else "max_tokens"
-        return {**kept, limit: settings.max_tokens}
-
-    def _give_up_option(self, fault: openai.APIStatusError, options: Mapping[str, object]) -> None:
-        """Leave out the field that the server does not know.
-
-        Raises:
-            BrokenReply: the server's filter refuses the content.
-            EvaluatorError: the request is refused for another reason.
-        """
-        read = self._client.read_fault(fault, f"the judge {self.settings.model}")
-        words = f"{fault.message} {fault.code or ''} {fault.param or ''}".lower()
-        if any(mark in words for mark in _REFUSALS):
-            raise BrokenReply(f"the server refused to judge ({read.reason})") from None
-        for name, marks in _OPTIONAL.items():
-            if name in options and any(mark in words for mark in marks):
-                logger.warning("judge %s: the server refuses %s, going on without", self.settings.model, name)
-                self._refused.add(name)
-                return
-        raise EvaluatorError(read.message) from None
+        options: dict[str, object] = {
+            "model": settings.model,
+            "response_format": question.schema(),
+            limit: settings.max_tokens,
+        }
+        if settings.temperature is not None:
+            options["temperature"] = settings.temperature
+        if settings.seed is not None:
+            options["seed"] = settings.seed + seed
+        if settings.expected_score:
+            options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
+        return options
 
     def _read(self, reply: object, question: Question) -> Ratings:
         choices: Sequence[Choice] | None = getattr(reply, "choices", None)
@@ -210,7 +179,7 @@ class JudgeClient:
             raise BrokenReply("the judge refused to answer")
         if choice.finish_reason == "length":
             raise BrokenReply(f"the reply was cut off at {self.settings.max_tokens} tokens: raise max_tokens")
-        ratings = read_reply(choice.message.content or "", question)
+        ratings = read_reply(split_content(choice.message.content)[1], question)
         tokens: list[Token] = []
         if self.settings.expected_score:
             for entry in (choice.logprobs and choice.logprobs.content) or ():

@@ -18,13 +18,13 @@ from pydantic import Field
 from agentfly.errors import ToolError
 from agentfly.images import data_uri
 from agentfly.openai_client import Endpoint, SdkClient
+from agentfly.openai_compat import split_content
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import Candidate, normalise_prompt, to_detections
 
 if TYPE_CHECKING:
     import openai
-    from openai.types.chat import ChatCompletionContentPartParam
 
 _PATCH = 28
 _ASK = (
@@ -117,18 +117,19 @@ class VlmDetector:
     async def _ask(self, image: Image.Image, caption: str) -> str:
         names = ", ".join(phrase.strip() for phrase in caption.split(".") if phrase.strip())
         unit = _UNITS[self.settings.coordinates].format(width=image.width, height=image.height)
-        content: list[ChatCompletionContentPartParam] = [
+        content = [
             {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_uri, image)}},
             {"type": "text", "text": _ASK.format(names=names, unit=unit)},
         ]
+        body = {
+            "model": self.settings.model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": self.settings.max_tokens,
+            "temperature": 0.0,
+        }
         with self._client.translated_faults(f"the detector {self.name}"):
-            reply = await self._client.get().chat.completions.create(
-                model=self.settings.model,
-                messages=[{"role": "user", "content": content}],
-                max_tokens=self.settings.max_tokens,
-                temperature=0.0,
-            )
-        return reply.choices[0].message.content or "" if reply.choices else ""
+            reply = await self._client.complete(body)
+        return split_content(reply.choices[0].message.content)[1] if reply.choices else ""
 
 
 def _read_candidate(entry: object, scale: tuple[float, float], caption: str) -> Candidate | None:

@@ -32,6 +32,18 @@ def completion(text: str | None = "ok", *, finish: str = "stop", calls: list[dic
     return lambda _: JSONResponse(body)
 
 
+def changed(**fields: Any) -> Reply:
+    """A whole answer with other fields."""
+    message = {"role": "assistant", "content": "ok"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return lambda _: JSONResponse({"id": "c", "object": "chat.completion", "choices": [choice], **fields})
+
+
+def said(content: Any, finish: str | None = "stop") -> dict[str, Any]:
+    """Fields of a whole answer with this content."""
+    return {"choices": [{"index": 0, "message": {"content": content}, "finish_reason": finish}]}
+
+
 def failure(status: int, message: str = "no", headers: dict[str, str] | None = None, **error: Any) -> Reply:
     """An error in OpenAI's form."""
     return lambda _: JSONResponse({"error": {"message": message, **error}}, status, headers)

@@ -26,6 +26,7 @@ from typing import TypedDict
 import numpy as np
 
 from agentfly.agents import Trajectory
+from agentfly.agents.inputs import place_images
 from agentfly.agents.trajectory_file import first_messages, image_folder, read_trajectories
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError
 from agentfly.images import ImageSource, ImageStore, load_image
@@ -290,6 +291,7 @@ def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> S
     """Return a sample of a row; its images are data URIs, or files in the folder."""
     if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
         raise DatasetError("a line is an object with a list of 'messages'")
+    row = place_images(row)
 
     def store_image(source: ImageSource) -> str:
         if isinstance(source, str) and source.startswith(("http://", "https://")):

@@ -131,6 +131,7 @@ async def test_json_is_read_in_any_wrapping(text: str) -> None:
 BROKEN = {
     "refusal": (Reply(None, refusal="I cannot judge this."), "refused"),
     "content filter": (Reply(None, finish="content_filter"), "refused"),
+    "filter as 403": (fault(403, "m requires moderation, and your input was flagged"), "refused to judge"),
     "filter as 400": (fault(400, "blocked by content policy", "content_policy_violation"), "refused to judge"),
     "prose": (Reply("It looks nice, maybe 80."), "no JSON object"),
     "empty": (Reply(""), "no JSON object"),

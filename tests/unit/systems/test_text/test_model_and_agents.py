@@ -53,6 +53,21 @@ async def test_thoughts_that_the_server_sends_apart_are_kept_in_text_and_file(
     assert (tmp_path / "out.txt").read_text() == "<think>hm</think>Yes."
 
 
+async def test_content_as_parts_and_errors_in_status_200_are_read(server: ChatServer, model: VLLMModel) -> None:
+    parts = ({"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"})
+    server.say(stream(*(delta(content=[part]) for part in parts), delta("stop")))
+    assert await BasicAgent("a", model).run("Is it?") == "<think>hm</think>yes"
+    server.say(stream('{"error": {"message": "pay", "code": 402}}'))
+    with pytest.raises(BackendError, match="answered 402: pay"):
+        await BasicAgent("a", model).run("Is it?")
+    assert len(server.bodies) == 2
+
+
+async def test_an_answer_that_the_server_breaks_off_is_begun_anew(server: ChatServer, model: VLLMModel) -> None:
+    server.say(stream(delta(content="half"), delta("error")), say("who", "le"))
+    assert await BasicAgent("a", model).run("Is it?") == "whole"
+
+
 async def test_options_of_a_call_go_before_those_of_the_model(server: ChatServer) -> None:
     model = VLLMModel("m", f"{server.url}/chat/completions", max_tokens=50, temperature=0.5, extra_body={"top_k": 9})
     server.say(say("a"), say("b"))

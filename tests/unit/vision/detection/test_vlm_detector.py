@@ -122,6 +122,73 @@ async def test_faults_of_the_endpoint_are_told_apart() -> None:
         await find(Endpoint("", status=404), image)
 
 
+class Answers:
+    """An endpoint that gives one whole body after the other; the last one for ever."""
+
+    def __init__(self, *answers: tuple[int, object]) -> None:
+        self.answers = answers
+        self.requests: list[Any] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(json.loads(request.content))
+        status, body = self.answers[min(len(self.requests), len(self.answers)) - 1]
+        return httpx2.Response(status, json=body)
+
+    async def find(self, retries: int = 0) -> Detections:
+        transport = httpx2.AsyncClient(transport=httpx2.MockTransport(self))
+        client = openai.AsyncOpenAI(
+            api_key="k", base_url="http://model.test/v1", max_retries=retries, http_client=transport
+        )
+        detector = VlmDetector(VlmSettings(model="policy"), client)
+        return await detector.detect(Image.new("RGB", (112, 112)), "cat", box_threshold=0.1, text_threshold=0.1)
+
+
+def answer(content: object) -> tuple[int, object]:
+    return 200, {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": content}}]}
+
+
+REFUSED = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+
+
+async def test_refused_parameters_are_renamed_or_left_out() -> None:
+    endpoint = Answers(
+        (400, {"error": {"message": REFUSED, "param": "max_tokens", "code": "unsupported_parameter"}}),
+        (400, {"error": {"message": "Unsupported value: 'temperature' does not support 0 with this model."}}),
+        answer(boxes(CAT)),
+    )
+    assert len(await endpoint.find()) == 1
+    sent = [request.keys() - {"model", "messages"} for request in endpoint.requests]
+    assert sent == [{"max_tokens", "temperature"}, {"max_completion_tokens", "temperature"}, {"max_completion_tokens"}]
+
+
+async def test_content_as_a_list_of_parts_is_read_without_its_thoughts() -> None:
+    thought = {"type": "thinking", "thinking": "[0, 0, 1, 1] or so"}
+    found = await Answers(answer([thought, {"type": "text", "text": boxes(CAT)}])).find()
+    assert [one.label for one in found] == ["cat"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        ({"message": "slow down", "code": 429}, ToolError, "slow down"),
+        ({"message": "who?", "code": 401}, ConfigError, "refuses the key"),
+        ("it broke", ToolError, "it broke"),
+    ],
+)
+async def test_an_error_in_status_200_is_told_as_it_is(error: object, kind: type[Exception], words: str) -> None:
+    endpoint = Answers((200, {"error": error}))
+    with pytest.raises(kind, match=words):
+        await endpoint.find()
+    assert len(endpoint.requests) == 1
+
+
+async def test_a_passing_error_in_status_200_is_tried_as_often_as_one_with_a_status() -> None:
+    slow = {"message": "slow down", "code": 429, "metadata": {"headers": {"Retry-After": "0.001"}}}
+    endpoint = Answers((200, {"error": slow}), (200, {"error": slow}), answer(boxes(CAT)))
+    assert len(await endpoint.find(retries=2)) == 1
+    assert len(endpoint.requests) == 3
+
+
 async def test_without_a_key_openai_itself_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):

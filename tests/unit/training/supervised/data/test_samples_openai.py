@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from agentfly.errors import DatasetError
 from agentfly.images import ImageStore, data_uri
@@ -54,6 +55,19 @@ async def test_a_rollout_told_as_a_row_has_the_ids_of_the_rollout(
     assert len(sample.load().grids) == 2
 
 
+def test_images_beside_the_messages_are_learned_in_their_places(codec: ChatCodec, tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "a.png")
+    inside = {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Hi."}]}
+    one, other = read(
+        tmp_path,
+        codec,
+        {"messages": [user("<image>Hi."), assistant()], "images": ["a.png"]},
+        {"messages": [inside, assistant()]},
+    )
+    assert one.ids.tolist() == other.ids.tolist()
+    assert len(one.images) == 1
+
+
 def test_a_turn_of_weight_zero_is_only_read(codec: ChatCodec, tmp_path: Path) -> None:
     spoken = {"role": "assistant", "content": "one", "weight": 0}
     (sample,) = read(tmp_path, codec, {"messages": [user(), spoken, user(), {"role": "assistant", "content": "two"}]})
@@ -81,6 +95,8 @@ def test_a_turn_of_weight_zero_is_only_read(codec: ChatCodec, tmp_path: Path) ->
             "download them first",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "image", "image": "none.png"}]}]}, "none.png"),
+        ({"messages": [user("<image>hi"), assistant()]}, "there is no image"),
+        ({"messages": [user(), assistant()], "images": ["a.png"]}, "0 places"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(codec: ChatCodec, tmp_path: Path, row: Any, words: str) -> None:
