@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 
 from PIL import Image
 
 from agentfly.images import ImageLimits, load_image
+from agentfly.lenient_json import field_of
 
 # A server may send the bytes of an image or a public address, never a path on this machine.
 _LIMITS = ImageLimits(allow_files=False)
@@ -36,13 +36,3 @@ def decode_image(text: str) -> tuple[Image.Image, bytes | None]:
     except ValueError:
         return load_image(text, _LIMITS), None
     return load_image(content, _LIMITS), content
-
-
-def field_of(holder: object, name: str) -> object:
-    """Return a field of plain JSON or of an SDK's object; None where it has none.
-
-    Args:
-        holder: of the field; the SDK checks no types, so it may be anything.
-        name: of the field.
-    """
-    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)

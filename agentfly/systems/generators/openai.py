@@ -11,10 +11,11 @@ from PIL import Image
 
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import data_uri
+from agentfly.lenient_json import field_of
 from agentfly.openai_client import Endpoint
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import ResponsesClient, reason_for_nothing
-from agentfly.vision.image_replies import decode_image, field_of
+from agentfly.vision.image_replies import decode_image
 
 if TYPE_CHECKING:
     from openai.types.responses import Response

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import BackendError, ConfigError, ToolError
+from agentfly.lenient_json import count_of, field_of
 from agentfly.openai_client import ApiFault, Endpoint, SdkClient
 from agentfly.systems.generators.base import Usage
-from agentfly.vision.image_replies import field_of
 
 if TYPE_CHECKING:
     from openai.types.responses import Response
@@ -49,7 +49,7 @@ class ResponsesClient:
             reply = await self._sdk.get().responses.create(model=self.model, **arguments)
         if not isinstance(reply, Response) or not isinstance(reply.output, list):
             raise BackendError(f"the model {self.model} sent no response: check that base_url ends in /v1")
-        usage.add(Usage(0, _count(reply.usage, "input_tokens"), _count(reply.usage, "output_tokens")))
+        usage.add(Usage(0, count_of(reply.usage, "input_tokens"), count_of(reply.usage, "output_tokens")))
         return reply
 
     async def open_conversation(self) -> str | None:
@@ -141,8 +141,3 @@ def _parts(item: object) -> Sequence[object]:
 def _words(reason: object) -> str:
     """Return a server's reason in one line: its message, or the reason itself."""
     return " ".join(str(field_of(reason, "message") or reason or "no reason given").split())[:_LONGEST_REASON]
-
-
-def _count(usage: object, name: str) -> int:
-    number = field_of(usage, name)
-    return number if isinstance(number, int) else 0

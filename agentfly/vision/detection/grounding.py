@@ -19,11 +19,11 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-import json_repair
-
+from agentfly.lenient_json import find_json, read_lenient
 from agentfly.messages import without_thoughts
 from agentfly.vision.detection.boxes import Candidate
 
@@ -31,7 +31,6 @@ Unit = Literal["pixels", "thousandths"]
 Corners = tuple[float, float, float, float]
 
 _LONGEST_REPLY = 200_000  # characters
-_MOST_FAILURES = 200  # brackets that begin no JSON
 _LONGEST_REPAIRED, _REPAIRED_IN_ALL = 400, 8000  # characters; the time of a repair grows faster than its text
 _DEEPEST = 8
 _BEYOND = 0.25  # of a side
@@ -49,12 +48,10 @@ _CORNERS = (
 )
 _SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 
-_OPENER = re.compile(r"[\[{]")
 _FLAT_OBJECT = re.compile(r"\{[^{}]*\}")
 # A name of boxes with a number after it.
 _MENTION = re.compile(r"(?:b|bounding_?)?box\w{0,8}[\"']?\s{0,9}[:=][\s\[({\"']{0,20}[-+.\d]", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
-_WHOLE_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?!\w)")
 _BETWEEN_NUMBERS = re.compile(r"[\s,;()\[\]]+")
 _SHARE = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*(%?)")
 
@@ -98,7 +95,7 @@ def read_boxes(reply: str, caption: str, sent: tuple[int, int], size: tuple[int,
         return Boxes([], f"a reply of {len(text)} characters", None)
     phrases = frozenset(phrase.strip() for phrase in caption.split("."))
     read = _Reader(caption.replace(".", "").strip(), phrases)
-    values = list(_json_values(text))
+    values = list(find_json(text))
     for value in values:
         read.walk(value, read.caption)
     mentions = len(_MENTION.findall(text))
@@ -118,38 +115,14 @@ def read_boxes(reply: str, caption: str, sent: tuple[int, int], size: tuple[int,
     return _in_pixels(read, sent, size, unit)
 
 
-def _json_values(text: str) -> Iterator[object]:
-    """Yield the outermost JSON objects and lists in a text."""
-    decoder, failures = json.JSONDecoder(), 0
-    opener = _OPENER.search(text)
-    while opener is not None and failures < _MOST_FAILURES:
-        position = opener.start() + 1
-        try:
-            value, position = decoder.raw_decode(text, opener.start())
-            yield value
-        except (ValueError, RecursionError):
-            failures += 1
-        opener = _OPENER.search(text, position)
-
-
 def _repaired_objects(text: str) -> Iterator[object]:
     """Yield the objects in a text that hold no other object, repaired where that leaves their numbers as they are."""
     left = _REPAIRED_IN_ALL
     for found in _FLAT_OBJECT.findall(text):
-        try:
-            yield json.loads(found)
-            continue
-        except ValueError:
-            left -= len(found)
-        if len(found) > _LONGEST_REPAIRED or left < 0:
-            continue
-        try:
-            item = json_repair.loads(found)
-            same = _WHOLE_NUMBER.findall(found) == _WHOLE_NUMBER.findall(json.dumps(item))
-        except (ValueError, RecursionError):
-            continue
-        if same:
-            yield item
+        left -= len(found)
+        if len(found) <= _LONGEST_REPAIRED and left >= 0:
+            with suppress(ValueError):
+                yield read_lenient(found)
 
 
 @dataclass
