@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ToolError
-from agentfly.images import data_uri
+from agentfly.images import data_uri, on_white
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
@@ -93,7 +93,7 @@ class VlmDetector:
         # Sides that are multiples of the patch, and no more pixels than wanted.
         scale = min(1.0, math.sqrt(self.settings.max_pixels / (image.width * image.height)))
         width, height = (max(_PATCH, int(side * scale) // _PATCH * _PATCH) for side in image.size)
-        rgb = await asyncio.to_thread(image.convert, "RGB")
+        rgb = await asyncio.to_thread(on_white, image)
         sent = await asyncio.to_thread(rgb.resize, (width, height), Image.Resampling.BICUBIC)
         answer = await self._ask(sent, caption)
         read = await asyncio.to_thread(read_boxes, answer, caption, sent.size, image.size, self.settings.coordinates)

@@ -87,6 +87,14 @@ async def test_pixels_of_the_image_sent_become_pixels_of_the_image_given() -> No
     assert found[0].box == (62, 125, 250, 375)
 
 
+async def test_a_transparent_image_is_shown_on_white() -> None:
+    endpoint = Endpoint("[]")
+    await find(endpoint, Image.new("RGBA", (56, 56), (255, 0, 0, 0)))
+    url = endpoint.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert sent.getextrema() == ((255, 255),) * 3
+
+
 async def test_thousandths_are_of_the_sides() -> None:
     answer = boxes({"bbox_2d": [100, 200, 500, 1000], "label": "cat"})
     found = await find(Endpoint(answer), Image.new("RGB", (300, 200)), coordinates="thousandths")
