@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 
@@ -18,7 +17,11 @@ from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
+from agentfly.lenient_json import field_of
 from agentfly.settings import Settings
+
+_MOST_PLACES = 5
+_LONGEST_REASON = 300  # characters
 
 
 class HttpEvaluatorSettings(Settings):
@@ -68,10 +71,9 @@ class HttpEvaluator:
         try:
             return ScoreBody.model_validate_json(reply.content).score()
         except ValidationError as fault:
-            places = ", ".join(".".join(map(str, error["loc"])) or "body" for error in fault.errors())
-            raise EvaluatorError(
-                f"the evaluator at {self.settings.base_url} gave no score: {places} is wrong"
-            ) from None
+            places = [".".join(map(str, error["loc"])) or "body" for error in fault.errors()]
+            why = _reason(reply) or f"{', '.join(places[:_MOST_PLACES])} is wrong"[:_LONGEST_REASON]
+            raise EvaluatorError(f"the evaluator at {self.settings.base_url} gave no score: {why}") from None
 
     async def check_ready(self) -> None:
         """Send a request without a sample, which every server refuses; see `AsksOthers.check_ready`."""
@@ -103,10 +105,8 @@ class HttpEvaluator:
         return f"the evaluator at {self.settings.base_url} does not answer ({str(fault) or type(fault).__name__})"
 
     def _refusal(self, reply: httpx.Response) -> Exception:
-        reason = "no reason given"
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            reason = str(reply.json()["error"]["message"])[:300]
-        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {reason}"
+        said = _reason(reply) or "no reason given"
+        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {said}"
         if reply.status_code in (401, 403):
             return ConfigError(f"{reason}; set {self.settings.api_key_env}")
         if reply.status_code in (404, 405):
@@ -114,3 +114,14 @@ class HttpEvaluator:
         if reply.status_code in (408, 425, 429) or reply.status_code >= 500:
             return PassingFault(reason)
         return EvaluatorError(reason)
+
+
+def _reason(reply: httpx.Response) -> str | None:
+    """Return the server's own words for a failure; None where its body has none."""
+    try:
+        body = reply.json()
+    except (ValueError, RecursionError):
+        return None
+    error = next((found for name in ("error", "detail", "message") if (found := field_of(body, name))), None)
+    said = field_of(error, "message") or error
+    return " ".join(str(said).split())[:_LONGEST_REASON] if said else None

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentfly.errors import ImageError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.images import ImageLimits, from_base64, to_base64
 
 PATH = "/v1/evaluate"
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_truth)]
 
 
 class SampleBody(BaseModel):
@@ -32,9 +42,9 @@ class ScoreBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    value: float = Field(ge=0, le=100, allow_inf_nan=False)
+    value: Annotated[Number, Field(ge=0, le=100)]
     feedback: str = ""
-    aspects: dict[str, float] = Field(default_factory=dict)
+    aspects: dict[str, Number] = Field(default_factory=dict)
 
     def score(self) -> Score:
         """Return the score without the checks of JSON."""

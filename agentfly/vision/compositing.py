@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from agentfly.images import on_white
+
 
 def solid(mask: Image.Image) -> Image.Image:
     """Return a mask (mode L) that is white where `mask` is at least half as bright as at its brightest, else black."""
@@ -35,6 +37,6 @@ def paste_back(source: Image.Image, painted: Image.Image, mask: Image.Image) -> 
 
 
 def restored(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a model's image in RGB at the size of its source (width, height)."""
-    image = image.convert("RGB")
+    """Return a model's image in RGB at the size of its source (width, height), on white where it is transparent."""
+    image = on_white(image)
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

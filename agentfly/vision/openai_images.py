@@ -16,11 +16,12 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
-from agentfly.images import encode_image, from_base64, load_image
+from agentfly.images import encode_image
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams, given_params
 from agentfly.vision.compositing import paste_back, restored, solid
+from agentfly.vision.image_replies import decode_image, first_image
 
 if TYPE_CHECKING:
     import openai
@@ -107,15 +108,15 @@ class OpenAIImages:
             arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
         with self._client.translated_faults(f"the image model {self.name}"):
             reply = await self._send({"prompt": prompt, **arguments})
-        first = reply.data[0] if reply.data else None
+        text = first_image(reply)
+        if text is None and not hasattr(reply, "data"):
+            raise ToolError(f"the image model {self.name} sent no list of images: check that base_url ends in /v1")
+        if text is None:
+            raise ToolError(f"the image model {self.name} sent no image: use another prompt")
         try:
-            if first and first.b64_json:
-                return await asyncio.to_thread(from_base64, first.b64_json)
-            if first and first.url:
-                return await asyncio.to_thread(load_image, first.url)
+            return (await asyncio.to_thread(decode_image, text))[0]
         except ImageError as fault:
             raise ToolError(f"the image model {self.name} sent an image that cannot be read: {fault}") from fault
-        raise ToolError(f"the image model {self.name} sent no image: use another prompt")
 
     async def _send(self, arguments: Mapping[str, Any]) -> ImagesResponse:
         return await self._client.get().images.edit(**arguments)

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 from agentfly.aio import LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import ConfigError, EvaluatorError, ToolError
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.judge.replies import BrokenReply, Ratings, Token, expected_rating, read_reply
+from agentfly.evaluators.judge.replies import BrokenReply, Ratings, expected_rating, read_reply, read_tokens
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
+from agentfly.lenient_json import count_of, field_of
 from agentfly.openai_client import BROKEN_JSON, Endpoint, SdkClient
 from agentfly.openai_compat import split_content
 
 if TYPE_CHECKING:
     import openai
-    from openai.types.chat.chat_completion import Choice
-    from openai.types.completion_usage import CompletionUsage
 
 _REMINDER = "Your last reply was not usable: {reason}. Answer with the JSON object only."
 _LONGEST_REASON = 200  # characters
@@ -117,12 +116,11 @@ class JudgeClient:
             try:
                 reply = await self._send(content, question, seed)
                 # A server's JSON need not have the form of a completion.
-                counted: CompletionUsage | None = getattr(reply, "usage", None)
-                if counted is not None:
-                    prompt, completion = int(counted.prompt_tokens or 0), int(counted.completion_tokens or 0)
-                    usage.prompt_tokens += prompt
-                    usage.completion_tokens += completion
-                    usage.cost += (prompt * self.settings.input_price + completion * self.settings.output_price) / 1e6
+                counted = field_of(reply, "usage")
+                prompt, completion = count_of(counted, "prompt_tokens"), count_of(counted, "completion_tokens")
+                usage.prompt_tokens += prompt
+                usage.completion_tokens += completion
+                usage.cost += (prompt * self.settings.input_price + completion * self.settings.output_price) / 1e6
                 return self._read(reply, question)
             except BaseException:
                 usage.failed += 1
@@ -171,20 +169,17 @@ class JudgeClient:
         return options
 
     def _read(self, reply: object, question: Question) -> Ratings:
-        choices: Sequence[Choice] | None = getattr(reply, "choices", None)
-        if not choices or choices[0].message is None:
+        choices = field_of(reply, "choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message, finish = field_of(choice, "message"), field_of(choice, "finish_reason")
+        if message is None:
             raise BrokenReply("the reply has no choices")
-        choice = choices[0]
-        if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
+        if field_of(message, "refusal") or finish == "content_filter":
             raise BrokenReply("the judge refused to answer")
-        if choice.finish_reason == "length":
+        if finish == "length":
             raise BrokenReply(f"the reply was cut off at {self.settings.max_tokens} tokens: raise max_tokens")
-        ratings = read_reply(split_content(choice.message.content)[1], question)
-        tokens: list[Token] = []
-        if self.settings.expected_score:
-            for entry in (choice.logprobs and choice.logprobs.content) or ():
-                others = {other.token: other.logprob for other in entry.top_logprobs or ()}
-                tokens.append(Token(entry.token, tuple({entry.token: entry.logprob, **others}.items())))
+        ratings = read_reply(split_content(field_of(message, "content"))[1], question)
+        tokens = read_tokens(field_of(choice, "logprobs")) if self.settings.expected_score else []
         means = {name: expected_rating(tokens, name, question.highest) for name in ratings.values}
         values = {name: value if means[name] is None else means[name] for name, value in ratings.values.items()}
         return Ratings({name: float(value or 0.0) for name, value in values.items()}, ratings.feedback)

@@ -6,17 +6,16 @@ less noisy (G-Eval, Liu et al. 2023).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
-import json_repair
-
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.schemes import Question
+from agentfly.lenient_json import field_of, find_json, read_lenient
 from agentfly.messages import without_thoughts
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?")
@@ -24,6 +23,9 @@ _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?")
 _NUMBER_TOKEN = re.compile(r'[\s:"]*(\d+)[\s,}"]*')
 # Where numbers have less than this share of the probability, the place is not that of a rating.
 _LEAST_MASS = 0.5
+_MOST_DIGITS = 8  # more than any scale has
+_LEAST_LOGPROB = -1e9
+_LONGEST_REPLY = 200_000  # characters
 
 
 class BrokenReply(PassingFault):
@@ -57,6 +59,8 @@ def read_reply(text: str, question: Question) -> Ratings:
         BrokenReply: there is no JSON object, a key is missing, or a rating is not a number of the scale. Nothing is
             guessed, and nothing out of range is clipped.
     """
+    if len(text) > _LONGEST_REPLY:
+        raise BrokenReply(f"the reply has {len(text)} characters, {_LONGEST_REPLY} are read")
     # Reasoning in the reply may hold drafts of the answer.
     wanted = {"feedback", *question.ratings}
     found = [item for item in _objects(without_thoughts(text)) if wanted <= item.keys()]
@@ -71,22 +75,18 @@ def read_reply(text: str, question: Question) -> Ratings:
 
 def _objects(text: str) -> Iterator[Mapping[str, object]]:
     """Yield the JSON objects in a text; small faults are repaired only where no object is valid."""
-    decoder, position, any_valid = json.JSONDecoder(), text.find("{"), False
-    while position >= 0:
-        try:
-            item, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            position = text.find("{", position + 1)
-            continue
-        any_valid = True
-        yield item
-        position = text.find("{", end)
+    any_valid = False
+    for item in find_json(text, "{"):
+        if isinstance(item, Mapping):
+            any_valid = True
+            yield item
     start, end = text.find("{"), text.rfind("}")
     # Without its closing brace a reply was cut off, and a repair would be a guess.
     if not any_valid and 0 <= start < end:
-        repaired = json_repair.loads(text[start : end + 1])
-        if isinstance(repaired, dict):
-            yield repaired
+        with suppress(ValueError):
+            repaired = read_lenient(text[start : end + 1])
+            if isinstance(repaired, Mapping):
+                yield repaired
 
 
 def _rating(name: str, value: object, highest: int) -> float:
@@ -94,15 +94,41 @@ def _rating(name: str, value: object, highest: int) -> float:
         match = _NUMBER.fullmatch(value)
         if match is not None and match[2] in (None, str(highest)):
             value = float(match[1])
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # A whole number may be too large for `math.isfinite`.
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite:
         raise BrokenReply(f"{name} is {_shortened(str(value))}, which is no number")
     if not 0 <= value <= highest:
-        raise BrokenReply(f"{name} is {value:g}, which is not from 0 to {highest}")
+        given = f"{value:g}" if abs(value) < 1e300 else "a number without end"
+        raise BrokenReply(f"{name} is {given}, which is not from 0 to {highest}")
     return float(value)
 
 
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= 120 else f"{text[:117]}...")
+
+
+def read_tokens(logprobs: object) -> list[Token]:
+    """Return the tokens of a choice's log-probs, without those that have another form.
+
+    Args:
+        logprobs: of the SDK, which checks no types.
+    """
+    tokens = []
+    content = field_of(logprobs, "content")
+    for entry in content if isinstance(content, list) else ():
+        text, others = field_of(entry, "token"), field_of(entry, "top_logprobs")
+        if isinstance(text, str):
+            chances = dict(_chances([entry, *(others if isinstance(others, list) else ())]))
+            tokens.append(Token(text, tuple(chances.items())))
+    return tokens
+
+
+def _chances(entries: Sequence[object]) -> Iterator[tuple[str, float]]:
+    for entry in entries:
+        text, logprob = field_of(entry, "token"), field_of(entry, "logprob")
+        if isinstance(text, str) and isinstance(logprob, int | float) and logprob == logprob:
+            yield text, float(min(0.0, max(_LEAST_LOGPROB, logprob)))
 
 
 def expected_rating(tokens: Sequence[Token], name: str, highest: int) -> float | None:
@@ -128,6 +154,8 @@ def expected_rating(tokens: Sequence[Token], name: str, highest: int) -> float |
     if not matches:
         return None
     start, end = matches[-1].span(1)
+    if end - start > _MOST_DIGITS:
+        return None
     # Tokens of the number and the one after it. A token such as `: 8` holds more than the number; so do its
     # alternatives, and all are stripped alike.
     position, places = 0, []

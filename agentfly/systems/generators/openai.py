@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,10 +10,12 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from agentfly.errors import ImageError, ToolError
-from agentfly.images import data_uri, load_image
+from agentfly.images import data_uri
+from agentfly.lenient_json import field_of
 from agentfly.openai_client import Endpoint
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import ResponsesClient, reason_for_nothing
+from agentfly.vision.image_replies import decode_image
 
 if TYPE_CHECKING:
     from openai.types.responses import Response
@@ -55,11 +55,25 @@ class OpenAIGenerator:
             tool_choice={"type": "image_generation"},
             **link,
         )
-        return await asyncio.to_thread(_read_image, reply, usage)
+        return await asyncio.to_thread(self._read_image, reply, usage)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    def _read_image(self, reply: Response, usage: Usage) -> GeneratedImage:
+        results = [
+            field_of(item, "result") for item in reply.output if field_of(item, "type") == "image_generation_call"
+        ]
+        found = [result for result in results if isinstance(result, str) and result]
+        if not found:
+            raise ToolError(reason_for_nothing(reply))
+        try:
+            # The file itself is kept: it may already have the format that is wanted.
+            image, encoded = decode_image(found[-1])
+            return GeneratedImage(image, encoded, reply.id, usage)
+        except ImageError as fault:
+            raise ToolError(f"the model {self.name} sent an image that cannot be read: {fault}") from fault
 
 
 def _scaled_data_uri(image: Image.Image) -> str:
@@ -68,15 +82,3 @@ def _scaled_data_uri(image: Image.Image) -> str:
         size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS)
     return data_uri(image)
-
-
-def _read_image(reply: Response, usage: Usage) -> GeneratedImage:
-    results = [item.result for item in reply.output if item.type == "image_generation_call" and item.result]
-    if not results:
-        raise ToolError(reason_for_nothing(reply))
-    try:
-        # The file itself is kept: it may already have the format that is wanted.
-        encoded = base64.b64decode(results[-1], validate=True)
-        return GeneratedImage(load_image(encoded), encoded, reply.id, usage)
-    except (binascii.Error, ImageError) as fault:
-        raise ToolError(f"the model sent an image that cannot be read: {fault}") from fault

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import BackendError, ConfigError, ToolError
+from agentfly.lenient_json import count_of, field_of
 from agentfly.openai_client import ApiFault, Endpoint, SdkClient
 from agentfly.systems.generators.base import Usage
 
 if TYPE_CHECKING:
     from openai.types.responses import Response
+
+_BROKEN_OFF = ("failed", "incomplete", "cancelled")
+_LACKS_CONVERSATIONS = (400, 404, 405, 422, 501)
+_LONGEST_REASON = 300  # characters
 
 
 class ResponsesClient:
@@ -39,12 +45,11 @@ class ResponsesClient:
         from openai.types.responses import Response
 
         usage.requests += 1
-        with self._sdk.translated_faults(f"the model {self.model}", service_error):
+        with self._sdk.translated_faults(f"the model {self.model}", _responses_error):
             reply = await self._sdk.get().responses.create(model=self.model, **arguments)
         if not isinstance(reply, Response) or not isinstance(reply.output, list):
             raise BackendError(f"the model {self.model} sent no response: check that base_url ends in /v1")
-        if reply.usage is not None:
-            usage.add(Usage(0, reply.usage.input_tokens or 0, reply.usage.output_tokens or 0))
+        usage.add(Usage(0, count_of(reply.usage, "input_tokens"), count_of(reply.usage, "output_tokens")))
         return reply
 
     async def open_conversation(self) -> str | None:
@@ -52,11 +57,13 @@ class ResponsesClient:
         import openai
 
         with self._sdk.translated_faults("the Conversations API", service_error):
-            sdk = self._sdk.get()
             try:
-                return (await sdk.conversations.create()).id
-            except (openai.NotFoundError, openai.BadRequestError, openai.UnprocessableEntityError):
+                opened = field_of(await self._sdk.get().conversations.create(), "id")
+            except openai.APIStatusError as fault:
+                if fault.status_code not in _LACKS_CONVERSATIONS:
+                    raise
                 return None
+        return opened if isinstance(opened, str) else None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -77,30 +84,60 @@ def service_error(fault: ApiFault) -> ConfigError | ToolError | BackendError:
     return BackendError(fault.message, retryable=fault.retryable)
 
 
+def _responses_error(fault: ApiFault) -> ConfigError | ToolError | BackendError:
+    if fault.status in (405, 501):
+        return ConfigError(
+            f"{fault.message}: there is no Responses API; check base_url, or choose a generator and a prompter that do "
+            "without it"
+        )
+    return service_error(fault)
+
+
 def text_of(reply: Response) -> str:
     """Return the text of a response.
 
     Raises:
-        ToolError: there is none; the message has the server's reason.
+        ToolError: there is none, or it is not whole; the message has the server's reason.
     """
-    text = reply.output_text.strip()
-    if text:
+    text = "".join(_texts(reply)).strip()
+    if text and field_of(reply, "status") not in _BROKEN_OFF:
         return text
     raise ToolError(reason_for_nothing(reply))
 
 
 def reason_for_nothing(reply: Response) -> str:
     """Return the reason, in one line, that a response has no image and no text."""
-    if reply.error is not None:
-        return f"the model failed: {reply.error.message}"
+    error = field_of(reply, "error")
+    if error:
+        return f"the model failed: {_words(error)}"
     for item in reply.output:
-        if item.type == "image_generation_call" and item.error is not None:
-            return f"the image was refused: {item.error.message or item.error}"
-        if item.type == "message":
-            for part in item.content:
-                if part.type == "refusal":
-                    return f"the model refused: {part.refusal}"
-    if reply.incomplete_details is not None:
-        return f"the answer is incomplete: {reply.incomplete_details.reason}"
-    said = " ".join(reply.output_text.split())
+        error = field_of(item, "error")
+        if field_of(item, "type") == "image_generation_call" and error:
+            return f"the image was refused: {_words(error)}"
+        refusals = (_words(field_of(part, "refusal")) for part in _parts(item) if field_of(part, "type") == "refusal")
+        for refusal in refusals:
+            return f"the model refused: {refusal}"
+    details, status = field_of(reply, "incomplete_details"), field_of(reply, "status")
+    if details or status in _BROKEN_OFF:
+        return f"the answer is incomplete: {_words(field_of(details, 'reason') or details or status)}"
+    said = " ".join(" ".join(_texts(reply)).split())
     return f"the model made nothing and said: {said[:300]}" if said else "the model made nothing and gave no reason"
+
+
+def _texts(reply: Response) -> Iterator[str]:
+    for item in reply.output:
+        for part in _parts(item):
+            text = part if isinstance(part, str) else field_of(part, "text")
+            if isinstance(text, str) and field_of(part, "type") in (None, "text", "output_text"):
+                yield text
+
+
+def _parts(item: object) -> Sequence[object]:
+    """Return the content of a message; the SDK checks no types, so that a server may have sent anything."""
+    content = field_of(item, "content") if field_of(item, "type") == "message" else None
+    return [content] if isinstance(content, str) else content if isinstance(content, list) else []
+
+
+def _words(reason: object) -> str:
+    """Return a server's reason in one line: its message, or the reason itself."""
+    return " ".join(str(field_of(reason, "message") or reason or "no reason given").split())[:_LONGEST_REASON]

@@ -10,7 +10,6 @@ server has answered, a lost connection is a fault of one image.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolError, first_line
-from agentfly.images import ImageLimits, encode_image, load_image
+from agentfly.images import encode_image
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import service_error
+from agentfly.vision.image_replies import decode_image, first_image
 
 if TYPE_CHECKING:
     from openai.types import ImagesResponse
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 _BOTH = frozenset(("generate", "edit"))
 _TEXT_ONLY = frozenset(("generate",))
-# A server may send the bytes of an image or a public address, never a path on this machine.
-_LIMITS = ImageLimits(allow_files=False)
 
 
 class ServerGenerator:
@@ -154,8 +152,8 @@ class ServerGenerator:
             return await self._client.get().images.edit(
                 image=files if len(files) > 1 else files[0], prompt=request.prompt, **self._body(request)
             )
-        except openai.NotFoundError:
-            if self._ours:
+        except openai.APIStatusError as fault:
+            if self._ours or fault.status_code not in (404, 405, 501):
                 raise
             logger.warning("the image server has no /v1/images/edits: every image is made from text")
             self._offers = _TEXT_ONLY
@@ -171,19 +169,15 @@ class ServerGenerator:
         return {name: value for name, value in named.items() if value is not None}
 
     def _read_image(self, reply: ImagesResponse) -> GeneratedImage:
-        # The SDK hands on what is no JSON, and JSON of another form, as it comes.
-        data = getattr(reply, "data", None)
-        first = data[0] if isinstance(data, list) and data else None
-        encoded, source = getattr(first, "b64_json", None), getattr(first, "url", None)
-        if not (encoded or source):
+        text = first_image(reply)
+        if text is None:
             kind = ToolError if self._answered else ConfigError
             raise kind(f"{self._who} sent no image: check {self._address_setting}")
         self._answered = True
         try:
-            content = base64.b64decode(encoded, validate=True) if encoded else None
-            image = load_image(str(source) if content is None else content, _LIMITS)
+            image, content = decode_image(text)
             return GeneratedImage(image, content, usage=Usage(requests=1))
-        except (ImageError, ValueError) as fault:
+        except ImageError as fault:
             raise ToolError(f"{self._who} sent an image that cannot be read: {fault}") from fault
 
 

@@ -11,11 +11,9 @@ from pydantic import SecretStr
 from agentfly.agents.llm_backends.client_errors import TransientError, backoff
 from agentfly.aio import Sleep, retrying
 from agentfly.errors import ConfigError, ImageError, ToolError
-from agentfly.images import ImageLimits, from_base64
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.server import nobody_listens
-
-_LIMITS = ImageLimits(allow_files=False)
+from agentfly.vision.image_replies import decode_image
 
 
 class StabilityGenerator:
@@ -68,10 +66,11 @@ class StabilityGenerator:
         if artifact.get("finishReason") != "SUCCESS":
             raise ToolError(f"{self.name} made no image ({artifact.get('finishReason')}): use other words")
         try:
-            image = await asyncio.to_thread(from_base64, artifact.get("base64") or "", _LIMITS)
+            text = artifact.get("base64")
+            image, encoded = await asyncio.to_thread(decode_image, text if isinstance(text, str) else "")
         except ImageError as fault:
             raise ToolError(f"{self.name} sent no image that can be read: {fault}") from None
-        return GeneratedImage(image, usage=Usage(requests=1))
+        return GeneratedImage(image, encoded, usage=Usage(requests=1))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -91,7 +90,7 @@ class StabilityGenerator:
         if reply.status_code != 200:
             try:
                 reason = str(reply.json().get("message"))[:300]
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 reason = "no reason given"
             message = f"{self.name} answered {reply.status_code}: {reason}"
             if reply.status_code == 401:
@@ -102,5 +101,5 @@ class StabilityGenerator:
             raise (TransientError if passing else ToolError)(message)
         try:
             return dict(reply.json()["artifacts"][0])
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise ToolError(f"{self.name} sent no artifacts: check stability_base") from None

@@ -100,10 +100,12 @@ class ResponsesPrompter:
             self._link = {} if self.thread_id is None else {"conversation": self.thread_id}
         asked = [{"role": "user", "content": question(wish, prompt, critique)}]
         reply = await self._client.create(self.usage, instructions=self._instructions, input=asked, **self._link)
+        prompt = bare(text_of(reply))
+        # Nothing goes on from a response that failed or was cut off.
         if "conversation" not in self._link:
             self.thread_id = self.thread_id or reply.id
             self._link = {"previous_response_id": reply.id}
-        return bare(text_of(reply))
+        return prompt
 
 
 class ChatPrompter:

@@ -7,24 +7,26 @@ both sides (Qwen2.5-VL answers in pixels of the image that it sees, Qwen3-VL in 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING
 
-import json_repair
 from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ToolError
-from agentfly.images import data_uri
+from agentfly.images import data_uri, on_white
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.openai_compat import split_content
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
-from agentfly.vision.detection.boxes import Candidate, normalise_prompt, to_detections
+from agentfly.vision.detection.boxes import normalise_prompt, to_detections
+from agentfly.vision.detection.grounding import Unit, read_boxes
 
 if TYPE_CHECKING:
     import openai
+
+logger = logging.getLogger(__name__)
 
 _PATCH = 28
 _ASK = (
@@ -44,14 +46,15 @@ class VlmSettings(Settings):
     Attributes:
         model: name of the model on the server.
         endpoint: address of the server.
-        coordinates: unit of the model's boxes.
+        coordinates: unit of the boxes that the model is asked for. A reply in another one is read where it can be
+            told, by the rule of `agentfly.vision.detection.grounding`.
         max_pixels: pixels of the image that is sent at most.
         max_tokens: tokens of the answer at most.
     """
 
     model: str
     endpoint: Endpoint = Endpoint()
-    coordinates: Literal["pixels", "thousandths"] = "pixels"
+    coordinates: Unit = "pixels"
     max_pixels: int = Field(1280 * _PATCH * _PATCH, ge=4 * _PATCH * _PATCH)
     max_tokens: int = Field(1024, ge=1)
 
@@ -70,6 +73,7 @@ class VlmDetector:
         self.settings = settings
         self.name = settings.model
         self._client = SdkClient(settings.endpoint, client)
+        self._warned: set[Unit] = set()
 
     def check_key(self) -> None:
         """See `ServiceEngine`."""
@@ -81,29 +85,35 @@ class VlmDetector:
         """Return the objects that match one of the prompt's phrases, with their boxes as masks; see `Detector`.
 
         Raises:
-            ToolError: the prompt is empty, the endpoint fails, or its answer holds no list of boxes.
+            ToolError: the prompt is empty, the endpoint fails, or its answer holds no list of boxes, or boxes of which
+                none can be read.
             ConfigError: the endpoint refuses the key.
         """
         caption = normalise_prompt(prompt)
         # Sides that are multiples of the patch, and no more pixels than wanted.
         scale = min(1.0, math.sqrt(self.settings.max_pixels / (image.width * image.height)))
         width, height = (max(_PATCH, int(side * scale) // _PATCH * _PATCH) for side in image.size)
-        rgb = await asyncio.to_thread(image.convert, "RGB")
+        rgb = await asyncio.to_thread(on_white, image)
         sent = await asyncio.to_thread(rgb.resize, (width, height), Image.Resampling.BICUBIC)
         answer = await self._ask(sent, caption)
-        # The list may stand in a code fence, or between words.
-        start, end = answer.find("["), answer.rfind("]")
-        found = json_repair.loads(answer[start : end + 1 if end > start else None]) if start >= 0 else None
-        if not isinstance(found, list):
+        read = await asyncio.to_thread(read_boxes, answer, caption, sent.size, image.size, self.settings.coordinates)
+        if read is None:
             raise ToolError(f"the detector {self.name} gave no list of boxes: use other words, or try again")
-        units = (1000, 1000) if self.settings.coordinates == "thousandths" else sent.size
-        per_unit = (image.width / units[0], image.height / units[1])
-        read = (_read_candidate(entry, per_unit, caption) for entry in found)
-        candidates = [candidate for candidate in read if candidate is not None]
-        kept = [candidate for candidate in candidates if candidate.score >= box_threshold]
-        rejected = [candidate.score for candidate in candidates if candidate.score < box_threshold]
+        if read.unit is not None and read.unit not in (self.settings.coordinates, *self._warned):
+            self._warned.add(read.unit)
+            logger.warning("the detector %s gives boxes in %s: set coordinates to %s", self.name, read.unit, read.unit)
+        kept = [candidate for candidate in read.candidates if candidate.score >= box_threshold]
+        rejected = [candidate.score for candidate in read.candidates if candidate.score < box_threshold]
         best = round(max(rejected), 4) if rejected else None
-        return await asyncio.to_thread(to_detections, kept, image.size, best_rejected=best)
+        found = await asyncio.to_thread(to_detections, kept, image.size, best_rejected=best)
+        # Where there is a box, "nothing found" would be wrong.
+        unread = read.unread or (str(kept[0].corners) if kept else None)
+        if not found and unread is not None:
+            raise ToolError(
+                f"the detector {self.name} gave boxes that cannot be read, such as {unread}: use other words, or try "
+                "again"
+            )
+        return found
 
     async def check_ready(self) -> None:
         """Raise unless the endpoint answers and serves the model; generates nothing, so it costs nothing.
@@ -130,23 +140,3 @@ class VlmDetector:
         with self._client.translated_faults(f"the detector {self.name}"):
             reply = await self._client.complete(body)
         return split_content(reply.choices[0].message.content)[1] if reply.choices else ""
-
-
-def _read_candidate(entry: object, scale: tuple[float, float], caption: str) -> Candidate | None:
-    """Return a candidate in pixels of the whole image; None for an entry that is no box."""
-    if not isinstance(entry, dict):
-        return None
-    box = entry.get("bbox_2d", entry.get("bbox", entry.get("box")))
-    if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
-        return None
-    given = entry.get("score", entry.get("confidence"))
-    # A score that is no finite number counts as sure.
-    score = min(1.0, max(0.0, float(given))) if _is_number(given) and math.isfinite(given) else 1.0
-    x0, y0, x1, y1 = (float(value) for value in box)
-    corners = (x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
-    label = str(entry.get("label") or caption.replace(".", "").strip())
-    return Candidate(label, score, corners)
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ takes a mask and ignores it, so it is never asked to inpaint.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,15 +16,14 @@ from typing import Any, Literal
 from PIL import Image
 
 from agentfly.errors import ImageError
-from agentfly.images import ImageLimits, encode_image, from_base64
+from agentfly.images import encode_image
 from agentfly.vision.base import Detection, Detections
-from agentfly.vision.detection.boxes import box_mask
+from agentfly.vision.detection.boxes import box_mask, clip_box
+from agentfly.vision.image_replies import decode_image, first_image
 
 Operation = Literal["edit", "inpaint", "detect"]
 OPERATIONS: tuple[Operation, ...] = ("edit", "inpaint", "detect")
 MaskStyle = Literal["white", "transparent"]
-
-_REPLY_LIMITS = ImageLimits(allow_files=False)
 
 
 class BadReply(Exception):
@@ -165,10 +165,10 @@ def read_image(content: bytes) -> Image.Image:
     Raises:
         BadReply: the reply has none.
     """
-    reply = _read_json(content)
+    text = first_image(_read_json(content))
     try:
-        return from_base64(reply["data"][0]["b64_json"], _REPLY_LIMITS)
-    except (KeyError, IndexError, TypeError, ImageError) as fault:
+        return _decode(text or "")
+    except ImageError as fault:
         raise BadReply(f"its reply has no image in data[0].b64_json ({fault})") from fault
 
 
@@ -183,22 +183,45 @@ def read_detections(content: bytes, size: tuple[int, int]) -> Detections:
         BadReply: the reply has another form.
     """
     reply = _read_json(content)
-    found: list[Detection] = []
     try:
-        for item in reply["data"]:
-            x0, y0, x1, y1 = (int(value) for value in item["box"])
-            box = (x0, y0, x1, y1)
-            mask = from_base64(item["mask"], _REPLY_LIMITS).convert("L") if item.get("mask") else box_mask(box, size)
-            found.append(Detection(str(item["label"]), float(item["score"]), box, mask))
-        return Detections(found, best_rejected=reply.get("best_rejected"))
-    except (KeyError, TypeError, ValueError) as fault:
+        best = reply.get("best_rejected")
+        found = [_read_detection(item, size) for item in reply["data"]]
+        return Detections(found, best_rejected=None if best is None else _read_score(best))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as fault:
         raise BadReply(f"its reply is no list of objects ({type(fault).__name__})") from fault
+
+
+def _read_detection(item: Mapping[str, Any], size: tuple[int, int]) -> Detection:
+    x0, y0, x1, y1 = (float(value) for value in item["box"])
+    box = clip_box((x0, y0, x1, y1), size)
+    if box is None:
+        raise ValueError("the box is outside of the image")
+    mask = box_mask(box, size)
+    if item.get("mask"):
+        mask = _decode(item["mask"]).convert("L")
+    if mask.size != size:
+        raise ValueError("the mask has another size than the image")
+    return Detection(str(item["label"]), _read_score(item["score"]), box, mask)
+
+
+def _read_score(value: Any) -> float:
+    score = float(value)
+    if not math.isfinite(score):
+        raise ValueError("the score is no finite number")
+    return score
+
+
+def _decode(text: str) -> Image.Image:
+    # An address is not followed: a node is asked for its own image, within the time of one request.
+    if text.lstrip()[:5].lower() in ("http:", "https"):
+        raise ImageError("an address in place of an image")
+    return decode_image(text)[0]
 
 
 def _read_json(content: bytes) -> Mapping[str, Any]:
     try:
         reply = json.loads(content)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise BadReply("its reply is no JSON") from fault
     if not isinstance(reply, Mapping):
         raise BadReply("its reply is no JSON object")

@@ -151,7 +151,7 @@ class Transport:
         if response.status_code == 200:
             try:
                 models = json.loads(response.content)
-            except ValueError as fault:
+            except (ValueError, RecursionError) as fault:
                 raise BadReply("its /v1/models is no JSON") from fault
             if not isinstance(models, dict) or not all(isinstance(model, dict) for model in _read_list(models, "data")):
                 raise BadReply("its /v1/models is no list of models")
@@ -226,7 +226,7 @@ def _error(response: httpx.Response) -> dict[str, object]:
     """Return the error of a reply in OpenAI's form; FastAPI's is translated."""
     try:
         body = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     error = body.get("error", body.get("detail", "")) if isinstance(body, dict) else ""
     return error if isinstance(error, dict) else {"message": str(error)}

@@ -147,11 +147,48 @@ async def test_a_score_that_is_none_is_not_passed_on(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"value": 500}', b'{"value": "NaN"}', b'{"score": 5}', b'{"value": 5, "more": 1}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"value": 500}',
+        b'{"value": "NaN"}',
+        b'{"value": true}',
+        b'{"value": %s}' % (b"9" * 400),
+        b'{"value": 5, "aspects": {"a": NaN}}',
+        b'{"value": 5, "aspects": {"a": 1e999}}',
+        b'{"value": 5, "aspects": {"a": false}}',
+        b'{"score": 5}',
+        b'{"value": 5, "more": 1}',
+    ],
+    ids=lambda body: body[:30].decode(),
 )
 async def test_a_server_that_answers_nonsense_gives_no_score(body: bytes) -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
     with pytest.raises(EvaluatorError, match="gave no score"):
+        await HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), transport).evaluate(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "out of memory"}}',
+        b'{"error": "out of memory"}',
+        b'{"detail": "out of memory"}',
+        b'{"message": "out of memory"}',
+    ],
+)
+async def test_the_reason_of_a_server_is_told_whatever_its_form_and_status(body: bytes) -> None:
+    for status in (200, 400):
+        transport = httpx.MockTransport(lambda _, status=status: httpx.Response(status, content=body))
+        with pytest.raises(EvaluatorError, match="out of memory"):
+            await HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), transport).evaluate(SAMPLE)
+
+
+async def test_an_error_that_cannot_be_read_is_one_all_the_same() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(400, content=b"[" * 100_000))
+    with pytest.raises(EvaluatorError, match="no reason given"):
         await HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), transport).evaluate(SAMPLE)
 
 

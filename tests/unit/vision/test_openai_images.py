@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import sys
 from email import message_from_bytes
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,9 +31,9 @@ def png(image: Image.Image) -> str:
 class Server:
     """Answers `/v1/images/edits` with one image, and keeps the parts of each form."""
 
-    def __init__(self, data: list[dict[str, Any]] | None = None, status: int = 200) -> None:
+    def __init__(self, data: Any = None, status: int = 200, body: bytes | None = None) -> None:
         self.data = [{"b64_json": png(Image.new("RGB", (64, 64), (0, 200, 0)))}] if data is None else data
-        self.status = status
+        self.status, self.body = status, body
         self.forms: list[dict[str, bytes]] = []
         self.paths: list[str] = []
 
@@ -46,7 +48,9 @@ class Server:
         self.paths.append(request.url.path)
         if self.status != 200:
             return httpx2.Response(self.status, json={"error": {"message": "not allowed by our policy"}})
-        return httpx2.Response(200, json={"created": 0, "data": self.data})
+        body = self.body or json.dumps({"created": 0, "data": self.data}).encode()
+        kind = "text/html" if body.startswith(b"<") else "application/json"
+        return httpx2.Response(200, content=body, headers={"content-type": kind})
 
     def engine(self, **settings: Any) -> OpenAIImages:
         client = openai.AsyncOpenAI(
@@ -130,13 +134,42 @@ async def test_nobody_at_the_address(noise: Image.Image) -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [([], "sent no image"), ([{}], "sent no image"), ([{"b64_json": "aGVsbG8="}], "cannot be read")],
+    [
+        ([], "sent no image"),
+        ([{}], "sent no image"),
+        ([None], "sent no image"),
+        ({}, "sent no image"),
+        ([{"b64_json": 5}], "sent no image"),
+        ([{"b64_json": "aGVsbG8="}], "cannot be read"),
+        ([{"b64_json": "\ud800"}], "cannot be read"),
+        ([{"url": "ftp://images.test/image.png"}], "cannot be read"),
+        (["<html>"], "cannot be read"),
+    ],
 )
-async def test_a_reply_without_an_image_is_an_observation(
-    noise: Image.Image, data: list[dict[str, Any]], message: str
-) -> None:
-    with pytest.raises(ToolError, match=message):
+async def test_a_reply_without_an_image_is_an_observation(noise: Image.Image, data: Any, message: str) -> None:
+    with pytest.raises(ToolError, match=f"the image model image-model .*{message}"):
         await Server(data).engine().edit(noise, "green", EditParams())
+
+
+@pytest.mark.parametrize("body", [b"<html>sign in</html>", b"null", b"[]", b'"image"', b"7"])
+async def test_a_body_of_another_form_is_an_observation(noise: Image.Image, body: bytes) -> None:
+    with pytest.raises(ToolError, match="the image model image-model sent no list of images: check that base_url"):
+        await Server(body=body).engine().edit(noise, "green", EditParams())
+
+
+async def test_a_path_in_the_reply_is_not_opened_here(noise: Image.Image, tmp_path: Path) -> None:
+    noise.save(tmp_path / "secret.png")
+    with pytest.raises(ToolError, match="local files are not read"):
+        await Server([{"url": str(tmp_path / "secret.png")}]).engine().edit(noise, "green", EditParams())
+
+
+async def test_transparent_parts_of_a_reply_are_white_and_show_no_hidden_colour(noise: Image.Image) -> None:
+    hidden = Server([{"b64_json": png(Image.new("RGBA", noise.size, (255, 0, 0, 0)))}])
+    edited = await hidden.engine().edit(noise, "cut it out", EditParams())
+    assert (edited.mode, edited.getpixel((5, 5))) == ("RGB", (255, 255, 255))
+    everything = Image.new("L", noise.size, 255)
+    painted = await hidden.engine().inpaint(noise, everything, "cut it out", InpaintParams())
+    assert painted.getpixel((5, 5)) == (255, 255, 255)
 
 
 async def test_an_address_in_the_reply_is_not_followed_into_the_private_network(noise: Image.Image) -> None:

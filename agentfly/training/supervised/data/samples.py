@@ -6,7 +6,8 @@ log of another model is not used by mistake.
 
 Conversations come in OpenAI's JSONL form: `messages`, `tools`, images as data URIs or files. A message of the assistant
 with `"weight": 0` is context: it carries no loss (as in OpenAI's fine-tuning files,
-https://platform.openai.com/docs/guides/supervised-fine-tuning).
+https://platform.openai.com/docs/guides/supervised-fine-tuning). Its `reasoning_content` is learned before its content,
+in `<think>` tags.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -30,7 +31,7 @@ from agentfly.agents.inputs import place_images
 from agentfly.agents.trajectory_file import first_messages, image_folder, read_trajectories
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError
 from agentfly.images import ImageSource, ImageStore, load_image
-from agentfly.messages import Message, from_openai
+from agentfly.messages import Message, TextPart, from_openai
 from agentfly.templates import ChatCodec
 from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.data.demonstrations import expert_demonstrations
@@ -38,6 +39,8 @@ from agentfly.training.supervised.data.examples import IGNORED, LoadImage, Sampl
 
 logger = logging.getLogger(__name__)
 
+# Names of the field in which servers keep the thoughts of a turn apart from its content.
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Advice by the reason for which samples were left out.
 _ADVICE = {
     "without their images": (
@@ -283,7 +286,7 @@ def openai_samples(path: Path, codec: ChatCodec, store: ImageStore) -> Iterator[
             if line.strip():
                 try:
                     yield _sample(json.loads(line), path.parent, codec, store)
-                except (AgentFlyError, ValueError) as fault:
+                except (AgentFlyError, ValueError, RecursionError) as fault:
                     raise DatasetError(f"{path}, line {number}: {fault}") from fault
 
 
@@ -300,7 +303,7 @@ def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> S
             source = folder / str(source).removeprefix("file://")
         return store.put(load_image(source))
 
-    messages = [from_openai(message, store_image) for message in row["messages"]]
+    messages = [_with_thought(from_openai(message, store_image), message) for message in row["messages"]]
     spoken = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if not spoken or spoken[0] == 0:
         raise DatasetError("the assistant must speak at least once, and not first")
@@ -318,6 +321,28 @@ def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> S
         store.get,
         task_key(messages[: spoken[0]]),
     )
+
+
+def _with_thought(message: Message, given: Mapping[str, object]) -> Message:
+    """Return a turn with the thought that its row has apart from the content, as Qwen's thinking models write it.
+
+    Args:
+        message: the turn without the thought.
+        given: the message of the row.
+
+    Raises:
+        DatasetError: the thought is no text, or the content has one too.
+    """
+    name, thought = next(((name, given[name]) for name in _THOUGHTS if given.get(name)), ("", None))
+    if message.role != "assistant" or thought is None:
+        return message
+    if not isinstance(thought, str):
+        raise DatasetError(f"{name!r} is text, not {type(thought).__name__}")
+    if "</think>" in message.text:
+        raise DatasetError(f"a message has thoughts in 'content' and in {name!r}: leave one of them out")
+    # Templates begin a call on a line of its own.
+    gap = "\n" if message.tool_calls and not message.text else "\n\n"
+    return replace(message, parts=(TextPart(f"<think>\n{thought.strip()}\n</think>{gap}"), *message.parts))
 
 
 def task_key(prompt: Iterable[Message]) -> str:

@@ -153,6 +153,16 @@ BROKEN = {
     "truth": (said(score=True), "no number"),
     "nothing": (said(score=None), "no number"),
     "nan": (Reply('{"feedback": "Fine.", "score": NaN}'), "no number"),
+    "without end": (Reply('{"feedback": "Fine.", "score": %s}' % ("9" * 400)), "not from 0 to 100"),
+    "below without end": (Reply('{"feedback": "Fine.", "score": -%s}' % ("9" * 400)), "not from 0 to 100"),
+    "too long for a number": (Reply('{"feedback": "Fine.", "score": %s}' % ("9" * 5000)), "no JSON object"),
+    "a sum": (Reply("{'feedback': 'Fine.', 'score': 40+20}"), "no JSON object"),
+    "two numbers": (Reply("{'feedback': 'Fine.', 'score': 7 or 80}"), "no JSON object"),
+    "nested without end": (Reply('{"feedback": ' + "[" * 3000), "no JSON object"),
+    "choices of another form": (Reply(body=b'{"choices": {"message": {"content": "x"}}}'), "no choices"),
+    "a choice of words": (Reply(body=b'{"choices": ["good"]}'), "no choices"),
+    "a message of words": (Reply(body=b'{"choices": [{"message": "good"}]}'), "no JSON object"),
+    "content is a number": (Reply(body=b'{"choices": [{"message": {"content": 7}}]}'), "no JSON object"),
     "feedback is no text": (said(score=50, feedback=["a"]), "feedback is list"),
     "rate limit": (fault(429, "slow down"), "RateLimitError"),
     "server fault": (fault(500, "oh"), "InternalServerError"),
@@ -180,6 +190,15 @@ async def test_a_judge_that_stays_broken_gives_no_score_and_says_why(broken: tup
     assert broken[1] in str(caught.value)
     assert len(server.requests) == 3
     assert tested.usage.not_scored == 1
+
+
+@pytest.mark.parametrize("usage", [None, {}, "much", {"prompt_tokens": None, "completion_tokens": "x"}, [1]])
+async def test_usage_of_another_form_costs_no_score(usage: object) -> None:
+    reply = {"choices": [{"message": {"content": '{"feedback": "Fine.", "score": 64}'}}], "usage": usage}
+    with judge(Reply(body=json.dumps(reply).encode())) as server:
+        tested = make(server, input_price=1.0)
+        assert (await tested.evaluate(SAMPLE)).value == 64.0
+    assert (tested.usage.prompt_tokens, tested.usage.cost) == (0, 0.0)
 
 
 async def test_a_broken_reply_is_told_to_the_judge_in_the_next_attempt() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
-from agentfly.evaluators.judge.replies import Token, expected_rating
+from agentfly.evaluators.judge.replies import BrokenReply, Token, expected_rating, read_reply, read_tokens
+from agentfly.evaluators.judge.schemes import SCHEMES
+
+QUESTION = SCHEMES["simple"].questions[0]
 
 
 def token(text: str, **others: float) -> Token:
@@ -52,6 +56,39 @@ def test_a_number_that_shares_its_token() -> None:
 def test_numbers_off_the_scale_do_not_count() -> None:
     tokens = reply(token("9", **{"55": 0.3}), token("}"))
     assert expected_rating(tokens, "score", 10) == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize("digits", [9, 400, 3000])
+def test_a_number_without_end_has_no_mean(digits: int) -> None:
+    assert expected_rating(reply(*(token("9", **{"1": 0.3}) for _ in range(digits)), token("}")), "score", 10) is None
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "expected"),
+    [
+        (None, []),
+        ({"content": None}, []),
+        ({"content": "7"}, []),
+        ({"content": [None, "7", {"token": None, "logprob": -1.0}]}, []),
+        ({"content": [{"token": "7", "logprob": None, "top_logprobs": None}]}, [Token("7", ())]),
+        ({"content": [{"token": "7", "logprob": -1.0, "top_logprobs": [None, {"token": "8", "logprob": "x"}]}]}, None),
+        ({"content": [{"token": "7", "logprob": math.nan}]}, [Token("7", ())]),
+        ({"content": [{"token": "7", "logprob": 1000}]}, [Token("7", (("7", 0.0),))]),
+        ({"content": [{"token": "7", "logprob": -(10**400)}]}, [Token("7", (("7", -1e9),))]),
+    ],
+)
+def test_log_probs_of_another_form_are_left_out(logprobs: object, expected: list[Token] | None) -> None:
+    assert read_tokens(logprobs) == ([Token("7", (("7", -1.0),))] if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"' * 9000 + "}", '{"a":' * 30_000, "{" * 190_000, "{'a" * 60_000 + "}", '{"a":[1,' * 20_000 + "}"]
+)
+def test_a_hostile_reply_holds_nobody_up(text: str) -> None:
+    started = time.process_time()
+    with pytest.raises(BrokenReply):
+        read_reply(text, QUESTION)
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,19 @@ async def test_a_server_without_conversations_links_its_responses(openai: OpenAI
     assert str(done.thread_id).startswith("resp_")
 
 
+async def test_a_prompt_that_was_cut_off_is_not_used_and_nothing_goes_on_from_it(openai: OpenAIServer) -> None:
+    openai.conversations = False
+    cut = written("a bri")
+    cut = Reply({**cut.body, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}})
+    openai.say(prompts=[written("brighter"), cut, written("brightest")])
+    done = await refine(at(openai, max_iterations=4))
+    assert [one.prompt for one in done.iterations] == ["a ring", "brighter", "brighter", "brightest"]
+    assert "max_output_tokens" in str(done.iterations[1].prompter_fault)
+    first, second, third = openai.bodies("prompt")
+    assert "previous_response_id" not in first
+    assert second["previous_response_id"] == third["previous_response_id"] == done.thread_id
+
+
 async def test_a_chat_endpoint_keeps_the_conversation_here(openai: OpenAIServer) -> None:
     openai.say(prompts=[chat("<think>hm</think>brighter"), chat("brightest")])
     done = await refine(at(openai, prompter="chat", rubric="jewelry"))

@@ -87,6 +87,14 @@ async def test_pixels_of_the_image_sent_become_pixels_of_the_image_given() -> No
     assert found[0].box == (62, 125, 250, 375)
 
 
+async def test_a_transparent_image_is_shown_on_white() -> None:
+    endpoint = Endpoint("[]")
+    await find(endpoint, Image.new("RGBA", (56, 56), (255, 0, 0, 0)))
+    url = endpoint.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert sent.getextrema() == ((255, 255),) * 3
+
+
 async def test_thousandths_are_of_the_sides() -> None:
     answer = boxes({"bbox_2d": [100, 200, 500, 1000], "label": "cat"})
     found = await find(Endpoint(answer), Image.new("RGB", (300, 200)), coordinates="thousandths")
@@ -105,6 +113,31 @@ async def test_entries_that_are_no_boxes_are_left_out() -> None:
     )
     found = await find(Endpoint(answer), Image.new("RGB", (112, 112)))
     assert [(one.label, one.box) for one in found] == [("cat dog", (1, 2, 30, 40))]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        boxes({"bbox_2d": [1, 2, 3], "label": "cat"}),
+        boxes({"bbox_2d": [5, 5, 5, 5], "label": "cat"}),
+        boxes({"bbox_2d": [5000, 5000, 6000, 6000], "label": "cat"}),
+        boxes({"bbox_2d": [1, 2, 3], "label": "cat"}, {**DOG, "score": 0.1}),
+    ],
+    ids=["three numbers", "a point", "outside", "beside one below the threshold"],
+)
+async def test_boxes_of_which_none_can_be_read_are_an_observation(answer: str) -> None:
+    with pytest.raises(ToolError, match="the detector policy gave boxes that cannot be read, such as "):
+        await find(Endpoint(answer), Image.new("RGB", (112, 112)))
+
+
+async def test_a_model_with_another_unit_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    detector = Endpoint(boxes({"bbox_2d": [500, 500, 1000, 1000], "label": "cat"})).detector()
+    for _ in range(2):
+        (cat,) = await detector.detect(Image.new("RGB", (112, 56)), "cat", box_threshold=0.3, text_threshold=0.3)
+        assert cat.box == (56, 28, 112, 56)
+    assert [record.message for record in caplog.records] == [
+        "the detector policy gives boxes in thousandths: set coordinates to thousandths"
+    ]
 
 
 async def test_an_answer_in_words_is_an_observation() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from agentfly.images import to_base64
 from agentfly.vision.base import EditParams, Engines, InpaintParams
 from agentfly.vision.remote import NodeConfig, remote_engines
 from agentfly.vision.remote.adapters import BadReply, adapter_of, encode_mask, read_detections, read_image
-from tests.unit.vision.remote.fake_node import FakeNode, make_image
+from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image
+from tests.values import pixel
 
 EVERYTHING = EditParams(negative_prompt="blur", true_cfg_scale=4.5, num_inference_steps=8, seed=3)
 
@@ -132,12 +134,38 @@ def test_masks_of_both_styles_are_each_others_opposite() -> None:
         b'{"data": [{"url": "http://x"}]}',
         b'{"data": [{"b64_json": "AAAA"}]}',
         b'{"data": [{"b64_json": null}]}',
+        b'{"data": [{"b64_json": 5}]}',
+        b'{"data": [{"b64_json": "http://127.0.0.1:9/image.png"}]}',
+        b'{"data": ["https://127.0.0.1:9/image.png"]}',
+        b'{"data": ["/etc/hostname"]}',
+        b'{"data": [null]}',
+        b'{"data": null}',
+        b"null",
+        b"[" * 100_000,
         b"\xff",
     ],
 )
 def test_replies_without_an_image(content: bytes) -> None:
     with pytest.raises(BadReply):
         read_image(content)
+
+
+@pytest.mark.parametrize("best", ["much", float("nan"), [], int("9" * 400)])
+def test_the_best_rejected_score_of_another_form(best: object) -> None:
+    with pytest.raises(BadReply):
+        read_detections(json.dumps({"data": [], "best_rejected": best}).encode(), (8, 6))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+async def test_hidden_colours_of_a_reply_are_not_painted(mode: str) -> None:
+    source = Image.new(mode, (8, 6), (9, 9, 9))
+    with FakeNode("openai").up() as node:
+        node.script.append(answer(Image.new("RGBA", (8, 6), (255, 0, 0, 0))))
+        engines = remote_engines([NodeConfig(node.url, model="m")], timeout=10)
+        image = await engines.inpainter.inpaint(source, half_mask(), "cat", InpaintParams())
+        await engines.close()
+    assert pixel(image, (0, 0))[:3] == (255, 255, 255)
+    assert image.getpixel((7, 0)) == source.getpixel((7, 0))
 
 
 def test_detections_without_masks_are_boxes() -> None:
@@ -148,7 +176,22 @@ def test_detections_without_masks_are_boxes() -> None:
 
 
 @pytest.mark.parametrize(
-    "item", [{}, {"label": "x", "score": "y", "box": [0, 0, 1, 1]}, {"label": "x", "score": 1, "box": [0]}, 3]
+    "item",
+    [
+        {},
+        {"label": "x", "score": "y", "box": [0, 0, 1, 1]},
+        {"label": "x", "score": 1, "box": [0]},
+        {"label": "x", "score": 1, "box": [0, 0, float("inf"), 1]},
+        {"label": "x", "score": 1, "box": [0, 0, int("9" * 400), 1]},
+        {"label": "x", "score": 1, "box": [100, 100, 101, 101]},
+        {"label": "x", "score": float("nan"), "box": [0, 0, 1, 1]},
+        {"label": "x", "score": 1, "box": [0, 0, 1, 1], "mask": 7},
+        {"label": "x", "score": 1, "box": [0, 0, 1, 1], "mask": "http://127.0.0.1:9/mask.png"},
+        {"label": "x", "score": 1, "box": [0, 0, 1, 1], "mask": to_base64(Image.new("L", (3, 3)))},
+        ["label", "score", "box"],
+        "label score box",
+        3,
+    ],
 )
 def test_detections_of_another_form(item: Any) -> None:
     with pytest.raises(BadReply):

@@ -74,10 +74,50 @@ def test_a_turn_of_weight_zero_is_only_read(codec: ChatCodec, tmp_path: Path) ->
     assert codec.decode(sample.ids[sample.labels != IGNORED].tolist()) == "two"
 
 
+def learned(codec: ChatCodec, sample: Any) -> str:
+    return codec.decode(sample.ids[sample.labels != IGNORED].tolist())
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_the_thought_of_a_turn_is_learned_before_its_words(codec: ChatCodec, tmp_path: Path, name: str) -> None:
+    turn = {"role": "assistant", "content": "a circle", name: "\nIt is round.\n"}
+    told = {"role": "assistant", "content": "<think>\nIt is round.\n</think>\n\na circle"}
+    apart, inside = read(tmp_path, codec, {"messages": [user(), turn]}, {"messages": [user(), told]})
+    assert "<think>\nIt is round.\n</think>" in learned(codec, apart)
+    assert apart.ids.tolist() == inside.ids.tolist()
+    assert apart.labels.tolist() == inside.labels.tolist()
+
+
+def test_the_thought_of_a_call_is_learned_before_the_call(codec: ChatCodec, tmp_path: Path) -> None:
+    thinking, plain = read(
+        tmp_path,
+        codec,
+        {"messages": [user(), assistant(reasoning_content="It is round.")]},
+        {"messages": [user(), assistant(reasoning_content=None)]},
+    )
+    assert learned(codec, thinking).endswith(learned(codec, plain))
+    assert learned(codec, thinking).startswith("<think>\nIt is round.\n</think>\n")
+
+
+def test_thoughts_of_earlier_turns_stay_as_they_do_in_a_rollout(codec: ChatCodec, tmp_path: Path) -> None:
+    turns = [{"role": "assistant", "content": n, "reasoning_content": f"thought {n}"} for n in ("one", "two")]
+    (sample,) = read(tmp_path, codec, {"messages": [user(), turns[0], user(), turns[1]]})
+    assert learned(codec, sample).count("<think>") == 2
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ("{", "line 2"),
+        ("[" * 100_000, "line 2"),
+        (
+            {"messages": [user(), assistant(reasoning_content=["It is round."])]},
+            "'reasoning_content' is text, not list",
+        ),
+        (
+            {"messages": [user(), assistant(content="<think>a</think>b", reasoning="c")]},
+            "thoughts in 'content' and in 'reasoning'",
+        ),
         ([], "list of 'messages'"),
         ({"messages": [user()]}, "assistant must speak"),
         ({"messages": [assistant()]}, "not first"),
