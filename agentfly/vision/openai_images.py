@@ -18,6 +18,7 @@ from pydantic import Field
 from agentfly.errors import ConfigError, ImageError, ToolError, require
 from agentfly.images import encode_image
 from agentfly.openai_client import Endpoint, SdkClient
+from agentfly.openai_compat import check_answer
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams, given_params
 from agentfly.vision.compositing import paste_back, restored, solid
@@ -108,6 +109,7 @@ class OpenAIImages:
             arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
         with self._client.translated_faults(f"the image model {self.name}"):
             reply = await self._send({"prompt": prompt, **arguments})
+            check_answer(reply)
         text = first_image(reply)
         if text is None and not hasattr(reply, "data"):
             raise ToolError(f"the image model {self.name} sent no list of images: check that base_url ends in /v1")

@@ -21,6 +21,7 @@ from PIL import Image
 from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolError, first_line
 from agentfly.images import encode_image
 from agentfly.openai_client import Endpoint, SdkClient
+from agentfly.openai_compat import check_answer
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import service_error
 from agentfly.vision.image_replies import decode_image, first_image
@@ -89,6 +90,7 @@ class ServerGenerator:
                 if "generate" not in offers:
                     raise EngineUnavailable("this image server edits and makes none from text: give a reference image")
                 reply = await self._client.get().images.generate(prompt=request.prompt, **self._body(request))
+            check_answer(reply)
         return await asyncio.to_thread(self._read_image, reply)
 
     async def close(self) -> None:

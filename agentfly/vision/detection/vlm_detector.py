@@ -16,6 +16,7 @@ from pydantic import Field
 
 from agentfly.errors import ToolError
 from agentfly.images import data_uri, on_white
+from agentfly.lenient_json import field_of
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.openai_compat import split_content
 from agentfly.settings import Settings
@@ -139,4 +140,5 @@ class VlmDetector:
         }
         with self._client.translated_faults(f"the detector {self.name}"):
             reply = await self._client.complete(body)
-        return split_content(reply.choices[0].message.content)[1] if reply.choices else ""
+        message = field_of(reply.choices[0], "message") if reply.choices else None
+        return split_content(field_of(message, "content"))[1]

@@ -157,6 +157,12 @@ async def test_a_body_of_another_form_is_an_observation(noise: Image.Image, body
         await Server(body=body).engine().edit(noise, "green", EditParams())
 
 
+async def test_an_error_in_a_reply_of_status_200_names_its_reason(noise: Image.Image) -> None:
+    body = json.dumps({"error": {"message": "out of credits", "code": 402}}).encode()
+    with pytest.raises(ToolError, match="out of credits"):
+        await Server(body=body).engine().edit(noise, "x", EditParams())
+
+
 async def test_a_path_in_the_reply_is_not_opened_here(noise: Image.Image, tmp_path: Path) -> None:
     noise.save(tmp_path / "secret.png")
     with pytest.raises(ToolError, match="local files are not read"):
