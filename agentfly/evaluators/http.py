@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 
 import httpx
 from pydantic import Field, ValidationError
@@ -18,6 +17,7 @@ from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
+from agentfly.redaction import public_url, read_key, redact
 from agentfly.settings import Settings
 
 
@@ -47,6 +47,7 @@ class HttpEvaluator:
 
     def __init__(self, settings: HttpEvaluatorSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.settings = settings
+        self._url = public_url(settings.base_url)
         self._transport = transport
         self._client = LoopLocal(self._make)
 
@@ -69,9 +70,7 @@ class HttpEvaluator:
             return ScoreBody.model_validate_json(reply.content).score()
         except ValidationError as fault:
             places = ", ".join(".".join(map(str, error["loc"])) or "body" for error in fault.errors())
-            raise EvaluatorError(
-                f"the evaluator at {self.settings.base_url} gave no score: {places} is wrong"
-            ) from None
+            raise EvaluatorError(f"the evaluator at {self._url} gave no score: {places} is wrong") from None
 
     async def check_ready(self) -> None:
         """Send a request without a sample, which every server refuses; see `AsksOthers.check_ready`."""
@@ -90,7 +89,7 @@ class HttpEvaluator:
             await client.aclose()
 
     def _make(self) -> httpx.AsyncClient:
-        key = os.environ.get(self.settings.api_key_env)
+        key = read_key(self.settings.api_key_env)
         return httpx.AsyncClient(
             base_url=self.settings.base_url,
             timeout=self.settings.timeout,
@@ -100,13 +99,14 @@ class HttpEvaluator:
         )
 
     def _no_answer(self, fault: httpx.HTTPError) -> str:
-        return f"the evaluator at {self.settings.base_url} does not answer ({str(fault) or type(fault).__name__})"
+        reason = redact(str(fault), read_key(self.settings.api_key_env)) or type(fault).__name__
+        return f"the evaluator at {self._url} does not answer ({reason})"
 
     def _refusal(self, reply: httpx.Response) -> Exception:
         reason = "no reason given"
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            reason = str(reply.json()["error"]["message"])[:300]
-        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {reason}"
+            reason = redact(str(reply.json()["error"]["message"]), read_key(self.settings.api_key_env))[:300]
+        reason = f"the evaluator at {self._url}: HTTP {reply.status_code}: {reason}"
         if reply.status_code in (401, 403):
             return ConfigError(f"{reason}; set {self.settings.api_key_env}")
         if reply.status_code in (404, 405):

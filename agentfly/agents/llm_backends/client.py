@@ -196,7 +196,7 @@ class ClientBackend:
                 if text:
                     await on_delta(text)
         if reply.finish is None:
-            error = f"{self._config.base_url}: the stream ended before the answer did"
+            error = f"{self._faults.url}: the stream ended before the answer did"
             raise BackendError(error, retryable=True) if reply.texts else TransientError(error)
 
     def _read(self, read: Callable[[A], T], answer: A) -> T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from agentfly.errors import ConfigError
+from agentfly.redaction import read_key
 from agentfly.serving.image_server.settings import ServerSettings, UploadLimits
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def read_settings(
     """
     if options.get("gpu_ids") and (device or options.get("workers", 1) != 1):
         raise ConfigError("--gpu-ids starts a worker on each of these GPUs: leave out --device and --workers")
-    key = None if api_key_env is None else os.environ.get(api_key_env, "")
-    if key == "":
+    key = None if api_key_env is None else read_key(api_key_env)
+    if api_key_env is not None and not key:
         raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
     limits = UploadLimits(
         body_bytes=int(max_body_mb * 2**20),

@@ -1,0 +1,113 @@
+"""Keys of services: read them, and keep them and other secrets out of messages, logs and files.
+
+A key reaches a text in many ways: a server repeats it, a library shows the header that it refused, an address has a
+password in it. `redact` is for texts that are shown or stored, `is_secret_name` for names of settings and headers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated
+from urllib.parse import quote, quote_plus
+
+from pydantic import AfterValidator, SecretStr
+
+from agentfly.errors import ConfigError
+
+MASK = "***"
+# A shorter one ("x") protects nothing, and is part of every second word of a message.
+_SHORTEST_SECRET = 4
+
+# What stands before the host of an address. Its end is the last "@" before the path, as for the parsers of addresses.
+_USER = re.compile(r'(?<=://)(?!\*\*\*@)[^\s/?#"<>]*@')
+_QUERY = re.compile(
+    r"(?P<name>[?&;#](?:[\w.-]*(?:key|token|secret|password|passwd|pwd|signature|credential)|auth|code|sig)=)"
+    r"(?!\*\*\*)[^&#\s\"'<>]+",
+    re.IGNORECASE,
+)
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRET_WORDS = re.compile(
+    r"authorization|cookie|password|passwd|passphrase|secret|credential|(?:api|access|private|auth|subscription)key"
+)
+# Tokens of a tokenizer, such as `eos_token`.
+_TOKENIZERS = frozenset(("bos", "cls", "end", "eos", "image", "mask", "pad", "sep", "special", "start", "stop", "unk"))
+
+
+def checked_key(key: str, name: str) -> str:
+    """Return a key without the spaces and line breaks around it, which come from files and copying.
+
+    Args:
+        key: as it was given.
+        name: of its variable or setting, for the message.
+
+    Raises:
+        ConfigError: it has a character that no header can carry. The message does not have the key.
+    """
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{name} has a line break or another character that no key has: set it again, on one line")
+    return key
+
+
+def read_key(variable: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """Return the key in an environment variable; None where it is not set or empty.
+
+    Args:
+        variable: its name.
+        environment: that of the process by default.
+
+    Raises:
+        ConfigError: the value cannot be a key; the message names the variable.
+    """
+    value = (os.environ if environment is None else environment).get(variable, "")
+    return checked_key(value, f"the environment variable {variable}") or None
+
+
+def _checked(key: SecretStr) -> SecretStr:
+    return SecretStr(checked_key(key.get_secret_value(), "the key"))
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_checked)]
+"""A key as a field of settings."""
+
+
+def redact(text: str, *secrets: SecretStr | str | None) -> str:
+    """Return a text in which keys, and the secrets of addresses, are replaced by asterisks.
+
+    Args:
+        text: of any origin.
+        secrets: keys to look for, as they are and in the forms in which programs show and send them.
+    """
+    for secret in secrets:
+        key = (secret.get_secret_value() if isinstance(secret, SecretStr) else secret or "").strip()
+        if len(key) >= _SHORTEST_SECRET:
+            forms = {key, repr(key)[1:-1], json.dumps(key)[1:-1], quote(key, safe=""), quote_plus(key)}
+            for form in sorted(forms, key=len, reverse=True):
+                text = text.replace(form, MASK)
+    return public_url(text)
+
+
+def public_url(url: str) -> str:
+    """Return an address, or a text with addresses, without passwords and without keys in the query."""
+    if "://" in url:
+        url = _USER.sub(f"{MASK}@", url)
+    return _QUERY.sub(rf"\g<name>{MASK}", url) if "=" in url else url
+
+
+def is_secret_name(name: str) -> bool:
+    """Return True for the name of a setting or a header that holds a secret, such as `X-Auth-Token` or `api_key`.
+
+    The name of a setting that names a variable (`api_key_env`) is none.
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    if not words or words[-1] == "env":
+        return False
+    if _SECRET_WORDS.search("".join(words)):
+        return True
+    if words[0] == "x" and words[-1] == "key":
+        return True
+    return any(word.endswith("token") and not (at and words[at - 1] in _TOKENIZERS) for at, word in enumerate(words))
