@@ -92,11 +92,29 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "Authorization Proxy-Authorization x-api-key api-key apiKey X-API-KEY openai_api_key Cookie Set-Cookie token "
-        "X-Auth-Token hf_token accessToken client_secret secret password db_passwd Ocp-Apim-Subscription-Key "
-        "x-functions-key aws_secret_access_key credentials"
-    ).split(),
+    [
+        "Authorization",
+        "Proxy-Authorization",
+        "x-api-key",
+        "api-key",
+        "apiKey",
+        "X-API-KEY",
+        "openai_api_key",
+        "Cookie",
+        "Set-Cookie",
+        "token",
+        "X-Auth-Token",
+        "hf_token",
+        "accessToken",
+        "client_secret",
+        "secret",
+        "password",
+        "db_passwd",
+        "Ocp-Apim-Subscription-Key",
+        "x-functions-key",
+        "aws_secret_access_key",
+        "credentials",
+    ],
 )
 def test_names_of_secrets_are_known_by_pattern(name: str) -> None:
     assert is_secret_name(name)
@@ -104,10 +122,21 @@ def test_names_of_secrets_are_known_by_pattern(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "api_key_env max_tokens max_completion_tokens tokenizer_mode key keyword eos_token author model base_url top_k "
-        "input_price monkey"
-    ).split(),
+    [
+        "api_key_env",
+        "max_tokens",
+        "max_completion_tokens",
+        "tokenizer_mode",
+        "key",
+        "keyword",
+        "eos_token",
+        "author",
+        "model",
+        "base_url",
+        "top_k",
+        "input_price",
+        "monkey",
+    ],
 )
 def test_names_of_other_settings_are_no_secrets(name: str) -> None:
     assert not is_secret_name(name)
