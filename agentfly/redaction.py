@@ -7,6 +7,7 @@ password in it. `redact` is for texts that are shown or stored, `is_secret_name`
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from urllib.parse import quote, quote_plus
 
 from pydantic import AfterValidator, SecretStr
 
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, printable
 
 MASK = "***"
 # A shorter one ("x") protects nothing, and is part of every second word of a message.
@@ -96,6 +97,26 @@ def public_url(url: str) -> str:
     if "://" in url:
         url = _USER.sub(f"{MASK}@", url)
     return _QUERY.sub(rf"\g<name>{MASK}", url) if "=" in url else url
+
+
+class LogFormatter(logging.Formatter):
+    """Formatter of lines, and their tracebacks, without secrets of addresses and without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return printable(public_url(super().format(record)))
+
+
+def log_to_stderr(level: int, form: str) -> None:
+    """Log to standard error by a `LogFormatter`, unless this process logs already.
+
+    Args:
+        level: least severe messages to log.
+        form: of a line, as `logging.Formatter` takes it.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def is_secret_name(name: str) -> bool:

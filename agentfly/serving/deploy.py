@@ -22,8 +22,9 @@ import typer
 
 from agentfly.agents.llm_backends.vllm_defaults import ANY_DEVICE, CPU, CPU_ENVIRONMENT, is_cpu_build
 from agentfly.agents.policy_config import FILE_NAME
-from agentfly.errors import MissingExtraError, one_line
+from agentfly.errors import MissingExtraError, one_line, printable
 from agentfly.model_source import find_model, is_local
+from agentfly.redaction import log_to_stderr, public_url
 from agentfly.serving.supervisor import Endpoint, supervise
 from agentfly.templates import available_templates, load_template
 
@@ -222,7 +223,7 @@ def serve_policy(
         message = one_line(fault)
         if message is None:
             raise
-        typer.echo(f"deploy: {message}", err=True)
+        typer.echo(printable(public_url(f"deploy: {message}")), err=True)
         code = 2
     raise typer.Exit(code)
 
@@ -233,6 +234,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: options; None for those of the process.
     """
-    logging.basicConfig(level=logging.WARNING, format="deploy: %(message)s")
+    log_to_stderr(logging.WARNING, "deploy: %(message)s")
     logging.getLogger("agentfly").setLevel(logging.INFO)
     app(arguments, prog_name="python -m agentfly.utils.deploy")

@@ -28,7 +28,7 @@ from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSe
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
-from agentfly.redaction import read_key
+from agentfly.redaction import log_to_stderr, read_key
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -176,5 +176,5 @@ def host_evaluator(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
     app(prog_name="python -m agentfly.serving.evaluator_server")

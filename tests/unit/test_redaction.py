@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -14,8 +15,9 @@ from agentfly.agents.llm_backends import ClientConfig
 from agentfly.agents.llm_backends.endpoint import endpoint_config
 from agentfly.errors import ConfigError
 from agentfly.openai_client import Endpoint
-from agentfly.redaction import is_secret_name, public_url, read_key, redact
+from agentfly.redaction import LogFormatter, is_secret_name, public_url, read_key, redact
 from agentfly.vision.remote import NodeConfig
+from tests.unit.hostile import EVERYTHING, assert_tame
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=4, max_size=40)
 
@@ -140,3 +142,12 @@ def test_names_of_secrets_are_known_by_pattern(name: str) -> None:
 )
 def test_names_of_other_settings_are_no_secrets(name: str) -> None:
     assert not is_secret_name(name)
+
+
+def test_a_log_line_has_no_secrets_of_addresses_and_no_controls() -> None:
+    record = logging.LogRecord(
+        "a", logging.INFO, "f", 1, "GET %s %s", (f"http://me:pa55word@h?key=abc {EVERYTHING}", 1), None
+    )
+    line = LogFormatter("%(levelname)s %(message)s").format(record)
+    assert line.startswith("INFO GET http://***@h?key=*** ")
+    assert_tame(line)

@@ -14,6 +14,7 @@ from agentfly import cli
 from agentfly.cli import app, main
 from agentfly.errors import ConfigError
 from agentfly.files import parse_yaml
+from tests.unit.hostile import EVERYTHING, HOSTILE, assert_tame
 
 BROKEN = "a: [1, 2\nb: }\n"
 # The words after it are those of the parser, which is libyaml's in the tests.
@@ -106,6 +107,20 @@ def test_faults_of_the_machine(
 
     monkeypatch.setattr(cli, "app", fails)
     assert one_line(monkeypatch, capsys, "eval").startswith(told)
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, EVERYTHING])
+def test_an_error_is_shown_whatever_a_server_said(
+    hostile: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ConfigError(f"the server said {hostile} at http://me:pa55word@h/v1?key=sk-secret")
+
+    monkeypatch.setattr(cli, "app", fails)
+    said = one_line(monkeypatch, capsys, "eval")
+    assert said.endswith("at http://***@h/v1?key=***")
+    if hostile == EVERYTHING:
+        assert_tame(said)
 
 
 @pytest.mark.parametrize("bug", [TypeError("a bug"), OSError("of a library, without a number")])
