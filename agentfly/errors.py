@@ -11,7 +11,6 @@ import difflib
 import errno
 import importlib.util
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 
 
@@ -117,34 +116,32 @@ def first_line(fault: BaseException) -> str:
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
-def _harmless(char: str) -> bool:
-    """Return True for a character that a terminal only shows; spaces and joiners of scripts and emoji are such."""
-    return char.isprintable() or char in "\n\t\u200c\u200d" or unicodedata.category(char) == "Zs"
+# C0, DEL and C1; what is unseen, or turns the direction of writing; halves of surrogate pairs; tags. The joiners U+200C
+# and U+200D belong to scripts and emoji.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 
 
 def printable(text: str) -> str:
     """Return a text without control characters, with which a model or a server could steer a terminal.
 
-    It keeps line feeds and tabs. C0, C1, marks that turn the direction of writing, and halves of surrogate pairs are
-    replaced. Print the result as `rich.text.Text`: in a `str` rich would read markup and names of emoji.
+    Line feeds and tabs stay. Print the result as `rich.text.Text`: in a `str` rich reads markup and emoji names.
     """
-    if text.isprintable():
-        return text
-    return "".join(char if _harmless(char) else "\ufffd" for char in text.replace("\r\n", "\n"))
+    return text if text.isprintable() else _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def printable_json(text: str) -> str:
     """Return JSON in which such characters are escaped, so that programs read the same values."""
-    if text.isprintable():
-        return text
-    return "".join(char if _harmless(char) else _escaped(char) for char in text)
 
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        # JSON escapes characters beyond U+FFFF as two halves.
+        halves = (code,) if code <= 0xFFFF else (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
+        return "".join(f"\\u{half:04x}" for half in halves)
 
-def _escaped(char: str) -> str:
-    code = ord(char)
-    # JSON escapes characters beyond U+FFFF as two halves.
-    halves = (code,) if code <= 0xFFFF else (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
-    return "".join(f"\\u{half:04x}" for half in halves)
+    return text if text.isprintable() else _CONTROLS.sub(escaped, text)
 
 
 DISK_FULL = "no space is left on the disk"

@@ -24,7 +24,7 @@ from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import Reexecution, Totals, reexecute, totals
-from agentfly.evaluation.report.markdown import table
+from agentfly.evaluation.report.markdown import plain, table
 from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run import EvaluationRun, OnRecord
@@ -296,11 +296,11 @@ def _page(run: Path, engines: Sequence[str], found: Sequence[Reexecution]) -> st
             rows.append([chain.id, str(one.turn), str(one.call), one.tool, one.image or "–", one.what, *figures])
     counted = "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in totals(found).items())
     head = ["chain", "turn", "call", "tool", "image", "what", "mean", "max", "pixels %"]
-    parts = [f"# The tool calls of {run}, carried out again\n", f"Engines: {', '.join(engines)}.\n"]
+    parts = [f"# The tool calls of {plain(str(run))}, carried out again\n", f"Engines: {plain(', '.join(engines))}.\n"]
     parts += [counted, table(head, rows[:_SHOWN]) if rows else "No image differs.\n"]
     if len(rows) > _SHOWN:
         parts.append(f"{len(rows) - _SHOWN} more are in reexecution.json.\n")
-    skipped = [f"- {one.id}: {reason}\n" for one in found for reason in one.skipped]
+    skipped = [f"- {plain(one.id)}: {plain(reason)}\n" for one in found for reason in one.skipped]
     if skipped:
         parts += ["Not carried out:\n", "".join(skipped[:_SHOWN])]
     return "\n".join(parts)
