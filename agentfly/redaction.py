@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 from urllib.parse import quote, quote_plus
 
@@ -34,6 +34,9 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORDS = re.compile(
     r"authorization|cookie|password|passwd|passphrase|secret|credential|(?:api|access|private|auth|subscription)key"
 )
+# Names that are refused whatever their value is.
+_ALWAYS = frozenset(("api_key", "apikey", "token", "password", "secret"))
+_HEADER = re.compile(r"\s*((?:proxy-)?authorization|(?:x-)?api-key|(?:set-)?cookie)\s*:\s*\S", re.IGNORECASE)
 # Tokens of a tokenizer, such as `eos_token`.
 _TOKENIZERS = frozenset(("bos", "cls", "end", "eos", "image", "mask", "pad", "sep", "special", "start", "stop", "unk"))
 
@@ -122,13 +125,53 @@ def log_to_stderr(level: int, form: str) -> None:
 def is_secret_name(name: str) -> bool:
     """Return True for the name of a setting or a header that holds a secret, such as `X-Auth-Token` or `api_key`.
 
-    The name of a setting that names a variable (`api_key_env`) is none.
+    The name of a setting that names a variable or a file (`api_key_env`, `token_path`) is none.
     """
     words = [word.lower() for word in _WORD.findall(name)]
-    if not words or words[-1] == "env":
+    if not words or words[-1] in ("env", "path", "file", "dir"):
         return False
     if _SECRET_WORDS.search("".join(words)):
         return True
     if words[0] == "x" and words[-1] == "key":
         return True
     return any(word.endswith("token") and not (at and words[at - 1] in _TOKENIZERS) for at, word in enumerate(words))
+
+
+def secret_entries(settings: object) -> Iterator[str]:
+    """Yield the names of the entries that hold secrets, at any depth of settings.
+
+    Headers count in all forms in which people write them: as mappings, as pairs, and as lines (`Cookie: …`).
+    """
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if _is_secret(str(name), value):
+                yield str(name)
+            else:
+                yield from secret_entries(value)
+    elif isinstance(settings, list | tuple):
+        if len(settings) == 2 and isinstance(settings[0], str) and _is_secret(settings[0], settings[1]):
+            yield settings[0]
+        else:
+            for item in settings:
+                yield from secret_entries(item)
+    elif isinstance(settings, str) and (header := _HEADER.match(settings)):
+        yield header[1]
+
+
+def _is_secret(name: str, value: object) -> bool:
+    # Other values are switches and counts, such as `return_token_ids: true`.
+    held = isinstance(value, str | SecretStr) and str(value).lower() not in ("", "0", "1", "true", "false")
+    return name.lower() in _ALWAYS or (held and is_secret_name(name))
+
+
+def public_settings(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return settings as a folder or a record may keep them: secrets, also those of addresses, become asterisks."""
+
+    def public(value: object) -> object:
+        if isinstance(value, Mapping):
+            return public_settings(value)
+        if isinstance(value, list | tuple):
+            return [public(item) for item in value]
+        return public_url(value) if isinstance(value, str) else value
+
+    return {name: MASK if _is_secret(str(name), value) else public(value) for name, value in settings.items()}

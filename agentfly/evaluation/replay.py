@@ -33,6 +33,7 @@ from agentfly.evaluation.scoring import FIRST_TASKS, Scorer, read_specs
 from agentfly.evaluation.settings import ScoringSettings, refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
+from agentfly.redaction import public_settings
 from agentfly.vision import make_engines
 
 _SHOWN = 100
@@ -249,7 +250,7 @@ async def _score(
     identity |= {name: getattr(settings, name) for name in ("data", "split", "seed", "re_execute", "engine")}
     refuse_keys(identity)
     scorer = Scorer(specs, settings.concurrency)
-    folder = RunFolder(out, identity)
+    folder = RunFolder(out, public_settings(identity))
     try:
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
 

@@ -15,7 +15,15 @@ from agentfly.agents.llm_backends import ClientConfig
 from agentfly.agents.llm_backends.endpoint import endpoint_config
 from agentfly.errors import ConfigError
 from agentfly.openai_client import Endpoint
-from agentfly.redaction import LogFormatter, is_secret_name, public_url, read_key, redact
+from agentfly.redaction import (
+    LogFormatter,
+    is_secret_name,
+    public_settings,
+    public_url,
+    read_key,
+    redact,
+    secret_entries,
+)
 from agentfly.vision.remote import NodeConfig
 from tests.unit.hostile import EVERYTHING, assert_tame
 
@@ -151,3 +159,18 @@ def test_a_log_line_has_no_secrets_of_addresses_and_no_controls() -> None:
     line = LogFormatter("%(levelname)s %(message)s").format(record)
     assert line.startswith("INFO GET http://***@h?key=*** ")
     assert_tame(line)
+
+
+def test_stored_settings_keep_everything_but_secrets() -> None:
+    kept = {"a": 1, "b": [True, None, {"c": "d"}], "return_token_ids": True, "api_key_env": "K", "max_tokens": 3}
+    assert public_settings(kept) == kept
+    given = {"url": "http://me:pa55word@h", "all": [{"Cookie": "pa55word"}, ("http://h?key=pa55word",)], "token": 5}
+    assert public_settings(given) == {
+        "url": "http://***@h",
+        "all": [{"Cookie": "***"}, ["http://h?key=***"]],
+        "token": "***",
+    }
+    assert list(secret_entries(given)) == ["Cookie", "token"]
+    assert (
+        list(secret_entries({"env": {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}})) == []
+    )
