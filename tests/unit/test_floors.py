@@ -15,7 +15,7 @@ PACKAGE = ROOT / "agentfly"
 
 # From the ground up. A room may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "aio", "files", "settings", "model_source", "list_options", "redaction"),
+    ("errors", "aio", "files", "settings", "model_source", "list_options", "redaction", "process_tree", "cleanup"),
     ("messages", "images"),
     ("openai_client", "templates"),
     ("vision", "datasets"),
