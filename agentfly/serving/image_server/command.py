@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import sys
@@ -15,6 +14,7 @@ from pydantic import SecretStr
 from agentfly.errors import ConfigError
 from agentfly.redaction import read_key
 from agentfly.serving.image_server.settings import ServerSettings, UploadLimits
+from agentfly.serving.supervisor import is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -77,7 +77,7 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
 
     from agentfly.serving.image_server.http.app import create_app
 
-    if settings.api_key is None and not _is_loopback(settings.host):
+    if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -109,10 +109,3 @@ async def _serve_until_fatal(server: uvicorn.Server, dispatcher: Dispatcher) -> 
         await server.serve()
     finally:
         watching.cancel()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
