@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,10 +74,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     def on_phase(phase: str) -> None:
         console.print(Text(printable(f"phase: {phase}")))
 
-    def on_notice(text: str) -> None:
-        show(text, "yellow")
-
-    outcome = launch(run, on_step=on_step, on_phase=on_phase, on_notice=on_notice)
+    outcome = launch(run, on_step=on_step, on_phase=on_phase, on_notice=partial(show, style="yellow"))
     for name, path in (
         ("metrics", outcome.metrics_file),
         ("log", outcome.log_file),

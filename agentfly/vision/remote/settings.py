@@ -11,7 +11,7 @@ import httpx
 from pydantic import BeforeValidator
 
 from agentfly.errors import ConfigError, unknown_name
-from agentfly.redaction import read_key
+from agentfly.redaction import public_url, read_key
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
 
 _TEXT = re.compile(
@@ -46,7 +46,7 @@ class NodeConfig:
         """
         url = httpx.URL(self.base_url)
         if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"{self.base_url!r} is no address of a server: http://HOST:PORT")
+            raise ConfigError(f"{public_url(self.base_url)!r} is no address of a server: http://HOST:PORT")
         if url.userinfo:
             # Addresses are shown in statistics, logs and observations.
             raise ConfigError(
@@ -145,7 +145,7 @@ def _url(text: str) -> str:
             "and name that with --nodes-key-env or api_key_env"
         )
     if found is None:
-        raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000, or http(s)://HOST")
+        raise ConfigError(f"{public_url(text)!r} is not HOST:PORT, such as localhost:8000, or http(s)://HOST")
     if not found["scheme"] and not found["port"]:
         raise ConfigError(f"{text!r} has no port: write HOST:PORT, such as {found['host']}:8000")
     if found["port"] and not 0 < int(found["port"]) < 65536:

@@ -123,6 +123,16 @@ def test_an_error_is_shown_whatever_a_server_said(
         assert_tame(said)
 
 
+def test_edit_shows_no_secret_of_an_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    options = ("-o", tmp_path / "out.png", "--base-url", "http://me:pa55word@127.0.0.1:1/v1?key=sk-other")
+    said = one_line(monkeypatch, capsys, "edit", tmp_path / "in.png", "Brighter.", *options)
+    assert said.startswith("cannot reach http://***@127.0.0.1:1/v1?key=***")
+    assert not [secret for secret in ("pa55word", "sk-secret", "sk-other") if secret in said]
+
+
 @pytest.mark.parametrize("bug", [TypeError("a bug"), OSError("of a library, without a number")])
 def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
