@@ -41,7 +41,7 @@ FaultKind = Literal[
 
 _LIST_SECONDS = 5.0
 _MOST_LISTED, _LONGEST_NAME = 20, 200  # names that a message shows, and characters of a name
-_LONGEST_REASON = 500  # characters
+_LONGEST_REASON, _LONGEST_READ = 500, 100_000  # characters: of a reason, and of the answer that it is taken from
 _WANTS_KEY = "api.openai.com"
 _RETRYABLE: frozenset[FaultKind] = frozenset(("timeout", "unreachable", "rate_limit", "server_error", "other"))
 _KINDS: Mapping[int, FaultKind] = {
@@ -123,7 +123,7 @@ def read_fault(
         kind = _KINDS.get(status, "server_error" if status >= 500 else "refused")
         kind = "no_quota" if code == "insufficient_quota" else kind
         retry_after = read_retry_after(fault.response.headers)
-    reason = redact(str(cause).strip() or type(cause).__name__, secret)
+    reason = redact(str(cause)[:_LONGEST_READ].strip() or type(cause).__name__, secret)
     reason = " ".join(short_paths(reason).split())[:_LONGEST_REASON]
     limit = "in time" if timeout is None else f"within {timeout:g} s"
     message = _MESSAGES[kind].format(who=public_url(who), reason=reason, status=status, limit=limit)

@@ -153,9 +153,9 @@ def secret_entries(settings: object) -> Iterator[str]:
             yield settings[0]
         else:
             for item in settings:
+                if isinstance(item, str) and (header := _HEADER.match(item)):
+                    yield header[1]
                 yield from secret_entries(item)
-    elif isinstance(settings, str) and (header := _HEADER.match(settings)):
-        yield header[1]
 
 
 def _is_secret(name: str, value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import timeit
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -77,6 +78,16 @@ def test_no_form_of_a_key_is_left_in_a_text(key: str, around: str, before: str, 
 def test_a_text_without_secrets_stays_as_it_is() -> None:
     for text in ("cannot reach http://10.0.0.1:8000/v1 (refused)", "a key=1 b", "mail me@x.org", "p < 0.05 ?", ""):
         assert redact(text, "sk-secret", None, "") == text
+
+
+@pytest.mark.parametrize("start", ["?", "x://", "?key", "?&", "://@", "?token.-", "?a&key=b"])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_the_time_to_redact_grows_no_faster_than_the_text(start: str, repeated: bool) -> None:
+    def seconds(size: int) -> float:
+        text = (start * (size // len(start)) if repeated else start + "a" * size) + " ="
+        return min(timeit.repeat(lambda: redact(text, "sk-secret"), number=1, repeat=3))
+
+    assert seconds(200_000) < 60 * max(seconds(10_000), 1e-4)
 
 
 @pytest.mark.parametrize(
