@@ -116,9 +116,32 @@ def first_line(fault: BaseException) -> str:
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
+# C0, DEL and C1; what is unseen, or turns the direction of writing; halves of surrogate pairs; tags. The joiners U+200C
+# and U+200D belong to scripts and emoji.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+
+
 def printable(text: str) -> str:
-    """Return a text without control characters, with which a model or a server could steer a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+    """Return a text without control characters, with which a model or a server could steer a terminal.
+
+    Line feeds and tabs stay. Print the result as `rich.text.Text`: in a `str` rich reads markup and emoji names.
+    """
+    return text if text.isprintable() else _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def printable_json(text: str) -> str:
+    """Return JSON in which such characters are escaped, so that programs read the same values."""
+
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        # JSON escapes characters beyond U+FFFF as two halves.
+        halves = (code,) if code <= 0xFFFF else (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
+        return "".join(f"\\u{half:04x}" for half in halves)
+
+    return text if text.isprintable() else _CONTROLS.sub(escaped, text)
 
 
 DISK_FULL = "no space is left on the disk"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pydantic import Field, SecretStr
 from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, ToolError, short_paths, unknown_name
 from agentfly.openai_compat import Fallbacks, check_answer, status_of, words_of
+from agentfly.redaction import ApiKey, public_url, read_key, redact
 from agentfly.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ BROKEN_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 _LIST_SECONDS = 5.0
 _RETRY_SECONDS, _LONGEST_RETRY = 0.5, 30.0
 _MOST_LISTED, _LONGEST_NAME = 20, 200  # names that a message shows, and characters of a name
-_LONGEST_REASON = 500  # characters
-# A shorter one ("x") protects nothing, and is part of every second word of a message.
-_SHORTEST_SECRET = 4
+_LONGEST_REASON, _LONGEST_READ = 500, 100_000  # characters: of a reason, and of the answer that it is taken from
 _WANTS_KEY = "api.openai.com"
 _RETRYABLE: frozenset[FaultKind] = frozenset(("timeout", "unreachable", "rate_limit", "server_error", "other"))
 _KINDS: Mapping[int, FaultKind] = {
@@ -121,21 +119,19 @@ def read_fault(
     cause: BaseException = fault
     if isinstance(fault, openai.APIError):
         # A server may send a number as its code.
-        code = None if fault.code is None else str(fault.code)
+        code = None if fault.code is None else redact(str(fault.code), secret)
     kind, status, retry_after = _kind_of(fault)
     if kind == "unreachable":
         cause = fault.__cause__ or fault
-    key = secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""
-    reason = str(cause).strip() or type(cause).__name__
+    reason = str(cause)[:_LONGEST_READ].strip() or type(cause).__name__
     # The SDK leaves out what a server says in another place than OpenAI does.
     said = words_of(cause.body) if isinstance(cause, openai.APIError) else ()
     if more := [text for text in dict.fromkeys(said) if text not in reason]:
         reason = f"{reason} - {'; '.join(more)}"
-    if len(key) >= _SHORTEST_SECRET:
-        reason = reason.replace(key, "***")
+    reason = redact(reason[:_LONGEST_READ], secret)
     reason = " ".join(short_paths(reason).split())[:_LONGEST_REASON]
     limit = "in time" if timeout is None else f"within {timeout:g} s"
-    message = _MESSAGES[kind].format(who=who, reason=reason, status=status, limit=limit)
+    message = _MESSAGES[kind].format(who=public_url(who), reason=reason, status=status, limit=limit)
     return ApiFault(kind, message, reason, status, code, retry_after)
 
 
@@ -203,14 +199,14 @@ class Endpoint(Settings):
 
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
-    api_key: SecretStr | None = None
+    api_key: ApiKey | None = None
     timeout: float = Field(120.0, gt=0)
     retries: int = Field(2, ge=0)
 
     @property
     def secret(self) -> str | None:
         """The key that was given or that the environment has; None where there is none."""
-        return self.api_key.get_secret_value() if self.api_key else os.environ.get(self.api_key_env)
+        return self.api_key.get_secret_value() if self.api_key else read_key(self.api_key_env)
 
     def key(self) -> str:
         """Return the key to send, which is "none" for a server that needs none.
@@ -249,7 +245,11 @@ class SdkClient:
             fault: the exception.
             who: subject of the message, such as "the judge m".
         """
-        return read_fault(fault, who, timeout=self._endpoint.timeout, secret=self._endpoint.secret)
+        return read_fault(fault, who, timeout=self._endpoint.timeout, secret=self._secret)
+
+    def redact(self, text: str) -> str:
+        """Return a text of the server without the key, which it may repeat."""
+        return redact(text, self._secret)
 
     @contextmanager
     def translated_faults(self, who: str, error: Callable[[ApiFault], Exception] = tool_error) -> Iterator[None]:
@@ -313,7 +313,7 @@ class SdkClient:
             ConfigError: a key is missing or refused, or the model is not on the list.
             ToolError: the endpoint does not answer.
         """
-        who = f"{who} at {self._endpoint.base_url or _WANTS_KEY}"
+        who = f"{who} at {public_url(self._endpoint.base_url or _WANTS_KEY)}"
         names = await self._list_models(who)
         # Some endpoints list "models/NAME" for NAME, a proxy lists patterns, and a small server may list nothing.
         if names and not any(fnmatchcase(model, name) or name.endswith(f"/{model}") for name in names):
@@ -329,7 +329,7 @@ class SdkClient:
         try:
             answer = await client.get("/models", cast_to=object)
         except (openai.OpenAIError, *BROKEN_JSON) as caught:
-            fault = read_fault(caught, who, timeout=_LIST_SECONDS, secret=self._endpoint.secret)
+            fault = read_fault(caught, who, timeout=_LIST_SECONDS, secret=self._secret)
             if fault.kind == "key_refused":
                 key = self._endpoint.api_key_env
                 raise ConfigError(f"{who} refuses the key (HTTP {fault.status}): set {key}") from None
@@ -347,6 +347,11 @@ class SdkClient:
         client = self._own.take()
         if client is not None:
             await client.close()
+
+    @property
+    def _secret(self) -> str | None:
+        """The key that is sent."""
+        return self._endpoint.secret if self._given is None else self._given.api_key
 
     def _make(self) -> openai.AsyncOpenAI:
         import openai

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, Never
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from typing_extensions import TypedDict, Unpack
 
 from agentfly.agents.chain import AgentSettings, Chain
-from agentfly.agents.display.console import ConsoleStream
+from agentfly.agents.display.console import ConsoleStream, show_styled
 from agentfly.agents.inputs import Conversation, OneConversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, make_backend
 from agentfly.agents.result import RunResult
@@ -25,7 +25,7 @@ from agentfly.agents.rollout import Rollout
 from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
-from agentfly.errors import ConfigError, unknown_name
+from agentfly.errors import ConfigError, printable, unknown_name
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import text_message
 from agentfly.tools import Tool, Toolset
@@ -214,10 +214,12 @@ class Agent:
             raise ConfigError(f"there is no chain {index}: the last run has {len(self.result)}")
         console = Console()
         for message in self.result[index].messages:
-            images = f" [dim]{' '.join(message.images)}[/dim]" if message.images else ""
-            console.print(f"[bold]{message.role}[/bold]: {escape(message.text)}{images}")
+            images = printable(f" {' '.join(message.images)}") if message.images else ""
+            text = printable(f": {message.text}")
+            show_styled(console, Text.assemble((message.role, "bold"), text, (images, "dim")))
             for call in message.tool_calls:
-                console.print(f"  [cyan]→ {call.name}({escape(str(dict(call.arguments)))})[/cyan]")
+                arguments = printable(f"→ {call.name}({dict(call.arguments)})")
+                show_styled(console, Text.assemble("  ", (arguments, "cyan")))
 
     async def close(self) -> None:
         """Free the backend."""

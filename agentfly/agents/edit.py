@@ -9,15 +9,17 @@ from typing import Any
 
 from PIL import Image
 from rich.console import Console
+from rich.text import Text
 
 from agentfly.agents.chain import AgentSettings, RolloutLimits
+from agentfly.agents.display.console import show_styled
 from agentfly.agents.display.strip import check_steps_path, steps, write_steps
 from agentfly.agents.image_editing import ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.trajectory import Trajectory
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, printable
 from agentfly.images import ImageStore, file_format
 from agentfly.model_source import require_policy
 from agentfly.tools import ImageTools
@@ -89,11 +91,13 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
         await agent.close()
     trajectory = result[0]
     if request.strip is not None and trajectory.images:
-        console.print(f"[bold]{write_steps(steps(trajectory, agent.store), request.strip)}[/bold] shows the steps")
+        strip = write_steps(steps(trajectory, agent.store), request.strip)
+        show_styled(console, Text.assemble((printable(str(strip)), "bold"), " shows the steps"))
     check_result(trajectory, agent.store, request)
     assert trajectory.final_image is not None, "checked above"
     agent.save_image(trajectory.final_image, request.out)
-    console.print(f"[bold]{request.out}[/bold] in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s")
+    about = f" in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s"
+    show_styled(console, Text.assemble((printable(str(request.out)), "bold"), about))
     return trajectory
 
 

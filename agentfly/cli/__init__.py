@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from agentfly import __version__
 from agentfly.cli.data import data
@@ -24,6 +24,7 @@ from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
 from agentfly.errors import one_line, printable
+from agentfly.redaction import log_to_stderr, public_url
 
 # The option of each verb that names where it writes.
 FOLDER_OPTIONS = {
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the verb and its arguments; None for those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
     # Find "module:name" in the working folder too, after all that is installed.
     sys.path.append(os.getcwd())
     try:
@@ -92,6 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = one_line(fault, FOLDER_OPTIONS.get(given[0], "") if given else "")
         if line is None:
             raise
-        text = escape(printable(line))
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {text}", highlight=False, soft_wrap=True)
+        text = printable(public_url(line))
+        Console(stderr=True).print(Text.assemble(("error:", "bold red"), f" {text}"), soft_wrap=True)
         sys.exit(1)

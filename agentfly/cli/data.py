@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, printable, printable_json
 from agentfly.files import parse_yaml
+from agentfly.redaction import public_url
 
 data = typer.Typer(no_args_is_help=True, help="Check data sets, and convert them for training.")
 
@@ -54,16 +56,18 @@ def check(
 
     report = check_rows(task_rows(source, split=split, limit=limit, seed=seed, root=root, **_options(set_)))
     if as_json:
-        typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+        typer.echo(printable_json(json.dumps(report.to_json(), ensure_ascii=False, indent=2)))
     else:
         console = Console()
-        table = Table("task type", "tasks", "with target", "with mask", "faulty", title=source)
+        title = Text(printable(source), "table.title")
+        table = Table("task type", "tasks", "with target", "with mask", "faulty", title=title)
         for name, summary in sorted(report.by_type.items()):
-            table.add_row(name, *map(str, (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)))
+            counts = (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)
+            table.add_row(Text(printable(name)), *map(str, counts))
         console.print(table)
         for problem in report.problems[:_SHOWN]:
-            line = f"{problem.where}: {problem.reason}"
-            console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+            line = printable(public_url(f"{problem.where}: {problem.reason}"))
+            console.print(Text(line), style="red", soft_wrap=True)
         if len(report.problems) > _SHOWN:
             console.print(f"and {len(report.problems) - _SHOWN} more; --json lists all")
         verdict = f"{len(report.problems)} problems" if report.problems else "no problems" if report.rows else "no rows"
@@ -92,7 +96,7 @@ def convert(
 
     tasks = load_tasks(source, split=split, limit=limit, seed=seed, root=root, **_options(set_))
     path = write_rows(tasks, out, name, images=images.value)
-    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    Console().print(Text(printable(f"wrote {path}")), soft_wrap=True)
 
 
 def _options(pairs: list[str] | None) -> Mapping[str, Any]:

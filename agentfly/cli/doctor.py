@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from agentfly.cli.options import Nodes, NodesKeyEnv, Template
+from agentfly.errors import printable, printable_json
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": "dim"}
 
@@ -41,7 +42,7 @@ def doctor(
     given["nodes"] = tuple(node for listed in nodes or () for node in listed.split(","))
     report = examine(DoctorRequest(**given), CHECKS)
     if json:
-        typer.echo(report.to_json())
+        typer.echo(printable_json(report.to_json()))
         raise typer.Exit(report.exit_code)
     console = Console()
     for theme, findings in report.themes():
@@ -49,10 +50,9 @@ def doctor(
         for name, finding in findings:
             if finding.level.value == "skipped" and not finding.fix:
                 continue
-            colour = _COLOURS[finding.level.value]
-            line = f"  [{colour}]{finding.level.value:<8}[/{colour}] {name}: {escape(finding.message)}"
-            console.print(line, highlight=False, soft_wrap=True)
+            level = f"{finding.level.value:<8}", _COLOURS[finding.level.value]
+            console.print(Text.assemble("  ", level, f" {name}: {printable(finding.message)}"), soft_wrap=True)
             if finding.fix:
-                console.print(f"           fix: {escape(finding.fix)}", highlight=False, soft_wrap=True)
+                console.print(Text(f"           fix: {printable(finding.fix)}"), soft_wrap=True)
     console.print(report.summary, highlight=False)
     raise typer.Exit(report.exit_code)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from agentfly.cli.options import BaseUrl, Engine, MaxTurns, Nodes, NodesKeyEnv, Template, read_node_options
 from agentfly.errors import printable
+from agentfly.redaction import public_url
 
 UNCHANGED = 3
 
@@ -70,5 +71,5 @@ def edit(
     try:
         asyncio.run(edit_image(request, Console()))
     except UnchangedError as fault:
-        Console(stderr=True).print(Text(printable(str(fault)), "yellow"), soft_wrap=True)
+        Console(stderr=True).print(Text(printable(public_url(str(fault))), "yellow"), soft_wrap=True)
         raise typer.Exit(UNCHANGED) from None

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from agentfly.cli.options import BaseUrl, Engine, MaxTurns, Nodes, NodesKeyEnv, Template, read_node_options
-from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.errors import AgentFlyError, ConfigError, printable
 
 if TYPE_CHECKING:
     from agentfly.evaluation import TaskRecord
@@ -107,12 +108,11 @@ def compare(
     from agentfly.evaluation.compare import compare_runs, comparison_page, write_comparison
 
     found = compare_runs(a, b, evaluator or (), seed=seed)
-    typer.echo(comparison_page(found))
+    typer.echo(printable(comparison_page(found)))
     if out is not None:
         write_comparison(found, out)
-        _console().print(
-            f"{out / 'comparison.json'}, {out / 'comparison.md'}", highlight=False, markup=False, soft_wrap=True
-        )
+        written = f"{out / 'comparison.json'}, {out / 'comparison.md'}"
+        _console().print(Text(printable(written)), soft_wrap=True)
 
 
 def replay(
@@ -151,7 +151,7 @@ def replay(
         _require_scores(result.summary)
     if result.reexecution is not None:
         page = (result.out / "reexecution.md").read_text(encoding="utf-8")
-        typer.echo(page)
+        typer.echo(printable(page))
     if result.differs:
         raise typer.Exit(1)
 
@@ -197,10 +197,10 @@ def _read_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _show(out: Path, summary: Summary) -> None:
     from agentfly.evaluation.report.markdown import run_page
 
-    typer.echo(run_page(summary))
+    typer.echo(printable(run_page(summary)))
     names = ("summary.json", "summary.md", "gallery.html", "trajectories.jsonl")
     written = ", ".join(str(out / name) for name in names if (out / name).exists())
-    _console().print(written, highlight=False, markup=False, soft_wrap=True)
+    _console().print(Text(printable(written)), soft_wrap=True)
 
 
 def _require_scores(summary: Summary) -> None:

@@ -14,7 +14,9 @@ from typing import Annotated, Literal
 import typer
 
 from agentfly.cli.options import list_choices
+from agentfly.errors import printable, printable_json
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
+from agentfly.redaction import public_url
 
 INTERRUPTED = 130
 # As in `systems.refinement.settings`, which takes long to import.
@@ -127,9 +129,9 @@ def generate(
     except KeyboardInterrupt:
         typer.echo("interrupted: the images so far are on disk", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    typer.echo(printable_json(json.dumps(content, indent=2, ensure_ascii=False)))
     for fault in (content["error"], content.get("upload_error")):
         if fault:
-            typer.echo(f"error: {fault}", err=True)
+            typer.echo(printable(public_url(f"error: {fault}")), err=True)
     if not content["best_image_url"] or "upload_error" in content:
         raise typer.Exit(1)

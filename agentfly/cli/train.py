@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from agentfly.errors import printable
 
 if TYPE_CHECKING:
     from agentfly.training.supervised.state import MetricsLine
@@ -61,7 +64,7 @@ def sft(
     console = Console()
     plan = plan_run(read_config(words), resume=resume or dry_run)
     for name, value in plan.data.summary().items():
-        console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
+        console.print(Text(printable(f"{name:<10} {value}")), soft_wrap=True)
     if dry_run:
         console.print(f"would take {plan.loop.steps} steps of {plan.loop.batch_size} samples", highlight=False)
         return
@@ -79,7 +82,7 @@ def sft(
 
         folder = run_supervised(plan, resume=resume, on_metrics=report)
     line = f"{folder}; make a folder for others with `agentfly export {plan.config.out} --out …`"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(Text(printable(line)), soft_wrap=True)
 
 
 def export(
@@ -105,7 +108,7 @@ def export(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     folder = export_run(ExportRequest(source, out, adapter, card, scores, base_model))
-    Console().print(str(folder), style="bold", highlight=False, markup=False, soft_wrap=True)
+    Console().print(Text(printable(str(folder))), style="bold", soft_wrap=True)
 
 
 def train(

@@ -25,7 +25,7 @@ import numpy as np
 from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.evaluation.report.markdown import interval as shown
-from agentfly.evaluation.report.markdown import table
+from agentfly.evaluation.report.markdown import plain, table
 from agentfly.evaluation.report.summary import ALL, Interval, interval
 from agentfly.evaluation.run_folder import read_records
 from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
@@ -137,7 +137,8 @@ def permutation_p(differences: Sequence[float], *, seed: int = 0) -> float:
 
 def comparison_page(found: RunComparison) -> str:
     """Return the comparison in Markdown."""
-    parts = [f"# {found['b']} against {found['a']}\n", f"A is {found['a']}, B is {found['b']}.\n"]
+    a, b = plain(found["a"]), plain(found["b"])
+    parts = [f"# {b} against {a}\n", f"A is {a}, B is {b}.\n"]
     head = ["task type", "tasks", "A", "B", "B - A", "p", "win / tie / loss", "left out"]
     for label, groups in found["evaluators"].items():
         rows = []
@@ -147,7 +148,7 @@ def comparison_page(found: RunComparison) -> str:
             counts = f"{group['win']} / {group['tie']} / {group['loss']}"
             left_out = f"{group['not_scored']['a']} / {group['not_scored']['b']}"
             rows.append([name, str(group["tasks"]), *means, p, counts, left_out])
-        parts += [f"## {label}\n", table(head, rows)]
+        parts += [f"## {plain(label)}\n", table(head, rows)]
     parts.append(
         "Means from 0 to 100 with 95 % bootstrap intervals over tasks; p of a two-sided sign-flip permutation test, "
         "not corrected for the number of task types; left out are tasks that A / B have no score of.\n"
@@ -158,7 +159,7 @@ def comparison_page(found: RunComparison) -> str:
         "different": "that have other words or images in A than in B",
     }
     lines = [
-        f"- {len(ids)} tasks {reasons[reason]}: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}\n"
+        f"- {len(ids)} tasks {reasons[reason]}: {plain(', '.join(ids[:10]))}{' …' if len(ids) > 10 else ''}\n"
         for reason, ids in found["unmatched"].items()
         if ids
     ]

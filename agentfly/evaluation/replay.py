@@ -24,7 +24,7 @@ from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import Reexecution, Totals, reexecute, totals
-from agentfly.evaluation.report.markdown import table
+from agentfly.evaluation.report.markdown import plain, table
 from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run import EvaluationRun, OnRecord
@@ -33,6 +33,7 @@ from agentfly.evaluation.scoring import FIRST_TASKS, Scorer, read_specs
 from agentfly.evaluation.settings import ScoringSettings, refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
+from agentfly.redaction import public_settings
 from agentfly.vision import make_engines
 
 _SHOWN = 100
@@ -249,7 +250,7 @@ async def _score(
     identity |= {name: getattr(settings, name) for name in ("data", "split", "seed", "re_execute", "engine")}
     refuse_keys(identity)
     scorer = Scorer(specs, settings.concurrency)
-    folder = RunFolder(out, identity)
+    folder = RunFolder(out, public_settings(identity))
     try:
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
 
@@ -296,11 +297,11 @@ def _page(run: Path, engines: Sequence[str], found: Sequence[Reexecution]) -> st
             rows.append([chain.id, str(one.turn), str(one.call), one.tool, one.image or "–", one.what, *figures])
     counted = "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in totals(found).items())
     head = ["chain", "turn", "call", "tool", "image", "what", "mean", "max", "pixels %"]
-    parts = [f"# The tool calls of {run}, carried out again\n", f"Engines: {', '.join(engines)}.\n"]
+    parts = [f"# The tool calls of {plain(str(run))}, carried out again\n", f"Engines: {plain(', '.join(engines))}.\n"]
     parts += [counted, table(head, rows[:_SHOWN]) if rows else "No image differs.\n"]
     if len(rows) > _SHOWN:
         parts.append(f"{len(rows) - _SHOWN} more are in reexecution.json.\n")
-    skipped = [f"- {one.id}: {reason}\n" for one in found for reason in one.skipped]
+    skipped = [f"- {plain(one.id)}: {plain(reason)}\n" for one in found for reason in one.skipped]
     if skipped:
         parts += ["Not carried out:\n", "".join(skipped[:_SHOWN])]
     return "\n".join(parts)

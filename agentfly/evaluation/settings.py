@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from agentfly.errors import ConfigError
 from agentfly.evaluation.scoring import Given, Spec, read_specs
 from agentfly.files import read_mapping
+from agentfly.redaction import public_settings, secret_entries
 from agentfly.settings import Settings
 from agentfly.vision.factory import read_engines
 from agentfly.vision.remote.settings import NodeSettings, read_nodes
@@ -99,7 +100,7 @@ class EvaluationSettings(ScoringSettings):
         return read_specs(self.evaluator)
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that all results of one run share, JSON-able.
+        """Return the settings that all results of one run share, JSON-able, without the secrets of addresses.
 
         Raises:
             ConfigError: a setting holds a key of a service, which must not be written to the folder.
@@ -113,14 +114,13 @@ class EvaluationSettings(ScoringSettings):
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             entries = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
             chosen["model_files"] = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
-        return chosen
+        return public_settings(chosen)
 
 
 def refuse_keys(settings: Mapping[str, object]) -> None:
     """Raise `ConfigError` for a key of a service, at any depth of settings that will be written to a folder."""
-    for name in _names(settings):
-        if name.lower() in ("api_key", "apikey", "token", "password", "secret"):
-            raise ConfigError(f"keys do not belong into settings: name the environment variable instead of {name}")
+    for name in secret_entries(settings):
+        raise ConfigError(f"keys do not belong into settings: name the environment variable instead of {name}")
 
 
 def read_settings(config: Path | None, given: Mapping[str, object]) -> EvaluationSettings:
@@ -142,13 +142,3 @@ def read_settings(config: Path | None, given: Mapping[str, object]) -> Evaluatio
         values["engine"] = read_engines(values["engine"])
     read_nodes(values.get("client_nodes"))
     return EvaluationSettings(**values)
-
-
-def _names(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield str(name)
-            yield from _names(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _names(item)

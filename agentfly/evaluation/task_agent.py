@@ -29,6 +29,7 @@ from agentfly.errors import ConfigError, unknown_name
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.images import ImageStore
 from agentfly.model_source import QUICKSTART_POLICY, require_policy
+from agentfly.redaction import public_url
 from agentfly.vision.factory import check_keys
 from agentfly.vision.remote.preflight import require_nodes
 from agentfly.vision.remote.settings import NodeSpecs, read_nodes
@@ -195,7 +196,7 @@ class ImageEditingTaskAgent:
     ) -> None:
         self.name = "image-editing" if agent_class is ImageEditingAgent else agent_class.__name__
         if base_url is not None and model is None:
-            raise ConfigError(f"--model is missing: name the model that {base_url} is to be asked for")
+            raise ConfigError(f"--model is missing: name the model that {public_url(base_url)} is to be asked for")
         model = require_policy(model) if base_url is None and backend is None else model or QUICKSTART_POLICY
         check_keys(engine)
         self._nodes, self._nodes_checked, self._checking = read_nodes(client_nodes), False, asyncio.Lock()

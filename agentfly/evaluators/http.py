@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 
 import httpx
 from pydantic import Field, ValidationError
@@ -18,6 +17,7 @@ from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
 from agentfly.lenient_json import field_of
+from agentfly.redaction import public_url, read_key, redact
 from agentfly.settings import Settings
 
 _MOST_PLACES = 5
@@ -50,6 +50,7 @@ class HttpEvaluator:
 
     def __init__(self, settings: HttpEvaluatorSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.settings = settings
+        self._url = public_url(settings.base_url)
         self._transport = transport
         self._client = LoopLocal(self._make)
 
@@ -72,8 +73,8 @@ class HttpEvaluator:
             return ScoreBody.model_validate_json(reply.content).score()
         except ValidationError as fault:
             places = [".".join(map(str, error["loc"])) or "body" for error in fault.errors()]
-            why = _reason(reply) or f"{', '.join(places[:_MOST_PLACES])} is wrong"[:_LONGEST_REASON]
-            raise EvaluatorError(f"the evaluator at {self.settings.base_url} gave no score: {why}") from None
+            why = self._reason(reply) or f"{', '.join(places[:_MOST_PLACES])} is wrong"[:_LONGEST_REASON]
+            raise EvaluatorError(f"the evaluator at {self._url} gave no score: {why}") from None
 
     async def check_ready(self) -> None:
         """Send a request without a sample, which every server refuses; see `AsksOthers.check_ready`."""
@@ -92,7 +93,7 @@ class HttpEvaluator:
             await client.aclose()
 
     def _make(self) -> httpx.AsyncClient:
-        key = os.environ.get(self.settings.api_key_env)
+        key = read_key(self.settings.api_key_env)
         return httpx.AsyncClient(
             base_url=self.settings.base_url,
             timeout=self.settings.timeout,
@@ -102,11 +103,12 @@ class HttpEvaluator:
         )
 
     def _no_answer(self, fault: httpx.HTTPError) -> str:
-        return f"the evaluator at {self.settings.base_url} does not answer ({str(fault) or type(fault).__name__})"
+        reason = redact(str(fault), read_key(self.settings.api_key_env)) or type(fault).__name__
+        return f"the evaluator at {self._url} does not answer ({reason})"
 
     def _refusal(self, reply: httpx.Response) -> Exception:
-        said = _reason(reply) or "no reason given"
-        reason = f"the evaluator at {self.settings.base_url}: HTTP {reply.status_code}: {said}"
+        said = self._reason(reply) or "no reason given"
+        reason = f"the evaluator at {self._url}: HTTP {reply.status_code}: {said}"
         if reply.status_code in (401, 403):
             return ConfigError(f"{reason}; set {self.settings.api_key_env}")
         if reply.status_code in (404, 405):
@@ -115,13 +117,14 @@ class HttpEvaluator:
             return PassingFault(reason)
         return EvaluatorError(reason)
 
-
-def _reason(reply: httpx.Response) -> str | None:
-    """Return the server's own words for a failure; None where its body has none."""
-    try:
-        body = reply.json()
-    except (ValueError, RecursionError):
-        return None
-    error = next((found for name in ("error", "detail", "message") if (found := field_of(body, name))), None)
-    said = field_of(error, "message") or error
-    return " ".join(str(said).split())[:_LONGEST_REASON] if said else None
+    def _reason(self, reply: httpx.Response) -> str | None:
+        """Return the server's own words for a failure; None where its body has none."""
+        try:
+            body = reply.json()
+        except (ValueError, RecursionError):
+            return None
+        error = next((found for name in ("error", "detail", "message") if (found := field_of(body, name))), None)
+        said = field_of(error, "message") or error
+        if not said:
+            return None
+        return redact(" ".join(str(said).split()), read_key(self.settings.api_key_env))[:_LONGEST_REASON]

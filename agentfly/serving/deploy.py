@@ -22,14 +22,17 @@ import typer
 
 from agentfly.agents.llm_backends.vllm_defaults import ANY_DEVICE, CPU, CPU_ENVIRONMENT, is_cpu_build
 from agentfly.agents.policy_config import FILE_NAME
-from agentfly.errors import MissingExtraError, one_line
+from agentfly.errors import ConfigError, MissingExtraError, one_line, printable
 from agentfly.model_source import find_model, is_local
-from agentfly.serving.supervisor import Endpoint, supervise
+from agentfly.redaction import checked_key, log_to_stderr, public_url, read_key
+from agentfly.serving.supervisor import Endpoint, is_loopback, supervise
 from agentfly.templates import available_templates, load_template
 
 logger = logging.getLogger(__name__)
 
 VLLM: Sequence[str] = (sys.executable, "-m", "vllm.entrypoints.cli.main")
+# vLLM reads its key there.
+KEY_VARIABLE = "VLLM_API_KEY"
 # The tag of tool calls in each of our templates, which Qwen was taught.
 _HERMES_TAG = "<tool_call>"
 
@@ -66,16 +69,39 @@ class DeploySettings:
         found = (flag.partition("=")[0].partition(".")[0] for flag in self.flags if flag.startswith("-"))
         return {name.lstrip("-").replace("_", "-").removeprefix("no-") for name in found}
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that clients may send: those of the flags, or else those of the environment."""
+        given = take_keys(self.flags)[0]
+        return given or tuple((read_key(KEY_VARIABLE) or "").split())
+
     def endpoint(self) -> Endpoint:
         """Return the endpoint at which the server will answer."""
-        key = os.environ.get("VLLM_API_KEY")
-        for index, flag in enumerate(self.flags):
-            spelling, _, value = flag.partition("=")
-            if spelling.replace("_", "-") == "--api-key":
-                key = value or next(iter(self.flags[index + 1 :]), None) or key
-                break
+        key = next(iter(self.keys), None)
         secure = bool(self.flag_names() & {"ssl-certfile", "ssl-keyfile"})
         return Endpoint(self.host, self.port, key, secure)
+
+
+def take_keys(flags: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys of `--api-key`, and the flags without them.
+
+    Raises:
+        ConfigError: a key has a character that no header can carry.
+    """
+    keys: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for flag in flags:
+        spelling, equals, value = flag.partition("=")
+        if spelling.replace("_", "-") == "--api-key":
+            keys += [value] if equals else []
+            taking = not equals
+        elif taking and not flag.startswith("-"):
+            keys.append(flag)
+        else:
+            taking = False
+            rest.append(flag)
+    return tuple(filter(None, (checked_key(key, "--api-key") for key in keys))), tuple(rest)
 
 
 def arguments(settings: DeploySettings, template_file: Path | None, *, cpu: bool) -> list[str]:
@@ -114,7 +140,8 @@ def arguments(settings: DeploySettings, template_file: Path | None, *, cpu: bool
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
             words += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
-    return ["serve", settings.model, *words, *settings.flags]
+    # Every user of the machine can read the arguments of a process: keys are handed on in other ways.
+    return ["serve", settings.model, *words, *take_keys(settings.flags)[1]]
 
 
 def _tool_call_parser(settings: DeploySettings, template_file: Path | None) -> str | None:
@@ -130,8 +157,8 @@ def deploy(settings: DeploySettings) -> int:
     """Serve until the server ends, and return its exit code.
 
     Raises:
-        ConfigError: the port is taken, the folder is no checkpoint, or the model is neither here nor can the hub be
-            reached.
+        ConfigError: the port is taken, the folder is no checkpoint, the model is neither here nor can the hub be
+            reached, or a key cannot be handed on.
         MissingExtraError: vLLM is not installed.
         TemplateError: unknown template.
     """
@@ -152,9 +179,58 @@ def deploy(settings: DeploySettings) -> int:
         if found != model and not is_local(model):
             # Asked by name, vLLM would ask the hub again and again for a model in the cache.
             environment["HF_HUB_OFFLINE"] = "1"
-        command = [*VLLM, *arguments(settings, file, cpu=cpu)]
+        command = [*VLLM, *arguments(settings, file, cpu=cpu), *_hand_on_keys(settings, Path(folder), environment)]
         timeout = None if "headless" in settings.flag_names() else settings.start_timeout
-        return supervise(command, environment, settings.endpoint(), timeout)
+        if timeout is not None and not settings.keys and not is_loopback(settings.host):
+            logger.warning(
+                "anybody who reaches port %d may use this server: export %s with a key, or give --host 127.0.0.1",
+                settings.port,
+                KEY_VARIABLE,
+            )
+        return supervise(command, environment, settings.endpoint(), timeout, Path(folder))
+
+
+def _hand_on_keys(settings: DeploySettings, folder: Path, environment: dict[str, str]) -> list[str]:
+    """Give the keys to vLLM where no other user can read them: one in the environment, several in a private file.
+
+    Args:
+        settings: of the server.
+        folder: private, for the file.
+        environment: of vLLM, which is changed.
+
+    Returns:
+        Arguments of vLLM that name the file.
+    """
+    environment.pop(KEY_VARIABLE, None)
+    if not settings.keys:
+        return []
+    if len(settings.keys) == 1:
+        environment[KEY_VARIABLE] = settings.keys[0]
+        return []
+    if "config" in settings.flag_names():
+        raise ConfigError("vLLM takes one --config: put the keys into that file, as api-key: [KEY, KEY]")
+    file = folder / "keys.yaml"
+    file.write_text(json.dumps({"api-key": settings.keys}), encoding="utf-8")
+    return ["--config", str(file)]
+
+
+def _hide_keys(words: Sequence[str]) -> None:
+    """Start this command anew without the keys in its arguments, where every user of the machine can read them.
+
+    Args:
+        words: arguments of the command.
+    """
+    keys, rest = take_keys(words)
+    if not keys:
+        return
+    logger.warning(
+        "every user of this machine could read --api-key among the arguments: export %s instead; it is handed on by "
+        "the environment from here",
+        KEY_VARIABLE,
+    )
+    begin = sys.orig_argv[: len(sys.orig_argv) - len(words)]
+    if [*begin, *words] == sys.orig_argv:
+        os.execve(sys.executable, [*begin, *rest], {**os.environ, KEY_VARIABLE: " ".join(keys)})
 
 
 def _find_template(settings: DeploySettings, folder: Path) -> Path | None:
@@ -222,7 +298,7 @@ def serve_policy(
         message = one_line(fault)
         if message is None:
             raise
-        typer.echo(f"deploy: {message}", err=True)
+        typer.echo(printable(public_url(f"deploy: {message}")), err=True)
         code = 2
     raise typer.Exit(code)
 
@@ -233,6 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: options; None for those of the process.
     """
-    logging.basicConfig(level=logging.WARNING, format="deploy: %(message)s")
+    log_to_stderr(logging.WARNING, "deploy: %(message)s")
     logging.getLogger("agentfly").setLevel(logging.INFO)
+    if arguments is None:
+        _hide_keys(sys.argv[1:])
     app(arguments, prog_name="python -m agentfly.utils.deploy")

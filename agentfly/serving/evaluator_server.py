@@ -28,6 +28,7 @@ from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSe
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
+from agentfly.redaction import log_to_stderr, read_key
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class _Host:
         guard = GuardSettings(in_flight=settings.in_flight, timeout=settings.timeout, attempts=1)
         self.evaluator = GuardedEvaluator(evaluator, guard)
         self.settings = settings
-        self.key = os.environ.get(settings.api_key_env, "")
+        self.key = read_key(settings.api_key_env) or ""
         self.waiting = 0
         self.limits = ImageLimits(
             max_pixels=settings.max_pixels, max_bytes=settings.max_bytes, allow_files=False, allow_private_hosts=False
@@ -175,5 +176,5 @@ def host_evaluator(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
     app(prog_name="python -m agentfly.serving.evaluator_server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import json
 import logging
 import os
@@ -14,10 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 import httpx
 
+from agentfly import cleanup
 from agentfly.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,14 @@ _CHECK_SECONDS = 0.25
 # Seconds that a server with requests under way may take to stop.
 STOP_PATIENCE = 60.0
 _PR_SET_PDEATHSIG = 1
+
+
+def is_loopback(host: str) -> bool:
+    """Return True for an address that other machines cannot reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,11 @@ class Endpoint:
 
 
 def supervise(
-    command: Sequence[str], environment: Mapping[str, str], endpoint: Endpoint, start_timeout: float | None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    endpoint: Endpoint,
+    start_timeout: float | None,
+    scratch: Path,
 ) -> int:
     """Run a server until it ends, and return its exit code.
 
@@ -100,6 +115,7 @@ def supervise(
         environment: of the process.
         endpoint: address of the server.
         start_timeout: seconds until it must answer; None for a process that never answers.
+        scratch: folder for temporary files; it is removed if this process is killed.
 
     Returns:
         The exit code of the server, 128 + n if signal n ended it, 1 if it did not start in time.
@@ -113,6 +129,9 @@ def supervise(
     process = subprocess.Popen(
         command, env=dict(environment), start_new_session=True, preexec_fn=lambda: _die_with(parent)
     )
+    # The kernel ends the server alone when this process is killed. What the server has started is ended by a process
+    # that waits for that; it knows them by their session.
+    guard = cleanup.start(f"deploy-{parent}", process.pid, scratch)
     watch = _Watch(process, endpoint, start_timeout)
     try:
         with watch.forward_signals():
@@ -125,6 +144,7 @@ def supervise(
         # Workers of a server that died are still in its group.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        cleanup.stop(guard)
     if watch.gave_up:
         return 1
     return 128 - code if code < 0 else code

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from agentfly.errors import ConfigError, TrainingError
+from agentfly.errors import ConfigError, TrainingError, printable
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare
@@ -61,24 +62,25 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     # Some of the checks come a second time here: only now is the folder of the run locked.
     run = prepare(config)
     out = run.settings.out
-    console.print(f"logs: {out / 'logs'}", highlight=False, markup=False, soft_wrap=True)
+
+    def show(text: str, style: str = "") -> None:
+        console.print(Text(printable(text)), style=style, soft_wrap=True)
+
+    show(f"logs: {out / 'logs'}")
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
-        console.print(escape(step_line(step, run.steps, metrics)), highlight=False, soft_wrap=True)
+        show(step_line(step, run.steps, metrics))
 
     def on_phase(phase: str) -> None:
-        console.print(f"phase: {phase}", highlight=False)
+        console.print(Text(printable(f"phase: {phase}")))
 
-    def on_notice(text: str) -> None:
-        console.print(escape(text), style="yellow", highlight=False, soft_wrap=True)
-
-    outcome = launch(run, on_step=on_step, on_phase=on_phase, on_notice=on_notice)
+    outcome = launch(run, on_step=on_step, on_phase=on_phase, on_notice=partial(show, style="yellow"))
     for name, path in (
         ("metrics", outcome.metrics_file),
         ("log", outcome.log_file),
         ("checkpoint", outcome.checkpoint),
     ):
-        console.print(f"  {name}: {path}", highlight=False, markup=False, soft_wrap=True)
+        show(f"  {name}: {path}")
     return outcome
 
 
@@ -97,10 +99,10 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     config = compose(recipe, overrides, sizes=False)
     settings = settings_of(config)
     for line in plan_of(config, settings).lines():
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     result = _check(config, settings, "check")
     for sentence in result.passed:
-        console.print(escape(f"checked     {sentence}"), highlight=False, soft_wrap=True)
+        console.print(Text(printable(f"checked     {sentence}")), soft_wrap=True)
     faults = [*result.faults]
     try:
         check_same_run(config, settings, settings.out / "config.yaml")

@@ -28,10 +28,10 @@ import pytest
 from agentfly.agents import StopReason, Trajectory
 from agentfly.datasets import StickerWorld
 from agentfly.errors import TrainingError
+from agentfly.process_tree import ProcessFamily
 from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
 from agentfly.training.launch.launcher import launch
 from agentfly.training.launch.prepare import prepare
-from agentfly.training.launch.process_tree import ProcessFamily
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.serving.image_server.running import command, wait_for

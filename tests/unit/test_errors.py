@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentfly import errors
 from agentfly.errors import (
@@ -12,10 +16,13 @@ from agentfly.errors import (
     MissingExtraError,
     ToolError,
     first_line,
+    printable,
+    printable_json,
     short_path,
     short_paths,
     unknown_name,
 )
+from tests.unit.hostile import EVERYTHING, assert_tame
 
 
 def test_every_error_is_an_agentfly_error() -> None:
@@ -59,3 +66,26 @@ def test_long_paths_keep_the_end_that_names_the_file() -> None:
     assert short_paths(f"{url} model=/a/b.png") == f"{url} model=/a/b.png"
     assert short_path("/a/b.png") == "/a/b.png"
     assert short_path(path).endswith("a-folder/image.png")
+
+
+def test_a_printable_text_cannot_steer_a_terminal() -> None:
+    assert_tame(printable(EVERYTHING))
+    assert printable("a\x1b[31mb\x9bc\u202ed\ud800\r") == "a\ufffd[31mb\ufffdc\ufffdd\ufffd\ufffd"
+
+
+def test_ordinary_text_stays_as_it_is() -> None:
+    emoji, persian = (
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    )
+    for text in ("", "one\ttwo\nthree", "no\xa0break", "\u5168\u3000\u89d2", "شكرا", "שלום", emoji, persian, "é ß – …"):
+        assert printable(text) == text
+    assert printable("one\r\ntwo\r\n") == "one\ntwo\n"
+
+
+@given(st.text(st.characters(codec=None, categories=None) | st.sampled_from(EVERYTHING)))
+def test_escaped_json_has_the_same_values_and_no_controls(text: str) -> None:
+    shown = printable_json(json.dumps({"text": text}, ensure_ascii=False))
+    assert printable(shown) == shown
+    assert json.loads(shown) == json.loads(json.dumps({"text": text}))
+    shown.encode()

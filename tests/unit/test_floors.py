@@ -15,7 +15,18 @@ PACKAGE = ROOT / "agentfly"
 
 # From the ground up. A room may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "aio", "files", "settings", "model_source", "list_options", "lenient_json"),
+    (
+        "errors",
+        "aio",
+        "files",
+        "settings",
+        "model_source",
+        "list_options",
+        "lenient_json",
+        "redaction",
+        "process_tree",
+        "cleanup",
+    ),
     ("messages", "images"),
     ("openai_client", "openai_compat", "templates"),
     ("vision", "datasets"),

@@ -117,8 +117,22 @@ class ConsoleStream:
                     self._line("", f"{len(result)} chains in {seconds:.1f} s: {counts}", "bold")
 
     def _line(self, chain: str, text: str, style: str = "", aside: str = "") -> None:
-        name = Text(f"{chain} │ ", "dim") if self._many and chain else Text()
-        self._console.print(Text.assemble(name, (printable(text), style), (aside, "dim")), soft_wrap=True)
+        name = Text(f"{printable(chain)} │ ", "dim") if self._many and chain else Text()
+        self._console.print(Text.assemble(name, (printable(text), style), (printable(aside), "dim")), soft_wrap=True)
+
+
+def show_styled(console: Console, text: Text) -> None:
+    """Print a text with the console's colours for numbers, names and paths, as it prints a `str`.
+
+    Unlike a `str`, the text may come from anywhere: nothing in it is read as markup.
+
+    Args:
+        console: where to print.
+        text: printable; its own styles go before those colours.
+    """
+    shown = console.highlighter(text.plain)
+    shown.copy_styles(text)
+    console.print(shown)
 
 
 def image_protocol(console: Console, environment: Mapping[str, str]) -> Protocol | None:

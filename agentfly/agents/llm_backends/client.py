@@ -200,7 +200,7 @@ class ClientBackend:
         else:
             return
         # The policy had no part in that. What a listener has heard is not said again.
-        error = f"{self._config.base_url}: {problem}"
+        error = f"{self._faults.url}: {problem}"
         raise BackendError(error, retryable=True) if reply.texts and on_delta else TransientError(error)
 
     async def _hear(

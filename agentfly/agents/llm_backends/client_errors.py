@@ -10,6 +10,7 @@ from agentfly.agents.llm_backends.configs import ClientConfig
 from agentfly.errors import BackendError
 from agentfly.openai_client import read_fault
 from agentfly.openai_compat import status_of, words_of
+from agentfly.redaction import public_url
 
 if TYPE_CHECKING:
     import openai
@@ -47,14 +48,18 @@ class Faults:
     Args:
         config: of the server.
         variable: environment variable with its key, for messages.
+
+    Attributes:
+        url: address for messages, without passwords.
     """
 
     def __init__(self, config: ClientConfig, variable: str = "OPENAI_API_KEY") -> None:
         self._config, self._variable = config, variable
+        self.url = public_url(config.base_url)
 
     def of(self, fault: Exception) -> BackendError:
         """Return the `BackendError` for an exception of the SDK; a `TransientError` where a retry may help."""
-        url, seconds = self._config.base_url, self._config.timeout
+        url, seconds = self.url, self._config.timeout
         read = read_fault(fault, url, timeout=seconds, secret=self._config.api_key)
         if read.kind == "timeout":
             return UnreachableError(f"{url} did not answer within {seconds:g} s: raise the timeout of backend_config")
@@ -74,7 +79,7 @@ class Faults:
 
     def malformed(self) -> BackendError:
         """Return the error for an answer that is no chat completion."""
-        return BackendError(f"{self._config.base_url} sent no chat completion; check that this address ends in /v1")
+        return BackendError(f"{self.url} sent no chat completion; check that this address ends in /v1")
 
 
 def refuses_tools(fault: openai.APIError) -> bool:

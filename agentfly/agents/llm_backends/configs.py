@@ -6,13 +6,13 @@ A wrong setting is a `ConfigError` that names the field and the nearest valid on
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from agentfly.errors import ConfigError
+from agentfly.redaction import ApiKey, read_key
 from agentfly.settings import Settings
 
 
@@ -89,8 +89,8 @@ class ClientConfig(Settings):
     """
 
     base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://.")
-    api_key: SecretStr | None = Field(
-        default_factory=lambda: SecretStr(key) if (key := os.environ.get("OPENAI_API_KEY")) else None
+    api_key: ApiKey | None = Field(
+        default_factory=lambda: SecretStr(key) if (key := read_key("OPENAI_API_KEY")) else None
     )
     timeout: float = Field(60.0, gt=0)
     max_requests_per_minute: int | None = Field(None, ge=1)

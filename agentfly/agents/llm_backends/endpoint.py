@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -10,6 +9,7 @@ from pydantic import SecretStr
 
 from agentfly.agents.llm_backends.configs import ClientConfig
 from agentfly.errors import BackendError, ConfigError, first_line
+from agentfly.redaction import public_url, read_key, redact
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 KEYED_HOST = "api.openai.com"
@@ -32,11 +32,13 @@ def endpoint_config(
     Raises:
         ConfigError: the endpoint is known to need a key and there is none, or a field is wrong.
     """
-    key = os.environ.get(api_key_env)
+    key = read_key(api_key_env)
     fields: dict[str, object] = {"base_url": base_url, "api_key": SecretStr(key) if key else None, **(more or {})}
     config = ClientConfig(**fields)
     if config.api_key is None and urlsplit(config.base_url).hostname == KEYED_HOST:
-        raise ConfigError(f"{config.base_url} answers nobody without a key: export {api_key_env} with yours")
+        raise ConfigError(
+            f"{public_url(config.base_url)} answers nobody without a key: export {api_key_env} with yours"
+        )
     return config
 
 
@@ -63,18 +65,18 @@ async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> 
     """
     import httpx
 
+    url = public_url(config.base_url)
     try:
         async with httpx.AsyncClient(timeout=httpx.Timeout(_LIST_SECONDS, connect=_CONNECT_SECONDS)) as client:
             response = await client.get(f"{reachable_url(config)}/models", headers=key_headers(config))
     except (httpx.ReadTimeout, httpx.RemoteProtocolError):
         return None  # it is there, and may be busy
     except (httpx.TransportError, httpx.InvalidURL) as fault:
-        raise BackendError(
-            f"cannot reach {config.base_url} ({first_line(fault)}): check the address, and that the server runs"
-        ) from None
+        reason = redact(first_line(fault), config.api_key)
+        raise BackendError(f"cannot reach {url} ({reason}): check the address, and that the server runs") from None
     if response.status_code == 401:
         wrong = f"refuses the key in {api_key_env}" if config.api_key else f"wants a key: export {api_key_env} with it"
-        raise BackendError(f"{config.base_url} {wrong} (HTTP 401)")
+        raise BackendError(f"{url} {wrong} (HTTP 401)")
     if response.status_code != 200:
         return None
     try:
@@ -100,7 +102,8 @@ async def served_model(config: ClientConfig, model: str | None, api_key_env: str
         return model
     if served is not None and len(served) == 1:
         return served[0]
+    url = public_url(config.base_url)
     if not served:
-        raise ConfigError(f"--model is missing: {config.base_url} does not list its models, name the one to ask for")
+        raise ConfigError(f"--model is missing: {url} does not list its models, name the one to ask for")
     more = f" and {len(served) - _MOST_LISTED} more" if len(served) > _MOST_LISTED else ""
-    raise ConfigError(f"--model is missing: {config.base_url} serves {', '.join(sorted(served)[:_MOST_LISTED])}{more}")
+    raise ConfigError(f"--model is missing: {url} serves {', '.join(sorted(served)[:_MOST_LISTED])}{more}")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from agentfly.doctor.checks.storage import SCRATCH, SHARED_MEMORY
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, ok, skipped, warning
-from agentfly.training.launch.process_tree import MARKER
+from agentfly.process_tree import MARKER
 
 PROC = Path("/proc")
 PORTS = {

@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 
 from agentfly.agents.llm_backends.endpoint import KEYED_HOST
 from agentfly.errors import ConfigError
+from agentfly.redaction import public_url, redact
 from agentfly.vision.remote import NodeConfig
 from agentfly.vision.remote.adapters import OPERATIONS
 from agentfly.vision.remote.node import Circuit, Node
@@ -172,8 +173,10 @@ def endpoint(examination: Examination) -> Iterator[Finding]:
     try:
         response = httpx.get(f"{reachable_url(config)}/models", headers=key_headers(config), timeout=_LIST_SECONDS)
     except (httpx.TransportError, httpx.InvalidURL) as fault:
-        reason = str(fault) or type(fault).__name__
-        yield error(f"{request.base_url} cannot be reached: {reason}", f"check the address, and start it: {_DEPLOY}")
+        reason = redact(str(fault) or type(fault).__name__, config.api_key)
+        yield error(
+            f"{public_url(request.base_url)} cannot be reached: {reason}", f"check the address, and start it: {_DEPLOY}"
+        )
         return
     models, findings = read_models(response, request.base_url, request.model)
     yield from findings
@@ -206,6 +209,7 @@ def read_models(response: httpx.Response, url: str, model: str | None) -> tuple[
         url: address of the endpoint.
         model: the wanted name; None for any.
     """
+    url = public_url(url)
     if response.status_code in (401, 403):
         return {}, [error(f"{url} refuses the key ({response.status_code})", "export OPENAI_API_KEY with its key")]
     try:
@@ -250,7 +254,8 @@ def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
         reply = httpx.post(url, json=body, headers=key_headers(config), timeout=config.timeout).json()
         ids = bool(reply.get("prompt_token_ids")) and bool(reply["choices"][0].get("token_ids"))
     except httpx.TransportError as fault:
-        yield error(f"whether token ids come cannot be seen: {str(fault) or type(fault).__name__}", _UNREACHABLE)
+        reason = redact(str(fault) or type(fault).__name__, config.api_key)
+        yield error(f"whether token ids come cannot be seen: {reason}", _UNREACHABLE)
         return
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         ids = False

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from agentfly.errors import printable
 from agentfly.evaluation.report.summary import ALL, Figures, Interval, Judging, Summary
 
 Row = Sequence[str]
+
+
+# A backslash before one of these characters would be taken for an escape, or would undo one of ours.
+_BACKSLASH = re.compile(r"\\(?=[!-/:-@\[-`{-~])")
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+_LINK = re.compile(r"\](?=[(\[])")
+
+
+def plain(text: str) -> str:
+    """Return foreign text as one line of Markdown that shows it: no cell ends in it, and it is no HTML and no link."""
+    line = _BACKSLASH.sub(r"\\\\", " ".join(printable(text).split()))
+    line = _TAG.sub("&lt;", _ENTITY.sub("&amp;", line))
+    return _LINK.sub(r"\]", line).replace("|", r"\|")
 
 
 def table(head: Row, rows: Iterable[Row]) -> str:
@@ -17,7 +33,7 @@ def table(head: Row, rows: Iterable[Row]) -> str:
         rows: each as long as `head`.
     """
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(plain(cell) for cell in line)} |" for line in lines) + "\n"
 
 
 def interval(found: Interval | None, scale: float = 1.0, sign: str = "") -> str:
@@ -40,13 +56,13 @@ def run_page(summary: Summary) -> str:
     seconds = summary.get("wall_clock_seconds")
     about = [("model", summary["model"]), ("split", summary["split"]), ("wall clock seconds", seconds)]
     missing = [
-        f"- {label}: {count} × {_cell(reason)}\n"
+        f"- {label}: {count} × {plain(reason)}\n"
         for label in summary["evaluators"]
         for reason, count in summary["all"]["scores"][label]["reasons"].items()
     ]
     parts = [
-        f"# {summary['agent']} on {summary['data']}\n",
-        "".join(f"- {name}: {value}\n" for name, value in about if value is not None),
+        f"# {plain(summary['agent'])} on {plain(summary['data'])}\n",
+        "".join(f"- {name}: {plain(str(value))}\n" for name, value in about if value is not None),
         "## Scores\n",
         _scores(summary["evaluators"], groups),
         f"Means from 0 to 100 over the tasks that were scored, with 95 % bootstrap intervals over tasks; success is a "
@@ -119,8 +135,3 @@ def _name(group: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
-
-
-def _cell(text: str) -> str:
-    """Return foreign text as one cell, without line breaks and with bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")

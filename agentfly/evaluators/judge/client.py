@@ -84,8 +84,9 @@ class JudgeClient:
         try:
             ratings: Ratings = await retrying(self.settings.attempts, PassingFault, wait, sleep=self._sleep)(attempt)
         except PassingFault as fault:
+            reason = self._client.redact(str(fault))
             raise EvaluatorError(
-                f"the judge {self.settings.model} gave no ratings in {self.settings.attempts} attempts: {fault}"
+                f"the judge {self.settings.model} gave no ratings in {self.settings.attempts} attempts: {reason}"
             ) from fault
         return ratings
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,7 +12,9 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from agentfly.errors import ConfigError
+from agentfly.redaction import read_key
 from agentfly.serving.image_server.settings import ServerSettings, UploadLimits
+from agentfly.serving.supervisor import is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -49,8 +49,8 @@ def read_settings(
     """
     if options.get("gpu_ids") and (device or options.get("workers", 1) != 1):
         raise ConfigError("--gpu-ids starts a worker on each of these GPUs: leave out --device and --workers")
-    key = None if api_key_env is None else os.environ.get(api_key_env, "")
-    if key == "":
+    key = None if api_key_env is None else read_key(api_key_env)
+    if api_key_env is not None and not key:
         raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
     limits = UploadLimits(
         body_bytes=int(max_body_mb * 2**20),
@@ -77,7 +77,7 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
 
     from agentfly.serving.image_server.http.app import create_app
 
-    if settings.api_key is None and not _is_loopback(settings.host):
+    if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -109,10 +109,3 @@ async def _serve_until_fatal(server: uvicorn.Server, dispatcher: Dispatcher) -> 
         await server.serve()
     finally:
         watching.cancel()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

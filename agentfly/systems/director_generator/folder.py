@@ -14,6 +14,7 @@ from PIL import Image
 from agentfly.errors import ConfigError
 from agentfly.files import write_text
 from agentfly.images import save_image
+from agentfly.redaction import LogFormatter
 from agentfly.systems.director_generator.records import CallRecord, ImageRecord, PhaseRecord, RunRecord
 from agentfly.systems.director_generator.run import Watcher
 from agentfly.systems.director_generator.settings import slug
@@ -50,7 +51,7 @@ class RunFolder(Watcher):
             self._handler = logging.FileHandler(self.folder / f"{self.run}.log", encoding="utf-8")
         except OSError as fault:
             raise ConfigError(f"cannot write to {str(self.folder)!r}: {fault.strerror or fault}") from None
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("agentfly").addHandler(self._handler)
 
     @property

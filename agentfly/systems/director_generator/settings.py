@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.files import read_mapping
+from agentfly.redaction import read_key
 from agentfly.settings import Settings
 from agentfly.systems.director_generator.prompts import Prompts, load_prompts
 
@@ -232,7 +233,8 @@ def load_studio(path: Path, env: Mapping[str, str] | None = None, **changes: obj
             raise ConfigError(f"director {director.name!r} judges images, but model {alias!r} has sees_images: false")
     for generator in generators:
         settings.model_of(generator.model or settings.roles.generator)
-    keys = {name: SecretStr(value) for name, value in env.items() if name.endswith("_API_KEY") and value}
+    found = {name: read_key(name, env) for name in env if name.endswith("_API_KEY")}
+    keys = {name: SecretStr(key) for name, key in found.items() if key}
     known = Keys(keys.get("OPENAI_API_KEY"), keys.get("STABILITY_API_KEY"), keys.get("SDXL_API_KEY"), keys)
     return Studio(settings, directors, generators, load_prompts(path.parent / settings.prompts), known)
 

@@ -12,6 +12,7 @@ from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.images import ImageStore
 from agentfly.openai_client import Endpoint
+from agentfly.redaction import public_settings
 from agentfly.systems.director_generator.chat import Chat
 from agentfly.systems.director_generator.records import RunRecord
 from agentfly.systems.director_generator.run import Crew, RecursionLimit, Request, Run, Watcher
@@ -68,7 +69,7 @@ class DirectorGenerator:
         started, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
         # The settings in force; keys are no part of them.
         settings = {
-            **self.studio.settings.model_dump(mode="json"),
+            **public_settings(self.studio.settings.model_dump(mode="json")),
             "directors": [persona.model_dump(mode="json") for persona in self.studio.directors],
             "generators": [persona.model_dump(mode="json") for persona in self.studio.generators],
             "painter": self._crew.generator.name,

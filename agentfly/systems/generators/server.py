@@ -22,6 +22,7 @@ from agentfly.errors import ConfigError, EngineUnavailable, ImageError, ToolErro
 from agentfly.images import encode_image
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.openai_compat import check_answer
+from agentfly.redaction import public_url
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.responses import service_error
 from agentfly.vision.image_replies import decode_image, first_image
@@ -62,9 +63,9 @@ class ServerGenerator:
         text_only: bool = False,
     ) -> None:
         url = f"{(endpoint.base_url or '').rstrip('/').removesuffix('/v1')}/v1"
-        self.name = f"server {url}"
-        self._who = f"the image server {url}"
-        self._url, self._address_setting = url, address_setting
+        self._url, self._address_setting = public_url(url), address_setting
+        self.name = f"server {self._url}"
+        self._who = f"the image server {self._url}"
         # Servers print 0.0.0.0 as the address that they listen at; nobody can connect to it everywhere.
         reachable = url.replace("://0.0.0.0", "://127.0.0.1")
         self._client = SdkClient(endpoint.model_copy(update={"base_url": reachable}))
@@ -112,14 +113,15 @@ class ServerGenerator:
         except openai.APIStatusError as fault:
             self._answered = True
             if fault.code == "operation_not_offered":
+                why = self._client.redact(first_line(fault))
                 raise ConfigError(
-                    f"{self._who} makes no images from text ({first_line(fault)}): correct {self._address_setting}"
+                    f"{self._who} makes no images from text ({why}): correct {self._address_setting}"
                 ) from None
             raise
         except openai.APIConnectionError as fault:
             if self._answered or not nobody_listens(fault.__cause__):
                 raise
-            why = first_line(fault.__cause__ or fault)
+            why = self._client.redact(first_line(fault.__cause__ or fault))
             raise ConfigError(
                 f"no image server at {self._url} ({why}): start it, or correct {self._address_setting}"
             ) from None

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from agentfly.agents.llm_backends.client_errors import TransientError, backoff
 from agentfly.aio import Sleep, retrying
 from agentfly.errors import ConfigError, ImageError, ToolError
+from agentfly.redaction import checked_key, public_url, redact
 from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
 from agentfly.systems.generators.server import nobody_listens
 from agentfly.vision.image_replies import decode_image
@@ -44,6 +45,7 @@ class StabilityGenerator:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.name = f"stability {engine}"
+        self._key = checked_key(key.get_secret_value(), "STABILITY_API_KEY")
         self._base_url, self._path = base_url, f"/v1/generation/{engine}/text-to-image"
         width, height = size
         options = {"width": width, "height": height, "samples": 1, "steps": steps, "cfg_scale": guidance_scale}
@@ -51,7 +53,7 @@ class StabilityGenerator:
         self._client = httpx.AsyncClient(
             base_url=base_url,
             timeout=timeout,
-            headers={"authorization": f"Bearer {key.get_secret_value()}", "accept": "application/json"},
+            headers={"authorization": f"Bearer {self._key}", "accept": "application/json"},
         )
         self._retries, self._sleep, self._answered = retries, sleep, False
 
@@ -80,16 +82,16 @@ class StabilityGenerator:
         try:
             reply = await self._client.post(self._path, json=body)
         except httpx.HTTPError as fault:
-            why = f"({str(fault) or type(fault).__name__})"
+            why = f"({redact(str(fault), self._key) or type(fault).__name__})"
             if not self._answered and nobody_listens(fault):
                 raise ConfigError(
-                    f"{self.name} cannot be reached at {self._base_url} {why}: check stability_base"
+                    f"{self.name} cannot be reached at {public_url(self._base_url)} {why}: check stability_base"
                 ) from None
             raise TransientError(f"{self.name} does not answer {why}") from None
         self._answered = True
         if reply.status_code != 200:
             try:
-                reason = str(reply.json().get("message"))[:300]
+                reason = redact(str(reply.json().get("message")), self._key)[:300]
             except (ValueError, AttributeError, RecursionError):
                 reason = "no reason given"
             message = f"{self.name} answered {reply.status_code}: {reason}"

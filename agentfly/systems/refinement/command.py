@@ -22,6 +22,7 @@ from PIL import Image
 from agentfly.errors import AgentFlyError, ConfigError, ImageError, MissingExtraError, first_line
 from agentfly.files import read_mapping, write_text
 from agentfly.images import ImageLimits, load_image, save_image
+from agentfly.redaction import public_url
 from agentfly.systems.environment import read_env
 from agentfly.systems.generators import GeneratedImage
 from agentfly.systems.refinement.factory import make_loop
@@ -237,7 +238,9 @@ def check_place(url: str) -> None:
     fsspec = importlib.import_module("fsspec")
     protocol, separator, rest = url.partition("://")
     if not separator or not (rest or protocol == "memory"):
-        raise ConfigError(f"cannot upload to {url!r}: give an address such as s3://bucket/folder/ or file:///folder/")
+        raise ConfigError(
+            f"cannot upload to {public_url(url)!r}: give an address such as s3://bucket/folder/ or file:///folder/"
+        )
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as fault:
@@ -251,7 +254,7 @@ def check_place(url: str) -> None:
 
 
 async def upload(file: Path, url: str) -> str:
-    """Upload a file and return its address.
+    """Upload a file and return its address, without a password.
 
     Args:
         file: the local file.
@@ -265,6 +268,8 @@ async def upload(file: Path, url: str) -> str:
     whole = "/" in rest and PurePosixPath(rest).suffix.lower() in _SUFFIXES and not rest.endswith("/")
     target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.parent.name}-{file.name}"
 
+    shown = public_url(target)
+
     def put() -> None:
         filesystem, path = importlib.import_module("fsspec").core.url_to_fs(target)
         # Object stores have no folders, and would be asked to make the bucket.
@@ -275,5 +280,7 @@ async def upload(file: Path, url: str) -> str:
     try:
         await asyncio.to_thread(put)
     except Exception as fault:  # every file system has its own: botocore's, gcsfs's, OSError
-        raise UploadError(f"cannot upload to {target}: {first_line(fault)}; check the address and the key") from fault
-    return target
+        raise UploadError(
+            f"cannot upload to {shown}: {public_url(first_line(fault))}; check the address and the key"
+        ) from fault
+    return shown

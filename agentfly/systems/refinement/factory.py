@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 
 from pydantic import SecretStr
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
 from agentfly.evaluators import Evaluator, Rubric, close_evaluator, load_rubric, make_evaluator
+from agentfly.redaction import read_key
 from agentfly.systems.generators import ImageGenerator
 from agentfly.systems.generators.responses import ResponsesClient
 from agentfly.systems.refinement.loop import RefinementLoop
@@ -125,7 +125,7 @@ def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[
     if kind == "responses":
         client = ResponsesClient(model, settings.endpoint(url))
         return lambda: ResponsesPrompter(client, rubric), client.close
-    key = os.environ.get(settings.api_key_env)
+    key = read_key(settings.api_key_env)
     config = ClientConfig(
         base_url=url or OPENAI_URL,
         api_key=SecretStr(key) if key else None,

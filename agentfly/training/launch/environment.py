@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.model_source import hub_answers, is_local
-from agentfly.training.launch.process_tree import MARKER
+from agentfly.process_tree import MARKER
 from agentfly.training.recipe.settings import TrainSettings
 
 _ALWAYS = {

@@ -24,8 +24,9 @@ from types import FrameType
 
 from pydantic import BaseModel, ConfigDict
 
+from agentfly import cleanup
 from agentfly.errors import TrainingError, says_disk_full, short_paths
-from agentfly.training.launch import cleanup
+from agentfly.process_tree import ProcessFamily
 from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.log_reader import (
@@ -37,7 +38,6 @@ from agentfly.training.launch.log_reader import (
     notice_in,
     parse_metrics,
 )
-from agentfly.training.launch.process_tree import ProcessFamily
 from agentfly.training.launch.resume import cut_back, only_run, resume_checkpoint
 from agentfly.training.launch.stack_dump import FOLDER_VARIABLE
 from agentfly.training.launch.watchdogs import Alarm, Watchdogs

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from agentfly.redaction import LogFormatter
+
 Phase: TypeAlias = Literal["ray", "workers", "engine", "training"]
 
 # A run begins in phase "ray"; each later phase begins when its line appears. The lines are Ray's and verl 0.9.1's
@@ -48,7 +50,7 @@ class LineReader:
         return data[:end].decode("utf-8", errors="replace").splitlines()
 
 
-class _NoticeFormatter(logging.Formatter):
+class _NoticeFormatter(LogFormatter):
     """Formatter that marks warnings, so that the launcher shows them on its console; see `notice_in`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -67,7 +69,7 @@ def log_to_run(*, notices: bool = False) -> None:
         notices: mark warnings as messages to the user, as the trainer's are.
     """
     handler = logging.StreamHandler(sys.stderr)
-    formatter = _NoticeFormatter if notices else logging.Formatter
+    formatter = _NoticeFormatter if notices else LogFormatter
     handler.setFormatter(formatter("%(levelname)s:%(asctime)s:%(message)s"))
     ours = logging.getLogger("agentfly")
     ours.handlers, ours.propagate = [handler], False

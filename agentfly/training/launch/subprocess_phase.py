@@ -31,9 +31,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
-from agentfly.errors import TrainingError
+from agentfly.errors import TrainingError, printable
 
 _LEAST_SECONDS = 2.0  # between two lines of a part, so that a short part has few lines
 
@@ -98,7 +99,7 @@ class ProgressDisplay:
 
     def say(self, text: str) -> None:
         """Print a line, on a terminal above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(Text(printable(text)))
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rich.console import Console
+from rich.text import Text
 
 from agentfly.agents import Trajectory
 from agentfly.agents.display.strip import Step, write_steps
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
-from agentfly.errors import TrainingError
+from agentfly.errors import TrainingError, printable
 from agentfly.evaluation.in_memory import Evaluation, paired_difference
 from agentfly.evaluators.bootstrap import SUCCESS, estimate
 from agentfly.files import check_replaceable, write_text
@@ -185,7 +186,7 @@ class _Quickstart:
         """Run all parts and return the summary."""
         began, out = time.monotonic(), self._out
         self._clear_folder()
-        self._console.print(f"logs: {out / 'logs'}", highlight=False)
+        self._console.print(Text(printable(f"logs: {out / 'logs'}")))
         with ProgressDisplay(self._console) as display, ThreadPoolExecutor(1) as beside:
             origin = self._warm_start(display)
             with PhaseProcess() as evaluator:
@@ -354,7 +355,7 @@ class _Quickstart:
             highlight=False,
         )
         for name in ("report.html", "learning_curve.png", "summary.json", "policy"):
-            self._console.print(f"  {self._out / name}", highlight=False)
+            self._console.print(Text(printable(f"  {self._out / name}")))
 
 
 def _step_record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Trajectory]) -> StepRecord:

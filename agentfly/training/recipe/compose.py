@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
 from agentfly.files import read_mapping, yaml_reason
+from agentfly.redaction import public_url
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import HasSettings
 
@@ -125,7 +126,12 @@ def write(config: DictConfig, path: Path) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = _escaped(OmegaConf.to_container(config, resolve=True))
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
+    text = OmegaConf.to_yaml(OmegaConf.create(plain))
+    if public_url(text) != text:
+        # An address with a password is for the owner of the run alone.
+        path.touch()
+        path.chmod(0o600)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

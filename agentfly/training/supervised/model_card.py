@@ -15,6 +15,7 @@ import yaml
 
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
+from agentfly.evaluation.report.markdown import plain
 
 _PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ray")
 
@@ -109,7 +110,7 @@ def read_scores(path: Path) -> list[tuple[str, str]]:
 
 def _body(facts: CardFacts) -> Iterator[str]:
     kind = "Adapters of a" if facts.adapter else "A"
-    yield f"# {facts.name}"
+    yield f"# {plain(facts.name)}"
     yield ""
     # A folder by its name: its path on one machine means nothing on another.
     name = Path(facts.base_model).name if Path(facts.base_model).is_absolute() else facts.base_model
@@ -139,5 +140,5 @@ def _table(title: str, heads: tuple[str, str], rows: Iterable[tuple[str, object]
     yield f"## {title}"
     yield ""
     for left, right in (heads, ("---", "---"), *cells):
-        yield f"| {left} | {right} |"
+        yield f"| {plain(left)} | {plain(right)} |"
     yield ""

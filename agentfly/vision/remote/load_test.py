@@ -16,8 +16,9 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 from rich.console import Console
+from rich.text import Text
 
-from agentfly.errors import AgentFlyError, ToolError
+from agentfly.errors import AgentFlyError, ToolError, printable
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.vision.base import EditParams, Engines, InpaintParams
 from agentfly.vision.remote.engines import remote_engines
@@ -71,7 +72,7 @@ class Report:
         console.print(f"{self.answered} answered in {self.seconds:.1f} s: {self.per_second:.2f} a second")
         console.print(f"latency: p50 {self.p50 or 0.0:.3f} s, p99 {self.p99 or 0.0:.3f} s")
         for text, count in self.errors.items():
-            console.print(f"{count} x {text}", markup=False)
+            console.print(Text(printable(f"{count} x {text}")))
 
 
 async def run_load(engines: Engines, load: Load) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ import httpx
 from pydantic import BeforeValidator
 
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.redaction import public_url, read_key
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
 
 _TEXT = re.compile(
@@ -46,7 +46,7 @@ class NodeConfig:
         """
         url = httpx.URL(self.base_url)
         if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"{self.base_url!r} is no address of a server: http://HOST:PORT")
+            raise ConfigError(f"{public_url(self.base_url)!r} is no address of a server: http://HOST:PORT")
         if url.userinfo:
             # Addresses are shown in statistics, logs and observations.
             raise ConfigError(
@@ -61,13 +61,13 @@ class NodeConfig:
                 raise ConfigError(unknown_name("operation", operation, OPERATIONS))
         if self.adapter == "sglang" and "inpaint" in (self.operations or ()):
             raise ConfigError("sglang ignores masks: it cannot be asked to inpaint")
-        if self.api_key_env is not None and not os.environ.get(self.api_key_env):
+        if self.api_key_env is not None and not read_key(self.api_key_env):
             raise ConfigError(f"the environment variable {self.api_key_env} is not set: it has the key of the server")
 
     @property
     def headers(self) -> dict[str, str]:
         """The header with the key, where there is one."""
-        return {} if self.api_key_env is None else {"Authorization": f"Bearer {os.environ[self.api_key_env]}"}
+        return {} if self.api_key_env is None else {"Authorization": f"Bearer {read_key(self.api_key_env)}"}
 
     def to_spec(self) -> str | dict[str, object]:
         """Return this server in the form of YAML and JSON, which `read_nodes` reads back equal."""
@@ -145,7 +145,7 @@ def _url(text: str) -> str:
             "and name that with --nodes-key-env or api_key_env"
         )
     if found is None:
-        raise ConfigError(f"{text!r} is not HOST:PORT, such as localhost:8000, or http(s)://HOST")
+        raise ConfigError(f"{public_url(text)!r} is not HOST:PORT, such as localhost:8000, or http(s)://HOST")
     if not found["scheme"] and not found["port"]:
         raise ConfigError(f"{text!r} has no port: write HOST:PORT, such as {found['host']}:8000")
     if found["port"] and not 0 < int(found["port"]) < 65536:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentfly.errors import printable
+
 
 @dataclass
 class NodeCounters:
@@ -88,6 +90,7 @@ class PoolStatistics(PoolCounters):
         """Print the statistics as a table on the console."""
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         console, table = Console(), Table(title=self.headline(), padding=0)
         # A host name must stay fit for copying: the other columns give way, and errors, which are long, stand below.
@@ -97,11 +100,11 @@ class PoolStatistics(PoolCounters):
         for node in self.nodes:
             load = f"{node.in_flight}/{node.limit:.0f}"
             row = [node.url, node.state, node.model, load, node.answered, node.failed, node.busy]
-            table.add_row(*map(str, row), _shown(node.p50), _shown(node.p99))
+            table.add_row(*(Text(printable(str(cell))) for cell in row), _shown(node.p50), _shown(node.p99))
         console.print(table)
         for node in self.nodes:
             if node.last_error:
-                console.print(f"{node.url}: {node.last_error}", highlight=False, markup=False, soft_wrap=True)
+                console.print(Text(printable(f"{node.url}: {node.last_error}")), soft_wrap=True)
 
     def headline(self) -> str:
         """Return the statistics of the pool as a sentence."""

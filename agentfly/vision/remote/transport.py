@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 
 from agentfly.errors import ConfigError, EngineUnavailable, ToolError
+from agentfly.redaction import redact
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, BadReply, Call, adapter_of
 from agentfly.vision.remote.node import Node
 from agentfly.vision.remote.settings import PoolSettings
@@ -233,4 +234,6 @@ def _error(response: httpx.Response) -> dict[str, object]:
 
 
 def _message(response: httpx.Response) -> str:
-    return str(_error(response).get("message") or response.reason_phrase)[:500]
+    # A server may repeat the key that it refuses.
+    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return redact(str(_error(response).get("message") or response.reason_phrase), key)[:500]

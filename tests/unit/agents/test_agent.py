@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from agentfly.agents import AgentSettings, ImageEditingAgent
 from agentfly.agents.llm_backends import AsyncVLLMConfig, ClientConfig, GenerationRequest, ScriptedBackend
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError, ImageError
+from tests.unit.hostile import EVERYTHING, HOSTILE, assert_tame
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 
@@ -82,6 +84,22 @@ async def test_messages_can_be_read_and_printed(image: Image.Image, capsys: pyte
     assert agent.rewards == [None]
     with pytest.raises(ConfigError, match="there is no chain 1"):
         agent.print_messages(index=1)
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, EVERYTHING])
+async def test_messages_are_printed_whatever_the_model_wrote(
+    hostile: str, image: Image.Image, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "600")
+    hostile = hostile.encode("utf-8", "replace").decode()  # half a surrogate pair ends a chain
+    call = json.dumps({"name": "nothing", "arguments": {"of": hostile}})
+    agent = ImageEditingAgent("s", backend=ScriptedBackend([f"{hostile} <tool_call>{call}</tool_call>", hostile]))
+    await agent.run([{"role": "user", "content": [{"type": "text", "text": hostile}]}])
+    agent.print_messages()
+    shown = capsys.readouterr().out
+    assert "→ nothing({'of':" in shown
+    if hostile.startswith(HOSTILE[0]) and hostile != HOSTILE[0]:
+        assert_tame(shown)
 
 
 async def test_tools_can_be_awaited_directly(image: Image.Image, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
-from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
+from agentfly.agents.llm_backends import ClientBackend, ClientConfig, GenerationRequest, ScriptedBackend
 from agentfly.agents.run import RunLog
 from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import BackendError, ConfigError
 from tests import programs
+from tests.unit.agents.conftest import ChatServer, failure
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "darken"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'
@@ -233,3 +234,19 @@ def test_metadata_that_json_does_not_know_is_told_in_words() -> None:
     back = Trajectory.from_json(trajectory.to_json()).metadata
     assert back["target"].startswith("img_")
     assert back == {"target": back["target"], "raw": "<2 bytes>", "where": "a", "s": [1, 2]}
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {} ", "{}"])
+async def test_a_key_is_in_no_stored_trajectory_whatever_the_server_repeats(
+    around: str, server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = around.format("sk-very-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.say(failure(400, f"illegal header value {f'Bearer {key}'.encode()!r}"))
+    backend = ClientBackend("m", ClientConfig(base_url=server.url.replace("://", "://me:pa55word@")))
+    result = await ImageEditingAgent("s", backend=backend).run(conversations(1), log_dir=tmp_path)
+    stored = (tmp_path / FILE_NAME).read_text()
+    assert result[0].stop_reason is StopReason.BACKEND_ERROR
+    assert "illegal header value b'Bearer ***" in stored
+    assert "sk-very-secret" not in stored
+    assert "pa55word" not in stored

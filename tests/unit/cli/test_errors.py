@@ -14,6 +14,7 @@ from agentfly import cli
 from agentfly.cli import app, main
 from agentfly.errors import ConfigError
 from agentfly.files import parse_yaml
+from tests.unit.hostile import EVERYTHING, HOSTILE, assert_tame
 
 BROKEN = "a: [1, 2\nb: }\n"
 # The words after it are those of the parser, which is libyaml's in the tests.
@@ -106,6 +107,30 @@ def test_faults_of_the_machine(
 
     monkeypatch.setattr(cli, "app", fails)
     assert one_line(monkeypatch, capsys, "eval").startswith(told)
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, EVERYTHING])
+def test_an_error_is_shown_whatever_a_server_said(
+    hostile: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ConfigError(f"the server said {hostile} at http://me:pa55word@h/v1?key=sk-secret")
+
+    monkeypatch.setattr(cli, "app", fails)
+    said = one_line(monkeypatch, capsys, "eval")
+    assert said.endswith("at http://***@h/v1?key=***")
+    if hostile == EVERYTHING:
+        assert_tame(said)
+
+
+def test_edit_shows_no_secret_of_an_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    options = ("-o", tmp_path / "out.png", "--base-url", "http://me:pa55word@127.0.0.1:1/v1?key=sk-other")
+    said = one_line(monkeypatch, capsys, "edit", tmp_path / "in.png", "Brighter.", *options)
+    assert said.startswith("cannot reach http://***@127.0.0.1:1/v1?key=***")
+    assert not [secret for secret in ("pa55word", "sk-secret", "sk-other") if secret in said]
 
 
 @pytest.mark.parametrize("bug", [TypeError("a bug"), OSError("of a library, without a number")])

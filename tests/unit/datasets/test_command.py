@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.datasets import load_tasks
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, printable
 from tests.unit.datasets.example_images import make_image
+from tests.unit.hostile import EVERYTHING, HOSTILE, assert_tame
 
 STICKERS = ["stickers", "--limit", "3", "--set", "side=96", "--split", "heldout"]
 
@@ -53,6 +54,22 @@ def test_check_as_json(broken: Path) -> None:
     report = json.loads(output)
     assert (code, report["ok"], report["rows"]) == (1, False, 2)
     assert [problem["kind"] for problem in report["problems"]] == ["target", "image"]
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, EVERYTHING])
+def test_check_shows_rows_whatever_is_in_them(hostile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "600")
+    make_image().save(tmp_path / "a.png")
+    rows = [{"instruction": "A.", "image": image, "task_type": hostile} for image in ("a.png", "b.png")]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    code, output = run("check", str(path))
+    assert (code, "2 rows, 1 problems" in output) == (1, True)
+    listed = run("check", str(path), "--json")[1]
+    assert json.loads(listed)["rows"] == 2
+    assert printable(listed) == listed
+    if hostile == EVERYTHING:
+        assert_tame(output)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.doctor import CHECKS, Check, DoctorRequest, Examination, Finding, Level, examine
-from agentfly.doctor.findings import error, ok, skipped
-from agentfly.errors import ConfigError
+from agentfly.doctor.examination import Outcome
+from agentfly.doctor.findings import error, ok, skipped, warning
+from agentfly.doctor.report import Report
+from agentfly.errors import ConfigError, printable
+from tests.unit.hostile import EVERYTHING, HOSTILE, assert_tame
 
 
 def check(name: str, *findings: Finding, needs: str | None = None, seconds: float = 5.0) -> Check:
@@ -126,3 +129,17 @@ def test_where_the_checkpoint_comes_from(tmp_path: Path) -> None:
     assert DoctorRequest(model="gpt", base_url="http://h/v1", checkpoint="org/name").source == "org/name"
     with pytest.raises(ConfigError, match="--base-url"):
         DoctorRequest(base_url="localhost:8000")
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, EVERYTHING])
+def test_findings_are_shown_whatever_a_server_said(hostile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*_: object) -> Report:
+        check = Check("endpoint", "services", "an endpoint", lambda _: ())
+        return Report((Outcome(check, (warning(hostile, hostile), skipped(hostile, hostile)), 0.0),), 0.0)
+
+    monkeypatch.setattr("agentfly.doctor.examine", found)
+    lines, listed = (CliRunner().invoke(app, ["doctor", *more]).stdout for more in ([], ["--json"]))
+    assert [finding["message"] for finding in json.loads(listed)["findings"]] == [hostile, hostile]
+    assert printable(listed) == listed
+    if hostile == EVERYTHING:
+        assert_tame(lines)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agentfly.agents import StopReason
-from agentfly.evaluation.report.markdown import run_page
+from agentfly.evaluation.report.markdown import plain, run_page, table
 from agentfly.evaluation.report.pages import worst_first
 from agentfly.evaluation.report.summary import About, Interval, summarise
 from agentfly.evaluation.task_record import without_hollow_scores
@@ -64,6 +64,28 @@ def test_the_page_has_a_row_a_type_and_hostile_text_cannot_break_it() -> None:
     assert rows[0].startswith("| x \\| y z | 1 | 0 | 90.0 [90.0, 90.0] | 100.0")
     assert "1 × the judge refused" in page
     assert "| edit | 1 | – | 0.0" not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[click](http://x)", "[click\\](http://x)"),
+        ("![a][b]", "![a\\][b]"),
+        ("<script>x</script><!-- <http://x>", "&lt;script>x&lt;/script>&lt;!-- &lt;http://x>"),
+        ("a | b \\| c \\", "a \\| b \\\\\\| c \\"),
+        ("&lt;b&gt; &#60;", "&amp;lt;b&amp;gt; &amp;#60;"),
+        ("\x1b[31m\u202e", "\ufffd[31m\ufffd"),
+        # Ordinary figures and words stay as they are.
+        ("90.0 [89.1, 91.0]", "90.0 [89.1, 91.0]"),
+        ("p < 0.05 & R&D; **all** color_change C:\\new f(x) a > b", None),
+    ],
+)
+def test_foreign_text_in_a_page_is_shown_and_is_no_markdown(text: str, shown: str | None) -> None:
+    expected = shown or text.replace("R&D;", "R&amp;D;")
+    assert plain(text) == expected
+    assert table(["a", "b"], [[text, "1"]]).splitlines()[2] == f"| {expected} | 1 |"
+    about = {**ABOUT, "agent": text}
+    assert run_page(summarise([record("a", 1.0)], ["judge"], about)).startswith(f"# {expected} on ")  # type: ignore[arg-type]
 
 
 def test_the_gallery_begins_with_what_was_not_scored_then_the_worst() -> None:

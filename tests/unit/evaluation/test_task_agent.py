@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,37 @@ def test_identity_is_what_decides_results(tmp_path: Path) -> None:
     assert identity(model=str(tmp_path)) != before
     with pytest.raises(ConfigError, match="environment variable instead of api_key"):
         identity(backend_config={"api_key": "sk-1"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer sk-secret"},
+        {"x-api-key": "sk-secret"},
+        {"Cookie": "a=sk-secret"},
+        {"X-Auth-Token": "sk-secret"},
+        {"client_secret": "sk-secret"},
+        [["Authorization", "Bearer sk-secret"]],
+        ["Authorization: Bearer sk-secret"],
+    ],
+)
+def test_headers_with_keys_are_refused_before_they_are_stored(headers: object) -> None:
+    for fields in (
+        {"backend_config": {"extra_body": {"h": headers}}},
+        {"evaluator": [{"evaluator": "x", "h": headers}]},
+    ):
+        with pytest.raises(ConfigError, match="environment variable instead of ") as caught:
+            EvaluationSettings(**{"data": "d", "out": Path("o"), **fields}).identity()
+        assert "sk-secret" not in str(caught.value)
+
+
+def test_secrets_of_addresses_are_not_stored_and_do_not_make_another_run() -> None:
+    def identity(password: str) -> dict[str, Any]:
+        url = f"http://me:{password}@h/v1?key={password}"
+        fields = {"base_url": url, "evaluator": [{"evaluator": "http", "base_url": url}], "max_tokens": 9}
+        return EvaluationSettings(**{"data": "d", "out": Path("o"), **fields}).identity()
+
+    assert "pa55word" not in json.dumps(identity("pa55word"))
+    assert identity("pa55word")["base_url"] == "http://***@h/v1?key=***"
+    assert identity("pa55word") == identity("another")
+    assert identity("pa55word")["max_tokens"] == 9

@@ -144,6 +144,18 @@ async def test_an_evaluator_on_a_server_is_asked_with_what_is_no_sample(monkeypa
         await check_ready(keyless)
 
 
+async def test_an_evaluator_server_shows_no_key_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    def repeat(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, json={"error": {"message": f"no {request.headers['authorization']}"}})
+
+    monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", "sk-secret\n")
+    settings = HttpEvaluatorSettings(base_url="http://scorer?key=pa55word")
+    with pytest.raises(ConfigError, match=r"at http://scorer\?key=\*\*\*: HTTP 403: no Bearer \*\*\*; set AGENTFLY"):
+        await check_ready(HttpEvaluator(settings, httpx.MockTransport(repeat)))
+
+
 async def test_nobody_is_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
         async def evaluate(self, sample: EditSample) -> Score:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from agentfly.agents.llm_backends.vllm_defaults import is_cpu_build
 from agentfly.errors import ConfigError
 from agentfly.serving import deploy
-from agentfly.serving.deploy import DeploySettings, app, arguments
+from agentfly.serving.deploy import DeploySettings, app, arguments, take_keys
 from agentfly.serving.supervisor import Endpoint
 from agentfly.templates import load_template
 from tests import programs
@@ -34,6 +34,8 @@ template = arguments[arguments.index("--chat-template") + 1] if "--chat-template
 text = pathlib.Path(template).read_text() if template else None
 noted = {"arguments": arguments, "pid": os.getpid(), "worker": worker.pid, "template": text}
 noted["environment"] = dict(os.environ)
+config = arguments[arguments.index("--config") + 1] if "--config" in arguments else None
+noted["config"] = [pathlib.Path(config).read_text(), os.stat(os.path.dirname(config)).st_mode] if config else None
 (folder / "new").write_text(json.dumps(noted))
 (folder / "new").rename(folder / "called.json")
 if mode == "fails":
@@ -265,7 +267,8 @@ def test_it_says_when_it_is_ready_hands_signals_on_and_ends_with_the_servers_cod
     assert f"at http://127.0.0.1:{serving.port}/v1, serving tiny, also" in ready
     called = serving.called()
     assert called["template"] == load_template("qwen3-vl")
-    assert called["arguments"][-4:] == ["--api-key", "sk-1", "--max-model-len", "64"]
+    assert called["arguments"][-2:] == ["--max-model-len", "64"]
+    assert called["environment"]["VLLM_API_KEY"] == "sk-1"
     assert called["environment"].get("TORCHDYNAMO_DISABLE") == ("1" if is_cpu_build() else None)
     assert "VLLM_CPU_KVCACHE_SPACE" not in called["environment"]
     serving.process.send_signal(number)
@@ -324,11 +327,73 @@ def test_a_server_that_does_not_stop_is_killed_in_the_end(run: Callable[..., Run
     assert serving.signals() == "15 "
 
 
-def test_the_server_does_not_outlive_a_command_that_is_killed(run: Callable[..., Run]) -> None:
-    serving = run()
+@pytest.mark.parametrize("mode", ["", "stubborn"])
+def test_no_process_of_the_server_outlives_a_command_that_is_killed(run: Callable[..., Run], mode: str) -> None:
+    serving = run("--template", "qwen3-vl", mode=mode)
     serving.line("ready after")
     serving.process.send_signal(signal.SIGKILL)
-    wait_for(lambda: gone(serving.called()["pid"]))
-    assert serving.signals() == "15 "
-    # This worker is the stand-in's own; a real server ends its workers when it is told to stop.
-    psutil.Process(serving.called()["worker"]).kill()
+    called = serving.called()
+    wait_for(lambda: gone(called["pid"]) and gone(called["worker"]))
+    folder = Path(pairs(called["arguments"])["--chat-template"]).parent
+    wait_for(lambda: not folder.exists())
+
+
+@pytest.mark.parametrize("keys", [["sk-1"], ["sk-1", "sk-2"]])
+@pytest.mark.parametrize("spelling", ["--api-key", "--api_key", "="])
+def test_keys_do_not_stand_among_the_arguments_of_any_process(
+    run: Callable[..., Run], keys: list[str], spelling: str
+) -> None:
+    given = [f"--api-key={key}" for key in keys] if spelling == "=" else [spelling, *keys]
+    serving = run(*given, "--max-model-len", "64")
+    assert "export VLLM_API_KEY instead" in serving.line("could read --api-key")
+    serving.line("ready after")
+    called = serving.called()
+    family = [serving.process.pid, *(one.pid for one in psutil.Process(serving.process.pid).children(recursive=True))]
+    assert called["pid"] in family
+    for pid in family:
+        assert not any("sk-" in word for word in psutil.Process(pid).cmdline())
+    if len(keys) == 1:
+        assert (called["environment"]["VLLM_API_KEY"], called["config"]) == ("sk-1", None)
+    else:
+        text, mode = called["config"]
+        assert json.loads(text) == {"api-key": keys}
+        assert mode & 0o077 == 0
+        assert "VLLM_API_KEY" not in called["environment"]
+
+
+def test_keys_of_the_command_line_are_taken_as_vllm_takes_them() -> None:
+    assert take_keys(["--a", "--api-key", "k1", "k2\n", "--b", "c"]) == (("k1", "k2"), ("--a", "--b", "c"))
+    assert take_keys(["--api_key=k1", "x"]) == (("k1",), ("x",))
+    assert take_keys(["--api-key-file", "x"]) == ((), ("--api-key-file", "x"))
+    with pytest.raises(ConfigError, match=r"^--api-key has a line break") as caught:
+        take_keys(["--api-key", "sk-\nsecret"])
+    assert "secret" not in str(caught.value)
+
+
+def test_several_keys_beside_a_configuration_of_vllm_are_told_where_to_go(
+    mistake: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = str(checkpoint(tmp_path / "m"))
+    said = mistake("--model", folder, "--config", "c.yaml", "--api-key", "k1", "k2")
+    assert "put the keys into that file, as api-key: [KEY, KEY]" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("0.0.0.0", None, True), ("::", None, True), ("127.0.0.1", None, False), ("0.0.0.0", "sk-1", False)],
+)
+def test_an_open_server_on_the_network_is_warned_about(
+    host: str,
+    key: str | None,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("VLLM_API_KEY", key)
+    monkeypatch.setattr(deploy, "supervise", lambda *_: 0)
+    deploy.deploy(DeploySettings(str(checkpoint(tmp_path / "m")), host=host, port=8123))
+    warning = "anybody who reaches port 8123 may use this server: export VLLM_API_KEY with a key"
+    assert (warning in caplog.text) is warned

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
 from agentfly.errors import AgentFlyError, EngineUnavailable, ToolError
+from agentfly.redaction import log_to_stderr
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.workers.engines import WorkerEngine, load_engine
 from agentfly.serving.image_server.workers.messages import (
@@ -155,7 +156,7 @@ def main() -> None:
     # The server decides when its workers end: a signal to the whole group must not interrupt their requests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
+    log_to_stderr(logging.INFO, f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
     connection = Connection(int(sys.argv[1]))
     try:
         engine = _load(connection, EngineOptions.model_validate_json(sys.argv[2]))

@@ -259,6 +259,32 @@ async def test_a_key_is_left_out_of_messages_unless_it_is_a_mere_letter(
     assert told in str(fault.value)
 
 
+@pytest.mark.parametrize("key", ["sk-abcdef\n", " sk-abcdef", "sk-'abc\\def"])
+async def test_no_form_of_a_key_that_a_server_repeats_is_in_the_error(
+    server: ChatServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.say(failure(400, f"bad header {key!r}: {key} is no key", code=f"bad {key}"))
+    backend = ClientBackend("m", ClientConfig(base_url=server.url))
+    with pytest.raises(BackendError, match="bad header") as fault:
+        await backend.generate(request())
+    assert server.keys == [f"Bearer {key.strip()}"]
+    assert key.strip() not in str(fault.value)
+    assert repr(key.strip())[1:-1] not in str(fault.value)
+
+
+@pytest.mark.parametrize("status", [0, 400, 200])
+async def test_the_password_of_an_address_is_in_no_error(server: ChatServer, status: int) -> None:
+    server.say(
+        failure(400) if status == 400 else completion("", finish="") if status == 0 else (lambda _: Response("{"))
+    )
+    port = "1" if status == 0 else server.url.split(":")[2].split("/")[0]
+    backend = client(server, base_url=f"http://me:pa55word@127.0.0.1:{port}/v1", max_retries=0)
+    with pytest.raises(BackendError, match=r"http://\*\*\*@127\.0\.0\.1") as fault:
+        await backend.generate(request())
+    assert "pa55word" not in str(fault.value)
+
+
 async def test_a_slow_reply_times_out(server: ChatServer) -> None:
     def slow(body: dict[str, Any]) -> Response:
         time.sleep(0.6)

@@ -57,6 +57,20 @@ async def test_a_key_that_is_missing_or_wrong_is_named_by_its_variable(
     assert "wrong" not in str(fault.value)
 
 
+async def test_no_message_about_an_endpoint_shows_a_secret_of_its_address(server: ChatServer) -> None:
+    server.models = []
+    away, there = (f"http://me:pa55word@{place}" for place in ("127.0.0.1:1/v1", server.url.removeprefix("http://")))
+    with pytest.raises(BackendError, match=r"cannot reach http://\*\*\*@127.0.0.1:1/v1 \(") as unreachable:
+        await list_models(endpoint_config(away))
+    with pytest.raises(
+        ConfigError, match=r"--model is missing: http://\*\*\*@127.0.0.1:\d+/v1 does not list"
+    ) as unlisted:
+        await served_model(endpoint_config(there), None)
+    with pytest.raises(ConfigError, match=r"^https://api.openai.com/v1\?key=\*\*\* answers nobody") as keyless:
+        endpoint_config("https://api.openai.com/v1?key=pa55word", "NO_SUCH_KEY")
+    assert all("pa55word" not in str(fault.value) for fault in (unreachable, unlisted, keyless))
+
+
 async def test_an_endpoint_that_is_away_is_told_in_seconds() -> None:
     started = time.monotonic()
     with pytest.raises(BackendError, match=r"^cannot reach http://127\.0\.0\.1:1/v1 .*that the server runs$"):

@@ -15,7 +15,7 @@ import pytest
 
 from agentfly.doctor.checks import leftovers
 from agentfly.doctor.checks.leftovers import Process
-from agentfly.training.launch.process_tree import MARKER
+from agentfly.process_tree import MARKER
 from tests.unit.doctor.judged import judged, levels, only
 
 DRIVER = b"python\0-m\0agentfly.training.verl.driver\0"

@@ -67,6 +67,14 @@ def test_a_wrong_name_offers_the_nearest(models_url: str) -> None:
     assert "Did you mean 'policy'" in asked(base_url=models_url, model="polisy")[1][1]
 
 
+def test_no_finding_shows_a_secret_of_an_address(models_url: str) -> None:
+    for url in (models_url, models_url.removesuffix("/v1"), "http://127.0.0.1:9/v1"):
+        address = url.replace("://", "://me:pa55word@")
+        _, (_, message) = asked(base_url=address)
+        assert url.replace("://", "://***@") in message
+        assert "pa55word" not in message
+
+
 def test_nobody_listens_and_nobody_was_named() -> None:
     assert "cannot be reached" in asked(base_url="http://127.0.0.1:9/v1")[1][1]
     assert asked()[1][0] == "skipped"

@@ -406,3 +406,25 @@ async def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypat
             await VlmJudge(settings).evaluate(SAMPLE)
     assert server.keys == ["Bearer sk-very-secret"] * len(server.requests)
     assert "sk-very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reply", [fault(400, "no key b'sk-very-secret'"), fault(400, "content_policy sk-very-secret")])
+async def test_the_judge_does_not_repeat_a_key_that_the_server_repeats(
+    reply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret\n")
+    with judge(reply) as server:
+        settings = JudgeSettings(model="m", base_url=server.base_url, api_key_env="JUDGE_KEY", attempts=2)
+        with pytest.raises(EvaluatorError) as caught:
+            await VlmJudge(settings).evaluate(SAMPLE)
+    assert server.keys[0] == "Bearer sk-very-secret"
+    assert "sk-very-secret" not in f"{caught.value}{server.requests}"
+
+
+async def test_the_judge_does_not_repeat_a_key_from_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+    with judge(Reply("who are you, sk-very-secret?")) as server:
+        settings = JudgeSettings(model="m", base_url=server.base_url, api_key_env="JUDGE_KEY", attempts=1)
+        with pytest.raises(EvaluatorError, match=r"who are you, \*\*\*") as caught:
+            await VlmJudge(settings).evaluate(SAMPLE)
+    assert "sk-very-secret" not in str(caught.value)

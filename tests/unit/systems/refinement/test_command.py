@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.systems.refinement import settings
-from agentfly.systems.refinement.command import upload
+from agentfly.systems.refinement.command import UploadError, upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
@@ -193,6 +193,19 @@ def test_an_upload_that_fails_leaves_the_image_and_is_exit_code_1(openai: OpenAI
     assert Path(found["best_image_url"]).is_file()
     assert "cannot upload" in found["upload_error"]
     assert "cannot upload" in done.stderr
+
+
+async def test_the_password_of_a_place_is_neither_shown_nor_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str, path: str) -> None:
+        raise OSError(f"login failed: {path}")
+
+    place = "ftp://me:pa55word@h/x/"
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (SimpleNamespace(put_file=refuse), target))
+    with pytest.raises(UploadError, match=r"cannot upload to ftp://\*\*\*@h/x/run-7-1.png: login failed") as caught:
+        await upload(Path("run-7/1.png"), place)
+    assert "pa55word" not in str(caught.value)
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (SimpleNamespace(put_file=lambda *_: None), target))
+    assert await upload(Path("run-7/1.png"), place) == "ftp://***@h/x/run-7-1.png"
 
 
 async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from agentfly.errors import TrainingError
+from agentfly.process_tree import MARKER, ProcessFamily
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.launcher import Launch, TrainingOutcome, launch
 from agentfly.training.launch.log_reader import SAMPLED
-from agentfly.training.launch.process_tree import MARKER, ProcessFamily
 from agentfly.training.recipe.settings import DataSettings, Patience, TrainSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

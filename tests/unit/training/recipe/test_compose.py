@@ -68,6 +68,30 @@ def test_packaged_configurations_compose_on_every_device(name: str, device: str)
     assert config.actor_rollout_ref.rollout.enable_chunked_prefill is (device != "cpu")
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+agentfly.environment.WANDB_API_KEY=sk-secret",
+        "+agentfly.data.options.token=sk-secret",
+        "agentfly.evaluator={evaluator: x, headers: {Authorization: sk-secret}}",
+    ],
+)
+def test_keys_in_a_recipe_are_refused_as_it_is_stored_with_the_run(recipe: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="keys do not belong into the recipe") as caught:
+        settings_of(composed(recipe, override))
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_a_stored_recipe_with_a_password_in_an_address_is_for_its_owner_alone(recipe: Path, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    write(composed(recipe), file)
+    assert file.stat().st_mode & 0o044
+    url = "http://me:pa55word@h:1"
+    config = composed(recipe, f"agentfly.evaluator={{evaluator: http, base_url: '{url}'}}")
+    assert settings_of(OmegaConf.load(write(config, file))).evaluator == {"evaluator": "http", "base_url": url}
+    assert file.stat().st_mode & 0o077 == 0
+
+
 def test_images_may_have_their_old_name(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert settings_of(composed(recipe, "agentfly.pictures=true")).images
     assert "agentfly.pictures is now called agentfly.images" in caplog.text

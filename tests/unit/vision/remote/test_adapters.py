@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from agentfly.errors import ToolError
 from agentfly.images import to_base64
 from agentfly.vision.base import EditParams, Engines, InpaintParams
 from agentfly.vision.remote import NodeConfig, remote_engines
 from agentfly.vision.remote.adapters import BadReply, adapter_of, encode_mask, read_detections, read_image
-from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image
+from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image, status
 from tests.values import pixel
 
 EVERYTHING = EditParams(negative_prompt="blur", true_cfg_scale=4.5, num_inference_steps=8, seed=3)
@@ -65,6 +66,14 @@ async def test_openai_gets_the_prompt_and_its_model_alone(monkeypatch: pytest.Mo
     assert form.keys() == {"prompt", "model", "image"}
     assert form["model"] == "image-model"
     assert node.keys == ["Bearer sk-1"]
+
+
+async def test_a_key_that_a_server_repeats_is_not_in_the_observation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_KEY", "sk-abcdef\n")
+    with FakeNode("agentfly").up() as node:
+        node.script.append(status(400, "no sk-abcdef here"))
+        with pytest.raises(ToolError, match=r"no \*\*\* here"):
+            await asked(node, NodeConfig(node.url, api_key_env="CLOUD_KEY"))
 
 
 async def inpainted(node: FakeNode, config: NodeConfig) -> tuple[Image.Image, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Cleanup process of a run: `python -m agentfly.training.launch.cleanup RUN SESSION SCRATCH`.
+"""Cleanup process of a run: `python -m agentfly.cleanup RUN SESSION SCRATCH`.
 
 The launcher holds the other end of this process's standard input. After a normal end it writes a word there. If it is
 killed, the pipe closes without that word. Then this process ends everything of the run, Ray's daemons included, and
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agentfly.training.launch.process_tree import ProcessFamily
+from agentfly.process_tree import ProcessFamily
 
 NORMAL_END = b"well"
 _NOTE_SECONDS = 5.0
@@ -28,7 +28,7 @@ def start(run_id: str, session: int, scratch: Path) -> subprocess.Popen[bytes]:
         scratch: folder for temporary files, which goes with the run.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "agentfly.training.launch.cleanup", run_id, str(session), str(scratch)],
+        [sys.executable, "-m", "agentfly.cleanup", run_id, str(session), str(scratch)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.training.launch.process_tree import MARKER, SHARED_MEMORY, ProcessFamily
+from agentfly.process_tree import MARKER, SHARED_MEMORY, ProcessFamily
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
