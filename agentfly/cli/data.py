@@ -61,6 +61,10 @@ def check(
         for name, summary in sorted(report.by_type.items()):
             table.add_row(name, *map(str, (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)))
         console.print(table)
+        for form, count in sorted(report.masks.items()):
+            console.print(
+                f"{count} mask{'s' if count > 1 else ''} read as: {form}", highlight=False, markup=False, soft_wrap=True
+            )
         for problem in report.problems[:_SHOWN]:
             line = f"{problem.where}: {problem.reason}"
             console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)

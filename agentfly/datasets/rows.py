@@ -15,7 +15,7 @@ from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask
 from agentfly.errors import DatasetError, require
-from agentfly.images import ImageSource, encode_image, handle_of, load_image
+from agentfly.images import ImageSource, encode_image, handle_of, load_image, load_mask
 
 if TYPE_CHECKING:
     import datasets
@@ -178,7 +178,7 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]
         pack: converts an image; by default `pack_bytes`.
 
     Raises:
-        ImageError: an image cannot be loaded.
+        ImageError: an image cannot be loaded, or the mask is none.
         DatasetError: the metadata is not JSON.
     """
     pack = pack or pack_bytes
@@ -191,7 +191,7 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]
         "instruction": task.instruction,
         "images": [pack(image) for image in task.images],
         "target": pack(task.target) if task.target is not None else None,
-        "mask": pack(task.mask) if task.mask is not None else None,
+        "mask": pack(load_mask(task.mask)) if task.mask is not None else None,
         "task_type": task.task_type,
         "metadata": metadata,
     }
@@ -228,5 +228,5 @@ def _source(image: ImageSource | PackedImage) -> ImageSource:
     """Return the bytes or the path of a packed image, and any other source (a decoded image, a path) as it is."""
     if isinstance(image, Mapping):
         content = image.get("bytes")
-        return content if isinstance(content, bytes) else str(image["path"])
+        return content if isinstance(content, bytes) and content else str(image["path"])
     return image

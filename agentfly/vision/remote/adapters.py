@@ -15,7 +15,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from agentfly.errors import ImageError
-from agentfly.images import ImageLimits, encode_image, from_base64
+from agentfly.images import ImageLimits, encode_image, from_base64, read_mask
 from agentfly.vision.base import Detection, Detections
 from agentfly.vision.detection.boxes import box_mask
 
@@ -188,7 +188,8 @@ def read_detections(content: bytes, size: tuple[int, int]) -> Detections:
         for item in reply["data"]:
             x0, y0, x1, y1 = (int(value) for value in item["box"])
             box = (x0, y0, x1, y1)
-            mask = from_base64(item["mask"], _REPLY_LIMITS).convert("L") if item.get("mask") else box_mask(box, size)
+            sent = item.get("mask")
+            mask = read_mask(from_base64(sent, _REPLY_LIMITS)).image if sent else box_mask(box, size)
             found.append(Detection(str(item["label"]), float(item["score"]), box, mask))
         return Detections(found, best_rejected=reply.get("best_rejected"))
     except (KeyError, TypeError, ValueError) as fault:

@@ -54,7 +54,16 @@ def test_a_sound_row_is_counted() -> None:
         ({"target": b"?"}, "target", "not an image"),
         ({"mask": Image.new("L", (24, 8), 255)}, "mask", "the mask is 24x8, the image 24x16"),
         ({"mask": Image.new("L", SIZE)}, "mask", "black"),
+        ({"mask": make_image()}, "mask", "colour image, not a mask: give a PNG"),
+        ({"mask": Image.merge("RGB", [MASK, Image.new("L", SIZE, 9), MASK])}, "mask", "nothing says what stays"),
         ({"metadata": {"x": object()}}, "metadata", "cannot be written as JSON"),
+        ({"metadata": {"x": [float("nan")]}}, "metadata", "cannot be written as JSON"),
+        (
+            {"metadata": {"checks": [{"gone": "cat " * 300}]}},
+            "metadata",
+            "at least 303 tokens and the detector takes 256",
+        ),
+        ({"metadata": {"checks": [{"colour": "red", "of": " , ."}]}}, "metadata", "names nothing"),
     ],
 )
 def test_what_is_wrong_is_said(change: dict[str, Any], kind: str, reason: str) -> None:
@@ -63,6 +72,21 @@ def test_what_is_wrong_is_said(change: dict[str, Any], kind: str, reason: str) -
     assert (problem.where, problem.kind) == ("row 1", kind)
     assert reason in problem.reason
     assert (report.rows, report.by_type["add"].tasks, report.by_type["add"].faulty) == (3, 3, 1)
+
+
+def test_a_mask_is_counted_by_the_form_that_it_was_taken_for() -> None:
+    box = Image.new("L", SIZE)
+    box.paste(1, (2, 2, 9, 9))
+    hole = make_image().convert("RGBA")
+    hole.paste((0, 0, 0, 0), (2, 2, 9, 9))
+    masks = (MASK, box, hole, hole.copy(), None, make_image())
+    report = report_of(*({"id": str(number), "mask": mask} for number, mask in enumerate(masks)))
+    assert report.masks == {
+        "white marks what changes": 1,
+        "1 marks what changes, 0 what stays": 1,
+        "transparent marks what changes, as in OpenAI's API": 2,
+    }
+    assert report.to_json()["masks"] == report.masks
 
 
 def test_a_resized_target_is_no_problem() -> None:

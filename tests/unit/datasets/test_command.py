@@ -37,6 +37,7 @@ def test_check_of_sound_data() -> None:
     code, output = run("check", *STICKERS)
     assert code == 0
     assert "named" in output
+    assert "3 masks read as: white marks what changes" in output
     assert "3 rows, no problems" in output
 
 

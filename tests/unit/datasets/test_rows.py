@@ -6,10 +6,12 @@ from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 
 from agentfly.datasets import EditTask, StickerWorld, task_from_row, tasks_to_dataset
 from agentfly.errors import DatasetError
 from agentfly.images import handle_of
+from agentfly.training.recipe.verl_dataset import write_rows
 from tests.values import loaded
 
 
@@ -45,6 +47,24 @@ def test_missing_target_and_mask_stay_missing() -> None:
     back = task_from_row(tasks_to_dataset([task])[0])
     assert back.target is None
     assert back.mask is None
+
+
+def test_rows_hold_masks_in_our_form_and_no_photograph_as_one(tmp_path: Path) -> None:
+    (image,) = StickerWorld(96).task(0, "train").images
+    marked = Image.new("L", (96, 96))
+    marked.paste(1, (10, 20, 30, 40))
+    (row,) = tasks_to_dataset([EditTask("a", "Do it.", (image,), mask=marked)])
+    assert loaded(task_from_row(row).mask).tobytes() == marked.point(lambda value: 255 * value).tobytes()
+    with pytest.raises(DatasetError, match="row 1, task 'b': this is a colour image, not a mask"):
+        write_rows([EditTask("a", "Do it.", (image,)), EditTask("b", "Do it.", (image,), mask=image)], tmp_path, "x")
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("packed", [{"bytes": b"", "path": "a.png"}, {"bytes": None, "path": "a.png"}])
+def test_an_image_without_bytes_is_read_from_its_path(packed: dict[str, object]) -> None:
+    (image,) = StickerWorld(96).task(0, "train").images
+    row = dict(tasks_to_dataset([EditTask("a", "Do it.", (image,))])[0], images=[packed])
+    assert task_from_row(row).images == ("a.png",)
 
 
 def test_a_row_that_is_not_ours_is_refused() -> None:

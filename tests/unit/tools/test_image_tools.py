@@ -207,6 +207,23 @@ async def test_a_mask_that_is_none_says_how_to_get_one() -> None:
     assert area(desk.fake.seen[0][0]) == 16
 
 
+@pytest.mark.parametrize("value", [1, 3, 255])
+async def test_a_users_mask_is_read_in_its_own_form(value: int) -> None:
+    desk = Desk(Fake())
+    mask_id = desk.view.add(disc(10).point(lambda pixel: value if pixel else 0))
+    await desk.call("inpaint_image", image_id="img_1", mask_id=mask_id, prompt="")
+    assert desk.fake.seen[0][0].tobytes() == disc(10).tobytes()
+
+
+async def test_a_faint_mask_of_a_detection_stays_faint() -> None:
+    desk = Desk(Fake())
+    faint = disc(10).point(lambda pixel: 3 if pixel else 0)
+    desk.view.add(faint, "mask")
+    for name in ("mask_1", desk.view.handle("mask_1")):
+        await desk.call("inpaint_image", image_id="img_1", mask_id=name, prompt="")
+        assert desk.fake.seen[-1][0].tobytes() == faint.tobytes()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
