@@ -52,13 +52,20 @@ class ImageFolder:
     def source(self, image: object) -> ImageSource:
         """Return the source of an image column for `load_image`: bytes, a decoded image, a data URI, or a path.
 
+        Columns of `datasets` hold `{"bytes": ..., "path": ...}`, others also `{"url": ...}`: what is not empty counts.
+
         Raises:
             DatasetError: the image is named by a path or URL that is not allowed, or is no image at all.
         """
         if isinstance(image, Mapping):
-            image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+            content = image.get("bytes")
+            if isinstance(content, str) and content:
+                return f"data:;base64,{content}"
+            image = content or image.get("path") or image.get("url")
         if isinstance(image, (bytes, Image.Image)):
             return image
+        if isinstance(image, (bytearray, memoryview)):
+            return bytes(image)
         if not (isinstance(image, (str, os.PathLike)) and str(image)):
             raise DatasetError(f"an image is given as {type(image).__name__}: give a path, or the bytes of a file")
         name = str(image)

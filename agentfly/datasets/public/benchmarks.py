@@ -21,6 +21,7 @@ from agentfly.datasets.public.tasks import numbered, stable_task_type
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name
+from agentfly.files import read_text
 
 IMGEDIT_SPLITS: tuple[str, ...] = ("basic", "uge", "multiturn")
 _IMAGE_FOLDERS = (".", "original_images", "data", "data_total")
@@ -143,6 +144,6 @@ def _json_files(root: Path) -> Iterator[tuple[Path, object]]:
         raise DatasetError(f"there is no folder {root}: root= names the folder with the benchmark's files")
     for path in sorted(root.rglob("*.json")):
         try:
-            yield path, json.loads(path.read_text(encoding="utf-8"))
+            yield path, json.loads(read_text(path))
         except (ValueError, RecursionError, OSError) as fault:
             raise DatasetError(f"cannot read {path}: {fault}") from fault
