@@ -116,6 +116,11 @@ def first_line(fault: BaseException) -> str:
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
+def shortened(text: str) -> str:
+    """Return what somebody else wrote, for a message, cut to 80 characters."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def printable(text: str) -> str:
     """Return a text without control characters, with which a model or a server could steer a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
@@ -190,7 +195,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
         name: the unknown name.
         valid: the valid names.
     """
-    names = sorted(valid)
+    names, name = sorted(valid), shortened(name)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}"

@@ -274,6 +274,15 @@ def check_replaceable(folder: Path, marker: str, kind: str) -> None:
         raise ConfigError(f"{folder} is there and is no {kind}: give another --out, or remove it")
 
 
+def encodable(value: Any) -> Any:
+    """Return a JSON value whose texts UTF-8 can carry: half of a surrogate pair, as models sample it, becomes "?"."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {encodable(name): encodable(item) for name, item in value.items()}
+    return [encodable(item) for item in value] if isinstance(value, list) else value
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a file, which appears whole or not at all, and return its path."""
     with written_whole(path) as partial:

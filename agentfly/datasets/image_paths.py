@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agentfly.errors import DatasetError
+from agentfly.errors import DatasetError, shortened
 from agentfly.images import ImageSource
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
@@ -76,9 +76,11 @@ class ImageFolder:
                 return name
             raise DatasetError(f"an image is named by URL: {_TRUST}")
         if self.folder is None:
-            raise DatasetError(f"an image is named by path ({name!r}) where its bytes belong")
+            raise DatasetError(f"an image is named by path ({shortened(name)!r}) where its bytes belong")
         folder = self.folder.resolve()
         path = (folder / name).resolve()
         if not self.allow_outside and not path.is_relative_to(folder):
-            raise DatasetError(f"image {name!r} lies outside the data set's own folder: move it there, or {_TRUST}")
+            raise DatasetError(
+                f"image {shortened(name)!r} lies outside the data set's own folder: move it there, or {_TRUST}"
+            )
         return path

@@ -16,6 +16,7 @@ from agentfly.datasets.rows import COLUMNS
 from agentfly.datasets.tables import (
     TABLE_SUFFIXES,
     Row,
+    column_names,
     is_missing,
     is_nan,
     parse_json,
@@ -25,7 +26,7 @@ from agentfly.datasets.tables import (
     table_columns,
 )
 from agentfly.datasets.task import EditTask, TaskRow
-from agentfly.errors import DatasetError
+from agentfly.errors import DatasetError, shortened
 from agentfly.files import read_text, undecodable
 from agentfly.settings import Settings
 
@@ -133,7 +134,7 @@ def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[st
     instruction = row.get(fields["instruction"])
     if not isinstance(instruction, str):
         raise DatasetError(
-            f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Write one, or name the column that has it: "
+            f"lacks an instruction; it has {column_names(row)}. Write one, or name the column that has it: "
             f"{_column_option('instruction', row)}"
         )
     used = set(fields.values())
@@ -157,14 +158,14 @@ def _images(row: Row, fields: Mapping[str, str]) -> Sequence[object]:
     images = images if isinstance(images, (list, tuple)) else [images]
     if not images or all(map(is_missing, images)):
         raise DatasetError(
-            f"lacks an image; it has {', '.join(row)}. Name the column that has it: {_column_option('image', row)}"
+            f"lacks an image; it has {column_names(row)}. Name the column that has it: {_column_option('image', row)}"
         )
     return images
 
 
 def _column_option(field: str, row: Row) -> str:
     """Return the option that names the column of a field, with the row's first column that could be it."""
-    own = (name for name in row if name not in (*COLUMNS, "image"))
+    own = (name for name in row if name not in (*COLUMNS, "image") and name == shortened(name))
     return option("columns", {field: next(own, "NAME")})
 
 

@@ -179,13 +179,19 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]
 
     Raises:
         ImageError: an image cannot be loaded, or the mask is none.
-        DatasetError: the metadata is not JSON.
+        DatasetError: the metadata is not JSON, or a text cannot be written.
     """
     pack = pack or pack_bytes
     try:
         metadata = json.dumps(dict(task.metadata), ensure_ascii=False)
     except (TypeError, ValueError) as fault:
         raise DatasetError(f"metadata of task {task.id!r} cannot be written as JSON: {fault}") from fault
+    try:
+        "".join((task.id, task.instruction, task.task_type, metadata)).encode()
+    except UnicodeEncodeError as fault:
+        raise DatasetError(
+            f"task {task.id!r} holds half of a surrogate pair, which no file can hold: write the whole character"
+        ) from fault
     return {
         "id": task.id,
         "instruction": task.instruction,

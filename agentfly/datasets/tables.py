@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentfly.errors import DatasetError, require
+from agentfly.errors import DatasetError, require, shortened
 from agentfly.files import text_encoding, undecodable
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ Row = Mapping[str, Any]  # values of the columns; their types are those of a for
 # Rows hold images: some MB each.
 _ROWS_AT_ONCE = 8
 _LONGEST_LINE = 256 * 1024 * 1024
+_MOST_NAMED = 40
 _BUFFER = 1024 * 1024
 _JSON = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -145,6 +146,13 @@ def parse_json(text: str | bytes) -> object:
         except RecursionError as fault:
             raise DatasetError(f"not JSON: {fault}") from fault
     return value
+
+
+def column_names(row: Row) -> str:
+    """Return the columns of a row for a message, at most a screen of them."""
+    names = [shortened(str(name)) for name in row]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return (", ".join(names[:_MOST_NAMED]) + more) or "nothing"
 
 
 def is_missing(value: object) -> bool:

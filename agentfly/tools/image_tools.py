@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from agentfly.errors import ImageError, ToolError
+from agentfly.errors import ImageError, ToolError, shortened
 from agentfly.images import ImageView, read_mask
 from agentfly.tools.decorator import ToolResult, tool
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, given_params
@@ -218,9 +218,8 @@ class ImageTools:
         if not found:
             best = found.best_rejected if isinstance(found, Detections) else None
             score = "" if best is None else f" (best score {best:.2f})"
-            wanted = prompt if len(prompt) <= 80 else f"{prompt[:77]}..."
             raise ToolError(
-                f"no {wanted!r} found with box_threshold {box_threshold:g}{score}: "
+                f"no {shortened(prompt)!r} found with box_threshold {box_threshold:g}{score}: "
                 "lower box_threshold or use other words"
             )
         mask = await asyncio.to_thread(make_mask, [detection.mask for detection in found], dilate, feather)

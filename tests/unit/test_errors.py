@@ -14,6 +14,7 @@ from agentfly.errors import (
     first_line,
     short_path,
     short_paths,
+    shortened,
     unknown_name,
 )
 
@@ -59,3 +60,9 @@ def test_long_paths_keep_the_end_that_names_the_file() -> None:
     assert short_paths(f"{url} model=/a/b.png") == f"{url} model=/a/b.png"
     assert short_path("/a/b.png") == "/a/b.png"
     assert short_path(path).endswith("a-folder/image.png")
+
+
+def test_an_unknown_name_is_not_echoed_at_any_length() -> None:
+    said = unknown_name("tool", "x" * 50_000, ["inpaint_image"])
+    assert said == f"unknown tool '{'x' * 77}...'. Valid: inpaint_image"
+    assert shortened("x" * 80) == "x" * 80

@@ -20,7 +20,7 @@ from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.public.tasks import numbered, stable_task_type
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask, TaskRow
-from agentfly.errors import ConfigError, DatasetError, unknown_name
+from agentfly.errors import ConfigError, DatasetError, shortened, unknown_name
 from agentfly.files import read_text
 
 IMGEDIT_SPLITS: tuple[str, ...] = ("basic", "uge", "multiturn")
@@ -136,7 +136,7 @@ def _image(name: object, path: Path, root: Path) -> Path:
         for folder in (*(parent / known for known in _IMAGE_FOLDERS), *subfolders):
             if (folder / name).is_file() and (folder / name).resolve().is_relative_to(root.resolve()):
                 return folder / name
-    raise DatasetError(f"image {name!r} is nowhere below {root}: unpack the benchmark's images there")
+    raise DatasetError(f"image {shortened(name)!r} is nowhere below {root}: unpack the benchmark's images there")
 
 
 def _json_files(root: Path) -> Iterator[tuple[Path, object]]:

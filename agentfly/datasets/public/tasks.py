@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.public.columns import ADAPTERS, Adapter
-from agentfly.datasets.tables import Row, find_tables, is_missing, read_table
+from agentfly.datasets.tables import Row, column_names, find_tables, is_missing, read_table
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, first_line, require, unknown_name
 from agentfly.model_source import hub_answers
@@ -130,7 +130,7 @@ def _check_columns(adapter: Adapter, row: Row) -> None:
     if not any(column in row for column in adapter.images):
         missing += adapter.images
     if missing:
-        raise DatasetError(f"lacks column {', '.join(missing)} of {adapter.repo}; it has {', '.join(row)}")
+        raise DatasetError(f"lacks column {', '.join(missing)} of {adapter.repo}; it has {column_names(row)}")
 
 
 def _sessions(name: str, adapter: Adapter, column: str, rows: Iterator[Row], images: ImageFolder) -> Iterator[TaskRow]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from agentfly.errors import ToolError
+from agentfly.errors import ToolError, shortened
 from agentfly.vision.base import Detection, Detections
 
 # Hues far apart from each other, dark enough for white text.
@@ -68,7 +68,7 @@ def normalise_prompt(prompt: str) -> str:
     phrases = (" ".join(part.split()) for part in re.split(r"[.,;\n]+", prompt.lower()))
     named = [phrase for phrase in phrases if phrase]
     if not named:
-        raise ToolError(f"the detection prompt {prompt!r} names nothing: say in a few words what to find")
+        raise ToolError(f"the detection prompt {shortened(prompt)!r} names nothing: say in a few words what to find")
     return " ".join(f"{phrase}." for phrase in named)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -76,3 +78,13 @@ def test_broken_metadata_is_refused(tasks: list[EditTask]) -> None:
     row = dict(tasks_to_dataset(tasks[:1])[0], metadata="{")
     with pytest.raises(DatasetError, match="metadata of task 'train-named-0-0'"):
         task_from_row(row)
+
+
+@pytest.mark.parametrize("change", [{"instruction": "a \ud83d"}, {"id": "\udcfc"}, {"metadata": {"x": "\ud83d"}}])
+def test_a_text_that_no_file_can_hold_is_refused_by_the_name_of_its_task(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (image,) = StickerWorld(96).task(0, "train").images
+    task = replace(EditTask("a", "Do it.", (image,)), **change)
+    with pytest.raises(DatasetError, match=r"^task '(a|\\udcfc)' holds half of a surrogate pair"):
+        write_rows([task], tmp_path, "x")

@@ -318,3 +318,21 @@ async def test_settings_out_of_range_are_refused_before_any_work(argument: str, 
     with pytest.raises(ToolError, match=f"^auto_inpaint_image: {argument} {words}, got {value}$"):
         await desk.call("auto_inpaint_image", image_id="img_1", detect_prompt="x", prompt="", **{argument: value})
     assert not desk.fake.seen
+
+
+LONG = "x" * 50_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"image_id": LONG, "prompt": "blue"},
+        {"image_id": "img_1", "prompt": "blue", LONG: 1},
+        {"image_id": "img_1", "prompt": "blue", **{f"{number}{LONG}": 1 for number in range(40)}},
+        {"image_id": [LONG], "prompt": {LONG: LONG}},
+    ],
+)
+async def test_what_a_model_writes_at_any_length_is_echoed_shortly(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ToolError) as fault:
+        await Desk(Fake()).call("qwen_edit_image", **arguments)
+    assert len(str(fault.value)) < 2500
