@@ -78,7 +78,10 @@ class ImageFolder:
         if self.folder is None:
             raise DatasetError(f"an image is named by path ({shortened(name)!r}) where its bytes belong")
         folder = self.folder.resolve()
-        path = (folder / name).resolve()
+        try:
+            path = (folder / name).resolve()
+        except (ValueError, OSError) as fault:
+            raise DatasetError(f"{shortened(name)!r} can be no path of an image ({fault})") from fault
         if not self.allow_outside and not path.is_relative_to(folder):
             raise DatasetError(
                 f"image {shortened(name)!r} lies outside the data set's own folder: move it there, or {_TRUST}"

@@ -16,6 +16,8 @@ from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.datasets.example_images import cell, encoded, make_image, write_parquet
 from tests.values import loaded
 
+NAN = float("nan")
+
 
 def lines(path: Path, *rows: Any) -> Path:
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
@@ -82,6 +84,9 @@ def test_a_broken_line_is_named(folder: Path) -> None:
         ({"instruction": "A."}, "lacks an image"),
         ({"instruction": "A.", "images": []}, "lacks an image"),
         ({"instruction": "A.", "image": 7}, "given as int"),
+        ({"instruction": "A.", "image": "a\0.png"}, "can be no path of an image"),
+        ({"instruction": "A.", "image": ""}, "lacks an image"),
+        ({"instruction": NAN, "image": "a.png"}, "lacks an instruction"),
         ({"instruction": "A.", "image": "a.png", "metadata": "{"}, "metadata is not JSON"),
         ({"instruction": "A.", "image": "a.png", "metadata": [1]}, "metadata must be an object"),
         ([1], "must be a JSON object"),
@@ -90,9 +95,6 @@ def test_a_broken_line_is_named(folder: Path) -> None:
 def test_what_is_missing_is_said(folder: Path, row: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         list(load_tasks(lines(folder / "t.jsonl", row)))
-
-
-NAN = float("nan")
 
 
 @pytest.mark.parametrize(
