@@ -17,10 +17,12 @@ An image that no rule fits, such as a photograph, is refused: it would cost an e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from agentfly.errors import ImageError
 from agentfly.images.load import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
@@ -75,14 +77,14 @@ def read_mask(image: Image.Image) -> Mask:
     """
     image = keep_levels(image)
     if image.mode == "RGBA":
-        alpha = np.asarray(image.getchannel("A"))
-        if alpha.min() < 128:
-            return _of_alpha(np.asarray(image)[..., :3], alpha)
+        if _extremes(image.getchannel("A"))[0] < 128:
+            return _of_alpha(image)
         image = image.convert("RGB")
     if image.mode == "RGB":
-        pixels = np.asarray(image)
-        if int((pixels.max(axis=2) - pixels.min(axis=2)).max()) > _SAME:
-            return _of_colours(image, pixels)
+        red, green, blue = image.split()
+        pairs = ((red, green), (green, blue), (blue, red))
+        if max(_extremes(ImageChops.difference(*pair))[1] for pair in pairs) > _SAME:
+            return _of_colours(image)
         image = image.convert("L")
     return _of_grey(image)
 
@@ -96,26 +98,43 @@ def keep_levels(image: Image.Image) -> Image.Image:
     return normalise(image)
 
 
-def _of_alpha(colours: Pixels, alpha: Pixels) -> Mask:
-    top = int(alpha.max())
-    visible = alpha.astype(np.uint16) * 2 >= max(1, top)
-    seen = colours[visible]
-    edge = np.concatenate((visible[0], visible[-1], visible[:, 0], visible[:, -1]))
-    if top and seen.max() > 2 * _SAME and int(np.ptp(seen, axis=0).max()) <= _SAME and edge.mean() < 0.5:
-        grey, form = np.round(alpha * (255.0 / top)), "a shape on a transparent ground: the shape changes"
+def _of_alpha(image: Image.Image) -> Mask:
+    alpha = image.getchannel("A")
+    top = _extremes(alpha)[1]
+    visible = alpha.point(lambda value: 255 if 2 * value >= max(1, top) else 0)
+    spans = [_span(band, visible) for band in image.split()[:3]] if top else []
+    one_colour = all(high - low <= _SAME for low, high in spans) and any(high > 2 * _SAME for _, high in spans)
+    shown = np.asarray(visible)
+    edge = np.concatenate((shown[0], shown[-1], shown[:, 0], shown[:, -1]))
+    if one_colour and edge.mean() < 127.5:
+        grey, form = (
+            alpha.point(lambda value: round(value * 255 / top)),
+            "a shape on a transparent ground: the shape changes",
+        )
     else:
-        grey, form = 255.0 - alpha, "transparent marks what changes, as in OpenAI's API"
-    return Mask(_of_grey(Image.fromarray(grey.astype(np.uint8))).image, form)
+        grey, form = ImageChops.invert(alpha), "transparent marks what changes, as in OpenAI's API"
+    return Mask(_of_grey(grey).image, form)
 
 
-def _of_colours(image: Image.Image, pixels: Pixels) -> Mask:
+def _extremes(band: Image.Image) -> tuple[int, int]:
+    """Return the lowest and the highest value of a band of 8 bits."""
+    return cast("tuple[int, int]", band.getextrema())
+
+
+def _span(band: Image.Image, visible: Image.Image) -> tuple[int, int]:
+    """Return the lowest and the highest value of a band where an image is visible."""
+    values = np.flatnonzero(band.histogram(visible))
+    return int(values[0]), int(values[-1])
+
+
+def _of_colours(image: Image.Image) -> Mask:
     counted = image.getcolors(_MOST_COLOURS)
-    if counted is None or (len(counted) > _SURELY_FLAT and _equal_neighbours(pixels) < _EQUAL_NEIGHBOURS):
+    if counted is None or (len(counted) > _SURELY_FLAT and _equal_neighbours(np.asarray(image)) < _EQUAL_NEIGHBOURS):
         raise ImageError(f"this is a colour image, not a mask: {_REMEDY}")
-    changed = pixels.any(axis=2)
-    if changed.all():
+    if not any(colour == (0, 0, 0) for _, colour in counted):
         raise ImageError(f"this mask has colours and no black, so nothing says what stays: {_REMEDY}")
-    return Mask(Image.fromarray(np.where(changed, 255, 0).astype(np.uint8)), "every colour but black changes")
+    brightest = reduce(ImageChops.lighter, image.split())
+    return Mask(brightest.point(lambda value: 255 if value else 0), "every colour but black changes")
 
 
 def _equal_neighbours(pixels: Pixels) -> float:
