@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from agentfly.datasets.task import EditTask, TaskRow
-from agentfly.errors import DatasetError, ImageError, ToolError
+from agentfly.errors import DatasetError, ImageError, ToolError, shortened
 from agentfly.images import ImageSource, load_image, read_mask
 from agentfly.images.masks import keep_levels
 from agentfly.vision.detection.boxes import MAX_TOKENS, least_tokens, normalise_prompt, too_long
@@ -101,7 +101,7 @@ def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
         if not task.id:
             problems.insert(0, ("id", "the id is empty"))
         elif first != row.where:
-            problems.insert(0, ("id", f"id {task.id!r} is also that of {first}"))
+            problems.insert(0, ("id", f"id {shortened(task.id)!r} is also that of {first}"))
         report.problems += [Problem(row.where, kind, reason, task.id) for kind, reason in problems]
         summary = report.by_type.setdefault(task.task_type, TypeSummary())
         summary.tasks += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask
-from agentfly.errors import DatasetError, require
+from agentfly.errors import DatasetError, require, shortened
 from agentfly.images import ImageSource, encode_image, handle_of, load_image, load_mask
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def task_from_row(row: Row, images: ImageFolder | None = None) -> EditTask:
     try:
         metadata = json.loads(row["metadata"])
     except (TypeError, json.JSONDecodeError) as fault:
-        raise DatasetError(f"column metadata of task {row['id']!r} is not JSON: {fault}") from fault
+        raise DatasetError(f"column metadata of task {shortened(str(row['id']))!r} is not JSON: {fault}") from fault
     source = _source if images is None else images.source
     return EditTask(
         id=row["id"],
@@ -185,12 +185,13 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]
     try:
         metadata = json.dumps(dict(task.metadata), ensure_ascii=False)
     except (TypeError, ValueError) as fault:
-        raise DatasetError(f"metadata of task {task.id!r} cannot be written as JSON: {fault}") from fault
+        raise DatasetError(f"metadata of task {shortened(task.id)!r} cannot be written as JSON: {fault}") from fault
     try:
         "".join((task.id, task.instruction, task.task_type, metadata)).encode()
     except UnicodeEncodeError as fault:
         raise DatasetError(
-            f"task {task.id!r} holds half of a surrogate pair, which no file can hold: write the whole character"
+            f"task {shortened(task.id)!r} holds half of a surrogate pair, which no file can hold: "
+            "write the whole character"
         ) from fault
     return {
         "id": task.id,
