@@ -116,6 +116,11 @@ def first_line(fault: BaseException) -> str:
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
+def shortened(text: str) -> str:
+    """Return what somebody else wrote, for a message, cut to 80 characters."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 # C0, DEL and C1; what is unseen, or turns the direction of writing; halves of surrogate pairs; tags. The joiners U+200C
 # and U+200D belong to scripts and emoji.
 _CONTROLS = re.compile(
@@ -213,7 +218,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
         name: the unknown name.
         valid: the valid names.
     """
-    names = sorted(valid)
+    names, name = sorted(valid), shortened(name)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}"

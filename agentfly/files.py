@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import logging
@@ -149,6 +150,48 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 raise ConfigError(f"{path}, line {number} is damaged ({fault}): remove the line") from fault
 
 
+# The marks of UTF-32 come first: that of UTF-16 is the beginning of one of them.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def text_encoding(path: Path) -> str:
+    """Return the encoding of a text file: that of its byte-order mark, UTF-16 if it looks so, or else UTF-8.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    for mark, encoding in _MARKS:
+        if start.startswith(mark):
+            return encoding
+    # Texts and JSON begin with characters of ASCII, and hold no NUL.
+    by_nul = {(False, True): "utf-16-le", (True, False): "utf-16-be"}
+    return by_nul.get((start[:1] == b"\0", start[1:2] == b"\0"), "utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is in another encoding; see `undecodable`.
+    """
+    return path.read_text(encoding=text_encoding(path))
+
+
+def undecodable(fault: UnicodeDecodeError) -> str:
+    """Return the reason why a text could not be decoded, and the remedy; it goes on after the name of the text."""
+    byte = f"byte 0x{fault.object[fault.start]:02x} at place {fault.start}"
+    return f"is no {fault.encoding.upper()} text ({byte}): save it as UTF-8"
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """Return the content of a YAML file.
 
@@ -160,7 +203,7 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: it cannot be read, or is not valid YAML; one line that names the place.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as fault:
         raise ConfigError(f"cannot read the {what} {str(path)!r}: {fault.strerror or fault}") from fault
     except UnicodeDecodeError as fault:
@@ -229,6 +272,15 @@ def check_replaceable(folder: Path, marker: str, kind: str) -> None:
     """
     if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} is there and is no {kind}: give another --out, or remove it")
+
+
+def encodable(value: Any) -> Any:
+    """Return a JSON value whose texts UTF-8 can carry: half of a surrogate pair, as models sample it, becomes "?"."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {encodable(name): encodable(item) for name, item in value.items()}
+    return [encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from agentfly.agents.llm_backends.openai_format import wire_messages
 from agentfly.agents.trajectory import StopReason, Trajectory, plain
 from agentfly.errors import require
+from agentfly.files import encodable, write_text
 from agentfly.images import ImageStore, data_uri, encode_image
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class RunResult:
                 example["tools"] = trajectory.tools
             lines.append(json.dumps(example, ensure_ascii=False, default=plain))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(Path(path), "".join(f"{line}\n" for line in lines))
         return len(lines)
 
     def __iter__(self) -> Iterator[Trajectory]:
@@ -144,7 +145,13 @@ def _row(trajectory: Trajectory, store: ImageStore) -> dict[str, object]:
         return {"bytes": encode_image(store.get(handle)), "path": f"{handle}.png"}
 
     tokens = trajectory.tokens
-    return {
+    ids = {
+        "prompt_ids": tokens.prompt_ids if tokens else None,
+        "response_ids": tokens.response_ids if tokens else None,
+        "mask": tokens.mask if tokens else None,
+        "logprobs": tokens.logprobs if tokens else None,
+    }
+    row = {
         "id": trajectory.id,
         "group_id": trajectory.group_id,
         "messages": [_message(message.to_dict()) for message in trajectory.messages],
@@ -161,11 +168,8 @@ def _row(trajectory: Trajectory, store: ImageStore) -> dict[str, object]:
         "reward": trajectory.reward,
         "reward_parts": json.dumps(trajectory.reward_parts),
         "metadata": json.dumps(trajectory.metadata, ensure_ascii=False, default=plain),
-        "prompt_ids": tokens.prompt_ids if tokens else None,
-        "response_ids": tokens.response_ids if tokens else None,
-        "mask": tokens.mask if tokens else None,
-        "logprobs": tokens.logprobs if tokens else None,
     }
+    return {**encodable(row), **ids}
 
 
 def _message(message: dict[str, Any]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ImageError
 from agentfly.evaluators import EditSample, Evaluator, RewardConfig, compose_reward
-from agentfly.images import ImageSource, ImageStore, load_image
+from agentfly.images import ImageStore, load_image, load_mask
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,10 @@ class TaskFacts:
             ImageError: an image cannot be loaded.
         """
 
-        def put(source: ImageSource | None) -> str | None:
-            return None if source is None else store.put(load_image(source))
-
         images = tuple(store.put(load_image(source)) for source in task.images)
-        return cls(task.id, task.instruction, task.task_type, images, put(task.target), put(task.mask), task.metadata)
+        target = None if task.target is None else store.put(load_image(task.target))
+        mask = None if task.mask is None else store.put(load_mask(task.mask))
+        return cls(task.id, task.instruction, task.task_type, images, target, mask, task.metadata)
 
     @classmethod
     def without_images(cls, task: EditTask) -> TaskFacts:
@@ -113,7 +112,7 @@ def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
         source=load_image(task.images[0]),
         result=result,
         target=None if task.target is None else load_image(task.target),
-        mask=None if task.mask is None else load_image(task.mask),
+        mask=None if task.mask is None else load_mask(task.mask),
         metadata=task.metadata,
     )
 

@@ -5,6 +5,7 @@ A subcommand imports the package behind it when it runs, so that `agentfly --hel
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -85,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     log_to_stderr(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name of a file, or a text of a model, can hold what UTF-8 cannot carry.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Find "module:name" in the working folder too, after all that is installed.
     sys.path.append(os.getcwd())
     try:

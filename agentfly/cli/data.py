@@ -65,6 +65,10 @@ def check(
             counts = (summary.tasks, summary.with_target, summary.with_mask, summary.faulty)
             table.add_row(Text(printable(name)), *map(str, counts))
         console.print(table)
+        for form, count in sorted(report.masks.items()):
+            console.print(
+                f"{count} mask{'s' if count > 1 else ''} read as: {form}", highlight=False, markup=False, soft_wrap=True
+            )
         for problem in report.problems[:_SHOWN]:
             line = printable(public_url(f"{problem.where}: {problem.reason}"))
             console.print(Text(line), style="red", soft_wrap=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from agentfly.datasets.task import EditTask, TaskRow
-from agentfly.errors import DatasetError, ImageError
-from agentfly.images import ImageSource, load_image
+from agentfly.errors import DatasetError, ImageError, ToolError, shortened
+from agentfly.images import ImageSource, load_image, read_mask
+from agentfly.images.masks import keep_levels
+from agentfly.vision.detection.boxes import MAX_TOKENS, least_tokens, normalise_prompt, too_long
 
 # Relative difference of aspect ratios up to which a target counts as a resized image and not as another shape.
 _SAME_SHAPE = 0.03
@@ -46,11 +48,19 @@ class TypeSummary:
 
 @dataclass
 class CheckReport:
-    """The findings of `check_rows`: the number of rows, the problems in order, and counts by task type."""
+    """The findings of `check_rows`.
+
+    Attributes:
+        rows: number of rows.
+        problems: in order.
+        by_type: counts by task type.
+        masks: number of masks by the form that they were taken for; see `agentfly.images.read_mask`.
+    """
 
     rows: int = 0
     problems: list[Problem] = field(default_factory=list)
     by_type: dict[str, TypeSummary] = field(default_factory=dict)
+    masks: dict[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -64,6 +74,7 @@ class CheckReport:
             "rows": self.rows,
             "problems": [vars(problem) for problem in self.problems],
             "by_type": {name: vars(summary) for name, summary in sorted(self.by_type.items())},
+            "masks": dict(sorted(self.masks.items())),
         }
 
 
@@ -85,12 +96,12 @@ def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
         except (DatasetError, ImageError) as fault:
             report.problems.append(Problem(row.where, "row", str(fault)))
             continue
-        problems = list(_problems(task))
+        problems = list(_problems(task, report.masks))
         first = seen.setdefault(task.id, row.where)
         if not task.id:
             problems.insert(0, ("id", "the id is empty"))
         elif first != row.where:
-            problems.insert(0, ("id", f"id {task.id!r} is also that of {first}"))
+            problems.insert(0, ("id", f"id {shortened(task.id)!r} is also that of {first}"))
         report.problems += [Problem(row.where, kind, reason, task.id) for kind, reason in problems]
         summary = report.by_type.setdefault(task.task_type, TypeSummary())
         summary.tasks += 1
@@ -100,13 +111,15 @@ def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
     return report
 
 
-def _problems(task: EditTask) -> Iterator[tuple[str, str]]:
+def _problems(task: EditTask, masks: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield kind and reason of each fault of a task, and count its mask in `masks`."""
     if not task.instruction.strip():
         yield "instruction", "the instruction is empty"
     try:
-        json.dumps(dict(task.metadata))
+        json.dumps(dict(task.metadata), allow_nan=False)
     except (TypeError, ValueError) as fault:
         yield "metadata", f"the metadata cannot be written as JSON: {fault}"
+    yield from _prompt_problems(task.metadata.get("checks"))
     opened: list[Image.Image] = []
     for number, source in enumerate(task.images):
         image, reason = _open(source)
@@ -118,24 +131,48 @@ def _problems(task: EditTask) -> Iterator[tuple[str, str]]:
         yield "image", "there is no image"
     first = opened[0] if opened and len(opened) == len(task.images) else None
     if task.target is not None:
-        target, reason = _open(task.target)
-        if target is None:
-            yield "target", reason
-        elif first is not None:
-            ratio = (target.width * first.height) / (target.height * first.width)
-            if abs(ratio - 1) > _SAME_SHAPE:
-                yield "target", f"the target is {_size(target)}, the image {_size(first)}: another shape"
-            elif target.size == first.size and np.array_equal(_rgb(target), _rgb(first)):
-                yield "target", "the target equals the image: nothing is to be done"
+        yield from _target_problems(task.target, first)
     if task.mask is not None:
-        mask, reason = _open(task.mask)
-        if mask is None:
-            yield "mask", reason
-            return
-        if first is not None and mask.size != first.size:
-            yield "mask", f"the mask is {_size(mask)}, the image {_size(first)}: they must be equal"
-        if not np.asarray(mask.convert("L")).any():
-            yield "mask", "the mask is black: white marks what must change"
+        yield from _mask_problems(task.mask, first, masks)
+
+
+def _prompt_problems(checks: object) -> Iterator[tuple[str, str]]:
+    """Yield the faults of what a detector is asked for by `DetectorCheckedEvaluator`."""
+    for check in checks if isinstance(checks, (list, tuple)) else ():
+        for words in check.values() if isinstance(check, Mapping) else ():
+            if isinstance(words, str) and words:
+                try:
+                    least = least_tokens(normalise_prompt(words))
+                except ToolError as fault:
+                    yield "metadata", f"checks: {fault}"
+                else:
+                    if least > MAX_TOKENS:
+                        yield "metadata", f"checks: {too_long(f'at least {least}', MAX_TOKENS)}"
+
+
+def _target_problems(source: ImageSource, first: Image.Image | None) -> Iterator[tuple[str, str]]:
+    target, reason = _open(source)
+    if target is None:
+        yield "target", reason
+    elif first is not None:
+        ratio = (target.width * first.height) / (target.height * first.width)
+        if abs(ratio - 1) > _SAME_SHAPE:
+            yield "target", f"the target is {_size(target)}, the image {_size(first)}: another shape"
+        elif target.size == first.size and np.array_equal(_rgb(target), _rgb(first)):
+            yield "target", "the target equals the image: nothing is to be done"
+
+
+def _mask_problems(source: ImageSource, first: Image.Image | None, masks: dict[str, int]) -> Iterator[tuple[str, str]]:
+    try:
+        mask = read_mask(load_image(source, convert=keep_levels))
+    except ImageError as fault:
+        yield "mask", str(fault)
+        return
+    masks[mask.form] = masks.get(mask.form, 0) + 1
+    if first is not None and mask.image.size != first.size:
+        yield "mask", f"the mask is {_size(mask.image)}, the image {_size(first)}: they must be equal"
+    if mask.image.getbbox() is None:
+        yield "mask", "the mask is black: white marks what must change"
 
 
 def _open(source: ImageSource) -> tuple[Image.Image | None, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agentfly.errors import DatasetError
+from agentfly.errors import DatasetError, shortened
 from agentfly.images import ImageSource
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|file:", re.IGNORECASE)
@@ -52,13 +52,20 @@ class ImageFolder:
     def source(self, image: object) -> ImageSource:
         """Return the source of an image column for `load_image`: bytes, a decoded image, a data URI, or a path.
 
+        Columns of `datasets` hold `{"bytes": ..., "path": ...}`, others also `{"url": ...}`: what is not empty counts.
+
         Raises:
             DatasetError: the image is named by a path or URL that is not allowed, or is no image at all.
         """
         if isinstance(image, Mapping):
-            image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+            content = image.get("bytes")
+            if isinstance(content, str) and content:
+                return f"data:;base64,{content}"
+            image = content or image.get("path") or image.get("url")
         if isinstance(image, (bytes, Image.Image)):
             return image
+        if isinstance(image, (bytearray, memoryview)):
+            return bytes(image)
         if not (isinstance(image, (str, os.PathLike)) and str(image)):
             raise DatasetError(f"an image is given as {type(image).__name__}: give a path, or the bytes of a file")
         name = str(image)
@@ -69,9 +76,14 @@ class ImageFolder:
                 return name
             raise DatasetError(f"an image is named by URL: {_TRUST}")
         if self.folder is None:
-            raise DatasetError(f"an image is named by path ({name!r}) where its bytes belong")
+            raise DatasetError(f"an image is named by path ({shortened(name)!r}) where its bytes belong")
         folder = self.folder.resolve()
-        path = (folder / name).resolve()
+        try:
+            path = (folder / name).resolve()
+        except (ValueError, OSError) as fault:
+            raise DatasetError(f"{shortened(name)!r} can be no path of an image ({fault})") from fault
         if not self.allow_outside and not path.is_relative_to(folder):
-            raise DatasetError(f"image {name!r} lies outside the data set's own folder: move it there, or {_TRUST}")
+            raise DatasetError(
+                f"image {shortened(name)!r} lies outside the data set's own folder: move it there, or {_TRUST}"
+            )
         return path

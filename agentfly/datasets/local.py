@@ -6,16 +6,28 @@ A row has `instruction` and `image` (or `images`, the one to edit first). It may
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from agentfly.datasets.image_paths import ImageFolder, option
 from agentfly.datasets.rows import COLUMNS
-from agentfly.datasets.tables import TABLE_SUFFIXES, Row, parse_line, read_lines, read_table, table_columns
+from agentfly.datasets.tables import (
+    TABLE_SUFFIXES,
+    Row,
+    column_names,
+    is_missing,
+    is_nan,
+    parse_json,
+    parse_line,
+    read_lines,
+    read_table,
+    table_columns,
+)
 from agentfly.datasets.task import EditTask, TaskRow
-from agentfly.errors import DatasetError
+from agentfly.errors import DatasetError, shortened
+from agentfly.files import read_text, undecodable
 from agentfly.settings import Settings
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -89,7 +101,7 @@ def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) ->
     for number, line in read_lines(path):
         name = f"{path.stem}-{number}"
 
-        def make(line: str = line, name: str = name) -> EditTask:
+        def make(line: str | bytes = line, name: str = name) -> EditTask:
             return own_task(parse_line(line), name, images, columns)
 
         yield TaskRow(f"{path.name} line {number}", make)
@@ -122,50 +134,52 @@ def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[st
     instruction = row.get(fields["instruction"])
     if not isinstance(instruction, str):
         raise DatasetError(
-            f"lacks an instruction; it has {', '.join(row) or 'nothing'}. Write one, or name the column that has it: "
+            f"lacks an instruction; it has {column_names(row)}. Write one, or name the column that has it: "
             f"{_column_option('instruction', row)}"
         )
     used = set(fields.values())
     extra = {name: value for name, value in row.items() if name not in used and _is_plain(value)}
-    id_, task_type = row.get(fields["id"]), row.get(fields["task_type"])
-    target, mask = row.get(fields["target"]), row.get(fields["mask"])
+    id_, task_type = (row.get(fields[name]) for name in ("id", "task_type"))
+    target, mask = (row.get(fields[name]) for name in ("target", "mask"))
     return EditTask(
-        id=default_id if id_ is None else str(id_),
+        id=default_id if id_ is None or is_nan(id_) else str(id_),
         instruction=instruction.strip(),
         images=tuple(images.source(image) for image in _images(row, fields)),
-        target=None if target is None else images.source(target),
-        mask=None if mask is None else images.source(mask),
-        task_type=str(task_type) if task_type else "edit",
+        target=None if is_missing(target) else images.source(target),
+        mask=None if is_missing(mask) else images.source(mask),
+        task_type=str(task_type) if task_type and not is_nan(task_type) else "edit",
         metadata={**extra, **_metadata(row.get(fields["metadata"]))},
     )
 
 
 def _images(row: Row, fields: Mapping[str, str]) -> Sequence[object]:
     found = row.get(fields["images"])
-    images = found if found is not None else row.get(fields["image"])
-    images = [images] if not isinstance(images, (list, tuple)) and images is not None else images
-    if not images:
+    images = row.get(fields["image"]) if is_missing(found) else found
+    images = images if isinstance(images, (list, tuple)) else [images]
+    if not images or all(map(is_missing, images)):
         raise DatasetError(
-            f"lacks an image; it has {', '.join(row)}. Name the column that has it: {_column_option('image', row)}"
+            f"lacks an image; it has {column_names(row)}. Name the column that has it: {_column_option('image', row)}"
         )
     return images
 
 
 def _column_option(field: str, row: Row) -> str:
     """Return the option that names the column of a field, with the row's first column that could be it."""
-    own = (name for name in row if name not in (*COLUMNS, "image"))
+    own = (name for name in row if name not in (*COLUMNS, "image") and name == shortened(name))
     return option("columns", {field: next(own, "NAME")})
 
 
 def _metadata(value: object) -> Row:
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as fault:
-            raise DatasetError(f"metadata is not JSON: {fault}") from fault
-    if value is not None and not isinstance(value, Mapping):
+            value = parse_json(value)
+        except DatasetError as fault:
+            raise DatasetError(f"metadata is {fault}") from fault
+    if value is None or value == "" or is_nan(value):
+        return {}
+    if not isinstance(value, Mapping):
         raise DatasetError(f"metadata must be an object {{...}}, it is {type(value).__name__}")
-    return value or {}
+    return value
 
 
 def _is_plain(value: object) -> bool:
@@ -173,7 +187,7 @@ def _is_plain(value: object) -> bool:
         return all(map(_is_plain, value))
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
-    return isinstance(value, (str, int, float, bool))
+    return isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _image_task(path: Path, folder: Path, options: LocalOptions) -> EditTask:
@@ -184,7 +198,10 @@ def _image_task(path: Path, folder: Path, options: LocalOptions) -> EditTask:
     images = ImageFolder(folder, options.allow_outside)
     if images.source(words) and words.stat().st_size > _LONGEST_INSTRUCTION:
         raise DatasetError(f"{words.name} is longer than an instruction can be ({_LONGEST_INSTRUCTION} bytes)")
-    row = {"instruction": words.read_text(encoding="utf-8", errors="replace"), "image": path}
+    try:
+        row: dict[str, object] = {"instruction": read_text(words), "image": path}
+    except UnicodeDecodeError as fault:
+        raise DatasetError(f"{words.name} {undecodable(fault)}") from fault
     for kind in ("target", "mask"):
         beside = (path.with_name(f"{path.stem}.{kind}{suffix}") for suffix in IMAGE_SUFFIXES)
         row[kind] = next((file for file in beside if file.is_file()), None)

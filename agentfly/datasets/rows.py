@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypedDict
 from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask
-from agentfly.errors import DatasetError, require
-from agentfly.images import ImageSource, encode_image, handle_of, load_image
+from agentfly.errors import DatasetError, require, shortened
+from agentfly.images import ImageSource, encode_image, handle_of, load_image, load_mask
 
 if TYPE_CHECKING:
     import datasets
@@ -157,7 +157,7 @@ def task_from_row(row: Row, images: ImageFolder | None = None) -> EditTask:
     try:
         metadata = json.loads(row["metadata"])
     except (TypeError, json.JSONDecodeError) as fault:
-        raise DatasetError(f"column metadata of task {row['id']!r} is not JSON: {fault}") from fault
+        raise DatasetError(f"column metadata of task {shortened(str(row['id']))!r} is not JSON: {fault}") from fault
     source = _source if images is None else images.source
     return EditTask(
         id=row["id"],
@@ -178,20 +178,27 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]
         pack: converts an image; by default `pack_bytes`.
 
     Raises:
-        ImageError: an image cannot be loaded.
-        DatasetError: the metadata is not JSON.
+        ImageError: an image cannot be loaded, or the mask is none.
+        DatasetError: the metadata is not JSON, or a text cannot be written.
     """
     pack = pack or pack_bytes
     try:
         metadata = json.dumps(dict(task.metadata), ensure_ascii=False)
     except (TypeError, ValueError) as fault:
-        raise DatasetError(f"metadata of task {task.id!r} cannot be written as JSON: {fault}") from fault
+        raise DatasetError(f"metadata of task {shortened(task.id)!r} cannot be written as JSON: {fault}") from fault
+    try:
+        "".join((task.id, task.instruction, task.task_type, metadata)).encode()
+    except UnicodeEncodeError as fault:
+        raise DatasetError(
+            f"task {shortened(task.id)!r} holds half of a surrogate pair, which no file can hold: "
+            "write the whole character"
+        ) from fault
     return {
         "id": task.id,
         "instruction": task.instruction,
         "images": [pack(image) for image in task.images],
         "target": pack(task.target) if task.target is not None else None,
-        "mask": pack(task.mask) if task.mask is not None else None,
+        "mask": pack(load_mask(task.mask)) if task.mask is not None else None,
         "task_type": task.task_type,
         "metadata": metadata,
     }
@@ -228,5 +235,5 @@ def _source(image: ImageSource | PackedImage) -> ImageSource:
     """Return the bytes or the path of a packed image, and any other source (a decoded image, a path) as it is."""
     if isinstance(image, Mapping):
         content = image.get("bytes")
-        return content if isinstance(content, bytes) else str(image["path"])
+        return content if isinstance(content, bytes) and content else str(image["path"])
     return image

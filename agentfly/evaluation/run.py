@@ -20,7 +20,7 @@ from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.aio import CancelledItself, TimeLimitExceeded, gather_or_cancel, with_timeout
 from agentfly.datasets.task import EditTask
-from agentfly.errors import DISK_FULL, AgentFlyError, ConfigError, DatasetError, ImageError, is_disk_full
+from agentfly.errors import DISK_FULL, AgentFlyError, ConfigError, DatasetError, ImageError, is_disk_full, shortened
 from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run_folder import RunFolder
@@ -83,7 +83,7 @@ class EvaluationRun:
                 if task is None:
                     return
                 if task.id in self._order:
-                    raise DatasetError(f"two tasks have the id {task.id!r}: ids are unique in a data set")
+                    raise DatasetError(f"two tasks have the id {shortened(task.id)!r}: ids are unique in a data set")
                 self._order[task.id] = None
                 done = self._finished(task)
                 if done is None and self.check is not None:
@@ -102,8 +102,8 @@ class EvaluationRun:
             return None
         if done.task.instruction != task.instruction:
             raise ConfigError(
-                f"{str(self.folder.folder)!r} has another task under the id {task.id!r}: the data set has changed, "
-                "use another --out"
+                f"{str(self.folder.folder)!r} has another task under the id {shortened(task.id)!r}: the data set "
+                "has changed, use another --out"
             )
         return done
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentfly.errors import ImageError
 from agentfly.evaluators.base import EditSample, Score
-from agentfly.images import ImageLimits, from_base64, to_base64
+from agentfly.images import ImageLimits, from_base64, read_mask, to_base64
 
 PATH = "/v1/evaluate"
 
@@ -73,14 +73,15 @@ def from_body(body: SampleBody, limits: ImageLimits) -> EditSample:
         limits: of each image.
 
     Raises:
-        ImageError: an image is no base64 of an image, or too large; the message names the field.
+        ImageError: an image is no base64 of an image, or too large, or the mask is none; the message names the field.
     """
     texts = {"source": body.source, "result": body.result, "target": body.target, "mask": body.mask}
     images = {}
     for name, text in texts.items():
         try:
             if text is not None:
-                images[name] = from_base64(text, limits)
+                image = from_base64(text, limits)
+                images[name] = read_mask(image).image if name == "mask" else image
         except ImageError as fault:
             raise ImageError(f"{name}: {fault}") from fault
     return EditSample(

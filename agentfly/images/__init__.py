@@ -2,6 +2,7 @@
 
 from agentfly.images.encoding import data_uri, encode_image, from_base64, to_base64
 from agentfly.images.load import ImageLimits, ImageSource, load_image
+from agentfly.images.masks import load_mask, read_mask
 from agentfly.images.save import file_format, on_white, save_image
 from agentfly.images.store import ImageStore, ImageView, handle_of
 
@@ -16,7 +17,9 @@ __all__ = [
     "from_base64",
     "handle_of",
     "load_image",
+    "load_mask",
     "on_white",
+    "read_mask",
     "save_image",
     "to_base64",
 ]

@@ -14,7 +14,7 @@ import os
 import re
 import urllib.parse
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -66,13 +66,16 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def load_image(
+    source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, convert: Callable[[Image.Image], Image.Image] = normalise
+) -> Image.Image:
     """Load an image, decoded and upright.
 
     Args:
         source: a PIL image, encoded bytes, a path, an http(s) URL, a data URI, bare base64, or a row of a Hugging
             Face `Image` column (`{"bytes": ..., "path": ...}`). An animation gives its first frame.
         limits: of sizes, times and kinds of sources.
+        convert: brings a decoded image to one of the three modes.
 
     Returns:
         A new image of mode RGB, RGBA or L, without metadata. A PIL source is not changed.
@@ -81,7 +84,7 @@ def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
         ImageError: not an image, too large, cut off, unreachable, or refused for safety.
     """
     if isinstance(source, Image.Image):
-        return _finish(source, limits)
+        return _finish(source, limits, convert)
     data = _read(source, limits)
     if len(data) > limits.max_bytes:
         raise ImageError(_too_many_bytes(len(data), limits))
@@ -99,7 +102,7 @@ def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
             ) from fault
         except Exception as fault:  # decoders raise anything on broken bytes
             raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
-        return _finish(image, limits)
+        return _finish(image, limits, convert)
 
 
 def _read(source: object, limits: ImageLimits) -> bytes:
@@ -110,7 +113,7 @@ def _read(source: object, limits: ImageLimits) -> bytes:
     if isinstance(source, os.PathLike):
         return _read_file(Path(source), limits)
     if isinstance(source, Mapping):
-        inner = source.get("bytes") or source.get("path")
+        inner = source.get("bytes") or source.get("path") or source.get("url")
         if inner is None or isinstance(inner, Mapping):
             raise ImageError("an image given as a mapping needs 'bytes' (encoded image) or 'path'")
         return _read(inner, limits)
@@ -195,7 +198,7 @@ def _from_base64(text: str) -> bytes | None:
         return None
 
 
-def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
+def _finish(image: Image.Image, limits: ImageLimits, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if image.width * image.height > limits.max_pixels:
         raise ImageError(
             f"this image has {image.width}x{image.height} = {image.width * image.height} pixels, "
@@ -211,7 +214,7 @@ def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
             logger.debug("EXIF not readable: %s", fault)
             orientation = None
         turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-        out = normalise(image if turn is None else image.transpose(turn))
+        out = convert(image if turn is None else image.transpose(turn))
     except Exception as fault:  # decoders raise anything on broken bytes
         raise ImageError(f"this image is broken or cut off ({first_line(fault)}): save it again") from fault
     if out is image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentfly.errors import TemplateError, unknown_name
+from agentfly.files import read_text
 
 _FOLDER = Path(__file__).parent
 _registered: dict[str, str] = {}
@@ -63,7 +64,7 @@ def load_template(name_or_path: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as fault:
         raise TemplateError(f"template file {path} cannot be read: {fault}") from fault
     return _checked(text, str(path))

@@ -16,7 +16,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeVar, get_type_hints, overload
@@ -24,7 +24,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from agentfly.errors import ConfigError, ToolError
+from agentfly.errors import ConfigError, ToolError, shortened
 
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Yields|Raises|Example|Examples|Note|Notes|Attributes):\s*$")
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
@@ -129,7 +129,7 @@ def _explain(model: type[BaseModel], tool: str, fault: ValidationError) -> str:
     names = [info.alias or name for name, info in model.model_fields.items()]
     kinds: dict[str, list[str]] = {}
     for error in fault.errors(include_url=False, include_context=True):
-        where = ".".join(str(step) for step in error["loc"])
+        where = shortened(".".join(str(step) for step in error["loc"]))
         if error["type"] == "missing":
             kinds.setdefault("missing", []).append(where)
         elif error["type"] == "extra_forbidden":
@@ -139,13 +139,19 @@ def _explain(model: type[BaseModel], tool: str, fault: ValidationError) -> str:
             value = repr(error["input"])
             value = value if len(value) <= 40 else f"{value[:37]}..."
             kinds.setdefault("", []).append(f"{where} {_expected(error)}, got {value}")
-    parts = [f"{kind} {', '.join(wrong)}".strip() for kind, wrong in kinds.items()]
+    parts = [f"{kind} {_first(wrong)}".strip() for kind, wrong in kinds.items()]
     text = f"{tool}: {'; '.join(dict.fromkeys(parts))}"
     if kinds.keys() & {"missing", "unknown"}:
         text += f". Arguments: {', '.join(names)}"
     return text
 
 
+def _first(wrong: Sequence[str]) -> str:
+    more = f", {len(wrong) - _MOST_WRONG} more" if len(wrong) > _MOST_WRONG else ""
+    return ", ".join(wrong[:_MOST_WRONG]) + more
+
+
+_MOST_WRONG = 16
 _RANGES = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
 _RANGE_KEYS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 

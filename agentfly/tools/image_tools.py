@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from agentfly.errors import ImageError, ToolError
-from agentfly.images import ImageView
+from agentfly.errors import ImageError, ToolError, shortened
+from agentfly.images import ImageView, read_mask
 from agentfly.tools.decorator import ToolResult, tool
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, given_params
 from agentfly.vision.detection.boxes import draw_detections
@@ -110,7 +110,8 @@ class ImageTools:
                 f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {image.width}x{image.height}: "
                 f"detect on {image_id} to get a mask of its size"
             )
-        white = await asyncio.to_thread(_to_mask, mask, mask_id, image_id)
+        detected = self._images.name(mask_id).startswith("mask_")
+        white = await asyncio.to_thread(_to_mask, mask, mask_id, image_id, detected)
         params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
         painted = await self._engines.inpainter.inpaint(image, white, prompt, params)
         return await self._changed(image_id, painted, "", self._engines.inpainter.name, given_params(params))
@@ -217,9 +218,8 @@ class ImageTools:
         if not found:
             best = found.best_rejected if isinstance(found, Detections) else None
             score = "" if best is None else f" (best score {best:.2f})"
-            wanted = prompt if len(prompt) <= 80 else f"{prompt[:77]}..."
             raise ToolError(
-                f"no {wanted!r} found with box_threshold {box_threshold:g}{score}: "
+                f"no {shortened(prompt)!r} found with box_threshold {box_threshold:g}{score}: "
                 "lower box_threshold or use other words"
             )
         mask = await asyncio.to_thread(make_mask, [detection.mask for detection in found], dilate, feather)
@@ -251,16 +251,20 @@ def _check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
         raise ToolError(f"{name} has {len(prompt)} characters, at most {_MAX_PROMPT} are taken: shorten it")
 
 
-def _to_mask(mask: Image.Image, mask_id: str, image_id: str) -> Image.Image:
+def _to_mask(mask: Image.Image, mask_id: str, image_id: str, detected: bool) -> Image.Image:
     """Return an image as a mask of mode L, or raise `ToolError` with the reason why it is none."""
-    if mask.mode != "L":
-        rgb = np.asarray(mask.convert("RGB"))
-        if (rgb != rgb[..., :1]).any():
-            raise ToolError(f"{mask_id} is a colour picture, not a mask: call detect_objects on {image_id} to get one")
-    grey = mask.convert("L")
-    if grey.getbbox() is None:
+    # A softened mask of a detection may hold small numbers only, which are no labels.
+    if not detected:
+        try:
+            mask = read_mask(mask).image
+        except ImageError as fault:
+            kind = "grey" if mask.mode == "L" else "colour"
+            raise ToolError(
+                f"{mask_id} is a {kind} picture, not a mask: call detect_objects on {image_id} to get one"
+            ) from fault
+    if mask.getbbox() is None:
         raise ToolError(f"{mask_id} is black, so nothing would change: detect again, with a lower box_threshold")
-    return grey
+    return mask
 
 
 def make_mask(masks: Sequence[Image.Image], dilate: int, feather: int) -> Image.Image:

@@ -79,7 +79,9 @@ def cache_key(
         images: of the call.
     """
     parts = [_LAYOUT, engine, version, operation, dict(parameters), [image_hash(image) for image in images]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 class ToolCache:
@@ -145,7 +147,7 @@ class ToolCache:
         size = 0
         for index, image in enumerate(images):
             size += _write(folder / f"{key}.{index}.png", encode_image(image))
-        text = json.dumps({"images": len(images), "data": dict(entry.data)}, ensure_ascii=False)
+        text = json.dumps({"images": len(images), "data": dict(entry.data)})
         # Last: a reader that finds the JSON file finds all images.
         size += _write(self._path(key), text.encode())
         self._remember(key, Entry(images, entry.data))

@@ -20,6 +20,7 @@ from agentfly.errors import (
     printable_json,
     short_path,
     short_paths,
+    shortened,
     unknown_name,
 )
 from tests.unit.hostile import EVERYTHING, assert_tame
@@ -89,3 +90,9 @@ def test_escaped_json_has_the_same_values_and_no_controls(text: str) -> None:
     assert printable(shown) == shown
     assert json.loads(shown) == json.loads(json.dumps({"text": text}))
     shown.encode()
+
+
+def test_an_unknown_name_is_not_echoed_at_any_length() -> None:
+    said = unknown_name("tool", "x" * 50_000, ["inpaint_image"])
+    assert said == f"unknown tool '{'x' * 77}...'. Valid: inpaint_image"
+    assert shortened("x" * 80) == "x" * 80

@@ -20,7 +20,8 @@ from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.public.tasks import numbered, stable_task_type
 from agentfly.datasets.tables import Row
 from agentfly.datasets.task import EditTask, TaskRow
-from agentfly.errors import ConfigError, DatasetError, unknown_name
+from agentfly.errors import ConfigError, DatasetError, shortened, unknown_name
+from agentfly.files import read_text
 
 IMGEDIT_SPLITS: tuple[str, ...] = ("basic", "uge", "multiturn")
 _IMAGE_FOLDERS = (".", "original_images", "data", "data_total")
@@ -135,7 +136,7 @@ def _image(name: object, path: Path, root: Path) -> Path:
         for folder in (*(parent / known for known in _IMAGE_FOLDERS), *subfolders):
             if (folder / name).is_file() and (folder / name).resolve().is_relative_to(root.resolve()):
                 return folder / name
-    raise DatasetError(f"image {name!r} is nowhere below {root}: unpack the benchmark's images there")
+    raise DatasetError(f"image {shortened(name)!r} is nowhere below {root}: unpack the benchmark's images there")
 
 
 def _json_files(root: Path) -> Iterator[tuple[Path, object]]:
@@ -143,6 +144,6 @@ def _json_files(root: Path) -> Iterator[tuple[Path, object]]:
         raise DatasetError(f"there is no folder {root}: root= names the folder with the benchmark's files")
     for path in sorted(root.rglob("*.json")):
         try:
-            yield path, json.loads(path.read_text(encoding="utf-8"))
+            yield path, json.loads(read_text(path))
         except (ValueError, RecursionError, OSError) as fault:
             raise DatasetError(f"cannot read {path}: {fault}") from fault

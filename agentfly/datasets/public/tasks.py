@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.public.columns import ADAPTERS, Adapter
-from agentfly.datasets.tables import Row, find_tables, read_table
+from agentfly.datasets.tables import Row, column_names, find_tables, is_missing, read_table
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, first_line, require, unknown_name
 from agentfly.model_source import hub_answers
@@ -98,18 +98,20 @@ def _task(adapter: Adapter, raw: Row, images: ImageFolder) -> EditTask:
     metadata = {ours: row[column] for ours, column in adapter.metadata.items() if row.get(column) is not None}
     if own_type:
         metadata["original_task_type"] = own_type
-    image = next((row[column] for column in adapter.images if row.get(column) is not None), None)
+    image = next((row[column] for column in adapter.images if not is_missing(row.get(column))), None)
     if image is None:
         raise DatasetError(f"column {' and '.join(adapter.images)} holds no image")
     target, mask = (row[column] if column else None for column in (adapter.target, adapter.mask))
-    if mask is not None:
+    if isinstance(mask, str) or not is_missing(mask):
         # Runs are text, which would pass for a path.
         mask = adapter.read_mask(mask if isinstance(mask, str) else images.source(mask))
+    else:
+        mask = None
     return EditTask(
         id="-".join(str(row[column]) for column in adapter.id),
         instruction=str(row[adapter.instruction] or "").strip(),
         images=(images.source(image),),
-        target=None if target is None else images.source(target),
+        target=None if is_missing(target) else images.source(target),
         mask=mask,
         task_type=stable_task_type(own_type),
         metadata=metadata,
@@ -128,7 +130,7 @@ def _check_columns(adapter: Adapter, row: Row) -> None:
     if not any(column in row for column in adapter.images):
         missing += adapter.images
     if missing:
-        raise DatasetError(f"lacks column {', '.join(missing)} of {adapter.repo}; it has {', '.join(row)}")
+        raise DatasetError(f"lacks column {', '.join(missing)} of {adapter.repo}; it has {column_names(row)}")
 
 
 def _sessions(name: str, adapter: Adapter, column: str, rows: Iterator[Row], images: ImageFolder) -> Iterator[TaskRow]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.files import read_text
 
 # The phases, and the placeholders (`$name`) that each file may have.
 PHASES: Mapping[str, frozenset[str]] = {
@@ -60,7 +61,7 @@ def load_prompts(folder: Path) -> Prompts:
     for phase, known in PHASES.items():
         path = folder / f"{phase}.md"
         try:
-            match = _PARTS.match(path.read_text(encoding="utf-8"))
+            match = _PARTS.match(read_text(path))
         except (OSError, UnicodeDecodeError) as fault:
             raise ConfigError(f"cannot read the prompt {path}: {fault}") from None
         if match is None:

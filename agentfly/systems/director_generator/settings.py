@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from agentfly.errors import ConfigError, unknown_name
-from agentfly.files import read_mapping
+from agentfly.files import read_mapping, read_text
 from agentfly.redaction import read_key
 from agentfly.settings import Settings
 from agentfly.systems.director_generator.prompts import Prompts, load_prompts
@@ -255,7 +255,7 @@ def _overridden(data: dict[str, Any], env: Mapping[str, str], changes: Mapping[s
 
 def _personas(path: Path) -> tuple[Persona, ...]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except (OSError, ValueError) as fault:
         raise ConfigError(f"cannot read the personas {path}: {fault}") from None
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:

@@ -78,7 +78,8 @@ def _growing(file: Path | None) -> Iterator[TextIO | None]:
         return
     make_folder(file.parent)
     try:
-        sheet = file.open("w", encoding="utf-8")
+        # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
+        sheet = file.open("w", encoding="utf-8", errors="replace")
     except OSError as fault:
         raise ConfigError(f"cannot write {str(file)!r} ({fault.strerror}): give another file") from fault
     # A file that an earlier run left must not pass for one of this run.

@@ -206,7 +206,7 @@ class _Quickstart:
         }
         summary = self._summary(passes, outcome, origin, (time.monotonic() - began) / 60)
         text = json.dumps(summary, indent=2, ensure_ascii=False)
-        (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+        write_text(out / "summary.json", text + "\n")
         write_run_report(out, summary, self._records, self._config.evaluation)
         self._print_result(passes["warm_start"]["greedy"], passes["trained"]["greedy"], summary)
         return summary

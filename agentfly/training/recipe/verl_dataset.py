@@ -14,7 +14,7 @@ from typing import TypedDict
 from agentfly.datasets import EditTask, task_from_row
 from agentfly.datasets.image_paths import ImageFolder
 from agentfly.datasets.rows import ParquetRows, pack_bytes, pack_paths, task_features, task_to_row
-from agentfly.errors import ConfigError, DatasetError, ImageError, unknown_name
+from agentfly.errors import ConfigError, DatasetError, ImageError, shortened, unknown_name
 
 IMAGES: tuple[str, ...] = ("bytes", "paths")
 
@@ -59,7 +59,7 @@ def write_rows(tasks: Iterable[EditTask], folder: Path, name: str, *, images: st
             try:
                 whole.add(task_to_row(task, pack))
             except ImageError as fault:
-                raise DatasetError(f"row {index}, task {task.id!r}: {fault}") from fault
+                raise DatasetError(f"row {index}, task {shortened(task.id)!r}: {fault}") from fault
             pointer = {
                 "data_source": task.task_type,
                 "prompt": [{"role": "user", "content": task.instruction}],

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from agentfly.errors import ToolError
+from agentfly.errors import ToolError, shortened
 from agentfly.vision.base import Detection, Detections
 
 # Hues far apart from each other, dark enough for white text.
 _COLOURS = ((214, 39, 40), (31, 119, 180), (44, 140, 44), (148, 80, 180), (200, 95, 0), (0, 130, 140), (160, 40, 110))
+
+# GroundingDINO and MM-Grounding-DINO cut their prompts here.
+MAX_TOKENS = 256
+_SIGNS = r"!-/:-@\[-`{-~"
+_PIECES = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 
 
 def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
@@ -63,8 +68,38 @@ def normalise_prompt(prompt: str) -> str:
     phrases = (" ".join(part.split()) for part in re.split(r"[.,;\n]+", prompt.lower()))
     named = [phrase for phrase in phrases if phrase]
     if not named:
-        raise ToolError(f"the detection prompt {prompt!r} names nothing: say in a few words what to find")
+        raise ToolError(f"the detection prompt {shortened(prompt)!r} names nothing: say in a few words what to find")
     return " ".join(f"{phrase}." for phrase in named)
+
+
+def too_long(tokens: object, limit: int) -> str:
+    """Return the message for a detection prompt that the text encoder does not take whole.
+
+    Args:
+        tokens: number of its tokens, in words.
+        limit: number of tokens that the encoder takes.
+    """
+    return f"the detection prompt has {tokens} tokens and the detector takes {limit}: name fewer things, in fewer words"
+
+
+def check_length(tokens: int, limit: int) -> None:
+    """Raise `ToolError` for a prompt that a text encoder would cut, which loses what its end names.
+
+    Args:
+        tokens: of the prompt, the special ones included.
+        limit: that the encoder takes.
+
+    Raises:
+        ToolError: the prompt is too long.
+    """
+    if tokens > limit:
+        raise ToolError(too_long(tokens, limit))
+
+
+def least_tokens(caption: str) -> int:
+    """Return a number of tokens that a prompt of `normalise_prompt` has at least, with any vocabulary of BERT."""
+    # BERT begins with [CLS], ends with [SEP], and never joins words or signs.
+    return len(_PIECES.findall(caption)) + 2
 
 
 def clean_label(decoded: str, caption: str) -> str:

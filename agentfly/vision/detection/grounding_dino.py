@@ -7,13 +7,23 @@ label is made of the words that pass `text_threshold` (Liu et al., 2023, https:/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
 from agentfly.vision.base import Detections
-from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
+from agentfly.vision.detection.boxes import (
+    MAX_TOKENS,
+    Candidate,
+    check_length,
+    clean_label,
+    normalise_prompt,
+    to_detections,
+)
 from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 class GroundingDinoSettings(ModelSettings):
@@ -52,7 +62,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
             text_threshold: least score of a word of its label.
 
         Raises:
-            ToolError: the prompt is empty, or memory ran out.
+            ToolError: the prompt is empty or too long, or memory ran out.
             ConfigError: the checkpoint cannot be loaded.
         """
         caption = normalise_prompt(prompt)
@@ -65,6 +75,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
         rgb = image.convert("RGB")
         with memory_guard(self.name), torch.inference_mode():
             inputs = processor(images=rgb, text=caption, return_tensors="pt").to(model.device)
+            check_length(inputs["input_ids"].shape[1], _text_limit(model.config))
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             outputs = model(**inputs)
             result = processor.post_process_grounded_object_detection(
@@ -83,3 +94,9 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
         ]
         best = round(float(rejected.max()), 4) if len(rejected) else None
         return to_detections(candidates, rgb.size, best_rejected=best)
+
+
+def _text_limit(config: PreTrainedConfig) -> int:
+    """Return the number of tokens that the text encoder of a checkpoint takes."""
+    positions = getattr(config.text_config, "max_position_embeddings", MAX_TOKENS)
+    return min(getattr(config, "max_text_len", MAX_TOKENS), positions)

@@ -18,7 +18,14 @@ from agentfly.errors import ConfigError, require
 from agentfly.model_source import find_model, is_local
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
-from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
+from agentfly.vision.detection.boxes import (
+    MAX_TOKENS,
+    Candidate,
+    check_length,
+    clean_label,
+    normalise_prompt,
+    to_detections,
+)
 from agentfly.vision.model_runtime import LazyModel, loading, memory_guard, resolve_device, short_name
 
 if TYPE_CHECKING:
@@ -69,7 +76,7 @@ class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
         """Return the objects that match one of the prompt's phrases, with their boxes as masks; see `Detector`.
 
         Raises:
-            ToolError: the prompt is empty, or memory ran out.
+            ToolError: the prompt is empty or too long, or memory ran out.
             ConfigError: the checkpoint cannot be loaded.
         """
         caption = normalise_prompt(prompt)
@@ -102,6 +109,8 @@ class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
         from groundingdino.util.utils import get_phrases_from_posmap
 
         model = self.load()
+        tokens = model.tokenizer(caption)
+        check_length(len(tokens["input_ids"]), MAX_TOKENS)
         device = next(model.parameters()).device
         pixels = torch.from_numpy(_pixels(image, self.settings)).to(device)
         with memory_guard(self.name), torch.inference_mode():
@@ -110,7 +119,6 @@ class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
             boxes = outputs["pred_boxes"][0].float().cpu()
         best = scores.max(dim=1).values
         kept = best > box_threshold
-        tokens = model.tokenizer(caption)
         candidates = [
             Candidate(
                 clean_label(get_phrases_from_posmap(row > text_threshold, tokens, model.tokenizer), caption),

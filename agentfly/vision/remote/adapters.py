@@ -16,7 +16,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from agentfly.errors import ImageError
-from agentfly.images import encode_image
+from agentfly.images import encode_image, read_mask
 from agentfly.vision.base import Detection, Detections
 from agentfly.vision.detection.boxes import box_mask, clip_box
 from agentfly.vision.image_replies import decode_image, first_image
@@ -198,7 +198,7 @@ def _read_detection(item: Mapping[str, Any], size: tuple[int, int]) -> Detection
         raise ValueError("the box is outside of the image")
     mask = box_mask(box, size)
     if item.get("mask"):
-        mask = _decode(item["mask"]).convert("L")
+        mask = read_mask(_decode(item["mask"])).image
     if mask.size != size:
         raise ValueError("the mask has another size than the image")
     return Detection(str(item["label"]), _read_score(item["score"]), box, mask)

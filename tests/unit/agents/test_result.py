@@ -117,3 +117,18 @@ async def test_a_data_set_of_chat_chains_has_the_same_columns(image: Image.Image
     assert rows[1]["prompt_ids"] is None
     assert rows[1]["final_image"] is None
     assert rows.features == RunResult((Trajectory("a", "a", []),)).to_dataset().features
+
+
+HALF = "a \ud83d b"
+
+
+async def test_half_of_a_surrogate_pair_in_what_was_sampled_ends_no_file(image: Image.Image, tmp_path: Path) -> None:
+    result = await run(image, ScriptedBackend([f"{HALF} {EDIT}", f"{HALF} {ANSWER}"]), note=HALF)
+    result[0].metadata[HALF] = [HALF]
+    assert result.to_openai_jsonl(tmp_path / "examples.jsonl") == 3
+    lines = (tmp_path / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all("a ? b" in line and json.loads(line) for line in lines)
+    assert not [path for path in tmp_path.iterdir() if path.name != "examples.jsonl"]
+    row = result.to_dataset()[0]
+    assert row["messages"][2]["content"][0]["text"].startswith("a ? b")
+    assert json.loads(row["metadata"])["a ? b"] == ["a ? b"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shlex
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from agentfly.cli import app
+from agentfly.cli import app, main
 from agentfly.datasets import load_tasks
 from agentfly.errors import ConfigError, printable
 from tests.unit.datasets.example_images import make_image
@@ -38,6 +40,7 @@ def test_check_of_sound_data() -> None:
     code, output = run("check", *STICKERS)
     assert code == 0
     assert "named" in output
+    assert "3 masks read as: white marks what changes" in output
     assert "3 rows, no problems" in output
 
 
@@ -64,7 +67,9 @@ def test_check_shows_rows_whatever_is_in_them(hostile: str, tmp_path: Path, monk
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     code, output = run("check", str(path))
-    assert (code, "2 rows, 1 problems" in output) == (1, True)
+    # A row with half of a surrogate pair cannot be kept in UTF-8.
+    problems = 2 if any("\ud800" <= char <= "\udfff" for char in hostile) else 1
+    assert (code, f"2 rows, {problems} problems" in output) == (1, True)
     listed = run("check", str(path), "--json")[1]
     assert json.loads(listed)["rows"] == 2
     assert printable(listed) == listed
@@ -114,3 +119,28 @@ def test_convert_writes_what_is_read_back(tmp_path: Path, images: str) -> None:
 def test_options_must_have_values() -> None:
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         run("check", "stickers", "--set", "side")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_name_that_is_no_text_is_printed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    make_image().save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"T\xfcr.png"))
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="utf-8", write_through=True))
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "check", str(tmp_path), *form])
+    assert ended.value.code == 1
+    text = printed.getvalue().decode()
+    assert ("T\\udcfcr.png" if form else "T\ufffdr.png") in text
+    if form:
+        assert json.loads(text)["problems"][0]["where"] == "T\udcfcr.png"
+
+
+def test_columns_of_any_number_and_length_make_a_short_message(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"x" * 50_000: 1, **dict.fromkeys(map(str, range(500)), 1)}))
+    code, output = run("check", str(tmp_path / "t.jsonl"))
+    assert code == 1
+    assert len(output) < 3000
+    assert "and 461 more" in output

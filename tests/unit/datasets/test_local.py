@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from agentfly.datasets import StickerWorld, load_tasks, tasks_to_dataset
+from agentfly.datasets import StickerWorld, check_rows, load_tasks, task_rows, tasks_to_dataset
 from agentfly.errors import DatasetError
 from agentfly.images import handle_of, load_image
 from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.datasets.example_images import cell, encoded, make_image, write_parquet
 from tests.values import loaded
+
+NAN = float("nan")
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -82,6 +84,9 @@ def test_a_broken_line_is_named(folder: Path) -> None:
         ({"instruction": "A."}, "lacks an image"),
         ({"instruction": "A.", "images": []}, "lacks an image"),
         ({"instruction": "A.", "image": 7}, "given as int"),
+        ({"instruction": "A.", "image": "a\0.png"}, "can be no path of an image"),
+        ({"instruction": "A.", "image": ""}, "lacks an image"),
+        ({"instruction": NAN, "image": "a.png"}, "lacks an instruction"),
         ({"instruction": "A.", "image": "a.png", "metadata": "{"}, "metadata is not JSON"),
         ({"instruction": "A.", "image": "a.png", "metadata": [1]}, "metadata must be an object"),
         ([1], "must be a JSON object"),
@@ -90,6 +95,80 @@ def test_a_broken_line_is_named(folder: Path) -> None:
 def test_what_is_missing_is_said(folder: Path, row: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         list(load_tasks(lines(folder / "t.jsonl", row)))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": "a.png", "images": []},
+        {"image": "a.png", "images": None},
+        {"image": "a.png", "images": NAN},
+        {"image": "a.png", "mask": "", "target": ""},
+        {"image": "a.png", "mask": None, "target": NAN, "id": NAN, "task_type": NAN, "score": NAN, "metadata": NAN},
+        {"image": "a.png", "mask": {"bytes": None, "path": None}, "target": {"bytes": "", "path": ""}},
+        {"image": {"bytes": b"", "path": "a.png"}},
+        {"image": {"bytes": None, "path": "a.png"}},
+        {"image": {"path": "", "url": "a.png"}},
+        {"image": {"url": "a.png"}},
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_cells_that_are_empty_in_any_form_are_missing(folder: Path, row: dict[str, Any], kind: str) -> None:
+    row = {"instruction": "A.", **row}
+    if kind == "jsonl":
+        if isinstance(row["image"], dict) and row["image"].get("bytes") == b"":
+            row["image"]["bytes"] = ""
+        path = lines(folder / "t.jsonl", row)
+    else:
+        path = write_parquet(folder / "t.parquet", [row])
+    (task,) = load_tasks(path)
+    assert [handle_of(load_image(image)) for image in task.images] == [handle_of(make_image(0))]
+    assert (task.target, task.mask, task.task_type, task.metadata) == (None, None, "edit", {})
+    assert task.id in ("t-1", "t-0")
+
+
+def test_bytes_are_read_as_base64_from_lines_and_as_they_are_from_tables(folder: Path) -> None:
+    text = base64.b64encode(encoded(make_image(5))).decode()
+    for path in (
+        lines(folder / "t.jsonl", {"instruction": "A.", "image": {"bytes": text, "path": None}}),
+        write_parquet(folder / "t.parquet", [{"instruction": "A.", "image": cell(make_image(5))}]),
+    ):
+        (task,) = load_tasks(path)
+        assert handle_of(load_image(task.images[0])) == handle_of(make_image(5))
+
+
+def test_an_address_in_a_mapping_needs_trust_too(folder: Path) -> None:
+    path = lines(folder / "t.jsonl", {"instruction": "A.", "image": {"url": "http://127.0.0.1:9/x.png"}})
+    with pytest.raises(DatasetError, match="by URL"):
+        list(load_tasks(path))
+    (task,) = load_tasks(path, allow_outside=True)
+    assert task.images == ("http://127.0.0.1:9/x.png",)
+
+
+def test_metadata_keeps_what_is_zero_or_empty(folder: Path) -> None:
+    row = {"instruction": "A.", "image": "a.png", "metadata": {"n": 0, "s": ""}, "count": 0, "flag": False}
+    (task,) = load_tasks(lines(folder / "t.jsonl", row))
+    assert task.metadata == {"n": 0, "s": "", "count": 0, "flag": False}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_an_instruction_beside_an_image_is_read_in_its_encoding(folder: Path, encoding: str) -> None:
+    (folder / "a.txt").write_bytes("Entferne die Tür.".encode(encoding))
+    (folder / "sub" / "b.txt").write_text("B.")
+    assert next(iter(load_tasks(folder))).instruction == "Entferne die Tür."
+
+
+def test_rows_in_latin1_are_named_and_the_others_are_checked(folder: Path) -> None:
+    (folder / "a.txt").write_bytes("Entferne die Tür.".encode("latin-1"))
+    (folder / "sub" / "b.txt").write_text("B.")
+    (problem,) = check_rows(task_rows(folder)).problems
+    assert (problem.where, problem.kind) == ("a.png", "row")
+    assert "a.txt is no UTF-8 text (byte 0xfc at place 14): save it as UTF-8" in problem.reason
+    rows = '{"instruction": "A.", "image": "a.png"}\n{"instruction": "Tür", "image": "a.png"}\n'
+    (folder / "t.jsonl").write_bytes(rows.encode("latin-1"))
+    (problem,) = check_rows(task_rows(folder / "t.jsonl")).problems
+    assert problem.where == "t.jsonl line 2"
+    assert "save it as UTF-8" in problem.reason
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
+from PIL import Image
 
 from agentfly.datasets import EditTask, StickerWorld, task_from_row, tasks_to_dataset
 from agentfly.errors import DatasetError
 from agentfly.images import handle_of
+from agentfly.training.recipe.verl_dataset import write_rows
 from tests.values import loaded
 
 
@@ -47,6 +51,24 @@ def test_missing_target_and_mask_stay_missing() -> None:
     assert back.mask is None
 
 
+def test_rows_hold_masks_in_our_form_and_no_photograph_as_one(tmp_path: Path) -> None:
+    (image,) = StickerWorld(96).task(0, "train").images
+    marked = Image.new("L", (96, 96))
+    marked.paste(1, (10, 20, 30, 40))
+    (row,) = tasks_to_dataset([EditTask("a", "Do it.", (image,), mask=marked)])
+    assert loaded(task_from_row(row).mask).tobytes() == marked.point(lambda value: 255 * value).tobytes()
+    with pytest.raises(DatasetError, match="row 1, task 'b': this is a colour image, not a mask"):
+        write_rows([EditTask("a", "Do it.", (image,)), EditTask("b", "Do it.", (image,), mask=image)], tmp_path, "x")
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("packed", [{"bytes": b"", "path": "a.png"}, {"bytes": None, "path": "a.png"}])
+def test_an_image_without_bytes_is_read_from_its_path(packed: dict[str, object]) -> None:
+    (image,) = StickerWorld(96).task(0, "train").images
+    row = dict(tasks_to_dataset([EditTask("a", "Do it.", (image,))])[0], images=[packed])
+    assert task_from_row(row).images == ("a.png",)
+
+
 def test_a_row_that_is_not_ours_is_refused() -> None:
     with pytest.raises(DatasetError, match="instruction, images"):
         task_from_row({"id": "a"})
@@ -56,3 +78,13 @@ def test_broken_metadata_is_refused(tasks: list[EditTask]) -> None:
     row = dict(tasks_to_dataset(tasks[:1])[0], metadata="{")
     with pytest.raises(DatasetError, match="metadata of task 'train-named-0-0'"):
         task_from_row(row)
+
+
+@pytest.mark.parametrize("change", [{"instruction": "a \ud83d"}, {"id": "\udcfc"}, {"metadata": {"x": "\ud83d"}}])
+def test_a_text_that_no_file_can_hold_is_refused_by_the_name_of_its_task(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (image,) = StickerWorld(96).task(0, "train").images
+    task = replace(EditTask("a", "Do it.", (image,)), **change)
+    with pytest.raises(DatasetError, match=r"^task '(a|\\udcfc)' holds half of a surrogate pair"):
+        write_rows([task], tmp_path, "x")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from agentfly.agents import StopReason
+from agentfly.agents import StopReason, edit_sample
 from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask
 from agentfly.errors import ImageError
@@ -34,6 +36,16 @@ def test_the_sample_has_the_images_of_the_task() -> None:
     assert levels == [(103,) * 3, (7,) * 3, (33,) * 3]
     with pytest.raises(ImageError, match="source image is not known"):
         TaskFacts.without_images(task(3)).sample(store, None)
+
+
+def test_a_mask_is_kept_in_our_form_and_a_photograph_is_none() -> None:
+    store = ImageStore()
+    facts = TaskFacts.keep(task(1, mask=square(1).convert("L")), store)
+    assert store.get(str(facts.mask)).getextrema() == (255, 255)
+    noise = Image.fromarray(np.random.default_rng(0).integers(1, 256, (64, 64, 3), dtype=np.uint8))
+    for read in (lambda: TaskFacts.keep(task(1, mask=noise), store), lambda: edit_sample(task(1, mask=noise), None)):
+        with pytest.raises(ImageError, match="colour image, not a mask"):
+            read()
 
 
 def test_the_fingerprint_tells_words_and_images_apart() -> None:

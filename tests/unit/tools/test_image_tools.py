@@ -207,6 +207,23 @@ async def test_a_mask_that_is_none_says_how_to_get_one() -> None:
     assert area(desk.fake.seen[0][0]) == 16
 
 
+@pytest.mark.parametrize("value", [1, 3, 255])
+async def test_a_users_mask_is_read_in_its_own_form(value: int) -> None:
+    desk = Desk(Fake())
+    mask_id = desk.view.add(disc(10).point(lambda pixel: value if pixel else 0))
+    await desk.call("inpaint_image", image_id="img_1", mask_id=mask_id, prompt="")
+    assert desk.fake.seen[0][0].tobytes() == disc(10).tobytes()
+
+
+async def test_a_faint_mask_of_a_detection_stays_faint() -> None:
+    desk = Desk(Fake())
+    faint = disc(10).point(lambda pixel: 3 if pixel else 0)
+    desk.view.add(faint, "mask")
+    for name in ("mask_1", desk.view.handle("mask_1")):
+        await desk.call("inpaint_image", image_id="img_1", mask_id=name, prompt="")
+        assert desk.fake.seen[-1][0].tobytes() == faint.tobytes()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
@@ -301,3 +318,21 @@ async def test_settings_out_of_range_are_refused_before_any_work(argument: str, 
     with pytest.raises(ToolError, match=f"^auto_inpaint_image: {argument} {words}, got {value}$"):
         await desk.call("auto_inpaint_image", image_id="img_1", detect_prompt="x", prompt="", **{argument: value})
     assert not desk.fake.seen
+
+
+LONG = "x" * 50_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"image_id": LONG, "prompt": "blue"},
+        {"image_id": "img_1", "prompt": "blue", LONG: 1},
+        {"image_id": "img_1", "prompt": "blue", **{f"{number}{LONG}": 1 for number in range(40)}},
+        {"image_id": [LONG], "prompt": {LONG: LONG}},
+    ],
+)
+async def test_what_a_model_writes_at_any_length_is_echoed_shortly(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ToolError) as fault:
+        await Desk(Fake()).call("qwen_edit_image", **arguments)
+    assert len(str(fault.value)) < 2500

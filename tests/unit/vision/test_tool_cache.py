@@ -178,3 +178,12 @@ def test_processes_that_write_read_and_remove_the_same_results_never_see_half_of
         for process in (one, other):
             assert process.wait(60) == 0, process.stderr.read_text()
             assert process.stdout.read_text() == "0 True\n"
+
+
+def test_half_of_a_surrogate_pair_is_cached_like_any_text(tmp_path: Path) -> None:
+    named = cache_key("engine", "1", "edit", {"prompt": "a \ud83d"}, ())
+    assert named != cache_key("engine", "1", "edit", {"prompt": "a ?"}, ())
+    ToolCache(tmp_path).put(named, Entry((), {"label": "a \ud83d"}))
+    found = ToolCache(tmp_path).get(named)
+    assert found is not None
+    assert found.data == {"label": "a \ud83d"}

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-import numpy as np
 from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageLimits, load_image, to_base64
 from agentfly.images.encoding import Format
 from agentfly.images.fetch import fetch
+from agentfly.images.masks import keep_levels, read_mask
+from agentfly.images.store import normalise
 from agentfly.serving.image_server.errors import RequestRefused
 from agentfly.serving.image_server.settings import UploadLimits
 
@@ -60,7 +61,8 @@ class Coder:
                     max_bytes=self._limits.body_bytes,
                     allow_files=False,
                 )
-                image = await self._in_thread(load_image, data, limits)
+                convert = keep_levels if param == "mask" else normalise
+                image = await self._in_thread(load_image, data, limits, convert)
             except ImageError as fault:
                 raise RequestRefused(str(fault), code="invalid_image", param=param) from fault
             left -= image.width * image.height
@@ -68,14 +70,14 @@ class Coder:
         return images
 
     async def decode_mask(self, source: Source, size: tuple[int, int]) -> Image.Image:
-        """Return the mask of a request as mode L, white = change; see `as_mask`.
+        """Return the mask of a request as mode L, white = change; see `read_mask`.
 
         Args:
             source: as for `decode`.
             size: width and height of the image that it is for.
 
         Raises:
-            RequestRefused: the source is no image, or of another size.
+            RequestRefused: the source is no mask, or of another size.
         """
         (image,) = await self.decode([source], "mask")
         if image.size != size:
@@ -83,7 +85,10 @@ class Coder:
                 f"the mask is {image.width}x{image.height} but the image {size[0]}x{size[1]}: send a mask of its size",
                 param="mask",
             )
-        return await self._in_thread(as_mask, image)
+        try:
+            return (await self._in_thread(read_mask, image)).image
+        except ImageError as fault:
+            raise RequestRefused(str(fault), code="invalid_image", param="mask") from fault
 
     async def encode(self, image: Image.Image, form: Format = "png", size: tuple[int, int] | None = None) -> str:
         """Return the base64 of an image file.
@@ -117,16 +122,3 @@ class Coder:
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
-
-
-def as_mask(image: Image.Image) -> Image.Image:
-    """Return a mask as mode L, white = change.
-
-    An image with transparent pixels is a mask in OpenAI's form: transparent = change. Any other is in that of
-    diffusers: white = change.
-    """
-    if image.mode == "RGBA":
-        alpha = np.asarray(image.getchannel("A"))
-        if alpha.min() < 255:
-            return Image.fromarray(255 - alpha)
-    return image.convert("L")

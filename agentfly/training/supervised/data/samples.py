@@ -29,6 +29,7 @@ import numpy as np
 from agentfly.agents import Trajectory
 from agentfly.agents.inputs import place_images
 from agentfly.agents.trajectory_file import first_messages, image_folder, read_trajectories
+from agentfly.datasets.tables import parse_json, read_lines
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError
 from agentfly.images import ImageSource, ImageStore, load_image
 from agentfly.messages import Message, TextPart, from_openai
@@ -278,16 +279,14 @@ def openai_samples(path: Path, codec: ChatCodec, store: ImageStore) -> Iterator[
         DatasetError: a line cannot be used; the message names it and says why.
     """
     try:
-        lines = path.open(encoding="utf-8")
+        path.open("rb").close()
     except OSError as fault:
         raise DatasetError(f"{path} cannot be read: {fault.strerror}") from fault
-    with lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield _sample(json.loads(line), path.parent, codec, store)
-                except (AgentFlyError, ValueError, RecursionError) as fault:
-                    raise DatasetError(f"{path}, line {number}: {fault}") from fault
+    for number, line in read_lines(path):
+        try:
+            yield _sample(parse_json(line), path.parent, codec, store)
+        except (AgentFlyError, ValueError, RecursionError) as fault:
+            raise DatasetError(f"{path}, line {number}: {fault}") from fault
 
 
 def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> Sample:

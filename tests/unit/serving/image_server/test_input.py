@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from PIL import Image
 from agentfly.serving.image_server import UploadLimits
 from agentfly.serving.image_server.errors import RequestRefused
 from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_fields, read_size
-from agentfly.serving.image_server.http.images import as_mask
+from agentfly.serving.image_server.http.images import Coder
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running
 
 LIMITS = UploadLimits(body_bytes=200_000, pixels=10_000, total_pixels=12_000, images=2, prompt_characters=100)
@@ -222,11 +223,23 @@ def test_sizes() -> None:
     assert read_size("auto", LIMITS) is read_size(None, LIMITS) is None
 
 
-def test_mask_conventions() -> None:
+async def test_mask_conventions() -> None:
     clear = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     clear.putpixel((0, 0), (0, 0, 0, 0))
-    assert as_mask(clear).tobytes() == b"\xff\x00"
     opaque = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     opaque.putpixel((0, 0), (255, 255, 255, 255))
-    assert as_mask(opaque).tobytes() == b"\xff\x00"
-    assert as_mask(Image.new("L", (1, 1), 200)).tobytes() == b"\xc8"
+    labels = Image.fromarray(np.array([[1, 0]], np.uint16))
+    grey = Image.new("L", (2, 1), 200)
+    coder = Coder(LIMITS)
+    for mask, wanted in ((clear, b"\xff\x00"), (opaque, b"\xff\x00"), (labels, b"\xff\x00"), (grey, b"\xc8\xc8")):
+        assert (await coder.decode_mask(as_text(mask), (2, 1))).tobytes() == wanted
+    coder.close()
+
+
+async def test_a_mask_that_is_a_photograph_is_refused_before_it_costs_an_edit() -> None:
+    coder = Coder(LIMITS)
+    noise = np.random.default_rng(0).integers(1, 256, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(RequestRefused, match="colour image, not a mask: give a PNG") as refused:
+        await coder.decode_mask(as_text(Image.fromarray(noise)), (64, 64))
+    assert (refused.value.code, refused.value.param) == ("invalid_image", "mask")
+    coder.close()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from agentfly.errors import ConfigError, ToolError
 from agentfly.vision.base import Detections, Detector
+from agentfly.vision.detection.boxes import least_tokens, normalise_prompt
 from agentfly.vision.detection.grounding_dino import GroundingDinoDetector, GroundingDinoSettings
 
 Checkpoint = Callable[[str], str]
@@ -93,6 +94,28 @@ async def test_grey_and_transparent_images_are_accepted(detector: Detector, nois
 async def test_an_empty_prompt_is_an_observation(detector: Detector, noise: Image.Image) -> None:
     with pytest.raises(ToolError, match="names nothing"):
         await detector.detect(noise, " . ", box_threshold=0.3, text_threshold=0.3)
+
+
+async def test_a_prompt_that_the_text_encoder_would_cut_is_an_observation(
+    detector: Detector, noise: Image.Image
+) -> None:
+    limit = 256 if detector.name.startswith("groundingdino-py") else 64
+    with pytest.raises(ToolError, match=rf"has \d+ tokens and the detector takes {limit}: name fewer things"):
+        await detector.detect(noise, "a cat. " * 300, box_threshold=0.0, text_threshold=0.0)
+    assert await find(detector, noise, 0.0)
+
+
+async def test_the_longest_prompt_that_fits_is_searched(checkpoint: Checkpoint, noise: Image.Image) -> None:
+    detector = GroundingDinoDetector(GroundingDinoSettings(model=checkpoint("grounding_dino"), device="cpu"))
+    _, processor = detector.load()
+    words = ["cat"]
+    while processor.tokenizer(". ".join([*words, "cat"]) + ".", return_tensors="pt")["input_ids"].shape[1] <= 64:
+        words.append("cat")
+    prompt = ". ".join(words)
+    assert least_tokens(normalise_prompt(prompt)) <= 64
+    assert await detector.detect(noise, prompt, box_threshold=0.0, text_threshold=0.0)
+    with pytest.raises(ToolError, match="tokens"):
+        await detector.detect(noise, f"{prompt}. cat", box_threshold=0.0, text_threshold=0.0)
 
 
 async def test_the_prompt_reaches_the_model_normalised(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agentfly.errors import ConfigError, MissingExtraError
+from agentfly.errors import ConfigError, MissingExtraError, ToolError
 from agentfly.vision.detection import groundingdino_py
 from agentfly.vision.detection.groundingdino_py import (
     GroundingDinoPyDetector,
@@ -118,6 +118,15 @@ async def test_boxes_come_back_in_pixels_of_the_image(package: SimpleNamespace) 
     # The shorter side becomes 800 unless the longer one would pass 1333.
     assert package.model.seen == [((1, 3, 666, 1333), ["cat. dog."])]
     assert detector.name == "groundingdino-py model.pth"
+
+
+async def test_a_prompt_that_the_package_would_cut_is_an_observation(package: SimpleNamespace) -> None:
+    package.model.tokenizer = lambda caption: {"input_ids": [0] * caption.count(".")}
+    detector = GroundingDinoPyDetector(GroundingDinoPySettings(model=package.weights, device="cpu"))
+    image = Image.fromarray(np.zeros((100, 200, 3), np.uint8))
+    with pytest.raises(ToolError, match="has 257 tokens and the detector takes 256"):
+        await detector.detect(image, "cat. " * 257, box_threshold=0.5, text_threshold=0.25)
+    assert package.model.seen == []
 
 
 async def test_its_bert_is_replaced_where_it_looks_for_it_and_nowhere_else(package: SimpleNamespace) -> None:

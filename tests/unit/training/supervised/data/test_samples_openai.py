@@ -145,6 +145,23 @@ def test_a_row_that_cannot_be_used_is_named(codec: ChatCodec, tmp_path: Path, ro
     assert "line 2" in str(fault.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_rows_are_read_in_the_encoding_that_they_are_in(codec: ChatCodec, tmp_path: Path, encoding: str) -> None:
+    spoken = {"role": "assistant", "content": "Tür"}
+    text = json.dumps({"messages": [user(), spoken], "rank": float("nan")}, ensure_ascii=False)
+    (tmp_path / "rows.jsonl").write_bytes(text.encode(encoding))
+    (sample,) = openai_samples(tmp_path / "rows.jsonl", codec, ImageStore())
+    assert codec.decode(sample.ids[sample.labels != IGNORED].tolist()) == "Tür"
+
+
+@pytest.mark.parametrize("content", ["T\udcfcr", r"half \ud83d"])
+def test_a_row_that_holds_no_text_is_named(codec: ChatCodec, tmp_path: Path, content: str) -> None:
+    good = json.dumps({"messages": [user(), {"role": "assistant", "content": "x"}]})
+    (tmp_path / "rows.jsonl").write_bytes(f"{good}\n{good.replace('x', content)}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 2: .*(save it as UTF-8|surrogate pair)"):
+        list(openai_samples(tmp_path / "rows.jsonl", codec, ImageStore()))
+
+
 def test_a_file_that_is_not_there_is_named(codec: ChatCodec, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"gone\.jsonl cannot be read"):
         list(openai_samples(tmp_path / "gone.jsonl", codec, ImageStore()))
