@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentfly.messages import ToolCall
-from agentfly.tools.lenient_json import MAX_DEPTH, read_lenient
+from agentfly.tools.json_slips import MAX_DEPTH, nested_deeper, read_with_slips
 from agentfly.tools.other_forms import name_in_other_form
 
 FORM = '<tool_call>{"name": "...", "arguments": {...}}</tool_call>'
@@ -323,21 +323,10 @@ def _arguments(given: object, reader: _JsonReader, otherwise: str) -> dict[str, 
     if not isinstance(given, Mapping):
         raise _Unreadable(otherwise)
     arguments = dict(given)
-    level: Sequence[object] = [arguments]
-    for _ in range(MAX_DEPTH + 1):
-        level = [item for value in level for item in _items(value) if isinstance(item, (dict, list))]
-        if not level:
-            break
-    else:
+    if nested_deeper(arguments, MAX_DEPTH + 1):
         raise _Unreadable("it is nested too deeply")
     _check_text(arguments)
     return arguments
-
-
-def _items(value: object) -> Sequence[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else ()
 
 
 def _check_text(value: object) -> None:
@@ -374,6 +363,6 @@ class _JsonReader:
             raise _Unreadable(reason)
         self._room -= len(text)
         try:
-            return read_lenient(text)
+            return read_with_slips(text)
         except ValueError as fault:
             raise _Unreadable(reason) from fault

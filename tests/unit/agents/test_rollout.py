@@ -307,7 +307,7 @@ async def test_a_thought_that_the_template_opened_and_a_limit_cut_has_no_call(
 ) -> None:
     template = load_template("qwen2.5-vl-system-tool")
     opened = ChatCodec.from_pretrained(str(tiny_policy)).processor
-    codec = ChatCodec(opened, f"{template}{{{{ '<think>\n' if add_generation_prompt }}}}")  # type: ignore[arg-type]
+    codec = ChatCodec(opened, f"{template}{{{{ '<think>\n' if add_generation_prompt }}}}")
     assert codec.opens_thought
     for text, reason in ((f"Maybe {EDIT}", StopReason.NO_TOOL_CALL), (f"Maybe.</think>{EDIT}", StopReason.MAX_TURNS)):
         _, result = await run([text], image, codec, max_turns=1)

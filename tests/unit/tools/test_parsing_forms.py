@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentfly.messages import ToolCall
 from agentfly.tools import parse_tool_calls
-from agentfly.tools.lenient_json import read_lenient
+from agentfly.tools.json_slips import read_with_slips
 
 EDIT = '{"name": "edit", "arguments": {"image_id": "img_1"}}'
 TAG = f"<tool_call>{EDIT}</tool_call>"
@@ -262,7 +262,7 @@ def test_a_slip_whose_meaning_is_beyond_doubt_is_repaired(value: str, meant: Any
     ],
 )
 def test_wrong_brackets_at_the_end_and_a_missing_comma_are_repaired(text: str, meant: Any) -> None:
-    assert read_lenient(text) == meant
+    assert read_with_slips(text) == meant
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_wrong_brackets_at_the_end_and_a_missing_comma_are_repaired(text: str, m
 )
 def test_brackets_that_are_wrong_in_the_middle_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        read_lenient(text)
+        read_with_slips(text)
 
 
 JSON = st.recursive(
@@ -282,8 +282,8 @@ JSON = st.recursive(
 
 @given(st.lists(JSON, max_size=3) | st.dictionaries(st.text(), JSON, max_size=3), st.sampled_from([None, 0, 2]))
 def test_json_is_read_as_it_is(value: Any, indent: int | None) -> None:
-    assert read_lenient(json.dumps(value, indent=indent)) == value
-    assert read_lenient(json.dumps(value, indent=indent, ensure_ascii=False)) == value
+    assert read_with_slips(json.dumps(value, indent=indent)) == value
+    assert read_with_slips(json.dumps(value, indent=indent, ensure_ascii=False)) == value
 
 
 PYTHON = st.recursive(
@@ -295,4 +295,4 @@ PYTHON = st.recursive(
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), PYTHON, max_size=3))
 def test_a_dictionary_of_python_is_read_as_it_is(value: dict[str, Any]) -> None:
-    assert read_lenient(repr(value)) == value
+    assert read_with_slips(repr(value)) == value

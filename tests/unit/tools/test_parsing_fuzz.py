@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from agentfly.messages import ToolCall
 from agentfly.tools import parse_tool_calls
-from agentfly.tools.lenient_json import read_lenient
+from agentfly.tools.json_slips import read_with_slips
 from agentfly.tools.parsing import native_call
 from tests.fuzz.texts import slower_than_linear, texts
 
@@ -41,9 +41,9 @@ def test_any_native_arguments_give_a_call_or_an_error(text: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(texts())
-def test_any_text_is_read_leniently_or_refused(text: str) -> None:
+def test_any_text_is_read_with_slipsly_or_refused(text: str) -> None:
     try:
-        read_lenient(text.strip())
+        read_with_slips(text.strip())
     except ValueError:
         return
 

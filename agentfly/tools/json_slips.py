@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 MAX_DEPTH = 50
 
+_CONTAINERS = (dict, list, tuple)
 _SPACE = re.compile(r"\s*+")
 _BEFORE_MEMBER = r"""\s*["'\u201c][\w.-]{1,64}["'\u201d]\s*:"""
 _NEXT_MEMBER = re.compile(_BEFORE_MEMBER)
@@ -37,7 +39,7 @@ _LAST_BRACKETS = re.compile(r"[\]}\s]*")
 _ESCAPE = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|(.))|"', re.DOTALL)
 
 
-def read_lenient(text: str) -> object:
+def read_with_slips(text: str) -> object:
     """Return the value of a JSON object or list that may have small slips.
 
     Args:
@@ -53,6 +55,23 @@ def read_lenient(text: str) -> object:
     if reader.place < len(text) and not _LAST_BRACKETS.fullmatch(text, reader.place):
         raise ValueError(f"there is more text at {reader.place}")
     return value
+
+
+def nested_deeper(value: object, depth: int) -> bool:
+    """Return True if objects and lists stand inside each other more than `depth` deep, or in a circle."""
+    level = {id(value): value} if isinstance(value, _CONTAINERS) else {}
+    for _ in range(depth):
+        if not level:
+            break
+        # Each only once: a value may be named in many places.
+        level = {id(item): item for outer in level.values() for item in _inside(outer) if isinstance(item, _CONTAINERS)}
+    return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 class _Reader:
