@@ -89,6 +89,19 @@ def native_call(call_id: str, name: str, arguments: object) -> ToolCall:
         return ToolCall(call_id, name, {}, f"unreadable arguments: {fault}. Write one JSON object of names and values")
 
 
+def read_structure(text: str) -> object:
+    """Return the object or list of a JSON text, which may have small slips; None for any other text."""
+    bare = text.strip()
+    if not bare.startswith(("{", "[")):
+        return None
+    try:
+        value = _JsonReader().read(bare)
+        _check_text(value)
+    except _Unreadable:
+        return None
+    return None if nested_deeper(value, MAX_DEPTH) else value
+
+
 def _answer(text: str, *, thinking: bool) -> tuple[int, int]:
     """Return the part of a text that is no thought: from the last thought's end to the next one's beginning."""
     if not thinking and "think>" not in text:
@@ -358,8 +371,9 @@ class _JsonReader:
             raise _Unreadable("it is nested too deeply") from fault
 
     def _repair(self, text: str, reason: str) -> object:
-        # A text that does not end in a brace was cut off, maybe inside a value.
-        if not text.startswith("{") or not text.endswith("}") or len(text) > self._room:
+        # A text that does not end in a bracket was cut off, maybe inside a value.
+        ends = text[:1] + text[-1:]
+        if ends not in ("{}", "[]") or len(text) > self._room:
             raise _Unreadable(reason)
         self._room -= len(text)
         try:
