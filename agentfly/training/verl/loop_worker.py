@@ -66,10 +66,9 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         try:
             await super()._run_agent_loop(sampling_params, trajectory, **kwargs, **{VALIDATE: validate})
         except Exception as fault:
-            # Before the log, which could fail too: a chain that nobody reports is missed by nobody.
-            await lost_chain(fault, kwargs["uid"], validate=validate).put(kwargs["session_id"])
             if isinstance(fault, ChainFault):
                 log_chain(fault.chain)
+            await lost_chain(fault, kwargs["uid"], validate=validate).put(kwargs["session_id"])
             raise
 
     async def _agent_loop_postprocess(self, output: ChainOutput, validate: bool, **kwargs: object) -> None:

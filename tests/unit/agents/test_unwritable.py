@@ -13,7 +13,7 @@ from PIL import Image
 from agentfly.agents import Agent, StopReason, Trajectory
 from agentfly.agents.llm_backends import Generation, GenerationRequest, ScriptedBackend
 from agentfly.agents.run import RunLog
-from agentfly.agents.trajectory_file import FILE_NAME, TrajectoryLine, read_trajectories
+from agentfly.agents.trajectory_file import FILE_NAME, TrajectoryLine, append_line, read_trajectories
 from agentfly.evaluation.task_record import TaskRecord
 from agentfly.evaluators import NotScored, Score
 from agentfly.images import ImageView
@@ -178,3 +178,12 @@ def test_what_a_chain_that_can_be_written_looks_like_is_unchanged() -> None:
     trajectory = Trajectory("a", "a", [text_message("user", "x")], metadata={"image": image, "deep": nested(150)})
     assert Trajectory.from_json(trajectory.to_json()).metadata["deep"] == nested(150)
     assert trajectory.error is None
+
+
+def test_a_chain_of_training_that_cannot_be_written_has_a_line_that_says_so(tmp_path: Path) -> None:
+    trajectory = Trajectory("a", "a", [text_message("user", "x")], metadata={"note": nested(600), "id": "t"})
+    trajectory.stop_reason, trajectory.reward = StopReason.ANSWERED, 0.5
+    append_line(tmp_path / FILE_NAME, TrajectoryLine.of_chain(trajectory, step=3, validate=False))
+    ((_, line),) = read_trajectories(tmp_path / FILE_NAME)
+    assert (line.step, line.task and line.task.id) == (3, "t")
+    assert (line.trajectory.stop_reason, line.trajectory.reward) == (StopReason.ERROR, None)
