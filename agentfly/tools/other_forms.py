@@ -27,11 +27,18 @@ _OBJECT = re.compile(
 )
 _LISTED = re.compile(_START + r"""\{\s*+["']tool_calls["']\s*+:\s*+\[\s*+\{""", re.MULTILINE)
 _REACT = re.compile(r"^Action:[ \t]*+([\w.-]{1,64}+)[ \t]*+\r?\n\s*+Action Input:", re.MULTILINE)
+# A form, and a word in small letters that every text of it has: looking for words first is many times quicker.
 _FORMS = (
-    (_TAG, ("tool", "function", "invoke", "<|python_tag|>")),
-    (_OBJECT, ("arguments", "param", "args", "input")),
-    (_LISTED, ("tool_calls",)),
-    (_REACT, ("action input:",)),
+    ("tool", _TAG),
+    ("function", _TAG),
+    ("invoke", _TAG),
+    ("<|python_tag|>", _TAG),
+    ("arguments", _OBJECT),
+    ("param", _OBJECT),
+    ("args", _OBJECT),
+    ("input", _OBJECT),
+    ("tool_calls", _LISTED),
+    ("action input:", _REACT),
 )
 _PYTHON = re.compile(
     r"\[?\s*+(?:print\(\s*+)?([A-Za-z_][\w.]{0,80}+)\(\s*+(?:[A-Za-z_]\w{0,80}+\s*+=(?!=).*)?\)\s*\]?\)?", re.DOTALL
@@ -42,9 +49,8 @@ _FENCED = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+[\w+-]*+\s(.*)\1", re.DOTALL)
 def name_in_other_form(text: str) -> str | None:
     """Return the name in a text that is plainly a call in another form, "" for an unknown one; None for other texts."""
     words = text.lower()
-    for form, marks in _FORMS:
-        # Looking for plain words first is many times quicker, and an ordinary answer has none of them.
-        if any(mark in words for mark in marks) and (match := form.search(text)):
+    for word, form in _FORMS:
+        if word in words and (match := form.search(text)):
             return next((name for name in match.groups() if name), "")
     bare = text.strip()
     if fence := _FENCED.fullmatch(bare):

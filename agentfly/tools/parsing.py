@@ -131,6 +131,8 @@ def _answer(text: str, *, thinking: bool) -> tuple[int, int]:
 
 def _object_around(text: str, place: int, start: int) -> tuple[int, int] | None:
     """Return the span of the JSON value with a string in which a mark is written; None for a mark that counts."""
+    if text.find("{", start, place) < 0:
+        return None
     begins = {start}
     for mark in (_OPEN, "```", "~~~", _AFTER_THOUGHT):
         if (found := text.rfind(mark, start, place)) >= 0:
