@@ -41,7 +41,7 @@ def test_any_native_arguments_give_a_call_or_an_error(text: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(texts())
-def test_any_text_is_read_with_slipsly_or_refused(text: str) -> None:
+def test_any_text_is_read_with_slips_or_refused(text: str) -> None:
     try:
         read_with_slips(text.strip())
     except ValueError:
