@@ -146,7 +146,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 return
             try:
                 yield number, json.loads(line)
-            except ValueError as fault:
+            except (ValueError, RecursionError) as fault:
                 raise ConfigError(f"{path}, line {number} is damaged ({fault}): remove the line") from fault
 
 

@@ -163,7 +163,11 @@ def name_images(message: Message, view: ImageView) -> Message:
 
 def fingerprint(conversation: OneConversation, system_prompt: str | None) -> str:
     """Return a hash of the messages. Images count by content where they are at hand, or else by address."""
-    content = json.dumps([system_prompt, _canonical(conversation["messages"])], ensure_ascii=False, sort_keys=True)
+    try:
+        content = json.dumps([system_prompt, _canonical(conversation["messages"])], ensure_ascii=False, sort_keys=True)
+    except RecursionError:
+        # Its chains fail when they are written, and so never count as finished.
+        content = "nested too deeply"
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -45,9 +45,12 @@ from agentfly.agents.trajectory import StopReason, Trajectory, Turn
 from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import BackendError, ToolOutage, one_line
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
-from agentfly.tools import parse_tool_calls
+from agentfly.tools import ParsedText, parse_tool_calls
 
 logger = logging.getLogger(__name__)
+
+# Characters. A shorter text is parsed in less time than a thread takes to start.
+_LONG_TEXT = 20_000
 
 
 @dataclass
@@ -198,13 +201,20 @@ class RunningChain:
             span = trajectory.tokens.add_sampled(generation.token_ids, generation.logprobs)
         content, calls = generation.text, generation.tool_calls
         if calls is None:
-            parsed = parse_tool_calls(generation.text)
+            thinking = self.codec is not None and self.codec.opens_thought
+            parsed = await self._parse(generation.text, thinking)
             content, calls = parsed.content, parsed.calls
         usage = generation.prompt_tokens, generation.completion_tokens
         trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage, began))
         trajectory.messages.append(Message("assistant", (TextPart(content),) if content else (), calls))
         await self.rollout.emit(TurnEnd(trajectory.id, len(trajectory.turns) - 1, generation.text, seconds))
         return calls
+
+    async def _parse(self, text: str, thinking: bool) -> ParsedText:
+        if len(text) < _LONG_TEXT:
+            return parse_tool_calls(text, thinking=thinking)
+        # Other chains must not wait for it.
+        return await asyncio.to_thread(parse_tool_calls, text, thinking=thinking)
 
     async def _act(self, allowed: tuple[ToolCall, ...], asked: int) -> StopReason | None:
         """Carry out the calls of a turn and show what they gave to the policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
@@ -16,6 +16,10 @@ from agentfly.agents.token_check import LoadImage, TokenTrace, check_trace
 from agentfly.images import handle_of
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
+from agentfly.tools.json_slips import nested_deeper
+
+# Deeper values could be written here, and not be read where the stack is higher.
+_MAX_DEPTH = 200
 
 
 class StopReason(StrEnum):
@@ -151,7 +155,14 @@ class Trajectory:
         """Return the trajectory as an object that `json.dumps(…, default=plain)` writes and `from_dict` reads back.
 
         Metadata that JSON does not know is described: an image by its handle, bytes by their number.
+
+        Raises:
+            ValueError: metadata, the arguments of a call or the data of a result are nested too deeply to be read back.
         """
+        calls = [call.arguments for message in self.messages for call in message.tool_calls]
+        given = [value for record in self.tool_records for value in (record.arguments, record.data)]
+        if any(nested_deeper(value, _MAX_DEPTH) for value in (self.metadata, *calls, *given)):
+            raise ValueError(f"it holds a value that is nested more than {_MAX_DEPTH} deep")
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["messages"] = [message.to_dict() for message in self.messages]
         data["turns"] = [asdict(turn) for turn in self.turns]
@@ -180,6 +191,19 @@ class Trajectory:
         data["tokens"] = TokenTrace(**data["tokens"]) if data["tokens"] is not None else None
         data["stop_reason"] = StopReason(data["stop_reason"]) if data["stop_reason"] is not None else None
         return cls(**data)
+
+    def fail_unwritten(self, fault: Exception) -> None:
+        """Become a failed chain, without the values that cannot be written: calls, scores and most metadata.
+
+        Args:
+            fault: of writing.
+        """
+        self.stop_reason, self.error = StopReason.ERROR, f"the chain cannot be written: {fault}"
+        self.messages = [replace(message, tool_calls=()) for message in self.messages]
+        self.turns = [replace(turn, tools=()) for turn in self.turns]
+        self.metadata = {key: value for key, value in self.metadata.items() if isinstance(value, (str, int, float))}
+        self.score = self.reward = None
+        self.aspects, self.reward_parts, self.tools = {}, {}, []
 
     def check(self, codec: ChatCodec, load_image: LoadImage) -> None:
         """Check that the token trace is exact; see `agentfly.agents.token_check`.

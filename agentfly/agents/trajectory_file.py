@@ -18,9 +18,10 @@ in `images/` or `pictures/`. They are still read.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from agentfly.evaluators import NotScored, Score
 from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.files import read_lines
 from agentfly.messages import Message, TextPart
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "agentfly.trajectory/1"
 FILE_NAME = "trajectories.jsonl"
@@ -92,7 +95,20 @@ class TrajectoryLine:
         )
 
     def to_json(self) -> str:
-        """Return the line, without its end. Metadata that JSON does not know is described; see `Trajectory.to_dict`."""
+        """Return the line, without its end. Metadata that JSON does not know is described; see `Trajectory.to_dict`.
+
+        A chain that cannot be written becomes a failed one; see `Trajectory.fail_unwritten`.
+        """
+        try:
+            return self._to_json()
+        except Exception as fault:  # whatever an object in the metadata raises when it is described
+            logger.warning("chain %s cannot be written: %s: %s", self.trajectory.id, type(fault).__name__, fault)
+            self.trajectory.fail_unwritten(fault)
+        failed = NotScored(f"the agent failed: {self.trajectory.error}")
+        task = None if self.task is None else replace(self.task, metadata={})
+        return replace(self, task=task, scores=dict.fromkeys(self.scores, failed))._to_json()
+
+    def _to_json(self) -> str:
         evaluations: dict[str, dict[str, object]] = {}
         for name, score in self.scores.items():
             if isinstance(score, NotScored):

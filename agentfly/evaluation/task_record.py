@@ -45,12 +45,12 @@ class TaskRecord:
         return reason is None or reason.failed
 
     def value(self, evaluator: str) -> float | None:
-        """The score (0 to 100) that an evaluator gave, None where it gave none."""
+        """The score (0 to 100) that an evaluator gave, None where it gave none or the task failed."""
         score = self.scores.get(evaluator)
-        return score.value if isinstance(score, Score) else None
+        return score.value if isinstance(score, Score) and not self.failed else None
 
     def to_json(self) -> str:
-        """Return the record as a line of `trajectories.jsonl`."""
+        """Return the record as a line of `trajectories.jsonl`. A record that cannot be written becomes a failed one."""
         return TrajectoryLine(self.trajectory, self.task, self.scores, self.judges).to_json()
 
     @classmethod

@@ -104,6 +104,13 @@ class ChatCodec:
         found = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
         return frozenset(int(i) for i in found if isinstance(i, int))
 
+    @cached_property
+    def opens_thought(self) -> bool:
+        """True if a turn of the assistant begins inside a thought, which the chat template has opened."""
+        text = self._render([Message("user", (TextPart("-"),))], ())
+        # As `decode` shows it: where tags are special tokens, a turn shows none of them either.
+        return self.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"]).rstrip().endswith("<think>")
+
     def prompt_ids(self, messages: Sequence[Message], tools: Schemas, load_image: LoadImage) -> list[int]:
         """Return the ids of a conversation up to the assistant's turn, placeholders expanded.
 

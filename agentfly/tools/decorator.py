@@ -18,18 +18,27 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from itertools import pairwise
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from agentfly.errors import ConfigError, ToolError, shortened
+from agentfly.tools.parsing import read_structure
 
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Yields|Raises|Example|Examples|Note|Notes|Attributes):\s*$")
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
 # A number in place of a text is accepted; NaN and infinity are not.
 _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, arbitrary_types_allowed=False)
+
+
+_NULLS = ("null", "None")
+# Faults of pydantic's for a value that is no list, no object, ...
+_STRUCTURES = frozenset(
+    ("list_type", "tuple_type", "set_type", "frozen_set_type", "sequence_str", "dict_type", "mapping_type")
+) | {"model_type", "model_attributes_type", "dataclass_type", "iterable_type"}
 
 
 def arguments_model(function: Callable[..., object], name: str) -> type[BaseModel]:
@@ -115,13 +124,65 @@ def checked_arguments(model: type[BaseModel], tool: str, arguments: Mapping[str,
     Raises:
         ToolError: unknown, missing or wrong arguments; the message names each, and the valid names.
     """
+    found = _without_nulls(model, arguments)
     try:
-        valid = model.model_validate(dict(arguments))
+        try:
+            valid = model.model_validate(found)
+        except ValidationError as fault:
+            if not _read_texts(found, fault):
+                raise
+            valid = model.model_validate(found)
     except ValidationError as fault:
         raise ToolError(_explain(model, tool, fault)) from fault
     given = valid.model_fields_set
     names = ((field, info.alias or field) for field, info in type(valid).model_fields.items())
     return {alias: getattr(valid, field) for field, alias in names if field in given}
+
+
+def _without_nulls(model: type[BaseModel], arguments: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments without optional ones that are null. The schema has no null: it means "not given"."""
+    found = dict(arguments)
+    nulls = [name for name, value in found.items() if value is None or value in _NULLS]
+    if nulls:
+        hints = {info.alias: info.annotation for info in model.model_fields.values() if not info.is_required()}
+        for name in nulls:
+            if name in hints and not _is_choice(hints[name], found[name]):
+                del found[name]
+    return found
+
+
+def _is_choice(hint: object, word: object) -> bool:
+    """Return True if a word is one of the values that a hint lists."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return any(word == member.value for member in hint)
+    if get_origin(hint) is Literal:
+        return word is not None and word in get_args(hint)
+    return any(_is_choice(inner, word) for inner in get_args(hint))
+
+
+def _read_texts(arguments: dict[str, object], fault: ValidationError) -> bool:
+    """Read the JSON texts that stand where the schema has objects or lists. Return True if there was one.
+
+    Args:
+        arguments: as the model sent them; changed in place.
+        fault: of checking them.
+    """
+    changed = False
+    for error in fault.errors(include_url=False, include_context=False):
+        text: object = error["input"]
+        if error["type"] not in _STRUCTURES or not isinstance(text, str) or (value := read_structure(text)) is None:
+            continue
+        holder: Any = arguments
+        for step in error["loc"]:
+            # A union adds steps that name its branches and no place.
+            if step not in (holder if isinstance(holder, dict) else range(len(holder))):
+                continue
+            if holder[step] is text or holder[step] == text:
+                holder[step] = value
+                changed = True
+                break
+            holder = holder[step]
+    return changed
 
 
 def _explain(model: type[BaseModel], tool: str, fault: ValidationError) -> str:

@@ -2,30 +2,48 @@
 
 The forms are Hermes/Qwen tags (`<tool_call>{...}</tool_call>`), fences of JSON, and a text that is nothing but JSON.
 Each holds one call, a list of calls, or, outside of tags, one call a line. A call is `{"name", "arguments"}` or
-OpenAI's `{"function": {...}}`. Broken JSON is repaired only where its meaning is beyond doubt; otherwise the call
-carries an error that the model can read. Parsing never raises on any text.
+OpenAI's `{"function": {...}}`. A call that is drafted in a thought (`<think>`) is part of the thought.
+
+Broken JSON is repaired only where its meaning is beyond doubt; otherwise the call carries an error that the model can
+read. So does a text that is plainly a call in a form of another family. Parsing never raises on any text, and its time
+grows with the length of the text and no faster.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from agentfly.messages import ToolCall
+from agentfly.tools.json_slips import MAX_DEPTH, nested_deeper, read_with_slips
+from agentfly.tools.other_forms import name_in_other_form
 
 FORM = '<tool_call>{"name": "...", "arguments": {...}}</tool_call>'
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_FENCE = re.compile(r"```(json|tool_call)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_WHOLE_FENCE = re.compile(r"\s*```(?:json|tool_call)?[ \t]*\n(.*?)```\s*", re.DOTALL)
+_THOUGHT, _AFTER_THOUGHT = "<think>", "</think>"
+_FENCE = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)")
+_WHOLE_FENCE = re.compile(r"\s*(`{3,}+|~{3,}+)[ \t]*+[\w+-]*+(.*)\1\s*", re.DOTALL)
+_LABELS = ("", "json", "tool_call")
 _SPACE = re.compile(r"\s*")
-_DECODER = json.JSONDecoder()
 _NAME = re.compile(r"""["']?name["']?\s*:\s*["']([A-Za-z0-9_-]{1,64})["']""")
-# Characters. The time of a repair grows faster than the text, and calls are short.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+# Characters of one text. A repair takes a microsecond for each, and calls are short.
 _MAX_REPAIR = 20_000
+# Calls of one text that are read, and that are returned at all; no chain makes as many in a turn.
+_MAX_CALLS = 1000
+_MAX_LISTED = 20_000
+_TOO_MANY = f"more than {_MAX_CALLS} tool calls in one turn: this one was not read. Call fewer tools at once"
+_OTHER_FORM = f"unreadable tool call: it is in another form. Write {FORM}"
+_MAX_MARKS = 16
+
+_UNREAD = object()
+# A text that holds one call or a list of them, and its JSON value if that is known already.
+_Body = tuple[str, object]
 
 
 @dataclass(frozen=True)
@@ -45,100 +63,185 @@ class _Unreadable(Exception):
     """A call cannot be read; the message is for the model."""
 
 
-def parse_tool_calls(text: str) -> ParsedText:
-    """Split the text of a turn into content and calls."""
-    if _OPEN in text:
-        content, bodies, position = "", [], 0
-        while (start := text.find(_OPEN, position)) >= 0:
-            content += text[position:start]
-            body, position = _read_tag(text, start + len(_OPEN))
-            bodies.append(body)
-        return _parsed(content + text[position:], bodies)
-    fences = [match for match in _FENCE.finditer(text) if _looks_like_call(match[2], labelled=bool(match[1]))]
-    if fences:
-        content = text
-        for match in reversed(fences):
-            content = content[: match.start()] + content[match.end() :]
-        return _parsed(content, [body for match in fences for body in _lines(match[2])])
-    if _looks_like_call(text):
-        return _parsed("", _lines(text))
-    return ParsedText(text.strip())
+def parse_tool_calls(text: str, *, thinking: bool = False) -> ParsedText:
+    """Split the text of a turn into content and calls.
+
+    Args:
+        text: as sampled.
+        thinking: the text begins inside a thought, which the prompt has opened.
+    """
+    start, stop = _answer(text, thinking=thinking)
+    content, calls = _read_answer(text[start:stop])
+    return ParsedText((text[:start] + content + text[stop:]).strip(), calls)
 
 
-def native_call(call_id: str, name: str, arguments: str) -> ToolCall:
+def native_call(call_id: str, name: str, arguments: object) -> ToolCall:
     """Return a call that a server has parsed.
 
     Args:
         call_id: of the call.
         name: of the tool.
-        arguments: as JSON text.
+        arguments: as JSON text, which may be that of a JSON text again, or as an object; None for none.
     """
     try:
-        value = _json(arguments.strip() or "{}")
-        if not isinstance(value, dict):
-            raise _Unreadable("they are not a JSON object")
+        return ToolCall(call_id, name, _arguments(arguments, _JsonReader(), "they are not a JSON object"))
     except _Unreadable as fault:
         return ToolCall(call_id, name, {}, f"unreadable arguments: {fault}. Write one JSON object of names and values")
-    return ToolCall(call_id, name, value)
 
 
-def _parsed(content: str, bodies: Sequence[str]) -> ParsedText:
-    """Return the calls of bodies, each of which holds one call or a list of them."""
-    calls: list[ToolCall] = []
-    for body in bodies:
-        if fence := _WHOLE_FENCE.fullmatch(body):
-            body = fence[1]
-        try:
-            value = _json(body.strip())
-        except _Unreadable as fault:
-            calls.append(_unreadable(len(calls), body, fault))
-            continue
-        entries = value if isinstance(value, list) and value and all(isinstance(v, dict) for v in value) else [value]
-        for entry in entries:
-            try:
-                call = ToolCall(f"call_{len(calls)}", *_read_call(entry))
-            except _Unreadable as fault:
-                call = _unreadable(len(calls), body, fault)
-            calls.append(call)
-    return ParsedText(content.strip(), tuple(calls))
+def read_structure(text: str) -> object:
+    """Return the object or list of a JSON text, which may have small slips; None for any other text."""
+    bare = text.strip()
+    if not bare.startswith(("{", "[")):
+        return None
+    try:
+        value = _JsonReader().read(bare)
+        _check_text(value)
+    except _Unreadable:
+        return None
+    return None if nested_deeper(value, MAX_DEPTH) else value
 
 
-def _lines(text: str) -> list[str]:
-    """Return the objects of a text in which each begins a line; the text itself if it is anything else."""
-    bodies: list[str] = []
-    position = _skip_space(text, 0)
-    while (end := _end_of_json(text, position)) is not None:
-        bodies.append(text[position:end])
-        position = _skip_space(text, end)
-        if position == len(text):
-            return bodies
-        if "\n" not in text[end:position]:
+def _answer(text: str, *, thinking: bool) -> tuple[int, int]:
+    """Return the part of a text that is no thought: from the last thought's end to the next one's beginning."""
+    if not thinking and "think>" not in text:
+        return 0, len(text)
+    start = len(text) if thinking else 0
+    limit = len(text)
+    for _ in range(_MAX_MARKS):
+        place = text.rfind(_AFTER_THOUGHT, 0, limit)
+        if place < 0:
             break
-    return [text]
+        around = _object_around(text, place, 0)
+        if around is None:
+            start = place + len(_AFTER_THOUGHT)
+            break
+        limit = around[0]
+    position = start
+    for _ in range(_MAX_MARKS):
+        place = text.find(_THOUGHT, position)
+        if place < 0:
+            break
+        around = _object_around(text, place, start)
+        if around is None:
+            return start, place
+        position = around[1]
+    return start, len(text)
 
 
-def _read_tag(text: str, start: int) -> tuple[str, int]:
+def _object_around(text: str, place: int, start: int) -> tuple[int, int] | None:
+    """Return the span of the JSON value with a string in which a mark is written; None for a mark that counts."""
+    if text.find("{", start, place) < 0:
+        return None
+    begins = {start}
+    for mark in (_OPEN, "```", "~~~", _AFTER_THOUGHT):
+        if (found := text.rfind(mark, start, place)) >= 0:
+            fence = _FENCE.match(text, found)
+            begins.add(fence.end() if fence else found + len(mark))
+    for begin in sorted(begins, reverse=True):
+        position = _skip_space(text, begin)
+        for _ in range(_MAX_CALLS):
+            decoded = _decode(text, position)
+            if decoded is None or decoded[1] > place:
+                break
+            position = _skip_space(text, decoded[1])
+        if decoded is not None and position < place < decoded[1]:
+            return position, decoded[1]
+    return None
+
+
+def _read_answer(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """Return the content, not stripped, and the calls of a text without thoughts."""
+    if _OPEN in text:
+        return _read_tags(text)
+    if "arguments" in text:
+        content, bodies = _read_fences(text)
+        if bodies:
+            return content, _read(bodies)
+        if _looks_like_call(text):
+            bodies, end = _objects(text, 0)
+            whole = bodies and _skip_space(text, end) == len(text)
+            return "", _read(bodies if whole else [(text, _UNREAD)])
+    name = name_in_other_form(text)
+    return text, () if name is None else (ToolCall("call_0", name, {}, _OTHER_FORM),)
+
+
+def _read_tags(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    outside: list[str] = []
+    bodies: list[_Body] = []
+    position, unread = 0, 0
+    while (start := text.find(_OPEN, position)) >= 0:
+        outside.append(text[position:start])
+        if len(bodies) == _MAX_CALLS:
+            unread, position = text.count(_OPEN, start), len(text)
+            break
+        body, position = _read_tag(text, start + len(_OPEN))
+        bodies.append(body)
+    outside.append(text[position:])
+    return "".join(outside), _read(bodies, unread)
+
+
+def _read_tag(text: str, start: int) -> tuple[_Body, int]:
     """Return the body of a tag, and the position after it."""
-    end = _end_of_json(text, start)
-    if end is not None:
+    decoded = _decode(text, _skip_space(text, start))
+    if decoded is not None:
         # A valid object is taken whole, so that a tag inside one of its strings ends nothing.
+        value, end = decoded
         after = _skip_space(text, end)
         if after == len(text):
-            return text[start:end], after
+            return (text[start:end], value), after
         if text.startswith(_CLOSE, after):
-            return text[start:end], after + len(_CLOSE)
+            return (text[start:end], value), after + len(_CLOSE)
     following = text.find(_OPEN, start)
     stop = following if following >= 0 else len(text)
     close = text.find(_CLOSE, start, stop)
-    return (text[start:close], close + len(_CLOSE)) if close >= 0 else (text[start:stop], stop)
+    body = text[start : close if close >= 0 else stop]
+    return (body, _UNREAD), close + len(_CLOSE) if close >= 0 else stop
 
 
-def _end_of_json(text: str, start: int) -> int | None:
-    begin = _skip_space(text, start)
-    if not text.startswith("{", begin):
+def _read_fences(text: str) -> tuple[str, list[_Body]]:
+    """Return the text outside the fences that hold calls, and the bodies of these fences."""
+    outside: list[str] = []
+    bodies: list[_Body] = []
+    kept, position = 0, 0
+    for _ in range(_MAX_CALLS):
+        fence = _FENCE.search(text, position)
+        if fence is None:
+            break
+        found, end = _objects(text, fence.end())
+        after = _skip_space(text, end)
+        if not found or not (after == len(text) or text.startswith(fence[1], after)):
+            close = text.find(fence[1], fence.end())
+            after = close if close >= 0 else len(text)
+            found = [(text[fence.end() : after], _UNREAD)]
+        position = min(len(text), after + len(fence[1]))
+        label = fence[2].lower()
+        if label in _LABELS and _looks_like_call(text[fence.end() : after], labelled=bool(label)):
+            outside.append(text[kept : fence.start()])
+            kept = position
+            bodies += found
+    return "".join(outside) + text[kept:], bodies
+
+
+def _objects(text: str, start: int) -> tuple[list[_Body], int]:
+    """Return the JSON objects and lists, each of which begins a line, from a position on, and the end of the last."""
+    bodies: list[_Body] = []
+    end, position = start, _skip_space(text, start)
+    while len(bodies) < _MAX_CALLS and (decoded := _decode(text, position)) is not None:
+        value, end = decoded
+        bodies.append((text[position:end], value))
+        position = _skip_space(text, end)
+        if "\n" not in text[end:position]:
+            break
+    return bodies, end
+
+
+def _decode(text: str, position: int) -> tuple[object, int] | None:
+    """Return a JSON object or list, and its end; None where there is none."""
+    if not text.startswith(("{", "["), position):
         return None
     try:
-        return _DECODER.raw_decode(text, begin)[1]
+        return _DECODER.raw_decode(text, position)
     except (ValueError, RecursionError):
         return None
 
@@ -150,71 +253,132 @@ def _skip_space(text: str, start: int) -> int:
 
 def _looks_like_call(text: str, *, labelled: bool = False) -> bool:
     """Return True if a text is meant as a call; without the label of a fence: a whole JSON list, or any object."""
-    if not (_NAME.search(text) and "arguments" in text):
+    if not ("arguments" in text and _NAME.search(text)):
         return False
     bare = text.strip()
     if labelled or bare.startswith("{"):
         return True
-    try:
-        return bare.startswith("[") and json.loads(bare) is not None
-    except (ValueError, RecursionError):
-        return False
+    decoded = _decode(bare, 0) if bare.startswith("[") else None
+    return decoded is not None and decoded[1] == len(bare)
 
 
-def _unreadable(index: int, body: str, fault: _Unreadable) -> ToolCall:
-    name = match[1] if (match := _NAME.search(body)) else ""
+def _read(bodies: Sequence[_Body], unread: int = 0) -> tuple[ToolCall, ...]:
+    """Return the calls of bodies, and errors for `unread` calls after them."""
+    calls: list[ToolCall] = []
+    reader = _JsonReader()
+    for text, known in bodies:
+        try:
+            value = reader.read(_without_fence(text)) if known is _UNREAD else known
+        except _Unreadable as fault:
+            match = _NAME.search(text)
+            calls.append(_unreadable(len(calls), match[1] if match else "", fault))
+            continue
+        entries = value if isinstance(value, list) and value and all(isinstance(v, dict) for v in value) else [value]
+        room = max(0, _MAX_CALLS - len(calls))
+        unread += len(entries) > room
+        for entry in entries[:room]:
+            try:
+                call = ToolCall(f"call_{len(calls)}", *_read_call(entry, reader))
+            except _Unreadable as fault:
+                call = _unreadable(len(calls), _name_of(entry), fault)
+            calls.append(call)
+    listed = min(len(calls) + unread, _MAX_LISTED)
+    calls += [ToolCall(f"call_{index}", "", {}, _TOO_MANY) for index in range(len(calls), listed)]
+    return tuple(calls)
+
+
+def _without_fence(text: str) -> str:
+    fence = _WHOLE_FENCE.fullmatch(text)
+    return (fence[2] if fence else text).strip()
+
+
+def _unreadable(index: int, name: str, fault: _Unreadable) -> ToolCall:
     return ToolCall(f"call_{index}", name, {}, f"unreadable tool call: {fault}. Write {FORM}")
 
 
-def _read_call(call: object) -> tuple[str, dict[str, object]]:
-    """Return name and arguments of a call."""
-    if not isinstance(call, dict):
-        raise _Unreadable("it is not one JSON object")
+def _function_of(call: Mapping[str, object]) -> Mapping[str, object]:
     inner = call.get("function")
-    if "name" not in call and isinstance(inner, dict):
-        call = inner
-    name, arguments = call.get("name"), call.get("arguments")
+    return inner if "name" not in call and isinstance(inner, dict) else call
+
+
+def _name_of(entry: object) -> str:
+    """Return the name of a call that cannot be read."""
+    name = _function_of(entry).get("name") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) else ""
+
+
+def _read_call(entry: object, reader: _JsonReader) -> tuple[str, dict[str, object]]:
+    """Return name and arguments of a call."""
+    if not isinstance(entry, dict):
+        raise _Unreadable("it is not one JSON object")
+    call = _function_of(entry)
+    name = call.get("name")
     if not isinstance(name, str) or not name.strip():
         raise _Unreadable("it has no 'name'")
-    if isinstance(arguments, str):
-        # OpenAI's own form carries the arguments as a JSON text.
-        arguments = _json(arguments)
-    if not isinstance(arguments, dict):
-        raise _Unreadable("'arguments' is not a JSON object" if "arguments" in call else "it has no 'arguments'")
-    return name.strip(), arguments
+    _check_text(name)
+    if "arguments" not in call:
+        raise _Unreadable("it has no 'arguments'")
+    return name.strip(), _arguments(call["arguments"], reader, "'arguments' is not a JSON object")
 
 
-def _json(text: str) -> object:
-    """Return the value of a JSON text, which is repaired where its meaning is beyond doubt."""
+def _arguments(given: object, reader: _JsonReader, otherwise: str) -> dict[str, object]:
+    """Return arguments that are an object, or the JSON text of one, or the JSON text of such a text.
+
+    Args:
+        given: an object or a text; null and an empty text are no arguments.
+        reader: of this turn.
+        otherwise: reason where they are anything else.
+    """
+    for _ in range(2):
+        # OpenAI's own form is a JSON text, and some servers write it as a JSON string once more.
+        if isinstance(given, str):
+            given = reader.read(given.strip()) if given.strip() else None
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise _Unreadable(otherwise)
+    arguments = dict(given)
+    if nested_deeper(arguments, MAX_DEPTH + 1):
+        raise _Unreadable("it is nested too deeply")
+    _check_text(arguments)
+    return arguments
+
+
+def _check_text(value: object) -> None:
+    """Refuse what a file of JSON in UTF-8 cannot hold."""
     try:
-        value: object = json.loads(text, parse_constant=_refuse)
-    except ValueError as fault:
-        value = _repair(text, fault)
-    except RecursionError as fault:
-        raise _Unreadable("it is nested too deeply") from fault
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _ENCODER.encode(value).encode()
     except UnicodeEncodeError as fault:
         raise _Unreadable("it holds characters that are no text") from fault
-    except (ValueError, RecursionError) as fault:
+    except (ValueError, TypeError, RecursionError) as fault:
         raise _Unreadable(f"it holds a value that JSON does not have ({fault})") from fault
-    return value
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+class _JsonReader:
+    """Read JSON texts of one turn, and repair as many of them as there is time for."""
 
+    def __init__(self) -> None:
+        self._room = _MAX_REPAIR
 
-def _repair(text: str, fault: ValueError) -> object:
-    reason = f"invalid JSON ({fault.msg} at {fault.pos})" if isinstance(fault, json.JSONDecodeError) else f"{fault}"
-    end = _end_of_json(text, 0)
-    beyond = "" if end is None else text[end:].strip().lstrip("}")
-    # A text that does not end in a brace was cut off, maybe inside a value; of two objects either could be meant.
-    if not text.startswith("{") or not text.endswith("}") or beyond or len(text) > _MAX_REPAIR:
-        raise _Unreadable(reason)
-    import json_repair
+    def read(self, text: str) -> object:
+        """Return the value of a JSON text, which is repaired where its meaning is beyond doubt."""
+        try:
+            value: object = json.loads(text)
+            return value
+        except json.JSONDecodeError as fault:
+            return self._repair(text, f"invalid JSON ({fault.msg} at {fault.pos})")
+        except ValueError as fault:
+            raise _Unreadable(f"{fault}") from fault
+        except RecursionError as fault:
+            raise _Unreadable("it is nested too deeply") from fault
 
-    try:
-        return json_repair.loads(text)
-    except Exception as trouble:  # third-party code on arbitrary text
-        raise _Unreadable(reason) from trouble
+    def _repair(self, text: str, reason: str) -> object:
+        # A text that does not end in a bracket was cut off, maybe inside a value.
+        ends = text[:1] + text[-1:]
+        if ends not in ("{}", "[]") or len(text) > self._room:
+            raise _Unreadable(reason)
+        self._room -= len(text)
+        try:
+            return read_with_slips(text)
+        except ValueError as fault:
+            raise _Unreadable(reason) from fault

@@ -24,7 +24,7 @@ from agentfly.agents import (
 )
 from agentfly.agents.llm_backends import Generation, GenerationRequest, ScriptedBackend
 from agentfly.errors import AgentFlyError, BackendError, ToolOutage
-from agentfly.templates import ChatCodec
+from agentfly.templates import ChatCodec, load_template
 from agentfly.tools import ToolResult, tool
 
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
@@ -292,3 +292,38 @@ async def test_an_image_that_a_tool_does_not_name_is_named_for_the_policy(image:
     result = await agent.run([{"role": "user", "content": [{"type": "image", "image": image}]}])
     assert result[0].messages[3].text == "mirrored\nimg_2: "
     assert result[0].names["img_2"] == result[0].final_image
+
+
+@pytest.mark.parametrize("thought", [f"<think>Maybe {ANSWER}? No.</think>Which circle?", f"<think>Maybe {ANSWER}"])
+async def test_a_call_that_is_drafted_in_a_thought_is_not_carried_out(thought: str, image: Image.Image) -> None:
+    _, result = await run([thought], image)
+    assert result[0].stop_reason is StopReason.NO_TOOL_CALL
+    assert result[0].tool_records == []
+    assert result[0].messages[-1].text == thought
+
+
+async def test_a_thought_that_the_template_opened_and_a_limit_cut_has_no_call(
+    image: Image.Image, tiny_policy: Path
+) -> None:
+    template = load_template("qwen2.5-vl-system-tool")
+    opened = ChatCodec.from_pretrained(str(tiny_policy)).processor
+    codec = ChatCodec(opened, f"{template}{{{{ '<think>\n' if add_generation_prompt }}}}")
+    assert codec.opens_thought
+    for text, reason in ((f"Maybe {EDIT}", StopReason.NO_TOOL_CALL), (f"Maybe.</think>{EDIT}", StopReason.MAX_TURNS)):
+        _, result = await run([text], image, codec, max_turns=1)
+        assert result[0].stop_reason is reason, result[0].error
+    cut = len(codec.tokenizer(f"Maybe {EDIT}")["input_ids"])
+    _, result = await run([f"Maybe {EDIT} or not."], image, codec, max_tokens_per_turn=cut)
+    assert EDIT in result[0].turns[0].text
+    assert result[0].stop_reason is StopReason.MAX_TOKENS
+    assert result[0].tool_records == []
+
+
+def test_the_shipped_templates_open_no_thought(codec: ChatCodec) -> None:
+    assert not codec.opens_thought
+
+
+async def test_a_long_text_is_parsed_beside_the_other_chains(image: Image.Image) -> None:
+    """The first chain's text is parsed in a thread; its call is carried out all the same."""
+    _, result = await run(["word " * 8000 + EDIT, ANSWER], image)
+    assert result[0].stop_reason is StopReason.ANSWERED

@@ -75,6 +75,12 @@ def test_a_template_that_forgets_calls_or_writes_them_in_a_format_of_its_own(pro
     assert "is not read" in only(model.check_parser(own))[1]
 
 
+@pytest.mark.parametrize("opening", ["<think>\\n", "<think>\\n\\n</think>\\n\\n"])
+def test_a_template_that_opens_a_thought_for_the_next_turn_has_calls_all_the_same(processor: Any, opening: str) -> None:
+    codec = ChatCodec(processor, f"{GOOD}{{{{ '{opening}' if add_generation_prompt }}}}")
+    assert levels(model.check_parser(codec)) == ["ok"]
+
+
 def examined(**fields: Any) -> tuple[Examination, list[tuple[str, str]]]:
     examination = Examination(DoctorRequest(**fields))
     return examination, judged(model.checkpoint(examination))

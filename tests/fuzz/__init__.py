@@ -1,0 +1,1 @@
+"""Hostile inputs, for the short fuzz tests of the suite and for long fuzz runs."""
