@@ -285,6 +285,17 @@ def yaml_reason(fault: BaseException) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
+def check_named(path: object) -> object:
+    """Return a path to write to as it is given.
+
+    Raises:
+        ValueError: it is an empty text, which would stand for the working folder.
+    """
+    if isinstance(path, str) and not path.strip():
+        raise ValueError("an empty text names no file or folder: give its path")
+    return path
+
+
 def check_replaceable(folder: Path, marker: str, kind: str) -> None:
     """Raise `ConfigError` unless a folder is absent, empty, or holds a marker, so that it may be replaced.
 

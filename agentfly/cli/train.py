@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agentfly.cli.options import output_option
+
 if TYPE_CHECKING:
     from agentfly.training.supervised.state import MetricsLine
 
@@ -33,7 +35,7 @@ def quickstart(
             help="Also train the warm start on this machine; seeds other than 0 always do.",
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path(
+    out: Annotated[Path, output_option(help="Folder of the run; an earlier run in it is replaced.")] = Path(
         "runs/quickstart"
     ),
 ) -> None:
@@ -86,7 +88,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(help="Folder of a run of sft, train or quickstart, or a checkpoint of verl.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[Path, output_option("--out", "-o", help="Folder to write.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="Keep adapters separate instead of merging them.")] = False,
     card: Annotated[
         Path | None, typer.Option(help="Folder with another agentfly.json; default: the run's own.")

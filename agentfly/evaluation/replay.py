@@ -34,6 +34,7 @@ from agentfly.evaluation.scoring import FIRST_TASKS, Scorer, read_specs
 from agentfly.evaluation.settings import ScoringSettings, refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
+from agentfly.settings import OutputPath
 from agentfly.vision import make_engines
 
 _SHOWN = 100
@@ -142,7 +143,7 @@ class ReplaySettings(ScoringSettings):
     re_execute: bool = False
     images: Path | None = None
     data: str | None = None
-    out: Path | None = None
+    out: OutputPath | None = None
     timeout: float = Field(600.0, gt=0)
 
 
