@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import fcntl
 import json
 import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,18 @@ class LineFile:
     def __init__(self, path: Path, owner: str) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            _lock(self._file, owner)
-        except ConfigError:
+        while True:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                _lock(self._file, owner)
+            except ConfigError:
+                self.close()
+                raise
+            # Its last owner may have discarded it in between: lines in a file without a name would be lost.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file), path.stat()):
+                    return
             self.close()
-            raise
 
     def repair(self) -> None:
         """Cut off an incomplete last line."""
@@ -71,12 +78,56 @@ class LineFile:
                 os.ftruncate(self._file, before)
                 raise
 
+    def clear(self, aside: Path) -> None:
+        """Move all lines to the end of another file."""
+        with aside.open("ab") as other:
+            other.write(self.path.read_bytes())
+        os.ftruncate(self._file, 0)
+
+    def discard(self) -> None:
+        """Remove the file if it has no line. It stays locked until `close`."""
+        if self._file >= 0 and not os.fstat(self._file).st_size:
+            self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the file and release its lock. Safe to call twice."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+
+
+def append_shared(path: Path, line: str) -> None:
+    """Append a line to a file that several processes append to at once. It is made where it is missing.
+
+    Raises:
+        OSError: the disk is full or broken; nothing of the line is left, so that others may follow.
+    """
+    data = f"{line}\n".encode("utf-8", "replace")
+    with named(path):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            # Held for this line only, so that a line cut short is removed before another one follows it.
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _append(file, data, sync=False)
+        finally:
+            os.close(file)
+
+
+def _append(file: int, data: bytes, *, sync: bool) -> None:
+    """Append to an open file all of the data or nothing."""
+    before, written = os.fstat(file).st_size, 0
+    try:
+        while written < len(data):
+            written += os.write(file, data[written:])
+        if sync:
+            os.fsync(file)
+    except OSError:
+        # Without locks another process may have written behind this.
+        if os.fstat(file).st_size == before + written:
+            os.ftruncate(file, before)
+        raise
 
 
 def _lock(file: int, owner: str) -> None:
@@ -132,6 +183,24 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that it survives a power cut.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        with named(path):
+            os.fsync(file)
+    except OSError as fault:
+        # Some network disks know no sync of folders.
+        if fault.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(file)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -257,6 +326,17 @@ def yaml_reason(fault: BaseException) -> str:
     if mark is None or problem is None:
         return " ".join(str(fault).split()) or type(fault).__name__
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def check_named(path: object) -> object:
+    """Return a path to write to as it is given.
+
+    Raises:
+        ValueError: it is an empty text, which would stand for the working folder.
+    """
+    if isinstance(path, str) and not path.strip():
+        raise ValueError("an empty text names no file or folder: give its path")
+    return path
 
 
 def check_replaceable(folder: Path, marker: str, kind: str) -> None:

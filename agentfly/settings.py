@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from agentfly.errors import ConfigError, unknown_name
+from agentfly.files import check_named
 
 logger = logging.getLogger(__name__)
+
+
+# Where a command writes.
+OutputPath = Annotated[Path, BeforeValidator(check_named)]
 
 
 class Settings(BaseModel):

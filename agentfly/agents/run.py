@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +29,7 @@ from agentfly.agents.streaming import ChainEnd, ChainStart, ErrorRaised, RunEnd,
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, TrajectoryLine, read_trajectories
 from agentfly.aio import gather_or_cancel
-from agentfly.errors import AgentFlyError, ConfigError, ImageError
+from agentfly.errors import AgentFlyError, ConfigError, ImageError, one_line
 from agentfly.files import LineFile
 from agentfly.images import ImageStore, load_image
 from agentfly.messages import Message, text_message
@@ -66,7 +67,7 @@ class RunLog:
                         f"{self._lines.path}, line {number} is of another kind of run: use another log_dir"
                     )
                 self._fingerprints[trajectory.id] = line.fingerprint
-                if trajectory.stop_reason is None or trajectory.stop_reason.failed:
+                if trajectory.failed:
                     self.finished.pop(trajectory.id, None)
                 else:
                     self.finished[trajectory.id] = trajectory
@@ -89,9 +90,14 @@ class RunLog:
         return self.finished.get(chain)
 
     async def append(self, trajectory: Trajectory) -> None:
-        """Write a finished chain; when this returns, it is on disk."""
+        """Write a finished chain; when this returns, it and its images are on disk."""
         line = TrajectoryLine(trajectory, fingerprint=self._fingerprints.get(trajectory.id, ""))
-        await asyncio.to_thread(lambda: self._lines.append(line.to_json()))
+
+        def write() -> None:
+            self.images.sync()
+            self._lines.append(line.to_json())
+
+        await asyncio.to_thread(write)
 
     def close(self) -> None:
         """Release the folder. Safe to call twice."""
@@ -138,11 +144,18 @@ class Run:
     _slots: list[_Slot] = field(default_factory=list, init=False)
     _loaded: dict[int, asyncio.Task[list[Message]]] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        given: object = self.log_dir
+        if given is not None and (not isinstance(given, str | Path) or not str(given).strip()):
+            raise ConfigError(f"log_dir={self.log_dir!r} names no folder: give its path, or leave log_dir out")
+
     async def __call__(self, messages: object) -> RunResult:
         """Run to the end. When the run is cancelled, the agent's result holds the chains so far."""
         begun = time.monotonic()
         try:
-            result = await self._run(messages)
+            found = conversations(messages)
+            with self._named_folder():
+                result = await self._run(found)
         except BaseException as fault:
             words = str(fault) if isinstance(fault, AgentFlyError) else f"{type(fault).__name__}: {fault}"
             stopped = isinstance(fault, asyncio.CancelledError)
@@ -156,8 +169,17 @@ class Run:
         await self.rollout.emit(RunEnd(result, None, time.monotonic() - begun))
         return result
 
-    async def _run(self, messages: object) -> RunResult:
-        found = conversations(messages)
+    @contextmanager
+    def _named_folder(self) -> Iterator[None]:
+        """Turn a fault of the disk into an error that names the log folder."""
+        try:
+            yield
+        except OSError as fault:
+            if self.log_dir is None:
+                raise
+            raise ConfigError(f"log_dir={str(self.log_dir)!r} cannot be written: {one_line(fault) or fault}") from fault
+
+    async def _run(self, found: Sequence[OneConversation]) -> RunResult:
         log = await asyncio.to_thread(RunLog, self.log_dir) if self.log_dir is not None else None
         try:
             await asyncio.to_thread(self._plan, found, log)
@@ -197,7 +219,8 @@ class Run:
             else:
                 await self._roll(slot, messages, store)
             if log is not None and slot.trajectory.stop_reason is not StopReason.CANCELLED:
-                await asyncio.to_thread(self._copy_images, slot.trajectory, log.images)
+                # A tool may have put images into the agent's own store.
+                await asyncio.to_thread(log.images.copy_from, self.agent.store, slot.trajectory.handles)
                 await log.append(slot.trajectory)
 
     async def _roll(self, slot: _Slot, messages: Sequence[Message], store: ImageStore) -> None:
@@ -239,12 +262,6 @@ class Run:
         trajectory.metadata = metadata_of(slot.conversation)
         await self.rollout.emit(ErrorRaised(trajectory.id, str(fault)))
         await self.rollout.emit(ChainEnd(trajectory.id, StopReason.ERROR, 0.0))
-
-    def _copy_images(self, trajectory: Trajectory, images: ImageStore) -> None:
-        """Copy images that a tool put into the agent's own store to the log."""
-        for handle in {*trajectory.names.values(), *trajectory.images, trajectory.final_image}:
-            if handle is not None and handle not in images:
-                images.put(self.agent.store.get(handle))
 
     def _keep(self) -> RunResult:
         self.agent.result = RunResult(tuple(slot.trajectory for slot in self._slots), self.agent.store)

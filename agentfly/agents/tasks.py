@@ -106,7 +106,13 @@ def task_conversation(task: EditTask) -> dict[str, object]:
 
 
 def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
-    """Return a result of a task as the sample that evaluators take."""
+    """Return a result of a task as the sample that evaluators take.
+
+    Raises:
+        ImageError: the task has no source image, or an image cannot be loaded.
+    """
+    if not task.images:
+        raise ImageError("the source image is not known")
     return EditSample(
         instruction=task.instruction,
         source=load_image(task.images[0]),

@@ -137,6 +137,16 @@ class Trajectory:
     reward_error: str | None = None
 
     @property
+    def handles(self) -> set[str]:
+        """Handles of all images that the trajectory names."""
+        return {*self.names.values(), *self.images, *filter(None, [self.final_image])}
+
+    @property
+    def failed(self) -> bool:
+        """True when the chain did not end, or a fault or somebody outside stopped it."""
+        return self.stop_reason is None or self.stop_reason.failed
+
+    @property
     def token_exact(self) -> bool:
         """True when the exact ids are known; a backend that works on messages has none."""
         return self.tokens is not None

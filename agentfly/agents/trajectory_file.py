@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from agentfly.agents.trajectory import Trajectory, plain
 from agentfly.errors import ConfigError
 from agentfly.evaluators import NotScored, Score
 from agentfly.evaluators.judge.settings import JudgeUsage
-from agentfly.files import read_lines
+from agentfly.files import append_shared, read_lines
 from agentfly.messages import Message, TextPart
 
 logger = logging.getLogger(__name__)
@@ -179,14 +178,8 @@ def read_trajectories(path: Path) -> Iterator[tuple[int, TrajectoryLine]]:
 
 
 def append_line(path: Path, line: TrajectoryLine) -> None:
-    """Append a line in one write, so that several processes may append to one file at once."""
-    # A sampled text can hold half a surrogate pair, which UTF-8 cannot carry.
-    content = f"{line.to_json()}\n".encode("utf-8", "replace")
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, content)
-    finally:
-        os.close(file)
+    """Append a line to a file that several processes may append to at once; see `append_shared`."""
+    append_shared(path, line.to_json())
 
 
 def image_folder(file: Path) -> Path | None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentfly.cli.options import output_option
 from agentfly.errors import ConfigError, printable, printable_json
 from agentfly.files import parse_yaml
 from agentfly.redaction import public_url
@@ -83,7 +84,7 @@ def check(
 @data.command()
 def convert(
     source: Source,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[Path, output_option(help="Folder to write to.")],
     name: Annotated[str, typer.Option(help="Name of the files.")] = "train",
     images: Annotated[
         Images, typer.Option(help="Store images in the file (bytes) or beside it (paths).")

@@ -11,7 +11,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentfly.cli.options import BaseUrl, Engine, MaxTurns, Nodes, NodesKeyEnv, Template, read_node_options
+from agentfly.cli.options import (
+    BaseUrl,
+    Engine,
+    MaxTurns,
+    Nodes,
+    NodesKeyEnv,
+    Template,
+    output_option,
+    read_node_options,
+)
 from agentfly.errors import printable
 from agentfly.redaction import public_url
 
@@ -33,12 +42,12 @@ def edit(
     template: Template = None,
     max_turns: MaxTurns = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")] = 0.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File for the edited image: .png, .jpg or .webp.")] = (
+    out: Annotated[Path, output_option("-o", "--out", help="File for the edited image: .png, .jpg or .webp.")] = (
         Path("edited.png")
     ),
     engine: Engine = None,
     strip: Annotated[
-        Path | None, typer.Option(help="Also write the steps: side by side (.png) or as an animation (.gif).")
+        Path | None, output_option(help="Also write the steps: side by side (.png) or as an animation (.gif).")
     ] = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,

@@ -13,7 +13,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentfly.cli.options import BaseUrl, Engine, MaxTurns, Nodes, NodesKeyEnv, Template, read_node_options
+from agentfly.cli.options import (
+    BaseUrl,
+    Engine,
+    MaxTurns,
+    Nodes,
+    NodesKeyEnv,
+    Template,
+    output_option,
+    read_node_options,
+)
 from agentfly.errors import AgentFlyError, ConfigError, printable
 
 if TYPE_CHECKING:
@@ -65,7 +74,7 @@ def evaluate(
     agent_options: Annotated[str | None, typer.Option(help="Further arguments of the agent, as JSON.")] = None,
     evaluator: Evaluators = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder of the run; an unfinished run there is resumed.")
+        Path | None, output_option("-o", "--out", help="Folder of the run; an unfinished run there is resumed.")
     ] = None,
     concurrency: Concurrency = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one task.")] = None,
@@ -101,7 +110,7 @@ def compare(
     evaluator: Annotated[
         list[str] | None, typer.Option(help="Evaluator to compare by; default: all that both runs have.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for comparison.json and .md.")] = None,
+    out: Annotated[Path | None, output_option("-o", "--out", help="Folder for comparison.json and .md.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the permutation test.")] = 0,
 ) -> None:
     """Compare two runs on the same tasks, with a paired test."""
@@ -130,7 +139,7 @@ def replay(
     root: Root = None,
     data_options: DataOptions = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for the results; default: RUN/replay.")
+        Path | None, output_option("-o", "--out", help="Folder for the results; default: RUN/replay.")
     ] = None,
     concurrency: Concurrency = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one tool call.")] = None,

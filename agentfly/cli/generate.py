@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agentfly.cli.options import list_choices
+from agentfly.cli.options import list_choices, output_option
 from agentfly.errors import printable, printable_json
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.redaction import public_url
@@ -99,7 +99,7 @@ def generate(
         str | None, typer.Option(metavar="URL", help="Upload the best image there, e.g. s3://bucket/folder/.")
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Folder for the images; default: a new one in outputs/generate.")
+        Path | None, output_option(help="Folder for the images; default: a new one in outputs/generate.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these settings.")] = None,
     env: Annotated[Path | None, typer.Option(help="Settings file; default: .env, if there is one.")] = None,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from agentfly.errors import ConfigError
+from agentfly.files import check_named
 from agentfly.list_options import ListOptionsCommand
 
 if TYPE_CHECKING:
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
 OPTION, KEY_OPTION = "--nodes", "--nodes-key-env"
 # HOST:PORT or the address of a server, perhaps followed by a comma and more. The address of an image has a path.
 _ADDRESS = re.compile(r"(?:(?:https?://)?[^\s/,]+:\d+|https?://[^\s/,]+)(?:/|/v1/?)?(?:,\S*)?")
+
+
+def output_option(*spellings: str, help: str) -> Any:
+    """Return an option that names a file or folder to write; an empty text is refused."""
+
+    def read(given: str | Path) -> Path:
+        try:
+            check_named(given)
+        except ValueError as fault:
+            raise typer.BadParameter(str(fault)) from None
+        return Path(given)
+
+    return typer.Option(*spellings, help=help, parser=read, metavar="<path>")
+
 
 Nodes = Annotated[
     list[str] | None,

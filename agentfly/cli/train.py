@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from agentfly.cli.options import output_option
 from agentfly.errors import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def quickstart(
             help="Also train the warm start on this machine; seeds other than 0 always do.",
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path(
+    out: Annotated[Path, output_option(help="Folder of the run; an earlier run in it is replaced.")] = Path(
         "runs/quickstart"
     ),
 ) -> None:
@@ -89,7 +90,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(help="Folder of a run of sft, train or quickstart, or a checkpoint of verl.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[Path, output_option("--out", "-o", help="Folder to write.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="Keep adapters separate instead of merging them.")] = False,
     card: Annotated[
         Path | None, typer.Option(help="Folder with another agentfly.json; default: the run's own.")

@@ -6,6 +6,7 @@ the turn and the tool where it begins. Calls that follow a different image work 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -110,6 +111,11 @@ async def reexecute(
         if handle not in store:
             found.skipped.append(f"the source image {handle} was not kept: name it with --images or --data")
             return found
+        try:
+            await asyncio.to_thread(store.get, handle)
+        except ImageError as fault:
+            found.skipped.append(f"a source image is lost: {fault}")
+            return found
         view.add_handle(handle)
     chain = _Chain(trajectory, view, Toolset.of(ImageTools(view, engines)), found, timeout)
     for number, turn in enumerate(trajectory.turns, 1):
@@ -182,9 +188,9 @@ class _Chain:
             else:
                 try:
                     measured = measure(self.view.store.get(recorded), self.view.store.get(handle))
-                except ImageError:
-                    words = f"differs; the recorded image {recorded} was not kept, so it cannot be measured"
-                    measured = {"what": words}
+                except ImageError as fault:
+                    lost = str(fault) if recorded in self.view.store else f"the recorded image {recorded} was not kept"
+                    measured = {"what": f"differs; {lost}, so it cannot be measured"}
                 self._add(index, record, name, **measured)
 
     def _can_run(self, index: int, record: ToolRecord) -> bool:

@@ -15,14 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
 from pydantic import Field
 
 from agentfly.agents.tasks import TaskFacts
-from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, image_folder, read_trajectories
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, ImageError
 from agentfly.evaluation.reexecution import Reexecution, Totals, reexecute, totals
 from agentfly.evaluation.report.markdown import plain, table
 from agentfly.evaluation.report.pages import write_pages
@@ -34,6 +35,7 @@ from agentfly.evaluation.settings import ScoringSettings, refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.redaction import public_settings
+from agentfly.settings import OutputPath
 from agentfly.vision import make_engines
 
 _SHOWN = 100
@@ -142,7 +144,7 @@ class ReplaySettings(ScoringSettings):
     re_execute: bool = False
     images: Path | None = None
     data: str | None = None
-    out: Path | None = None
+    out: OutputPath | None = None
     timeout: float = Field(600.0, gt=0)
 
 
@@ -197,8 +199,14 @@ class RecordedAgent:
         self.store = store
 
     async def attempt(self, task: EditTask) -> Trajectory:
-        """Return a copy of the recorded trajectory, which takes the new score."""
-        return replace(self._chains[task.id].trajectory)
+        """Return a copy of the recorded trajectory, which takes the new score; a failed one if it has lost an image."""
+        chain = self._chains[task.id]
+        needed = (*chain.task.images, chain.task.target, chain.task.mask, chain.trajectory.final_image)
+        try:
+            await asyncio.to_thread(lambda: [self.store.get(handle) for handle in needed if handle is not None])
+        except ImageError as fault:
+            return replace(chain.trajectory, stop_reason=StopReason.ERROR, error=str(fault))
+        return replace(chain.trajectory)
 
     async def close(self) -> None:
         """Do nothing: nothing is held."""
@@ -251,6 +259,11 @@ async def _score(
     refuse_keys(identity)
     scorer = Scorer(specs, settings.concurrency)
     folder = RunFolder(out, public_settings(identity))
+    # What an image was missing for is tried again: somebody may have put it back.
+    for chain in recording.chains:
+        done = folder.finished.get(chain.id)
+        if done is not None and done.failed and not chain.trajectory.failed:
+            del folder.finished[chain.id]
     try:
         agent = RecordedAgent({chain.id: chain for chain in recording.chains}, store)
 
@@ -283,9 +296,17 @@ def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:
     """Yield the tasks of chains, with the images that were kept."""
     for chain in chains:
         task = chain.task
-        images = tuple(store.get(handle) for handle in task.images if handle in store)
-        target, mask = (store.get(h) if h is not None and h in store else None for h in (task.target, task.mask))
+        images = tuple(image for image in (_kept(handle, store) for handle in task.images) if image is not None)
+        target, mask = _kept(task.target, store), _kept(task.mask, store)
         yield EditTask(chain.id, task.instruction, images, target, mask, task.task_type, task.metadata)
+
+
+def _kept(handle: str | None, store: ImageStore) -> Image.Image | None:
+    """Return an image that was kept; None where it is missing or damaged, which `RecordedAgent` reports."""
+    try:
+        return None if handle is None else store.get(handle)
+    except ImageError:
+        return None
 
 
 def _page(run: Path, engines: Sequence[str], found: Sequence[Reexecution]) -> str:

@@ -28,7 +28,6 @@ from agentfly.evaluation.scoring import FIRST_TASKS, Scorer
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
 from agentfly.evaluation.task_record import TaskRecord
-from agentfly.images import ImageStore
 from agentfly.messages import text_message
 
 logger = logging.getLogger(__name__)
@@ -86,12 +85,16 @@ class EvaluationRun:
                     raise DatasetError(f"two tasks have the id {shortened(task.id)!r}: ids are unique in a data set")
                 self._order[task.id] = None
                 done = self._finished(task)
-                if done is None and self.check is not None:
-                    check, self.check = self.check, None
-                    await check()
+            if done is not None and (fault := await asyncio.to_thread(self._lost_image, done)):
+                logger.warning("task %s runs again: %s", task.id, fault)
+                done = None
             if done is not None:
                 self.on_record(done, True)
                 continue
+            async with turn:
+                if self.check is not None:
+                    await self.check()
+                    self.check = None
             record = await self._record(task)
             await self.folder.append(record)
             self.on_record(record, False)
@@ -107,6 +110,19 @@ class EvaluationRun:
             )
         return done
 
+    def _lost_image(self, done: TaskRecord) -> ImageError | None:
+        """Return the fault of an image of a finished task that its folder has lost; None where all are sound."""
+        images, task, trajectory = self.folder.images, done.task, done.trajectory
+        kept = {*task.images, task.target, task.mask, trajectory.final_image if trajectory.score is not None else None}
+        # An agent with a store of its own may name images that were never kept.
+        wanted = kept | {handle for handle in trajectory.handles if handle in images}
+        try:
+            for handle in sorted(filter(None, wanted)):
+                images.get(handle)
+        except ImageError as fault:
+            return fault
+        return None
+
     async def _record(self, task: EditTask) -> TaskRecord:
         images = self.folder.images
         try:
@@ -117,7 +133,8 @@ class EvaluationRun:
         if (trajectory.error or "").startswith(DISK_FULL):
             # Every further task would fail too. This one is not recorded, so it runs again when there is space.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder.folder))
-        await asyncio.to_thread(_copy_images, trajectory, self.agent.store, images)
+        # An agent may work in a store of its own.
+        await asyncio.to_thread(images.copy_from, self.agent.store, trajectory.handles)
         return await self._scored(facts, trajectory)
 
     async def _scored(self, facts: TaskFacts, trajectory: Trajectory) -> TaskRecord:
@@ -153,15 +170,6 @@ def ended(task: EditTask, reason: StopReason, error: str) -> Trajectory:
         error: message for people.
     """
     return Trajectory(task.id, task.id, [text_message("user", task.instruction)], stop_reason=reason, error=error)
-
-
-def _copy_images(trajectory: Trajectory, source: ImageStore, target: ImageStore) -> None:
-    """Copy the images of a trajectory where the agent works in a store of its own."""
-    if source is target:
-        return
-    for handle in {*trajectory.names.values(), *trajectory.images, trajectory.final_image}:
-        if handle is not None and handle not in target and handle in source:
-            target.put(source.get(handle))
 
 
 async def run_evaluation(settings: EvaluationSettings, on_record: OnRecord = lambda record, resumed: None) -> Summary:

@@ -206,7 +206,7 @@ class Scorer:
             ConfigError: an evaluator is set up wrongly and can score nothing.
         """
         sample: EditSample | NotScored
-        if trajectory.stop_reason is None or trajectory.stop_reason.failed:
+        if trajectory.failed:
             sample = NotScored(f"the agent failed: {trajectory.error or 'no reason given'}")
         else:
             try:

@@ -17,7 +17,7 @@ from agentfly.errors import ConfigError
 from agentfly.evaluation.scoring import Given, Spec, read_specs
 from agentfly.files import read_mapping
 from agentfly.redaction import public_settings, secret_entries
-from agentfly.settings import Settings
+from agentfly.settings import OutputPath, Settings
 from agentfly.vision.factory import read_engines
 from agentfly.vision.remote.settings import NodeSettings, read_nodes
 
@@ -78,7 +78,7 @@ class EvaluationSettings(ScoringSettings):
     """
 
     data: str
-    out: Path
+    out: OutputPath
     agent: str = "image-editing"
     model: str | None = None
     base_url: str | None = None

@@ -41,8 +41,7 @@ class TaskRecord:
     @property
     def failed(self) -> bool:
         """Whether a fault, not the agent's own doing, ended the task."""
-        reason = self.trajectory.stop_reason
-        return reason is None or reason.failed
+        return self.trajectory.failed
 
     def value(self, evaluator: str) -> float | None:
         """The score (0 to 100) that an evaluator gave, None where it gave none or the task failed."""

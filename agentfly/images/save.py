@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from agentfly.errors import ImageError
+from agentfly.files import written_whole
 from agentfly.images.store import normalise
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -34,7 +35,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def save_image(image: Image.Image, path: str | Path) -> Path:
-    """Write an image and return its path; the parent folder is made.
+    """Write an image and return its path; the parent folder is made. After an error an earlier file is still whole.
 
     JPEG has no transparency: transparent parts become white.
 
@@ -51,7 +52,11 @@ def save_image(image: Image.Image, path: str | Path) -> Path:
         image = on_white(image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, kind, **_OPTIONS.get(kind, {}))
-    except OSError as fault:
-        raise ImageError(f"cannot write {str(path)!r}: {fault.strerror or fault}") from fault
+        # A link is written through, not replaced.
+        with written_whole(path.resolve()) as partial:
+            image.save(partial, kind, **_OPTIONS.get(kind, {}))
+    except (OSError, ValueError, RuntimeError) as fault:
+        # Encoders have limits of their own, such as 16383 pixels a side for WebP.
+        reason = fault.strerror if isinstance(fault, OSError) else None
+        raise ImageError(f"cannot write {str(path)!r}: {reason or fault}") from fault
     return path

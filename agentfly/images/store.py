@@ -3,17 +3,19 @@
 A handle is `img_` and the first 12 hex digits of the SHA-256 of mode, size and pixels. So equal images are one image,
 and a trajectory names an image instead of carrying it. Masks are images of mode "L".
 
-Memory is bounded: past `max_bytes` of decoded pixels the least recently used images live as PNG files only.
+Memory is bounded: past `max_bytes` of decoded pixels the least recently used images live as PNG files only. A file is
+compared with its handle when it is read, so a damaged or exchanged one is never taken for the image.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,14 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from agentfly.errors import ImageError, unknown_name
-from agentfly.files import written_whole
+from agentfly.errors import ImageError, first_line, short_path, unknown_name
+from agentfly.files import sync_to_disk, written_whole
+
+logger = logging.getLogger(__name__)
 
 HANDLE = re.compile(r"img_[0-9a-f]{12}")
 _MODES = ("L", "RGB", "RGBA")
+_REMEDY = "put a copy of it back, or run again what made it"
 
 
 def normalise(image: Image.Image) -> Image.Image:
@@ -45,7 +50,10 @@ def normalise(image: Image.Image) -> Image.Image:
 
 def image_hash(image: Image.Image) -> str:
     """Return the SHA-256 of mode, size and pixels, in hex, without the metadata."""
-    image = normalise(image)
+    return _hash(normalise(image))
+
+
+def _hash(image: Image.Image) -> str:
     digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -78,6 +86,10 @@ class ImageStore:
         self._leaving: dict[str, Image.Image] = {}
         self._lock = threading.RLock()
         self._others: list[ImageStore] = []
+        # Handles whose files this store has written or compared, and those of them that may not be on the disk yet.
+        self._sound: set[str] = set()
+        self._unsynced: set[str] = set()
+        self._syncing = threading.Lock()
 
     @property
     def root(self) -> Path | None:
@@ -85,18 +97,44 @@ class ImageStore:
         return self._root if self._durable else None
 
     def put(self, image: Image.Image) -> str:
-        """Keep an image and return its handle. Later changes to `image` do not touch the stored one."""
+        """Keep an image and return its handle. Later changes to `image` do not touch the stored one.
+
+        A file of an earlier run that is damaged is written anew.
+        """
         image = normalise(image)
         handle = handle_of(image)
         with self._lock:
             if handle in self._memory:
                 self._memory.move_to_end(handle)
                 return handle
+        kept = image.copy()
+        # The handle is of the pixels. A PNG would keep some of the rest, and a reader would apply it.
+        kept.info = {}
         # Encoding takes far longer than all else here: it must not hold up other chains.
         if self._durable:
-            self._write(handle, image)
-        self._remember(handle, image.copy())
+            self._write(handle, kept)
+        self._remember(handle, kept)
         return handle
+
+    def sync(self) -> None:
+        """Wait until the files of all images that were put are on the disk, to survive a power cut.
+
+        A line that names images is written after this. Does nothing without a folder.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        # One at a time: a caller must not return while another one still syncs its images.
+        with self._syncing:
+            with self._lock:
+                due = sorted(self._unsynced)
+            if self._root is None or not due:
+                return
+            for handle in due:
+                sync_to_disk(self._root / f"{handle}.png")
+            sync_to_disk(self._root)
+            with self._lock:
+                self._unsynced.difference_update(due)
 
     def look_in(self, other: ImageStore) -> None:
         """Look in another store, too, for images that this one lacks."""
@@ -107,7 +145,7 @@ class ImageStore:
         """Return a copy of an image, which the caller may change.
 
         Raises:
-            ImageError: the store does not hold this handle.
+            ImageError: the store does not hold this handle, or its file is damaged or is another image.
         """
         with self._lock:
             kept = self._memory.get(handle) or self._leaving.get(handle)
@@ -115,16 +153,33 @@ class ImageStore:
                 if handle in self._memory:
                     self._memory.move_to_end(handle)
                 return kept.copy()
-            path = self.path(handle)
-        if path is None or not path.exists():
-            for other in self._others:
-                if handle in other:
+        fault = ImageError(f"no image {handle!r} in this store")
+        try:
+            if (image := self._read(handle)) is not None:
+                with self._lock:
+                    self._sound.add(handle)
+                self._remember(handle, image)
+                return image.copy()
+        except ImageError as found:
+            fault = found
+        for other in self._others:
+            if handle in other:
+                try:
                     return other.get(handle)
-            raise ImageError(f"no image {handle!r} in this store")
-        with Image.open(path) as file:
-            image = file.copy()
-        self._remember(handle, image)
-        return image.copy()
+                except ImageError as found:
+                    fault = found
+        raise fault
+
+    def copy_from(self, other: ImageStore, handles: Iterable[str]) -> None:
+        """Keep images of another store. Those that it cannot give are left out, and that is logged."""
+        for handle in handles if other is not self else ():
+            with self._lock:
+                known = handle in self._memory or handle in self._sound
+            if not known and handle in other:
+                try:
+                    self.put(other.get(handle))
+                except ImageError as fault:
+                    logger.warning("an image is not kept: %s", fault)
 
     def path(self, handle: str) -> Path | None:
         """Return the path of a handle's PNG, written or not; None while the store has no folder."""
@@ -162,11 +217,51 @@ class ImageStore:
                 self._spill = tempfile.TemporaryDirectory(prefix="agentfly-images-")
                 self._root = Path(self._spill.name)
             path = self._root / f"{handle}.png"
-        if path.exists():
-            return
-        # A reader in another thread or process must never see half a file.
-        with written_whole(path) as partial:
-            image.save(partial, "PNG", compress_level=1)
+        if not self._is_sound(handle, path):
+            # A reader in another thread or process must never see half a file.
+            with written_whole(path) as partial:
+                image.save(partial, "PNG", compress_level=1)
+        with self._lock:
+            if self._durable and handle not in self._sound:
+                self._unsynced.add(handle)
+            self._sound.add(handle)
+
+    def _is_sound(self, handle: str, path: Path) -> bool:
+        """Return True if the file of a handle is there and is its image. It is read once."""
+        if not path.exists():
+            with self._lock:
+                self._sound.discard(handle)
+            return False
+        if handle in self._sound:
+            return True
+        try:
+            return self._read(handle) is not None
+        except ImageError as fault:
+            logger.warning("%s; it is written anew", fault)
+            return False
+
+    def _read(self, handle: str) -> Image.Image | None:
+        """Return the image of a file, compared with its handle; None where there is no file.
+
+        Raises:
+            ImageError: the file cannot be read, is damaged, or is another image.
+        """
+        path = self.path(handle)
+        # A pipe or a device would never end.
+        if path is None or not path.is_file():
+            return None
+        try:
+            with Image.open(path, formats=("PNG",)) as file:
+                image = file.copy()
+        except Exception as fault:  # decoders raise anything on broken bytes
+            system = fault.strerror if isinstance(fault, OSError) else None
+            reason = f"cannot be read: {system}" if system else f"is damaged ({first_line(fault)})"
+            raise ImageError(f"the image file {short_path(str(path))!r} {reason}; {_REMEDY}") from fault
+        if not _hash(image).startswith(handle.removeprefix("img_")):
+            shown = short_path(str(path))
+            raise ImageError(f"the image file {shown!r} holds another image than its name says; {_REMEDY}")
+        image.info = {}
+        return image
 
 
 def _size(image: Image.Image) -> int:

@@ -32,6 +32,7 @@ DETERMINISTIC = ("classical",)
 
 _Make = Callable[[], Awaitable[Entry]]
 E = TypeVar("E", bound=Engines)
+R = TypeVar("R")
 T = TypeVar("T", Detector, Inpainter, Editor)
 
 
@@ -116,12 +117,24 @@ class _Front:
         )
 
     async def through(
-        self, engine: str, operation: str, parameters: Mapping[str, object], images: Sequence[Image.Image], make: _Make
-    ) -> Entry:
-        """Return the result from the cache, or from `make`, which is then kept; see `cache_key` for the arguments."""
+        self,
+        engine: str,
+        operation: str,
+        parameters: Mapping[str, object],
+        images: Sequence[Image.Image],
+        make: _Make,
+        read: Callable[[Entry], R],
+    ) -> R:
+        """Return the result from the cache, or from `make`, which is then kept.
+
+        Args:
+            engine, operation, parameters, images: see `cache_key`.
+            make: does the work.
+            read: returns the result of an entry; one that it cannot read is a miss.
+        """
         version = self._versions.get(operation, "")
         key = await asyncio.to_thread(cache_key, engine, version, operation, parameters, images)
-        found = await asyncio.to_thread(self.cache.get, key)
+        found = await asyncio.to_thread(self._find, key, read)
         if found is not None:
             self.cache.count(hits=1)
             return found
@@ -148,7 +161,18 @@ class _Front:
             if not flight.waiting and not flight.task.done():
                 self._flights.pop(place, None)
                 flight.task.cancel()
-        return Entry(tuple(image.copy() for image in entry.images), entry.data)
+        copies = Entry(tuple(image.copy() for image in entry.images), entry.data)
+        return await asyncio.to_thread(read, copies)
+
+    def _find(self, key: str, read: Callable[[Entry], R]) -> R | None:
+        entry = self.cache.get(key)
+        if entry is None:
+            return None
+        try:
+            return read(entry)
+        except (LookupError, TypeError, ValueError, AttributeError) as fault:
+            self.cache.drop(key, f"{type(fault).__name__}: {fault}")
+            return None
 
     async def image(
         self,
@@ -169,7 +193,7 @@ class _Front:
         async def entry() -> Entry:
             return Entry((await make(),))
 
-        return (await self.through(engine, operation, given, images, entry)).images[0]
+        return await self.through(engine, operation, given, images, entry, lambda found: found.images[0])
 
     def _remove(self, place: tuple[int, str], task: asyncio.Task[Entry]) -> None:
         flight = self._flights.get(place)
@@ -215,8 +239,9 @@ class CachedDetector(_Cached[Detector]):
             return await asyncio.to_thread(_to_entry, found, image.size)
 
         parameters = {"prompt": prompt, "box_threshold": box_threshold, "text_threshold": text_threshold}
-        entry = await self.front.through(await self.maker(), "detect", parameters, (image,), make)
-        return await asyncio.to_thread(_from_entry, entry, image.size)
+        return await self.front.through(
+            await self.maker(), "detect", parameters, (image,), make, lambda entry: _from_entry(entry, image.size)
+        )
 
 
 class CachedInpainter(_Cached[Inpainter]):
@@ -261,9 +286,17 @@ def _to_entry(found: Sequence[Detection], size: tuple[int, int]) -> Entry:
 
 
 def _from_entry(entry: Entry, size: tuple[int, int]) -> Detections:
+    """Return the detections of an entry.
+
+    Raises:
+        LookupError, TypeError, ValueError: the entry has another shape.
+    """
     found = []
     for one in entry.data["objects"]:
-        box = tuple(one["box"])
+        x0, y0, x1, y1 = map(int, one["box"])
+        box = (x0, y0, x1, y1)
         mask = box_mask(box, size) if one["mask"] is None else entry.images[one["mask"]]
-        found.append(Detection(one["label"], one["score"], box, mask))
+        if (mask.mode, mask.size) != ("L", size):
+            raise ValueError(f"a mask is {mask.mode} {mask.size} for an image of {size}")
+        found.append(Detection(str(one["label"]), float(one["score"]), box, mask))
     return Detections(found, best_rejected=entry.data["best_rejected"])

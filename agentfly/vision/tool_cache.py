@@ -3,10 +3,14 @@
 A result is one JSON file and a PNG file for each image, named by the hash of all inputs. Files appear whole or not at
 all, so processes need no locks. Past `max_bytes` the least recently used results are removed. The most recent ones are
 also kept decoded in memory, since decoding a PNG takes longer than all the rest of a hit.
+
+A cache only saves work. A damaged result is a miss, and a disk that is full or read-only is reported once: calls go on
+without it.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -21,6 +25,7 @@ from typing import Any
 
 from PIL import Image
 
+from agentfly.errors import first_line
 from agentfly.files import written_whole
 from agentfly.images import encode_image
 from agentfly.images.store import image_hash, normalise
@@ -30,6 +35,7 @@ logger = logging.getLogger(__name__)
 _LAYOUT = 1
 # Seconds for which an unfinished file, or an image without its JSON file, is kept: a process may still be writing.
 _GRACE = 600.0
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,9 @@ def cache_key(
         images: of the call.
     """
     parts = [_LAYOUT, engine, version, operation, dict(parameters), [image_hash(image) for image in images]]
-    return hashlib.sha256(
-        json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    ).hexdigest()
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    # A prompt that a policy wrote can hold half a surrogate pair.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ToolCache:
@@ -92,11 +98,20 @@ class ToolCache:
         max_bytes: bytes on disk. Each process measures the folder after it has written a sixteenth of that, so it can
             be more for a moment.
         memory_bytes: bytes of decoded images kept in memory.
+
+    Raises:
+        OSError: the folder cannot be made, for another reason than a full or read-only disk.
     """
 
     def __init__(self, root: str | Path, *, max_bytes: int = 20 * 1024**3, memory_bytes: int = 128 * 1024**2) -> None:
         self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._reported = False
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            if fault.errno not in _UNWRITABLE:
+                raise
+            self._report(fault)
         self._max_bytes = max_bytes
         self._memory_bytes = memory_bytes
         self._memory: OrderedDict[str, Entry] = OrderedDict()
@@ -129,34 +144,40 @@ class ToolCache:
             self._remember(key, entry)
         try:
             os.utime(self._path(key))
-        except FileNotFoundError:
-            # Another process evicted it; the copy in memory is still right.
-            logger.debug("result %s left the disk", key)
+        except OSError as fault:
+            # Another process evicted it, or the disk is read-only: the result is right all the same.
+            logger.debug("the use of result %s is not noted: %s", key, fault)
         return replace(entry, images=tuple(image.copy() for image in entry.images))
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep a result on disk and in memory.
+        """Keep a result in memory and, while the disk can be written, on disk.
 
         Args:
             key: see `cache_key`.
             entry: its images are stored in the modes of `normalise`, its data as JSON.
         """
         images = tuple(normalise(image).copy() for image in entry.images)
-        folder = self._path(key).parent
-        folder.mkdir(exist_ok=True)
-        size = 0
-        for index, image in enumerate(images):
-            size += _write(folder / f"{key}.{index}.png", encode_image(image))
-        text = json.dumps({"images": len(images), "data": dict(entry.data)})
-        # Last: a reader that finds the JSON file finds all images.
-        size += _write(self._path(key), text.encode())
         self._remember(key, Entry(images, entry.data))
-        self.count(stored=1)
+        try:
+            size = self._store(key, images, entry.data)
+            self.count(stored=1)
+            with self._lock:
+                due = self._written is None or self._written + size > self._max_bytes // 16
+                self._written = 0 if due else (self._written or 0) + size
+            if due:
+                self.evict()
+        except OSError as fault:
+            self._report(fault)
+
+    def drop(self, key: str, reason: object) -> None:
+        """Remove a result that cannot be used; the reason goes to the log."""
+        logger.warning("dropping a broken result from the tool cache: %s", reason)
         with self._lock:
-            due = self._written is None or self._written + size > self._max_bytes // 16
-            self._written = 0 if due else (self._written or 0) + size
-        if due:
-            self.evict()
+            self._forget(key)
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as fault:
+            self._report(fault)
 
     def evict(self) -> int:
         """Remove the least recently used results until nine tenths of the bound are kept, and return the bytes left."""
@@ -176,20 +197,38 @@ class ToolCache:
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.json"
 
+    def _store(self, key: str, images: Sequence[Image.Image], data: Mapping[str, Any]) -> int:
+        """Write a result, and return its bytes."""
+        self._path(key).parent.mkdir(parents=True, exist_ok=True)
+        size = sum(_write(self._image_path(key, index), encode_image(image)) for index, image in enumerate(images))
+        meta = {"images": len(images), "hashes": [image_hash(image) for image in images], "data": dict(data)}
+        # Last: a reader that finds the JSON file finds all images.
+        return size + _write(self._path(key), json.dumps(meta).encode())
+
+    def _report(self, fault: OSError) -> None:
+        if not self._reported:
+            self._reported = True
+            reason = fault.strerror or fault
+            logger.warning("the tool cache %s cannot be written (%s): calls go on without it", self.root, reason)
+
+    def _image_path(self, key: str, index: int) -> Path:
+        return self._path(key).with_name(f"{key}.{index}.png")
+
     def _read(self, key: str) -> Entry | None:
-        path = self._path(key)
         try:
-            meta = json.loads(path.read_text(encoding="utf-8"))
+            meta = json.loads(self._path(key).read_text(encoding="utf-8"))
             images = []
             for index in range(meta["images"]):
-                with Image.open(path.with_name(f"{key}.{index}.png"), formats=("PNG",)) as file:
+                with Image.open(self._image_path(key, index), formats=("PNG",)) as file:
                     images.append(file.copy())
-            return Entry(tuple(images), meta["data"])
+            # Results of version 0.1 have no hashes.
+            if "hashes" in meta and meta["hashes"] != [image_hash(image) for image in images]:
+                raise ValueError(f"an image of {self._path(key)} is another one than was stored")
+            return Entry(tuple(images), dict(meta["data"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, SyntaxError) as fault:
-            logger.warning("dropping a broken result from the tool cache: %s", fault)
-            path.unlink(missing_ok=True)
+        except Exception as fault:  # a file of a shared folder can hold anything, and decoders raise anything
+            self.drop(key, first_line(fault))
             return None
 
     def _remember(self, key: str, entry: Entry) -> None:

@@ -7,7 +7,6 @@ and `trajectories.jsonl` are moved aside before the run continues. Otherwise the
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError
-from agentfly.files import held, read_mapping
+from agentfly.files import held, read_mapping, written_whole
 from agentfly.training.launch.checkpoints import TRACKER, newest_checkpoint, step_of
 from agentfly.training.recipe.settings import TrainSettings
 
@@ -133,11 +132,9 @@ def cut_back(log: Path, step: int, aside: Path, *, revalidates: bool = False) ->
         gone = {number for number, line in enumerate(lines) if is_later(line)}
     if not gone:
         return 0
-    partial = log.with_name(f"{log.name}.partial")
-    with log.open("rb") as lines, partial.open("wb") as kept, aside.open("ab") as other:
+    with written_whole(log) as partial, log.open("rb") as lines, partial.open("wb") as kept, aside.open("ab") as other:
         for number, line in enumerate(lines):
             (other if number in gone else kept).write(line)
-    os.replace(partial, log)
     logger.info("%d lines of steps after %d, which are repeated, were moved from %s to %s", len(gone), step, log, aside)
     return len(gone)
 

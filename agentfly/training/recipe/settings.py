@@ -17,7 +17,7 @@ from agentfly.agents.policy_config import PolicyConfig
 from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.guarded import GuardSettings
 from agentfly.redaction import secret_entries
-from agentfly.settings import Settings
+from agentfly.settings import OutputPath, Settings
 from agentfly.training.metrics.judge_audit import AuditSettings
 from agentfly.training.metrics.turn_credit import Placement
 from agentfly.vision.remote.settings import NodeConfig, NodeSettings, read_nodes
@@ -149,7 +149,7 @@ class TrainSettings(Settings):
     renamed: ClassVar[Mapping[str, str]] = {"pictures": "images"}
 
     model: str
-    out: Path
+    out: OutputPath
     data: DataSettings
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cuda"

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError
 from agentfly.files import parse_yaml, read_mapping
-from agentfly.settings import Settings
+from agentfly.settings import OutputPath, Settings
 from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.loop import LoopConfig
 
@@ -97,7 +97,7 @@ class SupervisedConfig(Settings):
     """
 
     model: str
-    out: Path
+    out: OutputPath
     template: str | None = None
     data: DataConfig = DataConfig()
     lora: LoraConfig = LoraConfig()

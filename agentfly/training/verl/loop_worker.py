@@ -7,9 +7,12 @@ loop, in processes of its own, while other chains go on.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -66,9 +69,11 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         try:
             await super()._run_agent_loop(sampling_params, trajectory, **kwargs, **{VALIDATE: validate})
         except Exception as fault:
-            if isinstance(fault, ChainFault):
-                log_chain(fault.chain)
-            await lost_chain(fault, kwargs["uid"], validate=validate).put(kwargs["session_id"])
+            try:
+                if isinstance(fault, ChainFault):
+                    await asyncio.to_thread(log_chain, fault.chain)
+            finally:
+                await lost_chain(fault, kwargs["uid"], validate=validate).put(kwargs["session_id"])
             raise
 
     async def _agent_loop_postprocess(self, output: ChainOutput, validate: bool, **kwargs: object) -> None:
@@ -98,7 +103,8 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             output.token_rewards = None if answer.token_rewards is None else list(answer.token_rewards)
             output.extra_fields["reward_extra_info"] = reward_info(chain.trajectory)
             report_of(chain, answer.audit, self._context.engines).add_to(output.extra_fields)
-            log_chain(chain)
+            # Encoding the images of a chain must not hold up the others.
+            await asyncio.to_thread(log_chain, chain)
 
     async def _ask_reward_loop(self, chain: FinishedChain) -> ScoredChain | UnscoredChain:
         # verl chooses in this way too (experimental/agent_loop/agent_loop.py:_compute_score).
@@ -153,14 +159,24 @@ def report_of(chain: FinishedChain, audit: float | None, engines: Engines) -> Ch
 
 
 def log_chain(chain: FinishedChain) -> None:
-    """Append a chain to the run's `trajectories.jsonl`, and its images to `images/`."""
+    """Append a chain to the run's `trajectories.jsonl`, and its images to `images/`.
+
+    Raises:
+        OSError: the disk is full or broken; it names the file.
+    """
     settings, trajectory = chain.settings, chain.trajectory
     if settings.images:
-        kept = ImageStore(settings.image_dir)
+        kept = _kept_images(settings.image_dir)
         made = {handle for record in trajectory.tool_records for handle in record.images}
-        for handle in {*trajectory.images, *made, *filter(None, [trajectory.final_image])}:
-            kept.put(chain.store.get(handle))
+        kept.copy_from(chain.store, {*trajectory.images, *made, *filter(None, [trajectory.final_image])})
+        kept.sync()
     if settings.trajectories:
         request = chain.request
         line = TrajectoryLine.of_chain(trajectory, step=request.step, validate=request.validate)
         append_line(settings.trajectory_log, line)
+
+
+@lru_cache(maxsize=1)
+def _kept_images(folder: Path) -> ImageStore:
+    """Return the store of a run's folder, which remembers the files that it has compared, and no images."""
+    return ImageStore(folder, max_bytes=0)

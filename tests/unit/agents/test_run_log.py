@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import random
@@ -17,8 +18,9 @@ from PIL import Image
 from agentfly.agents import ImageEditingAgent, StopReason, Trajectory
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig, GenerationRequest, ScriptedBackend
 from agentfly.agents.run import RunLog
-from agentfly.agents.trajectory_file import FILE_NAME
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGES
 from agentfly.errors import BackendError, ConfigError
+from agentfly.images import ImageStore
 from tests import programs
 from tests.unit.agents.conftest import ChatServer, failure
 
@@ -167,16 +169,64 @@ async def test_what_is_done_when_a_run_is_cancelled_stays_done(tmp_path: Path) -
 
 
 async def test_a_chain_is_on_disk_before_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
+    written: list[int] = []
+    synced: set[str] = set()
     fsync = os.fsync
 
     def count(file: int) -> None:
         fsync(file)
-        synced.append(len((tmp_path / FILE_NAME).read_bytes().splitlines()))
+        synced.add(name := Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        if name == FILE_NAME:
+            found = lines(tmp_path)
+            written.append(len(found))
+            # A line that survives a power cut must not name an image that did not.
+            handles = found[-1]["trajectory"]["names"].values()
+            assert {f"{handle}.png" for handle in handles} <= synced
 
     monkeypatch.setattr(os, "fsync", count)
     await Counted().agent.run(conversations(), log_dir=tmp_path)
-    assert synced == [1, 2, 3]
+    assert written == [1, 2, 3]
+
+
+@pytest.mark.parametrize("nothing", ["", " ", 3, True])
+async def test_a_log_dir_that_names_no_folder_is_refused(nothing: Any) -> None:
+    with pytest.raises(ConfigError, match="names no folder: give its path, or leave log_dir out"):
+        await Counted().agent.run(conversations(1), log_dir=nothing)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("where", [IMAGES, FILE_NAME])
+async def test_a_disk_that_fills_up_is_one_error_with_the_path(
+    number: int, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        if where in os.readlink(f"/proc/self/fd/{file}"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=f"log_dir='{tmp_path}' cannot be written: .*{where}"):
+        await Counted().agent.run(conversations(), log_dir=tmp_path)
+    monkeypatch.undo()
+    again = Counted()
+    result = await again.agent.run(conversations(), log_dir=tmp_path)
+    assert all(t.answered for t in result)
+    assert len(lines(tmp_path)) == 3
+
+
+async def test_a_log_dir_that_cannot_be_made_is_one_error_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"log_dir='{tmp_path}/file/log' cannot be written: .*not a folder"):
+        await Counted().agent.run(conversations(1), log_dir=tmp_path / "file" / "log")
+
+
+async def test_images_that_were_damaged_between_two_starts_are_mended_by_the_chains_that_run(tmp_path: Path) -> None:
+    await Counted(failing="task1").agent.run(conversations(2), log_dir=tmp_path)
+    [failed] = [entry["trajectory"] for entry in lines(tmp_path) if entry["trajectory"]["stop_reason"] != "answered"]
+    [source] = failed["images"]
+    (tmp_path / IMAGES / f"{source}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = await Counted().agent.run(conversations(2), log_dir=tmp_path)
+    assert all(t.answered for t in result)
+    assert ImageStore(tmp_path / IMAGES).get(source).size == (16, 16)
 
 
 PROGRAM = """

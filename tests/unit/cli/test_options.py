@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from agentfly.cli import app as commands
 from agentfly.cli.options import Nodes, NodesCommand, NodesKeyEnv, read_node_options
 from agentfly.errors import ConfigError
 
@@ -59,3 +61,39 @@ def test_the_key_of_servers_is_named_and_must_be_there(monkeypatch: pytest.Monke
     monkeypatch.delenv("NODE_KEY")
     with pytest.raises(ConfigError, match="--nodes-key-env NODE_KEY: this environment variable is not set"):
         read_node_options(["a:1"], "NODE_KEY")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "--data", "stickers", "--out", ""],
+        ["eval", "--data", "stickers", "-o", " "],
+        ["compare", "a", "b", "--out", ""],
+        ["replay", "a", "--evaluator", "reference", "--out="],
+        ["edit", "a.png", "darker", "--out", ""],
+        ["edit", "a.png", "darker", "--strip", ""],
+        ["generate", "a cat", "--output-dir", ""],
+        ["quickstart", "--out", ""],
+        ["export", "a", "--out", ""],
+        ["data", "convert", "stickers", "--out", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_output_does_not_stand_for_the_working_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(commands, words)
+    assert result.exit_code == 2
+    assert "names no file or folder" in " ".join(result.output.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_output_in_a_file_of_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "eval.yaml").write_text("data: stickers\nout: ''\n")
+    for words, field in ((["eval", "--config", "eval.yaml"], "--out"), (["sft", "model=m", "out="], "out")):
+        result = CliRunner().invoke(commands, words)
+        assert isinstance(result.exception, ConfigError)
+        assert field in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["eval.yaml"]

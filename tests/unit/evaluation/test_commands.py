@@ -121,6 +121,21 @@ def test_a_model_behind_an_endpoint_is_evaluated_from_a_file(
     assert "sk-mine" not in (tmp_path / "run" / "settings.json").read_text()
 
 
+def test_a_wrong_option_leaves_no_folder_and_a_wrong_address_binds_none(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
+    out, words = tmp_path / "runs" / "one", ["eval", *STICKERS, "--limit", 1, "--evaluator", "structural"]
+    for wrong in (["--agent", "nope"], ["--agent", AGENT, "--data", "nope"], ["--agent", AGENT, "--split", "nope"]):
+        assert command(*words, "--out", out, *wrong).exit_code
+        assert list(tmp_path.iterdir()) == []
+    endpoint = ["--model", "m", "--out", out, "--backend-config", '{"max_retries": 0}', "--base-url"]
+    assert command(*words, *endpoint, "http://127.0.0.1:9/v1").exit_code
+    server.say(blurs, blurs)
+    done(*words, *endpoint, server.url)
+    assert summary(out)["all"]["failed"] == 0
+
+
 def cell(image: Image.Image) -> dict[str, Any]:
     out = io.BytesIO()
     image.save(out, "PNG")

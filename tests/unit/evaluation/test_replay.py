@@ -20,6 +20,7 @@ from agentfly.evaluation.replay import ReplaySettings, read_recording, replay
 from agentfly.images import ImageStore
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task
+from tests.unit.images.damage import DAMAGE
 
 TURNS = (
     call("qwen_edit_image", image_id="img_1", prompt="darken") + call("no_such_tool", x=1),
@@ -141,6 +142,33 @@ async def test_a_run_is_scored_again_and_resumes(tmp_path: Path) -> None:
     assert again.summary is not None
     assert again.summary["all"]["scores"]["structural"]["scored"] == 3
     assert not again.differs
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_lost_image_is_one_failed_row_until_it_is_back(damage: str, tmp_path: Path) -> None:
+    records = await run(tmp_path / "run", scripted(None, *TURNS), [structured(n) for n in range(3)], ("structural",))
+    files = [tmp_path / "run/images" / f"{handle}.png" for handle in (*records[1].task.images, *records[2].task.images)]
+    data = [file.read_bytes() for file in files]
+    for file in files:
+        DAMAGE[damage](file)
+    settings = ReplaySettings(run=tmp_path / "run", evaluator="structural", re_execute=True)
+    first = await replay(settings)
+    assert first.summary is not None
+    assert first.summary["all"]["failed"] == 2
+    assert first.summary["all"]["scores"]["structural"]["scored"] == 1
+    assert first.reexecution is not None
+    assert first.reexecution["chains_with_skipped_calls"] == 2
+    report = (tmp_path / "run/replay/trajectories.jsonl").read_text()
+    assert all(file.stem in report for file in files)
+    for file, content in zip(files, data, strict=True):
+        file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
+        file.write_bytes(content)
+    resumed: list[bool] = []
+    second = await replay(settings, lambda record, known: resumed.append(known))
+    assert sorted(resumed) == [False, False, True]
+    assert second.summary is not None
+    assert second.summary["all"]["scores"]["structural"]["scored"] == 3
+    assert not second.differs
 
 
 def line(trajectory: Trajectory) -> Mapping[str, Any]:

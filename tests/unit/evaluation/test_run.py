@@ -17,6 +17,7 @@ from agentfly.errors import BackendError, ConfigError, DatasetError
 from agentfly.evaluators import NotScored
 from agentfly.images import ImageStore
 from tests.unit.evaluation.agents import BRIGHTNESS, PlainAgent, answered, run, solved, task
+from tests.unit.images.damage import DAMAGE
 
 
 async def test_records_come_in_the_order_of_the_tasks_and_no_more_run_at_once_than_allowed(tmp_path: Path) -> None:
@@ -99,6 +100,45 @@ async def test_an_image_that_cannot_be_loaded_is_a_failed_record(tmp_path: Path)
     assert record.failed
     assert "nowhere.png" in (record.trajectory.error or "")
     assert agent.asked == []
+
+
+@pytest.mark.parametrize("damage", [kind for kind in DAMAGE if kind != "a folder"])
+async def test_a_finished_task_whose_image_is_lost_runs_again_alone(damage: str, tmp_path: Path) -> None:
+    tasks = [task(n) for n in range(3)]
+    first = await run(tmp_path, PlainAgent(), tasks)
+    for handle in (first[1].task.images[0], first[2].trajectory.final_image):
+        DAMAGE[damage](tmp_path / "images" / f"{handle}.png")
+    agent = PlainAgent()
+    records = await run(tmp_path, agent, tasks)
+    assert sorted(agent.asked) == ["t1", "t2"]
+    assert [record.value(BRIGHTNESS) for record in records] == [100.0] * 3
+    agent = PlainAgent()
+    await run(tmp_path, agent, tasks)
+    assert agent.asked == []
+
+
+async def test_an_image_that_is_damaged_while_a_task_runs_ends_no_other(tmp_path: Path) -> None:
+    def act(task: EditTask, store: ImageStore) -> Trajectory:
+        made = store.put(Image.new("RGB", (9, 9 + int(task.id[1:]))))
+        if task.id == "t1":
+            DAMAGE["truncated"](store.path(made))  # type: ignore[arg-type]
+            store._memory.clear()
+        return answered(task, made)
+
+    tasks = [task(n) for n in range(3)]
+    records = await run(tmp_path, PlainAgent(act, ImageStore(tmp_path / "own")), tasks, concurrency=1)
+    assert isinstance(records[1].scores[BRIGHTNESS], NotScored)
+    assert [record.value(BRIGHTNESS) is None for record in records] == [False, True, False]
+
+
+async def test_images_that_were_never_kept_do_not_run_a_task_again(tmp_path: Path) -> None:
+    def act(task: EditTask, store: ImageStore) -> Trajectory:
+        return answered(task, "img_0123456789ab", names={"img_2": "img_ba9876543210", "img_3": "img_3"})
+
+    for asked in (["t0"], []):
+        agent = PlainAgent(act)
+        await run(tmp_path, agent, [task(0)])
+        assert agent.asked == asked
 
 
 async def test_images_of_an_agent_with_its_own_store_are_kept_with_the_run(tmp_path: Path) -> None:

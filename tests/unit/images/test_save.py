@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,34 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match=r"cannot write .*a\.png"):
         save_image(Image.new("L", (2, 2)), tmp_path / "file" / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_a_full_disk_leaves_the_earlier_file_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_image(Image.new("RGB", (8, 8), "red"), tmp_path / name)
+    before = path.read_bytes()
+
+    def full(image: Image.Image, target: Path, *arguments: object, **named: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(ImageError, match=f"cannot write '{path}': No space left"):
+        save_image(Image.new("RGB", (8, 8), "blue"), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "side"), [("a.webp", 16_384), ("a.jpg", 65_536)])
+def test_a_side_that_a_format_does_not_take_is_an_error_with_the_path(name: str, side: int, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"cannot write .*a\."):
+        save_image(Image.new("L", (side, 1)), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "real" / "file.png")
+    save_image(Image.new("RGB", (8, 8), "red"), tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real" / "file.png").is_file()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageStore, ImageView, handle_of
+from tests.unit.images.damage import DAMAGE
 
 
 def make_image(value: int, size: tuple[int, int] = (8, 6)) -> Image.Image:
@@ -86,6 +89,74 @@ def test_a_durable_store_is_read_by_another_one(tmp_path: Path) -> None:
     assert handle in other
     assert handle_of(other.get(handle)) == handle
     assert [path.name for path in tmp_path.iterdir()] == [f"{handle}.png"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_never_taken_for_the_image(damage: str, tmp_path: Path) -> None:
+    handle = ImageStore(tmp_path).put(make_image(5))
+    DAMAGE[damage](tmp_path / f"{handle}.png")
+    with pytest.raises(ImageError, match=handle):
+        ImageStore(tmp_path).get(handle)
+
+
+@pytest.mark.parametrize("damage", [kind for kind in DAMAGE if kind != "a folder"])
+def test_putting_an_image_again_mends_its_file(damage: str, tmp_path: Path) -> None:
+    handle = ImageStore(tmp_path).put(make_image(5))
+    DAMAGE[damage](tmp_path / f"{handle}.png")
+    assert ImageStore(tmp_path).put(make_image(5)) == handle
+    assert handle_of(ImageStore(tmp_path).get(handle)) == handle
+
+
+def test_a_damaged_file_is_read_from_another_store_that_has_the_image(tmp_path: Path) -> None:
+    handle = ImageStore(tmp_path / "a").put(make_image(5))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    DAMAGE["truncated"](tmp_path / "a" / f"{handle}.png")
+    store = ImageStore(tmp_path / "a")
+    store.look_in(ImageStore(tmp_path / "b"))
+    assert handle_of(store.get(handle)) == handle
+
+
+def test_what_a_file_says_beside_its_pixels_is_not_kept(tmp_path: Path) -> None:
+    image = make_image(5)
+    image.info["transparency"] = (5, 5, 5)
+    store = ImageStore(tmp_path)
+    handle = store.put(image)
+    with Image.open(tmp_path / f"{handle}.png") as file:
+        assert not file.info
+    assert ImageStore(tmp_path).get(handle).info == {}
+
+
+def test_sync_waits_for_each_new_file_once_and_for_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", note)
+    store = ImageStore(tmp_path)
+    first, second = store.put(make_image(1)), store.put(make_image(2))
+    assert synced == []
+    store.sync()
+    assert synced == [f"{handle}.png" for handle in sorted([first, second])] + [tmp_path.name]
+    store.put(make_image(1))
+    store.sync()
+    assert len(synced) == 3
+    # Another process may have written it without a sync so far.
+    other = ImageStore(tmp_path)
+    other.put(make_image(1))
+    other.sync()
+    assert synced[3:] == [f"{first}.png", tmp_path.name]
+
+
+def test_images_that_another_store_has_lost_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = ImageStore(tmp_path / "a"), ImageStore(tmp_path / "b")
+    good, bad = source.put(make_image(1)), source.put(make_image(2))
+    DAMAGE["truncated"](tmp_path / "a" / f"{bad}.png")
+    target.copy_from(ImageStore(tmp_path / "a"), [good, bad, "img_000000000000", "img_1"])
+    assert [path.name for path in (tmp_path / "b").iterdir()] == [f"{good}.png"]
+    assert bad in caplog.text
 
 
 @pytest.mark.parametrize("name", ["img_000000000000", "../../etc/passwd", "img_1"])

@@ -14,7 +14,7 @@ from agentfly.errors import ToolError
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
 from agentfly.vision.cached_engines import CachedEditor, cache_stats, cached
 from agentfly.vision.detection.boxes import box_mask
-from agentfly.vision.tool_cache import CacheStats, ToolCache
+from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache
 
 
 class Work:
@@ -82,6 +82,45 @@ async def test_detections_come_back_as_they_were(cache: ToolCache, tmp_path: Pat
         assert found[1].mask.tobytes() == Image.linear_gradient("L").resize(noise.size).tobytes()
     # A mask that is its box is not written as an image.
     assert len(list(tmp_path.glob("??/*.png"))) == 1
+
+
+WRONG: list[dict[str, Any]] = [
+    {},
+    {"objects": None, "best_rejected": None},
+    {"objects": ["cat"], "best_rejected": None},
+    {"objects": [{"label": "cat"}], "best_rejected": None},
+    {"objects": [{"label": "cat", "score": 0.5, "box": [1, 2], "mask": None}], "best_rejected": None},
+    {"objects": [{"label": "cat", "score": 0.5, "box": [1, 2, 3, "x"], "mask": None}], "best_rejected": None},
+    {"objects": [{"label": "cat", "score": 0.5, "box": [1, 2, 30, 40], "mask": 7}], "best_rejected": None},
+    {"objects": [{"label": "cat", "score": 0.5, "box": [1, 2, 30, 40], "mask": 0}], "best_rejected": None},
+    {"objects": [{"label": "cat", "score": "high", "box": [1, 2, 30, 40], "mask": None}], "best_rejected": None},
+    {"objects": []},
+]
+
+
+@pytest.mark.parametrize("data", WRONG)
+@pytest.mark.parametrize("image", [None, Image.new("RGB", (3, 3))])
+async def test_a_kept_detection_of_another_shape_is_a_miss(
+    data: dict[str, Any], image: Image.Image | None, cache: ToolCache, tmp_path: Path, noise: Image.Image
+) -> None:
+    work = Work()
+    detect = work.behind(cache).detector.detect
+    await detect(noise, "cat", box_threshold=0.3, text_threshold=0.2)
+    [file] = tmp_path.glob("??/*.json")
+    cache.put(file.stem, Entry((image,) if image else (), data))
+    found = await work.behind(ToolCache(tmp_path)).detector.detect(noise, "cat", box_threshold=0.3, text_threshold=0.2)
+    assert [one.label for one in found] == ["cat", "dog"]
+    assert len(work.calls) == 2
+    await detect(noise, "cat", box_threshold=0.3, text_threshold=0.2)
+
+
+async def test_a_kept_edit_without_an_image_is_a_miss(cache: ToolCache, tmp_path: Path, noise: Image.Image) -> None:
+    work = Work()
+    for expected in (1, 2):
+        await work.behind(cache).editor.edit(noise, "red", EditParams(seed=1))
+        assert len(work.calls) == expected
+        [file] = tmp_path.glob("??/*.json")
+        cache.put(file.stem, Entry())
 
 
 async def test_other_thresholds_are_another_detection(cache: ToolCache, noise: Image.Image) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 from agentfly.images.store import image_hash
 from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
 from tests import programs
+from tests.unit.images.damage import DAMAGE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -122,19 +125,102 @@ def test_memory_is_bounded_and_the_rest_comes_from_disk(tmp_path: Path) -> None:
     assert cache._held == 2 * one
 
 
-@pytest.mark.parametrize("damage", ["png", "json", "no png"])
+def rewritten(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+BROKEN: dict[str, Callable[[Path, Path], object]] = {
+    "png cut": lambda meta, png: png.write_bytes(png.read_bytes()[:20]),
+    "png flipped": lambda meta, png: png.write_bytes(png.read_bytes()[:-40] + b"x" + png.read_bytes()[-39:]),
+    "png exchanged": lambda meta, png: make_image(2).save(png),
+    "png of another format": lambda meta, png: make_image(1).save(png, "JPEG"),
+    "no png": lambda meta, png: png.unlink(),
+    "json cut": lambda meta, png: meta.write_bytes(meta.read_bytes()[:20]),
+    "no utf-8": lambda meta, png: meta.write_bytes(b"\xff\xfe{}"),
+    "too deep": lambda meta, png: meta.write_text("[" * 100_000),
+    "a list": lambda meta, png: meta.write_text("[]"),
+    "null": lambda meta, png: meta.write_text("null"),
+    "no keys": lambda meta, png: meta.write_text("{}"),
+    "a count in words": lambda meta, png: rewritten(meta, images="one"),
+    "too many images": lambda meta, png: rewritten(meta, images=10**12),
+    "no images": lambda meta, png: rewritten(meta, images=0),
+    "hashes of another kind": lambda meta, png: rewritten(meta, hashes=3),
+    "data of another kind": lambda meta, png: rewritten(meta, data="x"),
+    "a folder": lambda meta, png: DAMAGE["a folder"](meta),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
 def test_a_broken_result_is_a_miss_and_can_be_written_again(tmp_path: Path, damage: str) -> None:
     ToolCache(tmp_path).put(key(1), Entry((make_image(1),)))
-    suffix = "json" if damage == "json" else "png"
-    path = next(tmp_path.glob(f"??/*.{suffix}"))
-    if damage == "no png":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:20])
+    [meta], [png] = tmp_path.glob("??/*.json"), tmp_path.glob("??/*.png")
+    BROKEN[damage](meta, png)
     cache = ToolCache(tmp_path)
     assert cache.get(key(1)) is None
+    if damage == "a folder":
+        meta.rmdir()
     cache.put(key(1), Entry((make_image(1),)))
     assert ToolCache(tmp_path).get(key(1)) is not None
+
+
+def test_a_result_of_version_0_1_is_still_found(tmp_path: Path) -> None:
+    ToolCache(tmp_path).put(key(1), Entry((make_image(1),)))
+    [meta] = tmp_path.glob("??/*.json")
+    meta.write_text('{"images": 1, "data": {}}')
+    assert ToolCache(tmp_path).get(key(1)) is not None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_cannot_be_written_is_reported_once_and_memory_goes_on(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, other = ToolCache(tmp_path), ToolCache(tmp_path)
+    cache.put(key(0), Entry((make_image(0),)))
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path))
+
+    for owner, name in ((Path, "write_bytes"), (Path, "mkdir"), (Path, "unlink"), (os, "utime")):
+        monkeypatch.setattr(owner, name, refuse)
+    for count in range(1, 4):
+        cache.put(key(count), Entry((make_image(count),)))
+        assert cache.get(key(count)) is not None
+    assert other.get(key(0)) is not None
+    assert caplog.text.count("calls go on without it") == 1
+    assert str(tmp_path) in caplog.text
+    monkeypatch.undo()
+    cache.put(key(4), Entry((make_image(4),)))
+    assert ToolCache(tmp_path).get(key(4)) is not None
+    assert cache.stats.stored == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_a_full_disk_does_not_take_is_no_reason_to_stop(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    cache = ToolCache(tmp_path / "cache")
+    assert "calls go on without it" in caplog.text
+    monkeypatch.undo()
+    cache.put(key(1), Entry((make_image(1),)))
+    assert ToolCache(tmp_path / "cache").get(key(1)) is not None
+
+
+def test_a_folder_that_is_a_file_is_the_fault_of_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        ToolCache(tmp_path / "file" / "cache")
+
+
+def test_half_a_surrogate_pair_has_a_key_and_can_be_kept(tmp_path: Path) -> None:
+    name = cache_key("engine", "1", "detect", {"prompt": "cat \ud800"}, ())
+    ToolCache(tmp_path).put(name, Entry((), {"label": "\ud800"}))
+    found = ToolCache(tmp_path).get(name)
+    assert found is not None
+    assert found.data == {"label": "\ud800"}
 
 
 def test_leftovers_of_killed_processes_are_removed_when_they_are_old(tmp_path: Path) -> None:

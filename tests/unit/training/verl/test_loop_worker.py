@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -301,6 +303,47 @@ async def test_images_are_kept_when_asked(made: Made) -> None:
     # The source, the edit, and nothing else: equal ones are one.
     assert len(list((made.out / "images").iterdir())) == 2
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
+
+
+async def test_a_damaged_image_of_the_log_is_mended_by_the_next_chain_that_has_it(made: Made) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER, images=True)
+    log_chain(chain)
+    file = made.out / "images" / f"{chain.trajectory.final_image}.png"
+    file.write_bytes(b"")
+    loop_worker._kept_images.cache_clear()
+    log_chain(chain)
+    assert ImageStore(made.out / "images").get(file.stem) == chain.store.get(file.stem)
+
+
+async def test_a_full_disk_names_the_log_and_the_chain_is_reported_as_lost(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER)
+    before = lines(made.out / "trajectories.jsonl") if (made.out / "trajectories.jsonl").exists() else []
+    write, reported = os.write, []
+
+    def full(file: int, data: bytes) -> int:
+        if "trajectories" not in os.readlink(f"/proc/self/fd/{file}"):
+            return write(file, data)
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data[:-50])
+
+    async def put(self: LostChain, session: int) -> None:
+        reported.append(self.reason)
+
+    async def lose(self: AgentFlyLoopWorker, *arguments: Any, **named: Any) -> None:
+        raise ChainFault("not_scored", "no score", chain)
+
+    monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", lose)
+    monkeypatch.setattr(LostChain, "put", put)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*trajectories\.jsonl'"):
+        await worker(made, chain.settings)._run_agent_loop({}, {"validate": False}, uid="u", session_id=3)
+    monkeypatch.undo()
+    assert reported == ["not_scored"]
+    log_chain(chain)
+    assert len(lines(made.out / "trajectories.jsonl")) == len(before) + 1
 
 
 async def test_a_report_stands_for_its_chain(made: Made) -> None:
