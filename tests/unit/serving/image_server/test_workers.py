@@ -128,6 +128,16 @@ def test_client_that_hangs_up_frees_the_worker(pair: Running) -> None:
     assert pair.metric("requests_total", operation="edit", status=499) == 1
 
 
+def test_requests_that_end_as_soon_as_they_begin_cost_no_worker(pair: Running) -> None:
+    restarts = pair.metric("worker_restarts_total")
+    with ThreadPoolExecutor(12) as threads:
+        replies = list(threads.map(lambda _: pair.edit("invert", timeout=1e-9), range(60)))
+    assert {reply.status_code for reply in replies} == {504}
+    wait_for(lambda: pair.server.dispatcher.running == 0)
+    assert pair.edit("invert").status_code == 200
+    assert pair.metric("worker_restarts_total") == restarts
+
+
 def send_half(server: Running) -> socket.socket:
     """A client that announces a body and sends the beginning of it."""
     host, port = server.url.removeprefix("http://").split(":")
