@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentfly import __version__
 from agentfly.aio import ClientLimits
-from agentfly.serving.image_server.errors import QueueFull, RequestError, RequestRefused, TooManyRequests
+from agentfly.serving.errors import QueueFull, RequestError, RequestRefused, TooManyRequests
 from agentfly.serving.image_server.http.body import DetectionFields, EditFields, GenerationFields
 from agentfly.serving.image_server.http.endpoints import ImageServer
 from agentfly.serving.image_server.metrics import Metrics

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from agentfly.errors import unknown_name
-from agentfly.serving.image_server.errors import RequestRefused
+from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.http.images import Source
 from agentfly.serving.image_server.settings import UploadLimits
 

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from agentfly import __version__
-from agentfly.serving.image_server.errors import DeadlineExceeded, RequestError, RequestRefused
+from agentfly.serving.errors import DeadlineExceeded, RequestError, RequestRefused
 from agentfly.serving.image_server.http.body import (
     Body,
     DetectionFields,

@@ -14,7 +14,7 @@ from agentfly.errors import ImageError
 from agentfly.images import ImageLimits, load_image, to_base64
 from agentfly.images.encoding import Format
 from agentfly.images.fetch import fetch
-from agentfly.serving.image_server.errors import RequestRefused
+from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.settings import UploadLimits
 
 P = ParamSpec("P")

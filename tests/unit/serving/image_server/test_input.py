@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server import UploadLimits
-from agentfly.serving.image_server.errors import RequestRefused
 from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_fields, read_size
 from agentfly.serving.image_server.http.images import as_mask
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running
