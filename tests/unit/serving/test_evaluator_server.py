@@ -229,9 +229,14 @@ def test_the_command_refuses_what_it_cannot_host(spec: str, caplog: pytest.LogCa
 
 
 def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosted: list[tuple[Any, dict[str, Any]]] = []
-    monkeypatch.setattr(uvicorn, "run", lambda server, **how: hosted.append((server, how)))
+    hosted: list[uvicorn.Server] = []
+
+    def run(server: uvicorn.Server) -> None:
+        hosted.append(server)
+        server.started = True
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
     done = CliRunner().invoke(app, ["--evaluator", "reference", "--port", "8101", "--in-flight", "2"])
     assert done.exit_code == 0, done.output
-    ((_, how),) = hosted
-    assert (how["host"], how["port"]) == ("127.0.0.1", 8101)
+    (server,) = hosted
+    assert (server.config.host, server.config.port) == ("127.0.0.1", 8101)

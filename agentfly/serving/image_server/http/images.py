@@ -16,6 +16,7 @@ from agentfly.images.encoding import Format
 from agentfly.images.fetch import fetch
 from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.settings import UploadLimits
+from agentfly.serving.request_data import HeldMemory, memory_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,15 +39,17 @@ class Coder:
         """End the threads without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def decode(self, sources: Sequence[Source], param: str = "image") -> list[Image.Image]:
+    async def decode(self, sources: Sequence[Source], held: HeldMemory, param: str = "image") -> list[Image.Image]:
         """Return the images of a request.
 
         Args:
             sources: uploads, data URIs, base64 texts, and addresses where those are allowed.
+            held: memory of the request; the images are added to it one by one.
             param: field that they come from, for errors.
 
         Raises:
             RequestRefused: a source is no image, is too large, or is of a kind that is not allowed.
+            ServerFault: all requests together hold too much memory.
         """
         if len(sources) > self._limits.images:
             raise RequestRefused(f"{self._limits.images} images a request at most", param=param)
@@ -60,30 +63,31 @@ class Coder:
                     max_bytes=self._limits.body_bytes,
                     allow_files=False,
                 )
-                image = await self._in_thread(load_image, data, limits)
+                image = await self.in_thread(load_image, data, limits)
             except ImageError as fault:
                 raise RequestRefused(str(fault), code="invalid_image", param=param) from fault
             left -= image.width * image.height
+            held.take(memory_of(image))
             images.append(image)
         return images
 
-    async def decode_mask(self, source: Source, size: tuple[int, int]) -> Image.Image:
+    async def decode_mask(self, source: Source, held: HeldMemory, size: tuple[int, int]) -> Image.Image:
         """Return the mask of a request as mode L, white = change; see `as_mask`.
 
         Args:
-            source: as for `decode`.
+            source, held: as for `decode`.
             size: width and height of the image that it is for.
 
         Raises:
             RequestRefused: the source is no image, or of another size.
         """
-        (image,) = await self.decode([source], "mask")
+        (image,) = await self.decode([source], held, "mask")
         if image.size != size:
             raise RequestRefused(
                 f"the mask is {image.width}x{image.height} but the image {size[0]}x{size[1]}: send a mask of its size",
                 param="mask",
             )
-        return await self._in_thread(as_mask, image)
+        return await self.in_thread(as_mask, image)
 
     async def encode(self, image: Image.Image, form: Format = "png", size: tuple[int, int] | None = None) -> str:
         """Return the base64 of an image file.
@@ -98,7 +102,7 @@ class Coder:
             resized = image if size is None else image.resize(size, Image.Resampling.LANCZOS)
             return to_base64(resized, form)
 
-        return await self._in_thread(resize_and_encode)
+        return await self.in_thread(resize_and_encode)
 
     async def _fetch(self, source: Source) -> Source:
         """Return the bytes behind an address, and any other source as it is."""
@@ -115,7 +119,8 @@ class Coder:
             fetch, source.strip(), timeout=self._limits.url_seconds, max_bytes=self._limits.body_bytes
         )
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def in_thread(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in one of the threads."""
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
 
 

@@ -142,7 +142,8 @@ def send_half(server: Running) -> socket.socket:
     """A client that announces a body and sends the beginning of it."""
     host, port = server.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)), timeout=20)
-    head = "POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    kind = "Content-Type: application/json"
+    head = f"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: 1000\r\n\r\n"
     client.sendall(head.encode() + b'{"prompt": "x')
     return client
 
