@@ -103,11 +103,37 @@ class _BodyInTime:
 
 
 class _Server(uvicorn.Server):
-    """A server that reports once a minute that it cannot open more files."""
+    """A server whose log cannot be flooded: what clients cause again and again is logged once a minute."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(_ExhaustionLog())
         await super().startup(sockets)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        seldom = _SeldomFilter()
+        log = logging.getLogger("uvicorn.error")
+        log.addFilter(seldom)
+        try:
+            await super().serve(sockets)
+        finally:
+            log.removeFilter(seldom)
+
+
+class _SeldomFilter(logging.Filter):
+    """A filter that passes each warning of uvicorn's about requests once a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # uvicorn's warnings are few fixed texts; its errors are about the server itself.
+        if record.levelno != logging.WARNING or record.args:
+            return True
+        if record.created < self._next.get(record.msg, 0.0):
+            return False
+        self._next[record.msg] = record.created + _LOG_PAUSE
+        return True
 
 
 class _ExhaustionLog:

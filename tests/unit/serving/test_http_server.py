@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import resource
 import socket
@@ -72,9 +73,9 @@ class Served:
 
 
 @contextmanager
-def serving(reply_bytes: int = 0, **limits: object) -> Iterator[Served]:
+def serving(log_level: str = "critical", *, reply_bytes: int = 0, **limits: object) -> Iterator[Served]:
     app = App(reply_bytes)
-    server = make_server(app, "127.0.0.1", 0, ConnectionLimits(**limits), log_level="critical", lifespan="off")
+    server = make_server(app, "127.0.0.1", 0, ConnectionLimits(**limits), log_level=log_level, lifespan="off")
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve()), daemon=True)
     thread.start()
@@ -242,6 +243,19 @@ def test_a_server_without_free_files_says_so_once_and_goes_on(caplog: pytest.Log
         client.sendall(GET)
         assert b" 200 " in reply(client)
     assert [record.getMessage().count("ulimit") for record in caplog.records] == [1]
+
+
+def test_requests_that_are_no_http_cannot_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("uvicorn").propagate = logging.getLogger("uvicorn.error").propagate = True
+    with serving("warning") as served:
+        for _ in range(20):
+            assert b" 400 " in served.exchange(b"\x16\x03\x01 hello\r\n\r\n").splitlines()[0]
+            with served.connect() as client:
+                client.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"))
+                assert b" 200 " in reply(client)
+    shown = [record.getMessage() for record in caplog.records]
+    assert len(shown) == len(set(shown))
+    assert "Invalid HTTP request received." in shown
 
 
 async def test_other_faults_of_the_loop_are_logged_as_ever(caplog: pytest.LogCaptureFixture) -> None:
