@@ -406,7 +406,7 @@ async def test_a_server_that_does_not_know_its_name_is_an_error_that_gives_the_o
     with FakeNode().up() as node:
         node.otherwise = status(421, "start it with --allowed-hosts images")
         engines = pool(node)
-        with pytest.raises(ConfigError, match="does not answer to this name .*--allowed-hosts images"):
+        with pytest.raises(ConfigError, match=r"does not answer to this name .*--allowed-hosts images"):
             await edit(engines)
         await engines.close()
 
