@@ -24,13 +24,13 @@ from fastapi import FastAPI, HTTPException, Request
 from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from agentfly.errors import AgentFlyError, EvaluatorError, ImageError
+from agentfly.errors import AgentFlyError, EvaluatorError, ImageError, require
 from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
-from agentfly.serving.errors import AsciiJSON, RequestError, error_response
+from agentfly.serving.errors import AsciiJSON, RequestError, RequestRefused, error_response
 from agentfly.serving.request_data import HeldMemory, RequestMemory, memory_of, parse_json
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
@@ -44,7 +44,7 @@ class EvaluatorServerSettings(Settings):
     Attributes:
         in_flight: most evaluations at the same time.
         max_queue: most requests that wait besides those; further ones get 503.
-        timeout: seconds for one evaluation.
+        timeout: seconds for one evaluation, and for the body of a request.
         max_bytes: most bytes of a request.
         max_pixels: most pixels of an image.
         memory_bytes: most bytes of the bodies and decoded images of all requests together.
@@ -99,21 +99,24 @@ class _Host:
 
     async def _receive(self, request: Request, held: HeldMemory) -> EditSample:
         """Return the sample of a request, and hold the memory of its images."""
-        parts: list[bytes] = []
-        async for part in request.stream():
-            held.take(len(part))
-            parts.append(part)
-            if held.size > self.settings.max_bytes:
-                raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
-        sent = held.size
-        sample = await asyncio.to_thread(lambda: self._read_sample(b"".join(parts)))
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                async for part in request.stream():
+                    held.take(len(part))
+                    body += part
+                    if len(body) > self.settings.max_bytes:
+                        raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
+        except TimeoutError as fault:
+            raise RequestRefused(f"the body did not come within {self.settings.timeout:g} s", status=408) from fault
+        sample = await asyncio.to_thread(self._read_sample, body)
         for image in (sample.source, sample.result, sample.target, sample.mask):
             if image is not None:
                 held.take(memory_of(image))
-        held.give_back(sent)
+        held.give_back(len(body))
         return sample
 
-    def _read_sample(self, body: bytes) -> EditSample:
+    def _read_sample(self, body: bytearray) -> EditSample:
         try:
             return from_body(SampleBody.model_validate(parse_json(body)), self.limits)
         except ValidationError as fault:
@@ -199,6 +202,7 @@ def host_evaluator(
         hosted = make_evaluator(json.loads(evaluator) if evaluator.lstrip().startswith("{") else evaluator)
         settings = EvaluatorServerSettings(in_flight=in_flight)
         connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
+        require("httptools", "the evaluator server", "serve")
     except json.JSONDecodeError as fault:
         logger.error("--evaluator is no JSON: %s", fault)
         raise typer.Exit(2) from fault

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import resource
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uvicorn
@@ -41,13 +42,11 @@ def make_server(app: ASGIApp, host: str, port: int, limits: ConnectionLimits, **
         limits: of its connections.
         **options: further ones of `uvicorn.Config`.
     """
-    protocol = _limited_protocol(limits)
-    files = _most_files()
     front = Front(app, AllowedHosts(host, limits.allowed_hosts), limits)
-    config = uvicorn.Config(
-        front, host=host, port=port, http=protocol, ws="none", backlog=min(_BACKLOG, max(1, files // 4)), **options
-    )
-    return _Server(config)
+    protocol = _limited_protocol(limits)
+    # As many connections are accepted at once, before the first of them can be counted.
+    backlog = max(1, min(_BACKLOG, _most_files() // 4))
+    return _Server(uvicorn.Config(front, host=host, port=port, http=protocol, ws="none", backlog=backlog, **options))
 
 
 class Front:
@@ -163,13 +162,13 @@ class _Seldom:
 
 
 def _most_files() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if files == resource.RLIM_INFINITY else files
 
 
 def _limited_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
     """Return the protocol class of one server; its connections know of each other."""
-    files = _most_files()
-    most = limits.connections if files < 0 else max(1, min(limits.connections, files // 2))
+    most = max(1, min(limits.connections, _most_files() // 2))
     return type("Connection", (_Connection,), {"limits": limits, "most": most, "idle": {}, "warn": _Seldom()})
 
 

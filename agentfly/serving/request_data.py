@@ -71,7 +71,7 @@ def memory_of(image: Image.Image) -> int:
     return image.width * image.height * (1 if image.mode == "L" else 4)
 
 
-def parse_json(data: bytes) -> object:
+def parse_json(data: bytes | bytearray) -> object:
     """Return the value of a body of JSON.
 
     Raises:

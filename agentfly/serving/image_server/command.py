@@ -55,21 +55,26 @@ def read_settings(
     key = None if api_key_env is None else os.environ.get(api_key_env, "")
     if key == "":
         raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
+    limits = _read_limits(max_body_mb, max_pixels, max_images, allow_urls)
+    connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts))
+    return ServerSettings(
+        **options, device=device or "cpu", api_key=key and SecretStr(key), limits=limits, connections=connections
+    )
+
+
+def _read_limits(max_body_mb: float, max_pixels: int, max_images: int, allow_urls: bool) -> UploadLimits:
+    # The fields have other names and units than the options, so wrong options are refused in their own words.
     if not 0.001 <= max_body_mb <= 1_000_000:
         raise ConfigError("--max-body-mb: give a number of MiB from 0.001 to 1000000")
-    for name, most in (("max_pixels", max_pixels), ("max_images", max_images)):
+    for name, most in (("--max-pixels", max_pixels), ("--max-images", max_images)):
         if most < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: Input should be greater than or equal to 1")
-    limits = UploadLimits(
+            raise ConfigError(f"{name}: Input should be greater than or equal to 1")
+    return UploadLimits(
         body_bytes=int(max_body_mb * 2**20),
         images=max_images,
         pixels=max_pixels,
         total_pixels=2 * max_pixels,
         allow_urls=allow_urls,
-    )
-    connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts))
-    return ServerSettings(
-        **options, device=device or "cpu", api_key=key and SecretStr(key), limits=limits, connections=connections
     )
 
 

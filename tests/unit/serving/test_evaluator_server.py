@@ -279,6 +279,11 @@ def test_bodies_that_come_slowly_do_not_keep_the_queue_full() -> None:
         assert httpx.post(url + PATH, json=BODY).status_code == 200
 
 
+def test_a_body_has_no_more_time_than_an_evaluation() -> None:
+    with hosting(ReferenceEvaluator(), EvaluatorServerSettings(timeout=0.2)) as url, send_half(url) as slow:
+        assert b" 408 " in slow.recv(4096).splitlines()[0]
+
+
 def test_a_client_that_hangs_up_while_it_sends_is_no_fault_of_the_evaluator(caplog: pytest.LogCaptureFixture) -> None:
     with hosting(ReferenceEvaluator(), EvaluatorServerSettings()) as url:
         half = send_half(url)

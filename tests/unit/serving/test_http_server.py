@@ -265,6 +265,15 @@ async def test_other_faults_of_the_loop_are_logged_as_ever(caplog: pytest.LogCap
     assert "something else" in caplog.records[1].getMessage()
 
 
+def test_a_process_that_may_open_any_number_of_files_has_the_usual_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with serving() as served, served.connect() as one, served.connect() as other:
+        for client in (one, other):
+            client.sendall(GET)
+            assert b" 200 " in reply(client)
+        assert served.server.config.backlog == 512
+
+
 def test_no_more_connections_are_taken_than_half_of_the_files_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (8, 8))
     with serving() as served, contextlib.ExitStack() as stack:

@@ -141,12 +141,15 @@ async def read_body(request: Request, limits: UploadLimits, in_thread: InThread)
     return body
 
 
-async def _read_bytes(request: Request) -> bytes:
+async def _read_bytes(request: Request) -> bytearray:
     # `request.body` would keep the bytes as long as the request lives.
-    return b"".join([part async for part in request.stream()])
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+    return data
 
 
-def _read_json(data: bytes) -> Body:
+def _read_json(data: bytearray) -> Body:
     try:
         content = parse_json(data)
     except (ValueError, RecursionError) as fault:
@@ -171,7 +174,7 @@ def _require_text(source: object, param: str) -> str:
     return source
 
 
-def _read_urlencoded(data: bytes) -> list[tuple[str, Source]]:
+def _read_urlencoded(data: bytearray) -> list[tuple[str, Source]]:
     # Base64 has an escape in about every 20 characters. Many more take long to decode, and much memory.
     if data.count(b"%") > 1_000 + len(data) // 8:
         raise RequestRefused("the form cannot be read: send multipart/form-data")
