@@ -5,6 +5,7 @@ Names, ranges and defaults of the fields are the same in JSON and in forms.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from agentfly.serving.request_data import is_text, parse_json
 IGNORED = frozenset(
     ("background", "input_fidelity", "model", "moderation", "output_compression", "quality", "style", "user")
 )
+# Each broken form would be a line in the log, and its sender is told.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 _IMAGE = re.compile(r"(image|mask)(?:\[\d{0,3}\])?")
 _MOST_FIELDS = 64
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import struct
@@ -17,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.requests import Request
 
-from agentfly.serving.errors import RequestRefused
+from agentfly.serving.errors import RequestRefused, error_response
 from agentfly.serving.image_server import UploadLimits
-from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_fields, read_size
+from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_body, read_fields, read_size
 from agentfly.serving.image_server.http.images import as_mask
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running, wait_for
 
@@ -217,6 +219,51 @@ def test_fields_out_of_range(field: str, value: Any) -> None:
 def test_any_fields_are_accepted_or_refused(sent: dict[str, Any]) -> None:
     with contextlib.suppress(RequestRefused):
         assert isinstance(read_fields(DetectionFields, sent, LIMITS), DetectionFields)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+)
+_NAMES = st.sampled_from(["prompt", "image", "image[]", "image[0]", "mask", "mask[]", "seed", "\ud800"]) | st.text()
+
+
+async def read(content: bytes, kind: bytes) -> None:
+    """Read a body as the server does, and encode the answer if it is refused."""
+    parts = iter([content[:7], content[7:]])
+
+    async def receive() -> dict[str, object]:
+        part = next(parts)
+        return {"type": "http.request", "body": part, "more_body": len(part) == 7 and len(content) > 7}
+
+    scope = {"type": "http", "app": None, "method": "POST", "headers": [(b"content-type", kind)]}
+    request = Request(scope, receive)
+    try:
+        body = await read_body(request, LIMITS, asyncio.to_thread)
+        read_fields(EditFields, body.fields, LIMITS)
+    except RequestRefused as fault:
+        assert error_response(fault).body  # noqa: PT017
+
+
+@given(st.dictionaries(_NAMES, _JSON, max_size=6))
+async def test_any_json_is_accepted_or_refused(sent: dict[str, Any]) -> None:
+    await read(json.dumps(sent).encode(), b"application/json")
+
+
+@given(
+    st.binary(max_size=200) | st.text(alphabet="image=[]&%0fprompt+;", max_size=80).map(str.encode),
+    st.sampled_from(
+        [b"application/json", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=a", b"\xff"]
+    ),
+)
+async def test_any_bytes_are_accepted_or_refused(sent: bytes, kind: bytes) -> None:
+    await read(sent, kind)
+
+
+def test_a_broken_form_leaves_no_line_in_the_log(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=a"}
+    assert httpx.post(f"{server.url}/v1/images/edits", content=b"\0", headers=headers).status_code == 400
+    assert not [record for record in caplog.records if "multipart" in record.name]
 
 
 def test_sizes() -> None:
