@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from agentfly.cli.options import list_choices
-from agentfly.list_options import ListOptionsCommand
+from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 
 # As in `image_server.settings`, `vision.model_runtime` and `vision.diffusion.settings`, which take long to import.
 ModelType = Literal["qwen", "generic", "inpaint", "detect", "sdxl", "classical", "custom"]
@@ -20,9 +20,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ServeImagesCommand(ListOptionsCommand):
-    """A command whose `--gpu-ids` takes several numbers."""
+    """A command whose `--gpu-ids` takes several numbers, and `--allowed-hosts` several names."""
 
-    list_options = MappingProxyType({"--gpu-ids": re.compile(r"\d+")})
+    list_options = MappingProxyType({"--gpu-ids": re.compile(r"\d+"), "--allowed-hosts": ANY_VALUE})
 
 
 def serve_images(
@@ -78,6 +78,15 @@ def serve_images(
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Let requests name images by public http(s) address.")
     ] = False,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME...",
+            help="Further names by which clients address this server; *.example for all below one, * for any. On a "
+            "loopback address only its own names and IP addresses will do without it; on others any name will, but web "
+            "pages are let in only from these.",
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel, typer.Option(metavar="LEVEL", help=f"Least severe messages to log: {list_choices(LogLevel)}.")
     ] = "info",
@@ -89,4 +98,5 @@ def serve_images(
     logging.getLogger("agentfly").setLevel(options.pop("log_level").upper())
     named = ("device", "api_key_env", "max_body_mb", "max_pixels", "max_images", "allow_urls")
     own = {name: options.pop(name) for name in named}
+    own["allowed_hosts"] = options.pop("allowed_hosts") or ()
     serve(read_settings({**options, "gpu_ids": gpu_ids or ()}, **own), log_level)

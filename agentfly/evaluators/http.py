@@ -83,7 +83,7 @@ class HttpEvaluator:
         except httpx.HTTPError as fault:
             raise EvaluatorError(f"{self._no_answer(fault)}: check base_url, and that the server runs") from fault
         # A server may answer 500 to a request without a sample; one that is still starting answers 502 or 503.
-        if reply.status_code in (401, 403, 404, 405) or reply.status_code > 500:
+        if reply.status_code in (401, 403, 404, 405, 421) or reply.status_code > 500:
             raise self._refusal(reply)
 
     async def close(self) -> None:
@@ -111,6 +111,8 @@ class HttpEvaluator:
         reason = f"the evaluator at {self._url}: HTTP {reply.status_code}: {said}"
         if reply.status_code in (401, 403):
             return ConfigError(f"{reason}; set {self.settings.api_key_env}")
+        if reply.status_code == 421:
+            return ConfigError(reason)
         if reply.status_code in (404, 405):
             return ConfigError(f"{reason}; check base_url, which ends before {PATH}")
         if reply.status_code in (408, 425, 429) or reply.status_code >= 500:

@@ -25,7 +25,8 @@ from agentfly.agents.policy_config import FILE_NAME
 from agentfly.errors import ConfigError, MissingExtraError, one_line, printable
 from agentfly.model_source import find_model, is_local
 from agentfly.redaction import checked_key, log_to_stderr, public_url, read_key
-from agentfly.serving.supervisor import Endpoint, is_loopback, supervise
+from agentfly.serving.hosts import is_loopback
+from agentfly.serving.supervisor import Endpoint, supervise
 from agentfly.templates import available_templates, load_template
 
 logger = logging.getLogger(__name__)

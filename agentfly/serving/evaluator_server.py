@@ -16,19 +16,24 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse
 from pydantic import Field, ValidationError
+from starlette.requests import ClientDisconnect
 
-from agentfly.errors import AgentFlyError, EvaluatorError, ImageError
+from agentfly.errors import AgentFlyError, EvaluatorError, ImageError, require
 from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
 from agentfly.images import ImageLimits
+from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.redaction import log_to_stderr, read_key
+from agentfly.serving.errors import AsciiJSON, RequestError, RequestRefused, error_response
+from agentfly.serving.request_data import HeldMemory, RequestMemory, memory_of, parse_json
+from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,9 +45,10 @@ class EvaluatorServerSettings(Settings):
     Attributes:
         in_flight: most evaluations at the same time.
         max_queue: most requests that wait besides those; further ones get 503.
-        timeout: seconds for one evaluation.
+        timeout: seconds for one evaluation, and for the body of a request.
         max_bytes: most bytes of a request.
         max_pixels: most pixels of an image.
+        memory_bytes: most bytes of the bodies and decoded images of all requests together.
         api_key_env: environment variable with the key that clients must send; without it the server is open.
     """
 
@@ -51,6 +57,7 @@ class EvaluatorServerSettings(Settings):
     timeout: float = Field(300.0, gt=0)
     max_bytes: int = Field(64 * 1024 * 1024, gt=0)
     max_pixels: int = Field(16_000_000, gt=0)
+    memory_bytes: int = Field(4 * 1024 * 1024 * 1024, gt=0)
     api_key_env: str = "AGENTFLY_EVALUATOR_KEY"
 
 
@@ -64,6 +71,7 @@ class _Host:
         self.settings = settings
         self.key = read_key(settings.api_key_env) or ""
         self.waiting = 0
+        self.memory = RequestMemory(settings.memory_bytes)
         self.limits = ImageLimits(
             max_pixels=settings.max_pixels, max_bytes=settings.max_bytes, allow_files=False, allow_private_hosts=False
         )
@@ -73,6 +81,7 @@ class _Host:
 
         Raises:
             HTTPException: the key is wrong, too many requests wait, or the body is no sample.
+            RequestError: the body came too slowly, or there is no memory for it.
             EvaluatorError: the sample could not be scored.
         """
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -82,20 +91,35 @@ class _Host:
             raise HTTPException(503, "too many requests wait: come again later")
         self.waiting += 1
         try:
-            body = bytearray()
-            async for part in request.stream():
-                body += part
-                if len(body) > self.settings.max_bytes:
-                    raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
-            sample = await asyncio.to_thread(self._read_sample, bytes(body))
-            score = checked(await self.evaluator.evaluate(sample))
+            with HeldMemory(self.memory) as held:
+                sample = await self._receive(request, held)
+                score = checked(await self.evaluator.evaluate(sample))
             return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
         finally:
             self.waiting -= 1
 
-    def _read_sample(self, body: bytes) -> EditSample:
+    async def _receive(self, request: Request, held: HeldMemory) -> EditSample:
+        """Return the sample of a request, and hold the memory of its images."""
+        body = bytearray()
         try:
-            return from_body(SampleBody.model_validate(json.loads(body)), self.limits)
+            async with asyncio.timeout(self.settings.timeout):
+                async for part in request.stream():
+                    held.take(len(part))
+                    body += part
+                    if len(body) > self.settings.max_bytes:
+                        raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
+        except TimeoutError as fault:
+            raise RequestRefused(f"the body did not come within {self.settings.timeout:g} s", status=408) from fault
+        sample = await asyncio.to_thread(self._read_sample, body)
+        for image in (sample.source, sample.result, sample.target, sample.mask):
+            if image is not None:
+                held.take(memory_of(image))
+        held.give_back(len(body))
+        return sample
+
+    def _read_sample(self, body: bytearray) -> EditSample:
+        try:
+            return from_body(SampleBody.model_validate(parse_json(body)), self.limits)
         except ValidationError as fault:
             places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
             raise HTTPException(400, f"the body is no sample: {places}") from fault
@@ -126,11 +150,15 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
         return {"status": "ok", "evaluator": type(evaluator).__name__, "waiting": host.waiting}
 
     @app.post(PATH, response_model=None)
-    async def evaluate(request: Request) -> JSONResponse:
+    async def evaluate(request: Request) -> AsciiJSON:
         try:
-            return JSONResponse((await host.evaluate(request)).model_dump())
+            return AsciiJSON((await host.evaluate(request)).model_dump())
         except HTTPException as fault:
             return _error(fault.status_code, fault.detail)
+        except RequestError as fault:
+            return error_response(fault)
+        except ClientDisconnect:
+            return _error(499, "the client hung up")
         except Exception as fault:
             if isinstance(fault, PassingFault) or isinstance(fault.__cause__, PassingFault):
                 return _error(503, str(fault))
@@ -143,14 +171,20 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
     return app
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message}}, status)
+def _error(status: int, message: str) -> AsciiJSON:
+    return AsciiJSON({"error": {"message": message}}, status)
 
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+class HostCommand(ListOptionsCommand):
+    """A command whose `--allowed-hosts` takes several names."""
+
+    list_options = MappingProxyType({"--allowed-hosts": ANY_VALUE})
+
+
+@app.command(cls=HostCommand)
 def host_evaluator(
     evaluator: Annotated[
         str, typer.Option(help="Evaluator: a name, its settings as JSON, or one of your own as module:name.")
@@ -158,21 +192,30 @@ def host_evaluator(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
     in_flight: Annotated[int, typer.Option(help="Most evaluations at the same time.")] = 4,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME...", help="Further names of this server, as for agentfly serve-images."),
+    ] = None,
 ) -> None:
     """Host an evaluator over HTTP. Exit code 2: it cannot be hosted."""
     sys.path.insert(0, os.getcwd())
     try:
         hosted = make_evaluator(json.loads(evaluator) if evaluator.lstrip().startswith("{") else evaluator)
         settings = EvaluatorServerSettings(in_flight=in_flight)
+        connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
+        require("httptools", "the evaluator server", "serve")
     except json.JSONDecodeError as fault:
         logger.error("--evaluator is no JSON: %s", fault)
         raise typer.Exit(2) from fault
     except AgentFlyError as fault:
         logger.error("%s", fault)
         raise typer.Exit(2) from fault
-    import uvicorn
+    from agentfly.serving.http_server import make_server
 
-    uvicorn.run(create_app(hosted, settings), host=host, port=port, log_level="info")
+    server = make_server(create_app(hosted, settings), host, port, connections, log_level="info")
+    server.run()
+    if not server.started:
+        raise typer.Exit(2)
 
 
 if __name__ == "__main__":

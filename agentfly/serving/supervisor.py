@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import ipaddress
 import json
 import logging
 import os
@@ -31,14 +30,6 @@ _CHECK_SECONDS = 0.25
 # Seconds that a server with requests under way may take to stop.
 STOP_PATIENCE = 60.0
 _PR_SET_PDEATHSIG = 1
-
-
-def is_loopback(host: str) -> bool:
-    """Return True for an address that other machines cannot reach."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from agentfly.errors import ConfigError
 from agentfly.redaction import read_key
+from agentfly.serving.hosts import is_loopback
 from agentfly.serving.image_server.settings import ServerSettings, UploadLimits
-from agentfly.serving.supervisor import is_loopback
+from agentfly.serving.settings import ConnectionLimits
 
 if TYPE_CHECKING:
     import uvicorn
@@ -33,6 +34,7 @@ def read_settings(
     max_pixels: int,
     max_images: int,
     allow_urls: bool = False,
+    allowed_hosts: Sequence[str] = (),
 ) -> ServerSettings:
     """Return the checked settings of a server.
 
@@ -43,6 +45,7 @@ def read_settings(
         max_body_mb: size of the largest request, in MiB.
         max_pixels: most pixels of an image; all images of a request may have twice as many together.
         max_images, allow_urls: see `UploadLimits`.
+        allowed_hosts: see `AllowedHosts`.
 
     Raises:
         ConfigError: an option is out of range or does not fit the others, or the variable of the key is not set.
@@ -52,14 +55,27 @@ def read_settings(
     key = None if api_key_env is None else read_key(api_key_env)
     if api_key_env is not None and not key:
         raise ConfigError(f"--api-key-env {api_key_env}: the environment variable {api_key_env} is not set")
-    limits = UploadLimits(
+    limits = _read_limits(max_body_mb, max_pixels, max_images, allow_urls)
+    connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts))
+    return ServerSettings(
+        **options, device=device or "cpu", api_key=key and SecretStr(key), limits=limits, connections=connections
+    )
+
+
+def _read_limits(max_body_mb: float, max_pixels: int, max_images: int, allow_urls: bool) -> UploadLimits:
+    # The fields have other names and units than the options, so wrong options are refused in their own words.
+    if not 0.001 <= max_body_mb <= 1_000_000:
+        raise ConfigError("--max-body-mb: give a number of MiB from 0.001 to 1000000")
+    for name, most in (("--max-pixels", max_pixels), ("--max-images", max_images)):
+        if most < 1:
+            raise ConfigError(f"{name}: Input should be greater than or equal to 1")
+    return UploadLimits(
         body_bytes=int(max_body_mb * 2**20),
         images=max_images,
         pixels=max_pixels,
         total_pixels=2 * max_pixels,
         allow_urls=allow_urls,
     )
-    return ServerSettings(**options, device=device or "cpu", api_key=key and SecretStr(key), limits=limits)
 
 
 def serve(settings: ServerSettings, log_level: str = "info") -> None:
@@ -73,17 +89,17 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
         ConfigError: the engine cannot be loaded.
         MissingExtraError: prometheus_client is not installed.
     """
-    import uvicorn
-
+    from agentfly.serving.http_server import make_server
     from agentfly.serving.image_server.http.app import create_app
 
     if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
     app = create_app(settings)
-    config = uvicorn.Config(
+    server = make_server(
         app,
-        host=settings.host,
-        port=settings.port,
+        settings.host,
+        settings.port,
+        settings.connections,
         log_level=log_level,
         access_log=False,
         server_header=False,
@@ -92,7 +108,7 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     dispatcher: Dispatcher = app.state.server.dispatcher
-    asyncio.run(_serve_until_fatal(uvicorn.Server(config), dispatcher))
+    asyncio.run(_serve_until_fatal(server, dispatcher))
     if dispatcher.fatal_message:
         raise ConfigError(dispatcher.fatal_message)
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
+from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 from agentfly.vision.diffusion.settings import Offload
 from agentfly.vision.model_runtime import DType
@@ -32,6 +33,7 @@ class UploadLimits(Settings):
         images: images in a request, the mask not counted.
         pixels: width x height of one image, from its header.
         total_pixels: pixels of all images of a request together.
+        memory_bytes: bytes of the bodies and decoded images of all requests together.
         prompt_characters: characters of a prompt.
         outputs: results of one request (`n`).
         output_side: longest side of a result, in pixels.
@@ -46,6 +48,7 @@ class UploadLimits(Settings):
     images: int = Field(8, ge=1)
     pixels: int = Field(16_000_000, ge=1)
     total_pixels: int = Field(32_000_000, ge=1)
+    memory_bytes: int = Field(1024 * 1024 * 1024, ge=1)
     prompt_characters: int = Field(8_000, ge=1)
     outputs: int = Field(8, ge=1)
     output_side: int = Field(2048, ge=8)
@@ -114,6 +117,7 @@ class ServerSettings(ModelOptions):
         cancel_grace: seconds that a worker has to stop an abandoned request before it is restarted.
         shutdown_grace: seconds that requests have to finish after SIGTERM.
         limits: of the contents of a request.
+        connections: limits of the connections, whatever is sent over them.
     """
 
     gpu_ids: tuple[int, ...] = ()
@@ -127,8 +131,9 @@ class ServerSettings(ModelOptions):
     max_requests_per_minute: int | None = Field(None, ge=1)
     request_timeout: float = Field(600.0, gt=0)
     cancel_grace: float = Field(5.0, gt=0)
-    shutdown_grace: float = Field(30.0, gt=0)
+    shutdown_grace: float = Field(30.0, gt=0, allow_inf_nan=False)
     limits: UploadLimits = UploadLimits()
+    connections: ConnectionLimits = ConnectionLimits()
 
     @model_validator(mode="after")
     def _fits_together(self) -> ServerSettings:

@@ -198,7 +198,7 @@ def _check(node: Node, response: httpx.Response) -> None:
         except ValueError:
             asked = 1.0
         raise Busy(node, min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, asked)))
-    if status >= 500:
+    if status == 408 or status >= 500:
         raise Failed(node, _reason(response))
     if _error(response).get("code") == "engine_unavailable":
         raise CannotDo(_message(response))
@@ -217,6 +217,8 @@ def _check_address(node: Node, response: httpx.Response) -> None:
         )
     if status in (404, 405):
         raise ConfigError(f"{node.url} is no image server that we know ({reason}): check address and adapter")
+    if status == 421:
+        raise ConfigError(f"{node.url} does not answer to this name ({reason})")
 
 
 def _reason(response: httpx.Response) -> str:

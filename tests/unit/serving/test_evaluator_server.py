@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -28,7 +31,11 @@ from agentfly.evaluators import (
 )
 from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
 from agentfly.evaluators.http_schema import PATH, to_body
+from agentfly.serving.errors import RequestRefused, error_response
 from agentfly.serving.evaluator_server import EvaluatorServerSettings, app, create_app
+from agentfly.serving.http_server import make_server
+from agentfly.serving.settings import ConnectionLimits
+from tests.unit.serving.image_server.running import wait_for
 from tests.values import as_image
 
 TASK = StickerWorld().task(3, "heldout", "named")
@@ -266,9 +273,105 @@ def test_the_command_refuses_what_it_cannot_host(spec: str, caplog: pytest.LogCa
 
 
 def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosted: list[tuple[Any, dict[str, Any]]] = []
-    monkeypatch.setattr(uvicorn, "run", lambda server, **how: hosted.append((server, how)))
+    hosted: list[uvicorn.Server] = []
+
+    def run(server: uvicorn.Server) -> None:
+        hosted.append(server)
+        server.started = True
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
     done = CliRunner().invoke(app, ["--evaluator", "reference", "--port", "8101", "--in-flight", "2"])
     assert done.exit_code == 0, done.output
-    ((_, how),) = hosted
-    assert (how["host"], how["port"]) == ("127.0.0.1", 8101)
+    (server,) = hosted
+    assert (server.config.host, server.config.port) == ("127.0.0.1", 8101)
+
+
+@contextmanager
+def hosting(evaluator: Evaluator, settings: EvaluatorServerSettings, **limits: Any) -> Iterator[str]:
+    made = create_app(evaluator, settings)
+    server = make_server(made, "127.0.0.1", 0, ConnectionLimits(**limits), log_level="error")
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def send_half(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    half = socket.create_connection((host, int(port)), timeout=20)
+    half.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode())
+    return half
+
+
+def test_bodies_that_come_slowly_do_not_keep_the_queue_full() -> None:
+    settings = EvaluatorServerSettings(in_flight=1, max_queue=1)
+    with hosting(ReferenceEvaluator(), settings, body_seconds=0.3) as url:
+        with send_half(url) as one, send_half(url) as other:
+            for slow in (one, other):
+                assert b" 408 " in slow.recv(4096).splitlines()[0]
+        assert httpx.post(url + PATH, json=BODY).status_code == 200
+
+
+def test_a_body_has_no_more_time_than_an_evaluation() -> None:
+    with hosting(ReferenceEvaluator(), EvaluatorServerSettings(timeout=0.2)) as url, send_half(url) as slow:
+        assert b" 408 " in slow.recv(4096).splitlines()[0]
+
+
+def test_a_client_that_hangs_up_while_it_sends_is_no_fault_of_the_evaluator(caplog: pytest.LogCaptureFixture) -> None:
+    with hosting(ReferenceEvaluator(), EvaluatorServerSettings()) as url:
+        half = send_half(url)
+        wait_for(lambda: httpx.get(f"{url}/health").json()["waiting"] == 1)
+        half.close()
+        wait_for(lambda: httpx.get(f"{url}/health").json()["waiting"] == 0)
+    assert "the evaluator failed" not in caplog.text
+
+
+def test_other_names_and_pages_are_refused() -> None:
+    with hosting(ReferenceEvaluator(), EvaluatorServerSettings(), allowed_hosts=("scorer.test",)) as url:
+        for headers, status in (({"host": "evil.example"}, 421), ({"origin": "http://evil.example"}, 403)):
+            reply = httpx.post(url + PATH, json=BODY, headers=headers)
+            assert (reply.status_code, "--allowed-hosts" in reply.json()["error"]["message"]) == (status, True)
+        assert httpx.post(url + PATH, json=BODY, headers={"host": "scorer.test"}).status_code == 200
+
+
+async def test_the_client_names_the_option_for_a_server_that_does_not_know_its_name() -> None:
+    reply = error_response(RequestRefused("start it with --allowed-hosts scorer.test", status=421))
+    transport = httpx.MockTransport(lambda request: httpx.Response(421, content=bytes(reply.body)))
+    remote = HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer.test"), transport)
+    for ask in (remote.evaluate(SAMPLE), remote.check_ready()):
+        with pytest.raises(ConfigError, match="--allowed-hosts"):
+            await ask
+
+
+async def test_samples_hold_bounded_memory_together() -> None:
+    free, started = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def evaluate(self, sample: EditSample) -> Score:
+            started.set()
+            await free.wait()
+            return Score(3)
+
+    one = client(Slow(), memory_bytes=1000)
+    first = asyncio.ensure_future(one.evaluate(SAMPLE))
+    await started.wait()
+    with pytest.raises(PassingFault, match="memory"):
+        await one.evaluate(SAMPLE)
+    free.set()
+    assert (await first).value == 3
+    assert (await one.evaluate(SAMPLE)).value == 3
+
+
+async def test_text_that_has_no_encoding_is_no_fault_of_the_server() -> None:
+    server = create_app(Doing(lambda sample: Score(1, "\ud800", {"\udfff": 1.0})))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
+        refused = await http.post(PATH, content=json.dumps({**BODY, "more\ud800": 1}))
+        scored = await http.post(PATH, json=BODY)
+        many = await http.post(PATH, content=b"[" + b"[]," * 200_000 + b"0]")
+    assert (refused.status_code, scored.status_code, many.status_code) == (400, 200, 400)
+    assert scored.json()["feedback"] == "\ud800"
+    assert "commas and brackets" in many.json()["error"]["message"]

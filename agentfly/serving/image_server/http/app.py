@@ -9,23 +9,31 @@ import math
 import uuid
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentfly import __version__
 from agentfly.aio import ClientLimits
-from agentfly.serving.image_server.errors import QueueFull, RequestError, RequestRefused, TooManyRequests
+from agentfly.serving.errors import QueueFull, RequestError, RequestRefused, TooManyRequests, error_response
 from agentfly.serving.image_server.http.body import DetectionFields, EditFields, GenerationFields
 from agentfly.serving.image_server.http.endpoints import ImageServer
 from agentfly.serving.image_server.metrics import Metrics
 from agentfly.serving.image_server.settings import ServerSettings
+from agentfly.serving.image_server.workers.messages import Operation
+from agentfly.serving.request_data import HeldMemory, RequestMemory
 
 logger = logging.getLogger(__name__)
 
 # These need no key: they say that the server is up and how to use it, and nothing of anybody's images.
 OPEN_PATHS = frozenset(("/", "/health", "/docs", "/docs/oauth2-redirect", "/openapi.json"))
+# The endpoints of work, with the operation that a request is counted as before its body is read.
+WORK_PATHS = {
+    "/v1/images/edits": Operation.edit,
+    "/v1/images/edits/upload": Operation.edit,
+    "/v1/images/generations": Operation.generate,
+    "/v1/detections": Operation.detect,
+}
 # Requests whose bodies may be read at once beyond those that the queue and the workers take.
 _READING = 16
 _FILE: dict[str, object] = {"type": "string", "format": "binary"}
@@ -57,16 +65,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 async def _refuse(_: Request, fault: Exception) -> Response:
     """Return FastAPI's own refusals, such as of an unknown path, in OpenAI's form."""
     assert isinstance(fault, HTTPException)
-    return _error_response(RequestRefused(str(fault.detail), status=fault.status_code))
-
-
-def _error_response(fault: RequestError) -> JSONResponse:
-    """Return an error in OpenAI's form."""
-    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-    if fault.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    error = {"message": str(fault), "type": fault.kind, "param": fault.param, "code": fault.code}
-    return JSONResponse({"error": error}, fault.status, headers)
+    return error_response(RequestRefused(str(fault.detail), status=fault.status_code))
 
 
 def describe_body(fields: type[BaseModel], *, images: bool, mask: bool) -> dict[str, object]:
@@ -97,18 +96,19 @@ class Guard:
     """The middleware around the application: the key, the size of bodies, the number of requests; the form of errors.
 
     A plain ASGI layer: it checks a request before a byte of its body is read, and leaves `http.disconnect` to the
-    endpoints.
+    endpoints. They find the memory that their request holds as `request.state.memory`.
 
     Args:
         app: the application.
         settings: key and limits.
-        metrics: counts the requests that the rate limit refuses.
+        metrics: counts the requests that are refused here.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
         self._app = app
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._body_bytes = settings.limits.body_bytes
+        self._memory = RequestMemory(settings.limits.memory_bytes)
         self._most_posts = settings.max_queue + settings.capacity + _READING
         self._posts, self._metrics = 0, metrics
         self._per_minute = settings.max_requests_per_minute
@@ -127,21 +127,32 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope)
+            self._check_and_count(scope)
             posts = scope["method"] == "POST"
             self._posts += posts
             try:
-                await self._app(scope, _Bounded(receive, self._body_bytes), watched)
+                with HeldMemory(self._memory) as held:
+                    scope.setdefault("state", {})["memory"] = held
+                    await self._app(scope, _Bounded(receive, self._body_bytes, held), watched)
             finally:
                 self._posts -= posts
         except RequestError as fault:
-            await _error_response(fault)(scope, receive, watched)
+            await error_response(fault)(scope, receive, watched)
         except Exception:
             number = uuid.uuid4().hex[:12]
             logger.exception("request %s failed", number)
             if not replied:
                 hidden = RequestError(f"internal error {number}; the server's log says more")
-                await _error_response(hidden)(scope, receive, watched)
+                await error_response(hidden)(scope, receive, watched)
+
+    def _check_and_count(self, scope: Scope) -> None:
+        try:
+            self._check(scope)
+        except RequestError as fault:
+            operation = WORK_PATHS.get(scope["path"])
+            if operation is not None and scope["method"] == "POST":
+                self._metrics.requests.labels(operation.value, fault.status).inc()
+            raise
 
     def _check(self, scope: Scope) -> None:
         """Raise `RequestError` for a wrong key, a body that is too large, a full queue, or a client beyond its rate.
@@ -183,16 +194,18 @@ def client_of(scope: Scope) -> str:
 
 
 class _Bounded:
-    """A `receive` that refuses a body beyond its bound, whatever its Content-Length says."""
+    """A `receive` that refuses a body beyond its bound, whatever its Content-Length says, or beyond all memory."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._most, self._seen = receive, most, 0
+    def __init__(self, receive: Receive, most: int, held: HeldMemory) -> None:
+        self._receive, self._most, self._seen, self._held = receive, most, 0, held
 
     async def __call__(self) -> Message:
         message = await self._receive()
-        self._seen += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._seen += size
         if self._seen > self._most:
             raise _too_large(self._most)
+        self._held.take(size)
         return message
 
 

@@ -5,11 +5,12 @@ Names, ranges and defaults of the fields are the same in JSON and in forms.
 
 from __future__ import annotations
 
-import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, ParamSpec, Protocol, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
@@ -17,15 +18,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from agentfly.errors import unknown_name
-from agentfly.serving.image_server.errors import RequestRefused
+from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.http.images import Source
 from agentfly.serving.image_server.settings import UploadLimits
+from agentfly.serving.request_data import is_text, parse_json
 
 # OpenAI's own fields that mean nothing to the models behind this server; clients send them by habit.
 IGNORED = frozenset(
     ("background", "input_fidelity", "model", "moderation", "output_compression", "quality", "style", "user")
 )
-_IMAGES = frozenset(("image", "image[]", "mask"))
+# Each broken form would be a line in the log, and its sender is told.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+_IMAGE = re.compile(r"(image|mask)(?:\[\d{0,3}\])?")
 _MOST_FIELDS = 64
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -72,6 +76,16 @@ class GenerationFields(ResultFields):
 
 
 F = TypeVar("F", bound=_Fields)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """A way to call a function in a thread."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        """Return its result."""
+        ...
 
 
 @dataclass
@@ -90,35 +104,70 @@ class Body:
     mask: Source | None = None
     is_json: bool = False
 
+    def add(self, kind: str, source: Source) -> None:
+        """Add an image, or the mask.
 
-async def read_body(request: Request, limits: UploadLimits) -> Body:
+        Raises:
+            RequestRefused: it is a second mask.
+        """
+        if kind == "image":
+            self.images.append(source)
+        elif self.mask is None:
+            self.mask = source
+        else:
+            raise RequestRefused("send one mask: there is one for the first image alone", param="mask")
+
+
+async def read_body(request: Request, limits: UploadLimits, in_thread: InThread) -> Body:
     """Return the body of a request.
+
+    Args:
+        request: the request.
+        limits: set by the operator.
+        in_thread: calls a function off the event loop.
 
     Raises:
         RequestRefused: neither JSON nor a form, broken, or with too many parts.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _read_json(await request.body())
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        return await _read_form(request, limits)
-    raise RequestRefused("send application/json or multipart/form-data", status=415)
+        body = await in_thread(_read_json, await _read_bytes(request))
+    elif kind == "application/x-www-form-urlencoded":
+        body = _sort(await in_thread(_read_urlencoded, await _read_bytes(request)))
+    elif kind == "multipart/form-data":
+        body = _sort(await _read_form(request, limits))
+    else:
+        raise RequestRefused("send application/json or multipart/form-data", status=415)
+    for name, value in body.fields.items():
+        if not is_text(name) or (isinstance(value, str) and not is_text(value)):
+            raise RequestRefused("names and values of fields are Unicode texts: this one has half of a surrogate pair")
+    return body
 
 
-def _read_json(data: bytes) -> Body:
+async def _read_bytes(request: Request) -> bytearray:
+    # `request.body` would keep the bytes as long as the request lives.
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+    return data
+
+
+def _read_json(data: bytearray) -> Body:
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except (ValueError, RecursionError) as fault:
         raise RequestRefused("the body is not valid JSON") from fault
     if not isinstance(content, Mapping):
         raise RequestRefused("the body is not a JSON object")
-    body = Body({name: value for name, value in content.items() if name not in _IMAGES}, is_json=True)
-    images = content.get("image", content.get("image[]"))
-    for source in images if isinstance(images, list) else [images]:
-        if source is not None:
-            body.images.append(_require_text(source, "image"))
-    if content.get("mask") is not None:
-        body.mask = _require_text(content["mask"], "mask")
+    body = Body(is_json=True)
+    for name, value in content.items():
+        kind = _image_kind(name)
+        if kind is None:
+            body.fields[name] = value
+            continue
+        for source in value if isinstance(value, list) and kind == "image" else [value]:
+            if source is not None:
+                body.add(kind, _require_text(source, kind))
     return body
 
 
@@ -128,25 +177,46 @@ def _require_text(source: object, param: str) -> str:
     return source
 
 
-async def _read_form(request: Request, limits: UploadLimits) -> Body:
-    body = Body()
+def _read_urlencoded(data: bytearray) -> list[tuple[str, Source]]:
+    # Base64 has an escape in about every 20 characters. Many more take long to decode, and much memory.
+    if data.count(b"%") > 1_000 + len(data) // 8:
+        raise RequestRefused("the form cannot be read: send multipart/form-data")
+    try:
+        return [*parse_qsl(data.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)]
+    except ValueError as fault:
+        raise RequestRefused(f"the form cannot be read: {fault}") from fault
+
+
+async def _read_form(request: Request, limits: UploadLimits) -> list[tuple[str, Source]]:
     try:
         async with request.form(
             max_files=limits.images + 1, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
         ) as form:
-            for name, value in form.multi_items():
-                source = await value.read() if isinstance(value, UploadFile) else value
-                if name in ("image", "image[]"):
-                    body.images.append(source)
-                elif name == "mask":
-                    body.mask = source
-                elif isinstance(source, bytes):
-                    raise RequestRefused(f"{name[:64]} is not a file: images go into image and mask", param=name[:64])
-                else:
-                    body.fields[name] = source
+            return [
+                (name, await value.read() if isinstance(value, UploadFile) else value)
+                for name, value in form.multi_items()
+            ]
     except HTTPException as fault:
         raise RequestRefused(f"the form cannot be read: {fault.detail}") from fault
+
+
+def _sort(form: Iterable[tuple[str, Source]]) -> Body:
+    """Return a form as a body; it may number its images, as `image[0]`."""
+    body = Body()
+    for name, source in form:
+        kind = _image_kind(name)
+        if kind is not None:
+            body.add(kind, source)
+        elif isinstance(source, bytes):
+            raise RequestRefused(f"{name[:64]} is not a file: images go into image and mask", param=name[:64])
+        else:
+            body.fields[name] = source
     return body
+
+
+def _image_kind(name: str) -> str | None:
+    match = _IMAGE.fullmatch(name)
+    return match[1] if match else None
 
 
 def read_fields(kind: type[F], sent: Mapping[str, object], limits: UploadLimits) -> F:

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from agentfly import __version__
-from agentfly.serving.image_server.errors import DeadlineExceeded, RequestError, RequestRefused
+from agentfly.serving.errors import AsciiJSON, DeadlineExceeded, RequestError, RequestRefused
 from agentfly.serving.image_server.http.body import (
     Body,
     DetectionFields,
@@ -33,6 +33,7 @@ from agentfly.serving.image_server.http.images import Coder
 from agentfly.serving.image_server.settings import ServerSettings
 from agentfly.serving.image_server.workers.dispatcher import Dispatcher
 from agentfly.serving.image_server.workers.messages import Operation, Outcome, Work
+from agentfly.serving.request_data import HeldMemory
 from agentfly.vision.factory import version_of
 
 _DEFAULT_SIDE = 1024
@@ -90,11 +91,10 @@ class ImageServer:
             self._check_offer(call.operation)
             if not body.images:
                 raise RequestRefused("image is needed", param="image")
-            images = await self._coder.decode(body.images)
-            mask = None if body.mask is None else await self._coder.decode_mask(body.mask, images[0].size)
+            images, mask = await self._decode(call, body)
             work = replace(_to_work(call, fields), images=tuple(images), mask=mask, strength=fields.strength)
             size = read_size(fields.size, self.settings.limits)
-            return JSONResponse(await self._make_images(call, work, fields, size, bare=bare or body.is_json))
+            return AsciiJSON(await self._make_images(call, work, fields, size, bare=bare or body.is_json))
 
     async def generations(self, request: Request) -> Response:
         """Make images from text."""
@@ -110,7 +110,7 @@ class ImageServer:
             size = read_size(fields.size, self.settings.limits)
             width, height = size or (side, side)
             work = replace(_to_work(call, fields), width=width, height=height)
-            return JSONResponse(await self._make_images(call, work, fields, size))
+            return AsciiJSON(await self._make_images(call, work, fields, size))
 
     async def detections(self, request: Request) -> Response:
         """Find the objects that a text names."""
@@ -121,7 +121,8 @@ class ImageServer:
             if not fields.prompt or not body.images:
                 name = "image" if fields.prompt else "prompt"
                 raise RequestRefused(f"{name} is needed", param=name)
-            images = await self._coder.decode(body.images[:2])
+            body.images = body.images[:2]
+            images, _ = await self._decode(call, body)
             work = Work(
                 Operation.detect,
                 fields.prompt,
@@ -136,17 +137,17 @@ class ImageServer:
                 if fields.masks:
                     found[-1]["mask"] = await self._coder.encode(detection.mask)
             reply: Reply = {"created": int(time.time()), "engine": self.dispatcher.engine, "data": found}
-            return JSONResponse({**reply, "best_rejected": outcome.best_rejected})
+            return AsciiJSON({**reply, "best_rejected": outcome.best_rejected})
 
     async def root(self) -> Reply:
         """Name the server and its pages."""
         return {"name": "agentfly image server", "version": __version__, "docs": "/docs", "health": "/health"}
 
-    async def health(self) -> JSONResponse:
+    async def health(self) -> AsciiJSON:
         """Answer 200 when a worker can take work, else 503."""
         ready = self.dispatcher.ready
         workers = [worker.state for worker in self.dispatcher.workers]
-        return JSONResponse({"status": "ready" if ready else "starting", "workers": workers}, 200 if ready else 503)
+        return AsciiJSON({"status": "ready" if ready else "starting", "workers": workers}, 200 if ready else 503)
 
     async def models(self) -> Reply:
         """List the model and what it can do."""
@@ -210,11 +211,21 @@ class ImageServer:
         self.dispatcher.check_room()
         try:
             async with asyncio.timeout(self._seconds_left(call, None)):
-                return await read_body(call.request, self.settings.limits)
+                return await read_body(call.request, self.settings.limits, self._coder.in_thread)
         except TimeoutError as fault:
             raise DeadlineExceeded("the deadline of this request passed before its body was here") from fault
         except ClientDisconnect as fault:
             raise RequestError("the client hung up", status=499) from fault
+
+    async def _decode(self, call: _Call, body: Body) -> tuple[list[Image.Image], Image.Image | None]:
+        """Return the images and the mask of a body, and forget the files that they came in."""
+        held: HeldMemory = call.request.state.memory
+        files = held.size
+        images = await self._coder.decode(body.images, held)
+        mask = None if body.mask is None else await self._coder.decode_mask(body.mask, held, images[0].size)
+        body.images, body.mask = [], None
+        held.give_back(files)
+        return images, mask
 
     def _seconds_left(self, call: _Call, timeout: float | None) -> float:
         """Return the seconds until the deadline, which counts from the arrival of the request."""

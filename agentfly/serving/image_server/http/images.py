@@ -15,8 +15,9 @@ from agentfly.images.encoding import Format
 from agentfly.images.fetch import fetch
 from agentfly.images.masks import keep_levels, read_mask
 from agentfly.images.store import normalise
-from agentfly.serving.image_server.errors import RequestRefused
+from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.settings import UploadLimits
+from agentfly.serving.request_data import HeldMemory, memory_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,15 +40,17 @@ class Coder:
         """End the threads without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def decode(self, sources: Sequence[Source], param: str = "image") -> list[Image.Image]:
+    async def decode(self, sources: Sequence[Source], held: HeldMemory, param: str = "image") -> list[Image.Image]:
         """Return the images of a request.
 
         Args:
             sources: uploads, data URIs, base64 texts, and addresses where those are allowed.
+            held: memory of the request; the images are added to it one by one.
             param: field that they come from, for errors.
 
         Raises:
             RequestRefused: a source is no image, is too large, or is of a kind that is not allowed.
+            ServerFault: all requests together hold too much memory.
         """
         if len(sources) > self._limits.images:
             raise RequestRefused(f"{self._limits.images} images a request at most", param=param)
@@ -62,31 +65,32 @@ class Coder:
                     allow_files=False,
                 )
                 convert = keep_levels if param == "mask" else normalise
-                image = await self._in_thread(load_image, data, limits, convert)
+                image = await self.in_thread(load_image, data, limits, convert)
             except ImageError as fault:
                 raise RequestRefused(str(fault), code="invalid_image", param=param) from fault
             left -= image.width * image.height
+            held.take(memory_of(image))
             images.append(image)
         return images
 
-    async def decode_mask(self, source: Source, size: tuple[int, int]) -> Image.Image:
+    async def decode_mask(self, source: Source, held: HeldMemory, size: tuple[int, int]) -> Image.Image:
         """Return the mask of a request as mode L, white = change; see `read_mask`.
 
         Args:
-            source: as for `decode`.
+            source, held: as for `decode`.
             size: width and height of the image that it is for.
 
         Raises:
             RequestRefused: the source is no mask, or of another size.
         """
-        (image,) = await self.decode([source], "mask")
+        (image,) = await self.decode([source], held, "mask")
         if image.size != size:
             raise RequestRefused(
                 f"the mask is {image.width}x{image.height} but the image {size[0]}x{size[1]}: send a mask of its size",
                 param="mask",
             )
         try:
-            return (await self._in_thread(read_mask, image)).image
+            return (await self.in_thread(read_mask, image)).image
         except ImageError as fault:
             raise RequestRefused(str(fault), code="invalid_image", param="mask") from fault
 
@@ -103,7 +107,7 @@ class Coder:
             resized = image if size is None else image.resize(size, Image.Resampling.LANCZOS)
             return to_base64(resized, form)
 
-        return await self._in_thread(resize_and_encode)
+        return await self.in_thread(resize_and_encode)
 
     async def _fetch(self, source: Source) -> Source:
         """Return the bytes behind an address, and any other source as it is."""
@@ -120,5 +124,6 @@ class Coder:
             fetch, source.strip(), timeout=self._limits.url_seconds, max_bytes=self._limits.body_bytes
         )
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def in_thread(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in one of the threads."""
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
-from agentfly.serving.image_server.errors import DeadlineExceeded, QueueFull, RequestRefused, ServerFault
+from agentfly.serving.errors import DeadlineExceeded, QueueFull, RequestRefused, ServerFault
 from agentfly.serving.image_server.metrics import Metrics
 from agentfly.serving.image_server.settings import ServerSettings
 from agentfly.serving.image_server.workers.messages import (

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
@@ -59,15 +60,18 @@ class _Worker:
     def __init__(self, connection: Connection, engine: WorkerEngine) -> None:
         self._connection = connection
         self._engine = engine
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, asyncio.Task[Done]] = {}
         self.ended = asyncio.Event()
 
     def handle(self, message: ToWorker) -> None:
         """Act on a message from the server."""
         if isinstance(message, Assign):
+            started = time.monotonic()
             task = asyncio.create_task(self._work(message.job, message.work))
             self._tasks[message.job] = task
-            task.add_done_callback(lambda _: self._tasks.pop(message.job, None))
+            # Not the task but its end sends the `Done`: a task that is cancelled before its first step runs none of its
+            # code, not even a `finally`.
+            task.add_done_callback(lambda ended: self._report(message.job, ended, time.monotonic() - started))
         elif isinstance(message, Cancel):
             task_or_none = self._tasks.get(message.job)
             if task_or_none is not None:
@@ -75,10 +79,22 @@ class _Worker:
         else:
             self.ended.set()
 
-    async def _work(self, job: int, work: Work) -> None:
+    def _report(self, job: int, task: asyncio.Task[Done], seconds: float) -> None:
+        """Send the `Done` of a task that has ended, however it did."""
+        del self._tasks[job]
+        done = Done(job, fault=Fault.cancelled) if task.cancelled() else task.result()
+        try:
+            self._connection.send(replace(done, seconds=seconds, memory=device_memory()))
+        except OSError:
+            raise
+        except Exception as error:
+            logger.exception("the outcome cannot be sent")
+            self._connection.send(Done(job, fault=Fault.internal, message=type(error).__name__, seconds=seconds))
+
+    async def _work(self, job: int, work: Work) -> Done:
+        """Return the end of a job, once the threads that it started are idle."""
         calls: list[Future[object]] = []
         _calls.set(calls)
-        started = time.monotonic()
         outcome, fault, message = None, None, ""
         try:
             outcome = await self._engine.run(work)
@@ -94,8 +110,7 @@ class _Worker:
         running = [asyncio.wrap_future(call) for call in calls if not call.done()]
         if running:
             await asyncio.wait(running)
-        seconds = time.monotonic() - started
-        self._connection.send(Done(job, outcome, fault, message, seconds, device_memory()))
+        return Done(job, outcome, fault, message)
 
     def read_messages(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hand each message of the server to the event loop. End this process when the server ends, however it does."""

@@ -18,11 +18,11 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
-import uvicorn
 from PIL import Image
 from typer.testing import CliRunner
 
 from agentfly.cli import app
+from agentfly.serving.http_server import make_server
 from agentfly.serving.image_server import ServerSettings
 from agentfly.serving.image_server.http.app import create_app
 from agentfly.serving.image_server.http.endpoints import ImageServer
@@ -65,8 +65,9 @@ def read(*options: str) -> ServerSettings:
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """Serve on a free port until the block ends; workers are ready."""
-    served = create_app(ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings}))
-    server = uvicorn.Server(uvicorn.Config(served, host="127.0.0.1", port=0, log_level="error"))
+    chosen = ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings})
+    served = create_app(chosen)
+    server = make_server(served, chosen.host, 0, chosen.connections, log_level="error")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)

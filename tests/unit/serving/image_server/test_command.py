@@ -48,6 +48,11 @@ def test_the_rate_limit_is_an_option() -> None:
         read("--model-type", "classical", "--max-requests-per-minute", "0")
 
 
+def test_further_names_of_the_server_are_an_option() -> None:
+    chosen = read("--allowed-hosts", "images.example", "*.svc.local", "--model-type", "classical")
+    assert chosen.connections.allowed_hosts == ("images.example", "*.svc.local")
+
+
 def test_defaults_of_the_options_are_those_of_the_settings() -> None:
     assert read("--model-type", "classical") == ServerSettings(model_type="classical")
     assert ServerSettings(model_type="classical").host == "127.0.0.1"
@@ -76,6 +81,15 @@ def test_choices_of_the_options_are_those_of_the_settings() -> None:
         (["--model-type", "classical", "--gpu-ids", "0", "--device", "cpu"], "leave out --device and --workers"),
         (["--model-type", "classical", "--gpu-ids", "0", "--workers", "2"], "leave out --device and --workers"),
         (["--model-type", "classical", "--api-key-env", "NO_SUCH_VARIABLE"], "is not set"),
+        (["--model-type", "classical", "--max-body-mb", "inf"], "^--max-body-mb: give a number"),
+        (["--model-type", "classical", "--max-body-mb", "nan"], "^--max-body-mb: give a number"),
+        (["--model-type", "classical", "--max-body-mb", "0"], "^--max-body-mb: give a number"),
+        (["--model-type", "classical", "--max-pixels", "0"], "^--max-pixels: .* greater than or equal to 1$"),
+        (["--model-type", "classical", "--max-images", "-1"], "^--max-images: .* greater than or equal to 1$"),
+        (["--model-type", "classical", "--shutdown-grace", "inf"], "^--shutdown-grace: .* finite"),
+        (["--model-type", "classical", "--shutdown-grace", "nan"], "^--shutdown-grace: "),
+        (["--model-type", "classical", "--request-timeout", "nan"], "^--request-timeout: "),
+        (["--model-type", "classical", "--allowed-hosts", "http://x"], "^--allowed-hosts: .* without scheme and port"),
     ],
 )
 def test_wrong_flags_name_the_fix(flags: list[str], expected: str) -> None:

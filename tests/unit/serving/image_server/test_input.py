@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.requests import Request
 
+from agentfly.serving.errors import RequestRefused, error_response
 from agentfly.serving.image_server import UploadLimits
-from agentfly.serving.image_server.errors import RequestRefused
-from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_fields, read_size
+from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_body, read_fields, read_size
 from agentfly.serving.image_server.http.images import Coder
-from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running
+from agentfly.serving.request_data import HeldMemory, RequestMemory
+from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running, wait_for
 
 LIMITS = UploadLimits(body_bytes=200_000, pixels=10_000, total_pixels=12_000, images=2, prompt_characters=100)
 
@@ -218,6 +223,51 @@ def test_any_fields_are_accepted_or_refused(sent: dict[str, Any]) -> None:
         assert isinstance(read_fields(DetectionFields, sent, LIMITS), DetectionFields)
 
 
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+)
+_NAMES = st.sampled_from(["prompt", "image", "image[]", "image[0]", "mask", "mask[]", "seed", "\ud800"]) | st.text()
+
+
+async def read(content: bytes, kind: bytes) -> None:
+    """Read a body as the server does, and encode the answer if it is refused."""
+    parts = iter([content[:7], content[7:]])
+
+    async def receive() -> dict[str, object]:
+        part = next(parts)
+        return {"type": "http.request", "body": part, "more_body": len(part) == 7 and len(content) > 7}
+
+    scope = {"type": "http", "app": None, "method": "POST", "headers": [(b"content-type", kind)]}
+    request = Request(scope, receive)
+    try:
+        body = await read_body(request, LIMITS, asyncio.to_thread)
+        read_fields(EditFields, body.fields, LIMITS)
+    except RequestRefused as fault:
+        assert error_response(fault).body  # noqa: PT017
+
+
+@given(st.dictionaries(_NAMES, _JSON, max_size=6))
+async def test_any_json_is_accepted_or_refused(sent: dict[str, Any]) -> None:
+    await read(json.dumps(sent).encode(), b"application/json")
+
+
+@given(
+    st.binary(max_size=200) | st.text(alphabet="image=[]&%0fprompt+;", max_size=80).map(str.encode),
+    st.sampled_from(
+        [b"application/json", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=a", b"\xff"]
+    ),
+)
+async def test_any_bytes_are_accepted_or_refused(sent: bytes, kind: bytes) -> None:
+    await read(sent, kind)
+
+
+def test_a_broken_form_leaves_no_line_in_the_log(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=a"}
+    assert httpx.post(f"{server.url}/v1/images/edits", content=b"\0", headers=headers).status_code == 400
+    assert not [record for record in caplog.records if "multipart" in record.name]
+
+
 def test_sizes() -> None:
     assert read_size("64x32", LIMITS) == (64, 32)
     assert read_size("auto", LIMITS) is read_size(None, LIMITS) is None
@@ -232,7 +282,7 @@ async def test_mask_conventions() -> None:
     grey = Image.new("L", (2, 1), 200)
     coder = Coder(LIMITS)
     for mask, wanted in ((clear, b"\xff\x00"), (opaque, b"\xff\x00"), (labels, b"\xff\x00"), (grey, b"\xc8\xc8")):
-        assert (await coder.decode_mask(as_text(mask), (2, 1))).tobytes() == wanted
+        assert (await coder.decode_mask(as_text(mask), HeldMemory(RequestMemory(1)), (2, 1))).tobytes() == wanted
     coder.close()
 
 
@@ -240,6 +290,118 @@ async def test_a_mask_that_is_a_photograph_is_refused_before_it_costs_an_edit() 
     coder = Coder(LIMITS)
     noise = np.random.default_rng(0).integers(1, 256, (64, 64, 3), dtype=np.uint8)
     with pytest.raises(RequestRefused, match="colour image, not a mask: give a PNG") as refused:
-        await coder.decode_mask(as_text(Image.fromarray(noise)), (64, 64))
+        await coder.decode_mask(as_text(Image.fromarray(noise)), HeldMemory(RequestMemory(1)), (64, 64))
     assert (refused.value.code, refused.value.param) == ("invalid_image", "mask")
     coder.close()
+
+
+@pytest.mark.parametrize("field", ["\\ud800", "x\\udfff"])
+def test_half_a_surrogate_pair_is_refused_and_its_reply_can_be_encoded(server: Running, field: str) -> None:
+    image = as_text(plain())
+    for body in (
+        f'{{"prompt": "x", "image": "{image}", "{field}": 1}}',
+        f'{{"prompt": "{field}", "image": "{image}"}}',
+        f'{{"prompt": "x", "image": "{field}"}}',
+        f'{{"prompt": "x", "image": "{image}", "negative_prompt": "{field}"}}',
+    ):
+        for path in ("/v1/images/edits", "/v1/detections", "/v1/images/generations"):
+            reply = httpx.post(f"{server.url}{path}", content=body, headers={"content-type": "application/json"})
+            assert reply.status_code == 400
+            assert message(reply)
+
+
+def test_bodies_of_many_values_are_refused_before_they_are_parsed(server: Running) -> None:
+    with running(**PUPPET) as roomy:
+        for piece in (b"[],", b"{},", b'"",', b"0,"):
+            body = b'{"prompt": [' + piece * 2_000_000 + b"0]}"
+            headers = {"content-type": "application/json"}
+            reply = httpx.post(f"{roomy.url}/v1/images/edits", content=body, headers=headers, timeout=60)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        reply = httpx.post(f"{roomy.url}/v1/images/edits", content=b"prompt=" + b"%41" * 2_000_000, headers=headers)
+        assert (reply.status_code, "multipart/form-data" in message(reply)) == (400, True)
+
+
+def test_bodies_are_parsed_off_the_event_loop(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsing, go_on = threading.Event(), threading.Event()
+
+    def parse(data: bytes) -> object:
+        parsing.set()
+        assert go_on.wait(20)
+        return json.loads(data)
+
+    monkeypatch.setattr("agentfly.serving.image_server.http.body.parse_json", parse)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(server.edit, "invert")
+        assert parsing.wait(20)
+        assert httpx.get(f"{server.url}/health", timeout=10).status_code == 200
+        go_on.set()
+        assert slow.result().status_code == 200
+
+
+@pytest.mark.parametrize("names", [("image[0]", "mask[]"), ("image[]", "mask[0]"), ("image", "mask")])
+def test_numbered_fields_are_images(server: Running, names: tuple[str, str]) -> None:
+    image, mask = names
+    form = {image: ("p.png", png(plain())), mask: ("m.png", png(Image.new("L", (16, 12), 255)))}
+    reply = httpx.post(f"{server.url}/v1/images/edits", files=form, data={"prompt": "invert"})
+    assert reply.status_code == 200
+    texts = {"prompt": "invert", image: as_text(plain()), mask: as_text(Image.new("L", (16, 12), 255))}
+    assert httpx.post(f"{server.url}/v1/images/edits", json=texts).status_code == 200
+    assert httpx.post(f"{server.url}/v1/images/edits", data=texts).status_code == 200
+    assert server.metric("requests_total", operation="inpaint", status=200) >= 3
+
+
+def test_a_second_mask_is_refused(server: Running) -> None:
+    form = [(name, ("p.png", png(plain()))) for name in ("image[0]", "mask[0]", "mask[1]")]
+    reply = httpx.post(f"{server.url}/v1/images/edits", files=form, data={"prompt": "invert"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "mask")
+
+
+def test_requests_hold_bounded_memory_together() -> None:
+    large = plain((200, 200))
+    with running(**PUPPET, worker_slots=4, limits=UploadLimits(memory_bytes=170_000)) as server:
+        # One request alone may take more than there is.
+        assert server.edit("invert", plain((400, 400))).status_code == 200
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(server.edit, "sleep 1", large)
+            wait_for(lambda: server.server.dispatcher.running == 1)
+            second = server.edit("invert", large)
+            assert (second.status_code, second.json()["error"]["code"]) == (503, "memory_full")
+            assert second.headers["retry-after"] == "1"
+            assert server.edit("invert").status_code == 200
+            assert first.result().status_code == 200
+        # Refused and broken requests give back what they held.
+        assert server.edit("refuse", large).status_code == 422
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(server.edit, "sleep 0.5", plain((20, 20)))
+            wait_for(lambda: server.server.dispatcher.running == 1)
+            assert server.edit("invert", large).status_code == 200
+            assert first.result().status_code == 200
+
+
+def test_names_and_pages_of_others_are_refused(server: Running) -> None:
+    body = {"prompt": "invert", "image": as_text(plain())}
+    port = server.url.rpartition(":")[2]
+    for headers, status, code in (
+        ({"host": f"evil.example:{port}"}, 421, "host_not_allowed"),
+        ({"origin": "https://evil.example"}, 403, "origin_not_allowed"),
+        ({"host": f"localhost:{port}", "origin": f"http://localhost:{port}"}, 200, None),
+    ):
+        reply = httpx.post(f"{server.url}/v1/images/edits", json=body, headers=headers)
+        assert reply.status_code == status
+        assert reply.json().get("error", {}).get("code") == code
+    with running(**PUPPET, host="0.0.0.0") as reachable:
+        reply = httpx.post(f"{reachable.url}/v1/images/edits", json=body, headers={"host": "node-7.cluster"})
+        assert reply.status_code == 200
+
+
+def test_what_is_refused_before_it_is_read_is_in_the_metrics() -> None:
+    with running(**PUPPET, api_key="k", limits=LIMITS) as server:
+        assert server.edit("invert").status_code == 401
+        assert server.metric("requests_total", operation="edit", status=401) == 1
+        headers = {"authorization": "Bearer k"}
+        reply = httpx.post(f"{server.url}/v1/detections", content=b"x" * 300_000, headers=headers)
+        assert reply.status_code == 413
+        assert server.metric("requests_total", operation="detect", status=413) == 1
+        assert httpx.post(f"{server.url}/nowhere", json={}).status_code == 401
+        assert server.metric("requests_total", operation="edit", status=401) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from agentfly.errors import ConfigError
 from agentfly.serving.image_server.workers.dispatcher import Worker
 from agentfly.serving.image_server.workers.process import visible_device
+from agentfly.serving.settings import ConnectionLimits
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, running, wait_for
 
 
@@ -128,11 +130,22 @@ def test_client_that_hangs_up_frees_the_worker(pair: Running) -> None:
     assert pair.metric("requests_total", operation="edit", status=499) == 1
 
 
+def test_requests_that_end_as_soon_as_they_begin_cost_no_worker(pair: Running) -> None:
+    restarts = pair.metric("worker_restarts_total")
+    with ThreadPoolExecutor(12) as threads:
+        replies = list(threads.map(lambda _: pair.edit("invert", timeout=1e-9), range(60)))
+    assert {reply.status_code for reply in replies} == {504}
+    wait_for(lambda: pair.server.dispatcher.running == 0)
+    assert pair.edit("invert").status_code == 200
+    assert pair.metric("worker_restarts_total") == restarts
+
+
 def send_half(server: Running) -> socket.socket:
     """A client that announces a body and sends the beginning of it."""
     host, port = server.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)), timeout=20)
-    head = "POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    kind = "Content-Type: application/json"
+    head = f"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: 1000\r\n\r\n"
     client.sendall(head.encode() + b'{"prompt": "x')
     return client
 
@@ -155,6 +168,29 @@ def test_a_body_that_does_not_come_meets_the_deadline() -> None:
         reply = client.recv(4096)
     assert b" 504 " in reply.splitlines()[0]
     assert b"before its body was here" in reply
+
+
+def test_clients_that_send_slowly_give_the_queue_back() -> None:
+    limits = ConnectionLimits(body_seconds=0.3)
+    with running(**PUPPET, max_queue=1, connections=limits) as server, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(send_half(server)) for _ in range(19)]
+        wait_for(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+        for client in slow:
+            assert b" 408 " in client.recv(4096).splitlines()[0]
+        assert server.edit("invert").status_code == 200
+        assert server.metric("requests_total", operation="edit", status=408) == 19
+
+
+def test_a_full_server_counts_what_it_refuses() -> None:
+    with running(**PUPPET, max_queue=1) as server, contextlib.ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(send_half(server))
+
+        def refused() -> bool:
+            return server.edit("invert").status_code == 503
+
+        wait_for(refused)
+        assert server.metric("requests_total", operation="edit", status=503) >= 1
 
 
 def test_work_is_spread_over_idle_workers(pair: Running) -> None:

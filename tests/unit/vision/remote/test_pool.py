@@ -78,7 +78,9 @@ async def test_a_node_never_sees_more_than_its_limit(nodes: Callable[[int], list
     assert node.most_running <= 3
 
 
-@pytest.mark.parametrize("fault", [status(500), status(502, "bad gateway"), says(b"<html>"), says({"data": []})])
+@pytest.mark.parametrize(
+    "fault", [status(500), status(408, "too slow"), status(502, "bad gateway"), says(b"<html>"), says({"data": []})]
+)
 async def test_a_failure_moves_the_request_to_another_node(nodes: Callable[[int], list[FakeNode]], fault: Any) -> None:
     pair = nodes(2)
     for node in pair:
@@ -396,6 +398,15 @@ async def test_a_server_of_unknown_kind_is_told_at_once() -> None:
     with FakeNode("somebody else").up() as node:
         engines = pool(node)
         with pytest.raises(ConfigError, match="name its adapter"):
+            await edit(engines)
+        await engines.close()
+
+
+async def test_a_server_that_does_not_know_its_name_is_an_error_that_gives_the_option() -> None:
+    with FakeNode().up() as node:
+        node.otherwise = status(421, "start it with --allowed-hosts images")
+        engines = pool(node)
+        with pytest.raises(ConfigError, match=r"does not answer to this name .*--allowed-hosts images"):
             await edit(engines)
         await engines.close()
 

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import json
+
+from starlette.responses import JSONResponse
+
 from agentfly.errors import AgentFlyError
+
+
+class AsciiJSON(JSONResponse):
+    """JSON in ASCII: what clients send, and replies repeat, may have halves of surrogate pairs, which UTF-8 has not."""
+
+    def render(self, content: object) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def error_response(fault: RequestError) -> AsciiJSON:
+    """Return an error in OpenAI's form."""
+    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    if fault.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if fault.status == 408:
+        # The rest of the body is not waited for.
+        headers["Connection"] = "close"
+    error = {"message": str(fault), "type": fault.kind, "param": fault.param, "code": fault.code}
+    return AsciiJSON({"error": error}, fault.status, headers)
 
 
 class RequestError(AgentFlyError):
