@@ -7,8 +7,6 @@ before anything is decoded. Messages never carry base64 or the secret parts of a
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import os
 import re
@@ -22,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from agentfly.errors import ImageError, first_line, short_path
+from agentfly.images.base64_text import decode_base64
 from agentfly.images.store import normalise
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,8 @@ ImageSource = Image.Image | bytes | str | os.PathLike[str] | Mapping[str, object
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF image"
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(file|data):", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+# Bounded, since it is tried on texts of any length.
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{1,64})://|(file|data):", re.IGNORECASE)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -164,7 +163,7 @@ def _read_data_uri(text: str, limits: ImageLimits) -> bytes:
         raise ImageError(_too_many_bytes(len(body) * 3 // 4, limits))
     if not header.lower().rstrip().endswith(";base64"):
         return urllib.parse.unquote_to_bytes(body)
-    data = _from_base64(urllib.parse.unquote(body))
+    data = decode_base64(urllib.parse.unquote(body))
     if data is None:
         raise ImageError("the data of this data URI is not valid base64: was it cut off?")
     return data
@@ -173,7 +172,7 @@ def _read_data_uri(text: str, limits: ImageLimits) -> bytes:
 def _read_base64(text: str, limits: ImageLimits) -> bytes:
     if len(text) > limits.max_bytes * 3:
         raise ImageError(_too_many_bytes(len(text) * 3 // 4, limits))
-    data = _from_base64(text)
+    data = decode_base64(text)
     if data is not None and (_kind(data) in FORMATS or len(text) > 512):
         return data
     if not text:
@@ -183,16 +182,6 @@ def _read_base64(text: str, limits: ImageLimits) -> bytes:
     if not limits.allow_files:
         raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
     raise ImageError(f"no image file at {short_path(text)!r}: check the path")
-
-
-def _from_base64(text: str) -> bytes | None:
-    if not _BASE64.fullmatch(text):
-        return None
-    compact = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
-    try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
