@@ -141,7 +141,7 @@ def _image(name: object, path: Path, root: Path) -> Path:
 def _json_files(root: Path) -> Iterator[tuple[Path, object]]:
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}: root= names the folder with the benchmark's files")
-    for path in sorted(root.rglob("*.json")):
+    for path in sorted(root.rglob("[!.]*.json")):  # without the `._NAME` files of macOS
         try:
             yield path, json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError, OSError) as fault:
