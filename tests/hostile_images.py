@@ -59,9 +59,10 @@ def with_chunks(png: bytes, *chunks: bytes, before: bytes = b"IDAT") -> bytes:
 
 
 def _image(pick: random.Random) -> bytes:
-    mode = pick.choice(("L", "RGB", "P"))
+    kind = pick.choice(KINDS)
+    mode = pick.choice(("L", "RGB") if kind in ("JPEG", "WEBP") else ("L", "RGB", "P"))
     size = pick.choice(((1, 1), (5, 3), (16, 16), (1, 40)))
-    return encoded(Image.new(mode, size, pick.randrange(256)), pick.choice(KINDS))
+    return encoded(Image.new(mode, size, pick.randrange(256)), kind)
 
 
 def _address(pick: random.Random) -> str:

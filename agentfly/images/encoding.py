@@ -15,7 +15,7 @@ from PIL import Image
 from agentfly.errors import ImageError
 from agentfly.images.base64_text import decode_base64
 from agentfly.images.load import ImageLimits, load_image
-from agentfly.images.save import on_white
+from agentfly.images.pixels import on_white
 
 Format = Literal["png", "jpeg", "webp"]
 _OPTIONS: dict[Format, dict[str, int]] = {

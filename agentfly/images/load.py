@@ -1,6 +1,7 @@
 """Load images from files, URLs, data URIs, base64, bytes, PIL images and Hugging Face rows.
 
-A loaded image is decoded in full, upright (EXIF orientation applied), free of metadata, and of mode RGB, RGBA or L.
+A loaded image is decoded in full, upright (EXIF orientation applied), in sRGB (its colour profile applied), free of
+metadata, and of mode RGB, RGBA or L.
 Every other source is refused with an `ImageError` that names the remedy. The number of pixels is checked in the header,
 before anything is decoded. Messages never carry base64 or the secret parts of a URL.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import urllib.parse
 import warnings
 from collections.abc import Mapping
@@ -21,7 +23,8 @@ from PIL import Image
 
 from agentfly.errors import ImageError, first_line, short_path
 from agentfly.images.base64_text import decode_base64
-from agentfly.images.store import normalise
+from agentfly.images.pixels import in_srgb
+from agentfly.images.png import without_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ _WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF image"
 # Bounded, since it is tried on texts of any length.
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{1,64})://|(file|data):", re.IGNORECASE)
 _ORIENTATION_TAG = 0x0112
+_WIDENED = {"L;2": 85, "L;4": 17}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,6 +83,15 @@ def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
     Raises:
         ImageError: not an image, too large, cut off, unreachable, or refused for safety.
     """
+    try:
+        return _load(source, limits)
+    except ImageError:
+        raise
+    except Exception as fault:  # decoders, file systems and addresses raise anything on hostile input
+        raise ImageError(f"this image cannot be loaded ({type(fault).__name__}): give another one") from fault
+
+
+def _load(source: ImageSource, limits: ImageLimits) -> Image.Image:
     if isinstance(source, Image.Image):
         return _finish(source, limits)
     data = _read(source, limits)
@@ -91,14 +104,26 @@ def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
         # `max_pixels` is the limit here; Pillow's own warning would come on top of it.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(BytesIO(data), formats=(kind,))
-        except Image.DecompressionBombError as fault:
-            raise ImageError(
-                f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it"
-            ) from fault
-        except Exception as fault:  # decoders raise anything on broken bytes
-            raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
-        return _finish(image, limits)
+            return _decode(data, kind, limits)
+        except ImageError:
+            pixels = without_metadata(data) if kind == "PNG" else None
+            if pixels is None:
+                raise
+            return _decode(pixels, kind, limits)
+
+
+def _decode(data: bytes, kind: str, limits: ImageLimits) -> Image.Image:
+    try:
+        image = Image.open(BytesIO(data), formats=(kind,))
+    except Image.DecompressionBombError as fault:
+        raise ImageError(f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it") from fault
+    except Exception as fault:  # decoders raise anything on broken bytes
+        raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
+    declared = image.info.get("transparency")
+    if kind == "PNG" and isinstance(declared, int) and image.tile:
+        # Pillow widens the pixels of 2 and 4 bits, and leaves the transparent grey as the file has it.
+        image.info["transparency"] = declared * _WIDENED.get(str(image.tile[0].args), 1)
+    return _finish(image, limits)
 
 
 def _read(source: object, limits: ImageLimits) -> bytes:
@@ -141,13 +166,16 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
     if not limits.allow_files:
         raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
     try:
-        # A device or a pipe may have no end.
+        # A device or a pipe may have no end, and opening one can have effects.
         if not path.is_file():
             raise ImageError(f"no image file at {short_path(str(path))!r}: check the path")
-        size = path.stat().st_size
-        if size > limits.max_bytes:
-            raise ImageError(_too_many_bytes(size, limits))
-        return path.read_bytes()
+        # Without O_NONBLOCK, what became a pipe meanwhile would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > limits.max_bytes:
+                raise ImageError(_too_many_bytes(status.st_size, limits))
+            # The files of /proc say that they are empty. Some of them, such as kmsg, are never read to their end.
+            return (file.read(status.st_size) or b"") if stat.S_ISREG(status.st_mode) and status.st_size else b""
     except (OSError, ValueError) as fault:
         if isinstance(fault, ImageError):
             raise
@@ -200,7 +228,7 @@ def _finish(image: Image.Image, limits: ImageLimits) -> Image.Image:
             logger.debug("EXIF not readable: %s", fault)
             orientation = None
         turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-        out = normalise(image if turn is None else image.transpose(turn))
+        out = in_srgb(image if turn is None else image.transpose(turn))
     except Exception as fault:  # decoders raise anything on broken bytes
         raise ImageError(f"this image is broken or cut off ({first_line(fault)}): save it again") from fault
     if out is image:
@@ -240,6 +268,7 @@ _MAGICS: dict[str, tuple[bytes, ...]] = {
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
     "a PDF document": (b"%PDF",),
     "a video": (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"FLV"),
+    "a companion file that macOS writes beside the image": (b"\x00\x05\x16\x07",),
     "an archive": (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf"),
 }
 
