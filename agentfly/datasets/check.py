@@ -11,7 +11,7 @@ from PIL import Image
 
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import DatasetError, ImageError
-from agentfly.images import ImageSource, load_image
+from agentfly.images import ImageSource, load_image, on_white
 
 # Relative difference of aspect ratios up to which a target counts as a resized image and not as another shape.
 _SAME_SHAPE = 0.03
@@ -146,7 +146,7 @@ def _open(source: ImageSource) -> tuple[Image.Image | None, str]:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(on_white(image))
 
 
 def _size(image: Image.Image) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from agentfly.images import on_white
+
 
 def solid(mask: Image.Image) -> Image.Image:
     """Return a mask (mode L) that is white where `mask` is at least half as bright as at its brightest, else black."""
@@ -26,6 +28,7 @@ def paste_back(source: Image.Image, painted: Image.Image, mask: Image.Image) -> 
         An image in RGB, or in RGBA with the source's alpha where it has one.
     """
     above = np.asarray(restored(painted, source.size), np.float32)
+    # Not on white: the source's alpha is put back, and its colours must be its own outside of the mask.
     below = np.asarray(source.convert("RGB"), np.float32)
     share = np.asarray(mask, np.float32)[..., None] / 255.0
     blended = Image.fromarray(np.round(below + share * (above - below)).astype(np.uint8))
@@ -35,6 +38,6 @@ def paste_back(source: Image.Image, painted: Image.Image, mask: Image.Image) -> 
 
 
 def restored(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a model's image in RGB at the size of its source (width, height)."""
-    image = image.convert("RGB")
+    """Return a model's image in RGB at the size of its source (width, height), on white."""
+    image = on_white(image)
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

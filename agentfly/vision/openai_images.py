@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
-from agentfly.images import encode_image, from_base64, load_image
+from agentfly.images import encode_image, from_base64, load_image, on_white
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import EditParams, InpaintParams, given_params
@@ -102,7 +102,7 @@ class OpenAIImages:
         arguments["image"] = await asyncio.to_thread(_png_file, image, "image.png")
         if mask is not None:
             # The API's mask is the image itself, transparent where it may change.
-            marked = image.convert("RGB")
+            marked = on_white(image).copy()
             marked.putalpha(solid(mask).point(lambda value: 255 - value))
             arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
         with self._client.translated_faults(f"the image model {self.name}"):

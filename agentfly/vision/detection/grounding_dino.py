@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from PIL import Image
 
+from agentfly.images import on_white
 from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
 from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
@@ -62,7 +63,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
         import torch
 
         model, processor = self.load()
-        rgb = image.convert("RGB")
+        rgb = on_white(image)
         with memory_guard(self.name), torch.inference_mode():
             inputs = processor(images=rgb, text=caption, return_tensors="pt").to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)

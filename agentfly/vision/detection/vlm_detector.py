@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ToolError
-from agentfly.images import data_uri
+from agentfly.images import data_uri, without_transparency
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
@@ -117,8 +117,9 @@ class VlmDetector:
     async def _ask(self, image: Image.Image, caption: str) -> str:
         names = ", ".join(phrase.strip() for phrase in caption.split(".") if phrase.strip())
         unit = _UNITS[self.settings.coordinates].format(width=image.width, height=image.height)
+        url = await asyncio.to_thread(lambda: data_uri(without_transparency(image)))
         content: list[ChatCompletionContentPartParam] = [
-            {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_uri, image)}},
+            {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": _ASK.format(names=names, unit=unit)},
         ]
         with self._client.translated_faults(f"the detector {self.name}"):

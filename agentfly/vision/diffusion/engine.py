@@ -171,7 +171,7 @@ class DiffusionInpainter(DiffusionEngine):
         if grey.getbbox() is None:
             raise ToolError("the mask is black everywhere, so there is nothing to repaint: detect something first")
         order = Order(
-            await asyncio.to_thread(image.convert, "RGB"),
+            await asyncio.to_thread(on_white, image),
             prompt.strip() or self.settings.removal_prompt,
             seed_or_random(params.seed),
             await asyncio.to_thread(solid, grey),

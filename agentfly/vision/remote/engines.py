@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from PIL import Image
 
-from agentfly.images import encode_image
+from agentfly.images import encode_image, on_white
 from agentfly.vision.base import (
     Delegating,
     Detection,
@@ -112,7 +112,7 @@ class RemoteInpainter(_Remote[Inpainter]):
             return Call("inpaint", prompt, encode_image(image), image.size, grey, given_params(params))
 
         def read(content: bytes) -> Image.Image:
-            painted = _resized(read_image(content), image.size).convert(image.mode)
+            painted = on_white(_resized(read_image(content), image.size)).convert(image.mode)
             if image.mode == "RGBA":
                 painted.putalpha(image.getchannel("A"))
             return Image.composite(painted, image, grey.point(lambda value: 255 if value else 0))
