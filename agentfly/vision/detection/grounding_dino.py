@@ -14,7 +14,7 @@ from PIL import Image
 from agentfly.images import on_white
 from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
-from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard, shape_guard
 
 
 class GroundingDinoSettings(ModelSettings):
@@ -64,7 +64,7 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
 
         model, processor = self.load()
         rgb = on_white(image)
-        with memory_guard(self.name), torch.inference_mode():
+        with shape_guard(self.name, image), memory_guard(self.name), torch.inference_mode():
             inputs = processor(images=rgb, text=caption, return_tensors="pt").to(model.device)
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
             outputs = model(**inputs)

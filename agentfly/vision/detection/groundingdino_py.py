@@ -20,7 +20,7 @@ from agentfly.model_source import find_model, is_local
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import Candidate, clean_label, normalise_prompt, to_detections
-from agentfly.vision.model_runtime import LazyModel, loading, memory_guard, resolve_device, short_name
+from agentfly.vision.model_runtime import LazyModel, loading, memory_guard, resolve_device, shape_guard, short_name
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
         model = self.load()
         device = next(model.parameters()).device
         pixels = torch.from_numpy(_pixels(image, self.settings)).to(device)
-        with memory_guard(self.name), torch.inference_mode():
+        with shape_guard(self.name, image), memory_guard(self.name), torch.inference_mode():
             outputs = model(pixels[None], captions=[caption])
             scores = outputs["pred_logits"][0].float().sigmoid().cpu()
             boxes = outputs["pred_boxes"][0].float().cpu()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from agentfly.images import on_white
 from agentfly.vision.base import Detection, Detections, Detector
-from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard, shape_guard
 
 Box = tuple[int, int, int, int]
 
@@ -59,7 +59,7 @@ class SamSegmenter(TransformersModel[SamSettings]):
         import torch
 
         model, processor = self.load()
-        with memory_guard(self.name), torch.inference_mode():
+        with shape_guard(self.name, image), memory_guard(self.name), torch.inference_mode():
             inputs = processor(
                 images=on_white(image), input_boxes=[[list(map(float, box)) for box in boxes]], return_tensors="pt"
             )
