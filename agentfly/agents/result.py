@@ -13,7 +13,7 @@ from agentfly.agents.llm_backends.openai_format import wire_messages
 from agentfly.agents.trajectory import StopReason, Trajectory, plain
 from agentfly.errors import require
 from agentfly.files import encodable, write_text
-from agentfly.images import ImageStore, data_uri, encode_image
+from agentfly.images import ImageStore, data_uri, encode_image, without_transparency
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -111,7 +111,7 @@ class RunResult:
             if not spoken or unparsed or not (only is None or only(trajectory)):
                 continue
             handles = {handle for message in trajectory.messages for handle in message.images}
-            urls = {handle: data_uri(self.store.get(handle)) for handle in handles}
+            urls = {handle: data_uri(without_transparency(self.store.get(handle))) for handle in handles}
             example: dict[str, object] = {"messages": wire_messages(trajectory.messages, urls)}
             if trajectory.tools:
                 example["tools"] = trajectory.tools

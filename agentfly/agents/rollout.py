@@ -43,7 +43,7 @@ from agentfly.agents.token_check import TokenTrace, ends_turn
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import StopReason, Trajectory, Turn
 from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
-from agentfly.errors import BackendError, ToolOutage, one_line
+from agentfly.errors import BackendError, ImageError, ToolOutage, one_line
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import ParsedText, parse_tool_calls
 
@@ -235,11 +235,20 @@ class RunningChain:
         return self._observe([self._message(outcome) for outcome in outcomes])
 
     def _message(self, outcome: Outcome) -> Message:
-        """Return the observation as a message. An image that its text does not name is named before the image."""
+        """Return the observation as a message. An image that its text does not name is named before the image.
+
+        Words stand for an image that the policy's processor refuses.
+        """
         result = outcome.result
         parts: list[Part] = [TextPart(result.text)]
         for handle in result.images:
             name = self.chain.view.name(handle)
+            try:
+                if self.codec is not None:
+                    self.codec.image_length(handle, self.chain.view.store.get)
+            except ImageError as fault:
+                parts.append(TextPart(f"\n{name}: {fault}"))
+                continue
             if name not in result.text:
                 parts.append(TextPart(f"\n{name}: "))
             parts.append(ImagePart(handle))

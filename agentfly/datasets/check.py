@@ -11,7 +11,7 @@ from PIL import Image
 
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import DatasetError, ImageError, ToolError, shortened
-from agentfly.images import ImageSource, load_image, read_mask
+from agentfly.images import ImageSource, load_image, on_white, read_mask
 from agentfly.images.masks import keep_levels
 from agentfly.vision.detection.boxes import MAX_TOKENS, least_tokens, normalise_prompt, too_long
 
@@ -183,7 +183,7 @@ def _open(source: ImageSource) -> tuple[Image.Image | None, str]:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(on_white(image))
 
 
 def _size(image: Image.Image) -> str:

@@ -72,7 +72,9 @@ def local_rows(path: Path, split: str | None, options: LocalOptions) -> Iterator
 
 
 def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
-    found = sorted(path for path in folder.iterdir() if path.suffix in (*_LINES, *TABLE_SUFFIXES))
+    # macOS writes `._NAME` beside each file on other disks and in archives.
+    named = sorted(path for path in folder.iterdir() if not path.name.startswith("._"))
+    found = [path for path in named if path.suffix in (*_LINES, *TABLE_SUFFIXES)]
     # Files by split; `train.parquet` and `train.tasks.parquet` are one.
     files = {path.name.split(".")[0]: path for path in found if path.name != SIDECAR}
     if split is not None and split in files:
@@ -89,7 +91,9 @@ def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iter
     images = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith((".target", ".mask"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.stem.endswith((".target", ".mask"))
+        and not path.name.startswith("._")
     ]
     if not images:
         raise DatasetError(f"{folder} holds no images and no {SIDECAR}; name a file in it, or a split")

@@ -197,7 +197,8 @@ def find_tables(folder: Path, split: str, splits: Sequence[str]) -> list[Path]:
     """
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}: root= names the folder with the downloaded files")
-    files = sorted(path for suffix in TABLE_SUFFIXES for path in folder.rglob(f"*{suffix}"))
+    # macOS writes `._NAME` beside each file on other disks and in archives.
+    files = sorted(path for suffix in TABLE_SUFFIXES for path in folder.rglob(f"[!.]*{suffix}"))
     if not files:
         raise DatasetError(f"{folder} holds no {' or '.join(TABLE_SUFFIXES)} file: root= names the downloaded files")
 

@@ -3,7 +3,8 @@
 from agentfly.images.encoding import data_uri, encode_image, from_base64, to_base64
 from agentfly.images.load import ImageLimits, ImageSource, load_image
 from agentfly.images.masks import load_mask, read_mask
-from agentfly.images.save import file_format, on_white, save_image
+from agentfly.images.pixels import on_white, without_transparency
+from agentfly.images.save import file_format, save_image
 from agentfly.images.store import ImageStore, ImageView, handle_of
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "read_mask",
     "save_image",
     "to_base64",
+    "without_transparency",
 ]

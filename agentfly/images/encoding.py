@@ -7,15 +7,15 @@ through `load_image`, so its limits hold for everything that a server or a clien
 from __future__ import annotations
 
 import base64
-import binascii
 from io import BytesIO
 from typing import Literal
 
 from PIL import Image
 
 from agentfly.errors import ImageError
+from agentfly.images.base64_text import decode_base64
 from agentfly.images.load import ImageLimits, load_image
-from agentfly.images.save import on_white
+from agentfly.images.pixels import on_white
 
 Format = Literal["png", "jpeg", "webp"]
 _OPTIONS: dict[Format, dict[str, int]] = {
@@ -60,8 +60,7 @@ def from_base64(text: str, limits: ImageLimits | None = None) -> Image.Image:
     Raises:
         ImageError: the text is no base64, or not of an image within the limits.
     """
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError, TypeError, AttributeError) as fault:
-        raise ImageError(f"this is not the base64 of an image ({fault})") from fault
+    data = decode_base64(text)
+    if data is None:
+        raise ImageError("this is not the base64 of an image: was it cut off?")
     return load_image(data, limits or ImageLimits())

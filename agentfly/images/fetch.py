@@ -15,14 +15,24 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING
 
-from agentfly.errors import ImageError
+from agentfly.errors import ImageError, printable, short_path
 
 if TYPE_CHECKING:
     import httpx
 
 MAX_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_MAX_ADDRESS = 8192
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Protocol assignments, documentation, the relays of 6to4, benchmarks, and 240.0.0.0/4 with the broadcast address.
+_SPECIAL_4 = (
+    "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 "
+    "192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4"
+)
+_NOT_PUBLIC_4 = [ipaddress.IPv4Network(text) for text in _SPECIAL_4.split()]
+# All that is assigned for hosts is in the first; of it, protocols (Teredo among them), documentation and 6to4 are not.
+_UNICAST_6 = ipaddress.IPv6Network("2000::/3")
+_NOT_PUBLIC_6 = [ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
 
 def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool = False) -> bytes:
@@ -39,6 +49,8 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
     """
     import httpx
 
+    if len(url) > _MAX_ADDRESS:
+        raise ImageError(f"{shown(url)} is an address of {len(url)} characters: give one of {_MAX_ADDRESS} at most")
     client = httpx.Client(trust_env=False, follow_redirects=False, headers=_HEADERS)
     answer: Future[bytes] = Future()
 
@@ -56,7 +68,9 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
         raise ImageError(
             f"{shown(url)} did not answer within {timeout:g} s: try again or use another address"
         ) from fault
-    except (httpx.HTTPError, httpx.InvalidURL) as fault:
+    except ImageError:
+        raise
+    except Exception as fault:  # httpx and the codecs of host names raise errors of many kinds on hostile addresses
         raise ImageError(f"cannot fetch {shown(url)} ({type(fault).__name__}): check the address") from fault
     finally:
         client.close()
@@ -66,10 +80,10 @@ _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "a
 
 
 def shown(url: str) -> str:
-    """Return a URL for messages: short, and without user, password, query and fragment."""
+    """Return a URL for messages: short, printable, and without user, password, query and fragment."""
     scheme, _, rest = url.partition("://")
     place, slash, path = rest.split("?", 1)[0].split("#", 1)[0].partition("/")
-    text = f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+    text = printable(f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"[:101]).replace("\n", " ")
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -98,11 +112,13 @@ def _open(client: httpx.Client, url: httpx.URL, deadline: float, allow_private: 
     try:
         found = socket.getaddrinfo(host, url.port or _PORTS[url.scheme], type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as fault:
-        raise ImageError(f"the host {host!r} is not known: check the address") from fault
+        raise ImageError(f"the host {short_path(host)!r} is not known: check the address") from fault
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     # One private address among public ones is the way in of a hostile name server.
     if not allow_private and not all(map(is_public, addresses)):
-        raise ImageError(f"refused {host!r}: it is not a public address; download the image and pass the file")
+        raise ImageError(
+            f"refused {short_path(host)!r}: it is not a public address; download the image and pass the file"
+        )
     refused: httpx.ConnectError | None = None
     for ip in addresses:
         request = client.build_request(
@@ -120,16 +136,24 @@ def _open(client: httpx.Client, url: httpx.URL, deadline: float, allow_private: 
 
 
 def is_public(address: str) -> bool:
-    """Return True if an IP address is on the public internet, addresses embedded in IPv6 included."""
+    """Return True if an IP address is on the public internet, and so are the addresses embedded in it.
+
+    `is_global` of `ipaddress` depends on the version of Python; networks that some versions take for public, and those
+    that nobody serves images from, are listed here.
+    """
     ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        teredo = ip.teredo
-        inner = ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+    if isinstance(ip, ipaddress.IPv4Address):
+        special = ip.is_multicast or ip.is_reserved or ip.is_unspecified
+        return ip.is_global and not special and not any(ip in network for network in _NOT_PUBLIC_4)
+    last = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if (inner := ip.ipv4_mapped or ip.sixtofour or (last if ip in _NAT64 else None)) is not None:
+        return is_public(str(inner))
+    if ip.teredo is not None:
+        return all(is_public(str(inner)) for inner in ip.teredo)
+    # The second half of an ISATAP address is 0000:5EFE or 0200:5EFE, and the IPv4 address that packets are sent to.
+    isatap = (int(ip) >> 32) & 0xFDFFFFFF == 0x5EFE
+    special = ip not in _UNICAST_6 or any(ip in network for network in _NOT_PUBLIC_6)
+    return ip.is_global and not special and (not isatap or is_public(str(last)))
 
 
 def _read_body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: int) -> bytes:

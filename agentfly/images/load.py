@@ -1,17 +1,17 @@
 """Load images from files, URLs, data URIs, base64, bytes, PIL images and Hugging Face rows.
 
-A loaded image is decoded in full, upright (EXIF orientation applied), free of metadata, and of mode RGB, RGBA or L.
+A loaded image is decoded in full, upright (EXIF orientation applied), in sRGB (its colour profile applied), free of
+metadata, and of mode RGB, RGBA or L.
 Every other source is refused with an `ImageError` that names the remedy. The number of pixels is checked in the header,
 before anything is decoded. Messages never carry base64 or the secret parts of a URL.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import os
 import re
+import stat
 import urllib.parse
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +22,9 @@ from pathlib import Path
 from PIL import Image
 
 from agentfly.errors import ImageError, first_line, short_path
-from agentfly.images.store import normalise
+from agentfly.images.base64_text import decode_base64
+from agentfly.images.pixels import in_srgb
+from agentfly.images.png import without_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +32,10 @@ ImageSource = Image.Image | bytes | str | os.PathLike[str] | Mapping[str, object
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF image"
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(file|data):", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+# Bounded, since it is tried on texts of any length.
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{1,64})://|(file|data):", re.IGNORECASE)
 _ORIENTATION_TAG = 0x0112
+_WIDENED = {"L;2": 85, "L;4": 17}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,7 +70,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def load_image(
-    source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, convert: Callable[[Image.Image], Image.Image] = normalise
+    source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, convert: Callable[[Image.Image], Image.Image] = in_srgb
 ) -> Image.Image:
     """Load an image, decoded and upright.
 
@@ -83,6 +86,15 @@ def load_image(
     Raises:
         ImageError: not an image, too large, cut off, unreachable, or refused for safety.
     """
+    try:
+        return _load(source, limits, convert)
+    except ImageError:
+        raise
+    except Exception as fault:  # decoders, file systems and addresses raise anything on hostile input
+        raise ImageError(f"this image cannot be loaded ({type(fault).__name__}): give another one") from fault
+
+
+def _load(source: ImageSource, limits: ImageLimits, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if isinstance(source, Image.Image):
         return _finish(source, limits, convert)
     data = _read(source, limits)
@@ -95,14 +107,26 @@ def load_image(
         # `max_pixels` is the limit here; Pillow's own warning would come on top of it.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(BytesIO(data), formats=(kind,))
-        except Image.DecompressionBombError as fault:
-            raise ImageError(
-                f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it"
-            ) from fault
-        except Exception as fault:  # decoders raise anything on broken bytes
-            raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
-        return _finish(image, limits, convert)
+            return _decode(data, kind, limits, convert)
+        except ImageError:
+            pixels = without_metadata(data) if kind == "PNG" else None
+            if pixels is None:
+                raise
+            return _decode(pixels, kind, limits, convert)
+
+
+def _decode(data: bytes, kind: str, limits: ImageLimits, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    try:
+        image = Image.open(BytesIO(data), formats=(kind,))
+    except Image.DecompressionBombError as fault:
+        raise ImageError(f"this image has far too many pixels, {limits.max_pixels} are allowed: resize it") from fault
+    except Exception as fault:  # decoders raise anything on broken bytes
+        raise ImageError(f"this {kind} file is broken or cut off: save the image again") from fault
+    declared = image.info.get("transparency")
+    if kind == "PNG" and isinstance(declared, int) and image.tile:
+        # Pillow widens the pixels of 2 and 4 bits, and leaves the transparent grey as the file has it.
+        image.info["transparency"] = declared * _WIDENED.get(str(image.tile[0].args), 1)
+    return _finish(image, limits, convert)
 
 
 def _read(source: object, limits: ImageLimits) -> bytes:
@@ -145,13 +169,16 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
     if not limits.allow_files:
         raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
     try:
-        # A device or a pipe may have no end.
+        # A device or a pipe may have no end, and opening one can have effects.
         if not path.is_file():
             raise ImageError(f"no image file at {short_path(str(path))!r}: check the path")
-        size = path.stat().st_size
-        if size > limits.max_bytes:
-            raise ImageError(_too_many_bytes(size, limits))
-        return path.read_bytes()
+        # Without O_NONBLOCK, what became a pipe meanwhile would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > limits.max_bytes:
+                raise ImageError(_too_many_bytes(status.st_size, limits))
+            # The files of /proc say that they are empty. Some of them, such as kmsg, are never read to their end.
+            return (file.read(status.st_size) or b"") if stat.S_ISREG(status.st_mode) and status.st_size else b""
     except (OSError, ValueError) as fault:
         if isinstance(fault, ImageError):
             raise
@@ -167,7 +194,7 @@ def _read_data_uri(text: str, limits: ImageLimits) -> bytes:
         raise ImageError(_too_many_bytes(len(body) * 3 // 4, limits))
     if not header.lower().rstrip().endswith(";base64"):
         return urllib.parse.unquote_to_bytes(body)
-    data = _from_base64(urllib.parse.unquote(body))
+    data = decode_base64(urllib.parse.unquote(body))
     if data is None:
         raise ImageError("the data of this data URI is not valid base64: was it cut off?")
     return data
@@ -176,7 +203,7 @@ def _read_data_uri(text: str, limits: ImageLimits) -> bytes:
 def _read_base64(text: str, limits: ImageLimits) -> bytes:
     if len(text) > limits.max_bytes * 3:
         raise ImageError(_too_many_bytes(len(text) * 3 // 4, limits))
-    data = _from_base64(text)
+    data = decode_base64(text)
     if data is not None and (_kind(data) in FORMATS or len(text) > 512):
         return data
     if not text:
@@ -186,16 +213,6 @@ def _read_base64(text: str, limits: ImageLimits) -> bytes:
     if not limits.allow_files:
         raise ImageError("local files are not read here: send the image as a URL, data URI or base64")
     raise ImageError(f"no image file at {short_path(text)!r}: check the path")
-
-
-def _from_base64(text: str) -> bytes | None:
-    if not _BASE64.fullmatch(text):
-        return None
-    compact = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
-    try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _finish(image: Image.Image, limits: ImageLimits, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -254,6 +271,7 @@ _MAGICS: dict[str, tuple[bytes, ...]] = {
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
     "a PDF document": (b"%PDF",),
     "a video": (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"FLV"),
+    "a companion file that macOS writes beside the image": (b"\x00\x05\x16\x07",),
     "an archive": (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf"),
 }
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageChops
 
 from agentfly.errors import ImageError
 from agentfly.images.load import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
-from agentfly.images.store import normalise
+from agentfly.images.pixels import normalise
 
 _REMEDY = "give a PNG that is white where the image must change, and black elsewhere"
 # Difference of the channels of a pixel up to which it is grey, and of colours that count as one: JPEG is not exact.

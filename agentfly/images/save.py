@@ -8,7 +8,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.files import written_whole
-from agentfly.images.store import normalise
+from agentfly.images.pixels import normalise, on_white
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _OPTIONS: dict[str, dict[str, int]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
@@ -25,13 +25,6 @@ def file_format(path: str | Path) -> str:
         shown = f"suffix {suffix!r}" if suffix else "no suffix"
         raise ImageError(f"{str(path)!r} has {shown}: images are saved as {', '.join(_FORMATS)}")
     return _FORMATS[suffix]
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Return an image in RGB, on white where it is transparent."""
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def save_image(image: Image.Image, path: str | Path) -> Path:

@@ -21,31 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 from PIL import Image
 
 from agentfly.errors import ImageError, first_line, short_path, unknown_name
 from agentfly.files import sync_to_disk, written_whole
+from agentfly.images.pixels import normalise
 
 logger = logging.getLogger(__name__)
 
 HANDLE = re.compile(r"img_[0-9a-f]{12}")
-_MODES = ("L", "RGB", "RGBA")
 _REMEDY = "put a copy of it back, or run again what made it"
-
-
-def normalise(image: Image.Image) -> Image.Image:
-    """Return an image in one of the three modes of the store: L (masks, grey), RGB, RGBA."""
-    if image.mode in _MODES:
-        return image
-    if image.mode.startswith("I"):
-        # Pillow clips at 255, which would turn a 16-bit image white.
-        values = np.asarray(image.convert("I"))
-        wide = image.mode != "I" or values.max(initial=0) > 255
-        return Image.fromarray((values >> 8 if wide else values).clip(0, 255).astype(np.uint8))
-    if image.mode in ("1", "F"):
-        return image.convert("L")
-    return image.convert("RGBA" if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa") else "RGB")
 
 
 def image_hash(image: Image.Image) -> str:

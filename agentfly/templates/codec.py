@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from agentfly.errors import MissingExtraError, TemplateError
+from agentfly.errors import ImageError, MissingExtraError, TemplateError, first_line
 from agentfly.messages import Message, TextPart
 from agentfly.model_source import find_model
 from agentfly.templates.loader import load_template
@@ -169,12 +169,21 @@ class ChatCodec:
         Args:
             handle: of the image.
             load_image: returns the image of a handle.
+
+        Raises:
+            ImageError: the processor refuses its shape, such as sides that differ more than 200-fold.
         """
         if handle not in self._image_lengths:
             if len(self._image_lengths) >= _CACHED_LENGTHS:
                 self._image_lengths.clear()
             image = load_image(handle)
-            patches = self.processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
+            try:
+                patches = self.processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
+            except ValueError as fault:
+                raise ImageError(
+                    f"the model cannot be shown an image of {image.width}x{image.height} pixels ({first_line(fault)}): "
+                    "crop it, or give it a border"
+                ) from fault
             self._image_lengths[handle] = int(patches) // self.processor.image_processor.merge_size**2
         return self._image_lengths[handle]
 

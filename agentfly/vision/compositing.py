@@ -28,6 +28,7 @@ def paste_back(source: Image.Image, painted: Image.Image, mask: Image.Image) -> 
         An image in RGB, or in RGBA with the source's alpha where it has one.
     """
     above = np.asarray(restored(painted, source.size), np.float32)
+    # Not on white: the source's alpha is put back, and its colours must be its own outside of the mask.
     below = np.asarray(source.convert("RGB"), np.float32)
     share = np.asarray(mask, np.float32)[..., None] / 255.0
     blended = Image.fromarray(np.round(below + share * (above - below)).astype(np.uint8))

@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, ParamSpec, TypeVar
 
-from agentfly.errors import ConfigError, NoGpuError, ToolError, first_line, require
+from agentfly.errors import AgentFlyError, ConfigError, NoGpuError, ToolError, first_line, require
 from agentfly.model_source import check_folder, find_model, is_local
 from agentfly.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from transformers import PreTrainedModel, ProcessorMixin
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="ModelSettings")
+_NARROW = 8  # times that one side is as long as the other
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -188,6 +190,31 @@ def loading(model: str, wanted: str) -> Iterator[None]:
         if isinstance(fault, ConfigError):
             raise
         raise ConfigError(f"cannot load {model!r} as {wanted}: {first_line(fault)}") from fault
+
+
+@contextmanager
+def shape_guard(engine: str, image: Image.Image) -> Iterator[None]:
+    """Turn what libraries raise on a narrow image into a `ToolError`; on any other shape it is a bug and stays one.
+
+    Processors scale the shorter side to nothing or refuse the image, and a detector finds fewer places than it asks
+    for. Their limits differ.
+
+    Args:
+        engine: its name.
+        image: that the model works on.
+
+    Raises:
+        ToolError: the image is narrow, and the model failed.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, IndexError, ZeroDivisionError) as fault:
+        if isinstance(fault, AgentFlyError) or max(image.size) < _NARROW * min(image.size):
+            raise
+        raise ToolError(
+            f"{engine} cannot work on an image of {image.width}x{image.height} pixels: it is too narrow; crop it, or "
+            "give it a border"
+        ) from fault
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError, require
-from agentfly.images import encode_image
+from agentfly.images import encode_image, on_white
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.openai_compat import check_answer
 from agentfly.settings import Settings
@@ -104,7 +104,7 @@ class OpenAIImages:
         arguments["image"] = await asyncio.to_thread(_png_file, image, "image.png")
         if mask is not None:
             # The API's mask is the image itself, transparent where it may change.
-            marked = image.convert("RGB")
+            marked = on_white(image).copy()
             marked.putalpha(solid(mask).point(lambda value: 255 - value))
             arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
         with self._client.translated_faults(f"the image model {self.name}"):

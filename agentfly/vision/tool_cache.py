@@ -28,7 +28,8 @@ from PIL import Image
 from agentfly.errors import first_line
 from agentfly.files import written_whole
 from agentfly.images import encode_image
-from agentfly.images.store import image_hash, normalise
+from agentfly.images.pixels import normalise
+from agentfly.images.store import image_hash
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from agentfly.agents.streaming import (
     TurnStart,
 )
 from agentfly.errors import printable
-from agentfly.images import encode_image
+from agentfly.images import encode_image, on_white
 
 Protocol = Literal["kitty", "iterm2", "blocks"]
 
@@ -191,7 +191,7 @@ def _half_blocks(image: Image.Image) -> Text:
     """Return two pixels per character: the upper one is its colour, the lower one its background."""
     scale = min(_COLUMNS / image.width, 2 * _ROWS / image.height)
     columns, rows = max(1, round(image.width * scale)), max(1, round(image.height * scale / 2))
-    pixels = image.convert("RGB").resize((columns, 2 * rows), Image.Resampling.BOX).tobytes()
+    pixels = on_white(image).resize((columns, 2 * rows), Image.Resampling.BOX).tobytes()
 
     def colour(x: int, y: int) -> Color:
         at = 3 * (y * columns + x)

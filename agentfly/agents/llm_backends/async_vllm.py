@@ -26,6 +26,7 @@ from agentfly.agents.llm_backends.vllm_defaults import (
 )
 from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
+from agentfly.images import without_transparency
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec, load_template
 
@@ -239,7 +240,7 @@ class AsyncVLLMBackend:
             load = request.load_image
             if load is None:
                 raise BackendError("the prompt has images, but the request has no load_image")
-            images = await asyncio.to_thread(lambda: [load(handle) for handle in request.images])
+            images = await asyncio.to_thread(lambda: [without_transparency(load(handle)) for handle in request.images])
             prompt["multi_modal_data"] = {"image": images}
         return prompt
 

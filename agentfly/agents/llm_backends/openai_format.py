@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
-from agentfly.images import data_uri
+from agentfly.images import data_uri, without_transparency
 from agentfly.messages import ImagePart, Message, Part, TextPart, text_message, unwrap_arguments
 from agentfly.openai_compat import split_content
 from agentfly.tools.parsing import native_call
@@ -340,5 +340,8 @@ async def image_urls(request: GenerationRequest) -> dict[str, str]:
     if load is None:
         raise BackendError("the conversation has images, but the request has no load_image")
 
-    encoded = await asyncio.gather(*(asyncio.to_thread(lambda name: data_uri(load(name)), name) for name in handles))
+    def encode(name: str) -> str:
+        return data_uri(without_transparency(load(name)))
+
+    encoded = await asyncio.gather(*(asyncio.to_thread(encode, name) for name in handles))
     return dict(zip(handles, encoded, strict=True))

@@ -142,7 +142,7 @@ def _image(name: object, path: Path, root: Path) -> Path:
 def _json_files(root: Path) -> Iterator[tuple[Path, object]]:
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}: root= names the folder with the benchmark's files")
-    for path in sorted(root.rglob("*.json")):
+    for path in sorted(root.rglob("[!.]*.json")):  # without the `._NAME` files of macOS
         try:
             yield path, json.loads(read_text(path))
         except (ValueError, RecursionError, OSError) as fault:

@@ -118,7 +118,8 @@ _VIA = {"ClientBackend": "client", "LiteLLMBackend": "litellm"}
 _CRITIQUE = Question("director_critique", {"score": "how good it is"}, 100, task="", shown=("result",))
 _FENCE = re.compile(r"\A```\w*\n(.*?)\n?```\Z", re.DOTALL)
 _LABEL = re.compile(r"\A(?:\*\*)?(?:picture |image )?(?:prompt|instruction)(?:\*\*)?\s*:(?:\*\*)?\s*", re.IGNORECASE)
-_NEGATIVE = re.compile(r"^\W*negative[ _]prompt\W*:\W*(.*)\Z", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+# Its beginning stays on one line: over several, many empty lines take quadratic time.
+_NEGATIVE = re.compile(r"^[^\w\n]*negative[ _]prompt\W*:\W*(.*)\Z", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
 class Chat:

@@ -8,7 +8,7 @@ import numpy as np
 
 from agentfly.agents import ToolRecord, Trajectory
 from agentfly.errors import ImageError
-from agentfly.images import ImageStore
+from agentfly.images import ImageStore, on_white
 from agentfly.training.metrics.health import ChainFacts, chain_facts
 
 # Mean difference of two images, in levels of 0 to 255, below which an edit counts as none: encoding changes as much.
@@ -64,7 +64,7 @@ def turn_results(trajectory: Trajectory) -> list[str | None]:
 def _changed(record: ToolRecord, store: ImageStore) -> bool:
     if not record.images:
         return False
-    before, after = (store.get(handle).convert("RGB") for handle in (record.data["source"], record.images[-1]))
+    before, after = (on_white(store.get(handle)) for handle in (record.data["source"], record.images[-1]))
     if before.size != after.size:
         return True
     difference = np.abs(np.asarray(before, np.int16) - np.asarray(after, np.int16))

@@ -19,7 +19,7 @@ from agentfly.agents import AgentSettings, Chain, ImageEditingAgent, Rollout, Ro
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, LLMBackend, OnDelta, SamplingParams
 from agentfly.datasets import EditTask
 from agentfly.errors import BackendError
-from agentfly.images import ImageStore
+from agentfly.images import ImageStore, without_transparency
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.settings import TrainSettings
@@ -55,7 +55,7 @@ class VerlBackend:
         """Generate one turn; see `LLMBackend.generate`."""
         if request.load_image is None:
             raise BackendError("verl's backend needs the images of the request")
-        images = [request.load_image(handle) for handle in request.images]
+        images = [without_transparency(request.load_image(handle)) for handle in request.images]
         try:
             output = await self._server.generate(
                 request_id=request.session_id,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from agentfly.agents import Trajectory
 from agentfly.errors import TrainingError
-from agentfly.images import handle_of
+from agentfly.images import handle_of, on_white
 from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ImageInputs:
         image = self._open[handle]
         if (found := handle_of(image)) != handle:
             raise TrainingError(f"image {handle} has become {found} on its way to the trainer")
-        made = self._processor(images=[image.convert("RGB")], return_tensors="pt")
+        made = self._processor(images=[on_white(image)], return_tensors="pt")
         return made["pixel_values"], made["image_grid_thw"]
 
 

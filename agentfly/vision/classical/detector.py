@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agentfly.errors import ToolError
+from agentfly.images import on_white
 from agentfly.vision.base import Detection, Detections
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrases
 from agentfly.vision.shapes import SHAPES, outline
@@ -198,7 +199,7 @@ class ClassicalDetector:
 
 
 def _detect(image: Image.Image, phrases: Sequence[Phrase], box_threshold: float, text_threshold: float) -> Detections:
-    pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(on_white(image))
     found: list[Detection] = []
     best_rejected: float | None = None
     for region in find_regions(pixels):

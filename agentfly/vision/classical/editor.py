@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agentfly.errors import EngineUnavailable, ToolError
+from agentfly.images import on_white
 from agentfly.vision.base import EditParams, InpaintParams
 from agentfly.vision.classical.detector import Pixels, colour_mask, find_regions, shape_matches
 from agentfly.vision.classical.words import KNOWN, Phrase, read_phrase
@@ -64,7 +65,7 @@ class ClassicalInpainter:
 
 def _inpaint(image: Image.Image, mask: Image.Image, phrase: Phrase, strength: float) -> Image.Image:
     pixels, weights = np.array(image.convert("RGB")), np.asarray(mask.convert("L"))
-    painted = repaint(pixels, weights, phrase)
+    painted = repaint(np.array(on_white(image)), weights, phrase)
     alpha = weights.astype(np.float32)[..., None] * (strength / 255.0)
     blended = np.round(pixels + alpha * (painted.astype(np.float32) - pixels)).astype(np.uint8)
     result = Image.fromarray(blended)
@@ -168,6 +169,9 @@ Action = Callable[[Pixels], Pixels]
 
 def _apply(image: Image.Image, actions: list[Action]) -> Image.Image:
     pixels = np.array(image.convert("RGB"))
+    if image.mode == "RGBA":
+        # The alpha channel stays, so colours that show partly must stay as well; hidden ones are nowhere to be found.
+        pixels[np.asarray(image.getchannel("A")) == 0] = 255
     for action in actions:
         pixels = action(pixels)
     result = Image.fromarray(pixels)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from agentfly.errors import ToolError, shortened
+from agentfly.images import on_white
 from agentfly.vision.base import Detection, Detections
 
 # Hues far apart from each other, dark enough for white text.
@@ -30,7 +31,7 @@ def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> Imag
         image: any image.
         detections: on this image, best first.
     """
-    canvas = image.convert("RGB")
+    canvas = on_white(image).copy()
     draw = ImageDraw.Draw(canvas)
     line = max(1, round(min(canvas.size) / 200))
     font = ImageFont.load_default(size=max(10, round(min(canvas.size) / 32)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
+from agentfly.images import on_white
 from agentfly.vision.base import Detections
 from agentfly.vision.detection.boxes import (
     MAX_TOKENS,
@@ -20,7 +21,7 @@ from agentfly.vision.detection.boxes import (
     normalise_prompt,
     to_detections,
 )
-from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard, shape_guard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -72,8 +73,8 @@ class GroundingDinoDetector(TransformersModel[GroundingDinoSettings]):
         import torch
 
         model, processor = self.load()
-        rgb = image.convert("RGB")
-        with memory_guard(self.name), torch.inference_mode():
+        rgb = on_white(image)
+        with shape_guard(self.name, image), memory_guard(self.name), torch.inference_mode():
             inputs = processor(images=rgb, text=caption, return_tensors="pt").to(model.device)
             check_length(inputs["input_ids"].shape[1], _text_limit(model.config))
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agentfly.errors import ConfigError, require
+from agentfly.images import on_white
 from agentfly.model_source import find_model, is_local
 from agentfly.settings import Settings
 from agentfly.vision.base import Detections
@@ -26,7 +27,7 @@ from agentfly.vision.detection.boxes import (
     normalise_prompt,
     to_detections,
 )
-from agentfly.vision.model_runtime import LazyModel, loading, memory_guard, resolve_device, short_name
+from agentfly.vision.model_runtime import LazyModel, loading, memory_guard, resolve_device, shape_guard, short_name
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,7 @@ class GroundingDinoPyDetector(LazyModel["torch.nn.Module"]):
         check_length(len(tokens["input_ids"]), MAX_TOKENS)
         device = next(model.parameters()).device
         pixels = torch.from_numpy(_pixels(image, self.settings)).to(device)
-        with memory_guard(self.name), torch.inference_mode():
+        with shape_guard(self.name, image), memory_guard(self.name), torch.inference_mode():
             outputs = model(pixels[None], captions=[caption])
             scores = outputs["pred_logits"][0].float().sigmoid().cpu()
             boxes = outputs["pred_boxes"][0].float().cpu()
@@ -143,7 +144,7 @@ def _pixels(image: Image.Image, settings: GroundingDinoPySettings) -> NDArray[np
     """Return normalised channels (3, H, W) at the size of the model's training."""
     scale = min(settings.shortest_edge / min(image.size), settings.longest_edge / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    values = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float32) / 255.0
+    values = np.asarray(on_white(image).resize(size, Image.Resampling.BILINEAR), np.float32) / 255.0
     normalised = (values - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 

@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from agentfly.images import on_white
 from agentfly.vision.base import Detection, Detections, Detector
-from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard
+from agentfly.vision.model_runtime import DType, ModelSettings, TransformersModel, memory_guard, shape_guard
 
 Box = tuple[int, int, int, int]
 
@@ -58,9 +59,9 @@ class SamSegmenter(TransformersModel[SamSettings]):
         import torch
 
         model, processor = self.load()
-        with memory_guard(self.name), torch.inference_mode():
+        with shape_guard(self.name, image), memory_guard(self.name), torch.inference_mode():
             inputs = processor(
-                images=image.convert("RGB"), input_boxes=[[list(map(float, box)) for box in boxes]], return_tensors="pt"
+                images=on_white(image), input_boxes=[[list(map(float, box)) for box in boxes]], return_tensors="pt"
             )
             sizes = [inputs.pop(name) for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
             inputs = inputs.to(model.device)

@@ -27,7 +27,7 @@ from agentfly.vision.diffusion.batching import Abandoned, Batcher
 from agentfly.vision.diffusion.calls import Caller, Order, Plan, stop_callback
 from agentfly.vision.diffusion.pipelines import Role, Weights, shared_weights
 from agentfly.vision.diffusion.settings import DiffusionSettings, EditorSettings, InpainterSettings, WeightSettings
-from agentfly.vision.model_runtime import Worker, memory_guard
+from agentfly.vision.model_runtime import Worker, memory_guard, shape_guard
 
 _Request = tuple[Plan, Order]
 R = TypeVar("R")
@@ -129,7 +129,8 @@ class DiffusionEngine(_Batching[_Request]):
             self._settings.guidance if guidance is None else guidance,
             strength,
         )
-        return await self._submit(plan if caller.batches else object(), (plan, order))
+        with shape_guard(self.name, order.image):
+            return await self._submit(plan if caller.batches else object(), (plan, order))
 
     def _run(self, requests: Sequence[_Request], abandoned: Abandoned) -> list[Image.Image | None]:
         caller, plan = self.load(), requests[0][0]
@@ -171,7 +172,7 @@ class DiffusionInpainter(DiffusionEngine):
         if grey.getbbox() is None:
             raise ToolError("the mask is black everywhere, so there is nothing to repaint: detect something first")
         order = Order(
-            await asyncio.to_thread(image.convert, "RGB"),
+            await asyncio.to_thread(on_white, image),
             prompt.strip() or self.settings.removal_prompt,
             seed_or_random(params.seed),
             await asyncio.to_thread(solid, grey),

@@ -118,6 +118,41 @@ async def test_a_tool_that_is_out_of_order_ends_its_chain_as_failed_and_unscored
     assert (asked, trajectory.reward) == ([], None)
 
 
+class Slicer(ImageEditingAgent):
+    """Makes an image that the processors of Qwen refuse."""
+
+    @tool
+    async def slice(self) -> ToolResult:
+        """Return one column of pixels."""
+        handle = self.store.put(Image.linear_gradient("L").resize((1, 400)).convert("RGB"))
+        return ToolResult("Cut img_2.", images=(handle,))
+
+
+async def test_an_image_that_the_policy_cannot_be_shown_is_an_observation(image: Image.Image, codec: ChatCodec) -> None:
+    call = '<tool_call>{"name": "slice", "arguments": {}}</tool_call>'
+    agent = Slicer("scripted", backend=ScriptedBackend([call, ANSWER], codec=codec))
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Cut it."}]
+    [trajectory] = await agent.run([{"role": "user", "content": content}])
+    observation = next(message for message in trajectory.messages if message.role == "tool")
+    assert "img_2: the model cannot be shown an image of 1x400 pixels" in observation.text
+    assert (observation.images, len(trajectory.images)) == ((), 1)
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    assert trajectory.final_image is not None
+
+
+async def test_an_image_of_a_prompt_that_cannot_be_shown_fails_its_chain_alone(
+    image: Image.Image, codec: ChatCodec
+) -> None:
+    agent = ImageEditingAgent("scripted", backend=ScriptedBackend(["done"], codec=codec))
+    chats = [
+        [{"role": "user", "content": [{"type": "image", "image": each}, {"type": "text", "text": "Edit it."}]}]
+        for each in (Image.new("RGB", (400, 1)), image)
+    ]
+    result = await agent.run(chats)
+    assert [trajectory.stop_reason for trajectory in result] == [StopReason.ERROR, StopReason.NO_TOOL_CALL]
+    assert "cannot be shown an image of 400x1 pixels" in (result[0].error or "")
+
+
 async def test_malformed_calls_are_observations_and_counted(image: Image.Image) -> None:
     _, result = await run(['<tool_call>{"name": 3}</tool_call>', ANSWER.replace("img_2", "img_1")], image)
     assert [record.malformed for record in result[0].tool_records] == [True, False]

@@ -242,6 +242,14 @@ def test_a_folder_of_images_with_words_beside_them(folder: Path) -> None:
     assert handle_of(loaded(one.mask)) == handle_of(make_image(3))
 
 
+def test_companion_files_of_macos_are_skipped(folder: Path) -> None:
+    (folder / "a.txt").write_text("Remove it.")
+    (folder / "sub" / "b.txt").write_text("Darken it.")
+    for name in ("._a.png", "sub/._b.png", "._a.txt", "._train.jsonl", "._train.parquet"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    assert [task.id for task in load_tasks(folder)] == ["a", "sub/b"]
+
+
 def test_an_image_without_words_is_named(folder: Path) -> None:
     (folder / "a.txt").write_text("Do A.")
     with pytest.raises(DatasetError, match=r"sub/b\.png: has no instruction: write it into b\.txt"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
@@ -160,9 +161,59 @@ def test_addresses_that_are_not_public_are_refused(host: str) -> None:
         load_image(f"http://{host}:9/a.png")
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.216.34",
+        "192.0.1.1",
+        "198.20.0.1",
+        "2606:2800:220:1:248:1893:25c8:1946",
+        "64:ff9b::5db8:d822",
+        "::ffff:93.184.216.34",
+        "2002:5db8:d822::1",
+        "2001:0:5db8:d822:0:0:a247:27dd",
+        "2606:4700::5efe:5db8:d822",
+        "2606:4700::1%eth0",
+    ],
+)
 def test_public_addresses_are_public(address: str) -> None:
     assert fetch.is_public(address)
+
+
+# First and last addresses of each network in the registries of IANA that is not for hosts of the internet.
+NOT_PUBLIC = """
+0.0.0.0 0.255.255.255 10.0.0.0 10.255.255.255 100.64.0.0 100.127.255.255 127.0.0.0 127.255.255.255
+169.254.0.0 169.254.255.255 172.16.0.0 172.31.255.255 192.0.0.0 192.0.0.8 192.0.0.9 192.0.0.170 192.0.0.255
+192.0.2.0 192.0.2.255 192.88.99.0 192.88.99.255 192.168.0.0 192.168.255.255 198.18.0.0 198.19.255.255
+198.51.100.0 198.51.100.255 203.0.113.0 203.0.113.255 224.0.0.0 239.255.255.255 240.0.0.0 255.255.255.255
+"""
+NOT_PUBLIC_6 = """
+:: ::1 ::a00:1 ::ffff:0:a00:1 64:ff9b:1:: 64:ff9b:1:ffff:ffff:ffff:ffff:ffff 100:: 100::ffff:ffff:ffff:ffff
+100:0:0:1:: 2001:2:: 2001:10:: 2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff 2001:db8:: 3fff:: 3fff:fff::1 5f00:: fc00::
+fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff fe80:: febf::1 fec0:: feff::1 ff00:: ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff
+fe80::5efe:5db8:d822 fe80::1%eth0 4000::1 1fff::1
+"""
+
+
+@pytest.mark.parametrize("address", (NOT_PUBLIC + NOT_PUBLIC_6).split())
+def test_special_networks_are_not_public_whatever_the_version_of_python(address: str) -> None:
+    assert not fetch.is_public(address)
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC.split())
+def test_an_address_embedded_in_ipv6_is_not_public_either(address: str) -> None:
+    ip = int(ipaddress.IPv4Address(address))
+    server, hidden = ip << 64, ip ^ 0xFFFFFFFF
+    for start, low in (
+        ("::ffff:0:0", ip),
+        ("64:ff9b::", ip),
+        ("2002::", ip << 80),
+        ("2001:0:5db8:d822::", hidden),
+        ("2001::", server | 0xA24727DD),
+        ("2606:4700::5efe:0:0", ip),
+        ("2606:4700::200:5efe:0:0", ip),
+    ):
+        assert not fetch.is_public(str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(start)) + low))), start
 
 
 def test_one_private_address_among_public_ones_is_enough_to_refuse(names: Callable[..., list[str]]) -> None:
@@ -227,7 +278,39 @@ def test_messages_keep_passwords_and_tokens_to_themselves(site: str) -> None:
     assert "/nothing" in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://", "http:///a.png", "http://[::1", "http://a b/", "http://x:99999/"])
-def test_addresses_without_sense_are_refused(url: str) -> None:
-    with pytest.raises(ImageError):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http:///a.png",
+        "http://[::1",
+        "http://a b/",
+        "http://x:99999/",
+        "http://xn--/a.png",
+        "http://xn--a/a.png",
+        "http://\ud800/a.png",
+        "http://127.0.0.1/\ud800.png",
+        "http://127.0.0.1/?\udfff",
+        f"http://{'a' * 70}.test/",
+        "http://a\u3002\u3002b/",
+        "http://127.0.0.1:\u0661/",
+    ],
+)
+def test_addresses_without_sense_are_refused(url: str, names: Callable[..., list[str]]) -> None:
+    names()
+    with pytest.raises(ImageError) as caught:
         load_image(url)
+    assert str(caught.value).encode("utf-8")
+    with pytest.raises(ImageError):
+        fetch.fetch(url, timeout=5, max_bytes=10)
+
+
+@pytest.mark.parametrize("piece", ["a", "a.", "\u0661", "a@", ":", "%", "[", "xn--a.", "\u200d"])
+def test_a_long_address_is_refused_soon_and_not_repeated(piece: str, names: Callable[..., list[str]]) -> None:
+    names()
+    for url in (f"http://{piece * (8000 // len(piece))}/", f"http://{piece * 1_000_000}"):
+        begun = time.process_time()
+        with pytest.raises(ImageError) as caught:
+            load_image(url)
+        assert len(str(caught.value)) < 300
+        assert time.process_time() - begun < 2

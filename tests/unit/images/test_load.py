@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import random
+import socket
 import struct
 import zlib
 from io import BytesIO
@@ -18,6 +20,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageLimits, load_image
+from tests.hostile_images import FAMILIES
 
 RED_BLUE = Image.new("RGB", (5, 3), (255, 0, 0))
 RED_BLUE.putpixel((4, 0), (0, 0, 255))
@@ -127,6 +130,7 @@ def test_a_pil_image_is_not_shared() -> None:
         (b"\x00\x00\x00\x18ftypavif0000", "AVIF"),
         (b"\x1aE\xdf\xa3webm", "video"),
         (b"\x00\x01\x02\x03\xff\xfe", "no known image format"),
+        (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", "companion file that macOS writes"),
         (b"", "empty"),
         (encoded(kind="ICO"), "no known image format"),
     ],
@@ -195,9 +199,26 @@ def test_files_are_not_read_where_they_are_not_allowed(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_image_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    for source in (tmp_path / "pipe.png", tmp_path, str(tmp_path / "pipe.png"), Path("/dev/zero")):
-        with pytest.raises(ImageError, match="no image file"):
-            load_image(source)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.png"))
+    for source in (tmp_path / "pipe.png", tmp_path, tmp_path / "socket.png", Path("/dev/zero"), Path("/dev/tty")):
+        for form in (source, str(source)):
+            with pytest.raises(ImageError, match="no image file"):
+                load_image(form)
+
+
+# `kmsg` and `kcore` are regular files by their mode; the first has no end and waits, the second says it is 128 TB.
+@pytest.mark.parametrize("path", ["/proc/kmsg", "/proc/kcore", "/proc/self/mem", "/proc/self/stat", "/proc/self/fd/0"])
+def test_files_of_the_kernel_are_refused_at_once(path: str) -> None:
+    with pytest.raises(ImageError):
+        load_image(Path(path))
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    with pytest.raises(ImageError, match="empty"):
+        load_image(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +265,46 @@ def test_broken_bytes_raise_image_errors_only(kind: str, data: st.DataObject) ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text() | st.binary())
+@given(st.text() | st.text(st.characters()) | st.binary())
 def test_any_text_or_bytes_raise_image_errors_only(source: str | bytes) -> None:
     with pytest.raises(ImageError):
         load_image(source, ImageLimits(allow_files=False, timeout=0.001))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hostile_sources_are_loaded_or_refused_in_printable_words(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> list[Any]:
+        raise OSError("no name is looked up in a test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    pick = random.Random(family)
+    for _ in range(40):
+        source = FAMILIES[family](pick)
+        words = ""
+        try:
+            image = load_image(source, ImageLimits(max_pixels=1_000_000, allow_files=False, timeout=5))
+            assert image.mode in ("RGB", "RGBA", "L")
+        except ImageError as fault:
+            words = str(fault)
+        assert words.isprintable()
+        assert len(words) < 400
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "data:,\ud800",
+        "data:text/plain,\udfff",
+        {"path": "\ud800.png"},
+        {"bytes": np.zeros(3)},
+        {"bytes": {"bytes": b""}},
+        {"path": 3},
+        Path("\ud800.png"),
+        bytearray(b"\x89PNG"),
+        memoryview(b"\xff\xd8\xff"),
+    ],
+)
+def test_a_fault_of_any_kind_is_an_image_error(source: Any) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(source)
+    assert str(caught.value).isprintable()

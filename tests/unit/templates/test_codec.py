@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agentfly.errors import TemplateError
+from agentfly.errors import ImageError, TemplateError
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
 from agentfly.templates import ChatCodec, load_template, template_names
 
@@ -39,6 +39,20 @@ def test_image_runs_are_as_long_as_the_processor_says(codec: ChatCodec) -> None:
     ]
     assert codec.image_runs(ids) == [int(t * h * w) // 4 for t, h, w in features]
     assert codec.collapse(ids).count(codec.image_id) == 2
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (3, 700)])
+def test_an_image_that_the_processor_refuses_is_named_with_its_shape(codec: ChatCodec, size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=rf"cannot be shown an image of {size[0]}x{size[1]} pixels .*crop it"):
+        codec.prompt_ids([user("img_narrow")], SCHEMAS, lambda _: Image.new("RGB", size))
+
+
+@pytest.mark.parametrize("size", [(1, 200), (200, 1), (1, 1), (1, 28)])
+def test_small_and_narrow_images_have_as_many_ids_as_patches(codec: ChatCodec, size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size)
+    grids = codec.processor.image_processor(images=[image], return_tensors="np")["image_grid_thw"]
+    codec._image_lengths.pop("img_small", None)
+    assert codec.image_length("img_small", lambda _: image) == int(grids[0].prod()) // 4
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,7 +14,7 @@ from agentfly.images import ImageLimits, load_image, to_base64
 from agentfly.images.encoding import Format
 from agentfly.images.fetch import fetch
 from agentfly.images.masks import keep_levels, read_mask
-from agentfly.images.store import normalise
+from agentfly.images.pixels import in_srgb
 from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.settings import UploadLimits
 from agentfly.serving.request_data import HeldMemory, memory_of
@@ -64,7 +64,7 @@ class Coder:
                     max_bytes=self._limits.body_bytes,
                     allow_files=False,
                 )
-                convert = keep_levels if param == "mask" else normalise
+                convert = keep_levels if param == "mask" else in_srgb
                 image = await self.in_thread(load_image, data, limits, convert)
             except ImageError as fault:
                 raise RequestRefused(str(fault), code="invalid_image", param=param) from fault

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agentfly.errors import DatasetError
+from agentfly.images import on_white
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
 
@@ -176,6 +177,6 @@ def pixels_of(codec: ChatCodec, images: Sequence[Image.Image]) -> tuple[Pixels, 
     """
     if not images:
         return np.zeros((0, 0), np.float32), ()
-    batch = codec.processor.image_processor(images=[image.convert("RGB") for image in images], return_tensors="np")
+    batch = codec.processor.image_processor(images=[on_white(image) for image in images], return_tensors="np")
     grids = tuple((int(t), int(h), int(w)) for t, h, w in batch["image_grid_thw"])
     return np.asarray(batch["pixel_values"], np.float32), grids

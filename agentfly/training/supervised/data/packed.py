@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from agentfly.images import on_white
 from agentfly.training.supervised.data.examples import IGNORED, Example, Pixels
 from agentfly.training.supervised.data.examples import Ids as Ints
 
@@ -56,7 +57,7 @@ class Scaling:
         Returns:
             8-bit values of shape (images, patches, channels x side x side).
         """
-        rgb = [image.convert("RGB") for image in images]
+        rgb = [on_white(image) for image in images]
         batch = image_processor(images=rgb, do_rescale=False, do_normalize=False, return_tensors="np")
         values = np.asarray(batch["pixel_values"])
         still = values.reshape(len(values), len(self.mean), self.frames, -1)[:, :, 0]

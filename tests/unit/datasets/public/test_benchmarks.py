@@ -34,6 +34,8 @@ def imgedit(tmp_path: Path) -> Path:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
+        # macOS writes such a file beside each one in an archive.
+        (tmp_path / name).with_name(f"._{Path(name).name}").write_bytes(b"\x00\x05\x16\x07")
     return tmp_path
 
 

@@ -18,6 +18,7 @@ from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.evaluators.judge.replies import BrokenReply
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunRecord, load_studio
 from agentfly.systems.director_generator.chat import make_backend, read_critique, read_prompt
+from tests.hostile_images import growth
 from tests.unit.agents.conftest import delta, failure, stream
 from tests.unit.systems.director_generator.conftest import Configure, StudioServer, broken_off, said, shown
 
@@ -204,6 +205,11 @@ async def test_our_own_client_can_be_asked_for(configure: Configure, litellm: li
 )
 def test_prompts(text: str, prompt: str, negative: str) -> None:
     assert read_prompt(text) == {"prompt": prompt, "negative_prompt": negative}
+
+
+@pytest.mark.parametrize("piece", ["\n", " \n", "*", "negative prompt\n", "```\n"])
+def test_a_long_reply_is_read_in_time_in_proportion_to_its_length(piece: str) -> None:
+    assert growth(read_prompt, lambda length: "a boat" + piece * (length // len(piece)) + "x", length=4000) < 4
 
 
 def test_a_prompt_of_negations_alone_is_none() -> None:

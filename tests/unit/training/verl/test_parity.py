@@ -11,7 +11,7 @@ from PIL import Image
 
 from agentfly.agents import RolloutLimits, StopReason, Trajectory
 from agentfly.errors import TrainingError
-from agentfly.images import handle_of
+from agentfly.images import handle_of, on_white
 from agentfly.templates import ChatCodec
 from agentfly.training.verl import parity
 from agentfly.training.verl.parity import ImageInputs, check_images, digest
@@ -36,7 +36,7 @@ def chain(policy_codec: ChatCodec) -> Any:
 def test_inputs_are_what_the_processor_gives_for_all_images_at_once(policy_codec: ChatCodec) -> None:
     images = [make_image(168, 168), make_image(60, 200, 1), make_image(300, 90, 2, "L"), make_image(56, 57, 3, "RGBA")]
     handles = [handle_of(each) for each in images]
-    rgb = [each.convert("RGB") for each in images]
+    rgb = [on_white(each) for each in images]
     processor: Any = policy_codec.processor  # its protocol names no more than the codec uses
     expected = processor(text=["<|image_pad|>" * 4], images=rgb, return_tensors="pt")
     ids = expected["input_ids"]

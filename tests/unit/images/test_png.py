@@ -1,0 +1,81 @@
+"""A PNG file whose pixels are good is shown, whatever stands beside them; one that is cut off is not."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from agentfly.errors import ImageError
+from agentfly.images import load_image
+from agentfly.images.png import without_metadata
+from tests.hostile_images import encoded, png_chunk, with_chunks
+
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8))
+LARGE = zlib.compress(bytes(3_000_000))
+BAD = {
+    "text that inflates too far": png_chunk(b"zTXt", b"Comment\0\0" + LARGE),
+    "international text that inflates too far": png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + LARGE),
+    "much text": png_chunk(b"tEXt", b"k\0" + bytes(1000)) * 3 + png_chunk(b"zTXt", b"k\0\0" + LARGE) * 70,
+    "profile that inflates too far": png_chunk(b"iCCP", b"p\0\0" + LARGE),
+    "profile in an unknown compression": png_chunk(b"iCCP", b"p\0\7x"),
+    "profile without a name": png_chunk(b"iCCP", b""),
+    "wrong checksum of a text": png_chunk(b"tEXt", b"k\0v", right=False),
+    "wrong checksum of the resolution": png_chunk(b"pHYs", bytes(9), right=False),
+    "wrong checksum of an unknown chunk": png_chunk(b"abCd", b"x", right=False),
+    "short gamma": png_chunk(b"gAMA", b"x"),
+    "wrong frames": png_chunk(b"acTL", bytes(8)) + png_chunk(b"fcTL", bytes(26)) * 2,
+    "text that claims to be transparency": png_chunk(b"tEXt", b"transparency\0yes"),
+    "text that claims to be a profile": png_chunk(b"tEXt", b"icc_profile\0yes"),
+    "text that claims to be EXIF": png_chunk(b"tEXt", b"exif\0yes"),
+}
+
+
+@pytest.mark.parametrize("place", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_good_pixels_are_shown_whatever_stands_beside_them(mode: str, name: str, place: bytes) -> None:
+    image = IMAGE.convert(mode)
+    loaded = load_image(with_chunks(encoded(image), BAD[name], before=place))
+    assert loaded.tobytes() == load_image(image).tobytes()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_transparency_and_orientation_stay_when_the_rest_is_left_out() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    png = encoded(Image.new("L", (3, 2), 7), transparency=7, exif=exif)
+    loaded = load_image(with_chunks(png, BAD["text that inflates too far"]))
+    assert (loaded.mode, loaded.size, loaded.getpixel((0, 0))) == ("RGBA", (2, 3), (7, 7, 7, 0))
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"PLTE"])
+def test_a_wrong_checksum_of_a_needed_chunk_is_refused(name: bytes) -> None:
+    data = bytearray(encoded(IMAGE.convert("P")))
+    place = data.index(name)
+    end = place + 4 + int.from_bytes(data[place - 4 : place], "big")
+    data[end] ^= 1
+    with pytest.raises(ImageError, match="broken or cut off"):
+        load_image(bytes(data))
+
+
+def is_read(data: bytes) -> bool:
+    try:
+        load_image(data)
+    except ImageError:
+        return False
+    return True
+
+
+def test_bad_metadata_lets_no_file_pass_that_is_cut_off() -> None:
+    good = encoded(IMAGE)
+    bad = with_chunks(good, BAD["text that inflates too far"])
+    read = [is_read(good[:-cut]) for cut in range(1, len(good) - 50)]
+    assert [is_read(bad[:-cut]) for cut in range(1, len(good) - 50)] == read
+    assert sum(read) <= 20  # the last bytes are two checksums and the mark of the end
+
+
+def test_a_file_without_metadata_is_not_read_twice() -> None:
+    assert without_metadata(encoded(IMAGE)) is None
