@@ -33,9 +33,9 @@ def read_readme() -> str:
 LIGHT = [
     "fastapi>=0.133",
     "fsspec>=2024.6",
+    "httptools>=0.6",
     "httpx>=0.27",
     "jinja2>=3.1.5",
-    "json-repair>=0.30",
     "jsonschema>=4.23",
     "numpy>=2.0",
     "openai>=2.0",

@@ -14,9 +14,9 @@ from PIL import Image
 
 from agentfly.agents.token_check import LoadImage, TokenTrace, check_trace
 from agentfly.images import handle_of
+from agentfly.lenient_json import nested_deeper
 from agentfly.messages import Message
 from agentfly.templates import ChatCodec
-from agentfly.tools.json_slips import nested_deeper
 
 # Deeper values could be written here, and not be read where the stack is higher.
 _MAX_DEPTH = 200

@@ -16,8 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agentfly.lenient_json import MAX_DEPTH, nested_deeper, read_with_slips
 from agentfly.messages import ToolCall
-from agentfly.tools.json_slips import MAX_DEPTH, nested_deeper, read_with_slips
 from agentfly.tools.other_forms import name_in_other_form
 
 FORM = '<tool_call>{"name": "...", "arguments": {...}}</tool_call>'

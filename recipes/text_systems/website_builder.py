@@ -12,13 +12,14 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import json_repair
 from rich.console import Console
 from rich.markup import escape
 
 from agentfly.errors import AgentFlyError
+from agentfly.lenient_json import find_json, read_with_slips
 from agentfly.messages import without_thoughts
 from agentfly.systems import BasicAgent, ContextAgent, VLLMModel
 from recipes.text_systems.settings import exit_code, model_from_environment
@@ -47,7 +48,11 @@ def read_plan(reply: str) -> dict[str, str]:
     Raises:
         AgentFlyError: the reply has no plan, or one without index.html.
     """
-    found = json_repair.loads(code_of(reply))
+    text = code_of(reply)
+    found: object = next(find_json(text, "{"), None)
+    if found is None:
+        with suppress(ValueError):
+            found = read_with_slips(text[text.find("{") : text.rfind("}") + 1])
     if not isinstance(found, Mapping):
         raise AgentFlyError("the model gave no plan: its answer has no JSON object; try again or use another model")
     # A name from a model must not lead out of the folder.

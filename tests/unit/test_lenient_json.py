@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfly.lenient_json import count_of, field_of, find_json, read_lenient
+from agentfly.lenient_json import count_of, field_of, find_json, read_with_slips
 
 plain: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(max_size=8),
@@ -34,26 +34,25 @@ def test_brackets_of_prose_hide_nothing() -> None:
     [
         ("{'a': 1, 'b': 'it is 2.50',}", {"a": 1, "b": "it is 2.50"}),
         ('{a: "x\\n1. y"}', {"a": "x\n1. y"}),
-        ("[1, 2", [1, 2]),
     ],
 )
 def test_small_slips_are_repaired(text: str, value: object) -> None:
-    assert read_lenient(text) == value
+    assert read_with_slips(text) == value
 
 
 @pytest.mark.parametrize(
-    "text", ["{'a': 1_000}", "{'a': 0.1+0.2}", "{'a': 7 or 80}", "{'a': 1, 'a': 2,}", "{'a': " + "[" * 1500, "{" * 2001]
+    "text", ["{'a': 1_000}", "{'a': 0.1+0.2}", "{'a': 7 or 80}", "{'a': " + "[" * 1500, "{" * 2001, "[1, 2"]
 )
 def test_no_number_is_invented_or_lost(text: str) -> None:
-    with pytest.raises(ValueError, match=r"number|nest|longer|JSON"):
-        read_lenient(text)
+    with pytest.raises(ValueError, match=r"there is|nest|whole"):
+        read_with_slips(text)
 
 
 @given(st.text() | st.text("{}[]\"':,0123.e- \\", max_size=200))
 def test_a_text_is_read_or_refused(text: str) -> None:
     list(find_json(text))
     try:
-        read_lenient(text)
+        read_with_slips(text)
     except ValueError:
         return
 

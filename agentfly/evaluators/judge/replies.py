@@ -15,7 +15,7 @@ from itertools import takewhile
 
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.schemes import Question
-from agentfly.lenient_json import field_of, find_json, read_lenient
+from agentfly.lenient_json import field_of, find_json, read_with_slips
 from agentfly.messages import without_thoughts
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?")
@@ -84,7 +84,7 @@ def _objects(text: str) -> Iterator[Mapping[str, object]]:
     # Without its closing brace a reply was cut off, and a repair would be a guess.
     if not any_valid and 0 <= start < end:
         with suppress(ValueError):
-            repaired = read_lenient(text[start : end + 1])
+            repaired = read_with_slips(text[start : end + 1])
             if isinstance(repaired, Mapping):
                 yield repaired
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agentfly.lenient_json import find_json, read_lenient
+from agentfly.lenient_json import find_json, read_with_slips
 from agentfly.messages import without_thoughts
 from agentfly.vision.detection.boxes import Candidate
 
@@ -122,7 +122,7 @@ def _repaired_objects(text: str) -> Iterator[object]:
         left -= len(found)
         if len(found) <= _LONGEST_REPAIRED and left >= 0:
             with suppress(ValueError):
-                yield read_lenient(found)
+                yield read_with_slips(found)
 
 
 @dataclass

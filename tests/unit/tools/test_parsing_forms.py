@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentfly.lenient_json import read_with_slips
 from agentfly.messages import ToolCall
 from agentfly.tools import parse_tool_calls
-from agentfly.tools.json_slips import read_with_slips
 
 EDIT = '{"name": "edit", "arguments": {"image_id": "img_1"}}'
 TAG = f"<tool_call>{EDIT}</tool_call>"

@@ -8,9 +8,9 @@ import time
 import pytest
 from hypothesis import given, settings
 
+from agentfly.lenient_json import read_with_slips
 from agentfly.messages import ToolCall
 from agentfly.tools import parse_tool_calls
-from agentfly.tools.json_slips import read_with_slips
 from agentfly.tools.parsing import native_call
 from tests.fuzz.texts import slower_than_linear, texts
 
