@@ -16,7 +16,7 @@ from agentfly.errors import ConfigError
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 # Servers in Python, in JavaScript and in PHP write these for a call without arguments.
-_NO_ARGUMENTS = ("", "null", "None", "undefined", "[]")
+NO_ARGUMENTS = ("", "null", "None", "undefined", "[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def without_thoughts(text: str) -> str:
     return "" if answer.startswith("<think>") else answer
 
 
-def unwrap_arguments(text: str) -> str:
+def _unwrap_arguments(text: str) -> str:
     """Return the arguments of a call as a JSON text of their own: nothing, null and [] are no arguments.
 
     Some servers send a JSON text of a JSON text, which is unwrapped once. Anything else is returned as it is.
@@ -168,7 +168,7 @@ def unwrap_arguments(text: str) -> str:
         except ValueError:
             return text
         inner = value.strip()
-    return "{}" if inner in _NO_ARGUMENTS else inner
+    return "{}" if inner in NO_ARGUMENTS else inner
 
 
 def check_role(role: object) -> Role:
@@ -247,7 +247,7 @@ def _read_calls(calls: Any) -> Iterator[ToolCall]:
         arguments, error = function.get("arguments"), None
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(unwrap_arguments(arguments))
+                arguments = json.loads(_unwrap_arguments(arguments))
             except (ValueError, RecursionError) as fault:
                 arguments, error = {}, f"arguments are not valid JSON: {fault}"
         arguments = plain_list(arguments)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentfly.lenient_json import MAX_DEPTH, nested_deeper, read_with_slips
-from agentfly.messages import ToolCall
+from agentfly.messages import NO_ARGUMENTS, ToolCall
 from agentfly.tools.other_forms import name_in_other_form
 
 FORM = '<tool_call>{"name": "...", "arguments": {...}}</tool_call>'
@@ -325,14 +325,15 @@ def _arguments(given: object, reader: _JsonReader, otherwise: str) -> dict[str, 
     """Return arguments that are an object, or the JSON text of one, or the JSON text of such a text.
 
     Args:
-        given: an object or a text; null and an empty text are no arguments.
+        given: an object or a text; null and the texts of `NO_ARGUMENTS` are none.
         reader: of this turn.
         otherwise: reason where they are anything else.
     """
     for _ in range(2):
         # OpenAI's own form is a JSON text, and some servers write it as a JSON string once more.
         if isinstance(given, str):
-            given = reader.read(given.strip()) if given.strip() else None
+            text = given.strip()
+            given = None if text in NO_ARGUMENTS else reader.read(text)
     if given is None:
         return {}
     if not isinstance(given, Mapping):

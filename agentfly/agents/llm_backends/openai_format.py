@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
 from agentfly.images import data_uri, without_transparency
-from agentfly.messages import ImagePart, Message, Part, TextPart, text_message, unwrap_arguments
+from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
 from agentfly.openai_compat import split_content
 from agentfly.tools.parsing import native_call
 
@@ -135,7 +135,7 @@ class Reply:
             while call_id in used:
                 call_id = f"{base}_{next(copies)}"
             used.add(call_id)
-            calls.append(native_call(call_id, call.name, unwrap_arguments(call.arguments)))
+            calls.append(native_call(call_id, call.name, call.arguments))
         return Generation(
             text="".join(self.texts),
             finish_reason=_FINISH.get((self.finish or "stop").lower(), "stop"),

@@ -59,7 +59,11 @@ def test_check_as_json(broken: Path) -> None:
     assert [problem["kind"] for problem in report["problems"]] == ["target", "image"]
 
 
-@pytest.mark.parametrize("hostile", [*HOSTILE, EVERYTHING])
+# Rows cannot hold halves of surrogate pairs, which one of the others has.
+KEPT = EVERYTHING.encode("utf-8", "ignore").decode()
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, KEPT])
 def test_check_shows_rows_whatever_is_in_them(hostile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "600")
     make_image().save(tmp_path / "a.png")
@@ -73,7 +77,7 @@ def test_check_shows_rows_whatever_is_in_them(hostile: str, tmp_path: Path, monk
     listed = run("check", str(path), "--json")[1]
     assert json.loads(listed)["rows"] == 2
     assert printable(listed) == listed
-    if hostile == EVERYTHING:
+    if hostile == KEPT:
         assert_tame(output)
 
 

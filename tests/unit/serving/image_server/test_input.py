@@ -232,11 +232,11 @@ _NAMES = st.sampled_from(["prompt", "image", "image[]", "image[0]", "mask", "mas
 
 async def read(content: bytes, kind: bytes) -> None:
     """Read a body as the server does, and encode the answer if it is refused."""
-    parts = iter([content[:7], content[7:]])
+    parts = [content[:7], content[7:]]
 
     async def receive() -> dict[str, object]:
-        part = next(parts)
-        return {"type": "http.request", "body": part, "more_body": len(part) == 7 and len(content) > 7}
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
 
     scope = {"type": "http", "app": None, "method": "POST", "headers": [(b"content-type", kind)]}
     request = Request(scope, receive)
