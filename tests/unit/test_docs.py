@@ -37,6 +37,7 @@ RUN_ELSEWHERE = {
     ". .venv/bin/activate": "tests/unit/scripts/test_install.py",
     "pre-commit install": "tests/unit/test_checks.py",
     "pytest -n0 -q tests/unit/": "tests/unit/test_checks.py",
+    "python scripts/fuzz.py": "tests/unit/scripts/test_fuzz.py",
     "python scripts/measure.py": "tests/unit/scripts/test_measure.py",
     "pip install -e .": "tests/unit/test_package.py",
     "agentfly data": "tests/unit/datasets/test_command.py",
