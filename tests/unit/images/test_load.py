@@ -20,7 +20,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageLimits, load_image
-from tests.hostile_images import FAMILIES
+from tests.fuzz.images import FAMILIES
 
 RED_BLUE = Image.new("RGB", (5, 3), (255, 0, 0))
 RED_BLUE.putpixel((4, 0), (0, 0, 255))
