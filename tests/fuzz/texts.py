@@ -138,9 +138,14 @@ def nested(random: Random) -> object:
     return value
 
 
+def number(random: Random) -> object:
+    """Return what stands where a number is expected."""
+    numbers = (0, -1, 1.5, 7, 120.5, 10**400, -(10**400), math.nan, math.inf, -math.inf, 1e-9, 1e308, True, None)
+    return random.choice((*numbers, "1" * 400, "-0.5", "3/10", "90 %"))
+
+
 VALUES: list[Make[object]] = [
-    lambda random: random.choice((None, True, False, 0, -1, 1.5, 10**400, math.nan, math.inf, 1e-9)),
-    lambda random: random.choice((1e308, 7, 120.5, "1" * 400, "-0.5", "3/10", "90 %")),
+    number,
     lambda random: random.choice(WORDS),
     lambda random: random.choice(("img_1", "img_2", "mask_1", "img_999", ["img_1"], {"id": "img_1"})),
     lambda random: random.choice(("darken", "remove the circle", "blur")),
