@@ -43,7 +43,7 @@ FaultKind = Literal[
 ]
 
 # The SDK lets these through where a body is no JSON, is no text, or is nested without end.
-BROKEN_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+_BROKEN_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 _LIST_SECONDS = 5.0
 _RETRY_SECONDS, _LONGEST_RETRY = 0.5, 30.0
@@ -108,7 +108,7 @@ def read_fault(
 
     Args:
         fault: an `openai.OpenAIError`, or what the SDK lets through: `TimeoutError` of a caller's own time limit, and
-            one of `BROKEN_JSON`.
+            what a body raises that is no JSON.
         who: subject of the message, such as "the judge m" or an address.
         timeout: seconds that the request had, for the message.
         secret: the key, which is replaced by asterisks wherever a text repeats it.
@@ -135,6 +135,18 @@ def read_fault(
     return ApiFault(kind, message, reason, status, code, retry_after)
 
 
+def is_fault(fault: Exception) -> bool:
+    """Return True for what a request through the SDK may raise, for `read_fault`; False for any other exception."""
+    import openai
+
+    return isinstance(fault, TimeoutError | openai.OpenAIError) or _is_broken_json(fault)
+
+
+def _is_broken_json(fault: Exception) -> bool:
+    # A number of more than 4300 digits is a plain ValueError.
+    return isinstance(fault, _BROKEN_JSON) or type(fault) is ValueError
+
+
 def _kind_of(fault: Exception) -> tuple[FaultKind, int | None, float | None]:
     """Return the kind of a failure, the HTTP status, and the seconds to wait that the server asks for."""
     import openai
@@ -143,7 +155,7 @@ def _kind_of(fault: Exception) -> tuple[FaultKind, int | None, float | None]:
         return "timeout", None, None
     if isinstance(fault, openai.APIConnectionError):
         return "unreachable", None, None
-    if isinstance(fault, (openai.APIResponseValidationError, *BROKEN_JSON)):
+    if isinstance(fault, openai.APIResponseValidationError) or _is_broken_json(fault):
         return "no_json", None, None
     if not isinstance(fault, openai.APIError):
         return "other", None, None
@@ -260,11 +272,11 @@ class SdkClient:
             error: builds the exception from the fault. The default raises `ConfigError` for a refused key or an unknown
                 model, and `ToolError` for everything else.
         """
-        import openai
-
         try:
             yield
-        except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as fault:
+        except Exception as fault:
+            if not is_fault(fault):
+                raise
             raise error(self.read_fault(fault, who)) from None
 
     async def complete(self, body: Mapping[str, object], timeout: float | None = None) -> ChatCompletion:
@@ -322,13 +334,14 @@ class SdkClient:
 
     async def _list_models(self, who: str) -> list[str]:
         """Return the names on the endpoint's list; none where a chat server keeps no list."""
-        import openai
 
         client = self.get().with_options(timeout=_LIST_SECONDS, max_retries=0)
         answer: object = None
         try:
             answer = await client.get("/models", cast_to=object)
-        except (openai.OpenAIError, *BROKEN_JSON) as caught:
+        except Exception as caught:
+            if not is_fault(caught):
+                raise
             fault = read_fault(caught, who, timeout=_LIST_SECONDS, secret=self._secret)
             if fault.kind == "key_refused":
                 key = self._endpoint.api_key_env

@@ -113,7 +113,7 @@ def _options(pairs: list[str] | None) -> Mapping[str, Any]:
             raise ConfigError(f"--set {pair}: give NAME=VALUE")
         try:
             options[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except ValueError:
             # People also write YAML, as in a recipe: {instruction: prompt}.
             options[name] = parse_yaml(value, f"--set {pair}") if value[:1] in ("{", "[") else value
     return options

@@ -117,7 +117,7 @@ def _problems(task: EditTask, masks: dict[str, int]) -> Iterator[tuple[str, str]
         yield "instruction", "the instruction is empty"
     try:
         json.dumps(dict(task.metadata), allow_nan=False)
-    except (TypeError, ValueError) as fault:
+    except (TypeError, ValueError, RecursionError) as fault:
         yield "metadata", f"the metadata cannot be written as JSON: {fault}"
     yield from _prompt_problems(task.metadata.get("checks"))
     opened: list[Image.Image] = []

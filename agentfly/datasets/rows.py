@@ -156,7 +156,7 @@ def task_from_row(row: Row, images: ImageFolder | None = None) -> EditTask:
         raise DatasetError(f"row lacks {', '.join(missing)}; write rows with agentfly.datasets.tasks_to_dataset")
     try:
         metadata = json.loads(row["metadata"])
-    except (TypeError, json.JSONDecodeError) as fault:
+    except (TypeError, ValueError, RecursionError) as fault:
         raise DatasetError(f"column metadata of task {shortened(str(row['id']))!r} is not JSON: {fault}") from fault
     source = _source if images is None else images.source
     return EditTask(
@@ -184,7 +184,7 @@ def task_to_row(task: EditTask, pack: Packer | None = None) -> dict[str, object]
     pack = pack or pack_bytes
     try:
         metadata = json.dumps(dict(task.metadata), ensure_ascii=False)
-    except (TypeError, ValueError) as fault:
+    except (TypeError, ValueError, RecursionError) as fault:
         raise DatasetError(f"metadata of task {shortened(task.id)!r} cannot be written as JSON: {fault}") from fault
     try:
         "".join((task.id, task.instruction, task.task_type, metadata)).encode()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import DatasetError, require, shortened
 from agentfly.files import text_encoding, undecodable
+from agentfly.lenient_json import MAX_DEPTH, nested_deeper
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,16 +136,16 @@ def parse_json(text: str | bytes) -> object:
         value = _JSON.decode(text)
     except UnicodeDecodeError as fault:
         raise DatasetError(undecodable(fault)) from fault
-    except (json.JSONDecodeError, RecursionError) as fault:
+    except (ValueError, RecursionError) as fault:
         raise DatasetError(f"not JSON: {fault}") from fault
+    if text.count("[") + text.count("{") > MAX_DEPTH and nested_deeper(value, MAX_DEPTH):
+        raise DatasetError(f"nested more than {MAX_DEPTH} deep: write it flatter")
     if "\\" in text:
         try:
             _check_whole(value)
         except UnicodeEncodeError as fault:
             half = f"\\u{ord(fault.object[fault.start]):04x}"
             raise DatasetError(f"holds {half}, half of a surrogate pair: write the whole character") from fault
-        except RecursionError as fault:
-            raise DatasetError(f"not JSON: {fault}") from fault
     return value
 
 

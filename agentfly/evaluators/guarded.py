@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -174,6 +173,6 @@ def checked(score: Score) -> Score:
     Raises:
         EvaluatorError: its value is not a number from 0 to 100.
     """
-    if not (math.isfinite(score.value) and 0.0 <= score.value <= 100.0):
+    if not 0.0 <= score.value <= 100.0:
         raise EvaluatorError(f"the evaluator gave {score.value}, which is no score from 0 to 100")
     return score

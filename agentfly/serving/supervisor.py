@@ -70,7 +70,7 @@ class Endpoint:
         """Return the ids that `/v1/models` lists; none if it does not answer."""
         try:
             return [str(model["id"]) for model in json.loads(self._get("/v1/models") or b"{}")["data"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return []
 
     def _address(self) -> str:

@@ -49,6 +49,7 @@ def unreachable() -> openai.APIConnectionError:
         (status(429), "rate_limit", True, "try again later"),
         (status(429, "insufficient_quota"), "no_quota", False, "has no quota left"),
         (json.JSONDecodeError("bad", "<", 0), "no_json", False, "sent no JSON: check that base_url ends in /v1"),
+        (ValueError("Exceeds the limit (4300 digits)"), "no_json", False, "sent no JSON"),
         (openai.APIError("broke off", REQUEST, body=None), "other", True, "broke off"),
     ],
 )

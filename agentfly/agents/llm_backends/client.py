@@ -24,7 +24,7 @@ from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_
 from agentfly.agents.llm_backends.token_exact import TokenExact
 from agentfly.aio import Clock, LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
-from agentfly.openai_client import BROKEN_JSON, Endpoint, SdkClient
+from agentfly.openai_client import Endpoint, SdkClient, is_fault
 from agentfly.openai_compat import Fallbacks, check_answer
 from agentfly.templates import ChatCodec
 
@@ -129,7 +129,9 @@ class ClientBackend:
             try:
                 await self._send(body, request, reply, on_delta)
                 return reply
-            except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as fault:
+            except Exception as fault:
+                if not is_fault(fault):
+                    raise
                 error = self._faults.of(fault)
                 if reply.texts and on_delta:
                     # The listener has heard part of this answer already.

@@ -81,7 +81,7 @@ async def list_models(config: ClientConfig, api_key_env: str = KEY_VARIABLE) -> 
         return None
     try:
         return [str(model["id"]) for model in response.json()["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
 from agentfly.images import data_uri, without_transparency
+from agentfly.lenient_json import count_of
 from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
 from agentfly.openai_compat import split_content
 from agentfly.tools.parsing import native_call
@@ -140,8 +140,8 @@ class Reply:
             text="".join(self.texts),
             finish_reason=_FINISH.get((self.finish or "stop").lower(), "stop"),
             tool_calls=tuple(calls) or None,
-            prompt_tokens=_tokens(self.usage, "prompt_tokens"),
-            completion_tokens=_tokens(self.usage, "completion_tokens"),
+            prompt_tokens=count_of(self.usage, "prompt_tokens"),
+            completion_tokens=count_of(self.usage, "completion_tokens"),
         )
 
     def _text(self, message: ChatCompletionMessage | ChoiceDelta, finish: str | None) -> str:
@@ -257,12 +257,6 @@ def _fragment(call: object, index: int | None) -> _Call:
 def _finish(choice: Choice | ChunkChoice) -> str | None:
     reason: object = choice.finish_reason
     return reason if isinstance(reason, str) and reason else None
-
-
-def _tokens(usage: object, name: str) -> int:
-    """Return a number of tokens of a usage, 0 where the server does not count."""
-    value = getattr(usage, name, None)
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0
 
 
 def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[Mapping[str, object]]:

@@ -214,7 +214,7 @@ def read_models(response: httpx.Response, url: str, model: str | None) -> tuple[
         return {}, [error(f"{url} refuses the key ({response.status_code})", "export OPENAI_API_KEY with its key")]
     try:
         models = {str(one["id"]): one for one in response.json()["data"]}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         no_list = f"{url}/models answered {response.status_code} and no list of models"
         return {}, [error(no_list, "check that --base-url ends in /v1 and is that of a chat endpoint")]
     if model is not None and model not in models:
@@ -257,7 +257,7 @@ def check_ids(config: ClientConfig, model: str) -> Iterator[Finding]:
         reason = redact(str(fault) or type(fault).__name__, config.api_key)
         yield error(f"whether token ids come cannot be seen: {reason}", _UNREACHABLE)
         return
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         ids = False
     if ids:
         yield ok("answers with token ids; with --checkpoint they are compared with those of the template")

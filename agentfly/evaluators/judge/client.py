@@ -15,7 +15,7 @@ from agentfly.evaluators.judge.replies import BrokenReply, Ratings, expected_rat
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
 from agentfly.lenient_json import count_of, field_of
-from agentfly.openai_client import BROKEN_JSON, Endpoint, SdkClient
+from agentfly.openai_client import Endpoint, SdkClient, is_fault
 from agentfly.openai_compat import split_content
 
 if TYPE_CHECKING:
@@ -131,13 +131,13 @@ class JudgeClient:
 
     async def _send(self, content: list[Mapping[str, object]], question: Question, seed: int) -> object:
         """Return the server's reply. Fields that it does not know are left out from then on."""
-        import openai
-
         model, timeout = self.settings.model, self.settings.timeout
         messages = [{"role": "user", "content": content}]
         try:
             return await self._client.complete({"messages": messages, **self._options(question, seed)}, timeout)
-        except (TimeoutError, openai.OpenAIError, *BROKEN_JSON) as caught:
+        except Exception as caught:
+            if not is_fault(caught):
+                raise
             fault = self._client.read_fault(caught, f"the judge {model}")
             words = f"{fault.reason} {fault.code or ''} {getattr(caught, 'param', None) or ''}".lower()
             # Some gateways refuse content with 403.

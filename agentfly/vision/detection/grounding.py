@@ -298,8 +298,8 @@ def _read_score(given: object) -> float | None:
         if match is None:
             return None
         given, percent = float(match[1]), bool(match[2])
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or math.isnan(given):
-        return None
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or given != given:
+        return None  # `math.isnan` does not take a whole number of hundreds of digits
     return min(1.0, max(0.0, given / 100 if percent else given))
 
 

@@ -140,5 +140,7 @@ class VlmDetector:
         }
         with self._client.translated_faults(f"the detector {self.name}"):
             reply = await self._client.complete(body)
-        message = field_of(reply.choices[0], "message") if reply.choices else None
+        # A server's JSON need not have the form of a completion.
+        choices = field_of(reply, "choices")
+        message = field_of(choices[0], "message") if isinstance(choices, list) and choices else None
         return split_content(field_of(message, "content"))[1]

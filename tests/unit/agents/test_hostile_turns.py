@@ -13,23 +13,9 @@ from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.trajectory_file import TrajectoryLine
 from tests.fuzz.texts import texts
 
-NAMES = st.sampled_from(["detect_objects", "inpaint_image", "auto_inpaint_image", "qwen_edit_image", "give_answer"])
-FIELDS = st.sampled_from(["image_id", "mask_id", "prompt", "text_prompt", "seed", "box_threshold", "final_image_id"])
-VALUES = st.sampled_from(
-    ["null", '"None"', '"img_1"', "img_2", "1e999", "9" * 400, "[[[]]]", '"{}"', "-1", "NaN", "''"]
-)
 
-
-def call(name: str, fields: list[tuple[str, str]]) -> str:
-    body = ", ".join(f'"{field}": {value}' for field, value in fields)
-    return f'<tool_call>{{"name": "{name}", "arguments": {{{body}}}}}</tool_call>'
-
-
-CALLS = st.builds(call, NAMES, st.lists(st.tuples(FIELDS, VALUES), max_size=4))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(CALLS | texts(2000), min_size=1, max_size=3))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(texts(2000), min_size=1, max_size=3))
 async def test_no_turn_is_a_bug_of_the_chain(turns: list[str]) -> None:
     limits = RolloutLimits(max_turns=3, max_tool_calls=8)
     agent = ImageEditingAgent(

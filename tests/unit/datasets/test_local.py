@@ -77,6 +77,10 @@ def test_a_broken_line_is_named(folder: Path) -> None:
         list(load_tasks(path))
 
 
+def nested(depth: int) -> object:
+    return [nested(depth - 1)] if depth else 1
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -90,6 +94,8 @@ def test_a_broken_line_is_named(folder: Path) -> None:
         ({"instruction": "A.", "image": "a.png", "metadata": "{"}, "metadata is not JSON"),
         ({"instruction": "A.", "image": "a.png", "metadata": [1]}, "metadata must be an object"),
         ([1], "must be a JSON object"),
+        ({"instruction": "A.", "image": "a.png", "x": nested(60)}, "nested more than 50 deep"),
+        ({"instruction": "A.", "image": "a.png", "metadata": json.dumps(nested(60))}, "metadata is nested more than"),
     ],
 )
 def test_what_is_missing_is_said(folder: Path, row: Any, message: str) -> None:

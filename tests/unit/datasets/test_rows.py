@@ -74,8 +74,9 @@ def test_a_row_that_is_not_ours_is_refused() -> None:
         task_from_row({"id": "a"})
 
 
-def test_broken_metadata_is_refused(tasks: list[EditTask]) -> None:
-    row = dict(tasks_to_dataset(tasks[:1])[0], metadata="{")
+@pytest.mark.parametrize("broken", ["{", "9" * 5000, "[" * 300_000])
+def test_broken_metadata_is_refused(broken: str, tasks: list[EditTask]) -> None:
+    row = dict(tasks_to_dataset(tasks[:1])[0], metadata=broken)
     with pytest.raises(DatasetError, match="metadata of task 'train-named-0-0'"):
         task_from_row(row)
 

@@ -69,6 +69,12 @@ def test_half_of_a_surrogate_pair_is_refused(text: str) -> None:
     assert parse_line(r'{"a": "\ud83d\ude00", "b": "\\ud83d"}') == {"a": "😀", "b": "\\ud83d"}
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 300_000, '{"a":' * 300_000, "[1, ", "\ufeff{}"])
+def test_json_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(DatasetError, match="not JSON"):
+        parse_json(text)
+
+
 def test_numbers_that_json_does_not_know_are_missing_values() -> None:
     assert parse_json('{"a": NaN, "b": [Infinity, -Infinity, 1]}') == {"a": None, "b": [None, None, 1]}
 

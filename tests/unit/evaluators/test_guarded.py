@@ -82,18 +82,19 @@ async def test_what_fails_is_told_with_its_reason_and_ends_nothing_else() -> Non
             raise EvaluatorError("no mask")
         if number == 2:
             raise KeyError("a bug")
-        return Score(math.nan if number == 3 else 101 if number == 4 else 10)
+        return Score({3: math.nan, 4: 101, 5: 10**400}.get(number, 10))
 
     evaluator = Scripted(work)
-    outcomes = await guarded(evaluator).evaluate_many(sample(n) for n in range(5))
+    outcomes = await guarded(evaluator).evaluate_many(sample(n) for n in range(6))
     assert outcomes[0] == Score(10)
-    assert [isinstance(outcome, NotScored) for outcome in outcomes] == [False, True, True, True, True]
+    assert [isinstance(outcome, NotScored) for outcome in outcomes] == [False, True, True, True, True, True]
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, NotScored)]
     assert "no mask" in reasons[0]
     assert "KeyError" in reasons[1]
     assert "gave nan" in reasons[2]
     assert "gave 101" in reasons[3]
-    assert sorted(evaluator.calls) == [0, 1, 2, 3, 4]
+    assert "gave 1000" in reasons[4]
+    assert sorted(evaluator.calls) == [0, 1, 2, 3, 4, 5]
 
 
 async def test_an_evaluation_that_hangs_is_given_up_and_frees_its_place() -> None:

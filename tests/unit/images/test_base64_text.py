@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from agentfly.images import ImageLimits, from_base64, load_image
 from agentfly.images.base64_text import decode_base64
-from tests.hostile_images import GROWING, growth
+from tests.fuzz.growth import growth
+from tests.fuzz.images import GROWING
 
 
 @pytest.mark.parametrize("name", GROWING)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageLimits, load_image
-from tests.hostile_images import FAMILIES
+from tests.fuzz.images import SOURCES
 
 RED_BLUE = Image.new("RGB", (5, 3), (255, 0, 0))
 RED_BLUE.putpixel((4, 0), (0, 0, 255))
@@ -271,7 +271,7 @@ def test_any_text_or_bytes_raise_image_errors_only(source: str | bytes) -> None:
         load_image(source, ImageLimits(allow_files=False, timeout=0.001))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SOURCES)
 def test_hostile_sources_are_loaded_or_refused_in_printable_words(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> list[Any]:
         raise OSError("no name is looked up in a test")
@@ -279,7 +279,7 @@ def test_hostile_sources_are_loaded_or_refused_in_printable_words(family: str, m
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     pick = random.Random(family)
     for _ in range(40):
-        source = FAMILIES[family](pick)
+        source: Any = SOURCES[family](pick)
         words = ""
         try:
             image = load_image(source, ImageLimits(max_pixels=1_000_000, allow_files=False, timeout=5))

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from agentfly.images import load_image, on_white, without_transparency
 from agentfly.images.pixels import normalise
-from tests.hostile_images import encoded, png_chunk
+from tests.fuzz.images import encoded, png_chunk
 from tests.values import pixel
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from agentfly.errors import ImageError
 from agentfly.images import load_image
 from agentfly.images.png import without_metadata
-from tests.hostile_images import encoded, png_chunk, with_chunks
+from tests.fuzz.images import encoded, png_chunk, with_chunks
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8))
 LARGE = zlib.compress(bytes(3_000_000))

@@ -12,6 +12,11 @@ from random import Random
 from types import ModuleType
 
 import pytest
+from PIL import Image
+
+from tests.fuzz.exchanges import boxes, chat_reply, image_reply, rows
+from tests.fuzz.images import source
+from tests.fuzz.texts import Make, text
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
@@ -23,12 +28,12 @@ def script() -> Iterator[ModuleType]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["fuzz"] = module  # where `dataclass` looks up annotations
-    sys.path.insert(0, str(SCRIPTS))
+    path = list(sys.path)
     try:
         spec.loader.exec_module(module)
         yield module
     finally:
-        sys.path.remove(str(SCRIPTS))
+        sys.path[:] = path
 
 
 class Breaking:
@@ -80,21 +85,28 @@ def test_what_breaks_is_reported_by_its_number(
 
 
 def test_time_that_grows_faster_than_the_text_is_found(script: ModuleType) -> None:
-    script.check_growth(lambda text: sum(ord(char) for char in text), "x" * 300_000)
-    with pytest.raises(script.Broken, match="four times as many"):
-        script.check_growth(lambda text: sum(char == other for char in text for other in text), "x" * 800)
+    check_growth = sys.modules["fuzz_parts"].check_growth
+    check_growth(lambda text: sum(ord(char) for char in text), "x" * 1_000_000)
+    with pytest.raises(script.Broken, match="far less for a quarter"):
+        check_growth(lambda text: sum(char == other for char in text for other in text), "x" * 1000)
 
 
-@pytest.mark.parametrize("name", ["parsing", "loading", "requests", "chains"])
-def test_a_case_is_the_same_input_in_every_run(name: str, script: ModuleType) -> None:
-    inputs = sys.modules["fuzz_inputs"]
-    for number in range(40):
-        made = [[repr(make(Random(f"{name} {number}"))) for make in inputs.TEXTS + inputs.FILES] for _ in range(2)]
-        assert made[0] == made[1]
+@pytest.mark.parametrize("make", [text, source, boxes, chat_reply, image_reply, lambda random: rows(random, [1])])
+def test_a_case_is_the_same_input_in_every_run(make: Make[object]) -> None:
+    for number in range(20):
+        made = [make(Random(f"a part {number}")) for _ in range(2)]
+        assert repr(made[0]) == repr(made[1]) or isinstance(made[0], Image.Image)
 
 
-@pytest.mark.parametrize("name", ["parsing", "loading", "chains", pytest.param("requests", marks=pytest.mark.slow)])
+FAST = ("parsing", "loading", "chains", "chats", "servers", "rows")
+
+
+@pytest.mark.parametrize("name", [*FAST, pytest.param("requests", marks=pytest.mark.slow)])
 def test_a_short_run_finds_nothing(name: str, script: ModuleType) -> None:
-    found, count = asyncio.run(script.fuzz([name], seed=30, seconds=60.0, cases=12))
+    found, counts = asyncio.run(script.fuzz([name], seed=30, seconds=60.0, cases=12))
     assert not found, str(found[0])
-    assert count == 12
+    assert counts == {name: 12}
+
+
+def test_every_part_is_in_the_short_run(script: ModuleType) -> None:
+    assert {*FAST, "requests"} == script.PARTS.keys()

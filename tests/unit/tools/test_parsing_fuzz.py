@@ -12,7 +12,8 @@ from agentfly.lenient_json import read_with_slips
 from agentfly.messages import ToolCall
 from agentfly.tools import parse_tool_calls
 from agentfly.tools.parsing import native_call
-from tests.fuzz.texts import slower_than_linear, texts
+from tests.fuzz.growth import slower_than_linear
+from tests.fuzz.texts import hostile_texts, texts
 
 
 def check(call: ToolCall) -> None:
@@ -49,11 +50,11 @@ def test_any_text_is_read_with_slips_or_refused(text: str) -> None:
 
 
 def test_the_time_of_reading_grows_with_the_text_and_no_faster() -> None:
-    assert slower_than_linear(parse_tool_calls, 50_000, quick=0.02) == []
+    assert slower_than_linear(parse_tool_calls, hostile_texts(50_000), quick=0.02) == []
 
 
 def test_the_time_of_native_arguments_grows_with_their_text_and_no_faster() -> None:
-    assert slower_than_linear(lambda text: native_call("a", "edit", text), 50_000, quick=0.02) == []
+    assert slower_than_linear(lambda text: native_call("a", "edit", text), hostile_texts(50_000), quick=0.02) == []
 
 
 @pytest.mark.parametrize(

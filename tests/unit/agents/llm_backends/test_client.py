@@ -234,6 +234,7 @@ async def test_retries_run_out(server: ChatServer) -> None:
         (failure(429, "pay", code="insufficient_quota"), False, "pay"),
         (failure(429, headers={"retry-after": "3600"}), True, "asks to wait 3600 s"),
         (lambda _: Response("<html>hi</html>", media_type="text/html"), False, "no chat completion"),
+        (lambda _: Response('{"created": %s}' % ("9" * 5000), media_type="application/json"), False, "no chat compl"),
         (lambda _: Response("{", media_type="application/json"), False, "no chat completion"),
         (lambda _: Response('{"choices": []}', media_type="application/json"), False, "no chat completion"),
         (lambda _: Response('{"choices": [{}]}', media_type="application/json"), False, "no chat completion"),
@@ -245,6 +246,16 @@ async def test_what_is_not_tried_again(server: ChatServer, reply: Any, retryable
         await client(server).generate(request())
     assert (fault.value.retryable, len(server.bodies)) == (retryable, 1)
     assert "sk-1" not in str(fault.value)
+
+
+async def test_a_piece_of_a_stream_that_is_no_json_is_no_completion(server: ChatServer) -> None:
+    async def hear(text: str) -> None:
+        assert text
+
+    for piece in ('{"created": %s}' % ("9" * 5000), "{", "[" * 300_000):
+        server.say(stream(piece))
+        with pytest.raises(BackendError, match="no chat completion"):
+            await client(server).generate(request(), hear)
 
 
 @pytest.mark.parametrize(

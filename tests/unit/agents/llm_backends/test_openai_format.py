@@ -216,7 +216,9 @@ async def test_pieces_without_a_delta_and_usage_without_numbers(server: ChatServ
     assert (turn.prompt_tokens, turn.completion_tokens) == (0, 0)
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, "none", []])
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, "none", [], {"prompt_tokens": 10**400}]
+)
 async def test_usage_without_numbers_counts_as_nothing(server: ChatServer, usage: Any) -> None:
     server.say(changed(usage=usage))
     turn = await client(server).generate(request())

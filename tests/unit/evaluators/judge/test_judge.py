@@ -167,6 +167,7 @@ BROKEN = {
     "rate limit": (fault(429, "slow down"), "RateLimitError"),
     "server fault": (fault(500, "oh"), "InternalServerError"),
     "no JSON body": (Reply(body=b"<html>gateway</html>"), ""),
+    "a number without end": (Reply(body=b'{"created": %s}' % (b"9" * 5000)), ""),
     "connection cut": (Reply("x" * 400, cut=True), "Connection"),
 }
 

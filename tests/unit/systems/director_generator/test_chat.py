@@ -18,7 +18,7 @@ from agentfly.errors import ConfigError, MissingExtraError
 from agentfly.evaluators.judge.replies import BrokenReply
 from agentfly.systems.director_generator import DirectorGenerator, Request, RunRecord, load_studio
 from agentfly.systems.director_generator.chat import make_backend, read_critique, read_prompt
-from tests.hostile_images import growth
+from tests.fuzz.growth import growth
 from tests.unit.agents.conftest import delta, failure, stream
 from tests.unit.systems.director_generator.conftest import Configure, StudioServer, broken_off, said, shown
 

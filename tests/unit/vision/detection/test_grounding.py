@@ -96,6 +96,16 @@ def test_bare_numbers_are_a_box_where_nothing_else_is(reply: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("score", "read_as"), [("9" * 400, 1.0), ("-" + "9" * 400, 0.0), ("1e999", 1.0), ("true", None)]
+)
+def test_a_score_of_any_size_is_clipped_and_never_an_error(score: str, read_as: float | None) -> None:
+    boxes = read(f'{{"bbox_2d": [14, 28, 56, 84], "score": {score}}}')
+    assert boxes is not None
+    assert [one.score for one in boxes.candidates] == ([] if read_as is None else [read_as])
+    assert (boxes.unread is None) == (read_as is not None)
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         [],
@@ -131,6 +141,7 @@ def test_a_reply_without_json_of_boxes_is_none(reply: str) -> None:
         f'{{"bbox_2d": [1, 2, 3, {"9" * 400}]}}',
         f'{{"bbox_2d": [1, 2, 3, {"9" * 5000}]}}',
         {**OBJECT, "score": "high"},
+        {**OBJECT, "score": float("nan")},
         {**OBJECT, "score": [1, 2]},
         {"box_2d": [100, 200, 1500, 1900]},
         '[{"bbox_2d": [14, 28, 56, 8',

@@ -20,13 +20,15 @@ from agentfly.vision.detection.vlm_detector import VlmDetector, VlmSettings
 class Endpoint:
     """A chat endpoint that gives one answer, through the real SDK."""
 
-    def __init__(self, answer: str, status: int = 200) -> None:
-        self.answer = answer
+    def __init__(self, answer: str, status: int = 200, body: bytes | None = None) -> None:
+        self.answer, self.body = answer, body
         self.status = status
         self.requests: list[Any] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(json.loads(request.content))
+        if self.body is not None:
+            return httpx2.Response(200, content=self.body, headers={"content-type": "application/json"})
         message = {"role": "assistant", "content": self.answer}
         body = {
             "id": "1",
@@ -228,3 +230,17 @@ async def test_without_a_key_openai_itself_is_not_asked(monkeypatch: pytest.Monk
         await VlmDetector(VlmSettings(model="m")).detect(
             Image.new("RGB", (56, 56)), "cat", box_threshold=0.3, text_threshold=0.3
         )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"null", b"[]", b'"words"', b"7", b'{"choices": "none"}', b'{"choices": {}}', b'{"choices": [7]}'],
+)
+async def test_json_of_another_form_than_a_completion_is_no_list_of_boxes(body: bytes) -> None:
+    with pytest.raises(ToolError, match="gave no list of boxes"):
+        await find(Endpoint("", body=body), Image.new("RGB", (112, 112)))
+
+
+async def test_a_number_of_thousands_of_digits_is_no_json() -> None:
+    with pytest.raises(ToolError, match="sent no JSON"):
+        await find(Endpoint("", body=b'{"created": %s}' % (b"9" * 5000)), Image.new("RGB", (112, 112)))
