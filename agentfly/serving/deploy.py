@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -64,6 +65,13 @@ class DeploySettings:
     tool_call_parser: str | None = None
     start_timeout: float = 900.0
     flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a number that is out of range and not passed to vLLM, which checks its own."""
+        if not 0 < self.start_timeout < math.inf:
+            raise ConfigError(f"--start-timeout {self.start_timeout:g}: give a number of seconds above 0")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"--port {self.port}: give a number from 1 to 65535")
 
     def flag_names(self) -> set[str]:
         """Return the names of the further flags, with dashes, without `no-` and without the part after a dot."""

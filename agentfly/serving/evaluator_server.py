@@ -33,6 +33,7 @@ from agentfly.images import ImageLimits
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.redaction import log_to_stderr, read_key
 from agentfly.serving.errors import AsciiJSON, RequestError, RequestRefused, error_response
+from agentfly.serving.hosts import is_loopback
 from agentfly.serving.request_data import HeldMemory, RequestMemory, parse_json
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
@@ -213,6 +214,12 @@ def host_evaluator(
         raise typer.Exit(2) from fault
     from agentfly.serving.http_server import make_server
 
+    if not read_key(settings.api_key_env) and not is_loopback(host):
+        logger.warning(
+            "anybody who reaches %s may use this server: export %s with a key, or give --host 127.0.0.1",
+            host,
+            settings.api_key_env,
+        )
     server = make_server(create_app(hosted, settings), host, port, connections, log_level="info")
     server.run()
     if not server.started:

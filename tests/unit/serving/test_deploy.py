@@ -197,6 +197,16 @@ def test_mistakes_end_before_anything_is_started(mistake: Callable[..., str]) ->
     assert "--model_name_or_path" in mistake("--template", "qwen3-vl")
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_start_timeout_that_is_no_time_ends_it_before_anything_is_started(
+    mistake: Callable[..., str], seconds: str, tmp_path: Path
+) -> None:
+    model = str(checkpoint(tmp_path / "m"))
+    said = mistake("--model", model, "--start-timeout", seconds)
+    assert said == f"deploy: --start-timeout {seconds}: give a number of seconds above 0\n"
+    assert "give a number from 1 to 65535" in mistake("--model", model, "--port", "99999")
+
+
 def test_a_model_that_cannot_be_had_ends_it_before_anything_is_started(
     mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,6 +287,22 @@ def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch
     assert (server.config.host, server.config.port) == ("127.0.0.1", 8101)
 
 
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("0.0.0.0", None, True), ("::", None, True), ("127.0.0.1", None, False), ("0.0.0.0", "k", False)],
+)
+def test_an_open_server_on_the_network_is_warned_about(
+    host: str, key: str | None, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AGENTFLY_EVALUATOR_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", key)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server: setattr(server, "started", True))
+    assert CliRunner().invoke(app, ["--evaluator", "reference", "--host", host]).exit_code == 0
+    warning = f"anybody who reaches {host} may use this server: export AGENTFLY_EVALUATOR_KEY with a key"
+    assert (warning in caplog.text) is warned
+
+
 @contextmanager
 def hosting(evaluator: Evaluator, settings: EvaluatorServerSettings, **limits: Any) -> Iterator[str]:
     made = create_app(evaluator, settings)
