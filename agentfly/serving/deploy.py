@@ -129,7 +129,8 @@ def arguments(settings: DeploySettings, template_file: Path | None, *, cpu: bool
         "data_parallel_size": settings.dp,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
     }
-    defaults: dict[str, object] = {**ANY_DEVICE, **(CPU if cpu else {})}
+    # With the checkpoint's own, vLLM would fill in what a request leaves out, such as a top_p of 1 that is not sent.
+    defaults: dict[str, object] = {"generation_config": "vllm", **ANY_DEVICE, **(CPU if cpu else {})}
     if settings.gpu_memory_utilization is not None:
         # It would be ignored beside a fixed size.
         defaults.pop("kv_cache_memory_bytes", None)
@@ -266,7 +267,8 @@ app = typer.Typer(add_completion=False)
         "allow_extra_args": True,
         "ignore_unknown_options": True,
     },
-    epilog="All other flags are passed to `vllm serve`.",
+    epilog="All other flags are passed to `vllm serve`. What a request leaves out of its sampling is neutral (top_p 1, "
+    "no top_k, no penalty); `--generation-config auto` takes it from the checkpoint's generation_config.json instead.",
 )
 def serve_policy(
     context: typer.Context,
