@@ -13,10 +13,12 @@ from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import DatasetError, ImageError, ToolError, shortened
 from agentfly.images import ImageSource, load_image, on_white, read_mask
 from agentfly.images.masks import keep_levels
-from agentfly.vision.detection.boxes import MAX_TOKENS, least_tokens, normalise_prompt, too_long
+from agentfly.vision.detection.boxes import MAX_RATIO, MAX_TOKENS, least_tokens, normalise_prompt, too_long
 
 # Relative difference of aspect ratios up to which a target counts as a resized image and not as another shape.
 _SAME_SHAPE = 0.03
+# Times that one side of an image is as long as the other, at most, for the processors of the Qwen policies.
+_POLICY_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class CheckReport:
 
 
 def check_rows(rows: Iterable[TaskRow]) -> CheckReport:
-    """Check that every row is a task, that its images open, and that target and mask fit.
+    """Check that every row is a task, that its images open and are not too narrow, and that target and mask fit.
 
     Args:
         rows: of `task_rows`; memory is needed for one row and for the ids.
@@ -123,10 +125,12 @@ def _problems(task: EditTask, masks: dict[str, int]) -> Iterator[tuple[str, str]
     opened: list[Image.Image] = []
     for number, source in enumerate(task.images):
         image, reason = _open(source)
-        if image is None:
-            yield "image", f"image {number + 1}: {reason}" if len(task.images) > 1 else reason
-        else:
+        if image is not None:
             opened.append(image)
+            checks = task.metadata.get("checks")
+            reason = _shape_problem(image, detected=isinstance(checks, (list, tuple)) and len(checks) > 0)
+        if reason:
+            yield "image", f"image {number + 1}: {reason}" if len(task.images) > 1 else reason
     if not task.images:
         yield "image", "there is no image"
     first = opened[0] if opened and len(opened) == len(task.images) else None
@@ -134,6 +138,23 @@ def _problems(task: EditTask, masks: dict[str, int]) -> Iterator[tuple[str, str]
         yield from _target_problems(task.target, first)
     if task.mask is not None:
         yield from _mask_problems(task.mask, first, masks)
+
+
+def _shape_problem(image: Image.Image, *, detected: bool) -> str:
+    """Return the reason for which a model cannot take an image of such a shape; empty if it can.
+
+    Args:
+        image: of a task.
+        detected: the evaluator of the task shows it to a detector.
+    """
+    limits = {"a policy": _POLICY_RATIO, **({"the detector of its checks": MAX_RATIO} if detected else {})}
+    for who, ratio in limits.items():
+        if max(image.size) > ratio * min(image.size):
+            return (
+                f"the image is {_size(image)}: {who} takes none of which one side is more than {ratio} times as long "
+                "as the other; crop it, or give it a border"
+            )
+    return ""
 
 
 def _prompt_problems(checks: object) -> Iterator[tuple[str, str]]:

@@ -11,14 +11,17 @@ import ipaddress
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING
 
-from agentfly.errors import ImageError, printable, short_path
+from agentfly.errors import AgentFlyError, ImageError, printable, short_path
 
 if TYPE_CHECKING:
     import httpx
+
+Hold = Callable[[int], None]
 
 MAX_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
@@ -35,7 +38,14 @@ _UNICAST_6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = [ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
 
-def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool = False) -> bytes:
+def fetch(
+    url: str,
+    *,
+    timeout: float,
+    max_bytes: int,
+    allow_private_hosts: bool = False,
+    hold: Hold | None = None,
+) -> bytes:
     """Return the body of an http(s) address.
 
     Args:
@@ -43,6 +53,8 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
         timeout: seconds for everything: names, redirects, body.
         max_bytes: bytes of the body at most.
         allow_private_hosts: also connect to addresses that are not public.
+        hold: called, in another thread, with the bytes of each piece of the body. An `AgentFlyError` that it raises
+            ends the download.
 
     Raises:
         ImageError: refused, unreachable, too large, or too slow.
@@ -56,7 +68,8 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
 
     def work() -> None:
         try:
-            answer.set_result(_download(client, url, time.monotonic() + timeout, max_bytes, allow_private_hosts))
+            deadline = time.monotonic() + timeout
+            answer.set_result(_download(client, url, deadline, max_bytes, allow_private_hosts, hold))
         except BaseException as fault:
             answer.set_exception(fault)
 
@@ -68,7 +81,7 @@ def fetch(url: str, *, timeout: float, max_bytes: int, allow_private_hosts: bool
         raise ImageError(
             f"{shown(url)} did not answer within {timeout:g} s: try again or use another address"
         ) from fault
-    except ImageError:
+    except AgentFlyError:
         raise
     except Exception as fault:  # httpx and the codecs of host names raise errors of many kinds on hostile addresses
         raise ImageError(f"cannot fetch {shown(url)} ({type(fault).__name__}): check the address") from fault
@@ -87,7 +100,9 @@ def shown(url: str) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _download(client: httpx.Client, address: str, deadline: float, max_bytes: int, allow_private: bool) -> bytes:
+def _download(
+    client: httpx.Client, address: str, deadline: float, max_bytes: int, allow_private: bool, hold: Hold | None
+) -> bytes:
     import httpx
 
     url = httpx.URL(address)
@@ -95,7 +110,7 @@ def _download(client: httpx.Client, address: str, deadline: float, max_bytes: in
         response = _open(client, url, deadline, allow_private)
         try:
             if not response.has_redirect_location:
-                return _read_body(response, url, deadline, max_bytes)
+                return _read_body(response, url, deadline, max_bytes, hold)
             url = url.join(response.headers["Location"])
         finally:
             response.close()
@@ -156,7 +171,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not special and (not isatap or is_public(str(last)))
 
 
-def _read_body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: int) -> bytes:
+def _read_body(response: httpx.Response, url: httpx.URL, deadline: float, max_bytes: int, hold: Hold | None) -> bytes:
     if response.status_code != 200:
         raise ImageError(f"{shown(str(url))} answered {response.status_code}: check the address")
     too_large = f"{shown(str(url))} has more than {max_bytes} bytes: use a smaller image"
@@ -165,6 +180,8 @@ def _read_body(response: httpx.Response, url: httpx.URL, deadline: float, max_by
         raise ImageError(too_large)
     body = bytearray()
     for chunk in response.iter_bytes(64 * 1024):
+        if hold is not None:
+            hold(len(chunk))
         body += chunk
         if len(body) > max_bytes:
             raise ImageError(too_large)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agentfly.errors import ImageError, first_line, short_path
+from agentfly.errors import AgentFlyError, ImageError, first_line, short_path
 from agentfly.images.base64_text import decode_base64
 from agentfly.images.pixels import in_srgb
 from agentfly.images.png import without_metadata
@@ -36,6 +36,9 @@ _WANTED = "give a PNG, JPEG, WEBP, GIF, BMP or TIFF image"
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{1,64})://|(file|data):", re.IGNORECASE)
 _ORIENTATION_TAG = 0x0112
 _WIDENED = {"L;2": 85, "L;4": 17}
+# Bytes that a pixel takes while it is decoded and converted, all copies together, by the mode of the file. Measured.
+_WORKING = {"1": 2, "L": 2, "P": 6, "I;16": 15, "I": 18, "F": 26}
+_WORKING_COLOUR, _WORKING_TWICE, _WORKING_WEBP, _WORKING_DECLARED = 8, 12, 20, 22
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,6 +48,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def _hold_any(_: int) -> None:
+    """Let an image take any memory."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class ImageLimits:
         timeout: seconds for a whole download, redirects included.
         allow_private_hosts: also fetch from loopback, private and link-local addresses. Leave it off on servers.
         allow_files: read local paths. Servers that take images from strangers switch it off.
+        hold: called with the bytes of memory that an image takes, before its pixels are decoded, and with a negative
+            number when some of them are free again. The image that is returned keeps `memory_of` it. An
+            `AgentFlyError` that it raises leaves `load_image` as it is.
     """
 
     max_pixels: int = 64_000_000
@@ -64,6 +74,7 @@ class ImageLimits:
     timeout: float = 20.0
     allow_private_hosts: bool = False
     allow_files: bool = True
+    hold: Callable[[int], None] = _hold_any
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -88,10 +99,27 @@ def load_image(
     """
     try:
         return _load(source, limits, convert)
-    except ImageError:
+    except AgentFlyError:
         raise
     except Exception as fault:  # decoders, file systems and addresses raise anything on hostile input
         raise ImageError(f"this image cannot be loaded ({type(fault).__name__}): give another one") from fault
+
+
+def memory_of(image: Image.Image) -> int:
+    """Return the bytes that a decoded image takes; Pillow has four for a pixel of RGB."""
+    return image.width * image.height * (1 if image.mode == "L" else 4)
+
+
+def _working_memory(image: Image.Image) -> int:
+    """Return the bytes that an image takes at most while it is decoded and converted, by what its header says."""
+    each = _WORKING.get(image.mode[:4], _WORKING_COLOUR)
+    if image.info.get("icc_profile") or image.info.get("progressive"):
+        each = max(each, _WORKING_TWICE)
+    if image.format == "WEBP":
+        each = max(each, _WORKING_WEBP)
+    if image.mode != "P" and image.info.get("transparency") is not None:
+        each = max(each, _WORKING_DECLARED)
+    return image.width * image.height * each
 
 
 def _load(source: ImageSource, limits: ImageLimits, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -223,6 +251,19 @@ def _finish(image: Image.Image, limits: ImageLimits, convert: Callable[[Image.Im
         )
     if not image.width or not image.height:
         raise ImageError(f"this image is empty ({image.width}x{image.height} pixels)")
+    working = _working_memory(image)
+    limits.hold(working)
+    try:
+        out = _pixels(image, convert)
+    except BaseException:
+        limits.hold(-working)
+        raise
+    limits.hold(memory_of(out) - working)
+    return out
+
+
+def _pixels(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return a decoded image, upright and converted; `image` itself stays as it is."""
     try:
         image.load()
         try:

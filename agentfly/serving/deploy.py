@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -64,6 +65,13 @@ class DeploySettings:
     tool_call_parser: str | None = None
     start_timeout: float = 900.0
     flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a number that is out of range and not passed to vLLM, which checks its own."""
+        if not 0 < self.start_timeout < math.inf:
+            raise ConfigError(f"--start-timeout {self.start_timeout:g}: give a number of seconds above 0")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"--port {self.port}: give a number from 1 to 65535")
 
     def flag_names(self) -> set[str]:
         """Return the names of the further flags, with dashes, without `no-` and without the part after a dot."""
@@ -121,7 +129,8 @@ def arguments(settings: DeploySettings, template_file: Path | None, *, cpu: bool
         "data_parallel_size": settings.dp,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
     }
-    defaults: dict[str, object] = {**ANY_DEVICE, **(CPU if cpu else {})}
+    # With the checkpoint's own, vLLM would fill in what a request leaves out, such as a top_p of 1 that is not sent.
+    defaults: dict[str, object] = {"generation_config": "vllm", **ANY_DEVICE, **(CPU if cpu else {})}
     if settings.gpu_memory_utilization is not None:
         # It would be ignored beside a fixed size.
         defaults.pop("kv_cache_memory_bytes", None)
@@ -258,7 +267,8 @@ app = typer.Typer(add_completion=False)
         "allow_extra_args": True,
         "ignore_unknown_options": True,
     },
-    epilog="All other flags are passed to `vllm serve`.",
+    epilog="All other flags are passed to `vllm serve`. What a request leaves out of its sampling is neutral (top_p 1, "
+    "no top_k, no penalty); `--generation-config auto` takes it from the checkpoint's generation_config.json instead.",
 )
 def serve_policy(
     context: typer.Context,

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated
 
@@ -32,7 +33,8 @@ from agentfly.images import ImageLimits
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.redaction import log_to_stderr, read_key
 from agentfly.serving.errors import AsciiJSON, RequestError, RequestRefused, error_response
-from agentfly.serving.request_data import HeldMemory, RequestMemory, memory_of, parse_json
+from agentfly.serving.hosts import is_loopback
+from agentfly.serving.request_data import HeldMemory, RequestMemory, parse_json
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 
@@ -110,16 +112,16 @@ class _Host:
                         raise HTTPException(413, f"the body has more than {self.settings.max_bytes} bytes")
         except TimeoutError as fault:
             raise RequestRefused(f"the body did not come within {self.settings.timeout:g} s", status=408) from fault
-        sample = await asyncio.to_thread(self._read_sample, body)
-        for image in (sample.source, sample.result, sample.target, sample.mask):
-            if image is not None:
-                held.take(memory_of(image))
-        held.give_back(len(body))
+        sample = await asyncio.to_thread(self._read_sample, body, held)
+        held.take(-len(body))
         return sample
 
-    def _read_sample(self, body: bytearray) -> EditSample:
+    def _read_sample(self, body: bytearray, held: HeldMemory) -> EditSample:
+        limits = replace(self.limits, hold=held.take)
         try:
-            return from_body(SampleBody.model_validate(parse_json(body)), self.limits)
+            # The texts, and of one of them the digits, the digits without spaces, and the bytes.
+            with held.during(4 * len(body)):
+                return from_body(SampleBody.model_validate(parse_json(body)), limits)
         except ValidationError as fault:
             places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_input=False))
             raise HTTPException(400, f"the body is no sample: {places}") from fault
@@ -212,6 +214,12 @@ def host_evaluator(
         raise typer.Exit(2) from fault
     from agentfly.serving.http_server import make_server
 
+    if not read_key(settings.api_key_env) and not is_loopback(host):
+        logger.warning(
+            "anybody who reaches %s may use this server: export %s with a key, or give --host 127.0.0.1",
+            host,
+            settings.api_key_env,
+        )
     server = make_server(create_app(hosted, settings), host, port, connections, log_level="info")
     server.run()
     if not server.started:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-
-from PIL import Image
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from agentfly.serving.errors import RequestRefused, ServerFault
 
@@ -22,10 +23,14 @@ class RequestMemory:
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
+        self.lock = threading.Lock()
 
 
 class HeldMemory:
     """The share of one request, given back at the end of a `with` block.
+
+    May be used from several threads. A thread that goes on after the block, since nobody waits for it any more, gets no
+    more memory.
 
     Args:
         memory: of the server.
@@ -36,39 +41,51 @@ class HeldMemory:
 
     def __init__(self, memory: RequestMemory) -> None:
         self._memory, self.size = memory, 0
+        self._over = False
 
     def __enter__(self) -> HeldMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_back(self.size)
+        with self._memory.lock:
+            self._over = True
+            self._memory.used -= self.size
+            self.size = 0
 
     def take(self, size: int) -> None:
-        """Add `size` bytes.
+        """Add `size` bytes; give bytes back if it is negative.
 
         Raises:
-            ServerFault: there is no room, for now.
+            ServerFault: there is no room, for now, or the request is over.
         """
         memory = self._memory
-        if memory.used > self.size and memory.used + size > memory.most:
-            raise ServerFault(
-                "the images of other requests fill the memory of this server: try again in 1 s",
-                status=503,
-                code="memory_full",
-                retry_after=1,
-            )
-        memory.used += size
-        self.size += size
+        with memory.lock:
+            if self._over:
+                if size > 0:
+                    raise ServerFault("this request is over", status=499)
+                return
+            if size > 0 and memory.used > self.size and memory.used + size > memory.most:
+                raise ServerFault(
+                    "the images of other requests fill the memory of this server: try again in 1 s",
+                    status=503,
+                    code="memory_full",
+                    retry_after=1,
+                )
+            memory.used += size
+            self.size += size
 
-    def give_back(self, size: int) -> None:
-        """Give `size` bytes back."""
-        self._memory.used -= size
-        self.size -= size
+    @contextmanager
+    def during(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes more during a `with` block.
 
-
-def memory_of(image: Image.Image) -> int:
-    """Return the bytes that a decoded image takes; Pillow has four for a pixel of RGB."""
-    return image.width * image.height * (1 if image.mode == "L" else 4)
+        Raises:
+            ServerFault: see `take`.
+        """
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.take(-size)
 
 
 def parse_json(data: bytes | bytearray) -> object:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -127,14 +127,10 @@ class Reply:
 
     def generation(self) -> Generation:
         """Return the reply in the project's own form. The ids of its calls are unique."""
-        used: set[str] = set()
+        ids = _UniqueIds()
         calls = []
         for number, call in enumerate(sorted(self.calls, key=lambda call: call.index)):
-            call_id = base = call.id or f"call_{number}"
-            copies = count(2)
-            while call_id in used:
-                call_id = f"{base}_{next(copies)}"
-            used.add(call_id)
+            call_id = ids.take(call.id or f"call_{number}")
             calls.append(native_call(call_id, call.name, call.arguments))
         return Generation(
             text="".join(self.texts),
@@ -233,6 +229,26 @@ class Reply:
             self.logprobs += [entry.logprob for entry in told if hasattr(entry, "logprob")]
 
 
+class _UniqueIds:
+    """The ids of calls, each given once.
+
+    Args:
+        kept: ids that no other one may become.
+    """
+
+    def __init__(self, kept: Iterable[str] = ()) -> None:
+        self._kept, self._given = frozenset(kept), set[str]()
+        self._copies: dict[str, Iterator[int]] = {}
+
+    def take(self, wanted: str) -> str:
+        """Return `wanted` the first time, and another id made of it from then on."""
+        given = wanted
+        while given in self._given or (given != wanted and given in self._kept):
+            given = f"{wanted}_{next(self._copies.setdefault(wanted, count(2)))}"
+        self._given.add(given)
+        return given
+
+
 def _entries(calls: object) -> Sequence[Any]:
     """Return the entries of a `tool_calls`, which should be a list of objects or null."""
     return [call for call in calls if hasattr(call, "function")] if isinstance(calls, list) else ()
@@ -264,7 +280,7 @@ def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[
 
     The API has no images in `tool` messages: the text stays there, and the images follow in a user message after
     the run of tool messages that they belong to. Each image stands behind the beginning of the text before it, which
-    names it.
+    names it. The ids of calls are unique over the whole conversation, as Claude wants them.
 
     Args:
         messages: the conversation.
@@ -279,7 +295,7 @@ def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[
             out.append(Message("user", (note, *waiting)).to_openai(urls.__getitem__))
             waiting.clear()
 
-    for message in messages:
+    for message in _with_unique_ids(messages):
         if message.role != "tool":
             flush()
             out.append(message.to_openai(urls.__getitem__))
@@ -292,6 +308,33 @@ def wire_messages(messages: Sequence[Message], urls: Mapping[str, str]) -> list[
         texts = tuple(part for part in message.parts if isinstance(part, TextPart))
         out.append(Message("tool", texts, tool_call_id=message.tool_call_id).to_openai(urls.__getitem__))
     flush()
+    return out
+
+
+def _with_unique_ids(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return messages in which no two calls have one id, and each result has the id of its call.
+
+    The first call with an id keeps it, so ids do not change when the conversation goes on.
+    """
+    ids = [call.id for message in messages for call in message.tool_calls]
+    if len(set(ids)) == len(ids):
+        return messages
+    unique = _UniqueIds(ids)
+    out: list[Message] = []
+    # By their id, the calls of the last message that has such calls; those without a result yet come first.
+    open_calls: dict[str, list[str]] = {}
+    for message in messages:
+        if message.tool_calls:
+            calls = tuple(replace(call, id=unique.take(call.id)) for call in message.tool_calls)
+            open_calls |= {call.id: [] for call in message.tool_calls}
+            for before, after in zip(message.tool_calls, calls, strict=True):
+                open_calls[before.id].append(after.id)
+            out.append(replace(message, tool_calls=calls))
+        elif message.tool_call_id in open_calls:
+            names = open_calls[message.tool_call_id]
+            out.append(replace(message, tool_call_id=names.pop(0) if len(names) > 1 else names[0]))
+        else:
+            out.append(message)
     return out
 
 

@@ -18,6 +18,9 @@ _COLOURS = ((214, 39, 40), (31, 119, 180), (44, 140, 44), (148, 80, 180), (200, 
 
 # GroundingDINO and MM-Grounding-DINO cut their prompts here.
 MAX_TOKENS = 256
+# Times that one side of an image is as long as the other, at most: they scale the longer one to 1333 pixels and ask for
+# the best 900 places, which a narrower image has not.
+MAX_RATIO = 40
 _SIGNS = r"!-/:-@\[-`{-~"
 _PIECES = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 

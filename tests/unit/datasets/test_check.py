@@ -78,6 +78,27 @@ def test_what_is_wrong_is_said(change: dict[str, Any], kind: str, reason: str) -
     assert (report.rows, report.by_type["add"].tasks, report.by_type["add"].faulty) == (3, 3, 1)
 
 
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (2010, 10)])
+def test_an_image_that_no_policy_takes_is_named_before_a_run(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size)
+    narrow: dict[str, Any] = {"images": (image,), "target": None, "mask": None}
+    (problem,) = report_of(narrow).problems
+    assert (problem.kind, "more than 200 times" in problem.reason) == ("image", True)
+    assert f"{size[0]}x{size[1]}" in problem.reason
+    (second,) = report_of({**narrow, "images": (make_image(), image)}).problems
+    assert second.reason.startswith("image 2: the image is")
+    assert report_of({**narrow, "images": (Image.new("RGB", (2000, 10)),)}).ok
+
+
+def test_an_image_that_a_detector_has_to_check_is_less_narrow() -> None:
+    checks = {"checks": [{"gone": "a dog"}]}
+    row = {"images": (Image.new("RGB", (410, 10)),), "target": None, "mask": None}
+    assert report_of(row).ok
+    (problem,) = report_of({**row, "metadata": checks}).problems
+    assert (problem.kind, "more than 40 times" in problem.reason) == ("image", True)
+    assert report_of({**row, "images": (Image.new("RGB", (400, 10)),), "metadata": checks}).ok
+
+
 def test_a_mask_is_counted_by_the_form_that_it_was_taken_for() -> None:
     box = Image.new("L", SIZE)
     box.paste(1, (2, 2, 9, 9))

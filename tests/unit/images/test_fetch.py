@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.errors import ImageError
+from agentfly.errors import AgentFlyError, ImageError
 from agentfly.images import ImageLimits, fetch, load_image
 
 OPEN = ImageLimits(allow_private_hosts=True, timeout=5)
@@ -314,3 +314,19 @@ def test_a_long_address_is_refused_soon_and_not_repeated(piece: str, names: Call
             load_image(url)
         assert len(str(caught.value)) < 300
         assert time.process_time() - begun < 2
+
+
+def test_the_memory_of_a_body_is_held_while_it_comes(site: str) -> None:
+    held: list[int] = []
+    body = fetch.fetch(f"{site}/big", timeout=5, max_bytes=200_000, allow_private_hosts=True, hold=held.append)
+    assert sum(held) == len(body) == 100_000
+    assert len(held) > 1
+
+    class Full(AgentFlyError):
+        pass
+
+    def refuse(size: int) -> None:
+        raise Full(str(size))
+
+    with pytest.raises(Full):
+        fetch.fetch(f"{site}/endless", timeout=5, max_bytes=10**9, allow_private_hosts=True, hold=refuse)

@@ -7,6 +7,8 @@ import os
 import random
 import socket
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agentfly.errors import ImageError
+from agentfly.errors import AgentFlyError, ImageError
 from agentfly.images import ImageLimits, load_image
 from tests.fuzz.images import SOURCES
 
@@ -308,3 +310,77 @@ def test_a_fault_of_any_kind_is_an_image_error(source: Any) -> None:
     with pytest.raises(ImageError) as caught:
         load_image(source)
     assert str(caught.value).isprintable()
+
+
+def test_memory_is_held_before_pixels_are_decoded_and_what_is_not_needed_is_given_back() -> None:
+    held: list[int] = []
+    load_image(encoded(Image.new("RGB", (20, 10))), ImageLimits(hold=held.append))
+    assert held[0] > 0 > held[1]
+    assert sum(held) == 20 * 10 * 4
+    held.clear()
+    with pytest.raises(ImageError, match="broken or cut off"):
+        load_image(encoded(Image.effect_noise((99, 99), 80))[:-5000], ImageLimits(hold=held.append))
+    assert held[0] > 0
+    assert sum(held) == 0
+
+
+def test_an_image_without_memory_is_not_decoded() -> None:
+    class Full(AgentFlyError):
+        pass
+
+    def refuse(size: int) -> None:
+        raise Full(str(size))
+
+    # Its pixels are broken, which only decoding them would tell.
+    for image in (Image.effect_noise((99, 99), 80), Image.new("RGBA", (99, 99))):
+        with pytest.raises(Full):
+            load_image(encoded(image)[:-60], ImageLimits(hold=refuse))
+
+
+_MEASURING = """
+import sys
+from agentfly.images import ImageLimits, load_image
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+
+load_image(sys.argv[1])  # imports what is needed
+for path in sys.argv[2:]:
+    held = [0]
+    data = open(path, "rb").read()
+    open("/proc/self/clear_refs", "w").write("5")
+    before = peak()
+    load_image(data, ImageLimits(hold=lambda size: held.append(held[-1] + size)))
+    print(max(held), peak() - before)
+"""
+
+
+def test_the_memory_that_is_held_is_that_of_decoding(tmp_path: Path) -> None:
+    smooth = Image.linear_gradient("L").resize((2000, 2000))
+    colour = Image.merge("RGB", [smooth] * 3)
+    numbers = np.asarray(smooth)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "small": (RED_BLUE, "PNG", {}),
+        "grey": (smooth, "PNG", {}),
+        "colour": (colour, "PNG", {}),
+        "turned": (colour, "JPEG", {"exif": exif}),
+        "progressive": (colour, "JPEG", {"progressive": True, "subsampling": 0}),
+        "palette": (colour.quantize(8), "GIF", {}),
+        "declared": (colour, "PNG", {"transparency": (0, 0, 0)}),
+        "16 bits": (Image.fromarray(numbers.astype(np.uint16) * 257), "PNG", {}),
+        "32 bits": (Image.fromarray(numbers.astype(np.int32) * 257), "TIFF", {}),
+        "real": (Image.fromarray(numbers.astype(np.float32) / 255), "TIFF", {}),
+        "webp": (colour.convert("RGBA"), "WEBP", {"method": 0}),
+    }
+    for name, (image, kind, options) in files.items():
+        (tmp_path / name).write_bytes(encoded(image, kind, **options))
+    paths = [str(tmp_path / name) for name in files]
+    run = subprocess.run([sys.executable, "-c", _MEASURING, *paths], capture_output=True, text=True, timeout=100)
+    if "clear_refs" in run.stderr:
+        pytest.skip("the kernel does not reset the peak of a process")
+    assert not run.stderr
+    for name, line in zip(list(files)[1:], run.stdout.splitlines(), strict=True):
+        held, taken = map(int, line.split())
+        assert taken < held * 1.1 + 1_000_000, name

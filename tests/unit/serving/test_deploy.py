@@ -126,6 +126,18 @@ def test_unknown_flags_go_through_as_they_are_and_before_our_defaults() -> None:
     assert not {"--dtype", "--no-enable-chunked-prefill", "--limit-mm-per-prompt"} & set(before)
 
 
+def test_what_a_request_leaves_out_is_not_taken_from_the_checkpoint() -> None:
+    assert pairs(told())["--generation-config"] == pairs(told(cpu=True))["--generation-config"] == "vllm"
+    for flag in (["--generation-config", "auto"], ["--generation_config=auto"]):
+        words = told(*flag)
+        assert words[-len(flag) :] == flag
+        assert "vllm" not in words
+    # It is not the same option.
+    override = ["--override-generation-config", '{"top_k": 5}']
+    assert pairs(told(*override))["--generation-config"] == "vllm"
+    assert "--generation-config auto" in " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+
+
 @pytest.mark.parametrize("name", ["qwen2.5-vl-system-tool", "qwen2.5-vl", "qwen3-vl", "compact-tool"])
 def test_a_template_brings_its_parser(name: str, tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
@@ -195,6 +207,16 @@ def test_mistakes_end_before_anything_is_started(mistake: Callable[..., str]) ->
     assert said.startswith("deploy: ")
     assert "Did you mean 'qwen3-vl'" in said
     assert "--model_name_or_path" in mistake("--template", "qwen3-vl")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_start_timeout_that_is_no_time_ends_it_before_anything_is_started(
+    mistake: Callable[..., str], seconds: str, tmp_path: Path
+) -> None:
+    model = str(checkpoint(tmp_path / "m"))
+    said = mistake("--model", model, "--start-timeout", seconds)
+    assert said == f"deploy: --start-timeout {seconds}: give a number of seconds above 0\n"
+    assert "give a number from 1 to 65535" in mistake("--model", model, "--port", "99999")
 
 
 def test_a_model_that_cannot_be_had_ends_it_before_anything_is_started(

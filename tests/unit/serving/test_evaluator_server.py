@@ -31,6 +31,7 @@ from agentfly.evaluators import (
 )
 from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
 from agentfly.evaluators.http_schema import PATH, to_body
+from agentfly.images import to_base64
 from agentfly.serving.errors import RequestRefused, error_response
 from agentfly.serving.evaluator_server import EvaluatorServerSettings, app, create_app
 from agentfly.serving.http_server import make_server
@@ -286,6 +287,22 @@ def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch
     assert (server.config.host, server.config.port) == ("127.0.0.1", 8101)
 
 
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("0.0.0.0", None, True), ("::", None, True), ("127.0.0.1", None, False), ("0.0.0.0", "k", False)],
+)
+def test_an_open_server_on_the_network_is_warned_about(
+    host: str, key: str | None, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AGENTFLY_EVALUATOR_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", key)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server: setattr(server, "started", True))
+    assert CliRunner().invoke(app, ["--evaluator", "reference", "--host", host]).exit_code == 0
+    warning = f"anybody who reaches {host} may use this server: export AGENTFLY_EVALUATOR_KEY with a key"
+    assert (warning in caplog.text) is warned
+
+
 @contextmanager
 def hosting(evaluator: Evaluator, settings: EvaluatorServerSettings, **limits: Any) -> Iterator[str]:
     made = create_app(evaluator, settings)
@@ -364,6 +381,29 @@ async def test_samples_hold_bounded_memory_together() -> None:
     free.set()
     assert (await first).value == 3
     assert (await one.evaluate(SAMPLE)).value == 3
+
+
+async def test_the_images_of_a_sample_are_decoded_only_when_there_is_memory_for_it() -> None:
+    free, started = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def evaluate(self, sample: EditSample) -> Score:
+            started.set()
+            await free.wait()
+            return Score(3)
+
+    # The pixels of the second one are broken, which only decoding them would tell.
+    broken = {**BODY, "source": to_base64(Image.linear_gradient("L").convert("RGB"))[:-100]}
+    server = create_app(Slow(), EvaluatorServerSettings(memory_bytes=500_000))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
+        first = asyncio.ensure_future(http.post(PATH, json=BODY))
+        await started.wait()
+        refused = await http.post(PATH, json=broken)
+        free.set()
+        assert (await first).status_code == 200
+        alone = await http.post(PATH, json=broken)
+    assert (refused.status_code, "memory" in refused.text) == (503, True)
+    assert (alone.status_code, "broken" in alone.text) == (400, True)
 
 
 async def test_text_that_has_no_encoding_is_no_fault_of_the_server() -> None:

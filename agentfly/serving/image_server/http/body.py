@@ -21,7 +21,7 @@ from agentfly.errors import unknown_name
 from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.http.images import Source
 from agentfly.serving.image_server.settings import UploadLimits
-from agentfly.serving.request_data import is_text, parse_json
+from agentfly.serving.request_data import HeldMemory, is_text, parse_json
 
 # OpenAI's own fields that mean nothing to the models behind this server; clients send them by habit.
 IGNORED = frozenset(
@@ -118,22 +118,24 @@ class Body:
             raise RequestRefused("send one mask: there is one for the first image alone", param="mask")
 
 
-async def read_body(request: Request, limits: UploadLimits, in_thread: InThread) -> Body:
+async def read_body(request: Request, limits: UploadLimits, in_thread: InThread, held: HeldMemory) -> Body:
     """Return the body of a request.
 
     Args:
         request: the request.
         limits: set by the operator.
         in_thread: calls a function off the event loop.
+        held: memory of the request, which has the bytes of the body already.
 
     Raises:
         RequestRefused: neither JSON nor a form, broken, or with too many parts.
+        ServerFault: there is no memory to read it, for now.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        body = await in_thread(_read_json, await _read_bytes(request))
+        body = await in_thread(_parse, _read_json, await _read_bytes(request), held)
     elif kind == "application/x-www-form-urlencoded":
-        body = _sort(await in_thread(_read_urlencoded, await _read_bytes(request)))
+        body = _sort(await in_thread(_parse, _read_urlencoded, await _read_bytes(request), held))
     elif kind == "multipart/form-data":
         body = _sort(await _read_form(request, limits))
     else:
@@ -150,6 +152,12 @@ async def _read_bytes(request: Request) -> bytearray:
     async for part in request.stream():
         data += part
     return data
+
+
+def _parse(read: Callable[[bytearray], T], data: bytearray, held: HeldMemory) -> T:
+    # The text of all, and the texts of its values; one in a form is unescaped.
+    with held.during(3 * len(data)):
+        return read(data)
 
 
 def _read_json(data: bytearray) -> Body:

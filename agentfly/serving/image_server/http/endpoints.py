@@ -211,7 +211,9 @@ class ImageServer:
         self.dispatcher.check_room()
         try:
             async with asyncio.timeout(self._seconds_left(call, None)):
-                return await read_body(call.request, self.settings.limits, self._coder.in_thread)
+                return await read_body(
+                    call.request, self.settings.limits, self._coder.in_thread, call.request.state.memory
+                )
         except TimeoutError as fault:
             raise DeadlineExceeded("the deadline of this request passed before its body was here") from fault
         except ClientDisconnect as fault:
@@ -224,7 +226,7 @@ class ImageServer:
         images = await self._coder.decode(body.images, held)
         mask = None if body.mask is None else await self._coder.decode_mask(body.mask, held, images[0].size)
         body.images, body.mask = [], None
-        held.give_back(files)
+        held.take(-files)
         return images, mask
 
     def _seconds_left(self, call: _Call, timeout: float | None) -> float:

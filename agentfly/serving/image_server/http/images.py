@@ -17,7 +17,7 @@ from agentfly.images.masks import keep_levels, read_mask
 from agentfly.images.pixels import in_srgb
 from agentfly.serving.errors import RequestRefused
 from agentfly.serving.image_server.settings import UploadLimits
-from agentfly.serving.request_data import HeldMemory, memory_of
+from agentfly.serving.request_data import HeldMemory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Coder:
 
         Args:
             sources: uploads, data URIs, base64 texts, and addresses where those are allowed.
-            held: memory of the request; the images are added to it one by one.
+            held: memory of the request; each image is added to it before it is decoded.
             param: field that they come from, for errors.
 
         Raises:
@@ -58,18 +58,20 @@ class Coder:
         left = self._limits.total_pixels
         for source in sources:
             try:
-                data = await self._fetch(source)
+                before = held.size
+                data = await self._fetch(source, held)
+                fetched = held.size - before
                 limits = ImageLimits(
                     max_pixels=max(1, min(self._limits.pixels, left)),
                     max_bytes=self._limits.body_bytes,
                     allow_files=False,
+                    hold=held.take,
                 )
-                convert = keep_levels if param == "mask" else in_srgb
-                image = await self.in_thread(load_image, data, limits, convert)
+                image = await self.in_thread(_load, data, limits, held, keep_levels if param == "mask" else in_srgb)
             except ImageError as fault:
                 raise RequestRefused(str(fault), code="invalid_image", param=param) from fault
+            held.take(-fetched)
             left -= image.width * image.height
-            held.take(memory_of(image))
             images.append(image)
         return images
 
@@ -109,8 +111,8 @@ class Coder:
 
         return await self.in_thread(resize_and_encode)
 
-    async def _fetch(self, source: Source) -> Source:
-        """Return the bytes behind an address, and any other source as it is."""
+    async def _fetch(self, source: Source, held: HeldMemory) -> Source:
+        """Return the bytes behind an address, which are added to `held`, and any other source as it is."""
         if not isinstance(source, str) or not source.lstrip()[:8].lower().startswith(("http:", "https:")):
             return source
         if not self._limits.allow_urls:
@@ -121,9 +123,21 @@ class Coder:
             )
         # A slow server must not keep others from being decoded, so this waits in another pool of threads.
         return await asyncio.to_thread(
-            fetch, source.strip(), timeout=self._limits.url_seconds, max_bytes=self._limits.body_bytes
+            fetch,
+            source.strip(),
+            timeout=self._limits.url_seconds,
+            max_bytes=self._limits.body_bytes,
+            hold=held.take,
         )
 
     async def in_thread(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in one of the threads."""
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+
+
+def _load(
+    source: Source, limits: ImageLimits, held: HeldMemory, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    # The digits, the digits without spaces, and the bytes.
+    with held.during(3 * len(source) if isinstance(source, str) else 0):
+        return load_image(source, limits, convert)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
-from agentfly.agents.llm_backends.openai_format import Reply
+from agentfly.agents.llm_backends.openai_format import Reply, wire_messages
 from agentfly.errors import BackendError
-from agentfly.messages import ToolCall
+from agentfly.messages import Message, TextPart, ToolCall
 from tests.unit.agents.conftest import ChatServer, changed, completion, delta, said, stream
 from tests.unit.agents.llm_backends.test_client import TOOL, client, heard, request
 
@@ -90,6 +90,49 @@ async def test_ids_of_native_calls_are_unique_within_a_message(server: ChatServe
     server.say(called(*({**call("{}"), "id": call_id} for call_id in ids)))
     turn = await client(server).generate(request(tools=[TOOL]))
     assert [made.id for made in turn.tool_calls or ()] == ["a", "a_2", "call_2", "call_2_2", "a_2_2", "a_3"]
+
+
+def turn(*ids: str) -> list[Message]:
+    """Return a turn of calls with these ids, and their results, which name their place."""
+    results = [Message("tool", (TextPart(str(place)),), tool_call_id=name) for place, name in enumerate(ids)]
+    return [Message("assistant", (), tuple(ToolCall(name, "look") for name in ids)), *results]
+
+
+def sent_ids(*turns: list[Message]) -> list[tuple[list[str], list[str]]]:
+    """Return the ids of the calls and of the results of each turn, as they are sent."""
+    sent: list[tuple[list[str], list[str]]] = []
+    for message in wire_messages([message for one in turns for message in one], {}):
+        fields: Any = message
+        if fields["role"] == "assistant":
+            sent.append(([one["id"] for one in fields["tool_calls"]], []))
+        else:
+            sent[-1][1].append(fields["tool_call_id"])
+    return sent
+
+
+def test_ids_that_repeat_in_each_turn_are_unique_in_what_is_sent() -> None:
+    turns = [turn("call_0", "call_1"), turn("call_0"), turn("call_0", "call_0_2", "x")]
+    sent = sent_ids(*turns)
+    assert [calls for calls, _ in sent] == [["call_0", "call_1"], ["call_0_3"], ["call_0_4", "call_0_2", "x"]]
+    assert all(calls == results for calls, results in sent)
+    assert turns[1][0].tool_calls[0].id == "call_0"  # what is kept stays as it was
+
+
+_IDS = st.lists(st.lists(st.sampled_from(["call_0", "call_1", "call_0_2", "a", ""]), max_size=4), max_size=6)
+
+
+@given(_IDS)
+def test_every_result_is_sent_with_the_id_of_its_call(ids: list[list[str]]) -> None:
+    turns = [turn(*names) for names in ids if names]
+    sent = sent_ids(*turns)
+    given_ids = [name for names in ids for name in names]
+    sent_calls = [name for calls, _ in sent for name in calls]
+    assert all(calls == results for calls, results in sent)
+    assert len(set(sent_calls)) == len(sent_calls)
+    assert all(
+        after == before for before, after in zip(given_ids, sent_calls, strict=True) if given_ids.count(before) == 1
+    )
+    assert sent == sent_ids(*turns)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.requests import Request
 
-from agentfly.serving.errors import RequestRefused, error_response
+from agentfly.serving.errors import RequestRefused, ServerFault, error_response
 from agentfly.serving.image_server import UploadLimits
 from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_body, read_fields, read_size
 from agentfly.serving.image_server.http.images import Coder
@@ -230,7 +230,7 @@ _JSON = st.recursive(
 _NAMES = st.sampled_from(["prompt", "image", "image[]", "image[0]", "mask", "mask[]", "seed", "\ud800"]) | st.text()
 
 
-async def read(content: bytes, kind: bytes) -> None:
+async def read(content: bytes, kind: bytes, held: HeldMemory | None = None) -> None:
     """Read a body as the server does, and encode the answer if it is refused."""
     parts = [content[:7], content[7:]]
 
@@ -241,7 +241,7 @@ async def read(content: bytes, kind: bytes) -> None:
     scope = {"type": "http", "app": None, "method": "POST", "headers": [(b"content-type", kind)]}
     request = Request(scope, receive)
     try:
-        body = await read_body(request, LIMITS, asyncio.to_thread)
+        body = await read_body(request, LIMITS, asyncio.to_thread, held or HeldMemory(RequestMemory(1)))
         read_fields(EditFields, body.fields, LIMITS)
     except RequestRefused as fault:
         assert error_response(fault).body  # noqa: PT017
@@ -359,7 +359,7 @@ def test_a_second_mask_is_refused(server: Running) -> None:
 
 def test_requests_hold_bounded_memory_together() -> None:
     large = plain((200, 200))
-    with running(**PUPPET, worker_slots=4, limits=UploadLimits(memory_bytes=170_000)) as server:
+    with running(**PUPPET, worker_slots=4, limits=UploadLimits(memory_bytes=340_000)) as server:
         # One request alone may take more than there is.
         assert server.edit("invert", plain((400, 400))).status_code == 200
         with ThreadPoolExecutor(1) as threads:
@@ -377,6 +377,74 @@ def test_requests_hold_bounded_memory_together() -> None:
             wait_for(lambda: server.server.dispatcher.running == 1)
             assert server.edit("invert", large).status_code == 200
             assert first.result().status_code == 200
+
+
+async def test_an_image_is_decoded_only_when_there_is_memory_for_its_decoding() -> None:
+    coder, memory = Coder(LIMITS), RequestMemory(100_000)
+    # Decoded, it would fit. Its pixels are broken, which only decoding them would tell.
+    broken = png(Image.effect_noise((90, 90), 80).convert("RGB"))[:-3000]
+    with HeldMemory(memory) as other, HeldMemory(memory) as held:
+        other.take(50_000)
+        with pytest.raises(ServerFault, match="try again") as refused:
+            await coder.decode([broken], held)
+        assert refused.value.code == "memory_full"
+        other.take(-50_000)
+        with pytest.raises(RequestRefused, match="broken"):
+            await coder.decode([broken], held)
+        assert (memory.used, held.size) == (0, 0)
+        # A request that is alone fits, however much it needs.
+        memory.most = 10
+        await coder.decode([png(plain((90, 90))), as_text(plain((10, 10)))], held)
+        assert held.size == (90 * 90 + 10 * 10) * 4
+    assert memory.used == 0
+    coder.close()
+
+
+async def test_what_is_fetched_counts_until_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, most = png(plain((90, 90))), 0
+
+    def fetch(url: str, *, hold: Callable[[int], None], **_: object) -> bytes:
+        nonlocal most
+        hold(70_000)
+        most = memory.used
+        return data
+
+    monkeypatch.setattr("agentfly.serving.image_server.http.images.fetch", fetch)
+    coder, memory = Coder(UploadLimits(allow_urls=True)), RequestMemory(100_000)
+    with HeldMemory(memory) as other, HeldMemory(memory) as held:
+        await coder.decode(["https://example.com/a.png"], held)
+        assert (most, held.size) == (70_000, 90 * 90 * 4)
+        other.take(1_000)
+        with pytest.raises(ServerFault, match="try again"):
+            await coder.decode(["https://example.com/a.png"], held)
+    coder.close()
+
+
+async def test_a_thread_of_a_request_that_is_over_takes_no_memory() -> None:
+    memory = RequestMemory(1000)
+    with HeldMemory(memory) as held, contextlib.suppress(RuntimeError):
+        with held.during(10):
+            held.take(5)
+        assert memory.used == 5
+        raise RuntimeError
+    with pytest.raises(ServerFault, match="over"):
+        held.take(5)
+    held.take(-5)
+    assert memory.used == 0
+
+
+def test_parsing_a_body_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, seen = RequestMemory(10**9), 0
+
+    def parse(data: bytes) -> object:
+        nonlocal seen
+        seen = memory.used
+        return json.loads(data)
+
+    monkeypatch.setattr("agentfly.serving.image_server.http.body.parse_json", parse)
+    with HeldMemory(memory) as held:
+        asyncio.run(read(b'{"prompt": "x"}', b"application/json", held))
+        assert (seen >= 2 * len(b'{"prompt": "x"}'), memory.used) == (True, 0)
 
 
 def test_names_and_pages_of_others_are_refused(server: Running) -> None:
