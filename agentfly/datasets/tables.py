@@ -23,6 +23,7 @@ _ROWS_AT_ONCE = 8
 _LONGEST_LINE = 256 * 1024 * 1024
 _MOST_NAMED = 40
 _BUFFER = 1024 * 1024
+_LONG = 10_000  # characters
 _JSON = json.JSONDecoder(parse_constant=lambda _: None)
 
 
@@ -138,7 +139,8 @@ def parse_json(text: str | bytes) -> object:
         raise DatasetError(undecodable(fault)) from fault
     except (ValueError, RecursionError) as fault:
         raise DatasetError(f"not JSON: {fault}") from fault
-    if text.count("[") + text.count("{") > MAX_DEPTH and nested_deeper(value, MAX_DEPTH):
+    # A long text is mostly base64, in which counting takes longer than looking at the few values.
+    if (len(text) > _LONG or text.count("[") + text.count("{") > MAX_DEPTH) and nested_deeper(value, MAX_DEPTH):
         raise DatasetError(f"nested more than {MAX_DEPTH} deep: write it flatter")
     if "\\" in text:
         try:

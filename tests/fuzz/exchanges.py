@@ -112,15 +112,17 @@ def boxes(random: Random) -> str:
 
 def ratings(random: Random) -> str:
     """Return what a judge says."""
-    names = ("feedback", "success", "overedit", "naturalness", "artefacts", "kept")
-    made = {name: random.choice((7, "8/10", number(random))) for name in names} | {"feedback": random.choice(WORDS)}
+    names = ("success", "no_over_edit", "natural", "artefact_free", "score", "kept")
+    made = {name: random.choice((7, 7, 10, "8/10", number(random))) for name in names} | {
+        "feedback": random.choice(WORDS)
+    }
     said = random.choice((*FORMS, "{}")).replace("{}", dumped(random, altered(random, made)))
     return said if random.random() < 0.8 else mutated(random, said)
 
 
 def spoken(random: Random) -> object:
     """Return the content of a message."""
-    said = random.choice((text, boxes, ratings))(random)
+    said = random.choice((text, boxes, ratings, ratings))(random)
     parts = [{"type": kind, "text": said} for kind in ("text", "thinking", "output_text", "image")]
     return random.choice((said, said, said, random.sample(parts, 2), parts[0], "", None))
 
@@ -203,12 +205,15 @@ def chat_reply(random: Random) -> Reply:
 
 def image_reply(random: Random) -> bytes:
     """Return a reply of an image server: an image, objects, or its models."""
+    good = base64.b64encode(encoded(Image.new("L", (24, 18), 255))).decode()
 
     def picture() -> object:
-        return random.choice((SOURCES["base64"], SOURCES["data URIs"], SOURCES["addresses"], value))(random)
+        kind = random.choice(("base64", "base64", "data URIs", "addresses", "values"))
+        return random.choice((good, SOURCES[kind](random)))
 
-    box = [random.choice((0, 5, 9, 9, number(random))) for _ in range(4)]
-    found = {"label": random.choice(LABELS), "score": random.choice((0.5, number(random))), "box": box}
+    sides: list[object] = [0, 0, 9, 9]
+    sides[random.randrange(4)] = random.choice((5, number(random)))
+    found = {"label": random.choice(LABELS), "score": random.choice((0.5, number(random))), "box": sides}
     owner = {"id": "m", "owned_by": random.choice(("agentfly", "openai", value(random)))}
     entry = random.choice(({"b64_json": picture()}, {"url": picture()}, found, found | {"mask": picture()}, owner))
     made = {"data": [entry], "best_rejected": random.choice((0.2, number(random)))}

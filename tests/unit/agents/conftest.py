@@ -74,6 +74,7 @@ class ChatServer:
 
     Attributes:
         models: what it lists; it has no list while there are none.
+        listing: what it answers in place of its list.
         wanted: the only key that it takes; any when None.
     """
 
@@ -82,6 +83,7 @@ class ChatServer:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    listing: str | None = None
     wanted: str | None = None
 
     def say(self, *replies: Reply) -> None:
@@ -105,6 +107,8 @@ def running_server() -> Iterator[ChatServer]:
     def list_models(request: Request) -> Response:
         if chat.wanted is not None and request.headers.get("authorization") != f"Bearer {chat.wanted}":
             return failure(401, "who are you?")({})
+        if chat.listing is not None:
+            return Response(chat.listing, media_type="application/json")
         models = [{"id": name, "object": "model", "owned_by": "x"} for name in chat.models]
         return JSONResponse({"object": "list", "data": models}, 200 if models else 404)
 
@@ -129,5 +133,5 @@ def server(running_server: ChatServer) -> ChatServer:
     running_server.bodies.clear()
     running_server.keys.clear()
     running_server.models.clear()
-    running_server.wanted = None
+    running_server.wanted = running_server.listing = None
     return running_server

@@ -44,6 +44,12 @@ async def test_the_only_model_is_taken_and_one_that_was_named_is_kept(server: Ch
     assert server.bodies == []
 
 
+@pytest.mark.parametrize("listing", ["{", "[]", "null", '{"data": 7}', '{"data": [null]}', "9" * 5000, "[" * 300_000])
+async def test_a_list_of_models_in_another_form_is_none(server: ChatServer, listing: str) -> None:
+    server.listing = listing
+    assert await list_models(endpoint_config(server.url)) is None
+
+
 async def test_a_key_that_is_missing_or_wrong_is_named_by_its_variable(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_nobody_listens_and_nobody_was_named() -> None:
         (httpx.Response(401), "refuses the key"),
         (httpx.Response(404, text="not found"), "answered 404 and no list of models"),
         (httpx.Response(200, json={"data": [3]}), "no list of models"),
+        (httpx.Response(200, text="[" * 300_000), "no list of models"),
         (httpx.Response(200, json={"data": []}), "serves no model"),
     ],
 )
