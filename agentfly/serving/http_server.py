@@ -12,6 +12,7 @@ import errno
 import logging
 import resource
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uvicorn
@@ -24,7 +25,6 @@ from agentfly.serving.settings import ConnectionLimits
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +32,27 @@ _HEADER_BYTES = 64 * 1024
 _BACKLOG = 512
 _LOG_PAUSE = 60.0
 
+OnRefusal = Callable[[Scope, RequestError], None]
 
-def make_server(app: ASGIApp, host: str, port: int, limits: ConnectionLimits, **options: Any) -> uvicorn.Server:
+
+def make_server(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    limits: ConnectionLimits,
+    on_refusal: OnRefusal | None = None,
+    **options: Any,
+) -> uvicorn.Server:
     """Return a server of `app`.
 
     Args:
         app: the application.
         host, port: address to listen on.
         limits: of its connections.
+        on_refusal: see `Front`.
         **options: further ones of `uvicorn.Config`.
     """
-    front = Front(app, AllowedHosts(host, limits.allowed_hosts), limits)
+    front = Front(app, AllowedHosts(host, limits.allowed_hosts), limits, on_refusal)
     protocol = _limited_protocol(limits)
     # As many connections are accepted at once, before the first of them can be counted.
     backlog = max(1, min(_BACKLOG, _most_files() // 4))
@@ -56,10 +66,13 @@ class Front:
         app: the application.
         hosts: the names of the server.
         limits: of its connections.
+        on_refusal: called with each request that is refused here, which the application never sees.
     """
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, limits: ConnectionLimits) -> None:
-        self._app, self._hosts, self._limits = app, hosts, limits
+    def __init__(
+        self, app: ASGIApp, hosts: AllowedHosts, limits: ConnectionLimits, on_refusal: OnRefusal | None = None
+    ) -> None:
+        self._app, self._hosts, self._limits, self._on_refusal = app, hosts, limits, on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -69,6 +82,8 @@ class Front:
         try:
             self._hosts.check(scope["headers"])
         except RequestError as fault:
+            if self._on_refusal is not None:
+                self._on_refusal(scope, fault)
             await error_response(fault)(scope, receive, send)
             return
         await self._app(scope, _BodyInTime(receive, self._limits), send)

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -90,16 +91,18 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
         MissingExtraError: prometheus_client is not installed.
     """
     from agentfly.serving.http_server import make_server
-    from agentfly.serving.image_server.http.app import create_app
+    from agentfly.serving.image_server.http.app import count_refusal, create_app
 
     if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
     app = create_app(settings)
+    dispatcher: Dispatcher = app.state.server.dispatcher
     server = make_server(
         app,
         settings.host,
         settings.port,
         settings.connections,
+        partial(count_refusal, dispatcher.metrics),
         log_level=log_level,
         access_log=False,
         server_header=False,
@@ -107,7 +110,6 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
     )
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    dispatcher: Dispatcher = app.state.server.dispatcher
     asyncio.run(_serve_until_fatal(server, dispatcher))
     if dispatcher.fatal_message:
         raise ConfigError(dispatcher.fatal_message)

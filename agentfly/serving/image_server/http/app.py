@@ -92,6 +92,19 @@ def describe_body(fields: type[BaseModel], *, images: bool, mask: bool) -> dict[
     return {"requestBody": {"required": True, "content": content}}
 
 
+def count_refusal(metrics: Metrics, scope: Scope, fault: RequestError) -> None:
+    """Count a request that is refused before an endpoint sees it, if it is one of work.
+
+    Args:
+        metrics: of the server.
+        scope: of the request.
+        fault: the reason.
+    """
+    operation = WORK_PATHS.get(scope["path"])
+    if operation is not None and scope["method"] == "POST":
+        metrics.requests.labels(operation.value, fault.status).inc()
+
+
 class Guard:
     """The middleware around the application: the key, the size of bodies, the number of requests; the form of errors.
 
@@ -149,9 +162,7 @@ class Guard:
         try:
             self._check(scope)
         except RequestError as fault:
-            operation = WORK_PATHS.get(scope["path"])
-            if operation is not None and scope["method"] == "POST":
-                self._metrics.requests.labels(operation.value, fault.status).inc()
+            count_refusal(self._metrics, scope, fault)
             raise
 
     def _check(self, scope: Scope) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from agentfly.cli import app
 from agentfly.serving.http_server import make_server
 from agentfly.serving.image_server import ServerSettings
-from agentfly.serving.image_server.http.app import create_app
+from agentfly.serving.image_server.http.app import count_refusal, create_app
 from agentfly.serving.image_server.http.endpoints import ImageServer
 
 PUPPET = {"model_type": "custom", "model_path": "tests.unit.serving.image_server.custom_engines:puppet"}
@@ -67,7 +68,8 @@ def running(**settings: Any) -> Iterator[Running]:
     """Serve on a free port until the block ends; workers are ready."""
     chosen = ServerSettings(**{"worker_slots": 2, "cancel_grace": 0.5, **settings})
     served = create_app(chosen)
-    server = make_server(served, chosen.host, 0, chosen.connections, log_level="error")
+    refused = partial(count_refusal, served.state.server.dispatcher.metrics)
+    server = make_server(served, chosen.host, 0, chosen.connections, refused, log_level="error")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)

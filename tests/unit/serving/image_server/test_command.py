@@ -13,10 +13,16 @@ from typing import get_args
 import httpx
 import psutil
 import pytest
+from fastapi import FastAPI
 
 from agentfly.cli import main, serve
 from agentfly.errors import ConfigError
+from agentfly.serving.hosts import AllowedHosts
+from agentfly.serving.http_server import Front, OnRefusal
 from agentfly.serving.image_server import ServerSettings, settings
+from agentfly.serving.image_server.command import serve as serve_images
+from agentfly.serving.image_server.metrics import Metrics
+from agentfly.serving.settings import ConnectionLimits
 from agentfly.vision import model_runtime
 from agentfly.vision.diffusion import settings as diffusion
 from tests.unit.serving.image_server.running import as_text, command, plain, read, wait_for
@@ -177,3 +183,21 @@ def test_workers_do_not_outlive_a_server_that_is_killed() -> None:
             httpx.post(f"{url}/v1/images/edits", json=body, timeout=0.3)
         process.kill()
         assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+async def test_the_command_counts_what_is_refused_before_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Front] = []
+
+    def make(app: FastAPI, host: str, port: int, limits: ConnectionLimits, refused: OnRefusal, **_: object) -> None:
+        made.append(Front(app, AllowedHosts(host), limits, refused))
+        raise ConfigError("not served")
+
+    monkeypatch.setattr("agentfly.serving.http_server.make_server", make)
+    metrics = Metrics()
+    monkeypatch.setattr("agentfly.serving.image_server.workers.dispatcher.Metrics", lambda: metrics)
+    with pytest.raises(ConfigError, match="not served"):
+        serve_images(read("--model-type", "classical"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=made[0]), base_url="http://evil.example") as client:
+        assert (await client.post("/v1/detections", json={})).status_code == 421
+    counted = {"operation": "detect", "status": "421"}
+    assert metrics.registry.get_sample_value("agentfly_image_requests_total", counted) == 1

@@ -473,3 +473,10 @@ def test_what_is_refused_before_it_is_read_is_in_the_metrics() -> None:
         assert server.metric("requests_total", operation="detect", status=413) == 1
         assert httpx.post(f"{server.url}/nowhere", json={}).status_code == 401
         assert server.metric("requests_total", operation="edit", status=401) == 1
+        for name, value, status in (("host", "evil.example", 421), ("origin", "https://evil.example", 403)):
+            for path in ("edits", "generations", "nowhere"):
+                reply = httpx.post(f"{server.url}/v1/images/{path}", json={}, headers={**headers, name: value})
+                assert reply.status_code == status
+            assert httpx.get(f"{server.url}/v1/images/edits", headers={name: value}).status_code == status
+            for operation in ("edit", "generate"):
+                assert server.metric("requests_total", operation=operation, status=status) == 1
