@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
+from agentfly.files import encodable
 from agentfly.images import data_uri, without_transparency
 from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
 from agentfly.openai_compat import split_content
@@ -135,9 +136,9 @@ class Reply:
             while call_id in used:
                 call_id = f"{base}_{next(copies)}"
             used.add(call_id)
-            calls.append(native_call(call_id, call.name, call.arguments))
+            calls.append(native_call(call_id, call.name, _whole_pairs(call.arguments)))
         return Generation(
-            text="".join(self.texts),
+            text=encodable(_whole_pairs("".join(self.texts))),
             finish_reason=_FINISH.get((self.finish or "stop").lower(), "stop"),
             tool_calls=tuple(calls) or None,
             prompt_tokens=_tokens(self.usage, "prompt_tokens"),
@@ -231,6 +232,15 @@ class Reply:
         told = getattr(choice.logprobs, "content", None)
         if isinstance(told, list):
             self.logprobs += [entry.logprob for entry in told if hasattr(entry, "logprob")]
+
+
+def _whole_pairs(text: str) -> str:
+    """Return a text in which two halves of a surrogate pair, of one piece of a stream each, are one character again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return text
 
 
 def _entries(calls: object) -> Sequence[Any]:
