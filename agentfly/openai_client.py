@@ -291,9 +291,12 @@ class SdkClient:
         while True:
             sent = fallbacks.adapt(body)
             try:
-                answer = await asyncio.wait_for(create(**sent), timeout)
+                answer: object = await asyncio.wait_for(create(**sent), timeout)
+                if isinstance(answer, str):
+                    # What is no JSON by its header, such as the page of a login, comes as it is.
+                    raise json.JSONDecodeError("a text", answer[:_LONGEST_NAME], 0)
                 check_answer(answer)
-                return answer
+                return cast("ChatCompletion", answer)
             except openai.APIError as caught:
                 fault = self.read_fault(caught, model)
                 if fallbacks.learn(caught, sent, fault.reason):

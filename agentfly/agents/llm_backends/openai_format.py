@@ -15,7 +15,7 @@ from agentfly.errors import BackendError
 from agentfly.files import encodable
 from agentfly.images import data_uri, without_transparency
 from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
-from agentfly.openai_compat import split_content
+from agentfly.openai_compat import FAILED_FINISHES, split_content
 from agentfly.tools.parsing import native_call
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion_chunk import ChoiceDelta
     from openai.types.completion_usage import CompletionUsage
 
-# Gateways say by these that they, or the server behind them, failed in the middle of the turn.
-_FAILED = ("error", "insufficient_system_resource")
 _FINISH: dict[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
-    **dict.fromkeys((*_FAILED, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"),
+    **dict.fromkeys(
+        (*FAILED_FINISHES, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"
+    ),
 }
 _LONGEST_NAME = 80
 _TOOLS_TEXT = (
@@ -124,7 +124,7 @@ class Reply:
     @property
     def failed(self) -> bool:
         """True when the server says that it failed in the middle of the turn."""
-        return (self.finish or "").lower() in _FAILED
+        return (self.finish or "").lower() in FAILED_FINISHES
 
     def generation(self) -> Generation:
         """Return the reply in the project's own form. The ids of its calls are unique."""
