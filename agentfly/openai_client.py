@@ -21,12 +21,14 @@ from pydantic import Field, SecretStr
 
 from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, ToolError, short_paths, unknown_name
+from agentfly.files import encodable
 from agentfly.openai_compat import Fallbacks, check_answer, status_of, words_of
 from agentfly.redaction import ApiKey, public_url, read_key, redact
-from agentfly.settings import Settings
+from agentfly.settings import BaseUrl, Settings
 
 if TYPE_CHECKING:
     import openai
+    from openai._models import FinalRequestOptions
     from openai.types.chat import ChatCompletion
 
 FaultKind = Literal[
@@ -209,7 +211,7 @@ class Endpoint(Settings):
         retries: attempts after the first, on faults that may pass; the SDK waits in between.
     """
 
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     api_key_env: str = "OPENAI_API_KEY"
     api_key: ApiKey | None = None
     timeout: float = Field(120.0, gt=0)
@@ -301,9 +303,12 @@ class SdkClient:
         while True:
             sent = fallbacks.adapt(body)
             try:
-                answer = await asyncio.wait_for(create(**sent), timeout)
+                answer: object = await asyncio.wait_for(create(**sent), timeout)
+                if isinstance(answer, str):
+                    # What is no JSON by its header, such as the page of a login, comes as it is.
+                    raise json.JSONDecodeError("a text", answer[:_LONGEST_NAME], 0)
                 check_answer(answer)
-                return answer
+                return cast("ChatCompletion", answer)
             except openai.APIError as caught:
                 fault = self.read_fault(caught, model)
                 if fallbacks.learn(caught, sent, fault.reason):
@@ -369,8 +374,16 @@ class SdkClient:
     def _make(self) -> openai.AsyncOpenAI:
         import openai
 
+        class Client(openai.AsyncOpenAI):
+            """The SDK's client, which sends every text, also one that no UTF-8 can carry."""
+
+            async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+                options.json_data = encodable(options.json_data)
+                options.extra_json = encodable(options.extra_json)
+                return await super()._prepare_options(options)
+
         place = self._endpoint
-        return openai.AsyncOpenAI(
+        return Client(
             api_key=place.key(),
             base_url=place.base_url,
             timeout=place.timeout,

@@ -75,6 +75,9 @@ _STATUS_NAMES: Mapping[str, int] = {
 _TELLS = ("message", "msg", "detail", "details", "error", "errors", "error_msg", "description", "metadata", "raw")
 _DEEPEST, _MOST_ENTRIES, _LONGEST_JSON = 8, 20, 100_000
 
+FAILED_FINISHES = ("error", "insufficient_system_resource")
+"""Reasons to finish by which gateways say that they, or the server behind them, failed in the middle of an answer."""
+
 _TEXT_TYPES = ("text", "output_text", "input_text", "refusal")
 _THOUGHT_TYPES = ("thinking", "reasoning", "thought", "reasoning_text", "summary_text")
 _CONTENT_KEYS = ("text", "value", "thinking", "reasoning", "thought", "refusal", "content", "summary")

@@ -6,6 +6,7 @@ password in it. `redact` is for texts that are shown or stored, `is_secret_name`
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -29,6 +30,9 @@ _QUERY = re.compile(
     r"(?!\*\*\*)[^&#\s\"'<>]+",
     re.IGNORECASE,
 )
+
+# The header in which the password of an address is sent.
+_BASIC = re.compile(r"(?P<name>\b[Bb]asic )(?P<text>[A-Za-z0-9+/]{4,}=*)")
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORDS = re.compile(
@@ -96,10 +100,22 @@ def redact(text: str, *secrets: SecretStr | str | None) -> str:
 
 
 def public_url(url: str) -> str:
-    """Return an address, or a text with addresses, without passwords and without keys in the query."""
+    """Return an address, or a text with addresses or their headers, without passwords and without keys in the query."""
     if "://" in url:
         url = _USER.sub(f"{MASK}@", url)
+    if "asic " in url:
+        url = _BASIC.sub(_masked_basic, url)
     return _QUERY.sub(rf"\g<name>{MASK}", url) if "=" in url else url
+
+
+def _masked_basic(found: re.Match[str]) -> str:
+    """Return a header in which a user and a password in base64 are asterisks; other words stay."""
+    text = found["text"].rstrip("=")
+    try:
+        held = base64.b64decode(f"{text}{'=' * (-len(text) % 4)}")
+    except ValueError:
+        return found[0]
+    return f"{found['name']}{MASK}" if b":" in held else found[0]
 
 
 class LogFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.files import check_named
@@ -21,6 +21,29 @@ logger = logging.getLogger(__name__)
 
 # Where a command writes.
 OutputPath = Annotated[Path, BeforeValidator(check_named)]
+
+
+def checked_address(address: str) -> str:
+    """Return the address of a server without spaces around it.
+
+    Raises:
+        ValueError: no server can have it. The message does not have the address, which may hold a password.
+    """
+    import httpx
+
+    address = address.strip()
+    try:
+        url = httpx.URL(address)
+        sound = url.scheme in ("http", "https") and bool(url.host) and url.port != 0 and (url.port or 1) < 65536
+    except (httpx.InvalidURL, ValueError):  # the latter of names in no valid punycode
+        sound = False
+    if not sound:
+        raise ValueError("no address of a server: write http://HOST:PORT/v1")
+    return address
+
+
+BaseUrl = Annotated[str, AfterValidator(checked_address)]
+"""The address of an OpenAI-compatible server as a field of settings."""
 
 
 class Settings(BaseModel):

@@ -19,7 +19,7 @@ from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.trajectory import Trajectory
-from agentfly.errors import AgentFlyError, printable
+from agentfly.errors import AgentFlyError, printable, shortened
 from agentfly.images import ImageStore, file_format
 from agentfly.model_source import require_policy
 from agentfly.tools import ImageTools
@@ -165,7 +165,9 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 def _reasons(trajectory: Trajectory, request: EditRequest) -> str:
     """Return which tool refused what, and what to try instead where the refusals do not say so."""
     records = trajectory.tool_records
-    refusals = dict.fromkeys(f"{record.name} said: {record.error}" for record in records if record.error is not None)
+    refusals = dict.fromkeys(
+        f"{shortened(record.name)} said: {record.error}" for record in records if record.error is not None
+    )
     if not refusals:
         called = dict.fromkeys(record.name for record in records if record.name != ImageTools.give_answer.__name__)
         done = f"the agent called {', '.join(called)}, which changed nothing" if called else "the agent called no tool"

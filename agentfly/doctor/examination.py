@@ -13,7 +13,7 @@ from pydantic import Field
 
 from agentfly.doctor.findings import Finding
 from agentfly.doctor.nvidia import Driver, read_driver
-from agentfly.settings import Settings
+from agentfly.settings import BaseUrl, Settings
 from agentfly.templates import ChatCodec
 
 
@@ -37,7 +37,7 @@ class DoctorRequest(Settings):
     model: str | None = None
     checkpoint: str | None = None
     template: str | None = None
-    base_url: str | None = Field(None, pattern=r"^https?://.")
+    base_url: BaseUrl | None = None
     nodes: tuple[str, ...] = ()
     nodes_key_env: str | None = None
     max_model_len: int | None = Field(None, ge=1)

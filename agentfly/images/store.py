@@ -222,7 +222,7 @@ class ImageStore:
         try:
             return self._read(handle) is not None
         except ImageError as fault:
-            logger.warning("%s; it is written anew", fault)
+            logger.warning("%s; it is written anew", str(fault).removesuffix(f"; {_REMEDY}"))
             return False
 
     def _read(self, handle: str) -> Image.Image | None:

@@ -57,12 +57,12 @@ class AllowedHosts:
             # Programs of old leave it empty or out; browsers do not.
             name_of_host = _name_of(f"//{host}")
             if host and not self._any_host and not self._is_ours(name_of_host):
-                raise _refused(421, "host", "this server does not answer to the name", name_of_host or host)
+                raise _refused(421, "host", "this server does not answer to the name", name_of_host, host)
         for origin in origins:
             name_of_origin = _name_of(origin)
             same = hosts and origin.partition("//")[2].lower() == hosts[-1].lower() and self._is_ours(name_of_origin)
             if not (same or is_loopback(name_of_origin) or self._is_given(name_of_origin)):
-                raise _refused(403, "origin", "this server does not serve web pages of", name_of_origin or origin)
+                raise _refused(403, "origin", "this server does not serve web pages of", name_of_origin, origin)
 
     def _is_ours(self, name: str) -> bool:
         known = name in self._own or "*" in self._given or self._is_given(name)
@@ -89,9 +89,12 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _refused(status: int, what: str, problem: str, name: str) -> RequestRefused:
-    shown = name[:100].encode("ascii", "backslashreplace").decode()
-    fix = "address it by its IP address or localhost, or start it with" if status == 421 else "start it with"
-    return RequestRefused(
-        f"{problem} {shown!r}: {fix} --allowed-hosts {shown}", status=status, code=f"{what}_not_allowed"
-    )
+def _refused(status: int, what: str, problem: str, name: str, sent: str) -> RequestRefused:
+    shown = (name or sent)[:100].encode("ascii", "backslashreplace").decode()
+    fixes = ["address it by its IP address or localhost"] if status == 421 else []
+    if name:
+        fixes.append(f"start it with --allowed-hosts {shown}")
+    elif status == 403:
+        # The pages of files, and of sandboxed frames, come from "null", which no option can name.
+        fixes.append("open the page from a server")
+    return RequestRefused(f"{problem} {shown!r}: {', or '.join(fixes)}", status=status, code=f"{what}_not_allowed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import timeit
@@ -185,3 +186,10 @@ def test_stored_settings_keep_everything_but_secrets() -> None:
     assert (
         list(secret_entries({"env": {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}})) == []
     )
+
+
+def test_only_the_header_of_a_password_is_masked_among_words_after_basic() -> None:
+    header = base64.b64encode(b"me:hunter2").decode()
+    assert redact(f"got 'Basic {header}' and basic {header.rstrip('=')}, sir") == "got 'Basic ***' and basic ***, sir"
+    words = "Basic authentication: a basic test, basic knowledge"
+    assert redact(words) == words

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import Field
 
+from agentfly.agents.llm_backends import ClientConfig
 from agentfly.errors import ConfigError
-from agentfly.settings import Settings
+from agentfly.settings import Settings, checked_address
 
 
 class Inner(Settings):
@@ -57,3 +58,28 @@ def test_an_old_name_is_accepted_with_a_line_that_names_the_new_one(caplog: pyte
     # A complete configuration has the default of the new name too: what a person wrote counts.
     assert Renamed(max_rounds=3, max_turns=1).max_turns == 3  # type: ignore[call-arg]  # the old name
     assert "agentfly.max_rounds is now called agentfly.max_turns" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "h:8000/v1",
+        "ftp://h/v1",
+        "http://",
+        "http://h:99999/v1",
+        "http://h:0/v1",
+        "http://h:port/v1",
+        "http://[::1/v1",
+        "http://xn--/v1",
+        "http://h/\x00",
+    ],
+)
+def test_an_address_that_no_server_can_have_is_refused_when_it_is_given(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^base_url: no address of a server: write http://HOST:PORT/v1$"):
+        ClientConfig(base_url=address)
+
+
+@pytest.mark.parametrize("address", ["http://h", "https://me:pw@h:8000/v1?key=k", "http://[::1]:80/v1", "HTTP://h/v1"])
+def test_the_address_of_a_server_stays_as_it_is_but_for_spaces_around_it(address: str) -> None:
+    assert checked_address(f" {address}\n") == address

@@ -34,7 +34,7 @@ from agentfly.agents.streaming import (
     TurnEnd,
     TurnStart,
 )
-from agentfly.errors import printable
+from agentfly.errors import printable, shortened
 from agentfly.images import encode_image, on_white
 
 Protocol = Literal["kitty", "iterm2", "blocks"]
@@ -99,7 +99,7 @@ class ConsoleStream:
             case ToolStart(chain, _, _, name, arguments):
                 text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
                 text = text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"
-                self._line(chain, f"→ {name}({text})", "cyan")
+                self._line(chain, f"→ {shortened(name)}({text})", "cyan")
             case TurnEnd(chain, turn, text, seconds):
                 if self._streamed and not self._many:
                     self._console.print()

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import ImageError
+from agentfly.files import written_whole
 from agentfly.images import ImageStore
 from agentfly.messages import ToolCall
 
@@ -98,11 +99,12 @@ def write_steps(shown: Sequence[Step], path: Path, *, side: int = _SIDE) -> Path
     frames = _frames(images, [step.caption for step in shown], side, tallest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".png":
-            _side_by_side(frames, _MARGIN + tallest // 2).save(path, "PNG")
-        else:
-            times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
-            frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+        with written_whole(path.resolve()) as partial:
+            if path.suffix.lower() == ".png":
+                _side_by_side(frames, _MARGIN + tallest // 2).save(partial, "PNG")
+            else:
+                times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+                frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     except OSError as fault:
         raise ImageError(f"cannot write {str(path)!r}: {fault.strerror or fault}") from fault
     return path

@@ -209,6 +209,8 @@ class ClientBackend:
         self, stream: AsyncStream[ChatCompletionChunk], request: GenerationRequest, reply: Reply, on_delta: OnDelta
     ) -> None:
         """Read a stream into `reply` and pass its text on as it comes."""
+        if "text/html" in _content_type(stream):
+            raise self._faults.malformed()  # the page of a website or of a login
         whole = await _read_unstreamed(stream)
         if whole is not None:
             self._read_whole(whole, reply)
@@ -243,18 +245,23 @@ class ClientBackend:
         return self._client.get()
 
 
+def _content_type(stream: AsyncStream[ChatCompletionChunk]) -> str:
+    # A backend of another library has a stream without a response.
+    response = getattr(stream, "response", None)
+    return "" if response is None else response.headers.get("content-type", "")
+
+
 async def _read_unstreamed(stream: AsyncStream[ChatCompletionChunk]) -> ChatCompletion | None:
     """Return the answer of a server that sends it whole although a stream was asked for, as many do with errors."""
-    response = getattr(stream, "response", None)
-    if response is None or "application/json" not in response.headers.get("content-type", ""):
+    if "application/json" not in _content_type(stream):
         return None
     import openai
     from openai.types.chat import ChatCompletion
 
     try:
-        body = (await response.aread()).lstrip()
+        body = (await stream.response.aread()).lstrip()
     except Exception as fault:  # the errors of the SDK's transport, which it translates only where it reads itself
-        raise openai.APIConnectionError(request=response.request) from fault
+        raise openai.APIConnectionError(request=stream.response.request) from fault
     if not body.startswith((b"{", b"[")):
         return None  # a stream under the wrong name, which can be read all the same
     fields = json.loads(body)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from agentfly.errors import ConfigError
 from agentfly.redaction import ApiKey, read_key
-from agentfly.settings import Settings
+from agentfly.settings import BaseUrl, Settings
 
 
 class AsyncVLLMConfig(Settings):
@@ -88,7 +88,7 @@ class ClientConfig(Settings):
             name on the server is that already.
     """
 
-    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://.")
+    base_url: BaseUrl = "https://api.openai.com/v1"
     api_key: ApiKey | None = Field(
         default_factory=lambda: SecretStr(key) if (key := read_key("OPENAI_API_KEY")) else None
     )

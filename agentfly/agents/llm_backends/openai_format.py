@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
+from agentfly.files import encodable
 from agentfly.images import data_uri, without_transparency
 from agentfly.lenient_json import count_of
 from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
-from agentfly.openai_compat import split_content
+from agentfly.openai_compat import FAILED_FINISHES, split_content
 from agentfly.tools.parsing import native_call
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion_chunk import ChoiceDelta
     from openai.types.completion_usage import CompletionUsage
 
-# Gateways say by these that they, or the server behind them, failed in the middle of the turn.
-_FAILED = ("error", "insufficient_system_resource")
 _FINISH: dict[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
-    **dict.fromkeys((*_FAILED, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"),
+    **dict.fromkeys(
+        (*FAILED_FINISHES, "abort", "content_filter", "safety", "recitation", "prohibited_content"), "abort"
+    ),
 }
 _LONGEST_NAME = 80
 _TOOLS_TEXT = (
@@ -123,7 +124,7 @@ class Reply:
     @property
     def failed(self) -> bool:
         """True when the server says that it failed in the middle of the turn."""
-        return (self.finish or "").lower() in _FAILED
+        return (self.finish or "").lower() in FAILED_FINISHES
 
     def generation(self) -> Generation:
         """Return the reply in the project's own form. The ids of its calls are unique."""
@@ -131,9 +132,9 @@ class Reply:
         calls = []
         for number, call in enumerate(sorted(self.calls, key=lambda call: call.index)):
             call_id = ids.take(call.id or f"call_{number}")
-            calls.append(native_call(call_id, call.name, call.arguments))
+            calls.append(native_call(call_id, call.name, _whole_pairs(call.arguments)))
         return Generation(
-            text="".join(self.texts),
+            text=encodable(_whole_pairs("".join(self.texts))),
             finish_reason=_FINISH.get((self.finish or "stop").lower(), "stop"),
             tool_calls=tuple(calls) or None,
             prompt_tokens=count_of(self.usage, "prompt_tokens"),
@@ -247,6 +248,15 @@ class _UniqueIds:
             given = f"{wanted}_{next(self._copies.setdefault(wanted, count(2)))}"
         self._given.add(given)
         return given
+
+
+def _whole_pairs(text: str) -> str:
+    """Return a text in which two halves of a surrogate pair, of one piece of a stream each, are one character again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return text
 
 
 def _entries(calls: object) -> Sequence[Any]:

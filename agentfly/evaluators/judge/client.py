@@ -16,7 +16,7 @@ from agentfly.evaluators.judge.schemes import Question
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
 from agentfly.lenient_json import count_of, field_of
 from agentfly.openai_client import Endpoint, SdkClient, is_fault
-from agentfly.openai_compat import split_content
+from agentfly.openai_compat import FAILED_FINISHES, split_content
 
 if TYPE_CHECKING:
     import openai
@@ -148,7 +148,9 @@ class JudgeClient:
             if fault.kind == "timeout":
                 raise PassingFault(f"no answer within {timeout:g} s") from None
             if fault.kind == "no_json":
-                raise PassingFault(f"the server's reply is no JSON ({fault.reason})") from None
+                raise PassingFault(
+                    f"the server's reply is no JSON ({fault.reason}): check that base_url ends in /v1"
+                ) from None
             if fault.retryable:
                 raise PassingFault(f"{type(caught).__name__}: {fault.reason}", fault.retry_after or 0.0) from None
             raise EvaluatorError(fault.message) from None
@@ -177,6 +179,8 @@ class JudgeClient:
             raise BrokenReply("the reply has no choices")
         if field_of(message, "refusal") or finish == "content_filter":
             raise BrokenReply("the judge refused to answer")
+        if isinstance(finish, str) and finish.lower() in FAILED_FINISHES:
+            raise PassingFault(f"the server broke off (finish_reason {finish!r})")
         if finish == "length":
             raise BrokenReply(f"the reply was cut off at {self.settings.max_tokens} tokens: raise max_tokens")
         ratings = read_reply(split_content(field_of(message, "content"))[1], question)

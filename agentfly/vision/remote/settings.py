@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.redaction import public_url, read_key
+from agentfly.settings import checked_address
 from agentfly.vision.remote.adapters import ADAPTERS, OPERATIONS, Operation
 
 _TEXT = re.compile(
@@ -44,9 +45,10 @@ class NodeConfig:
             ConfigError: no http(s) address of a server, or one with a password or `/v1` in it; an unknown adapter or
                 operation; a key that is not set.
         """
-        url = httpx.URL(self.base_url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"{public_url(self.base_url)!r} is no address of a server: http://HOST:PORT")
+        try:
+            url = httpx.URL(checked_address(self.base_url))
+        except ValueError:
+            raise ConfigError(f"{public_url(self.base_url)!r} is no address of a server: http://HOST:PORT") from None
         if url.userinfo:
             # Addresses are shown in statistics, logs and observations.
             raise ConfigError(

@@ -210,3 +210,11 @@ def test_a_view_takes_handles_of_its_own_images_only() -> None:
         other.get(handle)
     with pytest.raises(ImageError, match="Did you mean 'img_1'"):
         mine.get("img_2")
+
+
+def test_a_file_that_is_mended_asks_nobody_to_mend_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handle = ImageStore(tmp_path).put(make_image(1))
+    DAMAGE["truncated"](tmp_path / f"{handle}.png")
+    ImageStore(tmp_path).put(make_image(1))
+    assert "it is written anew" in caplog.text
+    assert "put a copy" not in caplog.text

@@ -102,3 +102,19 @@ def test_a_refusal_names_the_option_and_never_repeats_more_than_a_name() -> None
 def test_names_that_cannot_match_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"--allowed-hosts.*without scheme and port"):
         ConnectionLimits(allowed_hosts=(name,))
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "advice"),
+    [
+        ("evil.example", None, "localhost, or start it with --allowed-hosts evil.example"),
+        ("[::1", None, "localhost"),
+        ("localhost", "http://evil.example", ": start it with --allowed-hosts evil.example"),
+        ("localhost", "null", ": open the page from a server"),
+    ],
+)
+def test_a_refusal_advises_only_what_helps(host: str, origin: str | None, advice: str) -> None:
+    sent = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
+    with pytest.raises(RequestRefused) as fault:
+        AllowedHosts("127.0.0.1").check(sent)
+    assert str(fault.value).endswith(advice)

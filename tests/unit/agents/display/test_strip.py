@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +90,18 @@ def test_a_strip_shows_transparency_as_white(tmp_path: Path) -> None:
     with Image.open(write_steps([Step("", clear)], tmp_path / "s.png", side=100)) as strip:
         assert strip.size == (134, 134)
         assert np.asarray(strip).min() == 255
+
+
+@pytest.mark.parametrize("name", ["steps.png", "steps.gif"])
+def test_a_full_disk_leaves_no_half_of_a_strip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(image: Image.Image, path: Path, *given: Any, **more: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(ImageError, match=f"cannot write .*{name}.*No space left"):
+        write_steps([Step("x", Image.new("L", (4, 4)))], tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

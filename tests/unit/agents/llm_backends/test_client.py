@@ -487,3 +487,55 @@ async def test_thoughts_that_a_server_streams_apart_are_put_back_before_the_answ
     turn, deltas = await heard(client(server), request())
     assert (turn.text, deltas) == ("<think>hm</think>yes!", ["<think>h", "m", "</think>yes", "!"])
     assert (await heard(client(server), request()))[0].text == "<think>hm</think>"
+
+
+HALF = "\ud83d"
+
+
+async def test_half_a_surrogate_pair_anywhere_in_a_conversation_ends_no_turn(server: ChatServer) -> None:
+    server.say(completion("fine"))
+    result = Message("tool", (TextPart(f"seen {HALF}"),), tool_call_id="a")
+    call = ToolCall("a", "look", {"at": f"that {HALF}"})
+    said = Message("assistant", (TextPart(f"well {HALF}"),), tool_calls=(call,))
+    turn = await client(server).generate(request(text_message("user", f"hi {HALF}"), said, result))
+    assert turn.text == "fine"
+    user, assistant, tool = server.bodies[0]["messages"]
+    assert "hi ?" in str(user)
+    assert "well ?" in str(assistant)
+    assert "seen ?" in str(tool)
+
+
+async def test_a_character_that_comes_in_two_halves_is_whole_and_a_half_alone_is_a_question_mark(
+    server: ChatServer,
+) -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"x": "\ud83d'}}
+    rest = {"index": 0, "function": {"arguments": '\ude00"}'}}
+    server.say(
+        stream(
+            delta(content="a \ud83d"),
+            delta(content="\ude00 b \ude00"),
+            delta(tool_calls=[call]),
+            delta(tool_calls=[rest]),
+            delta(finish="tool_calls"),
+        )
+    )
+    turn, _ = await heard(client(server), request())
+    assert turn.text == "a \U0001f600 b ?"
+    assert turn.tool_calls is not None
+    assert turn.tool_calls[0].arguments == {"x": "\U0001f600"}
+
+
+async def test_a_web_page_in_place_of_a_stream_is_no_chat_server(server: ChatServer) -> None:
+    server.say(lambda _: Response("<html>Sign in</html>", media_type="text/html"))
+    with pytest.raises(BackendError, match="sent no chat completion; check that this address ends in /v1"):
+        await heard(client(server), request())
+    assert len(server.bodies) == 1
+
+
+async def test_the_header_of_a_password_that_a_server_repeats_is_in_no_error(server: ChatServer) -> None:
+    header = base64.b64encode(b"me:hunter2").decode()
+    server.say(failure(401, f"who is Basic {header}?"))
+    address = server.url.replace("://", "://me:hunter2@")
+    with pytest.raises(BackendError, match=r"Basic \*\*\*") as fault:
+        await client(server, base_url=address).generate(request())
+    assert header not in str(fault.value)

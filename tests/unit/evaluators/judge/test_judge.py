@@ -168,6 +168,11 @@ BROKEN = {
     "server fault": (fault(500, "oh"), "InternalServerError"),
     "no JSON body": (Reply(body=b"<html>gateway</html>"), ""),
     "a number without end": (Reply(body=b'{"created": %s}' % (b"9" * 5000)), ""),
+    "a web page": (
+        Reply(body=b"<html>Sign in</html>", headers={"content-type": "text/html"}),
+        "check that base_url ends in /v1",
+    ),
+    "broken off by the gateway": (Reply("", finish="error"), "the server broke off (finish_reason 'error')"),
     "connection cut": (Reply("x" * 400, cut=True), "Connection"),
 }
 
