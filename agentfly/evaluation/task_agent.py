@@ -22,10 +22,10 @@ from agentfly.agents import (
     task_conversation,
 )
 from agentfly.agents.llm_backends import AsyncVLLMConfig, LLMBackend, SamplingParams
-from agentfly.agents.llm_backends.endpoint import endpoint_config
+from agentfly.agents.llm_backends.endpoint import endpoint_config, served_model
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.datasets.task import EditTask
-from agentfly.errors import ConfigError, unknown_name
+from agentfly.errors import BackendError, ConfigError, unknown_name
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.images import ImageStore
 from agentfly.model_source import QUICKSTART_POLICY, require_policy
@@ -199,8 +199,9 @@ class ImageEditingTaskAgent:
             raise ConfigError(f"--model is missing: name the model that {public_url(base_url)} is to be asked for")
         model = require_policy(model) if base_url is None and backend is None else model or QUICKSTART_POLICY
         check_keys(engine)
-        self._nodes, self._nodes_checked, self._checking = read_nodes(client_nodes), False, asyncio.Lock()
-        endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
+        self._nodes, self._checked, self._checking = read_nodes(client_nodes), False, asyncio.Lock()
+        self._asked = (model, api_key_env)
+        self._endpoint = endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
         sampling = SamplingParams(temperature=temperature, seed=seed)
         self._agent = agent_class(
             model,
@@ -223,13 +224,22 @@ class ImageEditingTaskAgent:
         """Run one chain; see `TaskAgent.attempt`.
 
         Raises:
-            ConfigError: no image server can be used.
+            ConfigError: the endpoint cannot be reached or refuses the key, or no image server can be used.
         """
         async with self._checking:
-            if not self._nodes_checked:
-                await require_nodes(self._nodes, "leave --nodes and client_nodes out")
-                self._nodes_checked = True
+            if not self._checked:
+                await self._check_services()
+                self._checked = True
         return (await self._agent.run([task_conversation(task)]))[0]
+
+    async def _check_services(self) -> None:
+        """Ask the endpoint and the image servers, before each of many tasks finds out that one is not there."""
+        if self._endpoint is not None:
+            try:
+                await served_model(self._endpoint, *self._asked)
+            except BackendError as fault:
+                raise ConfigError(str(fault)) from None
+        await require_nodes(self._nodes, "leave --nodes and client_nodes out")
 
     async def close(self) -> None:
         """Free the backend."""

@@ -23,7 +23,7 @@ from agentfly.datasets.photos import load_photo
 from agentfly.evaluation.task_agent import ImageEditingTaskAgent
 from agentfly.images import ImageStore
 from agentfly.vision import make_engines
-from tests.unit.agents.conftest import ChatServer, Reply, completion, running_server, server
+from tests.unit.agents.conftest import ChatServer, Reply, completion, failure, running_server, server
 from tests.unit.evaluation.agents import blurs, call, editing
 from tests.unit.evaluation.test_replay import Shifted
 from tests.unit.evaluators.scripted_judge import Reply as JudgeReply
@@ -257,12 +257,23 @@ def test_what_cannot_be_is_one_line(
     assert words in one_line(monkeypatch, capsys, *arguments)
 
 
-def test_a_run_whose_every_task_failed_says_why(
+def test_an_endpoint_that_nobody_answers_at_ends_a_run_before_its_first_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nobody = ["--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--backend-config", '{"max_retries": 0}']
-    said = one_line(monkeypatch, capsys, "eval", *STICKERS, "--limit", "2", *nobody, "--out", tmp_path / "run")
+    for url in ("http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1"):  # the first start binds the second to nothing
+        nobody = ["--model", "m", "--base-url", url]
+        said = one_line(monkeypatch, capsys, "eval", *STICKERS, "--limit", "200", *nobody, "--out", tmp_path / "run")
+        assert f"cannot reach {url}" in said
+
+
+def test_a_run_whose_every_task_failed_says_why(
+    tmp_path: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.say(*[failure(400, "no such model")] * 2)
+    wrong = ["--model", "m", "--base-url", server.url]
+    said = one_line(monkeypatch, capsys, "eval", *STICKERS, "--limit", "2", *wrong, "--out", tmp_path / "run")
     assert "all 2 tasks failed" in said
+    assert "no such model" in said
     assert "--retry-failed" in said
     assert summary(tmp_path / "run")["all"]["scores"]["reference"]["score"] is None
 
