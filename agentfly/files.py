@@ -68,15 +68,8 @@ class LineFile:
         with self._lock:
             if self._file < 0:
                 return
-            before = os.fstat(self._file).st_size
-            try:
-                with named(self.path):
-                    while data:
-                        data = data[os.write(self._file, data) :]
-                    os.fsync(self._file)
-            except OSError:
-                os.ftruncate(self._file, before)
-                raise
+            with named(self.path):
+                _append(self._file, data, sync=True)
 
     def clear(self, aside: Path) -> None:
         """Move all lines to the end of another file."""

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated
 from urllib.parse import quote, quote_plus
 
@@ -35,8 +36,9 @@ _QUERY = re.compile(
 _BASIC = re.compile(r"(?P<name>\b[Bb]asic )(?P<text>[A-Za-z0-9+/]{4,}=*)")
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_SECRET_WORDS = re.compile(
-    r"authorization|cookie|password|passwd|passphrase|secret|credential|(?:api|access|private|auth|subscription)key"
+_SECRET_WORD = re.compile(
+    r".*(?:authorization|cookies?|password|passwd|passphrase|secrets?|credentials?|"
+    r"(?:api|access|private|auth|subscription)key)"
 )
 # Names that are refused whatever their value is.
 _ALWAYS = frozenset(("api_key", "apikey", "token", "password", "secret"))
@@ -144,9 +146,9 @@ def is_secret_name(name: str) -> bool:
     The name of a setting that names a variable or a file (`api_key_env`, `token_path`) is none.
     """
     words = [word.lower() for word in _WORD.findall(name)]
-    if not words or words[-1] in ("env", "path", "file", "dir"):
+    if not words or words[-1] in ("env", "path", "file", "dir", "url", "column"):
         return False
-    if _SECRET_WORDS.search("".join(words)):
+    if any(_SECRET_WORD.fullmatch(word) for word in (*words, *map("".join, pairwise(words)))):
         return True
     if words[0] == "x" and words[-1] == "key":
         return True
@@ -175,8 +177,9 @@ def secret_entries(settings: object) -> Iterator[str]:
 
 
 def _is_secret(name: str, value: object) -> bool:
-    # Other values are switches and counts, such as `return_token_ids: true`.
+    # Other values are switches and counts, such as `return_token_ids: true`, or a special token, such as `<|image|>`.
     held = isinstance(value, str | SecretStr) and str(value).lower() not in ("", "0", "1", "true", "false")
+    held = held and not (str(value).startswith("<") and str(value).endswith(">"))
     return name.lower() in _ALWAYS or (held and is_secret_name(name))
 
 

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 FORMAT = "agentfly.trajectory/1"
 FILE_NAME = "trajectories.jsonl"
 IMAGES = "images"
-_IMAGE_FOLDERS = (IMAGES, "pictures")
+IMAGE_FOLDERS = (IMAGES, "pictures")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def append_line(path: Path, line: TrajectoryLine) -> None:
 
 def image_folder(file: Path) -> Path | None:
     """Return the folder of the images of a file of trajectories; None where none were kept."""
-    return next((file.parent / name for name in _IMAGE_FOLDERS if (file.parent / name).is_dir()), None)
+    return next((file.parent / name for name in IMAGE_FOLDERS if (file.parent / name).is_dir()), None)
 
 
 def first_messages(trajectory: Trajectory) -> list[Message]:

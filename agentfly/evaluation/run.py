@@ -91,10 +91,11 @@ class EvaluationRun:
             if done is not None:
                 self.on_record(done, True)
                 continue
-            async with turn:
-                if self.check is not None:
-                    await self.check()
-                    self.check = None
+            if self.check is not None:
+                async with turn:
+                    if self.check is not None:
+                        await self.check()
+                        self.check = None
             record = await self._record(task)
             await self.folder.append(record)
             self.on_record(record, False)

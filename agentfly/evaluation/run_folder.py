@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, read_trajectories
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGE_FOLDERS, IMAGES, read_trajectories
 from agentfly.errors import ConfigError, first_line
 from agentfly.evaluation.task_record import TaskRecord
 from agentfly.files import LineFile, write_text
@@ -53,6 +53,9 @@ class RunFolder:
         try:
             self.finished = self._read(json.loads(json.dumps(identity)))
             self.images = ImageStore(folder / IMAGES)
+            for older in (folder / name for name in IMAGE_FOLDERS if name != IMAGES):
+                if older.is_dir():
+                    self.images.look_in(ImageStore(older))
         except BaseException:
             self.close()
             raise

@@ -4,11 +4,12 @@ A mask of ours has mode L: white (255) where the image must change, black where 
 `read_mask` takes each form for what it most plainly is, by these rules in their order:
 
 1. Transparent pixels mark what changes, as in OpenAI's images API. But where all that can be seen has one colour, not
-   black, and the edge of the image is mostly transparent, a shape was drawn on an empty layer: the shape changes. An
+   black, and the edge of the image is mostly transparent, a shape was drawn on an empty layer: the shape changes (if
+   about half of the edge is transparent, nobody can tell, and the mask is refused). An
    image that is nowhere more than half transparent counts as opaque.
 2. In colours (a palette such as Pascal VOC's), every colour but black changes.
 3. In grey, a few small numbers (0 and 1, class numbers) are labels: every number but 0 changes. VOC's 255 may be among
-   numbers up to 31.
+   numbers up to 31, and numbers of two or more classes may go up to 254.
 4. Any other grey is a mask of ours.
 
 An image that no rule fits, such as a photograph, is refused: it would cost an edit, or a training step, to find out.
@@ -40,6 +41,10 @@ _JUDGED_SIDE, _SMALLEST_JUDGED, _STEP, _TURNS = 192, 48, 3, 0.03
 # A drawing or a photograph of few colours: most pixels differ from the next one.
 _EQUAL_NEIGHBOURS = 0.6
 _BETWEEN = [0, *[255] * 254, 0]
+# Modes in which a PNG file can declare one colour as transparent.
+_ONE_COLOUR_CLEAR = ("1", "L", "I", "I;16", "RGB")
+# Shares of the edge that are visible, between which a shape of one colour may be a hole as well.
+_EITHER_WAY = (0.25, 0.75)
 
 Pixels = NDArray[np.uint8]
 
@@ -91,7 +96,13 @@ def read_mask(image: Image.Image) -> Mask:
 
 
 def keep_levels(image: Image.Image) -> Image.Image:
-    """Return an image in a mode of the store, as `normalise` does, but with the numbers of a 16-bit mask of labels."""
+    """Return an image in a mode of the store, as `normalise` does, but with the numbers of a 16-bit mask of labels.
+
+    Programs that shrink PNG files declare the black of a black and white mask as transparent. That is no hole.
+    """
+    if image.mode in _ONE_COLOUR_CLEAR and image.info.get("transparency") in (0, (0, 0, 0)):
+        image = image.copy()
+        del image.info["transparency"]
     if image.mode.startswith("I"):
         values = np.asarray(image.convert("I"))
         if values.min(initial=0) >= 0 and values.max(initial=0) <= 255:
@@ -106,8 +117,10 @@ def _of_alpha(image: Image.Image) -> Mask:
     spans = [_span(band, visible) for band in image.split()[:3]] if top else []
     one_colour = all(high - low <= _SAME for low, high in spans) and any(high > 2 * _SAME for _, high in spans)
     shown = np.asarray(visible)
-    edge = np.concatenate((shown[0], shown[-1], shown[:, 0], shown[:, -1]))
-    if one_colour and edge.mean() < 127.5:
+    edge = np.concatenate((shown[0], shown[-1], shown[:, 0], shown[:, -1])).mean() / 255
+    if one_colour and _EITHER_WAY[0] < edge < _EITHER_WAY[1]:
+        raise ImageError(f"this mask is one colour, and transparent to the edge: which part changes? {_REMEDY}")
+    if one_colour and edge < 0.5:
         grey, form = (
             alpha.point(lambda value: round(value * 255 / top)),
             "a shape on a transparent ground: the shape changes",
@@ -167,7 +180,7 @@ def _are_labels(values: NDArray[np.intp]) -> bool:
     """Return True if the values of a mask (ascending) are a few small numbers."""
     if len(values) > _MOST_LABELS:
         return False
-    if values[-1] <= _HIGHEST_LABEL:
+    if values[-1] <= _HIGHEST_LABEL or (len(values) > 2 and values[-1] < 255):
         return True
     return bool(len(values) > 2 and values[-1] == 255 and values[-2] <= _HIGHEST_BESIDE_VOID)
 

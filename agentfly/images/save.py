@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +12,8 @@ from agentfly.files import written_whole
 from agentfly.images.pixels import normalise, on_white
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# A file that is mounted alone, or lies in a folder that is read-only, can be written and not replaced.
+_IRREPLACEABLE = (errno.EBUSY, errno.EACCES, errno.EPERM)
 _OPTIONS: dict[str, dict[str, int]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
 
@@ -46,8 +49,14 @@ def save_image(image: Image.Image, path: str | Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A link is written through, not replaced.
-        with written_whole(path.resolve()) as partial:
-            image.save(partial, kind, **_OPTIONS.get(kind, {}))
+        target = path.resolve()
+        try:
+            with written_whole(target) as partial:
+                image.save(partial, kind, **_OPTIONS.get(kind, {}))
+        except OSError as fault:
+            if fault.errno not in _IRREPLACEABLE or not target.is_file():
+                raise
+            image.save(target, kind, **_OPTIONS.get(kind, {}))
     except (OSError, ValueError, RuntimeError) as fault:
         # Encoders have limits of their own, such as 16383 pixels a side for WebP.
         reason = fault.strerror if isinstance(fault, OSError) else None

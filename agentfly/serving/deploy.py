@@ -230,7 +230,10 @@ def _hide_keys(words: Sequence[str]) -> None:
     Args:
         words: arguments of the command.
     """
-    keys, rest = take_keys(words)
+    try:
+        keys, rest = take_keys(words)
+    except ConfigError:
+        return  # the command refuses the key, in one line
     if not keys:
         return
     logger.warning(

@@ -28,7 +28,7 @@ class ConnectionLimits(Settings):
     connections: int = Field(4096, ge=1)
     header_seconds: float = Field(20.0, gt=0)
     body_seconds: float = Field(20.0, gt=0)
-    body_rate: int = Field(16 * 1024, ge=1)
+    body_rate: int = Field(1024, ge=1)
     send_seconds: float = Field(60.0, gt=0)
 
     @field_validator("allowed_hosts")

@@ -275,12 +275,13 @@ def _to_entry(found: Sequence[Detection], size: tuple[int, int]) -> Entry:
     masks: list[Image.Image] = []
     objects: list[dict[str, object]] = []
     for one in found:
-        plain = one.mask.tobytes() == box_mask(one.box, size).tobytes()
+        mask = one.mask if one.mask.mode == "L" else one.mask.convert("L")
+        plain = mask.tobytes() == box_mask(one.box, size).tobytes()
         objects.append(
             {"label": one.label, "score": one.score, "box": list(one.box), "mask": None if plain else len(masks)}
         )
         if not plain:
-            masks.append(one.mask)
+            masks.append(mask)
     best = found.best_rejected if isinstance(found, Detections) else None
     return Entry(tuple(masks), {"objects": objects, "best_rejected": best})
 

@@ -75,6 +75,8 @@ def _read_limits(max_body_mb: float, max_pixels: int, max_images: int, allow_url
         images=max_images,
         pixels=max_pixels,
         total_pixels=2 * max_pixels,
+        # A few of the largest requests fit together, whatever the operator allows.
+        memory_bytes=max(2**30, int(6 * max_body_mb * 2**20), 32 * max_pixels),
         allow_urls=allow_urls,
     )
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
 from agentfly.files import read_mapping, yaml_reason
-from agentfly.redaction import public_url
+from agentfly.redaction import public_url, secret_entries
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import HasSettings
 
@@ -82,6 +82,12 @@ def compose(recipe: Path, overrides: Sequence[str] = (), *, sizes: bool = True) 
     _check_keys(config, overrides)
     _update_paths(config)
     settings = settings_of(config)
+    # Not in the settings themselves: runs of older versions may hold keys, and are still read.
+    for name in secret_entries(settings.model_dump()):
+        raise ConfigError(
+            f"agentfly: {name}: keys do not belong into the recipe, which is stored with the run: export a variable "
+            "before the start, and name it where the service has a setting for that (api_key_env)"
+        )
     check_numbers(config)
     _complete(config, settings)
     if sizes:

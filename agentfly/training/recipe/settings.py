@@ -16,7 +16,6 @@ from agentfly.agents import RolloutLimits
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.guarded import GuardSettings
-from agentfly.redaction import secret_entries
 from agentfly.settings import OutputPath, Settings
 from agentfly.training.metrics.judge_audit import AuditSettings
 from agentfly.training.metrics.turn_credit import Placement
@@ -173,15 +172,6 @@ class TrainSettings(Settings):
     images: bool = False
     patience: Patience = Patience()
     environment: Mapping[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _no_keys(self) -> Self:
-        for name in secret_entries(self.model_dump()):
-            raise ValueError(
-                f"{name}: keys do not belong into the recipe, which is stored with the run: export a variable before "
-                "the start, and name it where the service has a setting for that (api_key_env)"
-            )
-        return self
 
     @model_validator(mode="after")
     def _patience_is_long_enough(self) -> Self:

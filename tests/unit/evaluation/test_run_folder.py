@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from agentfly.agents import StopReason
 from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ConfigError
 from agentfly.evaluation.run_folder import RunFolder, read_records
 from agentfly.files import LineFile
+from agentfly.images import ImageStore
 from tests.unit.evaluation.agents import record, square
 
 
@@ -33,6 +35,16 @@ async def test_what_was_appended_is_there_after_a_reopen_and_a_torn_line_is_cut_
     assert {id_: r.value("judge") for id_, r in opened.finished.items()} == {"t0": 1.0, "t1": 2.0}
     opened.close()
     assert (tmp_path / FILE_NAME).read_bytes() == whole
+
+
+async def test_images_of_a_folder_of_an_older_version_are_found(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4), "red")
+    handle = ImageStore(tmp_path / "pictures").put(image)
+    await written(tmp_path, 1.0)
+    (tmp_path / "images").rmdir()
+    opened = RunFolder(tmp_path, {"model": "m"})
+    assert opened.images.get(handle).tobytes() == image.tobytes()
+    opened.close()
 
 
 async def test_the_last_line_of_a_task_counts(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,26 @@ def test_everything_and_nothing_are_masks() -> None:
 def test_an_image_that_is_almost_opaque_is_no_cutout() -> None:
     mask = shape().convert("RGBA")
     mask.putpixel((0, 0), (0, 0, 0, 254))
+    assert read_mask(mask).image.tobytes() == shape().tobytes()
+
+
+def test_a_declared_black_is_no_hole(tmp_path: Path) -> None:
+    shape().convert("RGB").save(tmp_path / "m.png", transparency=(0, 0, 0))
+    assert load_mask(tmp_path / "m.png").tobytes() == shape().tobytes()
+    shape().save(tmp_path / "grey.png", transparency=0)
+    assert load_mask(tmp_path / "grey.png").tobytes() == shape().tobytes()
+
+
+def test_half_of_a_layer_in_one_colour_is_refused_as_nobody_can_tell() -> None:
+    layer = Image.new("RGBA", SIZE, (0, 0, 0, 0))
+    layer.paste((255, 255, 255, 255), (0, SIZE[1] // 3, *SIZE))
+    with pytest.raises(ImageError, match="which part changes"):
+        read_mask(layer)
+
+
+def test_numbers_of_many_classes_all_change() -> None:
+    mask = shape(20)
+    mask.putpixel((BOX[0], BOX[1]), 150)
     assert read_mask(mask).image.tobytes() == shape().tobytes()
 
 

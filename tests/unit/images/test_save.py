@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from agentfly.errors import ImageError
-from agentfly.images import save_image
+from agentfly.images import load_image, save_image
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match=r"cannot write .*a\.png"):
         save_image(Image.new("L", (2, 2)), tmp_path / "file" / "a.png")
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EACCES, errno.EPERM])
+def test_a_file_that_cannot_be_replaced_is_written(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is mounted alone into a container."""
+    path = save_image(Image.new("RGB", (8, 8), "red"), tmp_path / "a.png")
+
+    def refuse(partial: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    save_image(Image.new("RGB", (8, 8), "blue"), path)
+    assert load_image(path).getpixel((0, 0)) == (0, 0, 255)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])

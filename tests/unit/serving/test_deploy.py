@@ -383,6 +383,10 @@ def test_keys_do_not_stand_among_the_arguments_of_any_process(
         assert "VLLM_API_KEY" not in called["environment"]
 
 
+def test_a_key_that_cannot_be_one_is_left_to_the_command_which_refuses_it_in_one_line() -> None:
+    deploy._hide_keys(["--model", "m", "--api-key", "schl\xfcssel"])
+
+
 def test_keys_of_the_command_line_are_taken_as_vllm_takes_them() -> None:
     assert take_keys(["--a", "--api-key", "k1", "k2\n", "--b", "c"]) == (("k1", "k2"), ("--a", "--b", "c"))
     assert take_keys(["--api_key=k1", "x"]) == (("k1",), ("x",))

@@ -64,6 +64,17 @@ def cache(tmp_path: Path) -> ToolCache:
     return ToolCache(tmp_path)
 
 
+async def test_a_mask_of_another_mode_becomes_grey_at_once(cache: ToolCache, noise: Image.Image) -> None:
+    class Cutter(Work):
+        async def detect(self, image: Image.Image, prompt: str, **thresholds: float) -> Detections:
+            mask = Image.linear_gradient("L").resize(image.size).convert("1")
+            return Detections([Detection("cat", 0.5, (1, 2, 30, 40), mask)], best_rejected=None)
+
+    for _ in range(2):
+        (found,) = await Cutter().behind(cache).detector.detect(noise, "cat", box_threshold=0.3, text_threshold=0.2)
+        assert found.mask.mode == "L"
+
+
 async def test_detections_come_back_as_they_were(cache: ToolCache, tmp_path: Path, noise: Image.Image) -> None:
     work = Work()
     first, again, elsewhere = [

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, ParamSpec, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -135,7 +136,7 @@ async def read_body(request: Request, limits: UploadLimits, in_thread: InThread,
     if kind == "application/json":
         body = await in_thread(_parse, _read_json, await _read_bytes(request), held)
     elif kind == "application/x-www-form-urlencoded":
-        body = _sort(await in_thread(_parse, _read_urlencoded, await _read_bytes(request), held))
+        body = _sort(await in_thread(_parse, partial(_read_urlencoded, limits), await _read_bytes(request), held))
     elif kind == "multipart/form-data":
         body = _sort(await _read_form(request, limits))
     else:
@@ -185,9 +186,10 @@ def _require_text(source: object, param: str) -> str:
     return source
 
 
-def _read_urlencoded(data: bytearray) -> list[tuple[str, Source]]:
-    # Base64 has an escape in about every 20 characters. Many more take long to decode, and much memory.
-    if data.count(b"%") > 1_000 + len(data) // 8:
+def _read_urlencoded(limits: UploadLimits, data: bytearray) -> list[tuple[str, Source]]:
+    # Base64 has an escape in about every 20 characters, a prompt up to four in each. Many more take long to decode, and
+    # much memory.
+    if data.count(b"%") > 1_000 + 8 * limits.prompt_characters + len(data) // 8:
         raise RequestRefused("the form cannot be read: send multipart/form-data")
     try:
         return [*parse_qsl(data.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)]

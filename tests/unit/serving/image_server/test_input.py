@@ -320,6 +320,9 @@ def test_bodies_of_many_values_are_refused_before_they_are_parsed(server: Runnin
         headers = {"content-type": "application/x-www-form-urlencoded"}
         reply = httpx.post(f"{roomy.url}/v1/images/edits", content=b"prompt=" + b"%41" * 2_000_000, headers=headers)
         assert (reply.status_code, "multipart/form-data" in message(reply)) == (400, True)
+        prompt = "\u7ea2" * 1500
+        reply = httpx.post(f"{roomy.url}/v1/images/edits", data={"prompt": prompt}, timeout=60)
+        assert message(reply) == "image is needed"
 
 
 def test_bodies_are_parsed_off_the_event_loop(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

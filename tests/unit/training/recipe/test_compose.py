@@ -82,6 +82,12 @@ def test_keys_in_a_recipe_are_refused_as_it_is_stored_with_the_run(recipe: Path,
     assert "sk-secret" not in str(caught.value)
 
 
+def test_settings_of_an_older_run_that_hold_a_key_are_still_read(recipe: Path) -> None:
+    config = composed(recipe)
+    OmegaConf.update(config, "agentfly.environment", {"WANDB_API_KEY": "sk-secret"}, force_add=True)
+    assert settings_of(config).environment == {"WANDB_API_KEY": "sk-secret"}
+
+
 def test_a_stored_recipe_with_a_password_in_an_address_is_for_its_owner_alone(recipe: Path, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     write(composed(recipe), file)
