@@ -11,6 +11,7 @@ once, at definition; binding a method to an object costs a microsecond.
 from __future__ import annotations
 
 import asyncio
+import copy
 import difflib
 import inspect
 import json
@@ -129,6 +130,8 @@ def checked_arguments(model: type[BaseModel], tool: str, arguments: Mapping[str,
         try:
             valid = model.model_validate(found)
         except ValidationError as fault:
+            # The record of the call holds the same lists and objects.
+            found = copy.deepcopy(found)
             if not _read_texts(found, fault):
                 raise
             valid = model.model_validate(found)

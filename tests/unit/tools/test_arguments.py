@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -133,9 +134,11 @@ async def test_a_text_that_is_no_such_json_is_told_to_the_model(sent: str, words
 
 
 async def test_the_arguments_of_a_call_stay_as_they_were_sent() -> None:
-    sent = {"numbers": "[1]", "count": None}
+    sent = {"numbers": "[1]", "count": None, "boxes": ['{"x": 1}'], "either": {"a": '{"x": 1}'}}
+    before = copy.deepcopy(sent)
     await one(use)(sent)
-    assert sent == {"numbers": "[1]", "count": None}
+    assert (SEEN["boxes"], SEEN["either"]) == ([Box(x=1)], {"a": Box(x=1)})
+    assert sent == before
 
 
 @pytest.mark.parametrize("word", [None, "null", "None"])
