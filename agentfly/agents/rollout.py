@@ -132,6 +132,7 @@ class RunningChain:
         self.limits = rollout.limits
         self.codec = rollout.backend.codec
         self._deadline = deadline
+        self._names = frozenset(tool.name for tool in chain.tools)
 
     async def run(self) -> StopReason:
         """Make the first prompt, then take turns until a limit or the policy ends the chain."""
@@ -212,9 +213,9 @@ class RunningChain:
 
     async def _parse(self, text: str, thinking: bool) -> ParsedText:
         if len(text) < _LONG_TEXT:
-            return parse_tool_calls(text, thinking=thinking)
+            return parse_tool_calls(text, thinking=thinking, names=self._names)
         # Other chains must not wait for it.
-        return await asyncio.to_thread(parse_tool_calls, text, thinking=thinking)
+        return await asyncio.to_thread(parse_tool_calls, text, thinking=thinking, names=self._names)
 
     async def _act(self, allowed: tuple[ToolCall, ...], asked: int) -> StopReason | None:
         """Carry out the calls of a turn and show what they gave to the policy."""

@@ -5,15 +5,15 @@ Each holds one call, a list of calls, or, outside of tags, one call a line. A ca
 OpenAI's `{"function": {...}}`. A call that is drafted in a thought (`<think>`) is part of the thought.
 
 Broken JSON is repaired only where its meaning is beyond doubt; otherwise the call carries an error that the model can
-read. So does a text that is plainly a call in a form of another family. Parsing never raises on any text, and its time
-grows with the length of the text and no faster.
+read. So does a text that is plainly a call of a known tool in a form of another family. Parsing never raises on any
+text, and its time grows with the length of the text and no faster.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentfly.lenient_json import MAX_DEPTH, nested_deeper, read_with_slips
@@ -63,15 +63,16 @@ class _Unreadable(Exception):
     """A call cannot be read; the message is for the model."""
 
 
-def parse_tool_calls(text: str, *, thinking: bool = False) -> ParsedText:
+def parse_tool_calls(text: str, *, thinking: bool = False, names: Collection[str] = ()) -> ParsedText:
     """Split the text of a turn into content and calls.
 
     Args:
         text: as sampled.
         thinking: the text begins inside a thought, which the prompt has opened.
+        names: of the tools that the policy has; calls of them in forms of other families are errors.
     """
     start, stop = _answer(text, thinking=thinking)
-    content, calls = _read_answer(text[start:stop])
+    content, calls = _read_answer(text[start:stop], names)
     return ParsedText((text[:start] + content + text[stop:]).strip(), calls)
 
 
@@ -150,7 +151,7 @@ def _object_around(text: str, place: int, start: int) -> tuple[int, int] | None:
     return None
 
 
-def _read_answer(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def _read_answer(text: str, names: Collection[str]) -> tuple[str, tuple[ToolCall, ...]]:
     """Return the content, not stripped, and the calls of a text without thoughts."""
     if _OPEN in text:
         return _read_tags(text)
@@ -162,7 +163,7 @@ def _read_answer(text: str) -> tuple[str, tuple[ToolCall, ...]]:
             bodies, end = _objects(text, 0)
             whole = bodies and _skip_space(text, end) == len(text)
             return "", _read(bodies if whole else [(text, _UNREAD)])
-    name = name_in_other_form(text)
+    name = name_in_other_form(text, names)
     return text, () if name is None else (ToolCall("call_0", name, {}, _OTHER_FORM),)
 
 

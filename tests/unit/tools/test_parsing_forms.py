@@ -110,6 +110,7 @@ def test_the_end_of_one_fence_is_not_the_beginning_of_another() -> None:
 
 
 ARGUMENTS = '{"image_id": "img_1"}'
+TOOLS = ("edit", "give_answer")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ ARGUMENTS = '{"image_id": "img_1"}'
 )
 def test_a_call_in_another_form_is_an_error_that_gives_the_right_one(text: str, name: str) -> None:
     for written in (text, f"<think>hm</think>\n{text}"):
-        (call,) = parse_tool_calls(written).calls
+        (call,) = parse_tool_calls(written, names=TOOLS).calls
         assert (call.name, call.arguments) == (name, {})
         assert '<tool_call>{"name": "...", "arguments": {...}}</tool_call>' in str(call.error)
 
@@ -172,11 +173,35 @@ def test_a_call_in_another_form_is_an_error_that_gives_the_right_one(text: str, 
         '{"score": 7, "arguments": "none"}',
         '{"name": "edit", "description": "Edit.", "parameters": {"type": "object", "properties": {}}}',
         "My action: edit it.\nThe input: none",
+        "```python\ndef main():\n    print(1)\n\nmain()\n```",
+        "def main():\n    print(1)\n\nmain()",
+        "Sure: call\nprint()",
+        "The answer is:\nf(x=1)",
+        "The value is\nO(n=2)",
+        '{"name": "Ann", "input": {"a": 1}}',
+        'People:\n{"name": "Ann", "args": {"a": 1}}\n{"name": "Bob", "args": {"a": 2}}',
+        '{"tool_calls": [{"name": "Ann", "count": 3}]}',
+        "Action: sleep\nAction Input: none",
     ],
 )
 def test_an_answer_that_only_looks_a_little_like_a_call_is_content(text: str) -> None:
-    parsed = parse_tool_calls(text)
+    parsed = parse_tool_calls(text, names=TOOLS)
     assert (parsed.content, parsed.calls) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['edit(image_id="img_1")', f"[TOOL_CALLS][{EDIT}]", f'{{"tool": "edit", "input": {ARGUMENTS}}}', f"So:\n{EDIT}"],
+)
+def test_a_policy_without_tools_answers_whatever_it_writes(text: str) -> None:
+    assert parse_tool_calls(text).calls == ()
+
+
+def test_a_call_in_another_form_is_seen_behind_an_object_that_is_none() -> None:
+    text = f'{{"name": "Ann", "input": {{"a": 1}}}}\n{{"name": "edit", "input": {ARGUMENTS}}}'
+    (call,) = parse_tool_calls(text, names=TOOLS).calls
+    assert call.name == "edit"
+    assert call.error is not None
 
 
 def call_of(value: str) -> ToolCall:
