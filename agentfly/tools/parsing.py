@@ -86,7 +86,7 @@ def parse_tool_calls(
     if not calls and thoughts.spoken:
         name = name_in_other_form(text[slice(*thoughts.spoken[-1])], names)
         calls = () if name is None else (ToolCall("call_0", name, {}, _OTHER_FORM),)
-    if not calls and not cut:
+    if not calls and not cut and thoughts.drafted:
         calls = _drafted_call(text, thoughts)
     return ParsedText("".join([*kept, text[position:]]).strip(), calls)
 

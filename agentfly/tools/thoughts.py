@@ -11,7 +11,7 @@ FENCE = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)")
 # Values that are read one after the other where a text has them side by side.
 MAX_VALUES = 1000
 
-_MARK = re.compile("</?think>")
+_BEGINS, _ENDS = "<think>", "</think>"
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
 # Marks of one text that are looked at more closely; each may take as long as reading the whole text.
@@ -44,9 +44,11 @@ def split_thoughts(text: str, *, thinking: bool) -> Thoughts:
         text: of a turn.
         thinking: it begins inside a thought.
     """
+    if not thinking and "think>" not in text:
+        return Thoughts(((0, len(text)),), (), answered=True, closes_none=False)
     marks = _marks(text)
-    parts = list(zip([0, *(m.end() for m in marks)], [*(m.start() for m in marks), len(text)], strict=True))
-    opens = [mark[0] == "<think>" for mark in marks]
+    parts = list(zip([0, *(stop for _, stop in marks)], [*(start for start, _ in marks), len(text)], strict=True))
+    opens = [stop - start == len(_BEGINS) for start, stop in marks]
     # Whether each part is inside a thought, by the mark before it.
     inside = [thinking, *opens]
     if all(before is not after for before, after in zip(inside, opens, strict=False)):
@@ -62,19 +64,27 @@ def split_thoughts(text: str, *, thinking: bool) -> Thoughts:
     )
 
 
-def _marks(text: str) -> list[re.Match[str]]:
+def _marks(text: str) -> list[Span]:
     """Return the marks that stand in no JSON string."""
-    marks: list[re.Match[str]] = []
+    marks: list[Span] = []
     start, position, looks = 0, 0, _MAX_LOOKS
-    while (mark := _MARK.search(text, position)) is not None:
+    while (mark := text.find("<", position)) >= 0:
+        if text.startswith(_BEGINS, mark):
+            position = mark + len(_BEGINS)
+        elif text.startswith(_ENDS, mark):
+            position = mark + len(_ENDS)
+        else:
+            position = mark + 1
+            continue
         end = None
-        if looks and text.find("{", start, mark.start()) >= 0:
+        if looks and text.find("{", start, mark) >= 0:
             looks -= 1
-            end = _end_of_object_around(text, mark.start(), start)
+            end = _end_of_object_around(text, mark, start)
         if end is None:
-            marks.append(mark)
-            start = mark.end()
-        position = mark.end() if end is None else end
+            marks.append((mark, position))
+            start = position
+        else:
+            position = end
     return marks
 
 
