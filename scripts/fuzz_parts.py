@@ -89,7 +89,7 @@ class Parsing(Part):
         """Read one text in every way."""
         self.given = given = random.choice(self.TEXTS)(random)
         readers: list[Callable[[str], object]] = [
-            parse_tool_calls,
+            lambda text: parse_tool_calls(text, names=("give_answer",)),
             without_thoughts,
             lambda text: native_call("call_0", "give_answer", text),
             lambda text: read_boxes(text, "a cat. a dog.", (280, 280), (300, 200), "pixels"),

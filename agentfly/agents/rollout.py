@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from agentfly.agents.chain import Chain, RolloutLimits
 from agentfly.agents.llm_backends.base import Generation, GenerationRequest, LLMBackend, SamplingParams
@@ -132,6 +133,7 @@ class RunningChain:
         self.limits = rollout.limits
         self.codec = rollout.backend.codec
         self._deadline = deadline
+        self._names = frozenset(tool.name for tool in chain.tools)
 
     async def run(self) -> StopReason:
         """Make the first prompt, then take turns until a limit or the policy ends the chain."""
@@ -202,7 +204,7 @@ class RunningChain:
         content, calls = generation.text, generation.tool_calls
         if calls is None:
             thinking = self.codec is not None and self.codec.opens_thought
-            parsed = await self._parse(generation.text, thinking)
+            parsed = await self._parse(generation.text, thinking, generation.finish_reason == "length")
             content, calls = parsed.content, parsed.calls
         usage = generation.prompt_tokens, generation.completion_tokens
         trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage, began))
@@ -210,11 +212,10 @@ class RunningChain:
         await self.rollout.emit(TurnEnd(trajectory.id, len(trajectory.turns) - 1, generation.text, seconds))
         return calls
 
-    async def _parse(self, text: str, thinking: bool) -> ParsedText:
-        if len(text) < _LONG_TEXT:
-            return parse_tool_calls(text, thinking=thinking)
-        # Other chains must not wait for it.
-        return await asyncio.to_thread(parse_tool_calls, text, thinking=thinking)
+    async def _parse(self, text: str, thinking: bool, cut: bool) -> ParsedText:
+        parse = partial(parse_tool_calls, text, thinking=thinking, cut=cut, names=self._names)
+        # Other chains must not wait for a long text.
+        return parse() if len(text) < _LONG_TEXT else await asyncio.to_thread(parse)
 
     async def _act(self, allowed: tuple[ToolCall, ...], asked: int) -> StopReason | None:
         """Carry out the calls of a turn and show what they gave to the policy."""

@@ -2,44 +2,42 @@
 
 The forms are Hermes/Qwen tags (`<tool_call>{...}</tool_call>`), fences of JSON, and a text that is nothing but JSON.
 Each holds one call, a list of calls, or, outside of tags, one call a line. A call is `{"name", "arguments"}` or
-OpenAI's `{"function": {...}}`. A call that is drafted in a thought (`<think>`) is part of the thought.
+OpenAI's `{"function": {...}}`. A call that is drafted in a thought (`<think>`) is part of the thought, and an error
+where neither a call nor an answer follows.
 
 Broken JSON is repaired only where its meaning is beyond doubt; otherwise the call carries an error that the model can
-read. So does a text that is plainly a call in a form of another family. Parsing never raises on any text, and its time
-grows with the length of the text and no faster.
+read. So does a text that is plainly a call of a known tool in a form of another family. Parsing never raises on any
+text, and its time grows with the length of the text and no faster.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentfly.lenient_json import MAX_DEPTH, nested_deeper, read_with_slips
 from agentfly.messages import NO_ARGUMENTS, ToolCall
 from agentfly.tools.other_forms import name_in_other_form
+from agentfly.tools.thoughts import FENCE, MAX_VALUES, OPEN, Thoughts, decode, skip_space, split_thoughts
 
 FORM = '<tool_call>{"name": "...", "arguments": {...}}</tool_call>'
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_THOUGHT, _AFTER_THOUGHT = "<think>", "</think>"
-_FENCE = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)")
+_CLOSE = "</tool_call>"
 _WHOLE_FENCE = re.compile(r"\s*(`{3,}+|~{3,}+)[ \t]*+[\w+-]*+(.*)\1\s*", re.DOTALL)
 _LABELS = ("", "json", "tool_call")
-_SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"""["']?name["']?\s*:\s*["']([A-Za-z0-9_-]{1,64})["']""")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 # Characters of one text. A repair takes a microsecond for each, and calls are short.
 _MAX_REPAIR = 20_000
 # Calls of one text that are read, and that are returned at all; no chain makes as many in a turn.
-_MAX_CALLS = 1000
+_MAX_CALLS = MAX_VALUES
 _MAX_LISTED = 20_000
 _TOO_MANY = f"more than {_MAX_CALLS} tool calls in one turn: this one was not read. Call fewer tools at once"
 _OTHER_FORM = f"unreadable tool call: it is in another form. Write {FORM}"
-_MAX_MARKS = 16
+_IN_THOUGHT = "the call stood inside your thought: write it after </think>"
 
 _UNREAD = object()
 # A text that holds one call or a list of them, and its JSON value if that is known already.
@@ -63,16 +61,34 @@ class _Unreadable(Exception):
     """A call cannot be read; the message is for the model."""
 
 
-def parse_tool_calls(text: str, *, thinking: bool = False) -> ParsedText:
+def parse_tool_calls(
+    text: str, *, thinking: bool = False, cut: bool = False, names: Collection[str] = ()
+) -> ParsedText:
     """Split the text of a turn into content and calls.
 
     Args:
         text: as sampled.
         thinking: the text begins inside a thought, which the prompt has opened.
+        cut: a limit ended the text, maybe inside a thought.
+        names: of the tools that the policy has; calls of them in forms of other families are errors.
     """
-    start, stop = _answer(text, thinking=thinking)
-    content, calls = _read_answer(text[start:stop])
-    return ParsedText((text[:start] + content + text[stop:]).strip(), calls)
+    thoughts = split_thoughts(text, thinking=thinking)
+    kept: list[str] = []
+    bodies: list[_Body] = []
+    position, unread = 0, 0
+    for start, stop in thoughts.spoken:
+        content, found, more = _read_part(text[start:stop])
+        kept += text[position:start], content
+        bodies += found
+        unread += more
+        position = stop
+    calls = _read(bodies, unread)
+    if not calls and thoughts.spoken:
+        name = name_in_other_form(text[slice(*thoughts.spoken[-1])], names)
+        calls = () if name is None else (ToolCall("call_0", name, {}, _OTHER_FORM),)
+    if not calls and not cut and thoughts.drafted:
+        calls = _drafted_call(text, thoughts)
+    return ParsedText("".join([*kept, text[position:]]).strip(), calls)
 
 
 def native_call(call_id: str, name: str, arguments: object) -> ToolCall:
@@ -102,97 +118,65 @@ def read_structure(text: str) -> object:
     return None if nested_deeper(value, MAX_DEPTH) else value
 
 
-def _answer(text: str, *, thinking: bool) -> tuple[int, int]:
-    """Return the part of a text that is no thought: from the last thought's end to the next one's beginning."""
-    if not thinking and "think>" not in text:
-        return 0, len(text)
-    start = len(text) if thinking else 0
-    limit = len(text)
-    for _ in range(_MAX_MARKS):
-        place = text.rfind(_AFTER_THOUGHT, 0, limit)
-        if place < 0:
-            break
-        around = _object_around(text, place, 0)
-        if around is None:
-            start = place + len(_AFTER_THOUGHT)
-            break
-        limit = around[0]
-    position = start
-    for _ in range(_MAX_MARKS):
-        place = text.find(_THOUGHT, position)
-        if place < 0:
-            break
-        around = _object_around(text, place, start)
-        if around is None:
-            return start, place
-        position = around[1]
-    return start, len(text)
+def _drafted_call(text: str, thoughts: Thoughts) -> tuple[ToolCall, ...]:
+    """Return an error for the last call that can be read and stands in the thoughts; nothing where there is none.
+
+    A draft beside an answer is part of the thought. But a text that begins with a call, and ends a thought that nothing
+    began, is hardly a thought: there the mark is a slip.
+    """
+    drafted = thoughts.drafted
+    if thoughts.answered:
+        begins = thoughts.closes_none and text.lstrip().startswith((OPEN, "{", "[", "```", "~~~"))
+        drafted = drafted[:1] if begins else ()
+    bodies = [body for start, stop in drafted for body in _read_part(text[start:stop])[1]]
+    for call in reversed(_read(bodies)):
+        if call.error is None:
+            return (ToolCall("call_0", call.name, {}, _IN_THOUGHT),)
+    return ()
 
 
-def _object_around(text: str, place: int, start: int) -> tuple[int, int] | None:
-    """Return the span of the JSON value with a string in which a mark is written; None for a mark that counts."""
-    if text.find("{", start, place) < 0:
-        return None
-    begins = {start}
-    for mark in (_OPEN, "```", "~~~", _AFTER_THOUGHT):
-        if (found := text.rfind(mark, start, place)) >= 0:
-            fence = _FENCE.match(text, found)
-            begins.add(fence.end() if fence else found + len(mark))
-    for begin in sorted(begins, reverse=True):
-        position = _skip_space(text, begin)
-        for _ in range(_MAX_CALLS):
-            decoded = _decode(text, position)
-            if decoded is None or decoded[1] > place:
-                break
-            position = _skip_space(text, decoded[1])
-        if decoded is not None and position < place < decoded[1]:
-            return position, decoded[1]
-    return None
-
-
-def _read_answer(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Return the content, not stripped, and the calls of a text without thoughts."""
-    if _OPEN in text:
+def _read_part(text: str) -> tuple[str, list[_Body], int]:
+    """Return the content, not stripped, and the bodies of a text without thoughts, and how many more tags it has."""
+    if OPEN in text:
         return _read_tags(text)
     if "arguments" in text:
         content, bodies = _read_fences(text)
         if bodies:
-            return content, _read(bodies)
+            return content, bodies, 0
         if _looks_like_call(text):
             bodies, end = _objects(text, 0)
-            whole = bodies and _skip_space(text, end) == len(text)
-            return "", _read(bodies if whole else [(text, _UNREAD)])
-    name = name_in_other_form(text)
-    return text, () if name is None else (ToolCall("call_0", name, {}, _OTHER_FORM),)
+            whole = bodies and skip_space(text, end) == len(text)
+            return "", bodies if whole else [(text, _UNREAD)], 0
+    return text, [], 0
 
 
-def _read_tags(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def _read_tags(text: str) -> tuple[str, list[_Body], int]:
     outside: list[str] = []
     bodies: list[_Body] = []
     position, unread = 0, 0
-    while (start := text.find(_OPEN, position)) >= 0:
+    while (start := text.find(OPEN, position)) >= 0:
         outside.append(text[position:start])
         if len(bodies) == _MAX_CALLS:
-            unread, position = text.count(_OPEN, start), len(text)
+            unread, position = text.count(OPEN, start), len(text)
             break
-        body, position = _read_tag(text, start + len(_OPEN))
+        body, position = _read_tag(text, start + len(OPEN))
         bodies.append(body)
     outside.append(text[position:])
-    return "".join(outside), _read(bodies, unread)
+    return "".join(outside), bodies, unread
 
 
 def _read_tag(text: str, start: int) -> tuple[_Body, int]:
     """Return the body of a tag, and the position after it."""
-    decoded = _decode(text, _skip_space(text, start))
+    decoded = decode(text, skip_space(text, start))
     if decoded is not None:
         # A valid object is taken whole, so that a tag inside one of its strings ends nothing.
         value, end = decoded
-        after = _skip_space(text, end)
+        after = skip_space(text, end)
         if after == len(text):
             return (text[start:end], value), after
         if text.startswith(_CLOSE, after):
             return (text[start:end], value), after + len(_CLOSE)
-    following = text.find(_OPEN, start)
+    following = text.find(OPEN, start)
     stop = following if following >= 0 else len(text)
     close = text.find(_CLOSE, start, stop)
     body = text[start : close if close >= 0 else stop]
@@ -205,11 +189,11 @@ def _read_fences(text: str) -> tuple[str, list[_Body]]:
     bodies: list[_Body] = []
     kept, position = 0, 0
     for _ in range(_MAX_CALLS):
-        fence = _FENCE.search(text, position)
+        fence = FENCE.search(text, position)
         if fence is None:
             break
         found, end = _objects(text, fence.end())
-        after = _skip_space(text, end)
+        after = skip_space(text, end)
         if not found or not (after == len(text) or text.startswith(fence[1], after)):
             close = text.find(fence[1], fence.end())
             after = close if close >= 0 else len(text)
@@ -226,29 +210,14 @@ def _read_fences(text: str) -> tuple[str, list[_Body]]:
 def _objects(text: str, start: int) -> tuple[list[_Body], int]:
     """Return the JSON objects and lists, each of which begins a line, from a position on, and the end of the last."""
     bodies: list[_Body] = []
-    end, position = start, _skip_space(text, start)
-    while len(bodies) < _MAX_CALLS and (decoded := _decode(text, position)) is not None:
+    end, position = start, skip_space(text, start)
+    while len(bodies) < _MAX_CALLS and (decoded := decode(text, position)) is not None:
         value, end = decoded
         bodies.append((text[position:end], value))
-        position = _skip_space(text, end)
+        position = skip_space(text, end)
         if "\n" not in text[end:position]:
             break
     return bodies, end
-
-
-def _decode(text: str, position: int) -> tuple[object, int] | None:
-    """Return a JSON object or list, and its end; None where there is none."""
-    if not text.startswith(("{", "["), position):
-        return None
-    try:
-        return _DECODER.raw_decode(text, position)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _skip_space(text: str, start: int) -> int:
-    match = _SPACE.match(text, start)
-    return match.end() if match else start
 
 
 def _looks_like_call(text: str, *, labelled: bool = False) -> bool:
@@ -258,7 +227,7 @@ def _looks_like_call(text: str, *, labelled: bool = False) -> bool:
     bare = text.strip()
     if labelled or bare.startswith("{"):
         return True
-    decoded = _decode(bare, 0) if bare.startswith("[") else None
+    decoded = decode(bare, 0) if bare.startswith("[") else None
     return decoded is not None and decoded[1] == len(bare)
 
 

@@ -229,7 +229,7 @@ def check_parser(codec: ChatCodec) -> Iterator[Finding]:
     ids = codec.prompt_ids([ASK, Message("assistant", (), (CALL,)), SECOND], (), load)
     text = str(codec.tokenizer.decode(codec.collapse(ids)))
     # Up to the result: a thought that the template opens, or closes, for the next turn is no part of this one.
-    calls = parse_tool_calls(text.partition(SECOND.text)[0]).calls
+    calls = parse_tool_calls(text.partition(SECOND.text)[0], names=[CALL.name]).calls
     if [(call.name, dict(call.arguments), call.error) for call in calls] == [(CALL.name, dict(CALL.arguments), None)]:
         yield ok("calls in the template's format are read back as they were")
     elif CALL.name not in text:

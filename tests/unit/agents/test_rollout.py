@@ -329,12 +329,25 @@ async def test_an_image_that_a_tool_does_not_name_is_named_for_the_policy(image:
     assert result[0].names["img_2"] == result[0].final_image
 
 
-@pytest.mark.parametrize("thought", [f"<think>Maybe {ANSWER}? No.</think>Which circle?", f"<think>Maybe {ANSWER}"])
-async def test_a_call_that_is_drafted_in_a_thought_is_not_carried_out(thought: str, image: Image.Image) -> None:
+async def test_a_call_that_is_drafted_in_a_thought_is_not_carried_out(image: Image.Image) -> None:
+    thought = f"<think>Maybe {ANSWER}? No.</think>Which circle?"
     _, result = await run([thought], image)
     assert result[0].stop_reason is StopReason.NO_TOOL_CALL
     assert result[0].tool_records == []
     assert result[0].messages[-1].text == thought
+
+
+@pytest.mark.parametrize("swallowed", [f"<think>I answer. {ANSWER}", f"{ANSWER}</think>"])
+async def test_a_call_that_a_thought_swallows_is_told_to_the_policy(swallowed: str, image: Image.Image) -> None:
+    _, result = await run([swallowed, ANSWER.replace("img_2", "img_1")], image)
+    assert result[0].stop_reason is StopReason.ANSWERED
+    first, second = result[0].tool_records
+    assert (first.error, second.error) == ("the call stood inside your thought: write it after </think>", None)
+
+
+async def test_an_answer_that_is_a_line_of_python_ends_the_chain(image: Image.Image) -> None:
+    _, result = await run(["The answer is:\nf(x=1)"], image)
+    assert result[0].stop_reason is StopReason.NO_TOOL_CALL
 
 
 async def test_a_thought_that_the_template_opened_and_a_limit_cut_has_no_call(
@@ -344,9 +357,10 @@ async def test_a_thought_that_the_template_opened_and_a_limit_cut_has_no_call(
     opened = ChatCodec.from_pretrained(str(tiny_policy)).processor
     codec = ChatCodec(opened, f"{template}{{{{ '<think>\n' if add_generation_prompt }}}}")
     assert codec.opens_thought
-    for text, reason in ((f"Maybe {EDIT}", StopReason.NO_TOOL_CALL), (f"Maybe.</think>{EDIT}", StopReason.MAX_TURNS)):
+    for text, wrong in ((f"Maybe {EDIT}", True), (f"Maybe.</think>{EDIT}", False)):
         _, result = await run([text], image, codec, max_turns=1)
-        assert result[0].stop_reason is reason, result[0].error
+        assert result[0].stop_reason is StopReason.MAX_TURNS, result[0].error
+        assert [record.error is not None for record in result[0].tool_records] == [wrong]
     cut = len(codec.tokenizer(f"Maybe {EDIT}")["input_ids"])
     _, result = await run([f"Maybe {EDIT} or not."], image, codec, max_tokens_per_turn=cut)
     assert EDIT in result[0].turns[0].text

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from agentfly.errors import ToolError
@@ -133,22 +134,45 @@ async def test_a_text_that_is_no_such_json_is_told_to_the_model(sent: str, words
 
 
 async def test_the_arguments_of_a_call_stay_as_they_were_sent() -> None:
-    sent = {"numbers": "[1]", "count": None}
+    sent = {"numbers": "[1]", "count": None, "boxes": ['{"x": 1}'], "either": {"a": '{"x": 1}'}}
+    before = copy.deepcopy(sent)
     await one(use)(sent)
-    assert sent == {"numbers": "[1]", "count": None}
+    assert (SEEN["boxes"], SEEN["either"]) == ([Box(x=1)], {"a": Box(x=1)})
+    assert sent == before
 
 
 @pytest.mark.parametrize("word", [None, "null", "None"])
 async def test_an_optional_argument_that_is_null_is_left_out(word: str | None) -> None:
-    await one(use)(dict.fromkeys(("numbers", "box", "text", "count", "boxes", "pair"), word))
-    assert [SEEN[name] for name in ("numbers", "box", "text", "count", "boxes", "pair")] == [
-        None,
-        None,
-        "x",
-        5,
-        None,
-        (0, 0),
-    ]
+    await one(use)(dict.fromkeys(("numbers", "box", "boxes", "pair"), word))
+    assert [SEEN[name] for name in ("numbers", "box", "boxes", "pair")] == [None, None, None, (0, 0)]
+    await one(use)({"text": None, "text_or_list": None})
+    assert (SEEN["text"], SEEN["text_or_list"]) == ("x", "s")
+
+
+@tool
+def search(
+    query: str,
+    limit: int | None = 10,
+    text: str = "dflt",
+    short: Annotated[str, Field(max_length=9)] | None = "s",
+    order: Literal["up", None] = "up",
+    extra: Any = 3,
+) -> str:
+    """Search."""
+    SEEN.clear()
+    SEEN.update(locals())
+    return "searched"
+
+
+@pytest.mark.parametrize("word", ["null", "None"])
+async def test_a_null_or_a_text_that_the_hint_admits_is_not_replaced_by_the_default(word: str) -> None:
+    nulls = {"limit": None, "short": None, "order": None, "extra": None}
+    assert await given_to(search, query=word, **nulls) == {"query": word, **nulls}
+    words = {"text": word, "short": word, "extra": word}
+    assert await given_to(search, query="a", **words) == words | {"query": "a"}
+    # No text is admitted here, so that the word is the null that it spells.
+    await one(search)({"query": "a", "limit": word, "order": word})
+    assert (SEEN["limit"], SEEN["order"]) == (None, None)
 
 
 async def test_a_word_that_the_schema_lists_is_a_value() -> None:

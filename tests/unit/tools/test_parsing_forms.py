@@ -17,6 +17,7 @@ EDIT = '{"name": "edit", "arguments": {"image_id": "img_1"}}'
 TAG = f"<tool_call>{EDIT}</tool_call>"
 FORMS = [TAG, f"<tool_call>\n{EDIT}", f"```json\n{EDIT}\n```", f"~~~\n{EDIT}\n~~~", f"\n{EDIT}\n", f"[{EDIT}]"]
 ONE = (ToolCall("call_0", "edit", {"image_id": "img_1"}),)
+SWALLOWED = ToolCall("call_0", "edit", {}, "the call stood inside your thought: write it after </think>")
 
 
 @pytest.mark.parametrize("draft", FORMS)
@@ -25,7 +26,7 @@ ONE = (ToolCall("call_0", "edit", {"image_id": "img_1"}),)
     [
         "<think>{}</think>Which circle?",
         "Maybe {}? No.</think>Which circle?",
-        "<think>a</think>{}<think>b</think>Which?",
+        "<think>a</think>b</think>Maybe {}?<think>c</think>Which circle?",
     ],
 )
 def test_a_call_that_is_drafted_in_a_thought_is_content(thought: str, draft: str) -> None:
@@ -38,14 +39,65 @@ def test_a_call_that_is_drafted_in_a_thought_is_content(thought: str, draft: str
 @pytest.mark.parametrize("thought", ["<think>Maybe {}", "<think>a</think>I see.<think>Maybe {}", "I see.<think>{}. So"])
 def test_a_thought_that_was_cut_has_no_call(thought: str, draft: str) -> None:
     text = thought.replace("{}", draft)
-    parsed = parse_tool_calls(text)
+    parsed = parse_tool_calls(text, cut=True)
     assert (parsed.content, parsed.calls) == (text.strip(), ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{TAG}</think>",
+        f"{TAG}\nthen </think> is written",
+        f"```json\n{EDIT}\n```</think>",
+        f"{EDIT}\n</think>\n",
+        f"<think>I edit. {TAG}</think>\n",
+        f"<think>I edit. {TAG}",
+        f"<think>a</think>I see.<think>{TAG}",
+        f"<think>a<think>{TAG}</think>",
+        f"<tool_call>{{}}</tool_call>{TAG}</think>",
+        f"{TAG.replace('img_1', '</think>')}</think>",
+    ],
+)
+def test_a_call_that_a_thought_swallows_is_an_error_and_not_silence(text: str) -> None:
+    parsed = parse_tool_calls(text)
+    assert parsed.content == text.strip()
+    assert parsed.calls == (SWALLOWED,)
+
+
+def test_a_call_in_a_thought_that_the_prompt_opened_and_nothing_closed_is_an_error() -> None:
+    for text in (f"I edit. {TAG}", f"I edit. {TAG}</think>", f"I edit.<think>{TAG}"):
+        assert parse_tool_calls(text, thinking=True).calls == (SWALLOWED,)
+        assert parse_tool_calls(text, thinking=True, cut=True).calls == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>a</think>", "<think>a", f"<think>{TAG[:-30]}</think>", "a</think>", "<think>"]
+)
+def test_a_thought_without_a_readable_call_is_no_error(text: str) -> None:
+    for thinking in (False, True):
+        assert parse_tool_calls(text, thinking=thinking).calls == ()
+
+
+@pytest.mark.parametrize("call", FORMS)
+@pytest.mark.parametrize("text", ["<think>a</think>{}<think>b</think>done", "{}<think>b</think>", "{}<think>b"])
+def test_a_call_between_thoughts_is_read(text: str, call: str) -> None:
+    parsed = parse_tool_calls(text.replace("{}", call))
+    assert parsed.calls == ONE
+    assert parsed.content == text.replace("{}", "")
+    assert parse_tool_calls(f"a</think>{call}<think>b</think>done", thinking=True).calls == ONE
+
+
+def test_calls_between_several_thoughts_are_read_in_order() -> None:
+    other = TAG.replace("img_1", "img_2")
+    parsed = parse_tool_calls(f"<think>{TAG}</think>One.{TAG}<think>b</think>Two.{other}")
+    assert parsed.content == f"<think>{TAG}</think>One.<think>b</think>Two."
+    assert parsed.calls == (*ONE, ToolCall("call_1", "edit", {"image_id": "img_2"}))
 
 
 @pytest.mark.parametrize("draft", FORMS)
 def test_a_text_that_begins_inside_a_thought_has_no_call_before_its_end(draft: str) -> None:
-    assert parse_tool_calls(f"Maybe {draft}", thinking=True).calls == ()
-    assert parse_tool_calls(f"Maybe {draft}? </think>", thinking=True).calls == ()
+    assert parse_tool_calls(f"Maybe {draft}", thinking=True, cut=True).calls == ()
+    assert parse_tool_calls(f"Maybe {draft}? </think>No.", thinking=True).calls == ()
     assert parse_tool_calls(f"Maybe {draft}? </think>{TAG}", thinking=True).calls == ONE
 
 
@@ -110,6 +162,7 @@ def test_the_end_of_one_fence_is_not_the_beginning_of_another() -> None:
 
 
 ARGUMENTS = '{"image_id": "img_1"}'
+TOOLS = ("edit", "give_answer")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +206,7 @@ ARGUMENTS = '{"image_id": "img_1"}'
 )
 def test_a_call_in_another_form_is_an_error_that_gives_the_right_one(text: str, name: str) -> None:
     for written in (text, f"<think>hm</think>\n{text}"):
-        (call,) = parse_tool_calls(written).calls
+        (call,) = parse_tool_calls(written, names=TOOLS).calls
         assert (call.name, call.arguments) == (name, {})
         assert '<tool_call>{"name": "...", "arguments": {...}}</tool_call>' in str(call.error)
 
@@ -172,11 +225,35 @@ def test_a_call_in_another_form_is_an_error_that_gives_the_right_one(text: str, 
         '{"score": 7, "arguments": "none"}',
         '{"name": "edit", "description": "Edit.", "parameters": {"type": "object", "properties": {}}}',
         "My action: edit it.\nThe input: none",
+        "```python\ndef main():\n    print(1)\n\nmain()\n```",
+        "def main():\n    print(1)\n\nmain()",
+        "Sure: call\nprint()",
+        "The answer is:\nf(x=1)",
+        "The value is\nO(n=2)",
+        '{"name": "Ann", "input": {"a": 1}}',
+        'People:\n{"name": "Ann", "args": {"a": 1}}\n{"name": "Bob", "args": {"a": 2}}',
+        '{"tool_calls": [{"name": "Ann", "count": 3}]}',
+        "Action: sleep\nAction Input: none",
     ],
 )
 def test_an_answer_that_only_looks_a_little_like_a_call_is_content(text: str) -> None:
-    parsed = parse_tool_calls(text)
+    parsed = parse_tool_calls(text, names=TOOLS)
     assert (parsed.content, parsed.calls) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['edit(image_id="img_1")', f"[TOOL_CALLS][{EDIT}]", f'{{"tool": "edit", "input": {ARGUMENTS}}}', f"So:\n{EDIT}"],
+)
+def test_a_policy_without_tools_answers_whatever_it_writes(text: str) -> None:
+    assert parse_tool_calls(text).calls == ()
+
+
+def test_a_call_in_another_form_is_seen_behind_an_object_that_is_none() -> None:
+    text = f'{{"name": "Ann", "input": {{"a": 1}}}}\n{{"name": "edit", "input": {ARGUMENTS}}}'
+    (call,) = parse_tool_calls(text, names=TOOLS).calls
+    assert call.name == "edit"
+    assert call.error is not None
 
 
 def call_of(value: str) -> ToolCall:
