@@ -59,17 +59,23 @@ _COMPARES = re.compile(
     r"(?:greater|less|higher|lower|more|larger|smaller) than|outside)\b",
     re.IGNORECASE,
 )
-# "unsupported parameter", "does not support parameters", "parameter x is not supported"
+# "unsupported parameter", "does not support parameters", "parameter x is not supported", "seed is not supported"
 _SAYS_PARAMETER = re.compile(
+    "extra_forbidden|"
     rf"(?:unsupported|unrecogni[sz]ed|unknown|unexpected|extraneous|extra|additional) (?:\w+ )?{_THINGS}|"
-    rf"support (?:\w+ )?{_THINGS}|"
+    rf"(?:support|accept|allow|permit) (?:the )?(?:\w+ )?{_THINGS}|"
     rf"\b{_THINGS}\w*\W[^,;]{{0,40}}(?:unsupported|unexpected|(?:not|n't) (?:\w+ )?"
-    r"(?:support|permit|allow|recogni[sz]|accept))",
+    r"(?:support|permit|allow|recogni[sz]|accept))|"
+    rf"\b(?:{'|'.join((*_INSTEAD, 'include_usage'))})\b\W{{0,3}}(?:is |are |was )?"
+    r"(?:not |no longer |cannot |unsupported|deprecated|un(?:known|recogni[sz]ed)|must not |may only )",
     re.IGNORECASE,
 )
 # A clause that names more of our parameters than this, and speaks of no list of them, repeats the request.
 _MOST_NAMED = 2
-_LISTS = re.compile(r"\b(?:parameter|param|argument|arg|field|key|propertie|input|option|name)s\b", re.IGNORECASE)
+_LISTS = re.compile(
+    r"\b(?:parameter|param|argument|arg|field|key|propertie|input|option|name)(?:s|\(s\))(?!\w)|\b(?:these|following)\b",
+    re.IGNORECASE,
+)
 # A server takes either of the two: "temperature and top_p cannot both be specified".
 _EITHER = re.compile(
     r"\bboth\b|only one|one of|\beither\b|together|same time|simultaneous|mutually|combin", re.IGNORECASE
@@ -308,7 +314,7 @@ def _refuses(clause: str, named: int, *, failed: bool) -> bool:
         return False
     if named > _MOST_NAMED and not _LISTS.search(clause):
         return False
-    return not (failed or named > _MOST_NAMED) or _SAYS_PARAMETER.search(clause) is not None
+    return not failed or _SAYS_PARAMETER.search(clause) is not None
 
 
 def _pattern(name: str) -> re.Pattern[str]:
