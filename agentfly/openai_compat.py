@@ -39,11 +39,41 @@ _ALIASES = {
 _EXTRAS = ("logprobs", "response_format")
 # A gateway may pass the refusal of its provider on as a fault of the server; in a stream there may be no status.
 _REFUSAL_STATUSES = (None, 400, 405, 422, 500, 501, 502)
+_THINGS = r"(?:param|arg|field|key|propert|input|option|name)"
+# Words that are only ever said of a parameter, and words that may be said of its value, or of something else.
 _REFUSES = re.compile(
-    r"unsupported|unrecogni[sz]ed|unknown|unexpected|extraneous|deprecated|extra_forbidden|additional propert|"
-    r"extra (?:inputs?|fields?)|cannot find field|only the default|may only be set|or unset|"
-    r"(?:\bnot|n't|cannot|no longer) (?:\w+ ){0,2}?"
-    r"(?:support|permit|allow|recogni[sz]|accept|available|implement|specified|set|used|provided|a valid)",
+    rf"unrecogni[sz]ed|deprecated|extraneous|extra_forbidden|additional propert|extra (?:inputs?|fields?)|"
+    rf"cannot find field|only the default|may only be set|or unset|unexpected (?:\w+ )?{_THINGS}|"
+    rf"\b{_THINGS}\w*\W[^,;]{{0,40}} unexpected",
+    re.IGNORECASE,
+)
+_MAY_REFUSE = re.compile(
+    r"(?:unsupported|unknown)(?! error)|(?:\bnot|n't|cannot|no longer) (?:\w+ ){0,2}?"
+    r"(?:support|permit|allow|recogni[sz]|accept|available|implement|specified|set|used|provided|"
+    rf"a valid {_THINGS})",
+    re.IGNORECASE,
+)
+# "temperature must not be set above 1" is about the value: what the user asked for is wrong, not unknown.
+_COMPARES = re.compile(
+    r"(?<!\bversion )(?<!\bversions )\b(?:above|below|beyond|between|exceed\w*|"
+    r"(?:greater|less|higher|lower|more|larger|smaller) than|outside)\b",
+    re.IGNORECASE,
+)
+# "unsupported parameter", "does not support parameters", "parameter x is not supported", "seed is not supported"
+_SAYS_PARAMETER = re.compile(
+    "extra_forbidden|"
+    rf"(?:unsupported|unrecogni[sz]ed|unknown|unexpected|extraneous|extra|additional) (?:\w+ )?{_THINGS}|"
+    rf"(?:support|accept|allow|permit) (?:the )?(?:\w+ )?{_THINGS}|"
+    rf"\b{_THINGS}\w*\W[^,;]{{0,40}}(?:unsupported|unexpected|(?:not|n't) (?:\w+ )?"
+    r"(?:support|permit|allow|recogni[sz]|accept))|"
+    rf"\b(?:{'|'.join((*_INSTEAD, 'include_usage'))})\b\W{{0,3}}(?:is |are |was )?"
+    r"(?:not |no longer |cannot |unsupported|deprecated|un(?:known|recogni[sz]ed)|must not |may only )",
+    re.IGNORECASE,
+)
+# A clause that names more of our parameters than this, and speaks of no list of them, repeats the request.
+_MOST_NAMED = 2
+_LISTS = re.compile(
+    r"\b(?:parameter|param|argument|arg|field|key|propertie|input|option|name)(?:s|\(s\))(?!\w)|\b(?:these|following)\b",
     re.IGNORECASE,
 )
 # A server takes either of the two: "temperature and top_p cannot both be specified".
@@ -221,7 +251,7 @@ class Fallbacks:
         if "logprobs" not in adapted:
             adapted.pop("top_logprobs", None)
         if self._either and "temperature" in adapted and "top_p" in adapted:
-            # 1 is what a server takes anyway.
+            # A temperature of 1 changes nothing of what the model says, unless the server's own default is another.
             del adapted["temperature" if adapted["temperature"] == 1 else "top_p"]
         return adapted
 
@@ -236,7 +266,7 @@ class Fallbacks:
         status: int | None = getattr(fault, "status_code", None) or status_of(fault.body)
         if status not in _REFUSAL_STATUSES:
             return False
-        either, names = _refused_in(fault, body, extras=status in (400, 422))
+        either, names = _refused_in(fault, body, status)
         for name in names - self._refused:
             instead = _INSTEAD[name]
             if instead in self._refused:
@@ -251,7 +281,7 @@ class Fallbacks:
         return self.adapt(body) != dict(body)
 
 
-def _refused_in(fault: openai.APIError, body: Mapping[str, object], *, extras: bool) -> tuple[bool, set[str]]:
+def _refused_in(fault: openai.APIError, body: Mapping[str, object], status: int | None) -> tuple[bool, set[str]]:
     """Return what an error refuses of a request: temperature beside top_p, and the names of single parameters."""
     known = {name: _pattern(name) for name in _INSTEAD if name in body}
     param, code = fault.param, str(fault.code or "").lower()
@@ -260,16 +290,31 @@ def _refused_in(fault: openai.APIError, body: Mapping[str, object], *, extras: b
     for text in dict.fromkeys(words_of(fault.body)) or (fault.message,):
         for clause in _CLAUSE.split(text):
             named = {name for name, pattern in known.items() if pattern.search(_VALID.sub("", clause))}
-            if {"temperature", "top_p"} <= named and _EITHER.search(clause):
+            if named == {"temperature", "top_p"} and _EITHER.search(clause):
                 either = True
-            elif _REFUSES.search(clause):
+            elif _refuses(clause, len(named), failed=status is not None and status >= 500):
                 refused = True
                 names |= named
-            elif extras:
+            elif status in (400, 422):
                 names |= named.intersection(_EXTRAS)
     if refused and isinstance(param, str) and param in known:
         names.add(param)
     return either, names
+
+
+def _refuses(clause: str, named: int, *, failed: bool) -> bool:
+    """Return True if a clause refuses parameters.
+
+    Args:
+        clause: of the error's words.
+        named: number of our parameters in it.
+        failed: the server reports a fault of its own. It may tell what it was doing, and with what request.
+    """
+    if not (_REFUSES.search(clause) or (_MAY_REFUSE.search(clause) and not _COMPARES.search(clause))):
+        return False
+    if named > _MOST_NAMED and not _LISTS.search(clause):
+        return False
+    return not failed or _SAYS_PARAMETER.search(clause) is not None
 
 
 def _pattern(name: str) -> re.Pattern[str]:

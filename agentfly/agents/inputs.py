@@ -21,6 +21,7 @@ Conversation = OneConversation | Sequence[OneConversation]
 PLACEHOLDER = "<image>"
 """Stands in a text for an image that is given in `images` beside the messages, as many data sets have it."""
 
+_SOURCES = (Image.Image, bytes, str, os.PathLike, Mapping)
 _FORMS = "messages is a conversation or a non-empty list of conversations"
 
 
@@ -54,18 +55,26 @@ def conversations(messages: object) -> list[OneConversation]:
     return found
 
 
-def place_images(conversation: OneConversation) -> OneConversation:
+def place_images(conversation: OneConversation, *, strict: bool = False) -> OneConversation:
     """Return a conversation with the images beside its messages in their places.
 
     The places are image parts without an image or, where there are none, the placeholders in the texts.
 
+    Args:
+        conversation: with its images under `images`; one image need not be in a list.
+        strict: it is a row of a data set, where the placeholder and `images` always mean images. Elsewhere a text may
+            be about the word, and `images` without a list may be metadata of the user.
+
     Raises:
         ConfigError: the numbers of images and places differ, or a user's text has a placeholder and there is no image.
     """
-    if conversation.get("images") is None and not any(_has_placeholder(m) for m in conversation["messages"]):
+    given = plain_list(conversation.get("images"))
+    listed = isinstance(given, (list, tuple))
+    if given is None and not (strict and any(_has_placeholder(m) for m in conversation["messages"])):
         return conversation
-    images = plain_list(conversation.get("images"))
-    images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    if not strict and not listed and not isinstance(given, _SOURCES):
+        return conversation
+    images = [] if given is None else list(given) if listed else [given]
     messages = [dict(m) if isinstance(m, Mapping) else m for m in conversation["messages"]]
     parts = [(message, part) for message in messages for part in _parts(message)]
     bare = sum(_is_bare(part) for _, part in parts)
@@ -82,6 +91,8 @@ def place_images(conversation: OneConversation) -> OneConversation:
             )
         return conversation
     if places != len(images):
+        if not strict and not listed:
+            return conversation
         raise ConfigError(
             f"{len(images)} images beside the messages, and {places} places for them: write {PLACEHOLDER} in the text "
             "where each belongs"

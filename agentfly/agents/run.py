@@ -31,7 +31,7 @@ from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, TrajectoryLine, r
 from agentfly.aio import gather_or_cancel
 from agentfly.errors import AgentFlyError, ConfigError, ImageError, one_line
 from agentfly.files import LineFile
-from agentfly.images import ImageStore, load_image
+from agentfly.images import ImageSource, ImageStore, load_image
 from agentfly.messages import Message, text_message
 
 # Names of the chains that run in this process, whatever their agent: agents may share a backend.
@@ -154,8 +154,7 @@ class Run:
         begun = time.monotonic()
         try:
             found = conversations(messages)
-            with self._named_folder():
-                result = await self._run(found)
+            result = await self._run(found)
         except BaseException as fault:
             words = str(fault) if isinstance(fault, AgentFlyError) else f"{type(fault).__name__}: {fault}"
             stopped = isinstance(fault, asyncio.CancelledError)
@@ -171,7 +170,7 @@ class Run:
 
     @contextmanager
     def _named_folder(self) -> Iterator[None]:
-        """Turn a fault of the disk into an error that names the log folder."""
+        """Turn a fault of the disk, from what is written to the log folder, into an error that names the folder."""
         try:
             yield
         except OSError as fault:
@@ -180,7 +179,8 @@ class Run:
             raise ConfigError(f"log_dir={str(self.log_dir)!r} cannot be written: {one_line(fault) or fault}") from fault
 
     async def _run(self, found: Sequence[OneConversation]) -> RunResult:
-        log = await asyncio.to_thread(RunLog, self.log_dir) if self.log_dir is not None else None
+        with self._named_folder():
+            log = await asyncio.to_thread(RunLog, self.log_dir) if self.log_dir is not None else None
         try:
             await asyncio.to_thread(self._plan, found, log)
             chains = tuple(slot.trajectory.id for slot in self._slots)
@@ -220,8 +220,9 @@ class Run:
                 await self._roll(slot, messages, store)
             if log is not None and slot.trajectory.stop_reason is not StopReason.CANCELLED:
                 # A tool may have put images into the agent's own store.
-                await asyncio.to_thread(log.images.copy_from, self.agent.store, slot.trajectory.handles)
-                await log.append(slot.trajectory)
+                with self._named_folder():
+                    await asyncio.to_thread(log.images.copy_from, self.agent.store, slot.trajectory.handles)
+                    await log.append(slot.trajectory)
 
     async def _roll(self, slot: _Slot, messages: Sequence[Message], store: ImageStore) -> None:
         trajectory = slot.trajectory
@@ -241,9 +242,13 @@ class Run:
     async def _load(self, slot: _Slot, store: ImageStore) -> list[Message]:
         """Return the messages of a conversation, loaded by the first of its chains."""
 
+        def keep(source: ImageSource) -> str:
+            image = load_image(source, self.agent.settings.image_limits)
+            with self._named_folder():
+                return store.put(image)
+
         def load() -> list[Message]:
-            limits = self.agent.settings.image_limits
-            return read_messages(slot.conversation, lambda source: store.put(load_image(source, limits)))
+            return read_messages(slot.conversation, keep)
 
         if slot.group not in self._loaded:
             self._loaded[slot.group] = asyncio.ensure_future(asyncio.to_thread(load))

@@ -119,6 +119,24 @@ REFUSALS: list[tuple[int, object, set[str]]] = [
     (422, says("unknown field `seed`, expected one of `model`, `temperature`, `top_p`"), {"seed"}),
     (400, says("Additional properties are not allowed ('seed' was unexpected)"), {"seed"}),
     (400, says("VLLM TPU does not support per-request seed."), {"seed"}),
+    (400, says("Unrecognized request arguments supplied: seed, top_p, temperature"), {"seed", "top_p", "temperature"}),
+    (400, says("create() got an unexpected keyword argument 'seed'"), {"seed"}),
+    (500, says("create() got an unexpected keyword argument 'seed'"), {"seed"}),
+    (502, says("Unsupported parameter: 'top_p'"), {"top_p"}),
+    (500, says("parameter `seed` is not supported"), {"seed"}),
+    (500, says("no", param="seed", code="unsupported_parameter"), {"seed"}),
+    (400, says("these are not supported: seed, top_p, temperature"), {"seed", "top_p", "temperature"}),
+    (500, says("This model does not accept the parameter `top_p`"), {"top_p"}),
+    (502, says("`temperature` is not supported with this model."), {"temperature"}),
+    (500, says("temperature is deprecated for this model"), {"temperature"}),
+    (
+        400,
+        says("Unrecognized key(s) in object: 'seed', 'top_p', 'stream_options'"),
+        {"seed", "top_p", "stream_options"},
+    ),
+    (400, says("seed is not supported by API versions below 2024-02-15"), {"seed"}),
+    (400, says("temperature cannot be set when thinking is enabled"), {"temperature"}),
+    (400, says("seed is not a valid parameter"), {"seed"}),
     # Extras without which a request is nearly as good
     (400, says("Invalid schema for response_format 'x'"), {"response_format"}),
     (400, says("guided_json cannot be compiled"), {"response_format"}),
@@ -188,6 +206,35 @@ def test_of_temperature_and_top_p_the_one_that_says_less_is_left_out(words: str,
     ],
 )
 def test_other_refusals_are_errors(status: int, body: object) -> None:
+    assert left_after(refusal(status, body)) is None
+
+
+SENT = "{'temperature': 0.7, 'seed': 1, 'top_p': 0.9, 'max_completion_tokens': 100, 'stream_options': {}}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, says(f"unexpected error while forwarding {SENT}")),
+        (500, says(f"unknown error while forwarding parameters {SENT}")),
+        (500, says(f"upstream does not accept more work: {SENT}")),
+        (500, says(f"one of the workers failed with {SENT}")),
+        (400, says(f"the upload is not supported: {SENT}")),
+        (400, says(f"Unknown argument 'foo' in {SENT}")),
+        (500, says("Unexpected end of stream while sampling with temperature")),
+        (400, says("Unexpected end of stream while sampling with temperature")),
+        (500, says(f"the worker does not accept {SENT}")),
+        (500, says("temperature of the worker is not supported by its board")),
+        (500, says("worker not available: sampler of seed 3")),
+        (400, says("temperature must not be set above 0.5")),
+        (400, says("temperature must not be set above 0.5", param="temperature", code="invalid_value")),
+        (400, says("Unsupported value: temperature greater than 1 is not supported")),
+        (400, says("seed must be one of 0, 1, 2; -1 is not a valid seed")),
+        (400, says("max_completion_tokens cannot be set greater than 4096")),
+        (400, says("max_completion_tokens is not allowed to exceed 4096")),
+    ],
+)
+def test_a_wrong_value_and_a_repeated_request_drop_nothing(status: int, body: object) -> None:
     assert left_after(refusal(status, body)) is None
 
 

@@ -175,30 +175,33 @@ def read_image(content: bytes) -> Image.Image:
 def read_detections(content: bytes, size: tuple[int, int]) -> Detections:
     """Return the objects of a reply of `/v1/detections`; the mask of an object without one is its box.
 
+    An object whose box is outside of the image is left out.
+
     Args:
         content: the body of the reply.
         size: width and height of the image in pixels.
 
     Raises:
-        BadReply: the reply has another form.
+        BadReply: the reply has another form, or objects of which none is on the image.
     """
     reply = _read_json(content)
     try:
         best = reply.get("best_rejected")
-        found = [_read_detection(item, size) for item in reply["data"]]
+        read = [_read_detection(item, size) for item in reply["data"]]
+        found = [detection for detection in read if detection is not None]
+        if read and not found:
+            raise ValueError("all boxes are outside of the image")
         return Detections(found, best_rejected=None if best is None else _read_score(best))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as fault:
         raise BadReply(f"its reply is no list of objects ({type(fault).__name__})") from fault
 
 
-def _read_detection(item: Mapping[str, Any], size: tuple[int, int]) -> Detection:
+def _read_detection(item: Mapping[str, Any], size: tuple[int, int]) -> Detection | None:
     x0, y0, x1, y1 = (float(value) for value in item["box"])
     box = clip_box((x0, y0, x1, y1), size)
     if box is None:
-        raise ValueError("the box is outside of the image")
-    mask = box_mask(box, size)
-    if item.get("mask"):
-        mask = read_mask(_decode(item["mask"])).image
+        return None
+    mask = read_mask(_decode(item["mask"])).image if item.get("mask") else box_mask(box, size)
     if mask.size != size:
         raise ValueError("the mask has another size than the image")
     return Detection(str(item["label"]), _read_score(item["score"]), box, mask)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agentfly.agents import ImageEditingAgent
-from agentfly.agents.inputs import conversations, fingerprint, read_messages
+from agentfly.agents.inputs import conversations, fingerprint, place_images, read_messages
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import ConfigError
 from agentfly.images import encode_image
@@ -66,15 +66,46 @@ def test_one_image_need_not_be_in_a_list() -> None:
         ([user("<image>x")], {"images": ["a", "b"]}, "2 images beside the messages, and 1 places"),
         ([user("<image><image>x")], {"images": ["a"]}, "1 images beside the messages, and 2 places"),
         ([user([BARE])], {"images": ["a", "b"]}, "2 images beside the messages, and 1 places"),
-        ([user("<image>x")], {}, "there is no image"),
         ([user("<image>x")], {"images": []}, "there is no image"),
-        ([user("<image>x")], {"images": None}, "there is no image"),
+        ([user("<image>x")], {"images": np.array([])}, "there is no image"),
         ([user([BARE, "x"])], {}, "needs the image under"),
     ],
 )
 def test_what_has_nothing_to_show_is_refused(messages: list[Any], beside: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read(messages, **beside)
+
+
+@pytest.mark.parametrize(
+    ("text", "beside"),
+    [
+        ("Explain the SVG <image> element", {}),
+        ("Explain the SVG <image> element", {"images": None}),
+        ("How many?", {"images": 3}),
+        ("Is <image> an element?", {"images": 3}),
+        ("<image> and <image>", {"images": "two of them"}),
+        ("How many?", {"images": "none"}),
+        ("How many?", {"images": {"count": 0}}),
+    ],
+)
+def test_a_text_about_the_word_and_metadata_of_that_name_are_let_through(text: str, beside: dict[str, Any]) -> None:
+    (found,) = conversations({"messages": [user(text)], **beside})
+    assert read([user(text)], **beside) == [(text,)]
+    assert found.get("images") == beside.get("images")
+
+
+@pytest.mark.parametrize("beside", [{}, {"images": None}, {"images": []}])
+def test_the_word_in_a_row_of_a_data_set_needs_its_image(beside: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="there is no image"):
+        place_images({"messages": [user("<image>x")], **beside}, strict=True)
+
+
+@pytest.mark.parametrize("text", ["Explain the SVG <image> element", [{"type": "text", "text": "An <image>?"}]])
+async def test_an_agent_answers_a_question_about_the_word(text: Any) -> None:
+    agent = ImageEditingAgent("s", backend=ScriptedBackend(["It shows one."]))
+    (trajectory,) = await agent.run([user(text)])
+    assert trajectory.error is None
+    assert trajectory.messages[-1].text == "It shows one."
 
 
 def test_messages_that_show_their_own_images_stay_as_they_are() -> None:

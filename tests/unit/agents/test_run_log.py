@@ -21,6 +21,7 @@ from agentfly.agents.run import RunLog
 from agentfly.agents.trajectory_file import FILE_NAME, IMAGES
 from agentfly.errors import BackendError, ConfigError
 from agentfly.images import ImageStore
+from agentfly.tools import Toolset
 from tests import programs
 from tests.unit.agents.conftest import ChatServer, failure
 
@@ -217,6 +218,32 @@ async def test_a_log_dir_that_cannot_be_made_is_one_error_with_the_path(tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=f"log_dir='{tmp_path}/file/log' cannot be written: .*not a folder"):
         await Counted().agent.run(conversations(1), log_dir=tmp_path / "file" / "log")
+
+
+async def test_a_disk_that_has_no_room_for_the_first_image_is_one_error_with_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(ConfigError, match=f"log_dir='{tmp_path}' cannot be written: .*{IMAGES}"):
+        await Counted().agent.run(conversations(), log_dir=tmp_path)
+
+
+@pytest.mark.parametrize("fault", [FileNotFoundError(2, "gone", "prices.csv"), ConnectionResetError("reset")])
+async def test_a_fault_of_the_system_in_the_users_own_code_is_not_blamed_on_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    counted = Counted()
+
+    def toolset(_: object) -> Toolset:
+        raise fault
+
+    monkeypatch.setattr(counted.agent, "toolset", toolset)
+    with pytest.raises(type(fault)) as caught:
+        await counted.agent.run(conversations(1), log_dir=tmp_path)
+    assert caught.value is fault
 
 
 async def test_images_that_were_damaged_between_two_starts_are_mended_by_the_chains_that_run(tmp_path: Path) -> None:

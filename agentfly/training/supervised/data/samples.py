@@ -293,7 +293,7 @@ def _sample(row: object, folder: Path, codec: ChatCodec, store: ImageStore) -> S
     """Return a sample of a row; its images are data URIs, or files in the folder."""
     if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
         raise DatasetError("a line is an object with a list of 'messages'")
-    row = place_images(row)
+    row = place_images(row, strict=True)
 
     def store_image(source: ImageSource) -> str:
         if isinstance(source, str) and source.startswith(("http://", "https://")):

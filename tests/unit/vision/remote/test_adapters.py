@@ -184,6 +184,24 @@ def test_detections_without_masks_are_boxes() -> None:
     assert detections.best_rejected == 0.2
 
 
+OUTSIDE = ([100, 100, 101, 101], [3, 3, 3, 3], [-5, 0, -1, 4], [0, 0, float("nan"), 1])
+
+
+@pytest.mark.parametrize("box", OUTSIDE)
+def test_an_object_outside_of_the_image_is_left_out_and_the_others_count(box: list[float]) -> None:
+    items = [{"label": "dog", "score": 0.9, "box": box}, {"label": "cat", "score": 0.5, "box": [1, 2, 4, 5]}]
+    for data in (items, items[::-1]):
+        (found,) = read_detections(json.dumps({"data": data}).encode(), (8, 6))
+        assert (found.label, found.box) == ("cat", (1, 2, 4, 5))
+
+
+def test_a_reply_whose_objects_are_all_outside_of_the_image_is_no_answer() -> None:
+    data = [{"label": "dog", "score": 0.9, "box": box} for box in OUTSIDE]
+    with pytest.raises(BadReply):
+        read_detections(json.dumps({"data": data}).encode(), (8, 6))
+    assert not read_detections(b'{"data": []}', (8, 6))
+
+
 @pytest.mark.parametrize(
     "item",
     [

@@ -136,7 +136,9 @@ def test_thoughts_of_earlier_turns_stay_as_they_do_in_a_rollout(codec: ChatCodec
         ),
         ({"messages": [{"role": "user", "content": [{"type": "image", "image": "none.png"}]}]}, "none.png"),
         ({"messages": [user("<image>hi"), assistant()]}, "there is no image"),
+        ({"messages": [user("<image>hi"), assistant()], "images": None}, "there is no image"),
         ({"messages": [user(), assistant()], "images": ["a.png"]}, "0 places"),
+        ({"messages": [user(), assistant()], "images": "a.png"}, "0 places"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(codec: ChatCodec, tmp_path: Path, row: Any, words: str) -> None:
