@@ -57,7 +57,7 @@ def _without_nulls(model: type[BaseModel], arguments: Mapping[str, object]) -> d
     """Return the arguments without optional ones for which null can only mean "not given".
 
     A null is a value where the hint admits it and the default is another value. The words for null are values where
-    the hint admits any text, or lists them.
+    the hint lists them, or admits any text and is not optional (`str | None = None`).
     """
     found = dict(arguments)
     nulls = [name for name, value in found.items() if value is None or value in _NULLS]
@@ -66,11 +66,13 @@ def _without_nulls(model: type[BaseModel], arguments: Mapping[str, object]) -> d
         for name in nulls:
             if (info := fields.get(name)) is None:
                 continue
+            left_out = info.default is None or not _admits(info.annotation, NoneType)
             if found[name] is not None:
-                if _admits(info.annotation, str) or _is_choice(info.annotation, found[name]):
+                is_text = _admits(info.annotation, str) and info.default is not None
+                if is_text or _is_choice(info.annotation, found[name]):
                     continue
                 found[name] = None
-            if info.default is None or not _admits(info.annotation, NoneType):
+            if left_out:
                 del found[name]
     return found
 

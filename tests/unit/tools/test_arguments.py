@@ -157,6 +157,7 @@ def search(
     short: Annotated[str, Field(max_length=9)] | None = "s",
     order: Literal["up", None] = "up",
     extra: Any = 3,
+    negative: str | None = None,
 ) -> str:
     """Search."""
     SEEN.clear()
@@ -170,6 +171,8 @@ async def test_a_null_or_a_text_that_the_hint_admits_is_not_replaced_by_the_defa
     assert await given_to(search, query=word, **nulls) == {"query": word, **nulls}
     words = {"text": word, "short": word, "extra": word}
     assert await given_to(search, query="a", **words) == words | {"query": "a"}
+    # A model that writes the word for an optional text means none.
+    assert await given_to(search, query="a", negative=word) == {"query": "a"}
     # No text is admitted here, so that the word is the null that it spells.
     await one(search)({"query": "a", "limit": word, "order": word})
     assert (SEEN["limit"], SEEN["order"]) == (None, None)
