@@ -292,11 +292,14 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) -
         size = file.stat().st_size if file.exists() else 0
         at = None if attempt == 5 else size + drawn.randrange(0, 8000)
         finished = killed_run(program, file, at, drawn.uniform(0, 0.02))
-        assert finished == (attempt == 5)
+        assert finished or attempt < 5
         data = file.read_bytes()
         whole = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
         assert whole[: len(before)] == before
         before = whole
+        if finished:  # on a busy machine the killer may come too late
+            break
+    assert attempt
     ids = [entry["trajectory"]["id"] for entry in before]
     assert len(ids) == len(set(ids)) == 18
     kept = RunLog(file.parent)

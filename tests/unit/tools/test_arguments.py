@@ -172,7 +172,7 @@ async def test_a_null_or_a_text_that_the_hint_admits_is_not_replaced_by_the_defa
     words = {"text": word, "short": word, "extra": word}
     assert await given_to(search, query="a", **words) == words | {"query": "a"}
     # A model that writes the word for an optional text means none.
-    assert await given_to(search, query="a", negative=word) == {"query": "a"}
+    assert await given_to(search, query="a", negative=word) == {"query": "a", "negative": None}
     # No text is admitted here, so that the word is the null that it spells.
     await one(search)({"query": "a", "limit": word, "order": word})
     assert (SEEN["limit"], SEEN["order"]) == (None, None)
