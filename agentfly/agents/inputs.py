@@ -97,11 +97,16 @@ def place_images(conversation: OneConversation, *, strict: bool = False) -> OneC
             f"{len(images)} images beside the messages, and {places} places for them: write {PLACEHOLDER} in the text "
             "where each belongs"
         )
+    _fill(messages, images, bare=bool(bare))
+    return {**{key: value for key, value in conversation.items() if key != "images"}, "messages": messages}
+
+
+def _fill(messages: Sequence[Any], images: Sequence[object], *, bare: bool) -> None:
+    """Put images into the places of messages that are mappings, in place."""
     left = iter(images)
     for message in messages:
         if bare or _may_hold_places(message):
-            message["content"] = [new for part in _parts(message) for new in _filled(part, left, bare=bool(bare))]
-    return {**{key: value for key, value in conversation.items() if key != "images"}, "messages": messages}
+            message["content"] = [new for part in _parts(message) for new in _filled(part, left, bare=bare)]
 
 
 def _has_placeholder(message: object) -> bool:
