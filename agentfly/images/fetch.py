@@ -33,8 +33,8 @@ _SPECIAL_4 = (
     "192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4"
 )
 _NOT_PUBLIC_4 = [ipaddress.IPv4Network(text) for text in _SPECIAL_4.split()]
-# All that is assigned for hosts is in the first; of it, protocols and documentation are not. Addresses that embed one of
-# IPv4 (6to4, Teredo, NAT64) are judged by that.
+# All that is assigned for hosts is in the first; of it, protocols and documentation are not. Addresses that embed one
+# of IPv4 (6to4, Teredo, NAT64) are judged by that.
 _UNICAST_6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = [ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "3fff::/20")]
 

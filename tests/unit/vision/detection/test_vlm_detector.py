@@ -234,11 +234,16 @@ async def test_without_a_key_openai_itself_is_not_asked(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "body",
-    [b"null", b"[]", b'"words"', b"7", b'{"choices": "none"}', b'{"choices": {}}', b'{"choices": [7]}'],
+    [b"null", b"[]", b"7", b'{"choices": "none"}', b'{"choices": {}}', b'{"choices": [7]}'],
 )
 async def test_json_of_another_form_than_a_completion_is_no_list_of_boxes(body: bytes) -> None:
     with pytest.raises(ToolError, match="gave no list of boxes"):
         await find(Endpoint("", body=body), Image.new("RGB", (112, 112)))
+
+
+async def test_words_in_place_of_a_completion_name_the_address_as_a_web_page_does() -> None:
+    with pytest.raises(ToolError, match="sent no JSON: check that base_url ends in /v1"):
+        await find(Endpoint("", body=b'"words"'), Image.new("RGB", (112, 112)))
 
 
 async def test_a_number_of_thousands_of_digits_is_no_json() -> None:
