@@ -22,6 +22,10 @@ PLACEHOLDER = "<image>"
 """Stands in a text for an image that is given in `images` beside the messages, as many data sets have it."""
 
 _SOURCES = (Image.Image, bytes, str, os.PathLike, Mapping)
+_NO_IMAGE = (
+    f"a text has {PLACEHOLDER} and there is no image: give it in 'images' beside 'messages', or as a part of type 'image' "
+    "in place of the word"
+)
 _FORMS = "messages is a conversation or a non-empty list of conversations"
 
 
@@ -85,10 +89,7 @@ def place_images(conversation: OneConversation, *, strict: bool = False) -> OneC
     places = bare or sum(count for _, count in marks)
     if not images:
         if not bare and any(count for role, count in marks if role == "user"):
-            raise ConfigError(
-                f"a text has {PLACEHOLDER} and there is no image: give it in 'images' beside 'messages', or as a part "
-                "of type 'image' in place of the word"
-            )
+            raise ConfigError(_NO_IMAGE)
         return conversation
     if places != len(images):
         if not strict and not listed:

@@ -64,8 +64,7 @@ def fetch(
 
     def work() -> None:
         try:
-            deadline = time.monotonic() + timeout
-            answer.set_result(_download(client, url, deadline, max_bytes, allow_private_hosts, hold))
+            answer.set_result(_download(client, url, time.monotonic() + timeout, max_bytes, allow_private_hosts, hold))
         except BaseException as fault:
             answer.set_exception(fault)
 
