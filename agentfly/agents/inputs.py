@@ -23,8 +23,8 @@ PLACEHOLDER = "<image>"
 
 _SOURCES = (Image.Image, bytes, str, os.PathLike, Mapping)
 _NO_IMAGE = (
-    f"a text has {PLACEHOLDER} and there is no image: give it in 'images' beside 'messages', or as a part of type 'image' "
-    "in place of the word"
+    f"a text has {PLACEHOLDER} and there is no image: give it in 'images' beside 'messages', or as a part of type "
+    "'image' in place of the word"
 )
 _FORMS = "messages is a conversation or a non-empty list of conversations"
 
