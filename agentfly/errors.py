@@ -112,13 +112,12 @@ def short_paths(text: str) -> str:
 
 def first_line(fault: BaseException) -> str:
     """Return the first line of an error's message, cut to a readable length; paths keep their end."""
-    line = short_paths((str(fault).strip() or type(fault).__name__).splitlines()[0])
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    return shortened(short_paths((str(fault).strip() or type(fault).__name__).splitlines()[0]), 200)
 
 
-def shortened(text: str) -> str:
-    """Return what somebody else wrote, for a message, cut to 80 characters."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def shortened(text: str, most: int = 80) -> str:
+    """Return what somebody else wrote, for a message, cut to a number of characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 # C0, DEL and C1; what is unseen, or turns the direction of writing; halves of surrogate pairs; tags. The joiners U+200C

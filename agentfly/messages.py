@@ -156,21 +156,6 @@ def without_thoughts(text: str) -> str:
     return "" if answer.startswith("<think>") else answer
 
 
-def _unwrap_arguments(text: str) -> str:
-    """Return the arguments of a call as a JSON text of their own: nothing, null and [] are no arguments.
-
-    Some servers send a JSON text of a JSON text, which is unwrapped once. Anything else is returned as it is.
-    """
-    inner = text.strip()
-    if inner.startswith('"'):
-        try:
-            value = json.loads(inner)
-        except ValueError:
-            return text
-        inner = value.strip()
-    return "{}" if inner in NO_ARGUMENTS else inner
-
-
 def check_role(role: object) -> Role:
     """Return a role if it is valid; `developer`, OpenAI's newer name for it, is `system`.
 
@@ -245,11 +230,14 @@ def _read_calls(calls: Any) -> Iterator[ToolCall]:
         if not isinstance(function, Mapping) or function.get("name") is None:
             raise ConfigError("a tool call needs the 'name' of its function")
         arguments, error = function.get("arguments"), None
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(_unwrap_arguments(arguments))
-            except (ValueError, RecursionError) as fault:
-                arguments, error = {}, f"arguments are not valid JSON: {fault}"
+        try:
+            for _ in range(2):
+                # Some servers send a JSON text of a JSON text.
+                if isinstance(arguments, str):
+                    text = arguments.strip()
+                    arguments = None if text in NO_ARGUMENTS else json.loads(text)
+        except (ValueError, RecursionError) as fault:
+            arguments, error = {}, f"arguments are not valid JSON: {fault}"
         arguments = plain_list(arguments)
         if arguments is None or arguments == []:
             arguments = {}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
+from agentfly.errors import shortened
 from agentfly.evaluators.guarded import PassingFault
 from agentfly.evaluators.judge.schemes import Question
 from agentfly.lenient_json import field_of, find_json, read_with_slips
@@ -65,7 +66,7 @@ def read_reply(text: str, question: Question) -> Ratings:
     wanted = {"feedback", *question.ratings}
     found = [item for item in _objects(without_thoughts(text)) if wanted <= item.keys()]
     if not found:
-        raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {_shortened(text)}")
+        raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {shortened(text, 120)!r}")
     item = found[-1]
     feedback = item["feedback"]
     if not isinstance(feedback, str):
@@ -97,15 +98,11 @@ def _rating(name: str, value: object, highest: int) -> float:
     # A whole number may be too large for `math.isfinite`.
     finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite:
-        raise BrokenReply(f"{name} is {_shortened(str(value))}, which is no number")
+        raise BrokenReply(f"{name} is {shortened(str(value), 120)!r}, which is no number")
     if not 0 <= value <= highest:
         given = f"{value:g}" if abs(value) < 1e300 else "a number without end"
         raise BrokenReply(f"{name} is {given}, which is not from 0 to {highest}")
     return float(value)
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 120 else f"{text[:117]}...")
 
 
 def read_tokens(logprobs: object) -> list[Token]:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agentfly.errors import shortened
 from agentfly.lenient_json import find_json, read_with_slips
 from agentfly.messages import without_thoughts
 from agentfly.vision.detection.boxes import Candidate
@@ -334,5 +335,4 @@ def _fits(box: _Box, sides: tuple[int, int]) -> bool:
 
 def _shortened(entry: object) -> str:
     text = entry if isinstance(entry, str) else json.dumps(entry, default=str)
-    text = " ".join(text.split())
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return shortened(" ".join(text.split()), 100)
