@@ -45,6 +45,18 @@ HALF = Image.blend(SOURCE, TARGET, 0.5)
 SAMPLE = EditSample(TASK.instruction, SOURCE, HALF, TARGET, MASK, {"key": [1, "é"], "bad": object()})
 
 
+class Slow:
+    """Scores a sample once it is set free."""
+
+    def __init__(self) -> None:
+        self.free, self.started = asyncio.Event(), asyncio.Event()
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        self.started.set()
+        await self.free.wait()
+        return Score(3)
+
+
 class Doing:
     """Does what a function says."""
 
@@ -217,20 +229,13 @@ async def test_a_server_with_a_key_wants_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_the_queue_is_bounded() -> None:
-    free, started = asyncio.Event(), asyncio.Event()
-
-    class Slow:
-        async def evaluate(self, sample: EditSample) -> Score:
-            started.set()
-            await free.wait()
-            return Score(3)
-
-    one = client(Slow(), in_flight=1, max_queue=0)
+    slow = Slow()
+    one = client(slow, in_flight=1, max_queue=0)
     first = asyncio.ensure_future(one.evaluate(SAMPLE))
-    await started.wait()
+    await slow.started.wait()
     with pytest.raises(PassingFault, match="too many requests"):
         await one.evaluate(SAMPLE)
-    free.set()
+    slow.free.set()
     assert (await first).value == 3
 
 
@@ -365,41 +370,27 @@ async def test_the_client_names_the_option_for_a_server_that_does_not_know_its_n
 
 
 async def test_samples_hold_bounded_memory_together() -> None:
-    free, started = asyncio.Event(), asyncio.Event()
-
-    class Slow:
-        async def evaluate(self, sample: EditSample) -> Score:
-            started.set()
-            await free.wait()
-            return Score(3)
-
-    one = client(Slow(), memory_bytes=1000)
+    slow = Slow()
+    one = client(slow, memory_bytes=1000)
     first = asyncio.ensure_future(one.evaluate(SAMPLE))
-    await started.wait()
+    await slow.started.wait()
     with pytest.raises(PassingFault, match="memory"):
         await one.evaluate(SAMPLE)
-    free.set()
+    slow.free.set()
     assert (await first).value == 3
     assert (await one.evaluate(SAMPLE)).value == 3
 
 
 async def test_the_images_of_a_sample_are_decoded_only_when_there_is_memory_for_it() -> None:
-    free, started = asyncio.Event(), asyncio.Event()
-
-    class Slow:
-        async def evaluate(self, sample: EditSample) -> Score:
-            started.set()
-            await free.wait()
-            return Score(3)
-
+    slow = Slow()
     # The pixels of the second one are broken, which only decoding them would tell.
     broken = {**BODY, "source": to_base64(Image.linear_gradient("L").convert("RGB"))[:-100]}
-    server = create_app(Slow(), EvaluatorServerSettings(memory_bytes=500_000))
+    server = create_app(slow, EvaluatorServerSettings(memory_bytes=500_000))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
         first = asyncio.ensure_future(http.post(PATH, json=BODY))
-        await started.wait()
+        await slow.started.wait()
         refused = await http.post(PATH, json=broken)
-        free.set()
+        slow.free.set()
         assert (await first).status_code == 200
         alone = await http.post(PATH, json=broken)
     assert (refused.status_code, "memory" in refused.text) == (503, True)
