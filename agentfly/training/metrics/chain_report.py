@@ -31,7 +31,7 @@ def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
         trajectory: finished.
         store: with its images.
     """
-    edits = [record for record in trajectory.tool_records if record.error is None and "source" in record.data]
+    edits = [record for record in trajectory.tool_records if record.error is None and _edits(record)]
     return chain_facts(
         trajectory.tool_records,
         answered=trajectory.answered,
@@ -57,8 +57,14 @@ def intervals_of(trajectory: Trajectory) -> list[Interval]:
 
 def turn_results(trajectory: Trajectory) -> list[str | None]:
     """Return the handle of the image after each turn that edited; None for the other turns."""
-    made = [[r.images[-1] for r in turn.tools if r.images and "source" in r.data] for turn in trajectory.turns]
+    made = [
+        [record.images[-1] for record in turn.tools if record.images and _edits(record)] for turn in trajectory.turns
+    ]
     return [handles[-1] if handles else None for handles in made]
+
+
+def _edits(record: ToolRecord) -> bool:
+    return "source" in record.data and not record.looks
 
 
 def _changed(record: ToolRecord, store: ImageStore) -> bool:
