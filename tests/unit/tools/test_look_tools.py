@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
@@ -377,7 +377,9 @@ class LookAgent(Agent):
 
 
 NAMED = st.sampled_from(["img_1", "img_2", "img_3", "view_1", "view_2", "mask_1", "img_9"])
-BOX = st.lists(st.integers(-10, 110), min_size=4, max_size=4)
+BOX = st.just([0, 0, 96, 64]) | st.lists(st.integers(-10, 110), min_size=4, max_size=4)
+# At its own size a view of the whole image is that image.
+WHOLE = ("zoom", {"image_id": "img_1", "box": [0, 0, 96, 64]})
 LOOKS = st.one_of(
     st.tuples(st.just("zoom"), st.fixed_dictionaries({"image_id": NAMED, "box": BOX, "exact_pixels": st.booleans()})),
     st.tuples(
@@ -411,6 +413,8 @@ def run(turns: list[list[tuple[str, dict[str, Any]]]]) -> Trajectory:
 
 
 @settings(max_examples=25, deadline=None)
+@example(turns=[[WHOLE]], edit_at=0)
+@example(turns=[[WHOLE, WHOLE]], edit_at=None)
 @given(turns=st.lists(st.lists(LOOKS, min_size=1, max_size=3), max_size=4), edit_at=st.none() | st.integers(0, 4))
 def test_whatever_is_looked_at_the_result_is_that_of_the_edits(
     turns: list[list[tuple[str, dict[str, Any]]]], edit_at: int | None
