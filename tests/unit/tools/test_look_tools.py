@@ -95,7 +95,7 @@ async def test_zoom_says_what_it_shows_and_enlarges_it() -> None:
     assert result.text == "view_1: img_1 [16, 16, 32, 28] of 96x64 at 5.5x"
     assert result.images == (desk.view.handle("view_1"),)
     assert desk.view.get("view_1").size == (88, 66)
-    assert result.data == {"image": "img_1", "box": (16, 16, 32, 28), "times": 5.5}
+    assert result.data == {"image": "img_1", "box": [16, 16, 32, 28], "times": 5.5}
     exact = await desk.call("zoom", image_id="img_1", box=[16, 16, 32, 28], exact_pixels=True)
     assert exact.text == "view_2: img_1 [16, 16, 32, 28] of 96x64 at 5x"
     shown = np.asarray(scene())[16:28, 16:32].repeat(5, axis=0).repeat(5, axis=1)
@@ -429,4 +429,4 @@ def test_whatever_is_looked_at_the_result_is_that_of_the_edits(
     assert all(record.looks and "source" not in record.data for record in looked)
     assert {name.partition("_")[0] for name in trajectory.names} <= {"img", "view"}
     assert sum(name.startswith("img_") for name in trajectory.names) == 1 + (edit_at is not None)
-    assert Trajectory.from_json(trajectory.to_json()).names == trajectory.names
+    assert Trajectory.from_json(trajectory.to_json()).tool_records == trajectory.tool_records
