@@ -188,6 +188,7 @@ class Tool:
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
         images: names of the arguments that are images; see `agentfly.tools.image_arguments`.
         view: the images of the chain; a tool that takes or returns images must be bound to them.
+        looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
     """
 
     name: str
@@ -198,6 +199,7 @@ class Tool:
     final: bool = False
     images: tuple[str, ...] = ()
     view: ImageView | None = field(default=None, repr=False)
+    looks: bool = False
 
     async def __call__(self, arguments: Mapping[str, object]) -> ToolResult:
         """Check the arguments and call the function; one that is not async runs in a worker thread.
@@ -226,10 +228,10 @@ class Tool:
     def _keep(self, words: str, images: list[Image.Image], arguments: Mapping[str, object]) -> ToolResult:
         """Store the images of a result, and name them in its text where its own words do not."""
         view = self._bound_view()
-        names = [view.add(image) for image in images]
+        names = [view.add(image, "view" if self.looks else "img") for image in images]
         handles = tuple(view.handle(name) for name in names)
         text = " ".join([words, *(name for name in names if name not in words)]).strip()
-        source = source_handle(view, self.images, arguments)
+        source = None if self.looks else source_handle(view, self.images, arguments)
         return ToolResult(text, handles, data={} if source is None else {"source": source})
 
     def _bound_view(self) -> ImageView:
@@ -248,7 +250,9 @@ def tool(function: F, /) -> F: ...
 
 
 @overload
-def tool(*, name: str | None = None, description: str | None = None, final: bool = False) -> Callable[[F], F]: ...
+def tool(
+    *, name: str | None = None, description: str | None = None, final: bool = False, looks: bool = False
+) -> Callable[[F], F]: ...
 
 
 def tool(
@@ -258,6 +262,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     final: bool = False,
+    looks: bool = False,
 ) -> F | Callable[[F], F]:
     """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
@@ -266,6 +271,7 @@ def tool(
         name: the name for the model; the function's own name by default, that of a class in snake case.
         description: the description for the model; the docstring up to its first section by default.
         final: a call ends the chain, and its result is the answer.
+        looks: a call only looks. Its images are views unless it names them otherwise, and it is counted as looking.
 
     Raises:
         ConfigError: the name, a hint, or the signature cannot be described to a model.
@@ -273,20 +279,20 @@ def tool(
 
     def mark(function: F) -> F:
         if not isinstance(function, type):
-            setattr(function, _MARK, _describe(function, name, description, final))
+            setattr(function, _MARK, _describe(function, name, description, final, looks))
             return function
         call = vars(function).get("__call__")
         if not inspect.isfunction(call):
             raise ConfigError(f"{function.__name__} cannot be a tool: it has no __call__; mark its methods instead")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", function.__name__).lower()
         words = description or docstring(call)[0] or docstring(function)[0]
-        setattr(call, _MARK, _describe(call, name or snake_case, words, final))
+        setattr(call, _MARK, _describe(call, name or snake_case, words, final, looks))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Function, name: str | None, description: str | None, final: bool) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, final: bool, looks: bool) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
@@ -294,7 +300,7 @@ def _describe(function: Function, name: str | None, description: str | None, fin
     hints = get_type_hints(function)
     images = tuple(key for key in inspect.signature(function).parameters if takes_image(hints.get(key)))
     words = description or docstring(function)[0]
-    return Tool(name, words, parameters_schema(model), function, model, final, images)
+    return Tool(name, words, parameters_schema(model), function, model, final, images, looks=looks)
 
 
 def held_words(tool: Tool, seconds: float) -> str:

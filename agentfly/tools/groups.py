@@ -10,6 +10,7 @@ from agentfly.tools.decorator import Tool, tool_of
 
 GROUPS: Mapping[str, str] = {
     "edit": "agentfly.tools.image_tools:ImageTools",
+    "look": "agentfly.tools.look_tools:LookTools",
 }
 
 
