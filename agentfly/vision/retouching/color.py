@@ -10,8 +10,10 @@ from agentfly.vision.retouching.light import (
     Pixels,
     check_pixels,
     check_range,
+    encoded,
     from_linear,
     levels,
+    luminance,
     map_blocks,
     map_channels,
     quantised,
@@ -72,14 +74,14 @@ def adjust_color(pixels: Pixels, *, saturation: float = 0.0, temperature: float 
 
     def changed(block: Pixels, _: slice) -> Pixels:
         balanced = np.stack([tables[:, channel][block[..., channel]] for channel in range(3)], axis=-1)
-        return quantised(from_linear(_saturated(balanced, factor)), block)
+        return encoded(_saturated(balanced, factor), block)
 
     return map_blocks(pixels, changed)
 
 
 def _saturated(light: NDArray[np.float32], factor: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:
     """Return colours (..., 3) moved from their grey by a factor (one, or (...)), but not out of 0 to 1."""
-    grey = light @ np.array(LUMINANCE, np.float32)
+    grey = luminance(light)
     away = light - grey[..., None]
     tiny = np.float32(1e-12)
     room = np.minimum((1 - grey) / np.maximum(away.max(-1), tiny), grey / np.maximum(-away.min(-1), tiny))
@@ -94,7 +96,7 @@ def adjust_hue_range(
     width: float = 60.0,
     shift: float = 0.0,
     saturation: float = 0.0,
-    luminance: float = 0.0,
+    brightness: float = 0.0,
 ) -> Pixels:
     """Return pixels in which only colours of some hues are changed.
 
@@ -108,7 +110,7 @@ def adjust_hue_range(
         width: degrees, 1 to 180.
         shift: degrees, -180 to 180, times the weight: turns the hue, with value and saturation of HSV kept.
         saturation: percent, -100 to 100, times the weight: as in `adjust_color`.
-        luminance: -100 to 100, times the weight and the saturation of HSV: 100 doubles linear light.
+        brightness: -100 to 100, times the weight and the saturation of HSV: 100 doubles linear light.
 
     Raises:
         ConfigError: these are no pixels, or a parameter is out of its range.
@@ -118,8 +120,8 @@ def adjust_hue_range(
     check_range("width", width, 1, 180)
     check_range("shift", shift, -180, 180)
     check_range("saturation", saturation, -100, 100)
-    check_range("luminance", luminance, -100, 100)
-    if not any((shift, saturation, luminance)):
+    check_range("brightness", brightness, -100, 100)
+    if not any((shift, saturation, brightness)):
         return pixels.copy()
 
     def changed(block: Pixels, _: slice) -> Pixels:
@@ -127,18 +129,18 @@ def adjust_hue_range(
         angle, chroma, value = _hue(values)
         distance = np.abs((angle - hue + 180) % 360 - 180)
         near = (distance < width) & (chroma > 0)
-        weight = np.where(near, (1 + np.cos(np.pi * distance / width)) / 2, 0).astype(np.float32)
+        # In float64, for the last digit of these functions differs between processors.
+        curve = (1 + np.cos(np.pi / width * distance.astype(np.float64))) / 2
+        weight = np.where(near, curve, 0).astype(np.float32)
         if shift:
             values = _from_hue(angle + weight * shift, chroma, value)
-        if saturation or luminance:
-            light = np.asarray(to_linear(values), np.float32)
-            if saturation:
-                light = _saturated(light, 1 + weight * np.float32(saturation / 100))
-            strength = weight * chroma / np.maximum(value, np.float32(1e-12))
-            light = light * np.exp2(strength * np.float32(luminance / 100))[..., None]
-            values = np.asarray(from_linear(np.minimum(light, 1)), np.float32)
-        made: Pixels = np.where(weight[..., None] > 0, quantised(values, block), block)
-        return made
+        made = quantised(values, block)
+        if saturation or brightness:
+            light = _saturated(np.asarray(to_linear(values), np.float32), 1 + weight * np.float32(saturation / 100))
+            strength = (weight * chroma / np.maximum(value, np.float32(1e-12))).astype(np.float64)
+            made = encoded(light * np.exp2(strength * (brightness / 100)).astype(np.float32)[..., None], block)
+        out: Pixels = np.where(near[..., None], made, block)
+        return out
 
     return map_blocks(pixels, changed)
 

@@ -7,7 +7,8 @@ as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -21,7 +22,7 @@ Floats: TypeAlias = NDArray[np.float32 | np.float64]
 
 # Luminance of linear sRGB: the second row of its matrix to XYZ, IEC 61966-2-1.
 LUMINANCE = (0.2126, 0.7152, 0.0722)
-# Pixels of a block: its copies in float32 stay within some tens of megabytes.
+# Pixels of a block: all its copies in float32 together stay within some tens of megabytes.
 _BLOCK = 1 << 20
 
 
@@ -39,6 +40,11 @@ def from_linear(light: Floats) -> Floats:
 def white_of(pixels: Pixels) -> int:
     """Return the value of white: 255 or 65535."""
     return int(np.iinfo(pixels.dtype).max)
+
+
+def opacity(pixels: Pixels) -> NDArray[np.float32] | None:
+    """Return alpha from 0 to 1, (H, W); None for pixels without alpha."""
+    return (pixels[..., 3] / np.float32(white_of(pixels))).astype(np.float32) if pixels.shape[2] == 4 else None
 
 
 def check_pixels(pixels: Pixels) -> None:
@@ -95,6 +101,41 @@ def linear_light(values: Pixels) -> NDArray[np.float32]:
     return _linear_table(white_of(values))[values]
 
 
+def encoded(light: NDArray[np.float32], like: Pixels) -> Pixels:
+    """Return linear light, clipped to 0 to 1, as integers encoded in sRGB, of the type of `like`, rounded.
+
+    Only compares light with the borders between levels. A power of each value would be slower, and differ between
+    processors in the last digit, and so in the level where it lies next to a border.
+    """
+    cells, table, borders = _encoding(white_of(like))
+    out = np.empty(light.shape, like.dtype)
+    for rows in row_blocks(light.shape[0], math.prod(light.shape[1:])):
+        part = np.clip(light[rows], 0, 1)
+        low = table[(part * np.float32(cells)).astype(np.int32)]
+        out[rows] = low + (part >= borders[low])
+    return out
+
+
+@lru_cache(maxsize=2)
+def _encoding(white: int) -> tuple[int, Pixels, NDArray[np.float32]]:
+    """Return a number of cells of equal light, the level at the start of each, and the light where each level ends.
+
+    The cells are narrower than any level, so at most one border lies within each.
+    """
+    cells = 1 << (14 if white == 255 else 21)
+    borders = to_linear((np.arange(white) + 0.5) / white).astype(np.float32)
+    starts = (np.arange(cells + 1) / cells).astype(np.float32)
+    table = np.searchsorted(borders, starts, side="right").astype(np.uint8 if white == 255 else np.uint16)
+    return cells, table, np.append(borders, np.float32(np.inf))
+
+
+def luminance(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the luminance of linear light, or the luma of encoded values, (..., 3) -> (...)."""
+    # No matrix product, whose order of summing differs between processors.
+    red, green, blue = (colours[..., channel] * np.float32(LUMINANCE[channel]) for channel in range(3))
+    return red + green + blue
+
+
 def map_blocks(pixels: Pixels, function: Callable[[Pixels, slice], Pixels]) -> Pixels:
     """Return pixels whose colours are computed block by block, so that the working memory is that of a block.
 
@@ -103,8 +144,13 @@ def map_blocks(pixels: Pixels, function: Callable[[Pixels, slice], Pixels]) -> P
         function: gets the colours of a block, (rows, W, 3), and which rows these are; returns the new colours.
     """
     out = pixels.copy()
-    step = max(1, _BLOCK // pixels.shape[1])
-    for top in range(0, pixels.shape[0], step):
-        rows = slice(top, min(top + step, pixels.shape[0]))
+    for rows in row_blocks(*pixels.shape[:2]):
         out[rows, :, :3] = function(pixels[rows, :, :3], rows)
     return out
+
+
+def row_blocks(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of an array in blocks of about a million values."""
+    step = max(1, _BLOCK // width)
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
