@@ -12,8 +12,9 @@ from agentfly.vision.retouching.light import (
     check_range,
     encoded,
     from_linear,
+    grey_of,
     levels,
-    luminance,
+    linear_light,
     map_blocks,
     map_channels,
     quantised,
@@ -81,7 +82,7 @@ def adjust_color(pixels: Pixels, *, saturation: float = 0.0, temperature: float 
 
 def _saturated(light: NDArray[np.float32], factor: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:
     """Return colours (..., 3) moved from their grey by a factor (one, or (...)), but not out of 0 to 1."""
-    grey = luminance(light)
+    grey = grey_of(light)
     away = light - grey[..., None]
     tiny = np.float32(1e-12)
     room = np.minimum((1 - grey) / np.maximum(away.max(-1), tiny), grey / np.maximum(-away.min(-1), tiny))
@@ -96,7 +97,7 @@ def adjust_hue_range(
     width: float = 60.0,
     shift: float = 0.0,
     saturation: float = 0.0,
-    brightness: float = 0.0,
+    luminance: float = 0.0,
 ) -> Pixels:
     """Return pixels in which only colours of some hues are changed.
 
@@ -110,7 +111,7 @@ def adjust_hue_range(
         width: degrees, 1 to 180.
         shift: degrees, -180 to 180, times the weight: turns the hue, with value and saturation of HSV kept.
         saturation: percent, -100 to 100, times the weight: as in `adjust_color`.
-        brightness: -100 to 100, times the weight and the saturation of HSV: 100 doubles linear light.
+        luminance: -100 to 100, times the weight and the saturation of HSV: 100 doubles linear light.
 
     Raises:
         ConfigError: these are no pixels, or a parameter is out of its range.
@@ -120,8 +121,8 @@ def adjust_hue_range(
     check_range("width", width, 1, 180)
     check_range("shift", shift, -180, 180)
     check_range("saturation", saturation, -100, 100)
-    check_range("brightness", brightness, -100, 100)
-    if not any((shift, saturation, brightness)):
+    check_range("luminance", luminance, -100, 100)
+    if not any((shift, saturation, luminance)):
         return pixels.copy()
 
     def changed(block: Pixels, _: slice) -> Pixels:
@@ -135,10 +136,11 @@ def adjust_hue_range(
         if shift:
             values = _from_hue(angle + weight * shift, chroma, value)
         made = quantised(values, block)
-        if saturation or brightness:
-            light = _saturated(np.asarray(to_linear(values), np.float32), 1 + weight * np.float32(saturation / 100))
+        if saturation or luminance:
+            before = np.asarray(to_linear(values), np.float32) if shift else linear_light(block)
+            light = _saturated(before, 1 + weight * np.float32(saturation / 100))
             strength = (weight * chroma / np.maximum(value, np.float32(1e-12))).astype(np.float64)
-            made = encoded(light * np.exp2(strength * (brightness / 100)).astype(np.float32)[..., None], block)
+            made = encoded(light * np.exp2(strength * (luminance / 100)).astype(np.float32)[..., None], block)
         out: Pixels = np.where(near[..., None], made, block)
         return out
 

@@ -10,8 +10,8 @@ from agentfly.vision.retouching.light import (
     check_pixels,
     check_range,
     encoded,
+    grey_of,
     linear_light,
-    luminance,
     map_blocks,
     opacity,
     quantised,
@@ -71,7 +71,7 @@ def sharpen(pixels: Pixels, amount: float, *, radius: float = 1.0) -> Pixels:
     white = np.float32(white_of(pixels))
     luma = np.empty(pixels.shape[:2], np.float32)
     for rows in row_blocks(*luma.shape):
-        luma[rows] = luminance(pixels[rows, :, :3] / white)
+        luma[rows] = grey_of(pixels[rows, :, :3] / white)
     opaque = opacity(pixels)
     share = None if opaque is None else _gaussian(opaque, radius)
     detail = (luma - _weighted(luma, opaque, share, radius)) * np.float32(amount / 100)
@@ -103,7 +103,7 @@ def add_grain(pixels: Pixels, amount: float, *, seed: int = 0) -> Pixels:
 
     def grained(block: Pixels, _: slice) -> Pixels:
         values = block / white
-        luma = luminance(values)
+        luma = grey_of(values)
         noise = random.standard_normal(luma.shape).clip(-3, 3).astype(np.float32)
         return quantised(values + (strength * luma * (1 - luma) * noise)[..., None], block)
 

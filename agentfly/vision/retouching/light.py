@@ -129,7 +129,7 @@ def _encoding(white: int) -> tuple[int, Pixels, NDArray[np.float32]]:
     return cells, table, np.append(borders, np.float32(np.inf))
 
 
-def luminance(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+def grey_of(colours: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the luminance of linear light, or the luma of encoded values, (..., 3) -> (...)."""
     # No matrix product, whose order of summing differs between processors.
     red, green, blue = (colours[..., channel] * np.float32(LUMINANCE[channel]) for channel in range(3))

@@ -48,7 +48,7 @@ def test_the_smallest_amount_changes_no_level_by_its_arithmetic(kind: type[np.ui
     pixels = noise(kind)
     assert np.array_equal(adjust_color(pixels, saturation=1e-7), pixels)
     assert np.array_equal(adjust_color(pixels, temperature=1e-7), pixels)
-    assert np.array_equal(adjust_hue_range(pixels, 0, width=180, shift=1e-7, brightness=1e-7), pixels)
+    assert np.array_equal(adjust_hue_range(pixels, 0, width=180, shift=1e-7, luminance=1e-7), pixels)
 
 
 def test_temperature_leads_from_one_published_white_to_another() -> None:
@@ -105,7 +105,7 @@ def test_saturation_of_minus_100_is_grey_and_greys_stay() -> None:
     assert (made == made[..., :1]).all()
     greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     assert np.array_equal(adjust_color(greys, saturation=100), greys)
-    assert np.array_equal(adjust_hue_range(greys, 0, width=180, saturation=100, brightness=100, shift=90), greys)
+    assert np.array_equal(adjust_hue_range(greys, 0, width=180, saturation=100, luminance=100, shift=90), greys)
 
 
 def test_blocks_of_rows_give_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +129,8 @@ def test_a_hue_is_turned_by_its_weight() -> None:
     assert made.tolist() == [240, 240, 0]
 
 
-def test_brightness_of_a_range_is_in_stops() -> None:
-    made = adjust_hue_range(one(100, 0, 0), 0, brightness=100)
+def test_luminance_of_a_range_is_in_stops() -> None:
+    made = adjust_hue_range(one(100, 0, 0), 0, luminance=100)
     assert to_linear(made / 255)[0, 0, 0] == pytest.approx(2 * to_linear(one(100) / 255)[0, 0, 0], rel=0.01)
 
 
