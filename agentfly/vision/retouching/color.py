@@ -130,42 +130,22 @@ def adjust_hue_range(
         angle, chroma, value = _hue(fractions(block))
         distance = np.abs((angle - hue + 180) % 360 - 180)
         near = (distance < width) & (chroma > 0)
+        # In float64, for the last digit of a cosine or a power differs between processors.
+        curve = (1 + np.cos(np.pi / width * distance[near].astype(np.float64))) / 2
+        angle, chroma, value, weight = angle[near], chroma[near], value[near], curve.astype(np.float32)
+        turned = _from_hue(angle + weight * shift, chroma, value) if shift else fractions(block[:, near])
+        if saturation or luminance:
+            before = np.asarray(to_linear(turned), np.float32) if shift else linear_light(block[:, near])
+            light = _saturated(before, 1 + weight * np.float32(saturation / 100))
+            stops = (weight * chroma / value).astype(np.float64) * (luminance / 100)
+            made = encoded(light * np.exp2(stops).astype(np.float32), block)
+        else:
+            made = quantised(turned, block)
         out = block.copy()
-        if near.any():
-            # In float64, for the last digit of a cosine differs between processors.
-            curve = (1 + np.cos(np.pi / width * distance[near].astype(np.float64))) / 2
-            parts = angle[near], chroma[near], value[near], curve.astype(np.float32)
-            out[:, near] = _changed_colours(block[:, near], *parts, shift, saturation, luminance)
+        out[:, near] = made
         return out
 
     return map_blocks(pixels, changed)
-
-
-def _changed_colours(
-    colours: Pixels,
-    angle: NDArray[np.float32],
-    chroma: NDArray[np.float32],
-    value: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    shift: float,
-    saturation: float,
-    luminance: float,
-) -> Pixels:
-    """Return encoded colours, (3, n), changed each by its weight; see `adjust_hue_range`.
-
-    Args:
-        colours: (3, n), of which `angle`, `chroma` and `value` (n) are those of HSV.
-        weight: (n), 0 to 1.
-        shift: degrees.
-        saturation: percent.
-        luminance: percent of a stop.
-    """
-    if not (saturation or luminance):
-        return quantised(_from_hue(angle + weight * shift, chroma, value), colours)
-    before = to_linear(_from_hue(angle + weight * shift, chroma, value)) if shift else linear_light(colours)
-    light = _saturated(np.asarray(before, np.float32), 1 + weight * np.float32(saturation / 100))
-    strength = (weight * chroma / np.maximum(value, np.float32(1e-12))).astype(np.float64)
-    return encoded(light * np.exp2(strength * (luminance / 100)).astype(np.float32), colours)
 
 
 def _hue(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

@@ -176,6 +176,6 @@ def blend(before: Pixels, after: Pixels, mask: NDArray[np.uint8]) -> Pixels:
 
 def row_blocks(height: int, width: int) -> Iterator[slice]:
     """Yield the rows of an array in blocks of about 260,000 values."""
-    step = max(1, _BLOCK // width)
+    step = max(1, _BLOCK // max(1, width))
     for top in range(0, height, step):
         yield slice(top, min(top + step, height))
