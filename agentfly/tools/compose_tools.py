@@ -96,7 +96,7 @@ class ComposeTools:
         data = {"from": handle_of_id(self._images, source_id), "source_box": list(box), "box": list(covered)}
         return await self._changed(image_id, pasted, f"pasted at {list(covered)}", data)
 
-    @tool
+    @tool(looks=True)
     async def combine_masks(
         self, mask_ids: MaskIds, operation: Literal["union", "intersection", "difference"]
     ) -> ToolResult:
@@ -112,7 +112,7 @@ class ComposeTools:
             _check_size(name, other.size, mask_ids[0], first.size)
         return await self._made_mask(await asyncio.to_thread(reduce, _COMBINE[operation], others, first))
 
-    @tool
+    @tool(looks=True)
     async def change_mask(
         self, mask_id: str, invert: bool = False, grow: Growth = 0, feather: Radius = 0
     ) -> ToolResult:
@@ -129,7 +129,7 @@ class ComposeTools:
         mask = await self._mask(mask_id)
         return await self._made_mask(await asyncio.to_thread(_reshaped, mask, invert, grow, feather))
 
-    @tool
+    @tool(looks=True)
     async def shape_to_mask(self, image_id: str, shape: Literal["box", "ellipse"], box: Box) -> ToolResult:
         """Make a mask of an image's size that covers a box, or the ellipse in it.
 
@@ -142,7 +142,7 @@ class ComposeTools:
         _clipped(box, image_id, image.size)
         return await self._made_mask(await asyncio.to_thread(_figure, shape, box, image.size))
 
-    @tool
+    @tool(looks=True)
     async def alpha_to_mask(self, image_id: str) -> ToolResult:
         """Make a mask of what is not transparent in an image.
 
