@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image, ImageChops, ImageColor
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agentfly.errors import ImageError, ToolError, shortened
 from agentfly.images import ImageView, read_mask
@@ -23,7 +23,16 @@ from agentfly.vision.base import MOST_IMAGES, EditParams, Engines, edit_images, 
 from agentfly.vision.compositing import paste_region
 from agentfly.vision.detection.boxes import box_mask, clip_box
 
-Coordinate = Annotated[int, Field(ge=-16_384, le=16_384)]
+
+def _bounded(value: int) -> int:
+    if abs(value) > _FARTHEST:
+        raise ValueError(f"must be between -{_FARTHEST} and {_FARTHEST}")
+    return value
+
+
+_FARTHEST = 16_384
+# Not in the schema: bounds that no call comes near would cost a policy tokens in every prompt.
+Coordinate = Annotated[int, AfterValidator(_bounded)]
 Box = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
 Place = Coordinate | None
 Factor = Annotated[float, Field(ge=0.01, le=16)]
@@ -161,7 +170,7 @@ class ComposeTools:
         """
         image = await asyncio.to_thread(editable, self._images, image_id)
         mask = await self._mask(mask_id, image_id, image.size)
-        cut, box = await asyncio.to_thread(_cut, image, mask, [0, 0, *image.size], 1.0, mask_id)
+        cut, _ = await asyncio.to_thread(_cut, image, mask, [0, 0, *image.size], 1.0, mask_id)
         return await self._changed(image_id, cut, "cut out", {"mask": handle_of_id(self._images, mask_id)})
 
     @tool
@@ -175,7 +184,7 @@ class ComposeTools:
         image = await asyncio.to_thread(editable, self._images, image_id)
         _alpha(image, image_id)
         try:
-            red, green, blue, *alpha = ImageColor.getrgb(colour)
+            red, green, blue = ImageColor.getrgb(colour)[:3]
         except ValueError as fault:
             raise ToolError(f"{shortened(colour)!r} is no colour: give a name, such as white, or #rrggbb") from fault
         below = Image.new("RGBA", image.size, (red, green, blue, 255))

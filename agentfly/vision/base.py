@@ -162,6 +162,11 @@ class MultiImageEditor(Protocol):
         ...
 
 
+def most_images(editor: object) -> int:
+    """Return the images of an edit at most: 1 for an editor that takes no references, and without one."""
+    return editor.max_images if isinstance(editor, MultiImageEditor) else 1
+
+
 async def edit_images(
     editor: Editor, images: Sequence[Image.Image], instruction: str, params: EditParams
 ) -> Image.Image:

@@ -23,8 +23,8 @@ from agentfly.vision.base import (
     Engines,
     Inpainter,
     InpaintParams,
-    MultiImageEditor,
     edit_images,
+    most_images,
 )
 from agentfly.vision.detection.boxes import box_mask
 from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
@@ -267,7 +267,7 @@ class CachedEditor(_Cached[Editor]):
     @property
     def max_images(self) -> int:
         """See `MultiImageEditor`; 1 where the engine takes no references."""
-        return self.engine.max_images if isinstance(self.engine, MultiImageEditor) else 1
+        return most_images(self.engine)
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """Return the image that the engine makes, or made before; see `Editor`."""

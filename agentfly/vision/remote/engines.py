@@ -163,9 +163,7 @@ class RemoteEditor(_Remote[Editor]):
         def build() -> Call:
             first, *references = [encode_image(image) for image in images]
             fields = given_params(params)
-            return Call(
-                "edit_images", instruction, first, images[0].size, fields=fields, references=tuple(references)
-            )
+            return Call("edit_images", instruction, first, images[0].size, fields=fields, references=tuple(references))
 
         def read(content: bytes) -> Image.Image:
             return _resized(read_image(content), images[0].size)

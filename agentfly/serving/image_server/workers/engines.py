@@ -16,8 +16,8 @@ from agentfly.vision.base import (
     EditParams,
     Inpainter,
     InpaintParams,
-    MultiImageEditor,
     edit_images,
+    most_images,
 )
 from agentfly.vision.diffusion import TextRequest, TextToImage, WeightSettings
 
@@ -56,7 +56,7 @@ class ToolEngines:
         engines = {Operation.detect: detector, Operation.inpaint: inpainter, Operation.edit: editor}
         self.operations = frozenset(operation for operation, engine in engines.items() if engine is not None)
         self.name = " + ".join(dict.fromkeys(engine.name for engine in engines.values() if engine is not None))
-        self.max_images = editor.max_images if isinstance(editor, MultiImageEditor) else 1
+        self.max_images = most_images(editor)
 
     async def run(self, work: Work) -> Outcome:
         """Pass the work to the engine of its operation.
