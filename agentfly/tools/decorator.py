@@ -17,6 +17,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_type_hints, overload
 
@@ -129,6 +130,8 @@ def _unwrap(text: str) -> str:
 
 
 Function = Callable[..., object]
+# Of the name of the tool, for messages, and the arguments as the model sent them.
+ArgumentCheck = Callable[[str, Mapping[str, object]], dict[str, object]]
 F = TypeVar("F", bound=Function)
 
 _MARK = "__agentfly_tool__"
@@ -165,16 +168,18 @@ class Tool:
         description: the description for the model.
         parameters: JSON schema of the arguments. Shared by all tools of the function: do not change it.
         function: the function, bound to its object.
-        model: pydantic model of the arguments.
+        check: returns the arguments of a call for the function, or raises `ToolError`; see `ArgumentCheck`.
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
+        looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
     """
 
     name: str
     description: str
     parameters: Mapping[str, object]
     function: Function = field(repr=False)
-    model: type[BaseModel] = field(repr=False)
+    check: ArgumentCheck = field(repr=False)
     final: bool = False
+    looks: bool = False
 
     async def __call__(self, arguments: Mapping[str, object]) -> ToolResult:
         """Check the arguments and call the function; one that is not async runs in a worker thread.
@@ -182,7 +187,7 @@ class Tool:
         Raises:
             ToolError: the arguments are wrong, or the tool refuses.
         """
-        checked = checked_arguments(self.model, self.name, arguments)
+        checked = self.check(self.name, arguments)
         if inspect.iscoroutinefunction(self.function):
             value = await self.function(**checked)
         else:
@@ -201,7 +206,9 @@ def tool(function: F, /) -> F: ...
 
 
 @overload
-def tool(*, name: str | None = None, description: str | None = None, final: bool = False) -> Callable[[F], F]: ...
+def tool(
+    *, name: str | None = None, description: str | None = None, final: bool = False, looks: bool = False
+) -> Callable[[F], F]: ...
 
 
 def tool(
@@ -211,6 +218,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     final: bool = False,
+    looks: bool = False,
 ) -> F | Callable[[F], F]:
     """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
@@ -219,6 +227,7 @@ def tool(
         name: the name for the model; the function's own name by default, that of a class in snake case.
         description: the description for the model; the docstring up to its first section by default.
         final: a call ends the chain, and its result is the answer.
+        looks: a call only looks. Its images are views unless it names them otherwise, and it is counted as looking.
 
     Raises:
         ConfigError: the name, a hint, or the signature cannot be described to a model.
@@ -226,25 +235,27 @@ def tool(
 
     def mark(function: F) -> F:
         if not isinstance(function, type):
-            setattr(function, _MARK, _describe(function, name, description, final))
+            setattr(function, _MARK, _describe(function, name, description, final, looks))
             return function
         call = vars(function).get("__call__")
         if not inspect.isfunction(call):
             raise ConfigError(f"{function.__name__} cannot be a tool: it has no __call__; mark its methods instead")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", function.__name__).lower()
         words = description or docstring(call)[0] or docstring(function)[0]
-        setattr(call, _MARK, _describe(call, name or snake_case, words, final))
+        setattr(call, _MARK, _describe(call, name or snake_case, words, final, looks))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Function, name: str | None, description: str | None, final: bool) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, final: bool, looks: bool) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
     model = arguments_model(function, name)
-    return Tool(name, description or docstring(function)[0], parameters_schema(model), function, model, final)
+    words = description or docstring(function)[0]
+    check = partial(checked_arguments, model)
+    return Tool(name, words, parameters_schema(model), function, check, final, looks)
 
 
 def tool_of(function: object) -> Tool | None:
