@@ -25,10 +25,13 @@ from agentfly.agents.rollout import Rollout
 from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
+from agentfly.aio import gather_or_cancel
 from agentfly.errors import ConfigError, printable, unknown_name
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import text_message
 from agentfly.tools import Tool, Toolset
+from agentfly.tools.mcp import McpServer, McpTools
+from agentfly.tools.source import ToolSource
 
 GivenTool = Tool | Callable[..., object] | object
 
@@ -50,7 +53,8 @@ class AgentArguments(TypedDict, total=False):
         streaming: "console" to show runs as they happen, or None.
         store: where images are kept; a store in memory by default.
         settings: see `AgentSettings`.
-        tools: functions, objects and classes with `@tool`, beside the agent's own; see `given_tools`.
+        tools: functions, objects and classes with `@tool`, and foreign servers (`McpServer`), beside the agent's own;
+            see `given_tools`. A `ToolSource` that was made elsewhere may serve several agents, which do not close it.
         reward: scores every chain that was not stopped by a fault; see `agentfly.agents.reward_function`.
     """
 
@@ -98,8 +102,15 @@ class Agent:
         self.settings = arguments.get("settings") or AgentSettings(system_prompt=self.default_system_prompt)
         self.store = arguments.get("store") or ImageStore()
         self.images = ImageView(self.store)
-        self.tools = tuple(arguments.get("tools") or ())
-        Toolset(given_tools(self.tools, self.images))  # raises now what would else fail every chain
+        given = tuple(arguments.get("tools") or ())
+        self.tools = tuple(McpTools(item) if isinstance(item, McpServer) else item for item in given)
+        self._own_sources = [
+            made
+            for made, item in zip(self.tools, given, strict=True)
+            if isinstance(made, ToolSource) and made is not item
+        ]
+        known = [item for item in self.tools if not isinstance(item, ToolSource)]
+        Toolset(given_tools(known, self.images))  # raises now what would else fail every chain
         self.reward = None if reward is None else as_reward(reward)
         self.backend = make_backend(
             arguments.get("backend", "async_vllm"),
@@ -169,6 +180,18 @@ class Agent:
         events: asyncio.Queue[Event] = asyncio.Queue()
         return _events(self._make_run(events.put, **arguments), messages, events)
 
+    async def prepare(self) -> None:
+        """Ask the servers among the tools for theirs, unless they are known. `run` and `stream` do it by themselves.
+
+        Raises:
+            ConfigError: a server cannot be started, or two tools have one name.
+            ToolOutage: a server does not answer.
+        """
+        sources = [item for item in self.tools if isinstance(item, ToolSource)]
+        if sources:
+            await gather_or_cancel(source.prepare() for source in sources)
+            self._toolset(self.images)
+
     def chain(
         self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain:
@@ -189,8 +212,10 @@ class Agent:
         if self.settings.system_prompt and not any(message.role == "system" for message in messages):
             messages.insert(0, text_message("system", self.settings.system_prompt))
         trajectory = Trajectory(f"{group_id}-{number}", group_id, messages, metadata=metadata_of(conversation))
-        tools = Toolset([*self.toolset(view), *method_tools(self, view), *given_tools(self.tools, view)])
-        return Chain(trajectory, view, tools)
+        return Chain(trajectory, view, self._toolset(view))
+
+    def _toolset(self, view: ImageView) -> Toolset:
+        return Toolset([*self.toolset(view), *method_tools(self, view), *given_tools(self.tools, view)])
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
@@ -222,8 +247,11 @@ class Agent:
                 show_styled(console, Text.assemble("  ", (arguments, "cyan")))
 
     async def close(self) -> None:
-        """Free the backend."""
-        await self.backend.close()
+        """Free the backend, and end the servers that the agent started."""
+        try:
+            await gather_or_cancel(source.close() for source in self._own_sources)
+        finally:
+            await self.backend.close()
 
     def _make_run(
         self,
@@ -270,6 +298,8 @@ def given_tools(given: Sequence[GivenTool], view: ImageView) -> Iterator[Tool]:
         if isinstance(item, type):
             takes = "images" in inspect.signature(item.__init__).parameters  # type: ignore[misc]
             found = Toolset.of(item(images=view) if takes else item())
+        elif isinstance(item, ToolSource):
+            found = Toolset(item.tools(view))
         elif isinstance(item, Tool) or inspect.isroutine(item):
             found = Toolset([item])
         else:
