@@ -15,6 +15,16 @@ class ToolSource(ABC):
     An agent awaits `prepare` before its first chain, and `close` when it is closed itself.
     """
 
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name of the service for messages."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """True once the tools are known."""
+
     @abstractmethod
     async def prepare(self) -> None:
         """Ask for the tools, unless they are known.

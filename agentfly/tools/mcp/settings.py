@@ -62,21 +62,22 @@ class McpServer(Settings):
     max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024)
 
     @classmethod
-    def of(cls, target: str | Sequence[str], **options: Any) -> McpServer:
-        """Return the settings of the short form of a recipe, `{mcp: TARGET, …}`.
+    def read(cls, options: Mapping[str, Any]) -> McpServer:
+        """Return the settings of the form that recipes have, `{mcp: TARGET, …}`.
 
         Args:
-            target: an address, or a program and its arguments.
-            **options: further fields.
+            options: an address, or a program and its arguments, under `mcp`; and further fields.
 
         Raises:
             ConfigError: a field is wrong, or the target is neither.
         """
-        if isinstance(target, str):
-            return cls(url=target, **options)
-        if not target:
-            raise ConfigError("mcp: give an address, or a program and its arguments: [uvx, some-server]")
-        return cls(command=target[0], args=tuple(target[1:]), **options)
+        further = {name: value for name, value in options.items() if name != "mcp"}
+        target = options.get("mcp")
+        if isinstance(target, str) and target:
+            return cls(url=target, **further)
+        if isinstance(target, Sequence) and target and all(isinstance(word, str) for word in target):
+            return cls(command=target[0], args=tuple(target[1:]), **further)
+        raise ConfigError("mcp: give an address, or a program and its arguments: {mcp: [uvx, some-server]}")
 
     @field_validator("url")
     @classmethod

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, ToolOutage, require, unknown_name
 from agentfly.images import ImageLimits, ImageView
 from agentfly.tools.decorator import ArgumentCheck, Tool, ToolResult
+from agentfly.tools.image_arguments import source_handle
 from agentfly.tools.mcp.settings import McpServer
 from agentfly.tools.source import ToolSource
 
@@ -80,6 +81,16 @@ class McpTools(ToolSource):
         self._limits = ImageLimits(limits.max_pixels, limits.max_bytes, allow_files=False)
         self._links = LoopLocal(_Link)
         self._listed: tuple[_Listed, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the server for messages."""
+        return self.server.label
+
+    @property
+    def ready(self) -> bool:
+        """True once the tools of the server are known."""
+        return self._listed is not None
 
     async def prepare(self) -> None:
         """Start the server and ask for its tools, unless they are known.
@@ -178,7 +189,9 @@ class McpTools(ToolSource):
                 raise ToolOutage(f"{fault}; it has ended {link.losses} times in a row") from fault
             raise ConnectionLost(f"{fault}; it is started again: try again or use another tool") from fault
         link.losses = 0
-        return await observation(result, self.server, view, self._limits, looks=listed.looks)
+        observed = await observation(result, self.server, view, self._limits, looks=listed.looks)
+        source = source_handle(view, tuple(listed.images), arguments)
+        return observed if source is None else replace(observed, data={**observed.data, "source": source})
 
     async def _connected(self, link: _Link) -> Connection:
         """Return the open connection; open one where there is none.

@@ -1,4 +1,4 @@
-"""A foreign server as others write them, with the SDK, and with faults. Run as a program: `foreign_server.py [FAULT]`."""
+"""A foreign server as others write them, with the SDK, and with faults: `python foreign_server.py [FAULT]`."""
 
 from __future__ import annotations
 
