@@ -64,15 +64,16 @@ def mcp(
         list[str] | None,
         typer.Option(metavar="NAME...", help="Further names by which clients address this server (http)."),
     ] = None,
-    max_pixels: Annotated[int, typer.Option(help="Most pixels of an image.")] = 32_000_000,
-    max_body_mb: Annotated[int, typer.Option(help="Largest request and image file, in MiB.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels of an image.")] = 32_000_000,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request and image file, in MiB.")] = 64,
     session_mb: Annotated[
-        int, typer.Option(help="Images that a session keeps, in MiB; then it forgets those not used for longest.")
+        int,
+        typer.Option(min=1, help="Images that a session keeps, in MiB; then it forgets those not used for longest."),
     ] = 512,
-    memory_mb: Annotated[int, typer.Option(help="Images of all sessions together, in MiB.")] = 2048,
-    max_sessions: Annotated[int, typer.Option(help="Sessions at once (http).")] = 256,
+    memory_mb: Annotated[int, typer.Option(min=1, help="Images of all sessions together, in MiB.")] = 2048,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at once (http).")] = 256,
     session_minutes: Annotated[float, typer.Option(help="Minutes after which an idle session ends (http).")] = 30.0,
-    preview_side: Annotated[int, typer.Option(help="Longest side of an image in a result, in pixels.")] = 1024,
+    preview_side: Annotated[int, typer.Option(min=16, help="Longest side of an image in a result, in pixels.")] = 1024,
     request_timeout: Annotated[float, typer.Option(help="Seconds that a call may take.")] = 600.0,
     log_level: Annotated[
         LogLevel, typer.Option(metavar="LEVEL", help=f"Least severe messages to log: {list_choices(LogLevel)}.")
@@ -104,7 +105,7 @@ def mcp(
     )
     settings = McpServerSettings(
         tools=tuple(tools or ("edit",)),
-        roots=tuple(root or ()),
+        root=tuple(root or ()),
         out=out,
         transport=transport,
         host=host,

@@ -42,6 +42,8 @@ def serve(settings: McpServerSettings, engine: EnginesSpec = None, nodes: Sequen
         MissingExtraError: the SDK is not installed.
     """
     require("mcp", "agentfly mcp", "mcp")
+    # The SDK warns of each request that it refuses, which clients can make any number of.
+    logging.getLogger("mcp").setLevel(logging.ERROR)
     check_keys(engine)
     choice = ToolChoice.of(settings.tools)
     if choice.sources:

@@ -41,8 +41,8 @@ class FileTools:
         opening = found.get("open_image")
         assert opening is not None
         sources = ["base64 of an image file", "a data URI"]
-        if self._settings.roots:
-            sources.append(f"a path in {', '.join(map(str, self._settings.roots))}")
+        if self._settings.root:
+            sources.append(f"a path in {', '.join(map(str, self._settings.root))}")
         if self._settings.limits.allow_urls:
             sources.append("a public http(s) address")
         tools = [replace(opening, description=f"{opening.description} Takes {', '.join(sources)}.")]
@@ -83,14 +83,14 @@ class FileTools:
             return load_image(source, self._limits)
         if source[:5].lower() == "data:" or len(source) > _LONGEST_PATH:
             return load_image(source, self._limits)
-        if (path := path_within(self._settings.roots, source)) is not None:
-            return load_image(_read(path, self._settings.roots, self._limits.max_bytes), self._limits)
+        if (path := path_within(self._settings.root, source)) is not None:
+            return load_image(_read(path, self._settings.root, self._limits.max_bytes), self._limits)
         try:
             return load_image(source, self._limits)
         except ImageError:
             if len(source) > _SHORT_TEXT:
                 raise
-        where = " or ".join(map(str, self._settings.roots))
+        where = " or ".join(map(str, self._settings.root))
         raise ToolError(
             f"{_shown(source)} is not in a folder that may be read: give a path in {where}, or the base64 of the image"
             if where

@@ -175,8 +175,9 @@ def _sendable(text: str) -> str:
 
 
 def _preview(image: Image.Image, side: int) -> tuple[bytes, str, tuple[int, int]]:
-    """Return an image as a file within a size, its type, and its width and height."""
+    """Return an image as a file within a size, its type, and its width and height. The image itself stays as it is."""
     if max(image.size) > side:
+        image = image.copy()
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     data = encode_image(image)
     if len(data) <= _PREVIEW_BYTES:

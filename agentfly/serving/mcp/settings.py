@@ -53,7 +53,7 @@ class McpServerSettings(Settings):
     Attributes:
         tools: names and groups of tools, and tools of the operator's own; see `agentfly.agents.user_tools`. Tools that
             end a chain are left out.
-        roots: folders from which images may be opened by path.
+        root: folders from which images may be opened by path.
         out: folder into which images may be saved; None for none.
         transport: "stdio" for one client that starts the server, "http" for several.
         host, port: address to listen on, over HTTP.
@@ -65,7 +65,7 @@ class McpServerSettings(Settings):
     written_as: ClassVar[str] = "--"
 
     tools: tuple[str, ...] = ("edit",)
-    roots: tuple[Path, ...] = ()
+    root: tuple[Path, ...] = ()
     out: Path | None = None
     transport: Literal["stdio", "http"] = "stdio"
     host: str = "127.0.0.1"
@@ -74,14 +74,14 @@ class McpServerSettings(Settings):
     limits: SessionLimits = SessionLimits()
     connections: ConnectionLimits = ConnectionLimits()
 
-    @field_validator("roots")
+    @field_validator("root")
     @classmethod
-    def _are_folders(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-        for root in roots:
-            if not root.expanduser().is_dir():
-                raise ValueError(f"there is no folder {str(root)!r}")
+    def _are_folders(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        for folder in folders:
+            if not folder.expanduser().is_dir():
+                raise ValueError(f"there is no folder {str(folder)!r}")
         # Links are followed once, here: what they point to later does not count.
-        return tuple(root.expanduser().resolve() for root in roots)
+        return tuple(folder.expanduser().resolve() for folder in folders)
 
     @field_validator("out")
     @classmethod

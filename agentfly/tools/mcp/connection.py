@@ -10,12 +10,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
-from mcp.client._transport import TransportStreams
 from mcp.client.streamable_http import streamable_http_client
 
 from agentfly import __version__
@@ -24,6 +23,9 @@ from agentfly.errors import AgentFlyError, ConfigError, ToolError, ToolOutage, f
 from agentfly.redaction import redact
 from agentfly.tools.mcp.settings import McpServer
 from agentfly.tools.mcp.stdio import ProgramStreams
+
+if TYPE_CHECKING:
+    from mcp.client._transport import TransportStreams
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ _CONNECT_SECONDS = 10.0
 _CLOSE_SECONDS = 15.0
 # Seconds that a call may take beyond its limit, for the SDK to report the limit by itself and to tell the server.
 _SLACK = 5.0
-# The SDK's word for a server that has forgotten the session, such as one that was started anew.
-_SESSION_OVER = "Session terminated"
+# The words of the SDK, and of servers, for a session that the server has forgotten, as when it was started anew.
+_SESSION_OVER = ("Session terminated", "Session not found")
 _MOST_PAGES, _MOST_TOOLS = 50, 500
 
 
@@ -144,7 +146,7 @@ class Connection:
         except TimeLimitExceeded as fault:
             raise ConnectionLost(f"{self._server.label} takes no requests any more") from fault
         except MCPError as fault:
-            if fault.code == types.CONNECTION_CLOSED or fault.message == _SESSION_OVER:
+            if fault.code == types.CONNECTION_CLOSED or fault.message in _SESSION_OVER:
                 raise ConnectionLost(f"{self._server.label} ended during this call{self._why()}") from fault
             if fault.code == types.REQUEST_TIMEOUT:
                 raise ToolError(

@@ -1,4 +1,4 @@
-"""Foreign servers as programs: their tools work in an agent, their faults are observations, and nothing stays of them."""
+"""Foreign servers as programs: their tools work in an agent, their faults are observations, and they end with it."""
 
 from __future__ import annotations
 
