@@ -196,9 +196,10 @@ class Agent(ChainHooks):
             ConfigError: a server cannot be started, or two tools have one name.
             ToolOutage: a server does not answer.
         """
-        if self._choice.sources:
-            await gather_or_cancel(source.prepare() for source in self._choice.sources)
-            self.tools_for(self.images)
+        unknown = [source for source in self._choice.sources if not source.ready]
+        if unknown:
+            await gather_or_cancel(source.prepare() for source in unknown)
+            self.tools_for(self.images)  # raises now what would else fail every chain
 
     def chain(
         self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -15,6 +16,8 @@ from agentfly.errors import ToolError, printable, shortened
 from agentfly.tools.decorator import ArgumentCheck
 
 _MOST_NODES, _MOST_DEPTH = 1000, 12
+# All of it stands in every prompt.
+_MOST_CHARACTERS = 20_000
 _DESCRIPTION, _WORDS, _NAME = 2000, 400, 64
 _MOST_WRONG = 8
 # All that is kept of a schema beside its structure. Patterns are left out: one that a server chose can take for ever.
@@ -74,6 +77,8 @@ def sound_schema(raw: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"type": "object", "properties": properties, "required": required}
     if "additionalProperties" in schema:
         out["additionalProperties"] = schema["additionalProperties"]
+    if len(json.dumps(out)) > _MOST_CHARACTERS:
+        raise UnusableSchema(f"its schema has more than {_MOST_CHARACTERS} characters")
     return out
 
 

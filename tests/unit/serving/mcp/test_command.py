@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -64,6 +66,21 @@ async def test_a_client_starts_the_server_and_works_with_it(tmp_path: Path, mode
 
 
 @pytest.mark.slow
+async def test_the_configuration_of_the_page_works_in_a_client(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8"), re.DOTALL)
+    (server,) = json.loads(block)["mcpServers"].values()
+    assert server["command"] == "agentfly"
+    verb, *options = [word.replace("/home/me", str(tmp_path)) for word in server["args"]]
+    assert verb == "mcp"
+    (tmp_path / "Pictures").mkdir()
+    RED.save(tmp_path / "Pictures" / "red.png")
+    async with Client(command(tmp_path, *options)) as connected:
+        await opened(connected, tmp_path / "Pictures" / "red.png")
+        saved = await connected.call_tool("save_image", {"image_id": "img_1", "file_name": "copy.png"})
+        assert text_of(saved).endswith("copy.png")
+
+
+@pytest.mark.slow
 async def test_a_server_that_listens_serves_several_clients_until_it_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,22 +109,11 @@ def test_the_options_reach_the_settings(tmp_path: Path, monkeypatch: pytest.Monk
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr("agentfly.serving.mcp.command.serve", lambda *given: seen.append(given))
     monkeypatch.setenv("TOOLS_KEY", " k-123\n")
-    main(
-        ["mcp", "--tools", "edit", "detect_objects", "--root", str(tmp_path), "/", "--out", str(tmp_path / "out")]
-        + [
-            "--nodes",
-            "a:1",
-            "b:2",
-            "--engine",
-            "models",
-            "--transport",
-            "http",
-            "--allowed-hosts",
-            "x.example",
-            "*.y.example",
-        ]
-        + ["--api-key-env", "TOOLS_KEY", "--session-mb", "3", "--session-minutes", "0.5", "--allow-urls"]
-    )
+    words = f"--tools edit detect_objects --root {tmp_path} / --out {tmp_path / 'out'} --nodes a:1 b:2 --engine models"
+    words += " --transport http --allowed-hosts x.example *.y.example --api-key-env TOOLS_KEY --session-mb 3"
+    with pytest.raises(SystemExit) as ended:
+        main(["mcp", *words.split(), "--session-minutes", "0.5", "--allow-urls"])
+    assert ended.value.code == 0
     ((settings, engine, nodes),) = seen
     assert settings.tools == ("edit", "detect_objects")
     assert settings.root == (tmp_path.resolve(), Path("/"))

@@ -62,6 +62,7 @@ def nested(depth: int) -> dict[str, Any]:
         (thing(a={"$ref": "https://evil.example/schema.json"}), "refers to something else"),
         (thing(a={"$ref": "#/$defs/none"}), "refers to something else"),
         (thing(a={"enum": ["x" * 100] * 1000}), "too long"),
+        (thing(**{f"a{i}": {"description": "x" * 400} for i in range(60)}), "20000 characters"),
         (thing(a=3), "part of its schema is int"),
         ({"type": "array"}, "not an object"),
     ],
