@@ -13,6 +13,7 @@ from typing import Any
 import mcp_types as types
 from mcp import Client
 from PIL import Image
+from starlette.types import ASGIApp
 
 from agentfly.agents.user_tools import ToolChoice
 from agentfly.serving.http_server import make_server
@@ -20,6 +21,7 @@ from agentfly.serving.mcp.command import make_sessions
 from agentfly.serving.mcp.http import create_app
 from agentfly.serving.mcp.server import ImageToolServer
 from agentfly.serving.mcp.settings import McpServerSettings, SessionLimits
+from agentfly.serving.settings import ConnectionLimits
 from agentfly.vision.classical import classical_engines
 
 RED = Image.new("RGB", (8, 8), "red")
@@ -45,13 +47,19 @@ async def over_http(
 ) -> AsyncIterator[tuple[str, ImageToolServer]]:
     """Yield the address of a server, and the server."""
     tools, chosen = made(limits, **settings)
-    server = make_server(create_app(tools, chosen), "127.0.0.1", 0, chosen.connections, log_level="error")
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    async with listening(create_app(tools, chosen), chosen.connections) as address:
+        yield f"{address}/mcp", tools
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, connections: ConnectionLimits | None = None) -> AsyncIterator[str]:
+    """Yield the address of a server of any application."""
+    server = make_server(app, "127.0.0.1", 0, connections or ConnectionLimits(), log_level="error", lifespan="auto")
     running = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/mcp", tools
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         await running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from contextlib import AsyncExitStack
 from typing import Any
@@ -14,11 +15,12 @@ from mcp import Client
 from PIL import Image
 from pydantic import SecretStr
 
+from agentfly.errors import ToolError, ToolOutage
 from agentfly.images import ImageStore, ImageView
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.tools import Toolset
 from agentfly.tools.mcp import McpServer, McpTools
-from tests.unit.serving.mcp.serving import RED, base64_of, images_of, opened, over_http, text_of
+from tests.unit.serving.mcp.serving import RED, base64_of, images_of, listening, opened, over_http, text_of
 
 HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 
@@ -165,6 +167,30 @@ async def test_an_address_where_nobody_or_somebody_else_answers_is_an_outage_wit
         with pytest.raises(Exception, match="does not speak MCP") as told:
             await McpTools(McpServer(url=url)).prepare()
         assert "k-123" not in str(told.value)
+
+
+async def test_a_reply_beyond_the_bound_is_not_read_to_its_end() -> None:
+    noise = base64_of(Image.effect_noise((300, 300), 90))
+    async with over_http() as (url, _):
+        for most, fails in ((20_000, True), (2_000_000, False)):
+            async with McpTools(McpServer(url=url, max_message_bytes=most)) as source:
+                (tool, *_) = source.tools(ImageView(ImageStore()))
+                if fails:
+                    with pytest.raises(ToolError, match="MCP server"):
+                        await tool({"source": noise})
+                else:
+                    assert "img_1: 300x300" in (await tool({"source": noise})).text
+
+
+async def test_a_reply_that_is_compressed_unasked_is_refused() -> None:
+    async def bomb(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": gzip.compress(bytes(1_000_000))})
+
+    async with listening(bomb) as address:
+        with pytest.raises(ToolOutage, match="does not speak MCP"):
+            await McpTools(McpServer(url=f"{address}/mcp")).prepare()
 
 
 async def test_a_call_whose_server_goes_away_is_an_observation() -> None:
