@@ -166,7 +166,7 @@ async def play(
 
 
 async def expert_demonstrations(
-    count: int, store: ImageStore, seed: int, *, system_prompt: str | None
+    count: int, store: ImageStore, seed: int, spec: AgentSpec = DEFAULT, *, system_prompt: str | None
 ) -> list[Trajectory]:
     """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
 
@@ -174,6 +174,7 @@ async def expert_demonstrations(
         count: number of tasks.
         store: gets the images.
         seed: of the tasks and the draws.
+        spec: agent and tools.
         system_prompt: first message of each chain, None for none.
 
     Returns:
@@ -185,8 +186,8 @@ async def expert_demonstrations(
     played: list[Trajectory] = []
     for start in range(0, count, PLAYED_TOGETHER):
         batch = tasks[start : start + PLAYED_TOGETHER]
-        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt)
-    schemas = tool_schemas()
+        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt, spec=spec)
+    schemas = tool_schemas(spec)
     for trajectory in played:
         trajectory.tools = schemas
     return played
