@@ -90,6 +90,8 @@ EXTRAS = {
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
     # Uploads to s3:// by `agentfly generate`; other places are extras of fsspec's own.
     "s3": ["s3fs>=2024.6"],
+    # Foreign tools in an agent, and `agentfly mcp`. psutil ends the programs of foreign servers with their children.
+    "mcp": ["mcp>=2.3,<3", "psutil>=6.0"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [
         "coverage>=7.10",

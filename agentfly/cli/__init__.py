@@ -21,6 +21,7 @@ from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
+from agentfly.cli.mcp import McpCommand, mcp
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
@@ -39,6 +40,7 @@ FOLDER_OPTIONS = {
     "compare": "--out FOLDER",
     "replay": "--out FOLDER",
     "generate": "--output-dir FOLDER",
+    "mcp": "--out FOLDER",
 }
 
 HELP = """RL training for image-editing agents that use tools.
@@ -75,6 +77,7 @@ app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
+app.command(cls=McpCommand)(mcp)
 app.command(cls=GenerateCommand)(generate)
 
 
