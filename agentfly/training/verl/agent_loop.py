@@ -25,7 +25,7 @@ from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.training.recipe.verl_dataset import read_task
-from agentfly.training.verl.chain_faults import ChainFault, stopped_by
+from agentfly.training.verl.chain_faults import check_trainable
 from agentfly.training.verl.messages import ChainRequest, EngineFailure, FinishedChain
 from agentfly.training.verl.protocols import RolloutServer
 from agentfly.vision import Engines
@@ -273,15 +273,7 @@ def output_of(chain: FinishedChain, max_response_tokens: int, fields: Mapping[st
         ChainFault: the chain must not be trained on.
     """
     trajectory = chain.trajectory
-    tokens = trajectory.tokens
-    if (reason := stopped_by(trajectory.stop_reason)) is not None:
-        # Its reward would blame the policy for a fault that is not the policy's.
-        why = trajectory.error or trajectory.stop_reason
-        raise ChainFault(reason, f"chain {trajectory.id} is not trained on: {why}", chain)
-    if tokens is None or not tokens.response_ids:
-        raise ChainFault("no_room", f"chain {trajectory.id} sampled nothing: {trajectory.stop_reason}", chain)
-    if (length := len(tokens.response_ids)) > max_response_tokens:
-        raise ChainFault("no_room", f"chain {trajectory.id}: {length} ids do not fit in {max_response_tokens}", chain)
+    tokens = check_trainable(chain, max_response_tokens)
     images = [chain.store.get(handle) for handle in trajectory.images]
     return ChainOutput(
         prompt_ids=tokens.prompt_ids,
