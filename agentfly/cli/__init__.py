@@ -24,6 +24,7 @@ from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
+from agentfly.cli.try_ import try_recipe
 from agentfly.errors import one_line, printable
 from agentfly.redaction import log_to_stderr, public_url
 
@@ -32,6 +33,7 @@ FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
     "edit": "--out FILE",
     "train": "agentfly.out=FOLDER",
+    "try": "--save FOLDER",
     "sft": "out=FOLDER",
     "export": "--out FOLDER",
     "data": "--out FOLDER",
@@ -66,6 +68,7 @@ def version() -> None:
 
 app.command()(quickstart)
 app.command(cls=NodesCommand)(edit)
+app.command("try")(try_recipe)
 app.command()(train)
 app.command()(sft)
 app.command()(export)

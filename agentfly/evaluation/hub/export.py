@@ -147,7 +147,7 @@ def _find_run(source: Path) -> _Run:
     node = settings.get("agentfly") if isinstance(settings.get("agentfly"), dict) else settings
     assert isinstance(node, dict)
     data = node.get("data")
-    data = data.get("name") if isinstance(data, dict) else data
+    data = data.get("train") if isinstance(data, dict) else data
     secrets = SecretFilter((*environment_secrets(), *setting_secrets(settings)))
     split = _SPLITS.get(str(settings.get("split")), "train")
     return _Run(path, secrets.text(_public_name(node.get("model"))), _public_name(data), split, secrets)

@@ -50,7 +50,7 @@ async def chain(folder: Path, index: int, texts: Sequence[str] | None = None, **
 async def training_run(folder: Path) -> Path:
     """A run of `agentfly train`: two chains of a prompt, and one of a validation."""
     folder.mkdir()
-    config = {"agentfly": {"model": "/home/me/policies/mine", "data": {"name": "stickers"}}}
+    config = {"agentfly": {"model": "/home/me/policies/mine", "data": {"train": "stickers"}}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     for number, validate in enumerate((False, False, True)):
         made = await chain(folder, 0, id=f"chain-{number}")

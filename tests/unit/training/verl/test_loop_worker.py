@@ -43,8 +43,8 @@ from agentfly.training.verl.messages import (  # noqa: E402
     UnscoredChain,
 )
 from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
-from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_chain  # noqa: E402
-from agentfly.training.verl.scoring import ChainScorer, images_needed  # noqa: E402
+from agentfly.training.verl.reward_manager import AgentFlyRewardManager  # noqa: E402
+from agentfly.training.verl.scoring import ChainScorer, images_needed, score_chain  # noqa: E402
 from agentfly.training.verl.step_metrics import report_of  # noqa: E402
 from agentfly.vision.factory import make_engines  # noqa: E402
 from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of  # noqa: E402
