@@ -25,6 +25,7 @@ from agentfly.cli.mcp import McpCommand, mcp
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
+from agentfly.cli.try_ import try_recipe
 from agentfly.errors import one_line, printable
 from agentfly.redaction import log_to_stderr, public_url
 
@@ -33,6 +34,7 @@ FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
     "edit": "--out FILE",
     "train": "agentfly.out=FOLDER",
+    "try": "--save FOLDER",
     "sft": "out=FOLDER",
     "export": "--out FOLDER",
     "data": "--out FOLDER",
@@ -68,6 +70,7 @@ def version() -> None:
 
 app.command()(quickstart)
 app.command(cls=NodesCommand)(edit)
+app.command("try")(try_recipe)
 app.command()(train)
 app.command()(sft)
 app.command()(export)
