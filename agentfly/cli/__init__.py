@@ -19,6 +19,7 @@ from agentfly import __version__
 from agentfly.cli.data import data
 from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
+from agentfly.cli.environment import ServeOpenEnvCommand, serve_openenv
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.options import NodesCommand
@@ -38,6 +39,7 @@ FOLDER_OPTIONS = {
     "eval": "--out FOLDER",
     "compare": "--out FOLDER",
     "replay": "--out FOLDER",
+    "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
 }
 
@@ -75,6 +77,7 @@ app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
+app.command("serve-openenv", cls=ServeOpenEnvCommand)(serve_openenv)
 app.command(cls=GenerateCommand)(generate)
 
 

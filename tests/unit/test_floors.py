@@ -33,7 +33,7 @@ FLOORS = (
     ("tools", "evaluators"),
     ("agents",),
     ("systems", "serving"),
-    ("evaluation", "viewer"),
+    ("evaluation", "viewer", "environments"),
     ("training",),
     ("doctor",),
     ("cli", "utils"),
