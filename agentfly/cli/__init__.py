@@ -19,6 +19,7 @@ from agentfly import __version__
 from agentfly.cli.data import data
 from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
+from agentfly.cli.environment import ServeOpenEnvCommand, serve_openenv
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.mcp import McpCommand, mcp
@@ -41,6 +42,7 @@ FOLDER_OPTIONS = {
     "eval": "--out FOLDER",
     "compare": "--out FOLDER",
     "replay": "--out FOLDER",
+    "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
     "mcp": "--out FOLDER",
 }
@@ -81,6 +83,7 @@ app.command()(compare)
 app.command()(replay)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
 app.command(cls=McpCommand)(mcp)
+app.command("serve-openenv", cls=ServeOpenEnvCommand)(serve_openenv)
 app.command(cls=GenerateCommand)(generate)
 
 
