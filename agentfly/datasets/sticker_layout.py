@@ -93,7 +93,15 @@ def layouts(split: Split, count: int) -> list[tuple[str, ...]]:
 
 
 def place_figure(
-    rng: random.Random, side: int, colour: str, shape: str, place: str, outer: tuple[float, float]
+    rng: random.Random,
+    side: int,
+    colour: str,
+    shape: str,
+    place: str,
+    outer: tuple[float, float],
+    *,
+    border: float | None = None,
+    fill: tuple[int, int, int] | None = None,
 ) -> Figure:
     """Return a figure near the middle of a cell.
 
@@ -103,10 +111,13 @@ def place_figure(
         colour, shape: of the figure.
         place: name of the cell.
         outer: range of its radius with border, in pixels at `REFERENCE_SIDE`.
+        border: width of its border in pixels at that side; as `border_width` says by default.
+        fill: see `Figure`.
     """
     unit, cell = side / REFERENCE_SIDE, side / 3
-    border = border_width(side, side)
-    figure = Figure(shape, colour, 0.0, 0.0, (rng.uniform(*outer) * unit - border) * SHAPE_FACTOR[shape], border)
+    width = border_width(side, side) if border is None else border * unit
+    radius = (rng.uniform(*outer) * unit - width) * SHAPE_FACTOR[shape]
+    figure = Figure(shape, colour, 0.0, 0.0, radius, width, fill)
     x0, y0, x1, y1 = figure.box
     spare = (cell - max(x1 - x0, y1 - y0)) / 2 - 0.5
     reach = max(0.0, min(JITTER * unit, spare))
@@ -117,6 +128,13 @@ def place_figure(
         x=(column + 0.5) * cell - 0.5 - (x0 + x1 - 1) / 2 + rng.uniform(-reach, reach),
         y=(row + 0.5) * cell - 0.5 - (y0 + y1 - 1) / 2 + rng.uniform(-reach, reach),
     )
+
+
+def cell_box(side: int, place: str) -> tuple[int, int, int, int]:
+    """Return the box (x0, y0, x1, y1) of a cell in whole pixels of an image with this side, end exclusive."""
+    row, column = CELLS[place]
+    x0, y0, x1, y1 = (round(number * side / 3) for number in (column, row, column + 1, row + 1))
+    return x0, y0, x1, y1
 
 
 def free_colour(rng: random.Random, stickers: Sequence[Sticker]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from agentfly.datasets.look_tasks import LOOK_PLANS
 from agentfly.datasets.photos import SPLITS, Split, background
 from agentfly.datasets.sticker_layout import (
     LARGE,
@@ -33,6 +34,8 @@ from agentfly.errors import ConfigError, unknown_name
 from agentfly.vision.shapes import COLOURS, SHAPES, largest_inside
 
 FAMILIES: tuple[str, ...] = ("named", "replace", "look", "two_step", "repair")
+LOOK_FAMILIES: tuple[str, ...] = tuple(LOOK_PLANS)
+ALL_FAMILIES: tuple[str, ...] = (*FAMILIES, *LOOK_FAMILIES)
 
 
 class StickerWorld:
@@ -53,7 +56,7 @@ class StickerWorld:
         Args:
             index: number within split and family.
             split: "train" or "heldout".
-            family: one of `FAMILIES`; by default they take turns.
+            family: one of `ALL_FAMILIES`; by default those of `FAMILIES` take turns.
             seed: of the whole data set.
 
         Raises:
@@ -62,13 +65,16 @@ class StickerWorld:
         if split not in SPLITS:
             raise ConfigError(unknown_name("split", split, SPLITS))
         family = family or FAMILIES[index % len(FAMILIES)]
-        if family not in FAMILIES:
-            raise ConfigError(unknown_name("family", family, FAMILIES))
+        if family not in ALL_FAMILIES:
+            raise ConfigError(unknown_name("family", family, ALL_FAMILIES))
         rng = random.Random(f"{seed}/{split}/{family}/{index}")
         photo = np.asarray(background(rng, split, self.side))
+        identity = f"{split}-{family}-{seed}-{index}"
+        if family in LOOK_PLANS:
+            return finished(identity, family, photo, *LOOK_PLANS[family](rng, split, self.side))
         stickers = self._stickers(rng, split, family)
         plan = _PLANS[family](rng, split, stickers)
-        return finished(f"{split}-{family}-{seed}-{index}", family, photo, stickers, plan)
+        return finished(identity, family, photo, stickers, plan)
 
     def _stickers(self, rng: random.Random, split: Split, family: str) -> list[Sticker]:
         count = 3 if family == "repair" and rng.random() < 0.8 else rng.choice((2, 3))
