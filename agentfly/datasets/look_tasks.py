@@ -13,6 +13,7 @@ from __future__ import annotations
 import colorsys
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from agentfly.datasets.photos import Split
@@ -29,7 +30,7 @@ from agentfly.datasets.wording import LEFT, most_common, sentence
 from agentfly.vision.shapes import COLOURS, SHAPES
 
 _TINY, _TINY_BORDER, _TINY_SHAPES = (6.2, 6.8), 1.8, ("circle", "square")
-_PALE, _PALE_BORDER = (10.0, 11.0), 2.0
+_PALE, _PALE_BORDER = (11.0, 12.0), 2.0
 # Hues in degrees of two tints of one colour word, as the detector reads it, and how far a shade may be from them.
 _TINTS: Mapping[str, tuple[tuple[str, float], tuple[str, float]]] = MappingProxyType(
     {
@@ -42,7 +43,8 @@ _HUE_SPREAD, _SATURATION, _VALUE = 2.0, (0.48, 0.54), (0.9, 0.97)
 # Outer radii of stickers of one shape in `until`, from the smallest; they differ by a quarter at least.
 _GRADED = ((10.5, 11.0), (14.5, 15.5), (20.0, 21.5))
 # The scores of these families are about the right sticker, not about the texture of a fill.
-_SCALE = {"inside_tolerance": 20.0, "outside_tolerance": 12.0}
+_SCALE = {"inside_tolerance": 26.0, "outside_tolerance": 16.0}
+_PALE_SCALE = {**_SCALE, "inside_tolerance": 20.0}  # a pale sticker is closer to what it hides
 
 
 def _tiny(rng: random.Random, split: Split, side: int) -> tuple[list[Sticker], Plan]:
@@ -66,7 +68,8 @@ def _pale(rng: random.Random, split: Split, side: int) -> tuple[list[Sticker], P
         figure = place_figure(rng, side, colour, shape, place, _PALE, border=_PALE_BORDER, fill=fill)
         stickers.append(Sticker(figure, place, False))
     text = sentence(rng, split, "remove", f"the {tints[0][0]} sticker")
-    return stickers, _plan(side, text, stickers[:1], [shapes[0]], stickers)
+    plan = _plan(side, text, stickers[:1], [shapes[0]], stickers)
+    return stickers, replace(plan, more={**plan.more, "reference_evaluator": dict(_PALE_SCALE)})
 
 
 def _most(rng: random.Random, split: Split, side: int) -> tuple[list[Sticker], Plan]:
@@ -98,9 +101,7 @@ LOOK_PLANS: Mapping[str, Callable[[random.Random, Split, int], tuple[list[Sticke
 )
 
 
-def _plan(
-    side: int, text: str, gone: list[Sticker], words: list[str], seen: list[Sticker] | None = None
-) -> Plan:
+def _plan(side: int, text: str, gone: list[Sticker], words: list[str], seen: list[Sticker] | None = None) -> Plan:
     """Return a plan of removals, with the words that find the stickers and the boxes of those to look at."""
     more = {
         "look": [list(cell_box(side, sticker.place)) for sticker in seen or gone],

@@ -15,6 +15,7 @@ import numpy as np
 
 from agentfly.datasets.look_tasks import LOOK_PLANS
 from agentfly.datasets.photos import SPLITS, Split, background
+from agentfly.datasets.retouch_tasks import RETOUCH_PLANS, retouch_task
 from agentfly.datasets.sticker_layout import (
     LARGE,
     REFERENCE_SIDE,
@@ -35,7 +36,8 @@ from agentfly.vision.shapes import COLOURS, SHAPES, largest_inside
 
 FAMILIES: tuple[str, ...] = ("named", "replace", "look", "two_step", "repair")
 LOOK_FAMILIES: tuple[str, ...] = tuple(LOOK_PLANS)
-ALL_FAMILIES: tuple[str, ...] = (*FAMILIES, *LOOK_FAMILIES)
+RETOUCH_FAMILIES: tuple[str, ...] = tuple(RETOUCH_PLANS)
+ALL_FAMILIES: tuple[str, ...] = (*FAMILIES, *LOOK_FAMILIES, *RETOUCH_FAMILIES)
 
 
 class StickerWorld:
@@ -73,6 +75,8 @@ class StickerWorld:
         if family in LOOK_PLANS:
             return finished(identity, family, photo, *LOOK_PLANS[family](rng, split, self.side))
         stickers = self._stickers(rng, split, family)
+        if family in RETOUCH_PLANS:
+            return retouch_task(identity, family, rng, split, photo, stickers)
         plan = _PLANS[family](rng, split, stickers)
         return finished(identity, family, photo, stickers, plan)
 
