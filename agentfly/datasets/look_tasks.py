@@ -44,7 +44,7 @@ _HUE_SPREAD, _SATURATION, _VALUE = 2.0, (0.48, 0.54), (0.9, 0.97)
 _GRADED = ((10.5, 11.0), (14.5, 15.5), (20.0, 21.5))
 # The scores of these families are about the right sticker, not about the texture of a fill.
 _SCALE = {"inside_tolerance": 26.0, "outside_tolerance": 16.0}
-_PALE_SCALE = {**_SCALE, "inside_tolerance": 20.0}  # a pale sticker is closer to what it hides
+_PALE_SCALE = {**_SCALE, "inside_tolerance": 23.0}  # a pale sticker is closer to what it hides
 
 
 def _tiny(rng: random.Random, split: Split, side: int) -> tuple[list[Sticker], Plan]:
