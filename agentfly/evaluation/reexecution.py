@@ -198,7 +198,9 @@ class _Chain:
             return True
         self.found.skipped.append(f"turn {self._turn}: {record.name} is no image tool")
         # Its recorded images are taken as they are: later calls need them.
-        names = {handle: name for name, handle in self.trajectory.names.items()}
+        # A view that an edit made again has two names, of which the edit gave the later one.
+        given = list(self.trajectory.names.items())
+        names = {handle: name for name, handle in (reversed(given) if record.looks else given)}
         for handle in self._observed(self._turn, index):
             if handle in self.view.store and handle in names:
                 self.view.add_handle(handle, names[handle].partition("_")[0])

@@ -167,6 +167,7 @@ class Tool:
         function: the function, bound to its object.
         model: pydantic model of the arguments.
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
+        looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Tool:
     function: Function = field(repr=False)
     model: type[BaseModel] = field(repr=False)
     final: bool = False
+    looks: bool = False
 
     async def __call__(self, arguments: Mapping[str, object]) -> ToolResult:
         """Check the arguments and call the function; one that is not async runs in a worker thread.
@@ -201,7 +203,9 @@ def tool(function: F, /) -> F: ...
 
 
 @overload
-def tool(*, name: str | None = None, description: str | None = None, final: bool = False) -> Callable[[F], F]: ...
+def tool(
+    *, name: str | None = None, description: str | None = None, final: bool = False, looks: bool = False
+) -> Callable[[F], F]: ...
 
 
 def tool(
@@ -211,6 +215,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     final: bool = False,
+    looks: bool = False,
 ) -> F | Callable[[F], F]:
     """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
@@ -219,6 +224,7 @@ def tool(
         name: the name for the model; the function's own name by default, that of a class in snake case.
         description: the description for the model; the docstring up to its first section by default.
         final: a call ends the chain, and its result is the answer.
+        looks: a call only looks. Its images are views unless it names them otherwise, and it is counted as looking.
 
     Raises:
         ConfigError: the name, a hint, or the signature cannot be described to a model.
@@ -226,25 +232,26 @@ def tool(
 
     def mark(function: F) -> F:
         if not isinstance(function, type):
-            setattr(function, _MARK, _describe(function, name, description, final))
+            setattr(function, _MARK, _describe(function, name, description, final, looks))
             return function
         call = vars(function).get("__call__")
         if not inspect.isfunction(call):
             raise ConfigError(f"{function.__name__} cannot be a tool: it has no __call__; mark its methods instead")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", function.__name__).lower()
         words = description or docstring(call)[0] or docstring(function)[0]
-        setattr(call, _MARK, _describe(call, name or snake_case, words, final))
+        setattr(call, _MARK, _describe(call, name or snake_case, words, final, looks))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Function, name: str | None, description: str | None, final: bool) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, final: bool, looks: bool) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
     model = arguments_model(function, name)
-    return Tool(name, description or docstring(function)[0], parameters_schema(model), function, model, final)
+    words = description or docstring(function)[0]
+    return Tool(name, words, parameters_schema(model), function, model, final, looks)
 
 
 def tool_of(function: object) -> Tool | None:

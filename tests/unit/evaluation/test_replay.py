@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.agents import Trajectory
+from agentfly.agents import ToolRecord, Trajectory
 from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask, tasks_to_dataset
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import measure, reexecute
 from agentfly.evaluation.replay import ReplaySettings, read_recording, replay
 from agentfly.images import ImageStore
+from agentfly.messages import ImagePart, Message
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task
 from tests.unit.images.damage import DAMAGE
@@ -105,6 +106,21 @@ async def test_tools_that_are_no_image_tools_are_skipped_and_their_images_taken_
     assert found.skipped == ["turn 1: paint_by_hand is no image tool"]
     assert found.differences == []
     assert found.equal == 2
+
+
+async def test_a_view_that_nobody_makes_now_stays_a_view_and_an_edit_equal_to_it_an_image() -> None:
+    """`img_2` has the pixels of `view_1`: the recorded call that looked must not take its name."""
+    store = ImageStore()
+    trajectory = await recorded(store)
+    shown = ToolRecord("zoom", {}, 0.1, looks=True)
+    trajectory.turns[0] = replace(trajectory.turns[0], tools=(shown, *trajectory.turns[0].tools))
+    place = next(i for i, message in enumerate(trajectory.messages) if message.role == "tool")
+    view = Message("tool", (ImagePart(trajectory.names["img_2"]),))
+    trajectory.messages.insert(place, view)
+    trajectory.names = {"img_1": trajectory.names["img_1"], "view_1": trajectory.names["img_2"], **trajectory.names}
+    found = await reexecute("t", trajectory, store, make_engines())
+    assert found.skipped == ["turn 1: zoom is no image tool"]
+    assert (found.equal, found.differences) == (3, [])
 
 
 async def test_a_source_that_was_not_kept_is_told() -> None:
