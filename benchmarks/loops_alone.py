@@ -96,7 +96,7 @@ def our_loop(config: Any, processor: Any, server: Server) -> Play:
 
     async def play(task: EditTask, number: int, name: str) -> int:
         backend = VerlBackend(server, common.codec, {})
-        chain = new_chain(common, backend, task, name, number)
+        chain = new_chain(common, task, name, number)
         chain.session = f"{name}-{number}"
         trajectory = await Rollout(backend, common.limits, common.sampling).run(chain)
         request = ChainRequest({"index": number, "task_file": ""}, name)

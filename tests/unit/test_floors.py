@@ -26,6 +26,7 @@ FLOORS = (
         "redaction",
         "process_tree",
         "cleanup",
+        "importing",
     ),
     ("messages", "images"),
     ("openai_client", "openai_compat", "templates"),

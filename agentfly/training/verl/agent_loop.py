@@ -15,8 +15,10 @@ import torch
 from pydantic import Field, InstanceOf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
-from agentfly.agents import AgentSettings, Chain, ImageEditingAgent, Rollout, RolloutLimits, task_conversation
-from agentfly.agents.llm_backends.base import Generation, GenerationRequest, LLMBackend, OnDelta, SamplingParams
+from agentfly.agents import Agent, AgentSettings, Chain, Rollout, RolloutLimits, task_conversation
+from agentfly.agents.factory import make_agent
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta, SamplingParams
 from agentfly.datasets import EditTask
 from agentfly.errors import BackendError
 from agentfly.images import ImageStore, without_transparency
@@ -113,14 +115,14 @@ class LoopContext:
         codec: of the checkpoint that is trained.
         engines: behind the tools.
         limits: of every chain.
-        system_prompt: first message of every chain, None for none.
+        agent: makes the chains.
     """
 
     settings: TrainSettings
     codec: ChatCodec
     engines: Engines
     limits: RolloutLimits
-    system_prompt: str | None
+    agent: Agent
 
     @classmethod
     def of(cls, config: VerlConfig, processor: object) -> LoopContext:
@@ -134,7 +136,23 @@ class LoopContext:
         rollout = config.actor_rollout_ref.rollout
         codec = ChatCodec(processor, load_template(settings.template) if settings.template else None)
         limits = settings.rollout_limits(rollout.prompt_length, rollout.response_length)
-        return cls(settings, codec, make_run_engines(settings), limits, settings.card().system_prompt)
+        return cls.build(settings, codec, limits)
+
+    @classmethod
+    def build(cls, settings: TrainSettings, codec: ChatCodec, limits: RolloutLimits) -> LoopContext:
+        """Build the context from its parts.
+
+        Args:
+            settings: of the run.
+            codec: of the checkpoint that is trained.
+            limits: of every chain.
+        """
+        engines = make_run_engines(settings)
+        # Each chain generates on a backend of its own.
+        backend = ScriptedBackend([], codec=codec)
+        own = AgentSettings(system_prompt=settings.card().system_prompt, limits=limits)
+        agent = make_agent(settings.spec(), settings.model, engines=engines, backend=backend, settings=own)
+        return cls(settings, codec, engines, limits, agent)
 
     @property
     def sampling(self) -> SamplingParams:
@@ -202,7 +220,7 @@ class ChainOutput(AgentLoopOutput):
 
 @register("agentfly")
 class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
-    """Runs one chain of an `ImageEditingAgent` and hands its exact tokens and images to verl, unscored."""
+    """Runs one chain of the run's agent and hands its exact tokens and images to verl, unscored."""
 
     async def run(self, sampling_params: dict[str, object], **kwargs: object) -> ChainOutput:
         """Run one sample of one row.
@@ -218,7 +236,7 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
         backend = VerlBackend(self.server_manager, context.codec, sampling_params)
         step = f"{'validation' if request.validate else 'step'}-{request.step}"
         task, group = read_task(request.row), _group_name(step, request.row["index"], request.uid)
-        chain = new_chain(context, backend, task, group, request.session)
+        chain = new_chain(context, task, group, request.session)
         chain.session = f"{request.uid}-{request.session}"
         trajectory = await Rollout(backend, context.limits, context.sampling).run(chain)
         finished = FinishedChain(trajectory, chain.view.store, task, request, context.settings)
@@ -242,23 +260,17 @@ def _group_name(step: str, row: int, uid: str) -> str:
     return f"{step}-row-{row}" + (f"-again-{again}" if again else "")
 
 
-def new_chain(context: LoopContext, backend: LLMBackend, task: EditTask, group: str, number: int) -> Chain:
+def new_chain(context: LoopContext, task: EditTask, group: str, number: int) -> Chain:
     """Return a chain of a task, ready to run.
 
     Args:
         context: of the process.
-        backend: generates its turns.
         task: the task.
         group: name of the prompt's chains.
         number: of the chain among them.
     """
-    settings = AgentSettings(system_prompt=context.system_prompt, limits=context.limits, sampling=context.sampling)
     # A store of its own: the images of a chain are freed with it.
-    agent = ImageEditingAgent("verl", backend=backend, engines=context.engines, store=ImageStore(), settings=settings)
-    chain = agent.chain(task_conversation(task), group, number)
-    if context.settings.tools is not None:
-        chain.tools = chain.tools.only(context.settings.tools)
-    return chain
+    return context.agent.chain(task_conversation(task), group, number, store=ImageStore())
 
 
 def output_of(chain: FinishedChain, max_response_tokens: int, fields: Mapping[str, object]) -> ChainOutput:

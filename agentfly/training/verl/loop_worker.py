@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from agentfly.agents.trajectory_file import TrajectoryLine, append_line
-from agentfly.aio import TimeLimitExceeded, with_timeout
+from agentfly.aio import TimeLimitExceeded, awaited, with_timeout
 from agentfly.images import ImageStore
 from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.metrics.chain_report import facts_of, intervals_of, turn_results
@@ -115,14 +115,9 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         limit = 2.0 * chain.settings.longest_chain
         answer = worker.compute_score.remote(DataProto(non_tensor_batch=message.to_batch()))
         try:
-            return ScoredChain.from_answer(await with_timeout(_awaited(answer), limit))
+            return ScoredChain.from_answer(await with_timeout(awaited(answer), limit))
         except TimeLimitExceeded:
             return UnscoredChain(f"the reward loop gave no answer in {limit:.0f} s")
-
-
-async def _awaited(answer: Awaitable[Mapping[str, object]]) -> Mapping[str, object]:
-    """Await Ray's reference, which is no coroutine."""
-    return await answer
 
 
 class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-ignore]

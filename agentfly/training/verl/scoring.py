@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from agentfly.agents import EvaluationSetup, Trajectory, edit_sample, score_trajectory
+from agentfly.agents.reward_function import import_reward
 from agentfly.datasets import EditTask
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators import Reward, make_evaluator
@@ -28,6 +29,8 @@ class ChainScorer:
     def __init__(self, settings: TrainSettings) -> None:
         self._settings = settings
         self._evaluator = GuardedEvaluator(make_evaluator(settings.evaluator), settings.guard)
+        function = None if settings.reward_function is None else import_reward(settings.reward_function)
+        self._setup = EvaluationSetup(self._evaluator, settings.reward, function, settings.guard.timeout)
         audit = settings.audit
         self._audit = None if audit is None else GuardedEvaluator(make_evaluator(audit.evaluator), audit.settings.guard)
 
@@ -51,8 +54,7 @@ class ChainScorer:
         Raises:
             EvaluatorError: it cannot be scored.
         """
-        setup = EvaluationSetup(self._evaluator, self._settings.reward)
-        await score_trajectory(trajectory, task, store, setup)
+        await score_trajectory(trajectory, task, store, self._setup)
         return ScoredChain(
             trajectory.score,
             trajectory.aspects,
@@ -95,10 +97,12 @@ def images_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:
 
     Args:
         trajectory: finished.
-        settings: of the run; with credit by turn, the images of all turns are needed.
+        settings: of the run; with credit by turn, the images of all turns are needed, and a reward function may ask
+            for the source.
     """
     results = turn_results(trajectory) if settings.credit is not None else []
-    return {handle for handle in (trajectory.final_image, *results) if handle is not None}
+    source = trajectory.images[:1] if settings.reward_function is not None else []
+    return {handle for handle in (trajectory.final_image, *results, *source) if handle is not None}
 
 
 def reward_info(trajectory: Trajectory) -> dict[str, float]:

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentfly.agents import AgentSettings, ImageEditingAgent, Trajectory, task_conversation
+from agentfly.agents import AgentSettings, Trajectory, task_conversation
+from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.llm_backends.base import SamplingParams
+from agentfly.agents.spec import DEFAULT, AgentSpec
 from agentfly.datasets import FAMILIES, LOOK_FAMILIES, EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
@@ -72,6 +74,7 @@ async def play(
     rng: random.Random,
     *,
     system_prompt: str | None,
+    spec: AgentSpec = DEFAULT,
 ) -> list[Trajectory]:
     """Demonstrate tasks of the sticker world on the real tools, through the real rollout, all at once.
 
@@ -81,6 +84,7 @@ async def play(
         store: gets the images.
         rng: for all draws; batches of tasks that are played one after another share it.
         system_prompt: first message of each chain, None for none.
+        spec: agent and tools.
     """
     tools = {schema["function"]["name"] for schema in tool_schemas(spec)}
     scripts = {
@@ -91,7 +95,7 @@ async def play(
         return scripts[request.session_id](request)
 
     settings = AgentSettings(system_prompt=system_prompt)
-    agent = ImageEditingAgent("demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
+    agent = make_agent(spec, "demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
     return list(await agent.run([task_conversation(task) for task in tasks]))
 
 
@@ -122,9 +126,10 @@ async def expert_demonstrations(
     return played
 
 
-def tool_schemas() -> list[dict[str, Any]]:
-    """Return the schemas of the tools that demonstrations call."""
-    return ImageEditingAgent("demonstrations", backend=ScriptedBackend([])).toolset(ImageView(ImageStore())).schemas()
+def tool_schemas(spec: AgentSpec = DEFAULT) -> list[dict[str, Any]]:
+    """Return the schemas of the tools of an agent."""
+    agent = make_agent(spec, "demonstrations", backend=ScriptedBackend([]))
+    return agent.tools_for(ImageView(ImageStore())).schemas()
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from agentfly.agents import RolloutLimits, StopReason
-from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.datasets import EditTask
 from agentfly.errors import ConfigError
 from agentfly.templates import ChatCodec
 from agentfly.training.recipe.settings import DataSettings, LimitSettings, TrainSettings
 from agentfly.training.recipe.verl_dataset import write_rows
-from agentfly.vision.factory import make_engines
 
 pytest.importorskip("verl")
 from omegaconf import OmegaConf
@@ -58,7 +56,7 @@ def settings(model: str, out: Path, **values: Any) -> TrainSettings:
 def common(codec: ChatCodec, out: Path, response_length: int = 192, **values: Any) -> LoopContext:
     made = settings(str(out), out, **values)
     limits = made.rollout_limits(64, response_length)
-    return LoopContext(made, codec, make_engines("classical"), limits, made.card().system_prompt)
+    return LoopContext.build(made, codec, limits)
 
 
 def loop(context: LoopContext, server: Any) -> AgentFlyAgentLoop:
@@ -205,11 +203,10 @@ async def test_a_chain_that_was_stopped_from_outside_is_never_trained_on(
 
 def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp_path: Path, task: EditTask) -> None:
     made = common(policy_codec, tmp_path, tools=["qwen_edit_image"])
-    chain = new_chain(made, ScriptedBackend([], codec=policy_codec), task, "g", 0)
+    chain = new_chain(made, task, "g", 0)
     assert [tool.name for tool in chain.tools] == ["qwen_edit_image", "give_answer"]
-    unknown = common(policy_codec, tmp_path, tools=["edit_image"])
     with pytest.raises(ConfigError, match="Did you mean 'qwen_edit_image'"):
-        new_chain(unknown, ScriptedBackend([], codec=policy_codec), task, "g", 0)
+        common(policy_codec, tmp_path, tools=["edit_image"])
 
 
 def test_the_context_is_built_once_for_a_configuration(
@@ -234,7 +231,7 @@ def test_the_context_is_built_once_for_a_configuration(
         wall_clock=1800.0,
         tool_timeout=600.0,
     )
-    assert found.system_prompt is not None
+    assert found.agent.settings.system_prompt is not None
 
 
 def test_a_prompt_that_is_drawn_again_in_a_step_has_a_name_of_its_own() -> None:

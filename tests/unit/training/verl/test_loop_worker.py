@@ -173,7 +173,7 @@ def worker(made: Made, settings: TrainSettings) -> AgentFlyLoopWorker:
 
     bare = AgentFlyLoopWorker.__new__(AgentFlyLoopWorker)
     bare.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))]
-    bare._context = LoopContext(settings, made.codec, make_engines("classical"), RolloutLimits(), None)
+    bare._context = LoopContext.build(settings, made.codec, RolloutLimits())
     bare._images = ImageInputs(made.codec)
     return bare
 
