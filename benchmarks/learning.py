@@ -329,7 +329,8 @@ def main() -> None:
     )
     pairs = [(arm, seed) for seed in given.seeds for arm in given.arms]
     try:
-        for arm, seed in pairs:
+        # Several runs may begin with one warm start; a single run makes what it needs.
+        for arm, seed in pairs if given.jobs > 1 else ():
             if (arm, seed) not in results.runs:
                 laboratory.make_ready(arm, seed, console.print)
     except AgentFlyError as fault:

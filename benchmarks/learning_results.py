@@ -150,7 +150,8 @@ def tool_use(trajectories: Path, steps: int) -> dict[str, dict[str, dict[str, fl
     for _, line in read_trajectories(trajectories):
         when = {0: "before", steps: "after"}.get(line.step if line.step is not None else -1)
         if line.validate and when is not None:
-            names = {record.name for record in line.trajectory.tool_records}
+            records = line.trajectory.tool_records
+            names = {record.name for record in records if not record.malformed} - {"give_answer"}
             called.setdefault((when, line.described_task().task_type), []).append(names)
     for (when, family), chains in called.items():
         every = sorted(set().union(*chains))
@@ -198,18 +199,27 @@ class Results:
         self._file, self._budget, self._arms = file, dict(budget), tuple(arms)
         self.runs: dict[tuple[str, int], Run] = {}
         self._writing = threading.Lock()
-        if not file.exists():
+        self._read()
+
+    def _read(self) -> None:
+        if not self._file.exists():
             return
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(self._file.read_text(encoding="utf-8"))
         if found["budget"] != self._budget:
-            raise ConfigError(f"{file} has runs of the budget {found['budget']}: give those options, or another --out")
+            raise ConfigError(
+                f"{self._file} has runs of the budget {found['budget']}: give those options, or another --out"
+            )
         for each in found["runs"]:
             run = Run.from_dict(each)
             self.runs[run.arm, run.seed] = run
 
     def add(self, run: Run) -> None:
-        """Keep a run, in place of one of the same arm and seed; the file is never half written."""
+        """Keep a run, in place of one of the same arm and seed; the file is never half written.
+
+        Runs that another process has added to the file since are kept.
+        """
         with self._writing:
+            self._read()
             self.runs[run.arm, run.seed] = run
             whole = {"budget": self._budget, "runs": [each.to_dict() for each in self.ordered()]}
             self._file.parent.mkdir(parents=True, exist_ok=True)

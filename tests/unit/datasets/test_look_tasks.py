@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,4 +127,4 @@ def test_the_smallest_go_until_the_number_is_left() -> None:
         ranked = sorted((s["radius"], s["is_target"]) for s in stickers if s["shape"] == shape)
         left = 2 if "two are left" in task.instruction else 1
         assert [gone for _, gone in ranked] == [True] * (3 - left) + [False] * left
-        assert all(bigger > 1.2 * smaller for (smaller, _), (bigger, _) in zip(ranked, ranked[1:], strict=False))
+        assert all(bigger > 1.2 * smaller for (smaller, _), (bigger, _) in pairwise(ranked))

@@ -84,5 +84,5 @@ def test_sentences_are_short_and_metadata_is_json(many: dict[str, list[EditTask]
 def test_families_are_known_by_name_in_data_sets() -> None:
     tasks = list(load_tasks("stickers", families=("tiny", "cast"), limit=4, side=84))
     assert [task.task_type for task in tasks] == ["tiny", "cast", "tiny", "cast"]
-    with pytest.raises(ConfigError, match="Valid: .*tiny"):
+    with pytest.raises(ConfigError, match=r"Valid: .*tiny"):
         list(load_tasks("stickers", families=("tinny",), limit=1))

@@ -1,6 +1,6 @@
 """Scripts that carry out sticker tasks by calling the tools, with choices drawn at random.
 
-`Demonstrator` edits. `LookDemonstrator` looks before it edits, if the agent has tools for that, and `RetouchDemonstrator`
+`Demonstrator` edits. `LookDemonstrator` looks before it edits, if the agent has tools for that. `RetouchDemonstrator`
 adjusts the whole image by an amount. None of them shows which choices work.
 """
 
