@@ -11,7 +11,7 @@ the image. `EXPERT` is the mix without random choices: the right tool, parameter
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
 from agentfly.training.supervised.data.demonstrators import (
     EXPERT,
+    LOOKS,
     DemonstrationMix,
     Demonstrator,
     call_text,
@@ -50,6 +51,7 @@ PLAYED_TOGETHER = 100  # more use more memory and are no faster
 _FIRST_TASK = 2_000_000  # of the expert's, beyond the tasks of the quickstart's warm start and training
 # Families of which `seen_calls` gives calls.
 SEEN_FAMILIES: tuple[str, ...] = (*LOOK_FAMILIES, "match", "cast")
+_LOOKS = tuple(f'<tool_call>{{"name": "{name}"' for name in LOOKS)
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,27 @@ async def play(
         system_prompt: first message of each chain, None for none.
         spec: agent and tools.
     """
+    scripts = _scripts(tasks, mix, rng, spec)
+    return await _played(tasks, lambda request: scripts[request.session_id](request), store, system_prompt, spec)
+
+
+def _scripts(
+    tasks: Sequence[EditTask], mix: DemonstrationMix, rng: random.Random, spec: AgentSpec
+) -> dict[str, Demonstrator]:
+    """Return the players of tasks by the names of their chains."""
     tools = {schema["function"]["name"] for schema in tool_schemas(spec)}
-    scripts = {
+    return {
         f"{task.id}-0": demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS), tools) for task in tasks
     }
 
-    def script(request: GenerationRequest) -> str:
-        return scripts[request.session_id](request)
 
+async def _played(
+    tasks: Sequence[EditTask],
+    script: Callable[[GenerationRequest], str],
+    store: ImageStore,
+    system_prompt: str | None,
+    spec: AgentSpec,
+) -> list[Trajectory]:
     settings = AgentSettings(system_prompt=system_prompt)
     agent = make_agent(spec, "demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
     return list(await agent.run([task_conversation(task) for task in tasks]))
@@ -166,18 +181,29 @@ async def seen_calls(
         mix: thresholds and dilations that are drawn from.
     """
     right = EXPERT.model_copy(update={"thresholds": mix.thresholds, "dilations": mix.dilations})
-    played = await play(tasks, right, store, rng, system_prompt=system_prompt, spec=spec)
-    return [_seen(task, trajectory) for task, trajectory in zip(tasks, played, strict=True)]
+    scripts, by_id = _scripts(tasks, right, rng, spec), {f"{task.id}-0": task for task in tasks}
+    turns: dict[str, list[str]] = {name: [] for name in scripts}
+    found: dict[str, SeenCall] = {}
+
+    def script(request: GenerationRequest) -> str:
+        name = request.session_id
+        text = scripts[name](request)
+        if text.startswith(_LOOKS):
+            turns[name].append(text)
+            return text
+        begin, words = _before_seen(by_id[name], text)
+        messages = (*request.messages, text_message("assistant", ""))
+        found[name] = SeenCall(messages, (*turns[name], begin), words)
+        # The edit itself need not be made.
+        return call_text("give_answer", {"final_image_id": "img_1"})
+
+    await _played(tasks, script, store, system_prompt, spec)
+    return [found[name] for name in scripts]
 
 
-def _seen(task: EditTask, trajectory: Trajectory) -> SeenCall:
-    """Cut a played chain before the words of its first edit that only the images show."""
+def _before_seen(task: EditTask, call: str) -> tuple[str, str]:
+    """Return a call up to the words that only the images show, and these words."""
     step = task.metadata["steps"][0]
-    # The first word of what to detect, or the parameter with its amount, which ends the call.
-    word = step["detect"].split()[0] if "detect" in step else f'", "{step["action"]}": {step["amount"]}'
-    texts = [turn.text for turn in trajectory.turns]
-    number = next(i for i, record in enumerate(trajectory.tool_records) if not record.looks)
-    begin = texts[number].index(word, texts[number].index('"arguments"'))
-    places = [i for i, message in enumerate(trajectory.messages) if message.role == "assistant"]
-    turns = (*texts[:number], texts[number][:begin])
-    return SeenCall(tuple(trajectory.messages[: places[number] + 1]), turns, word)
+    # The first word of what to detect, or the parameter with its amount.
+    words = step["detect"].split()[0] if "detect" in step else f'", "{step["action"]}": {step["amount"]}'
+    return call[: call.index(words, call.index('"arguments"'))], words
