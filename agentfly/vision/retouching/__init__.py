@@ -8,7 +8,7 @@ use: stops, or -100 to 100.
 from agentfly.vision.retouching.color import adjust_color, adjust_hue_range, white_balance_gains
 from agentfly.vision.retouching.detail import add_grain, blur, sharpen
 from agentfly.vision.retouching.geometry import crop, flip, resize, rotate, straighten_perspective
-from agentfly.vision.retouching.light import Pixels, from_linear, to_linear
+from agentfly.vision.retouching.light import Pixels, blend, from_linear, to_linear
 from agentfly.vision.retouching.tone import adjust_tone
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "adjust_color",
     "adjust_hue_range",
     "adjust_tone",
+    "blend",
     "blur",
     "crop",
     "flip",

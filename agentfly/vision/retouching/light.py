@@ -23,7 +23,7 @@ Floats: TypeAlias = NDArray[np.float32 | np.float64]
 # Luminance of linear sRGB: the second row of its matrix to XYZ, IEC 61966-2-1.
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 # Pixels of a block: all its copies in float32 together stay within some tens of megabytes.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 
 
 def to_linear(values: Floats) -> Floats:
@@ -149,8 +149,26 @@ def map_blocks(pixels: Pixels, function: Callable[[Pixels, slice], Pixels]) -> P
     return out
 
 
+def blend(before: Pixels, after: Pixels, mask: NDArray[np.uint8]) -> Pixels:
+    """Return pixels between two images, by the grey values of a mask. Alpha is that of the first.
+
+    Pixels where the mask is 0 are exactly the first's, those where it is 255 exactly the second's.
+
+    Args:
+        before: (H, W, 3 or 4).
+        after: of the same type and size.
+        mask: (H, W).
+    """
+    out = before.copy()
+    for rows in row_blocks(*mask.shape):
+        below = before[rows, :, :3].astype(np.float32)
+        share = mask[rows, :, None] / np.float32(255)
+        out[rows, :, :3] = np.rint(below + share * (after[rows, :, :3] - below)).astype(before.dtype)
+    return out
+
+
 def row_blocks(height: int, width: int) -> Iterator[slice]:
-    """Yield the rows of an array in blocks of about a million values."""
+    """Yield the rows of an array in blocks of about 260,000 values."""
     step = max(1, _BLOCK // width)
     for top in range(0, height, step):
         yield slice(top, min(top + step, height))
