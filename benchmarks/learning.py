@@ -41,7 +41,7 @@ from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.subprocess_phase import run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.quickstart.warm_start import WarmStartConfig, is_warm_start, warm_start
+from agentfly.training.quickstart.warm_start import SFTConfig, WarmStartConfig, is_warm_start, warm_start
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 
@@ -88,7 +88,8 @@ class World:
     def of_tools(cls, name: str, families: tuple[str, ...], *tools: str) -> World:
         """Return the world of families whose agent has these tools."""
         card = PolicyConfig(system_prompt=None, max_turns=5, max_tokens_per_turn=40, tools=tools)
-        return cls(name, families, WarmStartConfig(families=dict.fromkeys(families, 1), card=card))
+        turns, sft = dict.fromkeys(families, 1), SFTConfig(steps=500, batch_size=16)
+        return cls(name, families, WarmStartConfig(demonstrations=2400, looks=2400, families=turns, sft=sft, card=card))
 
 
 STICKERS = World("", FAMILIES, WarmStartConfig())
