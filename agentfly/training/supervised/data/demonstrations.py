@@ -115,7 +115,13 @@ async def _played(
 
 
 async def expert_demonstrations(
-    count: int, store: ImageStore, seed: int, *, system_prompt: str | None
+    count: int,
+    store: ImageStore,
+    seed: int,
+    *,
+    system_prompt: str | None,
+    families: Sequence[str] = FAMILIES,
+    spec: AgentSpec = DEFAULT,
 ) -> list[Trajectory]:
     """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
 
@@ -124,18 +130,20 @@ async def expert_demonstrations(
         store: gets the images.
         seed: of the tasks and the draws.
         system_prompt: first message of each chain, None for none.
+        families: task types.
+        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
 
     Returns:
         Trajectories with the schemas of the tools.
     """
     world, rng = StickerWorld(), random.Random(f"demonstrations-{seed}")
-    families = [FAMILIES[index % len(FAMILIES)] for index in range(count)]
-    tasks = [world.task(_FIRST_TASK + index, "train", family, seed=seed) for index, family in enumerate(families)]
+    turns = [families[index % len(families)] for index in range(count)]
+    tasks = [world.task(_FIRST_TASK + index, "train", family, seed=seed) for index, family in enumerate(turns)]
     played: list[Trajectory] = []
     for start in range(0, count, PLAYED_TOGETHER):
         batch = tasks[start : start + PLAYED_TOGETHER]
-        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt)
-    schemas = tool_schemas()
+        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt, spec=spec)
+    schemas = tool_schemas(spec)
     for trajectory in played:
         trajectory.tools = schemas
     return played

@@ -112,3 +112,18 @@ async def test_seen_calls_end_before_what_only_the_image_tells(family: str, spec
         assert call.words not in call.turns[-1]
         step = task.metadata["steps"][0]
         assert call.words.strip('", ').startswith(step["detect"].split()[0] if spec is LOOK else step["action"])
+
+
+async def test_expert_demonstrations_of_other_families_carry_their_tools() -> None:
+    found = await demonstrations.expert_demonstrations(
+        4,
+        ImageStore(),
+        0,
+        system_prompt=None,
+        families=("tiny", "cast"),
+        spec=AgentSpec(tools=("edit", "look", "retouch")),
+    )
+    assert [one.metadata["task_type"] for one in found] == ["tiny", "cast"] * 2
+    for one in found:
+        assert {"zoom", "adjust_color", "give_answer"} <= {tool["function"]["name"] for tool in one.tools}
+        assert one.stop_reason is StopReason.ANSWERED
