@@ -30,7 +30,7 @@ from agentfly.datasets.wording import LEFT, most_common, sentence
 from agentfly.vision.shapes import COLOURS, SHAPES
 
 _TINY, _TINY_BORDER, _TINY_SHAPES = (6.2, 6.8), 1.8, ("circle", "square")
-_PALE, _PALE_BORDER = (11.0, 12.0), 2.0
+_PALE, _PALE_BORDER, _PALE_SHAPES = (11.0, 12.0), 2.0, ("circle", "square", "triangle")
 # Hues in degrees of two tints of one colour word, as the detector reads it, and how far a shade may be from them.
 _TINTS: Mapping[str, tuple[tuple[str, float], tuple[str, float]]] = MappingProxyType(
     {
@@ -59,7 +59,7 @@ def _tiny(rng: random.Random, split: Split, side: int) -> tuple[list[Sticker], P
 
 
 def _pale(rng: random.Random, split: Split, side: int) -> tuple[list[Sticker], Plan]:
-    places, shapes = _places(rng, split, 2), rng.sample(SHAPES, 2)
+    places, shapes = _places(rng, split, 2), rng.sample(_PALE_SHAPES, 2)
     colour = rng.choice(list(_TINTS))
     tints = rng.sample(_TINTS[colour], 2)
     stickers = []
