@@ -18,6 +18,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_type_hints, overload
 
@@ -144,6 +145,8 @@ def _unwrap(text: str) -> str:
 
 
 Function = Callable[..., object]
+# Of the name of the tool, for messages, and the arguments as the model sent them.
+ArgumentCheck = Callable[[str, Mapping[str, object]], dict[str, object]]
 F = TypeVar("F", bound=Function)
 
 logger = logging.getLogger(__name__)
@@ -184,7 +187,7 @@ class Tool:
         description: the description for the model.
         parameters: JSON schema of the arguments. Shared by all tools of the function: do not change it.
         function: the function, bound to its object.
-        model: pydantic model of the arguments.
+        check: returns the arguments of a call for the function, or raises `ToolError`; see `ArgumentCheck`.
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
         looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
         images: names of the arguments that are images; see `agentfly.tools.image_arguments`.
@@ -195,7 +198,7 @@ class Tool:
     description: str
     parameters: Mapping[str, object]
     function: Function = field(repr=False)
-    model: type[BaseModel] = field(repr=False)
+    check: ArgumentCheck = field(repr=False)
     final: bool = False
     looks: bool = False
     images: tuple[str, ...] = ()
@@ -208,7 +211,7 @@ class Tool:
             ToolError: the arguments are wrong, or the tool refuses.
             ImageError: an id of an image is unknown.
         """
-        checked = checked_arguments(self.model, self.name, arguments)
+        checked = self.check(self.name, arguments)
         given = checked
         if self.images:
             given = await asyncio.to_thread(load_images, self._bound_view(), self.images, checked)
@@ -228,10 +231,10 @@ class Tool:
     def _keep(self, words: str, images: list[Image.Image], arguments: Mapping[str, object]) -> ToolResult:
         """Store the images of a result, and name them in its text where its own words do not."""
         view = self._bound_view()
-        names = [view.add(image) for image in images]
+        names = [view.add(image, "view" if self.looks else "img") for image in images]
         handles = tuple(view.handle(name) for name in names)
         text = " ".join([words, *(name for name in names if name not in words)]).strip()
-        source = source_handle(view, self.images, arguments)
+        source = None if self.looks else source_handle(view, self.images, arguments)
         return ToolResult(text, handles, data={} if source is None else {"source": source})
 
     def _bound_view(self) -> ImageView:
@@ -300,7 +303,8 @@ def _describe(function: Function, name: str | None, description: str | None, fin
     hints = get_type_hints(function)
     images = tuple(key for key in inspect.signature(function).parameters if takes_image(hints.get(key)))
     words = description or docstring(function)[0]
-    return Tool(name, words, parameters_schema(model), function, model, final, looks, images)
+    check = partial(checked_arguments, model)
+    return Tool(name, words, parameters_schema(model), function, check, final, looks, images)
 
 
 def held_words(tool: Tool, seconds: float) -> str:

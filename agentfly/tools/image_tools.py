@@ -66,7 +66,7 @@ class ImageTools:
             auto_mask_dilate: pixels by which the mask grows.
             auto_mask_feather: pixels over which the edge of the mask is softened.
         """
-        _check_prompt("text_prompt", text_prompt, "name what to find, for example 'a dog'")
+        check_prompt("text_prompt", text_prompt, "name what to find, for example 'a dog'")
         limits = (box_threshold, text_threshold, auto_mask_dilate, auto_mask_feather)
         image = await self._load(image_id)
         found, mask, data = await self._detect(image, text_prompt, *limits)
@@ -105,7 +105,7 @@ class ImageTools:
             strength: 1 repaints fully, less keeps some of the old.
             seed: the same seed gives the same picture.
         """
-        _check_prompt("prompt", prompt)
+        check_prompt("prompt", prompt)
         image, mask = await self._load_to_edit(image_id), await self._load(mask_id)
         if image.size != mask.size:
             raise ToolError(
@@ -150,8 +150,8 @@ class ImageTools:
             strength: 1 repaints fully, less keeps some of the old.
             seed: the same seed gives the same picture.
         """
-        _check_prompt("detect_prompt", detect_prompt, "name what to find, for example 'a dog'")
-        _check_prompt("prompt", prompt)
+        check_prompt("detect_prompt", detect_prompt, "name what to find, for example 'a dog'")
+        check_prompt("prompt", prompt)
         limits = (box_threshold, text_threshold, auto_mask_dilate, auto_mask_feather)
         image = await self._load_to_edit(image_id)
         found, mask, data = await self._detect(image, detect_prompt, *limits)
@@ -181,7 +181,7 @@ class ImageTools:
             num_inference_steps: more steps give better quality.
             seed: the same seed gives the same picture.
         """
-        _check_prompt("prompt", prompt, "say what to change")
+        check_prompt("prompt", prompt, "say what to change")
         image = await self._load_to_edit(image_id)
         params = EditParams(negative_prompt, true_cfg_scale, num_inference_steps, seed)
         edited = await self._engines.editor.edit(image, prompt, params)
@@ -242,7 +242,7 @@ class ImageTools:
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
 
 
-def _check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
+def check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
     """Raise `ToolError` for a prompt that no engine can use; `ask` is the remedy for an empty one, None allows it."""
     if ask is not None and not prompt.strip():
         raise ToolError(f"{name} is empty: {ask}")

@@ -2,10 +2,10 @@
 
 Agents that were trained on such tools have one for each parameter and go step by step (arXiv:2606.08016 has 16), or
 write all parameters of an editor in one list (Lightroom's, arXiv:2506.17612). These nine lie between: a tool for each
-panel of an editor, whose parameters are optional. So a policy can move one parameter at a time, and one call can do what
-belongs together without rounding in between. Every token of a schema is in every prompt: the ten parameters of tone,
-colour and detail take about 590 tokens in three tools and 1150 in ten. Names and ranges are those of photo editors,
-which models know.
+panel of an editor, whose parameters are optional. So a policy can move one parameter at a time, and one call can do
+what belongs together without rounding in between. Every token of a schema is in every prompt: the ten parameters of
+tone, colour and detail take about 590 tokens in three tools and 1150 in ten. Names and ranges are those of photo
+editors, which models know.
 
 The docstrings of the tools are their schemas, and policies are trained on them: do not change a word of them.
 """

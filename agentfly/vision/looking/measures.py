@@ -107,11 +107,9 @@ def regions_of(inside: NDArray[np.bool_], min_area: int = 1) -> tuple[Sequence[R
     core = cv2.erode(pixels, np.ones((_THIN, _THIN), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     thick = np.zeros(count, np.bool_)
     thick[labels[core > 0]] = True
-    found = []
-    for label in range(1, count):
-        x, y, width, height, area = (int(value) for value in stats[label])
-        if thick[label] and area >= min_area:
-            found.append(Region((x, y, x + width, y + height), area))
+    # The first label is that of the ground.
+    kept = stats[1:][thick[1:] & (stats[1:, cv2.CC_STAT_AREA] >= min_area)].tolist()
+    found = [Region((x, y, x + width, y + height), area) for x, y, width, height, area in kept]
     found.sort(key=lambda region: (-region.area, region.box[1], region.box[0]))
     return found, count - 1 - len(found)
 

@@ -25,13 +25,14 @@ _HISTOGRAM_HEIGHT = 96
 
 
 def view_budget(images: Sequence[Image.Image], most: int) -> int:
-    """Return the number of pixels that a view of some images may have: as many as the images, within limits.
+    """Return the number of pixels that a view of some images may have: as many as they in a row, within limits.
 
     Args:
         images: that the view shows, whole.
         most: pixels of the largest view.
     """
-    return min(most, max(LEAST_PIXELS, sum(image.width * image.height for image in images)))
+    gaps = _GAP * (len(images) - 1) * max(image.height for image in images)
+    return min(most, max(LEAST_PIXELS, gaps + sum(image.width * image.height for image in images)))
 
 
 def zoomed(image: Image.Image, box: Box, budget: int, *, exact: bool = False) -> tuple[Image.Image, float]:
@@ -117,4 +118,6 @@ def histogram_view(tones: Tones) -> Image.Image:
 
 def _rounded(factor: float, steps: int) -> float:
     """Return a factor; from 1 on it is rounded down to a number of steps per unit, and is at most `MOST_TIMES`."""
-    return factor if factor < 1 else min(math.floor(factor * steps) / steps, float(MOST_TIMES))
+    # A row of whole images is to be shown as it is, not at 0.9999999.
+    whole = math.floor((factor + 1e-9) * steps)
+    return factor if whole < steps else min(whole / steps, float(MOST_TIMES))

@@ -11,6 +11,7 @@ from agentfly.vision.retouching.light import (
     check_pixels,
     check_range,
     encoded,
+    fractions,
     from_linear,
     grey_of,
     levels,
@@ -19,7 +20,6 @@ from agentfly.vision.retouching.light import (
     map_channels,
     quantised,
     to_linear,
-    white_of,
 )
 
 # White of the standard illuminant D50 in linear sRGB, whose own white is D65 (XYZ 0.96422, 1, 0.82521 of ASTM E308
@@ -71,23 +71,24 @@ def adjust_color(pixels: Pixels, *, saturation: float = 0.0, temperature: float 
     light = np.minimum(to_linear(levels(pixels))[:, None] * white_balance_gains(temperature, tint), 1.0)
     if not saturation:
         return map_channels(pixels, from_linear(light))
-    tables, factor = light.astype(np.float32), np.float32(1 + saturation / 100)
+    tables, factor = light.T.astype(np.float32), np.float32(1 + saturation / 100)
 
     def changed(block: Pixels, _: slice) -> Pixels:
-        balanced = np.stack([tables[:, channel][block[..., channel]] for channel in range(3)], axis=-1)
+        balanced = np.stack([table[plane] for table, plane in zip(tables, block, strict=True)])
         return encoded(_saturated(balanced, factor), block)
 
     return map_blocks(pixels, changed)
 
 
 def _saturated(light: NDArray[np.float32], factor: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return colours (..., 3) moved from their grey by a factor (one, or (...)), but not out of 0 to 1."""
+    """Return colours (3, ...) moved from their grey by a factor (one, or (...)), but not out of 0 to 1."""
     grey = grey_of(light)
-    away = light - grey[..., None]
+    away = light - grey
     tiny = np.float32(1e-12)
-    room = np.minimum((1 - grey) / np.maximum(away.max(-1), tiny), grey / np.maximum(-away.min(-1), tiny))
-    made: NDArray[np.float32] = grey[..., None] + np.minimum(room, factor)[..., None] * away
-    return made
+    most = np.maximum(np.maximum(away[0], away[1]), away[2])
+    least = np.minimum(np.minimum(away[0], away[1]), away[2])
+    room = np.minimum((1 - grey) / np.maximum(most, tiny), grey / np.maximum(-least, tiny))
+    return grey + np.minimum(room, factor) * away
 
 
 def adjust_hue_range(
@@ -126,32 +127,32 @@ def adjust_hue_range(
         return pixels.copy()
 
     def changed(block: Pixels, _: slice) -> Pixels:
-        values = block.astype(np.float32) / np.float32(white_of(pixels))
-        angle, chroma, value = _hue(values)
+        angle, chroma, value = _hue(fractions(block))
         distance = np.abs((angle - hue + 180) % 360 - 180)
         near = (distance < width) & (chroma > 0)
-        # In float64, for the last digit of these functions differs between processors.
-        curve = (1 + np.cos(np.pi / width * distance.astype(np.float64))) / 2
-        weight = np.where(near, curve, 0).astype(np.float32)
-        if shift:
-            values = _from_hue(angle + weight * shift, chroma, value)
-        made = quantised(values, block)
+        # In float64, for the last digit of a cosine or a power differs between processors.
+        curve = (1 + np.cos(np.pi / width * distance[near].astype(np.float64))) / 2
+        angle, chroma, value, weight = angle[near], chroma[near], value[near], curve.astype(np.float32)
+        turned = _from_hue(angle + weight * shift, chroma, value) if shift else fractions(block[:, near])
         if saturation or luminance:
-            before = np.asarray(to_linear(values), np.float32) if shift else linear_light(block)
+            before = np.asarray(to_linear(turned), np.float32) if shift else linear_light(block[:, near])
             light = _saturated(before, 1 + weight * np.float32(saturation / 100))
-            strength = (weight * chroma / np.maximum(value, np.float32(1e-12))).astype(np.float64)
-            made = encoded(light * np.exp2(strength * (luminance / 100)).astype(np.float32)[..., None], block)
-        out: Pixels = np.where(near[..., None], made, block)
+            stops = (weight * chroma / value).astype(np.float64) * (luminance / 100)
+            made = encoded(light * np.exp2(stops).astype(np.float32), block)
+        else:
+            made = quantised(turned, block)
+        out = block.copy()
+        out[:, near] = made
         return out
 
     return map_blocks(pixels, changed)
 
 
 def _hue(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return hue (degrees), chroma (max - min) and value (max) of encoded colours (..., 3)."""
-    red, green, blue = values[..., 0], values[..., 1], values[..., 2]
-    value = values.max(-1)
-    chroma = value - values.min(-1)
+    """Return hue (degrees), chroma (max - min) and value (max) of encoded colours (3, ...)."""
+    red, green, blue = values
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
     span = np.maximum(chroma, np.float32(1e-12))
     sector = np.where(
         value == red,
@@ -164,9 +165,9 @@ def _hue(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.f
 def _from_hue(
     angle: NDArray[np.float32], chroma: NDArray[np.float32], value: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the encoded colours (..., 3) of hue, chroma and value."""
+    """Return the encoded colours (3, ...) of hue, chroma and value."""
     channels = []
     for offset in (5, 3, 1):
         turn = (offset + angle / 60) % 6
         channels.append(value - chroma * np.clip(np.minimum(turn, 4 - turn), 0, 1))
-    return np.stack(channels, axis=-1).astype(np.float32)
+    return np.stack(channels).astype(np.float32)

@@ -10,13 +10,13 @@ from agentfly.vision.retouching.light import (
     check_pixels,
     check_range,
     encoded,
+    fractions,
     grey_of,
     linear_light,
     map_blocks,
     opacity,
     quantised,
     row_blocks,
-    white_of,
 )
 
 MOST_SIGMA, MOST_SHARPNESS, MOST_GRAIN = 50.0, 300.0, 100.0
@@ -68,14 +68,13 @@ def sharpen(pixels: Pixels, amount: float, *, radius: float = 1.0) -> Pixels:
     check_range("radius", radius, 0.1, MOST_SIGMA)
     if not amount:
         return pixels.copy()
-    white = np.float32(white_of(pixels))
     luma = np.empty(pixels.shape[:2], np.float32)
-    for rows in row_blocks(*luma.shape):
-        luma[rows] = grey_of(pixels[rows, :, :3] / white)
+    for rows in row_blocks(luma.shape[0], luma.shape[1]):
+        luma[rows] = grey_of(fractions(np.moveaxis(pixels[rows, :, :3], 2, 0)))
     opaque = opacity(pixels)
     share = None if opaque is None else _gaussian(opaque, radius)
     detail = (luma - _weighted(luma, opaque, share, radius)) * np.float32(amount / 100)
-    return map_blocks(pixels, lambda block, rows: quantised(block / white + detail[rows, :, None], block))
+    return map_blocks(pixels, lambda block, rows: quantised(fractions(block) + detail[rows], block))
 
 
 def add_grain(pixels: Pixels, amount: float, *, seed: int = 0) -> Pixels:
@@ -99,13 +98,13 @@ def add_grain(pixels: Pixels, amount: float, *, seed: int = 0) -> Pixels:
         return pixels.copy()
     # NumPy promises the numbers of this generator for all its versions, which a new `Generator` does not.
     random = np.random.RandomState(seed)
-    white, strength = np.float32(white_of(pixels)), np.float32(amount / 100 * _STRONGEST_GRAIN * 4)
+    strength = np.float32(amount / 100 * _STRONGEST_GRAIN * 4)
 
     def grained(block: Pixels, _: slice) -> Pixels:
-        values = block / white
+        values = fractions(block)
         luma = grey_of(values)
         noise = random.standard_normal(luma.shape).clip(-3, 3).astype(np.float32)
-        return quantised(values + (strength * luma * (1 - luma) * noise)[..., None], block)
+        return quantised(values + strength * luma * (1 - luma) * noise, block)
 
     return map_blocks(pixels, grained)
 
