@@ -102,7 +102,8 @@ class ComposeTools:
             )
         if (target.mode, source.mode) == ("L", "L"):
             pasted = pasted.convert("L")
-        data = {"from": handle_of_id(self._images, source_id), "source_box": list(box), "box": list(covered)}
+        references = [handle_of_id(self._images, source_id)]
+        data = {"references": references, "source_box": list(box), "box": list(covered)}
         return await self._changed(image_id, pasted, f"pasted at {list(covered)}", data)
 
     @tool(looks=True)
@@ -246,11 +247,12 @@ class ComposeTools:
 
     async def _made_mask(self, mask: Image.Image) -> ToolResult:
         """Return the observation of a new mask: its name, its share of the image, and its box."""
-        name = await asyncio.to_thread(self._images.add, mask, "mask")
-        box, share = mask.getbbox(), float(np.asarray(mask, np.float32).mean() / 255)
+        handle = await asyncio.to_thread(self._images.store.put, mask)
+        box, share = await asyncio.to_thread(_extent, mask)
+        name = self._images.add_handle(handle, "mask")
         words = "covers nothing" if box is None else f"covers {100 * share:.1f} %, box {list(box)}"
         data = {"share": round(share, 6), "box": None if box is None else list(box)}
-        return ToolResult(f"{name}: {words}", (self._images.handle(name),), data=data)
+        return ToolResult(f"{name}: {words}", (handle,), data=data)
 
     async def _changed(
         self, image_id: str, image: Image.Image, words: str, data: Mapping[str, object], engine: str = ""
@@ -316,6 +318,11 @@ def _reshaped(mask: Image.Image, invert: bool, grow: int, feather: int) -> Image
         # What lies beyond the edge of the image counts as covered: a mask that touches it stays there.
         mask = ImageChops.invert(make_mask([ImageChops.invert(mask)], -grow, 0))
     return make_mask([mask], max(0, grow), feather)
+
+
+def _extent(mask: Image.Image) -> tuple[tuple[int, int, int, int] | None, float]:
+    """Return the box of what is not black, None for a black mask; and the mean of the mask, from 0 to 1."""
+    return mask.getbbox(), float(np.asarray(mask).mean() / 255)
 
 
 def _figure(shape: str, box: Sequence[int], size: tuple[int, int]) -> Image.Image:

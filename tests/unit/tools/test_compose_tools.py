@@ -68,7 +68,12 @@ async def test_a_box_is_pasted_exactly_and_nothing_else_changes() -> None:
     studio = Studio()
     result = await studio.call("paste_image", image_id="img_1", source_id="img_2", source_box=[5, 6, 15, 18], x=20, y=2)
     assert result.text == "img_3: pasted at [20, 2, 30, 14]"
-    assert result.data["source"] == studio.view.handle("img_1")
+    assert result.data == {
+        "references": [studio.view.handle("img_2")],
+        "source_box": [5, 6, 15, 18],
+        "box": [20, 2, 30, 14],
+        "source": studio.view.handle("img_1"),
+    }
     expected = studio["img_1"].copy()
     expected[2:14, 20:30] = studio["img_2"][6:18, 5:15]
     assert (studio["img_3"] == expected).all()
