@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -34,6 +34,44 @@ class TimeLimitExceeded(Exception):
 
 class CancelledItself(Exception):
     """The work was cancelled, but not by its caller."""
+
+
+class Stepped(Generic[T]):
+    """A coroutine whose steps are timed: between two awaits that give way, nothing else runs on the event loop.
+
+    Args:
+        work: the coroutine; awaiting this object awaits it.
+
+    Attributes:
+        longest: seconds of the longest step so far.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self.longest = 0.0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Drive the coroutine, and pass on what it waits for and what is thrown into it."""
+        answer: Any = None
+        fault: BaseException | None = None
+        while True:
+            began = time.perf_counter()
+            try:
+                waits_for = self._work.send(answer) if fault is None else self._work.throw(fault)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                self.longest = max(self.longest, time.perf_counter() - began)
+            try:
+                answer, fault = (yield waits_for), None
+            except BaseException as thrown:
+                answer, fault = None, thrown
+
+
+async def awaited(waited: Awaitable[T]) -> T:
+    """Await what is awaitable and no coroutine, such as a reference of Ray's."""
+    return await waited
 
 
 async def with_timeout(work: Coroutine[Any, Any, T], seconds: float) -> T:

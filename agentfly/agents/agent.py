@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from typing_extensions import TypedDict, Unpack
 
-from agentfly.agents.chain import AgentSettings, Chain
+from agentfly.agents.chain import AgentSettings, Chain, ChainHooks
 from agentfly.agents.display.console import ConsoleStream, show_styled
 from agentfly.agents.inputs import Conversation, OneConversation, name_images, read_messages
 from agentfly.agents.llm_backends import LLMBackend, make_backend
@@ -25,12 +25,13 @@ from agentfly.agents.rollout import Rollout
 from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
+from agentfly.agents.user_tools import GivenTool, ToolChoice
+from agentfly.aio import gather_or_cancel
 from agentfly.errors import ConfigError, printable, unknown_name
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import text_message
 from agentfly.tools import Tool, Toolset
-
-GivenTool = Tool | Callable[..., object] | object
+from agentfly.vision import Engines
 
 
 class ChainMessages(TypedDict):
@@ -50,7 +51,7 @@ class AgentArguments(TypedDict, total=False):
         streaming: "console" to show runs as they happen, or None.
         store: where images are kept; a store in memory by default.
         settings: see `AgentSettings`.
-        tools: functions, objects and classes with `@tool`, beside the agent's own; see `given_tools`.
+        tools: names and groups that choose, and tools that are added; see `agentfly.agents.user_tools`.
         reward: scores every chain that was not stopped by a fault; see `agentfly.agents.reward_function`.
     """
 
@@ -60,7 +61,7 @@ class AgentArguments(TypedDict, total=False):
     streaming: Literal["console"] | None
     store: ImageStore | None
     settings: AgentSettings | None
-    tools: Sequence[GivenTool]
+    tools: Sequence[GivenTool] | None
     reward: Callable[..., object] | None
 
 
@@ -72,11 +73,12 @@ class RunArguments(TypedDict, total=False):
     log_dir: str | Path | None
 
 
-class Agent:
+class Agent(ChainHooks):
     """Run conversations with tools.
 
-    A chain has the tools of `toolset`, the `@tool` methods of the class (where `self.images` are the images of the
-    chain), and those of the argument `tools`.
+    A chain has the tools of `toolset` and the `@tool` methods of the class (where `self.images` are the images of the
+    chain); the argument `tools` chooses among them and adds others. A subclass may override `toolset`,
+    `system_prompt`, `observe`, `stop` and `on_finish`, and nothing else.
 
     Args:
         model_name_or_path: checkpoint folder, hub name, or the model name of an endpoint.
@@ -87,6 +89,7 @@ class Agent:
     """
 
     default_system_prompt: str | None = None
+    engines: Engines | None = None
 
     def __init__(self, model_name_or_path: str, **arguments: Unpack[AgentArguments]) -> None:
         _check_names("argument", arguments, _constructor_arguments(type(self)))
@@ -99,7 +102,7 @@ class Agent:
         self.store = arguments.get("store") or ImageStore()
         self.images = ImageView(self.store)
         self.tools = tuple(arguments.get("tools") or ())
-        Toolset(given_tools(self.tools, self.images))  # raises now what would else fail every chain
+        self._choice = ToolChoice.of(self.tools)
         self.reward = None if reward is None else as_reward(reward)
         self.backend = make_backend(
             arguments.get("backend", "async_vllm"),
@@ -113,6 +116,23 @@ class Agent:
     def toolset(self, view: ImageView) -> Toolset:
         """Return tools bound to the images that one chain can name; for subclasses."""
         return Toolset()
+
+    def system_prompt(self, metadata: Mapping[str, object]) -> str | None:
+        """Return the first message of a chain that brings none, None for no message; for subclasses.
+
+        Args:
+            metadata: of the conversation; a task's id, type and fields in evaluations and in training.
+        """
+        return self.settings.system_prompt
+
+    def tools_for(self, view: ImageView) -> Toolset:
+        """Return the tools of a chain, as the argument `tools` chooses them.
+
+        Raises:
+            ConfigError: there is no tool of a name, or two have one name.
+        """
+        own = Toolset([*self.toolset(view), *method_tools(self, view)])
+        return self._choice.tools(own, view, self.engines)
 
     async def run(
         self,
@@ -169,6 +189,18 @@ class Agent:
         events: asyncio.Queue[Event] = asyncio.Queue()
         return _events(self._make_run(events.put, **arguments), messages, events)
 
+    async def prepare(self) -> None:
+        """Ask the servers among the tools for theirs, unless they are known. `run` and `stream` do it by themselves.
+
+        Raises:
+            ConfigError: a server cannot be started, or two tools have one name.
+            ToolOutage: a server does not answer.
+        """
+        unknown = [source for source in self._choice.sources if not source.ready]
+        if unknown:
+            await gather_or_cancel(source.prepare() for source in unknown)
+            self.tools_for(self.images)  # raises now what would else fail every chain
+
     def chain(
         self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain:
@@ -179,18 +211,23 @@ class Agent:
             group_id: shared by the chains of one prompt; with `number` it makes the chain's id.
             number: of the chain within its group.
             store: where its images are kept; the agent's store by default.
+
+        Raises:
+            ConfigError: the tools of a server are not known; await `prepare` first.
         """
+        self._choice.check_ready()
         store = store or self.store
         view = ImageView(store)
         messages = read_messages(conversation, lambda source: store.put(load_image(source, self.settings.image_limits)))
         for handle in (handle for message in messages for handle in message.images):
             view.add_handle(handle)
         messages = [name_images(message, view) for message in messages]
-        if self.settings.system_prompt and not any(message.role == "system" for message in messages):
-            messages.insert(0, text_message("system", self.settings.system_prompt))
-        trajectory = Trajectory(f"{group_id}-{number}", group_id, messages, metadata=metadata_of(conversation))
-        tools = Toolset([*self.toolset(view), *method_tools(self, view), *given_tools(self.tools, view)])
-        return Chain(trajectory, view, tools)
+        metadata = metadata_of(conversation)
+        prompt = self.system_prompt(metadata)
+        if prompt and not any(message.role == "system" for message in messages):
+            messages.insert(0, text_message("system", prompt))
+        trajectory = Trajectory(f"{group_id}-{number}", group_id, messages, metadata=metadata)
+        return Chain(trajectory, view, self.tools_for(view), hooks=self)
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
@@ -222,8 +259,11 @@ class Agent:
                 show_styled(console, Text.assemble("  ", (arguments, "cyan")))
 
     async def close(self) -> None:
-        """Free the backend."""
-        await self.backend.close()
+        """Free the backend, and end the servers that were started for the agent's tools."""
+        try:
+            await gather_or_cancel(source.close() for source in self._choice.own_sources)
+        finally:
+            await self.backend.close()
 
     def _make_run(
         self,
@@ -250,33 +290,7 @@ def method_tools(agent: Agent, view: ImageView) -> Iterator[Tool]:
     """
     own = copy.copy(agent)
     own.images, own.store = view, view.store
-    yield from Toolset.of(own)
-
-
-def given_tools(given: Sequence[GivenTool], view: ImageView) -> Iterator[Tool]:
-    """Yield the tools of the argument `tools=` for one chain.
-
-    A marked function is used as it is. An object gives its marked methods. Of a class each chain gets an object of its
-    own; a constructor that has an argument `images` gets the chain's images.
-
-    Args:
-        given: as the user passed them.
-        view: the images of the chain.
-
-    Raises:
-        ConfigError: something among them is no tool.
-    """
-    for item in given:
-        if isinstance(item, type):
-            takes = "images" in inspect.signature(item.__init__).parameters  # type: ignore[misc]
-            found = Toolset.of(item(images=view) if takes else item())
-        elif isinstance(item, Tool) or inspect.isroutine(item):
-            found = Toolset([item])
-        else:
-            found = Toolset.of(item)
-        if not len(found):
-            raise ConfigError(f"tools: {item!r} is no tool; mark a function, or methods of a class, with @tool")
-        yield from found
+    yield from (replace(tool, view=view) for tool in Toolset.of(own))
 
 
 async def _score(reward: Reward, timeout: float, chain: Chain) -> None:

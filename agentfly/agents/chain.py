@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.agents.trajectory import Trajectory
 from agentfly.images import ImageLimits, ImageView
-from agentfly.tools import Toolset
+from agentfly.messages import ToolCall
+from agentfly.tools import ToolResult, Toolset
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,39 @@ class AgentSettings:
     reward_timeout: float = 600.0
 
 
+class ChainHooks:
+    """The moments of a chain that a subclass of `Agent` may change; an exception in one is a bug and ends its chain.
+
+    One agent serves many chains at once: keep what belongs to one of them in `chain.state`.
+    """
+
+    def observe(self, result: ToolResult, call: ToolCall, chain: Chain) -> ToolResult:
+        """Return the observation of a call as the policy is to see it. The record keeps the tool's own result.
+
+        Args:
+            result: of the tool, errors included; its text begins with "Error" then.
+            call: of the policy.
+            chain: as far as it has come.
+        """
+        return result
+
+    def stop(self, chain: Chain) -> bool:
+        """Return True to end the chain after the calls of a turn; it is scored as it stands.
+
+        Args:
+            chain: with the records of the turn, and without its observations.
+        """
+        return False
+
+    def on_finish(self, chain: Chain) -> Awaitable[None] | None:
+        """Do what is to be done when a chain has ended, before it is scored; sync or async.
+
+        Args:
+            chain: finished, also by a fault: `chain.trajectory.stop_reason` says how.
+        """
+        return None
+
+
 @dataclass
 class Chain:
     """A chain that is ready to run.
@@ -65,9 +100,13 @@ class Chain:
         view: the images that the chain can name.
         tools: bound to the view.
         session: name of the chain towards the backend, unique among those that run; the trajectory's id by default.
+        hooks: of the agent.
+        state: for the hooks; it is not recorded.
     """
 
     trajectory: Trajectory
     view: ImageView
     tools: Toolset
     session: str = ""
+    hooks: ChainHooks = field(default_factory=ChainHooks)
+    state: dict[str, object] = field(default_factory=dict)

@@ -11,16 +11,18 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from agentfly.agents.agent import Agent
 from agentfly.agents.chain import AgentSettings, RolloutLimits
 from agentfly.agents.display.console import show_styled
 from agentfly.agents.display.strip import check_steps_path, steps, write_steps
-from agentfly.agents.image_editing import ImageEditingAgent
+from agentfly.agents.factory import make_agent, prompt_of
 from agentfly.agents.llm_backends import AsyncVLLMConfig, SamplingParams
 from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config, served_model
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import AgentSpec, Named
 from agentfly.agents.trajectory import Trajectory
 from agentfly.errors import AgentFlyError, printable, shortened
-from agentfly.images import ImageStore, file_format
+from agentfly.images import ImageStore, file_format, save_image
 from agentfly.model_source import require_policy
 from agentfly.tools import ImageTools
 from agentfly.vision.factory import check_keys
@@ -51,6 +53,7 @@ class EditRequest:
             embedded ones.
         strip: file for the steps, a strip (.png) or an animation (.gif); None for none.
         nodes: image servers; what they do not offer is done by `engine`.
+        agent, tools: see `agentfly.agents.spec`; what the policy's card names when None.
     """
 
     image: str
@@ -65,6 +68,8 @@ class EditRequest:
     engine: str | Mapping[str, Any] | None = None
     strip: Path | None = None
     nodes: tuple[NodeConfig, ...] = ()
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
 
 
 async def edit_image(request: EditRequest, console: Console) -> Trajectory:
@@ -83,7 +88,7 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
     file_format(request.out)
     if request.strip is not None:
         check_steps_path(request.strip)
-    agent = await make_agent(request)
+    agent = await make_edit_agent(request)
     try:
         content = [{"type": "image", "image": request.image}, {"type": "text", "text": f"\n{request.instruction}"}]
         result = await agent.run([{"role": "user", "content": content}], enable_streaming=True)
@@ -95,13 +100,13 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
         show_styled(console, Text.assemble((printable(str(strip)), "bold"), " shows the steps"))
     check_result(trajectory, agent.store, request)
     assert trajectory.final_image is not None, "checked above"
-    agent.save_image(trajectory.final_image, request.out)
+    save_image(agent.store.get(trajectory.final_image), request.out)
     about = f" in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s"
     show_styled(console, Text.assemble((printable(str(request.out)), "bold"), about))
     return trajectory
 
 
-async def make_agent(request: EditRequest) -> ImageEditingAgent:
+async def make_edit_agent(request: EditRequest) -> Agent:
     """Return the agent for a request, after its endpoint and its image servers have answered.
 
     Raises:
@@ -115,7 +120,9 @@ async def make_agent(request: EditRequest) -> ImageEditingAgent:
         model = await served_model(endpoint, request.model, request.api_key_env)
     await require_nodes(request.nodes, "leave --nodes out")
     policy = PolicyConfig.read(model)
-    return ImageEditingAgent(
+    spec = AgentSpec(agent=request.agent, tools=request.tools).over(policy.spec, model)
+    return make_agent(
+        spec,
         model,
         template=request.template,
         backend="client" if endpoint else "async_vllm",
@@ -124,7 +131,7 @@ async def make_agent(request: EditRequest) -> ImageEditingAgent:
         engines=request.engine,
         client_nodes=request.nodes,
         settings=AgentSettings(
-            system_prompt=policy.system_prompt,
+            system_prompt=prompt_of(spec, policy),
             limits=RolloutLimits(
                 max_turns=request.max_turns or policy.max_turns, max_tokens_per_turn=policy.max_tokens_per_turn
             ),

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentfly.agents.image_editing import SYSTEM_PROMPT
+from agentfly.agents.spec import AgentSpec, Named
 from agentfly.errors import ConfigError
 
 FILE_NAME = "agentfly.json"
@@ -19,6 +20,9 @@ class PolicyConfig(BaseModel):
         system_prompt: first message of a chain, None for none.
         max_turns: generations at most.
         max_tokens_per_turn: of one generation.
+        agent, tools: see `agentfly.agents.spec`; None stands for the image-editing agent and its own tools.
+        reward: "module:function" of the reward that it was trained with, None for an evaluator. Nothing reads it but
+            people.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,10 +30,20 @@ class PolicyConfig(BaseModel):
     system_prompt: str | None = SYSTEM_PROMPT
     max_turns: int = 8
     max_tokens_per_turn: int = 1024
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
+    reward: str | None = None
+
+    @property
+    def spec(self) -> AgentSpec:
+        """The agent that the policy was trained as."""
+        return AgentSpec(agent=self.agent, tools=self.tools)
 
     def write(self, policy: Path) -> None:
         """Write the file into a policy folder."""
-        (policy / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        left_out = {name for name in ("agent", "tools", "reward") if getattr(self, name) is None}
+        text = self.model_dump_json(indent=2, exclude=left_out)
+        (policy / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, model: str) -> PolicyConfig:

@@ -2,8 +2,10 @@
 
 Its arguments are filled in by name: `trajectory`, `prediction` (the words of the answer), `messages`, `final_image` and
 `source_image` (images, or None), `metadata` (everything in the conversation except its messages), `task` (the metadata
-too, unless it has a field of that name), and each field of the metadata by its own name. An argument with a default may
-be missing; `**fields` takes all of the metadata. Images are loaded only for functions that ask for them.
+too, unless it has a field of that name), and each field of the metadata by its own name. In evaluations and in training
+the fields are those of the data set's row, and there are `instruction`, `target` and `mask` (images, or None), `score`
+(0 to 100) and `aspects` of the evaluator. An argument with a default may be missing; `**fields` takes all of the
+metadata. Images are loaded, and the evaluator is asked, only for functions that ask for them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import inspect
 import logging
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -25,11 +27,18 @@ from agentfly.agents.trajectory import Trajectory
 from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageStore
+from agentfly.importing import described, import_object
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., object])
+Lazy = Callable[[], object]
 _MARK = "__agentfly_reward__"
+# What there is of every chain of a task; its data set's columns come on top.
+GIVEN = (
+    *("trajectory", "prediction", "messages", "final_image", "source_image", "metadata", "task", "id", "task_type"),
+    *("instruction", "target", "mask", "score", "aspects"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,37 @@ class Reward:
     optional: tuple[str, ...] = ()
     everything: bool = False
 
-    async def score(self, trajectory: Trajectory, store: ImageStore, timeout: float) -> None:
-        """Write the reward and its parts on a trajectory. A failure is written there too, and not raised."""
+    def check_fields(self, fields: Iterable[str]) -> None:
+        """Raise unless a task with these fields has all that the function asks for.
+
+        Args:
+            fields: names of the columns of its data set.
+
+        Raises:
+            ConfigError: the function has an argument of another name; the message names the nearest.
+        """
+        known = {*GIVEN, *fields}
+        for name in self.needed:
+            if name not in known:
+                raise ConfigError(unknown_name("argument of the reward function", name, known))
+
+    def asks_for(self, *names: str) -> bool:
+        """Return True if one of these is an argument of the function."""
+        return bool({*self.needed, *self.optional} & set(names))
+
+    async def score(
+        self, trajectory: Trajectory, store: ImageStore, timeout: float, fields: Mapping[str, Lazy] | None = None
+    ) -> None:
+        """Write the reward and its parts on a trajectory. A failure is written there too, and not raised.
+
+        Args:
+            trajectory: finished.
+            store: with its images.
+            timeout: seconds.
+            fields: further values by name, each made when the function asks for it.
+        """
         try:
-            value = await with_timeout(self._call(trajectory, store), timeout)
+            value = await with_timeout(self._call(trajectory, store, fields or {}), timeout)
             trajectory.reward, trajectory.reward_parts = _read(value)
         except TimeLimitExceeded:
             trajectory.reward_error = f"the reward function took longer than {timeout:g} s"
@@ -59,24 +95,25 @@ class Reward:
             trajectory.reward_error = "the reward function was cancelled"
         except Exception as fault:  # a fault of the reward function must not end the chain or the batch
             logger.warning("no reward for %s", trajectory.id, exc_info=fault)
-            trajectory.reward_error = f"{type(fault).__name__}: {fault}"
+            trajectory.reward_error = described(fault)
 
-    async def _call(self, trajectory: Trajectory, store: ImageStore) -> object:
-        arguments = await asyncio.to_thread(self._arguments, trajectory, store)
+    async def _call(self, trajectory: Trajectory, store: ImageStore, fields: Mapping[str, Lazy]) -> object:
+        arguments = await asyncio.to_thread(self._arguments, trajectory, store, fields)
         if inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(type(self.function).__call__):
             return await self.function(**arguments)
         value = await asyncio.to_thread(self.function, **arguments)
         return await value if inspect.isawaitable(value) else value
 
-    def _arguments(self, trajectory: Trajectory, store: ImageStore) -> dict[str, object]:
+    def _arguments(self, trajectory: Trajectory, store: ImageStore, fields: Mapping[str, Lazy]) -> dict[str, object]:
         def image(handle: str | None) -> Image.Image | None:
             return store.get(handle) if handle else None
 
         first = next((handle for message in trajectory.messages for handle in message.images), None)
         # Each value is loaded only for a function that has an argument for it.
-        known: dict[str, Callable[[], object]] = {
+        known: dict[str, Lazy] = {
             "task": lambda: trajectory.metadata,
             **{name: partial(trajectory.metadata.__getitem__, name) for name in trajectory.metadata},
+            **fields,
             "trajectory": lambda: trajectory,
             "prediction": lambda: trajectory.answer,
             "messages": lambda: trajectory.messages,
@@ -107,6 +144,20 @@ def as_reward(function: Callable[..., object]) -> Reward:
     """Return the `Reward` of a function, marked or not, or of any other callable."""
     found = getattr(function, _MARK, None)
     return found if isinstance(found, Reward) else _describe(function)
+
+
+def import_reward(address: str) -> Reward:
+    """Return the reward function that "module:function" names.
+
+    Raises:
+        ConfigError: there is none, or it is an evaluator or no function.
+    """
+    found = import_object(address, "reward function")
+    if hasattr(found, "evaluate"):
+        raise ConfigError(f"{address!r} is an evaluator, not a reward function: name it as the evaluator")
+    if not callable(found):
+        raise ConfigError(f"{address!r} is {type(found).__name__}: a reward is a function; see agentfly.agents.reward")
+    return as_reward(found)
 
 
 def _describe(function: Callable[..., object]) -> Reward:

@@ -7,8 +7,8 @@ its own `StopReason`:
 2. during it: `WALL_CLOCK` (what was generated so far is dropped), `BACKEND_ERROR`;
 3. after it: an abort by the backend, `CANCELLED`; no tool call: `NO_TOOL_CALL`, or, if the turn was cut and so did not
    decide to stop, the limit that cut it: `MAX_TOKENS` (of a turn) or `CONTEXT_FULL` (room that was left);
-4. after its calls: `TOOL_OUTAGE`, `ANSWERED`, `MAX_TOOL_CALLS` (calls beyond the limit are not carried out),
-   `MAX_TURNS`, then whether the observations fit, in images and in tokens: `CONTEXT_FULL`.
+4. after its calls: `TOOL_OUTAGE`, `ANSWERED`, `STOPPED` (by a hook of the agent), `MAX_TOOL_CALLS` (calls beyond the
+   limit are not carried out), `MAX_TURNS`, then whether the observations fit, in images and in tokens: `CONTEXT_FULL`.
 
 `CANCELLED` and `ERROR` (a bug) can come at any moment. A failing tool is an observation. A failing backend, a tool
 whose servers are out of order, or a bug is recorded on the trajectory; `run` does not raise, except when it is
@@ -43,8 +43,9 @@ from agentfly.agents.streaming import (
 from agentfly.agents.token_check import TokenTrace, ends_turn
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import StopReason, Trajectory, Turn
-from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
+from agentfly.aio import CancelledItself, TimeLimitExceeded, awaited, with_timeout
 from agentfly.errors import BackendError, ImageError, ToolOutage, one_line
+from agentfly.importing import described
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import ParsedText, parse_tool_calls
 
@@ -91,7 +92,7 @@ class Rollout:
             error = one_line(fault)
             if error is None:
                 logger.exception("chain %s failed", trajectory.id)
-                error = f"{type(fault).__name__}: {fault}"
+                error = described(fault)
         await self._finish(chain, started, reason, error)
         return trajectory
 
@@ -100,11 +101,27 @@ class Rollout:
         trajectory.stop_reason, trajectory.error = reason, error
         trajectory.seconds = time.monotonic() - started
         trajectory.names = {name: chain.view.handle(name) for name in chain.view}
+        if (fault := await self._tell_hook(chain)) is not None and error is None:
+            reason, error = StopReason.ERROR, fault
+            trajectory.stop_reason, trajectory.error = reason, error
         if error is not None:
             await self.emit(ErrorRaised(trajectory.id, error))
         if self.score is not None and not reason.failed:
             await self.score(chain)
         await self.emit(ChainEnd(trajectory.id, reason, trajectory.seconds, trajectory.reward))
+
+    async def _tell_hook(self, chain: Chain) -> str | None:
+        """Call `on_finish` of the agent within the time limit of a tool; return its fault in words, None for none."""
+        try:
+            waited = chain.hooks.on_finish(chain)
+            if waited is not None:
+                await with_timeout(awaited(waited), self.limits.tool_timeout)
+        except TimeLimitExceeded:
+            return f"on_finish took longer than {self.limits.tool_timeout:g} s"
+        except Exception as fault:  # a person's own code, at the boundary of a chain
+            logger.exception("on_finish of chain %s failed", chain.trajectory.id)
+            return f"on_finish: {described(fault)}"
+        return None
 
     async def emit(self, event: Event) -> None:
         """Pass an event to `on_event`. A listener that raises is dropped: it must not end the run it listens to."""
@@ -229,6 +246,8 @@ class RunningChain:
                 raise outcome.outage
         if outcomes and outcomes[-1].result.final:
             return StopReason.ANSWERED
+        if self.chain.hooks.stop(self.chain):
+            return StopReason.STOPPED
         if len(allowed) < asked:
             return StopReason.MAX_TOOL_CALLS
         if len(self.trajectory.turns) >= self.limits.max_turns:
@@ -240,7 +259,7 @@ class RunningChain:
 
         Words stand for an image that the policy's processor refuses.
         """
-        result = outcome.result
+        result = self.chain.hooks.observe(outcome.result, outcome.call, self.chain)
         parts: list[Part] = [TextPart(result.text)]
         for handle in result.images:
             name = self.chain.view.name(handle)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +111,10 @@ class ChainMaker(Protocol):
     store: ImageStore
     result: RunResult
 
+    async def prepare(self) -> None: ...
+
+    def system_prompt(self, metadata: Mapping[str, object]) -> str | None: ...
+
     def chain(
         self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain: ...
@@ -179,6 +183,7 @@ class Run:
             raise ConfigError(f"log_dir={str(self.log_dir)!r} cannot be written: {one_line(fault) or fault}") from fault
 
     async def _run(self, found: Sequence[OneConversation]) -> RunResult:
+        await self.agent.prepare()
         with self._named_folder():
             log = await asyncio.to_thread(RunLog, self.log_dir) if self.log_dir is not None else None
         try:
@@ -199,8 +204,8 @@ class Run:
 
     def _plan(self, found: Sequence[OneConversation], log: RunLog | None) -> None:
         """Make a slot for each chain, with its trajectory where the log has a finished one."""
-        run, system = uuid4().hex[:8], self.agent.settings.system_prompt
-        prints = [fingerprint(conversation, system) if log else "" for conversation in found]
+        run, system = uuid4().hex[:8], self.agent.system_prompt
+        prints = [fingerprint(talk, system(metadata_of(talk))) if log else "" for talk in found]
         groups = group_ids(found, [print_ or f"{run}-{index}" for index, print_ in enumerate(prints)])
         for index, (conversation, group, print_) in enumerate(zip(found, groups, prints, strict=True)):
             for number in range(self.num_chains):

@@ -6,23 +6,35 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
+from agentfly.agents.reward_function import Lazy, Reward
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
-from agentfly.errors import ImageError
-from agentfly.evaluators import EditSample, Evaluator, RewardConfig, compose_reward
+from agentfly.errors import EvaluatorError, ImageError
+from agentfly.evaluators import EditSample, Evaluator, RewardConfig, Score, compose_reward
 from agentfly.images import ImageStore, load_image, load_mask
 
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """An evaluator, and the conversion of its scores to rewards."""
+    """The source of scores and rewards.
+
+    Attributes:
+        evaluator: gives the score.
+        reward: converts it to the reward.
+        function: gives the reward instead, None for none. The evaluator is asked only if the function asks for `score`
+            or `aspects`.
+        timeout: seconds that the function may take.
+    """
 
     evaluator: Evaluator
     reward: RewardConfig = field(default_factory=RewardConfig)
+    function: Reward | None = None
+    timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,19 @@ class TaskFacts:
         content = json.dumps([self.instruction, self.images, self.target, self.mask], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
+    def fields(self, store: ImageStore) -> dict[str, Lazy]:
+        """Return what a reward function may ask for of the task, by name; see `task_fields`.
+
+        Args:
+            store: with the images of the task.
+        """
+        return _fields(
+            self.instruction,
+            self.metadata,
+            None if self.target is None else partial(store.get, self.target),
+            None if self.mask is None else partial(store.get, self.mask),
+        )
+
     def sample(self, store: ImageStore, result: str | None) -> EditSample:
         """Return the sample that evaluators take.
 
@@ -101,7 +126,8 @@ class TaskFacts:
 def task_conversation(task: EditTask) -> dict[str, object]:
     """Return the conversation that a task starts: its images, then its instruction."""
     parts: list[dict[str, object]] = [{"type": "image", "image": source} for source in task.images]
-    parts.append({"type": "text", "text": f"\n{task.instruction}"})
+    # The line break parts the instruction from an image.
+    parts.append({"type": "text", "text": f"\n{task.instruction}" if parts else task.instruction})
     return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
 
 
@@ -126,9 +152,14 @@ def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
 async def score_trajectory(
     trajectory: Trajectory, task: EditTask, store: ImageStore, setup: EvaluationSetup
 ) -> Trajectory:
-    """Score a finished trajectory against its task and write score, aspects, reward and its parts on it."""
-    result = store.get(trajectory.final_image) if trajectory.final_image else None
-    score = await setup.evaluator.evaluate(edit_sample(task, result))
+    """Score a finished trajectory against its task and write score, aspects, reward and its parts on it.
+
+    Raises:
+        EvaluatorError: it cannot be scored.
+    """
+    if setup.function is not None:
+        return await _reward_by_function(trajectory, task, store, setup, setup.function)
+    score = await _score(trajectory, task, store, setup.evaluator)
     records = trajectory.tool_records
     reward = compose_reward(
         score,
@@ -142,3 +173,55 @@ async def score_trajectory(
     trajectory.score, trajectory.aspects = score.value, dict(score.aspects)
     trajectory.reward, trajectory.reward_parts = reward.value, dict(reward.parts)
     return trajectory
+
+
+async def _score(trajectory: Trajectory, task: EditTask, store: ImageStore, evaluator: Evaluator) -> Score:
+    result = store.get(trajectory.final_image) if trajectory.final_image else None
+    return await evaluator.evaluate(edit_sample(task, result))
+
+
+async def _reward_by_function(
+    trajectory: Trajectory, task: EditTask, store: ImageStore, setup: EvaluationSetup, function: Reward
+) -> Trajectory:
+    fields = task_fields(task)
+    if function.asks_for("score", "aspects"):
+        score = await _score(trajectory, task, store, setup.evaluator)
+        fields |= {"score": lambda: score.value, "aspects": lambda: dict(score.aspects)}
+    await function.score(trajectory, store, setup.timeout, fields)
+    if trajectory.reward is None:
+        raise EvaluatorError(f"no reward: {trajectory.reward_error}")
+    trajectory.score = score_of_reward(trajectory.reward, trajectory.reward_parts)
+    return trajectory
+
+
+def task_fields(task: EditTask) -> dict[str, Lazy]:
+    """Return what a reward function may ask for of a task, by name; images are loaded when they are asked for."""
+    target, mask = task.target, task.mask
+    return _fields(
+        task.instruction,
+        task.metadata,
+        None if target is None else lambda: load_image(target),
+        None if mask is None else lambda: load_mask(mask),
+    )
+
+
+def _fields(
+    instruction: str, metadata: Mapping[str, object], target: Lazy | None, mask: Lazy | None
+) -> dict[str, Lazy]:
+    named: dict[str, Lazy] = {name: partial(metadata.__getitem__, name) for name in metadata}
+    own: dict[str, Lazy] = {
+        "instruction": lambda: instruction,
+        "target": target or (lambda: None),
+        "mask": mask or (lambda: None),
+    }
+    return {**named, **own}
+
+
+def score_of_reward(reward: float, parts: Mapping[str, float]) -> float:
+    """Return the score (0 to 100) for tables: the part "score" where there is one, else 100 times the reward, clipped.
+
+    Args:
+        reward: of a function.
+        parts: that it gave beside the reward.
+    """
+    return min(max(parts["score"] if "score" in parts else 100.0 * reward, 0.0), 100.0)

@@ -26,6 +26,7 @@ class StopReason(StrEnum):
     """Reasons for the end of a chain; `agentfly.agents.rollout` has the order in which limits are checked."""
 
     ANSWERED = "answered"
+    STOPPED = "stopped"
     NO_TOOL_CALL = "no_tool_call"
     MAX_TURNS = "max_turns"
     MAX_TOKENS = "max_tokens"

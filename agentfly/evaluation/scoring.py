@@ -7,6 +7,7 @@ A spec of an evaluator is a value that `make_evaluator` takes, or one of these s
     judge:my-model,base_url=http://host:8000/v1,passes=2      and further settings
     judge.yaml                                        a YAML or JSON file with the mapping, or a list of them
     {"evaluator": "composite", "parts": {...}}        the mapping as JSON
+    {"reward": "my_project.rewards:centred"}          a reward function, which sees the whole trajectory
 
 `name` in a mapping is the label in tables; by default it is the evaluator's own name.
 """
@@ -17,10 +18,12 @@ import asyncio
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 from agentfly.agents import edit_sample
-from agentfly.agents.tasks import TaskFacts
+from agentfly.agents.reward_function import Reward, import_reward
+from agentfly.agents.tasks import TaskFacts, score_of_reward
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, EvaluatorError, ImageError
@@ -41,6 +44,7 @@ from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.files import parse_yaml, read_yaml
 from agentfly.images import ImageStore
 
+REWARD_SECONDS = 600.0  # for a reward function and one task
 FIRST_TASKS = 16  # number of tasks that are checked before a run
 # The setting that a word after the evaluator's name gives.
 MAIN_SETTING: Mapping[str, str] = {"judge": "model", "http": "base_url", "similarity": "model", "detector": "detector"}
@@ -59,7 +63,7 @@ def read_specs(given: Iterable[Given]) -> dict[str, Spec]:
     """
     named: dict[str, Spec] = {}
     for spec in (found for one in given for found in _read(one)):
-        label = str(spec.pop("name", None) or spec.get("evaluator"))
+        label = str(spec.pop("name", None) or spec.get("evaluator") or spec.get("reward"))
         taken = sum(known == label or known.rpartition(".")[0] == label for known in named)
         named[label if not taken else f"{label}.{taken + 1}"] = spec
     if not named:
@@ -89,7 +93,7 @@ def _read(given: Given) -> list[Spec]:
 
 def _mappings(data: object, where: str) -> list[Spec]:
     entries = data if isinstance(data, list) else [data]
-    found = [dict(entry) for entry in entries if isinstance(entry, Mapping) and "evaluator" in entry]
+    found = [dict(entry) for entry in entries if isinstance(entry, Mapping) and {"evaluator", "reward"} & entry.keys()]
     if not found or len(found) < len(entries):
         raise ConfigError(f'{where} is a mapping with "evaluator" and its settings, or a list of such mappings')
     return found
@@ -150,13 +154,21 @@ class Scorer:
         specs: of `read_specs`.
         in_flight: samples that an evaluator without a `guard` in its spec scores at once.
 
+    Attributes:
+        labels: of the evaluators and reward functions, the headline first.
+
     Raises:
         ConfigError: an evaluator cannot be made.
     """
 
     def __init__(self, specs: Mapping[str, Mapping[str, object]], in_flight: int = 16) -> None:
+        self.labels = tuple(specs)
+        self._rewards: dict[str, Reward] = {}
         self._evaluators: dict[str, GuardedEvaluator] = {}
         for label, spec in specs.items():
+            if "reward" in spec:
+                self._rewards[label] = import_reward(str(spec["reward"]))
+                continue
             made = _metered(spec)
             if not isinstance(made, GuardedEvaluator):
                 made = GuardedEvaluator(made, GuardSettings(in_flight=in_flight))
@@ -168,7 +180,7 @@ class Scorer:
         Raises:
             ConfigError: some could not; the message names them all.
         """
-        asked = zip(self.labels, self._evaluators.values(), strict=True)
+        asked = self._evaluators.items()
         if faults := await objections({f"--evaluator {label}": check_ready(evaluator) for label, evaluator in asked}):
             raise ConfigError("; ".join(faults))
 
@@ -179,15 +191,13 @@ class Scorer:
             ConfigError: it can score none of them.
         """
         headline = self.labels[0]
+        if headline in self._rewards:
+            self._rewards[headline].check_fields({name for task in tasks for name in task.metadata})
+            return
         try:
             await count_scorable(self._evaluators[headline], tasks)
         except ConfigError as fault:
             raise ConfigError(f"--evaluator {headline}: {fault}") from None
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Labels of the evaluators, the headline first."""
-        return tuple(self._evaluators)
 
     async def score(
         self, task: TaskFacts, trajectory: Trajectory, store: ImageStore
@@ -205,38 +215,67 @@ class Scorer:
         Raises:
             ConfigError: an evaluator is set up wrongly and can score nothing.
         """
-        sample: EditSample | NotScored
+        judges: dict[str, JudgeUsage] = {}
+        found: dict[str, Score | NotScored]
         if trajectory.failed:
-            sample = NotScored(f"the agent failed: {trajectory.error or 'no reason given'}")
+            found = dict.fromkeys(self.labels, NotScored(f"the agent failed: {trajectory.error or 'no reason given'}"))
         else:
-            try:
-                sample = await asyncio.to_thread(task.sample, store, trajectory.final_image)
-            except ImageError as fault:
-                sample = NotScored(str(fault))
-        if isinstance(sample, NotScored):
-            return self._write_headline(trajectory, dict.fromkeys(self.labels, sample)), {}
+            found, judges = await self._evaluate(task, trajectory, store)
+            rewarded = {label: replace(trajectory, reward=None, reward_error=None) for label in self._rewards}
+            for label, reward in self._rewards.items():
+                found[label] = await _reward(reward, task, rewarded[label], store, found)
+            if (headline := rewarded.get(self.labels[0])) is not None:
+                trajectory.reward, trajectory.reward_parts = headline.reward, headline.reward_parts
+        scores = {label: found[label] for label in self.labels}
+        first = scores[self.labels[0]]
+        trajectory.score, trajectory.aspects = None, {}
+        if isinstance(first, Score):
+            trajectory.score, trajectory.aspects = first.value, dict(first.aspects)
+        return scores, judges
+
+    async def _evaluate(
+        self, task: TaskFacts, trajectory: Trajectory, store: ImageStore
+    ) -> tuple[dict[str, Score | NotScored], dict[str, JudgeUsage]]:
+        """Ask the evaluators, all at once."""
+        try:
+            sample = await asyncio.to_thread(task.sample, store, trajectory.final_image)
+        except ImageError as fault:
+            return dict.fromkeys(self._evaluators, NotScored(str(fault))), {}
         tasks = [asyncio.ensure_future(_scored(evaluator, sample)) for evaluator in self._evaluators.values()]
         try:
-            outcomes = dict(zip(self.labels, await asyncio.gather(*tasks), strict=True))
+            outcomes = dict(zip(self._evaluators, await asyncio.gather(*tasks), strict=True))
         finally:
             for one in tasks:
                 one.cancel()
-        scores = self._write_headline(trajectory, {label: score for label, (score, _) in outcomes.items()})
-        return scores, {label: usage for label, (_, usage) in outcomes.items() if usage.samples}
+        used = {label: usage for label, (_, usage) in outcomes.items() if usage.samples}
+        return {label: score for label, (score, _) in outcomes.items()}, used
 
     async def close(self) -> None:
         """Close all evaluators."""
         for evaluator in self._evaluators.values():
             await evaluator.close()
 
-    def _write_headline(
-        self, trajectory: Trajectory, scores: dict[str, Score | NotScored]
-    ) -> dict[str, Score | NotScored]:
-        headline = scores[self.labels[0]]
-        trajectory.score, trajectory.aspects = None, {}
-        if isinstance(headline, Score):
-            trajectory.score, trajectory.aspects = headline.value, dict(headline.aspects)
-        return scores
+
+async def _reward(
+    reward: Reward,
+    task: TaskFacts,
+    trajectory: Trajectory,
+    store: ImageStore,
+    known: Mapping[str, Score | NotScored],
+) -> Score | NotScored:
+    """Ask a reward function, which may ask for the score of the first evaluator; write the reward on the trajectory."""
+    fields = task.fields(store)
+    if reward.asks_for("score", "aspects"):
+        first = next(iter(known.values()), NotScored("there is no evaluator: name one with --evaluator"))
+        if isinstance(first, NotScored):
+            return first
+        score = first
+        fields |= {"score": lambda: score.value, "aspects": lambda: dict(score.aspects)}
+    await reward.score(trajectory, store, REWARD_SECONDS, fields)
+    if trajectory.reward is None:
+        return NotScored(f"no reward: {trajectory.reward_error}")
+    parts = {"reward": trajectory.reward, **trajectory.reward_parts}
+    return Score(score_of_reward(trajectory.reward, trajectory.reward_parts), aspects=parts)
 
 
 def _metered(spec: Given | Evaluator) -> Evaluator:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from agentfly.agents.spec import IMAGE_EDITING, Named
 from agentfly.errors import ConfigError
 from agentfly.evaluation.scoring import Given, Spec, read_specs
 from agentfly.files import read_mapping
@@ -61,7 +62,10 @@ class EvaluationSettings(ScoringSettings):
     Attributes:
         data: name of a data set or path, as in `agentfly.datasets.load_tasks`.
         out: folder of the run; an unfinished run there is resumed.
-        agent: "image-editing", "refinement-loop", "director-generator", or "module:name".
+        agent: "image-editing", "refinement-loop", "director-generator", "module:name", or a mapping of that and its
+            arguments; see `agentfly.agents.spec`.
+        tools: see `agentfly.agents.user_tools`; the agent's own when None.
+        reward: "module:function" with `@reward`, scored as the first evaluator; None for none.
         model: policy folder, hub name, or the endpoint's model name.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
         template: chat template; by default the checkpoint's own.
@@ -79,7 +83,9 @@ class EvaluationSettings(ScoringSettings):
 
     data: str
     out: OutputPath
-    agent: str = "image-editing"
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
+    reward: str | None = None
     model: str | None = None
     base_url: str | None = None
     template: str | None = None
@@ -96,8 +102,9 @@ class EvaluationSettings(ScoringSettings):
 
     @property
     def specs(self) -> dict[str, Spec]:
-        """The evaluators by label, with files read."""
-        return read_specs(self.evaluator)
+        """The evaluators by label, with files read; a reward function is the first."""
+        first = () if self.reward is None else ({"reward": self.reward},)
+        return read_specs((*first, *self.evaluator))
 
     def identity(self) -> dict[str, object]:
         """Return the settings that all results of one run share, JSON-able, without the secrets of addresses.
@@ -107,6 +114,7 @@ class EvaluationSettings(ScoringSettings):
         """
         chosen = self.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
         chosen["evaluator"] = self.specs
+        chosen["agent"] = self.agent or IMAGE_EDITING
         refuse_keys(chosen)
         if self.model is not None and Path(self.model).is_dir():
             # Names, sizes and times of the checkpoint's files: new weights in the same place are another model.

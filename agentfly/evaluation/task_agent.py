@@ -1,33 +1,30 @@
 """Agents that can be evaluated: anything that takes a task and returns a trajectory.
 
-An agent is named by a key of `AGENTS` or as "module:name", and imported when it is used. It gets the settings that it
-takes as keyword arguments. `ImageEditingTaskAgent` is the image-editing agent, with the settings of `agentfly edit`.
+An agent is named as everywhere (`agentfly.agents.spec`), by a key of `AGENTS`, or as "module:name" of a `TaskAgent`. It
+is imported when it is used, and gets the settings that it takes as keyword arguments. `NamedTaskAgent` makes a
+`TaskAgent` of an `Agent`, with the settings of `agentfly edit`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from agentfly.agents import (
-    AgentSettings,
-    ImageEditingAgent,
-    RolloutLimits,
-    Trajectory,
-    task_conversation,
-)
+from agentfly.agents import Agent, AgentSettings, RolloutLimits, Trajectory, task_conversation
+from agentfly.agents.factory import make_agent, prompt_of
 from agentfly.agents.llm_backends import AsyncVLLMConfig, LLMBackend, SamplingParams
 from agentfly.agents.llm_backends.endpoint import endpoint_config, served_model
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import CARD, DEFAULT, IMAGE_EDITING, AgentSpec
 from agentfly.datasets.task import EditTask
 from agentfly.errors import BackendError, ConfigError, unknown_name
 from agentfly.evaluation.settings import EvaluationSettings
 from agentfly.images import ImageStore
+from agentfly.importing import import_object
 from agentfly.model_source import QUICKSTART_POLICY, require_policy
 from agentfly.redaction import public_url
 from agentfly.vision.factory import check_keys
@@ -35,7 +32,6 @@ from agentfly.vision.remote.preflight import require_nodes
 from agentfly.vision.remote.settings import NodeSpecs, read_nodes
 
 AGENTS: Mapping[str, str] = {
-    "image-editing": "agentfly.evaluation.task_agent:ImageEditingTaskAgent",
     "refinement-loop": "agentfly.systems.refinement.task_agent:RefinementTaskAgent",
     "director-generator": "agentfly.systems.director_generator.task_agent:DirectorGeneratorTaskAgent",
 }
@@ -90,7 +86,7 @@ class TaskAgent(Protocol):
 def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgent:
     """Make the agent of an evaluation.
 
-    A subclass of `ImageEditingAgent` needs no wrapper: it is made with the same settings as that class.
+    A subclass of `Agent` needs no wrapper: it is made as `agentfly edit` and training make it.
 
     Args:
         settings: of the run.
@@ -99,34 +95,48 @@ def make_task_agent(settings: EvaluationSettings, store: ImageStore) -> TaskAgen
     Raises:
         ConfigError: there is no such agent, it does not take a setting that was given, or it lacks a method.
     """
-    name = settings.agent
-    if ":" not in name and name not in AGENTS:
-        raise ConfigError(f"{unknown_name('agent', name, AGENTS)}, or module:name of your own")
-    address = AGENTS.get(name, name)
-    module, _, attribute = address.partition(":")
-    try:
-        found: object = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as fault:
-        raise ConfigError(f"there is no agent {address!r} ({fault}): its folder must be on PYTHONPATH") from fault
+    spec = AgentSpec(agent=settings.agent, tools=settings.tools)
+    address, options = spec.address_and_options()
+    if ":" not in address and address not in (*AGENTS, IMAGE_EDITING, CARD):
+        raise ConfigError(
+            f"{unknown_name('agent', address, (IMAGE_EDITING, CARD, *AGENTS))}, or module:name of your own"
+        )
+    found: object = None
+    if address not in (IMAGE_EDITING, CARD):
+        found = import_object(AGENTS.get(address, address), "agent")
+    if found is None or (isinstance(found, type) and issubclass(found, Agent)):
+        return _made(partial(NamedTaskAgent, spec), address, settings, store, {})
+    if settings.tools is not None:
+        raise ConfigError(f"agent {address!r} has tools of its own: leave the tools out, or name a subclass of Agent")
     if isinstance(found, TaskAgent) and not isinstance(found, type):
         return found
-    if isinstance(found, type) and issubclass(found, ImageEditingAgent):
-        found = partial(ImageEditingTaskAgent, agent_class=found)
     if not callable(found):
-        raise ConfigError(f"agent {name!r} is {type(found).__name__}: name a class, a function or an object")
+        raise ConfigError(f"agent {address!r} is {type(found).__name__}: name a class, a function or an object")
+    return _made(found, address, settings, store, options)
+
+
+def _made(
+    maker: Callable[..., object],
+    address: str,
+    settings: EvaluationSettings,
+    store: ImageStore,
+    options: Mapping[str, object],
+) -> TaskAgent:
     try:
-        made = found(**_arguments(found, settings, store))
+        made = maker(**{**_arguments(maker, address, settings, store), **options})
     except TypeError as fault:
-        raise ConfigError(f"agent {name!r}: {fault}; give its arguments with --agent-options") from fault
+        raise ConfigError(f"agent {address!r}: {fault}; give its arguments with --agent-options") from fault
     if not isinstance(made, TaskAgent):
         raise ConfigError(
-            f"agent {name!r} is {type(made).__name__}, which lacks name, store, attempt or close: see "
-            "agentfly.evaluation.TaskAgent, or name a subclass of ImageEditingAgent itself"
+            f"agent {address!r} is {type(made).__name__}, which lacks name, store, attempt or close: see "
+            "agentfly.evaluation.TaskAgent, or name a subclass of agentfly.agents.Agent itself"
         )
     return made
 
 
-def _arguments(found: Callable[..., object], settings: EvaluationSettings, store: ImageStore) -> dict[str, object]:
+def _arguments(
+    found: Callable[..., object], address: str, settings: EvaluationSettings, store: ImageStore
+) -> dict[str, object]:
     parameters = inspect.signature(found).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     arguments: dict[str, object] = {}
@@ -136,7 +146,7 @@ def _arguments(found: Callable[..., object], settings: EvaluationSettings, store
             continue
         if name not in parameters and not anything:
             raise ConfigError(
-                f"agent {settings.agent!r} has no setting {_OPTIONS.get(name, name)}: leave it out (it takes "
+                f"agent {address!r} has no setting {_OPTIONS.get(name, name)}: leave it out (it takes "
                 f"{', '.join(parameters)})"
             )
         arguments[name] = value
@@ -146,10 +156,11 @@ def _arguments(found: Callable[..., object], settings: EvaluationSettings, store
     return {**arguments, **settings.agent_options}
 
 
-class ImageEditingTaskAgent:
-    """A `TaskAgent` of the image-editing agent, or of a subclass.
+class NamedTaskAgent:
+    """A `TaskAgent` of an agent by name.
 
     Args:
+        spec: agent and tools, before the policy's card is taken in.
         store: keeps the images.
         model: policy folder, hub name, or the endpoint's model name; None is the policy of the quickstart.
         base_url: OpenAI-compatible endpoint; without it vLLM runs in this process.
@@ -164,11 +175,10 @@ class ImageEditingTaskAgent:
         api_key_env: environment variable with the endpoint's key.
         backend_config: further fields of `ClientConfig` or `AsyncVLLMConfig`.
         backend: used in place of one made from the settings.
-        agent_class: the agent.
         options: further arguments of the agent.
 
     Attributes:
-        name: for tables: "image-editing", or the name of the subclass.
+        name: for tables: "image-editing", or the name of the class.
 
     Raises:
         ConfigError: a setting is wrong, there is no policy, or a key is missing.
@@ -176,6 +186,7 @@ class ImageEditingTaskAgent:
 
     def __init__(
         self,
+        spec: AgentSpec = DEFAULT,
         *,
         store: ImageStore | None = None,
         model: str | None = None,
@@ -191,10 +202,8 @@ class ImageEditingTaskAgent:
         api_key_env: str = "OPENAI_API_KEY",
         backend_config: Mapping[str, object] | None = None,
         backend: LLMBackend | None = None,
-        agent_class: type[ImageEditingAgent] = ImageEditingAgent,
         **options: Any,
     ) -> None:
-        self.name = "image-editing" if agent_class is ImageEditingAgent else agent_class.__name__
         if base_url is not None and model is None:
             raise ConfigError(f"--model is missing: name the model that {public_url(base_url)} is to be asked for")
         model = require_policy(model) if base_url is None and backend is None else model or QUICKSTART_POLICY
@@ -203,7 +212,11 @@ class ImageEditingTaskAgent:
         self._asked = (model, api_key_env)
         self._endpoint = endpoint = None if base_url is None else endpoint_config(base_url, api_key_env, backend_config)
         sampling = SamplingParams(temperature=temperature, seed=seed)
-        self._agent = agent_class(
+        card = PolicyConfig.read(model)
+        spec = spec.over(card.spec, model)
+        self.name = spec.label
+        self._agent = make_agent(
+            spec,
             model,
             template=template,
             backend=backend or ("client" if base_url else "async_vllm"),
@@ -211,7 +224,7 @@ class ImageEditingTaskAgent:
             engines=engine,
             client_nodes=self._nodes,
             store=store,
-            settings=_settings(agent_class, PolicyConfig.read(model), sampling, max_turns, max_tokens, timeout),
+            settings=_settings(spec, card, sampling, max_turns, max_tokens, timeout),
             **options,
         )
 
@@ -247,18 +260,17 @@ class ImageEditingTaskAgent:
 
 
 def _settings(
-    agent_class: type[ImageEditingAgent],
+    spec: AgentSpec,
     policy: PolicyConfig,
     sampling: SamplingParams,
     max_turns: int | None,
     max_tokens: int | None,
     timeout: float | None,
 ) -> AgentSettings:
-    """Return the policy's own settings with other limits. A subclass with a prompt of its own keeps that."""
+    """Return the policy's own settings with other limits."""
     tokens = max_tokens or policy.max_tokens_per_turn
     limits = RolloutLimits(max_turns=max_turns or policy.max_turns, max_tokens_per_turn=tokens)
     if timeout is not None:
         limits = replace(limits, wall_clock=timeout)
-    has_own_prompt = agent_class.default_system_prompt != ImageEditingAgent.default_system_prompt
-    prompt = agent_class.default_system_prompt if has_own_prompt else policy.system_prompt
+    prompt = prompt_of(spec, policy)
     return AgentSettings(system_prompt=prompt, limits=limits, sampling=replace(sampling, max_tokens=tokens))

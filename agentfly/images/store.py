@@ -155,6 +155,17 @@ class ImageStore:
                     fault = found
         raise fault
 
+    def discard(self, handle: str) -> None:
+        """Forget an image and remove its file."""
+        with self._lock:
+            dropped = self._memory.pop(handle, None)
+            self._bytes -= 0 if dropped is None else _size(dropped)
+            self._sound.discard(handle)
+            self._unsynced.discard(handle)
+            path = self.path(handle)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
     def copy_from(self, other: ImageStore, handles: Iterable[str]) -> None:
         """Keep images of another store. Those that it cannot give are left out, and that is logged."""
         for handle in handles if other is not self else ():

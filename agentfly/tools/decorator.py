@@ -13,17 +13,30 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_type_hints, overload
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from agentfly.aio import Stepped
 from agentfly.errors import ConfigError
+from agentfly.images import ImageView
 from agentfly.tools.arguments import checked_arguments
+from agentfly.tools.image_arguments import (
+    DESCRIPTION,
+    as_id,
+    image_results,
+    load_images,
+    source_handle,
+    takes_image,
+)
 
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Yields|Raises|Example|Examples|Note|Notes|Attributes):\s*$")
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
@@ -56,9 +69,12 @@ def arguments_model(function: Callable[..., object], name: str) -> type[BaseMode
             raise ConfigError(f"tool {name!r}: argument {parameter.name!r} needs a type hint")
         default = ... if parameter.default is parameter.empty else parameter.default
         said = {"description": words[parameter.name]} if parameter.name in words else {}
+        hint = hints[parameter.name]
+        if takes_image(hint):
+            hint, said = as_id(hint), {"description": words.get(parameter.name, DESCRIPTION)}
         # An alias, because pydantic refuses some field names that are fine as arguments ("json", "_x").
         field = Field(default, alias=parameter.name, **said)  # type: ignore[call-overload]
-        fields[f"argument_{parameter.name}"] = (hints[parameter.name], field)
+        fields[f"argument_{parameter.name}"] = (hint, field)
     try:
         return create_model(name, __config__=_CONFIG, **fields)
     except Exception as fault:  # pydantic has no common error for hints it cannot take
@@ -129,9 +145,15 @@ def _unwrap(text: str) -> str:
 
 
 Function = Callable[..., object]
+# Of the name of the tool, for messages, and the arguments as the model sent them.
+ArgumentCheck = Callable[[str, Mapping[str, object]], dict[str, object]]
 F = TypeVar("F", bound=Function)
 
+logger = logging.getLogger(__name__)
+
 _MARK = "__agentfly_tool__"
+HELD_SECONDS = 1.0  # that an async tool may keep everything else from running
+_BLOCKING: set[str] = set()  # tools that were warned of
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -165,32 +187,60 @@ class Tool:
         description: the description for the model.
         parameters: JSON schema of the arguments. Shared by all tools of the function: do not change it.
         function: the function, bound to its object.
-        model: pydantic model of the arguments.
+        check: returns the arguments of a call for the function, or raises `ToolError`; see `ArgumentCheck`.
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
         looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
+        images: names of the arguments that are images; see `agentfly.tools.image_arguments`.
+        view: the images of the chain; a tool that takes or returns images must be bound to them.
     """
 
     name: str
     description: str
     parameters: Mapping[str, object]
     function: Function = field(repr=False)
-    model: type[BaseModel] = field(repr=False)
+    check: ArgumentCheck = field(repr=False)
     final: bool = False
     looks: bool = False
+    images: tuple[str, ...] = ()
+    view: ImageView | None = field(default=None, repr=False)
 
     async def __call__(self, arguments: Mapping[str, object]) -> ToolResult:
         """Check the arguments and call the function; one that is not async runs in a worker thread.
 
         Raises:
             ToolError: the arguments are wrong, or the tool refuses.
+            ImageError: an id of an image is unknown.
         """
-        checked = checked_arguments(self.model, self.name, arguments)
+        checked = self.check(self.name, arguments)
+        given = checked
+        if self.images:
+            given = await asyncio.to_thread(load_images, self._bound_view(), self.images, checked)
         if inspect.iscoroutinefunction(self.function):
-            value = await self.function(**checked)
+            steps = Stepped(self.function(**given))
+            value = await steps
+            if steps.longest > HELD_SECONDS and self.name not in _BLOCKING:
+                _BLOCKING.add(self.name)
+                logger.warning("%s", held_words(self, steps.longest))
         else:
-            value = await asyncio.to_thread(self.function, **checked)
+            value = await asyncio.to_thread(self.function, **given)
+        if (made := image_results(value)) is not None:
+            value = await asyncio.to_thread(self._keep, *made, checked)
         result = _to_result(self.name, value)
         return replace(result, final=True) if self.final and not result.final else result
+
+    def _keep(self, words: str, images: list[Image.Image], arguments: Mapping[str, object]) -> ToolResult:
+        """Store the images of a result, and name them in its text where its own words do not."""
+        view = self._bound_view()
+        names = [view.add(image, "view" if self.looks else "img") for image in images]
+        handles = tuple(view.handle(name) for name in names)
+        text = " ".join([words, *(name for name in names if name not in words)]).strip()
+        source = None if self.looks else source_handle(view, self.images, arguments)
+        return ToolResult(text, handles, data={} if source is None else {"source": source})
+
+    def _bound_view(self) -> ImageView:
+        if self.view is None:
+            raise ConfigError(f"tool {self.name!r} takes or returns images: give it to an agent, which has them")
+        return self.view
 
     def schema(self) -> dict[str, Any]:
         """Return the tool in OpenAI's form."""
@@ -250,8 +300,26 @@ def _describe(function: Function, name: str | None, description: str | None, fin
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
     model = arguments_model(function, name)
+    hints = get_type_hints(function)
+    images = tuple(key for key in inspect.signature(function).parameters if takes_image(hints.get(key)))
     words = description or docstring(function)[0]
-    return Tool(name, words, parameters_schema(model), function, model, final, looks)
+    check = partial(checked_arguments, model)
+    return Tool(name, words, parameters_schema(model), function, check, final, looks, images)
+
+
+def held_words(tool: Tool, seconds: float) -> str:
+    """Return the warning of a tool that kept everything else from running.
+
+    Args:
+        tool: of an async function.
+        seconds: for which it did not give way.
+    """
+    code = getattr(inspect.unwrap(tool.function), "__code__", None)
+    place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    return (
+        f"tool {tool.name!r}{place} held the event loop for {seconds:.1f} s, in which no other chain went on: write it "
+        "as a plain def, which runs in a thread of its own, or await what takes long"
+    )
 
 
 def tool_of(function: object) -> Tool | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from PIL import Image
 
 from agentfly.errors import ImageError, ToolError
-from agentfly.images import ImageView
+from agentfly.images import ImageView, read_mask
 
 _MOST_NAMED = 8
 _NOT_EDITED = {"view_": "only shows something", "mask_": "is a mask"}
@@ -71,3 +71,32 @@ def _instead(images: ImageView) -> str:
     # An image that was given or edited has an id of this kind, whatever else shows it.
     names = [name for name in images if name.startswith("img_") and name.removeprefix("img_").isdigit()]
     return f"use {' or '.join(names[-_MOST_NAMED:])}" if names else "this conversation has no other image"
+
+
+def mask_for(images: ImageView, mask_id: str, image_id: str, size: tuple[int, int]) -> Image.Image:
+    """Return a mask in mode L (white = change) for an edit of an image.
+
+    Args:
+        images: of the chain.
+        mask_id: as the model gave it.
+        image_id: the image to edit, for messages.
+        size: width and height of that image.
+
+    Raises:
+        ToolError: there is no such image, it is no mask, it has another size than the image, or it is black.
+        ImageError: the image is lost or damaged.
+    """
+    mask = images.store.get(handle_of_id(images, mask_id))
+    if mask.size != size:
+        raise ToolError(
+            f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {size[0]}x{size[1]}: use a mask of its size"
+        )
+    # A mask that a tool made may be soft, and hold small numbers only, which are no labels.
+    if not (images.name(mask_id).startswith("mask_") and mask.mode == "L"):
+        try:
+            mask = read_mask(mask).image
+        except ImageError as fault:
+            raise ToolError(f"{mask_id} is not a mask: give one that is white where {image_id} changes") from fault
+    if mask.getbbox() is None:
+        raise ToolError(f"{mask_id} is black, so nothing would change: use another mask")
+    return mask

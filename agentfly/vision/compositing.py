@@ -7,6 +7,7 @@ from PIL import Image
 
 from agentfly.images import on_white
 from agentfly.vision.detection.boxes import clip_box
+from agentfly.vision.retouching import blend
 
 
 def solid(mask: Image.Image) -> Image.Image:
@@ -28,11 +29,9 @@ def paste_back(source: Image.Image, painted: Image.Image, mask: Image.Image) -> 
     Returns:
         An image in RGB, or in RGBA with the source's alpha where it has one.
     """
-    above = np.asarray(restored(painted, source.size), np.float32)
+    above = np.asarray(restored(painted, source.size))
     # Not on white: the source's alpha is put back, and its colours must be its own outside of the mask.
-    below = np.asarray(source.convert("RGB"), np.float32)
-    share = np.asarray(mask, np.float32)[..., None] / 255.0
-    blended = Image.fromarray(np.round(below + share * (above - below)).astype(np.uint8))
+    blended = Image.fromarray(blend(np.asarray(source.convert("RGB")), above, np.asarray(mask)))
     if "A" in source.getbands():
         blended.putalpha(source.getchannel("A"))
     return blended

@@ -26,6 +26,7 @@ FLOORS = (
         "redaction",
         "process_tree",
         "cleanup",
+        "importing",
     ),
     ("messages", "images"),
     ("openai_client", "openai_compat", "templates"),
@@ -33,7 +34,7 @@ FLOORS = (
     ("tools", "evaluators"),
     ("agents",),
     ("systems", "serving"),
-    ("evaluation", "viewer"),
+    ("evaluation", "viewer", "environments"),
     ("training",),
     ("doctor",),
     ("cli", "utils"),
@@ -44,7 +45,7 @@ TRAINING_FLOORS = (
     ("recipe",),
     ("launch",),
     ("supervised", "verl"),
-    ("quickstart",),
+    ("quickstart", "trial"),
     ("train",),
 )
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from agentfly.agents import AgentSettings, EvaluationSetup, ImageEditingAgent, RolloutLimits, Trajectory
+from agentfly.agents import AgentSettings, EvaluationSetup, RolloutLimits, Trajectory
+from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import (
     AsyncVLLMBackend,
     AsyncVLLMConfig,
@@ -113,7 +114,7 @@ async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnP
             settings = AgentSettings(
                 system_prompt=card.system_prompt, limits=limits, sampling=sampling, max_concurrent_chains=128
             )
-            agent = ImageEditingAgent(str(policy), backend=model, settings=settings)
+            agent = make_agent(card.spec, str(policy), backend=model, settings=settings)
             trajectories: list[Trajectory] = []
             for start in range(0, len(chosen), 100):
                 batch = chosen[start : start + 100]

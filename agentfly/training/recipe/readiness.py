@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentfly.agents.reward_function import import_reward
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
 from agentfly.evaluators import check_ready, close_evaluator, make_evaluator
 from agentfly.model_source import hub_is_off
@@ -157,12 +158,16 @@ def check_servers(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def check_evaluator(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that the evaluator of the reward can score.
+    """Check that the reward function can be imported, and that the evaluator of the reward can score.
 
     Raises:
         ConfigError: it is set up wrongly, or a key is missing.
         TrainingError: a service that it asks does not answer.
     """
+    if settings.reward_function is not None and not import_reward(settings.reward_function).asks_for(
+        "score", "aspects"
+    ):
+        return f"{settings.reward_function} gives the reward, and asks for no evaluator"
     return _check_can_score("agentfly.evaluator", settings.evaluator)
 
 

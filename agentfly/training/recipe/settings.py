@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from agentfly.agents import RolloutLimits
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import AgentSpec, Named
 from agentfly.evaluators import RewardConfig
 from agentfly.evaluators.guarded import GuardSettings
 from agentfly.settings import OutputPath, Settings
@@ -123,8 +124,11 @@ class TrainSettings(Settings):
         threads: compute threads of a process on "cpu", where trainer and rollout engine take turns.
         data: the tasks.
         template: chat template by name or path; the checkpoint's own when None.
-        system_prompt: first message of a chain, "" for none; that of the policy's card when None.
-        tools: names of the tools the policy gets, `give_answer` always among them; all when None.
+        system_prompt: first message of a chain, "" for none. When None, that of the policy's card, or that of the
+            agent's class where the policy was not trained as this agent.
+        agent: the agent that is trained, as "module:Class" for one of your own; see `agentfly.agents.spec`.
+        tools: the tools of the policy; see `agentfly.agents.user_tools`. The agent's own when None.
+        check_tools: True has the checks call each tool of your own once, on a sample image.
         engines: engines behind the tools; see `agentfly.vision.factory.make_engines`.
         client_nodes: image servers as "host:port", or as mappings of the fields of
             `agentfly.vision.remote.NodeConfig`; `engines` do the work that the servers do not offer.
@@ -132,7 +136,9 @@ class TrainSettings(Settings):
         limits: limits of a chain.
         evaluator: source of the scores; see `agentfly.evaluators.make_evaluator`.
         guard: bounds of scoring: concurrency, time-out, attempts.
-        reward: conversion of a score to a reward.
+        reward: conversion of a score to a reward. "module:function" with `@reward` in its place makes that the
+            `reward_function`; a name or a mapping with `evaluator` is another way to write `evaluator`.
+        reward_function: gives the reward instead of `reward`; see `agentfly.agents.reward_function`.
         credit: None puts the reward on a chain's last token; "end" and "even" give each turn the gain of its edit.
         audit: a second evaluator on a sample of each step; None for none.
         lost_chains: limit of the chains that a step may lose to faults.
@@ -155,7 +161,9 @@ class TrainSettings(Settings):
     threads: int = Field(2, ge=1)
     template: str | None = None
     system_prompt: str | None = None
-    tools: tuple[str, ...] | None = None
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
+    check_tools: bool = True
     engines: str | dict[str, object] = "classical"
     client_nodes: NodeSettings = ()
     max_requests_per_minute: int | None = Field(None, ge=1)
@@ -163,6 +171,7 @@ class TrainSettings(Settings):
     evaluator: str | dict[str, object] = "reference"
     guard: GuardSettings = GuardSettings()
     reward: RewardConfig = RewardConfig()
+    reward_function: str | None = None
     credit: Placement | None = None
     audit: AuditNode | None = None
     lost_chains: LostChainLimits = LostChainLimits()
@@ -172,6 +181,25 @@ class TrainSettings(Settings):
     images: bool = False
     patience: Patience = Patience()
     environment: Mapping[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_reward(cls, given: dict[str, object]) -> dict[str, object]:
+        reward = given.get("reward")
+        if isinstance(reward, str) and ":" in reward:
+            return {**given, "reward": {}, "reward_function": reward}
+        if isinstance(reward, str) or (isinstance(reward, Mapping) and "evaluator" in reward):
+            return {**given, "reward": {}, "evaluator": reward}
+        return given
+
+    @model_validator(mode="after")
+    def _credit_needs_an_evaluator(self) -> Self:
+        if self.credit is not None and self.reward_function is not None:
+            raise ValueError(
+                "credit scores the image of each turn, which a reward function of whole chains cannot: leave credit "
+                "out, or give an evaluator in place of the function"
+            )
+        return self
 
     @model_validator(mode="after")
     def _patience_is_long_enough(self) -> Self:
@@ -228,10 +256,22 @@ class TrainSettings(Settings):
         """JSONL with one line for each step, as verl writes them."""
         return self.out / "metrics.jsonl"
 
+    def spec(self) -> AgentSpec:
+        """Return agent and tools, with those of the policy's card where these settings name none.
+
+        Raises:
+            ConfigError: the card names code of somebody's, and these settings do not ask for it.
+        """
+        given = AgentSpec(agent=self.agent, tools=self.tools)
+        return given.over(PolicyConfig.read(self.model).spec, self.model)
+
     def card(self) -> PolicyConfig:
         """Return the card of the policy as an agent: the file beside its weights, changed by these settings."""
-        policy, limits = PolicyConfig.read(self.model), self.limits
+        policy, limits, spec = PolicyConfig.read(self.model), self.limits, self.spec()
         changes = {
+            "agent": spec.agent,
+            "tools": spec.tools,
+            "reward": self.reward_function,
             "system_prompt": policy.system_prompt if self.system_prompt is None else (self.system_prompt or None),
             "max_turns": limits.max_turns or policy.max_turns,
             "max_tokens_per_turn": limits.max_tokens_per_turn or policy.max_tokens_per_turn,

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from agentfly.agents import ImageEditingAgent
+from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.reward_function import import_reward
+from agentfly.agents.tool_trial import ToolTrial, try_tools
 from agentfly.datasets import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError, first_line, unknown_name
 from agentfly.evaluation.scoring import FIRST_TASKS, count_scorable
@@ -101,17 +103,38 @@ def check_template(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def check_tools(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that engines and tools can be made."""
-    agent = ImageEditingAgent("check", backend=ScriptedBackend([]), engines=make_engines(settings.engines))
-    tools = agent.toolset(ImageView(ImageStore()))
-    chosen = tools if settings.tools is None else tools.only(settings.tools)
-    return f"tools {', '.join(tool.name for tool in chosen)}"
+    """Check that the agent, its engines and its tools can be made, and call each tool of the person's own once.
+
+    Raises:
+        ConfigError: one of them cannot be made, or a tool fails.
+    """
+    engines = make_engines(settings.engines)
+    agent = make_agent(settings.spec(), settings.model, backend=ScriptedBackend([]), engines=engines)
+
+    async def check() -> tuple[str, list[ToolTrial]]:
+        try:
+            await agent.prepare()
+            names = ", ".join(tool.name for tool in agent.tools_for(ImageView(ImageStore())))
+            return names, await try_tools(agent, settings.limits.tool_timeout) if settings.check_tools else []
+        finally:
+            await agent.close()
+
+    names, trials = asyncio.run(check())
+    if faults := [trial.fault for trial in trials if trial.fault is not None]:
+        raise ConfigError(f"{'; '.join(faults)} (agentfly.check_tools=false leaves out these calls)")
+    tried = "".join(f"; {trial.tool} took {trial.seconds:.3f} s: {trial.outcome}" for trial in trials)
+    return f"agent {settings.spec().label} with tools {names}{tried}"
 
 
 def check_first_tasks(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that there are tasks for a step, and that the evaluator can score some of them."""
+    """Check that there are tasks for a step, and that some of them have what their score or reward needs."""
     tasks, count = _first(settings, config.data.train_batch_size)
     check_tasks(config, count)
+    if settings.reward_function is not None:
+        function = import_reward(settings.reward_function)
+        function.check_fields({name for task in tasks for name in task.metadata})
+        if not function.asks_for("score", "aspects"):
+            return f"the tasks have what {settings.reward_function} asks for"
     scorable = asyncio.run(count_scorable(make_evaluator(settings.evaluator), tasks))
     return f"{scorable} of the first {len(tasks)} tasks have what their score needs"
 
@@ -129,13 +152,14 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
         )
     from transformers import AutoProcessor
 
-    from agentfly.training.verl.agent_loop import LoopContext, new_chain
+    from agentfly.training.verl.agent_loop import LoopContext
+    from agentfly.training.verl.run_agent import new_chain
 
     context = LoopContext.of(config, AutoProcessor.from_pretrained(settings.model))
-    codec, backend = context.codec, ScriptedBackend([], codec=context.codec)
+    codec = context.codec
     limit, longest = int(config.data.max_prompt_length), 0
     for task in _first(settings, 0)[0]:
-        chain = new_chain(context, backend, task, task.id, 0)
+        chain = new_chain(context, task, task.id, 0)
         messages, store = chain.trajectory.messages, chain.view.store
         ids = codec.prompt_ids(messages, chain.tools.schemas(), store.get)
         if not longest and ids == codec.prompt_ids(messages, (), store.get):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 from agentfly.agents import EvaluationSetup, Trajectory, edit_sample, score_trajectory
+from agentfly.agents.reward_function import import_reward
 from agentfly.datasets import EditTask
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators import Reward, make_evaluator
@@ -15,7 +17,10 @@ from agentfly.images import ImageStore
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.metrics.turn_credit import credit_turns, score_turns
 from agentfly.training.recipe.settings import TrainSettings
-from agentfly.training.verl.messages import ScoredChain
+from agentfly.training.recipe.verl_dataset import read_task
+from agentfly.training.verl.messages import ChainToScore, ScoredChain, UnscoredChain
+
+logger = logging.getLogger(__name__)
 
 
 class ChainScorer:
@@ -28,6 +33,8 @@ class ChainScorer:
     def __init__(self, settings: TrainSettings) -> None:
         self._settings = settings
         self._evaluator = GuardedEvaluator(make_evaluator(settings.evaluator), settings.guard)
+        function = None if settings.reward_function is None else import_reward(settings.reward_function)
+        self._setup = EvaluationSetup(self._evaluator, settings.reward, function, settings.guard.timeout)
         audit = settings.audit
         self._audit = None if audit is None else GuardedEvaluator(make_evaluator(audit.evaluator), audit.settings.guard)
 
@@ -51,8 +58,7 @@ class ChainScorer:
         Raises:
             EvaluatorError: it cannot be scored.
         """
-        setup = EvaluationSetup(self._evaluator, self._settings.reward)
-        await score_trajectory(trajectory, task, store, setup)
+        await score_trajectory(trajectory, task, store, self._setup)
         return ScoredChain(
             trajectory.score,
             trajectory.aspects,
@@ -90,15 +96,34 @@ class ChainScorer:
             return math.nan
 
 
+async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain | UnscoredChain:
+    """Score a chain that came from another process.
+
+    Args:
+        scorer: of the run.
+        chain: as the agent-loop worker packed it.
+    """
+    trajectory, store = chain.unpack()
+    try:
+        return await scorer.score(trajectory, read_task(chain.row), store, chain.results, chain.step)
+    except EvaluatorError as fault:
+        return UnscoredChain(str(fault))
+    except Exception as fault:  # a bug on one chain must not end the others
+        logger.exception("scoring chain %s failed", trajectory.id)
+        return UnscoredChain(f"{type(fault).__name__}: {fault}")
+
+
 def images_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:
     """Return the handles of the images without which a chain cannot be scored.
 
     Args:
         trajectory: finished.
-        settings: of the run; with credit by turn, the images of all turns are needed.
+        settings: of the run; with credit by turn, the images of all turns are needed, and a reward function may ask
+            for the source.
     """
     results = turn_results(trajectory) if settings.credit is not None else []
-    return {handle for handle in (trajectory.final_image, *results) if handle is not None}
+    source = trajectory.images[:1] if settings.reward_function is not None else []
+    return {handle for handle in (trajectory.final_image, *results, *source) if handle is not None}
 
 
 def reward_info(trajectory: Trajectory) -> dict[str, float]:

@@ -15,7 +15,7 @@ from agentfly.datasets import EditTask
 from agentfly.evaluation import EvaluationRun, TaskFacts, TaskRecord
 from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import Scorer, read_specs
-from agentfly.evaluation.task_agent import ImageEditingTaskAgent
+from agentfly.evaluation.task_agent import NamedTaskAgent
 from agentfly.evaluators import EditSample, NotScored, Score
 from agentfly.images import ImageStore
 from agentfly.messages import text_message
@@ -115,9 +115,9 @@ def call(name: str, **arguments: Any) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def scripted(store: ImageStore | None, *texts: str) -> ImageEditingTaskAgent:
+def scripted(store: ImageStore | None, *texts: str) -> NamedTaskAgent:
     """The real image-editing agent, whose policy says what it is told."""
-    return ImageEditingTaskAgent(store=store, model="scripted", backend=ScriptedBackend(texts))
+    return NamedTaskAgent(store=store, model="scripted", backend=ScriptedBackend(texts))
 
 
 def editing(store: ImageStore | None = None, prompt: str = "darken", log: str | None = None) -> Any:
@@ -132,7 +132,7 @@ class _Logged:
 
     name = "logged"
 
-    def __init__(self, agent: ImageEditingTaskAgent, log: Path) -> None:
+    def __init__(self, agent: NamedTaskAgent, log: Path) -> None:
         self._agent, self._log = agent, log
         self.store = agent.store
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from agentfly.cli import app, main
 from agentfly.datasets.photos import load_photo
-from agentfly.evaluation.task_agent import ImageEditingTaskAgent
+from agentfly.evaluation.task_agent import NamedTaskAgent
 from agentfly.images import ImageStore
 from agentfly.vision import make_engines
 from tests.unit.agents.conftest import ChatServer, Reply, completion, failure, running_server, server
@@ -38,7 +38,7 @@ STICKERS = ["--data", "stickers", "--split", "heldout"]
 
 def shifted(store: ImageStore) -> Any:
     """`editing`, on an editor that is not quite the classical one."""
-    agent: ImageEditingTaskAgent = editing(store)
+    agent: NamedTaskAgent = editing(store)
     engines = make_engines()
     agent._agent.engines = type(engines)(engines.detector, engines.inpainter, Shifted(engines))
     return agent

@@ -13,7 +13,7 @@ from agentfly.agents import ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import ConfigError
 from agentfly.evaluation import EvaluationSettings, TaskAgent, make_task_agent, read_settings
-from agentfly.evaluation.task_agent import AGENTS, ImageEditingTaskAgent
+from agentfly.evaluation.task_agent import AGENTS, NamedTaskAgent
 from agentfly.images import ImageStore
 from agentfly.tools import ToolResult, tool
 from tests.unit.evaluation.agents import PlainAgent, call, scripted, task
@@ -120,7 +120,7 @@ async def test_the_image_editing_agent_attempts_a_task_and_keeps_what_it_did_in_
     trajectory = await agent.attempt(task(3))
     assert trajectory.final_image in agent.store
     assert trajectory.metadata == {"id": "t3", "task_type": "darken"}
-    slow = ImageEditingTaskAgent(
+    slow = NamedTaskAgent(
         model="s", backend=ScriptedBackend([edit, edit], lambda r: 5.0 * (len(r.messages) > 2)), timeout=0.5
     )
     assert slow._agent.settings.limits.wall_clock == 0.5

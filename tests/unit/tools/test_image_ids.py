@@ -7,7 +7,7 @@ from PIL import Image
 
 from agentfly.errors import ToolError
 from agentfly.images import ImageStore, ImageView, handle_of
-from agentfly.tools.image_ids import answerable, editable, handle_of_id
+from agentfly.tools.image_ids import answerable, editable, handle_of_id, mask_for
 
 
 @pytest.fixture
@@ -64,3 +64,15 @@ def test_an_unknown_image_is_told_with_the_nearest(images: ImageView) -> None:
     for find in (handle_of_id, editable, answerable):
         with pytest.raises(ToolError, match="unknown image id 'img_3'"):
             find(images, "img_3")
+
+
+def test_a_mask_for_an_edit_is_white_where_the_image_changes() -> None:
+    images = ImageView(ImageStore())
+    soft = Image.new("L", (8, 8), 3)
+    images.add(soft, "mask")
+    # A softened mask of small numbers is no mask of labels.
+    assert mask_for(images, "mask_1", "img_1", (8, 8)).tobytes() == soft.tobytes()
+    images.add(Image.new("L", (8, 8), 1))
+    assert mask_for(images, "img_1", "img_1", (8, 8)).getextrema() == (255, 255)
+    with pytest.raises(ToolError, match="mask_1 is 8x8 but img_9 is 4x8: use a mask of its size"):
+        mask_for(images, "mask_1", "img_9", (4, 8))
