@@ -182,7 +182,7 @@ async def test_grey_on_grey_stays_grey_and_colour_on_grey_becomes_colour() -> No
         ({"x": 10**400}, "x must be between"),
         ({"scale": 0}, "scale must be >= 0.01"),
         ({"opacity": 1.5}, "opacity must be <= 1"),
-        ({"source_mask_id": "img_1"}, "img_1 is no mask: make one with shape_to_mask or detect_objects"),
+        ({"source_mask_id": "img_1"}, "img_1 is not a mask: make one with shape_to_mask or detect_objects"),
         ({"source_mask_id": "mask_2"}, "mask_2 is 8x8 but img_2 is 40x30: use a mask of its size"),
         ({"source_mask_id": "mask_3"}, "mask_3 leaves nothing to take: use another mask or box"),
     ],
