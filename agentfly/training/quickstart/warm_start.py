@@ -176,7 +176,7 @@ def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> Packe
     shown = asyncio.run(_demonstrations(config, packer, report))
     build_policy(folder, _corpus(shown[:_CORPUS]), size=config.size, seed=config.seed)
     codec = ChatCodec.from_pretrained(str(folder))
-    schemas = tool_schemas()
+    schemas = asyncio.run(tool_schemas())
     side = StickerWorld().side
     # A codec needs only the size, and all images of the world have the same.
     blank = Image.new("RGB", (side, side))

@@ -162,7 +162,10 @@ async def play(
 
     settings = AgentSettings(system_prompt=system_prompt)
     agent = make_agent(spec, "demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
-    return list(await agent.run([task_conversation(task) for task in tasks]))
+    try:
+        return list(await agent.run([task_conversation(task) for task in tasks]))
+    finally:
+        await agent.close()
 
 
 async def expert_demonstrations(
@@ -187,16 +190,20 @@ async def expert_demonstrations(
     for start in range(0, count, PLAYED_TOGETHER):
         batch = tasks[start : start + PLAYED_TOGETHER]
         played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt, spec=spec)
-    schemas = tool_schemas(spec)
+    schemas = await tool_schemas(spec)
     for trajectory in played:
         trajectory.tools = schemas
     return played
 
 
-def tool_schemas(spec: AgentSpec = DEFAULT) -> list[dict[str, Any]]:
+async def tool_schemas(spec: AgentSpec = DEFAULT) -> list[dict[str, Any]]:
     """Return the schemas of the tools of an agent."""
     agent = make_agent(spec, "demonstrations", backend=ScriptedBackend([]))
-    return agent.tools_for(ImageView(ImageStore())).schemas()
+    try:
+        await agent.prepare()
+        return agent.tools_for(ImageView(ImageStore())).schemas()
+    finally:
+        await agent.close()
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
