@@ -19,6 +19,8 @@ from agentfly.serving.mcp.command import serve
 from agentfly.serving.mcp.session import ImageBudget, Sessions, SessionStore
 from agentfly.serving.mcp.settings import McpServerSettings, SessionLimits
 from agentfly.tools import ImageTools, Toolset, tool
+from agentfly.tools.decorator import tool_of
+from agentfly.tools.groups import GROUPS, group_class, names_in
 from tests.unit.serving.mcp.serving import RED, base64_of, client, images_of, made, opened, text_of
 
 
@@ -53,6 +55,15 @@ async def test_tools_are_listed_with_the_schemas_of_the_agent_and_no_final_one()
         assert schema.pop("additionalProperties") is False
         assert schema == ours.parameters
         assert listed[ours.name].description == ours.description
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_every_group_of_tools_can_be_served(group: str) -> None:
+    async with client(tools=(group,)) as connected:
+        listed = {tool.name for tool in (await connected.list_tools()).tools}
+    marked = (tool_of(attribute) for attribute in vars(group_class(group)).values())
+    final = {tool.name for tool in marked if tool is not None and tool.final}
+    assert listed == {"open_image", *names_in(group_class(group))} - final
 
 
 async def test_an_image_goes_in_is_edited_and_comes_out_as_content_and_as_a_resource() -> None:
