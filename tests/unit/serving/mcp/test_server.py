@@ -75,7 +75,7 @@ async def test_an_image_goes_in_is_edited_and_comes_out_as_content_and_as_a_reso
         assert not edited.is_error
         (shown,) = images_of(edited)
         assert shown.size == (64, 48)
-        assert min(low for low, _ in shown.convert("RGB").getextrema()) > 40  # type: ignore[misc, operator]
+        assert min(low for low, _ in shown.convert("RGB").getextrema()) > 40  # type: ignore[misc]
         (link,) = [block for block in edited.content if isinstance(block, types.ResourceLink)]
         assert link.uri == "agentfly://images/img_2"
         assert [resource.name for resource in (await connected.list_resources()).resources] == ["img_1", "img_2"]
