@@ -201,7 +201,9 @@ class _Chain:
             f"turn {self._turn}: there is no tool {record.name}: name the agent or the tool with --agent or --tools"
         )
         # Its recorded images are taken as they are: later calls need them.
-        names = {handle: name for name, handle in self.trajectory.names.items()}
+        # A view that an edit made again has two names, of which the edit gave the later one.
+        given = list(self.trajectory.names.items())
+        names = {handle: name for name, handle in (reversed(given) if record.looks else given)}
         for handle in self._observed(self._turn, index):
             if handle in self.view.store and handle in names:
                 self.view.add_handle(handle, names[handle].partition("_")[0])

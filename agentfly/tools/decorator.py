@@ -231,10 +231,10 @@ class Tool:
     def _keep(self, words: str, images: list[Image.Image], arguments: Mapping[str, object]) -> ToolResult:
         """Store the images of a result, and name them in its text where its own words do not."""
         view = self._bound_view()
-        names = [view.add(image) for image in images]
+        names = [view.add(image, "view" if self.looks else "img") for image in images]
         handles = tuple(view.handle(name) for name in names)
         text = " ".join([words, *(name for name in names if name not in words)]).strip()
-        source = source_handle(view, self.images, arguments)
+        source = None if self.looks else source_handle(view, self.images, arguments)
         return ToolResult(text, handles, data={} if source is None else {"source": source})
 
     def _bound_view(self) -> ImageView:

@@ -34,7 +34,7 @@ FLOORS = (
     ("tools", "evaluators"),
     ("agents",),
     ("systems", "serving"),
-    ("evaluation", "viewer"),
+    ("evaluation", "viewer", "environments"),
     ("training",),
     ("doctor",),
     ("cli", "utils"),
@@ -45,7 +45,7 @@ TRAINING_FLOORS = (
     ("recipe",),
     ("launch",),
     ("supervised", "verl"),
-    ("quickstart",),
+    ("quickstart", "trial"),
     ("train",),
 )
 

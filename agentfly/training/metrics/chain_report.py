@@ -67,10 +67,12 @@ def _source(record: ToolRecord, trajectory: Trajectory) -> str | None:
     Our own tools name it, even where nothing changed. A tool of anybody's edits if it made an image that may be the
     result; its source is the first image that its arguments name.
     """
+    if record.looks:
+        return None
     if isinstance(own := record.data.get("source"), str):
         return own
-    if record.looks or (trajectory.answered and record is trajectory.tool_records[-1]):
-        return None
+    if trajectory.answered and record is trajectory.tool_records[-1]:
+        return None  # the answer is the image of an edit before it
     names = {handle: name for name, handle in trajectory.names.items()}
     if not any(names.get(handle, "").startswith("img_") for handle in record.images):
         return None

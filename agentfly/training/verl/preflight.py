@@ -152,7 +152,8 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
         )
     from transformers import AutoProcessor
 
-    from agentfly.training.verl.agent_loop import LoopContext, new_chain
+    from agentfly.training.verl.agent_loop import LoopContext
+    from agentfly.training.verl.run_agent import new_chain
 
     context = LoopContext.of(config, AutoProcessor.from_pretrained(settings.model))
     codec = context.codec

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.agents import Agent, ImageEditingAgent, Trajectory
+from agentfly.agents import Agent, ImageEditingAgent, ToolRecord, Trajectory
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask, tasks_to_dataset
@@ -19,6 +19,7 @@ from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import measure, reexecute
 from agentfly.evaluation.replay import ReplaySettings, read_recording, replay
 from agentfly.images import ImageStore
+from agentfly.messages import ImagePart, Message
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task
 from tests.unit.images.damage import DAMAGE
@@ -111,6 +112,21 @@ async def test_tools_that_are_no_image_tools_are_skipped_and_their_images_taken_
     assert reason == "turn 1: there is no tool paint_by_hand: name the agent or the tool with --agent or --tools"
     assert found.differences == []
     assert found.equal == 2
+
+
+async def test_a_view_that_nobody_makes_now_stays_a_view_and_an_edit_equal_to_it_an_image() -> None:
+    """`img_2` has the pixels of `view_1`: the recorded call that looked must not take its name."""
+    store = ImageStore()
+    trajectory = await recorded(store)
+    shown = ToolRecord("zoom", {}, 0.1, looks=True)
+    trajectory.turns[0] = replace(trajectory.turns[0], tools=(shown, *trajectory.turns[0].tools))
+    place = next(i for i, message in enumerate(trajectory.messages) if message.role == "tool")
+    view = Message("tool", (ImagePart(trajectory.names["img_2"]),))
+    trajectory.messages.insert(place, view)
+    trajectory.names = {"img_1": trajectory.names["img_1"], "view_1": trajectory.names["img_2"], **trajectory.names}
+    found = await reexecute("t", trajectory, store, editing_agent(make_engines()))
+    assert [reason.partition(":")[0] for reason in found.skipped] == ["turn 1"]
+    assert (found.equal, found.differences) == (3, [])
 
 
 async def test_a_source_that_was_not_kept_is_told() -> None:

@@ -21,9 +21,10 @@ pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
 from agentfly.training.verl import agent_loop
-from agentfly.training.verl.agent_loop import AgentFlyAgentLoop, LoopContext, loop_context, new_chain, output_of
+from agentfly.training.verl.agent_loop import AgentFlyAgentLoop, LoopContext, loop_context, output_of
 from agentfly.training.verl.chain_faults import ChainFault, lost_chain
 from agentfly.training.verl.messages import VALIDATE, ChainRequest, FinishedChain
+from agentfly.training.verl.run_agent import new_chain
 from tests.unit.tools.mcp.foreign import PROGRAM
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, roll, task_of
 
