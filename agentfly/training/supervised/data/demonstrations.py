@@ -88,15 +88,15 @@ async def play(
         system_prompt: first message of each chain, None for none.
         spec: agent and tools.
     """
-    scripts = _scripts(tasks, mix, rng, spec)
+    scripts = await _scripts(tasks, mix, rng, spec)
     return await _played(tasks, lambda request: scripts[request.session_id](request), store, system_prompt, spec)
 
 
-def _scripts(
+async def _scripts(
     tasks: Sequence[EditTask], mix: DemonstrationMix, rng: random.Random, spec: AgentSpec
 ) -> dict[str, Demonstrator]:
     """Return the players of tasks by the names of their chains."""
-    tools = {schema["function"]["name"] for schema in tool_schemas(spec)}
+    tools = {schema["function"]["name"] for schema in await tool_schemas(spec)}
     return {
         f"{task.id}-0": demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS), tools) for task in tasks
     }
@@ -196,7 +196,7 @@ async def seen_calls(
         mix: thresholds and dilations that are drawn from.
     """
     right = EXPERT.model_copy(update={"thresholds": mix.thresholds, "dilations": mix.dilations})
-    scripts, by_id = _scripts(tasks, right, rng, spec), {f"{task.id}-0": task for task in tasks}
+    scripts, by_id = await _scripts(tasks, right, rng, spec), {f"{task.id}-0": task for task in tasks}
     turns: dict[str, list[str]] = {name: [] for name in scripts}
     found: dict[str, SeenCall] = {}
 
