@@ -97,3 +97,21 @@ def test_an_empty_output_in_a_file_of_settings_is_refused(tmp_path: Path, monkey
         assert isinstance(result.exception, ConfigError)
         assert field in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["eval.yaml"]
+
+
+def test_tools_are_names_lists_and_json_and_an_argument_may_follow() -> None:
+    app, got = typer.Typer(), {}
+
+    @app.command(cls=NodesCommand)
+    def show(image: str, tools: Tools = None, agent: AgentName = None) -> None:
+        got.update(image=image, tools=read_tools(tools), agent=read_agent(agent))
+
+    server = '{"mcp": "http://localhost:1/mcp"}'
+    words = ["--tools", "edit,look", "my.tools:brighten", server, "cat.jpg", "--agent", '{"agent": "a:B", "size": 3}']
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert got["tools"] == ("edit", "look", "my.tools:brighten", {"mcp": "http://localhost:1/mcp"})
+    assert (got["image"], got["agent"]) == ("cat.jpg", {"agent": "a:B", "size": 3})
+    assert CliRunner().invoke(app, ["cat.jpg"]).exit_code == 0
+    assert (got["tools"], got["agent"]) == (None, None)
+    with pytest.raises(ConfigError, match="--tools is not valid JSON"):
+        read_tools(["{oops"])
