@@ -240,9 +240,7 @@ def test_what_a_server_says_does_not_steer_the_terminal(
     assert "serves \ufffd[2Jone, two" in said
 
 
-def test_an_agent_and_tools_of_ones_own_edit(
-    server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_agent_and_tools_of_ones_own_edit(server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path.parent / "own_agent_that_edits.py").write_text(
         "from PIL import Image, ImageOps\n\nfrom agentfly.agents import ImageEditingAgent\n"
         "from agentfly.tools import tool\n\n\n"

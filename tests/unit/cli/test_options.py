@@ -1,4 +1,4 @@
-"""`--nodes` takes one server or several, wherever it stands."""
+"""`--nodes` and `--tools` take one value or several, wherever they stand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import typer
 from typer.testing import CliRunner
 
 from agentfly.cli import app as commands
-from agentfly.cli.options import Nodes, NodesCommand, NodesKeyEnv, read_node_options
+from agentfly.cli.options import (
+    AgentName,
+    Nodes,
+    NodesCommand,
+    NodesKeyEnv,
+    Tools,
+    read_agent,
+    read_node_options,
+    read_tools,
+)
 from agentfly.errors import ConfigError
 
 app = typer.Typer()
@@ -100,7 +109,7 @@ def test_an_empty_output_in_a_file_of_settings_is_refused(tmp_path: Path, monkey
 
 
 def test_tools_are_names_lists_and_json_and_an_argument_may_follow() -> None:
-    app, got = typer.Typer(), {}
+    app, got = typer.Typer(), dict[str, object]()
 
     @app.command(cls=NodesCommand)
     def show(image: str, tools: Tools = None, agent: AgentName = None) -> None:
