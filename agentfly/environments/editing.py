@@ -128,11 +128,13 @@ class EditingEnvironment:
 
         Raises:
             ConfigError: an episode of that id is running, or the agent cannot begin.
+            ToolOutage: a server of its tools does not answer.
             ImageError: an image of the task cannot be loaded.
         """
         conversation: OneConversation = task_conversation(task)
         if messages is not None:
             conversation = {**conversation, "messages": list(messages)}
+        await self.agent.prepare()
         # A store for each episode: nothing of it stays when it is over.
         chain = await asyncio.to_thread(self.agent.chain, conversation, task.id, store=ImageStore())
         chain.trajectory.id = chain.session = episode_id or f"{task.id}-{uuid4().hex[:12]}"

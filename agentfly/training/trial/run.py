@@ -107,6 +107,7 @@ class Trial:
                 await asyncio.to_thread(folder.finish, result)
             return result
         finally:
+            await self.context.agent.close()
             await self.policy.close()
             if folder is not None:
                 folder.close()
@@ -149,6 +150,7 @@ class Trial:
         finished: FinishedChain | None = None
         report, seconds = None, 0.0
         try:
+            await self.context.agent.prepare()
             chain = new_chain(self.context, task, group, sample)
             trajectory = await Rollout(backend, self.context.limits, self.policy.sampling).run(chain)
             asked = ChainRequest(row, group, sample, _STEP)
