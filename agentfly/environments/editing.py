@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from agentfly.agents import (
@@ -38,7 +39,7 @@ from agentfly.messages import Message
 
 logger = logging.getLogger(__name__)
 
-WireMessage = Mapping[str, object]
+WireMessage = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class StepResult:
     messages: tuple[WireMessage, ...]
     done: bool = False
     reward: float | None = None
-    info: Mapping[str, object] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TrajectoryLog:
@@ -179,17 +180,17 @@ class Episode:
         return self.chain.trajectory
 
     @property
-    def tools(self) -> list[dict[str, object]]:
+    def tools(self) -> list[dict[str, Any]]:
         """The schemas of the tools, in OpenAI's form."""
         return self.chain.tools.schemas()
 
     @property
-    def info(self) -> dict[str, object]:
+    def info(self) -> dict[str, Any]:
         """What is known of the episode, for JSON: id and type of the task, turns, tool calls; when it is over also stop
         reason, error, score (0 to 100), its aspects, and the parts of the reward.
         """
         trajectory = self.trajectory
-        known: dict[str, object] = {
+        known: dict[str, Any] = {
             "episode_id": trajectory.id,
             "task_id": self.task.id,
             "task_type": self.task.task_type,

@@ -264,5 +264,5 @@ def run_server(settings: EnvironmentSettings, server: ServerSettings, host: str,
     asyncio.run(serve(settings, server, host, port))
 
 
-def _plain(messages: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(message) for message in messages]

@@ -74,9 +74,7 @@ class TaskSettings(Settings):
             DatasetError: the data cannot be read.
         """
         options = self.data_options
-        rows = list(
-            task_rows(self.data, split=self.split, limit=self.limit, seed=self.seed, root=self.root, **options)
-        )
+        rows = list(task_rows(self.data, split=self.split, limit=self.limit, seed=self.seed, root=self.root, **options))
         if not rows:
             raise ConfigError(f"the data set {self.data!r} has no tasks: choose another split or limit")
         return rows
@@ -144,8 +142,8 @@ class ScoreSettings(Settings):
     reward: RewardConfig | str = RewardConfig()
 
     @property
-    def label(self) -> str:
-        """The name of the source, for logs."""
+    def source(self) -> str:
+        """The name of evaluator or function, for logs."""
         if isinstance(self.reward, str):
             return self.reward
         return self.evaluator if isinstance(self.evaluator, str) else str(self.evaluator.get("evaluator"))
@@ -171,11 +169,11 @@ class EnvironmentSettings(TaskSettings, EpisodeSettings, ScoreSettings):
         Raises:
             ConfigError: a setting is wrong.
         """
-        return self.make(self.make_evaluation(), self.label)
+        return self.make(self.make_evaluation(), self.source)
 
 
 def read_settings(
-    config: Path | None, given: Mapping[str, object], client_nodes: Sequence[Mapping[str, object]] = ()
+    config: Path | None, given: Mapping[str, object], client_nodes: Sequence[object] = ()
 ) -> EnvironmentSettings:
     """Return the settings of a YAML file and of the command line, which goes first.
 

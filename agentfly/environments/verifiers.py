@@ -233,7 +233,9 @@ class EditingHarness(vf.Harness[EditingHarnessConfig]):
         first += [message.model_dump(exclude_none=True) for message in prompt or ()]
         episode = await self._environment.reset(_from_wire(data), episode_id=trace.id, messages=first)
         trace.state.episode = episode
-        client = SdkClient(Endpoint(base_url=endpoint, api_key=SecretStr(secret), timeout=self.config.wall_clock, retries=3))
+        client = SdkClient(
+            Endpoint(base_url=endpoint, api_key=SecretStr(secret), timeout=self.config.wall_clock, retries=3)
+        )
         try:
             await _play(episode, client, ctx.model)
         except asyncio.CancelledError:
@@ -294,9 +296,10 @@ def metrics_of(trajectory: Trajectory) -> dict[str, float]:
 
 async def _play(episode: Episode, client: SdkClient, model: str) -> None:
     """Ask for turns until the episode is over."""
-    messages, tools = list(episode.messages), episode.tools
+    messages: list[Any] = list(episode.messages)
+    tools: list[Any] = episode.tools
     while True:
-        answer = await client.get().chat.completions.create(model=model, messages=messages, tools=tools)  # type: ignore[call-overload]
+        answer = await client.get().chat.completions.create(model=model, messages=messages, tools=tools)
         choice = answer.choices[0]
         # Sent back as it came, reasoning and all: so verifiers knows it again, and keeps the ids that were sampled.
         message = choice.message.model_dump(exclude_unset=True)
@@ -317,7 +320,8 @@ def _to_wire(task: EditTask) -> EditingData:
     def wire(source: ImageSource) -> str:
         return data_uri(without_transparency(load_image(source)))
 
-    [message] = task_conversation(task)["messages"]  # type: ignore[misc]
+    conversation: Mapping[str, Any] = task_conversation(task)
+    [message] = conversation["messages"]
     parts = [
         {"type": "image_url", "image_url": {"url": wire(part["image"])}} if part["type"] == "image" else part
         for part in message["content"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from openenv.core.generic_client import GenericEnvClient
@@ -37,13 +38,14 @@ async def play(client: Any, seed: int) -> dict[str, Any]:
 
 async def refusals(client: Any) -> list[str]:
     said = []
-    for ask in (
+    asks: tuple[Callable[[], Awaitable[object]], ...] = (
         lambda: client.step({"message": answer("img_1")}),
         lambda: client.step({"message": {"role": "user", "content": "hello"}}),
         lambda: client.step({"words": "hello"}),
         lambda: client.reset(sead=1),
         lambda: client.reset(index=99),
-    ):
+    )
+    for ask in asks:
         try:
             await ask()
             said.append("taken")

@@ -78,8 +78,12 @@ async def test_images_are_data_uris_of_the_pixels_in_first_messages_and_in_obser
     environment: EditingEnvironment, task: EditTask
 ) -> None:
     def images(messages: Any) -> list[Image.Image]:
-        parts = [p for m in messages if isinstance(m["content"], list) for p in m["content"] if p["type"] == "image_url"]
-        return [Image.open(BytesIO(b64decode(p["image_url"]["url"].removeprefix("data:image/png;base64,")))) for p in parts]
+        parts = [
+            p for m in messages if isinstance(m["content"], list) for p in m["content"] if p["type"] == "image_url"
+        ]
+        return [
+            Image.open(BytesIO(b64decode(p["image_url"]["url"].removeprefix("data:image/png;base64,")))) for p in parts
+        ]
 
     episode = await environment.reset(task)
     assert [message["role"] for message in episode.messages] == ["system", "user"]
@@ -246,7 +250,7 @@ async def test_without_a_score_there_is_no_reward_and_a_reason(task: EditTask, t
 async def test_a_reward_function_and_a_choice_of_tools_have_the_names_of_recipes(task: EditTask) -> None:
     environment = settings(reward=f"{__name__}:words", tools=("qwen_edit_image",)).make_environment()
     episode = await environment.reset(task)
-    assert [tool["function"]["name"] for tool in episode.tools] == ["qwen_edit_image", "give_answer"]  # type: ignore[index]
+    assert [tool["function"]["name"] for tool in episode.tools] == ["qwen_edit_image", "give_answer"]
     result = await play(episode)
     assert (result.reward, result.info["reward_parts"]) == (0.25, {"length": 4.0})
     await environment.close()
@@ -285,7 +289,10 @@ def test_an_agent_with_a_policy_of_its_own_is_refused() -> None:
     ],
 )
 def test_wrong_settings_are_named(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    def make() -> None:
         chosen = settings(**fields)
         chosen.make_environment()
         chosen.rows()
+
+    with pytest.raises(ConfigError, match=words):
+        make()
