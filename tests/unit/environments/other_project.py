@@ -1,4 +1,4 @@
-"""Environments with another project's packages, which pin other versions than ours. Each is made once for its content."""
+"""Environments with another project's packages, which pin other versions. Each is made once for its content."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ async def test_an_episode_is_the_chain_that_our_own_rollout_makes_of_the_same_tu
     assert episode.trajectory.final_image == trajectory.final_image
     assert episode.trajectory.stop_reason is trajectory.stop_reason is StopReason.ANSWERED
     assert result.reward == episode.trajectory.reward
+    assert result.info["score"] > 50
     assert result.info["score"] == pytest.approx(100 * result.info["reward_parts"]["edit"])
 
 

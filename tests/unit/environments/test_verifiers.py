@@ -107,7 +107,7 @@ def test_our_reward_is_the_reward_and_its_named_parts_are_metrics(evaluated: Any
         assert trace["ok"], trace["errors"]
         metrics = trace["metrics"]
         assert trace["rewards"].keys() == {"reward"}
-        assert metrics["score"] > 0
+        assert metrics["score"] > 50
         assert metrics["part/edit"] == pytest.approx(metrics["score"] / 100)
         # Two calls, of which one costs nothing.
         assert (metrics["tool_calls"], metrics["part/tool_cost"]) == (2, -0.5)
