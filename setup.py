@@ -90,6 +90,8 @@ EXTRAS = {
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
     # Uploads to s3:// by `agentfly generate`; other places are extras of fsspec's own.
     "s3": ["s3fs>=2024.6"],
+    # Foreign tools in an agent, and `agentfly mcp`. psutil ends the programs of foreign servers with their children.
+    "mcp": ["mcp>=2.3,<3", "psutil>=6.0"],
     # Doors to other projects' trainers, each for an environment of its own: they pin what others need otherwise.
     "openenv": ["openenv-core==0.3.0"],
     "verifiers": ["verifiers==0.4.0"],

@@ -85,10 +85,11 @@ def our_loop(config: Any, processor: Any, server: Server) -> Play:
     import torch
 
     from agentfly.agents import Rollout
-    from agentfly.training.verl.agent_loop import VerlBackend, loop_context, new_chain, output_of
+    from agentfly.training.verl.agent_loop import VerlBackend, loop_context, output_of
     from agentfly.training.verl.loop_worker import AgentFlyLoopWorker
     from agentfly.training.verl.messages import ChainRequest, FinishedChain
     from agentfly.training.verl.parity import ImageInputs
+    from agentfly.training.verl.run_agent import new_chain
 
     common = loop_context(config, processor)
     worker = _worker(AgentFlyLoopWorker, config, processor)

@@ -22,9 +22,11 @@ from agentfly.cli.edit import edit
 from agentfly.cli.environment import ServeOpenEnvCommand, serve_openenv
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
+from agentfly.cli.mcp import McpCommand, mcp
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
+from agentfly.cli.try_ import try_recipe
 from agentfly.errors import one_line, printable
 from agentfly.redaction import log_to_stderr, public_url
 
@@ -33,6 +35,7 @@ FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
     "edit": "--out FILE",
     "train": "agentfly.out=FOLDER",
+    "try": "--save FOLDER",
     "sft": "out=FOLDER",
     "export": "--out FOLDER",
     "data": "--out FOLDER",
@@ -41,6 +44,7 @@ FOLDER_OPTIONS = {
     "replay": "--out FOLDER",
     "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
+    "mcp": "--out FOLDER",
 }
 
 HELP = """RL training for image-editing agents that use tools.
@@ -68,6 +72,7 @@ def version() -> None:
 
 app.command()(quickstart)
 app.command(cls=NodesCommand)(edit)
+app.command("try")(try_recipe)
 app.command()(train)
 app.command()(sft)
 app.command()(export)
@@ -77,6 +82,7 @@ app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
+app.command(cls=McpCommand)(mcp)
 app.command("serve-openenv", cls=ServeOpenEnvCommand)(serve_openenv)
 app.command(cls=GenerateCommand)(generate)
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from agentfly.cli.options import output_option
-from agentfly.errors import printable
+from agentfly.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from agentfly.training.supervised.state import MetricsLine
@@ -88,7 +88,7 @@ def sft(
 
 def export(
     source: Annotated[
-        Path, typer.Argument(help="Folder of a run of sft, train or quickstart, or a checkpoint of verl.")
+        Path, typer.Argument(help="Folder of a run of sft, train or quickstart; also of eval with --to-hub.")
     ],
     out: Annotated[Path, output_option("--out", "-o", help="Folder to write.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="Keep adapters separate instead of merging them.")] = False,
@@ -101,8 +101,28 @@ def export(
     base_model: Annotated[
         str | None, typer.Option(help="Public name of the base model; default: as the run names it.")
     ] = None,
+    to_hub: Annotated[
+        bool, typer.Option("--to-hub", help="Export the run's trajectories as a data set, not its policy.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --to-hub: most chains.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="With --to-hub: least score of a chain, 0 to 100.")] = None,
+    tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--tokens/--no-tokens", help="With --to-hub: keep token ids and log-probs.", show_default="tokens"
+        ),
+    ] = None,
 ) -> None:
-    """Export a policy to a Hugging Face folder with its agentfly.json and a README."""
+    """Export a policy as a Hugging Face folder, or trajectories as a data set (--to-hub), each with its card."""
+    policy = {"--adapter": adapter or None, "--card": card, "--scores": scores, "--base-model": base_model}
+    data = {"--limit": limit, "--min-score": min_score, "--tokens": tokens}
+    for option, value in (policy if to_hub else data).items():
+        if value is not None:
+            other = "exports a policy: leave --to-hub out" if to_hub else "is about trajectories: add --to-hub"
+            raise ConfigError(f"{option} {other}, or leave {option} out")
+    if to_hub:
+        _export_trajectories(source, out, limit, min_score, tokens=tokens is not False)
+        return
     from agentfly.training.supervised.export import ExportRequest
     from agentfly.training.supervised.export import export as export_run
 
@@ -110,6 +130,24 @@ def export(
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     folder = export_run(ExportRequest(source, out, adapter, card, scores, base_model))
     Console().print(Text(printable(str(folder))), style="bold", soft_wrap=True)
+
+
+def _export_trajectories(source: Path, out: Path, limit: int | None, min_score: float | None, *, tokens: bool) -> None:
+    from agentfly.evaluation.hub import HubExport, export_trajectories
+
+    console = Console()
+    found = export_trajectories(HubExport(source, out, limit, min_score, tokens))
+    counts = [f"{rows} chains in {split}" for split, rows in found.rows.items()]
+    counts += [f"left out: {count}, {reason}" for reason, count in found.left_out.items()]
+    if found.without_tokens:
+        counts.append(f"{found.without_tokens} without tokens, for a key was taken out of their texts")
+    for line in counts:
+        console.print(Text(printable(line)), soft_wrap=True)
+    console.print(Text(printable(str(found.folder))), style="bold", soft_wrap=True)
+    push = (
+        f"choose a license in README.md there, then: hf upload YOUR_NAME/DATASET {found.folder} . --repo-type dataset"
+    )
+    console.print(Text(printable(push)), soft_wrap=True)
 
 
 def train(

@@ -7,6 +7,7 @@ A row has `instruction` and `image` (or `images`, the one to edit first). It may
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,9 @@ SIDECAR = "metadata.jsonl"
 _LINES = (".jsonl", ".ndjson")
 _LONGEST_INSTRUCTION = 64 * 1024
 # Names of the columns that `datasets` expects in the metadata.jsonl of a folder of images.
+_SHARD = re.compile(r"(?P<split>\w[\w.]*)-\d{5}-of-\d{5}\.parquet")
+# Where `agentfly export --to-hub` has the fields of the task among the columns of its chain.
+_EXPORTED = {"id": "task_id", "images": "source_images"}
 _FOLDER_COLUMNS = {"image": "file_name", "target": "target_file_name", "mask": "mask_file_name"}
 
 
@@ -77,6 +81,8 @@ def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iter
     found = [path for path in named if path.suffix in (*_LINES, *TABLE_SUFFIXES)]
     # Files by split; `train.parquet` and `train.tasks.parquet` are one.
     files = {path.name.split(".")[0]: path for path in found if path.name != SIDECAR}
+    if not files and (shards := _shards(folder / "data")):
+        return _shard_rows(folder, shards, split, options)
     if split is not None and split in files:
         return local_rows(files[split], None, options)
     if split is not None and not (folder / split).is_dir():
@@ -98,6 +104,45 @@ def _folder_rows(folder: Path, split: str | None, options: LocalOptions) -> Iter
     if not images:
         raise DatasetError(f"{folder} holds no images and no {SIDECAR}; name a file in it, or a split")
     return (TaskRow(str(path.relative_to(folder)), partial(_image_task, path, folder, options)) for path in images)
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """Return the shards of a folder by split, named as on the hub: `train-00000-of-00002.parquet`."""
+    shards: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if found := _SHARD.fullmatch(path.name):
+            shards.setdefault(found["split"], []).append(path)
+    return shards
+
+
+def _shard_rows(
+    folder: Path, shards: Mapping[str, Sequence[Path]], split: str | None, options: LocalOptions
+) -> Iterator[TaskRow]:
+    """Yield the rows of a split, by default of the only one."""
+    if split is None and len(shards) > 1:
+        raise DatasetError(f"{folder} holds several splits of tasks; name one: {', '.join(shards)}")
+    if split is not None and split not in shards:
+        raise DatasetError(f"{folder} has no split {split!r}; it has: {', '.join(shards)}")
+    files = shards[split or next(iter(shards))]
+    if "messages" in (names := table_columns(files[0])) and "source_images" in names:
+        return _exported_rows(files, names, options)
+    return (row for path in files for row in _table_rows(path, options))
+
+
+def _exported_rows(files: Sequence[Path], names: Sequence[str], options: LocalOptions) -> Iterator[TaskRow]:
+    """Yield the tasks of exported trajectories, each once: several chains can have the same."""
+    columns = {**_EXPORTED, **options.columns}
+    wanted = [name for name in dict.fromkeys((*columns.values(), *COLUMNS)) if name in names]
+    wanted = [name for name in wanted if name not in _EXPORTED or name in columns.values()]
+    seen: set[object] = set()
+    for path in files:
+        images = ImageFolder(path.parent, options.allow_outside)
+        for number, row in enumerate(read_table(path, wanted)):
+            if (key := row.get(columns["id"])) is None or key not in seen:
+                seen.add(key)
+                yield TaskRow(
+                    f"{path.name} row {number}", partial(own_task, row, f"{path.stem}-{number}", images, columns)
+                )
 
 
 def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) -> Iterator[TaskRow]:

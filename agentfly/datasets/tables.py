@@ -27,8 +27,12 @@ _LONG = 10_000  # characters
 _JSON = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-def read_table(path: Path) -> Iterator[Row]:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a parquet or arrow file, images undecoded, in bounded memory.
+
+    Args:
+        path: of the file.
+        columns: of a parquet file, those to read; all by default.
 
     Raises:
         DatasetError: the file is missing, broken, or of another kind.
@@ -41,7 +45,7 @@ def read_table(path: Path) -> Iterator[Row]:
     try:
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
                     yield from batch.to_pylist()
         else:
             with pa.memory_map(str(path)) as mapped:

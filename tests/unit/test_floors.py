@@ -45,7 +45,7 @@ TRAINING_FLOORS = (
     ("recipe",),
     ("launch",),
     ("supervised", "verl"),
-    ("quickstart",),
+    ("quickstart", "trial"),
     ("train",),
 )
 

@@ -15,22 +15,19 @@ import torch
 from pydantic import Field, InstanceOf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
-from agentfly.agents import Agent, AgentSettings, Chain, Rollout, RolloutLimits, task_conversation
-from agentfly.agents.factory import make_agent
-from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta, SamplingParams
-from agentfly.datasets import EditTask
+from agentfly.agents import Rollout, RolloutLimits
+from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnDelta
 from agentfly.errors import BackendError
-from agentfly.images import ImageStore, without_transparency
+from agentfly.images import without_transparency
 from agentfly.templates import ChatCodec, load_template
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.training.recipe.verl_dataset import read_task
-from agentfly.training.verl.chain_faults import ChainFault, stopped_by
+from agentfly.training.verl.chain_faults import check_trainable
 from agentfly.training.verl.messages import ChainRequest, EngineFailure, FinishedChain
 from agentfly.training.verl.protocols import RolloutServer
-from agentfly.vision import Engines
+from agentfly.training.verl.run_agent import RunContext, make_run_context, new_chain, run_limits
 
 # Errors of Ray and vLLM that say that an engine, or the server before it, is gone. Ray raises an error of a remote
 # process as a class made of its own and the original one, and vLLM's need not be importable here: names must do.
@@ -107,22 +104,14 @@ def is_engine_death(fault: BaseException) -> bool:
 
 
 @dataclass(frozen=True)
-class LoopContext:
+class LoopContext(RunContext):
     """The objects that all chains of a worker process share.
 
     Attributes:
-        settings: of the run.
         codec: of the checkpoint that is trained.
-        engines: behind the tools.
-        limits: of every chain.
-        agent: makes the chains.
     """
 
-    settings: TrainSettings
     codec: ChatCodec
-    engines: Engines
-    limits: RolloutLimits
-    agent: Agent
 
     @classmethod
     def of(cls, config: VerlConfig, processor: object) -> LoopContext:
@@ -133,10 +122,8 @@ class LoopContext:
             processor: of the policy.
         """
         settings = settings_of(config)
-        rollout = config.actor_rollout_ref.rollout
         codec = ChatCodec(processor, load_template(settings.template) if settings.template else None)
-        limits = settings.rollout_limits(rollout.prompt_length, rollout.response_length)
-        return cls.build(settings, codec, limits)
+        return cls.build(settings, codec, run_limits(config, settings))
 
     @classmethod
     def build(cls, settings: TrainSettings, codec: ChatCodec, limits: RolloutLimits) -> LoopContext:
@@ -147,36 +134,7 @@ class LoopContext:
             codec: of the checkpoint that is trained.
             limits: of every chain.
         """
-        engines = make_run_engines(settings)
-        # Each chain generates on a backend of its own.
-        backend = ScriptedBackend([], codec=codec)
-        own = AgentSettings(system_prompt=settings.card().system_prompt, limits=limits)
-        agent = make_agent(settings.spec(), settings.model, engines=engines, backend=backend, settings=own)
-        return cls(settings, codec, engines, limits, agent)
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """Sampling parameters of every turn; a seed only where the run asks for seeds."""
-        seed = self.settings.seed if self.settings.seeded else None
-        return SamplingParams(max_tokens=self.limits.max_tokens_per_turn, seed=seed)
-
-
-def make_run_engines(settings: TrainSettings) -> Engines:
-    """Return the engines of a run: local ones, or a pool of image servers in front of them."""
-    from agentfly.vision.factory import make_engines
-
-    engines = make_engines(settings.engines)
-    if not settings.client_nodes:
-        return engines
-    from agentfly.vision.remote import remote_engines
-
-    return remote_engines(
-        settings.nodes(),
-        max_requests_per_minute=settings.max_requests_per_minute,
-        # Less than the tool's own limit: the pool's error says which servers are at fault.
-        timeout=0.9 * settings.limits.tool_timeout,
-        otherwise=engines,
-    )
+        return cls(**vars(make_run_context(settings, codec, limits)), codec=codec)
 
 
 _context: tuple[weakref.ref[VerlConfig], LoopContext] | None = None
@@ -235,6 +193,7 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
         context, request = loop_context(self.config, self.processor), ChainRequest.from_arguments(kwargs)
         backend = VerlBackend(self.server_manager, context.codec, sampling_params)
         step = f"{'validation' if request.validate else 'step'}-{request.step}"
+        await context.agent.prepare()
         task, group = read_task(request.row), _group_name(step, request.row["index"], request.uid)
         chain = new_chain(context, task, group, request.session)
         chain.session = f"{request.uid}-{request.session}"
@@ -260,19 +219,6 @@ def _group_name(step: str, row: int, uid: str) -> str:
     return f"{step}-row-{row}" + (f"-again-{again}" if again else "")
 
 
-def new_chain(context: LoopContext, task: EditTask, group: str, number: int) -> Chain:
-    """Return a chain of a task, ready to run.
-
-    Args:
-        context: of the process.
-        task: the task.
-        group: name of the prompt's chains.
-        number: of the chain among them.
-    """
-    # A store of its own: the images of a chain are freed with it.
-    return context.agent.chain(task_conversation(task), group, number, store=ImageStore())
-
-
 def output_of(chain: FinishedChain, max_response_tokens: int, fields: Mapping[str, object]) -> ChainOutput:
     """Return verl's output of a chain.
 
@@ -285,15 +231,7 @@ def output_of(chain: FinishedChain, max_response_tokens: int, fields: Mapping[st
         ChainFault: the chain must not be trained on.
     """
     trajectory = chain.trajectory
-    tokens = trajectory.tokens
-    if (reason := stopped_by(trajectory.stop_reason)) is not None:
-        # Its reward would blame the policy for a fault that is not the policy's.
-        why = trajectory.error or trajectory.stop_reason
-        raise ChainFault(reason, f"chain {trajectory.id} is not trained on: {why}", chain)
-    if tokens is None or not tokens.response_ids:
-        raise ChainFault("no_room", f"chain {trajectory.id} sampled nothing: {trajectory.stop_reason}", chain)
-    if (length := len(tokens.response_ids)) > max_response_tokens:
-        raise ChainFault("no_room", f"chain {trajectory.id}: {length} ids do not fit in {max_response_tokens}", chain)
+    tokens = check_trainable(chain, max_response_tokens)
     images = [chain.store.get(handle) for handle in trajectory.images]
     return ChainOutput(
         prompt_ids=tokens.prompt_ids,

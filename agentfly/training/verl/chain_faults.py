@@ -23,7 +23,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from agentfly.agents import StopReason
-from agentfly.errors import TrainingError, first_line
+from agentfly.agents.token_check import TokenTrace
+from agentfly.errors import ToolOutage, TrainingError, first_line
 from agentfly.training.verl.messages import LOSS_REASONS, FinishedChain, LossReason, LostChain
 
 _STOPPED: Mapping[StopReason, LossReason] = {
@@ -52,16 +53,46 @@ def stopped_by(reason: StopReason | None) -> LossReason | None:
     return None if reason is None else _STOPPED.get(reason)
 
 
+def check_trainable(chain: FinishedChain, max_response_tokens: int) -> TokenTrace:
+    """Return the tokens of a chain that may be trained on.
+
+    Args:
+        chain: finished.
+        max_response_tokens: tokens after the prompt that the trainer has room for.
+
+    Raises:
+        ChainFault: it must not be trained on.
+    """
+    trajectory = chain.trajectory
+    check_ended(chain)
+    tokens = trajectory.tokens
+    if tokens is None or not tokens.response_ids:
+        raise ChainFault("no_room", f"chain {trajectory.id} sampled nothing: {trajectory.stop_reason}", chain)
+    if (length := len(tokens.response_ids)) > max_response_tokens:
+        raise ChainFault("no_room", f"chain {trajectory.id}: {length} ids do not fit in {max_response_tokens}", chain)
+    return tokens
+
+
+def check_ended(chain: FinishedChain) -> None:
+    """Raise `ChainFault` if a fault ended a chain: its reward would blame the policy for what is not the policy's."""
+    trajectory = chain.trajectory
+    if (reason := stopped_by(trajectory.stop_reason)) is not None:
+        why = trajectory.error or trajectory.stop_reason
+        raise ChainFault(reason, f"chain {trajectory.id} is not trained on: {why}", chain)
+
+
 def lost_chain(fault: Exception, prompt: str, *, validate: bool) -> LostChain:
     """Return the message about a lost chain.
 
     Args:
-        fault: the end of the chain; anything but a `ChainFault` is a bug.
+        fault: the end of the chain: a `ChainFault`, a `ToolOutage` before its first turn, or a bug.
         prompt: verl's uid of its prompt.
         validate: True for a chain of a validation.
     """
     if isinstance(fault, ChainFault):
         return LostChain(prompt, fault.reason, first_line(fault), fault.chain.trajectory.answered, validate)
+    if isinstance(fault, ToolOutage):
+        return LostChain(prompt, "tools", first_line(fault), False, validate)
     return LostChain(prompt, "bug", f"{type(fault).__name__}: {first_line(fault)}", False, validate)
 
 

@@ -8,7 +8,6 @@ loop, in processes of its own, while other chains go on.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -24,23 +23,20 @@ from agentfly.agents.trajectory_file import TrajectoryLine, append_line
 from agentfly.aio import TimeLimitExceeded, awaited, with_timeout
 from agentfly.images import ImageStore
 from agentfly.training.launch.log_reader import log_to_run
-from agentfly.training.metrics.chain_report import facts_of, intervals_of, turn_results
+from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, loop_context
 from agentfly.training.verl.chain_faults import ChainFault, lost_chain
 from agentfly.training.verl.messages import (
     VALIDATE,
-    CacheCounts,
-    ChainReport,
     ChainToScore,
     FinishedChain,
     ScoredChain,
     UnscoredChain,
 )
-from agentfly.training.verl.parity import ImageInputs, check_images, digest
+from agentfly.training.verl.parity import ImageInputs, check_images
 from agentfly.training.verl.protocols import RewardWorker
 from agentfly.training.verl.scoring import images_needed, reward_info
-from agentfly.vision import Engines
-from agentfly.vision.cached_engines import cache_stats
+from agentfly.training.verl.step_metrics import report_of
 
 # verl decorates its worker with `ray.remote`, and Ray refuses to inherit from the result.
 _Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
@@ -126,31 +122,6 @@ class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-igno
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)
         self.agent_loop_workers_class = ray.remote(AgentFlyLoopWorker)
-
-
-def report_of(chain: FinishedChain, audit: float | None, engines: Engines) -> ChainReport:
-    """Return the report of a scored chain for the metrics of its step.
-
-    Args:
-        chain: scored, with exact tokens.
-        audit: the second evaluator's score; see `ScoredChain`.
-        engines: of this process; the counters of their cache go into the report.
-    """
-    trajectory, stats = chain.trajectory, cache_stats(engines)
-    assert trajectory.tokens is not None
-    assert trajectory.reward is not None
-    return ChainReport(
-        id=trajectory.id,
-        group=trajectory.group_id,
-        reward=trajectory.reward,
-        parts=trajectory.reward_parts,
-        audit=audit,
-        facts=facts_of(trajectory, chain.store),
-        intervals=intervals_of(trajectory),
-        stop=trajectory.stop_reason.value if trajectory.stop_reason else "",
-        digest=digest(trajectory.tokens.ids, trajectory.tokens.mask),
-        cache=None if stats is None else CacheCounts(os.getpid(), stats.hits, stats.misses),
-    )
 
 
 def log_chain(chain: FinishedChain) -> None:

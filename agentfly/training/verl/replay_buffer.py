@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 
 import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from agentfly.errors import TrainingError
-from agentfly.evaluators import Reward
 from agentfly.training.launch.log_reader import SAMPLED, log_to_run, steps_so_far
 from agentfly.training.launch.stack_dump import dump_on_request
-from agentfly.training.metrics.health import HealthMonitor, health_settings
-from agentfly.training.metrics.judge_audit import JudgeAudit
-from agentfly.training.metrics.reward_groups import reward_metrics
-from agentfly.training.metrics.tool_stalls import stall_in_words, wait_metrics
 from agentfly.training.recipe.compose import settings_of
-from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import HasSettings
 from agentfly.training.verl import turn_grpo  # noqa: F401  (registers the estimator in the trainer's process)
 from agentfly.training.verl.chain_faults import in_words, loss_metrics, why_unfit
-from agentfly.training.verl.messages import CacheCounts, ChainReport, EngineFailure, LostChain, Partitions
+from agentfly.training.verl.messages import ChainReport, EngineFailure, LostChain, Partitions
 from agentfly.training.verl.parity import digest
 from agentfly.training.verl.protocols import SampledBatch
+from agentfly.training.verl.step_metrics import StepObserver
 
 logger = logging.getLogger(__name__)
 
@@ -180,75 +173,3 @@ def _reports(batch: SampledBatch) -> list[ChainReport]:
             raise TrainingError(f"chain {report.id}: the trainer has ids {seen}, the rollout sampled {report.digest}")
         found.append(report)
     return found
-
-
-class StepObserver:
-    """Computes the metrics of one step after another, and stops a run whose health says so.
-
-    Args:
-        settings: of the run.
-        past: metrics of the steps before, in order, where the run continues from a checkpoint: a breach that lasts over
-            several steps goes on lasting.
-    """
-
-    def __init__(self, settings: TrainSettings, past: Iterable[Mapping[str, float]] = ()) -> None:
-        self._health = HealthMonitor(health_settings(settings.health))
-        self._audit = None if settings.audit is None else JudgeAudit(settings.audit.settings)
-        self._cache = CacheMeter()
-        for metrics in past:
-            self._health.remember(metrics)
-            if self._audit is not None:
-                self._audit.remember(metrics)
-
-    def observe(self, chains: Sequence[ChainReport], step: int) -> dict[str, float]:
-        """Return the metrics of a step.
-
-        Args:
-            chains: reports of the chains that are trained on.
-            step: its number.
-
-        Raises:
-            TrainingError: no chain of the step can be trained on, or a limit of the health monitor says stop.
-        """
-        if not chains:
-            raise TrainingError(
-                f"no chain of step {step} was sampled and scored; the lines of the log above this one say why of each"
-            )
-        stops = Counter(chain.stop for chain in chains)
-        rewards = [Reward(chain.reward, chain.parts) for chain in chains]
-        metrics = reward_metrics(rewards, [chain.group for chain in chains])
-        health = self._health.observe([chain.facts for chain in chains], step)
-        metrics |= health.metrics | {f"chains/stop/{reason}": float(count) for reason, count in stops.items()}
-        if self._audit is not None:
-            metrics |= self._audit.compare([(chain.parts["edit"], chain.audit) for chain in chains], step).metrics
-        metrics |= self._cache.read(chain.cache for chain in chains if chain.cache is not None)
-        waits = wait_metrics(interval for chain in chains for interval in chain.intervals)
-        if (words := stall_in_words(waits)) is not None:
-            logger.info("step %d: %s", step, words)
-        health.raise_if_stopped()
-        return metrics | waits
-
-
-class CacheMeter:
-    """The tool caches of all workers, step by step, from counts that never go down."""
-
-    def __init__(self) -> None:
-        self._before: dict[int, CacheCounts] = {}
-
-    def read(self, counts: Iterable[CacheCounts]) -> dict[str, float]:
-        """Return `cache/hits`, `cache/misses` and `cache/hit_rate` of a step; nothing if no cache was used in it.
-
-        Args:
-            counts: of each chain, as its end found them.
-        """
-        newest: dict[int, CacheCounts] = {}
-        for count in counts:
-            nothing = CacheCounts(count.process, 0, 0)
-            newest[count.process] = max(newest.get(count.process, nothing), count, key=lambda c: c.hits + c.misses)
-        before = [self._before.get(process, CacheCounts(process, 0, 0)) for process in newest]
-        hits = sum(count.hits for count in newest.values()) - sum(count.hits for count in before)
-        misses = sum(count.misses for count in newest.values()) - sum(count.misses for count in before)
-        self._before |= newest
-        if hits + misses <= 0:
-            return {}
-        return {"cache/hits": float(hits), "cache/misses": float(misses), "cache/hit_rate": hits / (hits + misses)}

@@ -11,13 +11,11 @@ import logging
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
-from agentfly.errors import EvaluatorError
 from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.verl_config import VerlConfig
-from agentfly.training.recipe.verl_dataset import read_task
-from agentfly.training.verl.messages import ChainToScore, ScoredChain, UnscoredChain
-from agentfly.training.verl.scoring import ChainScorer
+from agentfly.training.verl.messages import ChainToScore
+from agentfly.training.verl.scoring import ChainScorer, score_chain
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +38,3 @@ class AgentFlyRewardManager(RewardManagerBase):  # type: ignore[misc, unused-ign
         """Score one chain; a chain that cannot be scored gets a reason, and never a number."""
         answer = await score_chain(self._scorer, ChainToScore.from_batch(data.non_tensor_batch))
         return answer.to_answer()
-
-
-async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain | UnscoredChain:
-    """Score a chain that came from another process.
-
-    Args:
-        scorer: of the run.
-        chain: as the agent-loop worker packed it.
-    """
-    trajectory, store = chain.unpack()
-    try:
-        return await scorer.score(trajectory, read_task(chain.row), store, chain.results, chain.step)
-    except EvaluatorError as fault:
-        return UnscoredChain(str(fault))
-    except Exception as fault:  # a bug on one chain must not end the others
-        logger.exception("scoring chain %s failed", trajectory.id)
-        return UnscoredChain(f"{type(fault).__name__}: {fault}")

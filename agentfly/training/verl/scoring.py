@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -16,7 +17,10 @@ from agentfly.images import ImageStore
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.metrics.turn_credit import credit_turns, score_turns
 from agentfly.training.recipe.settings import TrainSettings
-from agentfly.training.verl.messages import ScoredChain
+from agentfly.training.recipe.verl_dataset import read_task
+from agentfly.training.verl.messages import ChainToScore, ScoredChain, UnscoredChain
+
+logger = logging.getLogger(__name__)
 
 
 class ChainScorer:
@@ -92,6 +96,23 @@ class ChainScorer:
             return math.nan
 
 
+async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain | UnscoredChain:
+    """Score a chain that came from another process.
+
+    Args:
+        scorer: of the run.
+        chain: as the agent-loop worker packed it.
+    """
+    trajectory, store = chain.unpack()
+    try:
+        return await scorer.score(trajectory, read_task(chain.row), store, chain.results, chain.step)
+    except EvaluatorError as fault:
+        return UnscoredChain(str(fault))
+    except Exception as fault:  # a bug on one chain must not end the others
+        logger.exception("scoring chain %s failed", trajectory.id)
+        return UnscoredChain(f"{type(fault).__name__}: {fault}")
+
+
 def images_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:
     """Return the handles of the images without which a chain cannot be scored.
 
@@ -113,6 +134,7 @@ def reward_info(trajectory: Trajectory) -> dict[str, float]:
         "success": float((trajectory.score or 0.0) >= SUCCESS),
         **{f"part/{name}": float(value) for name, value in trajectory.reward_parts.items()},
         "tool_calls": float(len(records)),
+        "look_calls": float(sum(record.looks for record in records)),
         "failed_calls": float(sum(record.error is not None for record in records)),
         "answered": float(trajectory.answered),
     }

@@ -31,7 +31,7 @@ from verl import DataProto  # noqa: E402
 from agentfly.training.verl import loop_worker  # noqa: E402
 from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, output_of  # noqa: E402
 from agentfly.training.verl.chain_faults import ChainFault  # noqa: E402
-from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain, report_of  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain  # noqa: E402
 from agentfly.training.verl.messages import (  # noqa: E402
     VALIDATE,
     ChainReport,
@@ -43,8 +43,9 @@ from agentfly.training.verl.messages import (  # noqa: E402
     UnscoredChain,
 )
 from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
-from agentfly.training.verl.reward_manager import AgentFlyRewardManager, score_chain  # noqa: E402
-from agentfly.training.verl.scoring import ChainScorer, images_needed  # noqa: E402
+from agentfly.training.verl.reward_manager import AgentFlyRewardManager  # noqa: E402
+from agentfly.training.verl.scoring import ChainScorer, images_needed, score_chain  # noqa: E402
+from agentfly.training.verl.step_metrics import report_of  # noqa: E402
 from agentfly.vision.factory import make_engines  # noqa: E402
 from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of  # noqa: E402
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("verl")
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.metrics.chain_report import Interval
 from agentfly.training.metrics.health import ChainFacts
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
 from agentfly.training.verl.messages import CacheCounts, ChainReport
-from agentfly.training.verl.replay_buffer import CacheMeter, StepObserver
+from agentfly.training.verl.step_metrics import CacheMeter, StepObserver
 
 FACTS = ChainFacts(calls=2, malformed=0, edits=1, no_op_edits=0, longest_repeat=1, answered=True, coverage=(0.1,))
 
