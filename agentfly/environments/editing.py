@@ -134,12 +134,17 @@ class EditingEnvironment:
         conversation: OneConversation = task_conversation(task)
         if messages is not None:
             conversation = {**conversation, "messages": list(messages)}
+        await self.agent.prepare()
         # A store for each episode: nothing of it stays when it is over.
         chain = await asyncio.to_thread(self.agent.chain, conversation, task.id, store=ImageStore())
         chain.trajectory.id = chain.session = episode_id or f"{task.id}-{uuid4().hex[:12]}"
         episode = Episode(self, chain, task, self._policy)
         self._running.add(episode)
-        await episode.begin()
+        try:
+            await episode.begin()
+        except BaseException:
+            await episode.close()
+            raise
         return episode
 
     def forget(self, episode: Episode) -> None:
@@ -216,7 +221,6 @@ class Episode:
             ConfigError: the chain ends before that.
         """
         if await self._advance():
-            await self.close()
             reason = self.trajectory.error or f"it ended at once ({self.trajectory.stop_reason})"
             raise ConfigError(f"the episode cannot begin: {reason}")
         self.messages = await self._unseen()

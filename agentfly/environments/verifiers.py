@@ -265,6 +265,10 @@ class EditingHarness(vf.Harness[EditingHarnessConfig]):
             trace.state.episode = None
             await episode.close()
 
+    async def close(self) -> None:
+        """Free the engines and the servers of tools."""
+        await self._environment.close()
+
 
 class EditingEnv(vf.Env[EditingEnvConfig]):
     """One policy on the tasks of the task set."""
@@ -277,6 +281,12 @@ class EditingEnv(vf.Env[EditingEnvConfig]):
             agents: the one of `EditingEnvConfig`.
         """
         await agents.agent.run(task)
+
+    async def stop(self) -> None:
+        """Free the engines and tool servers, when verifiers has run its last task."""
+        for harness in set(self._harnesses.values()):
+            if isinstance(harness, EditingHarness):
+                await harness.close()
 
 
 def metrics_of(trajectory: Trajectory) -> dict[str, float]:

@@ -249,9 +249,9 @@ async def test_without_a_score_there_is_no_reward_and_a_reason(task: EditTask, t
 
 
 async def test_a_reward_function_and_a_choice_of_tools_have_the_names_of_recipes(task: EditTask) -> None:
-    environment = settings(reward=f"{__name__}:words", tools=("qwen_edit_image",)).make_environment()
+    environment = settings(reward=f"{__name__}:words", tools=("auto_inpaint_image",)).make_environment()
     episode = await environment.reset(task)
-    assert [tool["function"]["name"] for tool in episode.tools] == ["qwen_edit_image", "give_answer"]
+    assert [tool["function"]["name"] for tool in episode.tools] == ["auto_inpaint_image", "give_answer"]
     result = await play(episode)
     assert (result.reward, result.info["reward_parts"]) == (0.25, {"length": 4.0})
     await environment.close()
