@@ -251,7 +251,7 @@ class Episode:
                 return await self._end()
             result = StepResult(await self._unseen(), info=self.info)
         except BaseException:
-            await self.close()
+            await self.stop()
             raise
         self._state = "begun"
         return result

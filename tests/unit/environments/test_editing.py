@@ -223,6 +223,22 @@ async def test_a_stopped_episode_can_be_scored_and_one_whose_policy_failed_canno
         await failed.score(environment.evaluation)
 
 
+async def test_a_step_that_is_cancelled_ends_its_episode_which_can_be_scored_as_it_stands(
+    environment: EditingEnvironment, task: EditTask
+) -> None:
+    episode = await environment.reset(task)
+    step = asyncio.create_task(episode.step(call("qwen_edit_image", image_id="img_1", prompt="blur")))
+    await asyncio.sleep(0)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert environment.evaluation is not None
+    assert episode.trajectory.stop_reason is StopReason.STOPPED
+    await episode.score(environment.evaluation)
+    with pytest.raises(ConfigError, match=r"over \(stopped\)"):
+        await episode.step(answer("img_1"))
+
+
 class NoScore:
     """An evaluator that is out of order."""
 
