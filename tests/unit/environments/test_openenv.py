@@ -31,7 +31,7 @@ def server(python: Path, folder: Path, *options: str) -> Iterator[tuple[str, sub
         subprocess.Popen(words, env=environment(), cwd=folder, stderr=file, text=True) as process,
     ):
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 240
             while not (found := re.search(r"running on (http://\S+)", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
