@@ -142,8 +142,8 @@ class ScoreSettings(Settings):
     reward: RewardConfig | str = RewardConfig()
 
     @property
-    def label(self) -> str:
-        """The name of the source, for logs."""
+    def source(self) -> str:
+        """The name of evaluator or function, for logs."""
         if isinstance(self.reward, str):
             return self.reward
         return self.evaluator if isinstance(self.evaluator, str) else str(self.evaluator.get("evaluator"))
@@ -169,11 +169,11 @@ class EnvironmentSettings(TaskSettings, EpisodeSettings, ScoreSettings):
         Raises:
             ConfigError: a setting is wrong.
         """
-        return self.make(self.make_evaluation(), self.label)
+        return self.make(self.make_evaluation(), self.source)
 
 
 def read_settings(
-    config: Path | None, given: Mapping[str, object], client_nodes: Sequence[Mapping[str, object]] = ()
+    config: Path | None, given: Mapping[str, object], client_nodes: Sequence[object] = ()
 ) -> EnvironmentSettings:
     """Return the settings of a YAML file and of the command line, which goes first.
 

@@ -30,6 +30,8 @@ RUN_ELSEWHERE = {
     "agentfly serve-images": "tests/unit/serving/image_server/test_command.py",
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/remote/test_load_test.py",
     "python benchmarks/image_server.py": "tests/unit/benchmarks/test_image_server_benchmark.py",
+    "agentfly serve-openenv": "tests/unit/environments/test_openenv.py",
+    "vf-eval agentfly-editing": "tests/unit/environments/test_verifiers.py",
     "agentfly train": "tests/e2e/test_recipes.py",
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
