@@ -95,8 +95,10 @@ class Trial:
             DatasetError: the tasks cannot be read.
         """
         folder = None if self.request.save is None else TrialFolder(self.request.save, self)
-        begun, chains = time.monotonic(), list[TriedChain]()
+        chains = list[TriedChain]()
         try:
+            await self.policy.start()
+            begun = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="agentfly-try-") as scratch:
                 tasks = await asyncio.to_thread(self._tasks, Path(scratch))
                 async for chain in self._chains(tasks, folder):

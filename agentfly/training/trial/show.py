@@ -133,6 +133,11 @@ class TrialConsole:
             full = used > limit or (used >= _FULL * limit and name not in ("turns",))
             budgets.append(f"{', ' if place else ''}{name} {used} of {limit}", "yellow" if full else "dim")
         self._console.print(budgets, soft_wrap=True)
+        prompt, longest = len(trajectory.tokens.prompt_ids) if trajectory.tokens else 0, self._trial.prompt_length
+        if prompt > longest:
+            self._line(
+                f"agentfly train does not start: data.max_prompt_length={longest}, this prompt has {prompt}", "red"
+            )
         if trajectory.reward is not None:
             terms = " ".join(f"{value:+.3f} {name}" for name, value in trajectory.reward_parts.items())
             score = "" if trajectory.score is None else f", score {trajectory.score:.1f}"
