@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +183,14 @@ async def test_hostile_texts_break_neither_the_card_nor_the_rows(tmp_path: Path)
     assert "\x1b" not in body
     assert "\n---\n" not in body
     assert load(out)["train"][0]["answer"] == "half ?"
+
+
+def test_the_command_that_pushes_is_one_of_the_hubs() -> None:
+    hub = Path(sys.executable).with_name("hf")
+    shown = subprocess.run([hub, "upload", "--help"], capture_output=True, text=True, timeout=60).stdout
+    assert "--repo-type" in shown
+    assert "dataset" in shown
+    assert all(word in shown for word in ("REPO_ID", "LOCAL_PATH", "PATH_IN_REPO"))
 
 
 async def test_the_command_says_what_was_written_and_how_to_push_it(tmp_path: Path) -> None:
