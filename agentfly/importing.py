@@ -35,8 +35,8 @@ def import_object(address: str, kind: str) -> object:
         missing = fault.name if isinstance(fault, ModuleNotFoundError) else None
         if missing is not None and f"{module}.".startswith(f"{missing}."):
             raise ConfigError(
-                f"there is no {kind} {address!r}: no module {missing!r} is found; its folder must be the working folder, "
-                "or on PYTHONPATH"
+                f"there is no {kind} {address!r}: no module {missing!r} is found; its folder must be the working "
+                "folder, or on PYTHONPATH"
             ) from fault
         raise ConfigError(f"{kind} {address!r}: {module} cannot be imported: {described(fault)}") from fault
     for name in path.split("."):

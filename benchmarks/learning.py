@@ -20,10 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from learning_results import STEP_FIGURES, Results, Run, held_out_figures, markdown, read_metrics, write_report
+from learning_results import (
+    STEP_FIGURES,
+    Results,
+    Run,
+    held_out_figures,
+    markdown,
+    read_metrics,
+    tool_use,
+    write_report,
+)
 from rich.console import Console
 
-from agentfly.datasets import FAMILIES, StickerWorld
+from agentfly.agents.policy_config import PolicyConfig
+from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, StickerWorld
 from agentfly.errors import AgentFlyError, ConfigError, unknown_name
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.training.launch.checkpoints import export_policy
@@ -31,7 +41,7 @@ from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.subprocess_phase import run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.quickstart.warm_start import WarmStartConfig, is_warm_start, warm_start
+from agentfly.training.quickstart.warm_start import SFTConfig, WarmStartConfig, is_warm_start, warm_start
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 
@@ -39,6 +49,8 @@ RECIPE = CONFIG_DIR / "stickers.yaml"
 # A critic has some sixty returns a step to learn from, and starts at zero: it takes four small steps on each batch
 # twice, and the policy waits until it has seen two batches.
 CRITIC = ("trainer.critic_warmup=3", "critic.optim.lr=1e-3", "critic.ppo_epochs=2", "critic.cliprange_value=10")
+# More tools, a second image and a look before the edit take more tokens.
+LONGER = ("data.max_prompt_length=96", "data.max_response_length=256")
 ARMS: Mapping[str, tuple[str, ...]] = {
     "ppo": ("algorithm.adv_estimator=gae", "algorithm.gamma=1.0", "algorithm.lam=1.0", *CRITIC),
     "grpo": ("algorithm.adv_estimator=grpo",),
@@ -52,6 +64,39 @@ ARMS: Mapping[str, tuple[str, ...]] = {
         "agentfly.credit=end",
         "agentfly.reward.tool_cost=0",
     ),
+    "no_look": ("algorithm.adv_estimator=grpo", *LONGER),
+    "look": ("algorithm.adv_estimator=grpo", *LONGER),
+    "retouch": ("algorithm.adv_estimator=grpo", *LONGER),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """The tasks of an arm and the warm start that it begins with.
+
+    Attributes:
+        name: of the files of its tasks, and in the names of plots.
+        families: task types.
+        warm_start: settings, but for the seed.
+    """
+
+    name: str
+    families: tuple[str, ...]
+    warm_start: WarmStartConfig
+
+    @classmethod
+    def of_tools(cls, name: str, families: tuple[str, ...], *tools: str) -> World:
+        """Return the world of families whose agent has these tools."""
+        card = PolicyConfig(system_prompt=None, max_turns=5, max_tokens_per_turn=40, tools=tools)
+        turns, sft = dict.fromkeys(families, 1), SFTConfig(steps=500, batch_size=16)
+        return cls(name, families, WarmStartConfig(demonstrations=2400, looks=2400, families=turns, sft=sft, card=card))
+
+
+STICKERS = World("", FAMILIES, WarmStartConfig())
+WORLDS: Mapping[str, World] = {
+    "no_look": World.of_tools("look", LOOK_FAMILIES, "edit"),
+    "look": World.of_tools("look", LOOK_FAMILIES, "edit", "zoom", "colour_at"),
+    "retouch": World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_color"),
 }
 
 
@@ -109,9 +154,9 @@ class Laboratory:
         self._out, self._budget, self._given = out.absolute(), budget, given
         self._blanked, self._overrides, self._threads = blanked, overrides or {}, threads
 
-    def make_ready(self, seed: int, tell: Callable[[str], None]) -> tuple[Path, Path, Path]:
+    def make_ready(self, arm: str, seed: int, tell: Callable[[str], None]) -> tuple[Path, Path, Path]:
         """Make what the runs of a seed share where it is missing: warm start, training tasks, held-out tasks."""
-        return self._warm_start(seed, tell), *self._tasks(seed)
+        return self._warm_start(arm, seed, tell), *self._tasks(WORLDS.get(arm, STICKERS), seed)
 
     def run(self, arm: str, seed: int, tell: Callable[[str], None]) -> Run:
         """Train an arm with a seed.
@@ -119,7 +164,7 @@ class Laboratory:
         Raises:
             AgentFlyError: it failed.
         """
-        policy, train, held_out = self.make_ready(seed, tell)
+        policy, train, held_out = self.make_ready(arm, seed, tell)
         out = self._out / f"{arm}-{seed}"
         own = [*ARMS[arm], *self._overrides.get(arm, ())]
         values = {
@@ -138,32 +183,35 @@ class Laboratory:
         outcome = launch(what, on_step=lambda step, metrics: tell(_line(step, metrics)))
         validations, steps = read_metrics(outcome.metrics)
         start = {str(phase): seconds for phase, seconds in outcome.phase_seconds.items() if phase != "training"}
-        blanked = self._look(policy, outcome, out) if self._blanked else None
-        return Run(arm, seed, own, validations, steps, start, blanked)
+        blanked = self._look(policy, outcome, out) if self._blanked and arm not in WORLDS else None
+        used = tool_use(what.settings.trajectory_log, self._budget.steps) if arm in WORLDS else None
+        return Run(arm, seed, own, validations, steps, start, blanked, used)
 
-    def _warm_start(self, seed: int, tell: Callable[[str], None]) -> Path:
+    def _warm_start(self, arm: str, seed: int, tell: Callable[[str], None]) -> Path:
         if self._given is not None:
             return self._given.absolute()
-        folder = self._out / f"warm_start-{seed}"
-        config = WarmStartConfig(seed=seed)
+        name = f"warm_start-{arm}-{seed}" if arm in WORLDS else f"warm_start-{seed}"
+        folder, world = self._out / name, WORLDS.get(arm, STICKERS)
+        config = world.warm_start.model_copy(update={"seed": seed})
         if not is_warm_start(folder, config):
-            tell(f"warm start of seed {seed}")
+            tell(f"warm start of seed {seed}{f' for {arm}' if arm in WORLDS else ''}")
             arguments = {"config": config, "folder": folder}
-            run_phase(warm_start, arguments, log=self._out / "logs" / f"warm_start-{seed}.log")
+            run_phase(warm_start, arguments, log=self._out / "logs" / f"{name}.log")
         return folder
 
-    def _tasks(self, seed: int) -> tuple[Path, Path]:
+    def _tasks(self, world: World, seed: int) -> tuple[Path, Path]:
         """Files of the training tasks of a seed, and of the held-out tasks, which are the same for all."""
-        budget, world, folder = self._budget, StickerWorld(), self._out / "data"
-        each = budget.test_tasks // len(FAMILIES)
-        held_out = folder / f"heldout-{budget.test_tasks}.parquet"
+        budget, stickers, folder, families = self._budget, StickerWorld(), self._out / "data", world.families
+        kind = f"-{world.name}" if world.name else ""
+        each = max(1, budget.test_tasks // len(families))
+        held_out = folder / f"heldout{kind}-{budget.test_tasks}.parquet"
         if not held_out.exists():
-            write_rows(EvaluationPlan(tasks_per_family=each).tasks(), folder, held_out.stem)
+            write_rows(EvaluationPlan(tasks_per_family=each, families=families).tasks(), folder, held_out.stem)
         count = budget.steps * budget.prompts
-        train = folder / f"train-{seed}-{count}.parquet"
+        train = folder / f"train{kind}-{seed}-{count}.parquet"
         if not train.exists():
-            families = [FAMILIES[n % len(FAMILIES)] for n in range(count)]
-            tasks = (world.task(1_000_000 + n, "train", name, seed=seed) for n, name in enumerate(families))
+            names = [families[n % len(families)] for n in range(count)]
+            tasks = (stickers.task(1_000_000 + n, "train", name, seed=seed) for n, name in enumerate(names))
             write_rows(tasks, folder, train.stem)
         return train, held_out
 
@@ -282,8 +330,10 @@ def main() -> None:
     )
     pairs = [(arm, seed) for seed in given.seeds for arm in given.arms]
     try:
-        for seed in dict.fromkeys(seed for arm, seed in pairs if (arm, seed) not in results.runs):
-            laboratory.make_ready(seed, console.print)
+        # Several runs may begin with one warm start; a single run makes what it needs.
+        for arm, seed in pairs if given.jobs > 1 else ():
+            if (arm, seed) not in results.runs:
+                laboratory.make_ready(arm, seed, console.print)
     except AgentFlyError as fault:
         sys.exit(str(fault))
     failed = benchmark(results, pairs, laboratory.run, console, given.jobs)

@@ -5,6 +5,7 @@ Figures come from the metrics that verl logs. An interval is Student's t over th
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -14,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentfly.datasets import FAMILIES
+from agentfly.agents.trajectory_file import read_trajectories
+from agentfly.datasets import ALL_FAMILIES, FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES
 from agentfly.errors import ConfigError
 from agentfly.files import write_text
 
@@ -26,7 +28,10 @@ QUESTIONS = (
     ("turn_credit", "grpo"),
     ("no_tool_cost", "grpo"),
     ("turn_credit_no_tool_cost", "turn_credit"),
+    ("look", "no_look"),
 )
+# Task types that are shown together, by the name that their plots get.
+WORLDS: Mapping[str, tuple[str, ...]] = {"": FAMILIES, "look-": LOOK_FAMILIES, "retouch-": RETOUCH_FAMILIES}
 
 # Figures of a training step that tell how it went, by their names in verl's metrics.
 STEP_FIGURES = {
@@ -71,6 +76,7 @@ class Run:
         steps: what `STEP_FIGURES` names, of each step.
         start_seconds: until training began, by phase.
         blanked: success on the look tasks, seeing and with grey images; None where it was not asked for.
+        tools: see `tool_use`; None where it was not asked for.
     """
 
     arm: str
@@ -80,11 +86,18 @@ class Run:
     steps: Sequence[Mapping[str, float]]
     start_seconds: Mapping[str, float] = field(default_factory=dict)
     blanked: Mapping[str, float] | None = None
+    tools: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
 
     @property
     def minutes(self) -> float:
         """Minutes of training."""
         return self.validations[-1].minutes
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Task types of its held-out tasks."""
+        figures = self.validations[0].figures["success"]
+        return tuple(family for family in ALL_FAMILIES if family in figures)
 
     def at(self, which: int, family: str) -> float:
         """Success of a validation, in per cent; NaN where it has no such task."""
@@ -118,11 +131,33 @@ def held_out_figures(values: Mapping[str, float]) -> dict[str, dict[str, float]]
     """By figure and task type; over all is the mean of the types, of which there are as many tasks each."""
     found: dict[str, dict[str, float]] = {}
     for figure in HELD_OUT:
-        names = {family: f"val-aux/{family}/{figure}/mean@1" for family in FAMILIES}
+        names = {family: f"val-aux/{family}/{figure}/mean@1" for family in ALL_FAMILIES}
         by_family = {family: values[name] for family, name in names.items() if name in values}
         if by_family:
             found[figure] = {ALL: statistics.fmean(by_family.values()), **by_family}
     return found if "success" in found else {}
+
+
+def tool_use(trajectories: Path, steps: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the share of held-out chains that call each tool, by task type, "before" training and "after" it.
+
+    Args:
+        trajectories: file of the run.
+        steps: after which the last validation was made.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    called: dict[tuple[str, str], list[set[str]]] = {}
+    for _, line in read_trajectories(trajectories):
+        when = {0: "before", steps: "after"}.get(line.step if line.step is not None else -1)
+        if line.validate and when is not None:
+            records = line.trajectory.tool_records
+            names = {record.name for record in records if not record.malformed} - {"give_answer"}
+            called.setdefault((when, line.described_task().task_type), []).append(names)
+    for (when, family), chains in called.items():
+        every = sorted(set().union(*chains))
+        shares = {name: sum(name in names for names in chains) / len(chains) for name in every}
+        found.setdefault(when, {})[family] = shares
+    return found
 
 
 @dataclass(frozen=True)
@@ -164,18 +199,27 @@ class Results:
         self._file, self._budget, self._arms = file, dict(budget), tuple(arms)
         self.runs: dict[tuple[str, int], Run] = {}
         self._writing = threading.Lock()
-        if not file.exists():
+        self._read()
+
+    def _read(self) -> None:
+        if not self._file.exists():
             return
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(self._file.read_text(encoding="utf-8"))
         if found["budget"] != self._budget:
-            raise ConfigError(f"{file} has runs of the budget {found['budget']}: give those options, or another --out")
+            raise ConfigError(
+                f"{self._file} has runs of the budget {found['budget']}: give those options, or another --out"
+            )
         for each in found["runs"]:
             run = Run.from_dict(each)
             self.runs[run.arm, run.seed] = run
 
     def add(self, run: Run) -> None:
-        """Keep a run, in place of one of the same arm and seed; the file is never half written."""
+        """Keep a run, in place of one of the same arm and seed; the file is never half written.
+
+        Runs that another process has added to the file since are kept.
+        """
         with self._writing:
+            self._read()
             self.runs[run.arm, run.seed] = run
             whole = {"budget": self._budget, "runs": [each.to_dict() for each in self.ordered()]}
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -186,28 +230,34 @@ class Results:
         places = {arm: place for place, arm in enumerate(self._arms)}
         return sorted(self.runs.values(), key=lambda run: (places.get(run.arm, len(places)), run.seed))
 
-    def arms(self) -> dict[str, list[Run]]:
-        """Runs of each arm."""
+    def arms(self, families: Sequence[str] = FAMILIES) -> dict[str, list[Run]]:
+        """Runs of each arm with held-out tasks of these types."""
         found: dict[str, list[Run]] = {}
         for run in self.ordered():
-            found.setdefault(run.arm, []).append(run)
+            if set(run.families) <= set(families):
+                found.setdefault(run.arm, []).append(run)
         return found
 
 
 def markdown(results: Results) -> str:
     """Tables of what was measured."""
-    return "\n".join([*_arm_table(results), "", *_question_table(results), "", *_look_table(results)]).strip() + "\n"
+    lines: list[str] = []
+    for families in WORLDS.values():
+        if results.arms(families):
+            tables = (_arm_table, _question_table, _tool_table)
+            lines += [line for table in tables for line in (*table(results, families), "")]
+    return "\n".join([*lines, *_look_table(results)]).strip() + "\n"
 
 
-def _arm_table(results: Results) -> list[str]:
-    columns = (ALL, *FAMILIES)
+def _arm_table(results: Results, families: Sequence[str]) -> list[str]:
+    columns = (ALL, *families)
     lines = [
         "Held-out success in per cent, before → after, mean ± 95 % over seeds:",
         "",
         "| arm | seeds | " + " | ".join(columns) + " | minutes |",
         "|---|" + "---|" * (len(columns) + 2),
     ]
-    for arm, runs in results.arms().items():
+    for arm, runs in results.arms(families).items():
         cells = []
         for family in columns:
             before, after = (interval(run.at(which, family) for run in runs) for which in (0, -1))
@@ -217,9 +267,9 @@ def _arm_table(results: Results) -> list[str]:
     return lines
 
 
-def _question_table(results: Results) -> list[str]:
+def _question_table(results: Results, families: Sequence[str]) -> list[str]:
     """Return the lead of arms over others and over their warm start: points of success after training, by seed."""
-    columns, arms = (ALL, *FAMILIES), results.arms()
+    columns, arms = (ALL, *families), results.arms(families)
     lines = [
         "Difference in points of held-out success, the same seeds compared, mean ± 95 %:",
         "",
@@ -238,6 +288,26 @@ def _question_table(results: Results) -> list[str]:
     return lines
 
 
+def _tool_table(results: Results, families: Sequence[str]) -> list[str]:
+    """Return the share of held-out chains that call a tool, before and after training, by task type."""
+    rows = []
+    for arm, runs in results.arms(families).items():
+        used = [run.tools for run in runs if run.tools]
+        names = sorted({tool for each in used for when in each.values() for tools in when.values() for tool in tools})
+        for tool in names:
+            cells = []
+            for family in families:
+                shares = [
+                    statistics.fmean(100 * each.get(when, {}).get(family, {}).get(tool, 0.0) for each in used)
+                    for when in ("before", "after")
+                ]
+                cells.append(" → ".join(f"{share:.0f}" for share in shares))
+            rows.append(f"| {arm} | {tool} | {' | '.join(cells)} |")
+    head = ["Share of held-out chains that call a tool, per cent, before → after:", ""]
+    head += ["| arm | tool | " + " | ".join(families) + " |", "|---|---|" + "---|" * len(families)]
+    return [*head, *rows] if rows else []
+
+
 def _look_table(results: Results) -> list[str]:
     rows = []
     for arm, runs in results.arms().items():
@@ -249,7 +319,7 @@ def _look_table(results: Results) -> list[str]:
     return [*head, "|---|---|---|---|", *rows] if rows else []
 
 
-def curves(results: Results, axis: str, path: Path) -> Path:
+def curves(results: Results, axis: str, path: Path, families: Sequence[str] = FAMILIES) -> Path:
     """Draw held-out success of every arm against "step" or "minutes", a panel a task type; a band is the interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -258,8 +328,11 @@ def curves(results: Results, axis: str, path: Path) -> Path:
     figure = Figure(figsize=(11, 6.2), dpi=160, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 3, sharex=True, sharey=True).flat
-    for panel, family in zip(panels, (ALL, *FAMILIES), strict=True):
-        for number, (arm, runs) in enumerate(results.arms().items()):
+    for panel, family in itertools.zip_longest(panels, (ALL, *families)):
+        if family is None:
+            panel.set_visible(False)
+            continue
+        for number, (arm, runs) in enumerate(results.arms(families).items()):
             x, points = _series(runs, family, axis)
             colour = f"C{number}"
             panel.plot(x, [point.mean for point in points], "o-", color=colour, markersize=3, linewidth=1.8, label=arm)
@@ -287,7 +360,8 @@ def _series(runs: Sequence[Run], family: str, axis: str) -> tuple[list[float], l
 
 
 def write_report(results: Results, out: Path) -> None:
-    """`learning.md` and the plots `learning-step.png` and `learning-minutes.png`."""
+    """`learning.md`, and the plots `learning-step.png` and `learning-minutes.png` of each world that has runs."""
     (out / "learning.md").write_text(markdown(results), encoding="utf-8")
-    for axis in ("step", "minutes"):
-        curves(results, axis, out / f"learning-{axis}.png")
+    for name, families in WORLDS.items():
+        for axis in ("step", "minutes") if results.arms(families) else ():
+            curves(results, axis, out / f"learning-{name}{axis}.png", families)

@@ -26,6 +26,7 @@ from agentfly.agents.run import Run, check_number, metadata_of
 from agentfly.agents.streaming import Event, OnEvent, RunEnd
 from agentfly.agents.trajectory import Trajectory
 from agentfly.agents.user_tools import GivenTool, ToolChoice
+from agentfly.aio import gather_or_cancel
 from agentfly.errors import ConfigError, printable, unknown_name
 from agentfly.images import ImageStore, ImageView, load_image
 from agentfly.messages import text_message
@@ -188,6 +189,18 @@ class Agent(ChainHooks):
         events: asyncio.Queue[Event] = asyncio.Queue()
         return _events(self._make_run(events.put, **arguments), messages, events)
 
+    async def prepare(self) -> None:
+        """Ask the servers among the tools for theirs, unless they are known. `run` and `stream` do it by themselves.
+
+        Raises:
+            ConfigError: a server cannot be started, or two tools have one name.
+            ToolOutage: a server does not answer.
+        """
+        unknown = [source for source in self._choice.sources if not source.ready]
+        if unknown:
+            await gather_or_cancel(source.prepare() for source in unknown)
+            self.tools_for(self.images)  # raises now what would else fail every chain
+
     def chain(
         self, conversation: OneConversation, group_id: str, number: int = 0, *, store: ImageStore | None = None
     ) -> Chain:
@@ -198,7 +211,11 @@ class Agent(ChainHooks):
             group_id: shared by the chains of one prompt; with `number` it makes the chain's id.
             number: of the chain within its group.
             store: where its images are kept; the agent's store by default.
+
+        Raises:
+            ConfigError: the tools of a server are not known; await `prepare` first.
         """
+        self._choice.check_ready()
         store = store or self.store
         view = ImageView(store)
         messages = read_messages(conversation, lambda source: store.put(load_image(source, self.settings.image_limits)))
@@ -242,8 +259,11 @@ class Agent(ChainHooks):
                 show_styled(console, Text.assemble("  ", (arguments, "cyan")))
 
     async def close(self) -> None:
-        """Free the backend."""
-        await self.backend.close()
+        """Free the backend, and end the servers that were started for the agent's tools."""
+        try:
+            await gather_or_cancel(source.close() for source in self._choice.own_sources)
+        finally:
+            await self.backend.close()
 
     def _make_run(
         self,

@@ -131,7 +131,7 @@ async def make_edit_agent(request: EditRequest) -> Agent:
         engines=request.engine,
         client_nodes=request.nodes,
         settings=AgentSettings(
-            system_prompt=prompt_of(spec, policy.system_prompt),
+            system_prompt=prompt_of(spec, policy),
             limits=RolloutLimits(
                 max_turns=request.max_turns or policy.max_turns, max_tokens_per_turn=policy.max_tokens_per_turn
             ),

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from agentfly.agents.agent import Agent, AgentArguments
 from agentfly.agents.image_editing import ImageEditingAgent
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import IMAGE_EDITING, AgentSpec
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore, ImageView
@@ -73,12 +74,22 @@ def agent_class(spec: AgentSpec) -> type[Agent]:
     return found
 
 
-def prompt_of(spec: AgentSpec, policy: str | None) -> str | None:
-    """Return the system prompt of an agent: that of its class where it has one of its own, else the policy's.
+def own_prompt(spec: AgentSpec) -> str | None:
+    """Return the system prompt that the class of an agent brings; None where it is that of the image-editing agent."""
+    prompt = agent_class(spec).default_system_prompt
+    return None if prompt == ImageEditingAgent.default_system_prompt else prompt
+
+
+def prompt_of(spec: AgentSpec, card: PolicyConfig) -> str | None:
+    """Return the system prompt of an agent with a policy.
+
+    It is the one that the policy was trained with, if it was trained as this agent; else that of the agent's class,
+    where it has one of its own.
 
     Args:
         spec: of the agent.
-        policy: the prompt of the policy's card.
+        card: of the policy.
     """
-    own = agent_class(spec).default_system_prompt
-    return policy if own in (None, ImageEditingAgent.default_system_prompt) else own
+    if spec.address_and_options()[0] == card.spec.address_and_options()[0]:
+        return card.system_prompt
+    return own_prompt(spec) or card.system_prompt

@@ -49,7 +49,8 @@ class RunResult:
     def metrics(self) -> dict[str, float]:
         """Means over the chains of the run, and the number of chains for each `stop/<reason>`.
 
-        `tokens` are those that the policy sampled; `reward` and `reward/<part>` are means over the chains that have it.
+        `look_calls` are those of `tool_calls` that only look. `tokens` are those that the policy sampled; `reward` and
+        `reward/<part>` are means over the chains that have it.
         """
         trajectories = self.trajectories
         records = [trajectory.tool_records for trajectory in trajectories]
@@ -57,6 +58,7 @@ class RunResult:
             "chains": float(len(trajectories)),
             "turns": _mean([len(trajectory.turns) for trajectory in trajectories]),
             "tool_calls": _mean([len(calls) for calls in records]),
+            "look_calls": _mean([sum(call.looks for call in calls) for calls in records]),
             "tool_errors": _mean([sum(call.error is not None for call in calls) for calls in records]),
             "malformed_calls": _mean([sum(call.malformed for call in calls) for calls in records]),
             "tokens": _mean(

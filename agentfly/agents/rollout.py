@@ -269,7 +269,7 @@ class RunningChain:
             except ImageError as fault:
                 parts.append(TextPart(f"\n{name}: {fault}"))
                 continue
-            if name not in result.text:
+            if not any(known in result.text for known in self.chain.view.all_names(handle)):
                 parts.append(TextPart(f"\n{name}: "))
             parts.append(ImagePart(handle))
         return Message("tool", tuple(parts), tool_call_id=outcome.call.id)
@@ -306,8 +306,10 @@ class RunningChain:
         if result.final:
             trajectory.final_image = result.images[-1] if result.images else trajectory.final_image
             trajectory.answer = result.text
-        elif made := [h for h in result.images if self.chain.view.name(h).startswith("img_")]:
-            trajectory.final_image = made[-1]
+        elif not outcome.record.looks:
+            # A mask that a tool returns is no result.
+            made = [handle for handle in result.images if self.chain.view.name(handle).startswith("img_")]
+            trajectory.final_image = made[-1] if made else trajectory.final_image
         await self.rollout.emit(Observation(*self._position(outcome.index), result.text, result.images))
 
     def _position(self, index: int) -> tuple[str, int, int]:

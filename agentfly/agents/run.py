@@ -111,6 +111,8 @@ class ChainMaker(Protocol):
     store: ImageStore
     result: RunResult
 
+    async def prepare(self) -> None: ...
+
     def system_prompt(self, metadata: Mapping[str, object]) -> str | None: ...
 
     def chain(
@@ -181,6 +183,7 @@ class Run:
             raise ConfigError(f"log_dir={str(self.log_dir)!r} cannot be written: {one_line(fault) or fault}") from fault
 
     async def _run(self, found: Sequence[OneConversation]) -> RunResult:
+        await self.agent.prepare()
         with self._named_folder():
             log = await asyncio.to_thread(RunLog, self.log_dir) if self.log_dir is not None else None
         try:

@@ -23,7 +23,7 @@ from agentfly.images.store import Draft
 from agentfly.messages import ToolCall
 from agentfly.tools import ToolResult, Toolset
 
-_IMAGE_NAME = re.compile(r"(?:img|mask)_\d+")
+_IMAGE_NAME = re.compile(r"(?:img|mask|view)_\d+")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class TurnCalls:
         self, index: int, call: ToolCall, draft: Draft | None = None, earlier: asyncio.Event | None = None
     ) -> Outcome:
         await self.listener.started(index, call)
+        tool = self.tools.get(call.name)
+        looks, known = tool is not None and tool.looks, frozenset(self.view)
         begun, began, error, outage = time.monotonic(), time.time(), None, None
         try:
             with draft or nullcontext():
@@ -137,7 +139,9 @@ class TurnCalls:
             result = replace(result, text=_renamed(result.text, names), data=_renamed(result.data, names))
             error = _renamed(error, names)
         for handle in result.images:
-            self.view.add_handle(handle)
+            # A name that the tool itself gave just now stays.
+            if handle not in self.view or self.view.name(handle) in known:
+                self.view.add_handle(handle, "view" if looks else "img")
         record = ToolRecord(
             call.name,
             dict(call.arguments),
@@ -148,6 +152,7 @@ class TurnCalls:
             dict(result.data),
             result.images,
             began,
+            looks,
         )
         outcome = Outcome(index, call, result, record, outage)
         await self.listener.settled(outcome)

@@ -111,8 +111,8 @@ def _unnamed(tool: Tool, result: ToolResult, view: ImageView) -> str | None:
     if not missing:
         return None
     return (
-        f"tool {tool.name!r} returns {missing[0]!r}, which is no image of the chain: add it with self.images.add(…), or "
-        "return the image itself"
+        f"tool {tool.name!r} returns {missing[0]!r}, which is no image of the chain: add it with self.images.add(…) "
+        "or return the image itself"
     )
 
 

@@ -57,6 +57,7 @@ class ToolRecord:
         data: the machine-readable part of the result; an edit names its source image under "source".
         images: handles of its images; none when an edit changed nothing.
         began: start of the call, in seconds since 1970.
+        looks: the tool only looks; not written where False, as in older lines.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ToolRecord:
     data: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[str, ...] = ()
     began: float = 0.0
+    looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,9 @@ class Trajectory:
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["messages"] = [message.to_dict() for message in self.messages]
         data["turns"] = [asdict(turn) for turn in self.turns]
+        for record in (record for turn in data["turns"] for record in turn["tools"]):
+            if not record["looks"]:
+                del record["looks"]
         data["tokens"] = None if self.tokens is None else vars(self.tokens)
         return data
 

@@ -6,7 +6,8 @@ It means the same in Python, in a recipe and on the command line. A list of
     "edit", "look", "retouch", "compose"    groups; "own" is everything that the agent has without `tools`
     "my_project.tools:brighten"             a function with `@tool`, a class, an object with `@tool` methods, or a list
     {"tool": "my_project.tools:Stamp", "size": 3}      the same with arguments
-    {"mcp": "http://localhost:8000/mcp"}    a server of the Model Context Protocol; see `agentfly.tools.mcp`
+    {"mcp": "http://localhost:8000/mcp"}    a server of the Model Context Protocol; see `agentfly.tools.mcp.McpServer`
+    {"mcp": ["uvx", "some-server"], "prefix": "x_"}    one that is a program, and is started
 
 and, in Python, of the objects themselves. Names and groups choose; everything else is added. Without a name or a group
 the agent keeps all of its own tools. A tool that ends a chain (`give_answer`) always stays.
@@ -23,6 +24,8 @@ from agentfly.images import ImageStore, ImageView
 from agentfly.importing import import_object
 from agentfly.tools import Tool, Toolset
 from agentfly.tools.groups import GROUPS, group_class, group_of
+from agentfly.tools.mcp import McpServer, McpTools
+from agentfly.tools.source import ToolSource
 from agentfly.vision import Engines
 
 GivenTool = str | Mapping[str, object] | Tool | Callable[..., object] | object
@@ -36,12 +39,14 @@ class ToolChoice:
     Attributes:
         names: of single tools that are chosen.
         groups: that are chosen.
-        added: functions, classes and objects.
+        added: functions, classes, objects and sources.
+        own_sources: the sources among them that were made for this choice.
     """
 
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     added: tuple[GivenTool, ...] = ()
+    own_sources: tuple[ToolSource, ...] = ()
 
     @classmethod
     def of(cls, given: Sequence[GivenTool]) -> ToolChoice:
@@ -58,9 +63,21 @@ class ToolChoice:
                 (groups if item in GROUPS or item == OWN else names).append(item)
             else:
                 added += _imported(item)
-        choice = cls(tuple(names), tuple(groups), tuple(added))
+        own = [item for item in added if isinstance(item, ToolSource) and not any(item is one for one in given)]
+        choice = cls(tuple(names), tuple(groups), tuple(added), tuple(own))
         Toolset(choice.added_tools(ImageView(ImageStore()), None))  # raises now what would else fail every chain
         return choice
+
+    @property
+    def sources(self) -> tuple[ToolSource, ...]:
+        """The sources among what is added, whose tools are known once they are prepared."""
+        return tuple(item for item in self.added if isinstance(item, ToolSource))
+
+    def check_ready(self) -> None:
+        """Raise `ConfigError` unless all sources are prepared."""
+        for source in self.sources:
+            if not source.ready:
+                raise ConfigError(f"the tools of {source.label} are not known yet: await agent.prepare() first")
 
     def tools(self, own: Toolset, view: ImageView, engines: Engines | None) -> Toolset:
         """Return the tools of one chain.
@@ -80,8 +97,11 @@ class ToolChoice:
         return Toolset([*found, *self.added_tools(view, engines)])
 
     def added_tools(self, view: ImageView, engines: Engines | None) -> Iterator[Tool]:
-        """Yield the tools that are added, bound to the images of a chain."""
+        """Yield the tools that are added, bound to the images of a chain; none of a source that is not prepared."""
         for item in self.added:
+            if isinstance(item, ToolSource):
+                yield from item.tools(view) if item.ready else ()
+                continue
             tools = _bound(item, view, engines)
             if not tools:
                 raise ConfigError(f"tools: {item!r} is no tool; mark a function, or methods of a class, with @tool")
@@ -110,13 +130,13 @@ def _imported(item: GivenTool) -> list[GivenTool]:
     if isinstance(item, str):
         found = import_object(item, "tool")
         return list(found) if isinstance(found, (list, tuple)) else [found]
+    if isinstance(item, McpServer):
+        return [McpTools(item)]
     if not isinstance(item, Mapping):
         return [item]
     options = dict(item)
     if "mcp" in options:
-        from agentfly.tools.mcp import McpServer
-
-        return [McpServer.read(options)]
+        return [McpTools(McpServer.read(options))]
     address = options.pop("tool", None)
     if not isinstance(address, str):
         raise ConfigError('a tool with arguments is written {"tool": "module:name", ...}, a server {"mcp": "http://…"}')

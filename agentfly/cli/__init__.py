@@ -19,8 +19,10 @@ from agentfly import __version__
 from agentfly.cli.data import data
 from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
+from agentfly.cli.environment import ServeOpenEnvCommand, serve_openenv
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
+from agentfly.cli.mcp import McpCommand, mcp
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
@@ -40,7 +42,9 @@ FOLDER_OPTIONS = {
     "eval": "--out FOLDER",
     "compare": "--out FOLDER",
     "replay": "--out FOLDER",
+    "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
+    "mcp": "--out FOLDER",
 }
 
 HELP = """RL training for image-editing agents that use tools.
@@ -78,6 +82,8 @@ app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command()(replay)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
+app.command(cls=McpCommand)(mcp)
+app.command("serve-openenv", cls=ServeOpenEnvCommand)(serve_openenv)
 app.command(cls=GenerateCommand)(generate)
 
 

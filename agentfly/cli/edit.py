@@ -12,14 +12,18 @@ from rich.console import Console
 from rich.text import Text
 
 from agentfly.cli.options import (
+    AgentName,
     BaseUrl,
     Engine,
     MaxTurns,
     Nodes,
     NodesKeyEnv,
     Template,
+    Tools,
     output_option,
+    read_agent,
     read_node_options,
+    read_tools,
 )
 from agentfly.errors import printable
 from agentfly.redaction import public_url
@@ -51,6 +55,8 @@ def edit(
     ] = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
+    agent: AgentName = None,
+    tools: Tools = None,
 ) -> None:
     """Edit an image with an agent and show every step.
 
@@ -76,6 +82,8 @@ def edit(
         engine=None if engine is None else read_engines(engine),
         strip=strip,
         nodes=tuple(read_node_options(nodes, nodes_key_env)),
+        agent=read_agent(agent),
+        tools=read_tools(tools),
     )
     try:
         asyncio.run(edit_image(request, Console()))

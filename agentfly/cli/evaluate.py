@@ -14,14 +14,18 @@ from rich.console import Console
 from rich.text import Text
 
 from agentfly.cli.options import (
+    AgentName,
     BaseUrl,
     Engine,
     MaxTurns,
     Nodes,
     NodesKeyEnv,
     Template,
+    Tools,
     output_option,
+    read_agent,
     read_node_options,
+    read_tools,
 )
 from agentfly.errors import AgentFlyError, ConfigError, printable
 
@@ -54,7 +58,12 @@ def evaluate(
     root: Root = None,
     data_options: DataOptions = None,
     agent: Annotated[
-        str | None, typer.Option(help="image-editing, refinement-loop, director-generator, or module:name.")
+        str | None,
+        typer.Option(help="image-editing, refinement-loop, director-generator, module:name, JSON, or card."),
+    ] = None,
+    tools: Tools = None,
+    reward: Annotated[
+        str | None, typer.Option(help="Reward function, module:name with @reward; scored as the first evaluator.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Policy folder, hub name, or the endpoint's model name.")] = None,
     base_url: BaseUrl = None,
@@ -131,6 +140,8 @@ def replay(
         bool | None, typer.Option("--re-execute", help="Run the recorded tool calls again; exit code 1 if they differ.")
     ] = None,
     engine: Engine = None,
+    agent: AgentName = None,
+    tools: Tools = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not beside the run.")] = None,
     data: Data = None,
     split: Split = None,
@@ -190,6 +201,10 @@ def _console() -> Console:
 def _read_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given, those in JSON parsed."""
     values = {name: value for name, value in given.items() if value not in (None, [])}
+    if "agent" in values:
+        values["agent"] = read_agent(values["agent"])
+    if "tools" in values:
+        values["tools"] = read_tools(values["tools"])
     for name in ("data_options", "backend_config", "agent_options"):
         if name not in values:
             continue

@@ -5,6 +5,7 @@ Image servers are given as `--nodes a:1 b:2`, also with commas between, or with 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -57,6 +58,61 @@ Engine = Annotated[
         help="Engine behind the tools: classical (the default), models, openai, openai:MODEL, JSON, or a YAML file."
     ),
 ]
+
+
+AgentName = Annotated[
+    str | None,
+    typer.Option(
+        "--agent",
+        help="image-editing, module:Class of your own, JSON with its arguments, or card: what the policy's card names.",
+    ),
+]
+Tools = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tools",
+        help="Tools: names, groups (edit, look, retouch, compose), module:name; with commas, repeated, or JSON.",
+    ),
+]
+
+
+def read_agent(given: str | None) -> str | dict[str, object] | None:
+    """Return the value of `--agent`: a name, or the mapping of a JSON object.
+
+    Raises:
+        ConfigError: it begins as JSON and is none.
+    """
+    if given is None or not given.lstrip().startswith("{"):
+        return given
+    found = _read_json(given, "--agent")
+    assert isinstance(found, dict)
+    return found
+
+
+def read_tools(given: Sequence[str] | None) -> tuple[str | dict[str, object], ...] | None:
+    """Return the value of `--tools`, None where it is not given.
+
+    Args:
+        given: each a name, several with commas between, or a JSON object or list.
+
+    Raises:
+        ConfigError: a value begins as JSON and is none.
+    """
+    found: list[str | dict[str, object]] = []
+    for value in given or ():
+        if value.lstrip().startswith(("{", "[")):
+            read = _read_json(value, "--tools")
+            found += read if isinstance(read, list) else [read]
+        else:
+            found += [name.strip() for name in value.split(",") if name.strip()]
+    return tuple(found) if found else None
+
+
+def _read_json(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as fault:
+        raise ConfigError(f"{option} is not valid JSON: {fault}") from fault
 
 
 def list_choices(literal: object) -> str:

@@ -13,7 +13,7 @@ from agentfly.datasets.photos import SPLITS
 from agentfly.datasets.public.benchmarks import imgedit_rows, risebench_rows
 from agentfly.datasets.public.columns import ADAPTERS
 from agentfly.datasets.public.tasks import HubOptions, public_rows
-from agentfly.datasets.stickers import FAMILIES, StickerWorld
+from agentfly.datasets.stickers import ALL_FAMILIES, FAMILIES, StickerWorld
 from agentfly.datasets.task import EditTask, TaskRow
 from agentfly.errors import ConfigError, DatasetError, unknown_name
 from agentfly.settings import Settings
@@ -35,7 +35,7 @@ class StickerOptions(Settings):
     """Options of the sticker world.
 
     Attributes:
-        families: of the tasks; they take turns.
+        families: of the tasks, from `ALL_FAMILIES`; they take turns.
         count: number of tasks; by default `limit`, or 500.
         side: width and height of the images in pixels.
     """
@@ -115,9 +115,9 @@ def _sticker_rows(options: StickerOptions, split: str, seed: int, limit: int | N
     if known is None:
         raise ConfigError(unknown_name("split of stickers", split, SPLITS))
     families = options.families
-    if not families or not set(families) <= set(FAMILIES):
-        wrong = next((family for family in families if family not in FAMILIES), "")
-        raise ConfigError(unknown_name("family", wrong, FAMILIES))
+    if not families or not set(families) <= set(ALL_FAMILIES):
+        wrong = next((family for family in families if family not in ALL_FAMILIES), "")
+        raise ConfigError(unknown_name("family", wrong, ALL_FAMILIES))
     world = StickerWorld(options.side)
     count = options.count if options.count is not None else 500 if limit is None else limit
     return (

@@ -40,6 +40,20 @@ _VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "recolour": ("make {0} {1}", "paint {0} {1}", "turn {0} {1}"),
     }
 )
+# Actions of the families in which looking or retouching pays.
+_MORE_VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "until": tuple(f"{verb} the smallest {{0}} until {{1}} left" for verb in ("remove", "erase", "delete")),
+        "expose": ("make it {0} {1}", "turn it {0} {1}", "render it {0} {1}"),
+        "match": ("make it as bright as {0}", "turn it as bright as {0}", "render it as bright as {0}"),
+        "uncast": ("undo the {0} cast", "remove the {0} cast", "correct the {0} cast"),
+    }
+)
+TINTS: tuple[str, ...] = ("reddish", "yellowish", "greenish", "bluish")
+CASTS: tuple[str, ...] = ("warm", "cold", "green", "magenta")
+LEFT: Mapping[int, str] = MappingProxyType({1: "one is", 2: "two are"})
+SECOND_IMAGE = "the second image"
+_MOST = ("the most common shape", "the most frequent shape")
 _JOINTS = ("{} and {}.", "{}, then {}.")
 _LARGEST = ("the largest sticker", "the biggest sticker")
 # Pairs (verb, frame) and (first verb, second verb) of held-out sentences; training has every verb and frame.
@@ -58,11 +72,13 @@ def sentence(rng: random.Random, split: Split, action: str, *words: str) -> str:
     Args:
         rng: source of randomness.
         split: whose combinations to use.
-        action: "remove" (of what), "replace" (what, by what) or "recolour" (what, to which colour).
+        action: "remove" (of what), "replace" (what, by what), "recolour" (what, to which colour), "until" (of what, how
+            many are left), "expose" (by how much, "brighter" or "darker"), "match" (with what) or "uncast" (which).
         *words: of the action, in that order.
     """
-    verb, frame = rng.choice(_combinations(split, len(_VERBS[action]), len(_FRAMES), _HELDOUT_FRAMES))
-    return _capital(_FRAMES[frame].format(_VERBS[action][verb].format(*words)))
+    verbs = _VERBS[action] if action in _VERBS else _MORE_VERBS[action]
+    verb, frame = rng.choice(_combinations(split, len(verbs), len(_FRAMES), _HELDOUT_FRAMES))
+    return _capital(_FRAMES[frame].format(verbs[verb].format(*words)))
 
 
 def double_sentence(
@@ -85,11 +101,25 @@ def largest(rng: random.Random) -> str:
     return rng.choice(_LARGEST)
 
 
-def vocabulary() -> list[str]:
-    """Return sentences with every word of every task, in a fixed order: enough to train a tokenizer on."""
+def most_common(rng: random.Random) -> str:
+    """Return words for the shape of which there are the most stickers."""
+    return rng.choice(_MOST)
+
+
+def stops(amount: float) -> str:
+    """Return words for an exposure, such as "0.7 stops"."""
+    return f"{abs(amount):.1f} {'stop' if abs(amount) == 1.0 else 'stops'}"
+
+
+def vocabulary(more: bool = False) -> list[str]:
+    """Return sentences with every word of every task, in a fixed order: enough to train a tokenizer on.
+
+    Args:
+        more: also of the families in which looking or retouching pays.
+    """
     sentences = list(dict.fromkeys(_all_sentences()))
     known = [f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
-    return sentences + known
+    return sentences + known + (list(dict.fromkeys(_more_sentences())) if more else [])
 
 
 def _all_sentences() -> Iterator[str]:
@@ -106,6 +136,21 @@ def _all_sentences() -> Iterator[str]:
     for joint, first, second in itertools.product(_JOINTS, _VERBS["remove"], _VERBS["recolour"]):
         yield _capital(joint.format(first.format(next(things)), second.format(next(things), next(colours))))
         yield _capital(joint.format(second.format(next(things), next(colours)), first.format(next(things))))
+
+
+def _more_sentences() -> Iterator[str]:
+    words: Mapping[str, list[tuple[str, ...]]] = {
+        "until": [(f"{shape}s", left) for shape, left in itertools.product(SHAPES, LEFT.values())],
+        "expose": [(stops(tenth / 10), way) for tenth in range(1, 16) for way in ("brighter", "darker")],
+        "match": [(SECOND_IMAGE,)],
+        "uncast": [(cast,) for cast in (*CASTS, "colour")],
+    }
+    for action, verbs in _MORE_VERBS.items():
+        for verb, frame, given in itertools.product(verbs, _FRAMES, words[action]):
+            yield _capital(frame.format(verb.format(*given)))
+    for verb, frame in itertools.product(_VERBS["remove"], _FRAMES):
+        for what in (*_MOST, *(f"the {tint} sticker" for tint in TINTS)):
+            yield _capital(frame.format(verb.format(what)))
 
 
 def _combinations(split: Split, rows: int, columns: int, heldout: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -29,6 +29,7 @@ class EvaluationSummary(TypedDict):
     score_by_family: dict[str, dict[str, float]]
     success: dict[str, dict[str, float]]
     tool_calls_per_task: float
+    look_calls_per_task: float
     stop_reasons: dict[str, int]
     choices: dict[str, dict[str, int]]
 
@@ -63,6 +64,9 @@ class Evaluation:
                 **{name: estimate(self.scores(name) >= SUCCESS).to_dict() for name in names},
             },
             "tool_calls_per_task": round(float(np.mean([len(t.tool_records) for t in self.trajectories])), 2),
+            "look_calls_per_task": round(
+                float(np.mean([sum(r.looks for r in t.tool_records) for t in self.trajectories])), 2
+            ),
             "stop_reasons": dict(Counter(t.stop_reason.value for t in self.trajectories if t.stop_reason)),
             "choices": choices(self.trajectories),
         }

@@ -15,14 +15,14 @@ from typing import NotRequired, TypedDict, Unpack
 import numpy as np
 from PIL import Image
 
+from agentfly.agents import Agent
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import ToolRecord, Trajectory
 from agentfly.agents.trajectory_file import first_messages
 from agentfly.errors import ImageError
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ToolCall
-from agentfly.tools import ImageTools, Toolset
-from agentfly.vision import Engines
+from agentfly.tools import Toolset
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Measured(TypedDict):
 
 
 async def reexecute(
-    id_: str, trajectory: Trajectory, store: ImageStore, engines: Engines, *, timeout: float = 600.0
+    id_: str, trajectory: Trajectory, store: ImageStore, agent: Agent, *, timeout: float = 600.0
 ) -> Reexecution:
     """Run the calls of a trajectory again.
 
@@ -102,7 +102,7 @@ async def reexecute(
         id_: of the recorded chain.
         trajectory: as recorded; it is not changed.
         store: holds the source images, and takes the new ones. Recorded images that it lacks are compared by handle.
-        engines: engines behind the tools.
+        agent: has the tools.
         timeout: seconds for one call.
     """
     found = Reexecution(id_)
@@ -117,7 +117,7 @@ async def reexecute(
             found.skipped.append(f"a source image is lost: {fault}")
             return found
         view.add_handle(handle)
-    chain = _Chain(trajectory, view, Toolset.of(ImageTools(view, engines)), found, timeout)
+    chain = _Chain(trajectory, view, agent.tools_for(view), found, timeout)
     for number, turn in enumerate(trajectory.turns, 1):
         await chain.run_turn(number, turn.tools)
     chain.report_missing_images()
@@ -196,9 +196,13 @@ class _Chain:
     def _can_run(self, index: int, record: ToolRecord) -> bool:
         if record.error is not None or record.name in self.tools:
             return True
-        self.found.skipped.append(f"turn {self._turn}: {record.name} is no image tool")
+        self.found.skipped.append(
+            f"turn {self._turn}: there is no tool {record.name}: name the agent or the tool with --agent or --tools"
+        )
         # Its recorded images are taken as they are: later calls need them.
-        names = {handle: name for name, handle in self.trajectory.names.items()}
+        # A view that an edit made again has two names, of which the edit gave the later one.
+        given = list(self.trajectory.names.items())
+        names = {handle: name for name, handle in (reversed(given) if record.looks else given)}
         for handle in self._observed(self._turn, index):
             if handle in self.view.store and handle in names:
                 self.view.add_handle(handle, names[handle].partition("_")[0])

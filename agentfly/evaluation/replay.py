@@ -18,9 +18,13 @@ from pathlib import Path
 from PIL import Image
 from pydantic import Field
 
+from agentfly.agents.factory import make_agent
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.spec import AgentSpec, Named
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, Trajectory
 from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, image_folder, read_trajectories
+from agentfly.agents.user_tools import OWN
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, ImageError
@@ -36,6 +40,7 @@ from agentfly.files import write_text
 from agentfly.images import ImageStore
 from agentfly.redaction import public_settings
 from agentfly.settings import OutputPath
+from agentfly.tools.groups import GROUPS
 from agentfly.vision import make_engines
 
 _SHOWN = 100
@@ -134,6 +139,8 @@ class ReplaySettings(ScoringSettings):
     Attributes:
         run: folder or file of the trajectories.
         re_execute: run the recorded tool calls again.
+        agent, tools: have the tools that are run again, see `agentfly.agents.spec`; without them, all tools of this
+            package.
         images: folder of the images; by default the one beside the trajectories.
         data: data set of the tasks, for trajectories that lack them.
         out: folder of the results; by default `replay/` beside the trajectories.
@@ -142,6 +149,8 @@ class ReplaySettings(ScoringSettings):
 
     run: Path
     re_execute: bool = False
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
     images: Path | None = None
     data: str | None = None
     out: OutputPath | None = None
@@ -230,11 +239,14 @@ def _complete_tasks(recording: Recording, settings: ReplaySettings, store: Image
 
 async def _execute(chains: Sequence[Recorded], store: ImageStore, settings: ReplaySettings, out: Path) -> Totals:
     engines = make_engines(settings.engine)
+    tools = settings.tools if settings.tools is not None or settings.agent is not None else (OWN, *GROUPS)
+    spec = AgentSpec(agent=settings.agent, tools=tools)
+    agent = make_agent(spec, "replay", engines=engines, backend=ScriptedBackend([]))
     gate = asyncio.Semaphore(settings.concurrency)
 
     async def one(chain: Recorded) -> Reexecution:
         async with gate:
-            return await reexecute(chain.id, chain.trajectory, store, engines, timeout=settings.timeout)
+            return await reexecute(chain.id, chain.trajectory, store, agent, timeout=settings.timeout)
 
     found = await gather_or_cancel(one(chain) for chain in chains)
     counted = totals(found)

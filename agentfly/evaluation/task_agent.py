@@ -1,8 +1,8 @@
 """Agents that can be evaluated: anything that takes a task and returns a trajectory.
 
-An agent is named as everywhere (`agentfly.agents.spec`), by a key of `AGENTS`, or as "module:name" of a `TaskAgent`. It is
-imported when it is used, and gets the settings that it takes as keyword arguments. `NamedTaskAgent` makes a `TaskAgent`
-of an `Agent`, with the settings of `agentfly edit`.
+An agent is named as everywhere (`agentfly.agents.spec`), by a key of `AGENTS`, or as "module:name" of a `TaskAgent`. It
+is imported when it is used, and gets the settings that it takes as keyword arguments. `NamedTaskAgent` makes a
+`TaskAgent` of an `Agent`, with the settings of `agentfly edit`.
 """
 
 from __future__ import annotations
@@ -272,5 +272,5 @@ def _settings(
     limits = RolloutLimits(max_turns=max_turns or policy.max_turns, max_tokens_per_turn=tokens)
     if timeout is not None:
         limits = replace(limits, wall_clock=timeout)
-    prompt = prompt_of(spec, policy.system_prompt)
+    prompt = prompt_of(spec, policy)
     return AgentSettings(system_prompt=prompt, limits=limits, sampling=replace(sampling, max_tokens=tokens))

@@ -65,7 +65,7 @@ def compose_reward(
         answered: the chain ended with an answer.
         malformed_calls: number of calls that could not be parsed.
         failed_calls: number of calls answered by an error, malformed ones included.
-        tool_calls: number of all calls.
+        tool_calls: number of all calls, those of tools that only look included.
         overlong_turns: number of turns cut at their token limit.
         config: the weights.
     """

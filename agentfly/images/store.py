@@ -155,6 +155,17 @@ class ImageStore:
                     fault = found
         raise fault
 
+    def discard(self, handle: str) -> None:
+        """Forget an image and remove its file."""
+        with self._lock:
+            dropped = self._memory.pop(handle, None)
+            self._bytes -= 0 if dropped is None else _size(dropped)
+            self._sound.discard(handle)
+            self._unsynced.discard(handle)
+            path = self.path(handle)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
     def copy_from(self, other: ImageStore, handles: Iterable[str]) -> None:
         """Keep images of another store. Those that it cannot give are left out, and that is logged."""
         for handle in handles if other is not self else ():
@@ -265,7 +276,7 @@ class _Names:
 
 
 class ImageView:
-    """The images of one chain by name: `img_1`, `img_2`, ... and masks `mask_1`, ..., in the order of their coming.
+    """The images of one chain by name, in the order of their coming: `img_1`, ..., masks `mask_1`, views `view_1`.
 
     Short names cost a policy three tokens where a hash costs a dozen, and a mistyped one is never another chain's
     image. Handles of images that the view holds are accepted, too.
@@ -279,16 +290,18 @@ class ImageView:
     def add(self, image: Image.Image, kind: str = "img") -> str:
         """Store an image and return its name in this view; an equal image keeps its name.
 
+        A view alone is named anew when an image equal to it is added as another kind, since it may not be edited.
+
         Args:
             image: any image.
-            kind: first part of the name, such as "img" or "mask".
+            kind: first part of the name: "img", "mask", "view" for what is only looked at, or another word.
         """
         return self.add_handle(self.store.put(image), kind)
 
     def add_handle(self, handle: str, kind: str = "img") -> str:
         """Name an image that the store already holds, and return the name; see `add`."""
         names = self._names
-        if handle not in names.names:
+        if handle not in names.names or (kind != "view" and names.names[handle].startswith("view_")):
             draft = self._draft
             count = sum(name.startswith(f"{kind}_") for name in names.handles)
             names.add(f"{kind}_{count + 1}" if draft is None else draft.provisional(handle, kind), handle)
@@ -312,8 +325,12 @@ class ImageView:
         raise ImageError(unknown_name("image id", name, names.handles))
 
     def name(self, handle: str) -> str:
-        """Return the name of a handle in this view."""
+        """Return the name of a handle in this view, the latest of several."""
         return self._names.names[self.handle(handle)]
+
+    def all_names(self, handle: str) -> tuple[str, ...]:
+        """Return every name of a handle in this view; an image that was first a view has two."""
+        return tuple(name for name, known in self._names.handles.items() if known == handle)
 
     def get(self, name: str) -> Image.Image:
         """Return a copy of the image of a name or handle."""

@@ -13,7 +13,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,6 +41,8 @@ def make_server(
     port: int,
     limits: ConnectionLimits,
     on_refusal: OnRefusal | None = None,
+    *,
+    ws: Literal["none", "auto"] = "none",
     **options: Any,
 ) -> uvicorn.Server:
     """Return a server of `app`.
@@ -50,13 +52,14 @@ def make_server(
         host, port: address to listen on.
         limits: of its connections.
         on_refusal: see `Front`.
+        ws: "auto" takes WebSocket connections, by the library that is installed.
         **options: further ones of `uvicorn.Config`.
     """
     front = Front(app, AllowedHosts(host, limits.allowed_hosts), limits, on_refusal)
     protocol = _limited_protocol(limits)
     # As many connections are accepted at once, before the first of them can be counted.
     backlog = max(1, min(_BACKLOG, _most_files() // 4))
-    return _Server(uvicorn.Config(front, host=host, port=port, http=protocol, ws="none", backlog=backlog, **options))
+    return _Server(uvicorn.Config(front, host=host, port=port, http=protocol, ws=ws, backlog=backlog, **options))
 
 
 class Front:
@@ -76,7 +79,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         try:
@@ -84,9 +87,12 @@ class Front:
         except RequestError as fault:
             if self._on_refusal is not None:
                 self._on_refusal(scope, fault)
-            await error_response(fault)(scope, receive, send)
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})  # before it is accepted: the reply has status 403
+            else:
+                await error_response(fault)(scope, receive, send)
             return
-        await self._app(scope, _BodyInTime(receive, self._limits), send)
+        await self._app(scope, _BodyInTime(receive, self._limits) if scope["type"] == "http" else receive, send)
 
 
 class _BodyInTime:
@@ -235,6 +241,11 @@ class _Connection(HttpToolsProtocol):
             self._header_bytes += len(data)
             if self._header_bytes > _HEADER_BYTES:
                 self.send_400_response(f"The headers of a request have {_HEADER_BYTES} bytes at most.")
+
+    def handle_websocket_upgrade(self) -> None:
+        # Another protocol has the connection from here on.
+        self._stop_waiting()
+        super().handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -18,6 +18,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_type_hints, overload
 
@@ -144,6 +145,8 @@ def _unwrap(text: str) -> str:
 
 
 Function = Callable[..., object]
+# Of the name of the tool, for messages, and the arguments as the model sent them.
+ArgumentCheck = Callable[[str, Mapping[str, object]], dict[str, object]]
 F = TypeVar("F", bound=Function)
 
 logger = logging.getLogger(__name__)
@@ -184,8 +187,9 @@ class Tool:
         description: the description for the model.
         parameters: JSON schema of the arguments. Shared by all tools of the function: do not change it.
         function: the function, bound to its object.
-        model: pydantic model of the arguments.
+        check: returns the arguments of a call for the function, or raises `ToolError`; see `ArgumentCheck`.
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
+        looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
         images: names of the arguments that are images; see `agentfly.tools.image_arguments`.
         view: the images of the chain; a tool that takes or returns images must be bound to them.
     """
@@ -194,8 +198,9 @@ class Tool:
     description: str
     parameters: Mapping[str, object]
     function: Function = field(repr=False)
-    model: type[BaseModel] = field(repr=False)
+    check: ArgumentCheck = field(repr=False)
     final: bool = False
+    looks: bool = False
     images: tuple[str, ...] = ()
     view: ImageView | None = field(default=None, repr=False)
 
@@ -206,7 +211,7 @@ class Tool:
             ToolError: the arguments are wrong, or the tool refuses.
             ImageError: an id of an image is unknown.
         """
-        checked = checked_arguments(self.model, self.name, arguments)
+        checked = self.check(self.name, arguments)
         given = checked
         if self.images:
             given = await asyncio.to_thread(load_images, self._bound_view(), self.images, checked)
@@ -226,10 +231,10 @@ class Tool:
     def _keep(self, words: str, images: list[Image.Image], arguments: Mapping[str, object]) -> ToolResult:
         """Store the images of a result, and name them in its text where its own words do not."""
         view = self._bound_view()
-        names = [view.add(image) for image in images]
+        names = [view.add(image, "view" if self.looks else "img") for image in images]
         handles = tuple(view.handle(name) for name in names)
         text = " ".join([words, *(name for name in names if name not in words)]).strip()
-        source = source_handle(view, self.images, arguments)
+        source = None if self.looks else source_handle(view, self.images, arguments)
         return ToolResult(text, handles, data={} if source is None else {"source": source})
 
     def _bound_view(self) -> ImageView:
@@ -248,7 +253,9 @@ def tool(function: F, /) -> F: ...
 
 
 @overload
-def tool(*, name: str | None = None, description: str | None = None, final: bool = False) -> Callable[[F], F]: ...
+def tool(
+    *, name: str | None = None, description: str | None = None, final: bool = False, looks: bool = False
+) -> Callable[[F], F]: ...
 
 
 def tool(
@@ -258,6 +265,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     final: bool = False,
+    looks: bool = False,
 ) -> F | Callable[[F], F]:
     """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
@@ -266,6 +274,7 @@ def tool(
         name: the name for the model; the function's own name by default, that of a class in snake case.
         description: the description for the model; the docstring up to its first section by default.
         final: a call ends the chain, and its result is the answer.
+        looks: a call only looks. Its images are views unless it names them otherwise, and it is counted as looking.
 
     Raises:
         ConfigError: the name, a hint, or the signature cannot be described to a model.
@@ -273,20 +282,20 @@ def tool(
 
     def mark(function: F) -> F:
         if not isinstance(function, type):
-            setattr(function, _MARK, _describe(function, name, description, final))
+            setattr(function, _MARK, _describe(function, name, description, final, looks))
             return function
         call = vars(function).get("__call__")
         if not inspect.isfunction(call):
             raise ConfigError(f"{function.__name__} cannot be a tool: it has no __call__; mark its methods instead")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", function.__name__).lower()
         words = description or docstring(call)[0] or docstring(function)[0]
-        setattr(call, _MARK, _describe(call, name or snake_case, words, final))
+        setattr(call, _MARK, _describe(call, name or snake_case, words, final, looks))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Function, name: str | None, description: str | None, final: bool) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, final: bool, looks: bool) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
@@ -294,7 +303,8 @@ def _describe(function: Function, name: str | None, description: str | None, fin
     hints = get_type_hints(function)
     images = tuple(key for key in inspect.signature(function).parameters if takes_image(hints.get(key)))
     words = description or docstring(function)[0]
-    return Tool(name, words, parameters_schema(model), function, model, final, images)
+    check = partial(checked_arguments, model)
+    return Tool(name, words, parameters_schema(model), function, check, final, looks, images)
 
 
 def held_words(tool: Tool, seconds: float) -> str:

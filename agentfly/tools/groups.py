@@ -10,6 +10,9 @@ from agentfly.tools.decorator import Tool, tool_of
 
 GROUPS: Mapping[str, str] = {
     "edit": "agentfly.tools.image_tools:ImageTools",
+    "look": "agentfly.tools.look_tools:LookTools",
+    "retouch": "agentfly.tools.retouch_tools:RetouchTools",
+    "compose": "agentfly.tools.compose_tools:ComposeTools",
 }
 
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from agentfly.errors import ImageError, ToolError, shortened
 from agentfly.images import ImageView, read_mask
 from agentfly.tools.decorator import ToolResult, tool
+from agentfly.tools.image_ids import answerable, editable, handle_of_id
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, given_params
 from agentfly.vision.detection.boxes import draw_detections
 
@@ -45,7 +46,7 @@ class ImageTools:
         self._images = images
         self._engines = engines
 
-    @tool
+    @tool(looks=True)
     async def detect_objects(
         self,
         image_id: str,
@@ -65,9 +66,10 @@ class ImageTools:
             auto_mask_dilate: pixels by which the mask grows.
             auto_mask_feather: pixels over which the edge of the mask is softened.
         """
-        _check_prompt("text_prompt", text_prompt, "name what to find, for example 'a dog'")
+        check_prompt("text_prompt", text_prompt, "name what to find, for example 'a dog'")
         limits = (box_threshold, text_threshold, auto_mask_dilate, auto_mask_feather)
-        image, found, mask, data = await self._detect(image_id, text_prompt, *limits)
+        image = await self._load(image_id)
+        found, mask, data = await self._detect(image, text_prompt, *limits)
         handle = await self._store(mask)
         name = self._images.add_handle(handle, "mask")
         text, shown = f"{name}: {_listed(found, boxes=True)}", [handle]
@@ -103,8 +105,8 @@ class ImageTools:
             strength: 1 repaints fully, less keeps some of the old.
             seed: the same seed gives the same picture.
         """
-        _check_prompt("prompt", prompt)
-        image, mask = await self._load(image_id), await self._load(mask_id)
+        check_prompt("prompt", prompt)
+        image, mask = await self._load_to_edit(image_id), await self._load(mask_id)
         if image.size != mask.size:
             raise ToolError(
                 f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {image.width}x{image.height}: "
@@ -148,10 +150,11 @@ class ImageTools:
             strength: 1 repaints fully, less keeps some of the old.
             seed: the same seed gives the same picture.
         """
-        _check_prompt("detect_prompt", detect_prompt, "name what to find, for example 'a dog'")
-        _check_prompt("prompt", prompt)
+        check_prompt("detect_prompt", detect_prompt, "name what to find, for example 'a dog'")
+        check_prompt("prompt", prompt)
         limits = (box_threshold, text_threshold, auto_mask_dilate, auto_mask_feather)
-        image, found, mask, data = await self._detect(image_id, detect_prompt, *limits)
+        image = await self._load_to_edit(image_id)
+        found, mask, data = await self._detect(image, detect_prompt, *limits)
         params = InpaintParams(negative_prompt, guidance_scale, num_inference_steps, strength, seed)
         painted = await self._engines.inpainter.inpaint(image, mask, prompt, params)
         data |= {"mask": await self._store(mask), **given_params(params)}
@@ -178,8 +181,8 @@ class ImageTools:
             num_inference_steps: more steps give better quality.
             seed: the same seed gives the same picture.
         """
-        _check_prompt("prompt", prompt, "say what to change")
-        image = await self._load(image_id)
+        check_prompt("prompt", prompt, "say what to change")
+        image = await self._load_to_edit(image_id)
         params = EditParams(negative_prompt, true_cfg_scale, num_inference_steps, seed)
         edited = await self._engines.editor.edit(image, prompt, params)
         return await self._changed(image_id, edited, "", self._engines.editor.name, given_params(params))
@@ -192,26 +195,22 @@ class ImageTools:
             final_image_id: the finished picture.
             description: what was done, in a sentence.
         """
-        handle = self._handle(final_image_id)
+        handle = answerable(self._images, final_image_id)
         return ToolResult(description or self._images.name(handle), (handle,), final=True)
 
-    def _handle(self, image_id: str) -> str:
-        try:
-            return self._images.handle(image_id)
-        except ImageError as fault:
-            raise ToolError(str(fault)) from fault
-
     async def _load(self, image_id: str) -> Image.Image:
-        return await asyncio.to_thread(self._images.store.get, self._handle(image_id))
+        return await asyncio.to_thread(self._images.store.get, handle_of_id(self._images, image_id))
+
+    async def _load_to_edit(self, image_id: str) -> Image.Image:
+        return await asyncio.to_thread(editable, self._images, image_id)
 
     async def _store(self, image: Image.Image) -> str:
         return await asyncio.to_thread(self._images.store.put, image)
 
     async def _detect(
-        self, image_id: str, prompt: str, box_threshold: float, text_threshold: float, dilate: int, feather: int
-    ) -> tuple[Image.Image, Sequence[Detection], Image.Image, dict[str, object]]:
-        """Return an image, the objects found in it, their mask, and the details of the detection for the result."""
-        image = await self._load(image_id)
+        self, image: Image.Image, prompt: str, box_threshold: float, text_threshold: float, dilate: int, feather: int
+    ) -> tuple[Sequence[Detection], Image.Image, dict[str, object]]:
+        """Return the objects found in an image, their mask, and the details of the detection for the result."""
         found = await self._engines.detector.detect(
             image, prompt, box_threshold=box_threshold, text_threshold=text_threshold
         )
@@ -230,20 +229,20 @@ class ImageTools:
             "auto_mask_dilate": dilate,
             "auto_mask_feather": feather,
         }
-        return image, found, mask, data
+        return found, mask, data
 
     async def _changed(
         self, image_id: str, image: Image.Image, words: str, engine: str, data: dict[str, object]
     ) -> ToolResult:
         """Return the observation of a changed image; one that did not change is not shown again."""
-        handle, source = await self._store(image), self._handle(image_id)
+        handle, source = await self._store(image), handle_of_id(self._images, image_id)
         name, data = self._images.add_handle(handle), {**data, "source": source}
         if handle == source:
             return ToolResult(f"{name}: nothing changed", (), engine, data=data)
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
 
 
-def _check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
+def check_prompt(name: str, prompt: str, ask: str | None = None) -> None:
     """Raise `ToolError` for a prompt that no engine can use; `ask` is the remedy for an empty one, None allows it."""
     if ask is not None and not prompt.strip():
         raise ToolError(f"{name} is empty: {ask}")

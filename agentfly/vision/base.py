@@ -12,6 +12,11 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
+from agentfly.errors import EngineUnavailable, ToolError
+
+# Images of one editing call, whatever the engine.
+MOST_IMAGES = 16
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -135,6 +140,83 @@ class Editor(Protocol):
 
 
 @runtime_checkable
+class MultiImageEditor(Protocol):
+    """An editor that also takes several images: one to edit, and others for reference."""
+
+    @property
+    def max_images(self) -> int:
+        """Images of a call at most; 1 where the model turned out to take no references."""
+        ...
+
+    async def edit_images(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        """Return the first image edited, same size; the others show what the instruction refers to.
+
+        Args:
+            images: at least two, of any sizes; their order matters ("the hat of image 2").
+            instruction: what to change.
+            params: settings of the call.
+
+        Raises:
+            ToolError: the engine cannot do what the instruction asks, or takes fewer images.
+        """
+        ...
+
+
+def most_images(editor: object) -> int:
+    """Return the images of an edit at most: 1 for an editor that takes no references, and without one."""
+    return editor.max_images if isinstance(editor, MultiImageEditor) else 1
+
+
+async def edit_images(
+    editor: Editor, images: Sequence[Image.Image], instruction: str, params: EditParams
+) -> Image.Image:
+    """Return the first image edited by any editor, same size, with the other images as references.
+
+    Args:
+        editor: does the work; one image is an ordinary edit, which every editor does.
+        images: at least one, of any sizes.
+        instruction: what to change.
+        params: settings of the call.
+
+    Raises:
+        EngineUnavailable: the editor takes one image.
+        ToolError: it takes fewer images than these, or cannot do what the instruction asks.
+    """
+    if len(images) == 1:
+        return await editor.edit(images[0], instruction, params)
+    if not isinstance(editor, MultiImageEditor):
+        raise takes_one_image(editor.name)
+    check_images(editor.name, len(images), editor.max_images)
+    return await editor.edit_images(images, instruction, params)
+
+
+def takes_one_image(name: str) -> EngineUnavailable:
+    """Return the error of an editor, given by its name, that takes no references."""
+    return EngineUnavailable(
+        f"needs an editor that takes several images, such as Qwen-Image-Edit-2509: {name} takes one; give one image, "
+        "or paste a part of one image into another"
+    )
+
+
+def check_images(name: str, count: int, most: int) -> None:
+    """Raise unless an editor takes so many images.
+
+    Args:
+        name: of the editor.
+        count: images of the call.
+        most: images that the editor takes.
+
+    Raises:
+        EngineUnavailable: there are several, and the editor takes one.
+        ToolError: there are more than it takes.
+    """
+    if count > most == 1:
+        raise takes_one_image(name)
+    if count > most:
+        raise ToolError(f"{name} takes {most} images at most, got {count}: leave some out")
+
+
+@runtime_checkable
 class ServiceEngine(Protocol):
     """An engine behind a service that asks for a key."""
 
@@ -151,8 +233,11 @@ class Delegating(ABC):
     """An engine whose calls are done by other engines, which may change from call to call."""
 
     @abstractmethod
-    async def maker(self) -> str:
+    async def maker(self, images: int = 1) -> str:
         """Return the names of the engines that do calls now, with their versions, as part of a cache key.
+
+        Args:
+            images: number of images of the call.
 
         Raises:
             ToolError: no engine answers.

@@ -23,6 +23,8 @@ from agentfly.vision.base import (
     Engines,
     Inpainter,
     InpaintParams,
+    edit_images,
+    most_images,
 )
 from agentfly.vision.detection.boxes import box_mask
 from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
@@ -221,9 +223,9 @@ class _Cached(Generic[T]):
         """The cache; its `stats` have the hit rate."""
         return self.front.cache
 
-    async def maker(self) -> str:
-        """Return the name of the engine that would do a call, for the call's key."""
-        return await self.engine.maker() if isinstance(self.engine, Delegating) else self.engine.name
+    async def maker(self, images: int = 1) -> str:
+        """Return the name of the engine that would do a call with so many images, for the call's key."""
+        return await self.engine.maker(images) if isinstance(self.engine, Delegating) else self.engine.name
 
 
 class CachedDetector(_Cached[Detector]):
@@ -262,11 +264,23 @@ class CachedInpainter(_Cached[Inpainter]):
 class CachedEditor(_Cached[Editor]):
     """An editor with the cache in front; `cache.stats` has the hit rate."""
 
+    @property
+    def max_images(self) -> int:
+        """See `MultiImageEditor`; 1 where the engine takes no references."""
+        return most_images(self.engine)
+
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """Return the image that the engine makes, or made before; see `Editor`."""
-        parameters = {"prompt": instruction, **asdict(params)}
+        return await self.edit_images((image,), instruction, params)
+
+    async def edit_images(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        """Return the image that the engine makes of several, or made before; see `MultiImageEditor`."""
         return await self.front.image(
-            await self.maker(), "edit", parameters, (image,), lambda: self.engine.edit(image, instruction, params)
+            await self.maker(len(images)),
+            "edit",
+            {"prompt": instruction, **asdict(params)},
+            images,
+            lambda: edit_images(self.engine, images, instruction, params),
         )
 
 

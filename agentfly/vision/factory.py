@@ -72,8 +72,10 @@ _EDITORS: Mapping[str, _Maker] = {
     **_REMOTE_IMAGES,
 }
 
-# Settings of place and speed, on which results do not depend.
-_NOT_IN_VERSION = frozenset(("device", "offload", "compile", "concurrency", "max_batch", "batch_window_ms"))
+# Settings of place, speed and bounds, on which results do not depend.
+_NOT_IN_VERSION = frozenset(
+    ("device", "offload", "compile", "concurrency", "max_batch", "batch_window_ms", "max_images")
+)
 
 
 class CacheSettings(Settings):

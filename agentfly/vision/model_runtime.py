@@ -193,7 +193,7 @@ def loading(model: str, wanted: str) -> Iterator[None]:
 
 
 @contextmanager
-def shape_guard(engine: str, image: Image.Image) -> Iterator[None]:
+def shape_guard(engine: str, *images: Image.Image) -> Iterator[None]:
     """Turn what libraries raise on a narrow image into a `ToolError`; on any other shape it is a bug and stays one.
 
     Processors scale the shorter side to nothing or refuse the image, and a detector finds fewer places than it asks
@@ -201,18 +201,19 @@ def shape_guard(engine: str, image: Image.Image) -> Iterator[None]:
 
     Args:
         engine: its name.
-        image: that the model works on.
+        images: that the model works on.
 
     Raises:
-        ToolError: the image is narrow, and the model failed.
+        ToolError: an image is narrow, and the model failed.
     """
     try:
         yield
     except (ValueError, RuntimeError, IndexError, ZeroDivisionError) as fault:
-        if isinstance(fault, AgentFlyError) or max(image.size) < _NARROW * min(image.size):
+        narrow = next((image for image in images if max(image.size) >= _NARROW * min(image.size)), None)
+        if isinstance(fault, AgentFlyError) or narrow is None:
             raise
         raise ToolError(
-            f"{engine} cannot work on an image of {image.width}x{image.height} pixels: it is too narrow; crop it, or "
+            f"{engine} cannot work on an image of {narrow.width}x{narrow.height} pixels: it is too narrow; crop it, or "
             "give it a border"
         ) from fault
 

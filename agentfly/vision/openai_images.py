@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -20,7 +20,7 @@ from agentfly.images import encode_image, on_white
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.openai_compat import check_answer
 from agentfly.settings import Settings
-from agentfly.vision.base import EditParams, InpaintParams, given_params
+from agentfly.vision.base import MOST_IMAGES, EditParams, InpaintParams, given_params
 from agentfly.vision.compositing import paste_back, restored, solid
 from agentfly.vision.image_replies import decode_image, first_image
 
@@ -56,7 +56,12 @@ class OpenAIImages:
     Args:
         settings: the model and its address.
         client: an OpenAI client to use instead of one made from the settings.
+
+    Attributes:
+        max_images: images of an edit at most; the first one is edited.
     """
+
+    max_images = MOST_IMAGES
 
     def __init__(self, settings: ImagesSettings, client: openai.AsyncOpenAI | None = None) -> None:
         self.settings = settings
@@ -74,8 +79,17 @@ class OpenAIImages:
             ToolError: the vendor refuses the request, does not answer, or sends no image.
             ConfigError: the key or the model is refused.
         """
-        edited = await self._request(image, None, instruction, params)
-        return await asyncio.to_thread(restored, edited, image.size)
+        return await self.edit_images((image,), instruction, params)
+
+    async def edit_images(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        """Return the first image edited (RGB), same size, with the others as references; see `MultiImageEditor`.
+
+        Raises:
+            ToolError: the vendor refuses the request, does not answer, or sends no image.
+            ConfigError: the key or the model is refused.
+        """
+        edited = await self._request(images, None, instruction, params)
+        return await asyncio.to_thread(restored, edited, images[0].size)
 
     async def inpaint(self, image: Image.Image, mask: Image.Image, prompt: str, params: InpaintParams) -> Image.Image:
         """Return the image with the masked part repainted; see `Inpainter`. Pixels where the mask is 0 stay exact.
@@ -87,11 +101,11 @@ class OpenAIImages:
         if mask.size != image.size:
             raise ToolError(f"the mask is {mask.width}x{mask.height} but the image {image.width}x{image.height}")
         grey = mask.convert("L")
-        painted = await self._request(image, grey, prompt.strip() or self.settings.removal_prompt, params)
+        painted = await self._request((image,), grey, prompt.strip() or self.settings.removal_prompt, params)
         return await asyncio.to_thread(paste_back, image, painted, grey)
 
     async def _request(
-        self, image: Image.Image, mask: Image.Image | None, prompt: str, params: EditParams | InpaintParams
+        self, images: Sequence[Image.Image], mask: Image.Image | None, prompt: str, params: EditParams | InpaintParams
     ) -> Image.Image:
         given = given_params(params)
         arguments: dict[str, Any] = dict(self.settings.fields)
@@ -101,10 +115,12 @@ class OpenAIImages:
             arguments["extra_body"] = {**arguments.get("extra_body", {}), **given}
         elif params.negative_prompt:
             prompt = f"{prompt}\nAvoid: {params.negative_prompt}"
-        arguments["image"] = await asyncio.to_thread(_png_file, image, "image.png")
+        # One at a time: the PNG of a large image takes a second and much memory.
+        files = [await asyncio.to_thread(_png_file, image, "image.png") for image in images]
+        arguments["image"] = files if len(files) > 1 else files[0]
         if mask is not None:
             # The API's mask is the image itself, transparent where it may change.
-            marked = on_white(image).copy()
+            marked = on_white(images[0]).copy()
             marked.putalpha(solid(mask).point(lambda value: 255 - value))
             arguments["mask"] = await asyncio.to_thread(_png_file, marked, "mask.png")
         with self._client.translated_faults(f"the image model {self.name}"):

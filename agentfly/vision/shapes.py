@@ -109,6 +109,7 @@ class Figure:
         x, y: centroid.
         radius: size of the coloured part.
         border: width of the white border.
+        fill: RGB of the coloured part where it is another shade than the one of `COLOURS`.
     """
 
     shape: str
@@ -117,6 +118,7 @@ class Figure:
     y: float
     radius: float
     border: float
+    fill: tuple[int, int, int] | None = None
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -145,7 +147,7 @@ class Figure:
         rows, columns = np.mgrid[y0:y1, x0:x1]
         distance = self._distance(rows, columns)
         window = pixels[y0:y1, x0:x1].astype(np.float64)
-        for colour, grow in ((WHITE, self.border), (COLOURS[self.colour], 0.0)):
+        for colour, grow in ((WHITE, self.border), (self.fill or COLOURS[self.colour], 0.0)):
             cover = np.clip(0.5 + grow - distance, 0.0, 1.0)[..., None]
             window += cover * (np.array(colour) - window)
         pixels[y0:y1, x0:x1] = np.round(window).astype(np.uint8)

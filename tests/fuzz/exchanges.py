@@ -22,6 +22,8 @@ _FIELDS = (
     "image",
     "image[]",
     "image[0]",
+    "images",
+    "images[]",
     "mask",
     "mask[]",
     "n",

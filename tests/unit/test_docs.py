@@ -25,6 +25,8 @@ RUN_ELSEWHERE = {
     "python -m recipes.director_generator": "tests/unit/systems/director_generator/test_command.py",
     "recipes/director_generator/parallel.sh": "tests/unit/systems/director_generator/test_command.py",
     "curl http://127.0.0.1:7000/docs": "tests/unit/systems/director_generator/test_sdxl_server.py",
+    "agentfly mcp": "tests/unit/serving/mcp/test_command.py",
+    "export TOOLS_KEY=": "tests/unit/serving/mcp/test_command.py",
     "agentfly serve-images": "tests/unit/serving/image_server/test_command.py",
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/remote/test_load_test.py",
     "python benchmarks/image_server.py": "tests/unit/benchmarks/test_image_server_benchmark.py",

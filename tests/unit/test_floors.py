@@ -34,7 +34,7 @@ FLOORS = (
     ("tools", "evaluators"),
     ("agents",),
     ("systems", "serving"),
-    ("evaluation", "viewer"),
+    ("evaluation", "viewer", "environments"),
     ("training",),
     ("doctor",),
     ("cli", "utils"),

@@ -76,7 +76,8 @@ def check_nodes(found: Sequence[Node]) -> Iterator[Finding]:
             operations = ", ".join(sorted(node.operations or ()))
             yield ok(f"{node.url}: {kind} with {node.model or 'a model'}: {operations}")
     offered = {operation for node in found if _is_healthy(node) for operation in node.operations or ()}
-    missing = [operation for operation in OPERATIONS if operation not in offered]
+    # Few models take several images, and no embedded engine would do it instead.
+    missing = [operation for operation in OPERATIONS if operation not in (*offered, "edit_images")]
     if offered and missing:
         yield warning(
             f"no node offers {' or '.join(missing)}: the embedded OpenCV engine does that instead",

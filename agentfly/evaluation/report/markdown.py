@@ -91,13 +91,14 @@ def _scores(labels: Sequence[str], groups: Mapping[str, Figures]) -> str:
 
 
 def _work(groups: Mapping[str, Figures]) -> str:
-    head = ["task type", "turns", "tool calls", "tool errors", "tokens", "mean s", "p50 s", "p95 s"]
+    head = ["task type", "turns", "tool calls", "of them looks", "tool errors", "tokens", "mean s", "p50 s", "p95 s"]
     rows = []
     for name, group in groups.items():
         tokens, seconds = "–", group["seconds"] or {}
         if group["tokens"] is not None:
             tokens = " + ".join(f"{group['tokens'][key] / group['tasks']:.0f}" for key in ("prompt", "completion"))
-        work = [_number(value) for value in (group["turns"], group["tool_calls"], group["tool_errors"])]
+        means = (group["turns"], group["tool_calls"], group["look_calls"], group["tool_errors"])
+        work = [_number(value) for value in means]
         rows.append([_name(name), *work, tokens, *(_number(seconds.get(key)) for key in ("mean", "p50", "p95"))])
     return table(head, rows)
 

@@ -58,8 +58,9 @@ class Judging(TypedDict):
 class Figures(TypedDict):
     """The figures of some tasks.
 
-    `turns`, `tool_calls` and `tool_errors` are means per task; `tokens` are sums of the policy's tokens, None where the
-    backend does not count them; `seconds` holds "mean", "p50" and "p95" of a task.
+    `turns`, `tool_calls`, `look_calls` (those of them that only look) and `tool_errors` are means per task; `tokens`
+    are sums of the policy's tokens, None where the backend does not count them; `seconds` holds "mean", "p50" and "p95"
+    of a task.
     """
 
     tasks: int
@@ -68,6 +69,7 @@ class Figures(TypedDict):
     success: Interval | None
     turns: float | None
     tool_calls: float | None
+    look_calls: float | None
     tool_errors: float | None
     tools: dict[str, int]
     tokens: dict[str, int] | None
@@ -127,6 +129,7 @@ def figures(records: Sequence[TaskRecord], labels: Sequence[str]) -> Figures:
         "success": interval(value >= SUCCESS for value in _values(records, labels[0])),
         "turns": mean(len(trajectory.turns) for trajectory in trajectories),
         "tool_calls": mean(len(trajectory.tool_records) for trajectory in trajectories),
+        "look_calls": mean(sum(call.looks for call in trajectory.tool_records) for trajectory in trajectories),
         "tool_errors": mean(sum(c.error is not None for c in t.tool_records) for t in trajectories),
         "tools": dict(Counter(call.name or "malformed" for call in calls).most_common()),
         "tokens": {"prompt": prompt, "completion": completion} if prompt or completion else None,

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from agentfly.errors import EvaluatorError
+from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.images import on_white
 from agentfly.settings import Settings
 
+OWN_CONSTANTS = "reference_evaluator"  # in the metadata of a task
 Floats = NDArray[np.float32]
 Region = tuple[slice, slice]
 
@@ -65,6 +66,9 @@ class ReferenceEvaluator:
         changed   = 1 if d(result, source) exceeds its tolerance anywhere, else 0
 
     With the product, nothing is gained by copying the source (inside = 0) or repainting everything (outside near 0).
+
+    A task whose differences are finer or coarser than those of a sticker brings constants of its own, as a mapping
+    `reference_evaluator` of fields of `ReferenceConfig` in its metadata.
     """
 
     def __init__(self, config: ReferenceConfig | None = None) -> None:
@@ -74,10 +78,12 @@ class ReferenceEvaluator:
         """Score one sample; aspects are inside, outside and changed. A result of another size is resized first.
 
         Raises:
-            EvaluatorError: target or mask is missing or of another size than the source, the mask is empty, or source
-                and target agree within it.
+            EvaluatorError: target or mask is missing or of another size than the source, the mask is empty, source
+                and target agree within it, or the task's own constants are wrong.
         """
         target, mask = _required(sample)
+        if (own := sample.metadata.get(OWN_CONSTANTS)) is not None:
+            return await self._of_task(own).evaluate(replace(sample, metadata={}))
         if sample.result is None:
             return Score(0.0, "There is no result.", {"inside": 0.0, "outside": 0.0, "changed": 0.0})
         return await asyncio.to_thread(self._score, sample.source, sample.result, target, mask)
@@ -85,6 +91,15 @@ class ReferenceEvaluator:
     async def check_sample(self, sample: EditSample) -> None:
         """Score the source as the result; see `NeedsOfSamples.check_sample`. The outcome counts for any result."""
         await self.evaluate(replace(sample, result=sample.source))
+
+    def _of_task(self, own: object) -> ReferenceEvaluator:
+        """Return the evaluator with the constants that a task brings."""
+        if not isinstance(own, Mapping):
+            raise EvaluatorError(f"{OWN_CONSTANTS} in the metadata must be a mapping of fields of ReferenceConfig")
+        try:
+            return ReferenceEvaluator(ReferenceConfig(**{**self.config.model_dump(), **own}))
+        except (ConfigError, TypeError) as fault:
+            raise EvaluatorError(f"{OWN_CONSTANTS} in the metadata: {fault}") from fault
 
     def _score(self, source: Image.Image, result: Image.Image, target: Image.Image, mask: Image.Image) -> Score:
         if result.size != source.size:

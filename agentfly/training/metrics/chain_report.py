@@ -31,12 +31,12 @@ def facts_of(trajectory: Trajectory, store: ImageStore) -> ChainFacts:
         trajectory: finished.
         store: with its images.
     """
-    edits = [record for record in trajectory.tool_records if record.error is None and "source" in record.data]
+    edits = [record for record in trajectory.tool_records if record.error is None and _source(record, trajectory)]
     return chain_facts(
         trajectory.tool_records,
         answered=trajectory.answered,
         edits=len(edits),
-        no_op_edits=sum(not _changed(record, store) for record in edits),
+        no_op_edits=sum(not _changed(record, trajectory, store) for record in edits),
         coverage=[share for record in edits if (share := _coverage(record, trajectory, store)) is not None],
     )
 
@@ -57,14 +57,34 @@ def intervals_of(trajectory: Trajectory) -> list[Interval]:
 
 def turn_results(trajectory: Trajectory) -> list[str | None]:
     """Return the handle of the image after each turn that edited; None for the other turns."""
-    made = [[r.images[-1] for r in turn.tools if r.images and "source" in r.data] for turn in trajectory.turns]
+    made = [[r.images[-1] for r in turn.tools if r.images and _source(r, trajectory)] for turn in trajectory.turns]
     return [handles[-1] if handles else None for handles in made]
 
 
-def _changed(record: ToolRecord, store: ImageStore) -> bool:
-    if not record.images:
+def _source(record: ToolRecord, trajectory: Trajectory) -> str | None:
+    """Return the handle of the image that a call edited; None for a call that edited none.
+
+    Our own tools name it, even where nothing changed. A tool of anybody's edits if it made an image that may be the
+    result; its source is the first image that its arguments name.
+    """
+    if record.looks:
+        return None
+    if isinstance(own := record.data.get("source"), str):
+        return own
+    if trajectory.answered and record is trajectory.tool_records[-1]:
+        return None  # the answer is the image of an edit before it
+    names = {handle: name for name, handle in trajectory.names.items()}
+    if not any(names.get(handle, "").startswith("img_") for handle in record.images):
+        return None
+    given = (trajectory.names.get(value) for value in record.arguments.values() if isinstance(value, str))
+    return next((handle for handle in given if handle is not None), None)
+
+
+def _changed(record: ToolRecord, trajectory: Trajectory, store: ImageStore) -> bool:
+    source = _source(record, trajectory)
+    if not record.images or source is None:
         return False
-    before, after = (on_white(store.get(handle)) for handle in (record.data["source"], record.images[-1]))
+    before, after = (on_white(store.get(handle)) for handle in (source, record.images[-1]))
     if before.size != after.size:
         return True
     difference = np.abs(np.asarray(before, np.int16) - np.asarray(after, np.int16))

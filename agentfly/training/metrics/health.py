@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 METRICS: tuple[str, ...] = (
     "tool_calls",
+    "look_calls",
     "no_op_edits",
     "repeat_loops",
     "parse_failures",
@@ -44,6 +45,7 @@ class ChainFacts:
         longest_repeat: most calls with the very same name and arguments.
         answered: True if it ended with an answer.
         coverage: share of the image under each mask that was used, 0 to 1.
+        looks: calls among them of tools that only look.
     """
 
     calls: int
@@ -53,6 +55,7 @@ class ChainFacts:
     longest_repeat: int
     answered: bool
     coverage: tuple[float, ...] = ()
+    looks: int = 0
 
 
 def chain_facts(
@@ -81,6 +84,7 @@ def chain_facts(
         longest_repeat=max(same.values(), default=0),
         answered=answered,
         coverage=tuple(coverage),
+        looks=sum(record.looks for record in records),
     )
 
 
@@ -114,6 +118,7 @@ class Limit(Settings):
 _PREFIX = "health/"  # of the metrics in the log
 _ADVICE = {
     "tool_calls": "below: the tool cost may be too high, or calls may fail; above: the policy may run in circles",
+    "look_calls": "below: the policy edits blindly; above: it looks instead of editing, so look calls may need a cost",
     "no_op_edits": "edits that change nothing are paid for: look at thresholds and at what the policy asks for",
     "repeat_loops": "chains repeat the very same call: look at the observations that they answer with it",
     "parse_failures": "the policy loses the form of tool calls: raise the format term, or lower the learning rate",
@@ -174,6 +179,7 @@ class HealthMonitor:
     """Computes the health metrics of one step after another, and checks their limits.
 
     tool_calls           mean calls a chain
+    look_calls           mean calls a chain of tools that only look; they are among the tool calls
     no_op_edits          edits that changed nothing / edits
     repeat_loops         share of chains with `repeat_length` equal calls or more
     parse_failures       calls that could not be parsed / calls
@@ -232,6 +238,7 @@ class HealthMonitor:
                 sum(chain.answered for chain in chains),
             ),
             "tool_calls": (sum(chain.calls for chain in chains), len(chains)),
+            "look_calls": (sum(chain.looks for chain in chains), len(chains)),
         }
         metrics = {name: part / whole for name, (part, whole) in shares.items() if whole}
         coverage = [share for chain in chains for share in chain.coverage]

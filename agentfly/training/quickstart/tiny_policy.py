@@ -61,6 +61,26 @@ CALL_TOKENS = (
     "img_",
     "mask_",
 )
+# Of the tools that look and retouch, with the corners and middles of the cells of the sticker world.
+MORE_CALL_TOKENS = (
+    "zoom",
+    "colour_at",
+    "adjust_tone",
+    "adjust_color",
+    '", "box": [',
+    '", "x": ',
+    ', "y": ',
+    '", "exposure": ',
+    '", "temperature": ',
+    '", "tint": ',
+    "view_",
+    "28",
+    "56",
+    "84",
+    "112",
+    "140",
+    "168",
+)
 
 
 class PolicySize(Settings):
@@ -107,7 +127,13 @@ class PolicySize(Settings):
 
 
 def build_policy(
-    path: Path, corpus: Sequence[str], *, size: PolicySize | None = None, template: str = "compact-tool", seed: int = 0
+    path: Path,
+    corpus: Sequence[str],
+    *,
+    size: PolicySize | None = None,
+    template: str = "compact-tool",
+    seed: int = 0,
+    call_tokens: Sequence[str] = CALL_TOKENS,
 ) -> int:
     """Write an untrained policy and its processor as a Hugging Face folder.
 
@@ -117,6 +143,7 @@ def build_policy(
         size: of the model.
         template: chat template of the processor.
         seed: of the weights.
+        call_tokens: pieces of tool calls that are single tokens.
 
     Returns:
         Number of parameters.
@@ -127,7 +154,7 @@ def build_policy(
     size = size or PolicySize()
     path.mkdir(parents=True, exist_ok=True)
     chat_template = load_template(template)
-    tokenizer = train_tokenizer(corpus, chat_template)
+    tokenizer = train_tokenizer(corpus, chat_template, call_tokens)
     processor = Qwen2_5_VLProcessor(
         image_processor=image_processor(size),
         tokenizer=tokenizer,
@@ -144,12 +171,15 @@ def build_policy(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def train_tokenizer(corpus: Sequence[str], template: str) -> Qwen2TokenizerFast:
+def train_tokenizer(
+    corpus: Sequence[str], template: str, call_tokens: Sequence[str] = CALL_TOKENS
+) -> Qwen2TokenizerFast:
     """Return a Qwen tokenizer with a vocabulary of its own and the fixed pieces of a tool call as single tokens.
 
     Args:
         corpus: texts that it is trained on.
         template: chat template that it gets.
+        call_tokens: see `build_policy`.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast
@@ -178,7 +208,7 @@ def train_tokenizer(corpus: Sequence[str], template: str) -> Qwen2TokenizerFast:
         additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|endoftext|>", "<|im_end|>")],
         model_max_length=4096,
     )
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in CALL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in call_tokens])
     tokenizer.chat_template = template
     return tokenizer
 

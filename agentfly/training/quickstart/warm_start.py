@@ -19,20 +19,28 @@ from PIL import Image
 import agentfly
 from agentfly.agents import Trajectory
 from agentfly.agents.policy_config import PolicyConfig
-from agentfly.datasets import StickerWorld, vocabulary
+from agentfly.datasets import FAMILIES, StickerWorld, vocabulary
 from agentfly.files import write_text
 from agentfly.images import ImageStore, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.settings import Settings
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.subprocess_phase import OnProgress
-from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy, image_processor
+from agentfly.training.quickstart.tiny_policy import (
+    CALL_TOKENS,
+    MORE_CALL_TOKENS,
+    PolicySize,
+    build_policy,
+    image_processor,
+)
 from agentfly.training.supervised.data.batches import Collator
 from agentfly.training.supervised.data.demonstrations import (
     PLAYED_TOGETHER,
+    SEEN_FAMILIES,
     DemonstrationMix,
     play,
     seeing,
+    seen_calls,
     tool_schemas,
 )
 from agentfly.training.supervised.data.examples import Schemas, Trainables, conversation_ids, ending_with
@@ -76,11 +84,12 @@ class WarmStartConfig(Settings):
         demonstrations: chains played by `Demonstrator`.
         families: number of tasks of each type in one turn. The words of a second step are copied from sentences with
             two objects and two colours, and that takes the most sentences to learn.
-        looks: look tasks, of which `seeing` gives the word that only the image shows.
+        looks: tasks of which the words that only an image shows are taught alone: look tasks by `seeing`, or those of
+            `SEEN_FAMILIES` among the families by `seen_calls`, in turn.
         mix: distributions that the demonstrations draw from.
         size: of the policy.
         sft: supervised training, on demonstrations and looks together.
-        card: settings with which the policy is run as an agent.
+        card: settings with which the policy is run as an agent, its tools among them.
         seed: of everything.
     """
 
@@ -145,7 +154,9 @@ def shipped_warm_start(config: WarmStartConfig) -> Path | None:
         record = json.loads((SHIPPED / RECORD).read_text(encoding="utf-8"))
     except OSError:
         return None
-    return SHIPPED if {**record, "agentfly": ""} == {"agentfly": "", **config.model_dump(mode="json")} else None
+    # A setting that is newer than the record had its default then.
+    found = WarmStartConfig(**{name: value for name, value in record.items() if name != "agentfly"})
+    return SHIPPED if found == config else None
 
 
 def copy_shipped(shipped: Path, folder: Path) -> None:
@@ -174,16 +185,20 @@ def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> Packe
     """Play the demonstrations, build the untrained policy on their words, and pack all examples."""
     packer = Packer(image_processor(config.size))
     shown = asyncio.run(_demonstrations(config, packer, report))
-    build_policy(folder, _corpus(shown[:_CORPUS]), size=config.size, seed=config.seed)
+    more = not set(config.families) <= set(FAMILIES)
+    tokens = CALL_TOKENS + MORE_CALL_TOKENS if more else CALL_TOKENS
+    corpus = _corpus(shown[:_CORPUS]) + (vocabulary(more) if more else [])
+    build_policy(folder, corpus, size=config.size, seed=config.seed, call_tokens=tokens)
     codec = ChatCodec.from_pretrained(str(folder))
-    schemas = tool_schemas()
+    schemas = tool_schemas(config.card.spec)
     side = StickerWorld().side
     # A codec needs only the size, and all images of the world have the same.
     blank = Image.new("RGB", (side, side))
     for trajectory in shown:
         texts = [turn.text for turn in trajectory.turns]
         packer.add(*conversation_ids(trajectory.messages, schemas, codec, lambda _: blank, texts))
-    _add_looks(config, packer, schemas, codec, blank, report)
+    add = _add_seen if set(config.families) & set(SEEN_FAMILIES) else _add_looks
+    add(config, packer, schemas, codec, blank, report)
     return packer.packed()
 
 
@@ -196,7 +211,8 @@ async def _demonstrations(config: WarmStartConfig, packer: Packer, report: OnPro
         indices = range(start, min(start + PLAYED_TOGETHER, config.demonstrations))
         tasks = [world.task(index, "train", turn[index % len(turn)], seed=config.seed) for index in indices]
         store = ImageStore()
-        played = await play(tasks, config.mix, store, rng, system_prompt=config.card.system_prompt)
+        prompt, spec = config.card.system_prompt, config.card.spec
+        played = await play(tasks, config.mix, store, rng, system_prompt=prompt, spec=spec)
         packer.add_images({handle: store.get(handle) for trajectory in played for handle in trajectory.images})
         shown += played
         report("demonstrations", len(shown), config.demonstrations)
@@ -237,6 +253,34 @@ def _add_looks(
             report("looks", index + 1, config.looks)
     for look in looks:
         packer.add(*look)
+
+
+def _add_seen(
+    config: WarmStartConfig,
+    packer: Packer,
+    schemas: Schemas,
+    codec: ChatCodec,
+    blank: Image.Image,
+    report: OnProgress,
+) -> None:
+    """Pack calls of the families in which looking or retouching pays, each up to the words that only an image shows."""
+    world, rng = StickerWorld(), random.Random(f"seeing-{config.seed}")
+    turn = [family for family in config.families if family in SEEN_FAMILIES]
+    prompt, spec, packed = config.card.system_prompt, config.card.spec, []
+    for start in range(0, config.looks, PLAYED_TOGETHER):
+        numbers = range(start, min(start + PLAYED_TOGETHER, config.looks))
+        tasks = [world.task(10_000_000 + n, "train", turn[n % len(turn)], seed=config.seed) for n in numbers]
+        store = ImageStore()
+        calls = asyncio.run(seen_calls(tasks, config.mix, store, rng, system_prompt=prompt, spec=spec))
+        for call in calls:
+            texts = [*call.turns[:-1], call.turns[-1] + call.words]
+            ids, _, handles = conversation_ids(call.messages, schemas, codec, lambda _: blank, texts)
+            count = len(codec.tokenizer(call.words, add_special_tokens=False)["input_ids"])
+            packed.append((*ending_with(ids, count), handles))
+            packer.add_images({handle: store.get(handle) for handle in handles})
+        report("looks", len(packed), config.looks)
+    for example in packed:
+        packer.add(*example)
 
 
 def train(

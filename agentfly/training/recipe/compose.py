@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import CARD
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
 from agentfly.files import read_mapping, yaml_reason
 from agentfly.redaction import public_url, secret_entries
@@ -265,6 +267,7 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
     longest = lengths.max_prompt_length + lengths.max_response_length
     with open_dict(config):
         config.agentfly.out = str(settings.out.absolute())
+        _complete_agent(config, settings)
         if Path(settings.model).is_dir():
             config.agentfly.model = str(Path(settings.model).absolute())
         if rollout.max_model_len is None:
@@ -275,6 +278,18 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
         # without that mask, as the trainer's are, but also without temperature.
         rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
     OmegaConf.set_struct(config, True)
+
+
+def _complete_agent(config: DictConfig, settings: TrainSettings) -> None:
+    """Write what the policy's card and the agent's class decide, so that the run needs neither to be repeated."""
+    from agentfly.agents.factory import own_prompt
+
+    spec, card = settings.spec(), PolicyConfig.read(settings.model)
+    if settings.agent == CARD:
+        config.agentfly.agent = spec.agent
+        config.agentfly.tools = spec.tools
+    elif settings.system_prompt is None and spec.agent != card.agent and (prompt := own_prompt(spec)) is not None:
+        config.agentfly.system_prompt = prompt
 
 
 def to_override(key: str, value: object) -> str:

@@ -13,7 +13,6 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agentfly.agents import RolloutLimits
-from agentfly.agents.factory import prompt_of
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import AgentSpec, Named
 from agentfly.evaluators import RewardConfig
@@ -125,7 +124,8 @@ class TrainSettings(Settings):
         threads: compute threads of a process on "cpu", where trainer and rollout engine take turns.
         data: the tasks.
         template: chat template by name or path; the checkpoint's own when None.
-        system_prompt: first message of a chain, "" for none; that of the policy's card when None.
+        system_prompt: first message of a chain, "" for none. When None, that of the policy's card, or that of the
+            agent's class where the policy was not trained as this agent.
         agent: the agent that is trained, as "module:Class" for one of your own; see `agentfly.agents.spec`.
         tools: the tools of the policy; see `agentfly.agents.user_tools`. The agent's own when None.
         check_tools: True has the checks call each tool of your own once, on a sample image.
@@ -268,12 +268,11 @@ class TrainSettings(Settings):
     def card(self) -> PolicyConfig:
         """Return the card of the policy as an agent: the file beside its weights, changed by these settings."""
         policy, limits, spec = PolicyConfig.read(self.model), self.limits, self.spec()
-        own = prompt_of(spec, policy.system_prompt)
         changes = {
             "agent": spec.agent,
             "tools": spec.tools,
             "reward": self.reward_function,
-            "system_prompt": own if self.system_prompt is None else (self.system_prompt or None),
+            "system_prompt": policy.system_prompt if self.system_prompt is None else (self.system_prompt or None),
             "max_turns": limits.max_turns or policy.max_turns,
             "max_tokens_per_turn": limits.max_tokens_per_turn or policy.max_tokens_per_turn,
         }

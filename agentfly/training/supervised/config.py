@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agentfly.agents.spec import Named
 from agentfly.errors import ConfigError
 from agentfly.files import parse_yaml, read_mapping
 from agentfly.settings import OutputPath, Settings
@@ -91,6 +92,7 @@ class SupervisedConfig(Settings):
         model: checkpoint folder or hub name of a model with images.
         out: folder of the run.
         template: chat template, by name or path; the checkpoint's own when None.
+        agent, tools: see `agentfly.agents.spec`; they play the demonstrations, and the policy's card remembers them.
         data: see `DataConfig`.
         lora: see `LoraConfig`.
         training: see `TrainingConfig`.
@@ -99,6 +101,8 @@ class SupervisedConfig(Settings):
     model: str
     out: OutputPath
     template: str | None = None
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
     data: DataConfig = DataConfig()
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig = TrainingConfig()

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import is_foreign
 from agentfly.errors import ConfigError
 from agentfly.evaluation.report.markdown import plain
 
@@ -122,12 +123,20 @@ def _body(facts: CardFacts) -> Iterator[str]:
     yield from _table("Result", ("", ""), facts.result.items())
     yield from _table("Scores", ("", "mean (95 % interval)"), facts.scores)
     prompt = "none" if facts.agent.system_prompt is None else f"{len(facts.agent.system_prompt)} characters"
-    limits = {"turns": facts.agent.max_turns, "tokens a turn": facts.agent.max_tokens_per_turn, "system prompt": prompt}
-    yield from _table("As an agent (`agentfly.json`)", ("", ""), limits.items())
+    agent = {name: value for name in ("agent", "tools", "reward") if (value := getattr(facts.agent, name)) is not None}
+    limits = {
+        "turns": facts.agent.max_turns,
+        "tokens a turn": facts.agent.max_tokens_per_turn,
+        "system prompt": prompt,
+    }
+    yield from _table("As an agent (`agentfly.json`)", ("", ""), (agent | limits).items())
     yield "```bash"
     if facts.adapter:
         yield "agentfly export THIS_RUN --out POLICY  # with the base model's weights"
-    yield f'agentfly edit image.jpg "Remove the red circle." --model {"POLICY" if facts.adapter else "THIS_FOLDER"}'
+    # Code that is not part of the package is imported only for a person who asks for it.
+    own = " --agent card" if is_foreign(facts.agent.agent) or any(map(is_foreign, facts.agent.tools or ())) else ""
+    folder = "POLICY" if facts.adapter else "THIS_FOLDER"
+    yield f'agentfly edit image.jpg "Remove the red circle." --model {folder}{own}'
     yield "```"
     yield ""
     yield from _table("Versions", ("", ""), facts.versions.items())

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from agentfly.agents.factory import prompt_of
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import AgentSpec
 from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
@@ -59,7 +61,8 @@ class Plan:
 
     def identity(self) -> dict[str, object]:
         """Return the settings and the data that distinguish this run from others, as plain JSON."""
-        config = self.config.model_dump(mode="json", exclude={"out"})
+        unset = {name for name in ("agent", "tools") if getattr(self.config, name) is None}
+        config = self.config.model_dump(mode="json", exclude={"out", *unset})
         return {"config": config, "data": self.data.summary(), "steps": self.loop.steps}
 
 
@@ -78,7 +81,10 @@ def plan_run(config: SupervisedConfig, *, resume: bool = False) -> Plan:
     if config.lora.rank:
         require_peft()
     codec, policy = _codec(config), PolicyConfig.read(config.model)
-    data = prepare(config.data, codec, system_prompt=policy.system_prompt, seed=config.training.seed)
+    spec = AgentSpec(agent=config.agent, tools=config.tools).over(policy.spec, config.model)
+    prompt = prompt_of(spec, policy)
+    policy = policy.model_copy(update={"agent": spec.agent, "tools": spec.tools, "system_prompt": prompt})
+    data = prepare(config.data, codec, spec, system_prompt=prompt, seed=config.training.seed)
     return Plan(config, codec, policy, data, config.training.loop(len(data.training)))
 
 

@@ -193,6 +193,7 @@ class AgentFlyAgentLoop(AgentLoopBase):  # type: ignore[misc, unused-ignore]
         context, request = loop_context(self.config, self.processor), ChainRequest.from_arguments(kwargs)
         backend = VerlBackend(self.server_manager, context.codec, sampling_params)
         step = f"{'validation' if request.validate else 'step'}-{request.step}"
+        await context.agent.prepare()
         task, group = read_task(request.row), _group_name(step, request.row["index"], request.uid)
         chain = new_chain(context, task, group, request.session)
         chain.session = f"{request.uid}-{request.session}"

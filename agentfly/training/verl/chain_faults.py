@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agentfly.agents import StopReason
 from agentfly.agents.token_check import TokenTrace
-from agentfly.errors import TrainingError, first_line
+from agentfly.errors import ToolOutage, TrainingError, first_line
 from agentfly.training.verl.messages import LOSS_REASONS, FinishedChain, LossReason, LostChain
 
 _STOPPED: Mapping[StopReason, LossReason] = {
@@ -85,12 +85,14 @@ def lost_chain(fault: Exception, prompt: str, *, validate: bool) -> LostChain:
     """Return the message about a lost chain.
 
     Args:
-        fault: the end of the chain; anything but a `ChainFault` is a bug.
+        fault: the end of the chain: a `ChainFault`, a `ToolOutage` before its first turn, or a bug.
         prompt: verl's uid of its prompt.
         validate: True for a chain of a validation.
     """
     if isinstance(fault, ChainFault):
         return LostChain(prompt, fault.reason, first_line(fault), fault.chain.trajectory.answered, validate)
+    if isinstance(fault, ToolOutage):
+        return LostChain(prompt, "tools", first_line(fault), False, validate)
     return LostChain(prompt, "bug", f"{type(fault).__name__}: {first_line(fault)}", False, validate)
 
 

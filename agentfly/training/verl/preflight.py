@@ -11,7 +11,7 @@ from pathlib import Path
 from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.reward_function import import_reward
-from agentfly.agents.tool_trial import try_tools
+from agentfly.agents.tool_trial import ToolTrial, try_tools
 from agentfly.datasets import EditTask
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError, first_line, unknown_name
 from agentfly.evaluation.scoring import FIRST_TASKS, count_scorable
@@ -110,8 +110,16 @@ def check_tools(config: VerlConfig, settings: TrainSettings) -> str:
     """
     engines = make_engines(settings.engines)
     agent = make_agent(settings.spec(), settings.model, backend=ScriptedBackend([]), engines=engines)
-    names = ", ".join(tool.name for tool in agent.tools_for(ImageView(ImageStore())))
-    trials = asyncio.run(try_tools(agent, settings.limits.tool_timeout)) if settings.check_tools else []
+
+    async def check() -> tuple[str, list[ToolTrial]]:
+        try:
+            await agent.prepare()
+            names = ", ".join(tool.name for tool in agent.tools_for(ImageView(ImageStore())))
+            return names, await try_tools(agent, settings.limits.tool_timeout) if settings.check_tools else []
+        finally:
+            await agent.close()
+
+    names, trials = asyncio.run(check())
     if faults := [trial.fault for trial in trials if trial.fault is not None]:
         raise ConfigError(f"{'; '.join(faults)} (agentfly.check_tools=false leaves out these calls)")
     tried = "".join(f"; {trial.tool} took {trial.seconds:.3f} s: {trial.outcome}" for trial in trials)

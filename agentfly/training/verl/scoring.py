@@ -134,6 +134,7 @@ def reward_info(trajectory: Trajectory) -> dict[str, float]:
         "success": float((trajectory.score or 0.0) >= SUCCESS),
         **{f"part/{name}": float(value) for name, value in trajectory.reward_parts.items()},
         "tool_calls": float(len(records)),
+        "look_calls": float(sum(record.looks for record in records)),
         "failed_calls": float(sum(record.error is not None for record in records)),
         "answered": float(trajectory.answered),
     }

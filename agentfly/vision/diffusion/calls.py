@@ -16,7 +16,7 @@ from PIL import Image
 
 from agentfly.errors import ToolError
 from agentfly.vision.diffusion.batching import Abandoned, Stopped
-from agentfly.vision.diffusion.pipelines import has_own_size
+from agentfly.vision.diffusion.pipelines import has_own_size, own_size
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     StepCallback = Callable[[DiffusionPipeline, int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
-# Classes whose calls take lists of images, prompts and generators, one for each image. QwenImageEditPlus, which is not
-# among them, reads a list of images as references for one edit.
+# Classes that read a list of images as one image to edit and references for it.
+REFERENCES = frozenset(("QwenImageEditPlusPipeline",))
+# Classes whose calls take lists of images, prompts and generators, one for each image.
 BATCHING = frozenset(
     (
         "StableDiffusionInpaintPipeline",
@@ -66,6 +67,7 @@ class Order:
         seed: of its noise, which does not depend on the batch.
         mask: mode L, white = repaint; None where there is none.
         negative_prompt: what to avoid.
+        references: further images that the instruction refers to, RGB, any sizes.
     """
 
     image: Image.Image
@@ -73,6 +75,7 @@ class Order:
     seed: int
     mask: Image.Image | None = None
     negative_prompt: str | None = None
+    references: tuple[Image.Image, ...] = ()
 
 
 class Caller:
@@ -87,7 +90,9 @@ class Caller:
         self.name = type(template).__name__
         self.parameters = inspect.signature(type(template).__call__).parameters
         self.batches = self.name in BATCHING
+        self.takes_references = self.name in REFERENCES
         self._own_size = has_own_size(type(template))
+        self._template = type(template)
         unet = template.components.get("unet")
         trained = (unet.config.sample_size * template.vae_scale_factor) ** 2 if unet is not None else _TRAINED_AREA
         self._area = area or trained
@@ -188,6 +193,10 @@ class Caller:
             shared |= {"width": width, "height": height, "max_area": width * height, "_auto_resize": False}
         given = {name: values if self.batches else values[0] for name, values in each.items() if values}
         given |= {name: value for name, value in shared.items() if value is not None}
+        if (references := orders[0].references) and self.takes_references:
+            # The result would otherwise have the shape of the last reference.
+            width, height = own_size(self._template, orders[0].image.size)
+            given |= {"image": [orders[0].image, *references], "width": width, "height": height}
         return {name: value for name, value in given.items() if name in self.parameters}
 
     @property

@@ -20,7 +20,7 @@ from PIL import Image
 
 from agentfly.errors import ToolError
 from agentfly.images import on_white
-from agentfly.vision.base import EditParams, InpaintParams
+from agentfly.vision.base import EditParams, InpaintParams, check_images
 from agentfly.vision.compositing import paste_back, restored, solid
 from agentfly.vision.diffusion import lightning
 from agentfly.vision.diffusion.batching import Abandoned, Batcher
@@ -129,7 +129,7 @@ class DiffusionEngine(_Batching[_Request]):
             self._settings.guidance if guidance is None else guidance,
             strength,
         )
-        with shape_guard(self.name, order.image):
+        with shape_guard(self.name, order.image, *order.references):
             return await self._submit(plan if caller.batches else object(), (plan, order))
 
     def _run(self, requests: Sequence[_Request], abandoned: Abandoned) -> list[Image.Image | None]:
@@ -203,10 +203,37 @@ class DiffusionEditor(DiffusionEngine):
             ToolError: the pipeline has no such setting, or memory ran out.
             ConfigError: the checkpoint cannot be loaded.
         """
-        source = await asyncio.to_thread(on_white, image)
-        order = Order(source, instruction, seed_or_random(params.seed), negative_prompt=params.negative_prompt)
+        return await self._edit((image,), instruction, params)
+
+    @property
+    def max_images(self) -> int:
+        """Images of a call at most; a model that takes one is known when it is loaded."""
+        takes_one = self._caller is not None and not self._caller.takes_references
+        return 1 if takes_one else self.settings.max_images
+
+    async def edit_images(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        """Return the first image edited (RGB), same size, with the others as references; see `MultiImageEditor`.
+
+        Raises:
+            EngineUnavailable: the pipeline takes one image.
+            ToolError: it takes fewer images, has no such setting, or memory ran out.
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        await self.ready()
+        check_images(self.name, len(images), self.max_images)
+        return await self._edit(images, instruction, params)
+
+    async def _edit(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        source, *references = [await asyncio.to_thread(on_white, image) for image in images]
+        order = Order(
+            source,
+            instruction,
+            seed_or_random(params.seed),
+            negative_prompt=params.negative_prompt,
+            references=tuple(references),
+        )
         edited = await self.make(order, steps=params.num_inference_steps, guidance=params.true_cfg_scale)
-        return await asyncio.to_thread(restored, edited, image.size)
+        return await asyncio.to_thread(restored, edited, images[0].size)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["inpaint", "edit", "generate", "vary"]
 
+# Pixels at which the Qwen-Image editing pipelines work.
+_OWN_AREA = 1024 * 1024
 _INDEX = "model_index.json"
 _WANTED = "a diffusers pipeline"
 # Checkpoints that serve another role, too, through another class on the same parts.
@@ -242,6 +244,18 @@ def _in_role(base: DiffusionPipeline, wanted: type[DiffusionPipeline], settings:
 def has_own_size(pipeline_class: type[DiffusionPipeline]) -> bool:
     """Return True if a pipeline class brings every image to its own area, as the Qwen-Image editing ones do."""
     return "calculate_dimensions" in vars(sys.modules[pipeline_class.__module__])
+
+
+def own_size(pipeline_class: type[DiffusionPipeline], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height at which a pipeline class with its own size works on an image.
+
+    Args:
+        pipeline_class: see `has_own_size`.
+        size: width and height of the image in pixels.
+    """
+    call = inspect.unwrap(pipeline_class.__call__)
+    width, height, *_ = call.__globals__["calculate_dimensions"](_OWN_AREA, size[0] / size[1])
+    return width, height
 
 
 def with_area(pipeline_class: type[DiffusionPipeline], area: int) -> type[DiffusionPipeline]:

@@ -87,6 +87,12 @@ class InpainterSettings(DiffusionSettings):
 
 
 class EditorSettings(DiffusionSettings):
-    """Settings of an editor."""
+    """Settings of an editor.
+
+    Attributes:
+        max_images: images of an edit at most, for models that take references. The Qwen-Image-Edit models of 2509 and
+            2511 were trained with up to three.
+    """
 
     model: str = "Qwen/Qwen-Image-Edit"
+    max_images: int = Field(3, ge=1)

@@ -2,6 +2,9 @@
 
 Our own server, vllm-omni, sglang and OpenAI all serve `POST /v1/images/edits` as a form, and differ in the rest. sglang
 takes a mask and ignores it, so it is never asked to inpaint.
+
+"edit_images" is an edit with further images as references. OpenAI's models take them. Behind vllm-omni and sglang it
+depends on the model, which they do not report: `NodeConfig.operations` may add it.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from agentfly.vision.base import Detection, Detections
 from agentfly.vision.detection.boxes import box_mask, clip_box
 from agentfly.vision.image_replies import decode_image, first_image
 
-Operation = Literal["edit", "inpaint", "detect"]
-OPERATIONS: tuple[Operation, ...] = ("edit", "inpaint", "detect")
+Operation = Literal["edit", "inpaint", "detect", "edit_images"]
+OPERATIONS: tuple[Operation, ...] = ("edit", "inpaint", "detect", "edit_images")
 MaskStyle = Literal["white", "transparent"]
 
 
@@ -41,6 +44,7 @@ class Call:
         size: width and height of the image in pixels.
         mask: mode L, white = change; for "inpaint".
         fields: the other settings by our own names; those left out are left to the server.
+        references: PNG of the further images; for "edit_images".
     """
 
     operation: Operation
@@ -49,6 +53,7 @@ class Call:
     size: tuple[int, int]
     mask: Image.Image | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
+    references: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Adapter:
         operations: the operations that it supports; `NodeConfig.operations` may name fewer or more.
         fields: its names of settings by ours. Settings that are not here are not sent.
         mask_field: name of the mask.
+        images_field: name of each image where there are several.
         mask_style: the part of the mask that changes.
         health: path of its health check; None where there is none.
         takes_timeout: True if it accepts the time that the client waits.
@@ -80,6 +86,7 @@ class Adapter:
     operations: frozenset[Operation]
     fields: Mapping[str, str]
     mask_field: str = "mask"
+    images_field: str = "image"
     mask_style: MaskStyle = "white"
     health: str | None = "/health"
     takes_timeout: bool = False
@@ -98,7 +105,8 @@ class Adapter:
             data["model"] = model
         if self.takes_timeout:
             data["timeout"] = f"{timeout:.3f}"
-        files = [("image", ("image.png", call.image, "image/png"))]
+        name = self.images_field if call.references else "image"
+        files = [(name, ("image.png", image, "image/png")) for image in (call.image, *call.references)]
         if call.mask is not None:
             files.append((self.mask_field, ("mask.png", encode_mask(call.mask, self.mask_style), "image/png")))
         path = "/v1/detections" if call.operation == "detect" else "/v1/images/edits"
@@ -133,7 +141,15 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
                 mask_field="mask_image",
             ),
             Adapter("sglang", "sglang", frozenset(("edit",)), {**_DIFFUSION, "guidance_scale": "guidance_scale"}),
-            Adapter("openai", "openai", frozenset(("edit", "inpaint")), {}, mask_style="transparent", health=None),
+            Adapter(
+                "openai",
+                "openai",
+                frozenset(("edit", "inpaint", "edit_images")),
+                {},
+                images_field="image[]",
+                mask_style="transparent",
+                health=None,
+            ),
         )
     }
 )

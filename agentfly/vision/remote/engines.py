@@ -10,8 +10,10 @@ from typing import ClassVar, Generic, TypeVar
 
 from PIL import Image
 
+from agentfly.errors import EngineUnavailable
 from agentfly.images import encode_image, on_white
 from agentfly.vision.base import (
+    MOST_IMAGES,
     Delegating,
     Detection,
     Detector,
@@ -20,6 +22,8 @@ from agentfly.vision.base import (
     Engines,
     Inpainter,
     InpaintParams,
+    MultiImageEditor,
+    edit_images,
     given_params,
 )
 from agentfly.vision.cached_engines import move_cache
@@ -51,31 +55,43 @@ class _Remote(Delegating, Generic[E]):
         """The models that did the last call; "remote" before the first."""
         return self._maker.get()
 
-    async def _ask(self, build: Callable[[], Call], read: Callable[[bytes], T], here: Callable[[E], Awaitable[T]]) -> T:
+    async def _ask(
+        self,
+        build: Callable[[], Call],
+        read: Callable[[bytes], T],
+        here: Callable[[E], Awaitable[T]],
+        images: int = 1,
+    ) -> T:
         """Return the answer of a server, or of the local engine where no server does the operation."""
+        operation = self._operation(images)
         try:
-            result = await self._pool.call(self.operation, build, read)
+            result = await self._pool.call(operation, build, read)
         except NotOffered:
             engine = self._otherwise()
             self._maker.set(engine.name)
             return await here(engine)
-        self._note_maker()
+        self._note_maker(operation)
         return result
 
-    async def maker(self) -> str:
+    def _operation(self, images: int) -> Operation:
+        """Return the operation of a call with so many images."""
+        return self.operation
+
+    async def maker(self, images: int = 1) -> str:
         """Return the models that do it now, with their versions; the local engine where no server does it."""
+        operation = self._operation(images)
         try:
-            makers = await self._pool.makers(self.operation)
+            makers = await self._pool.makers(operation)
         except NotOffered:
             name = self._otherwise().name
             self._maker.set(name)
             return name
         # A result from a cache has a maker, too.
-        self._note_maker()
+        self._note_maker(operation)
         return f"remote: {', '.join(makers)}"
 
-    def _note_maker(self) -> None:
-        models = dict.fromkeys(node.model for node in self._pool.nodes if node.offers(self.operation) and node.model)
+    def _note_maker(self, operation: Operation) -> None:
+        models = dict.fromkeys(node.model for node in self._pool.nodes if node.offers(operation) and node.model)
         self._maker.set(f"remote: {', '.join(models)}" if models else "remote")
 
 
@@ -121,9 +137,14 @@ class RemoteInpainter(_Remote[Inpainter]):
 
 
 class RemoteEditor(_Remote[Editor]):
-    """Edits a whole image, on a server."""
+    """Edits a whole image, on a server.
+
+    Attributes:
+        max_images: images of a call at most; a server may take fewer, and says so.
+    """
 
     operation = "edit"
+    max_images = MOST_IMAGES
 
     async def edit(self, image: Image.Image, instruction: str, params: EditParams) -> Image.Image:
         """Return the edited image, same size; see `Editor`."""
@@ -135,6 +156,30 @@ class RemoteEditor(_Remote[Editor]):
             return _resized(read_image(content), image.size)
 
         return await self._ask(build, read, lambda engine: engine.edit(image, instruction, params))
+
+    async def edit_images(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        """Return the first image edited, same size, with the others as references; see `MultiImageEditor`."""
+
+        def build() -> Call:
+            first, *references = [encode_image(image) for image in images]
+            fields = given_params(params)
+            return Call("edit_images", instruction, first, images[0].size, fields=fields, references=tuple(references))
+
+        def read(content: bytes) -> Image.Image:
+            return _resized(read_image(content), images[0].size)
+
+        async def here(engine: Editor) -> Image.Image:
+            if not isinstance(engine, MultiImageEditor):
+                raise EngineUnavailable(
+                    "needs an image server with a model that takes several images, such as Qwen-Image-Edit-2509: none "
+                    "of these has one; give one image, or paste a part of one image into another"
+                )
+            return await edit_images(engine, images, instruction, params)
+
+        return await self._ask(build, read, here, len(images))
+
+    def _operation(self, images: int) -> Operation:
+        return "edit" if images == 1 else "edit_images"
 
 
 @dataclass(frozen=True)

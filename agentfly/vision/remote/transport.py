@@ -172,6 +172,10 @@ class Transport:
         if node.adapter.name == "agentfly":
             capabilities = _read_list(first, "capabilities")
             offered = frozenset(operation for operation in OPERATIONS if operation in capabilities)
+            most = first.get("max_images")
+            # Earlier versions do not tell, and take one.
+            if "edit" in offered and isinstance(most, int) and most > 1:
+                offered |= {"edit_images"}
         node.operations = offered if node.config.operations is None else node.config.operations
 
     async def _get(self, node: Node, path: str) -> httpx.Response:

@@ -41,6 +41,7 @@ async def test_figures(image: Image.Image) -> None:
     assert figures["chains"] == 3
     assert figures["turns"] == 2
     assert figures["tool_calls"] == pytest.approx(4 / 3)
+    assert figures["look_calls"] == 0
     assert figures["tool_errors"] == pytest.approx(2 / 3)
     assert figures["malformed_calls"] == pytest.approx(1 / 3)
     assert figures["tokens"] == 20

@@ -34,6 +34,15 @@ class Desk:
         self._log.append(f"end {grey}")
         return ToolResult(f"{name}: grey {grey}", (self._images.handle(name),), data={"made": [name]})
 
+    @tool(looks=True)
+    async def look(self, image_id: str, grey: int = 0, after: str = "", named: bool = False) -> ToolResult:
+        """Show an image in one grey, or as it is; named by the tool or by the rollout."""
+        if after:
+            await self._gates[after].wait()
+        image = Image.new("RGB", (8, 8), (grey,) * 3) if grey else self._images.get(image_id)
+        name = self._images.add(image, "view") if named else "seen"
+        return ToolResult(name, (self._images.store.put(image),))
+
     @tool
     async def refuse(self, after: str = "") -> ToolResult:
         """Always refuse."""
@@ -132,6 +141,42 @@ async def test_masks_are_numbered_apart() -> None:
         call("paint", image_id="img_1", grey=10, kind="mask", after="20") + call("paint", image_id="img_1", grey=20)
     )
     assert observations(trajectory) == ["mask_1: grey 10", "img_2: grey 20"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_what_a_tool_shows_is_a_view_and_never_the_result(named: bool) -> None:
+    agent, trajectory = await run(
+        call("paint", image_id="img_1", grey=10),
+        call("look", image_id="img_1", grey=20, named=named) + call("look", image_id="img_1", named=named),
+    )
+    assert list(trajectory.names) == ["img_1", "img_2", "view_1"]
+    assert trajectory.final_image == trajectory.names["img_2"]
+    assert [record.looks for record in trajectory.tool_records] == [False, True, True]
+    assert pixel(agent, trajectory, "view_1") == (20, 20, 20)
+
+
+async def test_a_call_on_a_view_to_come_waits_for_it() -> None:
+    _, trajectory = await run(
+        call("look", image_id="img_1", grey=20, named=True, after="10")
+        + call("paint", image_id="view_1", grey=30)
+        + call("paint", image_id="img_1", grey=10)
+    )
+    assert observations(trajectory) == ["view_1", "img_2: grey 30", "img_3: grey 10"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_an_edit_that_equals_a_view_is_a_result(beside: bool) -> None:
+    look, paint = call("look", image_id="img_1", grey=20, named=True), call("paint", image_id="img_1", grey=20)
+    _, trajectory = await run(*([look + paint] if beside else [look, paint]))
+    assert list(trajectory.names) == ["img_1", "view_1", "img_2"]
+    assert observations(trajectory) == ["view_1", "img_2: grey 20"]
+    assert trajectory.final_image == trajectory.names["img_2"] == trajectory.names["view_1"]
+
+
+async def test_a_tool_that_does_not_say_that_it_looks_may_still_name_a_view() -> None:
+    _, trajectory = await run(call("paint", image_id="img_1", grey=10, kind="view"))
+    assert list(trajectory.names) == ["img_1", "view_1"]
+    assert trajectory.final_image is None
 
 
 async def test_the_answer_comes_last_and_ends_the_turn() -> None:

@@ -65,6 +65,13 @@ def test_a_line_reads_back_equal(line: TrajectoryLine, tmp_path: Path) -> None:
     assert list(read_trajectories(tmp_path / "t.jsonl")) == [(1, line)]
 
 
+def test_looking_is_written_only_where_it_happened_and_older_lines_are_read() -> None:
+    records = (ToolRecord("zoom", {}, 0.1, looks=True), ToolRecord("edit", {}, 0.1))
+    line = trajectory(turns=[Turn("…", "stop", 0.1, records)]).to_json()
+    assert [record.get("looks") for record in json.loads(line)["turns"][0]["tools"]] == [True, None]
+    assert Trajectory.from_json(line).tool_records == list(records)
+
+
 def old_evaluation() -> dict[str, Any]:
     task = {"id": "a", "instruction": "Make it red.", "task_type": "recolour", "images": [SOURCE], "target": RESULT}
     return {

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,9 @@ from PIL import Image
 from rich.console import Console
 
 from agentfly.agents import Trajectory
-from agentfly.datasets import FAMILIES
+from agentfly.agents.trajectory import ToolRecord, Turn
+from agentfly.agents.trajectory_file import TrajectoryLine
+from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, load_tasks
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.recipe.compose import compose
 from agentfly.training.verl.scoring import reward_info
@@ -145,6 +147,13 @@ def test_what_is_done_is_kept_and_not_done_again(learning: ModuleType, tmp_path:
         results_at(learning, file, steps=99)
 
 
+def test_runs_of_another_process_are_kept(learning: ModuleType, tmp_path: Path) -> None:
+    one, two = (results_at(learning, tmp_path / "learning.json") for _ in range(2))
+    one.add(run_of(learning, "grpo", 0))
+    two.add(run_of(learning, "ppo", 0))
+    assert set(results_at(learning, tmp_path / "learning.json").runs) == {("grpo", 0), ("ppo", 0)}
+
+
 def test_several_runs_at_a_time_are_all_kept(learning: ModuleType, tmp_path: Path) -> None:
     together = threading.Barrier(2, timeout=30)  # broken, and so a failure, where runs come one by one
 
@@ -225,3 +234,73 @@ def test_a_wrong_override_is_refused(learning: ModuleType, text: str, capsys: py
     with pytest.raises(SystemExit):
         learning._parser().parse_args(["--override", text])
     assert ("grpo" if text.startswith("gppo") else "ARM:key=value") in capsys.readouterr().err
+
+
+def test_arms_that_look_and_retouch_have_worlds_of_their_own(learning: ModuleType, tmp_path: Path) -> None:
+    given = [f"agentfly.model={tmp_path}", f"agentfly.out={tmp_path}", "agentfly.data.train=stickers"]
+    look, blind = (compose(learning.RECIPE, [*given, *learning.ARMS[arm]]) for arm in ("look", "no_look"))
+    assert look == blind
+    assert learning.WORLDS["look"].families == learning.WORLDS["no_look"].families == LOOK_FAMILIES
+    tools = {arm: set(world.warm_start.card.tools) for arm, world in learning.WORLDS.items()}
+    assert tools["look"] - tools["no_look"] == {"zoom", "colour_at"}
+    assert set(learning.WORLDS["retouch"].warm_start.families) == set(RETOUCH_FAMILIES)
+
+
+def test_a_laboratory_keeps_the_worlds_of_its_arms_apart(
+    learning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(learning, "run_phase", lambda function, arguments, log: made.append(arguments["folder"].name))
+    laboratory = learning.Laboratory(tmp_path, learning.Budget(steps=1, prompts=4, samples=2, test_tasks=5))
+    told: list[str] = []
+    ready = {arm: laboratory.make_ready(arm, 0, told.append) for arm in ("grpo", "no_look", "look", "retouch")}
+    assert made == ["warm_start-0", "warm_start-no_look-0", "warm_start-look-0", "warm_start-retouch-0"]
+    assert ready["look"][1:] == ready["no_look"][1:]
+    assert len({files[1] for files in ready.values()}) == 3
+    tasks = list(load_tasks(ready["retouch"][2]))
+    assert [task.task_type for task in tasks] == list(RETOUCH_FAMILIES)
+
+
+def look_run(learning: ModuleType, arm: str, success: float) -> Any:
+    """A run of the world in which looking pays, with the tools that it used."""
+    values = {f"val-aux/{family}/success/mean@1": success for family in LOOK_FAMILIES}
+    validations, steps = learning.read_metrics([(0, {**values, "val-aux/tiny/success/mean@1": 0.1}), (2, values)])
+    used = {"before": {"tiny": {"zoom": 0.25}}, "after": {"tiny": {"zoom": 1.0}}}
+    return learning.Run(arm, 0, [], validations, steps, tools=used if arm == "look" else None)
+
+
+def test_tables_and_curves_are_kept_apart_by_world(learning: ModuleType, tmp_path: Path) -> None:
+    results = results_at(learning, tmp_path / "learning.json")
+    for run in (run_of(learning, "grpo", 0), look_run(learning, "look", 0.8), look_run(learning, "no_look", 0.3)):
+        results.add(run)
+    assert results_at(learning, tmp_path / "learning.json").runs == results.runs
+    text = learning.markdown(results)
+    lines = text.splitlines()
+    assert "| arm | seeds | all | tiny | pale | most | until | minutes |" in lines
+    assert "| look − no_look | 1 | 50 | 50 | 50 | 50 | 50 |" in lines
+    assert "| look | zoom | 25 → 100 | 0 → 0 | 0 → 0 | 0 → 0 |" in lines
+    assert text.count("| grpo | 1 |") == 1
+    learning.write_report(results, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        *("learning-step.png", "learning-minutes.png", "learning-look-step.png", "learning-look-minutes.png")
+    }
+
+
+def test_tool_use_is_counted_by_chain_and_task_type(kept: ModuleType, tmp_path: Path) -> None:
+    def line(step: int, family: str, names: Sequence[str], validate: bool = True) -> str:
+        turn = Turn("", "stop", 0.0, tuple(ToolRecord(name, {}, 0.0) for name in names))
+        chain = Trajectory("c", "g", [], [turn], metadata={"task_type": family})
+        return TrajectoryLine.of_chain(chain, step=step, validate=validate).to_json()
+
+    lines = [
+        line(0, "tiny", ["zoom", "zoom"]),
+        line(0, "tiny", ["give_answer"]),
+        line(1, "tiny", ["colour_at"], validate=False),
+        line(4, "tiny", ["zoom", "give_answer"]),
+        line(4, "most", []),
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert kept.tool_use(tmp_path / "t.jsonl", 4) == {
+        "before": {"tiny": {"zoom": 0.5}},
+        "after": {"tiny": {"zoom": 1.0}, "most": {}},
+    }

@@ -46,6 +46,12 @@ def test_the_summary_counts_success_and_choices_by_family() -> None:
     assert summary["choices"]["auto_mask_dilate"] == {"4": 4}
 
 
+def test_calls_that_only_look_are_counted_apart() -> None:
+    turn = Turn("", "stop", 0.1, (ToolRecord("zoom", {}, 0.1, looks=True), ToolRecord("edit", {}, 0.1)))
+    summary = Evaluation((Trajectory("t", "g", [], [turn], score=1.0),), ("named",)).summary()
+    assert (summary["tool_calls_per_task"], summary["look_calls_per_task"]) == (2.0, 1.0)
+
+
 def test_malformed_calls_are_counted_as_such() -> None:
     turn = Turn("", "stop", 0.1, (ToolRecord("", {}, 0.0, malformed=True, error="x"),))
     assert choices([Trajectory("t", "g", [], [turn])])["tool"] == {"malformed": 1}

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.agents import Trajectory
+from agentfly.agents import Agent, ImageEditingAgent, ToolRecord, Trajectory
+from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.datasets import EditTask, tasks_to_dataset
 from agentfly.errors import ConfigError
 from agentfly.evaluation.reexecution import measure, reexecute
 from agentfly.evaluation.replay import ReplaySettings, read_recording, replay
 from agentfly.images import ImageStore
+from agentfly.messages import ImagePart, Message
 from agentfly.vision import EditParams, Engines, make_engines
 from tests.unit.evaluation.agents import call, run, scripted, square, task
 from tests.unit.images.damage import DAMAGE
@@ -57,13 +59,17 @@ class Shifted:
         return made
 
 
+def editing_agent(engines: Engines) -> Agent:
+    return ImageEditingAgent("replay", engines=engines, backend=ScriptedBackend([]))
+
+
 async def recorded(store: ImageStore, number: int = 1) -> Trajectory:
     return await scripted(store, *TURNS).attempt(structured(number))
 
 
 async def test_the_same_engines_give_the_same_images() -> None:
     store = ImageStore()
-    found = await reexecute("t", await recorded(store), store, make_engines())
+    found = await reexecute("t", await recorded(store), store, editing_agent(make_engines()))
     assert (found.calls, found.equal) == (5, 3)
     assert (found.differences, found.skipped) == ([], [])
 
@@ -71,7 +77,7 @@ async def test_the_same_engines_give_the_same_images() -> None:
 async def test_another_engine_differs_where_it_begins() -> None:
     store, engines = ImageStore(), make_engines()
     trajectory = await recorded(store)
-    found = await reexecute("t", trajectory, store, replace(engines, editor=Shifted(engines, after=1)))
+    found = await reexecute("t", trajectory, store, editing_agent(replace(engines, editor=Shifted(engines, after=1))))
     assert found.equal == 1
     first = found.differences[0]
     assert (first.turn, first.tool, first.max) == (2, "qwen_edit_image", 1)
@@ -89,7 +95,7 @@ async def test_a_call_that_fails_now_and_images_that_nobody_makes_are_told() -> 
 
             raise ToolError("needs a model backend")
 
-    found = await reexecute("t", trajectory, store, replace(engines, editor=Refusing(engines)))
+    found = await reexecute("t", trajectory, store, editing_agent(replace(engines, editor=Refusing(engines))))
     words = [(d.turn, d.call, d.image, d.what) for d in found.differences]
     assert (1, 1, "", "failed now: needs a model backend") in words
     assert (2, 1, "img_3", "was made when it was recorded, and is not made now") in words
@@ -101,15 +107,31 @@ async def test_tools_that_are_no_image_tools_are_skipped_and_their_images_taken_
     trajectory = await recorded(store)
     first = trajectory.turns[0]
     trajectory.turns[0] = replace(first, tools=(replace(first.tools[0], name="paint_by_hand"), first.tools[1]))
-    found = await reexecute("t", trajectory, store, make_engines())
-    assert found.skipped == ["turn 1: paint_by_hand is no image tool"]
+    found = await reexecute("t", trajectory, store, editing_agent(make_engines()))
+    (reason,) = found.skipped
+    assert reason == "turn 1: there is no tool paint_by_hand: name the agent or the tool with --agent or --tools"
     assert found.differences == []
     assert found.equal == 2
 
 
+async def test_a_view_that_nobody_makes_now_stays_a_view_and_an_edit_equal_to_it_an_image() -> None:
+    """`img_2` has the pixels of `view_1`: the recorded call that looked must not take its name."""
+    store = ImageStore()
+    trajectory = await recorded(store)
+    shown = ToolRecord("zoom", {}, 0.1, looks=True)
+    trajectory.turns[0] = replace(trajectory.turns[0], tools=(shown, *trajectory.turns[0].tools))
+    place = next(i for i, message in enumerate(trajectory.messages) if message.role == "tool")
+    view = Message("tool", (ImagePart(trajectory.names["img_2"]),))
+    trajectory.messages.insert(place, view)
+    trajectory.names = {"img_1": trajectory.names["img_1"], "view_1": trajectory.names["img_2"], **trajectory.names}
+    found = await reexecute("t", trajectory, store, editing_agent(make_engines()))
+    assert [reason.partition(":")[0] for reason in found.skipped] == ["turn 1"]
+    assert (found.equal, found.differences) == (3, [])
+
+
 async def test_a_source_that_was_not_kept_is_told() -> None:
     trajectory = await recorded(ImageStore())
-    found = await reexecute("t", trajectory, ImageStore(), make_engines())
+    found = await reexecute("t", trajectory, ImageStore(), editing_agent(make_engines()))
     assert "was not kept" in found.skipped[0]
     assert found.calls == 0
 

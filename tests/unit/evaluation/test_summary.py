@@ -49,6 +49,17 @@ def test_work_is_counted() -> None:
     assert figures["stop_reasons"] == {"answered": 100, "backend_error": 1}
 
 
+def test_calls_that_only_look_are_counted_apart() -> None:
+    one = record("a", 1.0)
+    turn = one.trajectory.turns[0]
+    looks = (replace(turn.tools[0], looks=True), replace(turn.tools[0], looks=True), *turn.tools)
+    one.trajectory.turns[0] = replace(turn, tools=looks)
+    summary = summarise([one, record("b", 1.0)], ["judge"], ABOUT)
+    figures = summary["all"]
+    assert (figures["tool_calls"], figures["look_calls"]) == (2.0, 1.0)
+    assert "| edit | 1.00 | 2.00 | 1.00 | 0.00 |" in run_page(summary)
+
+
 @pytest.mark.parametrize(("cost", "shown"), [(0.0, None), (0.5, 1.0)])
 def test_what_judging_cost_is_a_sum_and_unknown_without_prices(cost: float, shown: float | None) -> None:
     usage = JudgeUsage(samples=1, requests=2, prompt_tokens=10, cost=cost)

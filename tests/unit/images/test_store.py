@@ -199,6 +199,15 @@ def test_a_view_counts_images_and_masks_apart_and_knows_equal_ones() -> None:
     assert list(view) == ["img_1", "mask_1", "img_2"]
 
 
+def test_an_edit_that_equals_a_view_gets_a_name_of_its_own() -> None:
+    view = ImageView(ImageStore())
+    seen, edited = view.add(make_image(1), "view"), view.add(make_image(1))
+    assert (seen, edited, view.add(make_image(1), "view")) == ("view_1", "img_1", "img_1")
+    assert view.handle("view_1") == view.handle("img_1")
+    assert view.name(view.handle("view_1")) == "img_1"
+    assert view.all_names(view.handle("img_1")) == ("view_1", "img_1")
+
+
 def test_a_view_takes_handles_of_its_own_images_only() -> None:
     store = ImageStore()
     mine, other = ImageView(store), ImageView(store)

@@ -277,6 +277,27 @@ async def test_the_refusal_of_an_engine_reaches_the_model() -> None:
         await Desk(Fake()).call("qwen_edit_image", image_id="img_1", prompt="fly")
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("inpaint_image", {"image_id": "view_1", "mask_id": "mask_1", "prompt": ""}),
+        ("auto_inpaint_image", {"image_id": "view_1", "detect_prompt": "x", "prompt": ""}),
+        ("qwen_edit_image", {"image_id": "view_1", "prompt": "x"}),
+        ("give_answer", {"final_image_id": "view_1"}),
+    ],
+)
+async def test_a_view_is_looked_at_and_neither_edited_nor_answered_with(name: str, arguments: dict[str, Any]) -> None:
+    desk = Desk(Fake(TWO))
+    desk.view.add(Image.new("RGB", (64, 48), "white"), "view")
+    assert (await desk.call("detect_objects", image_id="view_1", text_prompt="x")).text.startswith("mask_1: ")
+    with pytest.raises(ToolError, match=r"view_1 only shows something, so it cannot be .*: use img_1"):
+        await desk.call(name, **arguments)
+
+
+def test_detection_alone_looks() -> None:
+    assert [tool.name for tool in Desk(Fake()).tools if tool.looks] == ["detect_objects"]
+
+
 async def test_the_answer_ends_the_chain_with_its_image() -> None:
     desk = Desk(Fake())
     result = await desk.call("give_answer", final_image_id="img_1", description="Done.")

@@ -116,6 +116,15 @@ def test_name_and_description_can_be_given() -> None:
     ]
 
 
+def test_a_tool_looks_only_if_it_says_so_and_the_model_is_not_told() -> None:
+    def peek() -> str:
+        return "seen"
+
+    looking = one(tool(looks=True)(peek))
+    assert (looking.looks, one(draw).looks) == (True, False)
+    assert looking.schema() == one(tool(peek)).schema()
+
+
 async def test_arguments_are_converted_where_that_is_safe() -> None:
     given = {"text": 5, "count": "3", "maybe": 2.0, "kind": "b", "colour": "blue", "box": {"x": "1"}, "json": 9}
     result = await one(draw)(given)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agentfly.errors import ToolError
-from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams
+from agentfly.errors import EngineUnavailable, ToolError
+from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, MultiImageEditor
 from agentfly.vision.cached_engines import CachedEditor, cache_stats, cached
 from agentfly.vision.detection.boxes import box_mask
 from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache
@@ -270,3 +270,39 @@ async def test_names_are_those_of_the_engines_and_the_cache_is_at_hand(cache: To
     assert {engines.detector.name, engines.inpainter.name, engines.editor.name} == {"model-1"}
     assert isinstance(engines.editor, CachedEditor)
     assert engines.editor.cache is cache
+
+
+class Several(Work):
+    """One that takes references."""
+
+    max_images = 3
+
+    async def edit_images(self, images: Sequence[Image.Image], instruction: str, params: EditParams) -> Image.Image:
+        await self._work(instruction, params, len(images))
+        return Image.new("RGB", images[0].size, (0, 0, len(self.calls)))
+
+
+async def test_all_images_of_a_call_and_their_order_are_in_the_key(cache: ToolCache, noise: Image.Image) -> None:
+    work, params = Several(), EditParams(seed=1)
+    editor = work.behind(cache).editor
+    assert isinstance(editor, MultiImageEditor)
+    assert editor.max_images == 3
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    asked = ([noise, red, blue], [noise, blue, red], [noise, red], [red, noise], [noise])
+    made = [await editor.edit_images(images, "hat", params) for images in asked]
+    again = [await editor.edit_images(images, "hat", params) for images in asked]
+    assert len(work.calls) == len(asked)
+    assert [image.tobytes() for image in again] == [image.tobytes() for image in made]
+    # One image is the same call as an ordinary edit.
+    assert (await editor.edit(noise, "hat", params)).tobytes() == made[-1].tobytes()
+    assert len(work.calls) == len(asked)
+
+
+async def test_a_refusal_of_several_images_is_not_kept(cache: ToolCache, noise: Image.Image) -> None:
+    editor = Work().behind(cache).editor
+    assert isinstance(editor, MultiImageEditor)
+    assert editor.max_images == 1
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="model takes one; give one image"):
+            await editor.edit_images([noise, noise], "hat", EditParams(seed=1))
+    assert cache.stats.stored == 0

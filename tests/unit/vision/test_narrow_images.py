@@ -91,3 +91,12 @@ def test_a_fault_on_an_ordinary_shape_stays_a_bug() -> None:
         raise ValueError("a bug")
     with pytest.raises(ConfigError), shape_guard("engine", Image.new("RGB", (700, 1))):
         raise ConfigError("another model")
+
+
+def test_of_several_images_the_narrow_one_is_named() -> None:
+    images = [Image.new("RGB", size) for size in ((64, 64), (3, 900))]
+    with (
+        pytest.raises(ToolError, match="engine cannot work on an image of 3x900 pixels"),
+        shape_guard("engine", *images),
+    ):
+        raise ValueError("of a processor")

@@ -36,6 +36,7 @@ class Server:
         self.status, self.body = status, body
         self.forms: list[dict[str, bytes]] = []
         self.paths: list[str] = []
+        self.images: list[tuple[str, Image.Image]] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
@@ -44,6 +45,8 @@ class Server:
             name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
             if isinstance(content, bytes):
                 form[str(name)] = content
+                if str(name).startswith("image"):
+                    self.images.append((str(name), Image.open(io.BytesIO(content))))
         self.forms.append(form)
         self.paths.append(request.url.path)
         if self.status != 200:
@@ -82,6 +85,17 @@ async def test_an_edit_sends_image_and_prompt_and_restores_the_size(noise: Image
     assert (form["model"], form["quality"]) == (b"image-model", b"high")
     assert form["prompt"] == b"make it green\nAvoid: blur"
     assert Image.open(io.BytesIO(form["image"])).convert("RGB").tobytes() == noise.tobytes()
+
+
+async def test_several_images_are_repeated_fields_in_their_order(noise: Image.Image) -> None:
+    server, tall = Server(), Image.new("RGBA", (10, 40), (255, 0, 0, 128))
+    engine = server.engine()
+    edited = await engine.edit_images([noise, tall, noise], "wear the hat of image 2", EditParams())
+    assert edited.size == noise.size
+    assert [name for name, _ in server.images] == ["image[]"] * 3
+    sent = [image.tobytes() for _, image in server.images]
+    assert sent == [noise.tobytes(), tall.tobytes(), noise.tobytes()]
+    assert engine.max_images == 16
 
 
 async def test_servers_that_take_settings_get_them_as_fields(noise: Image.Image) -> None:

@@ -79,11 +79,16 @@ def describe_body(fields: type[BaseModel], *, images: bool, mask: bool) -> dict[
     schema = fields.model_json_schema()
     forms = {"application/json": _TEXT, **({"multipart/form-data": _FILE} if images else {})}
     names = [name for name, taken in (("image", images), ("mask", mask)) if taken]
+
+    def further(image: dict[str, object]) -> dict[str, object]:
+        words = "Images for reference, after the one to edit. The limit is max_images of /v1/models."
+        return {"images": {"type": "array", "items": image, "description": words}} if mask else {}
+
     content = {
         kind: {
             "schema": {
                 **schema,
-                "properties": {**dict.fromkeys(names, image), **schema["properties"]},
+                "properties": {**dict.fromkeys(names, image), **further(image), **schema["properties"]},
                 "required": ["prompt", "image"] if images else ["prompt"],
             }
         }

@@ -30,7 +30,7 @@ IGNORED = frozenset(
 )
 # Each broken form would be a line in the log, and its sender is told.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
-_IMAGE = re.compile(r"(image|mask)(?:\[\d{0,3}\])?")
+_IMAGE = re.compile(r"(images?|mask)(?:\[\d{0,3}\])?")
 _MOST_FIELDS = 64
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -95,7 +95,7 @@ class Body:
 
     Attributes:
         fields: everything that is not an image.
-        images: images, not decoded yet.
+        images: images, not decoded yet; those of `images` come after those of `image`.
         mask: the mask, not decoded yet.
         is_json: True if it came as JSON, for which the documented clients expect another reply.
     """
@@ -169,7 +169,7 @@ def _read_json(data: bytearray) -> Body:
     if not isinstance(content, Mapping):
         raise RequestRefused("the body is not a JSON object")
     body = Body(is_json=True)
-    for name, value in content.items():
+    for name, value in sorted(content.items(), key=_is_further):
         kind = _image_kind(name)
         if kind is None:
             body.fields[name] = value
@@ -213,7 +213,7 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[tuple[str, 
 def _sort(form: Iterable[tuple[str, Source]]) -> Body:
     """Return a form as a body; it may number its images, as `image[0]`."""
     body = Body()
-    for name, source in form:
+    for name, source in sorted(form, key=_is_further):
         kind = _image_kind(name)
         if kind is not None:
             body.add(kind, source)
@@ -226,7 +226,12 @@ def _sort(form: Iterable[tuple[str, Source]]) -> Body:
 
 def _image_kind(name: str) -> str | None:
     match = _IMAGE.fullmatch(name)
-    return match[1] if match else None
+    return match[1].removesuffix("s") if match else None
+
+
+def _is_further(item: tuple[str, object]) -> bool:
+    """Return True for an image of `images`: members of a JSON object have no order, and `image` is the first."""
+    return item[0].startswith("images")
 
 
 def read_fields(kind: type[F], sent: Mapping[str, object], limits: UploadLimits) -> F:

@@ -118,6 +118,7 @@ class Dispatcher:
         fatal: set when the first engine cannot be loaded; `fatal_message` has the reason.
         engine: name of the engine; empty until a worker is ready.
         operations: of that engine.
+        max_images: images that it edits in one call.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -132,6 +133,7 @@ class Dispatcher:
         self.fatal_message = ""
         self.engine = ""
         self.operations: frozenset[Operation] = frozenset()
+        self.max_images = 1
         self.metrics = Metrics()
         self.metrics.queue.set_function(lambda: self.waiting)
         self.metrics.running.set_function(lambda: self.running)
@@ -289,7 +291,7 @@ class Dispatcher:
         if isinstance(message, Ready):
             worker.ready, worker.faults = message, 0
             self._set_memory(worker, message.memory)
-            self.engine, self.operations = message.engine, message.operations
+            self.engine, self.operations, self.max_images = message.engine, message.operations, message.max_images
             logger.info("worker %d is ready: %s", worker.index, message.engine)
         elif isinstance(message, NotLoaded):
             logger.error("worker %d cannot load its engine: %s", worker.index, message.message)

@@ -9,7 +9,16 @@ from typing import Protocol
 from agentfly.errors import ConfigError, NoGpuError, ToolError, require
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.workers.messages import Operation, Outcome, Work
-from agentfly.vision.base import Detections, Detector, Editor, EditParams, Inpainter, InpaintParams
+from agentfly.vision.base import (
+    Detections,
+    Detector,
+    Editor,
+    EditParams,
+    Inpainter,
+    InpaintParams,
+    edit_images,
+    most_images,
+)
 from agentfly.vision.diffusion import TextRequest, TextToImage, WeightSettings
 
 
@@ -19,6 +28,8 @@ class WorkerEngine(Protocol):
     Attributes:
         name: of the engine in replies and in `/v1/models`.
         operations: that it offers; the server refuses all others.
+
+    An engine that edits an image with others as references also has `max_images`, the images of a call at most.
     """
 
     name: str
@@ -45,13 +56,18 @@ class ToolEngines:
         engines = {Operation.detect: detector, Operation.inpaint: inpainter, Operation.edit: editor}
         self.operations = frozenset(operation for operation, engine in engines.items() if engine is not None)
         self.name = " + ".join(dict.fromkeys(engine.name for engine in engines.values() if engine is not None))
+        self.max_images = most_images(editor)
 
     async def run(self, work: Work) -> Outcome:
         """Pass the work to the engine of its operation.
 
         Raises:
-            ToolError: there is not exactly one image, or no such engine.
+            ToolError: there is no such engine, or it takes fewer images.
         """
+        if work.operation is Operation.edit and work.images and self._editor is not None:
+            guidance = work.guidance_scale if work.true_cfg_scale is None else work.true_cfg_scale
+            editing = EditParams(work.negative_prompt, guidance, work.num_inference_steps, work.seed)
+            return Outcome(await edit_images(self._editor, work.images, work.prompt, editing))
         if len(work.images) != 1:
             raise ToolError(f"this model works on one image a call, got {len(work.images)}: send one")
         image = work.images[0]
@@ -68,10 +84,6 @@ class ToolEngines:
                 work.negative_prompt, guidance, work.num_inference_steps, work.strength, work.seed
             )
             return Outcome(await self._inpainter.inpaint(image, work.mask, work.prompt, inpainting))
-        if work.operation is Operation.edit and self._editor is not None:
-            guidance = work.guidance_scale if work.true_cfg_scale is None else work.true_cfg_scale
-            editing = EditParams(work.negative_prompt, guidance, work.num_inference_steps, work.seed)
-            return Outcome(await self._editor.edit(image, work.prompt, editing))
         raise ToolError(f"this server does not offer {work.operation.value}")
 
 

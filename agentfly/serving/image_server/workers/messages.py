@@ -24,7 +24,7 @@ class Work:
     """One call of an engine. None leaves a setting to the engine's own default.
 
     Attributes:
-        images: images to work on; empty for `generate`.
+        images: images to work on, and for `edit` further ones that the prompt refers to; empty for `generate`.
         mask: mode L, white = change, of the size of the first image; only for `inpaint`.
         width, height: size of the result in pixels, for `generate`.
     """
@@ -98,11 +98,12 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ready:
-    """Worker to server: the engine is loaded."""
+    """Worker to server: the engine is loaded. See `WorkerEngine` for its attributes."""
 
     engine: str
     operations: frozenset[Operation]
     memory: Memory | None = None
+    max_images: int = 1
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,9 @@ async def _serve(connection: Connection, engine: WorkerEngine) -> None:
     loop.set_default_executor(_Threads(max_workers=32, thread_name_prefix="engine"))
     worker = _Worker(connection, engine)
     threading.Thread(target=worker.read_messages, args=(loop,), daemon=True).start()
-    connection.send(Ready(engine.name, engine.operations, device_memory()))
+    # Engines of users need not have it.
+    max_images = getattr(engine, "max_images", 1)
+    connection.send(Ready(engine.name, engine.operations, device_memory(), max_images))
     await worker.ended.wait()
 
 

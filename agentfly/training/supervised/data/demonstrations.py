@@ -10,9 +10,9 @@ the image. `EXPERT` is the mix without random choices: the right tool, parameter
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agentfly.agents import AgentSettings, Trajectory, task_conversation
@@ -20,120 +20,53 @@ from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.agents.spec import DEFAULT, AgentSpec
-from agentfly.datasets import FAMILIES, EditTask, StickerWorld
+from agentfly.datasets import FAMILIES, LOOK_FAMILIES, EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
-from agentfly.settings import Settings
+from agentfly.training.supervised.data.demonstrators import (
+    EXPERT,
+    LOOKS,
+    DemonstrationMix,
+    Demonstrator,
+    call_text,
+    demonstrator,
+)
 from agentfly.vision.shapes import COLOURS
+
+__all__ = [
+    "EXPERT",
+    "SEEN_FAMILIES",
+    "DemonstrationMix",
+    "Demonstrator",
+    "SeenCall",
+    "call_text",
+    "expert_demonstrations",
+    "play",
+    "seeing",
+    "seen_calls",
+    "tool_schemas",
+]
 
 PLAYED_TOGETHER = 100  # more use more memory and are no faster
 _FIRST_TASK = 2_000_000  # of the expert's, beyond the tasks of the quickstart's warm start and training
+# Families of which `seen_calls` gives calls.
+SEEN_FAMILIES: tuple[str, ...] = (*LOOK_FAMILIES, "match", "cast")
+_LOOKS = tuple(f'<tool_call>{{"name": "{name}"' for name in LOOKS)
 
 
-class DemonstrationMix(Settings):
-    """Distributions that demonstrations draw from.
+@dataclass(frozen=True)
+class SeenCall:
+    """A chain up to the words that only its images show.
 
     Attributes:
-        tools: weight of each way to carry out a step.
-        thresholds: values of `box_threshold`, drawn uniformly.
-        dilations: values of `auto_mask_dilate`, drawn uniformly.
-        phrases: weights of naming colour and shape, colour alone, shape alone.
-        looks: share of look tasks in which the right sticker is named; otherwise any colour.
-        retries: attempts after a failed call.
+        messages: up to the turn with the call.
+        turns: texts of its turns; the last one ends before those words.
+        words: that follow.
     """
 
-    tools: Mapping[str, float] = {"auto_inpaint_image": 0.5, "detect_objects": 0.2, "qwen_edit_image": 0.3}
-    thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    dilations: tuple[int, ...] = (0, 2, 4, 8, 12, 16)
-    phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.35, "shape": 0.05}
-    looks: float = 0.6
-    retries: int = 1
-
-
-EXPERT = DemonstrationMix(
-    tools={"auto_inpaint_image": 1.0},
-    thresholds=(0.6,),
-    dilations=(4,),
-    phrases={"both": 1.0},
-    looks=1.0,
-)
-
-
-def call_text(name: str, arguments: Mapping[str, object]) -> str:
-    """Return a tool call as the compact template writes it.
-
-    Args:
-        name: of the tool.
-        arguments: of the call, by name.
-    """
-    return f'<tool_call>{{"name": "{name}", "arguments": {json.dumps(dict(arguments))}}}</tool_call>'
-
-
-class Demonstrator:
-    """Player of one task, as a function of the conversation: the script of a `ScriptedBackend`.
-
-    Args:
-        task: of the sticker world, with its steps in the metadata.
-        rng: for all draws.
-        mix: distributions that are drawn from.
-        colours: words that a wrong colour is drawn from.
-    """
-
-    def __init__(self, task: EditTask, rng: random.Random, mix: DemonstrationMix, colours: Sequence[str]) -> None:
-        self._steps: list[Mapping[str, str]] = list(task.metadata["steps"])
-        self._family, self._rng, self._mix, self._colours = task.task_type, rng, mix, colours
-        self._user_words: str | None = task.metadata.get("said")
-        self._current, self._mask, self._retries = "img_1", "", mix.retries
-
-    def __call__(self, request: GenerationRequest) -> str:
-        """Return the next turn."""
-        last = request.messages[-1]
-        failed = last.role == "tool" and not self._note(last)
-        if not self._steps or (failed and self._retries == 0):
-            return call_text("give_answer", {"final_image_id": self._current})
-        if failed:
-            self._retries -= 1
-        if self._mask:
-            arguments = {"image_id": self._current, "mask_id": self._mask, "prompt": self._steps[0]["new"]}
-            return call_text("inpaint_image", arguments)
-        tool = self._rng.choices(list(self._mix.tools), list(self._mix.tools.values()))[0]
-        step, words = self._steps[0], self._words()
-        if tool == "qwen_edit_image":
-            prompt = f"replace {words} by {step['new']}" if step["new"] else f"remove {words}"
-            return call_text(tool, {"image_id": self._current, "prompt": prompt})
-        numbers = {
-            "box_threshold": self._rng.choice(self._mix.thresholds),
-            "auto_mask_dilate": self._rng.choice(self._mix.dilations),
-        }
-        if tool == "detect_objects":
-            return call_text(tool, {"image_id": self._current, "text_prompt": words, **numbers})
-        return call_text(tool, {"image_id": self._current, "detect_prompt": words, "prompt": step["new"], **numbers})
-
-    def _note(self, observation: Message) -> bool:
-        """Note the result of a call; return True if it succeeded."""
-        name = observation.text.split(":", 1)[0].split(" ", 1)[0].strip()
-        if observation.text.startswith("Error"):
-            self._mask = ""
-            return False
-        if name.startswith("mask_"):
-            self._mask = name
-            return True
-        self._current, self._mask = name, ""
-        self._steps.pop(0)
-        return True
-
-    def _words(self) -> str:
-        """Return words for the detector: the user's own first where they differ, then any way to name the sticker."""
-        rng = self._rng
-        if self._user_words and self._retries == self._mix.retries and rng.random() < 0.5:
-            return self._user_words
-        colour, shape = str(self._steps[0]["detect"]).split()
-        if self._family == "look":
-            return colour if rng.random() < self._mix.looks else rng.choice(list(self._colours))
-        if self._family == "repair":
-            return shape if rng.random() < 0.5 else rng.choice(list(self._colours))
-        form = rng.choices(list(self._mix.phrases), list(self._mix.phrases.values()))[0]
-        return {"both": f"{colour} {shape}", "colour": colour, "shape": shape}[form]
+    messages: tuple[Message, ...]
+    turns: tuple[str, ...]
+    words: str
 
 
 async def play(
@@ -155,18 +88,40 @@ async def play(
         system_prompt: first message of each chain, None for none.
         spec: agent and tools.
     """
-    scripts = {f"{task.id}-0": Demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS)) for task in tasks}
+    scripts = _scripts(tasks, mix, rng, spec)
+    return await _played(tasks, lambda request: scripts[request.session_id](request), store, system_prompt, spec)
 
-    def script(request: GenerationRequest) -> str:
-        return scripts[request.session_id](request)
 
+def _scripts(
+    tasks: Sequence[EditTask], mix: DemonstrationMix, rng: random.Random, spec: AgentSpec
+) -> dict[str, Demonstrator]:
+    """Return the players of tasks by the names of their chains."""
+    tools = {schema["function"]["name"] for schema in tool_schemas(spec)}
+    return {
+        f"{task.id}-0": demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS), tools) for task in tasks
+    }
+
+
+async def _played(
+    tasks: Sequence[EditTask],
+    script: Callable[[GenerationRequest], str],
+    store: ImageStore,
+    system_prompt: str | None,
+    spec: AgentSpec,
+) -> list[Trajectory]:
     settings = AgentSettings(system_prompt=system_prompt)
     agent = make_agent(spec, "demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
     return list(await agent.run([task_conversation(task) for task in tasks]))
 
 
 async def expert_demonstrations(
-    count: int, store: ImageStore, seed: int, *, system_prompt: str | None
+    count: int,
+    store: ImageStore,
+    seed: int,
+    *,
+    system_prompt: str | None,
+    families: Sequence[str] = FAMILIES,
+    spec: AgentSpec = DEFAULT,
 ) -> list[Trajectory]:
     """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
 
@@ -175,18 +130,20 @@ async def expert_demonstrations(
         store: gets the images.
         seed: of the tasks and the draws.
         system_prompt: first message of each chain, None for none.
+        families: task types.
+        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
 
     Returns:
         Trajectories with the schemas of the tools.
     """
     world, rng = StickerWorld(), random.Random(f"demonstrations-{seed}")
-    families = [FAMILIES[index % len(FAMILIES)] for index in range(count)]
-    tasks = [world.task(_FIRST_TASK + index, "train", family, seed=seed) for index, family in enumerate(families)]
+    turns = [families[index % len(families)] for index in range(count)]
+    tasks = [world.task(_FIRST_TASK + index, "train", family, seed=seed) for index, family in enumerate(turns)]
     played: list[Trajectory] = []
     for start in range(0, count, PLAYED_TOGETHER):
         batch = tasks[start : start + PLAYED_TOGETHER]
-        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt)
-    schemas = tool_schemas()
+        played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt, spec=spec)
+    schemas = tool_schemas(spec)
     for trajectory in played:
         trajectory.tools = schemas
     return played
@@ -214,3 +171,47 @@ def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[s
     call = Demonstrator(task, rng, right, (colour,))(request)
     begin = call[: call.index(colour, call.index("prompt"))].rstrip(" ")
     return begin, call[len(begin) :].split(colour)[0] + colour
+
+
+async def seen_calls(
+    tasks: Sequence[EditTask],
+    mix: DemonstrationMix,
+    store: ImageStore,
+    rng: random.Random,
+    *,
+    system_prompt: str | None,
+    spec: AgentSpec = DEFAULT,
+) -> list[SeenCall]:
+    """Play tasks of `SEEN_FAMILIES` with the right answer, after the right look if the agent can look.
+
+    Args:
+        tasks, store, rng, system_prompt, spec: see `play`.
+        mix: thresholds and dilations that are drawn from.
+    """
+    right = EXPERT.model_copy(update={"thresholds": mix.thresholds, "dilations": mix.dilations})
+    scripts, by_id = _scripts(tasks, right, rng, spec), {f"{task.id}-0": task for task in tasks}
+    turns: dict[str, list[str]] = {name: [] for name in scripts}
+    found: dict[str, SeenCall] = {}
+
+    def script(request: GenerationRequest) -> str:
+        name = request.session_id
+        text = scripts[name](request)
+        if text.startswith(_LOOKS):
+            turns[name].append(text)
+            return text
+        begin, words = _before_seen(by_id[name], text)
+        messages = (*request.messages, text_message("assistant", ""))
+        found[name] = SeenCall(messages, (*turns[name], begin), words)
+        # The edit itself need not be made.
+        return call_text("give_answer", {"final_image_id": "img_1"})
+
+    await _played(tasks, script, store, system_prompt, spec)
+    return [found[name] for name in scripts]
+
+
+def _before_seen(task: EditTask, call: str) -> tuple[str, str]:
+    """Return a call up to the words that only the images show, and these words."""
+    step = task.metadata["steps"][0]
+    # The first word of what to detect, or the parameter with its amount.
+    words = step["detect"].split()[0] if "detect" in step else f'", "{step["action"]}": {step["amount"]}'
+    return call[: call.index(words, call.index('"arguments"'))], words

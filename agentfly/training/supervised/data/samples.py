@@ -28,6 +28,7 @@ import numpy as np
 
 from agentfly.agents import Trajectory
 from agentfly.agents.inputs import place_images
+from agentfly.agents.spec import DEFAULT, AgentSpec
 from agentfly.agents.trajectory_file import first_messages, image_folder, read_trajectories
 from agentfly.datasets.tables import parse_json, read_lines
 from agentfly.errors import AgentFlyError, ConfigError, DatasetError
@@ -105,12 +106,15 @@ class Prepared:
         }
 
 
-def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, seed: int) -> Prepared:
+def prepare(
+    config: DataConfig, codec: ChatCodec, spec: AgentSpec = DEFAULT, *, system_prompt: str | None, seed: int
+) -> Prepared:
     """Read all sources and split their samples.
 
     Args:
         config: see `DataConfig`.
         codec: of the model.
+        spec: the agent that plays the demonstrations.
         system_prompt: of the demonstrations.
         seed: of the demonstrations and the split.
 
@@ -124,7 +128,9 @@ def prepare(config: DataConfig, codec: ChatCodec, *, system_prompt: str | None, 
     store = ImageStore()
     samples: list[Sample] = []
     if config.stickers:
-        played = asyncio.run(expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt))
+        played = asyncio.run(
+            expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt, spec=spec)
+        )
         samples += [trajectory_sample(trajectory, codec, store.get) for trajectory in played]
     counts["demonstrations"] = len(samples)
     samples += trajectory_samples(config, codec, counts)

@@ -192,3 +192,22 @@ def test_regions_are_the_smallest_ones() -> None:
     assert reference.difference(a, b) == (slice(3, 8), slice(2, 5))
     assert reference.bounds((a != b).any(axis=2)) == (slice(3, 8), slice(2, 5))
     assert reference.grown((slice(3, 8), slice(2, 5)), 4, a.shape) == (slice(0, 10), slice(0, 9))
+
+
+def own(constants: object) -> Score:
+    sample = EditSample("", SOURCE, mixed(0.7), TARGET, MASK, metadata={"reference_evaluator": constants})
+    return asyncio.run(ReferenceEvaluator().evaluate(sample))
+
+
+def test_a_task_brings_constants_of_its_own() -> None:
+    finer = {"inside_tolerance": 1.0, "lightness_weight": 1.0}
+    expected = ReferenceEvaluator(ReferenceConfig(inside_tolerance=1.0, lightness_weight=1.0))
+    sample = EditSample("", SOURCE, mixed(0.7), TARGET, MASK)
+    assert own(finer) == asyncio.run(expected.evaluate(sample))
+    assert own(finer).value < own({}).value == score(mixed(0.7)).value
+
+
+@pytest.mark.parametrize("constants", ["fine", ["inside_tolerance"], {"inside_tolerence": 1.0}, {"blur": -1.0}])
+def test_wrong_constants_are_no_score(constants: object) -> None:
+    with pytest.raises(EvaluatorError, match="reference_evaluator in the metadata"):
+        own(constants)

@@ -62,6 +62,25 @@ class EditingPuppet(Puppet):
     operations = frozenset((Operation.edit,))
 
 
+class BandingPuppet(EditingPuppet):
+    """One that edits with references: a band of the first image's size for each image, in its first colour."""
+
+    max_images = 4
+
+    async def run(self, work: Work) -> Outcome:
+        first, count = work.images[0], len(work.images)
+        result = Image.new("RGB", first.size)
+        for index, image in enumerate(work.images):
+            corners = (first.width * index // count, 0, first.width * (index + 1) // count, first.height)
+            result.paste(image.convert("RGB").getpixel((0, 0)), corners)
+        return Outcome(result)
+
+
+def bands(options: EngineOptions) -> Puppet:
+    """For `--model-path tests.unit.serving.image_server.custom_engines:bands`."""
+    return BandingPuppet()
+
+
 def editor(options: EngineOptions) -> Puppet:
     """For `--model-path tests.unit.serving.image_server.custom_engines:editor`."""
     return EditingPuppet()

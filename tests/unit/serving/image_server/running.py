@@ -29,6 +29,7 @@ from agentfly.serving.image_server.http.app import count_refusal, create_app
 from agentfly.serving.image_server.http.endpoints import ImageServer
 
 PUPPET = {"model_type": "custom", "model_path": "tests.unit.serving.image_server.custom_engines:puppet"}
+BANDS = {"model_type": "custom", "model_path": "tests.unit.serving.image_server.custom_engines:bands"}
 
 
 @dataclass

@@ -159,7 +159,7 @@ def test_faults_of_the_engine_tell_clients_nothing(puppet: Running) -> None:
 def test_models_and_health(classical: Running) -> None:
     (model,) = httpx.get(f"{classical.url}/v1/models").json()["data"]
     assert (model["id"], model["owned_by"]) == ("classical", "agentfly")
-    assert model["capabilities"] == ["detect", "edit", "inpaint"]
+    assert (model["capabilities"], model["max_images"]) == (["detect", "edit", "inpaint"], 1)
     health = httpx.get(f"{classical.url}/health")
     assert (health.status_code, health.json()) == (200, {"status": "ready", "workers": ["ready"]})
 
@@ -179,7 +179,7 @@ def test_docs_describe_the_fields(puppet: Running) -> None:
     assert httpx.get(f"{puppet.url}/docs").status_code == 200
     paths = httpx.get(f"{puppet.url}/openapi.json").json()["paths"]
     form = paths["/v1/images/edits"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert {"image", "mask", "prompt", "n", "size", "seed", "true_cfg_scale"} <= form["properties"].keys()
+    assert {"image", "images", "mask", "prompt", "n", "size", "seed", "true_cfg_scale"} <= form["properties"].keys()
 
 
 def test_other_formats(puppet: Running) -> None:

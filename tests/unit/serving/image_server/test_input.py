@@ -26,7 +26,17 @@ from agentfly.serving.image_server import UploadLimits
 from agentfly.serving.image_server.http.body import DetectionFields, EditFields, read_body, read_fields, read_size
 from agentfly.serving.image_server.http.images import Coder
 from agentfly.serving.request_data import HeldMemory, RequestMemory
-from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, png, running, wait_for
+from tests.unit.serving.image_server.running import (
+    BANDS,
+    PUPPET,
+    Running,
+    as_text,
+    from_text,
+    plain,
+    png,
+    running,
+    wait_for,
+)
 
 LIMITS = UploadLimits(body_bytes=200_000, pixels=10_000, total_pixels=12_000, images=2, prompt_characters=100)
 
@@ -227,7 +237,12 @@ _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
 )
-_NAMES = st.sampled_from(["prompt", "image", "image[]", "image[0]", "mask", "mask[]", "seed", "\ud800"]) | st.text()
+_NAMES = (
+    st.sampled_from(
+        ["prompt", "image", "image[]", "images", "images[]", "image[0]", "mask", "mask[]", "seed", "\ud800"]
+    )
+    | st.text()
+)
 
 
 async def read(content: bytes, kind: bytes, held: HeldMemory | None = None) -> None:
@@ -352,6 +367,62 @@ def test_numbered_fields_are_images(server: Running, names: tuple[str, str]) -> 
     assert httpx.post(f"{server.url}/v1/images/edits", json=texts).status_code == 200
     assert httpx.post(f"{server.url}/v1/images/edits", data=texts).status_code == 200
     assert server.metric("requests_total", operation="inpaint", status=200) >= 3
+
+
+@pytest.fixture(scope="module")
+def bands() -> Iterator[Running]:
+    with running(**BANDS, limits=LIMITS.model_copy(update={"images": 4})) as server:
+        yield server
+
+
+COLOURS = [(250, 0, 0), (0, 240, 0), (0, 0, 230)]
+
+
+def test_further_images_come_after_the_one_to_edit_wherever_they_stand_in_the_body(bands: Running) -> None:
+    first, *others = [plain((12, 8), colour) for colour in COLOURS]
+    texts = [as_text(image) for image in others]
+    further = [("images", ("p.png", png(image))) for image in others]
+    image = [("image", ("p.png", png(first)))]
+    bodies: list[dict[str, Any]] = [
+        {"json": {"prompt": "x", "images": texts, "image": as_text(first)}},
+        {"json": {"prompt": "x", "image": [as_text(first), *texts]}},
+        {"json": {"prompt": "x", "images": [as_text(first), *texts]}},
+        {"files": [*further, *image], "data": {"prompt": "x"}},
+        {"files": [("image[]", part[1]) for part in (*image, *further)], "data": {"prompt": "x"}},
+    ]
+    for path in ("", "/upload"):
+        for body in bodies:
+            reply = httpx.post(f"{bands.url}/v1/images/edits{path}", **body, timeout=20).json()
+            made = from_text(reply.get("image") or reply["data"][0]["b64_json"])
+            assert [made.getpixel((x, 3)) for x in (1, 5, 9)] == COLOURS
+
+
+def test_further_images_count_for_every_limit_of_a_request(bands: Running) -> None:
+    """Images that the limits did not count would be decoded without bound."""
+
+    def ask(*images: Image.Image) -> httpx.Response:
+        body = {"prompt": "x", "image": as_text(plain()), "images": [as_text(image) for image in images]}
+        return httpx.post(f"{bands.url}/v1/images/edits", json=body, timeout=20)
+
+    assert ask(*[plain()] * 3).status_code == 200
+    assert "4 images a request at most" in message(ask(*[plain()] * 4))
+    assert "allowed" in message(ask(plain((90, 90)), plain((90, 90))))
+    for wrong in ({"images": 5}, {"images": [5]}, {"images": {"a": 1}}, {"images": "/etc/passwd"}):
+        reply = httpx.post(f"{bands.url}/v1/images/edits", json={"prompt": "x", "image": as_text(plain()), **wrong})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "image")
+
+
+async def test_every_image_of_a_request_waits_for_its_memory() -> None:
+    coder, memory = Coder(LIMITS), RequestMemory(100_000)
+    decoding = 90 * 60 * 8
+    with HeldMemory(memory) as other, HeldMemory(memory) as held:
+        other.take(100_000 - 2 * decoding)
+        sources = [as_text(plain((90, 60)))] * 2
+        await coder.decode(sources[:1], held)
+        with pytest.raises(ServerFault, match="images of other requests"):
+            await coder.decode(sources, held)
+    assert memory.used == 0
+    coder.close()
 
 
 def test_a_second_mask_is_refused(server: Running) -> None:

@@ -13,11 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, ToolError
 from agentfly.serving.image_server.settings import EngineOptions
 from agentfly.serving.image_server.workers.engines import load_engine
 from agentfly.serving.image_server.workers.messages import Operation, Work
+from agentfly.vision.base import EditParams, edit_images
 from agentfly.vision.detection.boxes import box_mask
+from agentfly.vision.diffusion import DiffusionEditor, EditorSettings
+from agentfly.vision.remote import remote_engines
 from tests.tiny import detectors, qwen_image, segmenters, stable_diffusion
 from tests.unit.serving.image_server.running import as_text, command, from_text, plain, png, read, running
 
@@ -167,3 +170,21 @@ def test_a_checkpoint_of_another_kind_says_which_type_to_use(tmp_path: Path) -> 
     folder = stable_diffusion.sd_inpaint(tmp_path / "sd")
     with pytest.raises(ConfigError, match="cannot generate: give a model that starts from text"):
         load_engine(EngineOptions(model_type="sdxl", model_path=str(folder)))
+
+
+async def test_a_model_of_several_images_edits_with_references(tmp_path: Path) -> None:
+    folder = qwen_image.qwen_edit_plus(tmp_path / "plus")
+    images = [plain((64, 48)), plain((48, 64), (0, 0, 250)), plain((32, 32), (0, 250, 0))]
+    params = EditParams(num_inference_steps=2, seed=1)
+    with running(model_type="qwen", model_path=str(folder), area=4096) as server:
+        (model,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+        assert (model["capabilities"], model["max_images"]) == (["edit"], 3)
+        engines = remote_engines(server.url, timeout=120)
+        made = [await edit_images(engines.editor, chosen, "x", params) for chosen in (images, images, images[:1])]
+        with pytest.raises(ToolError, match="takes 3 images at most, got 4: leave some out"):
+            await edit_images(engines.editor, [*images, images[0]], "x", params)
+        await engines.close()
+    settings = EditorSettings(model=str(folder), device="cpu", area=4096)
+    here = await DiffusionEditor(settings).edit_images(images, "x", params)
+    assert [image.size for image in made] == [(64, 48)] * 3
+    assert made[0].tobytes() == made[1].tobytes() == here.tobytes() != made[2].tobytes()

@@ -105,6 +105,16 @@ def changed(before: Image.Image, after: Image.Image | None) -> tuple[int, int]:
     return facts.edits, facts.no_op_edits
 
 
+def test_a_call_that_only_looks_is_no_edit_whatever_its_data_say() -> None:
+    """A tool of a user that looks may name its source; it would count as an edit, and be credited with its view."""
+    store = ImageStore()
+    source, view = store.put(grey(100)), store.put(grey(200))
+    looked = ToolRecord("magnify", {}, 0.1, data={"source": source}, images=(view,), looks=True)
+    trajectory = Trajectory("c", "g", [], turns=[Turn("", "stop", 0.1, (looked,))])
+    assert (facts_of(trajectory, store).edits, facts_of(trajectory, store).looks) == (0, 1)
+    assert turn_results(trajectory) == [None]
+
+
 def grey(value: int, side: int = 64) -> Image.Image:
     return Image.fromarray(np.full((side, side, 3), value, np.uint8))
 

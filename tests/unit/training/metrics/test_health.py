@@ -18,7 +18,7 @@ def monitor(**limits: Limit) -> HealthMonitor:
 
 
 def test_facts_are_read_from_the_records_of_a_chain() -> None:
-    call = ToolRecord("detect_objects", {"image_id": "img_1", "prompt": "cat"}, 0.1)
+    call = ToolRecord("detect_objects", {"image_id": "img_1", "prompt": "cat"}, 0.1, looks=True)
     records = [
         call,
         replace(call, arguments={"prompt": "cat", "image_id": "img_1"}, error="none found"),
@@ -28,7 +28,7 @@ def test_facts_are_read_from_the_records_of_a_chain() -> None:
         ToolRecord("", {}, 0.0, error="no JSON", malformed=True),
     ]
     facts = chain_facts(records, answered=True, edits=1, no_op_edits=1, coverage=[0.25])
-    assert facts == ChainFacts(6, 3, 1, 1, 2, True, (0.25,))
+    assert facts == ChainFacts(6, 3, 1, 1, 2, True, (0.25,), looks=3)
     assert chain_facts([], answered=False, edits=0, no_op_edits=0).longest_repeat == 0
 
 
@@ -37,11 +37,12 @@ def test_each_metric_counts_what_it_says() -> None:
         CHAIN,
         ChainFacts(calls=6, malformed=2, edits=3, no_op_edits=3, longest_repeat=4, answered=True, coverage=(0.9, 0.5)),
         ChainFacts(calls=0, malformed=0, edits=0, no_op_edits=0, longest_repeat=0, answered=False),
-        ChainFacts(calls=0, malformed=0, edits=0, no_op_edits=0, longest_repeat=0, answered=True),
+        ChainFacts(calls=0, malformed=0, edits=0, no_op_edits=0, longest_repeat=0, answered=True, looks=3),
     ]
     assert monitor().observe(chains, 0).metrics == pytest.approx(
         {
             "health/tool_calls": 2.0,
+            "health/look_calls": 3 / 4,
             "health/no_op_edits": 3 / 4,
             "health/repeat_loops": 1 / 4,
             "health/parse_failures": 2 / 8,
@@ -53,7 +54,8 @@ def test_each_metric_counts_what_it_says() -> None:
 
 def test_a_batch_without_the_facts_has_no_metric() -> None:
     idle = ChainFacts(calls=0, malformed=0, edits=0, no_op_edits=0, longest_repeat=0, answered=False)
-    assert monitor().observe([idle], 0).metrics == {"health/tool_calls": 0.0, "health/repeat_loops": 0.0}
+    nothing = dict.fromkeys(("health/tool_calls", "health/look_calls", "health/repeat_loops"), 0.0)
+    assert monitor().observe([idle], 0).metrics == nothing
     assert monitor().observe([], 0).metrics == {}
 
 

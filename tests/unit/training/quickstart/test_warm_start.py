@@ -5,6 +5,8 @@ Its examples have the tokens and masks of the rollout, and training on them lowe
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 
 from agentfly.agents import AgentSettings, ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.datasets import FAMILIES, EditTask, vocabulary
 from agentfly.errors import ConfigError
 from agentfly.images import ImageView
@@ -33,8 +36,10 @@ from agentfly.training.quickstart.warm_start import (
     train,
     warm_start,
 )
+from agentfly.training.supervised.data.demonstrations import DemonstrationMix
 from agentfly.training.supervised.data.examples import IGNORED, Example, Sample, conversation_ids, ending_with
 from agentfly.training.supervised.state import RunFolder
+from agentfly.vision.shapes import COLOURS
 
 SMALL = WarmStartConfig(demonstrations=2, looks=1, sft=SFTConfig(steps=2, batch_size=2, micro_batch=1))
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
@@ -181,3 +186,38 @@ async def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
 async def test_an_unknown_policy_size_is_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'layers'"):
         PolicySize(layer=3)  # type: ignore[call-arg]
+
+
+def test_the_shipped_record_is_read_with_the_defaults_of_newer_settings() -> None:
+    """Its policy must still be found when settings are added that it was made without."""
+    record = json.loads((room.SHIPPED / room.RECORD).read_text(encoding="utf-8"))
+    assert "first_looks" not in record["mix"]
+    assert room.shipped_warm_start(WarmStartConfig()) == room.SHIPPED
+    other = WarmStartConfig(mix=DemonstrationMix(first_looks=0.5))
+    assert room.shipped_warm_start(other) is None
+
+
+def test_tools_that_look_and_retouch_are_demonstrated_with_the_words_that_only_images_show(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    card = PolicyConfig(system_prompt=None, tools=("edit", "zoom", "colour_at", "adjust_color"))
+    config = SMALL.model_copy(update={"families": {"tiny": 1, "cast": 1}, "looks": 6, "card": card})
+    monkeypatch.setattr(room, "train", stop)
+    with pytest.raises(Enough):
+        warm_start(config, tmp_path)
+    examples = room.PackedExamples.load(tmp_path / room.UNFINISHED / room.EXAMPLES)
+    codec = ChatCodec.from_pretrained(str(tmp_path))
+    assert len(examples) == 2 + 6
+    for index in range(2, 8):
+        example = examples[index]
+        text = codec.decode([*example.ids])
+        words = codec.decode([label for label in example.labels if label != IGNORED])
+        assert text.endswith(words)
+        if index % 2:
+            assert re.fullmatch(r'", "(temperature|tint)": -?\d\d', words)
+        else:
+            assert words in COLOURS
+            assert '"name": "zoom"' in text or '"name": "colour_at"' in text
+    # Their names and parameters are single tokens, so that a call stays short.
+    assert len(codec.tokenizer("zoom", add_special_tokens=False)["input_ids"]) == 1
+    assert len(codec.tokenizer('", "temperature": ', add_special_tokens=False)["input_ids"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from agentfly.agents import RolloutLimits, StopReason
 from agentfly.datasets import EditTask
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, ToolOutage
 from agentfly.templates import ChatCodec
 from agentfly.training.recipe.settings import DataSettings, LimitSettings, TrainSettings
 from agentfly.training.recipe.verl_dataset import write_rows
@@ -21,9 +22,10 @@ from omegaconf import OmegaConf
 
 from agentfly.training.verl import agent_loop
 from agentfly.training.verl.agent_loop import AgentFlyAgentLoop, LoopContext, loop_context, output_of
-from agentfly.training.verl.chain_faults import ChainFault
+from agentfly.training.verl.chain_faults import ChainFault, lost_chain
 from agentfly.training.verl.messages import VALIDATE, ChainRequest, FinishedChain
 from agentfly.training.verl.run_agent import new_chain
+from tests.unit.tools.mcp.foreign import PROGRAM
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, roll, task_of
 
 
@@ -208,6 +210,42 @@ def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp
     assert [tool.name for tool in chain.tools] == ["qwen_edit_image", "give_answer"]
     with pytest.raises(ConfigError, match="Did you mean 'qwen_edit_image'"):
         common(policy_codec, tmp_path, tools=["edit_image"])
+
+
+@pytest.mark.slow
+async def test_chains_call_the_tools_of_a_foreign_server_that_their_process_started_once(
+    policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
+) -> None:
+    server = {"mcp": [sys.executable, str(PROGRAM)], "include": ["swatch"], "start_timeout": 60}
+    limits = {"max_tokens_per_turn": 400}
+    context = common(policy_codec, tmp_path, 4000, limits=limits, tools=("qwen_edit_image", server))
+    call = '<tool_call>{"name": "swatch", "arguments": {"colour": "blue", "side": 56}}</tool_call>'
+    try:
+        for session in range(2):
+            played = Server(policy_codec, [call, ANSWER_SOURCE])
+            output = await loop(context, played).run({}, **{**kwargs, "session_id": session})
+            trajectory = output.chain.trajectory
+            assert [tool["function"]["name"] for tool in trajectory.tools] == [
+                "qwen_edit_image",
+                "give_answer",
+                "swatch",
+            ]
+            assert [record.error for record in trajectory.tool_records] == [None, None]
+            assert output.chain.store.get(trajectory.names["view_1"]).getpixel((0, 0)) == (0, 0, 255)
+            assert trajectory.final_image == trajectory.names["img_1"]
+    finally:
+        await context.agent.close()
+
+
+@pytest.mark.slow
+async def test_a_chain_whose_foreign_server_does_not_start_is_lost_to_its_tools(
+    policy_codec: ChatCodec, tmp_path: Path, kwargs: dict[str, Any]
+) -> None:
+    context = common(policy_codec, tmp_path, tools=({"mcp": [sys.executable, str(PROGRAM), "quit"]},))
+    with pytest.raises(ToolOutage) as told:
+        await loop(context, Server(policy_codec, [])).run({}, **kwargs)
+    assert lost_chain(told.value, "u", validate=False).reason == "tools"
+    await context.agent.close()
 
 
 def test_the_context_is_built_once_for_a_configuration(

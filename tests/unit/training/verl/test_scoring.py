@@ -185,6 +185,7 @@ async def test_scores_come_back_from_another_process(task: EditTask) -> None:
     assert info["score"] == trajectory.score
     assert info["part/failed"] == pytest.approx(-0.01)
     assert (info["tool_calls"], info["failed_calls"], info["answered"]) == (3.0, 1.0, 1.0)
+    assert info["look_calls"] == 1.0
     assert all(isinstance(value, float) for value in info.values())
 
 

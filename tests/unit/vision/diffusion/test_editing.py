@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import EditParams
 from agentfly.vision.diffusion import DiffusionEditor
 from tests.unit.vision.diffusion.conftest import Calls, difference
@@ -98,3 +99,42 @@ def test_an_engine_serves_one_event_loop_after_the_other(editor: Make, noise: Im
     engine = editor("qwen_edit")
     images = [asyncio.run(engine.edit(noise, "red", EditParams(seed=1))) for _ in range(2)]
     assert difference(*images) == 0
+
+
+async def test_plus_edits_the_first_image_with_the_others_as_references(
+    editor: Make, noise: Image.Image, calls: Calls
+) -> None:
+    engine, tall = editor("qwen_edit_plus"), Image.new("RGB", (48, 96), "orange")
+    params = EditParams(seed=1, true_cfg_scale=3.0)
+    both, again, swapped, alone = [
+        await engine.edit_images(images, "wear the hat of image 2", params)
+        for images in ([noise, tall], [noise, tall], [tall, noise], [noise])
+    ]
+    # The pipeline itself would give the result the shape of the last reference.
+    assert [(given["width"], given["height"]) for given in calls.arguments[:3]] == [(64, 64), (64, 64), (32, 96)]
+    assert [len(given["image"]) for given in calls.arguments[:3]] == [2, 2, 2]
+    assert calls.arguments[3]["image"].size == noise.size
+    assert (both.size, swapped.size) == (noise.size, tall.size)
+    assert difference(both, again) == 0
+    assert difference(both, alone) > 0
+
+
+async def test_the_content_and_the_order_of_references_matter(editor: Make, noise: Image.Image) -> None:
+    engine, params = editor("qwen_edit_plus"), EditParams(seed=1)
+    red, blue = (Image.new("RGB", noise.size, colour) for colour in ("red", "blue"))
+    images = [
+        await engine.edit_images([noise, *references], "red", params)
+        for references in ((red, blue), (blue, red), (red, red))
+    ]
+    assert difference(images[0], images[1]) > 0
+    assert difference(images[0], images[2]) > 0
+
+
+async def test_references_are_refused_by_other_pipelines_and_beyond_the_limit(editor: Make, noise: Image.Image) -> None:
+    plus, single = editor("qwen_edit_plus"), editor("qwen_edit")
+    with pytest.raises(ToolError, match="takes 3 images at most, got 4: leave some out"):
+        await plus.edit_images([noise] * 4, "red", EditParams())
+    with pytest.raises(EngineUnavailable, match="takes one; give one image, or paste"):
+        await single.edit_images([noise] * 2, "red", EditParams())
+    assert (plus.max_images, single.max_images) == (3, 1)
+    assert editor("qwen_edit_plus", max_images=2).max_images == 2

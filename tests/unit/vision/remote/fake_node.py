@@ -75,15 +75,22 @@ class FakeNode:
     Args:
         owner: `owned_by` of its model.
         capabilities: what it says it can do.
+        max_images: images of an edit, as it says; None says nothing, as earlier versions.
     """
 
-    def __init__(self, owner: str = "agentfly", capabilities: tuple[str, ...] = ("edit", "inpaint", "detect")) -> None:
-        self.owner, self.capabilities = owner, capabilities
+    def __init__(
+        self,
+        owner: str = "agentfly",
+        capabilities: tuple[str, ...] = ("edit", "inpaint", "detect"),
+        max_images: object = None,
+    ) -> None:
+        self.owner, self.capabilities, self.max_images = owner, capabilities, max_images
         self.script: deque[Behaviour] = deque()
         self.otherwise: Behaviour = answer()
         self.health = 200
         self.silent = False
         self.forms: list[dict[str, Any]] = []
+        self.images: list[list[tuple[str, bytes]]] = []
         self.keys: list[str | None] = []
         self.times: list[float] = []
         self.running = self.most_running = self.hung_up = 0
@@ -99,7 +106,9 @@ class FakeNode:
         self.times.append(time.monotonic())
         self.keys.append(request.headers.get("authorization"))
         async with request.form() as form:
-            self.forms.append({k: v if isinstance(v, str) else await v.read() for k, v in form.multi_items()})
+            parts = [(k, v if isinstance(v, str) else await v.read()) for k, v in form.multi_items()]
+        self.forms.append(dict(parts))
+        self.images.append([(k, v) for k, v in parts if isinstance(v, bytes) and k.startswith("image")])
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         behave = asyncio.ensure_future((self.script.popleft() if self.script else self.otherwise)(request))
@@ -117,6 +126,8 @@ class FakeNode:
 
     async def models(self, _: Request) -> Response:
         model = {"id": "fake-model", "owned_by": self.owner, "capabilities": self.capabilities}
+        if self.max_images is not None:
+            model["max_images"] = self.max_images
         return JSONResponse({"object": "list", "data": [model]})
 
     async def get_health(self, _: Request) -> Response:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from agentfly.errors import ToolError
+from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.images import to_base64
-from agentfly.vision.base import EditParams, Engines, InpaintParams
+from agentfly.vision.base import EditParams, Engines, InpaintParams, edit_images
+from agentfly.vision.factory import make_engines
 from agentfly.vision.remote import NodeConfig, remote_engines
-from agentfly.vision.remote.adapters import BadReply, adapter_of, encode_mask, read_detections, read_image
+from agentfly.vision.remote.adapters import (
+    BadReply,
+    Operation,
+    adapter_of,
+    encode_mask,
+    read_detections,
+    read_image,
+)
 from tests.unit.vision.remote.fake_node import FakeNode, answer, make_image, status
 from tests.values import pixel
 
@@ -223,3 +232,47 @@ def test_a_reply_whose_objects_are_all_outside_of_the_image_is_no_answer() -> No
 def test_detections_of_another_form(item: Any) -> None:
     with pytest.raises(BadReply):
         read_detections(json.dumps({"data": [item]}).encode(), (8, 6))
+
+
+@pytest.mark.parametrize(
+    ("owner", "operations", "field"),
+    [
+        ("agentfly", None, "image"),
+        ("vllm", frozenset(("edit_images",)), "image"),
+        ("sglang", frozenset(("edit_images",)), "image"),
+        ("openai", None, "image[]"),
+    ],
+)
+async def test_several_images_go_to_each_kind_of_server_in_their_order(
+    owner: str, operations: frozenset[Operation] | None, field: str
+) -> None:
+    images = [make_image((9, 9, 9)), make_image((8, 8, 8), (3, 4)), make_image((7, 7, 7))]
+    with FakeNode(owner, max_images=3).up() as node:
+        engines = remote_engines([NodeConfig(node.url, model="m", operations=operations)], timeout=10)
+        edited = await edit_images(engines.editor, images, "the hat of image 2", EVERYTHING)
+        await engines.close()
+    assert edited.size == (8, 6)
+    assert [name for name, _ in node.images[0]] == [field] * 3
+    assert [pixel(opened(data), (0, 0)) for _, data in node.images[0]] == [(9, 9, 9), (8, 8, 8), (7, 7, 7)]
+    assert engines.editor.name == "remote: m"
+
+
+@pytest.mark.parametrize("said", [None, 1, "many", [3]])
+async def test_a_server_that_takes_one_image_is_not_sent_several(said: object) -> None:
+    with FakeNode(max_images=said).up() as node:
+        engines = remote_engines([node.address], timeout=10)
+        with pytest.raises(EngineUnavailable, match="none of these has one; give one image, or paste"):
+            await edit_images(engines.editor, [make_image()] * 2, "hat", EVERYTHING)
+        await edit_images(engines.editor, [make_image()], "hat", EVERYTHING)
+        await engines.close()
+    assert len(node.forms) == 1
+
+
+async def test_of_several_servers_the_one_that_can_is_asked_and_named(tmp_path: Path) -> None:
+    with FakeNode().up() as single, FakeNode(max_images=3).up() as several:
+        spec = {"cache": {"root": str(tmp_path)}}
+        engines = remote_engines([single.address, several.address], timeout=10, otherwise=make_engines(spec))
+        for _ in range(3):
+            await edit_images(engines.editor, [make_image(), make_image((5, 5, 5))], "hat", EVERYTHING)
+        await engines.close()
+    assert (len(single.forms), len(several.forms)) == (0, 1)

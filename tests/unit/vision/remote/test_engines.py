@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from agentfly.errors import EngineUnavailable, ToolError
-from agentfly.vision.base import Detections, EditParams, InpaintParams
+from agentfly.vision.base import Detections, EditParams, InpaintParams, edit_images
 from agentfly.vision.cached_engines import cache_stats
 from agentfly.vision.classical import classical_engines
 from agentfly.vision.factory import make_engines
 from agentfly.vision.remote import RemoteEngines, remote_engines
-from tests.unit.serving.image_server.running import Running, running
+from tests.unit.serving.image_server.running import BANDS, Running, as_text, running
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +160,26 @@ async def test_the_servers_own_crash_is_no_concern_of_the_model(puppet: Running,
     with pytest.raises(ToolError, match="image servers failed"):
         await engines.editor.edit(sticker, "break", EditParams())
     await engines.close()
+
+
+async def test_references_go_to_a_server_that_takes_them(puppet: Running, sticker: Image.Image) -> None:
+    colours = [(250, 0, 0), (0, 240, 0), (0, 0, 230)]
+    images = [Image.new("RGB", (30, 20), colour) for colour in colours]
+    with running(**BANDS) as bands:
+        engines = remote_engines([puppet.url, bands.url], timeout=30.0)
+        made = await edit_images(engines.editor, images, "the hat of image 2", EditParams(seed=1))
+        assert engines.editor.name == "remote: tests.unit.serving.image_server.custom_engines:bands"
+        await engines.close()
+    assert made.size == (30, 20)
+    assert [made.getpixel((x, 9)) for x in (5, 15, 25)] == colours
+
+
+async def test_a_server_of_one_image_says_what_to_do_with_several(server: Running, sticker: Image.Image) -> None:
+    engines = remote(server)
+    with pytest.raises(EngineUnavailable, match="none of these has one; give one image, or paste"):
+        await edit_images(engines.editor, [sticker, sticker], "brighten", EditParams())
+    await engines.close()
+    # A client that sends them all the same gets the engine's own words.
+    reply = server.edit("brighten", sticker, images=[as_text(sticker)])
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "engine_unavailable")
+    assert "classical takes one; give one image" in reply.json()["error"]["message"]

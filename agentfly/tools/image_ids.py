@@ -1,0 +1,102 @@
+"""Images by the ids that a model gives: which may be looked at, which may be edited, and which may be the answer.
+
+Ids tell the kind of an image (`agentfly.images.ImageView.add`): `img_1` was given, or made by an edit; `mask_1` marks a
+part of one; `view_1` was made by a tool that looks, as a crop or a comparison.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from agentfly.errors import ImageError, ToolError
+from agentfly.images import ImageView, read_mask
+
+_MOST_NAMED = 8
+_NOT_EDITED = {"view_": "only shows something", "mask_": "is a mask"}
+
+
+def handle_of_id(images: ImageView, image_id: str) -> str:
+    """Return the handle of an image of any kind.
+
+    Args:
+        images: of the chain.
+        image_id: as the model gave it; a handle that the chain knows is accepted, too.
+
+    Raises:
+        ToolError: there is no such image; the message lists the ids.
+    """
+    try:
+        return images.handle(image_id)
+    except ImageError as fault:
+        raise ToolError(str(fault)) from fault
+
+
+def editable(images: ImageView, image_id: str) -> Image.Image:
+    """Return a copy of an image that a tool is to edit.
+
+    Args:
+        images: of the chain.
+        image_id: as the model gave it.
+
+    Raises:
+        ToolError: there is no such image, or it is a view or a mask; the message names the images to use instead.
+        ImageError: the image is lost or damaged.
+    """
+    handle = handle_of_id(images, image_id)
+    name = images.name(handle)
+    for kind, what in _NOT_EDITED.items():
+        if name.startswith(kind):
+            raise ToolError(f"{name} {what}, so it cannot be edited: {_instead(images)}")
+    return images.store.get(handle)
+
+
+def answerable(images: ImageView, image_id: str) -> str:
+    """Return the handle of an image that may be the answer of a chain: any but a view.
+
+    Args:
+        images: of the chain.
+        image_id: as the model gave it.
+
+    Raises:
+        ToolError: there is no such image, or it is a view; the message names the images to use instead.
+    """
+    handle = handle_of_id(images, image_id)
+    name = images.name(handle)
+    if name.startswith("view_"):
+        raise ToolError(f"{name} {_NOT_EDITED['view_']}, so it cannot be the answer: {_instead(images)}")
+    return handle
+
+
+def _instead(images: ImageView) -> str:
+    # An image that was given or edited has an id of this kind, whatever else shows it.
+    names = [name for name in images if name.startswith("img_") and name.removeprefix("img_").isdigit()]
+    return f"use {' or '.join(names[-_MOST_NAMED:])}" if names else "this conversation has no other image"
+
+
+def mask_for(images: ImageView, mask_id: str, image_id: str, size: tuple[int, int]) -> Image.Image:
+    """Return a mask in mode L (white = change) for an edit of an image.
+
+    Args:
+        images: of the chain.
+        mask_id: as the model gave it.
+        image_id: the image to edit, for messages.
+        size: width and height of that image.
+
+    Raises:
+        ToolError: there is no such image, it is no mask, it has another size than the image, or it is black.
+        ImageError: the image is lost or damaged.
+    """
+    mask = images.store.get(handle_of_id(images, mask_id))
+    if mask.size != size:
+        raise ToolError(
+            f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {size[0]}x{size[1]}: use a mask of its size"
+        )
+    # A mask that a tool made may be soft, and hold small numbers only, which are no labels.
+    if not (images.name(mask_id).startswith("mask_") and mask.mode == "L"):
+        try:
+            mask = read_mask(mask).image
+        except ImageError as fault:
+            raise ToolError(f"{mask_id} is not a mask: give one that is white where {image_id} changes") from fault
+    if mask.getbbox() is None:
+        raise ToolError(f"{mask_id} is black, so nothing would change: use another mask")
+    return mask
