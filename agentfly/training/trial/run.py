@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfly.agents import Rollout
+from agentfly.aio import gather_or_cancel
 from agentfly.datasets import EditTask
 from agentfly.errors import TrainingError
 from agentfly.templates import ChatCodec
@@ -84,19 +85,26 @@ class Trial:
         self._scorer = ChainScorer(self.settings)
         self._inputs = None if self.policy.codec is None else ImageInputs(self.policy.codec)
 
-    async def run(self, on_chain: OnChain = lambda chain: None) -> TrialResult:
+    async def run(
+        self, on_start: Callable[[], None] = lambda: None, on_chain: OnChain = lambda chain: None
+    ) -> TrialResult:
         """Run all chains, save them if that is asked for, and return them with the metrics of their step.
 
         Args:
+            on_start: called when the tools are known, before an engine starts.
             on_chain: called with each chain, in the order of the tasks.
 
         Raises:
             ConfigError: the script has no turns for a task, or the folder holds something else.
             DatasetError: the tasks cannot be read.
+            ToolOutage: a server of the tools does not answer.
+            BackendError: the engine does not start.
         """
         folder = None if self.request.save is None else TrialFolder(self.request.save, self)
         chains = list[TriedChain]()
         try:
+            await self.context.agent.prepare()
+            on_start()
             await self.policy.start()
             begun = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="agentfly-try-") as scratch:
@@ -109,7 +117,7 @@ class Trial:
                 await asyncio.to_thread(folder.finish, result)
             return result
         finally:
-            await self.policy.close()
+            await gather_or_cancel([self.policy.close(), self.context.agent.close()])
             if folder is not None:
                 folder.close()
 

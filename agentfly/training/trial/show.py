@@ -49,6 +49,8 @@ class TrialConsole:
         if trial.policy.codec is None:
             why = "the endpoint works on messages" if trial.policy.shared else "the recipe's model is no folder here"
             self._line(f"tokens are not exact, and their limits are not applied: {why}", "yellow")
+        elif trial.policy.shared is not None:
+            self._line("vLLM starts", "dim")
 
     def chain(self, tried: TriedChain) -> None:
         """Show one chain."""

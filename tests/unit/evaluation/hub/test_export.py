@@ -169,6 +169,20 @@ async def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         export_trajectories(HubExport(run, run))
 
 
+async def test_runs_that_kept_no_images_say_how_to_keep_them_and_a_quickstart_has_its_evaluation(
+    tmp_path: Path,
+) -> None:
+    run = await training_run(tmp_path / "run")
+    for image in (run / "images").iterdir():
+        image.unlink()
+    with pytest.raises(ConfigError, match=r"damaged: 3\); `agentfly train` keeps images with agentfly\.images=true"):
+        export_trajectories(HubExport(run, tmp_path / "out"))
+    kept = tmp_path / "quick" / "evaluation" / "trained"
+    made = await chain(kept, 0)
+    append_line(kept / "greedy.jsonl", TrajectoryLine.of_chain(made))
+    assert export_trajectories(HubExport(tmp_path / "quick", tmp_path / "out")).rows == {"train": 1}
+
+
 async def test_hostile_texts_break_neither_the_card_nor_the_rows(tmp_path: Path) -> None:
     made = await chain(tmp_path, 0, answer="half \ud800", metadata={"task_type": "|\n---\n# <b>[x](y)</b>"})
     made.names["img_9"] = made.images[0]

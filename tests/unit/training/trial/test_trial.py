@@ -18,6 +18,7 @@ from agentfly.evaluation.replay import read_recording
 from agentfly.training.trial.request import TrialRequest
 from agentfly.training.trial.show import TrialConsole
 from tests.unit.agents.conftest import ChatServer, completion, running_server, server
+from tests.unit.tools.mcp.foreign import PROGRAM
 from tests.unit.training.chains import good_edit, task_of
 
 __all__ = ["running_server", "server"]  # fixtures
@@ -159,6 +160,19 @@ def test_wrong_requests_say_what_to_change(tmp_path: Path) -> None:
         TrialRequest(Path("r.yaml"), scripted=Path("s.yaml"), model="m")
     with pytest.raises(ConfigError, match="--api-key-env"):
         TrialRequest(Path("r.yaml"), api_key_env="KEY")
+
+
+@pytest.mark.slow
+def test_tools_of_a_server_are_asked_for_and_the_server_ends_with_the_trial(tmp_path: Path) -> None:
+    turns = [
+        {"call": "add", "arguments": {"a": 20, "b": 22}},
+        {"call": "give_answer", "arguments": {"final_image_id": "img_1"}},
+    ]
+    server = f"agentfly.tools=[edit, {{mcp: ['{sys.executable}', '{PROGRAM}'], start_timeout: 60}}]"
+    found = tried(*written(tmp_path, turns), server, "--tasks", 1)
+    assert found.exit_code == 0, (found.output, found.exception)
+    assert "add, " in found.output.partition("reward")[0]
+    assert "← 42" in found.output
 
 
 @pytest.mark.slow
