@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfly.agents import Rollout
+from agentfly.agents.reward_function import import_reward
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets import EditTask
 from agentfly.errors import TrainingError
@@ -95,7 +96,8 @@ class Trial:
             on_chain: called with each chain, in the order of the tasks.
 
         Raises:
-            ConfigError: the script has no turns for a task, or the folder holds something else.
+            ConfigError: the script has no turns for a task, the reward function asks for what the tasks lack, or the
+                folder holds something else.
             DatasetError: the tasks cannot be read.
             ToolOutage: a server of the tools does not answer.
             BackendError: the engine does not start.
@@ -127,7 +129,11 @@ class Trial:
         file = write_rows(tasks, folder, "try")
         task_file = str(folder.resolve() / "try.tasks.parquet")
         rows = [TaskRow(index=index, task_file=task_file) for index in range(count_rows(file))]
-        return [(row, read_task(row)) for row in rows]
+        found = [(row, read_task(row)) for row in rows]
+        if self.settings.reward_function is not None:
+            fields = {name for _, task in found for name in task.metadata}
+            import_reward(self.settings.reward_function).check_fields(fields)
+        return found
 
     async def _chains(
         self, tasks: Sequence[tuple[TaskRow, EditTask]], folder: TrialFolder | None

@@ -69,6 +69,7 @@ class TrialConsole:
     def result(self, result: TrialResult) -> None:
         """Show the metrics of the step, and what training would do with it."""
         self._console.print()
+        self._line("metrics of a training step with these chains", "bold")
         self._console.print(self._metrics(result))
         tasks = {chain.report.group: chain.task.id for chain in result.chains if chain.report is not None}
         for group in result.groups if self._trial.request.samples > 1 else ():
@@ -79,10 +80,10 @@ class TrialConsole:
             then = "stops the run" if breach.action == "stop" else "warns"
             steps = "at once" if breach.patience == 1 else f"after {breach.patience} such steps"
             self._line(f"health: {breach.metric} is {breach.words}: training {then} {steps}", "yellow")
-        if result.lost:
-            self._line(f"lost {len(result.lost)} of {len(result.chains)} chains: {in_words(result.lost)}", "red")
         if result.unfit is not None:
             self._line(f"training would not learn from such a step: {result.unfit}", "red")
+        elif result.lost:
+            self._line(f"lost {len(result.lost)} of {len(result.chains)} chains: {in_words(result.lost)}", "red")
         self._line(f"{len(result.chains)} chains in {result.seconds:.1f} s", "bold")
 
     def _turn(self, number: int, turn: Turn, seen: Sequence[Message], chain: FinishedChain) -> None:
@@ -162,7 +163,7 @@ class TrialConsole:
             yield "tokens a turn", longest, limits.max_tokens_per_turn
 
     def _metrics(self, result: TrialResult) -> Table:
-        table = Table("metric", "value", title="metrics of a training step with these chains", title_justify="left")
+        table = Table("metric", "value")
         table.columns[1].justify = "right"
         broken = {f"health/{breach.metric}" for breach in result.breaches}
         alone = self._trial.request.samples == 1

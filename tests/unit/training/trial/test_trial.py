@@ -156,6 +156,9 @@ def test_wrong_requests_say_what_to_change(tmp_path: Path) -> None:
     assert "nowhere" in str(missing.exception)
     wrong = tried(*written(tmp_path, [ANSWER]), "agentfly.evaluatr=reference")
     assert "evaluator" in str(wrong.exception)
+    lacking = tried(*written(tmp_path, [ANSWER]), f"agentfly.reward='{MINE}:by_wish'")
+    assert isinstance(lacking.exception, ConfigError)
+    assert "unknown argument of the reward function 'wanted'" in str(lacking.exception)
     with pytest.raises(ConfigError, match="leave --model and --base-url out"):
         TrialRequest(Path("r.yaml"), scripted=Path("s.yaml"), model="m")
     with pytest.raises(ConfigError, match="--api-key-env"):

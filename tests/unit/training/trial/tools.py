@@ -20,6 +20,12 @@ def count_to(number: int) -> str:
 
 
 @reward
+def by_wish(score: float, wanted: str) -> float:
+    """A reward that needs a column which the stickers do not have."""
+    return score / 100 if wanted else 0.0
+
+
+@reward
 def by_words(prediction: str) -> dict[str, float]:
     """The reward says how many words the answer has; without an answer there is none."""
     if not prediction:
