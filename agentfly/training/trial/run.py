@@ -119,12 +119,7 @@ class Trial:
                 await asyncio.to_thread(folder.finish, result)
             return result
         finally:
-<<<<<<< HEAD
-            await self.context.agent.close()
-            await self.policy.close()
-=======
             await gather_or_cancel([self.policy.close(), self.context.agent.close()])
->>>>>>> 6a814739e4ef32f12e8d21e124b819881fe88328
             if folder is not None:
                 folder.close()
 
