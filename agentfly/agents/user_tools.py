@@ -23,7 +23,7 @@ from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageStore, ImageView
 from agentfly.importing import import_object
 from agentfly.tools import Tool, Toolset
-from agentfly.tools.groups import GROUPS, group_class, group_of
+from agentfly.tools.groups import GROUPS, group_class, group_of, names_in
 from agentfly.tools.mcp import McpServer, McpTools
 from agentfly.tools.source import ToolSource
 from agentfly.vision import Engines
@@ -114,7 +114,9 @@ class ToolChoice:
         """Yield chosen tools of groups that the agent does not have by itself, in the order of the groups."""
         single = {name: group_of(name) for name in self.names if name not in own}
         if missing := next((name for name, group in single.items() if group is None), None):
-            known = {*(tool.name for tool in own), *GROUPS, OWN}
+            known = {*(tool.name for tool in own), *GROUPS, OWN}.union(
+                *(names_in(group_class(name)) for name in GROUPS)
+            )
             raise ConfigError(f"{unknown_name('tool', missing, known)}, or module:name of your own")
         for group in GROUPS:
             names = {name for name, home in single.items() if home == group}

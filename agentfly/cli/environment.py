@@ -17,14 +17,13 @@ from agentfly.list_options import ANY_VALUE
 class ServeOpenEnvCommand(NodesCommand):
     """A command whose `--nodes` and `--allowed-hosts` take several values."""
 
-    list_options = MappingProxyType[str, re.Pattern[str]](
-        {**NodesCommand.list_options, "--allowed-hosts": ANY_VALUE}
-    )
+    list_options = MappingProxyType[str, re.Pattern[str]]({**NodesCommand.list_options, "--allowed-hosts": ANY_VALUE})
 
 
 def serve_openenv(
     config: Annotated[
-        Path | None, typer.Option(help="YAML file of these settings, and of agent, tools, evaluator, reward and limits.")
+        Path | None,
+        typer.Option(help="YAML file of these settings, and of agent, tools, evaluator, reward and limits."),
     ] = None,
     data: Data = None,
     split: Split = None,

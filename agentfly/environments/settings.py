@@ -74,9 +74,7 @@ class TaskSettings(Settings):
             DatasetError: the data cannot be read.
         """
         options = self.data_options
-        rows = list(
-            task_rows(self.data, split=self.split, limit=self.limit, seed=self.seed, root=self.root, **options)
-        )
+        rows = list(task_rows(self.data, split=self.split, limit=self.limit, seed=self.seed, root=self.root, **options))
         if not rows:
             raise ConfigError(f"the data set {self.data!r} has no tasks: choose another split or limit")
         return rows

@@ -233,7 +233,9 @@ class EditingHarness(vf.Harness[EditingHarnessConfig]):
         first += [message.model_dump(exclude_none=True) for message in prompt or ()]
         episode = await self._environment.reset(_from_wire(data), episode_id=trace.id, messages=first)
         trace.state.episode = episode
-        client = SdkClient(Endpoint(base_url=endpoint, api_key=SecretStr(secret), timeout=self.config.wall_clock, retries=3))
+        client = SdkClient(
+            Endpoint(base_url=endpoint, api_key=SecretStr(secret), timeout=self.config.wall_clock, retries=3)
+        )
         try:
             await _play(episode, client, ctx.model)
         except asyncio.CancelledError:

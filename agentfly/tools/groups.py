@@ -12,6 +12,7 @@ GROUPS: Mapping[str, str] = {
     "edit": "agentfly.tools.image_tools:ImageTools",
     "look": "agentfly.tools.look_tools:LookTools",
     "retouch": "agentfly.tools.retouch_tools:RetouchTools",
+    "compose": "agentfly.tools.compose_tools:ComposeTools",
 }
 
 

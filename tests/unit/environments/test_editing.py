@@ -78,8 +78,12 @@ async def test_images_are_data_uris_of_the_pixels_in_first_messages_and_in_obser
     environment: EditingEnvironment, task: EditTask
 ) -> None:
     def images(messages: Any) -> list[Image.Image]:
-        parts = [p for m in messages if isinstance(m["content"], list) for p in m["content"] if p["type"] == "image_url"]
-        return [Image.open(BytesIO(b64decode(p["image_url"]["url"].removeprefix("data:image/png;base64,")))) for p in parts]
+        parts = [
+            p for m in messages if isinstance(m["content"], list) for p in m["content"] if p["type"] == "image_url"
+        ]
+        return [
+            Image.open(BytesIO(b64decode(p["image_url"]["url"].removeprefix("data:image/png;base64,")))) for p in parts
+        ]
 
     episode = await environment.reset(task)
     assert [message["role"] for message in episode.messages] == ["system", "user"]

@@ -26,7 +26,10 @@ def server(python: Path, folder: Path, *options: str) -> Iterator[tuple[str, sub
     """Run `agentfly serve-openenv` and yield its address."""
     log = folder / "server.log"
     words = [str(python), "-m", "agentfly.cli", "serve-openenv", "--port", "0", *options]
-    with log.open("w") as file, subprocess.Popen(words, env=environment(), cwd=folder, stderr=file, text=True) as process:
+    with (
+        log.open("w") as file,
+        subprocess.Popen(words, env=environment(), cwd=folder, stderr=file, text=True) as process,
+    ):
         try:
             deadline = time.monotonic() + 60
             while not (found := re.search(r"running on (http://\S+)", log.read_text())):

@@ -43,7 +43,14 @@ class _Handler(BaseHTTPRequestHandler):
         turn = {**next_turn(body["messages"]), "reasoning_content": "first the sticker, then the answer"}
         choice = {"index": 0, "message": turn, "finish_reason": "tool_calls"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        reply = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        reply = {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
         data = json.dumps(reply).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
@@ -68,7 +75,12 @@ def evaluate(endpoint: Endpoint, folder: Path, *options: str) -> tuple[list[dict
     command = python_with("verifiers").with_name("vf-eval")
     words = ["agentfly-editing", "-m", "policy", "--no-push", "--no-rich", "-o", str(folder), "--run.name", "run"]
     words += ["--client.base-url", f"http://127.0.0.1:{endpoint.server_port}/v1"]
-    words += ["--env.taskset.data-options", '{"families": ["named"]}', "--env.agent.harness.log-dir", str(folder / "log")]
+    words += [
+        "--env.taskset.data-options",
+        '{"families": ["named"]}',
+        "--env.agent.harness.log-dir",
+        str(folder / "log"),
+    ]
     done = subprocess.run(
         [command, *words, *options], env=environment(), cwd=folder, capture_output=True, text=True, timeout=120
     )

@@ -128,7 +128,9 @@ def prepare(
     store = ImageStore()
     samples: list[Sample] = []
     if config.stickers:
-        played = asyncio.run(expert_demonstrations(config.stickers, store, seed, spec, system_prompt=system_prompt))
+        played = asyncio.run(
+            expert_demonstrations(config.stickers, store, seed, system_prompt=system_prompt, spec=spec)
+        )
         samples += [trajectory_sample(trajectory, codec, store.get) for trajectory in played]
     counts["demonstrations"] = len(samples)
     samples += trajectory_samples(config, codec, counts)
