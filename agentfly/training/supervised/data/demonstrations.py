@@ -118,7 +118,6 @@ async def expert_demonstrations(
     count: int,
     store: ImageStore,
     seed: int,
-    spec: AgentSpec = DEFAULT,
     *,
     system_prompt: str | None,
     families: Sequence[str] = FAMILIES,
@@ -132,6 +131,7 @@ async def expert_demonstrations(
         seed: of the tasks and the draws.
         system_prompt: first message of each chain, None for none.
         families: task types.
+        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
 
     Returns:
         Trajectories with the schemas of the tools.
