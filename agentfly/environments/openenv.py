@@ -98,7 +98,7 @@ class ServerSettings(Settings):
 
 
 class Tasks:
-    """What the sessions of a server share: the environment, and the tasks, which they take in turn.
+    """The objects that the sessions of a server share: the environment, and the tasks, which they take in turn.
 
     Args:
         environment: begins the episodes.

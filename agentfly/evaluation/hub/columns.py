@@ -273,13 +273,16 @@ def line_of(row: Mapping[str, Any], store: ImageStore) -> TrajectoryLine:
         tools=json.loads(row["tools"]),
         **{name: row[name] for name in ("error", "answer", "seconds", "score", "reward", "reward_error")},
     )
-    scores = {
+    return TrajectoryLine(trajectory, task, _read_scores(row), step=row["step"], validate=row["validate"])
+
+
+def _read_scores(row: Mapping[str, Any]) -> dict[str, Score | NotScored]:
+    return {
         entry["evaluator"]: NotScored(entry["not_scored"])
         if entry["value"] is None
         else Score(entry["value"], entry["feedback"], _by_name(entry["aspects"]))
         for entry in row["evaluations"]
     }
-    return TrajectoryLine(trajectory, task, scores, step=row["step"], validate=row["validate"])
 
 
 def _read_message(row: Mapping[str, Any], shown: Sequence[str]) -> Message:
