@@ -23,6 +23,7 @@ from agentfly.cli.environment import ServeOpenEnvCommand, serve_openenv
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.mcp import McpCommand, mcp
+from agentfly.cli.new import new
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
@@ -71,6 +72,7 @@ def version() -> None:
 
 
 app.command()(quickstart)
+app.command()(new)
 app.command(cls=NodesCommand)(edit)
 app.command("try")(try_recipe)
 app.command()(train)
