@@ -1,7 +1,7 @@
 """Write a project: agent, tool, reward, sample tasks, recipes, tests and a page about them.
 
-Each file is rendered from one of `template/`, whose folder `package` becomes the project's own package. The project gets
-a copy of the small policy that comes with the repository, so that it needs nothing of the clone.
+Each file is rendered from one of `template/`, whose folder `package` becomes the package of the project. The project
+gets a copy of the small policy that comes with the repository, so that it needs nothing of the clone.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def check_name(folder: Path) -> None:
     if name in _OWN:
         raise ConfigError(f"a project has a folder {name!r} beside its package: choose another name, such as my_{name}")
     if name in sys.stdlib_module_names or _is_installed(name, folder):
-        raise ConfigError(f"there is a Python module {name!r} already, which the project would hide: choose another name")
+        raise ConfigError(
+            f"there is a Python module {name!r} already, which the project would hide: choose another name"
+        )
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"{folder} is no folder: choose another name")
     if folder.is_dir() and any(folder.iterdir()):

@@ -13,7 +13,7 @@ import pytest
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # Commands that the documents may show, and where each is run.
 RUN_ELSEWHERE = {
@@ -31,6 +31,9 @@ RUN_ELSEWHERE = {
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/remote/test_load_test.py",
     "python benchmarks/image_server.py": "tests/unit/benchmarks/test_image_server_benchmark.py",
     "agentfly train": "tests/e2e/test_recipes.py",
+    "agentfly new": "tests/e2e/test_new_project.py",
+    "agentfly try": "tests/e2e/test_new_project.py",
+    "cd my_project": "tests/e2e/test_new_project.py",
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
     "make install": ".ci/run",
@@ -39,6 +42,7 @@ RUN_ELSEWHERE = {
     ". .venv/bin/activate": "tests/unit/scripts/test_install.py",
     "pre-commit install": "tests/unit/test_checks.py",
     "pytest -n0 -q tests/unit/": "tests/unit/test_checks.py",
+    "pytest": "tests/e2e/test_new_project.py",
     "python scripts/fuzz.py": "tests/unit/scripts/test_fuzz.py",
     "python scripts/measure.py": "tests/unit/scripts/test_measure.py",
     "pip install -e .": "tests/unit/test_package.py",

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from agentfly.cli import app
 from agentfly.datasets import load_tasks
 from agentfly.errors import ConfigError
-from agentfly.project import create_project
 from agentfly.project import create as room
+from agentfly.project import create_project
 from agentfly.project.create import agent_name, check_name
 from tests import programs
 
