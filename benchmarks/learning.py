@@ -8,6 +8,9 @@ other layouts, other sentences. Minutes are those of the training steps; validat
 not in them. What is done stands in `learning.json`, and is not done again: a long benchmark can be run in pieces, and
 goes on where it was stopped. Several runs at a time, with one thread each, are done sooner, and each of them takes more
 minutes. An interval is Student's t over the seeds.
+
+The arms `no_look`, `look` and `retouch` have task types, tools and a warm start of their own. They stand in tables of
+their own, which also tell which tools the policy calls before training and after it.
 """
 
 from __future__ import annotations

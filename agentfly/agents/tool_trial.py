@@ -79,7 +79,18 @@ async def _try(tool: Tool, view: ImageView, timeout: float) -> ToolTrial:
         return trial("failed", f"tool {tool.name!r} failed on {json.dumps(arguments)}: {described(fault)}")
     if held[0] > HELD_SECONDS:
         return trial(result.text, held_words(tool, held[0]))
-    return trial(result.text, _unwritable(tool, result) or _unnamed(tool, result, view))
+    fault = _unwritable(tool, result) or _unnamed(tool, result, view)
+    if tool.deterministic and fault is None:
+        fault = await _unsteady(tool, arguments, result, timeout)
+    return trial(result.text, fault)
+
+
+async def _unsteady(tool: Tool, arguments: Mapping[str, object], first: ToolResult, timeout: float) -> str | None:
+    """Call a deterministic tool again and compare; an equal image has the same name in a view."""
+    second = await Toolset([tool]).execute(ToolCall("again", tool.name, arguments), timeout)
+    if (second.text, second.images) == (first.text, first.images):
+        return None
+    return f"tool {tool.name!r} is marked as deterministic, and gave two results for {json.dumps(dict(arguments))}"
 
 
 def _timed(tool: Tool, held: list[float]) -> Tool:

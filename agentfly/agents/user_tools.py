@@ -23,10 +23,12 @@ from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageStore, ImageView
 from agentfly.importing import import_object
 from agentfly.tools import Tool, Toolset
-from agentfly.tools.groups import GROUPS, group_class, group_of
+from agentfly.tools.cached_tool import behind_cache
+from agentfly.tools.groups import GROUPS, group_class, group_of, names_in
 from agentfly.tools.mcp import McpServer, McpTools
 from agentfly.tools.source import ToolSource
 from agentfly.vision import Engines
+from agentfly.vision.cached_engines import cache_front
 
 GivenTool = str | Mapping[str, object] | Tool | Callable[..., object] | object
 OWN = "own"
@@ -94,7 +96,9 @@ class ToolChoice:
         if self.names or self.groups:
             found = [tool for tool in own if tool.final or tool.name in self.names or self._in_group(tool, own)]
             found += self._from_groups(own, view, engines)
-        return Toolset([*found, *self.added_tools(view, engines)])
+        front = None if engines is None else cache_front(engines)
+        added = self.added_tools(view, engines)
+        return Toolset([*found, *(added if front is None else (behind_cache(tool, front) for tool in added))])
 
     def added_tools(self, view: ImageView, engines: Engines | None) -> Iterator[Tool]:
         """Yield the tools that are added, bound to the images of a chain; none of a source that is not prepared."""
@@ -114,7 +118,9 @@ class ToolChoice:
         """Yield chosen tools of groups that the agent does not have by itself, in the order of the groups."""
         single = {name: group_of(name) for name in self.names if name not in own}
         if missing := next((name for name, group in single.items() if group is None), None):
-            known = {*(tool.name for tool in own), *GROUPS, OWN}
+            known = {*(tool.name for tool in own), *GROUPS, OWN}.union(
+                *(names_in(group_class(name)) for name in GROUPS)
+            )
             raise ConfigError(f"{unknown_name('tool', missing, known)}, or module:name of your own")
         for group in GROUPS:
             names = {name for name, home in single.items() if home == group}

@@ -48,10 +48,12 @@ class LocalOptions(Settings):
     Attributes:
         columns: our field -> your column, such as {"instruction": "prompt"}.
         allow_outside: also take images from outside the data set's folder, and from URLs.
+        text_only: a row without an image is a task without images, and not an error.
     """
 
     columns: Mapping[str, str] = {}
     allow_outside: bool = False
+    text_only: bool = False
 
 
 def local_rows(path: Path, split: str | None, options: LocalOptions) -> Iterator[TaskRow]:
@@ -151,7 +153,7 @@ def _line_rows(path: Path, options: LocalOptions, columns: Mapping[str, str]) ->
         name = f"{path.stem}-{number}"
 
         def make(line: str | bytes = line, name: str = name) -> EditTask:
-            return own_task(parse_line(line), name, images, columns)
+            return own_task(parse_line(line), name, images, columns, text_only=options.text_only)
 
         yield TaskRow(f"{path.name} line {number}", make)
 
@@ -163,11 +165,14 @@ def _table_rows(path: Path, options: LocalOptions) -> Iterator[TaskRow]:
         path = tasks
     images = ImageFolder(path.parent, options.allow_outside)
     for number, row in enumerate(read_table(path)):
-        make = partial(own_task, row, f"{path.stem}-{number}", images, dict(options.columns))
+        columns, text_only = dict(options.columns), options.text_only
+        make = partial(own_task, row, f"{path.stem}-{number}", images, columns, text_only=text_only)
         yield TaskRow(f"{path.name} row {number}", make)
 
 
-def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[str, str]) -> EditTask:
+def own_task(
+    row: Row, default_id: str, images: ImageFolder, columns: Mapping[str, str], *, text_only: bool = False
+) -> EditTask:
     """Return the task of a row.
 
     Args:
@@ -175,6 +180,7 @@ def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[st
         default_id: id of a task whose row has none.
         images: places from which images may come.
         columns: our field -> column of the row.
+        text_only: the row may have no image.
 
     Raises:
         DatasetError: a field is missing or of the wrong kind.
@@ -193,7 +199,7 @@ def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[st
     return EditTask(
         id=default_id if id_ is None or is_nan(id_) else str(id_),
         instruction=instruction.strip(),
-        images=tuple(images.source(image) for image in _images(row, fields)),
+        images=tuple(images.source(image) for image in _images(row, fields, text_only)),
         target=None if is_missing(target) else images.source(target),
         mask=None if is_missing(mask) else images.source(mask),
         task_type=str(task_type) if task_type and not is_nan(task_type) else "edit",
@@ -201,13 +207,16 @@ def own_task(row: Row, default_id: str, images: ImageFolder, columns: Mapping[st
     )
 
 
-def _images(row: Row, fields: Mapping[str, str]) -> Sequence[object]:
+def _images(row: Row, fields: Mapping[str, str], text_only: bool) -> Sequence[object]:
     found = row.get(fields["images"])
     images = row.get(fields["image"]) if is_missing(found) else found
     images = images if isinstance(images, (list, tuple)) else [images]
     if not images or all(map(is_missing, images)):
+        if text_only:
+            return ()
         raise DatasetError(
-            f"lacks an image; it has {column_names(row)}. Name the column that has it: {_column_option('image', row)}"
+            f"lacks an image; it has {column_names(row)}. Name the column that has it: {_column_option('image', row)}. "
+            "Tasks without images are read with the option text_only=true"
         )
     return images
 

@@ -229,7 +229,8 @@ def _complete_tasks(recording: Recording, settings: ReplaySettings, store: Image
             settings.data, split=settings.split, seed=settings.seed, root=settings.root, **settings.data_options
         )
         recording = recording.with_tasks(tasks, store)
-    if not any(chain.task.images and chain.task.images[0] in store for chain in recording.chains):
+    with_images = [chain for chain in recording.chains if chain.task.images]
+    if with_images and not any(chain.task.images[0] in store for chain in with_images):
         raise ConfigError(
             f"{str(recording.path)!r} names images that were not kept beside it: name their folder with --images, or "
             "the data set of the tasks with --data (and --re-execute, to make the results anew)"

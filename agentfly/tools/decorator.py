@@ -190,6 +190,7 @@ class Tool:
         check: returns the arguments of a call for the function, or raises `ToolError`; see `ArgumentCheck`.
         final: True if a call ends the chain; such a call waits for the calls before it in the same turn.
         looks: True if the tool only looks: what it makes is to be seen, and never becomes the result of the chain.
+        deterministic: True if the same arguments and images always give the same result, which may be cached.
         images: names of the arguments that are images; see `agentfly.tools.image_arguments`.
         view: the images of the chain; a tool that takes or returns images must be bound to them.
     """
@@ -201,6 +202,7 @@ class Tool:
     check: ArgumentCheck = field(repr=False)
     final: bool = False
     looks: bool = False
+    deterministic: bool = False
     images: tuple[str, ...] = ()
     view: ImageView | None = field(default=None, repr=False)
 
@@ -254,7 +256,12 @@ def tool(function: F, /) -> F: ...
 
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, final: bool = False, looks: bool = False
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    final: bool = False,
+    looks: bool = False,
+    deterministic: bool = False,
 ) -> Callable[[F], F]: ...
 
 
@@ -266,6 +273,7 @@ def tool(
     description: str | None = None,
     final: bool = False,
     looks: bool = False,
+    deterministic: bool = False,
 ) -> F | Callable[[F], F]:
     """Mark a function or method, sync or async, as a tool; or a class, whose `__call__` is the tool.
 
@@ -275,27 +283,30 @@ def tool(
         description: the description for the model; the docstring up to its first section by default.
         final: a call ends the chain, and its result is the answer.
         looks: a call only looks. Its images are views unless it names them otherwise, and it is counted as looking.
+        deterministic: the same arguments and images always give the same result. The tool cache may keep it, if the
+            agent's engines have one. Only for functions: what an object holds would not be part of the key.
 
     Raises:
         ConfigError: the name, a hint, or the signature cannot be described to a model.
     """
+    marks = {"final": final, "looks": looks, "deterministic": deterministic}
 
     def mark(function: F) -> F:
         if not isinstance(function, type):
-            setattr(function, _MARK, _describe(function, name, description, final, looks))
+            setattr(function, _MARK, _describe(function, name, description, marks))
             return function
         call = vars(function).get("__call__")
         if not inspect.isfunction(call):
             raise ConfigError(f"{function.__name__} cannot be a tool: it has no __call__; mark its methods instead")
         snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", function.__name__).lower()
         words = description or docstring(call)[0] or docstring(function)[0]
-        setattr(call, _MARK, _describe(call, name or snake_case, words, final, looks))
+        setattr(call, _MARK, _describe(call, name or snake_case, words, marks))
         return function
 
     return mark if function is None else mark(function)
 
 
-def _describe(function: Function, name: str | None, description: str | None, final: bool, looks: bool) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, marks: Mapping[str, bool]) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")
@@ -304,7 +315,11 @@ def _describe(function: Function, name: str | None, description: str | None, fin
     images = tuple(key for key in inspect.signature(function).parameters if takes_image(hints.get(key)))
     words = description or docstring(function)[0]
     check = partial(checked_arguments, model)
-    return Tool(name, words, parameters_schema(model), function, check, final, looks, images)
+    if marks["deterministic"] and next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
+        raise ConfigError(
+            f"tool {name!r}: only a function can be deterministic, not a method: move it out of its class"
+        )
+    return Tool(name, words, parameters_schema(model), function, check, images=images, **marks)
 
 
 def held_words(tool: Tool, seconds: float) -> str:

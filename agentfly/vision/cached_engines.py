@@ -59,7 +59,7 @@ def cached(
         unseeded: cache calls without a seed too. Every such call with equal arguments then gives the same image.
         deterministic: names of engines whose results do not depend on a seed.
     """
-    return _Front(cache, versions or {}, unseeded, frozenset(deterministic)).before(engines)
+    return CacheFront(cache, versions or {}, unseeded, frozenset(deterministic)).before(engines)
 
 
 def move_cache(behind: Engines, before: Callable[[Engines], E]) -> E:
@@ -80,15 +80,21 @@ def move_cache(behind: Engines, before: Callable[[Engines], E]) -> E:
     return detector.front.before(before(bare))
 
 
+def cache_front(engines: Engines) -> CacheFront | None:
+    """Return the cache in front of engines, None without one. Remote engines have it on this side of the network."""
+    for engine in (engines.detector, engines.inpainter, engines.editor):
+        if isinstance(engine, CachedDetector | CachedInpainter | CachedEditor):
+            return engine.front
+    return None
+
+
 def cache_stats(engines: Engines) -> CacheStats | None:
     """Return the counters of the cache in front of engines in this process; None without a cache.
 
-    Takes no time and waits for nothing. Remote engines have their cache on this side of the network.
+    Takes no time and waits for nothing.
     """
-    for engine in (engines.detector, engines.inpainter, engines.editor):
-        if isinstance(engine, CachedDetector | CachedInpainter | CachedEditor):
-            return engine.cache.stats
-    return None
+    front = cache_front(engines)
+    return None if front is None else front.cache.stats
 
 
 @dataclass
@@ -97,7 +103,7 @@ class _Flight:
     waiting: int = 0
 
 
-class _Front:
+class CacheFront:
     """The cache in front of three engines, and the calls in flight."""
 
     def __init__(
@@ -209,7 +215,7 @@ class _Front:
 class _Cached(Generic[T]):
     """An engine with the cache in front."""
 
-    def __init__(self, engine: T, front: _Front) -> None:
+    def __init__(self, engine: T, front: CacheFront) -> None:
         self.engine: T = engine
         self.front = front
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.agents.llm_backends import RateLimiter
-from agentfly.aio import ClientLimits
+from agentfly.aio import ClientLimits, Stepped, awaited
 
 
 class FakeTime:
@@ -115,3 +117,32 @@ def test_clients_that_are_quiet_are_forgotten_and_their_number_is_bounded() -> N
     time.now += 61.0
     limits.admit("e")
     assert list(limits._admitted) == ["e"]
+
+
+async def test_the_longest_step_of_a_coroutine_is_measured_and_everything_passes_through() -> None:
+    async def work(fails: bool) -> str:
+        await asyncio.sleep(0)
+        time.sleep(0.02)
+        try:
+            await asyncio.Event().wait() if fails else await asyncio.sleep(0.2)
+        except asyncio.CancelledError:
+            return "cancelled inside"
+        return "done"
+
+    steps, began = Stepped(work(fails=False)), time.perf_counter()
+    assert await steps == "done"
+    # The sleep of the event loop is no step.
+    assert 0.02 <= steps.longest < time.perf_counter() - began - 0.15
+    task = asyncio.ensure_future(awaited(Stepped(work(fails=True))))
+    await asyncio.sleep(0.03)
+    task.cancel()
+    assert await task == "cancelled inside"
+
+
+async def test_a_fault_of_a_stepped_coroutine_is_its_own() -> None:
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await Stepped(failing())

@@ -68,7 +68,7 @@ class ReferenceEvaluator:
     With the product, nothing is gained by copying the source (inside = 0) or repainting everything (outside near 0).
 
     A task whose differences are finer or coarser than those of a sticker brings constants of its own, as a mapping
-    `reference_evaluator` of fields of `ReferenceConfig` in its metadata.
+    `reference_evaluator` of fields of `ReferenceConfig` (without `blur`) in its metadata.
     """
 
     def __init__(self, config: ReferenceConfig | None = None) -> None:
@@ -94,12 +94,18 @@ class ReferenceEvaluator:
 
     def _of_task(self, own: object) -> ReferenceEvaluator:
         """Return the evaluator with the constants that a task brings."""
-        if not isinstance(own, Mapping):
-            raise EvaluatorError(f"{OWN_CONSTANTS} in the metadata must be a mapping of fields of ReferenceConfig")
+        if not isinstance(own, Mapping) or "blur" in own:
+            # Metadata may come from anybody, and a wide blur takes memory and time without bound.
+            raise EvaluatorError(
+                f"{OWN_CONSTANTS} in the metadata must be a mapping of fields of ReferenceConfig, not blur"
+            )
         try:
-            return ReferenceEvaluator(ReferenceConfig(**{**self.config.model_dump(), **own}))
+            config = ReferenceConfig(**{**self.config.model_dump(), **own})
         except (ConfigError, TypeError) as fault:
             raise EvaluatorError(f"{OWN_CONSTANTS} in the metadata: {fault}") from fault
+        if not all(math.isfinite(value) for value in config.model_dump().values()):
+            raise EvaluatorError(f"{OWN_CONSTANTS} in the metadata: numbers must be finite")
+        return ReferenceEvaluator(config)
 
     def _score(self, source: Image.Image, result: Image.Image, target: Image.Image, mask: Image.Image) -> Score:
         if result.size != source.size:

@@ -286,10 +286,10 @@ def _complete_agent(config: DictConfig, settings: TrainSettings) -> None:
 
     spec, card = settings.spec(), PolicyConfig.read(settings.model)
     if settings.agent == CARD:
-        config.agentfly.agent = spec.agent
-        config.agentfly.tools = spec.tools
+        config.agentfly.agent = _escaped(spec.agent)
+        config.agentfly.tools = None if spec.tools is None else _escaped(list(spec.tools))
     elif settings.system_prompt is None and spec.agent != card.agent and (prompt := own_prompt(spec)) is not None:
-        config.agentfly.system_prompt = prompt
+        config.agentfly.system_prompt = _literally(prompt)
 
 
 def to_override(key: str, value: object) -> str:

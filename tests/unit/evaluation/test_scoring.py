@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from agentfly.agents import StopReason
+from agentfly.agents import StopReason, Trajectory, reward
 from agentfly.errors import ConfigError
 from agentfly.evaluation import TaskFacts
 from agentfly.evaluation.scoring import Scorer, read_specs
@@ -115,3 +116,58 @@ async def test_judges_are_booked_in_composites_too_and_their_failures_as_well() 
     assert (judges["judge"].failed, judges["judge"].not_scored) == (len(bad.requests), 1)
     assert judges["judge"].prompt_tokens == 1000 * len(bad.requests)
     assert json.dumps(scores["judge"].reason)
+
+
+@reward
+def steady(trajectory: Trajectory, final_image: Image.Image, target: Image.Image, shade: int) -> dict[str, float]:
+    """A reward of the whole chain; used by name."""
+    same = final_image.tobytes() == target.tobytes()
+    return {"reward": 0.5 * same, "turns": len(trajectory.turns), "shade": shade}
+
+
+@reward
+def halved(score: float, aspects: dict[str, float]) -> dict[str, float]:
+    return {"reward": score / 200, "score": score / 2, "grey": aspects["grey"]}
+
+
+@reward
+def failing(trajectory: Trajectory) -> float:
+    raise ValueError("no reward today")
+
+
+def by(function: str) -> dict[str, str]:
+    return {"reward": f"{__name__}:{function}"}
+
+
+async def scored_task(*specs: Any, **metadata: Any) -> tuple[Any, Any]:
+    store = ImageStore()
+    made, asked = solved(task(1), store), task(1, metadata=metadata)
+    scores, _ = await Scorer(read_specs(specs)).score(TaskFacts.keep(asked, store), made, store)
+    return made, scores
+
+
+async def test_a_reward_function_sees_the_chain_and_the_columns_of_the_task() -> None:
+    made, scores = await scored_task(by("steady"), BRIGHTNESS, shade=3)
+    assert scores[f"{__name__}:steady"] == Score(50.0, aspects={"reward": 0.5, "turns": 1.0, "shade": 3.0})
+    assert (made.score, made.reward, made.reward_parts) == (50.0, 0.5, {"turns": 1.0, "shade": 3.0})
+    assert isinstance(scores[BRIGHTNESS], Score)
+
+
+async def test_a_reward_function_may_ask_for_the_evaluators_score() -> None:
+    _, scores = await scored_task(by("halved"), BRIGHTNESS)
+    assert scores[f"{__name__}:halved"].value == 50.0
+    _, scores = await scored_task(by("halved"))
+    assert "name one with --evaluator" in scores[f"{__name__}:halved"].reason
+
+
+async def test_a_reward_function_that_fails_gives_no_score_and_names_its_line() -> None:
+    made, scores = await scored_task(by("failing"), BRIGHTNESS)
+    assert scores[f"{__name__}:failing"].reason.startswith(f"no reward: ValueError: no reward today ({__file__}:")
+    assert (made.score, made.reward) == (None, None)
+
+
+async def test_columns_that_a_reward_function_lacks_are_told_before_the_run() -> None:
+    scorer = Scorer(read_specs([by("steady")]))
+    await scorer.check_tasks([task(1, metadata={"shade": 1})])
+    with pytest.raises(ConfigError, match="unknown argument of the reward function 'shade'"):
+        await scorer.check_tasks([task(1)])

@@ -118,10 +118,10 @@ async def expert_demonstrations(
     count: int,
     store: ImageStore,
     seed: int,
+    spec: AgentSpec = DEFAULT,
     *,
     system_prompt: str | None,
     families: Sequence[str] = FAMILIES,
-    spec: AgentSpec = DEFAULT,
 ) -> list[Trajectory]:
     """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
 
@@ -129,9 +129,9 @@ async def expert_demonstrations(
         count: number of tasks.
         store: gets the images.
         seed: of the tasks and the draws.
+        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
         system_prompt: first message of each chain, None for none.
         families: task types.
-        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
 
     Returns:
         Trajectories with the schemas of the tools.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -207,7 +208,13 @@ def test_a_task_brings_constants_of_its_own() -> None:
     assert own(finer).value < own({}).value == score(mixed(0.7)).value
 
 
-@pytest.mark.parametrize("constants", ["fine", ["inside_tolerance"], {"inside_tolerence": 1.0}, {"blur": -1.0}])
+@pytest.mark.parametrize(
+    "constants",
+    [
+        *("fine", ["inside_tolerance"], {"inside_tolerence": 1.0}, {"inside_tolerance": -1.0}),
+        *({"outside_decay": math.inf}, {"inside_half": "nan"}, {"blur": 1e9}),
+    ],
+)
 def test_wrong_constants_are_no_score(constants: object) -> None:
     with pytest.raises(EvaluatorError, match="reference_evaluator in the metadata"):
         own(constants)

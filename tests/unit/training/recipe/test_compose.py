@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, settings_of, to_override, unknown_key, write
 
@@ -224,3 +225,26 @@ def test_any_text_survives_hydras_grammar(text: str) -> None:
 )
 def test_other_values(value: Any, written: str) -> None:
     assert to_override("k", value) == written
+
+
+def test_the_class_of_an_agent_brings_its_prompt_and_a_card_its_agent(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_agent_of_a_recipe.py").write_text(
+        "from agentfly.agents import ImageEditingAgent\n\n\n"
+        "class Own(ImageEditingAgent):\n    default_system_prompt = 'Edit ${well}.'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named = "own_agent_of_a_recipe:Own"
+    config = composed(recipe, f"agentfly.agent={named}")
+    # What is written is read again as it was.
+    written = OmegaConf.load(write(config, tmp_path / "config.yaml"))
+    assert settings_of(written).card().system_prompt == "Edit ${well}."
+    assert settings_of(composed(recipe, f"agentfly.agent={named}", "agentfly.system_prompt=Mine")).card().agent == named
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    PolicyConfig(agent=named, tools=("edit",), system_prompt="As trained.").write(policy)
+    settings = settings_of(composed(recipe, f"agentfly.model={policy}", "agentfly.agent=card"))
+    assert (settings.agent, settings.tools, settings.card().system_prompt) == (named, ("edit",), "As trained.")
+    with pytest.raises(ConfigError, match="agent=card"):
+        composed(recipe, f"agentfly.model={policy}")

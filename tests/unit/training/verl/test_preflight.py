@@ -85,6 +85,53 @@ def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path:
     assert f"has {longest} tokens, data.max_prompt_length is {longest - 1}: raise it" in fault
 
 
+OWN = """
+from PIL import Image, ImageOps
+from agentfly.agents import ImageEditingAgent, reward
+from agentfly.tools import tool
+
+@tool
+def mirror(image: Image.Image) -> Image.Image:
+    \"\"\"Mirror.\"\"\"
+    return ImageOps.mirror(image)
+
+@tool
+def broken() -> str:
+    \"\"\"Fail.\"\"\"
+    raise KeyError("gone")
+
+class Own(ImageEditingAgent):
+    default_system_prompt = "Edit."
+
+@reward
+def by_family(steps, trajectory) -> float:
+    return 1.0
+
+@reward
+def by_colour(colour) -> float:
+    return 1.0
+"""
+
+
+def test_agent_tools_and_reward_of_ones_own_are_tried(
+    checked: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_run_of_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "own_run_of_a_test"
+    changes: dict[str, Any] = {"agentfly__agent": f"{name}:Own", "agentfly__reward": f"{name}:by_family"}
+    changes |= {"data__max_prompt_length": 200, "actor_rollout_ref__rollout__max_model_len": 400}
+    good = checked(**changes, agentfly__tools=[f"{name}:mirror"])
+    assert good["fault"] is None
+    assert re.search(r"agent Own with tools .*, give_answer, mirror; mirror took \d\.\d+ s: img_2", good["passed"])
+    assert f"{name}:by_family gives the reward, and asks for no evaluator" in good["passed"]
+    bad = checked(**changes | {"agentfly__reward": f"{name}:by_colour"}, agentfly__tools=[f"{name}:broken"])
+    assert f"tool 'broken' failed on {{}}: KeyError: 'gone' ({tmp_path}/own_run_of_a_test.py:14)" in bad["fault"]
+    assert "unknown argument of the reward function 'colour'" in bad["fault"]
+    unchecked = checked(**changes, agentfly__tools=[f"{name}:broken"], agentfly__check_tools=False)
+    assert unchecked["fault"] is None
+
+
 def test_a_file_of_rows_is_measured_too(checked: Checked, tmp_path: Path) -> None:
     rows = write_rows([StickerWorld().task(index, "train") for index in range(3)], tmp_path, "rows")
     result = checked(agentfly__data__train=str(rows))

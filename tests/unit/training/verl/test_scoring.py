@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from agentfly.agents import Trajectory
+from agentfly.agents import Trajectory, reward
 from agentfly.datasets import EditTask
 from agentfly.errors import EvaluatorError
 from agentfly.evaluators import EditSample, GuardSettings, Score
@@ -194,3 +195,52 @@ async def test_an_image_that_was_not_sent_is_an_error_and_no_zero(task: EditTask
     with pytest.raises(Exception, match="no image"):
         await ChainScorer(settings()).score(trajectory, task, ImageStore())
     assert trajectory.reward is None
+
+
+@reward
+def centred(
+    final_image: Image.Image | None, source_image: Image.Image, steps: list[dict[str, str]]
+) -> dict[str, float]:
+    """A reward function; used by name."""
+    changed = final_image is not None and final_image.tobytes() != source_image.tobytes()
+    return {"reward": 1.5 * changed, "steps": len(steps)}
+
+
+@reward
+def doubled(score: float) -> float:
+    return 2 * score
+
+
+def by_function(name: str, **values: Any) -> TrainSettings:
+    return settings(reward=f"{__name__}:{name}", **values)
+
+
+async def test_a_reward_function_gives_the_reward_of_training(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    chosen = by_function("centred", evaluator=REFUSES)  # nobody asks the evaluator
+    needed = images_needed(trajectory, chosen)
+    assert needed == {trajectory.images[0], trajectory.final_image}
+    sent = ImageStore()
+    sent.copy_from(store, needed)
+    answer = await ChainScorer(chosen).score(trajectory, task, sent)
+    # More than 1 is a reward as good as any; the score for the tables ends at 100.
+    assert (answer.reward, answer.score) == (1.5, 100.0)
+    assert answer.parts == {"steps": 1.0}
+    assert reward_info(trajectory)["part/steps"] == 1.0
+
+
+async def test_a_reward_function_may_build_on_the_evaluator(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    answer = await ChainScorer(by_function("doubled", evaluator="reference")).score(trajectory, task, store)
+    honest, _ = await roll(task, [good_edit(task), ANSWER])
+    wanted = await ChainScorer(settings()).score(honest, task, store)
+    assert answer.reward == pytest.approx(2 * given(wanted.score))
+
+
+async def test_a_chain_without_a_reward_is_not_scored(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    with pytest.raises(EvaluatorError, match="the judge refuses"):
+        await ChainScorer(by_function("doubled", evaluator=REFUSES)).score(trajectory, task, store)
+    other = EditTask("x", "Do it.", task.images)
+    with pytest.raises(EvaluatorError, match="unknown argument of the reward function 'steps'"):
+        await ChainScorer(by_function("centred")).score(trajectory, other, store)
