@@ -34,6 +34,7 @@ from agentfly.redaction import log_to_stderr, public_url
 # The option of each verb that names where it writes.
 FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
+    "new": "FOLDER",
     "edit": "--out FILE",
     "train": "agentfly.out=FOLDER",
     "try": "--save FOLDER",

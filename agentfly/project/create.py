@@ -6,6 +6,7 @@ gets a copy of the small policy that comes with the repository, so that it needs
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import keyword
@@ -89,8 +90,12 @@ def create_project(folder: Path) -> NewProject:
         _write_files(work, folder.name, write_sample(work / "data"))
         if has_policy := (SHIPPED_POLICY / "config.json").is_file():
             shutil.copytree(SHIPPED_POLICY, work / POLICY, ignore=shutil.ignore_patterns(*_NOT_COPIED))
-        # In one step, and refused by the system if somebody has written into the folder meanwhile.
-        os.rename(work, folder)
+        try:
+            os.rename(work, folder)  # in one step; the system refuses it where something is
+        except OSError as fault:
+            if fault.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _not_empty(folder) from None
+            raise
     return NewProject(folder, folder.name, has_policy)
 
 
@@ -114,7 +119,11 @@ def check_name(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"{folder} is no folder: choose another name")
     if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty, and nothing in it is overwritten: choose another name, or move it")
+        raise _not_empty(folder)
+
+
+def _not_empty(folder: Path) -> ConfigError:
+    return ConfigError(f"{folder} is not empty, and nothing in it is overwritten: choose another name, or move it")
 
 
 def _is_installed(name: str, folder: Path) -> bool:

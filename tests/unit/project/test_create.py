@@ -104,7 +104,7 @@ def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         create_project(folder)
     # Written by somebody between the check and the end.
     monkeypatch.setattr(room, "check_name", lambda folder: None)
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(ConfigError, match="is not empty"):
         create_project(folder)
     assert files(tmp_path) == {"ours/thesis.txt"}
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
