@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from agentfly.cli.options import Nodes, NodesKeyEnv, Template
+from agentfly.cli.options import AgentName, Nodes, NodesKeyEnv, Template, Tools, read_agent, read_tools
 from agentfly.errors import printable, printable_json
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": "dim"}
@@ -28,6 +28,8 @@ def doctor(
     template: Template = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
+    agent: AgentName = None,
+    tools: Tools = None,
     max_model_len: Annotated[int | None, typer.Option(help="Context length of the engine, in tokens.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for runs.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for downloaded models.")] = None,
@@ -39,6 +41,7 @@ def doctor(
     logging.getLogger("httpx").setLevel(logging.ERROR)
     from agentfly.doctor import CHECKS, DoctorRequest, examine
 
+    given |= {"agent": read_agent(agent), "tools": read_tools(tools)}
     given["nodes"] = tuple(node for listed in nodes or () for node in listed.split(","))
     report = examine(DoctorRequest(**given), CHECKS)
     if json:

@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from agentfly.cli.options import OPTION, Engine, Nodes, NodesCommand, NodesKeyEnv, list_choices, read_node_options
+from agentfly.cli.options import (
+    Engine,
+    Nodes,
+    NodesCommand,
+    NodesKeyEnv,
+    Tools,
+    list_choices,
+    read_node_options,
+    read_tools,
+)
 from agentfly.errors import ConfigError
 from agentfly.list_options import ANY_VALUE
 
@@ -24,8 +33,7 @@ class McpCommand(NodesCommand):
 
     list_options = MappingProxyType(
         {
-            OPTION: NodesCommand.list_options[OPTION],
-            "--tools": ANY_VALUE,
+            **NodesCommand.list_options,
             "--root": ANY_VALUE,
             "--allowed-hosts": ANY_VALUE,
         }
@@ -33,10 +41,7 @@ class McpCommand(NodesCommand):
 
 
 def mcp(
-    tools: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME...", help="Groups of tools, single ones, and module:name; default: edit."),
-    ] = None,
+    tools: Tools = None,
     engine: Engine = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
@@ -104,7 +109,7 @@ def mcp(
         call_seconds=request_timeout,
     )
     settings = McpServerSettings(
-        tools=tuple(tools or ("edit",)),
+        tools=read_tools(tools) or ("edit",),
         root=tuple(root or ()),
         out=out,
         transport=transport,

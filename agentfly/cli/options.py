@@ -26,6 +26,9 @@ OPTION, KEY_OPTION = "--nodes", "--nodes-key-env"
 # HOST:PORT or the address of a server, perhaps followed by a comma and more. The address of an image has a path.
 _ADDRESS = re.compile(r"(?:(?:https?://)?[^\s/,]+:\d+|https?://[^\s/,]+)(?:/|/v1/?)?(?:,\S*)?")
 
+# The name of a tool or a group, module:name, or JSON; the path of an image has a dot or a slash.
+_TOOL = re.compile(r"[A-Za-z_][\w-]*(?:,\S*)?|[\w.]+:[\w.]+(?:,\S*)?|[{\[].*", re.DOTALL)
+
 
 def output_option(*spellings: str, help: str) -> Any:
     """Return an option that names a file or folder to write; an empty text is refused."""
@@ -122,9 +125,9 @@ def list_choices(literal: object) -> str:
 
 
 class NodesCommand(ListOptionsCommand):
-    """A command whose `--nodes` takes several values; an image may follow them."""
+    """A command whose `--nodes` and `--tools` take several values; an image may follow them."""
 
-    list_options = MappingProxyType({OPTION: _ADDRESS})
+    list_options = MappingProxyType({OPTION: _ADDRESS, "--tools": _TOOL})
 
 
 def read_node_options(nodes: Sequence[str] | None, key_env: str | None) -> list[NodeConfig]:

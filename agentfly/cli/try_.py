@@ -41,9 +41,8 @@ def try_recipe(
     request = TrialRequest(recipe, overrides or (), tasks, samples, model, base_url, api_key_env, scripted, save)
     trial = Trial(request)
     shown = TrialConsole(console, trial)
-    shown.head()
     try:
-        result = asyncio.run(trial.run(shown.chain))
+        result = asyncio.run(trial.run(shown.head, shown.chain))
     except KeyboardInterrupt:
         kept = "" if save is None else f"; what was finished is in {save}"
         console.print(Text(printable(f"stopped{kept}")), style="yellow", soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from agentfly.agents.spec import Named
 from agentfly.doctor.findings import Finding
 from agentfly.doctor.nvidia import Driver, read_driver
 from agentfly.settings import BaseUrl, Settings
@@ -27,6 +28,7 @@ class DoctorRequest(Settings):
         base_url: OpenAI-compatible endpoint, up to and including `/v1`.
         nodes: image servers, as `host:port` or as addresses.
         nodes_key_env: environment variable with the key of the servers.
+        agent, tools: see `agentfly.agents.spec`; what the policy's card names when None.
         max_model_len: context of the engine in tokens; by default the endpoint's or the checkpoint's own.
         out: folder of runs.
         cache: folder of downloaded models.
@@ -40,6 +42,8 @@ class DoctorRequest(Settings):
     base_url: BaseUrl | None = None
     nodes: tuple[str, ...] = ()
     nodes_key_env: str | None = None
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
     max_model_len: int | None = Field(None, ge=1)
     out: Path = Path("runs")
     cache: Path = Field(

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from agentfly.agents import (
@@ -38,7 +39,7 @@ from agentfly.messages import Message
 
 logger = logging.getLogger(__name__)
 
-WireMessage = Mapping[str, object]
+WireMessage = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class StepResult:
     messages: tuple[WireMessage, ...]
     done: bool = False
     reward: float | None = None
-    info: Mapping[str, object] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TrajectoryLog:
@@ -128,17 +129,23 @@ class EditingEnvironment:
 
         Raises:
             ConfigError: an episode of that id is running, or the agent cannot begin.
+            ToolOutage: a server of its tools does not answer.
             ImageError: an image of the task cannot be loaded.
         """
         conversation: OneConversation = task_conversation(task)
         if messages is not None:
             conversation = {**conversation, "messages": list(messages)}
+        await self.agent.prepare()
         # A store for each episode: nothing of it stays when it is over.
         chain = await asyncio.to_thread(self.agent.chain, conversation, task.id, store=ImageStore())
         chain.trajectory.id = chain.session = episode_id or f"{task.id}-{uuid4().hex[:12]}"
         episode = Episode(self, chain, task, self._policy)
         self._running.add(episode)
-        await episode.begin()
+        try:
+            await episode.begin()
+        except BaseException:
+            await episode.close()
+            raise
         return episode
 
     def forget(self, episode: Episode) -> None:
@@ -179,17 +186,17 @@ class Episode:
         return self.chain.trajectory
 
     @property
-    def tools(self) -> list[dict[str, object]]:
+    def tools(self) -> list[dict[str, Any]]:
         """The schemas of the tools, in OpenAI's form."""
         return self.chain.tools.schemas()
 
     @property
-    def info(self) -> dict[str, object]:
+    def info(self) -> dict[str, Any]:
         """What is known of the episode, for JSON: id and type of the task, turns, tool calls; when it is over also stop
         reason, error, score (0 to 100), its aspects, and the parts of the reward.
         """
         trajectory = self.trajectory
-        known: dict[str, object] = {
+        known: dict[str, Any] = {
             "episode_id": trajectory.id,
             "task_id": self.task.id,
             "task_type": self.task.task_type,
@@ -215,7 +222,6 @@ class Episode:
             ConfigError: the chain ends before that.
         """
         if await self._advance():
-            await self.close()
             reason = self.trajectory.error or f"it ended at once ({self.trajectory.stop_reason})"
             raise ConfigError(f"the episode cannot begin: {reason}")
         self.messages = await self._unseen()
@@ -246,7 +252,7 @@ class Episode:
                 return await self._end()
             result = StepResult(await self._unseen(), info=self.info)
         except BaseException:
-            await self.close()
+            await self.stop()
             raise
         self._state = "begun"
         return result

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_ID = 255
 _RESET_ARGUMENTS = ("seed", "episode_id", "index")
 
 
@@ -119,7 +120,7 @@ class Tasks:
         """
         if index is None:
             index = (next(self._next) if seed is None else seed) % len(self._rows)
-        if not 0 <= index < len(self._rows):
+        if index >= len(self._rows):
             raise ConfigError(f"index is from 0 to {len(self._rows) - 1}, the tasks of this server")
         return await asyncio.to_thread(self._rows[index].task)
 
@@ -164,6 +165,11 @@ class EditingSession(Environment[EditingAction, EditingObservation, EditingState
         """
         for name in unknown:
             raise ConfigError(unknown_name("argument of reset", name, _RESET_ARGUMENTS))
+        for name, number in (("seed", seed), ("index", index)):
+            if number is not None and not (isinstance(number, int) and number >= 0):
+                raise ConfigError(f"{name} is a whole number from 0")
+        if episode_id is not None and not (isinstance(episode_id, str) and 0 < len(episode_id) <= _LONGEST_ID):
+            raise ConfigError(f"episode_id is a text of at most {_LONGEST_ID} characters")
         if self._closed:
             raise ConfigError("this session is over, since nothing came for too long: connect anew")
         task = await self._tasks.task(seed, index)
@@ -264,5 +270,5 @@ def run_server(settings: EnvironmentSettings, server: ServerSettings, host: str,
     asyncio.run(serve(settings, server, host, port))
 
 
-def _plain(messages: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(message) for message in messages]

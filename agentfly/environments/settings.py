@@ -13,7 +13,7 @@ from pydantic import Field
 
 from agentfly.agents import AgentSettings, EvaluationSetup, RolloutLimits
 from agentfly.agents.factory import make_agent, prompt_of
-from agentfly.agents.image_editing import SYSTEM_PROMPT
+from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.reward_function import import_reward
 from agentfly.agents.spec import AgentSpec
 from agentfly.datasets import task_rows
@@ -112,7 +112,7 @@ class EpisodeSettings(AgentSpec):
             ConfigError: the agent, a tool or an engine is unknown or cannot be made.
         """
         spec = AgentSpec(agent=self.agent, tools=self.tools)
-        prompt = prompt_of(spec, SYSTEM_PROMPT) if self.system_prompt is None else self.system_prompt or None
+        prompt = prompt_of(spec, PolicyConfig()) if self.system_prompt is None else self.system_prompt or None
         settings = AgentSettings(system_prompt=prompt, limits=RolloutLimits(**self.limits.model_dump()))
         agent = make_agent(
             spec,
@@ -142,8 +142,8 @@ class ScoreSettings(Settings):
     reward: RewardConfig | str = RewardConfig()
 
     @property
-    def label(self) -> str:
-        """The name of the source, for logs."""
+    def source(self) -> str:
+        """The name of evaluator or function, for logs."""
         if isinstance(self.reward, str):
             return self.reward
         return self.evaluator if isinstance(self.evaluator, str) else str(self.evaluator.get("evaluator"))
@@ -169,11 +169,11 @@ class EnvironmentSettings(TaskSettings, EpisodeSettings, ScoreSettings):
         Raises:
             ConfigError: a setting is wrong.
         """
-        return self.make(self.make_evaluation(), self.label)
+        return self.make(self.make_evaluation(), self.source)
 
 
 def read_settings(
-    config: Path | None, given: Mapping[str, object], client_nodes: Sequence[Mapping[str, object]] = ()
+    config: Path | None, given: Mapping[str, object], client_nodes: Sequence[object] = ()
 ) -> EnvironmentSettings:
     """Return the settings of a YAML file and of the command line, which goes first.
 

@@ -265,6 +265,10 @@ class EditingHarness(vf.Harness[EditingHarnessConfig]):
             trace.state.episode = None
             await episode.close()
 
+    async def close(self) -> None:
+        """Free the engines and the servers of tools."""
+        await self._environment.close()
+
 
 class EditingEnv(vf.Env[EditingEnvConfig]):
     """One policy on the tasks of the task set."""
@@ -277,6 +281,12 @@ class EditingEnv(vf.Env[EditingEnvConfig]):
             agents: the one of `EditingEnvConfig`.
         """
         await agents.agent.run(task)
+
+    async def stop(self) -> None:
+        """Free the engines and tool servers, when verifiers has run its last task."""
+        for harness in set(self._harnesses.values()):
+            if isinstance(harness, EditingHarness):
+                await harness.close()
 
 
 def metrics_of(trajectory: Trajectory) -> dict[str, float]:
@@ -296,9 +306,10 @@ def metrics_of(trajectory: Trajectory) -> dict[str, float]:
 
 async def _play(episode: Episode, client: SdkClient, model: str) -> None:
     """Ask for turns until the episode is over."""
-    messages, tools = list(episode.messages), episode.tools
+    messages: list[Any] = list(episode.messages)
+    tools: list[Any] = episode.tools
     while True:
-        answer = await client.get().chat.completions.create(model=model, messages=messages, tools=tools)  # type: ignore[call-overload]
+        answer = await client.get().chat.completions.create(model=model, messages=messages, tools=tools)
         choice = answer.choices[0]
         # Sent back as it came, reasoning and all: so verifiers knows it again, and keeps the ids that were sampled.
         message = choice.message.model_dump(exclude_unset=True)
@@ -319,7 +330,8 @@ def _to_wire(task: EditTask) -> EditingData:
     def wire(source: ImageSource) -> str:
         return data_uri(without_transparency(load_image(source)))
 
-    [message] = task_conversation(task)["messages"]  # type: ignore[misc]
+    conversation: Mapping[str, Any] = task_conversation(task)
+    [message] = conversation["messages"]
     parts = [
         {"type": "image_url", "image_url": {"url": wire(part["image"])}} if part["type"] == "image" else part
         for part in message["content"]

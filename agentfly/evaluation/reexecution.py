@@ -117,6 +117,7 @@ async def reexecute(
             found.skipped.append(f"a source image is lost: {fault}")
             return found
         view.add_handle(handle)
+    await agent.prepare()
     chain = _Chain(trajectory, view, agent.tools_for(view), found, timeout)
     for number, turn in enumerate(trajectory.turns, 1):
         await chain.run_turn(number, turn.tools)

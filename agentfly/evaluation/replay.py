@@ -249,7 +249,10 @@ async def _execute(chains: Sequence[Recorded], store: ImageStore, settings: Repl
         async with gate:
             return await reexecute(chain.id, chain.trajectory, store, agent, timeout=settings.timeout)
 
-    found = await gather_or_cancel(one(chain) for chain in chains)
+    try:
+        found = await gather_or_cancel(one(chain) for chain in chains)
+    finally:
+        await agent.close()
     counted = totals(found)
     names = list(dict.fromkeys((engines.detector.name, engines.inpainter.name, engines.editor.name)))
     report = {

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageColor
 from pydantic import AfterValidator, Field
 
-from agentfly.errors import ImageError, ToolError, shortened
-from agentfly.images import ImageView, read_mask
+from agentfly.errors import ToolError, shortened
+from agentfly.images import ImageView
 from agentfly.tools.decorator import ToolResult, tool
-from agentfly.tools.image_ids import editable, handle_of_id
+from agentfly.tools.image_ids import check_mask_size, editable, handle_of_id, mask_of_id
 from agentfly.tools.image_tools import Scale, Seed, Steps, check_prompt, make_mask
 from agentfly.vision.base import MOST_IMAGES, EditParams, Engines, edit_images, given_params
 from agentfly.vision.compositing import paste_region
@@ -102,7 +102,8 @@ class ComposeTools:
             )
         if (target.mode, source.mode) == ("L", "L"):
             pasted = pasted.convert("L")
-        data = {"from": handle_of_id(self._images, source_id), "source_box": list(box), "box": list(covered)}
+        references = [handle_of_id(self._images, source_id)]
+        data = {"references": references, "source_box": list(box), "box": list(covered)}
         return await self._changed(image_id, pasted, f"pasted at {list(covered)}", data)
 
     @tool(looks=True)
@@ -118,7 +119,7 @@ class ComposeTools:
         """
         first, *others = [await self._mask(mask_ids[0]), *[await self._mask(name) for name in mask_ids[1:]]]
         for name, other in zip(mask_ids[1:], others, strict=True):
-            _check_size(name, other.size, mask_ids[0], first.size)
+            check_mask_size(name, other.size, mask_ids[0], first.size)
         return await self._made_mask(await asyncio.to_thread(reduce, _COMBINE[operation], others, first))
 
     @tool(looks=True)
@@ -226,31 +227,20 @@ class ComposeTools:
     async def _mask(
         self, mask_id: str, image_id: str | None = None, size: tuple[int, int] | None = None
     ) -> Image.Image:
-        """Return a mask in mode L; with an image and its size, one that fits it.
-
-        Raises:
-            ToolError: it is no mask, or of another size.
-        """
-        image = await self._load(mask_id)
-        # A softened mask may hold small numbers only, which are no labels.
-        if not self._images.name(mask_id).startswith("mask_"):
-            try:
-                image = (await asyncio.to_thread(read_mask, image)).image
-            except ImageError as fault:
-                raise ToolError(
-                    f"{mask_id} is no mask: make one with shape_to_mask or detect_objects, or name one"
-                ) from fault
+        """Return a mask in mode L; with an image and its size, one that fits it."""
+        mask = await asyncio.to_thread(mask_of_id, self._images, mask_id)
         if image_id is not None and size is not None:
-            _check_size(mask_id, image.size, image_id, size)
-        return image
+            check_mask_size(mask_id, mask.size, image_id, size)
+        return mask
 
     async def _made_mask(self, mask: Image.Image) -> ToolResult:
         """Return the observation of a new mask: its name, its share of the image, and its box."""
-        name = await asyncio.to_thread(self._images.add, mask, "mask")
-        box, share = mask.getbbox(), float(np.asarray(mask, np.float32).mean() / 255)
+        handle = await asyncio.to_thread(self._images.store.put, mask)
+        box, share = await asyncio.to_thread(_extent, mask)
+        name = self._images.add_handle(handle, "mask")
         words = "covers nothing" if box is None else f"covers {100 * share:.1f} %, box {list(box)}"
         data = {"share": round(share, 6), "box": None if box is None else list(box)}
-        return ToolResult(f"{name}: {words}", (self._images.handle(name),), data=data)
+        return ToolResult(f"{name}: {words}", (handle,), data=data)
 
     async def _changed(
         self, image_id: str, image: Image.Image, words: str, data: Mapping[str, object], engine: str = ""
@@ -261,13 +251,6 @@ class ComposeTools:
         if handle == source:
             return ToolResult(f"{name}: nothing changed", (), engine, data=data)
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
-
-
-def _check_size(mask_id: str, size: tuple[int, int], other_id: str, other: tuple[int, int]) -> None:
-    if size != other:
-        raise ToolError(
-            f"{mask_id} is {size[0]}x{size[1]} but {other_id} is {other[0]}x{other[1]}: use a mask of its size"
-        )
 
 
 def _clipped(box: Sequence[int], image_id: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -316,6 +299,11 @@ def _reshaped(mask: Image.Image, invert: bool, grow: int, feather: int) -> Image
         # What lies beyond the edge of the image counts as covered: a mask that touches it stays there.
         mask = ImageChops.invert(make_mask([ImageChops.invert(mask)], -grow, 0))
     return make_mask([mask], max(0, grow), feather)
+
+
+def _extent(mask: Image.Image) -> tuple[tuple[int, int, int, int] | None, float]:
+    """Return the box of what is not black, None for a black mask; and the mean of the mask, from 0 to 1."""
+    return mask.getbbox(), float(np.asarray(mask).mean() / 255)
 
 
 def _figure(shape: str, box: Sequence[int], size: tuple[int, int]) -> Image.Image:

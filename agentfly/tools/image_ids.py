@@ -73,6 +73,46 @@ def _instead(images: ImageView) -> str:
     return f"use {' or '.join(names[-_MOST_NAMED:])}" if names else "this conversation has no other image"
 
 
+def mask_of_id(
+    images: ImageView, mask_id: str, remedy: str = "make one with shape_to_mask or detect_objects"
+) -> Image.Image:
+    """Return a mask in mode L, white = change.
+
+    Args:
+        images: of the chain.
+        mask_id: as the model gave it.
+        remedy: what to do where it is no mask, for the message.
+
+    Raises:
+        ToolError: there is no such image, or it is no mask.
+        ImageError: the image is lost or damaged.
+    """
+    mask = images.store.get(handle_of_id(images, mask_id))
+    # A mask that a tool made may be soft, and hold small numbers only, which are no labels.
+    if images.name(mask_id).startswith("mask_") and mask.mode == "L":
+        return mask
+    try:
+        return read_mask(mask).image
+    except ImageError as fault:
+        raise ToolError(f"{mask_id} is not a mask: {remedy}") from fault
+
+
+def check_mask_size(mask_id: str, mask: tuple[int, int], image_id: str, size: tuple[int, int]) -> None:
+    """Raise `ToolError` unless a mask has the size of an image.
+
+    Args:
+        mask_id, image_id: as the model gave them.
+        mask, size: width and height of both.
+
+    Raises:
+        ToolError: the sizes differ.
+    """
+    if mask != size:
+        raise ToolError(
+            f"{mask_id} is {mask[0]}x{mask[1]} but {image_id} is {size[0]}x{size[1]}: use a mask of its size"
+        )
+
+
 def mask_for(images: ImageView, mask_id: str, image_id: str, size: tuple[int, int]) -> Image.Image:
     """Return a mask in mode L (white = change) for an edit of an image.
 
@@ -86,17 +126,8 @@ def mask_for(images: ImageView, mask_id: str, image_id: str, size: tuple[int, in
         ToolError: there is no such image, it is no mask, it has another size than the image, or it is black.
         ImageError: the image is lost or damaged.
     """
-    mask = images.store.get(handle_of_id(images, mask_id))
-    if mask.size != size:
-        raise ToolError(
-            f"{mask_id} is {mask.width}x{mask.height} but {image_id} is {size[0]}x{size[1]}: use a mask of its size"
-        )
-    # A mask that a tool made may be soft, and hold small numbers only, which are no labels.
-    if not (images.name(mask_id).startswith("mask_") and mask.mode == "L"):
-        try:
-            mask = read_mask(mask).image
-        except ImageError as fault:
-            raise ToolError(f"{mask_id} is not a mask: give one that is white where {image_id} changes") from fault
+    mask = mask_of_id(images, mask_id, f"give one that is white where {image_id} changes")
+    check_mask_size(mask_id, mask.size, image_id, size)
     if mask.getbbox() is None:
         raise ToolError(f"{mask_id} is black, so nothing would change: use another mask")
     return mask

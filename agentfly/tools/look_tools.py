@@ -9,8 +9,9 @@ figures are those of that image and the words keep its coordinates.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
@@ -91,7 +92,7 @@ class LookTools:
         self._places.setdefault(handle, set()).add((self._images.handle(place.name), place.box))
         width, height = place.image.size
         text = f"{name}: {place.name} {list(place.box)} of {width}x{height} at {times:.3g}x"
-        return ToolResult(text, (handle,), _ENGINE, data={"image": place.name, "box": place.box, "times": times})
+        return _result(text, {"image": place.name, "box": place.box, "times": times}, handle)
 
     @tool(looks=True)
     def side_by_side(
@@ -109,7 +110,7 @@ class LookTools:
         name, handle = self._add(view)
         text = f"{name}: {' | '.join(map(str, places))} at {times:.3g}x"
         shown = [{"image": place.name, "box": place.box} for place in places]
-        return ToolResult(text, (handle,), _ENGINE, data={"shown": shown, "times": times})
+        return _result(text, {"shown": shown, "times": times}, handle)
 
     @tool(looks=True)
     def difference(self, image_id: str, other_id: str) -> ToolResult:
@@ -123,11 +124,11 @@ class LookTools:
         image, change = _compared(place, other)
         words, data = _change_words(place, other, change)
         if not data["largest"]:
-            return ToolResult(words, (), _ENGINE, data=data)
+            return _result(words, data)
         shown = looking.difference_view(image, change)
         budget = looking.view_budget([shown], self._max_pixels)
         name, handle = self._add(looking.zoomed(shown, (0, 0, *shown.size), budget)[0])
-        return ToolResult(f"{name}: {words}", (handle,), _ENGINE, data=data)
+        return _result(f"{name}: {words}", data, handle)
 
     @tool(looks=True)
     def compare_with_source(self, image_id: str, mask_id: str | None = None) -> ToolResult:
@@ -150,7 +151,7 @@ class LookTools:
                 found = looking.measure_change(change, where)
                 data[side] = asdict(found)
                 text += f"; {side} {mask_name} {_percent(found.share)} changed, mean {found.mean:.1f}"
-        return ToolResult(text, (), _ENGINE, data=data)
+        return _result(text, data)
 
     @tool(looks=True)
     def colour_at(self, image_id: str, x: int, y: int) -> ToolResult:
@@ -166,10 +167,10 @@ class LookTools:
         x, y = (place.box[0] + place.box[2] - 1) // 2, (place.box[1] + place.box[3] - 1) // 2
         found = looking.colour_of(place.image, x, y)
         red, green, blue = found.rgb
-        lab = " ".join(f"{value:.0f}" for value in found.lab)
+        lab = " ".join(str(round(value)) for value in found.lab)
         text = f"{place.name} ({x}, {y}): {found.name}, RGB {red} {green} {blue}, {found.hex}, Lab {lab}"
         text += "" if found.alpha == 255 else f", alpha {found.alpha}"
-        return ToolResult(text, (), _ENGINE, data={"image": place.name, "x": x, "y": y, **asdict(found)})
+        return _result(text, {"image": place.name, "x": x, "y": y, **asdict(found)})
 
     @tool(looks=True)
     def dominant_colours(
@@ -191,7 +192,7 @@ class LookTools:
         if rest > 0.0005:
             shares.append(f"others {_percent(rest)}")
         data = {"image": place.name, "box": place.box, "colours": [asdict(group) for group in found]}
-        return ToolResult(f"{place}: {', '.join(shares)}", (), _ENGINE, data=data)
+        return _result(f"{place}: {', '.join(shares)}", data)
 
     @tool(looks=True)
     def histogram(self, image_id: str, box: BoxArgument | None = None, draw: bool = False) -> ToolResult:
@@ -216,9 +217,9 @@ class LookTools:
         data: dict[str, object] = {"image": place.name, "box": place.box, **asdict(tones)}
         del data["counts"]
         if not draw:
-            return ToolResult(text, (), _ENGINE, data=data)
+            return _result(text, data)
         name, handle = self._add(looking.histogram_view(tones))
-        return ToolResult(f"{name}: histogram of {text}", (handle,), _ENGINE, data=data)
+        return _result(f"{name}: histogram of {text}", data, handle)
 
     @tool(looks=True)
     def measure_mask(self, mask_id: str) -> ToolResult:
@@ -233,11 +234,11 @@ class LookTools:
         size = f"{mask.width}x{mask.height}"
         if found.box is None or found.centroid is None:
             faint = f"; its brightest value is {found.peak} of 255" if found.peak else ""
-            return ToolResult(f"{name}: empty, {size}{faint}", (), _ENGINE, data=data)
+            return _result(f"{name}: empty, {size}{faint}", data)
         x, y = (math.floor(value + 0.5) for value in found.centroid)
         parts = "1 part" if found.parts == 1 else f"{found.parts} parts"
         text = f"{name}: {found.area} pixels, {_percent(found.share)} of {size}, {list(found.box)}, centre ({x}, {y})"
-        return ToolResult(f"{text}, {parts}", (), _ENGINE, data=data)
+        return _result(f"{text}, {parts}", data)
 
     @tool(looks=True)
     def count_regions(
@@ -266,7 +267,7 @@ class LookTools:
         text += f": {', '.join(listed)}" if listed else ""
         text += f"; {left_out} thin or small left out" if left_out else ""
         data = {"image": place.name, "box": place.box, "regions": [asdict(region) for region in moved]}
-        return ToolResult(text, (), _ENGINE, data={**data, "left_out": left_out})
+        return _result(text, {**data, "left_out": left_out})
 
     def _add(self, view: Image.Image) -> tuple[str, str]:
         """Keep a view; return its name and its handle."""
@@ -319,6 +320,11 @@ class LookTools:
             return place.name, read_mask(place.image).image
         except ImageError as fault:
             raise ToolError(f"{place.name} is not a mask: give the id of a mask, such as mask_1") from fault
+
+
+def _result(text: str, data: Mapping[str, object], *handles: str) -> ToolResult:
+    """Return a result whose data are read back equal from a trajectory line, with lists in place of tuples."""
+    return ToolResult(text, handles, _ENGINE, data=json.loads(json.dumps(data)))
 
 
 def _compared(place: _Place, other: _Place) -> tuple[Image.Image, NDArray[np.uint8]]:

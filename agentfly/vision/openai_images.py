@@ -160,8 +160,13 @@ class LiteLLMImages(OpenAIImages):
     async def _send(self, arguments: Mapping[str, Any]) -> ImagesResponse:
         litellm = importlib.import_module("litellm")
         place = self.settings.endpoint
+        # litellm names the files itself, and cannot send one that has a name already.
+        image, mask = arguments["image"], arguments.get("mask")
+        files = {"image": [content for _, content, _ in image] if isinstance(image, list) else image[1]}
+        if mask is not None:
+            files["mask"] = mask[1]
         return await litellm.aimage_edit(
-            **arguments,
+            **{**arguments, **files},
             api_base=place.base_url,
             # Vendors have keys of their own, which litellm reads from the environment.
             api_key=place.api_key.get_secret_value() if place.api_key else None,

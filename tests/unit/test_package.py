@@ -89,7 +89,7 @@ def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tm
     settings = ["egg_info", "--egg-base", ".", "build", "--build-base", "build"]
     for folder in ("agentfly", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "agentfly_editing.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     command = [sys.executable, "setup.py", "-q", *settings, "sdist", "bdist_wheel"]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
@@ -101,6 +101,7 @@ def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tm
         distributed = {name.partition("/")[2] for name in archive.getnames()}
     for names in (installed, distributed):
         assert {"agentfly/py.typed", "agentfly/agents/__init__.py", "agentfly/viewer/report.css.jinja"} <= names
+        assert "agentfly_editing.py" in names  # verifiers looks for it among the top-level modules
         # The files of a new project, its tests among them.
         template = {path for path in names if path.startswith("agentfly/project/template/") and path.endswith(".jinja")}
         written = (ROOT / "agentfly" / "project" / "template").rglob("*.jinja")

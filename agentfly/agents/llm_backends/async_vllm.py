@@ -193,6 +193,15 @@ class AsyncVLLMBackend:
             extra={"cached_tokens": cached},
         )
 
+    async def start(self) -> None:
+        """Start the engine now, so that the first turn need not wait for it.
+
+        Raises:
+            BackendError: it did not start.
+            ConfigError: vLLM has no such setting, or there is no such model.
+        """
+        await self._engine()
+
     async def close(self) -> None:
         """Stop the engine and free its memory; the next turn starts a new one."""
         starting, self._starting = self._starting, None

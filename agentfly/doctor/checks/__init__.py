@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from agentfly.doctor.checks import leftovers, machine, model, services, storage, versions
+from agentfly.doctor.checks import agent, leftovers, machine, model, services, storage, versions
 from agentfly.doctor.examination import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -25,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     Check("schemas", "model", "tools in the chat template", model.schemas, needs="checkpoint"),
     Check("parser", "model", "tool calls in the chat template", model.parser, needs="checkpoint"),
     Check("pixels", "model", "the processor's sizes of images", model.limits, needs="checkpoint", seconds=30),
+    Check("agent", "agent", "the agent and its tools", agent.agent, seconds=90),
     Check("endpoint", "endpoint", "the endpoint's list of models", services.endpoint),
     Check("answer", "endpoint", "the endpoint's answers", services.answer, needs="endpoint", seconds=40),
     Check("token_ids", "endpoint", "the endpoint's token ids", services.token_ids, needs="endpoint", seconds=40),

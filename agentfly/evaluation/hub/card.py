@@ -211,7 +211,7 @@ row["images"]  # the images of the conversation; an image part of `messages` hol
 """
     yield """| columns | hold |
 | --- | --- |
-| `id`, `group`, `step`, `validate`, `model` | the chain, the chains of its prompt, the training step, the policy |
+| `id`, `group`, `step`, `validate`, `model` | chain, its group, training step, policy at the start |
 | `task_id`, `instruction`, `task_type`, `metadata`, `source_images`, `target`, `mask` | the task; metadata is JSON |
 | `messages`, `images` | the conversation and its images, in the order of their placeholders |
 | `turns`, `tool_calls`, `tools` | turns as sampled, calls with times and results, schemas as JSON |

@@ -26,6 +26,8 @@ from agentfly.images import ImageStore
 
 MARKER = "agentfly_export.json"
 _CONFIG = "config.yaml"
+_QUICKSTART = Path("evaluation", "trained", "greedy.jsonl")
+_MISSING = "its images are missing or damaged"
 _SHARD_BYTES = 500 * 1000 * 1000
 _STORE_BYTES = 64 * 1024 * 1024
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
@@ -113,7 +115,7 @@ def _write(run: _Run, kept: set[int], request: HubExport, folder: Path, left_out
             try:
                 row = row_of(line, store, run.model, run.secrets, tokens=request.tokens)
             except ImageError:
-                left_out["its images are missing or damaged"] += 1
+                left_out[_MISSING] += 1
                 continue
             split = run.split if line.validate is None else "validation" if line.validate else "train"
             shards.add(split, row)
@@ -121,7 +123,8 @@ def _write(run: _Run, kept: set[int], request: HubExport, folder: Path, left_out
     left_out -= Counter()  # drops the reasons of no chain
     if not figures.chains:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise ConfigError(f"no chain of {str(run.path)!r} is left to export ({reasons or 'it has none'})")
+        advice = "; `agentfly train` keeps images with agentfly.images=true" if left_out[_MISSING] else ""
+        raise ConfigError(f"no chain of {str(run.path)!r} is left to export ({reasons or 'it has none'}){advice}")
     card = Card(request.out.name, run.model, run.data, request.tokens, run.secrets)
     write_text(folder / "README.md", card.text(figures, dict(left_out), features, shards.sizes))
     facts = {"format": "agentfly.export/1", "rows": dict(figures.splits), "left_out": dict(left_out)}
@@ -135,8 +138,8 @@ def _find_run(source: Path) -> _Run:
     Raises:
         ConfigError: there is no such file.
     """
-    # The training of a quickstart has a folder of its own.
-    places = (source / FILE_NAME, source / "training" / FILE_NAME) if source.is_dir() else (source,)
+    # A quickstart keeps the images of its evaluation, and not those of its training.
+    places = (source / FILE_NAME, source / _QUICKSTART) if source.is_dir() else (source,)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise ConfigError(

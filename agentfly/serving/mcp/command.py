@@ -132,5 +132,5 @@ async def _serve_http(settings: McpServerSettings, sessions: Sessions) -> None:
     )
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logger.info("serving %s on http://%s:%d%s", ", ".join(settings.tools), settings.host, settings.port, PATH)
+    logger.info("serving %s on http://%s:%d%s", ", ".join(map(str, settings.tools)), settings.host, settings.port, PATH)
     await server.serve()

@@ -130,8 +130,7 @@ class Guard:
         self._posts += posts
         try:
             with HeldMemory(self._memory) as held, self._sessions.during_request(name):
-                body = _Body(receive, self._most, held) if posts else receive
-                await self._app(scope, body, watched)
+                await self._app(scope, _Body(receive, self._most, held), watched)
         finally:
             self._posts -= posts
         if scope["method"] == "DELETE" and status < 400:

@@ -64,7 +64,7 @@ class McpServerSettings(Settings):
 
     written_as: ClassVar[str] = "--"
 
-    tools: tuple[str, ...] = ("edit",)
+    tools: tuple[str | dict[str, object], ...] = ("edit",)
     root: tuple[Path, ...] = ()
     out: Path | None = None
     transport: Literal["stdio", "http"] = "stdio"

@@ -191,7 +191,7 @@ def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> Packe
     corpus = _corpus(shown[:_CORPUS]) + (vocabulary(more) if more else [])
     build_policy(folder, corpus, size=config.size, seed=config.seed, call_tokens=tokens)
     codec = ChatCodec.from_pretrained(str(folder))
-    schemas = tool_schemas(config.card.spec)
+    schemas = asyncio.run(tool_schemas(config.card.spec))
     side = StickerWorld().side
     # A codec needs only the size, and all images of the world have the same.
     blank = Image.new("RGB", (side, side))

@@ -46,7 +46,7 @@ class Policy:
         codec: of the checkpoint; None where only messages are known, and tokens are not counted.
         backend: returns the backend of the chains of a task, by its number and id.
         sampling: of every turn.
-        shared: the backend that all tasks share, to be closed; None for none.
+        shared: the backend that all tasks share; None for none.
     """
 
     label: str
@@ -54,6 +54,11 @@ class Policy:
     backend: Callable[[int, str], LLMBackend]
     sampling: SamplingParams
     shared: LLMBackend | None = None
+
+    async def start(self) -> None:
+        """Start the engine: the seconds of the first turns would be those of its start."""
+        if isinstance(self.shared, AsyncVLLMBackend):
+            await self.shared.start()
 
     async def close(self) -> None:
         """Stop the engine."""

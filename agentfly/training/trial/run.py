@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfly.agents import Rollout
+from agentfly.agents.reward_function import import_reward
+from agentfly.aio import gather_or_cancel
 from agentfly.datasets import EditTask
 from agentfly.errors import TrainingError
 from agentfly.templates import ChatCodec
@@ -84,19 +86,29 @@ class Trial:
         self._scorer = ChainScorer(self.settings)
         self._inputs = None if self.policy.codec is None else ImageInputs(self.policy.codec)
 
-    async def run(self, on_chain: OnChain = lambda chain: None) -> TrialResult:
+    async def run(
+        self, on_start: Callable[[], None] = lambda: None, on_chain: OnChain = lambda chain: None
+    ) -> TrialResult:
         """Run all chains, save them if that is asked for, and return them with the metrics of their step.
 
         Args:
+            on_start: called when the tools are known, before an engine starts.
             on_chain: called with each chain, in the order of the tasks.
 
         Raises:
-            ConfigError: the script has no turns for a task, or the folder holds something else.
+            ConfigError: the script has no turns for a task, the reward function asks for what the tasks lack, or the
+                folder holds something else.
             DatasetError: the tasks cannot be read.
+            ToolOutage: a server of the tools does not answer.
+            BackendError: the engine does not start.
         """
         folder = None if self.request.save is None else TrialFolder(self.request.save, self)
-        begun, chains = time.monotonic(), list[TriedChain]()
+        chains = list[TriedChain]()
         try:
+            await self.context.agent.prepare()
+            on_start()
+            await self.policy.start()
+            begun = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="agentfly-try-") as scratch:
                 tasks = await asyncio.to_thread(self._tasks, Path(scratch))
                 async for chain in self._chains(tasks, folder):
@@ -107,7 +119,7 @@ class Trial:
                 await asyncio.to_thread(folder.finish, result)
             return result
         finally:
-            await self.policy.close()
+            await gather_or_cancel([self.policy.close(), self.context.agent.close()])
             if folder is not None:
                 folder.close()
 
@@ -117,7 +129,11 @@ class Trial:
         file = write_rows(tasks, folder, "try")
         task_file = str(folder.resolve() / "try.tasks.parquet")
         rows = [TaskRow(index=index, task_file=task_file) for index in range(count_rows(file))]
-        return [(row, read_task(row)) for row in rows]
+        found = [(row, read_task(row)) for row in rows]
+        if self.settings.reward_function is not None:
+            fields = {name for _, task in found for name in task.metadata}
+            import_reward(self.settings.reward_function).check_fields(fields)
+        return found
 
     async def _chains(
         self, tasks: Sequence[tuple[TaskRow, EditTask]], folder: TrialFolder | None
@@ -149,6 +165,7 @@ class Trial:
         finished: FinishedChain | None = None
         report, seconds = None, 0.0
         try:
+            await self.context.agent.prepare()
             chain = new_chain(self.context, task, group, sample)
             trajectory = await Rollout(backend, self.context.limits, self.policy.sampling).run(chain)
             asked = ChainRequest(row, group, sample, _STEP)

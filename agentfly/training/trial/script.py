@@ -89,7 +89,8 @@ def read_script(path: Path) -> Script:
 
 def _turns(given: object, path: Path) -> tuple[Message, ...]:
     if not isinstance(given, list) or not given:
-        raise ConfigError(f"the script {str(path)!r} has {type(given).__name__} for a list of turns: {_FORM}")
+        found = "an empty list" if given == [] else type(given).__name__
+        raise ConfigError(f"the script {str(path)!r} has {found} for a list of turns: {_FORM}")
     return tuple(_turn(item, path) for item in given)
 
 

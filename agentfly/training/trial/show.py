@@ -49,6 +49,8 @@ class TrialConsole:
         if trial.policy.codec is None:
             why = "the endpoint works on messages" if trial.policy.shared else "the recipe's model is no folder here"
             self._line(f"tokens are not exact, and their limits are not applied: {why}", "yellow")
+        elif trial.policy.shared is not None:
+            self._line("vLLM starts", "dim")
 
     def chain(self, tried: TriedChain) -> None:
         """Show one chain."""
@@ -67,6 +69,7 @@ class TrialConsole:
     def result(self, result: TrialResult) -> None:
         """Show the metrics of the step, and what training would do with it."""
         self._console.print()
+        self._line("metrics of a training step with these chains", "bold")
         self._console.print(self._metrics(result))
         tasks = {chain.report.group: chain.task.id for chain in result.chains if chain.report is not None}
         for group in result.groups if self._trial.request.samples > 1 else ():
@@ -77,10 +80,10 @@ class TrialConsole:
             then = "stops the run" if breach.action == "stop" else "warns"
             steps = "at once" if breach.patience == 1 else f"after {breach.patience} such steps"
             self._line(f"health: {breach.metric} is {breach.words}: training {then} {steps}", "yellow")
-        if result.lost:
-            self._line(f"lost {len(result.lost)} of {len(result.chains)} chains: {in_words(result.lost)}", "red")
         if result.unfit is not None:
             self._line(f"training would not learn from such a step: {result.unfit}", "red")
+        elif result.lost:
+            self._line(f"lost {len(result.lost)} of {len(result.chains)} chains: {in_words(result.lost)}", "red")
         self._line(f"{len(result.chains)} chains in {result.seconds:.1f} s", "bold")
 
     def _turn(self, number: int, turn: Turn, seen: Sequence[Message], chain: FinishedChain) -> None:
@@ -133,6 +136,11 @@ class TrialConsole:
             full = used > limit or (used >= _FULL * limit and name not in ("turns",))
             budgets.append(f"{', ' if place else ''}{name} {used} of {limit}", "yellow" if full else "dim")
         self._console.print(budgets, soft_wrap=True)
+        prompt, longest = len(trajectory.tokens.prompt_ids) if trajectory.tokens else 0, self._trial.prompt_length
+        if prompt > longest:
+            self._line(
+                f"agentfly train does not start: data.max_prompt_length={longest}, this prompt has {prompt}", "red"
+            )
         if trajectory.reward is not None:
             terms = " ".join(f"{value:+.3f} {name}" for name, value in trajectory.reward_parts.items())
             score = "" if trajectory.score is None else f", score {trajectory.score:.1f}"
@@ -155,7 +163,7 @@ class TrialConsole:
             yield "tokens a turn", longest, limits.max_tokens_per_turn
 
     def _metrics(self, result: TrialResult) -> Table:
-        table = Table("metric", "value", title="metrics of a training step with these chains", title_justify="left")
+        table = Table("metric", "value")
         table.columns[1].justify = "right"
         broken = {f"health/{breach.metric}" for breach in result.breaches}
         alone = self._trial.request.samples == 1

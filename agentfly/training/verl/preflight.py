@@ -156,6 +156,8 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
     from agentfly.training.verl.run_agent import new_chain
 
     context = LoopContext.of(config, AutoProcessor.from_pretrained(settings.model))
+    # The tools of foreign servers stay known when their connections end with this event loop.
+    asyncio.run(context.agent.prepare())
     codec = context.codec
     limit, longest = int(config.data.max_prompt_length), 0
     for task in _first(settings, 0)[0]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from agentfly.errors import ToolError
 from agentfly.images import on_white
@@ -61,10 +62,10 @@ def change_map(before: Image.Image, after: Image.Image) -> NDArray[np.uint8]:
     Args:
         before, after: of one size, any mode.
     """
-    gap = np.zeros((before.height, before.width), np.uint8)
-    for first, second in zip(_channels(before), _channels(after), strict=True):
-        np.maximum(gap, np.where(first > second, first - second, second - first), out=gap)
-    return gap
+    gaps = list(ImageChops.difference(on_white(before), on_white(after)).split())
+    if before.has_transparency_data or after.has_transparency_data:
+        gaps.append(ImageChops.difference(*(image.convert("RGBA").getchannel("A") for image in (before, after))))
+    return np.asarray(reduce(ImageChops.lighter, gaps))
 
 
 def changed_regions(change: NDArray[np.uint8]) -> Sequence[Region]:
@@ -93,8 +94,3 @@ def measure_change(change: NDArray[np.uint8], where: NDArray[np.bool_] | None = 
     if not values.size:
         return Change(0.0, 0.0, 0)
     return Change(float((values > TOLERANCE).mean()), float(values.mean()), int(values.max()))
-
-
-def _channels(image: Image.Image) -> list[NDArray[np.uint8]]:
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else Image.new("L", image.size, 255)
-    return [np.asarray(band) for band in (*on_white(image).split(), alpha)]

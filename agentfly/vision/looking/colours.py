@@ -6,6 +6,7 @@ where a hue keeps its name at every lightness, as it does not in CIE Lab: blue t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,6 +39,7 @@ _SHIFT = 3
 _STEPS = 256 >> _SHIFT
 # Distance in Oklab up to which colours are taken together, and the number of groups that are formed at most.
 _NEAR, _MOST_GROUPS = 0.12, 32
+_MOST_LOOKED_AT = 1024 * 1024
 # Ottosson's matrices: linear sRGB to cone responses, and their cube roots to lightness, a and b.
 _TO_CONES = (
     (0.4122214708, 0.5363325363, 0.0514459929),
@@ -129,12 +131,14 @@ def dominant_colours(image: Image.Image) -> tuple[ColourShare, ...]:
     """Return the colours of the visible pixels, the most frequent first; none if the whole image is transparent.
 
     The most frequent colour takes in those that are near to it, then the most frequent of the others, and so on.
-    The shares add up to 1, unless the image has more colours than are told apart.
+    The shares add up to 1, unless the image has more colours than are told apart. Of an image of more than a million
+    pixels every second, third, ... one is looked at in each direction.
 
     Args:
         image: any image.
     """
-    pixels = np.asarray(on_white(image))[visible(image)]
+    step = math.ceil(math.sqrt(image.width * image.height / _MOST_LOOKED_AT))
+    pixels = np.asarray(on_white(image))[::step, ::step][visible(image)[::step, ::step]]
     if not len(pixels):
         return ()
     bins = _bins(pixels)
@@ -156,10 +160,10 @@ def dominant_colours(image: Image.Image) -> tuple[ColourShare, ...]:
     return tuple(sorted(found, key=lambda group: (-group.share, group.rgb)))
 
 
-def _bins(rgb: Pixels) -> NDArray[np.intp]:
+def _bins(rgb: Pixels) -> NDArray[np.uint16]:
     """Return the number of the bin of colours (..., 3)."""
-    steps = rgb.astype(np.intp) >> _SHIFT
-    numbers: NDArray[np.intp] = (steps[..., 0] * _STEPS + steps[..., 1]) * _STEPS + steps[..., 2]
+    steps = (rgb >> _SHIFT).astype(np.uint16)
+    numbers: NDArray[np.uint16] = (steps[..., 0] * _STEPS + steps[..., 1]) * _STEPS + steps[..., 2]
     return numbers
 
 

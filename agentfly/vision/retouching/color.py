@@ -18,7 +18,6 @@ from agentfly.vision.retouching.light import (
     linear_light,
     map_blocks,
     map_channels,
-    quantised,
     to_linear,
 )
 
@@ -27,6 +26,8 @@ from agentfly.vision.retouching.light import (
 # 1e6 / 5003 K - 1e6 / 6504 K.
 _D50 = (1.17598, 0.97581, 0.72179)
 _D50_MIREDS = 46.13
+
+_Plane = NDArray[np.float32]
 
 
 def white_balance_gains(temperature: float, tint: float) -> NDArray[np.float64]:
@@ -127,28 +128,32 @@ def adjust_hue_range(
         return pixels.copy()
 
     def changed(block: Pixels, _: slice) -> Pixels:
-        angle, chroma, value = _hue(fractions(block))
-        distance = np.abs((angle - hue + 180) % 360 - 180)
-        near = (distance < width) & (chroma > 0)
-        # In float64, for the last digit of a cosine or a power differs between processors.
-        curve = (1 + np.cos(np.pi / width * distance[near].astype(np.float64))) / 2
-        angle, chroma, value, weight = angle[near], chroma[near], value[near], curve.astype(np.float32)
-        turned = _from_hue(angle + weight * shift, chroma, value) if shift else fractions(block[:, near])
-        if saturation or luminance:
-            before = np.asarray(to_linear(turned), np.float32) if shift else linear_light(block[:, near])
-            light = _saturated(before, 1 + weight * np.float32(saturation / 100))
-            stops = (weight * chroma / value).astype(np.float64) * (luminance / 100)
-            made = encoded(light * np.exp2(stops).astype(np.float32), block)
-        else:
-            made = quantised(turned, block)
+        near, angle, chroma, value, weight = _range_of_hues(fractions(block), hue, width)
+        colours = block[:, near]
+        if shift:
+            colours = np.rint(_from_hue(angle + weight * shift, chroma, value) * 65535).astype(np.uint16)
+        light = _saturated(linear_light(colours), 1 + weight * np.float32(saturation / 100))
+        # In float64, for the last digit of a power differs between processors.
+        stops = (weight * chroma / value).astype(np.float64) * (luminance / 100)
         out = block.copy()
-        out[:, near] = made
+        out[:, near] = encoded(light * np.exp2(stops).astype(np.float32), block)
         return out
 
     return map_blocks(pixels, changed)
 
 
-def _hue(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _range_of_hues(
+    values: NDArray[np.float32], hue: float, width: float
+) -> tuple[NDArray[np.bool_], _Plane, _Plane, _Plane, _Plane]:
+    """Return where encoded colours, (3, ...), have a hue of a range; and hue, chroma, value and weight there, (n)."""
+    angle, chroma, value = _hue(values)
+    distance = np.abs((angle - hue + 180) % 360 - 180)
+    near = (distance < width) & (chroma > 0)
+    weight = (1 + np.cos(np.pi / width * distance[near].astype(np.float64))) / 2
+    return near, angle[near], chroma[near], value[near], weight.astype(np.float32)
+
+
+def _hue(values: NDArray[np.float32]) -> tuple[_Plane, _Plane, _Plane]:
     """Return hue (degrees), chroma (max - min) and value (max) of encoded colours (3, ...)."""
     red, green, blue = values
     value = np.maximum(np.maximum(red, green), blue)
@@ -162,9 +167,7 @@ def _hue(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.f
     return (sector * 60 % 360).astype(np.float32), chroma, value
 
 
-def _from_hue(
-    angle: NDArray[np.float32], chroma: NDArray[np.float32], value: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _from_hue(angle: _Plane, chroma: _Plane, value: _Plane) -> _Plane:
     """Return the encoded colours (3, ...) of hue, chroma and value."""
     channels = []
     for offset in (5, 3, 1):

@@ -69,7 +69,7 @@ def sharpen(pixels: Pixels, amount: float, *, radius: float = 1.0) -> Pixels:
     if not amount:
         return pixels.copy()
     luma = np.empty(pixels.shape[:2], np.float32)
-    for rows in row_blocks(luma.shape[0], luma.shape[1]):
+    for rows in row_blocks(pixels.shape[0], pixels.shape[1]):
         luma[rows] = grey_of(fractions(np.moveaxis(pixels[rows, :, :3], 2, 0)))
     opaque = opacity(pixels)
     share = None if opaque is None else _gaussian(opaque, radius)

@@ -130,7 +130,7 @@ def _encoding(white: int) -> tuple[int, Pixels, NDArray[np.float32]]:
     cells = 1 << (14 if white == 255 else 21)
     borders = to_linear((np.arange(white) + 0.5) / white).astype(np.float32)
     starts = (np.arange(cells + 1) / cells).astype(np.float32)
-    table = np.searchsorted(borders, starts, side="right").astype(np.uint8 if white == 255 else np.uint16)
+    table: Pixels = np.searchsorted(borders, starts, side="right").astype(np.uint8 if white == 255 else np.uint16)
     return cells, table, np.append(borders, np.float32(np.inf)).astype(np.float32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from typer.testing import CliRunner, Result
 
 from agentfly.agents import StopReason, Trajectory
@@ -238,3 +238,24 @@ def test_what_a_server_says_does_not_steer_the_terminal(
     server.models = ["\x1b[2Jone", "two"]
     said = one_line([str(path), "x", "--base-url", server.url], monkeypatch, capsys)
     assert "serves \ufffd[2Jone, two" in said
+
+
+def test_an_agent_and_tools_of_ones_own_edit(server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path.parent / "own_agent_that_edits.py").write_text(
+        "from PIL import Image, ImageOps\n\nfrom agentfly.agents import ImageEditingAgent\n"
+        "from agentfly.tools import tool\n\n\n"
+        "class Own(ImageEditingAgent):\n    default_system_prompt = 'You mirror.'\n\n\n"
+        '@tool\ndef mirror(image: Image.Image) -> Image.Image:\n    """Mirror."""\n    return ImageOps.mirror(image)\n'
+    )
+    monkeypatch.syspath_prepend(str(path.parent))
+    call = '<tool_call>{"name": "mirror", "arguments": {"image": "img_1"}}</tool_call>'
+    server.say(say(call), say(ANSWER))
+    out, own = path.with_name("out.png"), "own_agent_that_edits"
+    arguments = ["edit", "--agent", f"{own}:Own", "--tools", "give_answer", f"{own}:mirror", str(path), "Mirror it"]
+    result = CliRunner().invoke(app, [*arguments, "--model", "m", "--base-url", server.url, "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as edited, Image.open(path) as before:
+        assert edited.convert("RGB").tobytes() == ImageOps.mirror(before.convert("RGB")).tobytes()
+    body = server.bodies[0]
+    assert body["messages"][0]["content"] == "You mirror."
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["give_answer", "mirror"]

@@ -1,4 +1,4 @@
-"""`--nodes` takes one server or several, wherever it stands."""
+"""`--nodes` and `--tools` take one value or several, wherever they stand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import typer
 from typer.testing import CliRunner
 
 from agentfly.cli import app as commands
-from agentfly.cli.options import Nodes, NodesCommand, NodesKeyEnv, read_node_options
+from agentfly.cli.options import (
+    AgentName,
+    Nodes,
+    NodesCommand,
+    NodesKeyEnv,
+    Tools,
+    read_agent,
+    read_node_options,
+    read_tools,
+)
 from agentfly.errors import ConfigError
 
 app = typer.Typer()
@@ -97,3 +106,21 @@ def test_an_empty_output_in_a_file_of_settings_is_refused(tmp_path: Path, monkey
         assert isinstance(result.exception, ConfigError)
         assert field in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["eval.yaml"]
+
+
+def test_tools_are_names_lists_and_json_and_an_argument_may_follow() -> None:
+    app, got = typer.Typer(), dict[str, object]()
+
+    @app.command(cls=NodesCommand)
+    def show(image: str, tools: Tools = None, agent: AgentName = None) -> None:
+        got.update(image=image, tools=read_tools(tools), agent=read_agent(agent))
+
+    server = '{"mcp": "http://localhost:1/mcp"}'
+    words = ["--tools", "edit,look", "my.tools:brighten", server, "cat.jpg", "--agent", '{"agent": "a:B", "size": 3}']
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert got["tools"] == ("edit", "look", "my.tools:brighten", {"mcp": "http://localhost:1/mcp"})
+    assert (got["image"], got["agent"]) == ("cat.jpg", {"agent": "a:B", "size": 3})
+    assert CliRunner().invoke(app, ["cat.jpg"]).exit_code == 0
+    assert (got["tools"], got["agent"]) == (None, None)
+    with pytest.raises(ConfigError, match="--tools is not valid JSON"):
+        read_tools(["{oops"])

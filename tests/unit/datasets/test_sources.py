@@ -63,7 +63,7 @@ def test_tasks_are_made_when_they_are_wanted(monkeypatch: pytest.MonkeyPatch) ->
         ("sticker", {}, "Did you mean 'stickers'"),
         ("stickers", {"split": "heldut"}, "Did you mean 'heldout'"),
         ("stickers", {"families": ["name"]}, "Did you mean 'named'"),
-        ("stickers", {"families": []}, "Valid: look, named"),
+        ("stickers", {"families": []}, "Valid: cast, exposure, look"),
         ("stickers", {"sides": 96}, "Did you mean 'side'"),
         ("stickers", {"limit": -1}, "limit must be at least 0"),
     ],

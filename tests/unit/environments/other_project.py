@@ -1,4 +1,4 @@
-"""Environments with another project's packages, which pin what ours pins otherwise. Each is made once for its content."""
+"""Environments with another project's packages, which pin other versions. Each is made once for its content."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def _install(folder: Path, python: Path, wanted: list[str]) -> None:
         make = [sys.executable, "-m", "venv", str(folder)]
         install = [str(python), "-m", "pip", "install", "-q", *wanted]
     for command in (make, install):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        # Not in our tree, whose pyproject.toml tells uv what our own environment does without.
+        done = subprocess.run(command, cwd=CACHE, capture_output=True, text=True, timeout=INSTALL_SECONDS)
         if done.returncode:
             shutil.rmtree(folder, ignore_errors=True)
             if not os.environ.get("CI") and any(sign in done.stderr for sign in _NO_NETWORK):

@@ -32,4 +32,4 @@ def next_turn(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     words = "".join(part.get("text", "") for part in asked["content"])
     found = re.search(r"the (\w+ \w+)", words)
     assert found is not None, words
-    return call("qwen_edit_image", number, image_id="img_1", prompt=f"remove the {found[1]}")
+    return call("auto_inpaint_image", number, image_id="img_1", detect_prompt=found[1], prompt="", auto_mask_dilate=4)

@@ -71,6 +71,7 @@ async def test_an_episode_is_the_chain_that_our_own_rollout_makes_of_the_same_tu
     assert episode.trajectory.final_image == trajectory.final_image
     assert episode.trajectory.stop_reason is trajectory.stop_reason is StopReason.ANSWERED
     assert result.reward == episode.trajectory.reward
+    assert result.info["score"] > 50
     assert result.info["score"] == pytest.approx(100 * result.info["reward_parts"]["edit"])
 
 
@@ -222,6 +223,22 @@ async def test_a_stopped_episode_can_be_scored_and_one_whose_policy_failed_canno
         await failed.score(environment.evaluation)
 
 
+async def test_a_step_that_is_cancelled_ends_its_episode_which_can_be_scored_as_it_stands(
+    environment: EditingEnvironment, task: EditTask
+) -> None:
+    episode = await environment.reset(task)
+    step = asyncio.create_task(episode.step(call("qwen_edit_image", image_id="img_1", prompt="blur")))
+    await asyncio.sleep(0)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert environment.evaluation is not None
+    assert episode.trajectory.stop_reason is StopReason.STOPPED
+    await episode.score(environment.evaluation)
+    with pytest.raises(ConfigError, match=r"over \(stopped\)"):
+        await episode.step(answer("img_1"))
+
+
 class NoScore:
     """An evaluator that is out of order."""
 
@@ -248,9 +265,9 @@ async def test_without_a_score_there_is_no_reward_and_a_reason(task: EditTask, t
 
 
 async def test_a_reward_function_and_a_choice_of_tools_have_the_names_of_recipes(task: EditTask) -> None:
-    environment = settings(reward=f"{__name__}:words", tools=("qwen_edit_image",)).make_environment()
+    environment = settings(reward=f"{__name__}:words", tools=("auto_inpaint_image",)).make_environment()
     episode = await environment.reset(task)
-    assert [tool["function"]["name"] for tool in episode.tools] == ["qwen_edit_image", "give_answer"]  # type: ignore[index]
+    assert [tool["function"]["name"] for tool in episode.tools] == ["auto_inpaint_image", "give_answer"]
     result = await play(episode)
     assert (result.reward, result.info["reward_parts"]) == (0.25, {"length": 4.0})
     await environment.close()
@@ -289,7 +306,10 @@ def test_an_agent_with_a_policy_of_its_own_is_refused() -> None:
     ],
 )
 def test_wrong_settings_are_named(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    def make() -> None:
         chosen = settings(**fields)
         chosen.make_environment()
         chosen.rows()
+
+    with pytest.raises(ConfigError, match=words):
+        make()

@@ -31,7 +31,7 @@ def server(python: Path, folder: Path, *options: str) -> Iterator[tuple[str, sub
         subprocess.Popen(words, env=environment(), cwd=folder, stderr=file, text=True) as process,
     ):
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while not (found := re.search(r"running on (http://\S+)", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
@@ -53,7 +53,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with server(python, folder, "--config", str(config), "--max-sessions", "2") as (url, process):
         module = "tests.unit.environments.openenv_client"
         client = subprocess.run(
-            [python, "-m", module, url], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120
+            [python, "-m", module, url], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
         )
         assert client.returncode == 0, client.stderr
         with httpx.Client(base_url=url, trust_env=False) as http:
@@ -71,14 +71,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.slow
 def test_its_client_plays_our_tasks_with_our_tools_and_gets_our_reward_in_parts(told: Any) -> None:
-    one, two = told["client"]["episodes"]
+    one, _ = told["client"]["episodes"]
     assert one["tools"][-1] == "give_answer"
     assert one["roles"] == ["system", "user", "assistant", "tool", "assistant"]
     assert one["images"] == 2
     assert one["rewards"][:2] == [None, None]
     info = one["info"]
     assert info["stop_reason"] == "answered"
-    assert info["score"] > 0
+    assert info["score"] > 50
     # Two calls, of which one costs nothing.
     assert info["reward_parts"] == pytest.approx(
         {"edit": info["score"] / 100, "format": 0, "failed": 0, "tool_cost": -0.5, "overlong": 0}
@@ -97,18 +97,19 @@ def test_equal_seeds_give_one_task_to_two_sessions(told: Any) -> None:
 
 @pytest.mark.slow
 def test_what_is_wrong_is_said_and_the_session_goes_on(told: Any) -> None:
-    over, role, schema, argument, index = told["client"]["refusals"]
+    over, role, schema, argument, index, seed = told["client"]["refusals"]
     assert "this episode is over (answered)" in over
     assert "this episode is over" in role
     assert "VALIDATION_ERROR" in schema
     assert "'sead'" in argument
     assert "'seed'" in argument
     assert "from 0 to 2" in index
+    assert "seed is a whole number from 0" in seed
 
 
 @pytest.mark.slow
 def test_sessions_are_bounded_and_web_pages_of_other_sites_get_none(told: Any) -> None:
-    assert "capacity" in told["client"]["full"].lower()
+    assert told["client"]["full"] == "CAPACITY_REACHED"
     assert told["replies"]["page"].status_code == 403
     assert told["replies"]["health"].json()["status"] == "healthy"
     assert {"message", "finish_reason"} <= told["replies"]["schema"].json()["action"]["properties"].keys()
@@ -119,7 +120,7 @@ def test_the_server_ends_in_order_and_its_log_has_the_episodes(told: Any) -> Non
     assert told["ended"] == 0
     lines = [line for _, line in read_trajectories(told["log"] / "trajectories.jsonl")]
     assert [str(line.trajectory.stop_reason) for line in lines] == ["answered", "answered"]
-    assert lines[0].scores["reference"]
+    assert lines[0].scores.keys() == {"reference"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openenv") is not None, reason="openenv-core is installed here")

@@ -82,7 +82,7 @@ def evaluate(endpoint: Endpoint, folder: Path, *options: str) -> tuple[list[dict
         str(folder / "log"),
     ]
     done = subprocess.run(
-        [command, *words, *options], env=environment(), cwd=folder, capture_output=True, text=True, timeout=120
+        [command, *words, *options], env=environment(), cwd=folder, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     file = folder / "run" / "traces.jsonl"
@@ -103,11 +103,11 @@ def evaluated(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> A
 def test_our_reward_is_the_reward_and_its_named_parts_are_metrics(evaluated: Any) -> None:
     traces, _, _ = evaluated
     assert len(traces) == 4
+    assert max(trace["metrics"]["score"] for trace in traces) > 50
     for trace in traces:
         assert trace["ok"], trace["errors"]
         metrics = trace["metrics"]
         assert trace["rewards"].keys() == {"reward"}
-        assert metrics["score"] > 0
         assert metrics["part/edit"] == pytest.approx(metrics["score"] / 100)
         # Two calls, of which one costs nothing.
         assert (metrics["tool_calls"], metrics["part/tool_cost"]) == (2, -0.5)

@@ -68,7 +68,12 @@ async def test_a_box_is_pasted_exactly_and_nothing_else_changes() -> None:
     studio = Studio()
     result = await studio.call("paste_image", image_id="img_1", source_id="img_2", source_box=[5, 6, 15, 18], x=20, y=2)
     assert result.text == "img_3: pasted at [20, 2, 30, 14]"
-    assert result.data["source"] == studio.view.handle("img_1")
+    assert result.data == {
+        "references": [studio.view.handle("img_2")],
+        "source_box": [5, 6, 15, 18],
+        "box": [20, 2, 30, 14],
+        "source": studio.view.handle("img_1"),
+    }
     expected = studio["img_1"].copy()
     expected[2:14, 20:30] = studio["img_2"][6:18, 5:15]
     assert (studio["img_3"] == expected).all()
@@ -177,7 +182,7 @@ async def test_grey_on_grey_stays_grey_and_colour_on_grey_becomes_colour() -> No
         ({"x": 10**400}, "x must be between"),
         ({"scale": 0}, "scale must be >= 0.01"),
         ({"opacity": 1.5}, "opacity must be <= 1"),
-        ({"source_mask_id": "img_1"}, "img_1 is no mask: make one with shape_to_mask or detect_objects"),
+        ({"source_mask_id": "img_1"}, "img_1 is not a mask: make one with shape_to_mask or detect_objects"),
         ({"source_mask_id": "mask_2"}, "mask_2 is 8x8 but img_2 is 40x30: use a mask of its size"),
         ({"source_mask_id": "mask_3"}, "mask_3 leaves nothing to take: use another mask or box"),
     ],

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
@@ -95,7 +95,7 @@ async def test_zoom_says_what_it_shows_and_enlarges_it() -> None:
     assert result.text == "view_1: img_1 [16, 16, 32, 28] of 96x64 at 5.5x"
     assert result.images == (desk.view.handle("view_1"),)
     assert desk.view.get("view_1").size == (88, 66)
-    assert result.data == {"image": "img_1", "box": (16, 16, 32, 28), "times": 5.5}
+    assert result.data == {"image": "img_1", "box": [16, 16, 32, 28], "times": 5.5}
     exact = await desk.call("zoom", image_id="img_1", box=[16, 16, 32, 28], exact_pixels=True)
     assert exact.text == "view_2: img_1 [16, 16, 32, 28] of 96x64 at 5x"
     shown = np.asarray(scene())[16:28, 16:32].repeat(5, axis=0).repeat(5, axis=1)
@@ -377,7 +377,9 @@ class LookAgent(Agent):
 
 
 NAMED = st.sampled_from(["img_1", "img_2", "img_3", "view_1", "view_2", "mask_1", "img_9"])
-BOX = st.lists(st.integers(-10, 110), min_size=4, max_size=4)
+BOX = st.just([0, 0, 96, 64]) | st.lists(st.integers(-10, 110), min_size=4, max_size=4)
+# At its own size a view of the whole image is that image.
+WHOLE = ("zoom", {"image_id": "img_1", "box": [0, 0, 96, 64]})
 LOOKS = st.one_of(
     st.tuples(st.just("zoom"), st.fixed_dictionaries({"image_id": NAMED, "box": BOX, "exact_pixels": st.booleans()})),
     st.tuples(
@@ -411,6 +413,8 @@ def run(turns: list[list[tuple[str, dict[str, Any]]]]) -> Trajectory:
 
 
 @settings(max_examples=25, deadline=None)
+@example(turns=[[WHOLE]], edit_at=0)
+@example(turns=[[WHOLE, WHOLE]], edit_at=None)
 @given(turns=st.lists(st.lists(LOOKS, min_size=1, max_size=3), max_size=4), edit_at=st.none() | st.integers(0, 4))
 def test_whatever_is_looked_at_the_result_is_that_of_the_edits(
     turns: list[list[tuple[str, dict[str, Any]]]], edit_at: int | None
@@ -425,4 +429,4 @@ def test_whatever_is_looked_at_the_result_is_that_of_the_edits(
     assert all(record.looks and "source" not in record.data for record in looked)
     assert {name.partition("_")[0] for name in trajectory.names} <= {"img", "view"}
     assert sum(name.startswith("img_") for name in trajectory.names) == 1 + (edit_at is not None)
-    assert Trajectory.from_json(trajectory.to_json()).names == trajectory.names
+    assert Trajectory.from_json(trajectory.to_json()).tool_records == trajectory.tool_records

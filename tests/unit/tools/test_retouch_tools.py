@@ -55,9 +55,9 @@ class Desk:
     def pixels(self, name: str) -> np.ndarray:
         return np.asarray(self.view.get(name))
 
-    def mask(self, *box: int, value: int = 255) -> str:
+    def mask(self, left: int, top: int, right: int, bottom: int, value: int = 255) -> str:
         mask = Image.new("L", SIZE)
-        mask.paste(value, box)
+        mask.paste(value, (left, top, right, bottom))
         return self.view.add(mask, "mask")
 
 

@@ -149,7 +149,7 @@ def test_a_version_changes_with_settings_and_files_and_not_with_the_place(
 
     (tmp_path / "weights").write_bytes(b"one")
     version = version_of(settings())
-    assert version_of(settings(device="cpu", max_batch=1, concurrency=3)) == version
+    assert version_of(settings(device="cpu", max_batch=1, concurrency=3, max_images=2)) == version
     assert version_of(settings(steps=5)) != version
     os.utime(tmp_path / "weights", (1, 1))
     assert version_of(settings()) != version

@@ -160,7 +160,7 @@ class ImageServer:
             "engine": dispatcher.engine,
             "version": self._version,
             "capabilities": sorted(operation.value for operation in dispatcher.operations),
-            "max_images": dispatcher.max_images,
+            "max_images": min(dispatcher.max_images, self.settings.limits.images),
         }
         return {"object": "list", "data": [model] if dispatcher.engine else []}
 

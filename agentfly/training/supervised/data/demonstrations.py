@@ -88,15 +88,15 @@ async def play(
         system_prompt: first message of each chain, None for none.
         spec: agent and tools.
     """
-    scripts = _scripts(tasks, mix, rng, spec)
+    scripts = await _scripts(tasks, mix, rng, spec)
     return await _played(tasks, lambda request: scripts[request.session_id](request), store, system_prompt, spec)
 
 
-def _scripts(
+async def _scripts(
     tasks: Sequence[EditTask], mix: DemonstrationMix, rng: random.Random, spec: AgentSpec
 ) -> dict[str, Demonstrator]:
     """Return the players of tasks by the names of their chains."""
-    tools = {schema["function"]["name"] for schema in tool_schemas(spec)}
+    tools = {schema["function"]["name"] for schema in await tool_schemas(spec)}
     return {
         f"{task.id}-0": demonstrator(task, random.Random(rng.random()), mix, tuple(COLOURS), tools) for task in tasks
     }
@@ -111,17 +111,20 @@ async def _played(
 ) -> list[Trajectory]:
     settings = AgentSettings(system_prompt=system_prompt)
     agent = make_agent(spec, "demonstrations", backend=ScriptedBackend(script), store=store, settings=settings)
-    return list(await agent.run([task_conversation(task) for task in tasks]))
+    try:
+        return list(await agent.run([task_conversation(task) for task in tasks]))
+    finally:
+        await agent.close()
 
 
 async def expert_demonstrations(
     count: int,
     store: ImageStore,
     seed: int,
-    spec: AgentSpec = DEFAULT,
     *,
     system_prompt: str | None,
     families: Sequence[str] = FAMILIES,
+    spec: AgentSpec = DEFAULT,
 ) -> list[Trajectory]:
     """Demonstrate tasks of the sticker world, task types in turn, by the expert script.
 
@@ -129,9 +132,9 @@ async def expert_demonstrations(
         count: number of tasks.
         store: gets the images.
         seed: of the tasks and the draws.
-        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
         system_prompt: first message of each chain, None for none.
         families: task types.
+        spec: agent and tools; tasks in which looking or retouching pays need more tools than the agent's own.
 
     Returns:
         Trajectories with the schemas of the tools.
@@ -143,16 +146,20 @@ async def expert_demonstrations(
     for start in range(0, count, PLAYED_TOGETHER):
         batch = tasks[start : start + PLAYED_TOGETHER]
         played += await play(batch, EXPERT, store, rng, system_prompt=system_prompt, spec=spec)
-    schemas = tool_schemas(spec)
+    schemas = await tool_schemas(spec)
     for trajectory in played:
         trajectory.tools = schemas
     return played
 
 
-def tool_schemas(spec: AgentSpec = DEFAULT) -> list[dict[str, Any]]:
+async def tool_schemas(spec: AgentSpec = DEFAULT) -> list[dict[str, Any]]:
     """Return the schemas of the tools of an agent."""
     agent = make_agent(spec, "demonstrations", backend=ScriptedBackend([]))
-    return agent.tools_for(ImageView(ImageStore())).schemas()
+    try:
+        await agent.prepare()
+        return agent.tools_for(ImageView(ImageStore())).schemas()
+    finally:
+        await agent.close()
 
 
 def seeing(task: EditTask, rng: random.Random, mix: DemonstrationMix) -> tuple[str, str]:
@@ -189,7 +196,7 @@ async def seen_calls(
         mix: thresholds and dilations that are drawn from.
     """
     right = EXPERT.model_copy(update={"thresholds": mix.thresholds, "dilations": mix.dilations})
-    scripts, by_id = _scripts(tasks, right, rng, spec), {f"{task.id}-0": task for task in tasks}
+    scripts, by_id = await _scripts(tasks, right, rng, spec), {f"{task.id}-0": task for task in tasks}
     turns: dict[str, list[str]] = {name: [] for name in scripts}
     found: dict[str, SeenCall] = {}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +169,20 @@ async def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         export_trajectories(HubExport(run, run))
 
 
+async def test_runs_that_kept_no_images_say_how_to_keep_them_and_a_quickstart_has_its_evaluation(
+    tmp_path: Path,
+) -> None:
+    run = await training_run(tmp_path / "run")
+    for image in (run / "images").iterdir():
+        image.unlink()
+    with pytest.raises(ConfigError, match=r"damaged: 3\); `agentfly train` keeps images with agentfly\.images=true"):
+        export_trajectories(HubExport(run, tmp_path / "out"))
+    kept = tmp_path / "quick" / "evaluation" / "trained"
+    made = await chain(kept, 0)
+    append_line(kept / "greedy.jsonl", TrajectoryLine.of_chain(made))
+    assert export_trajectories(HubExport(tmp_path / "quick", tmp_path / "out")).rows == {"train": 1}
+
+
 async def test_hostile_texts_break_neither_the_card_nor_the_rows(tmp_path: Path) -> None:
     made = await chain(tmp_path, 0, answer="half \ud800", metadata={"task_type": "|\n---\n# <b>[x](y)</b>"})
     made.names["img_9"] = made.images[0]
@@ -181,6 +197,14 @@ async def test_hostile_texts_break_neither_the_card_nor_the_rows(tmp_path: Path)
     assert "\x1b" not in body
     assert "\n---\n" not in body
     assert load(out)["train"][0]["answer"] == "half ?"
+
+
+def test_the_command_that_pushes_is_one_of_the_hubs() -> None:
+    hub = Path(sys.executable).with_name("hf")
+    shown = subprocess.run([hub, "upload", "--help"], capture_output=True, text=True, timeout=60).stdout
+    assert "--repo-type" in shown
+    assert "dataset" in shown
+    assert all(word in shown for word in ("REPO_ID", "LOCAL_PATH", "PATH_IN_REPO"))
 
 
 async def test_the_command_says_what_was_written_and_how_to_push_it(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class BandingPuppet(EditingPuppet):
         result = Image.new("RGB", first.size)
         for index, image in enumerate(work.images):
             corners = (first.width * index // count, 0, first.width * (index + 1) // count, first.height)
-            result.paste(image.convert("RGB").getpixel((0, 0)), corners)
+            result.paste(image.convert("RGB").crop((0, 0, 1, 1)).resize(first.size).crop(corners), corners)
         return Outcome(result)
 
 

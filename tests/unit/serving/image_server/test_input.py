@@ -371,7 +371,7 @@ def test_numbered_fields_are_images(server: Running, names: tuple[str, str]) -> 
 
 @pytest.fixture(scope="module")
 def bands() -> Iterator[Running]:
-    with running(**BANDS, limits=LIMITS.model_copy(update={"images": 4})) as server:
+    with running(**BANDS, limits=LIMITS.model_copy(update={"images": 3})) as server:
         yield server
 
 
@@ -404,8 +404,11 @@ def test_further_images_count_for_every_limit_of_a_request(bands: Running) -> No
         body = {"prompt": "x", "image": as_text(plain()), "images": [as_text(image) for image in images]}
         return httpx.post(f"{bands.url}/v1/images/edits", json=body, timeout=20)
 
-    assert ask(*[plain()] * 3).status_code == 200
-    assert "4 images a request at most" in message(ask(*[plain()] * 4))
+    assert ask(*[plain()] * 2).status_code == 200
+    assert "3 images a request at most" in message(ask(*[plain()] * 3))
+    # The model takes 4.
+    (model,) = httpx.get(f"{bands.url}/v1/models").json()["data"]
+    assert model["max_images"] == 3
     assert "allowed" in message(ask(plain((90, 90)), plain((90, 90))))
     for wrong in ({"images": 5}, {"images": [5]}, {"images": {"a": 1}}, {"images": "/etc/passwd"}):
         reply = httpx.post(f"{bands.url}/v1/images/edits", json={"prompt": "x", "image": as_text(plain()), **wrong})

@@ -19,6 +19,8 @@ from agentfly.serving.mcp.command import serve
 from agentfly.serving.mcp.session import ImageBudget, Sessions, SessionStore
 from agentfly.serving.mcp.settings import McpServerSettings, SessionLimits
 from agentfly.tools import ImageTools, Toolset, tool
+from agentfly.tools.decorator import tool_of
+from agentfly.tools.groups import GROUPS, group_class, names_in
 from tests.unit.serving.mcp.serving import RED, base64_of, client, images_of, made, opened, text_of
 
 
@@ -55,6 +57,15 @@ async def test_tools_are_listed_with_the_schemas_of_the_agent_and_no_final_one()
         assert listed[ours.name].description == ours.description
 
 
+@pytest.mark.parametrize("group", GROUPS)
+async def test_every_group_of_tools_can_be_served(group: str) -> None:
+    async with client(tools=(group,)) as connected:
+        listed = {tool.name for tool in (await connected.list_tools()).tools}
+    marked = (tool_of(attribute) for attribute in vars(group_class(group)).values())
+    final = {tool.name for tool in marked if tool is not None and tool.final}
+    assert listed == {"open_image", *names_in(group_class(group))} - final
+
+
 async def test_an_image_goes_in_is_edited_and_comes_out_as_content_and_as_a_resource() -> None:
     source = Image.new("RGB", (64, 48), (40, 40, 40))
     async with client() as connected:
@@ -64,7 +75,7 @@ async def test_an_image_goes_in_is_edited_and_comes_out_as_content_and_as_a_reso
         assert not edited.is_error
         (shown,) = images_of(edited)
         assert shown.size == (64, 48)
-        assert min(low for low, _ in shown.convert("RGB").getextrema()) > 40  # type: ignore[misc, operator]
+        assert min(low for low, _ in shown.convert("RGB").getextrema()) > 40  # type: ignore[misc]
         (link,) = [block for block in edited.content if isinstance(block, types.ResourceLink)]
         assert link.uri == "agentfly://images/img_2"
         assert [resource.name for resource in (await connected.list_resources()).resources] == ["img_1", "img_2"]

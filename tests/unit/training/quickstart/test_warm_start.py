@@ -38,6 +38,7 @@ from agentfly.training.quickstart.warm_start import (
 )
 from agentfly.training.supervised.data.demonstrations import DemonstrationMix
 from agentfly.training.supervised.data.examples import IGNORED, Example, Sample, conversation_ids, ending_with
+from agentfly.training.supervised.data.packed import PackedExamples
 from agentfly.training.supervised.state import RunFolder
 from agentfly.vision.shapes import COLOURS
 
@@ -205,7 +206,7 @@ def test_tools_that_look_and_retouch_are_demonstrated_with_the_words_that_only_i
     monkeypatch.setattr(room, "train", stop)
     with pytest.raises(Enough):
         warm_start(config, tmp_path)
-    examples = room.PackedExamples.load(tmp_path / room.UNFINISHED / room.EXAMPLES)
+    examples = PackedExamples.load(tmp_path / room.UNFINISHED / room.EXAMPLES)
     codec = ChatCodec.from_pretrained(str(tmp_path))
     assert len(examples) == 2 + 6
     for index in range(2, 8):

@@ -103,6 +103,12 @@ def test_only_visible_pixels_have_a_share() -> None:
     assert dominant_colours(Image.new("RGBA", (3, 3), (0, 0, 0, 0))) == ()
 
 
+def test_the_colours_of_a_large_image_are_those_of_a_part_of_its_pixels() -> None:
+    image = Image.new("RGB", (1500, 1200), COLOURS["blue"])
+    image.paste(COLOURS["red"], (0, 0, 1500, 300))
+    assert [(group.name, group.share) for group in dominant_colours(image)] == [("blue", 0.75), ("red", 0.25)]
+
+
 def test_noise_has_a_bounded_number_of_colours() -> None:
     noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8))
     found = dominant_colours(noise)

@@ -125,7 +125,7 @@ class FakeNode:
             gone.cancel()
 
     async def models(self, _: Request) -> Response:
-        model = {"id": "fake-model", "owned_by": self.owner, "capabilities": self.capabilities}
+        model: dict[str, object] = {"id": "fake-model", "owned_by": self.owner, "capabilities": self.capabilities}
         if self.max_images is not None:
             model["max_images"] = self.max_images
         return JSONResponse({"object": "list", "data": [model]})
