@@ -17,6 +17,7 @@ from agentfly.errors import ConfigError
 from agentfly.project import create as room
 from agentfly.project import create_project
 from agentfly.project.create import agent_name, check_name
+from agentfly.training.recipe.compose import compose, settings_of
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,6 +68,33 @@ def test_the_tasks_are_four_stickers_that_must_go(folder: Path) -> None:
     for task in tasks:
         assert task.metadata["colour"] in task.instruction
         assert task.target is not None
+
+
+def test_the_recipes_are_for_a_cpu_and_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("verl")
+    # A name of its own: the package stays imported in this process.
+    folder = create_project(tmp_path / "for_two_devices").folder
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    small, same, large = (
+        settings_of(compose(folder / name, overrides))
+        for name, overrides in (
+            ("recipe.yaml", []),
+            ("recipe.yaml", ["device=cuda"]),
+            ("recipe_gpu.yaml", []),
+        )
+    )
+    assert [settings.device for settings in (small, same, large)] == ["cpu", "cuda", "cuda"]
+    assert small.model == same.model == str(folder / "policy")
+    assert large.model == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert {(s.agent, s.tools, s.reward_function, s.data.train) for s in (small, same, large)} == {
+        (
+            "for_two_devices.agent:ForTwoDevicesAgent",
+            ("for_two_devices.tools:erase_colour",),
+            "for_two_devices.rewards:colour_gone",
+            "data/tasks.jsonl",
+        )
+    }
 
 
 def test_names_of_two_projects_do_not_meet(tmp_path: Path) -> None:
