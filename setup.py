@@ -134,6 +134,8 @@ setup(
     package_data={
         "agentfly": [
             "evaluators/rubrics/*.yaml",
+            "project/template/*.jinja",
+            "project/template/*/*.jinja",
             "py.typed",
             "templates/*.jinja",
             "training/recipe/config/*.yaml",

@@ -14,6 +14,8 @@ from pathlib import Path
 from agentfly.errors import ConfigError
 
 QUICKSTART_POLICY = "runs/quickstart/policy"
+# The small policy of the repository; an installation that is no clone is without it.
+SHIPPED_POLICY = Path(__file__).parents[1] / "data" / "warm_start"
 HUB_SECONDS = 4.0
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _YES = ("1", "true", "yes", "on")

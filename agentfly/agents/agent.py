@@ -131,7 +131,7 @@ class Agent(ChainHooks):
         Raises:
             ConfigError: there is no tool of a name, or two have one name.
         """
-        own = Toolset([*self.toolset(view), *method_tools(self, view)])
+        own = Toolset([*(replace(tool, view=view) for tool in self.toolset(view)), *method_tools(self, view)])
         return self._choice.tools(own, view, self.engines)
 
     async def run(

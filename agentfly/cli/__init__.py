@@ -23,6 +23,7 @@ from agentfly.cli.environment import ServeOpenEnvCommand, serve_openenv
 from agentfly.cli.evaluate import compare, evaluate, replay
 from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.mcp import McpCommand, mcp
+from agentfly.cli.new import new
 from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
@@ -33,6 +34,7 @@ from agentfly.redaction import log_to_stderr, public_url
 # The option of each verb that names where it writes.
 FOLDER_OPTIONS = {
     "quickstart": "--out FOLDER",
+    "new": "FOLDER",
     "edit": "--out FILE",
     "train": "agentfly.out=FOLDER",
     "try": "--save FOLDER",
@@ -71,6 +73,7 @@ def version() -> None:
 
 
 app.command()(quickstart)
+app.command()(new)
 app.command(cls=NodesCommand)(edit)
 app.command("try")(try_recipe)
 app.command()(train)

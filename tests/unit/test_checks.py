@@ -47,6 +47,6 @@ def test_ci_runs_every_target_that_checks_and_no_other() -> None:
 def test_every_target_that_a_page_names_exists() -> None:
     helped = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     targets = set(re.findall(r"^  make (\w+)", helped, re.MULTILINE))
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         named = set(re.findall(r"`make (\w+)", page.read_text(encoding="utf-8")))
         assert named <= targets, page.name

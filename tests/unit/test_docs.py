@@ -13,7 +13,7 @@ import pytest
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # Commands that the documents may show, and where each is run.
 RUN_ELSEWHERE = {
@@ -33,10 +33,16 @@ RUN_ELSEWHERE = {
     "agentfly serve-openenv": "tests/unit/environments/test_openenv.py",
     "vf-eval agentfly-editing": "tests/unit/environments/test_verifiers.py",
     "agentfly train": "tests/e2e/test_recipes.py",
+<<<<<<< HEAD
+    "agentfly new": "tests/e2e/test_new_project.py",
+    "agentfly try": "tests/e2e/test_new_project.py",
+    "cd my_project": "tests/e2e/test_new_project.py",
+=======
     "agentfly try": "tests/unit/training/trial/test_page.py",
     "agentfly export runs/tried": "tests/unit/training/trial/test_page.py",
     "agentfly export runs/quickstart --to-hub": "tests/unit/evaluation/hub/test_export.py",
     "hf upload": "tests/unit/evaluation/hub/test_export.py",
+>>>>>>> dd04e3c07063aad8e09799219c90ccbfc5367535
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
     "make install": ".ci/run",
@@ -45,6 +51,7 @@ RUN_ELSEWHERE = {
     ". .venv/bin/activate": "tests/unit/scripts/test_install.py",
     "pre-commit install": "tests/unit/test_checks.py",
     "pytest -n0 -q tests/unit/": "tests/unit/test_checks.py",
+    "pytest": "tests/e2e/test_new_project.py",
     "python scripts/fuzz.py": "tests/unit/scripts/test_fuzz.py",
     "python scripts/measure.py": "tests/unit/scripts/test_measure.py",
     "pip install -e .": "tests/unit/test_package.py",

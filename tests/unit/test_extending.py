@@ -16,20 +16,26 @@ from jinja2 import ChoiceLoader, DictLoader
 from PIL import Image, ImageOps, ImageStat
 from typer.testing import CliRunner
 
-from agentfly.agents import ImageEditingAgent, reward
+from agentfly.agents import Chain, ImageEditingAgent, StopReason, Trajectory, reward
+from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import Generation, GenerationRequest, OnDelta, ScriptedBackend
+from agentfly.agents.reward_function import import_reward
+from agentfly.agents.spec import AgentSpec
 from agentfly.cli import app
-from agentfly.datasets import load_tasks
+from agentfly.datasets import EditTask, load_tasks
 from agentfly.datasets.public import columns
 from agentfly.datasets.public.tasks import HubOptions, public_rows
-from agentfly.errors import ToolError
+from agentfly.errors import ConfigError, ToolError
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory
+from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.settings import Settings
 from agentfly.templates import ChatCodec, load_template, register_template
 from agentfly.templates import loader as template_loader
-from agentfly.tools import tool
+from agentfly.tools import groups, tool
+from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.verl.scoring import ChainScorer
 from agentfly.viewer.report import page_templates
 from agentfly.vision import Engines, make_engines
 from agentfly.vision import factory as engine_factory
@@ -90,6 +96,47 @@ async def test_a_tool() -> None:
     assert next(message.text for message in trajectory.messages if message.role == "tool") == "3"
     schema = next(each for each in trajectory.tools if each["function"]["name"] == "count_words")
     assert schema["function"]["parameters"]["properties"]["text"]["description"] == "to count in."
+
+
+class Stamps:
+    """A group of tools."""
+
+    def __init__(self, images: ImageView) -> None:
+        self._images = images
+
+    @tool
+    def list_images(self) -> str:
+        """List the ids of all images."""
+        return ", ".join(self._images)
+
+
+async def test_a_group_of_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [CALL.format("list_images", "{}"), "Done."]
+
+    async def observation(*tools: str) -> str:
+        agent = ImageEditingAgent("scripted", backend=ScriptedBackend(calls), tools=tools)
+        (trajectory,) = await agent.run(conversation())
+        return next(message.text for message in trajectory.messages if message.role == "tool")
+
+    assert await observation(f"{__name__}:Stamps") == "img_1"
+    add_row(monkeypatch, groups.GROUPS, stamps=f"{__name__}:Stamps")
+    assert await observation("own", "stamps") == "img_1"
+
+
+class Modest(ImageEditingAgent):
+    """An agent that stops at its first edit."""
+
+    def stop(self, chain: Chain) -> bool:
+        return chain.trajectory.final_image is not None
+
+
+async def test_an_agent() -> None:
+    spec = AgentSpec(agent=f"{__name__}:Modest", tools=("qwen_edit_image",))
+    edit = CALL.format("qwen_edit_image", '{"image_id": "img_1", "prompt": "darker"}')
+    agent = make_agent(spec, "scripted", backend=ScriptedBackend([edit, ANSWER]))
+    (trajectory,) = await agent.run(conversation())
+    assert trajectory.stop_reason is StopReason.STOPPED
+    assert [schema["function"]["name"] for schema in trajectory.tools] == ["qwen_edit_image", "give_answer"]
 
 
 class Negative:
@@ -304,6 +351,35 @@ def test_a_viewer_page() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "font" in html  # the shared style sheet
+
+
+@reward
+def near(final_image: Image.Image | None, wanted: float) -> float:
+    """Reward a result that is nearly as bright as a task wants."""
+    return 0.0 if final_image is None else 1.0 - abs(brightness(final_image) - wanted) / 255.0
+
+
+async def test_a_reward_in_training(tmp_path: Path) -> None:
+    given = {"model": "m", "out": tmp_path, "data": {"train": "t"}, "reward": f"{__name__}:near"}
+    store = ImageStore()
+    task = EditTask("t", "Brighten it.", (image(),), metadata={"wanted": 255.0})
+    white = Trajectory("t-0", "t", [], stop_reason=StopReason.ANSWERED)
+    white.final_image = store.put(Image.new("RGB", (8, 8), "white"))
+    scored = await ChainScorer(TrainSettings(**given)).score(white, task, store)
+    assert scored.reward == 1.0
+    function = import_reward(f"{__name__}:near")
+    function.check_fields(task.metadata)
+    with pytest.raises(ConfigError, match="wanted"):
+        function.check_fields(["brightness"])
+
+
+def test_a_project(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["new", str(tmp_path / "my_idea")]).exit_code == 0
+    recipe = (tmp_path / "my_idea" / "recipe.yaml").read_text(encoding="utf-8")
+    written = {str(path.relative_to(tmp_path / "my_idea")) for path in (tmp_path / "my_idea").rglob("*.py")}
+    for key in ("agent", "tools", "reward"):
+        (module,) = re.findall(rf"^  {key}: .*?(my_idea\.\w+):", recipe, re.MULTILINE)
+        assert f"{module.replace('.', '/')}.py" in written
 
 
 class Echo:

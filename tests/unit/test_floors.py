@@ -36,7 +36,7 @@ FLOORS = (
     ("systems", "serving"),
     ("evaluation", "viewer", "environments"),
     ("training",),
-    ("doctor",),
+    ("doctor", "project"),
     ("cli", "utils"),
 )
 TRAINING_FLOORS = (

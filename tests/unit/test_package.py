@@ -102,7 +102,12 @@ def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tm
     for names in (installed, distributed):
         assert {"agentfly/py.typed", "agentfly/agents/__init__.py", "agentfly/viewer/report.css.jinja"} <= names
         assert "agentfly_editing.py" in names  # verifiers looks for it among the top-level modules
-        assert [name for name in names if re.search(r"(^|/)tests(/|$)", name)] == []
+        # The files of a new project, its tests among them.
+        template = {path for path in names if path.startswith("agentfly/project/template/") and path.endswith(".jinja")}
+        written = (ROOT / "agentfly" / "project" / "template").rglob("*.jinja")
+        assert template == {str(path.relative_to(ROOT)) for path in written}
+        others = {name for name in names if not name.startswith("agentfly/project/template")}
+        assert [name for name in others if re.search(r"(^|/)tests(/|$)", name)] == []
 
 
 @pytest.mark.parametrize("heavy", ["torch", "ray", "verl", "vllm", "diffusers", "transformers", "datasets"])

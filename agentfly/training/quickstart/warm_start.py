@@ -23,6 +23,7 @@ from agentfly.datasets import FAMILIES, StickerWorld, vocabulary
 from agentfly.files import write_text
 from agentfly.images import ImageStore, load_image
 from agentfly.messages import ImagePart, Message, TextPart, text_message
+from agentfly.model_source import SHIPPED_POLICY
 from agentfly.settings import Settings
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.subprocess_phase import OnProgress
@@ -55,7 +56,7 @@ OnLoss = Callable[[int, float], None]  # step, from 1, and its loss
 RECORD = "warm_start.json"  # settings of a finished warm start, written last, beside the weights
 UNFINISHED = "unfinished"  # folder of the examples and the newest checkpoint, removed at the end
 EXAMPLES = "examples.npz"
-SHIPPED = Path(agentfly.__file__).parents[1] / "data" / "warm_start"
+SHIPPED = SHIPPED_POLICY
 FIGURES = "figures.json"  # held-out figures of the shipped warm start
 _CORPUS = 1000  # demonstrations that the tokenizer learns from; more have no other words
 _SAVE_EVERY = 25  # training steps

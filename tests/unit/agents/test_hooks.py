@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from agentfly.agents import Agent, AgentSettings, Chain, ImageEditingAgent, RolloutLimits, StopReason, Trajectory
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import ConfigError
+from agentfly.images import ImageView
 from agentfly.messages import ToolCall
-from agentfly.tools import ToolResult, tool
+from agentfly.tools import ToolResult, Toolset, tool
 from tests.unit.agents.calls import call
 
 DARKER = call("qwen_edit_image", image_id="img_1", prompt="darken")
@@ -38,6 +39,22 @@ async def test_observe_changes_what_the_policy_sees_and_not_the_record() -> None
     assert observation.images == ()
     assert trajectory.tool_records[0].images == (trajectory.names["img_2"],)
     assert trajectory.answered
+
+
+async def test_toolset_may_have_functions_that_take_and_return_images() -> None:
+    @tool
+    def negative(image: Image.Image) -> Image.Image:
+        """Invert."""
+        return ImageOps.invert(image)
+
+    class Inverting(ImageEditingAgent):
+        def toolset(self, view: ImageView) -> Toolset:
+            return Toolset([*super().toolset(view), negative])
+
+    agent = Inverting("s", backend=ScriptedBackend([call("negative", image="img_1"), ANSWER]))
+    trajectory = await run(agent, "Invert.")
+    assert trajectory.final_image is not None
+    assert agent.store.get(trajectory.final_image).getpixel((0, 0)) == (55, 165, 225)
 
 
 async def test_stop_ends_a_chain_that_is_scored_as_it_stands() -> None:
