@@ -39,7 +39,10 @@ class ImageInputs:
         self._open: Mapping[str, Image.Image] = {}
 
     def of(self, handles: Sequence[str], images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the inputs of a chain's images, in order; `{}` without any.
+        """Return the inputs of a chain's images, in order; without any, only `mm_token_type_ids`.
+
+        verl takes that out for the positions, which it computes of every chain of such a model
+        (verl/experimental/agent_loop/agent_loop.py:937).
 
         Args:
             handles: names of the images in the trajectory.
@@ -55,8 +58,9 @@ class ImageInputs:
         """
         import torch
 
+        kinds = (ids == self.codec.image_id).to(ids.dtype)
         if not handles:
-            return {}
+            return {"mm_token_type_ids": kinds}
         self._open = dict(zip(handles, images, strict=True))
         found = [self._of(handle) for handle in handles]
         grids = torch.cat([grid for _, grid in found])
@@ -64,7 +68,7 @@ class ImageInputs:
             "pixel_values": torch.cat([pixels for pixels, _ in found]),
             "image_grid_thw": grids,
             "images_seqlens": torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0]),
-            "mm_token_type_ids": (ids == self.codec.image_id).to(ids.dtype),
+            "mm_token_type_ids": kinds,
         }
 
     def _compute(self, handle: str) -> tuple[torch.Tensor, torch.Tensor]:
