@@ -91,8 +91,8 @@ class World:
     def of_tools(cls, name: str, families: tuple[str, ...], *tools: str) -> World:
         """Return the world of families whose agent has these tools."""
         card = PolicyConfig(system_prompt=None, max_turns=5, max_tokens_per_turn=40, tools=tools)
-        # After 500 steps the words of the sentence are not yet copied.
-        turns, sft = dict.fromkeys(families, 1), SFTConfig(steps=1000, batch_size=16)
+        # After 500 steps the places and shapes that a sentence names are not yet taken from it.
+        turns, sft = dict.fromkeys(families, 1) | {families[0]: 2}, SFTConfig(steps=1000, batch_size=16)
         return cls(name, families, WarmStartConfig(demonstrations=4000, families=turns, sft=sft, card=card))
 
 

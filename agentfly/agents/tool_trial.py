@@ -79,10 +79,10 @@ async def _try(tool: Tool, view: ImageView, timeout: float) -> ToolTrial:
         return trial("failed", f"tool {tool.name!r} failed on {json.dumps(arguments)}: {described(fault)}")
     if held[0] > HELD_SECONDS:
         return trial(result.text, held_words(tool, held[0]))
-    fault = _unwritable(tool, result) or _unnamed(tool, result, view)
-    if tool.deterministic and fault is None:
-        fault = await _unsteady(tool, arguments, result, timeout)
-    return trial(result.text, fault)
+    wrong = _unwritable(tool, result) or _unnamed(tool, result, view)
+    if tool.deterministic and wrong is None:
+        wrong = await _unsteady(tool, arguments, result, timeout)
+    return trial(result.text, wrong)
 
 
 async def _unsteady(tool: Tool, arguments: Mapping[str, object], first: ToolResult, timeout: float) -> str | None:

@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 import typer
 
 from agentfly.cli.options import (
+    AgentName,
     Engine,
     Nodes,
     NodesCommand,
     NodesKeyEnv,
     Tools,
     list_choices,
+    read_agent,
     read_node_options,
     read_tools,
 )
@@ -41,6 +43,7 @@ class McpCommand(NodesCommand):
 
 
 def mcp(
+    agent: AgentName = None,
     tools: Tools = None,
     engine: Engine = None,
     nodes: Nodes = None,
@@ -109,7 +112,8 @@ def mcp(
         call_seconds=request_timeout,
     )
     settings = McpServerSettings(
-        tools=read_tools(tools) or ("edit",),
+        agent=read_agent(agent),
+        tools=read_tools(tools),
         root=tuple(root or ()),
         out=out,
         transport=transport,

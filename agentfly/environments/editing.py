@@ -192,7 +192,7 @@ class Episode:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is known of the episode, for JSON: id and type of the task, turns, tool calls; when it is over also stop
+        """Facts of the episode, for JSON: id and type of the task, turns, tool calls; when it is over also stop
         reason, error, score (0 to 100), its aspects, and the parts of the reward.
         """
         trajectory = self.trajectory

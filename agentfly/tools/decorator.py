@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, TypedDict, TypeVar, get_type_hints, overload
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -250,6 +250,14 @@ class Tool:
         return {"type": "function", "function": function}
 
 
+class _Marks(TypedDict):
+    """The properties of a tool that its mark says."""
+
+    final: bool
+    looks: bool
+    deterministic: bool
+
+
 @overload
 def tool(function: F, /) -> F: ...
 
@@ -289,7 +297,7 @@ def tool(
     Raises:
         ConfigError: the name, a hint, or the signature cannot be described to a model.
     """
-    marks = {"final": final, "looks": looks, "deterministic": deterministic}
+    marks = _Marks(final=final, looks=looks, deterministic=deterministic)
 
     def mark(function: F) -> F:
         if not isinstance(function, type):
@@ -306,7 +314,7 @@ def tool(
     return mark if function is None else mark(function)
 
 
-def _describe(function: Function, name: str | None, description: str | None, marks: Mapping[str, bool]) -> Tool:
+def _describe(function: Function, name: str | None, description: str | None, marks: _Marks) -> Tool:
     name = name or function.__name__
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a tool name: use 1 to 64 letters, digits, '_' or '-'")

@@ -257,7 +257,12 @@ def line_of(row: Mapping[str, Any], store: ImageStore) -> TrajectoryLine:
         maybe(row["mask"]),
         json.loads(row["metadata"]),
     )
-    trajectory = Trajectory(
+    trajectory = _read_trajectory(row, shown, maybe(row["result"]))
+    return TrajectoryLine(trajectory, task, _read_scores(row), step=row["step"], validate=row["validate"])
+
+
+def _read_trajectory(row: Mapping[str, Any], shown: tuple[str, ...], result: str | None) -> Trajectory:
+    return Trajectory(
         id=row["id"],
         group_id=row["group"],
         messages=[_read_message(message, shown) for message in row["messages"]],
@@ -266,20 +271,22 @@ def line_of(row: Mapping[str, Any], store: ImageStore) -> TrajectoryLine:
         names=json.loads(row["names"]),
         tokens=None if row.get("tokens") is None else TokenTrace(**row["tokens"]),
         stop_reason=None if row["stop_reason"] is None else StopReason(row["stop_reason"]),
-        final_image=maybe(row["result"]),
+        final_image=result,
         aspects=_by_name(row["aspects"]),
         reward_parts=_by_name(row["reward_parts"]),
         metadata=json.loads(row["chain_metadata"]),
         tools=json.loads(row["tools"]),
         **{name: row[name] for name in ("error", "answer", "seconds", "score", "reward", "reward_error")},
     )
-    scores = {
+
+
+def _read_scores(row: Mapping[str, Any]) -> dict[str, Score | NotScored]:
+    return {
         entry["evaluator"]: NotScored(entry["not_scored"])
         if entry["value"] is None
         else Score(entry["value"], entry["feedback"], _by_name(entry["aspects"]))
         for entry in row["evaluations"]
     }
-    return TrajectoryLine(trajectory, task, scores, step=row["step"], validate=row["validate"])
 
 
 def _read_message(row: Mapping[str, Any], shown: Sequence[str]) -> Message:

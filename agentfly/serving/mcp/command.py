@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from agentfly.agents.factory import make_agent
+from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.spec import AgentSpec
 from agentfly.agents.user_tools import ToolChoice
 from agentfly.errors import ConfigError, require
 from agentfly.images import ImageStore, ImageView
@@ -45,18 +48,15 @@ def serve(settings: McpServerSettings, engine: EnginesSpec = None, nodes: Sequen
     # The SDK warns of each request that it refuses, which clients can make any number of.
     logging.getLogger("mcp").setLevel(logging.ERROR)
     check_keys(engine)
-    choice = ToolChoice.of(settings.tools)
-    if choice.sources:
+    if ToolChoice.of(settings.tools or ()).sources:
         raise ConfigError("--tools: servers of others are not passed on; name tools of agentfly and of your own")
-    asyncio.run(_serve(settings, choice, engine, nodes))
+    asyncio.run(_serve(settings, engine, nodes))
 
 
-async def _serve(
-    settings: McpServerSettings, choice: ToolChoice, engine: EnginesSpec, nodes: Sequence[NodeConfig]
-) -> None:
+async def _serve(settings: McpServerSettings, engine: EnginesSpec, nodes: Sequence[NodeConfig]) -> None:
     remote = _remote(nodes, engine, settings)
     try:
-        sessions = make_sessions(settings, choice, remote or make_engines(engine))
+        sessions = make_sessions(settings, remote or make_engines(engine))
         await (_serve_stdio if settings.transport == "stdio" else _serve_http)(settings, sessions)
     finally:
         if remote is not None:
@@ -72,20 +72,23 @@ def _remote(nodes: Sequence[NodeConfig], engine: EnginesSpec, settings: McpServe
     return remote_engines(nodes, timeout=0.9 * settings.limits.call_seconds, otherwise=otherwise)
 
 
-def make_sessions(settings: McpServerSettings, choice: ToolChoice, engines: Engines) -> Sessions:
+def make_sessions(settings: McpServerSettings, engines: Engines) -> Sessions:
     """Return the sessions of a server, which are none yet.
 
     Args:
         settings: of the server.
-        choice: of the tools; those that end a chain are left out, as there is none here.
         engines: behind the tools.
 
     Raises:
-        ConfigError: there is no tool of a name, or two have one name.
+        ConfigError: the agent cannot be made, there is no tool of a name, or two have one name.
     """
+    agent = make_agent(
+        AgentSpec(agent=settings.agent, tools=settings.tools), "mcp", engines=engines, backend=ScriptedBackend([])
+    )
 
     def make_tools(view: ImageView) -> Toolset:
-        chosen = choice.tools(Toolset(), view, engines)
+        # Those that end a chain are left out, as there is none here.
+        chosen = agent.tools_for(view)
         return Toolset([*FileTools(view, settings).tools(), *(tool for tool in chosen if not tool.final)])
 
     make_tools(ImageView(ImageStore()))  # raises now what would else fail every session
@@ -132,5 +135,5 @@ async def _serve_http(settings: McpServerSettings, sessions: Sessions) -> None:
     )
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logger.info("serving %s on http://%s:%d%s", ", ".join(map(str, settings.tools)), settings.host, settings.port, PATH)
+    logger.info("serving tools on http://%s:%d%s", settings.host, settings.port, PATH)
     await server.serve()

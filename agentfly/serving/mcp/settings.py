@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from agentfly.agents.spec import Named
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 
@@ -51,8 +52,7 @@ class McpServerSettings(Settings):
     """Settings of one server.
 
     Attributes:
-        tools: names and groups of tools, and tools of the operator's own; see `agentfly.agents.user_tools`. Tools that
-            end a chain are left out.
+        agent, tools: see `agentfly.agents.spec`. Tools that end a chain are left out.
         root: folders from which images may be opened by path.
         out: folder into which images may be saved; None for none.
         transport: "stdio" for one client that starts the server, "http" for several.
@@ -64,7 +64,8 @@ class McpServerSettings(Settings):
 
     written_as: ClassVar[str] = "--"
 
-    tools: tuple[str | dict[str, object], ...] = ("edit",)
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
     root: tuple[Path, ...] = ()
     out: Path | None = None
     transport: Literal["stdio", "http"] = "stdio"

@@ -264,9 +264,12 @@ def _add_seen(
     blank: Image.Image,
     report: OnProgress,
 ) -> None:
-    """Pack calls of the families in which looking or retouching pays, each up to the words that only an image shows."""
+    """Pack calls of the families in which looking or retouching pays, each up to the words that only an image shows.
+
+    These words are taught, and the look before them: without it nobody learns which place the sentence names.
+    """
     world, rng = StickerWorld(), random.Random(f"seeing-{config.seed}")
-    turn = [family for family in config.families if family in SEEN_FAMILIES]
+    turn = [family for family, count in config.families.items() for _ in range(count) if family in SEEN_FAMILIES]
     prompt, spec, packed = config.card.system_prompt, config.card.spec, []
     for start in range(0, config.looks, PLAYED_TOGETHER):
         numbers = range(start, min(start + PLAYED_TOGETHER, config.looks))
@@ -275,9 +278,11 @@ def _add_seen(
         calls = asyncio.run(seen_calls(tasks, config.mix, store, rng, system_prompt=prompt, spec=spec))
         for call in calls:
             texts = [*call.turns[:-1], call.turns[-1] + call.words]
-            ids, _, handles = conversation_ids(call.messages, schemas, codec, lambda _: blank, texts)
+            looked = [True] * (len(texts) - 1) + [False]
+            ids, labels, handles = conversation_ids(call.messages, schemas, codec, lambda _: blank, texts, looked)
             count = len(codec.tokenizer(call.words, add_special_tokens=False)["input_ids"])
-            packed.append((*ending_with(ids, count), handles))
+            kept, last = ending_with(ids, count)
+            packed.append((kept, labels[: len(kept) - count] + last[-count:], handles))
             packer.add_images({handle: store.get(handle) for handle in handles})
         report("looks", len(packed), config.looks)
     for example in packed:

@@ -39,7 +39,7 @@ _VERLS = ("worker_extension_cls",)
 
 @dataclass(frozen=True)
 class Policy:
-    """What generates the turns of a trial.
+    """The source of the turns of a trial.
 
     Attributes:
         label: of the policy, for people.

@@ -1,4 +1,4 @@
-"""What a trial is asked for, and what it found."""
+"""The request of a trial, and its findings."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from agentfly.agents import Chain
 from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.reward_function import import_reward
@@ -165,14 +166,7 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
         messages, store = chain.trajectory.messages, chain.view.store
         ids = codec.prompt_ids(messages, chain.tools.schemas(), store.get)
         if not longest and ids == codec.prompt_ids(messages, (), store.get):
-            # The template ignores tools, which is well if the words of the prompt name all of them.
-            words = " ".join(message.text for message in messages)
-            if not all(tool.name in words for tool in chain.tools):
-                raise ConfigError(
-                    f"the chat template ({settings.template or 'of the policy'}) does not show the tools to the "
-                    f"policy, which could call none: give agentfly.template={' or '.join(SHOWS_TOOLS)}, or a .jinja "
-                    "file of your own"
-                )
+            _check_words(chain, settings)
         length = len(ids)
         if length > limit:
             raise ConfigError(
@@ -181,6 +175,16 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
             )
         longest = max(longest, length)
     return f"prompts have {longest} of {limit} tokens at most"
+
+
+def _check_words(chain: Chain, settings: TrainSettings) -> None:
+    """Raise for a template that ignores tools, unless the words of the prompt name all of them."""
+    words = " ".join(message.text for message in chain.trajectory.messages)
+    if not all(tool.name in words for tool in chain.tools):
+        raise ConfigError(
+            f"the chat template ({settings.template or 'of the policy'}) does not show the tools to the policy, which "
+            f"could call none: give agentfly.template={' or '.join(SHOWS_TOOLS)}, or a .jinja file of your own"
+        )
 
 
 def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:

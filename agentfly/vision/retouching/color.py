@@ -119,11 +119,10 @@ def adjust_hue_range(
         ConfigError: these are no pixels, or a parameter is out of its range.
     """
     check_pixels(pixels)
-    check_range("hue", hue, 0, 360)
-    check_range("width", width, 1, 180)
-    check_range("shift", shift, -180, 180)
-    check_range("saturation", saturation, -100, 100)
-    check_range("luminance", luminance, -100, 100)
+    for name, value, low, high in (("hue", hue, 0, 360), ("width", width, 1, 180), ("shift", shift, -180, 180)):
+        check_range(name, value, low, high)
+    for name, value in (("saturation", saturation), ("luminance", luminance)):
+        check_range(name, value, -100, 100)
     if not any((shift, saturation, luminance)):
         return pixels.copy()
 

@@ -13,7 +13,7 @@ from agentfly.agents.factory import agent_class, make_agent, prompt_of
 from agentfly.agents.image_editing import SYSTEM_PROMPT
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.policy_config import FILE_NAME, PolicyConfig
-from agentfly.agents.spec import AgentSpec, is_foreign
+from agentfly.agents.spec import AgentSpec, Named, is_foreign
 from agentfly.errors import ConfigError
 from agentfly.images import ImageStore, ImageView
 from agentfly.vision import make_engines
@@ -126,8 +126,9 @@ def test_code_that_a_card_names_is_not_run_unasked(card: AgentSpec) -> None:
 
 
 def test_names_of_the_package_are_no_foreign_code() -> None:
-    assert not any(map(is_foreign, (None, "image-editing", "zoom", "card")))
-    assert all(map(is_foreign, ("a:b", {"mcp": "http://x"}, {"agent": "image-editing"})))
+    assert not any(is_foreign(name) for name in (None, "image-editing", "zoom", "card"))
+    foreign: list[Named] = ["a:b", {"mcp": "http://x"}, {"agent": "image-editing"}]
+    assert all(is_foreign(name) for name in foreign)
 
 
 def test_the_prompt_is_that_of_training_else_the_classes_own() -> None:

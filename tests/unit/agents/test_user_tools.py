@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.agents import Agent, AgentArguments, ImageEditingAgent
+from agentfly.agents import Agent, ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.user_tools import GivenTool
 from agentfly.errors import ConfigError
@@ -59,8 +59,7 @@ class Whispering(ImageEditingAgent):
 
 
 def names(kind: type[Agent], *given: GivenTool) -> list[str]:
-    arguments: AgentArguments = {"backend": ScriptedBackend([])}
-    agent = kind("s", **arguments, tools=given) if given else kind("s", **arguments)
+    agent = kind("s", backend=ScriptedBackend([]), tools=given or None)
     return [tool.name for tool in agent.tools_for(ImageView(ImageStore()))]
 
 

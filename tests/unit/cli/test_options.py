@@ -120,7 +120,8 @@ def test_tools_are_names_lists_and_json_and_an_argument_may_follow() -> None:
     assert CliRunner().invoke(app, words).exit_code == 0
     assert got["tools"] == ("edit", "look", "my.tools:brighten", {"mcp": "http://localhost:1/mcp"})
     assert (got["image"], got["agent"]) == ("cat.jpg", {"agent": "a:B", "size": 3})
+    got.clear()
     assert CliRunner().invoke(app, ["cat.jpg"]).exit_code == 0
-    assert (got["tools"], got["agent"]) == (None, None)
+    assert got == {"image": "cat.jpg", "tools": None, "agent": None}
     with pytest.raises(ConfigError, match="--tools is not valid JSON"):
         read_tools(["{oops"])

@@ -15,7 +15,6 @@ from mcp import Client
 from PIL import Image
 from starlette.types import ASGIApp
 
-from agentfly.agents.user_tools import ToolChoice
 from agentfly.serving.http_server import make_server
 from agentfly.serving.mcp.command import make_sessions
 from agentfly.serving.mcp.http import create_app
@@ -30,7 +29,7 @@ RED = Image.new("RGB", (8, 8), "red")
 def made(limits: dict[str, Any] | None = None, **settings: Any) -> tuple[ImageToolServer, McpServerSettings]:
     """Return a server and its settings."""
     chosen = McpServerSettings(limits=SessionLimits(**(limits or {})), **settings)
-    sessions = make_sessions(chosen, ToolChoice.of(chosen.tools), classical_engines())
+    sessions = make_sessions(chosen, classical_engines())
     return ImageToolServer(sessions, chosen.limits), chosen
 
 

@@ -212,13 +212,15 @@ def test_tools_that_look_and_retouch_are_demonstrated_with_the_words_that_only_i
     for index in range(2, 8):
         example = examples[index]
         text = codec.decode([*example.ids])
-        words = codec.decode([label for label in example.labels if label != IGNORED])
-        assert text.endswith(words)
+        taught = codec.decode([label for label in example.labels if label != IGNORED])
         if index % 2:
-            assert re.fullmatch(r'", "(temperature|tint)": -?\d\d', words)
+            assert re.fullmatch(r'", "(temperature|tint)": -?\d\d', taught)
         else:
-            assert words in COLOURS
-            assert '"name": "zoom"' in text or '"name": "colour_at"' in text
+            # The look, and the word.
+            look, _, word = taught.rpartition("</tool_call>")
+            assert re.match(r'<tool_call>{"name": "(zoom|colour_at)"', look)
+            assert text.endswith(word)
+            assert word.replace("<|im_end|>", "") in COLOURS
     # Their names and parameters are single tokens, so that a call stays short.
     assert len(codec.tokenizer("zoom", add_special_tokens=False)["input_ids"]) == 1
     assert len(codec.tokenizer('", "temperature": ', add_special_tokens=False)["input_ids"]) == 1
