@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tutorials" / "from_idea_to_trained_agent.md"
 AGENT, REWARD = "my_project.agent:MyProjectAgent", "my_project.thrift:thrifty"
-TOOLS = ["detect_objects", "my_project.erasing:auto_inpaint_image"]
+TOOLS = ["detect_objects", "inpaint_image", "qwen_edit_image", "my_project.erasing:auto_inpaint_image"]
+NAMES = "detect_objects, inpaint_image, qwen_edit_image, give_answer, auto_inpaint_image"
 # Two steps instead of ten, then a third instead of ten more.
 SHORT = {"total_training_steps: 10": "total_training_steps: 2", "save_freq: 5": "save_freq: 1", "n: 4": "n: 2"}
 
@@ -100,7 +101,7 @@ def _write(project: Project) -> None:
 def _try(project: Project) -> None:
     scripted, policy = blocks("bash", "5. Try it")[0].splitlines()
     shown = project.type(f"{scripted} --save runs/scripted")
-    assert "MyProjectAgent, tools detect_objects, give_answer, auto_inpaint_image" in shown
+    assert f"MyProjectAgent, tools {NAMES}" in shown
     assert "← erased red: img_2" in shown
     chains = {line["task"]["id"]: line["trajectory"] for line in project.lines("runs/scripted/trajectories.jsonl")}
     rewards = [chains[f"sticker-{number}"]["reward"] for number in range(1, 5)]
@@ -119,7 +120,7 @@ def _train(project: Project) -> None:
     (first, longer) = blocks("bash", "6. Train")
     dry_run, train = first.splitlines()
     plan = project.type(dry_run)
-    assert "agent MyProjectAgent with tools detect_objects, give_answer, auto_inpaint_image" in plan
+    assert f"agent MyProjectAgent with tools {NAMES}" in plan
     assert "auto_inpaint_image took" in plan
     assert f"the tasks have what {REWARD} asks for" in plan
     assert not (project.folder / "runs/train").exists()

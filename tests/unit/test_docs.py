@@ -33,16 +33,12 @@ RUN_ELSEWHERE = {
     "agentfly serve-openenv": "tests/unit/environments/test_openenv.py",
     "vf-eval agentfly-editing": "tests/unit/environments/test_verifiers.py",
     "agentfly train": "tests/e2e/test_recipes.py",
-<<<<<<< HEAD
     "agentfly new": "tests/e2e/test_new_project.py",
-    "agentfly try": "tests/e2e/test_new_project.py",
     "cd my_project": "tests/e2e/test_new_project.py",
-=======
     "agentfly try": "tests/unit/training/trial/test_page.py",
     "agentfly export runs/tried": "tests/unit/training/trial/test_page.py",
     "agentfly export runs/quickstart --to-hub": "tests/unit/evaluation/hub/test_export.py",
     "hf upload": "tests/unit/evaluation/hub/test_export.py",
->>>>>>> dd04e3c07063aad8e09799219c90ccbfc5367535
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
     "make install": ".ci/run",
