@@ -138,6 +138,10 @@ def test_the_prompt_is_that_of_training_else_the_classes_own() -> None:
     assert prompt_of(AgentSpec(), untrained) == SYSTEM_PROMPT
     assert prompt_of(AgentSpec(agent="own_agents_of_a_test:Talker"), PolicyConfig(system_prompt="Talk.")) == "Talk."
     assert agent_class(AgentSpec(agent=PAINTER)).default_system_prompt == "Paint."
+    # The prompt of another agent suits neither the image-editing agent nor one that edits no images.
+    assert prompt_of(AgentSpec(agent="image-editing"), trained) == SYSTEM_PROMPT
+    assert prompt_of(AgentSpec(agent="own_agents_of_a_test:Talker"), untrained) is None
+    assert prompt_of(AgentSpec(agent={"agent": PAINTER, "brush": 2}), trained) == "As trained."
 
 
 def test_the_card_remembers_the_agent_and_stays_short_without_one(tmp_path: Path) -> None:
