@@ -7,7 +7,6 @@ that changes.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic_core import to_jsonable_python
 
+from agentfly.aio import call_in_thread
 from agentfly.errors import ConfigError
 from agentfly.tools.decorator import Function, Tool, ToolResult
 from agentfly.tools.image_arguments import image_results
@@ -49,7 +49,7 @@ async def call_function(function: Function, arguments: Mapping[str, object]) -> 
     if inspect.iscoroutinefunction(function):
         value: object = await function(**arguments)
         return value
-    return await asyncio.to_thread(function, **arguments)
+    return await call_in_thread(function, **arguments)
 
 
 def to_entry(name: str, value: object) -> Entry:
