@@ -38,6 +38,8 @@ def make_agent(
     """
     address, options = spec.address_and_options()
     kind, given = agent_class(spec), {**arguments, **options}
+    if unused := sorted({"engines", "client_nodes"} & options.keys()):
+        raise ConfigError(f"agent {address!r}: {unused[0]} stands beside the agent, not among its arguments")
     if spec.tools is not None:
         given["tools"] = spec.tools
     if issubclass(kind, ImageEditingAgent):

@@ -24,6 +24,8 @@ from agentfly.tools.image_arguments import image_results
 from agentfly.vision.cached_engines import CacheFront
 from agentfly.vision.tool_cache import Entry
 
+_CALLED = "__agentfly_called__"  # of a function that looks into the cache: the one behind it
+
 
 def behind_cache(tool: Tool, front: CacheFront) -> Tool:
     """Return a deterministic tool whose results are taken from the cache; any other tool as it is."""
@@ -41,7 +43,14 @@ def behind_cache(tool: Tool, front: CacheFront) -> Tool:
 
         return await front.through(tool.name, operation, parameters, list(images.values()), make, from_entry)
 
+    setattr(call, _CALLED, tool.function)
     return replace(tool, function=call)
+
+
+def without_cache(tool: Tool) -> Tool:
+    """Return a tool of `behind_cache` as it was before it; any other tool as it is."""
+    function = getattr(tool.function, _CALLED, None)
+    return tool if function is None else replace(tool, function=function)
 
 
 async def call_function(function: Function, arguments: Mapping[str, object]) -> object:

@@ -81,6 +81,7 @@ def test_groups_of_an_agent_without_engines_work_with_those_that_are_given() -> 
         ("own_agents_of_a_test:function", "is no subclass of agentfly.agents.Agent"),
         ("own_agents_of_a_test:Faulty", r"cannot be made: RuntimeError: no brush \(.*own_agents_of_a_test.py:\d+\)"),
         ({"agent": PAINTER, "brushes": 2}, "unknown argument 'brushes'. Did you mean 'brush'"),
+        ({"agent": PAINTER, "engines": "models"}, "engines stands beside the agent"),
         ({"brush": 2}, 'is written {"agent": "module:Class"'),
     ],
 )
