@@ -333,7 +333,9 @@ def _check_hooks(kind: type[Agent]) -> None:
     """Raise for an async method in place of a plain one: its coroutine would count as what it returns."""
     for name in ("toolset", "system_prompt", "observe", "stop"):
         if inspect.iscoroutinefunction(getattr(kind, name)):
-            raise ConfigError(f"{name} of {kind.__name__} is async: write it as a plain def; only on_finish may be async")
+            raise ConfigError(
+                f"{name} of {kind.__name__} is async: write it as a plain def; only on_finish may be async"
+            )
 
 
 def _check_names(kind: str, given: Iterable[str], valid: Iterable[str]) -> None:

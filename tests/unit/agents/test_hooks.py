@@ -137,6 +137,19 @@ def test_a_hook_that_may_not_be_async_is_refused(hook: str) -> None:
         kind("s", backend=ScriptedBackend([]))
 
 
+async def test_a_prompt_that_fails_for_one_conversation_ends_no_other() -> None:
+    class Levelled(ImageEditingAgent):
+        def system_prompt(self, metadata: Mapping[str, object]) -> str | None:
+            return f"Level {metadata['level']}."
+
+    agent = Levelled("s", backend=ScriptedBackend(["No."]))
+    told, asked = [{"messages": [{"role": "user", "content": "Go."}], **more} for more in ({}, {"level": 1})]
+    failed, done = await agent.run([told, asked])
+    assert (failed.stop_reason, done.stop_reason) == (StopReason.ERROR, StopReason.NO_TOOL_CALL)
+    assert f"KeyError: 'level' ({__file__}:" in str(failed.error)
+    assert failed.messages[0].text == "Go."
+
+
 async def test_an_observe_that_returns_nothing_is_named() -> None:
     class Silent(ImageEditingAgent):
         def observe(self, result: ToolResult, call: ToolCall, chain: Chain) -> ToolResult:

@@ -150,6 +150,9 @@ def test_the_card_remembers_the_agent_and_stays_short_without_one(tmp_path: Path
     read = PolicyConfig.read(str(tmp_path))
     assert (read.agent, read.tools, read.reward) == (PAINTER, ("zoom", {"mcp": "http://x"}), "a:b")
     PolicyConfig(tools=({"mcp": "http://me:pw@x/mcp"}, {"mcp": ["server", "--token", "abc"]})).write(tmp_path)
-    assert PolicyConfig.read(str(tmp_path)).tools == ({"mcp": "http://***@x/mcp"}, {"mcp": ["server", "--token", "***"]})
+    assert PolicyConfig.read(str(tmp_path)).tools == (
+        {"mcp": "http://***@x/mcp"},
+        {"mcp": ["server", "--token", "***"]},
+    )
     PolicyConfig().write(tmp_path)
     assert set(json.loads((tmp_path / FILE_NAME).read_text())) == {"system_prompt", "max_turns", "max_tokens_per_turn"}

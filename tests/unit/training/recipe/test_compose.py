@@ -274,4 +274,6 @@ def test_an_agent_that_edits_no_images_is_not_told_to(
         "from agentfly.agents import Agent\n\n\nclass Talking(Agent): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert settings_of(composed(recipe, "agentfly.agent=talking_agent_of_a_recipe:Talking")).card().system_prompt is None
+    assert (
+        settings_of(composed(recipe, "agentfly.agent=talking_agent_of_a_recipe:Talking")).card().system_prompt is None
+    )
