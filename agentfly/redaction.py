@@ -43,7 +43,7 @@ _SECRET_WORD = re.compile(
 # Names that are refused whatever their value is.
 _ALWAYS = frozenset(("api_key", "apikey", "token", "password", "secret"))
 _HEADER = re.compile(r"\s*((?:proxy-)?authorization|(?:x-)?api-key|(?:set-)?cookie)\s*:\s*\S", re.IGNORECASE)
-# A word of a command line that gives a value, in itself (`--api-key=…`, `API_KEY=…`) or in the next word (`--api-key …`).
+# A word of a command that gives a value, in itself (`--api-key=…`, `API_KEY=…`) or in the next word (`--api-key …`).
 _OPTION = re.compile(r"(?P<dashes>-{0,2})(?P<name>[A-Za-z][\w.-]*)(?:=(?P<value>.+))?", re.DOTALL)
 # Tokens of a tokenizer, such as `eos_token`.
 _TOKENIZERS = frozenset(("bos", "cls", "end", "eos", "image", "mask", "pad", "sep", "special", "start", "stop", "unk"))
