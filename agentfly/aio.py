@@ -10,11 +10,14 @@ offer.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -72,6 +75,51 @@ class Stepped(Generic[T]):
 async def awaited(waited: Awaitable[T]) -> T:
     """Await what is awaitable and no coroutine, such as a reference of Ray's."""
     return await waited
+
+
+async def call_in_thread(function: Callable[..., T], /, *args: object, **kwargs: object) -> T:
+    """Call a function of a person's own in a thread, and return its value.
+
+    Unlike the threads of `asyncio.to_thread`, this one is waited for by nobody once its caller has given up: a function
+    that never returns keeps no event loop from closing, no process from ending, and no other function from starting.
+
+    Args:
+        function: sees the context variables of the caller.
+        args, kwargs: its arguments.
+
+    Raises:
+        Exception: what the function raises.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: T | None, fault: BaseException | None) -> None:
+        if answer.done():
+            return  # the caller has given up
+        if fault is None:
+            answer.set_result(value)  # type: ignore[arg-type]
+        else:
+            answer.set_exception(fault)
+
+    def work() -> None:
+        value: T | None = None
+        fault: BaseException | None = None
+        try:
+            value = context.run(function, *args, **kwargs)
+        except BaseException as raised:
+            fault = raised
+            if isinstance(raised, StopIteration) or not isinstance(raised, Exception):
+                # No future can hold the first; the others, such as SystemExit, would end the whole process.
+                words = f"{type(raised).__name__}: {raised}"
+                fault = RuntimeError(words).with_traceback(raised.__traceback__)
+        with suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(settle, value, fault)
+
+    async with _THREADS.get():
+        name = getattr(function, "__name__", type(function).__name__)
+        threading.Thread(target=work, name=f"agentfly-{name}", daemon=True).start()
+        return await answer
 
 
 async def with_timeout(work: Coroutine[Any, Any, T], seconds: float) -> T:
@@ -181,6 +229,10 @@ class LoopLocal(Generic[T]):
         """Return the object of the running loop and forget it; None where there is none."""
         made, self._made = self._made, None
         return made[1] if made is not None and made[0] is asyncio.get_running_loop() else None
+
+
+# Functions of a person's own that run at once in one process; one that its caller has given up no longer counts.
+_THREADS = LoopLocal(lambda: asyncio.Semaphore(32))
 
 
 class RateLimiter:

@@ -31,7 +31,7 @@ def import_object(address: str, kind: str) -> object:
         raise ConfigError(f"{kind} {address!r}: write module:name, such as my_project.tools:brighten")
     try:
         found: object = importlib.import_module(module)
-    except Exception as fault:  # a module of anybody's may raise anything
+    except (Exception, SystemExit) as fault:  # a module of anybody's may raise anything, and be a script
         missing = fault.name if isinstance(fault, ModuleNotFoundError) else None
         if missing is not None and f"{module}.".startswith(f"{missing}."):
             raise ConfigError(

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated
 from urllib.parse import quote, quote_plus
@@ -43,6 +43,8 @@ _SECRET_WORD = re.compile(
 # Names that are refused whatever their value is.
 _ALWAYS = frozenset(("api_key", "apikey", "token", "password", "secret"))
 _HEADER = re.compile(r"\s*((?:proxy-)?authorization|(?:x-)?api-key|(?:set-)?cookie)\s*:\s*\S", re.IGNORECASE)
+# A word of a command that gives a value, in itself (`--api-key=…`, `API_KEY=…`) or in the next word (`--api-key …`).
+_OPTION = re.compile(r"(?P<dashes>-{0,2})(?P<name>[A-Za-z][\w.-]*)(?:=(?P<value>.+))?", re.DOTALL)
 # Tokens of a tokenizer, such as `eos_token`.
 _TOKENIZERS = frozenset(("bos", "cls", "end", "eos", "image", "mask", "pad", "sep", "special", "start", "stop", "unk"))
 
@@ -158,7 +160,8 @@ def is_secret_name(name: str) -> bool:
 def secret_entries(settings: object) -> Iterator[str]:
     """Yield the names of the entries that hold secrets, at any depth of settings.
 
-    Headers count in all forms in which people write them: as mappings, as pairs, and as lines (`Cookie: …`).
+    Headers count in all forms in which people write them: as mappings, as pairs, and as lines (`Cookie: …`). So do the
+    options of a command (`--api-key …`).
     """
     if isinstance(settings, Mapping):
         for name, value in settings.items():
@@ -170,10 +173,29 @@ def secret_entries(settings: object) -> Iterator[str]:
         if len(settings) == 2 and isinstance(settings[0], str) and _is_secret(settings[0], settings[1]):
             yield settings[0]
         else:
+            yield from (name for name, _ in _secret_words(settings).values())
             for item in settings:
                 if isinstance(item, str) and (header := _HEADER.match(item)):
                     yield header[1]
                 yield from secret_entries(item)
+
+
+def _secret_words(words: Sequence[object]) -> dict[int, tuple[str, str]]:
+    """Return the words of a command that hold secrets, by place: the name of the secret, and the word without it."""
+    found: dict[int, tuple[str, str]] = {}
+    for place, word in enumerate(words):
+        option = _OPTION.fullmatch(word) if isinstance(word, str) else None
+        if option is None:
+            continue
+        name, value = option["name"], option["value"]
+        if value is not None:
+            if not value.isdecimal() and _is_secret(name, value):
+                found[place] = name, f"{option['dashes']}{name}={MASK}"
+        elif option["dashes"] and place + 1 < len(words):
+            after = words[place + 1]
+            if isinstance(after, str) and not after.isdecimal() and after[:1] != "-" and _is_secret(name, after):
+                found[place + 1] = name, MASK
+    return found
 
 
 def _is_secret(name: str, value: object) -> bool:
@@ -190,7 +212,8 @@ def public_settings(settings: Mapping[str, object]) -> dict[str, object]:
         if isinstance(value, Mapping):
             return public_settings(value)
         if isinstance(value, list | tuple):
-            return [public(item) for item in value]
+            masked = _secret_words(value)
+            return [masked[place][1] if place in masked else public(item) for place, item in enumerate(value)]
         return public_url(value) if isinstance(value, str) else value
 
     return {name: MASK if _is_secret(str(name), value) else public(value) for name, value in settings.items()}

@@ -85,7 +85,8 @@ class Agent(ChainHooks):
         arguments: see `AgentArguments`.
 
     Raises:
-        ConfigError: an argument is unknown or wrong; the message names the nearest valid one.
+        ConfigError: an argument is unknown or wrong; the message names the nearest valid one. Or a method that is
+            overridden is async.
     """
 
     default_system_prompt: str | None = None
@@ -96,12 +97,16 @@ class Agent(ChainHooks):
         streaming = arguments.get("streaming")
         if streaming not in (None, "console"):
             raise ConfigError(f"streaming={streaming!r} is not known; use 'console' or None")
+        _check_hooks(type(self))
         reward = arguments.get("reward")
         self.model_name_or_path = model_name_or_path
         self.settings = arguments.get("settings") or AgentSettings(system_prompt=self.default_system_prompt)
         self.store = arguments.get("store") or ImageStore()
         self.images = ImageView(self.store)
-        self.tools = tuple(arguments.get("tools") or ())
+        tools = arguments.get("tools") or ()
+        if isinstance(tools, (str, Mapping)):
+            raise ConfigError(f"tools={tools!r}: give a list, such as tools=[{tools!r}]")
+        self.tools = tuple(tools)
         self._choice = ToolChoice.of(self.tools)
         self.reward = None if reward is None else as_reward(reward)
         self.backend = make_backend(
@@ -322,6 +327,15 @@ def _constructor_arguments(agent: type[Agent]) -> set[str]:
             parameters = inspect.signature(constructor).parameters.values()
             names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return names - {"self"}
+
+
+def _check_hooks(kind: type[Agent]) -> None:
+    """Raise for an async method in place of a plain one: its coroutine would count as what it returns."""
+    for name in ("toolset", "system_prompt", "observe", "stop"):
+        if inspect.iscoroutinefunction(getattr(kind, name)):
+            raise ConfigError(
+                f"{name} of {kind.__name__} is async: write it as a plain def; only on_finish may be async"
+            )
 
 
 def _check_names(kind: str, given: Iterable[str], valid: Iterable[str]) -> None:

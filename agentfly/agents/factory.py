@@ -38,6 +38,8 @@ def make_agent(
     """
     address, options = spec.address_and_options()
     kind, given = agent_class(spec), {**arguments, **options}
+    if unused := sorted({"engines", "client_nodes"} & options.keys()):
+        raise ConfigError(f"agent {address!r}: {unused[0]} stands beside the agent, not among its arguments")
     if spec.tools is not None:
         given["tools"] = spec.tools
     if issubclass(kind, ImageEditingAgent):
@@ -74,22 +76,21 @@ def agent_class(spec: AgentSpec) -> type[Agent]:
     return found
 
 
-def own_prompt(spec: AgentSpec) -> str | None:
-    """Return the system prompt that the class of an agent brings; None where it is that of the image-editing agent."""
-    prompt = agent_class(spec).default_system_prompt
-    return None if prompt == ImageEditingAgent.default_system_prompt else prompt
-
-
 def prompt_of(spec: AgentSpec, card: PolicyConfig) -> str | None:
-    """Return the system prompt of an agent with a policy.
+    """Return the system prompt of an agent with a policy, None for none.
 
-    It is the one that the policy was trained with, if it was trained as this agent; else that of the agent's class,
-    where it has one of its own.
+    It is the one that the policy was trained with, if it was trained as this agent; else that of the agent's class. A
+    class that brings no prompt of its own takes the words that the card of an image-editing policy has in place of the
+    usual ones.
 
     Args:
         spec: of the agent.
         card: of the policy.
     """
-    if spec.address_and_options()[0] == card.spec.address_and_options()[0]:
+    trained = card.spec.address_and_options()[0]
+    if spec.address_and_options()[0] == trained:
         return card.system_prompt
-    return own_prompt(spec) or card.system_prompt
+    usual, own = ImageEditingAgent.default_system_prompt, agent_class(spec).default_system_prompt
+    if own in (None, usual) and trained == IMAGE_EDITING and card.system_prompt != usual:
+        return card.system_prompt
+    return own

@@ -102,9 +102,11 @@ class ImageEditingAgent(Agent):
 
     async def close(self) -> None:
         """Free the backend, and the connections to the image servers."""
-        await super().close()
-        if self._remote is not None:
-            await self._remote.close()
+        try:
+            await super().close()
+        finally:
+            if self._remote is not None:
+                await self._remote.close()
 
     async def _call_tool(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         for argument, kind in _IMAGES.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentfly.agents.image_editing import SYSTEM_PROMPT
 from agentfly.agents.spec import AgentSpec, Named
 from agentfly.errors import ConfigError
+from agentfly.redaction import public_settings
 
 FILE_NAME = "agentfly.json"
 
@@ -40,9 +42,10 @@ class PolicyConfig(BaseModel):
         return AgentSpec(agent=self.agent, tools=self.tools)
 
     def write(self, policy: Path) -> None:
-        """Write the file into a policy folder."""
-        left_out = {name for name in ("agent", "tools", "reward") if getattr(self, name) is None}
-        text = self.model_dump_json(indent=2, exclude=left_out)
+        """Write the file into a policy folder, which others get: secrets of addresses and commands become asterisks."""
+        named = {name: getattr(self, name) for name in ("agent", "tools", "reward")}
+        public = public_settings({name: value for name, value in named.items() if value is not None})
+        text = json.dumps(self.model_dump(mode="json", exclude=set(named)) | public, indent=2, ensure_ascii=False)
         (policy / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod

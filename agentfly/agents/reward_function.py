@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from agentfly.agents.trajectory import Trajectory
-from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
+from agentfly.aio import CancelledItself, TimeLimitExceeded, call_in_thread, with_timeout
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.images import ImageStore
 from agentfly.importing import described, import_object
@@ -101,7 +101,7 @@ class Reward:
         arguments = await asyncio.to_thread(self._arguments, trajectory, store, fields)
         if inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(type(self.function).__call__):
             return await self.function(**arguments)
-        value = await asyncio.to_thread(self.function, **arguments)
+        value = await call_in_thread(self.function, **arguments)
         return await value if inspect.isawaitable(value) else value
 
     def _arguments(self, trajectory: Trajectory, store: ImageStore, fields: Mapping[str, Lazy]) -> dict[str, object]:

@@ -47,12 +47,14 @@ from agentfly.aio import CancelledItself, TimeLimitExceeded, awaited, with_timeo
 from agentfly.errors import BackendError, ImageError, ToolOutage, one_line
 from agentfly.importing import described
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
-from agentfly.tools import ParsedText, parse_tool_calls
+from agentfly.tools import ParsedText, ToolResult, parse_tool_calls
 
 logger = logging.getLogger(__name__)
 
 # Characters. A shorter text is parsed in less time than a thread takes to start.
 _LONG_TEXT = 20_000
+# Seconds that `on_finish` may take for a chain that is cancelled: whoever cancels waits for it.
+_FAREWELL = 5.0
 
 
 @dataclass
@@ -97,12 +99,13 @@ class Rollout:
         return trajectory
 
     async def _finish(self, chain: Chain, started: float, reason: StopReason, error: str | None = None) -> None:
-        trajectory = chain.trajectory
+        trajectory, cancelled = chain.trajectory, reason is StopReason.CANCELLED
         trajectory.stop_reason, trajectory.error = reason, error
         trajectory.seconds = time.monotonic() - started
         trajectory.names = {name: chain.view.handle(name) for name in chain.view}
-        if (fault := await self._tell_hook(chain)) is not None and error is None:
-            reason, error = StopReason.ERROR, fault
+        fault = await self._tell_hook(chain, self.limits.tool_timeout if not cancelled else _FAREWELL)
+        if fault is not None and error is None:
+            reason, error = reason if cancelled else StopReason.ERROR, fault
             trajectory.stop_reason, trajectory.error = reason, error
         if error is not None:
             await self.emit(ErrorRaised(trajectory.id, error))
@@ -110,14 +113,16 @@ class Rollout:
             await self.score(chain)
         await self.emit(ChainEnd(trajectory.id, reason, trajectory.seconds, trajectory.reward))
 
-    async def _tell_hook(self, chain: Chain) -> str | None:
-        """Call `on_finish` of the agent within the time limit of a tool; return its fault in words, None for none."""
+    async def _tell_hook(self, chain: Chain, timeout: float) -> str | None:
+        """Call `on_finish` of the agent; return its fault in words, None for none."""
         try:
             waited = chain.hooks.on_finish(chain)
             if waited is not None:
-                await with_timeout(awaited(waited), self.limits.tool_timeout)
+                await with_timeout(awaited(waited), timeout)
         except TimeLimitExceeded:
-            return f"on_finish took longer than {self.limits.tool_timeout:g} s"
+            return f"on_finish took longer than {timeout:g} s"
+        except CancelledItself:
+            return "on_finish cancelled itself"
         except Exception as fault:  # a person's own code, at the boundary of a chain
             logger.exception("on_finish of chain %s failed", chain.trajectory.id)
             return f"on_finish: {described(fault)}"
@@ -259,7 +264,9 @@ class RunningChain:
 
         Words stand for an image that the policy's processor refuses.
         """
-        result = self.chain.hooks.observe(outcome.result, outcome.call, self.chain)
+        result: object = self.chain.hooks.observe(outcome.result, outcome.call, self.chain)
+        if not isinstance(result, ToolResult):
+            raise TypeError(f"observe of {type(self.chain.hooks).__name__} returns a ToolResult, not {result!r:.60}")
         parts: list[Part] = [TextPart(result.text)]
         for handle in result.images:
             name = self.chain.view.name(handle)

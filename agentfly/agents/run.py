@@ -13,6 +13,7 @@ line of a chain counts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,10 @@ from agentfly.aio import gather_or_cancel
 from agentfly.errors import AgentFlyError, ConfigError, ImageError, one_line
 from agentfly.files import LineFile
 from agentfly.images import ImageSource, ImageStore, load_image
+from agentfly.importing import described
 from agentfly.messages import Message, text_message
+
+logger = logging.getLogger(__name__)
 
 # Names of the chains that run in this process, whatever their agent: agents may share a backend.
 _SESSIONS: set[str] = set()
@@ -232,7 +236,14 @@ class Run:
     async def _roll(self, slot: _Slot, messages: Sequence[Message], store: ImageStore) -> None:
         trajectory = slot.trajectory
         number = int(trajectory.id.rpartition("-")[2])
-        chain = self.agent.chain({**slot.conversation, "messages": messages}, trajectory.group_id, number, store=store)
+        conversation = {**slot.conversation, "messages": messages}
+        try:
+            chain = self.agent.chain(conversation, trajectory.group_id, number, store=store)
+        except (AgentFlyError, OSError):  # of the set-up or the system: no chain would do better
+            raise
+        except Exception as fault:  # of a hook of the agent, or a tool's constructor, for this conversation
+            logger.exception("chain %s cannot be made", trajectory.id)
+            return await self._fail(slot, described(fault))
         chain.session, count = chain.trajectory.id, 1
         while chain.session in _SESSIONS:
             count += 1
@@ -264,13 +275,17 @@ class Run:
         """Fail a chain whose image cannot be loaded; raise where it is the only conversation."""
         if slot.group == self._slots[-1].group == 0:
             raise fault
+        await self._fail(slot, str(fault))
+
+    async def _fail(self, slot: _Slot, error: str) -> None:
+        """Fail a chain that cannot begin, with the words of its conversation."""
         trajectory = slot.trajectory
         await self.rollout.emit(ChainStart(trajectory.id))
-        trajectory.stop_reason, trajectory.error = StopReason.ERROR, str(fault)
+        trajectory.stop_reason, trajectory.error = StopReason.ERROR, error
         messages = read_messages(slot.conversation, lambda _: "")
         trajectory.messages = [text_message(message.role, message.text) for message in messages]
         trajectory.metadata = metadata_of(slot.conversation)
-        await self.rollout.emit(ErrorRaised(trajectory.id, str(fault)))
+        await self.rollout.emit(ErrorRaised(trajectory.id, error))
         await self.rollout.emit(ChainEnd(trajectory.id, StopReason.ERROR, 0.0))
 
     def _keep(self) -> RunResult:

@@ -124,11 +124,12 @@ class TaskFacts:
 
 
 def task_conversation(task: EditTask) -> dict[str, object]:
-    """Return the conversation that a task starts: its images, then its instruction."""
+    """Return the conversation that a task starts: its images, then its instruction; beside it its metadata."""
     parts: list[dict[str, object]] = [{"type": "image", "image": source} for source in task.images]
     # The line break parts the instruction from an image.
     parts.append({"type": "text", "text": f"\n{task.instruction}" if parts else task.instruction})
-    return {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
+    named = {"id": task.id, "task_type": task.task_type, "messages": [{"role": "user", "content": parts}]}
+    return {**task.metadata, **named}
 
 
 def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
@@ -208,7 +209,9 @@ def task_fields(task: EditTask) -> dict[str, Lazy]:
 def _fields(
     instruction: str, metadata: Mapping[str, object], target: Lazy | None, mask: Lazy | None
 ) -> dict[str, Lazy]:
-    named: dict[str, Lazy] = {name: partial(metadata.__getitem__, name) for name in metadata}
+    # Columns of these names must not stand for the task's own.
+    columns = [name for name in metadata if name not in ("id", "task_type")]
+    named: dict[str, Lazy] = {name: partial(metadata.__getitem__, name) for name in columns}
     own: dict[str, Lazy] = {
         "instruction": lambda: instruction,
         "target": target or (lambda: None),

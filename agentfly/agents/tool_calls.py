@@ -20,6 +20,7 @@ from agentfly.aio import gather_or_cancel
 from agentfly.errors import ImageError, ToolError, ToolOutage
 from agentfly.images import ImageView
 from agentfly.images.store import Draft
+from agentfly.images.tool_call import in_tool_call
 from agentfly.messages import ToolCall
 from agentfly.tools import ToolResult, Toolset
 
@@ -125,7 +126,7 @@ class TurnCalls:
         looks, known = tool is not None and tool.looks, frozenset(self.view)
         begun, began, error, outage = time.monotonic(), time.time(), None, None
         try:
-            with draft or nullcontext():
+            with in_tool_call(self.view), draft or nullcontext():
                 result = await self.tools.execute(call, timeout=self.timeout())
         except (ToolError, ImageError) as fault:
             result, error = ToolResult(f"Error: {fault}"), str(fault)

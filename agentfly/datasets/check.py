@@ -131,7 +131,8 @@ def _problems(task: EditTask, masks: dict[str, int]) -> Iterator[tuple[str, str]
             reason = _shape_problem(image, detected=isinstance(checks, (list, tuple)) and len(checks) > 0)
         if reason:
             yield "image", f"image {number + 1}: {reason}" if len(task.images) > 1 else reason
-    if not task.images:
+    # A task of words alone has neither.
+    if not task.images and (task.target is not None or task.mask is not None):
         yield "image", "there is no image"
     first = opened[0] if opened and len(opened) == len(task.images) else None
     if task.target is not None:

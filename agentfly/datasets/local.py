@@ -212,7 +212,8 @@ def _images(row: Row, fields: Mapping[str, str], text_only: bool) -> Sequence[ob
     images = row.get(fields["image"]) if is_missing(found) else found
     images = images if isinstance(images, (list, tuple)) else [images]
     if not images or all(map(is_missing, images)):
-        if text_only:
+        # A file that was converted says by itself that a task has none.
+        if text_only or (found == [] and row.keys() >= set(COLUMNS)):
             return ()
         raise DatasetError(
             f"lacks an image; it has {column_names(row)}. Name the column that has it: {_column_option('image', row)}. "

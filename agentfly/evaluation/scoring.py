@@ -221,9 +221,10 @@ class Scorer:
             found = dict.fromkeys(self.labels, NotScored(f"the agent failed: {trajectory.error or 'no reason given'}"))
         else:
             found, judges = await self._evaluate(task, trajectory, store)
+            measured = dict(found)  # a reward function may ask for the score of an evaluator, not of another function
             rewarded = {label: replace(trajectory, reward=None, reward_error=None) for label in self._rewards}
             for label, reward in self._rewards.items():
-                found[label] = await _reward(reward, task, rewarded[label], store, found)
+                found[label] = await _reward(reward, task, rewarded[label], store, measured)
             if (headline := rewarded.get(self.labels[0])) is not None:
                 trajectory.reward, trajectory.reward_parts = headline.reward, headline.reward_parts
         scores = {label: found[label] for label in self.labels}

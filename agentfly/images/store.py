@@ -26,6 +26,7 @@ from PIL import Image
 from agentfly.errors import ImageError, first_line, short_path, unknown_name
 from agentfly.files import sync_to_disk, written_whole
 from agentfly.images.pixels import normalise
+from agentfly.images.tool_call import check_call_goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -299,7 +300,8 @@ class ImageView:
         return self.add_handle(self.store.put(image), kind)
 
     def add_handle(self, handle: str, kind: str = "img") -> str:
-        """Name an image that the store already holds, and return the name; see `add`."""
+        """Name an image that the store holds, and return the name; see `add`. A call that has ended names none."""
+        check_call_goes_on(self)
         names = self._names
         if handle not in names.names or (kind != "view" and names.names[handle].startswith("view_")):
             draft = self._draft

@@ -7,7 +7,6 @@ that changes.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -18,11 +17,14 @@ from pathlib import Path
 from PIL import Image
 from pydantic_core import to_jsonable_python
 
+from agentfly.aio import call_in_thread
 from agentfly.errors import ConfigError
 from agentfly.tools.decorator import Function, Tool, ToolResult
 from agentfly.tools.image_arguments import image_results
 from agentfly.vision.cached_engines import CacheFront
 from agentfly.vision.tool_cache import Entry
+
+_CALLED = "__agentfly_called__"  # of a function that looks into the cache: the one behind it
 
 
 def behind_cache(tool: Tool, front: CacheFront) -> Tool:
@@ -41,7 +43,14 @@ def behind_cache(tool: Tool, front: CacheFront) -> Tool:
 
         return await front.through(tool.name, operation, parameters, list(images.values()), make, from_entry)
 
+    setattr(call, _CALLED, tool.function)
     return replace(tool, function=call)
+
+
+def without_cache(tool: Tool) -> Tool:
+    """Return a tool of `behind_cache` as it was before it; any other tool as it is."""
+    function = getattr(tool.function, _CALLED, None)
+    return tool if function is None else replace(tool, function=function)
 
 
 async def call_function(function: Function, arguments: Mapping[str, object]) -> object:
@@ -49,7 +58,7 @@ async def call_function(function: Function, arguments: Mapping[str, object]) -> 
     if inspect.iscoroutinefunction(function):
         value: object = await function(**arguments)
         return value
-    return await asyncio.to_thread(function, **arguments)
+    return await call_in_thread(function, **arguments)
 
 
 def to_entry(name: str, value: object) -> Entry:

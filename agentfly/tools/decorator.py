@@ -25,7 +25,7 @@ from typing import Any, TypedDict, TypeVar, get_type_hints, overload
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from agentfly.aio import Stepped
+from agentfly.aio import Stepped, call_in_thread
 from agentfly.errors import ConfigError
 from agentfly.images import ImageView
 from agentfly.tools.arguments import checked_arguments
@@ -224,7 +224,7 @@ class Tool:
                 _BLOCKING.add(self.name)
                 logger.warning("%s", held_words(self, steps.longest))
         else:
-            value = await asyncio.to_thread(self.function, **given)
+            value = await call_in_thread(self.function, **given)
         if (made := image_results(value)) is not None:
             value = await asyncio.to_thread(self._keep, *made, checked)
         result = _to_result(self.name, value)

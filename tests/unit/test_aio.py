@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
+from contextvars import ContextVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.agents.llm_backends import RateLimiter
-from agentfly.aio import ClientLimits, Stepped, awaited
+from agentfly.aio import ClientLimits, Stepped, TimeLimitExceeded, awaited, call_in_thread, with_timeout
 
 
 class FakeTime:
@@ -146,3 +149,29 @@ async def test_a_fault_of_a_stepped_coroutine_is_its_own() -> None:
 
     with pytest.raises(ValueError, match="mine"):
         await Stepped(failing())
+
+
+def test_a_function_that_never_returns_keeps_no_event_loop_from_closing() -> None:
+    never = threading.Event()
+
+    async def call() -> None:
+        for _ in range(40):  # more than may run at once: one that was given up takes no place
+            with pytest.raises(TimeLimitExceeded):
+                await with_timeout(call_in_thread(never.wait, 20.0), 0.005)
+
+    began = time.monotonic()
+    asyncio.run(call())
+    assert time.monotonic() - began < 10.0
+    never.set()
+
+
+async def test_a_function_in_a_thread_sees_the_context_and_its_faults_are_its_own() -> None:
+    known: ContextVar[int] = ContextVar("known")
+    known.set(3)
+    assert await call_in_thread(known.get) == 3
+    with pytest.raises(ZeroDivisionError):
+        await call_in_thread(divmod, 1, 0)
+    with pytest.raises(RuntimeError, match="SystemExit: 2"):
+        await call_in_thread(sys.exit, 2)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await call_in_thread(next, iter(()))

@@ -45,6 +45,12 @@ def test_a_module_that_fails_is_told_with_its_line(project: Path) -> None:
         import_object("broken_one:x", "tool")
 
 
+def test_a_module_that_is_a_script_does_not_end_the_process(project: Path) -> None:
+    (project / "script_one.py").write_text("import sys\nsys.exit('usage: script_one FILE')\n")
+    with pytest.raises(ConfigError, match=r"SystemExit: usage: script_one FILE \(.*script_one\.py:2\)"):
+        import_object("script_one:x", "tool")
+
+
 def test_a_package_that_the_module_wants_is_not_taken_for_the_module(project: Path) -> None:
     (project / "wanting_one.py").write_text("import no_such_package_here\n")
     with pytest.raises(ConfigError, match=r"wanting_one cannot be imported: ModuleNotFoundError: .*wanting_one\.py:1"):

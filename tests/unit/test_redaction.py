@@ -192,6 +192,17 @@ def test_stored_settings_keep_everything_but_secrets() -> None:
     )
 
 
+def test_the_options_of_a_command_are_entries_too() -> None:
+    command = ["uvx", "server", "--api-key", "sk-abc", "--token=sk-abc", "HF_TOKEN=sk-abc", "--verbose"]
+    given = {"tools": [{"mcp": command}, "look"]}
+    assert list(secret_entries(given)) == ["api-key", "token", "HF_TOKEN"]
+    kept = ["uvx", "server", "--api-key", "***", "--token=***", "HF_TOKEN=***", "--verbose"]
+    assert public_settings(given) == {"tools": [{"mcp": kept}, "look"]}
+    harmless = ["run", "--api-key-env", "KEY", "--max-token", "512", "--use-token", "--port=80", "model=secret-agent"]
+    assert list(secret_entries({"mcp": harmless})) == []
+    assert public_settings({"mcp": harmless}) == {"mcp": harmless}
+
+
 def test_only_the_header_of_a_password_is_masked_among_words_after_basic() -> None:
     header = base64.b64encode(b"me:hunter2").decode()
     assert redact(f"got 'Basic {header}' and basic {header.rstrip('=')}, sir") == "got 'Basic ***' and basic ***, sir"

@@ -9,6 +9,7 @@ import numpy as np
 from agentfly.agents import ToolRecord, Trajectory
 from agentfly.errors import ImageError
 from agentfly.images import ImageStore, on_white
+from agentfly.images.store import HANDLE
 from agentfly.training.metrics.health import ChainFacts, chain_facts
 
 # Mean difference of two images, in levels of 0 to 255, below which an edit counts as none: encoding changes as much.
@@ -69,7 +70,8 @@ def _source(record: ToolRecord, trajectory: Trajectory) -> str | None:
     """
     if record.looks:
         return None
-    if isinstance(own := record.data.get("source"), str):
+    # A tool of anybody's may have a word of its own under this name.
+    if isinstance(own := record.data.get("source"), str) and HANDLE.fullmatch(own):
         return own
     if trajectory.answered and record is trajectory.tool_records[-1]:
         return None  # the answer is the image of an edit before it

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfly.agents.policy_config import PolicyConfig
-from agentfly.agents.spec import CARD
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
 from agentfly.files import read_mapping, yaml_reason
 from agentfly.redaction import public_url, secret_entries
@@ -281,15 +280,15 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
 
 
 def _complete_agent(config: DictConfig, settings: TrainSettings) -> None:
-    """Write what the policy's card and the agent's class decide, so that the run needs neither to be repeated."""
-    from agentfly.agents.factory import own_prompt
+    """Write what the policy's card and the agent's class decide, so that the run does not change when they do."""
+    from agentfly.agents.factory import prompt_of
 
     spec, card = settings.spec(), PolicyConfig.read(settings.model)
-    if settings.agent == CARD:
+    if (spec.agent, spec.tools) != (settings.agent, settings.tools):
         config.agentfly.agent = _escaped(spec.agent)
         config.agentfly.tools = None if spec.tools is None else _escaped(list(spec.tools))
-    elif settings.system_prompt is None and spec.agent != card.agent and (prompt := own_prompt(spec)) is not None:
-        config.agentfly.system_prompt = _literally(prompt)
+    if settings.system_prompt is None and (prompt := prompt_of(spec, card)) != card.system_prompt:
+        config.agentfly.system_prompt = _literally(prompt or "")
 
 
 def to_override(key: str, value: object) -> str:

@@ -17,6 +17,7 @@ from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import is_foreign
 from agentfly.errors import ConfigError
 from agentfly.evaluation.report.markdown import plain
+from agentfly.redaction import public_settings
 
 _PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ray")
 
@@ -123,7 +124,8 @@ def _body(facts: CardFacts) -> Iterator[str]:
     yield from _table("Result", ("", ""), facts.result.items())
     yield from _table("Scores", ("", "mean (95 % interval)"), facts.scores)
     prompt = "none" if facts.agent.system_prompt is None else f"{len(facts.agent.system_prompt)} characters"
-    agent = {name: value for name in ("agent", "tools", "reward") if (value := getattr(facts.agent, name)) is not None}
+    named = {name: getattr(facts.agent, name) for name in ("agent", "tools", "reward")}
+    agent = public_settings({name: value for name, value in named.items() if value is not None})
     limits = {
         "turns": facts.agent.max_turns,
         "tokens a turn": facts.agent.max_tokens_per_turn,

@@ -19,7 +19,9 @@ from agentfly.agents.factory import prompt_of
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import AgentSpec
 from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
+from agentfly.evaluation.settings import refuse_keys
 from agentfly.model_source import find_model
+from agentfly.redaction import public_settings
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.checkpoints import save_processor
 from agentfly.training.supervised.config import SupervisedConfig, TrainingConfig
@@ -63,7 +65,7 @@ class Plan:
         """Return the settings and the data that distinguish this run from others, as plain JSON."""
         unset = {name for name in ("agent", "tools") if getattr(self.config, name) is None}
         config = self.config.model_dump(mode="json", exclude={"out", *unset})
-        return {"config": config, "data": self.data.summary(), "steps": self.loop.steps}
+        return {"config": public_settings(config), "data": self.data.summary(), "steps": self.loop.steps}
 
 
 def plan_run(config: SupervisedConfig, *, resume: bool = False) -> Plan:
@@ -77,6 +79,7 @@ def plan_run(config: SupervisedConfig, *, resume: bool = False) -> Plan:
         AgentFlyError: a setting, the model's processor or a source cannot be used; the message says what to do.
     """
     RunFolder(config.out).check_free(resume=resume)
+    refuse_keys({"agent": config.agent, "tools": config.tools})
     _device(config.training)
     if config.lora.rank:
         require_peft()

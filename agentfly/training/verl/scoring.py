@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from agentfly.agents import EvaluationSetup, Trajectory, edit_sample, score_trajectory
 from agentfly.agents.reward_function import import_reward
 from agentfly.datasets import EditTask
-from agentfly.errors import EvaluatorError
+from agentfly.errors import EvaluatorError, ImageError
 from agentfly.evaluators import Reward, make_evaluator
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.evaluators.guarded import GuardedEvaluator
@@ -92,7 +92,7 @@ class ChainScorer:
         result = store.get(trajectory.final_image) if trajectory.final_image else None
         try:
             return (await self._audit.evaluate(edit_sample(task, result))).value
-        except EvaluatorError:
+        except (EvaluatorError, ImageError):  # a task without images has a reward all the same
             return math.nan
 
 

@@ -120,6 +120,62 @@ async def test_an_on_finish_that_hangs_is_cut_off() -> None:
     assert trajectory.error == "on_finish took longer than 0.05 s"
 
 
+async def test_whoever_cancels_a_chain_waits_for_its_hook_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentfly.agents.rollout._FAREWELL", 0.05)
+    begun = asyncio.Event()
+
+    class Waiting(ImageEditingAgent):
+        def on_finish(self, chain: Chain) -> Awaitable[None] | None:
+            return asyncio.Event().wait()  # type: ignore[return-value]
+
+        @tool
+        async def wait(self) -> str:
+            """Wait."""
+            begun.set()
+            await asyncio.Event().wait()
+            return ""
+
+    agent = Waiting("s", backend=ScriptedBackend([call("wait")]))
+    running = asyncio.ensure_future(run(agent))
+    await begun.wait()
+    running.cancel()
+    done, _ = await asyncio.wait({running}, timeout=5.0)
+    assert done
+    assert agent.result[0].stop_reason is StopReason.CANCELLED
+    assert agent.result[0].error == "on_finish took longer than 0.05 s"
+
+
+@pytest.mark.parametrize("hook", ["toolset", "system_prompt", "observe", "stop"])
+def test_a_hook_that_may_not_be_async_is_refused(hook: str) -> None:
+    async def late(*_: object) -> None: ...
+
+    kind = type("Late", (ImageEditingAgent,), {hook: late})
+    with pytest.raises(ConfigError, match=f"{hook} of Late is async: write it as a plain def"):
+        kind("s", backend=ScriptedBackend([]))
+
+
+async def test_a_prompt_that_fails_for_one_conversation_ends_no_other() -> None:
+    class Levelled(ImageEditingAgent):
+        def system_prompt(self, metadata: Mapping[str, object]) -> str | None:
+            return f"Level {metadata['level']}."
+
+    agent = Levelled("s", backend=ScriptedBackend(["No."]))
+    told, asked = [{"messages": [{"role": "user", "content": "Go."}], **more} for more in ({}, {"level": 1})]
+    failed, done = await agent.run([told, asked])
+    assert (failed.stop_reason, done.stop_reason) == (StopReason.ERROR, StopReason.NO_TOOL_CALL)
+    assert f"KeyError: 'level' ({__file__}:" in str(failed.error)
+    assert failed.messages[0].text == "Go."
+
+
+async def test_an_observe_that_returns_nothing_is_named() -> None:
+    class Silent(ImageEditingAgent):
+        def observe(self, result: ToolResult, call: ToolCall, chain: Chain) -> ToolResult:
+            return None  # type: ignore[return-value]
+
+    trajectory = await run(Silent("s", backend=ScriptedBackend([DARKER, ANSWER])))
+    assert "observe of Silent returns a ToolResult, not None" in str(trajectory.error)
+
+
 async def test_a_tool_that_fails_names_the_persons_line() -> None:
     class Faulty(ImageEditingAgent):
         @tool

@@ -81,6 +81,7 @@ def test_groups_of_an_agent_without_engines_work_with_those_that_are_given() -> 
         ("own_agents_of_a_test:function", "is no subclass of agentfly.agents.Agent"),
         ("own_agents_of_a_test:Faulty", r"cannot be made: RuntimeError: no brush \(.*own_agents_of_a_test.py:\d+\)"),
         ({"agent": PAINTER, "brushes": 2}, "unknown argument 'brushes'. Did you mean 'brush'"),
+        ({"agent": PAINTER, "engines": "models"}, "engines stands beside the agent"),
         ({"brush": 2}, 'is written {"agent": "module:Class"'),
     ],
 )
@@ -138,11 +139,20 @@ def test_the_prompt_is_that_of_training_else_the_classes_own() -> None:
     assert prompt_of(AgentSpec(), untrained) == SYSTEM_PROMPT
     assert prompt_of(AgentSpec(agent="own_agents_of_a_test:Talker"), PolicyConfig(system_prompt="Talk.")) == "Talk."
     assert agent_class(AgentSpec(agent=PAINTER)).default_system_prompt == "Paint."
+    # The prompt of another agent suits neither the image-editing agent nor one that edits no images.
+    assert prompt_of(AgentSpec(agent="image-editing"), trained) == SYSTEM_PROMPT
+    assert prompt_of(AgentSpec(agent="own_agents_of_a_test:Talker"), untrained) is None
+    assert prompt_of(AgentSpec(agent={"agent": PAINTER, "brush": 2}), trained) == "As trained."
 
 
 def test_the_card_remembers_the_agent_and_stays_short_without_one(tmp_path: Path) -> None:
     PolicyConfig(agent=PAINTER, tools=("zoom", {"mcp": "http://x"}), reward="a:b").write(tmp_path)
     read = PolicyConfig.read(str(tmp_path))
     assert (read.agent, read.tools, read.reward) == (PAINTER, ("zoom", {"mcp": "http://x"}), "a:b")
+    PolicyConfig(tools=({"mcp": "http://me:pw@x/mcp"}, {"mcp": ["server", "--token", "abc"]})).write(tmp_path)
+    assert PolicyConfig.read(str(tmp_path)).tools == (
+        {"mcp": "http://***@x/mcp"},
+        {"mcp": ["server", "--token", "***"]},
+    )
     PolicyConfig().write(tmp_path)
     assert set(json.loads((tmp_path / FILE_NAME).read_text())) == {"system_prompt", "max_turns", "max_tokens_per_turn"}

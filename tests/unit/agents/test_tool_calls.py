@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from agentfly.agents import Agent, AgentSettings, RolloutLimits, StopReason, Trajectory
 from agentfly.agents.llm_backends import ScriptedBackend
-from agentfly.errors import ToolError
+from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView
 from agentfly.tools import ToolResult, Toolset, tool
 
@@ -214,6 +215,38 @@ async def test_calls_side_by_side_share_the_time_that_is_left() -> None:
     first, second = observations(trajectory)
     assert "timed out" in first
     assert second == "img_2: grey 30"
+
+
+async def test_a_thread_that_was_given_up_names_no_image_of_a_later_turn() -> None:
+    given_up, added = threading.Event(), threading.Event()
+    refused: list[str] = []
+
+    class Late(Agent):
+        @tool
+        def slow(self) -> str:
+            """Add an image too late."""
+            given_up.wait(20.0)
+            try:
+                return self.images.add(Image.new("RGB", (8, 8), (1, 2, 3)))
+            except ImageError as fault:
+                refused.append(str(fault))
+                raise
+            finally:
+                added.set()
+
+        @tool
+        def quick(self) -> Image.Image:
+            """Make an image."""
+            given_up.set()
+            added.wait(20.0)
+            return Image.new("RGB", (8, 8), (9, 9, 9))
+
+    backend = ScriptedBackend([call("slow"), call("quick"), "Done."])
+    settings = AgentSettings(limits=RolloutLimits(tool_timeout=1.0))
+    [trajectory] = await Late("s", backend=backend, settings=settings).run([{"role": "user", "content": "Go."}])
+    assert observations(trajectory)[1] == "img_1"
+    assert list(trajectory.names) == ["img_1"]
+    assert "has ended" in refused[0]
 
 
 @pytest.mark.parametrize("limit", [1, 2])

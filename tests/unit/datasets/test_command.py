@@ -120,6 +120,18 @@ def test_convert_writes_what_is_read_back(tmp_path: Path, images: str) -> None:
     assert [task.id for task in load_tasks(tmp_path / "val.parquet")] == wanted
 
 
+def test_tasks_without_images_are_sound_where_they_are_meant(tmp_path: Path) -> None:
+    file, out = tmp_path / "words.jsonl", tmp_path / "ready"
+    file.write_text(json.dumps({"id": "q1", "instruction": "What is 1 + 2?", "answer": 3}))
+    assert run("check", str(file))[0] == 1
+    code, output = run("check", str(file), "--set", "text_only=true")
+    assert (code, "1 rows, no problems" in output) == (0, True)
+    assert run("convert", str(file), "--out", str(out), "--set", "text_only=true")[0] == 0
+    # The file says it by itself.
+    [task] = load_tasks(next(out.glob("*.parquet")))
+    assert (task.id, task.images, task.metadata) == ("q1", (), {"answer": 3})
+
+
 def test_options_must_have_values() -> None:
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         run("check", "stickers", "--set", "side")

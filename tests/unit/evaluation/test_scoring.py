@@ -160,6 +160,11 @@ async def test_a_reward_function_may_ask_for_the_evaluators_score() -> None:
     assert "name one with --evaluator" in scores[f"{__name__}:halved"].reason
 
 
+async def test_the_score_that_a_reward_function_builds_on_is_never_that_of_another_one() -> None:
+    _, scores = await scored_task(by("steady"), by("halved"), shade=3)
+    assert "name one with --evaluator" in scores[f"{__name__}:halved"].reason
+
+
 async def test_a_reward_function_that_fails_gives_no_score_and_names_its_line() -> None:
     made, scores = await scored_task(by("failing"), BRIGHTNESS)
     assert scores[f"{__name__}:failing"].reason.startswith(f"no reward: ValueError: no reward today ({__file__}:")

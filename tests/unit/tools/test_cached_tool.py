@@ -141,7 +141,8 @@ def test_a_method_cannot_be_deterministic() -> None:
             return ""
 
 
-async def test_the_trial_calls_a_deterministic_tool_twice() -> None:
+@pytest.mark.parametrize("cached", [False, True])
+async def test_the_trial_calls_a_deterministic_tool_twice(cached: bool, tmp_path: Path) -> None:
     results = iter(range(10))
 
     @tool(deterministic=True)
@@ -150,6 +151,8 @@ async def test_the_trial_calls_a_deterministic_tool_twice() -> None:
         return str(next(results))
 
     agent = Agent("s", backend=ScriptedBackend([]), tools=[counting, told])
+    if cached:  # which would answer the second call, and the first one of a later start
+        agent.engines = make_engines({"cache": {"root": str(tmp_path)}})
     unsteady, steady = await try_tools(agent, 60.0)
     assert unsteady.fault == "tool 'counting' is marked as deterministic, and gave two results for {}"
     assert steady.fault is None

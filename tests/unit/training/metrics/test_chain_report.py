@@ -115,6 +115,15 @@ def test_a_call_that_only_looks_is_no_edit_whatever_its_data_say() -> None:
     assert turn_results(trajectory) == [None]
 
 
+def test_a_source_that_is_no_image_makes_no_edit_of_a_call() -> None:
+    """Words of a search, say; its call would count as an edit without a change, or end the chain's report."""
+    store = ImageStore()
+    found = ToolRecord("search", {}, 0.1, data={"source": "an encyclopedia"}, images=(store.put(grey(100)),))
+    trajectory = Trajectory("c", "g", [], turns=[Turn("", "stop", 0.1, (found,))])
+    assert (facts_of(trajectory, store).edits, facts_of(trajectory, store).no_op_edits) == (0, 0)
+    assert turn_results(trajectory) == [None]
+
+
 def grey(value: int, side: int = 64) -> Image.Image:
     return Image.fromarray(np.full((side, side, 3), value, np.uint8))
 

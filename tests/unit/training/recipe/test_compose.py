@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from agentfly.agents.image_editing import SYSTEM_PROMPT
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, settings_of, to_override, unknown_key, write
@@ -248,3 +250,30 @@ def test_the_class_of_an_agent_brings_its_prompt_and_a_card_its_agent(
     assert (settings.agent, settings.tools, settings.card().system_prompt) == (named, ("edit",), "As trained.")
     with pytest.raises(ConfigError, match="agent=card"):
         composed(recipe, f"agentfly.model={policy}")
+    # Further arguments make no other agent of it: it keeps the prompt that `agentfly edit` gives it, too.
+    again = f"agentfly.agent={{agent: '{named}', max_requests_per_minute: 5}}"
+    settings = settings_of(composed(recipe, f"agentfly.model={policy}", again))
+    assert settings.card().system_prompt == "As trained."
+    settings = settings_of(composed(recipe, f"agentfly.model={policy}", "agentfly.agent=image-editing"))
+    assert settings.card().system_prompt == SYSTEM_PROMPT
+
+
+def test_the_tools_of_a_card_stay_with_the_run_when_the_policy_is_gone(recipe: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    PolicyConfig(tools=("edit", "look")).write(policy)
+    config = composed(recipe, f"agentfly.model={policy}")
+    shutil.rmtree(policy)
+    assert settings_of(config).card().tools == ("edit", "look")
+
+
+def test_an_agent_that_edits_no_images_is_not_told_to(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talking_agent_of_a_recipe.py").write_text(
+        "from agentfly.agents import Agent\n\n\nclass Talking(Agent): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert (
+        settings_of(composed(recipe, "agentfly.agent=talking_agent_of_a_recipe:Talking")).card().system_prompt is None
+    )

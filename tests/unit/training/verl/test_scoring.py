@@ -243,4 +243,32 @@ async def test_a_chain_without_a_reward_is_not_scored(task: EditTask) -> None:
         await ChainScorer(by_function("doubled", evaluator=REFUSES)).score(trajectory, task, store)
     other = EditTask("x", "Do it.", task.images)
     with pytest.raises(EvaluatorError, match="unknown argument of the reward function 'steps'"):
-        await ChainScorer(by_function("centred")).score(trajectory, other, store)
+        await ChainScorer(by_function("centred")).score((await roll(other, ["No."]))[0], other, store)
+
+
+@reward
+def by_columns(metadata: dict[str, Any], id: str, **columns: Any) -> float:
+    assert columns["steps"] == metadata["steps"]
+    assert columns["task_type"] == metadata["task_type"]
+    assert id == metadata["id"]
+    return len(columns["steps"])
+
+
+async def test_a_reward_function_may_take_all_columns_of_a_row(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    answer = await ChainScorer(by_function("by_columns")).score(trajectory, task, store)
+    assert answer.reward == len(task.metadata["steps"])
+
+
+@reward
+def by_words(prediction: str | None) -> float:
+    return 0.25
+
+
+async def test_an_audit_of_a_task_without_images_costs_no_reward(task: EditTask) -> None:
+    trajectory, store = await roll(task, [good_edit(task), ANSWER])
+    chosen = by_function("by_words", audit=AuditNode(evaluator="structural", settings={"share": 1.0}))
+    answer = await ChainScorer(chosen).score(trajectory, EditTask("t", "Add.", ()), store)
+    assert answer.reward == 0.25
+    assert answer.audit is not None
+    assert math.isnan(answer.audit)
