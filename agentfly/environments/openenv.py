@@ -149,7 +149,7 @@ class EditingSession(Environment[EditingAction, EditingObservation, EditingState
         self._closed = False
 
     async def reset_async(
-        self, seed: int | None = None, episode_id: str | None = None, index: int | None = None, **unknown: object
+        self, seed: object = None, episode_id: object = None, index: object = None, **unknown: object
     ) -> EditingObservation:
         """Begin an episode; one that runs is ended.
 
@@ -165,14 +165,11 @@ class EditingSession(Environment[EditingAction, EditingObservation, EditingState
         """
         for name in unknown:
             raise ConfigError(unknown_name("argument of reset", name, _RESET_ARGUMENTS))
-        for name, number in (("seed", seed), ("index", index)):
-            if number is not None and not (isinstance(number, int) and number >= 0):
-                raise ConfigError(f"{name} is a whole number from 0")
         if episode_id is not None and not (isinstance(episode_id, str) and 0 < len(episode_id) <= _LONGEST_ID):
             raise ConfigError(f"episode_id is a text of at most {_LONGEST_ID} characters")
         if self._closed:
             raise ConfigError("this session is over, since nothing came for too long: connect anew")
-        task = await self._tasks.task(seed, index)
+        task = await self._tasks.task(_whole("seed", seed), _whole("index", index))
         if self._episode is not None:
             await self._episode.close()
         self._loop = asyncio.get_running_loop()
@@ -268,6 +265,13 @@ def run_server(settings: EnvironmentSettings, server: ServerSettings, host: str,
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(serve(settings, server, host, port))
+
+
+def _whole(name: str, given: object) -> int | None:
+    """Return a number of a client, who may have sent anything."""
+    if given is not None and not (isinstance(given, int) and given >= 0):
+        raise ConfigError(f"{name} is a whole number from 0")
+    return given
 
 
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
