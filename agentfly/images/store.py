@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from PIL import Image
 
-from agentfly.errors import ImageError, first_line, short_path, unknown_name
+from agentfly.errors import ImageError, first_line, short_path, shortened, unknown_name
 from agentfly.files import sync_to_disk, written_whole
 from agentfly.images.pixels import normalise
 from agentfly.images.tool_call import check_call_goes_on
@@ -323,7 +323,7 @@ class ImageView:
         if name in self._provisional:
             return self._provisional[name]
         if not names.handles:
-            raise ImageError(f"unknown image id {name!r}: there is no image in this conversation")
+            raise ImageError(f"unknown image id {shortened(name)!r}: there is no image in this conversation")
         raise ImageError(unknown_name("image id", name, names.handles))
 
     def name(self, handle: str) -> str:

@@ -129,8 +129,11 @@ def _explain(model: type[BaseModel], tool: str, fault: ValidationError) -> str:
         if error["type"] == "missing":
             kinds.setdefault("missing", []).append(where)
         elif error["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(where, names, n=1, cutoff=0.6)
-            kinds.setdefault("unknown", []).append(where + (f" (did you mean {close[0]}?)" if close else ""))
+            unknown = kinds.setdefault("unknown", [])
+            # Those that the message only counts need no search, which a hostile call could make take very long.
+            shown = len(unknown) < _MOST_WRONG
+            close = difflib.get_close_matches(where, names, n=1, cutoff=0.6) if shown else ()
+            unknown.append(where + (f" (did you mean {close[0]}?)" if close else ""))
         else:
             value = repr(error["input"])
             value = value if len(value) <= 40 else f"{value[:37]}..."

@@ -10,9 +10,10 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from agentfly.agents.trajectory_file import FILE_NAME, TrajectoryLine, image_folder, read_trajectories
 from agentfly.errors import ConfigError, ImageError, require
@@ -89,18 +90,19 @@ def export_trajectories(request: HubExport) -> HubResult:
         MissingExtraError: `datasets` is not installed.
     """
     require("datasets", "export --to-hub", "data")
+    # Resolved, so that links are followed and "." has a name: the new folder takes the place of the old one.
     run, out = _find_run(request.source), request.out.resolve()
-    check_replaceable(request.out, MARKER, "folder of exported trajectories")
+    check_replaceable(out, MARKER, "folder of exported trajectories")
     if out == run.path.parent.resolve() or out in run.path.resolve().parents:
         raise ConfigError(f"--out {request.out} would replace the run itself: give another folder")
     left_out: Counter[str] = Counter()
     kept = _kept_lines(run.path, request, left_out)
-    half = request.out.with_name(f"{request.out.name}.export")
-    shutil.rmtree(half, ignore_errors=True)
+    # A name of its own: a folder with a name that can be guessed may be somebody's, even the run.
+    half = out.with_name(f".{out.name[:100]}.{uuid4().hex}.export")
     try:
-        figures = _write(run, kept, request, half, left_out)
-        shutil.rmtree(request.out, ignore_errors=True)
-        half.rename(request.out)
+        figures = _write(run, kept, replace(request, out=out), half, left_out)
+        shutil.rmtree(out, ignore_errors=True)
+        half.rename(out)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return HubResult(request.out, dict(figures.splits), dict(left_out), figures.without_tokens if request.tokens else 0)

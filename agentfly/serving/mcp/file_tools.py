@@ -73,7 +73,7 @@ class FileTools:
         """
         path = self._new_path(file_name)
         image = await asyncio.to_thread(self._images.get, image_id)
-        await asyncio.to_thread(save_image, image, path)
+        await asyncio.to_thread(_save_new, image, path)
         return ToolResult(f"saved as {path}")
 
     def _open(self, source: str) -> Image.Image:
@@ -83,13 +83,16 @@ class FileTools:
             return load_image(source, self._limits)
         if source[:5].lower() == "data:" or len(source) > _LONGEST_PATH:
             return load_image(source, self._limits)
-        if (path := path_within(self._settings.root, source)) is not None:
+        path = path_within(self._settings.root, source)
+        # The base64 of a small image looks like a path, too.
+        if path is None or not os.path.lexists(path):
+            try:
+                return load_image(source, self._limits)
+            except ImageError:
+                if len(source) > _SHORT_TEXT:
+                    raise
+        if path is not None:
             return load_image(_read(path, self._settings.root, self._limits.max_bytes), self._limits)
-        try:
-            return load_image(source, self._limits)
-        except ImageError:
-            if len(source) > _SHORT_TEXT:
-                raise
         where = " or ".join(map(str, self._settings.root))
         raise ToolError(
             f"{_shown(source)} is not in a folder that may be read: give a path in {where}, or the base64 of the image"
@@ -100,13 +103,11 @@ class FileTools:
     def _new_path(self, file_name: str) -> Path:
         out = self._settings.out
         assert out is not None, "the tool is offered only with a folder"
-        if not file_name or Path(file_name).name != file_name or file_name.startswith(".") or "\0" in file_name:
+        plain = file_name.isprintable() and Path(file_name).name == file_name and not file_name.startswith(".")
+        if not file_name or not plain:
             raise ToolError(f"{_shown(file_name)} is no plain file name: give one without folders, such as edited.png")
         file_format(file_name)
-        path = out / file_name
-        if path.exists() or path.is_symlink():
-            raise ToolError(f"there is a file {_shown(file_name)} already: give another name")
-        return path
+        return out / file_name
 
 
 def path_within(roots: Sequence[Path], text: str) -> Path | None:
@@ -130,15 +131,34 @@ def _read(path: Path, roots: Sequence[Path], most: int) -> bytes:
     """Return the bytes of a file. What was opened is checked again: a link may have come in between."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(opened, "rb") as file:
+        try:
             status, real = os.fstat(opened), Path(os.readlink(f"/proc/self/fd/{opened}"))
             if not stat.S_ISREG(status.st_mode) or not any(real.is_relative_to(root) for root in roots):
                 raise ToolError(f"{_shown(str(path))} is no image file")
             if status.st_size > most:
                 raise ToolError(f"{_shown(str(path))} has {status.st_size} bytes, {most} are allowed: resize it")
-            return file.read(most + 1)
+            with open(opened, "rb", closefd=False) as file:
+                return file.read(most + 1)
+        finally:
+            # `open` closes no descriptor that it refuses, such as that of a folder.
+            os.close(opened)
     except OSError as fault:
         raise ToolError(f"cannot read {_shown(str(path))}: {fault.strerror}") from fault
+
+
+def _save_new(image: Image.Image, path: Path) -> None:
+    """Save an image to a new file. The name is taken first, so that of several calls with one name one succeeds."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except FileExistsError as fault:
+        raise ToolError(f"there is a file {_shown(path.name)} already: give another name") from fault
+    except OSError as fault:
+        raise ToolError(f"cannot write {_shown(str(path))}: {fault.strerror}") from fault
+    try:
+        save_image(image, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _shown(text: str) -> str:

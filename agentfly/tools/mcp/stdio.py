@@ -34,6 +34,8 @@ _TAIL = 400
 # Of a message: there is one for each value, and images in base64 have none. More would take seconds to read, during
 # which the event loop does nothing else.
 _MOST_SEPARATORS = 100_000
+# In a row. Some programs print other things, too, but a flood of them would leave the event loop no time.
+_MOST_OTHER_LINES = 1000
 
 
 class ProgramStreams:
@@ -102,6 +104,7 @@ class ProgramStreams:
             self.over = True
 
     async def _read_lines(self, output: asyncio.StreamReader, to_client: ToClient) -> None:
+        other_lines = 0
         async with to_client:
             while True:
                 try:
@@ -117,9 +120,13 @@ class ProgramStreams:
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
-                    # Some programs print other things, too.
                     logger.debug("%s wrote a line that is no message", self._server.label)
+                    other_lines += 1
+                    if other_lines > _MOST_OTHER_LINES:
+                        self.problem = f"it wrote more than {_MOST_OTHER_LINES} lines that are no messages"
+                        return
                     continue
+                other_lines = 0
                 try:
                     await to_client.send(SessionMessage(message))
                 except (anyio.ClosedResourceError, anyio.BrokenResourceError):

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from typing_extensions import TypedDict
 
 from agentfly.errors import ToolError
 from agentfly.tools import Tool, Toolset, tool
+from agentfly.tools.arguments import checked_arguments
 from agentfly.tools.parsing import native_call
 from tests.fuzz.texts import texts
 
@@ -240,3 +241,19 @@ def test_arguments_in_a_text_that_are_nothing_are_none(written: str) -> None:
 
     (call,) = parse_tool_calls(f'<tool_call>{{"name": "use", "arguments": {written}}}</tool_call>').calls
     assert (call.name, call.arguments, call.error) == ("use", {}, None)
+
+
+def test_a_call_with_very_many_unknown_arguments_is_refused_without_a_search_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[str] = []
+
+    def search(name: str, *_: object, **__: object) -> list[str]:
+        searched.append(name)
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", search)
+    model = create_model("Arguments", __config__={"extra": "forbid"})
+    with pytest.raises(ToolError, match=r"unknown k0, .*, 984 more"):
+        checked_arguments(model, "f", {f"k{number}": 1 for number in range(1000)})
+    assert len(searched) == 16

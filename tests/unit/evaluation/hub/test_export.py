@@ -224,3 +224,26 @@ async def test_the_command_says_what_was_written_and_how_to_push_it(tmp_path: Pa
         assert option.removeprefix("--no-") in str(refused.exception)
     (run / "trajectories.jsonl").unlink()
     assert "agentfly.trajectories=false" in str(export("--to-hub").exception)
+
+
+async def test_folders_beside_the_export_stay_as_they_are(tmp_path: Path) -> None:
+    run, other = await training_run(tmp_path / "run.export"), tmp_path / "mine.export"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    for name in ("mine", "run"):
+        export_trajectories(HubExport(run, tmp_path / name))
+    assert (other / "thesis.txt").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.export", "run", "run.export"]
+
+
+async def test_a_link_to_a_folder_and_the_working_folder_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = await training_run(tmp_path / "run"), tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    export_trajectories(HubExport(run, tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink()
+    monkeypatch.chdir(here)
+    export_trajectories(HubExport(run, Path()))
+    assert len(load(here)["train"]) == 2

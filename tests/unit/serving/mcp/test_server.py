@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 from pathlib import Path
 
 import mcp_types as types
@@ -303,3 +304,48 @@ async def test_two_servers_share_no_images() -> None:
         await opened(one, RED)
         assert (await two.list_resources()).resources == []
     assert list(ImageView(ImageStore())) == []
+
+
+async def test_the_base64_of_a_small_image_is_no_path_even_where_paths_are_opened(folders: tuple[Path, Path]) -> None:
+    async with client(root=(folders[0],)) as connected:
+        assert text_of(await opened(connected, RED)).startswith("img_1: 8x8")
+        assert "No such file" in text_of(await opened(connected, "nothing.png"))
+
+
+async def test_a_folder_that_is_opened_as_an_image_leaves_no_descriptor_open(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "inner").mkdir()
+    async with client(root=(folders[0],)) as connected:
+        await opened(connected, "inner")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            assert "is no image file" in text_of(await opened(connected, "inner"))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_of_calls_that_save_under_one_name_at_once_one_succeeds(tmp_path: Path) -> None:
+    async with client(out=tmp_path) as connected:
+        await opened(connected, RED)
+        arguments = {"image_id": "img_1", "file_name": "same.png"}
+        results = await asyncio.gather(*(connected.call_tool("save_image", arguments) for _ in range(4)))
+    assert sorted(bool(result.is_error) for result in results) == [False, True, True, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["same.png"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "a" * 240 + ".png", "a\nb.png", "half\ud800.png"])
+async def test_a_name_that_no_file_can_have_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    async with client(out=tmp_path) as connected:
+        await opened(connected, RED)
+        refused = await connected.call_tool("save_image", {"image_id": "img_1", "file_name": name})
+    assert refused.is_error
+    assert "internal error" not in text_of(refused)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_refusals_of_giant_arguments_are_short() -> None:
+    giant = "x" * 1_000_000
+    async with client() as connected:
+        refused = await connected.call_tool("qwen_edit_image", {"image_id": giant, "prompt": "dark"})
+        assert len(text_of(refused)) < 1000
+        with pytest.raises(MCPError) as fault:
+            await connected.read_resource(f"agentfly://images/{giant}")
+        assert len(str(fault.value)) < 1000

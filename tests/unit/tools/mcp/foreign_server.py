@@ -89,4 +89,8 @@ if __name__ == "__main__":
         sys.stdout.write("x" * 100_000_000)
         sys.stdout.flush()
         time.sleep(600)
+    elif fault == "babble":
+        sys.stdout.write("x\n" * 20_000)
+        sys.stdout.flush()
+        time.sleep(600)
     server.run()

@@ -244,3 +244,9 @@ def test_settings_refuse_what_does_not_fit() -> None:
         command="uvx", args=("x", "y"), prefix="p_"
     )
     assert McpServer.read({"mcp": "http://user:pass@h:1/mcp?key=1"}).label == "MCP server 'http://h:1/mcp'"
+
+
+async def test_a_flood_of_lines_that_are_no_messages_gives_up_the_server() -> None:
+    server = foreign("babble")
+    with pytest.raises(ToolOutage, match="lines that are no messages"):
+        await McpTools(server).prepare()
