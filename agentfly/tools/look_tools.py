@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -120,7 +120,7 @@ class LookTools:
             image_id: the image to look at.
             other_id: the image to compare it with.
         """
-        place, other = self._place(image_id), self._place(other_id)
+        place, other = _aligned(self._place(image_id), self._place(other_id))
         image, change = _compared(place, other)
         words, data = _change_words(place, other, change)
         if not data["largest"]:
@@ -138,15 +138,15 @@ class LookTools:
             image_id: the edited image.
             mask_id: the mask of what should have changed.
         """
-        place, source = self._place(image_id), self._place(_SOURCE)
+        place, source = _aligned(self._place(image_id), self._place(_SOURCE))
         change = _compared(place, source)[1]
         text, data = _change_words(place, source, change)
         if mask_id is not None:
             mask_name, mask = self._mask(mask_id)
-            if mask.size != source.part.size:
+            if mask.size != source.image.size:
                 sizes = f"{mask.width}x{mask.height}", f"{source.image.width}x{source.image.height}"
                 raise ToolError(f"{mask_name} is {sizes[0]} but {_SOURCE} is {sizes[1]}: give a mask of {_SOURCE}")
-            inside = np.asarray(mask) > 127
+            inside = np.asarray(mask.crop(source.box)) > 127
             for side, where in (("inside", inside), ("outside", ~inside)):
                 found = looking.measure_change(change, where)
                 data[side] = asdict(found)
@@ -302,12 +302,13 @@ class LookTools:
             listed = " and ".join(sorted(f"{self._images.name(source)} {list(part)}" for source, part in shown))
             raise ToolError(f"{name} shows {listed}, which look the same: name the image itself and a box in it")
         source, (left, top, right, bottom) = next(iter(shown))
-        across, down = (right - left) / width, (bottom - top) / height
+        across, down = right - left, bottom - top
+        # In whole numbers: a quotient that is rounded up would reach beyond the place.
         mapped = (
-            left + math.floor(inside[0] * across),
-            top + math.floor(inside[1] * down),
-            left + math.ceil(inside[2] * across),
-            top + math.ceil(inside[3] * down),
+            left + inside[0] * across // width,
+            top + inside[1] * down // height,
+            right - (width - inside[2]) * across // width,
+            bottom - (height - inside[3]) * down // height,
         )
         return _Place(self._images.name(source), self._images.store.get(source), mapped)
 
@@ -325,6 +326,14 @@ class LookTools:
 def _result(text: str, data: Mapping[str, object], *handles: str) -> ToolResult:
     """Return a result whose data are read back equal from a trajectory line, with lists in place of tuples."""
     return ToolResult(text, handles, _ENGINE, data=json.loads(json.dumps(data)))
+
+
+def _aligned(place: _Place, other: _Place) -> tuple[_Place, _Place]:
+    """Return two places to compare: a part of an image and a whole one of the same size become the same part of both."""
+    if place.image.size == other.image.size and place.is_whole != other.is_whole:
+        box = other.box if place.is_whole else place.box
+        return replace(place, box=box), replace(other, box=box)
+    return place, other
 
 
 def _compared(place: _Place, other: _Place) -> tuple[Image.Image, NDArray[np.uint8]]:
