@@ -16,12 +16,12 @@ from pydantic import AfterValidator, Field
 
 from agentfly.errors import ToolError, shortened
 from agentfly.images import ImageView
-from agentfly.tools.decorator import ToolResult, tool
-from agentfly.tools.image_ids import check_mask_size, editable, handle_of_id, mask_of_id
+from agentfly.tools.decorator import ToolResult, percent, tool
+from agentfly.tools.image_ids import box_inside, check_mask_size, editable, handle_of_id, mask_of_id
 from agentfly.tools.image_tools import Scale, Seed, Steps, check_prompt, make_mask
 from agentfly.vision.base import MOST_IMAGES, EditParams, Engines, edit_images, given_params
 from agentfly.vision.compositing import paste_region
-from agentfly.vision.detection.boxes import box_mask, clip_box
+from agentfly.vision.detection.boxes import box_mask
 
 
 def _bounded(value: int) -> int:
@@ -150,7 +150,7 @@ class ComposeTools:
             box: x0, y0, x1, y1 in pixels of the image.
         """
         image = await self._load(image_id)
-        _clipped(box, image_id, image.size)
+        box_inside(box, image_id, image.size)
         return await self._made_mask(await asyncio.to_thread(_figure, shape, box, image.size))
 
     @tool(looks=True)
@@ -237,7 +237,7 @@ class ComposeTools:
         handle = await asyncio.to_thread(self._images.store.put, mask)
         box, share = await asyncio.to_thread(_extent, mask)
         name = self._images.add_handle(handle, "mask")
-        words = "covers nothing" if box is None else f"covers {100 * share:.1f} %, box {list(box)}"
+        words = "covers nothing" if box is None else f"covers {percent(share)}, box {list(box)}"
         data = {"share": round(share, 6), "box": None if box is None else list(box)}
         return ToolResult(f"{name}: {words}", (handle,), data=data)
 
@@ -250,18 +250,6 @@ class ComposeTools:
         if handle == source:
             return ToolResult(f"{name}: nothing changed", (), engine, data=data)
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
-
-
-def _clipped(box: Sequence[int], image_id: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return a box cut to the image, or raise `ToolError` where nothing is left."""
-    x0, y0, x1, y1 = box
-    inside = clip_box((x0, y0, x1, y1), size)
-    if inside is None:
-        raise ToolError(
-            f"the box {list(box)} holds no pixel of {image_id}, which is {size[0]}x{size[1]}: give x0, y0, x1, y1 "
-            "with x0 < x1 and y0 < y1"
-        )
-    return inside
 
 
 def _cut(
@@ -282,7 +270,7 @@ def _cut(
     cut = source.convert("RGBA")
     if mask is not None:
         cut.putalpha(ImageChops.multiply(cut.getchannel("A"), mask))
-    inside = _clipped(box, name, cut.size) if box is not None else cut.getchannel("A").getbbox()
+    inside = box_inside(box, name, cut.size) if box is not None else cut.getchannel("A").getbbox()
     if inside is None or cut.getchannel("A").crop(inside).getbbox() is None:
         where = "" if box is None else f" in {list(box)}"
         raise ToolError(f"{name} leaves nothing{where} to take: use another mask or box")

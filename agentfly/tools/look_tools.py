@@ -22,7 +22,7 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError
 from agentfly.images import ImageView, read_mask
-from agentfly.tools.decorator import ToolResult, tool
+from agentfly.tools.decorator import ToolResult, percent, tool
 from agentfly.tools.image_ids import handle_of_id
 from agentfly.vision import looking
 from agentfly.vision.looking import Box
@@ -150,7 +150,7 @@ class LookTools:
             for side, where in (("inside", inside), ("outside", ~inside)):
                 found = looking.measure_change(change, where)
                 data[side] = asdict(found)
-                text += f"; {side} {mask_name} {_percent(found.share)} changed, mean {found.mean:.1f}"
+                text += f"; {side} {mask_name} {percent(found.share)} changed, mean {found.mean:.1f}"
         return _result(text, data)
 
     @tool(looks=True)
@@ -187,10 +187,10 @@ class LookTools:
         found = looking.dominant_colours(place.part)
         if not found:
             raise ToolError(f"{place} is transparent: it has no colours; choose another box or image")
-        shares = [f"{group.name} {group.hex} {_percent(group.share)}" for group in found[:count]]
+        shares = [f"{group.name} {group.hex} {percent(group.share)}" for group in found[:count]]
         rest = 1 - sum(group.share for group in found[:count])
         if rest > 0.0005:
-            shares.append(f"others {_percent(rest)}")
+            shares.append(f"others {percent(rest)}")
         data = {"image": place.name, "box": place.box, "colours": [asdict(group) for group in found]}
         return _result(f"{place}: {', '.join(shares)}", data)
 
@@ -211,8 +211,8 @@ class LookTools:
         red, green, blue = tones.rgb
         text = (
             f"{place}: brightness mean {tones.mean:.0f}, 5% below {low}, half below {middle}, 95% below {high}; "
-            f"red {red:.0f} green {green:.0f} blue {blue:.0f}; saturation {_percent(tones.saturation)}; "
-            f"black {_percent(tones.black)}, white {_percent(tones.white)}"
+            f"red {red:.0f} green {green:.0f} blue {blue:.0f}; saturation {percent(tones.saturation)}; "
+            f"black {percent(tones.black)}, white {percent(tones.white)}"
         )
         data: dict[str, object] = {"image": place.name, "box": place.box, **asdict(tones)}
         del data["counts"]
@@ -237,7 +237,7 @@ class LookTools:
             return _result(f"{name}: empty, {size}{faint}", data)
         x, y = (math.floor(value + 0.5) for value in found.centroid)
         parts = "1 part" if found.parts == 1 else f"{found.parts} parts"
-        text = f"{name}: {found.area} pixels, {_percent(found.share)} of {size}, {list(found.box)}, centre ({x}, {y})"
+        text = f"{name}: {found.area} pixels, {percent(found.share)} of {size}, {list(found.box)}, centre ({x}, {y})"
         return _result(f"{text}, {parts}", data)
 
     @tool(looks=True)
@@ -329,7 +329,7 @@ def _result(text: str, data: Mapping[str, object], *handles: str) -> ToolResult:
 
 
 def _aligned(place: _Place, other: _Place) -> tuple[_Place, _Place]:
-    """Return two places to compare: a part of an image and a whole one of the same size become the same part of both."""
+    """Return two places to compare; a part of an image is compared with the same part of one of the same size."""
     if place.image.size == other.image.size and place.is_whole != other.is_whole:
         box = other.box if place.is_whole else place.box
         return replace(place, box=box), replace(other, box=box)
@@ -355,9 +355,5 @@ def _change_words(place: _Place, other: _Place, change: NDArray[np.uint8]) -> tu
     boxes = [str(list(region.box)) for region in regions[:_MOST_CHANGES]]
     boxes += [f"{len(regions) - _MOST_CHANGES} more"] if len(regions) > _MOST_CHANGES else []
     where = f" at {', '.join(boxes)}" if boxes else ""
-    text += f"{_percent(found.share)} changed{where}; change mean {found.mean:.1f}, largest {found.largest}"
+    text += f"{percent(found.share)} changed{where}; change mean {found.mean:.1f}, largest {found.largest}"
     return text, data
-
-
-def _percent(share: float) -> str:
-    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"

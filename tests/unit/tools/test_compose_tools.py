@@ -227,7 +227,7 @@ async def test_masks_of_two_sizes_do_not_combine() -> None:
 async def test_a_mask_tells_its_share_and_its_box() -> None:
     studio = Studio()
     box = await studio.call("shape_to_mask", image_id="img_1", shape="box", box=[10, 5, 30, 20])
-    assert box.text == "mask_2: covers 25.0 %, box [10, 5, 30, 20]"
+    assert box.text == "mask_2: covers 25.0%, box [10, 5, 30, 20]"
     assert box.data == {"share": 0.25, "box": [10, 5, 30, 20]}
     empty = await studio.call("combine_masks", mask_ids=["mask_2", "mask_2"], operation="difference")
     assert empty.text == "mask_3: covers nothing"
@@ -384,4 +384,5 @@ async def test_a_background_is_not_filled_where_nothing_is_transparent() -> None
 
 async def test_an_opacity_too_low_to_be_seen_changes_nothing_and_blames_no_mask() -> None:
     result = await Studio().call("paste_image", image_id="img_1", source_id="img_2", opacity=0.001)
-    assert result.text == "img_1: nothing changed" and not result.images
+    assert result.text == "img_1: nothing changed"
+    assert not result.images
