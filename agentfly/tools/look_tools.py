@@ -150,7 +150,8 @@ class LookTools:
             for side, where in (("inside", inside), ("outside", ~inside)):
                 found = looking.measure_change(change, where)
                 data[side] = asdict(found)
-                text += f"; {side} {mask_name} {percent(found.share)} changed, mean {found.mean:.1f}"
+                text += f"; {side} {mask_name} "
+                text += f"{percent(found.share)} changed, mean {found.mean:.1f}" if where.any() else "is no pixel"
         return _result(text, data)
 
     @tool(looks=True)
@@ -295,13 +296,14 @@ class LookTools:
             ask = f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
             ask = f"0 <= x < {width} and 0 <= y < {height}" if words else ask
             raise ToolError(f"{words or list(box or ())} is not inside {name}, which is {width}x{height}: give {ask}")
-        shown = self._places.get(handle, set()) if name.startswith("view_") else set()
+        # A copy: another call of the same turn may add to it.
+        shown = tuple(self._places.get(handle, ())) if name.startswith("view_") else ()
         if not shown:
             return _Place(name, image, inside)
         if len(shown) > 1:
             listed = " and ".join(sorted(f"{self._images.name(source)} {list(part)}" for source, part in shown))
             raise ToolError(f"{name} shows {listed}, which look the same: name the image itself and a box in it")
-        source, (left, top, right, bottom) = next(iter(shown))
+        source, (left, top, right, bottom) = shown[0]
         across, down = right - left, bottom - top
         # In whole numbers: a quotient that is rounded up would reach beyond the place.
         mapped = (

@@ -455,3 +455,12 @@ async def test_a_box_in_a_view_never_reaches_beyond_the_place_that_it_shows(widt
     for point in points:
         place = look._place(seen, [0, 0, point, 20])
         assert place.box == (5, 0, 5 - (-point * width // max(points)), 20)
+
+
+async def test_a_mask_that_is_empty_or_full_has_no_figures_on_the_side_that_has_no_pixel() -> None:
+    desk = Desk()
+    for value, side, other in ((0, "inside", "outside"), (255, "outside", "inside")):
+        name = desk.view.add(Image.new("L", (96, 64), value), "mask")
+        text = (await desk.call("compare_with_source", image_id="img_2", mask_id=name)).text
+        assert f"{side} {name} is no pixel" in text
+        assert f"{other} {name} 16.7% changed" in text
