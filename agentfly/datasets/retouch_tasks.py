@@ -1,7 +1,8 @@
 """Sticker tasks whose answer is a number: the amount of an adjustment, over the whole image.
 
 - `exposure`: brighter or darker by the stops that the sentence states.
-- `match`: as bright as the second image, which is the wanted one, mirrored.
+- `match`: as bright as the second image, which is the wanted one, mirrored. Not for agents with `flip_image`, which
+  makes the wanted image of it.
 - `cast`: undo a colour cast. Its direction is stated in half of the sentences, its strength never; the white borders of
   the stickers show both.
 

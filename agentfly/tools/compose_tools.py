@@ -16,12 +16,12 @@ from pydantic import AfterValidator, Field
 
 from agentfly.errors import ToolError, shortened
 from agentfly.images import ImageView
-from agentfly.tools.decorator import ToolResult, tool
-from agentfly.tools.image_ids import check_mask_size, editable, handle_of_id, mask_of_id
+from agentfly.tools.decorator import ToolResult, percent, tool
+from agentfly.tools.image_ids import box_inside, check_mask_size, editable, handle_of_id, mask_of_id
 from agentfly.tools.image_tools import Scale, Seed, Steps, check_prompt, make_mask
 from agentfly.vision.base import MOST_IMAGES, EditParams, Engines, edit_images, given_params
 from agentfly.vision.compositing import paste_region
-from agentfly.vision.detection.boxes import box_mask, clip_box
+from agentfly.vision.detection.boxes import box_mask
 
 
 def _bounded(value: int) -> int:
@@ -44,6 +44,7 @@ Ids = Annotated[list[str], Field(min_length=1, max_length=MOST_IMAGES)]
 MaskIds = Annotated[list[str], Field(min_length=2, max_length=MOST_IMAGES)]
 
 _MOST_PIXELS = 16_000_000
+_OPAQUE = "{} has no transparent part: cut something out of it first"
 _COMBINE: Mapping[str, Callable[[Image.Image, Image.Image], Image.Image]] = {
     "union": ImageChops.lighter,
     "intersection": ImageChops.darker,
@@ -149,7 +150,7 @@ class ComposeTools:
             box: x0, y0, x1, y1 in pixels of the image.
         """
         image = await self._load(image_id)
-        _clipped(box, image_id, image.size)
+        box_inside(box, image_id, image.size)
         return await self._made_mask(await asyncio.to_thread(_figure, shape, box, image.size))
 
     @tool(looks=True)
@@ -183,11 +184,9 @@ class ComposeTools:
             colour: the background, such as "white" or "#ffcc00".
         """
         image = await asyncio.to_thread(editable, self._images, image_id)
-        _alpha(image, image_id)
-        try:
-            red, green, blue = ImageColor.getrgb(colour)[:3]
-        except ValueError as fault:
-            raise ToolError(f"{shortened(colour)!r} is no colour: give a name, such as white, or #rrggbb") from fault
+        if _alpha(image, image_id).getextrema() == (255, 255):
+            raise ToolError(_OPAQUE.format(image_id))
+        red, green, blue = _colour(colour)
         below = Image.new("RGBA", image.size, (red, green, blue, 255))
         filled = await asyncio.to_thread(Image.alpha_composite, below, image)
         return await self._changed(image_id, filled.convert("RGB"), "", {"colour": [red, green, blue]})
@@ -238,7 +237,7 @@ class ComposeTools:
         handle = await asyncio.to_thread(self._images.store.put, mask)
         box, share = await asyncio.to_thread(_extent, mask)
         name = self._images.add_handle(handle, "mask")
-        words = "covers nothing" if box is None else f"covers {100 * share:.1f} %, box {list(box)}"
+        words = "covers nothing" if box is None else f"covers {percent(share)}, box {list(box)}"
         data = {"share": round(share, 6), "box": None if box is None else list(box)}
         return ToolResult(f"{name}: {words}", (handle,), data=data)
 
@@ -251,18 +250,6 @@ class ComposeTools:
         if handle == source:
             return ToolResult(f"{name}: nothing changed", (), engine, data=data)
         return ToolResult(f"{name}: {words}" if words else name, (handle,), engine, data=data)
-
-
-def _clipped(box: Sequence[int], image_id: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return a box cut to the image, or raise `ToolError` where nothing is left."""
-    x0, y0, x1, y1 = box
-    inside = clip_box((x0, y0, x1, y1), size)
-    if inside is None:
-        raise ToolError(
-            f"the box {list(box)} holds no pixel of {image_id}, which is {size[0]}x{size[1]}: give x0, y0, x1, y1 "
-            "with x0 < x1 and y0 < y1"
-        )
-    return inside
 
 
 def _cut(
@@ -283,12 +270,12 @@ def _cut(
     cut = source.convert("RGBA")
     if mask is not None:
         cut.putalpha(ImageChops.multiply(cut.getchannel("A"), mask))
-    if opacity < 1.0:
-        cut.putalpha(cut.getchannel("A").point(lambda value: round(value * opacity)))
-    inside = _clipped(box, name, cut.size) if box is not None else cut.getchannel("A").getbbox()
+    inside = box_inside(box, name, cut.size) if box is not None else cut.getchannel("A").getbbox()
     if inside is None or cut.getchannel("A").crop(inside).getbbox() is None:
         where = "" if box is None else f" in {list(box)}"
         raise ToolError(f"{name} leaves nothing{where} to take: use another mask or box")
+    if opacity < 1.0:
+        cut.putalpha(cut.getchannel("A").point(lambda value: round(value * opacity)))
     return cut.crop(inside), inside
 
 
@@ -320,5 +307,18 @@ def _figure(shape: str, box: Sequence[int], size: tuple[int, int]) -> Image.Imag
 def _alpha(image: Image.Image, image_id: str) -> Image.Image:
     """Return the alpha channel of an image, or raise `ToolError` where it has none."""
     if "A" not in image.getbands():
-        raise ToolError(f"{image_id} has no transparent part: cut something out of it first")
+        raise ToolError(_OPAQUE.format(image_id))
     return image.getchannel("A")
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """Return the red, green and blue (0 to 255) of a colour by name or number, or raise `ToolError`."""
+    fault = ToolError(f"{shortened(text)!r} is no colour: give a name, such as white, or #rrggbb")
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(text.strip())
+    except ValueError:
+        raise fault from None
+    # Pillow reads numbers beyond the range, which would be cut or wrap, and transparent colours, which do not fill.
+    if not all(0 <= value <= 255 for value in (red, green, blue)) or alpha not in ([], [255]):
+        raise fault
+    return red, green, blue

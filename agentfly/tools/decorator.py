@@ -178,6 +178,11 @@ class ToolResult:
     ids: tuple[str, ...] = ()
 
 
+def percent(share: float) -> str:
+    """Return a share, 0 to 1, as all observations say it: 12.5%, and <0.1% for what would be rounded to nothing."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
+
+
 @dataclass(frozen=True)
 class Tool:
     """A function in the form that a model sees.

@@ -6,10 +6,13 @@ part of one; `view_1` was made by a tool that looks, as a crop or a comparison.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from agentfly.errors import ImageError, ToolError
 from agentfly.images import ImageView, read_mask
+from agentfly.vision.detection.boxes import clip_box
 
 _MOST_NAMED = 8
 _NOT_EDITED = {"view_": "only shows something", "mask_": "is a mask"}
@@ -111,6 +114,27 @@ def check_mask_size(mask_id: str, mask: tuple[int, int], image_id: str, size: tu
         raise ToolError(
             f"{mask_id} is {mask[0]}x{mask[1]} but {image_id} is {size[0]}x{size[1]}: use a mask of its size"
         )
+
+
+def box_inside(box: Sequence[int], image_id: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a box cut to an image.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels.
+        image_id: as the model gave it, for the message.
+        size: width and height of the image.
+
+    Raises:
+        ToolError: nothing of the box lies in the image.
+    """
+    x0, y0, x1, y1 = box
+    inside = clip_box((x0, y0, x1, y1), size)
+    if inside is None:
+        raise ToolError(
+            f"the box {list(box)} holds no pixel of {image_id}, which is {size[0]}x{size[1]}: give x0, y0, x1, y1 "
+            "with x0 < x1 and y0 < y1"
+        )
+    return inside
 
 
 def mask_for(images: ImageView, mask_id: str, image_id: str, size: tuple[int, int]) -> Image.Image:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, ImageError, ToolError
 from agentfly.images import ImageView, read_mask
-from agentfly.tools.decorator import ToolResult, tool
+from agentfly.tools.decorator import ToolResult, percent, tool
 from agentfly.tools.image_ids import handle_of_id
 from agentfly.vision import looking
 from agentfly.vision.looking import Box
@@ -120,7 +120,7 @@ class LookTools:
             image_id: the image to look at.
             other_id: the image to compare it with.
         """
-        place, other = self._place(image_id), self._place(other_id)
+        place, other = _aligned(self._place(image_id), self._place(other_id))
         image, change = _compared(place, other)
         words, data = _change_words(place, other, change)
         if not data["largest"]:
@@ -138,19 +138,20 @@ class LookTools:
             image_id: the edited image.
             mask_id: the mask of what should have changed.
         """
-        place, source = self._place(image_id), self._place(_SOURCE)
+        place, source = _aligned(self._place(image_id), self._place(_SOURCE))
         change = _compared(place, source)[1]
         text, data = _change_words(place, source, change)
         if mask_id is not None:
             mask_name, mask = self._mask(mask_id)
-            if mask.size != source.part.size:
+            if mask.size != source.image.size:
                 sizes = f"{mask.width}x{mask.height}", f"{source.image.width}x{source.image.height}"
                 raise ToolError(f"{mask_name} is {sizes[0]} but {_SOURCE} is {sizes[1]}: give a mask of {_SOURCE}")
-            inside = np.asarray(mask) > 127
+            inside = np.asarray(mask.crop(source.box)) > 127
             for side, where in (("inside", inside), ("outside", ~inside)):
                 found = looking.measure_change(change, where)
                 data[side] = asdict(found)
-                text += f"; {side} {mask_name} {_percent(found.share)} changed, mean {found.mean:.1f}"
+                text += f"; {side} {mask_name} "
+                text += f"{percent(found.share)} changed, mean {found.mean:.1f}" if where.any() else "is no pixel"
         return _result(text, data)
 
     @tool(looks=True)
@@ -187,10 +188,10 @@ class LookTools:
         found = looking.dominant_colours(place.part)
         if not found:
             raise ToolError(f"{place} is transparent: it has no colours; choose another box or image")
-        shares = [f"{group.name} {group.hex} {_percent(group.share)}" for group in found[:count]]
+        shares = [f"{group.name} {group.hex} {percent(group.share)}" for group in found[:count]]
         rest = 1 - sum(group.share for group in found[:count])
         if rest > 0.0005:
-            shares.append(f"others {_percent(rest)}")
+            shares.append(f"others {percent(rest)}")
         data = {"image": place.name, "box": place.box, "colours": [asdict(group) for group in found]}
         return _result(f"{place}: {', '.join(shares)}", data)
 
@@ -211,8 +212,8 @@ class LookTools:
         red, green, blue = tones.rgb
         text = (
             f"{place}: brightness mean {tones.mean:.0f}, 5% below {low}, half below {middle}, 95% below {high}; "
-            f"red {red:.0f} green {green:.0f} blue {blue:.0f}; saturation {_percent(tones.saturation)}; "
-            f"black {_percent(tones.black)}, white {_percent(tones.white)}"
+            f"red {red:.0f} green {green:.0f} blue {blue:.0f}; saturation {percent(tones.saturation)}; "
+            f"black {percent(tones.black)}, white {percent(tones.white)}"
         )
         data: dict[str, object] = {"image": place.name, "box": place.box, **asdict(tones)}
         del data["counts"]
@@ -237,7 +238,7 @@ class LookTools:
             return _result(f"{name}: empty, {size}{faint}", data)
         x, y = (math.floor(value + 0.5) for value in found.centroid)
         parts = "1 part" if found.parts == 1 else f"{found.parts} parts"
-        text = f"{name}: {found.area} pixels, {_percent(found.share)} of {size}, {list(found.box)}, centre ({x}, {y})"
+        text = f"{name}: {found.area} pixels, {percent(found.share)} of {size}, {list(found.box)}, centre ({x}, {y})"
         return _result(f"{text}, {parts}", data)
 
     @tool(looks=True)
@@ -295,19 +296,21 @@ class LookTools:
             ask = f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
             ask = f"0 <= x < {width} and 0 <= y < {height}" if words else ask
             raise ToolError(f"{words or list(box or ())} is not inside {name}, which is {width}x{height}: give {ask}")
-        shown = self._places.get(handle, set()) if name.startswith("view_") else set()
+        # A copy: another call of the same turn may add to it.
+        shown = tuple(self._places.get(handle, ())) if name.startswith("view_") else ()
         if not shown:
             return _Place(name, image, inside)
         if len(shown) > 1:
             listed = " and ".join(sorted(f"{self._images.name(source)} {list(part)}" for source, part in shown))
             raise ToolError(f"{name} shows {listed}, which look the same: name the image itself and a box in it")
-        source, (left, top, right, bottom) = next(iter(shown))
-        across, down = (right - left) / width, (bottom - top) / height
+        source, (left, top, right, bottom) = shown[0]
+        across, down = right - left, bottom - top
+        # In whole numbers: a quotient that is rounded up would reach beyond the place.
         mapped = (
-            left + math.floor(inside[0] * across),
-            top + math.floor(inside[1] * down),
-            left + math.ceil(inside[2] * across),
-            top + math.ceil(inside[3] * down),
+            left + inside[0] * across // width,
+            top + inside[1] * down // height,
+            right - (width - inside[2]) * across // width,
+            bottom - (height - inside[3]) * down // height,
         )
         return _Place(self._images.name(source), self._images.store.get(source), mapped)
 
@@ -325,6 +328,14 @@ class LookTools:
 def _result(text: str, data: Mapping[str, object], *handles: str) -> ToolResult:
     """Return a result whose data are read back equal from a trajectory line, with lists in place of tuples."""
     return ToolResult(text, handles, _ENGINE, data=json.loads(json.dumps(data)))
+
+
+def _aligned(place: _Place, other: _Place) -> tuple[_Place, _Place]:
+    """Return two places to compare; a part of an image is compared with the same part of one of the same size."""
+    if place.image.size == other.image.size and place.is_whole != other.is_whole:
+        box = other.box if place.is_whole else place.box
+        return replace(place, box=box), replace(other, box=box)
+    return place, other
 
 
 def _compared(place: _Place, other: _Place) -> tuple[Image.Image, NDArray[np.uint8]]:
@@ -346,9 +357,5 @@ def _change_words(place: _Place, other: _Place, change: NDArray[np.uint8]) -> tu
     boxes = [str(list(region.box)) for region in regions[:_MOST_CHANGES]]
     boxes += [f"{len(regions) - _MOST_CHANGES} more"] if len(regions) > _MOST_CHANGES else []
     where = f" at {', '.join(boxes)}" if boxes else ""
-    text += f"{_percent(found.share)} changed{where}; change mean {found.mean:.1f}, largest {found.largest}"
+    text += f"{percent(found.share)} changed{where}; change mean {found.mean:.1f}, largest {found.largest}"
     return text, data
-
-
-def _percent(share: float) -> str:
-    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"

@@ -22,9 +22,8 @@ from pydantic import Field, WithJsonSchema
 from agentfly.errors import ConfigError, ToolError
 from agentfly.images import ImageView
 from agentfly.tools.decorator import ToolResult, tool
-from agentfly.tools.image_ids import editable, handle_of_id, mask_for
+from agentfly.tools.image_ids import box_inside, editable, handle_of_id, mask_for
 from agentfly.vision import retouching
-from agentfly.vision.detection.boxes import clip_box
 from agentfly.vision.retouching import Pixels
 from agentfly.vision.retouching.detail import MOST_GRAIN, MOST_SHARPNESS, MOST_SIGMA
 from agentfly.vision.retouching.tone import MOST_PERCENT, MOST_STOPS
@@ -174,13 +173,7 @@ class RetouchTools:
             box: the part to keep: x0, y0, x1, y1 in pixels.
         """
         image = editable(self._images, image_id)
-        x0, y0, x1, y1 = box
-        inside = clip_box((x0, y0, x1, y1), image.size)
-        if inside is None:
-            raise ToolError(
-                f"the box {box} holds no pixel of {image_id}, which is {image.width}x{image.height}: give x0, y0, "
-                "x1, y1 with x0 < x1 and y0 < y1"
-            )
+        inside = box_inside(box, image_id, image.size)
         return self._moved(image_id, image, {"box": list(inside)}, lambda pixels: retouching.crop(pixels, *inside))
 
     @tool

@@ -28,6 +28,8 @@ from agentfly.vision.retouching.light import (
 MOST_SIDE = 8192
 # OpenCV addresses the pixels of a warp with 16 bits.
 _MOST_WARPED = 32766
+# Pixels of a warp that is larger than its source. Without a limit, calls on the results of calls would fill the memory.
+_MOST_MADE = 4096 * 4096
 _Plane = NDArray[np.float32]
 _Matrix = NDArray[np.float64]
 
@@ -131,7 +133,7 @@ def straighten_perspective(
 
     Raises:
         ConfigError: these are no pixels, the corners are not those of a shape that can be straightened, or the size is
-            out of its range.
+            out of its range or too large.
     """
     check_pixels(pixels)
     height, width = pixels.shape[:2]
@@ -218,6 +220,8 @@ def _warped(pixels: Pixels, matrix: _Matrix, wide: int, high: int, *, transparen
 
     if max(*pixels.shape[:2], wide, high) > _MOST_WARPED:
         raise ConfigError(f"an image with a side of more than {_MOST_WARPED} pixels is too large: resize it first")
+    if wide * high > max(_MOST_MADE, pixels.shape[0] * pixels.shape[1]):
+        raise ConfigError(f"the result would be {wide}x{high}, which is too large: resize the image first")
     # OpenCV's places are those of the middles of pixels.
     centred = _moved(-0.5, -0.5) @ matrix @ _moved(0.5, 0.5)
     border = cv2.BORDER_CONSTANT if transparent else cv2.BORDER_REPLICATE

@@ -227,7 +227,7 @@ async def test_masks_of_two_sizes_do_not_combine() -> None:
 async def test_a_mask_tells_its_share_and_its_box() -> None:
     studio = Studio()
     box = await studio.call("shape_to_mask", image_id="img_1", shape="box", box=[10, 5, 30, 20])
-    assert box.text == "mask_2: covers 25.0 %, box [10, 5, 30, 20]"
+    assert box.text == "mask_2: covers 25.0%, box [10, 5, 30, 20]"
     assert box.data == {"share": 0.25, "box": [10, 5, 30, 20]}
     empty = await studio.call("combine_masks", mask_ids=["mask_2", "mask_2"], operation="difference")
     assert empty.text == "mask_3: covers nothing"
@@ -363,3 +363,26 @@ async def test_an_editor_that_takes_fewer_images_says_how_many() -> None:
         await many.call("edit_with_references", image_ids=["img_1"] * 17, prompt="brighten")
     with pytest.raises(ToolError, match="prompt is empty: say what to change"):
         await many.call("edit_with_references", image_ids=["img_1"], prompt=" ")
+
+
+@pytest.mark.parametrize(
+    "colour", ["rgb(300,0,0)", "hsl(20,300%,50%)", "#12345678", "rgba(1,2,3,4)", "transparent", ""]
+)
+async def test_a_colour_that_cannot_fill_is_refused(colour: str) -> None:
+    studio = Studio(None, noise(3, channels=4))
+    with pytest.raises(ToolError, match="is no colour: give a name, such as white, or #rrggbb"):
+        await studio.call("fill_background", image_id="img_3", colour=colour)
+
+
+async def test_a_background_is_not_filled_where_nothing_is_transparent() -> None:
+    opaque = noise(3)
+    opaque.putalpha(255)
+    studio = Studio(None, opaque)
+    with pytest.raises(ToolError, match="img_3 has no transparent part"):
+        await studio.call("fill_background", image_id="img_3", colour="white")
+
+
+async def test_an_opacity_too_low_to_be_seen_changes_nothing_and_blames_no_mask() -> None:
+    result = await Studio().call("paste_image", image_id="img_1", source_id="img_2", opacity=0.001)
+    assert result.text == "img_1: nothing changed"
+    assert not result.images

@@ -430,3 +430,37 @@ def test_whatever_is_looked_at_the_result_is_that_of_the_edits(
     assert {name.partition("_")[0] for name in trajectory.names} <= {"img", "view"}
     assert sum(name.startswith("img_") for name in trajectory.names) == 1 + (edit_at is not None)
     assert Trajectory.from_json(trajectory.to_json()).tool_records == trajectory.tool_records
+
+
+@pytest.mark.parametrize("name", ["compare_with_source", "difference"])
+async def test_a_zoomed_view_is_compared_with_the_same_part_of_the_other_image(name: str) -> None:
+    desk = Desk()
+    await desk.call("zoom", image_id="img_2", box=[0, 0, 48, 32])
+    other = {"other_id": "img_1"} if name == "difference" else {"mask_id": "mask_1"}
+    text = (await desk.call(name, image_id="view_1", **other)).text
+    # 32 x 24 of the 48 x 32 pixels are part of the square that became white.
+    assert "img_2 [0, 0, 48, 32] against img_1 [0, 0, 48, 32]: 50.0% changed at [8, 8, 40, 32];" in text
+    if name == "compare_with_source":
+        assert "inside mask_1 100.0% changed" in text
+        assert "outside mask_1 0.0% changed" in text
+
+
+@pytest.mark.parametrize(("width", "points"), [(3, [186, 187]), (197, [1, 99, 394]), (49, [49, 343])])
+async def test_a_box_in_a_view_never_reaches_beyond_the_place_that_it_shows(width: int, points: list[int]) -> None:
+    view = ImageView(ImageStore())
+    view.add(Image.effect_noise((width + 9, 20), 90).convert("RGB"))
+    look = LookTools(view)
+    seen = view.add(Image.effect_noise((max(points), 20), 80).convert("RGB"), "view")
+    look._places[view.handle(seen)] = {(view.handle("img_1"), (5, 0, 5 + width, 20))}
+    for point in points:
+        place = look._place(seen, [0, 0, point, 20])
+        assert place.box == (5, 0, 5 - (-point * width // max(points)), 20)
+
+
+async def test_a_mask_that_is_empty_or_full_has_no_figures_on_the_side_that_has_no_pixel() -> None:
+    desk = Desk()
+    for value, side, other in ((0, "inside", "outside"), (255, "outside", "inside")):
+        name = desk.view.add(Image.new("L", (96, 64), value), "mask")
+        text = (await desk.call("compare_with_source", image_id="img_2", mask_id=name)).text
+        assert f"{side} {name} is no pixel" in text
+        assert f"{other} {name} 16.7% changed" in text

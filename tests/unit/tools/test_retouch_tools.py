@@ -293,3 +293,16 @@ async def test_the_same_call_gives_the_same_image_and_another_seed_another() -> 
     other = await desk.call("adjust_detail", grain=30, seed=2)
     assert first.images == again.images != other.images
     assert again.text == "img_2"
+
+
+async def test_calls_on_results_of_calls_do_not_grow_an_image_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retouching.geometry, "_MOST_MADE", 45 * 45)
+    desk = Desk()
+    assert (await desk.call("rotate_image", degrees=45, expand=True)).text == "img_2: 40x40"
+    with pytest.raises(
+        ToolError, match=r"img_2: the result would be 57x57, which is too large: resize the image first"
+    ):
+        await desk.call("rotate_image", image_id="img_2", degrees=45, expand=True)
+    # What does not grow is turned whatever its size.
+    monkeypatch.setattr(retouching.geometry, "_MOST_MADE", 1)
+    assert (await desk.call("rotate_image", degrees=10)).text.startswith("img_")
