@@ -15,7 +15,7 @@ import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ from agentfly.images.tool_call import check_call_goes_on
 logger = logging.getLogger(__name__)
 
 HANDLE = re.compile(r"img_[0-9a-f]{12}")
+# Names that an image has no longer alone once an equal one is added as a kind; for kinds not named, those of views.
+_RENAMED: Mapping[str, tuple[str, ...]] = {"img": ("view_", "mask_"), "view": ()}
 _REMEDY = "put a copy of it back, or run again what made it"
 
 
@@ -291,7 +293,8 @@ class ImageView:
     def add(self, image: Image.Image, kind: str = "img") -> str:
         """Store an image and return its name in this view; an equal image keeps its name.
 
-        A view alone is named anew when an image equal to it is added as another kind, since it may not be edited.
+        An image that is a view alone is named anew when an equal one is added as another kind, and a mask when one is
+        added as an image, since views and masks may not be edited.
 
         Args:
             image: any image.
@@ -303,7 +306,7 @@ class ImageView:
         """Name an image that the store holds, and return the name; see `add`. A call that has ended names none."""
         check_call_goes_on(self)
         names = self._names
-        if handle not in names.names or (kind != "view" and names.names[handle].startswith("view_")):
+        if handle not in names.names or names.names[handle].startswith(_RENAMED.get(kind, ("view_",))):
             draft = self._draft
             count = sum(name.startswith(f"{kind}_") for name in names.handles)
             names.add(f"{kind}_{count + 1}" if draft is None else draft.provisional(handle, kind), handle)

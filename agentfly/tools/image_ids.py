@@ -90,9 +90,10 @@ def mask_of_id(
         ToolError: there is no such image, or it is no mask.
         ImageError: the image is lost or damaged.
     """
-    mask = images.store.get(handle_of_id(images, mask_id))
+    handle = handle_of_id(images, mask_id)
+    mask = images.store.get(handle)
     # A mask that a tool made may be soft, and hold small numbers only, which are no labels.
-    if images.name(mask_id).startswith("mask_") and mask.mode == "L":
+    if mask.mode == "L" and any(name.startswith("mask_") for name in images.all_names(handle)):
         return mask
     try:
         return read_mask(mask).image

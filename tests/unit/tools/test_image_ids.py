@@ -76,3 +76,15 @@ def test_a_mask_for_an_edit_is_white_where_the_image_changes() -> None:
     assert mask_for(images, "img_1", "img_1", (8, 8)).getextrema() == (255, 255)
     with pytest.raises(ToolError, match="mask_1 is 8x8 but img_9 is 4x8: use a mask of its size"):
         mask_for(images, "mask_1", "img_9", (4, 8))
+
+
+def test_an_edit_that_makes_what_a_mask_shows_has_an_image_of_its_own_and_the_mask_stays_one(images: ImageView) -> None:
+    soft = Image.new("L", (8, 6))
+    soft.paste(2, (0, 0, 4, 6))
+    mask = images.add(soft, "mask")
+    made = images.add(soft)
+    assert (mask, made) == ("mask_2", "img_3")
+    assert handle_of(editable(images, made)) == images.handle(mask)
+    # Its small numbers are no labels.
+    assert mask_for(images, mask, "img_1", (8, 6)).getextrema() == (0, 2)
+    assert images.add(soft, "mask") == images.add(soft, "view") == made
