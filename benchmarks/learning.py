@@ -100,7 +100,7 @@ STICKERS = World("", FAMILIES, WarmStartConfig())
 WORLDS: Mapping[str, World] = {
     "no_look": World.of_tools("look", LOOK_FAMILIES, "edit"),
     "look": World.of_tools("look", LOOK_FAMILIES, "edit", "zoom", "colour_at"),
-    "retouch": World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_color"),
+    "retouch": World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_colour"),
 }
 
 

@@ -24,7 +24,7 @@ from agentfly.datasets.photos import Split
 from agentfly.datasets.sticker_layout import Plan, Sticker, described, edited
 from agentfly.datasets.task import EditTask
 from agentfly.datasets.wording import SECOND_IMAGE, sentence, stops
-from agentfly.vision.retouching import adjust_color, adjust_tone
+from agentfly.vision.retouching import adjust_colour, adjust_tone
 
 Pixels = NDArray[np.uint8]
 
@@ -45,11 +45,11 @@ def adjusted(pixels: Pixels, action: str, amount: float) -> Pixels:
     Args:
         pixels: RGB.
         action: "exposure", "temperature" or "tint".
-        amount: stops, or as `adjust_color` takes it.
+        amount: stops, or as `adjust_colour` takes it.
     """
     if action == "exposure":
         return np.asarray(adjust_tone(pixels, exposure=amount), np.uint8)
-    return np.asarray(adjust_color(pixels, **{action: amount}), np.uint8)
+    return np.asarray(adjust_colour(pixels, **{action: amount}), np.uint8)
 
 
 def _exposure(rng: random.Random, split: Split, scene: Pixels) -> tuple[Pixels, str, str, float]:

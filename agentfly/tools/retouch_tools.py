@@ -84,7 +84,7 @@ class RetouchTools:
         return self._adjusted(image_id, mask_id, values, lambda pixels: retouching.adjust_tone(pixels, **values))
 
     @tool
-    def adjust_color(
+    def adjust_colour(
         self,
         image_id: str,
         saturation: Percent = 0,
@@ -102,7 +102,7 @@ class RetouchTools:
             mask_id: white where the image changes.
         """
         values = {"saturation": saturation, "temperature": temperature, "tint": tint}
-        return self._adjusted(image_id, mask_id, values, lambda pixels: retouching.adjust_color(pixels, **values))
+        return self._adjusted(image_id, mask_id, values, lambda pixels: retouching.adjust_colour(pixels, **values))
 
     @tool
     def adjust_hue_range(

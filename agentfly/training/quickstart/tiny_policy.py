@@ -66,7 +66,7 @@ MORE_CALL_TOKENS = (
     "zoom",
     "colour_at",
     "adjust_tone",
-    "adjust_color",
+    "adjust_colour",
     '", "box": [',
     '", "x": ',
     ', "y": ',

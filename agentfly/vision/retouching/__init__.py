@@ -5,7 +5,7 @@ a new array of the same type. Parameters at zero return the pixels exactly. Amou
 use: stops, or -100 to 100.
 """
 
-from agentfly.vision.retouching.color import adjust_color, adjust_hue_range, white_balance_gains
+from agentfly.vision.retouching.colour import adjust_colour, adjust_hue_range, white_balance_gains
 from agentfly.vision.retouching.detail import add_grain, blur, sharpen
 from agentfly.vision.retouching.geometry import crop, flip, resize, rotate, straighten_perspective
 from agentfly.vision.retouching.light import Pixels, blend, from_linear, to_linear
@@ -14,7 +14,7 @@ from agentfly.vision.retouching.tone import adjust_tone
 __all__ = [
     "Pixels",
     "add_grain",
-    "adjust_color",
+    "adjust_colour",
     "adjust_hue_range",
     "adjust_tone",
     "blend",

@@ -20,7 +20,7 @@ SIZE = (32, 24)
 # One call of each tool that keeps the size, and of each that moves pixels.
 ADJUSTMENTS: Mapping[str, Mapping[str, object]] = {
     "adjust_tone": {"exposure": 1, "shadows": -40},
-    "adjust_color": {"saturation": -70, "temperature": 30},
+    "adjust_colour": {"saturation": -70, "temperature": 30},
     "adjust_hue_range": {"hue": 30, "width": 180, "shift": 40},
     "adjust_detail": {"blur": 1.5, "grain": 40, "seed": 3},
 }
@@ -101,8 +101,8 @@ async def test_tone_is_what_the_function_makes_of_the_parameters() -> None:
 async def test_colour_hues_and_detail_are_what_the_functions_make() -> None:
     desk = Desk()
     before = desk.pixels("img_1")
-    await desk.call("adjust_color", saturation=-70, temperature="30", tint=5)
-    expected = retouching.adjust_color(before, saturation=-70, temperature=30, tint=5)
+    await desk.call("adjust_colour", saturation=-70, temperature="30", tint=5)
+    expected = retouching.adjust_colour(before, saturation=-70, temperature=30, tint=5)
     assert np.array_equal(desk.pixels("img_2"), expected)
     result = await desk.call("adjust_hue_range", hue=200, width=90, shift=20, saturation=30, luminance=-50)
     expected = retouching.adjust_hue_range(before, 200, width=90, shift=20, saturation=30, luminance=-50)
@@ -194,7 +194,7 @@ async def test_a_call_in_which_all_is_zero_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("adjust_color", {"saturation": 50}),
+        ("adjust_colour", {"saturation": 50}),
         ("adjust_hue_range", {"hue": 0, "shift": 90}),
         ("adjust_detail", {"sharpness": 100}),
         ("adjust_tone", {"exposure": 0.0001}),
@@ -217,7 +217,7 @@ async def test_a_call_that_leaves_every_pixel_is_refused(name: str, arguments: M
         ("adjust_tone", {"exposure": 5.5}, "exposure must be <= 5, got 5.5"),
         ("adjust_tone", {"shadows": "nan"}, "shadows must be a finite number"),
         ("adjust_tone", {"exposures": 1}, "unknown exposures (did you mean exposure?)"),
-        ("adjust_color", {"tint": -101, "saturation": [3]}, "saturation must be a valid number"),
+        ("adjust_colour", {"tint": -101, "saturation": [3]}, "saturation must be a valid number"),
         ("adjust_hue_range", {"shift": 10}, "missing hue"),
         ("adjust_hue_range", {"hue": 400, "shift": 10}, "hue must be <= 360"),
         ("adjust_detail", {"blur": 51}, "blur must be <= 50"),
@@ -267,7 +267,7 @@ async def test_images_of_every_mode_are_edited_in_the_mode_they_are_kept_in(name
 
 async def test_a_grey_image_gets_colour_where_colour_is_given() -> None:
     desk = Desk(pattern("L"))
-    await desk.call("adjust_color", temperature=40)
+    await desk.call("adjust_colour", temperature=40)
     assert desk.view.get("img_2").mode == "RGB"
 
 

@@ -20,7 +20,7 @@ from agentfly.settings import Settings
 from agentfly.vision.shapes import SHAPES
 
 LOOKS = ("zoom", "colour_at")  # tools of the group "look" that are demonstrated
-ADJUSTMENTS: Mapping[str, str] = {"exposure": "adjust_tone", "temperature": "adjust_color", "tint": "adjust_color"}
+ADJUSTMENTS: Mapping[str, str] = {"exposure": "adjust_tone", "temperature": "adjust_colour", "tint": "adjust_colour"}
 
 
 class DemonstrationMix(Settings):

@@ -201,7 +201,7 @@ def test_the_shipped_record_is_read_with_the_defaults_of_newer_settings() -> Non
 def test_tools_that_look_and_retouch_are_demonstrated_with_the_words_that_only_images_show(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    card = PolicyConfig(system_prompt=None, tools=("edit", "zoom", "colour_at", "adjust_color"))
+    card = PolicyConfig(system_prompt=None, tools=("edit", "zoom", "colour_at", "adjust_colour"))
     config = SMALL.model_copy(update={"families": {"tiny": 1, "cast": 1}, "looks": 6, "card": card})
     monkeypatch.setattr(room, "train", stop)
     with pytest.raises(Enough):

@@ -45,7 +45,7 @@ def test_a_mask_blends_by_its_greys() -> None:
 BIG = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
 HEAVY: dict[str, Callable[[], Pixels]] = {
     "tone": lambda: retouching.adjust_tone(BIG, exposure=1),
-    "saturation": lambda: retouching.adjust_color(BIG, saturation=20),
+    "saturation": lambda: retouching.adjust_colour(BIG, saturation=20),
     "hues": lambda: retouching.adjust_hue_range(BIG, 30, saturation=20),
     "grain": lambda: retouching.add_grain(BIG, 10),
     "blur": lambda: retouching.blur(BIG, 1),

@@ -68,7 +68,7 @@ def test_seeing_is_the_right_first_call_up_to_the_word_that_the_image_tells() ->
 
 
 LOOK = AgentSpec(tools=("edit", "zoom", "colour_at"))
-RETOUCH = AgentSpec(tools=("edit", "adjust_tone", "adjust_color"))
+RETOUCH = AgentSpec(tools=("edit", "adjust_tone", "adjust_colour"))
 
 
 async def played(family: str, mix: DemonstrationMix, spec: AgentSpec, count: int = 16) -> list[Trajectory]:
@@ -125,5 +125,5 @@ async def test_expert_demonstrations_of_other_families_carry_their_tools() -> No
     )
     assert [one.metadata["task_type"] for one in found] == ["tiny", "cast"] * 2
     for one in found:
-        assert {"zoom", "adjust_color", "give_answer"} <= {tool["function"]["name"] for tool in one.tools}
+        assert {"zoom", "adjust_colour", "give_answer"} <= {tool["function"]["name"] for tool in one.tools}
         assert one.stop_reason is StopReason.ANSWERED

@@ -49,7 +49,7 @@ def white_balance_gains(temperature: float, tint: float) -> NDArray[np.float64]:
     return np.asarray(np.exp(logs - np.dot(LUMINANCE, logs)), np.float64)
 
 
-def adjust_color(pixels: Pixels, *, saturation: float = 0.0, temperature: float = 0.0, tint: float = 0.0) -> Pixels:
+def adjust_colour(pixels: Pixels, *, saturation: float = 0.0, temperature: float = 0.0, tint: float = 0.0) -> Pixels:
     """Return pixels with another white balance and saturation, changed in this order in linear light.
 
     Args:
@@ -112,7 +112,7 @@ def adjust_hue_range(
         hue: middle of the range in degrees, 0 to 360.
         width: degrees, 1 to 180.
         shift: degrees, -180 to 180, times the weight: turns the hue, with value and saturation of HSV kept.
-        saturation: percent, -100 to 100, times the weight: as in `adjust_color`.
+        saturation: percent, -100 to 100, times the weight: as in `adjust_colour`.
         luminance: -100 to 100, times the weight and the saturation of HSV: 100 doubles linear light.
 
     Raises:

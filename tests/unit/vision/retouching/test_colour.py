@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agentfly.errors import ConfigError
 from agentfly.vision.retouching import (
     Pixels,
-    adjust_color,
+    adjust_colour,
     adjust_hue_range,
     from_linear,
     light,
@@ -38,7 +38,7 @@ def one(*colour: int) -> Pixels:
 @pytest.mark.parametrize("channels", [3, 4])
 def test_nothing_set_returns_the_pixels_exactly(kind: type[np.uint8], channels: int) -> None:
     pixels = noise(kind, channels)
-    assert np.array_equal(adjust_color(pixels), pixels)
+    assert np.array_equal(adjust_colour(pixels), pixels)
     assert np.array_equal(adjust_hue_range(pixels, 120), pixels)
 
 
@@ -46,8 +46,8 @@ def test_nothing_set_returns_the_pixels_exactly(kind: type[np.uint8], channels: 
 def test_the_smallest_amount_changes_no_level_by_its_arithmetic(kind: type[np.uint8]) -> None:
     """Decoding to light and encoding again must give the same levels, or the first step off zero would be a jump."""
     pixels = noise(kind)
-    assert np.array_equal(adjust_color(pixels, saturation=1e-7), pixels)
-    assert np.array_equal(adjust_color(pixels, temperature=1e-7), pixels)
+    assert np.array_equal(adjust_colour(pixels, saturation=1e-7), pixels)
+    assert np.array_equal(adjust_colour(pixels, temperature=1e-7), pixels)
     assert np.array_equal(adjust_hue_range(pixels, 0, width=180, shift=1e-7, luminance=1e-7), pixels)
 
 
@@ -70,19 +70,19 @@ def test_white_balance_multiplies_linear_light() -> None:
     pixels = noise(np.uint16) // 3
     gains = white_balance_gains(40, -30)
     expected = from_linear(np.minimum(to_linear(pixels / 65535) * gains, 1)) * 65535
-    assert np.abs(adjust_color(pixels, temperature=40, tint=-30) - expected).max() <= 0.51
+    assert np.abs(adjust_colour(pixels, temperature=40, tint=-30) - expected).max() <= 0.51
 
 
 def test_a_cast_is_undone_where_nothing_was_clipped() -> None:
     pixels = noise(np.uint16) // 2
-    cast = adjust_color(pixels, temperature=35, tint=20)
-    assert np.abs(adjust_color(cast, temperature=-35, tint=-20).astype(int) - pixels).max() <= 4
+    cast = adjust_colour(pixels, temperature=35, tint=20)
+    assert np.abs(adjust_colour(cast, temperature=-35, tint=-20).astype(int) - pixels).max() <= 4
 
 
 def test_positive_temperature_is_warm_and_positive_tint_is_magenta() -> None:
     warm, magenta = (
-        adjust_color(one(128, 128, 128), temperature=50)[0, 0],
-        adjust_color(one(128, 128, 128), tint=50)[0, 0],
+        adjust_colour(one(128, 128, 128), temperature=50)[0, 0],
+        adjust_colour(one(128, 128, 128), tint=50)[0, 0],
     )
     assert warm[0] > 128 > warm[2]
     assert magenta[0] == magenta[2] > 128 > magenta[1]
@@ -91,7 +91,7 @@ def test_positive_temperature_is_warm_and_positive_tint_is_magenta() -> None:
 @pytest.mark.parametrize("saturation", [-100, -40, 30, 100])
 def test_saturation_keeps_luminance(saturation: float) -> None:
     pixels = noise(np.uint16)
-    made = adjust_color(pixels, saturation=saturation)
+    made = adjust_colour(pixels, saturation=saturation)
     assert np.abs(luminance(made) - luminance(pixels)).max() < 4e-5
     grey = luminance(pixels)[..., None]
     before, after = to_linear(pixels / 65535) - grey, to_linear(made / 65535) - grey
@@ -101,18 +101,18 @@ def test_saturation_keeps_luminance(saturation: float) -> None:
 
 
 def test_saturation_of_minus_100_is_grey_and_greys_stay() -> None:
-    made = adjust_color(noise(), saturation=-100)
+    made = adjust_colour(noise(), saturation=-100)
     assert (made == made[..., :1]).all()
     greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    assert np.array_equal(adjust_color(greys, saturation=100), greys)
+    assert np.array_equal(adjust_colour(greys, saturation=100), greys)
     assert np.array_equal(adjust_hue_range(greys, 0, width=180, saturation=100, luminance=100, shift=90), greys)
 
 
 def test_blocks_of_rows_give_the_same_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = noise(channels=4)
-    whole = adjust_color(pixels, saturation=50), adjust_hue_range(pixels, 30, saturation=50)
+    whole = adjust_colour(pixels, saturation=50), adjust_hue_range(pixels, 30, saturation=50)
     monkeypatch.setattr(light, "_BLOCK", 170)
-    assert np.array_equal(adjust_color(pixels, saturation=50), whole[0])
+    assert np.array_equal(adjust_colour(pixels, saturation=50), whole[0])
     assert np.array_equal(adjust_hue_range(pixels, 30, saturation=50), whole[1])
 
 
@@ -139,11 +139,11 @@ def test_ranges_a_width_apart_make_up_the_whole() -> None:
     before = to_linear(pixels / 65535)
     ranges = (adjust_hue_range(pixels, hue, saturation=-40) for hue in range(0, 360, 60))
     parts = sum(to_linear(made / 65535) - before for made in ranges)
-    assert np.abs(parts - (to_linear(adjust_color(pixels, saturation=-40) / 65535) - before)).max() < 3e-4
+    assert np.abs(parts - (to_linear(adjust_colour(pixels, saturation=-40) / 65535) - before)).max() < 3e-4
 
 
 def test_what_lies_out_of_range_is_named() -> None:
     with pytest.raises(ConfigError, match="tint is from -100 to 100, not 101"):
-        adjust_color(noise(), tint=101)
+        adjust_colour(noise(), tint=101)
     with pytest.raises(ConfigError, match="width is from 1 to 180, not 0"):
         adjust_hue_range(noise(), 0, width=0)
