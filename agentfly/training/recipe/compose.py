@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ _MOVED = {
     "agentfly.training.sampler": "agentfly.training.verl.replay_buffer",
 }
 _OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.escape, _MOVED))})(?=\.|$)")
+TEXT_CHAINS = "agentfly.training.verl.text_chains"
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
 # Hydra keeps its search path in one object for the whole process.
@@ -273,10 +274,17 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
             rollout.max_model_len = longest
         if settings.device == "cpu":
             rollout.max_num_batched_tokens = max(2048, longest)
+        for model in (config.actor_rollout_ref.model, config.critic.model):
+            given = [] if model.external_lib is None else _as_list(model.external_lib)
+            model.external_lib = list(dict.fromkeys([*given, TEXT_CHAINS]))
         # The rollout never samples an image's placeholder, which the trainer knows nothing of: raw log-probs are
         # without that mask, as the trainer's are, but also without temperature.
         rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
     OmegaConf.set_struct(config, True)
+
+
+def _as_list(value: object) -> list[object]:
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
 
 
 def _complete_agent(config: DictConfig, settings: TrainSettings) -> None:
