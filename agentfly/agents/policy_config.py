@@ -61,4 +61,8 @@ class PolicyConfig(BaseModel):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as fault:
-            raise ConfigError(f"{path} is not valid: {fault.errors()[0]['msg']}; remove or mend it") from fault
+            first = fault.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(
+                f"{path} is not valid: {place}{': ' * bool(place)}{first['msg']}; remove or mend it"
+            ) from fault

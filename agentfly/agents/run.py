@@ -243,7 +243,8 @@ class Run:
             raise
         except Exception as fault:  # of a hook of the agent, or a tool's constructor, for this conversation
             logger.exception("chain %s cannot be made", trajectory.id)
-            return await self._fail(slot, described(fault))
+            await self._fail(slot, described(fault))
+            return
         chain.session, count = chain.trajectory.id, 1
         while chain.session in _SESSIONS:
             count += 1

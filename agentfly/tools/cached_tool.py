@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, update_wrapper
 from pathlib import Path
 
 from PIL import Image
@@ -44,6 +44,7 @@ def behind_cache(tool: Tool, front: CacheFront) -> Tool:
         return await front.through(tool.name, operation, parameters, list(images.values()), make, from_entry)
 
     setattr(call, _CALLED, tool.function)
+    update_wrapper(call, tool.function, assigned=(), updated=())  # messages name the person's own file and line
     return replace(tool, function=call)
 
 

@@ -232,7 +232,7 @@ class Tool:
             value = await call_in_thread(self.function, **given)
         if (made := image_results(value)) is not None:
             value = await asyncio.to_thread(self._keep, *made, checked)
-        result = _to_result(self.name, value)
+        result = _to_result(self, value)
         return replace(result, final=True) if self.final and not result.final else result
 
     def _keep(self, words: str, images: list[Image.Image], arguments: Mapping[str, object]) -> ToolResult:
@@ -342,12 +342,16 @@ def held_words(tool: Tool, seconds: float) -> str:
         tool: of an async function.
         seconds: for which it did not give way.
     """
-    code = getattr(inspect.unwrap(tool.function), "__code__", None)
-    place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
     return (
-        f"tool {tool.name!r}{place} held the event loop for {seconds:.1f} s, in which no other chain went on: write it "
-        "as a plain def, which runs in a thread of its own, or await what takes long"
+        f"tool {tool.name!r}{_place(tool)} held the event loop for {seconds:.1f} s, in which no other chain went on: "
+        "write it as a plain def, which runs in a thread of its own, or await what takes long"
     )
+
+
+def _place(tool: Tool) -> str:
+    """Return file and line of the function of a tool for a message, "" where they are not known."""
+    code = getattr(inspect.unwrap(tool.function), "__code__", None)
+    return "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
 
 
 def tool_of(function: object) -> Tool | None:
@@ -362,7 +366,7 @@ def bound(tool: Tool, function: Function) -> Tool:
     return replace(tool, function=function)
 
 
-def _to_result(name: str, value: object) -> ToolResult:
+def _to_result(tool: Tool, value: object) -> ToolResult:
     if isinstance(value, ToolResult):
         return value
     if value is None:
@@ -374,5 +378,8 @@ def _to_result(name: str, value: object) -> ToolResult:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError) as fault:
-        raise TypeError(f"tool {name!r} returned {type(value).__name__}: return a ToolResult, text or JSON") from fault
+        raise TypeError(
+            f"tool {tool.name!r}{_place(tool)} returned {type(value).__name__}: return text, JSON, a ToolResult, "
+            "images, or a text and then images"
+        ) from fault
     return ToolResult(text, data=value if isinstance(value, dict) else {})

@@ -24,7 +24,11 @@ def agent(examination: Examination) -> Iterator[Finding]:
     """Make the agent, name its tools, and call each of the person's own once."""
     request = examination.request
     model = request.source or "doctor"
-    card = PolicyConfig.read(model)
+    try:
+        card = PolicyConfig.read(model)
+    except AgentFlyError as fault:
+        yield error(str(fault), "write the card again with agentfly export, or remove it for the usual agent")
+        return
     if request.agent is None and request.tools is None and card.agent is None and card.tools is None:
         yield skipped("the image-editing agent with its own tools", "name an agent or tools with --agent or --tools")
         return

@@ -25,6 +25,7 @@ from agentfly.agents.llm_backends import (
     SamplingParams,
 )
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.spec import AgentSpec
 from agentfly.agents.trajectory_file import TrajectoryLine, read_trajectories
 from agentfly.datasets import FAMILIES, EditTask, StickerWorld
 from agentfly.evaluation.in_memory import Evaluation, evaluate_agent
@@ -98,6 +99,7 @@ def evaluate_policy(policy: Path, out: Path, plan: EvaluationPlan, on_progress: 
 async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnProgress) -> None:
     out.mkdir(parents=True, exist_ok=True)
     card = PolicyConfig.read(str(policy))
+    spec = AgentSpec().over(card.spec, str(policy))
     limits = RolloutLimits(max_turns=card.max_turns, max_tokens_per_turn=card.max_tokens_per_turn)
     tasks, backend = plan.tasks(), AsyncVLLMBackend(str(policy), AsyncVLLMConfig(max_model_len=1024, max_num_seqs=128))
     passes: list[tuple[str, LLMBackend, Sequence[EditTask], float]] = [
@@ -114,7 +116,7 @@ async def _run_passes(policy: Path, out: Path, plan: EvaluationPlan, report: OnP
             settings = AgentSettings(
                 system_prompt=card.system_prompt, limits=limits, sampling=sampling, max_concurrent_chains=128
             )
-            agent = make_agent(card.spec, str(policy), backend=model, settings=settings)
+            agent = make_agent(spec, str(policy), backend=model, settings=settings)
             trajectories: list[Trajectory] = []
             for start in range(0, len(chosen), 100):
                 batch = chosen[start : start + 100]

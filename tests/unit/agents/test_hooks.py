@@ -160,8 +160,8 @@ async def test_a_prompt_that_fails_for_one_conversation_ends_no_other() -> None:
             return f"Level {metadata['level']}."
 
     agent = Levelled("s", backend=ScriptedBackend(["No."]))
-    told, asked = [{"messages": [{"role": "user", "content": "Go."}], **more} for more in ({}, {"level": 1})]
-    failed, done = await agent.run([told, asked])
+    talk: dict[str, object] = {"messages": [{"role": "user", "content": "Go."}]}
+    failed, done = await agent.run([talk, {**talk, "level": 1}])
     assert (failed.stop_reason, done.stop_reason) == (StopReason.ERROR, StopReason.NO_TOOL_CALL)
     assert f"KeyError: 'level' ({__file__}:" in str(failed.error)
     assert failed.messages[0].text == "Go."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,3 +149,9 @@ def test_what_is_no_tool_is_refused_with_the_reason(given: GivenTool, message: s
 def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two tools are named 'shout'"):
         names(ImageEditingAgent, shout, shout)
+
+
+@pytest.mark.parametrize("given", ["look", {"mcp": "http://localhost:1/mcp"}])
+def test_one_tool_alone_is_no_list(given: Any) -> None:
+    with pytest.raises(ConfigError, match="give a list, such as tools="):
+        Agent("s", backend=ScriptedBackend([]), tools=given)

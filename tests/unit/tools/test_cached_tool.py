@@ -17,6 +17,7 @@ from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ToolCall
 from agentfly.tools import Tool, ToolResult, tool
 from agentfly.tools.cached_tool import version_of
+from agentfly.tools.decorator import held_words
 from agentfly.vision.cached_engines import cache_stats
 from agentfly.vision.factory import make_engines
 
@@ -118,6 +119,11 @@ async def test_without_a_cache_every_call_is_made() -> None:
     for _ in range(2):
         await agent.tools_for(ImageView(ImageStore())).execute(ToolCall("c", "told", {}))
     assert CALLS == ["told", "told"]
+
+
+async def test_a_fault_behind_the_cache_has_the_persons_line(tmp_path: Path) -> None:
+    [_, slow, *_] = Chains(tmp_path).agent.tools_for(ImageView(ImageStore()))
+    assert f"tool 'measure' ({__file__}:" in held_words(slow, 2.0)
 
 
 async def test_handles_of_one_chain_are_not_kept_for_others(tmp_path: Path) -> None:

@@ -117,3 +117,13 @@ async def test_methods_take_images_too_and_python_calls_them_plainly() -> None:
     (trajectory,) = await agent.run([{"role": "user", "content": content}])
     assert trajectory.answered
     assert trajectory.final_image == trajectory.names["img_2"]
+
+
+async def test_a_result_in_another_order_is_told_with_the_line_of_the_tool() -> None:
+    @tool
+    def swapped() -> tuple[Image.Image, str]:
+        """Return words after the image."""
+        return Image.new("L", (1, 1)), "words"
+
+    with pytest.raises(TypeError, match=rf"'swapped' \({__file__}:\d+\) returned tuple: .* text and then images"):
+        await Toolset([swapped]).execute(ToolCall("c", "swapped", {}))

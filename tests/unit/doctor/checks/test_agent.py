@@ -64,3 +64,10 @@ def test_the_card_of_a_policy_is_examined_too(tmp_path: Path) -> None:
     assert level == "warning"
     assert "was trained with code that is not part of agentfly: tools_of_a_doctor:hello" in words
     assert found(model=str(tmp_path), agent="card")[0] == ("ok", "agent image-editing with tools give_answer, hello")
+
+
+def test_a_card_that_cannot_be_read_is_an_error_of_the_card(tmp_path: Path) -> None:
+    (tmp_path / "agentfly.json").write_text('{"agents": "x:Y"}')
+    level, words = only(agent(Examination(DoctorRequest(model=str(tmp_path)))))
+    assert level == "error"
+    assert "agentfly.json is not valid: agents: Extra inputs are not permitted" in words

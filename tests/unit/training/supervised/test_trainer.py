@@ -146,3 +146,10 @@ def test_what_cannot_be_trained_is_said_before(
     settings = config(small_policy, tmp_path / "run").model_copy(update=changes)
     with pytest.raises(ConfigError, match=message):
         run_supervised(plan_run(settings))
+
+
+def test_keys_do_not_belong_into_the_tools_which_the_record_and_the_card_keep(tmp_path: Path) -> None:
+    tools = ({"mcp": ["server", "--api-key", "sk-secret"]},)
+    with pytest.raises(ConfigError, match="keys do not belong into settings") as caught:
+        plan_run(SupervisedConfig(model="m", out=tmp_path / "run", tools=tools))
+    assert "sk-secret" not in str(caught.value)
