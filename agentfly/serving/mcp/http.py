@@ -31,6 +31,8 @@ _VERSION_HEADER = b"mcp-protocol-version"
 # Bodies that are read at once beyond those of calls that are worked on or wait; and bodies that fit into memory.
 _READING, _BODIES = 16, 4
 _MOST_SEPARATORS = 100_000
+# Seconds for a request beyond those of its call, to be read and answered.
+_SLACK = 30.0
 
 
 def create_app(tools: ImageToolServer, settings: McpServerSettings) -> Starlette:
@@ -85,6 +87,7 @@ class Guard:
         self._app, self._sessions = app, sessions
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._most = settings.limits.body_bytes
+        self._seconds = settings.limits.call_seconds + _SLACK
         self._memory = RequestMemory(_BODIES * self._most)
         self._posts, self._most_posts = 0, settings.limits.calls + settings.limits.queue + _READING
 
@@ -130,7 +133,13 @@ class Guard:
         self._posts += posts
         try:
             with HeldMemory(self._memory) as held, self._sessions.during_request(name):
-                await self._app(scope, _Body(receive, self._most, held), watched)
+                # The SDK never answers the first of two requests that have one id.
+                async with asyncio.timeout(self._seconds if posts else None):
+                    await self._app(scope, _Body(receive, self._most, held), watched)
+        except TimeoutError as fault:
+            if status:
+                raise
+            raise RequestRefused("this request was not answered in time", status=504, code="timeout") from fault
         finally:
             self._posts -= posts
         if scope["method"] == "DELETE" and status < 400:

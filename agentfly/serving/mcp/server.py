@@ -19,7 +19,7 @@ from mcp_types.version import is_version_at_least
 from PIL import Image
 
 from agentfly import __version__
-from agentfly.errors import AgentFlyError, ImageError, printable, unknown_name
+from agentfly.errors import AgentFlyError, ImageError, ToolError, printable, unknown_name
 from agentfly.images import encode_image, on_white
 from agentfly.messages import ToolCall
 from agentfly.redaction import public_url
@@ -84,6 +84,10 @@ class ImageToolServer:
             raise MCPError(types.INVALID_PARAMS, _sendable(unknown_name("tool", params.name, names)))
         call = ToolCall("mcp", params.name, params.arguments or {})
         try:
+            if len(session.view) >= self._limits.images:
+                raise ToolError(
+                    f"this session has named {len(session.view)} images, which is all it can: begin another"
+                )
             with self._queued():
                 async with asyncio.timeout(self._limits.call_seconds), self._places:
                     # The limit is that of the whole call, with its waiting.

@@ -18,6 +18,8 @@ from agentfly.images.store import handle_of
 from agentfly.tools import Toolset
 
 _NO_SPILL = 2**62
+# Bytes that an image takes beside its pixels: an image of one pixel has four.
+_OVERHEAD = 2048
 
 
 class ImageBudget:
@@ -48,15 +50,19 @@ class ImageBudget:
                 f"this image takes {size} bytes, and a session keeps {min(store.most, self.most)}: use a smaller one"
             )
         with self._lock:
-            for owner, old in list(self._held):
-                fits_all = self.used + size <= self.most
-                if fits_all and store.used + size <= store.most:
-                    break
-                if owner is store or not fits_all:
-                    self.forget(owner, old)
+            if self.used + size > self.most or store.used + size > store.most:
+                self._make_room(store, size)
             self._held[store, handle] = size
             self.used += size
             store.used += size
+
+    def _make_room(self, store: SessionStore, size: int) -> None:
+        for owner, old in list(self._held):
+            fits_all = self.used + size <= self.most
+            if fits_all and store.used + size <= store.most:
+                return
+            if owner is store or not fits_all:
+                self.forget(owner, old)
 
     def touch(self, store: SessionStore, handle: str) -> None:
         """Note that an image was used."""
@@ -106,7 +112,7 @@ class SessionStore(ImageStore):
         if self._budget.holds(self, handle):
             self._budget.touch(self, handle)
             return handle
-        self._budget.take(self, handle, memory_of(image))
+        self._budget.take(self, handle, memory_of(image) + _OVERHEAD)
         return super().put(image)
 
     def get(self, handle: str) -> Image.Image:

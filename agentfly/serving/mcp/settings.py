@@ -20,6 +20,7 @@ class SessionLimits(Settings):
         body_bytes: bytes of one request over HTTP, and of one image file.
         allow_urls: fetch images from http(s) addresses; never from addresses that are not public.
         url_seconds: seconds for such a download, redirects included.
+        images: images that one session can name, those that it forgot included.
         session_bytes: bytes of decoded images that one session keeps. Beyond that it forgets those that were not used
             for longest.
         memory_bytes: the same of all sessions together.
@@ -38,6 +39,7 @@ class SessionLimits(Settings):
     body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     allow_urls: bool = False
     url_seconds: float = Field(20.0, gt=0)
+    images: int = Field(10_000, ge=1)
     session_bytes: int = Field(512 * 1024 * 1024, ge=1)
     memory_bytes: int = Field(2 * 1024 * 1024 * 1024, ge=1)
     sessions: int = Field(256, ge=1)

@@ -10,13 +10,14 @@ from typing import Protocol
 
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, Trajectory
+from agentfly.agents.trajectory_file import FILE_NAME
 from agentfly.errors import ImageError
 from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About
 from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.task_record import TaskRecord
 from agentfly.evaluators import NotScored, Score
-from agentfly.files import check_replaceable, write_text
+from agentfly.files import LineFile, check_replaceable, write_text
 from agentfly.redaction import public_settings
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.trial.policy import Policy
@@ -47,6 +48,9 @@ class TrialFolder:
 
     def __init__(self, folder: Path, trial: Tried) -> None:
         check_replaceable(folder, MARKER, "folder of a trial")
+        if (folder / FILE_NAME).is_file():
+            # Raises where another trial still writes to it.
+            LineFile(folder / FILE_NAME, repr(str(folder))).close()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.folder, self._settings, self._policy = folder, trial.settings, trial.policy

@@ -210,3 +210,20 @@ async def test_resources_larger_than_an_event_of_a_stream_are_read() -> None:
         (whole,) = (await connected.read_resource("agentfly://images/img_1")).contents
         assert isinstance(whole, types.BlobResourceContents)
         assert len(whole.blob) > 2_000_000
+
+
+async def test_requests_with_one_id_do_not_keep_their_places_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentfly.serving.mcp.http._SLACK", 0.5)
+    headers = {"Accept": "application/json, text/event-stream"}
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    call = {"name": "open_image", "arguments": {"source": base64_of(RED)}}
+    async with over_http({"call_seconds": 1.0}) as (address, _), httpx.AsyncClient(timeout=20) as connected:
+
+        async def post(method: str, params: object) -> httpx.Response:
+            message = {"jsonrpc": "2.0", "id": 5, "method": method, "params": params}
+            return await connected.post(address, json=message, headers=headers)
+
+        begun = await post("initialize", about)
+        headers["Mcp-Session-Id"] = begun.headers["Mcp-Session-Id"]
+        answers = await asyncio.gather(*(post("tools/call", call) for _ in range(3)))
+    assert {answer.status_code for answer in answers} <= {200, 504}

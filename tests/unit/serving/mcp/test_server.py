@@ -237,7 +237,7 @@ async def test_saving_writes_new_files_in_the_folder_and_nowhere_else(tmp_path: 
 
 
 async def test_a_session_forgets_the_images_that_were_not_used_for_longest() -> None:
-    size = 4 * 16 * 16
+    size = 4 * 16 * 16 + 2048
     async with client({"session_bytes": 2 * size}) as connected:
         for colour in ("red", "green"):
             await opened(connected, Image.new("RGB", (16, 16), colour))
@@ -252,7 +252,7 @@ async def test_a_session_forgets_the_images_that_were_not_used_for_longest() -> 
 
 
 def test_the_memory_of_all_sessions_is_bounded_together() -> None:
-    size = 4 * 16 * 16
+    size = 4 * 16 * 16 + 2048
     sessions = Sessions(lambda view: Toolset(), session_bytes=10 * size, memory_bytes=3 * size)
     one, two = sessions.get("one"), sessions.get("two")
     for colour in ("red", "green"):
@@ -349,3 +349,18 @@ async def test_refusals_of_giant_arguments_are_short() -> None:
         with pytest.raises(MCPError) as fault:
             await connected.read_resource(f"agentfly://images/{giant}")
         assert len(str(fault.value)) < 1000
+
+
+def test_very_small_images_count_with_what_they_take_beside_their_pixels() -> None:
+    sessions = Sessions(lambda view: Toolset(), session_bytes=20_000, memory_bytes=20_000)
+    session = sessions.get("one")
+    for number in range(200):
+        session.view.add(Image.new("RGB", (1, 1), (number, 0, 0)))
+    assert sum(session.store.held(session.view.handle(name)) for name in session.view) < 20
+
+
+async def test_a_session_names_a_bounded_number_of_images() -> None:
+    async with client({"images": 2}) as connected:
+        for colour in ("red", "green"):
+            assert not (await opened(connected, Image.new("RGB", (8, 8), colour))).is_error
+        assert "begin another" in text_of(await opened(connected, Image.new("RGB", (8, 8), "blue")))
