@@ -26,4 +26,4 @@ def test_verl_embeds_words_alone_and_every_weight_has_a_gradient(tiny_policy: Pa
     embeds.sum().backward()
     missing = [name for name, weight in model.visual.named_parameters() if weight.grad is None]
     assert missing == []
-    assert TEXT_CHAINS == text_chains.__name__
+    assert text_chains.__name__ == TEXT_CHAINS
