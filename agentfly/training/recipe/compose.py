@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -275,16 +275,14 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
         if settings.device == "cpu":
             rollout.max_num_batched_tokens = max(2048, longest)
         for model in (config.actor_rollout_ref.model, config.critic.model):
-            given = [] if model.external_lib is None else _as_list(model.external_lib)
-            model.external_lib = list(dict.fromkeys([*given, TEXT_CHAINS]))
+            given = model.external_lib
+            # verl takes one name, or a list of them.
+            named = [given] if isinstance(given, str) else list(given or ())
+            model.external_lib = list(dict.fromkeys([*named, TEXT_CHAINS])) if named else TEXT_CHAINS
         # The rollout never samples an image's placeholder, which the trainer knows nothing of: raw log-probs are
         # without that mask, as the trainer's are, but also without temperature.
         rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
     OmegaConf.set_struct(config, True)
-
-
-def _as_list(value: object) -> list[object]:
-    return [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
 
 
 def _complete_agent(config: DictConfig, settings: TrainSettings) -> None:

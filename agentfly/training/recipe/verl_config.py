@@ -58,7 +58,7 @@ class LoraNode(Protocol):
 class ModelNode(Protocol):
     """`actor_rollout_ref.model`."""
 
-    external_lib: str | None
+    external_lib: str | Sequence[str] | None
     lora_rank: int
     lora: LoraNode | None
 

@@ -81,7 +81,8 @@ def check_names(config: VerlConfig, settings: TrainSettings) -> str:
 
     from agentfly.training.verl import turn_grpo  # noqa: F401  (registers its estimator)
 
-    import_external_libs(config.actor_rollout_ref.model.external_lib)  # where people register their own
+    libraries = config.actor_rollout_ref.model.external_lib  # where people register their own
+    import_external_libs(libraries if libraries is None or isinstance(libraries, str) else list(libraries))
     estimator, loss = config.algorithm.adv_estimator, config.actor_rollout_ref.actor.policy_loss.loss_mode
     if estimator not in ADV_ESTIMATOR_REGISTRY:
         raise ConfigError(unknown_name("algorithm.adv_estimator", estimator, ADV_ESTIMATOR_REGISTRY))

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from agentfly.agents.image_editing import SYSTEM_PROMPT
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
-from agentfly.training.recipe.compose import CONFIG_DIR, compose, settings_of, to_override, unknown_key, write
+from agentfly.training.recipe.compose import (
+    CONFIG_DIR,
+    TEXT_CHAINS,
+    compose,
+    settings_of,
+    to_override,
+    unknown_key,
+    write,
+)
 
 pytest.importorskip("hydra")
 pytest.importorskip("verl")
@@ -277,3 +285,17 @@ def test_an_agent_that_edits_no_images_is_not_told_to(
     assert (
         settings_of(composed(recipe, "agentfly.agent=talking_agent_of_a_recipe:Talking")).card().system_prompt is None
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ((), TEXT_CHAINS),
+        (("actor_rollout_ref.model.external_lib=mine",), ["mine", TEXT_CHAINS]),
+        ((f"actor_rollout_ref.model.external_lib=[mine,{TEXT_CHAINS}]",), ["mine", TEXT_CHAINS]),
+    ],
+)
+def test_verl_imports_our_part_of_the_model_beside_a_persons_own(
+    recipe: Path, given: tuple[str, ...], named: Any
+) -> None:
+    assert OmegaConf.to_container(composed(recipe, *given).actor_rollout_ref.model)["external_lib"] == named
