@@ -247,3 +247,16 @@ async def test_a_link_to_a_folder_and_the_working_folder_can_be_named(
     monkeypatch.chdir(here)
     export_trajectories(HubExport(run, Path()))
     assert len(load(here)["train"]) == 2
+
+
+@pytest.mark.parametrize("changes", [{"step": 2**70}, {"score": "high"}, {"reward_parts": None}])
+async def test_a_line_with_values_of_the_wrong_kind_is_one_message(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = await training_run(tmp_path / "run")
+    path = run / "trajectories.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    place = line if "step" in changes else line["trajectory"]
+    place.update(changes)
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigError, match=r"trajectories\.jsonl"):
+        export_trajectories(HubExport(run, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
