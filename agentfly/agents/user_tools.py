@@ -94,7 +94,7 @@ class ToolChoice:
         """
         found = list(own)
         if self.names or self.groups:
-            found = [tool for tool in own if tool.final or tool.name in self.names or self._in_group(tool, own)]
+            found = [tool for tool in own if tool.final or tool.name in self.names or self._in_group(tool)]
             found += self._from_groups(own, view, engines)
         front = None if engines is None else cache_front(engines)
         added = self.added_tools(view, engines)
@@ -111,7 +111,7 @@ class ToolChoice:
                 raise ConfigError(f"tools: {item!r} is no tool; mark a function, or methods of a class, with @tool")
             yield from tools
 
-    def _in_group(self, tool: Tool, own: Toolset) -> bool:
+    def _in_group(self, tool: Tool) -> bool:
         return OWN in self.groups or group_of(tool.name) in self.groups
 
     def _from_groups(self, own: Toolset, view: ImageView, engines: Engines | None) -> Iterator[Tool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from agentfly.errors import ConfigError, unknown_name
 from agentfly.importing import import_object
@@ -29,6 +30,7 @@ def group_class(name: str) -> type:
     return found
 
 
+@cache
 def names_in(kind: type) -> frozenset[str]:
     """Return the names of the tools that the methods of a class are."""
     found = (tool_of(attribute) for base in kind.__mro__ for attribute in vars(base).values())
