@@ -156,7 +156,10 @@ def _evaluate(project: Project) -> None:
 
 def _use(project: Project) -> None:
     replay, edit = blocks("bash", "8. Look at it, and use it")[0].splitlines()
-    assert "auto_inpaint_image" in project.type(replay)
+    executed = project.type(replay)
+    assert "- differences: 0" in executed
+    assert "- chains with skipped calls: 0" in executed
+    assert re.search(r"- images equal: [1-9]", executed)
     assert (project.folder / "runs/after/gallery.html").is_file()
     # The code that a card names is not imported unasked.
     refused = project.type(edit.replace("--agent card ", ""), code=1)
