@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from agentfly.agents.trajectory_file import FILE_NAME, TrajectoryLine, image_folder, read_trajectories
-from agentfly.errors import ConfigError, ImageError, first_line, require
+from agentfly.errors import AgentFlyError, ConfigError, ImageError, first_line, require
 from agentfly.evaluation.hub.card import Card, Figures
 from agentfly.evaluation.hub.columns import row_of, trajectory_features
 from agentfly.evaluation.hub.secrets import SecretFilter, environment_secrets, setting_secrets
@@ -103,6 +103,8 @@ def export_trajectories(request: HubExport) -> HubResult:
         figures = _write(run, kept, replace(request, out=out), half, left_out)
         shutil.rmtree(out, ignore_errors=True)
         half.rename(out)
+    except AgentFlyError:  # some of which are ValueErrors too
+        raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:  # Arrow's are among them
         raise ConfigError(
             f"{str(run.path)!r} holds a value that no trajectory has ({type(fault).__name__}: {first_line(fault)}): "
