@@ -108,11 +108,7 @@ async def call_in_thread(function: Callable[..., T], /, *args: object, **kwargs:
         try:
             value = context.run(function, *args, **kwargs)
         except BaseException as raised:
-            fault = raised
-            if isinstance(raised, StopIteration) or not isinstance(raised, Exception):
-                # No future can hold the first; the others, such as SystemExit, would end the whole process.
-                words = f"{type(raised).__name__}: {raised}"
-                fault = RuntimeError(words).with_traceback(raised.__traceback__)
+            fault = _for_future(raised)
         with suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle, value, fault)
 
@@ -120,6 +116,13 @@ async def call_in_thread(function: Callable[..., T], /, *args: object, **kwargs:
         name = getattr(function, "__name__", type(function).__name__)
         threading.Thread(target=work, name=f"agentfly-{name}", daemon=True).start()
         return await answer
+
+
+def _for_future(fault: BaseException) -> Exception:
+    """Return an error that a future can hold, unlike StopIteration, and that ends no process, unlike SystemExit."""
+    if isinstance(fault, Exception) and not isinstance(fault, StopIteration):
+        return fault
+    return RuntimeError(f"{type(fault).__name__}: {fault}").with_traceback(fault.__traceback__)
 
 
 async def with_timeout(work: Coroutine[Any, Any, T], seconds: float) -> T:

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
+# Values of a JSON text that is read at once. A million take a second to read, during which the interpreter does nothing
+# else, in whatever thread that happens.
+MOST_VALUES = 100_000
 MAX_DEPTH = 50  # of objects and lists inside each other, in calls and their repair
 _MOST_FAILURES = 200  # brackets that begin no JSON
 _HIGHEST_COUNT = 10**12
@@ -35,6 +38,11 @@ _CLOSING = {'"': '"', "'": "'", "\u201c": "\u201d"}
 _TO_QUOTE = {quote: re.compile(rf"[^\\{quote}]*+(?:\\.[^\\{quote}]*+)*+", re.DOTALL) for quote in _CLOSING.values()}
 _LAST_BRACKETS = re.compile(r"[\]}\s]*")
 _ESCAPE = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|(.))|"', re.DOTALL)
+
+
+def count_separators(data: bytes | bytearray) -> int:
+    """Count commas and opening brackets: there is one for each value of a JSON text, and base64 has none."""
+    return sum(data.count(char) for char in (b",", b"[", b"{"))
 
 
 def find_json(text: str, brackets: str = "[{") -> Iterator[object]:

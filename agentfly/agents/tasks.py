@@ -187,7 +187,7 @@ async def _reward_by_function(
     fields = task_fields(task)
     if function.asks_for("score", "aspects"):
         score = await _score(trajectory, task, store, setup.evaluator)
-        fields |= {"score": lambda: score.value, "aspects": lambda: dict(score.aspects)}
+        fields |= score_fields(score)
     await function.score(trajectory, store, setup.timeout, fields)
     if trajectory.reward is None:
         raise EvaluatorError(f"no reward: {trajectory.reward_error}")
@@ -218,6 +218,11 @@ def _fields(
         "mask": mask or (lambda: None),
     }
     return {**named, **own}
+
+
+def score_fields(score: Score) -> dict[str, Lazy]:
+    """Return what a reward function may ask for of an evaluator's score, by name."""
+    return {"score": lambda: score.value, "aspects": lambda: dict(score.aspects)}
 
 
 def score_of_reward(reward: float, parts: Mapping[str, float]) -> float:

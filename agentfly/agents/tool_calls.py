@@ -19,8 +19,8 @@ from agentfly.agents.trajectory import ToolRecord
 from agentfly.aio import gather_or_cancel
 from agentfly.errors import ImageError, ToolError, ToolOutage
 from agentfly.images import ImageView
-from agentfly.images.store import Draft
 from agentfly.images.tool_call import in_tool_call
+from agentfly.images.view import Draft
 from agentfly.messages import ToolCall
 from agentfly.tools import ToolResult, Toolset
 

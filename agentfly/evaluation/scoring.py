@@ -23,7 +23,7 @@ from pathlib import Path
 
 from agentfly.agents import edit_sample
 from agentfly.agents.reward_function import Reward, import_reward
-from agentfly.agents.tasks import TaskFacts, score_of_reward
+from agentfly.agents.tasks import TaskFacts, score_fields, score_of_reward
 from agentfly.agents.trajectory import Trajectory
 from agentfly.datasets.task import EditTask
 from agentfly.errors import ConfigError, EvaluatorError, ImageError
@@ -270,8 +270,7 @@ async def _reward(
         first = next(iter(known.values()), NotScored("there is no evaluator: name one with --evaluator"))
         if isinstance(first, NotScored):
             return first
-        score = first
-        fields |= {"score": lambda: score.value, "aspects": lambda: dict(score.aspects)}
+        fields |= score_fields(first)
     await reward.score(trajectory, store, REWARD_SECONDS, fields)
     if trajectory.reward is None:
         return NotScored(f"no reward: {trajectory.reward_error}")

@@ -5,7 +5,8 @@ from agentfly.images.load import ImageLimits, ImageSource, load_image
 from agentfly.images.masks import load_mask, read_mask
 from agentfly.images.pixels import on_white, without_transparency
 from agentfly.images.save import file_format, save_image
-from agentfly.images.store import ImageStore, ImageView, handle_of
+from agentfly.images.store import ImageStore, handle_of
+from agentfly.images.view import ImageView
 
 __all__ = [
     "ImageLimits",

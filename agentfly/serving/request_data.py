@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from agentfly.lenient_json import MOST_VALUES, count_separators
 from agentfly.serving.errors import RequestRefused, ServerFault
-
-# Commas and opening brackets in a body of JSON. There is one for each value, and images in base64 have none. A million
-# values take a second to read, during which the interpreter does nothing else, in whatever thread that happens.
-_MOST_SEPARATORS = 100_000
 
 
 class RequestMemory:
@@ -88,6 +86,47 @@ class HeldMemory:
             self.take(-size)
 
 
+def check_key(headers: Mapping[bytes, bytes], key: bytes) -> None:
+    """Raise `RequestRefused` unless a request brings the key of the server, compared in constant time.
+
+    Args:
+        headers: of the request, names in lower case.
+        key: of the server.
+    """
+    scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+    if not hmac.compare_digest(sent.strip(), key) or scheme.lower() != b"bearer":
+        raise RequestRefused(
+            "a key is needed: send it as Authorization: Bearer KEY", status=401, code="invalid_api_key"
+        )
+
+
+def check_length(headers: Mapping[bytes, bytes], most: int) -> None:
+    """Raise `RequestRefused` for a body that is too large by its Content-Length, or whose length is no number.
+
+    Args:
+        headers: of the request, names in lower case.
+        most: bytes of a body.
+    """
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or int(length[:20]) > most:
+        raise too_large(most)
+
+
+def too_large(most: int) -> RequestRefused:
+    """Return the error for a body of more than `most` bytes."""
+    return RequestRefused(f"the body of a request has {most} bytes at most", status=413, code="body_too_large")
+
+
+def check_values(separators: int) -> None:
+    """Raise `RequestRefused` for a body with too many values.
+
+    Args:
+        separators: of the body, or of its part so far; see `agentfly.lenient_json.count_separators`.
+    """
+    if separators > MOST_VALUES:
+        raise RequestRefused(f"the body has more than {MOST_VALUES} commas and brackets", code="too_many_values")
+
+
 def parse_json(data: bytes | bytearray) -> object:
     """Return the value of a body of JSON.
 
@@ -95,8 +134,7 @@ def parse_json(data: bytes | bytearray) -> object:
         RequestRefused: it has too many values.
         ValueError, RecursionError: it is no JSON.
     """
-    if sum(data.count(char) for char in (b",", b"[", b"{")) > _MOST_SEPARATORS:
-        raise RequestRefused(f"the body has more than {_MOST_SEPARATORS} commas and brackets", code="too_many_values")
+    check_values(count_separators(data))
     value: object = json.loads(data)
     return value
 

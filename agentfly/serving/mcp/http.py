@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 from collections.abc import AsyncIterator
 
 import mcp_types as types
@@ -20,17 +19,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agentfly.lenient_json import count_separators
 from agentfly.serving.errors import QueueFull, RequestError, RequestRefused, error_response
 from agentfly.serving.mcp.server import SESSION_HEADER, ImageToolServer
 from agentfly.serving.mcp.session import Sessions
 from agentfly.serving.mcp.settings import McpServerSettings
-from agentfly.serving.request_data import HeldMemory, RequestMemory
+from agentfly.serving.request_data import HeldMemory, RequestMemory, check_key, check_length, check_values, too_large
 
 PATH = "/mcp"
 _VERSION_HEADER = b"mcp-protocol-version"
 # Bodies that are read at once beyond those of calls that are worked on or wait; and bodies that fit into memory.
 _READING, _BODIES = 16, 4
-_MOST_SEPARATORS = 100_000
 # Seconds for a request beyond those of its call, to be read and answered.
 _SLACK = 30.0
 
@@ -110,14 +109,8 @@ class Guard:
 
     def _check(self, method: str, headers: dict[bytes, bytes]) -> None:
         if self._key is not None:
-            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
-            if not hmac.compare_digest(sent.strip(), self._key) or scheme.lower() != b"bearer":
-                raise RequestRefused(
-                    "a key is needed: send it as Authorization: Bearer KEY", status=401, code="invalid_api_key"
-                )
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length[:20]) > self._most:
-            raise _too_large(self._most)
+            check_key(headers, self._key)
+        check_length(headers, self._most)
         if method == "POST" and self._posts >= self._most_posts:
             raise QueueFull(1)
 
@@ -158,18 +151,11 @@ class _Body:
         piece = received.get("body", b"")
         self._seen += len(piece)
         if self._seen > self._most:
-            raise _too_large(self._most)
-        self._separators += sum(piece.count(char) for char in (b",", b"[", b"{"))
-        if self._separators > _MOST_SEPARATORS:
-            raise RequestRefused(
-                f"the body has more than {_MOST_SEPARATORS} commas and brackets", code="too_many_values"
-            )
+            raise too_large(self._most)
+        self._separators += count_separators(piece)
+        check_values(self._separators)
         self._held.take(len(piece))
         return received
-
-
-def _too_large(most: int) -> RequestRefused:
-    return RequestRefused(f"the body of a request has {most} bytes at most", status=413, code="body_too_large")
 
 
 def _without_sessions(version: str) -> Response:

@@ -20,6 +20,7 @@ from mcp_types import jsonrpc_message_adapter
 
 from agentfly.aio import TimeLimitExceeded, with_timeout
 from agentfly.errors import ConfigError, printable, shortened
+from agentfly.lenient_json import MOST_VALUES, count_separators
 from agentfly.process_tree import MARKER, ProcessFamily
 from agentfly.tools.mcp.settings import McpServer
 
@@ -31,9 +32,6 @@ TransportStreams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], 
 # Seconds for a program to end by itself when its input is closed, and for its processes to be gone once killed.
 _GRACE, _PATIENCE = 1.0, 5.0
 _TAIL = 400
-# Of a message: there is one for each value, and images in base64 have none. More would take seconds to read, during
-# which the event loop does nothing else.
-_MOST_SEPARATORS = 100_000
 # In a row. Some programs print other things, too, but a flood of them would leave the event loop no time.
 _MOST_OTHER_LINES = 1000
 
@@ -114,8 +112,8 @@ class ProgramStreams:
                     return
                 if not line:
                     return
-                if sum(line.count(char) for char in (b",", b"[", b"{")) > _MOST_SEPARATORS:
-                    self.problem = f"it sent a message with more than {_MOST_SEPARATORS} values"
+                if count_separators(line) > MOST_VALUES:
+                    self.problem = f"it sent a message with more than {MOST_VALUES} values"
                     return
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)

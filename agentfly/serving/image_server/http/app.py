@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 import math
@@ -21,7 +20,7 @@ from agentfly.serving.image_server.http.endpoints import ImageServer
 from agentfly.serving.image_server.metrics import Metrics
 from agentfly.serving.image_server.settings import ServerSettings
 from agentfly.serving.image_server.workers.messages import Operation
-from agentfly.serving.request_data import HeldMemory, RequestMemory
+from agentfly.serving.request_data import HeldMemory, RequestMemory, check_key, check_length, too_large
 
 logger = logging.getLogger(__name__)
 
@@ -177,14 +176,8 @@ class Guard:
         """
         headers = dict(scope["headers"])
         if self._key is not None and scope["path"] not in OPEN_PATHS:
-            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
-            if not hmac.compare_digest(sent.strip(), self._key) or scheme.lower() != b"bearer":
-                raise RequestRefused(
-                    "a key is needed: send it as Authorization: Bearer KEY", status=401, code="invalid_api_key"
-                )
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length[:20]) > self._body_bytes:
-            raise _too_large(self._body_bytes)
+            check_key(headers, self._key)
+        check_length(headers, self._body_bytes)
         if scope["method"] != "POST":
             return
         if self._posts >= self._most_posts:
@@ -220,10 +213,6 @@ class _Bounded:
         size = len(message.get("body", b""))
         self._seen += size
         if self._seen > self._most:
-            raise _too_large(self._most)
+            raise too_large(self._most)
         self._held.take(size)
         return message
-
-
-def _too_large(most: int) -> RequestRefused:
-    return RequestRefused(f"the body of a request has {most} bytes at most", status=413, code="body_too_large")
