@@ -52,17 +52,6 @@ class Toolset:
             _known[kind] = tuple((name, tool) for name, tool in found if tool is not None)
         return cls(bound(tool, getattr(owner, attribute)) for attribute, tool in _known[kind])
 
-    def only(self, names: Iterable[str]) -> Toolset:
-        """Return the tools of these names, and those that end a chain, in the order that they have here.
-
-        Raises:
-            ConfigError: there is no tool of a name.
-        """
-        wanted = set(names)
-        for name in wanted - self._tools.keys():
-            raise ConfigError(unknown_name("tool", name, self._tools))
-        return Toolset(tool for tool in self if tool.name in wanted or tool.final)
-
     def schemas(self) -> list[dict[str, Any]]:
         """Return the tools in OpenAI's form, for a chat request or a chat template."""
         return [tool.schema() for tool in self._tools.values()]
