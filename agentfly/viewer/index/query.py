@@ -89,8 +89,10 @@ class Filters:
         clean = cls(**found)
         size = clean.size if clean.size in PAGE_SIZES else 50
         sort = clean.sort if clean.sort in SORTS else "n"
-        numbers = {name: None for name in ("part", "step", "step_to") if abs(getattr(clean, name) or 0) > 2**62}
-        return replace(clean, page=min(max(1, clean.page), 10**9), size=size, sort=sort, **numbers)
+        known = replace(clean, page=min(max(1, clean.page), 10**9), size=size, sort=sort)
+        # SQLite has whole numbers of 64 bits.
+        small = all(abs(value or 0) < 2**62 for value in (clean.part, clean.step, clean.step_to))
+        return known if small else replace(known, part=None, step=None, step_to=None)
 
     def to_query(self, **changes: Any) -> str:
         """Return the query of a URL that has these filters and changes, without what is as it would be anyway."""
