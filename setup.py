@@ -37,6 +37,7 @@ LIGHT = [
     "httpx>=0.27",
     "jinja2>=3.1.5",
     "jsonschema>=4.23",
+    "msgspec>=0.19",
     "numpy>=2.0",
     "openai>=2.0",
     "opencv-python-headless>=4.10,<5",
@@ -136,13 +137,16 @@ setup(
     py_modules=["agentfly_editing"],
     package_data={
         "agentfly": [
+            "evaluation/report/*.jinja",
             "evaluators/rubrics/*.yaml",
             "project/template/*.jinja",
             "project/template/*/*.jinja",
             "py.typed",
             "templates/*.jinja",
             "training/recipe/config/*.yaml",
-            "viewer/*.jinja",
+            "training/quickstart/report/*.jinja",
+            "viewer/web/static/*",
+            "viewer/web/templates/*.jinja",
         ]
     },
     install_requires=LIGHT,

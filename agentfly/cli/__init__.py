@@ -28,6 +28,7 @@ from agentfly.cli.options import NodesCommand
 from agentfly.cli.serve import ServeImagesCommand, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
 from agentfly.cli.try_ import try_recipe
+from agentfly.cli.view import ViewCommand, view
 from agentfly.errors import one_line, printable
 from agentfly.redaction import log_to_stderr, public_url
 
@@ -84,6 +85,7 @@ app.add_typer(data, name="data")
 app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
 app.command(cls=NodesCommand)(replay)
+app.command(cls=ViewCommand)(view)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
 app.command(cls=McpCommand)(mcp)
 app.command("serve-openenv", cls=ServeOpenEnvCommand)(serve_openenv)

@@ -26,6 +26,7 @@ from agentfly.datasets import EditTask, load_tasks
 from agentfly.datasets.public import columns
 from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.errors import ConfigError, ToolError
+from agentfly.evaluation.report.html import page_templates
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory
 from agentfly.images import ImageStore, ImageView
@@ -36,7 +37,6 @@ from agentfly.templates import loader as template_loader
 from agentfly.tools import groups, tool
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.verl.scoring import ChainScorer
-from agentfly.viewer.report import page_templates
 from agentfly.vision import Engines, make_engines
 from agentfly.vision import factory as engine_factory
 from agentfly.vision.base import EditParams

@@ -100,7 +100,11 @@ def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tm
     with tarfile.open(source) as archive:
         distributed = {name.partition("/")[2] for name in archive.getnames()}
     for names in (installed, distributed):
-        assert {"agentfly/py.typed", "agentfly/agents/__init__.py", "agentfly/viewer/report.css.jinja"} <= names
+        assert {
+            "agentfly/py.typed",
+            "agentfly/agents/__init__.py",
+            "agentfly/evaluation/report/report.css.jinja",
+        } <= names
         assert "agentfly_editing.py" in names  # verifiers looks for it among the top-level modules
         # The files of a new project, its tests among them.
         template = {path for path in names if path.startswith("agentfly/project/template/") and path.endswith(".jinja")}

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from agentfly.agents.display.strip import steps
 from agentfly.errors import ImageError
+from agentfly.evaluation.report.gallery import GalleryCard, thumbnail, write_gallery
 from agentfly.evaluation.report.markdown import run_page
 from agentfly.evaluation.report.summary import About, Summary, summarise
 from agentfly.evaluation.task_record import TaskRecord, without_hollow_scores
 from agentfly.evaluators import NotScored, Score
 from agentfly.files import write_text
 from agentfly.images import ImageStore
-from agentfly.viewer.report import GalleryCard, thumbnail, write_gallery
 
 
 def write_pages(

@@ -34,6 +34,7 @@ from agentfly.training.launch.log_reader import LineReader, Phase
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.subprocess_phase import OnProgress, PhaseProcess, ProgressDisplay, run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
+from agentfly.training.quickstart.report import Example, Report, StepRecord, learning_curve, write_report
 from agentfly.training.quickstart.warm_start import (
     WarmStartConfig,
     copy_shipped,
@@ -45,7 +46,6 @@ from agentfly.training.quickstart.warm_start import (
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 from agentfly.training.supervised.model_card import installed_versions
-from agentfly.viewer import Example, Report, StepRecord, learning_curve, write_report
 
 _CORRECT = 95.0  # a score that only the edit that was asked for gets
 _EXAMPLES = 2  # successes, and failures, of each family

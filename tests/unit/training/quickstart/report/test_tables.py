@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentfly.viewer import tables
-from tests.unit.viewer.made_up import summary
+from agentfly.training.quickstart.report import tables
+from tests.unit.training.quickstart.report.made_up import summary
 
 
 def _gain(mean: float, low: float, high: float) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agentfly.viewer.report import GalleryCard, thumbnail, write_gallery
-from tests.unit.viewer.made_up import photo
+from agentfly.evaluation.report.gallery import GalleryCard, thumbnail, write_gallery
+from tests.unit.training.quickstart.report.made_up import photo
 
 
 def card(id_: str, task_type: str, score: float | None, **more: object) -> GalleryCard:

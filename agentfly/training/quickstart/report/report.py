@@ -1,99 +1,26 @@
-"""Pages in a single HTML file that needs neither network nor script: the report of a training run, and a gallery.
+"""The report of a quickstart: one HTML file that needs neither network nor script.
 
-The cards of a gallery show the results of an agent, image by image, worst first or by task type; a radio button
-switches, in CSS alone. Text that a policy or a data set wrote is hostile: the templates escape everything, and the
-pages forbid themselves to load anything.
+Text that a policy wrote is hostile: the templates escape everything, and the page forbids itself to load anything.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from agentfly.agents.trajectory import Trajectory
+from agentfly.evaluation.report.html import image_uri, page_templates
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.files import write_text
-from agentfly.images import data_uri
 from agentfly.messages import Message
-from agentfly.viewer import tables
-
-_SIDE = 224
-_MAX_CAPTION = 600
-
-
-@dataclass(frozen=True)
-class GalleryCard:
-    """A task and its result. Images are data URIs, made by `thumbnail`.
-
-    Attributes:
-        id, task_type, instruction: of the task.
-        score: of the headline evaluator (0 to 100), None where it gave none.
-        scores: label of each evaluator, and its score as text.
-        feedback: of the headline evaluator.
-        source, result, target: images, None where there is none.
-        steps: captions and images between source and result.
-        ending: the stop reason.
-        facts: turns, calls and time as text.
-        errors: of the tool calls and of the chain.
-    """
-
-    id: str
-    task_type: str
-    instruction: str
-    score: float | None
-    scores: tuple[tuple[str, str], ...] = ()
-    feedback: str = ""
-    source: str | None = None
-    steps: tuple[tuple[str, str], ...] = ()
-    result: str | None = None
-    target: str | None = None
-    ending: str = ""
-    facts: str = ""
-    errors: tuple[str, ...] = ()
-
-
-def thumbnail(image: Image.Image) -> str:
-    """Return an image as a data URI, at most 224 pixels wide and high."""
-    small = image.copy()
-    small.thumbnail((_SIDE, _SIDE))
-    return image_uri(small)
-
-
-def write_gallery(path: Path, title: str, cards: Iterable[GalleryCard], *, total: int) -> Path:
-    """Write the page as one HTML file with all images inside.
-
-    Args:
-        path: of the HTML file; its folder is made.
-        title: of the page.
-        cards: worst first.
-        total: tasks of the run; the page states it where it does not show all of them.
-
-    Returns:
-        The path.
-    """
-    shown = list(cards)
-    types = sorted({card.task_type for card in shown})
-    # Places of the cards sorted by task type, worst first within a type; one place before each type is its heading's.
-    by_type = sorted(range(len(shown)), key=lambda index: (types.index(shown[index].task_type), index))
-    places = {index: place + types.index(shown[index].task_type) + 1 for place, index in enumerate(by_type)}
-    headings = [(name, min(places[i] for i, card in enumerate(shown) if card.task_type == name) - 1) for name in types]
-    environment = page_templates()
-    environment.filters["clip"] = lambda text: text if len(text) <= _MAX_CAPTION else f"{text[:_MAX_CAPTION]} …"
-    html = environment.get_template("gallery.html.jinja").render(
-        title=title, cards=shown, places=places, headings=headings, total=total, success=SUCCESS
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_text(path, html)
-
+from agentfly.training.quickstart.report import tables
 
 _FOLDER = Path(__file__).parent
-_MAX_SIDE = 336  # of an image on the page: twice the 168 pixels it is shown at
 _MAX_TEXT = 1200
 
 
@@ -175,34 +102,11 @@ def write_report(path: Path, report: Report) -> Path:
     if report.curve is not None:
         # The file as it is: encoding it again would make it larger.
         curve = f"data:image/png;base64,{base64.b64encode(report.curve.read_bytes()).decode('ascii')}"
-    template = page_templates().get_template("report.html.jinja")
+    template = page_templates(_FOLDER).get_template("report.html.jinja")
     gallery = _gallery(report.examples)
     html = template.render(title=report.title, summary=report.summary, tables=tables, curve=curve, gallery=gallery)
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_text(path, html)
-
-
-def page_templates() -> Environment:
-    """Return the environment of the templates of this folder; it escapes all values."""
-    return Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def image_uri(image: Image.Image) -> str:
-    """Return an image as a data URI no larger than it is shown.
-
-    Masks and transparent images become PNG, the others JPEG. Pages are kept and sent, so size counts more than time.
-    """
-    small = image.copy()
-    small.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    if small.mode in ("L", "RGBA"):
-        return data_uri(small, "png", optimize=True)
-    return data_uri(small, "jpeg", quality=90, subsampling=0)
 
 
 def _gallery(examples: Sequence[Example]) -> dict[str, list[_Card]]:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from agentfly.errors import ConfigError
 from agentfly.evaluators.bootstrap import Estimate
-from agentfly.viewer import StepRecord, learning_curve
-from agentfly.viewer.curves import smooth
+from agentfly.training.quickstart.report import StepRecord, learning_curve
+from agentfly.training.quickstart.report.curves import smooth
 
 BLUE, NAVY = (0x25, 0x63, 0xEB), (0x1E, 0x3A, 0x8A)
 

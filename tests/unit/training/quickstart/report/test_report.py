@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
+from agentfly.evaluation.report.html import image_uri
 from agentfly.messages import text_message
-from agentfly.viewer import Example, Report, StepRecord, learning_curve, write_report
-from agentfly.viewer.report import image_uri
-from tests.unit.viewer.made_up import FAMILIES, examples, photo, summary, trajectory
+from agentfly.training.quickstart.report import Example, Report, StepRecord, learning_curve, write_report
+from tests.unit.training.quickstart.report.made_up import FAMILIES, examples, photo, summary, trajectory
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -180,6 +180,6 @@ def test_masks_stay_exact_and_large_images_shrink() -> None:
 
 def test_viewer_is_light_to_import() -> None:
     heavy = "{'torch', 'vllm', 'verl', 'ray', 'transformers', 'matplotlib', 'cv2'}"
-    code = f"import sys, agentfly.viewer; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, agentfly.training.quickstart.report; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.evaluation.in_memory import Evaluation, paired_difference
 from agentfly.messages import Message, TextPart, ToolCall, text_message
-from agentfly.viewer import Example
+from agentfly.training.quickstart.report import Example
 
 FAMILIES = ("look", "named", "repair")
 

@@ -1,0 +1,75 @@
+"""The addresses in pages. A page is the same on the server and in an export: only its links differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+from agentfly.viewer.index.query import Filters
+
+
+class Links(Protocol):
+    """Addresses of the pages and files of one run, for templates.
+
+    `live` tells whether a server is behind the page: without one, nothing can be searched, rated or run again.
+    `image` and `thumb` return "" for an image that was not kept.
+    """
+
+    @property
+    def live(self) -> bool: ...
+
+    def static(self, name: str) -> str: ...
+
+    def page(self, name: str) -> str: ...
+
+    def chains(self, filters: Filters | None = None) -> str: ...
+
+    def chain(self, n: int) -> str: ...
+
+    def group(self, task: str) -> str: ...
+
+    def image(self, part: int, handle: str | None) -> str: ...
+
+    def thumb(self, part: int, handle: str | None) -> str: ...
+
+
+@dataclass(frozen=True)
+class ServerLinks:
+    """Addresses on the server.
+
+    Attributes:
+        slug: of the run; "" on pages of no run.
+    """
+
+    slug: str
+    live: bool = True
+
+    def static(self, name: str) -> str:
+        """Return the address of a file of `web/static`."""
+        return f"/static/{name}"
+
+    def page(self, name: str) -> str:
+        """Return the address of a page of the run, such as "rate"; "" is its overview."""
+        return f"/runs/{self.slug}/{name}"
+
+    def chains(self, filters: Filters | None = None) -> str:
+        """Return the address of the table of chains."""
+        query = filters.to_query() if filters is not None else ""
+        return self.page("chains") + (f"?{query}" if query else "")
+
+    def chain(self, n: int) -> str:
+        """Return the address of one chain."""
+        return self.page(f"chains/{n}")
+
+    def group(self, task: str) -> str:
+        """Return the address of the chains of a task."""
+        return self.page(f"group?task={quote(task, safe='')}")
+
+    def image(self, part: int, handle: str | None) -> str:
+        """Return the address of an image in full size."""
+        return self.page(f"images/{part}/{quote(handle, safe='')}.png") if handle else ""
+
+    def thumb(self, part: int, handle: str | None) -> str:
+        """Return the address of an image's thumbnail."""
+        return self.page(f"thumbs/{part}/{quote(handle, safe='')}.webp") if handle else ""

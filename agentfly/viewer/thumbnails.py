@@ -1,0 +1,56 @@
+"""Thumbnails, made once when they are first looked at, in the folder that the viewer keeps beside a run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from agentfly.files import written_whole
+from agentfly.images import ImageStore
+from agentfly.images.pixels import on_white
+
+SIDE = 160  # pixels at most, in width and height
+MOST_BYTES = 8000
+_QUALITIES = (80, 60, 40, 20)
+
+
+def thumbnail_bytes(image: Image.Image, side: int = SIDE, most: int = MOST_BYTES) -> bytes:
+    """Return an image as WebP, at most `side` pixels wide and high, and of at most `most` bytes."""
+    small = image.convert("RGB") if image.mode == "L" else on_white(image)
+    small.thumbnail((side, side))
+    while True:
+        for quality in _QUALITIES:
+            file = io.BytesIO()
+            small.save(file, "WEBP", quality=quality, method=4)
+            if file.tell() <= most:
+                return file.getvalue()
+        # Noise: no quality makes it small enough.
+        small = small.resize((max(1, small.width // 2), max(1, small.height // 2)))
+
+
+class Thumbnails:
+    """The thumbnails of one run.
+
+    Args:
+        folder: made where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, handle: str, images: ImageStore) -> Path:
+        """Return the WebP file of an image.
+
+        Raises:
+            ImageError: there is no such image.
+        """
+        file = self._folder / f"{handle}.webp"
+        # A path of the store is that of a sound handle.
+        if images.path(handle) is not None and not file.is_file():
+            data = thumbnail_bytes(images.get(handle))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(file) as partial:
+                partial.write_bytes(data)
+        return file
