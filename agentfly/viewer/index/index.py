@@ -20,7 +20,7 @@ from typing import Any
 from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.viewer.index.lines import ChainFacts, read_facts
-from agentfly.viewer.index.query import Filters, Row, rows_of
+from agentfly.viewer.index.query import Filters, Place, Row, place_of, rows_of
 from agentfly.viewer.index.schema import connection, make_ready
 from agentfly.viewer.runs.folder import Part, RunFolder
 
@@ -105,6 +105,11 @@ class Index:
         """Return one page of the chains that filters let through, and the number of all of them."""
         with connection(self.path) as database:
             return rows_of(database, filters)
+
+    def place(self, filters: Filters, n: int) -> Place | None:
+        """Return the place of a chain in the table of filters; None where they do not let it through."""
+        with connection(self.path) as database:
+            return place_of(database, filters, n)
 
     def row(self, n: int) -> Row:
         """Return one chain.

@@ -185,3 +185,32 @@ def rows_of(database: sqlite3.Connection, filters: Filters) -> tuple[list[Row], 
         [*values, filters.size, (filters.page - 1) * filters.size],
     ).fetchall()
     return [Row.of(row) for row in found], total
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a chain in a table.
+
+    Attributes:
+        number, total: its place, from 1, among all that the filters let through.
+        before, after: the chains beside it; None at the ends.
+    """
+
+    number: int
+    total: int
+    before: int | None
+    after: int | None
+
+
+def place_of(database: sqlite3.Connection, filters: Filters, n: int) -> Place | None:
+    """Return the place of a chain in the table of filters; None where they do not let it through."""
+    where, values = filters.where()
+    found = database.execute(
+        f"""SELECT number, before, after, total FROM (
+            SELECT n, row_number() OVER o AS number, lag(n) OVER o AS before, lead(n) OVER o AS after,
+                   count(*) OVER () AS total
+            FROM chains WHERE {where} WINDOW o AS (ORDER BY {filters.order()})
+        ) WHERE n = ?""",
+        [*values, n],
+    ).fetchone()
+    return None if found is None else Place(found["number"], found["total"], found["before"], found["after"])
