@@ -170,7 +170,8 @@ class Index:
             parts = self.run.parts()
             remove_parts(database, parts)
             # Every part gets its turn, even when time is over.
-            return all([read_part(database, part, due) for part in parts])
+            done = [read_part(database, part, due) for part in parts]
+            return all(done)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

