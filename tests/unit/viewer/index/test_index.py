@@ -54,7 +54,8 @@ def test_what_is_appended_is_added_and_changes_the_revision(tmp_path: Path) -> N
     assert found.row(number).key == "a"
     assert found.state().revision != before
     again = found.state().revision
-    assert found.refresh() and found.state().revision == again, "nothing new, and nothing told"
+    assert found.refresh()
+    assert found.state().revision == again, "nothing new, and nothing told"
 
 
 def test_a_line_of_the_same_key_replaces_the_one_before(tmp_path: Path) -> None:
@@ -154,7 +155,8 @@ def test_a_line_that_would_fill_the_memory_counts_as_damaged(tmp_path: Path, mon
     assert found.state().damaged == 1
     assert found.state().complete
     append(file, b"y" * 20_000)
-    assert found.refresh() and found.state().complete, "one in progress is waited for"
+    assert found.refresh()
+    assert found.state().complete, "one in progress is waited for"
     append(file, b"\n", line("d"))
     found.refresh()
     assert keys(found) == ["a", "c", "d"]
