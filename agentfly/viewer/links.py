@@ -13,7 +13,7 @@ class Links(Protocol):
     """Addresses of the pages and files of one run, for templates.
 
     `live` tells whether a server is behind the page: without one, nothing can be searched, rated or run again.
-    `image` and `thumb` return "" for an image that was not kept.
+    `image` and `thumb` return "" for an image that was not kept, `raw` where the lines are not at hand.
     """
 
     @property
@@ -25,7 +25,9 @@ class Links(Protocol):
 
     def chains(self, filters: Filters | None = None) -> str: ...
 
-    def chain(self, n: int) -> str: ...
+    def chain(self, n: int, filters: Filters | None = None) -> str: ...
+
+    def raw(self, n: int) -> str: ...
 
     def group(self, task: str) -> str: ...
 
@@ -58,9 +60,14 @@ class ServerLinks:
         query = filters.to_query() if filters is not None else ""
         return self.page("chains") + (f"?{query}" if query else "")
 
-    def chain(self, n: int) -> str:
-        """Return the address of one chain."""
-        return self.page(f"chains/{n}")
+    def chain(self, n: int, filters: Filters | None = None) -> str:
+        """Return the address of one chain; with the filters of the table that it was opened from, for its neighbours."""
+        query = filters.to_query(page=1, size=50) if filters is not None else ""
+        return self.page(f"chains/{n}") + (f"?{query}" if query else "")
+
+    def raw(self, n: int) -> str:
+        """Return the address of a chain's line as it stands in the file; "" where it is not at hand."""
+        return self.page(f"chains/{n}/raw")
 
     def group(self, task: str) -> str:
         """Return the address of the chains of a task."""

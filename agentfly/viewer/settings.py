@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
 
+from agentfly.agents.spec import Named
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 
@@ -18,6 +20,10 @@ class ViewerSettings(Settings):
         first_seconds: seconds that a page may wait for the index of a new run; it then shows what is read so far.
         connections: limits of the connections.
         tokenizer: folder or `tokenizer.json` that turns token ids into text; that of the run's policy when None.
+        engine: engines with which recorded calls are run again; the embedded ones, for runs that used them, when None.
+        agent, tools: have the tools of calls that are run again, see `agentfly.agents.spec`; all tools of this package
+            when None.
+        rerun_seconds: time limit of a call that is run again.
     """
 
     written_as: ClassVar[str] = "--"
@@ -27,3 +33,7 @@ class ViewerSettings(Settings):
     first_seconds: float = Field(0.5, gt=0)
     connections: ConnectionLimits = ConnectionLimits()
     tokenizer: str | None = None
+    engine: str | Mapping[str, object] | None = None
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
+    rerun_seconds: float = Field(120.0, gt=0)

@@ -19,7 +19,7 @@ from agentfly.errors import ConfigError
 from agentfly.viewer.index.query import Filters, Row
 from agentfly.viewer.index.reader import read_part, remove_parts
 from agentfly.viewer.index.schema import FILE_NAME, connection, file_of, is_damage, is_missing, make_anew
-from agentfly.viewer.index.table import Table, table_of
+from agentfly.viewer.index.table import Place, Table, place_of, table_of
 from agentfly.viewer.runs.folder import Part, RunFolder
 
 _PATIENCE = 0.05  # seconds for another thread that reads what is new
@@ -107,6 +107,11 @@ class Index:
         """Return one page of the chains that filters let through, with the numbers behind each choice of a filter."""
         with self._reading() as database:
             return table_of(database, filters)
+
+    def place(self, filters: Filters, n: int) -> Place | None:
+        """Return the place of a chain in the table of filters; None where they do not let it through."""
+        with self._reading() as database:
+            return place_of(database, filters, n)
 
     def row(self, n: int) -> Row:
         """Return one chain.

@@ -60,6 +60,35 @@ def table_of(database: sqlite3.Connection, filters: Filters) -> Table:
     return Table([Row.of(row) for row in found], total, counts)
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of a chain in a table.
+
+    Attributes:
+        number, total: its place, from 1, among all that the filters let through.
+        before, after: the chains beside it; None at the ends.
+    """
+
+    number: int
+    total: int
+    before: int | None
+    after: int | None
+
+
+def place_of(database: sqlite3.Connection, filters: Filters, n: int) -> Place | None:
+    """Return the place of a chain in the table of filters; None where they do not let it through."""
+    where, values = filters.where()
+    found = database.execute(
+        f"""SELECT number, before, after, total FROM (
+            SELECT n, row_number() OVER o AS number, lag(n) OVER o AS before, lead(n) OVER o AS after,
+                   count(*) OVER () AS total
+            FROM chains WHERE {where} WINDOW o AS (ORDER BY {filters.order()})
+        ) WHERE n = ?""",
+        [*values, n],
+    ).fetchone()
+    return None if found is None else Place(found["number"], found["total"], found["before"], found["after"])
+
+
 def _counts(database: sqlite3.Connection, source: str, filters: Filters) -> tuple[int, Mapping[str, Mapping[Any, int]]]:
     """Return the number of chains that filters let through, and those of each value; see `Table`."""
     where, values = replace(filters, **_NONE).where()
