@@ -29,7 +29,9 @@ class Links(Protocol):
 
     def raw(self, n: int) -> str: ...
 
-    def group(self, task: str) -> str: ...
+    def group(self, task: str, step: int | None = None) -> str: ...
+
+    def groups(self, query: str = "") -> str: ...
 
     def image(self, part: int, handle: str | None) -> str: ...
 
@@ -69,9 +71,13 @@ class ServerLinks:
         """Return the address of a chain's line as it stands in the file; "" where it is not at hand."""
         return self.page(f"chains/{n}/raw")
 
-    def group(self, task: str) -> str:
-        """Return the address of the chains of a task."""
-        return self.page(f"group?task={quote(task, safe='')}")
+    def group(self, task: str, step: int | None = None) -> str:
+        """Return the address of the chains of a task; at one step in particular where it is given."""
+        return self.page(f"group?task={quote(task, safe='')}" + ("" if step is None else f"&step={step}"))
+
+    def groups(self, query: str = "") -> str:
+        """Return the address of the list of groups."""
+        return self.page("groups") + (f"?{query}" if query else "")
 
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size."""
