@@ -13,9 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from agentfly.errors import AgentFlyError, ImageError
+from agentfly.serving.errors import AsciiJSON, RequestError
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import Viewer
-from agentfly.viewer.pages import chain, chains, overview, runs
+from agentfly.viewer.pages import chain, chains, overview, rate, runs
 from agentfly.viewer.settings import ViewerSettings
 from agentfly.viewer.web import Page, page_response
 from agentfly.viewer.web.render import STATIC
@@ -44,7 +45,7 @@ HEADERS = {
 }
 # An image never changes under its handle.
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-ROUTERS: tuple[APIRouter, ...] = (runs.router, overview.router, chains.router, chain.router)
+ROUTERS: tuple[APIRouter, ...] = (runs.router, overview.router, chains.router, chain.router, rate.router)
 
 files = APIRouter()
 
@@ -111,8 +112,8 @@ async def _error_page(request: Request, fault: Exception) -> Response:
     status, words = _described(fault)
     if status == 500:
         logger.error("a page failed", exc_info=fault)
-    if request.url.path.endswith((".png", ".webp", "/revision")):
-        return JSONResponse({"error": words}, status, headers=HEADERS)
+    if request.method == "POST" or request.url.path.endswith((".png", ".webp", "/revision")):
+        return AsciiJSON({"error": words}, status, headers=HEADERS)
     opened = tuple(run.run for run in request.app.state.viewer.runs.values())
     page = Page("Not to be shown", ServerLinks(""), runs=opened, values={"words": words})
     response = page_response(page, "error.html.jinja", status)
@@ -123,6 +124,8 @@ async def _error_page(request: Request, fault: Exception) -> Response:
 def _described(fault: Exception) -> tuple[int, str]:
     if isinstance(fault, HTTPException):
         return fault.status_code, "There is no such page." if fault.status_code == 404 else str(fault.detail)
+    if isinstance(fault, RequestError):
+        return fault.status, str(fault)
     if isinstance(fault, (AgentFlyError, OSError)):
         return 404, str(fault)
     if isinstance(fault, KeyError):
