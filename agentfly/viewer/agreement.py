@@ -117,6 +117,20 @@ class Agreement:
     singles: int
     correlation: Estimate | None
 
+    def in_words(self) -> str:
+        """Return one line."""
+        name, parts = "the score of the reward" if self.evaluator == SCORE else self.evaluator, []
+        if self.pairs or self.ties:
+            parts.append(f"{self.pairs} comparisons and {self.ties} ties")
+        if (share := self.accuracy) is not None:
+            interval = f"{100 * share.low:.0f} to {100 * share.high:.0f}"
+            parts.append(f"the same preference in {100 * share.mean:.0f} % ({interval})")
+        if self.singles:
+            parts.append(f"{self.singles} scores")
+        if (rank := self.correlation) is not None:
+            parts.append(f"rank correlation {rank.mean:.2f} ({rank.low:.2f} to {rank.high:.2f})")
+        return f"{name}: {', '.join(parts)}"
+
 
 class Rated:
     """Look up what ratings are about, among the runs of a viewer.

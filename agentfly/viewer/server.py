@@ -14,9 +14,10 @@ from starlette.staticfiles import StaticFiles
 
 from agentfly.errors import AgentFlyError, ImageError
 from agentfly.serving.errors import AsciiJSON, RequestError
+from agentfly.viewer.attempts import Session
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import Viewer
-from agentfly.viewer.pages import chain, chains, overview, rate, runs
+from agentfly.viewer.pages import chain, chains, overview, rate, runs, try_
 from agentfly.viewer.settings import ViewerSettings
 from agentfly.viewer.web import Page, page_response
 from agentfly.viewer.web.render import STATIC
@@ -45,7 +46,7 @@ HEADERS = {
 }
 # An image never changes under its handle.
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-ROUTERS: tuple[APIRouter, ...] = (runs.router, overview.router, chains.router, chain.router, rate.router)
+ROUTERS: tuple[APIRouter, ...] = (runs.router, overview.router, chains.router, chain.router, rate.router, try_.router)
 
 files = APIRouter()
 
@@ -75,21 +76,25 @@ def revision(request: Request, slug: str) -> JSONResponse:
     return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
 
-def create_app(viewer: Viewer, settings: ViewerSettings | None = None) -> FastAPI:
+def create_app(viewer: Viewer, settings: ViewerSettings | None = None, session: Session | None = None) -> FastAPI:
     """Return the application.
 
     Args:
         viewer: the runs; closed when the application ends.
         settings: of the server; None for the defaults.
+        session: for the page Try; closed likewise. Its run is among those of the viewer.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if session is not None:
+            await session.attempts.close()
         viewer.close()
 
     app = FastAPI(title="agentfly viewer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.viewer, app.state.settings = viewer, settings or ViewerSettings()
+    app.state.session, app.state.attempts = session, None if session is None else session.attempts
     for router in (*ROUTERS, files):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC))
