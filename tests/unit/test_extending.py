@@ -12,8 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from jinja2 import ChoiceLoader, DictLoader
 from PIL import Image, ImageOps, ImageStat
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from agentfly.agents import Chain, ImageEditingAgent, StopReason, Trajectory, reward
@@ -21,12 +24,12 @@ from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import Generation, GenerationRequest, OnDelta, ScriptedBackend
 from agentfly.agents.reward_function import import_reward
 from agentfly.agents.spec import AgentSpec
+from agentfly.agents.trajectory_file import TrajectoryLine, append_line
 from agentfly.cli import app
 from agentfly.datasets import EditTask, load_tasks
 from agentfly.datasets.public import columns
 from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.errors import ConfigError, ToolError
-from agentfly.evaluation.report.html import page_templates
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory
 from agentfly.images import ImageStore, ImageView
@@ -37,6 +40,11 @@ from agentfly.templates import loader as template_loader
 from agentfly.tools import groups, tool
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.verl.scoring import ChainScorer
+from agentfly.viewer import server
+from agentfly.viewer.opened import Viewer
+from agentfly.viewer.pages.context import open_run, run_page
+from agentfly.viewer.runs import find_run
+from agentfly.viewer.web import page_response, templates
 from agentfly.vision import Engines, make_engines
 from agentfly.vision import factory as engine_factory
 from agentfly.vision.base import EditParams
@@ -336,21 +344,30 @@ def test_a_server_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, _ in form.files] == ["image", "mask"]
 
 
-PAGE = """<!doctype html>
-<title>{{ title }}</title>
-<style>{% include "report.css.jinja" %}</style>
-{% for line in lines %}<p>{{ line }}</p>{% endfor %}
+PAGE = """{% extends "layout.html.jinja" %}
+{% block content %}<p>{{ words }}</p>{% endblock %}
 """
 
 
-def test_a_viewer_page() -> None:
-    templates = page_templates()
-    assert templates.loader is not None
-    templates.loader = ChoiceLoader([DictLoader({"mine.html.jinja": PAGE}), templates.loader])
-    html = templates.get_template("mine.html.jinja").render(title="Mine", lines=["<script>alert(1)</script>"])
-    assert "<script" not in html
+def test_a_viewer_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = APIRouter()
+
+    @router.get("/runs/{slug}/mine")
+    def show(request: Request, slug: str) -> Response:
+        run, state = open_run(request, slug)
+        page = run_page(request, run, state, "mine", "Mine", words="<script>alert(1)</script>")
+        return page_response(page, "mine.html.jinja")
+
+    monkeypatch.setattr(server, "ROUTERS", (*server.ROUTERS, router))
+    loader = templates().loader
+    assert loader is not None
+    monkeypatch.setattr(templates(), "loader", ChoiceLoader([DictLoader({"mine.html.jinja": PAGE}), loader]))
+    append_line(tmp_path / "trajectories.jsonl", TrajectoryLine(Trajectory("t-0", "t", [])))
+    with TestClient(server.create_app(Viewer([find_run(tmp_path, "run")]))) as client:
+        html = client.get("/runs/run/mine").text
+    assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
-    assert "font" in html  # the shared style sheet
+    assert "style.css" in html  # the shared style sheet
 
 
 @reward
