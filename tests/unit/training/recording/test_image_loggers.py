@@ -107,9 +107,7 @@ def test_a_logger_that_hangs_holds_up_nothing(tmp_path: Path, caplog: pytest.Log
         shown.show(step)
     shown.close(0.01)
     free.set()
-    assert caplog.messages == [
-        "the loggers are slow: step 4 shows its chains later or not at all; training goes on"
-    ]
+    assert caplog.messages == ["the loggers are slow: step 4 shows its chains later or not at all; training goes on"]
 
 
 def test_a_damaged_log_or_image_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,9 +145,7 @@ end()
     import os
 
     environment = {name: value for name, value in os.environ.items() if "WANDB" not in name} | variables
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
