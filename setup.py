@@ -114,6 +114,9 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.11",
+        # The loggers that take images, for their tests; wandb comes with verl.
+        "tensorboard>=2.19",
+        "trackio>=0.40",
         "types-PyYAML>=6.0",
         "types-jsonschema>=4.23",
         "types-psutil>=6.0",
@@ -147,6 +150,7 @@ setup(
             "training/quickstart/report/*.jinja",
             "viewer/web/static/*",
             "viewer/web/templates/*.jinja",
+            "viewer/web/templates/macros/*.jinja",
         ]
     },
     install_requires=LIGHT,
