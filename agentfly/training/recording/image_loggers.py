@@ -1,4 +1,4 @@
-"""Hand shown chains to W&B, Trackio and TensorBoard: in a thread of its own, which a run neither waits for nor fails with.
+"""Hand shown chains to W&B, Trackio and TensorBoard, in a thread that a run neither waits for nor fails with.
 
 verl opens these loggers and writes its scalars; here the same runs get images. A fault of a library is one warning.
 """

@@ -81,7 +81,9 @@ def test_images_and_shown_chains_are_on_by_default() -> None:
     assert KeptImages(max_gb=0.5).max_bytes == 500_000_000
     assert KeptImages(max_gb=None).max_bytes is None
     assert settings().show_chains == ShownChains()
-    assert settings(show_chains={"kinds": ["worst"], "every": 10}).show_chains == ShownChains(kinds=("worst",), every=10)
+    assert settings(show_chains={"kinds": ["worst"], "every": 10}).show_chains == ShownChains(
+        kinds=("worst",), every=10
+    )
     assert settings(show_chains=False).show_chains is None
 
 

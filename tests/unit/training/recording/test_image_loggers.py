@@ -109,9 +109,7 @@ def test_a_logger_that_hangs_holds_up_nothing(tmp_path: Path, caplog: pytest.Log
         shown.show(step)
     shown.close(0.01)
     free.set()
-    assert caplog.messages == [
-        "the loggers are slow: step 4 shows its chains later or not at all; training goes on"
-    ]
+    assert caplog.messages == ["the loggers are slow: step 4 shows its chains later or not at all; training goes on"]
 
 
 def test_a_damaged_log_or_image_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -128,7 +126,7 @@ def test_a_damaged_log_or_image_is_one_warning(tmp_path: Path, caplog: pytest.Lo
 
 
 def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an offline run. The file is a log of LevelDB's form behind seven bytes: checksum, length, kind."""
+    """Yield the rows of an offline run. The file is a log in the form of LevelDB's, behind seven bytes."""
     from wandb.proto import wandb_internal_pb2
 
     data, place, whole = path.read_bytes(), 7, b""
@@ -165,9 +163,7 @@ for step in (1, 2, 3):
 end()
 """
     environment = {name: value for name, value in os.environ.items() if "WANDB" not in name} | variables
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

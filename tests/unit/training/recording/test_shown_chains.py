@@ -98,9 +98,7 @@ def test_a_chain_is_source_and_result_with_its_numbers(tmp_path: Path) -> None:
     log = write(tmp_path, {"step": 7, "instruction": "Make the\nsky  darker.", "side": 200})
     [chain], _ = new_chains(log, 0)
     shown = draw(log, ImageStore(tmp_path / "images"), "best", chain, ShownChains(side=100))
-    assert shown.caption == (
-        "step 7, best: reward 0.50, score 50, answered | Make the sky darker. | chain chain-0"
-    )
+    assert shown.caption == ("step 7, best: reward 0.50, score 50, answered | Make the sky darker. | chain chain-0")
     assert shown.image.width == 2 * (100 + 2 * 17)
     assert shown.image.height > 100
 

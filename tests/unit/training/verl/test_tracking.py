@@ -13,10 +13,10 @@ from agentfly.training.recipe.settings import DataSettings, TrainSettings
 from agentfly.training.recording.image_loggers import ChainShower
 
 pytest.importorskip("verl")
-from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
-from verl.utils import tracking as verls  # noqa: E402
+from verl.trainer.ppo.v1 import trainer_base
+from verl.utils import tracking as verls
 
-from agentfly.training.verl.tracking import (  # noqa: E402
+from agentfly.training.verl.tracking import (
     StepTracking,
     use_step_tracking,
     work_offline_without_key,
