@@ -13,6 +13,8 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +74,10 @@ class Index:
         """Read what is new, for at most so many seconds; returns True if everything is read.
 
         Raises:
-            ConfigError: the index cannot be written.
+            ConfigError: the run is gone, or the index cannot be written.
         """
+        if not self.run.path.exists():
+            raise ConfigError(f"the run {str(self.run.path)!r} is gone")
         due = time.monotonic() + seconds
         if not self._refreshing.acquire(timeout=seconds):
             return False
@@ -91,9 +95,20 @@ class Index:
         finally:
             self._refreshing.release()
 
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Open the index to read it. It is made where it is missing: an image may be asked for before any page."""
+        if not self.path.exists():
+            self.refresh(0.0)
+        try:
+            with connection(self.path) as database:
+                yield database
+        except sqlite3.Error as fault:
+            raise ConfigError(f"the index {str(self.path)!r} cannot be read: {fault}: load the page again") from fault
+
     def state(self) -> State:
         """Return how far the index is."""
-        with connection(self.path) as database:
+        with self._reading() as database:
             chains, last = database.execute("SELECT COUNT(*), MAX(n) FROM chains").fetchone()
             parts = database.execute("SELECT path, file, offset, damaged FROM parts").fetchall()
         read, damaged = sum(part["offset"] for part in parts), sum(part["damaged"] for part in parts)
@@ -103,7 +118,7 @@ class Index:
 
     def rows(self, filters: Filters) -> tuple[list[Row], int]:
         """Return one page of the chains that filters let through, and the number of all of them."""
-        with connection(self.path) as database:
+        with self._reading() as database:
             return rows_of(database, filters)
 
     def row(self, n: int) -> Row:
@@ -112,7 +127,7 @@ class Index:
         Raises:
             KeyError: there is none of this number.
         """
-        with connection(self.path) as database:
+        with self._reading() as database:
             found = database.execute(
                 "SELECT chains.*, parts.label FROM chains JOIN parts USING (part) WHERE n = ?", (n,)
             ).fetchone()
@@ -122,7 +137,7 @@ class Index:
 
     def query(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """Return the rows of a statement over the tables of `agentfly.viewer.index.schema`."""
-        with connection(self.path) as database:
+        with self._reading() as database:
             return database.execute(sql, values).fetchall()
 
     def line(self, n: int) -> TrajectoryLine:
