@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.images import ImageStore
 from agentfly.viewer.index import Index
 from agentfly.viewer.index.index import State
@@ -45,6 +45,8 @@ class OpenRun:
         Raises:
             ConfigError: the run is gone, or its index cannot be written.
         """
+        if not self.run.path.exists():
+            raise ConfigError(f"the run {str(self.run.path)!r} is gone")
         if not self.index.refresh(seconds):
             self._go_on()
         return self.index.state()
