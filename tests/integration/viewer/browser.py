@@ -21,7 +21,7 @@ Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 WIDTHS = (1280, 390)
 HERE = ("127.0.0.1", "localhost")
-LIMIT = 30_000  # milliseconds that anything on a page may take, on a busy machine
+LIMIT = 60_000  # milliseconds that anything on a page may take, on a busy machine
 # The names of all other machines lead nowhere.
 _ARGUMENTS = ("--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 _SERIOUS = ("serious", "critical")
