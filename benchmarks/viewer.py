@@ -147,7 +147,7 @@ def first_rows(plan: Plan, run: Path) -> list[Figure]:
     for _ in range(min(3, plan.repeats)):
         shutil.rmtree(run / HOME, ignore_errors=True)
         with client(run) as browser:
-            cold.append(seconds(lambda: get(browser, page)))  # noqa: B023
+            cold.append(seconds(lambda: get(browser, page)))
     opened = OpenRun(find_runs([run])[0])
     rest = seconds(lambda: opened.index.refresh())
     opened.close()
