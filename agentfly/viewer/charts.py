@@ -216,10 +216,7 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
         sums.append(sums[-1] + y)
     means = []
     for place, (x, _) in enumerate(points):
-        reach = min(half, place, len(points) - 1 - place)
-        # Wider than the nearest end allows would lean to one side.
-        start, end = place - max(reach, 1), place + max(reach, 1) + 1
-        start, end = max(0, start), min(len(points), end)
+        start, end = max(0, place - half), min(len(points), place + half + 1)
         means.append((x, (sums[end] - sums[start]) / (end - start)))
     return means
 

@@ -14,8 +14,8 @@ from agentfly.provenance import FILE_NAME, commit_of, current_environment, recor
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git as somebody who has no settings of their own."""
-    who = {name: "tester" for name in ("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME")}
-    who |= {name: "t@example.org" for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL")}
+    who = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "tester")
+    who |= dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "t@example.org")
     command = ["git", "-C", str(folder), *arguments]
     environment = {**os.environ, **who, "GIT_CONFIG_GLOBAL": os.devnull}
     return subprocess.run(
@@ -88,7 +88,8 @@ def test_the_record_names_no_user_host_or_folder(tmp_path: Path, monkeypatch: py
     for word in (socket.gethostname(), str(Path.home()), str(Path.cwd()), "sk-not-to-be-written"):
         assert word not in text
     found = json.loads(text)["starts"][0]
-    assert found["versions"]["numpy"] and found["machine"]["cores"] >= 1
+    assert found["versions"]["numpy"]
+    assert found["machine"]["cores"] >= 1
 
 
 def test_instruction_sets_and_accelerators_are_read_from_the_kernel(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,19 +11,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentfly.viewer.charts import number_text
+from agentfly.viewer.charts import Chart, number_text
 from agentfly.viewer.index import Filters
 from agentfly.viewer.index.index import State
 from agentfly.viewer.opened import OpenRun
 from agentfly.viewer.overview import figures
 from agentfly.viewer.overview.cells import Cells
-from agentfly.viewer.overview.curves import Curves, MetricRow, OtherRun, Section, metric_rows, sections_of
+from agentfly.viewer.overview.curves import Curves, MetricRow, OtherRun, Section, metric_rows, sections_of, split_glance
 from agentfly.viewer.overview.examples import Examples, examples_of, last_steps
-from agentfly.viewer.overview.gains import Gain, Mean, by_step, pass_gains, reward_gains, validation_gains
+from agentfly.viewer.overview.gains import Gain, by_step, pass_gains, reward_gains, validation_gains
+from agentfly.viewer.overview.sentences import Sentence, of_gain, of_row, of_score, of_types
 from agentfly.viewer.overview.troubles import Trouble, troubles_of, troubles_of_trial
 from agentfly.viewer.runs.facts import Difference, Origin, Settings, differences, origin_of, read_object, settings_of
 from agentfly.viewer.runs.metrics import Metrics
 from agentfly.viewer.runs.notices import LogNotices
+
+_QUIET = 120.0  # seconds without a change after which a run no longer counts as running
 
 KINDS: Mapping[str, str] = {
     "training": "Training",
@@ -52,14 +56,6 @@ _CHOSEN: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """A sentence about the run, and the class of its colour: "good", "bad" or ""."""
-
-    words: str
-    level: str = ""
-
-
-@dataclass(frozen=True)
 class Table:
     """A table of scores by task type.
 
@@ -85,12 +81,14 @@ class Overview:
         tags: a few settings that tell runs apart.
         status: how far it is.
         updated: when its files changed last, ISO 8601; "" where it is not known.
+        running: it is not finished, and its files changed not long ago.
         sentences: did it learn.
         tiles: value and label.
         tables: at which tasks.
         examples: what a failure looks like.
         troubles: what is wrong.
-        sections: charts.
+        glance: the charts that say most, shown first.
+        sections: the other charts.
         metrics: all of them.
         stops, tools: how chains ended, and what they called; where no chart shows it.
         evaluators: of an evaluation.
@@ -103,11 +101,13 @@ class Overview:
     tags: tuple[str, ...]
     status: str
     updated: str
+    running: bool
     sentences: tuple[Sentence, ...]
     tiles: tuple[tuple[str, str], ...]
     tables: tuple[Table, ...]
     examples: tuple[Examples, ...]
     troubles: tuple[Trouble, ...]
+    glance: tuple[Chart, ...]
     sections: tuple[Section, ...]
     metrics: tuple[MetricRow, ...]
     stops: tuple[figures.ShareRow, ...]
@@ -144,19 +144,22 @@ class Builder:
             troubles = troubles_of_trial(self._trial) + troubles
         chosen = tuple((label, value) for label, names in _CHOSEN if (value := self._settings.get(*names)))
         shown = Cells([]) if trained else self._cells
+        glance, sections = split_glance(self._sections() if trained else ())
         return Overview(
             kind=KINDS.get(self._run.kind, self._run.kind),
             tags=tuple(
                 _short(value) for label, value in chosen if label in ("model", "data", "algorithm", "evaluator")
             ),
             status=self._status(),
-            updated=self._updated(),
+            updated=datetime.fromtimestamp(self._changed, UTC).isoformat(timespec="seconds") if self._changed else "",
+            running=self._running,
             sentences=tuple(self._sentences()),
             tiles=tuple(self._tiles()),
             tables=tuple(table for table in self._tables() if table.rows),
             examples=self._examples(),
             troubles=tuple(troubles),
-            sections=self._sections() if trained else (),
+            glance=glance,
+            sections=sections,
             metrics=tuple(metric_rows(self._shown_metrics)),
             stops=tuple(figures.stop_rows(shown)),
             tools=tuple(figures.tool_rows(shown)),
@@ -216,36 +219,43 @@ class Builder:
             return step if self._unfinished or not self._total else f"finished, {step}"
         return "finished" if self._summary else ""
 
-    def _updated(self) -> str:
+    @cached_property
+    def _changed(self) -> float:
+        """When its files changed last, in seconds since 1970; 0 where it is not known."""
         newest = 0.0
         for path in (*(part.path for part in self._run.parts()), *self._run.marks()):
             try:
                 newest = max(newest, path.stat().st_mtime)
             except OSError:
                 continue
-        return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds") if newest else ""
+        return newest
+
+    @property
+    def _running(self) -> bool:
+        done = not self._unfinished if self._run.training is not None else bool(self._summary)
+        patience = max(_QUIET, 3 * (self._metrics.last("timing_s/step") or 0.0))
+        return not done and time.time() - self._changed < patience
 
     def _sentences(self) -> list[Sentence]:
         found = []
         rows = figures.quickstart_rows(self._summary, "greedy")
         if self._run.kind == "quickstart" and (rows or None in self._passes):
-            found.append(_of_row(rows[0]) if rows else _of_gain(self._passes[None]))
+            found.append(of_row(rows[0]) if rows else of_gain(self._passes[None]))
         if None in self._rewards:
-            found.append(_of_gain(self._rewards[None]))
-            found += _of_types(self._rewards)
+            found.append(of_gain(self._rewards[None]))
+            found += of_types(self._rewards)
         elif steps := self._cells.trained.by_step():
             step, sums = next(iter(steps.items()))
             mean = f": the mean reward is {number_text(sums.reward / sums.rewarded)}" if sums.rewarded else ""
             found.append(Sentence(f"There is one step so far, step {step}{mean}."))
         if None in self._held_out:
-            found.append(_of_gain(self._held_out[None]))
+            found.append(of_gain(self._held_out[None]))
+        if not found and (rows := figures.summary_rows(self._summary)) and rows[0].after:
+            found.append(of_score(rows[0]))
         if not found and (sums := self._cells.sums).scored:
             success = sums.success or 0.0
-            found.append(
-                Sentence(
-                    f"The mean score is {number_text(sums.mean_score)} of 100; {success:.0%} of {sums.scored} scored chains succeed."
-                )
-            )
+            score = f"The mean score is {number_text(sums.mean_score)} of 100"
+            found.append(Sentence(f"{score}; {success:.0%} of {sums.scored} scored chains succeed."))
         return found
 
     def _tiles(self) -> list[tuple[str, str]]:
@@ -316,28 +326,9 @@ class Builder:
             rows = [replace(row, chains=replace(row.chains, part=part)) for row in rows]
             about = f"{mode} pass over held-out tasks, the same before and after; 95 % intervals over tasks"
             tables.append(Table(f"Before and after, {mode}", about, "warm start", "trained", rows))
-        tables.append(self._blanked(parts.get("trained, blanked")))
+        rows, about = figures.blanked_rows(self._summary, parts.get("trained, blanked"))
+        tables.append(Table("Does it look?", about, "with images", "blanked", rows))
         return tables
-
-    def _blanked(self, part: int | None) -> Table:
-        """Return success with every image blanked: a policy that looks must fail there."""
-        found = self._summary.get("blanked")
-        trained = found.get("trained") if isinstance(found, Mapping) else None
-        rows = []
-        for name, estimate in trained.items() if isinstance(trained, Mapping) else ():
-            seeing = figures.estimate_bar(self._success("trained", str(name)), 100)
-            blind = figures.estimate_bar(estimate, 100)
-            rows.append(figures.TypeRow(str(name), Filters(part=part, type=str(name)), "", seeing, blind))
-        chance = found.get("chance") if isinstance(found, Mapping) else None
-        guess = f"; guessing gets {chance:.0%}" if isinstance(chance, int | float) else ""
-        about = f"success of the trained policy where it sees grey in place of every image{guess}"
-        return Table("Does it look?", about, "with images", "blanked", rows)
-
-    def _success(self, policy: str, name: str) -> Any:
-        found: Any = self._summary
-        for key in (policy, "greedy", "success", name):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
 
     def _training_tables(self) -> list[Table]:
         tables = []
@@ -359,11 +350,11 @@ class Builder:
     def _examples(self) -> tuple[Examples, ...]:
         if self._run.kind == "quickstart":
             for row in self._index.query("SELECT part FROM parts WHERE label = 'trained, greedy'"):
-                return examples_of(self._index, Filters(part=row["part"]), "held-out tasks, trained policy")
+                return examples_of(self._index, Filters(part=row["part"]), "the trained policy on held-out tasks")
         if steps := self._cells.trained.steps:
             filters, words = last_steps(steps)
             return examples_of(self._index, filters, words)
-        return examples_of(self._index, Filters(), "of all chains")
+        return examples_of(self._index, Filters(), "all chains")
 
     def _sections(self) -> tuple[Section, ...]:
         rewards = by_step(self._index, validate=False, column="reward")
@@ -379,53 +370,6 @@ def compare(mine: Overview, other: OpenRun) -> list[Difference]:
     """Return the settings, versions and commits in which two runs differ."""
     theirs = origin_of(other.run, read_object(other.run.folder / "summary.json"))
     return differences(mine.settings, settings_of(other.run), mine.origin, theirs)
-
-
-def _of_gain(gain: Gain) -> Sentence:
-    """Return a gain in a sentence. It claims nothing where the interval holds zero."""
-    change, level = gain_words(gain.gain)
-    values = f"{number_text(gain.before.mean)} {gain.place} {gain.first}, {number_text(gain.after.mean)} {gain.place} {gain.last}"
-    return Sentence(f"The {gain.what} {change}: {values}.", level)
-
-
-def gain_words(gain: Mean) -> tuple[str, str]:
-    """Return what a difference says, such as "rose by 0.2 ± 0.1", and the class of its colour."""
-    if not gain.bounded:
-        return "cannot be compared yet", ""
-    reach = number_text(gain.high - gain.mean)
-    level = {"rose": "good", "fell": "bad"}.get(gain.verdict, "")
-    if not level:
-        return f"{gain.verdict} ({number_text(gain.mean)} ± {reach})", ""
-    return f"{gain.verdict} by {number_text(abs(gain.mean))} ± {reach}", level
-
-
-def _of_row(row: figures.TypeRow) -> Sentence:
-    gain, level = row.gain or ("", "")
-    verb = {"good": "rose", "bad": "fell"}.get(level, "did not clearly change")
-    before, after = (shown.text if shown else "–" for shown in (row.before, row.after))
-    return Sentence(
-        f"The held-out score {verb}: {before} for the warm start, {after} for the trained policy ({gain}).", level
-    )
-
-
-def _of_types(gains: Mapping[str | None, Gain]) -> list[Sentence]:
-    """Return a sentence about the task types that got clearly better or worse."""
-    named = {name: gain.gain for name, gain in gains.items() if name is not None and gain.gain.bounded}
-    if len(named) < 2:
-        return []
-    better = [name for name, gain in named.items() if gain.verdict == "rose"]
-    worse = [name for name, gain in named.items() if gain.verdict == "fell"]
-    words = [
-        f"clearly {word} at {', '.join(names[:6])}" for word, names in (("better", better), ("worse", worse)) if names
-    ]
-    rest = len(named) - len(better) - len(worse)
-    words += (
-        [f"no clear change at {rest} other task types" if words else f"no clear change at any of {rest} task types"]
-        if rest
-        else []
-    )
-    text = "; ".join(words)
-    return [Sentence(f"{text[:1].upper()}{text[1:]}.", "bad" if worse else "")]
 
 
 def _short(value: str) -> str:

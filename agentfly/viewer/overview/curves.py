@@ -13,6 +13,7 @@ from agentfly.viewer.runs.metrics import Metrics, Points
 
 _MOST_LINES = 6
 _MOST_TYPES = 6
+_GLANCE = ("Reward", "Held-out score", "Held-out values")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def sections_of(curves: Curves) -> tuple[Section, ...]:
     )
     made = (Section(title, tuple(c for c in draw(curves) if c is not None)) for title, draw in parts)
     return tuple(section for section in made if section.charts)
+
+
+def split_glance(sections: tuple[Section, ...]) -> tuple[tuple[Chart, ...], tuple[Section, ...]]:
+    """Return the charts that say most, and the sections without them."""
+    glance = tuple(chart for section in sections for chart in section.charts if chart.title in _GLANCE)
+    rest = (Section(s.title, tuple(chart for chart in s.charts if chart.title not in _GLANCE)) for s in sections)
+    return glance, tuple(section for section in rest if section.charts)
 
 
 def metric_rows(metrics: Metrics) -> list[MetricRow]:

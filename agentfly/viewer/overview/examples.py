@@ -40,10 +40,10 @@ def examples_of(index: Index, filters: Filters, where: str) -> tuple[Examples, .
     good = replace(filters, score_from=SUCCESS, sort="score", down=True)
     found = (
         Examples(
-            "What a failure looks like", f"lowest scores, {where}, one chain of a prompt", _distinct(index, bad), bad
+            "What a failure looks like", f"lowest scores of {where}, one chain a prompt", _distinct(index, bad), bad
         ),
         Examples(
-            "What a success looks like", f"highest scores, {where}, one chain of a prompt", _distinct(index, good), good
+            "What a success looks like", f"highest scores of {where}, one chain a prompt", _distinct(index, good), good
         ),
     )
     shown = tuple(each for each in found if each.rows)
@@ -51,7 +51,7 @@ def examples_of(index: Index, filters: Filters, where: str) -> tuple[Examples, .
         return shown
     newest = replace(filters, sort="n", down=True)
     rows = tuple(index.rows(replace(newest, size=25))[0][:COUNT])
-    return (Examples("The newest chains", where, rows, newest),) if rows else ()
+    return (Examples("The newest chains", "without a score", rows, newest),) if rows else ()
 
 
 def last_steps(steps: list[int]) -> tuple[Filters, str]:

@@ -194,6 +194,22 @@ def quickstart_rows(summary: Mapping[str, Any], mode: str) -> list[TypeRow]:
     return rows
 
 
+def blanked_rows(summary: Mapping[str, Any], part: int | None) -> tuple[list[TypeRow], str]:
+    """Return success with images and with every image blanked, and the same in words: a policy that looks fails there.
+
+    Args:
+        summary: content of a quickstart's `summary.json`.
+        part: number of the blanked pass.
+    """
+    trained, chance = _at(summary, "blanked", "trained"), _at(summary, "blanked", "chance")
+    rows = []
+    for name, estimate in list(trained.items())[:_MOST_ROWS] if isinstance(trained, Mapping) else ():
+        seeing = estimate_bar(_at(summary, "trained", "greedy", "success", str(name)), 100)
+        rows.append(TypeRow(str(name), Filters(part=part, type=str(name)), "", seeing, estimate_bar(estimate, 100)))
+    guess = f"; guessing gets {chance:.0%}" if isinstance(chance, int | float) else ""
+    return rows, f"success of the trained policy where it sees grey in place of every image{guess}"
+
+
 def estimate_bar(found: Any, scale: float = 1.0) -> Bar | None:
     """Return the bar of an estimate in a summary, None where it is none."""
     mean = _mean(found)

@@ -73,7 +73,7 @@ class Gain:
 
 
 def window(steps: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Return the first and the last steps that are compared: a quarter of the run each, at most 10; None of one step."""
+    """Return the first and the last steps to compare: a quarter of the run each, at most 10; None of one step."""
     if len(steps) < 2:
         return None
     size = min(10, max(1, len(steps) // 4))
@@ -142,7 +142,8 @@ def paired(
         index: of the run.
         before, after: condition in SQL on the chains, with one value.
     """
-    one = "SELECT task, task_type, AVG(COALESCE(score, 0)) AS v FROM chains JOIN parts USING (part) WHERE {} GROUP BY task"
+    one = """SELECT task, task_type, AVG(COALESCE(score, 0)) AS v
+        FROM chains JOIN parts USING (part) WHERE {} GROUP BY task"""
     rows = index.query(
         f"""SELECT a.task_type, COUNT(*) AS n, TOTAL(b.v) AS before, TOTAL(b.v * b.v) AS before_squares,
             TOTAL(a.v) AS after, TOTAL(a.v * a.v) AS after_squares, TOTAL(a.v - b.v) AS gain,
