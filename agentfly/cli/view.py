@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from agentfly.cli.options import AgentName, Tools, read_agent, read_tools
 from agentfly.errors import printable
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 
@@ -32,6 +33,12 @@ def view(
     tokenizer: Annotated[
         str | None, typer.Option(metavar="PATH", help="Tokenizer for the text of tokens; default: the run's policy.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Engine for calls that are run again, as for agentfly replay; default: the embedded one."),
+    ] = None,
+    agent: AgentName = None,
+    tools: Tools = None,
     allowed_hosts: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME...", help="Further names of this server, as for agentfly serve-images."),
@@ -41,9 +48,18 @@ def view(
     from agentfly.serving.settings import ConnectionLimits
     from agentfly.viewer.command import find_runs, serve
     from agentfly.viewer.settings import ViewerSettings
+    from agentfly.vision.factory import read_engines
 
     connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
-    settings = ViewerSettings(host=host, port=port, tokenizer=tokenizer, connections=connections)
+    settings = ViewerSettings(
+        host=host,
+        port=port,
+        tokenizer=tokenizer,
+        engine=None if engine is None else read_engines(engine),
+        agent=read_agent(agent),
+        tools=read_tools(tools),
+        connections=connections,
+    )
 
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))

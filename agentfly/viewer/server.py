@@ -86,6 +86,8 @@ def create_app(viewer: Viewer, settings: ViewerSettings | None = None) -> FastAP
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         viewer.close()
+        if (rerunner := getattr(app.state, "rerunner", None)) is not None:
+            await rerunner.close()
 
     app = FastAPI(title="agentfly viewer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.viewer, app.state.settings = viewer, settings or ViewerSettings()
