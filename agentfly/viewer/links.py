@@ -68,7 +68,7 @@ class ServerLinks:
 
     def chain(self, n: int, filters: Filters | None = None) -> str:
         """Return the address of one chain; with the filters of the table that it was opened from, for its neighbours."""
-        query = filters.to_query(page=1, size=50) if filters is not None else ""
+        query = filters.to_query() if filters is not None else ""
         return self.page(f"chains/{n}") + (f"?{query}" if query else "")
 
     def raw(self, n: int) -> str:
