@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from agentfly.errors import AgentFlyError, ImageError
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import Viewer
-from agentfly.viewer.pages import chain, chains, overview, runs
+from agentfly.viewer.pages import chain, chains, compare, group, overview, runs
 from agentfly.viewer.settings import ViewerSettings
 from agentfly.viewer.web import Page, page_response
 from agentfly.viewer.web.render import STATIC
@@ -44,7 +44,14 @@ HEADERS = {
 }
 # An image never changes under its handle.
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-ROUTERS: tuple[APIRouter, ...] = (runs.router, overview.router, chains.router, chain.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    runs.router,
+    overview.router,
+    chains.router,
+    chain.router,
+    group.router,
+    compare.router,
+)
 
 files = APIRouter()
 

@@ -275,7 +275,10 @@ def _compare(then: ToolRecord, now: ToolRecord, store: ImageStore) -> CallRerun:
         same = _text(then.data) == _text(now.data)
         words = "It made no image, as then." if same else "It made no image, but its data differ."
         return CallRerun(same, words, seconds, engine)
-    pairs = [(was[i] if i < len(was) else None, made[i] if i < len(made) else None) for i in range(max(map(len, (was, made))))]
+    pairs = [
+        (was[i] if i < len(was) else None, made[i] if i < len(made) else None)
+        for i in range(max(map(len, (was, made))))
+    ]
     images = tuple(_made_image(old, new, store) for old, new in pairs)
     different = sum(not image.equal for image in images)
     if not different:

@@ -319,9 +319,7 @@ def _observations(
     return found
 
 
-def _call(
-    turn: int, number: int, record: ToolRecord, shown: Message | None, images: _Images, cut: Cutter
-) -> CallView:
+def _call(turn: int, number: int, record: ToolRecord, shown: Message | None, images: _Images, cut: Cutter) -> CallView:
     arguments = record.arguments if isinstance(record.arguments, Mapping) else {"": record.arguments}
     before, mask, after, others = _compared(record, arguments, images)
     known = {shot.handle for shot in (before, mask) if shot is not None}

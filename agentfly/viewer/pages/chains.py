@@ -170,9 +170,7 @@ def _facets(table: Table, filters: Filters, links: Links, labels: Mapping[int, s
             yield Facet(title, tuple(choices), max(0, len(values) - _MOST_CHOICES))
 
 
-def _chips(
-    index: Index, filters: Filters, links: Links, labels: Mapping[int, str], *, counted: bool
-) -> Iterator[Chip]:
+def _chips(index: Index, filters: Filters, links: Links, labels: Mapping[int, str], *, counted: bool) -> Iterator[Chip]:
     for words, changes in _active(filters, labels):
         without = replace(filters, page=1, **changes)
         yield Chip(words, links.chains(without), index.table(replace(without, size=1)).total if counted else None)
