@@ -37,6 +37,10 @@ class Links(Protocol):
 
     def thumb(self, part: int, handle: str | None) -> str: ...
 
+    def iterations(self, record: str) -> str: ...
+
+    def made(self, record: str, number: int, *, whole: bool) -> str: ...
+
 
 @dataclass(frozen=True)
 class ServerLinks:
@@ -87,3 +91,11 @@ class ServerLinks:
     def thumb(self, part: int, handle: str | None) -> str:
         """Return the address of an image's thumbnail."""
         return self.page(f"thumbs/{part}/{quote(handle, safe='')}.webp") if handle else ""
+
+    def iterations(self, record: str) -> str:
+        """Return the address of a run of image generation; several may share a folder."""
+        return self.page(f"iterations?record={quote(record, safe='')}")
+
+    def made(self, record: str, number: int, *, whole: bool) -> str:
+        """Return the address of an image of such a run, in full size or as a preview."""
+        return self.page(f"made/{quote(record, safe='')}/{number}{'' if whole else '.webp'}")

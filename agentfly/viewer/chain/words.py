@@ -57,7 +57,9 @@ class Cutter:
 def visible(text: str) -> str:
     """Return a text with its control characters as their Unicode pictures; line feeds and tabs stay."""
     return "".join(
-        char if char >= " " and char != "\x7f" or char in _KEPT else chr(0x2400 + (ord(char) if char != "\x7f" else 33))
+        char
+        if (char >= " " and char != "\x7f") or char in _KEPT
+        else chr(0x2400 + (ord(char) if char != "\x7f" else 33))
         for char in text
     )
 
