@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from dataclasses import replace
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -115,7 +116,7 @@ def view(
         raise typer.BadParameter("name the folder of a run, or give --try with --model or --base-url")
     connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
     settings = ViewerSettings(host=host, port=port, tokenizer=tokenizer, connections=connections, **tool_choice)
-    policy = policy.model_copy(update=tool_choice)
+    policy = replace(policy, **tool_choice)
 
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
