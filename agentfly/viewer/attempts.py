@@ -328,7 +328,7 @@ def open_session(options: PolicyOptions, settings: TrySettings, save: Path | Non
             another process writes to it.
     """
     temporary = None if save is not None else tempfile.TemporaryDirectory(prefix="agentfly-try-")
-    folder = Path(temporary.name) / "attempts" if temporary is not None else Path(save or "").absolute()
+    folder = Path(temporary.name) / "try" / "attempts" if temporary is not None else Path(save or "").absolute()
     kind = kind_of(folder)
     if kind not in (None, "chains") or folder.is_file():
         found = "a file" if kind is None else f"a run of {kind}"

@@ -52,7 +52,8 @@ def attempts_of(request: Request) -> Attempts:
 def show(request: Request) -> Response:
     """Return the page."""
     attempts, viewer, session = attempts_of(request), viewer_of(request), request.app.state.session
-    found = [(origin, list(group)) for origin, group in groupby(samples(viewer), key=lambda sample: sample.origin)]
+    there = samples(viewer, session.run.slug)
+    found = [(origin, list(group)) for origin, group in groupby(there, key=lambda sample: sample.origin)]
     values = {
         "samples": found,
         "limits": attempts.settings,
