@@ -60,7 +60,7 @@ class Gain:
         what: "reward", "held-out score", ….
         before, after, gain: with intervals.
         first, last: where they come from: "steps 1 to 4", "warm start".
-        place: word before them in a sentence.
+        place: words before them in a sentence.
     """
 
     what: str
@@ -173,7 +173,9 @@ def pass_gains(index: Index, name: str) -> dict[str | None, Gain]:
     """Return the gain of a quickstart in one of its passes ("greedy", "sampled") by task type, and of all as None."""
     labels = f"warm start, {name}", f"trained, {name}"
     found = paired(index, ("parts.label = ?", labels[0]), ("parts.label = ?", labels[1]))
-    return {kind: Gain("held-out score", *means, "warm start", "trained", "for") for kind, means in found.items()}
+    return {
+        kind: Gain("held-out score", *means, "warm start", "trained policy", "for the") for kind, means in found.items()
+    }
 
 
 def steps_in_words(ends: tuple[int, int]) -> str:
