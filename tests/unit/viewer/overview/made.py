@@ -61,9 +61,8 @@ def add_chains(
 def training(folder: Path, steps: int = 8, *, learns: bool = True) -> Path:
     """Write a training run that gets better at "named" and not at "look", with a validation at both ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(
-        f"agentfly: {{model: m, seed: 1}}\ntrainer: {{total_training_steps: {steps}}}\n"
-    )
+    config = f"agentfly: {{model: m, seed: 1}}\ntrainer: {{total_training_steps: {steps}}}\n"
+    (folder / "config.yaml").write_text(config)
     for step in range(steps + 1):
         good = 20 + (60 * step / steps if learns else 0)
         if step in (0, steps):

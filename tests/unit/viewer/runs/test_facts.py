@@ -91,11 +91,9 @@ def test_the_versions_of_a_quickstart_come_from_its_summary(tmp_path: Path) -> N
 def test_what_both_runs_have_differs_first() -> None:
     mine = Settings({"only": "1", "lr": "0.1", "same": "s"})
     other = Settings({"lr": "0.2", "same": "s"})
-    code = (
-        Origin({"torch": "2.8"}, {"commit": "a", "started": "1"}),
-        Origin({"torch": "2.9"}, {"commit": "a", "started": "2"}),
-    )
-    found = [(d.name, d.mine, d.other) for d in differences(mine, other, *code)]
+    code = Origin({"torch": "2.8"}, {"commit": "a", "started": "1"})
+    theirs = Origin({"torch": "2.9"}, {"commit": "a", "started": "2"})
+    found = [(d.name, d.mine, d.other) for d in differences(mine, other, code, theirs)]
     assert found == [("lr", "0.1", "0.2"), ("version of torch", "2.8", "2.9"), ("only", "1", "")]
 
 
