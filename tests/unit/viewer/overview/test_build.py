@@ -28,10 +28,10 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Overview:
 
 def test_it_says_that_it_learned_and_at_which_tasks(learned: Overview) -> None:
     words = [sentence.words for sentence in learned.sentences]
-    assert words[0].startswith("The reward rose by ")
-    assert "at steps 1 to 2" in words[0]
+    assert words[0].startswith("The held-out score rose by 30")
     assert words[1] == "Clearly better at named; no clear change at look."
-    assert words[2].startswith("The held-out score rose by 30")
+    assert words[2].startswith("The reward rose by ")
+    assert "at steps 1 to 2" in words[2]
     assert learned.sentences[0].level == "good"
 
 
@@ -45,7 +45,7 @@ def test_the_tables_compare_the_same_held_out_tasks(learned: Overview) -> None:
 
 def test_a_run_that_does_not_learn_claims_nothing(tmp_path: Path) -> None:
     found = overview(training(tmp_path / "run", learns=False))
-    assert found.sentences[0].words.startswith("The reward did not clearly change")
+    assert found.sentences[0].words.startswith("The held-out score did not clearly change")
     assert not any(sentence.level for sentence in found.sentences)
 
 
@@ -84,7 +84,7 @@ def test_a_run_without_anything_has_no_words(tmp_path: Path) -> None:
 
 def test_one_step_is_no_comparison(tmp_path: Path) -> None:
     found = overview(training(tmp_path / "run", 1))
-    assert found.sentences[0].words.startswith("There is one step so far, step 1")
+    assert found.sentences[-1].words.startswith("There is one step so far, step 1")
 
 
 def test_new_steps_change_the_revision_and_the_page(tmp_path: Path) -> None:
