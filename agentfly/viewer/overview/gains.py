@@ -164,7 +164,7 @@ def validation_gains(index: Index, steps: Sequence[int]) -> dict[str | None, Gai
     if len(steps) < 2:
         return {}
     ends = steps[0], steps[-1]
-    found = paired(index, *(("validate = 1 AND step = ?", step) for step in ends))  # type: ignore[arg-type]
+    found = paired(index, *(("validate = 1 AND step = ?", step) for step in ends))
     first, last = (f"step {step}" for step in ends)
     return {name: Gain("held-out score", *means, first, last) for name, means in found.items()}
 
@@ -186,9 +186,9 @@ def steps_in_words(ends: tuple[int, int]) -> str:
 def _means(rows: Iterable[tuple[str, int, float, float]]) -> dict[str | None, Mean]:
     """Return means by name from number, sum and sum of squares, and of all as None."""
     found = list(rows)
-    sums = [sum(row[place] for row in found) for place in (1, 2, 3)]
+    _, counts, totals, squared = zip(*found, strict=True) if found else ((), (), (), ())
     named: list[tuple[str | None, Mean | None]] = [
-        (None, Mean.of(int(sums[0]), sums[1], sums[2])),
-        *((name, Mean.of(*rest)) for name, *rest in found),
+        (None, Mean.of(sum(counts), sum(totals), sum(squared))),
+        *((name, Mean.of(count, total, squares)) for name, count, total, squares in found),
     ]
     return {name: mean for name, mean in named if mean is not None}

@@ -101,9 +101,9 @@ def origin_of(run: RunFolder, summary: Mapping[str, Any]) -> Origin:
     machine = newest.get("machine")
     facts: dict[str, str] = {}
     for name, label in (("commit", "commit of agentfly"), ("working_folder_commit", "commit of the working folder")):
-        if isinstance(found := newest.get(name), Mapping):
-            changed = ", with changes" if found.get("changed") else ""
-            facts[label] = f"{str(found.get('commit'))[:12]}{changed}"
+        if isinstance(commit := newest.get(name), Mapping):
+            changed = ", with changes" if commit.get("changed") else ""
+            facts[label] = f"{str(commit.get('commit'))[:12]}{changed}"
     if len(set(facts.values())) == 1:
         facts = {"commit": next(iter(facts.values()))}
     facts |= {"Python": str(newest["python"])} if "python" in newest else {}

@@ -66,10 +66,16 @@ def training(folder: Path, steps: int = 8, *, learns: bool = True) -> Path:
     for step in range(steps + 1):
         good = 20 + (60 * step / steps if learns else 0)
         if step in (0, steps):
-            held_out = {"named": [[good], [good + 5], [good + 2]], "look": [[30], [40], [20]]}
+            held_out: dict[str, list[list[float | None]]] = {
+                "named": [[good], [good + 5], [good + 2]],
+                "look": [[30], [40], [20]],
+            }
             add_chains(folder / FILE_NAME, held_out, step, validate=True)
         if step:
-            chains = {"named": [[good, good + 10], [good + 2, good + 4]], "look": [[30, 50], [20, 40]]}
+            chains: dict[str, list[list[float | None]]] = {
+                "named": [[good, good + 10], [good + 2, good + 4]],
+                "look": [[30, 50], [20, 40]],
+            }
             add_chains(folder / FILE_NAME, chains, step, images=step == steps)
             add_metrics(folder, step, {"reward/mean": good / 100, "timing_s/step": 3.0, "timing_s/gen": 2.0})
     return folder

@@ -185,3 +185,20 @@ def test_a_run_that_is_gone_is_an_error_page(tmp_path: Path) -> None:
         answer = opened.get("/runs/run/")
     assert answer.status_code == 404
     assert "is gone" in answer.text
+
+
+def test_a_trial_shows_its_metrics_and_what_training_would_say(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    add_chains(folder / FILE_NAME, {"named": [[10], [90]]}, validate=None)
+    breaches = [{"metric": "no_op_edits", "words": "above 0.5", "action": "warn", "patience": 3}]
+    metrics = {"reward/mean": 0.5, "health/no_op_edits": 0.75, "odd": "x"}
+    (folder / "trial.json").write_text(json.dumps({"recipe": "r.yaml", "metrics": metrics, "breaches": breaches}))
+    (folder / "settings.json").write_text(json.dumps({"model": "m", "agentfly": {"seed": 4}}))
+    with client(folder) as opened:
+        html = opened.get("/runs/run/").text
+        settings = opened.get("/runs/run/settings").text
+    assert "no op edits is 0.75, above 0.5" in html
+    assert 'data-name="health/no_op_edits' in html
+    assert 'data-name="odd' not in html
+    assert "trial.recipe" in settings
+    assert "agentfly.seed" in settings
