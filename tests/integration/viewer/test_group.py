@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 async def test_a_group_has_a_result_for_each_chain_and_the_task_at_other_steps(browser: Browser, site: Site) -> None:
     async with watched(browser) as seen:
         page = seen.page
-        await page.goto(site("/runs/training/groups?chains=trained"))
+        await page.goto(site("/runs/training/groups?step=1"))
         await page.keyboard.press("j")
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(re.compile(r"/group\?"))
@@ -24,7 +24,7 @@ async def test_a_group_has_a_result_for_each_chain_and_the_task_at_other_steps(b
         advantages = await page.locator(".grid dt:text('Advantage') + dd").all_inner_texts()
         numbers = [float(text.replace("−", "-").rstrip("*")) for text in advantages]
         assert abs(sum(numbers)) < 0.1
-        # Six tasks, three in a step: each is met again two steps later.
+        # Six tasks, three in a step: those of the first step are met again in the third.
         await expect(page.locator("#moments > li")).to_have_count(2)
         before = page.url
         await page.keyboard.press("ArrowRight")
