@@ -61,7 +61,7 @@ class ServerLinks:
         return self.page("chains") + (f"?{query}" if query else "")
 
     def chain(self, n: int, filters: Filters | None = None) -> str:
-        """Return the address of one chain; with the filters of the table that it was opened from, for its neighbours."""
+        """Return the address of one chain; the filters are those of the table that it is opened from."""
         query = filters.to_query() if filters is not None else ""
         return self.page(f"chains/{n}") + (f"?{query}" if query else "")
 

@@ -384,7 +384,7 @@ def _scores(line: TrajectoryLine, cut: Cutter) -> Iterator[ScoreView]:
             yield ScoreView(shown, None, missing=cut(str(score.reason)))
             continue
         usage = line.judges.get(name)
-        words = f"{usage.requests} requests, {usage.prompt_tokens + usage.completion_tokens} tokens" if usage else ""
+        words = f"requests: {usage.requests}, tokens: {usage.prompt_tokens + usage.completion_tokens}" if usage else ""
         feedback = cut(str(score.feedback), 2000) if score.feedback else None
         yield ScoreView(shown, finite(score.value), _numbers(score.aspects), feedback, usage=words)
 

@@ -12,6 +12,7 @@ from agentfly.agents.trajectory import plain
 
 MOST_SHOWN = 600  # characters of a text before it is cut
 _KEPT = "\n\t"
+_PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Cutter:
 def visible(text: str) -> str:
     """Return a text with its control characters as their Unicode pictures; line feeds and tabs stay."""
     return "".join(
-        char if (char >= " " and char != "\x7f") or char in _KEPT else chr(0x2400 + (ord(char) if char != "\x7f" else 33))
+        char
+        if (char >= " " and char != "\x7f") or char in _KEPT
+        else chr(0x2400 + (ord(char) if char != "\x7f" else 33))
         for char in text
     )
 
