@@ -81,6 +81,12 @@ def finite(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def duration(value: object) -> float | None:
+    """Return a number of seconds; None for anything that is none."""
+    seconds = finite(value)
+    return seconds if seconds is not None and seconds >= 0 else None
+
+
 def _json(value: Any, indent: int | None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent, default=plain)
