@@ -18,6 +18,11 @@ def viewer_of(request: Request) -> Viewer:
     return found
 
 
+def can_try(request: Request) -> bool:
+    """Return True if the viewer has a policy for the page Try."""
+    return request.app.state.attempts is not None
+
+
 def open_run(request: Request, slug: str) -> tuple[OpenRun, State]:
     """Return a run with its index as far as it can be read at once.
 
@@ -48,4 +53,5 @@ def run_page(request: Request, run: OpenRun, state: State | None, here: str, tit
         here,
         None if state is None else state.revision,
         {"state": state, **values},
+        can_try=can_try(request),
     )
