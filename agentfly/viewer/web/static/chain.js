@@ -118,6 +118,21 @@ function compare(control) {
   return place.stage.show(mode);
 }
 
+// An image whose file is damaged says so.
+const isPreview = (node) => node instanceof HTMLImageElement && node.matches(".preview, .inline-image img");
+
+function cannotBeShown(image) {
+  const box = document.createElement("span");
+  box.className = `preview none${image.matches(".preview") ? "" : " tiny"}`;
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", `${image.alt}: cannot be shown`);
+  if (image.matches(".preview")) box.textContent = "cannot be shown";
+  image.replaceWith(box);
+}
+
+document.addEventListener("error", (event) => isPreview(event.target) && cannotBeShown(event.target), true);
+for (const image of document.images) if (isPreview(image) && image.complete && !image.naturalWidth) cannotBeShown(image);
+
 // Run calls again.
 let running = false;
 
