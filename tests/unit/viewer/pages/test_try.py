@@ -143,7 +143,7 @@ def test_steps_arrive_and_the_result_is_kept_as_a_run(server: ChatServer, tmp_pa
         rate = viewer.http.get(found["rate"])
         assert "0 of 1 results" in rate.text
         assert "Make it darker" in rate.text
-        assert viewer.http.get("/").url.path == "/try"
+        assert viewer.http.get("/", follow_redirects=True).url.path == "/try"
     log = RunLog(tmp_path / "kept")  # as agent.run(log_dir=…) resumes it
     (chain,) = log.finished.values()
     log.close()
@@ -204,7 +204,7 @@ def test_an_attempt_has_a_time_limit(server: ChatServer) -> None:
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
-        ([failure(400, "bad key sk-secret123456789")], "HTTP 400"),
+        ([failure(400, "bad key sk-secret123456789")], "answered 400"),
         ([say("I would rather not.")], "the agent made no image (no_tool_call): the agent called no tool"),
         (
             [say(EDIT.replace("darken", "make it grey")), say(ANSWER.replace("img_2", "img_1"))],
