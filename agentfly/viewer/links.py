@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from agentfly.viewer.index.query import Filters
 
@@ -13,7 +13,7 @@ class Links(Protocol):
     """Addresses of the pages and files of one run, for templates.
 
     `live` tells whether a server is behind the page: without one, nothing can be searched, rated or run again.
-    `image` and `thumb` return "" for an image that was not kept.
+    `image` and `thumb` return "" for an image that was not kept, `raw` where the lines are not at hand.
     """
 
     @property
@@ -25,13 +25,21 @@ class Links(Protocol):
 
     def chains(self, filters: Filters | None = None) -> str: ...
 
-    def chain(self, n: int) -> str: ...
+    def chain(self, n: int, filters: Filters | None = None) -> str: ...
 
-    def group(self, task: str) -> str: ...
+    def raw(self, n: int) -> str: ...
+
+    def group(self, task: str, step: int | None = None, part: int | None = None) -> str: ...
+
+    def groups(self, query: str = "") -> str: ...
 
     def image(self, part: int, handle: str | None) -> str: ...
 
     def thumb(self, part: int, handle: str | None) -> str: ...
+
+    def iterations(self, record: str) -> str: ...
+
+    def made(self, record: str, number: int, *, whole: bool) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,23 @@ class ServerLinks:
         query = filters.to_query() if filters is not None else ""
         return self.page("chains") + (f"?{query}" if query else "")
 
-    def chain(self, n: int) -> str:
-        """Return the address of one chain."""
-        return self.page(f"chains/{n}")
+    def chain(self, n: int, filters: Filters | None = None) -> str:
+        """Return the address of one chain, with the filters of its table, by which its neighbours are found."""
+        query = filters.to_query(page=1, size=50) if filters is not None else ""
+        return self.page(f"chains/{n}") + (f"?{query}" if query else "")
 
-    def group(self, task: str) -> str:
-        """Return the address of the chains of a task."""
-        return self.page(f"group?task={quote(task, safe='')}")
+    def raw(self, n: int) -> str:
+        """Return the address of a chain's line as it stands in the file; "" where it is not at hand."""
+        return self.page(f"chains/{n}/raw")
+
+    def group(self, task: str, step: int | None = None, part: int | None = None) -> str:
+        """Return the address of the chains of a task; at one step, or in one part, where they are given."""
+        moment = {"step": step, "part": part}
+        return self.page(f"group?{urlencode({'task': task} | {k: v for k, v in moment.items() if v is not None})}")
+
+    def groups(self, query: str = "") -> str:
+        """Return the address of the list of groups."""
+        return self.page("groups") + (f"?{query}" if query else "")
 
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size."""
@@ -73,3 +91,11 @@ class ServerLinks:
     def thumb(self, part: int, handle: str | None) -> str:
         """Return the address of an image's thumbnail."""
         return self.page(f"thumbs/{part}/{quote(handle, safe='')}.webp") if handle else ""
+
+    def iterations(self, record: str) -> str:
+        """Return the address of a run of image generation; several may share a folder."""
+        return self.page(f"iterations?record={quote(record, safe='')}")
+
+    def made(self, record: str, number: int, *, whole: bool) -> str:
+        """Return the address of an image of such a run, in full size or as a preview."""
+        return self.page(f"made/{quote(record, safe='')}/{number}{'' if whole else '.webp'}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
 
+from agentfly.agents.spec import Named
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 
@@ -41,6 +43,10 @@ class ViewerSettings(Settings):
         connections: limits of the connections.
         attempts: limits of the page Try.
         tokenizer: folder or `tokenizer.json` that turns token ids into text; that of the run's policy when None.
+        engine: engines with which recorded calls are run again; the embedded ones, for runs that used them, when None.
+        agent, tools: have the tools of calls that are run again, see `agentfly.agents.spec`; all tools of this package
+            when None.
+        rerun_seconds: time limit of a call that is run again.
     """
 
     written_as: ClassVar[str] = "--"
@@ -51,3 +57,7 @@ class ViewerSettings(Settings):
     connections: ConnectionLimits = ConnectionLimits()
     attempts: TrySettings = TrySettings()
     tokenizer: str | None = None
+    engine: str | Mapping[str, object] | None = None
+    agent: Named | None = None
+    tools: tuple[Named, ...] | None = None
+    rerun_seconds: float = Field(120.0, gt=0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
 from PIL import Image
 
 from agentfly.files import written_whole
-from agentfly.images import ImageStore
+from agentfly.images import ImageStore, load_image
 from agentfly.images.pixels import on_white
 
 SIDE = 160  # pixels at most, in width and height
@@ -53,4 +54,18 @@ class Thumbnails:
             self._folder.mkdir(parents=True, exist_ok=True)
             with written_whole(file) as partial:
                 partial.write_bytes(data)
+        return file
+
+    def of_data(self, data: bytes, side: int, most: int) -> Path:
+        """Return the WebP file of an image that no store has; see `thumbnail_bytes`.
+
+        Raises:
+            ImageError: it is no image, or too large.
+        """
+        file = self._folder / f"data_{hashlib.sha256(data).hexdigest()[:20]}_{side}.webp"
+        if not file.is_file():
+            small = thumbnail_bytes(load_image(data), side, most)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(file) as partial:
+                partial.write_bytes(small)
         return file

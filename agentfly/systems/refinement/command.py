@@ -120,7 +120,16 @@ async def generate_image(request: GenerateRequest, settings: RefinementSettings)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
     loop, close = make_loop(settings)
     files = ImageFiles(request.output_dir or Path("outputs/generate") / name, settings)
-    loop.on_iteration = files.add
+    so_far: list[Iteration] = []
+
+    async def add(iteration: Iteration) -> None:
+        """Write the image and the record so far, so that an interrupted run leaves both, and others can look on."""
+        await files.add(iteration)
+        so_far.append(iteration)
+        known = report(Refinement(request.prompt, so_far), files.paths, settings)
+        await write_report(known | {"stopped": "running", "error": None, "costs": {}}, files.folder)
+
+    loop.on_iteration = add
     try:
         refinement = await loop.run(request.prompt, references)
     finally:
@@ -131,9 +140,14 @@ async def generate_image(request: GenerateRequest, settings: RefinementSettings)
             content["best_image_url"] = await upload(Path(content["best_image_url"]), request.upload_to)
         except UploadError as fault:
             content["upload_error"] = str(fault)
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    await asyncio.to_thread(write_text, files.folder / "result.json", text)
+    await write_report(content, files.folder)
     return content
+
+
+async def write_report(content: Mapping[str, Any], folder: Path) -> None:
+    """Write `result.json`, whole or not at all."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    await asyncio.to_thread(write_text, folder / "result.json", text)
 
 
 class ImageFiles:

@@ -7,8 +7,8 @@ Files may appear while the run is shown, so the parts are looked for anew each t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,8 @@ _MARKS: tuple[tuple[str, Kind], ...] = (
     (FILE_NAME, "chains"),
     ("result.json", "generate"),
 )
+_FILES = (".jsonl", ".json")  # a run that is one file
+_MOST_RECORDS = 1000  # of the newest
 _PASSES = ("greedy", "sampled", "blanked")
 
 
@@ -52,7 +54,7 @@ class RunFolder:
     """A run on disk.
 
     Attributes:
-        path: folder, or file of trajectories.
+        path: folder, or file of trajectories, or record of directors and generators.
         kind: of run.
         slug: the run's name in URLs, unique in one viewer.
     """
@@ -63,8 +65,8 @@ class RunFolder:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run; that of the file where a file was named."""
-        return self.path if self.path.suffix != ".jsonl" else self.path.parent
+        """Folder of the run; that of the file where a file of trajectories or a record was named."""
+        return self.path.parent if self.path.suffix in _FILES else self.path
 
     @property
     def name(self) -> str:
@@ -98,10 +100,16 @@ class RunFolder:
             Part(label, path, image_folder(path) or path.parent / IMAGES) for label, path in found if path.is_file()
         )
 
+    def marks(self) -> tuple[Path, ...]:
+        """Return the files beside the trajectories whose changes change a page; they need not be there."""
+        names = ("summary.json", "trial.json", "config.yaml")
+        metrics = () if self.training is None else (self.training / "metrics.jsonl",)
+        return (*(self.folder / name for name in names), *metrics)
+
     @cached_property
     def home(self) -> Path:
         """Folder of the viewer's index and thumbnails: in the run's, or in a temporary one where that is read-only."""
-        name = HOME if self.path.suffix != ".jsonl" else f"{HOME}-{self.path.stem}"
+        name = HOME if self.path.suffix not in _FILES else f"{HOME}-{self.path.stem}"
         home = self.folder / name
         try:
             home.mkdir(exist_ok=True)
@@ -131,6 +139,8 @@ def find_run(path: Path, slug: str) -> RunFolder:
     path = path.absolute()
     if path.is_file() and path.suffix == ".jsonl":
         return RunFolder(path, "chains", slug)
+    if _is_studio_record(path):
+        return RunFolder(path, "director-generator", slug)
     kind = kind_of(path)
     if kind is not None:
         return RunFolder(path, kind, slug)
@@ -148,15 +158,23 @@ def kind_of(folder: Path) -> Kind | None:
     for name, kind in _MARKS:
         if (folder / name).is_file():
             return kind
-    return "director-generator" if _has_studio(folder) else None
+    return "director-generator" if studio_records(folder) else None
 
 
-def _has_studio(folder: Path) -> bool:
-    """Return True if a folder has the record of a director–generator run: `RUN.json` beside the folder `RUN`."""
-    for path in sorted(folder.glob("*.json"))[:50]:
-        if path.with_suffix("").is_dir():
-            try:
-                return "directors" in json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, TypeError, RecursionError):
-                continue
-    return False
+def studio_records(folder: Path) -> list[Path]:
+    """Return the records `RUN.json` of directors and generators in a folder, which several runs may share."""
+    return [path for path in sorted(folder.glob("*.json"))[-_MOST_RECORDS:] if _is_studio_record(path)]
+
+
+def _is_studio_record(path: Path) -> bool:
+    """Return True if a file begins as such a record does: with the id, which is the file's name."""
+    try:
+        # A pipe would never begin.
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    name = re.escape(path.stem.encode("utf-8", "surrogateescape"))
+    return re.match(rb'\s*\{\s*"id":\s*"' + name + rb'",\s*"prompt":', head) is not None

@@ -232,6 +232,9 @@ def test_an_interrupted_run_leaves_its_images(
     assert stopped.value.code == 130
     said = capsys.readouterr()
     assert (said.out, "interrupted: " in said.err) == ("", True)
+    record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (record["stopped"], record["best_image_url"]) == ("running", str(tmp_path / "iteration_1.png"))
+    assert record["prompt_history"] == ["a red star"]
 
 
 def test_settings_come_from_flags_then_file_then_environment(
