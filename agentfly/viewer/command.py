@@ -30,10 +30,14 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
     runs: list[RunFolder] = []
     for path in paths:
         word = re.sub(r"[^a-z0-9]+", "-", path.absolute().name.lower()).strip("-")[:40] or "run"
-        taken = {run.slug for run in runs}
-        slug = next(name for n in range(1, len(paths) + 2) if (name := word if n == 1 else f"{word}-{n}") not in taken)
-        runs.append(find_run(path, slug))
+        runs.append(find_run(path, _slug(word, runs)))
     return runs
+
+
+def _slug(word: str, runs: Sequence[RunFolder]) -> str:
+    """Return a slug that none of the runs has: the word, or the word with a number."""
+    taken = {run.slug for run in runs}
+    return next(name for n in range(1, len(runs) + 2) if (name := word if n == 1 else f"{word}-{n}") not in taken)
 
 
 def serve(
@@ -68,9 +72,7 @@ def serve(
     if policy is not None:
         from agentfly.viewer.attempts import open_session
 
-        taken = {run.slug for run in runs}
-        slug = next(name for n in range(1, len(runs) + 2) if (name := "try" if n == 1 else f"try-{n}") not in taken)
-        session = open_session(policy, settings.attempts, save, slug)
+        session = open_session(policy, settings.attempts, save, _slug("try", runs))
     viewer = Viewer(runs if session is None else [*runs, session.run])
     app = create_app(viewer, settings, session)
     # An attempt of the page Try must not keep Ctrl-C waiting.

@@ -215,8 +215,7 @@ def read_rating(viewer: Viewer, slug: str, posted: dict[str, Any]) -> Rating:
     Args:
         viewer: with all runs.
         slug: of the run whose page it was.
-        posted: `results` with the left one first, `verdict` ("left", "right", "tie", "skip") or `score`, `words`,
-            `rater`, `seconds`.
+        posted: `results`, the left one first; `verdict` (left, right, tie, skip) or `score`; `words`, `rater`, `seconds`.
 
     Raises:
         RequestRefused: a value is wrong, or the results are not what they were when they were shown.
@@ -234,10 +233,10 @@ def read_rating(viewer: Viewer, slug: str, posted: dict[str, Any]) -> Rating:
     ordered = sorted(shown, key=lambda rated: (rated.run, rated.chain, rated.image))
     left = ordered.index(shown[0])
     verdict = posted.get("verdict")
-    if verdict in ("left", "right") and len(shown) == 2:
+    if verdict in ("better", "worse"):
+        raise RequestRefused("a page says left or right", param="verdict")
+    if verdict in ("left", "right"):
         verdict = "better" if (verdict == "left") == (left == 0) else "worse"
-    elif verdict in ("better", "worse"):
-        verdict = "?"
     try:
         return Rating(
             found[0][0],
