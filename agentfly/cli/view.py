@@ -96,11 +96,7 @@ def view(
     if ratings is not None:
         _write_ratings(found, ratings)
         return
-    tool_choice = {
-        "engine": None if engine is None else read_engines(engine),
-        "agent": read_agent(agent),
-        "tools": read_tools(tools),
-    }
+    chosen_engine, chosen_agent, chosen_tools = engine and read_engines(engine), read_agent(agent), read_tools(tools)
     policy = PolicyOptions(
         model=model,
         base_url=base_url,
@@ -115,8 +111,16 @@ def view(
     if not try_ and not found:
         raise typer.BadParameter("name the folder of a run, or give --try with --model or --base-url")
     connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
-    settings = ViewerSettings(host=host, port=port, tokenizer=tokenizer, connections=connections, **tool_choice)
-    policy = replace(policy, **tool_choice)
+    settings = ViewerSettings(
+        host=host,
+        port=port,
+        tokenizer=tokenizer,
+        engine=chosen_engine,
+        agent=chosen_agent,
+        tools=chosen_tools,
+        connections=connections,
+    )
+    policy = replace(policy, engine=chosen_engine, agent=chosen_agent, tools=chosen_tools)
 
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
