@@ -76,8 +76,14 @@ def serve(
     viewer = Viewer(runs if session is None else [*runs, session.run])
     app = create_app(viewer, settings, session)
     # An attempt of the page Try must not keep Ctrl-C waiting.
-    more = {"log_level": "warning", "timeout_graceful_shutdown": _SHUTDOWN}
-    server = make_server(app, settings.host, port, settings.connections, **more)
+    server = make_server(
+        app,
+        settings.host,
+        port,
+        settings.connections,
+        log_level="warning",
+        timeout_graceful_shutdown=_SHUTDOWN,
+    )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     on_start(f"http://{host}:{port}/")
     server.run(sockets=[listening])
