@@ -15,6 +15,7 @@ from agentfly.viewer.settings import ViewerSettings
 
 if TYPE_CHECKING:
     from agentfly.agents.edit import PolicyOptions
+    from agentfly.viewer.attempts import Session
 
 logger = logging.getLogger(__name__)
 
@@ -68,25 +69,23 @@ def serve(
 
     listening = _listen(settings)
     port = listening.getsockname()[1]
-    session = None
-    if policy is not None:
-        from agentfly.viewer.attempts import open_session
-
-        session = open_session(policy, settings.attempts, save, _slug("try", runs))
+    session = None if policy is None else _open_session(runs, settings, policy, save)
     viewer = Viewer(runs if session is None else [*runs, session.run])
     app = create_app(viewer, settings, session)
     # An attempt of the page Try must not keep Ctrl-C waiting.
-    server = make_server(
-        app,
-        settings.host,
-        port,
-        settings.connections,
-        log_level="warning",
-        timeout_graceful_shutdown=_SHUTDOWN,
-    )
+    options = (app, settings.host, port, settings.connections)
+    server = make_server(*options, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     on_start(f"http://{host}:{port}/")
     server.run(sockets=[listening])
+
+
+def _open_session(
+    runs: Sequence[RunFolder], settings: ViewerSettings, policy: PolicyOptions, save: Path | None
+) -> Session:
+    from agentfly.viewer.attempts import open_session
+
+    return open_session(policy, settings.attempts, save, _slug("try", runs))
 
 
 def _listen(settings: ViewerSettings) -> socket.socket:
