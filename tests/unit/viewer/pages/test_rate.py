@@ -60,7 +60,7 @@ def test_the_page_shows_two_results_without_a_hint_at_whose_they_are(client: Tes
     assert "0 of 2 tasks" in page.text
     assert {result["slug"] for result in shown(page)} == {"run", "other"}
     # What a person can read: neither the names of the runs, outside of menu and form, nor scores.
-    seen = page.text.split('<div class="rate-views')[1].split('<section id="rate-kept">')[0]
+    seen = page.text.split('<div class="rate-views pair">')[1].split('<section id="rate-kept">')[0]
     words = " ".join(re.sub(r"<[^>]*>", " ", seen).split())
     assert words.startswith("Before Left Right ← Left is better")
     assert not re.search(r"run|other|task-|score|10|90", words)

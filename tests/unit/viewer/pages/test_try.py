@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def trying(
     session = open_session(PolicyOptions(base_url=url, model="m"), limits, save, "try")
     others = [run.run for run in runs.runs.values()] if runs is not None else []
     application = create_app(Viewer([*others, session.run]), session=session)
-    served = make_server(application, "127.0.0.1", 0, ConnectionLimits(), log_level="critical")
+    served = make_server(
+        application, "127.0.0.1", 0, ConnectionLimits(), log_level="critical", timeout_graceful_shutdown=1
+    )
     thread = threading.Thread(target=served.run, daemon=True)
     thread.start()
     wait_for(lambda: served.started)
@@ -177,6 +179,19 @@ def test_cancelling_and_leaving_end_the_request_of_the_backend(server: ChatServe
         wait_for(lambda: not viewer.session.attempts._line)
         assert viewer.http.post(f"/try/runs/{accepted['id']}/cancel", json={}, headers=OWN).status_code == 409
         assert (viewer.session.run.path / "trajectories.jsonl").read_bytes() == b""
+
+
+def test_a_viewer_that_is_stopped_ends_what_runs(server: ChatServer) -> None:
+    endless = Endless()
+    server.say(endless)
+    with httpx.Client(timeout=60) as stays, ExitStack() as stack:
+        with trying(server.url) as viewer:
+            body = {"image": viewer.upload().json()["image"], "instruction": "x"}
+            address = str(viewer.http.base_url.join("/try/runs"))
+            answer = stack.enter_context(stays.stream("POST", address, json=body, headers=OWN))
+            next(line for line in answer.iter_lines() if "delta" in line)
+        # The server has ended though its client still listens.
+        wait_for(lambda: endless.left == 1)
 
 
 def test_one_runs_one_waits_and_the_next_is_told_to_come_back(server: ChatServer) -> None:
