@@ -14,6 +14,7 @@ from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.images import ImageStore
 from agentfly.viewer.index import Index
 from agentfly.viewer.index.index import State
+from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.runs.folder import RunFolder
 from agentfly.viewer.runs.metrics import Metrics, MetricsFile
 from agentfly.viewer.runs.notices import LogNotices, RunLogs
@@ -65,6 +66,13 @@ class OpenRun:
     def notices(self) -> LogNotices:
         """Return the warnings of its trainer so far; none where nothing is trained."""
         return LogNotices() if self._logs is None else self._logs.read()
+
+    def links(self) -> ServerLinks:
+        """Return the addresses of its pages, and of those of its images that were kept."""
+        images = {str(part.path): part.images for part in self.run.parts()}
+        parts = self.index.query("SELECT part, path FROM parts")
+        known = {row["part"]: images[row["path"]] for row in parts if row["path"] in images}
+        return ServerLinks(self.run.slug, folders=known)
 
     def images(self, part: int) -> ImageStore:
         """Return the images of a part.

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import Request
 
 from agentfly.viewer.index.index import State
-from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.web import Page
 
@@ -47,7 +46,7 @@ def run_page(request: Request, run: OpenRun, state: State | None, here: str, tit
     """
     return Page(
         title,
-        ServerLinks(run.run.slug),
+        run.links(),
         run.run,
         tuple(opened.run for opened in viewer_of(request).runs.values()),
         here,

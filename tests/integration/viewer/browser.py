@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[3]
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 WIDTHS = (1280, 390)
+# Files of images that are damaged are found only when they are read; the browser calls the answer an error.
+BROKEN_IMAGE = r"the server responded with a status of 4\d\d.*\.(png|webp)\)$"
 HERE = ("127.0.0.1", "localhost")
 LIMIT = 60_000  # milliseconds that anything on a page may take, on a busy machine
 # The names of all other machines lead nowhere.
