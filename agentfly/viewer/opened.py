@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,12 +44,19 @@ class OpenRun:
         """Read what is new for at most so many seconds, leave the rest to a thread, and return how far the index is.
 
         Raises:
-            ConfigError: the run is gone, or its index cannot be written.
+            ConfigError: the run is gone, or its index cannot be written and has no chain that could be shown.
         """
         if not self.run.path.exists():
             raise ConfigError(f"the run {str(self.run.path)!r} is gone")
-        if not self.index.refresh(seconds):
-            self._go_on()
+        try:
+            if not self.index.refresh(seconds):
+                self._go_on()
+        except ConfigError as fault:
+            state = self.index.state()
+            if not state.chains:
+                raise
+            # A full disk is no reason to hide what was read before.
+            return replace(state, problem=str(fault))
         return self.index.state()
 
     def images(self, part: int) -> ImageStore:
