@@ -48,10 +48,12 @@ class ServerLinks:
 
     Attributes:
         slug: of the run; "" on pages of no run.
+        without: parts of the run whose images were not kept.
     """
 
     slug: str
     live: bool = True
+    without: frozenset[int] = frozenset()
 
     def static(self, name: str) -> str:
         """Return the address of a file of `web/static`."""
@@ -91,11 +93,11 @@ class ServerLinks:
 
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size."""
-        return self.page(f"images/{part}/{quote(handle, safe='')}.png") if handle else ""
+        return self.page(f"images/{part}/{quote(handle, safe='')}.png") if handle and part not in self.without else ""
 
     def thumb(self, part: int, handle: str | None) -> str:
         """Return the address of an image's thumbnail."""
-        return self.page(f"thumbs/{part}/{quote(handle, safe='')}.webp") if handle else ""
+        return self.page(f"thumbs/{part}/{quote(handle, safe='')}.webp") if handle and part not in self.without else ""
 
     def iterations(self, record: str) -> str:
         """Return the address of a run of image generation; several may share a folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,10 @@ from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.images import ImageStore
 from agentfly.viewer.index import Index
 from agentfly.viewer.index.index import State
+from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.runs.folder import RunFolder
+from agentfly.viewer.runs.metrics import Metrics, MetricsFile
+from agentfly.viewer.runs.notices import LogNotices, RunLogs
 from agentfly.viewer.thumbnails import Thumbnails
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,8 @@ class OpenRun:
         self.run = run
         self.index = Index(run)
         self.thumbnails = Thumbnails(run.home / "thumbnails")
+        self._metrics = None if run.training is None else MetricsFile(run.training / "metrics.jsonl")
+        self._logs = None if run.training is None else RunLogs(run.training / "logs")
         self._wanted, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -48,16 +54,25 @@ class OpenRun:
         """
         if not self.run.path.exists():
             raise ConfigError(f"the run {str(self.run.path)!r} is gone")
+        problem = ""
         try:
             if not self.index.refresh(seconds):
                 self._go_on()
         except ConfigError as fault:
-            state = self.index.state()
-            if not state.chains:
-                raise
             # A full disk is no reason to hide what was read before.
-            return replace(state, problem=str(fault))
-        return self.index.state()
+            if not self.index.state().chains:
+                raise
+            problem = str(fault)
+        state = self.index.state()
+        return replace(state, problem=problem, revision=f"{state.revision}-{self._marks()}")
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of its training so far; none where nothing is trained."""
+        return Metrics() if self._metrics is None else self._metrics.read()
+
+    def notices(self) -> LogNotices:
+        """Return the warnings of its trainer so far; none where nothing is trained."""
+        return LogNotices() if self._logs is None else self._logs.read()
 
     def images(self, part: int) -> ImageStore:
         """Return the images of a part.
@@ -69,12 +84,30 @@ class OpenRun:
         # Looking at a run makes no folder in it.
         return _store(folder) if folder.is_dir() else ImageStore()
 
+    def links(self) -> ServerLinks:
+        """Return the addresses of its pages and images; parts that kept no images have none."""
+        if not self.index.path.exists():  # a run of image generation
+            return ServerLinks(self.run.slug)
+        there = {str(part.path) for part in self.run.parts() if part.images.is_dir()}
+        parts = self.index.query("SELECT part, path FROM parts")
+        return ServerLinks(self.run.slug, without=frozenset(row["part"] for row in parts if row["path"] not in there))
+
     def close(self) -> None:
         """End the thread."""
         self._closed.set()
         self._wanted.set()
         if self._thread is not None:
             self._thread.join(10.0)
+
+    def _marks(self) -> str:
+        """Return what changes with the files beside the trajectories."""
+        found = []
+        for path in self.run.marks():
+            try:
+                found.append((path.stat().st_size, path.stat().st_mtime_ns))
+            except OSError:
+                found.append((0, 0))
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:8]
 
     def _go_on(self) -> None:
         self._wanted.set()

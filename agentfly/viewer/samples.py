@@ -43,9 +43,15 @@ class Sample:
     thumb: str = ""
 
 
-def samples(viewer: Viewer) -> list[Sample]:
-    """Return the samples of all runs, and those of the package."""
-    return [*(sample for run in viewer.runs.values() for sample in _of_run(run)), *package_samples()]
+def samples(viewer: Viewer, session: str) -> list[Sample]:
+    """Return the samples of all runs but that of the attempts, and those of the package.
+
+    Args:
+        viewer: with the runs.
+        session: slug of the run of the attempts.
+    """
+    others = (run for slug, run in viewer.runs.items() if slug != session)
+    return [*(sample for run in others for sample in _of_run(run)), *package_samples()]
 
 
 def find_sample(viewer: Viewer, key: str) -> Sample:
@@ -54,7 +60,7 @@ def find_sample(viewer: Viewer, key: str) -> Sample:
     Raises:
         KeyError: there is none.
     """
-    known = next((sample for sample in package_samples() if sample.key == key), None)
+    known = _package().get(key)
     if known is None:
         known = next((sample for run in viewer.runs.values() for sample in _of_run(run) if sample.key == key), None)
     if known is None:
@@ -69,7 +75,11 @@ def package_thumbnail(key: str) -> bytes:
     Raises:
         KeyError: there is no such image.
     """
-    return thumbnail_bytes(next(sample.load() for sample in package_samples() if sample.key == key))
+    return thumbnail_bytes(_package()[key].load())
+
+
+def _package() -> dict[str, Sample]:
+    return {sample.key: sample for sample in package_samples()}
 
 
 @cache

@@ -94,6 +94,8 @@ def create_app(viewer: Viewer, settings: ViewerSettings | None = None, session: 
         if session is not None:
             await session.attempts.close()
         viewer.close()
+        if (rerunner := getattr(app.state, "rerunner", None)) is not None:
+            await rerunner.close()
 
     app = FastAPI(title="agentfly viewer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.viewer, app.state.settings = viewer, settings or ViewerSettings()

@@ -47,7 +47,7 @@ def run_page(request: Request, run: OpenRun, state: State | None, here: str, tit
     """
     return Page(
         title,
-        ServerLinks(run.run.slug),
+        run.links(),
         run.run,
         tuple(opened.run for opened in viewer_of(request).runs.values()),
         here,
