@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import Request
 
 from agentfly.viewer.index.index import State
-from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.web import Page
 
