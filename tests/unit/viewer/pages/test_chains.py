@@ -198,3 +198,13 @@ def test_a_run_that_was_removed_is_told(tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists(), "looking at it makes no folder"
         run_of(tmp_path / "run", line("b"), line("c"))
         assert "1 to 2 of 2" in text_of(client.get("/runs/run/chains").text)
+
+
+def test_a_run_that_kept_no_images_asks_for_none(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", line("a"))
+    with serving(tmp_path / "run") as client:
+        page = client.get("/runs/run/chains").text
+        assert "The images of these chains were not kept" in text_of(page)
+        assert "/thumbs/" not in page
+        (tmp_path / "run" / "images").mkdir()
+        assert "/runs/run/thumbs/1/img_000000000001.webp" in client.get("/runs/run/chains").text
