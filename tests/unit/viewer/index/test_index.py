@@ -197,6 +197,30 @@ def test_a_file_that_was_emptied_and_filled_beyond_is_read_anew(tmp_path: Path) 
     assert keys(found) == ["c", "d", "e", "f", "g"]
 
 
+def test_a_file_that_was_cut_and_filled_beyond_is_read_anew(tmp_path: Path) -> None:
+    run, file = run_of(tmp_path / "run", line("a"), line("b", seconds=1.5))
+    found = Index(run)
+    found.refresh()
+    os.truncate(file, len(line("a")))  # its beginning stays, and so does the place where the next line would begin
+    append(file, line("c", seconds=2.5), line("d"))
+    found.refresh()
+    assert keys(found) == ["a", "c", "d"]
+
+
+def test_a_file_that_was_written_in_its_middle_is_read_anew(tmp_path: Path) -> None:
+    lines = [line(f"{number:02}", score=10.0) for number in range(60)]
+    run, file = run_of(tmp_path / "run", *lines)
+    assert file.stat().st_size > 40_000, "neither its beginning nor its end is touched"
+    found = Index(run)
+    found.refresh()
+    lines[20] = line("20", score=90.0)
+    with file.open("r+b") as same:
+        same.write(b"".join(lines))
+    os.utime(file, ns=(0, 0))
+    found.refresh()
+    assert [row.key for row in found.rows(Filters(score_from=80.0))[0]] == ["20"]
+
+
 def test_the_rows_of_a_removed_file_go_with_it(tmp_path: Path) -> None:
     run, file = run_of(tmp_path / "run", line("a"))
     found = Index(run)
