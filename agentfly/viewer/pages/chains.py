@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from agentfly.viewer.charts import number_text
 from agentfly.viewer.index import Filters, Index, Row, Table
 from agentfly.viewer.index.query import ALARMS, MOST_CHARACTERS, PAGE_SIZES
-from agentfly.viewer.links import Links, ServerLinks
+from agentfly.viewer.links import Links
 from agentfly.viewer.pages.context import open_run, run_page
 from agentfly.viewer.web import page_response
 from agentfly.viewer.web.render import clip
@@ -143,7 +143,7 @@ def show(request: Request, slug: str) -> Response:
     """Return one page of the chains that the filters in the URL let through."""
     run, state = open_run(request, slug)
     filters = Filters.read(request.query_params)
-    view = chains_view(run.index, filters, ServerLinks(slug))
+    view = chains_view(run.index, filters, run.links())
     values = {"view": view, "filters": filters, "sizes": PAGE_SIZES, "alarms": ALARMS}
     return page_response(run_page(request, run, state, "chains", "Chains", **values), "chains.html.jinja")
 
@@ -162,7 +162,8 @@ def _facets(table: Table, filters: Filters, links: Links, labels: Mapping[int, s
         for value in values[:_MOST_CHOICES]:
             chosen = value == wanted
             dropped = getattr(Filters, name) if chosen else bool(value) if name == "validate" else value
-            address = links.chains(replace(filters, **{name: dropped, "page": 1}))
+            changes: dict[str, Any] = {name: dropped, "page": 1}
+            address = links.chains(replace(filters, **changes))
             words = _label(name, value, labels)
             title_of = ALARMS.get(value, words) if name == "alarm" else words
             choices.append(Choice(words, title_of, counts[value], chosen, address))
