@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Playwright, Request
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Playwright, Request, expect
 
 ROOT = Path(__file__).resolve().parents[3]
 Theme = Literal["light", "dark"]
@@ -108,6 +108,12 @@ async def watched(browser: Browser, *, theme: Theme = "light", width: int = 1280
             raise AssertionError("\n".join(watched.faults))
     finally:
         await context.close()
+
+
+async def arrived(page: Page, address: str | re.Pattern[str]) -> None:
+    """Wait until a page has another address and its scripts have run: before that, a key would be lost."""
+    await expect(page).to_have_url(address)
+    await page.wait_for_load_state("load")
 
 
 @cache
