@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,49 @@ def test_the_metrics_file_has_what_verl_writes(tmp_path: Path, monkeypatch: pyte
     made.log({"reward/mean": 0.5}, 1)
     made.finish()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "data": {"reward/mean": 0.5}}
+
+
+WITH_ALL = """
+import sys
+from pathlib import Path
+from tests.unit.training.recording.test_image_loggers import write_step
+from tests.unit.training.verl.test_tracking import settings
+from agentfly.training.verl.tracking import StepTracking
+
+folder = Path(sys.argv[1])
+given = ["file", "wandb", "trackio", "tensorboard"]
+made = StepTracking("p", "run", given, {"a": 1}, settings=settings(folder), drain=lambda limit: True)
+write_step(folder, 1)
+made.log({"reward/mean": 0.5}, 1)
+made.finish()
+"""
+
+
+@pytest.mark.slow
+def test_all_loggers_of_verl_at_once_and_offline(tmp_path: Path) -> None:
+    """Here verl opens and closes them; test_image_loggers.py reads each one back."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC", "HOME"))}
+    own = {
+        "HOME": str(tmp_path),
+        "WANDB_DIR": str(tmp_path),
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+        "TENSORBOARD_DIR": str(tmp_path / "tensorboard"),
+        "VERL_FILE_LOGGER_PATH": str(tmp_path / "metrics.jsonl"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-c", WITH_ALL, str(tmp_path)]
+    done = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Nobody said that W&B is offline: it has no key.
+    assert "W&B has no key" in done.stderr
+    assert "training goes on" not in done.stderr
+    [run] = (tmp_path / "wandb").glob("offline-run-*")
+    for folder in (run, tmp_path / "trackio"):
+        assert [path for path in folder.rglob("*.png") if "best" in str(path) or folder.name == "trackio"], folder
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["reward/mean"]
+    assert len(events.Tags()["images"]) == 4
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
