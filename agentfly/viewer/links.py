@@ -13,11 +13,15 @@ class Links(Protocol):
     """Addresses of the pages and files of one run, for templates.
 
     `live` tells whether a server is behind the page: without one, nothing can be searched, rated or run again.
+    `note` says what an export has; it is "" on the server.
     `image` and `thumb` return "" for an image that was not kept.
     """
 
     @property
     def live(self) -> bool: ...
+
+    @property
+    def note(self) -> str: ...
 
     def static(self, name: str) -> str: ...
 
@@ -48,6 +52,7 @@ class ServerLinks:
 
     slug: str
     live: bool = True
+    note: str = ""
 
     def static(self, name: str) -> str:
         """Return the address of a file of `web/static`."""

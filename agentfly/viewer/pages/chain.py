@@ -5,19 +5,23 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from agentfly.viewer.pages.context import open_run, run_page
-from agentfly.viewer.web import page_response
+from agentfly.viewer.pages.context import Context, context_of, open_run
+from agentfly.viewer.web import Page, page_response
 
 router = APIRouter()
+
+
+def page(context: Context, n: int) -> Page:
+    """Return the page of a chain."""
+    index = context.run.index
+    row = index.row(n)
+    return context.page("chains", f"Chain {row.key}", follows=False, row=row, line=index.line(n))
 
 
 @router.get("/runs/{slug}/chains/{n}")
 def show(request: Request, slug: str, n: int) -> Response:
     """Return the page of a chain."""
-    run, _ = open_run(request, slug)
-    row, line = run.index.row(n), run.index.line(n)
-    page = run_page(request, run, None, "chains", f"Chain {row.key}", row=row, line=line)
-    return page_response(page, "chain.html.jinja")
+    return page_response(page(context_of(request, slug), n), "chain.html.jinja")
 
 
 @router.get("/runs/{slug}/chains/{n}/raw")
