@@ -21,6 +21,7 @@ quickstart: install  ## train a small policy on this machine and write a report 
 	@$(VENV)/bin/agentfly quickstart $(ARGS)
 
 test: install  ## run the tests (ARGS="-m 'not slow'")
+	@scripts/install_browser.sh
 	@$(VENV)/bin/python -m pytest --durations=25 $(ARGS)
 
 check: lint  ## before each commit: lint and the quickest tests, in under a minute

@@ -98,12 +98,15 @@ EXTRAS = {
     "verifiers": ["verifiers==0.4.0"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
     "dev": [
+        # Both for the tests of the viewer in a browser, which is the system's own: scripts/install_browser.sh.
+        "axe-playwright-python>=0.1.8",
         "coverage>=7.10",
         "hypothesis>=6.120",
         # The pages as a site: `make docs`.
         "mkdocs-material>=9.6",
         "mkdocstrings[python]>=0.30",
         "mypy>=1.15",
+        "playwright>=1.50",
         "pre-commit>=4.0",
         "pytest>=8.3",
         "pytest-asyncio>=1.0",

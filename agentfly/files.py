@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,32 @@ def append_shared(path: Path, line: str) -> None:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             _append(file, data, sync=False)
+        finally:
+            os.close(file)
+
+
+def change_shared(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change a small file that several processes change in turn. It is made where it is missing.
+
+    A process that is killed in the middle may leave it damaged: `change` has to bear any content.
+
+    Args:
+        path: in a folder that exists.
+        change: gets the content, and returns the new one. No other process changes the file meanwhile.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    with named(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            before = os.pread(file, os.fstat(file).st_size, 0)
+            after = change(before)
+            if after != before:
+                os.pwrite(file, after, 0)
+                os.ftruncate(file, len(after))
         finally:
             os.close(file)
 

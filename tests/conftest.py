@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FEWEST_FILES = 40  # for which workers are started
 MOST_WORKERS = 4  # the tests of whole runs have many processes each, and gigabytes
 # Session fixtures that take longer than the tests that use them: these tests go to one worker, which starts one.
-SHARED_FIXTURES = ("vllm_backend",)
+SHARED_FIXTURES = ("vllm_backend", "browser")
 
 # Workers share the cores: each process of theirs would start threads for all of them, which wait by spinning.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):

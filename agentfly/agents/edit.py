@@ -34,14 +34,11 @@ class UnchangedError(AgentFlyError):
     """The edited image is the same as the given one."""
 
 
-@dataclass(frozen=True)
-class EditRequest:
-    """The request of `agentfly edit`.
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions:
+    """The options of commands that edit images with a policy.
 
     Attributes:
-        image: path or URL.
-        instruction: in words.
-        out: file for the edited image.
         model: checkpoint, or model name of the endpoint; None is the policy of the quickstart, or the only model that
             the endpoint serves.
         base_url: endpoint; None runs vLLM in this process.
@@ -51,14 +48,10 @@ class EditRequest:
         temperature: 0 is greedy.
         engine: the engines behind the tools, as `agentfly.vision.factory.make_engines` takes them; None takes the
             embedded ones.
-        strip: file for the steps, a strip (.png) or an animation (.gif); None for none.
         nodes: image servers; what they do not offer is done by `engine`.
         agent, tools: see `agentfly.agents.spec`; what the policy's card names when None.
     """
 
-    image: str
-    instruction: str
-    out: Path
     model: str | None = None
     base_url: str | None = None
     api_key_env: str = KEY_VARIABLE
@@ -66,10 +59,26 @@ class EditRequest:
     max_turns: int | None = None
     temperature: float = 0.0
     engine: str | Mapping[str, Any] | None = None
-    strip: Path | None = None
     nodes: tuple[NodeConfig, ...] = ()
     agent: Named | None = None
     tools: tuple[Named, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EditRequest(PolicyOptions):
+    """The request of `agentfly edit`.
+
+    Attributes:
+        image: path or URL.
+        instruction: in words.
+        out: file for the edited image.
+        strip: file for the steps, a strip (.png) or an animation (.gif); None for none.
+    """
+
+    image: str
+    instruction: str
+    out: Path
+    strip: Path | None = None
 
 
 async def edit_image(request: EditRequest, console: Console) -> Trajectory:
@@ -106,8 +115,12 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
     return trajectory
 
 
-async def make_edit_agent(request: EditRequest) -> Agent:
+async def make_edit_agent(request: PolicyOptions, store: ImageStore | None = None) -> Agent:
     """Return the agent for a request, after its endpoint and its image servers have answered.
+
+    Args:
+        request: what was asked.
+        store: where images are kept; in memory when None.
 
     Raises:
         AgentFlyError: they do not, a key is missing, or there is no such model.
@@ -128,6 +141,7 @@ async def make_edit_agent(request: EditRequest) -> Agent:
         backend="client" if endpoint else "async_vllm",
         backend_config=endpoint or AsyncVLLMConfig(),
         streaming="console",
+        store=store,
         engines=request.engine,
         client_nodes=request.nodes,
         settings=AgentSettings(
@@ -157,10 +171,10 @@ def check_result(trajectory: Trajectory, store: ImageStore, request: EditRequest
     if stopped is not None and stopped.failed:
         raise AgentFlyError(trajectory.error or f"the agent was stopped ({reason})")
     if final is None:
-        raise AgentFlyError(f"the agent made no image ({reason}): {_reasons(trajectory, request)}")
+        raise AgentFlyError(f"the agent made no image ({reason}): {reasons(trajectory, request)}")
     if trajectory.images and same_pixels(store.get(trajectory.images[0]), store.get(final)):
         raise UnchangedError(
-            f"the image is unchanged, so {request.out} was not written: {_reasons(trajectory, request)}"
+            f"the image is unchanged, so {request.out} was not written: {reasons(trajectory, request)}"
         )
 
 
@@ -169,7 +183,7 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and one.convert("RGBA").tobytes() == other.convert("RGBA").tobytes()
 
 
-def _reasons(trajectory: Trajectory, request: EditRequest) -> str:
+def reasons(trajectory: Trajectory, request: PolicyOptions) -> str:
     """Return which tool refused what, and what to try instead where the refusals do not say so."""
     records = trajectory.tool_records
     refusals = dict.fromkeys(

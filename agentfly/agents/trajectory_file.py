@@ -8,6 +8,7 @@ A line is a JSON object; keys that do not apply are left out:
     task         id, type, instruction; where the whole task is known also images, target, mask (handles), metadata
     trajectory   see `Trajectory`
     evaluations  by evaluator: value (0 to 100), aspects, feedback; or not_scored with the reason; usage of a judge
+    images_kept  false where the images of the chain were not kept; training has a limit for them
     fingerprint  hash of the conversation, by which a log folder resumes
 
 Images lie beside the file in `images/`, named by their handles. Lines of version 0.1 had no format: bare trajectories,
@@ -51,6 +52,7 @@ class TrajectoryLine:
         judges: usage of the evaluators that ask a model, by evaluator.
         step: training step; None outside of training.
         validate: the chain belongs to a validation; None outside of training.
+        images_kept: False where the images of the chain were not kept.
         fingerprint: hash of the conversation; None where nothing resumes from the file.
     """
 
@@ -60,15 +62,17 @@ class TrajectoryLine:
     judges: Mapping[str, JudgeUsage] = field(default_factory=dict)
     step: int | None = None
     validate: bool | None = None
+    images_kept: bool = True
     fingerprint: str | None = None
 
     @classmethod
     def of_chain(
-        cls, trajectory: Trajectory, *, step: int | None = None, validate: bool | None = None
+        cls, trajectory: Trajectory, *, step: int | None = None, validate: bool | None = None, images_kept: bool = True
     ) -> TrajectoryLine:
         """Return the line of a chain whose whole task stays in its data set: id, type and instruction are kept."""
         task = cls(trajectory).described_task()
-        return cls(trajectory, TaskFacts(task.id, task.instruction, task.task_type), step=step, validate=validate)
+        facts = TaskFacts(task.id, task.instruction, task.task_type)
+        return cls(trajectory, facts, step=step, validate=validate, images_kept=images_kept)
 
     @property
     def whole_task(self) -> bool:
@@ -123,6 +127,7 @@ class TrajectoryLine:
             "task": None if self.task is None else self.task.to_dict(),
             "trajectory": self.trajectory.to_dict(),
             "evaluations": evaluations or None,
+            "images_kept": None if self.images_kept else False,
             "fingerprint": self.fingerprint,
         }
         present = {key: value for key, value in data.items() if value is not None}
@@ -155,6 +160,7 @@ class TrajectoryLine:
                 judges={name: JudgeUsage(**found["usage"]) for name, found in evaluations.items() if "usage" in found},
                 step=data.get("step"),
                 validate=data.get("validate"),
+                images_kept=data.get("images_kept") is not False,
                 fingerprint=data.get("fingerprint"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as fault:

@@ -13,11 +13,14 @@ from rich.text import Text
 
 from agentfly.cli.options import (
     AgentName,
+    ApiKeyEnv,
     BaseUrl,
     Engine,
     MaxTurns,
+    Model,
     Nodes,
     NodesKeyEnv,
+    Temperature,
     Template,
     Tools,
     output_option,
@@ -34,18 +37,12 @@ UNCHANGED = 3
 def edit(
     image: Annotated[str, typer.Argument(help="Path or URL of the image.")],
     instruction: Annotated[str, typer.Argument(help="What to do with the image, in words.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Policy folder, hub name, or the endpoint's model name; default: runs/quickstart/policy, or the "
-            "endpoint's only model."
-        ),
-    ] = None,
+    model: Model = None,
     base_url: BaseUrl = None,
-    api_key_env: Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")] = "OPENAI_API_KEY",
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     template: Template = None,
     max_turns: MaxTurns = None,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")] = 0.0,
+    temperature: Temperature = 0.0,
     out: Annotated[Path, output_option("-o", "--out", help="File for the edited image: .png, .jpg or .webp.")] = (
         Path("edited.png")
     ),

@@ -50,6 +50,15 @@ Nodes = Annotated[
 NodesKeyEnv = Annotated[
     str | None, typer.Option(KEY_OPTION, help="Environment variable with the key of the image servers.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Policy folder, hub name, or the endpoint's model name; default: runs/quickstart/policy, or the "
+        "endpoint's only model."
+    ),
+]
+ApiKeyEnv = Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
 BaseUrl = Annotated[
     str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1; without it vLLM runs in this process.")
 ]

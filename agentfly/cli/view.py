@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
@@ -12,26 +13,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from agentfly.cli.options import output_option
+from agentfly.cli.options import (
+    AgentName,
+    ApiKeyEnv,
+    BaseUrl,
+    Engine,
+    MaxTurns,
+    Model,
+    Nodes,
+    NodesCommand,
+    NodesKeyEnv,
+    Temperature,
+    Template,
+    Tools,
+    output_option,
+    read_agent,
+    read_node_options,
+    read_tools,
+)
 from agentfly.errors import ConfigError, printable
-from agentfly.list_options import ANY_VALUE, ListOptionsCommand
+from agentfly.list_options import ANY_VALUE
 
 if TYPE_CHECKING:
     from agentfly.viewer.runs.folder import RunFolder
     from agentfly.viewer.settings import ViewerSettings
 
 
-class ViewCommand(ListOptionsCommand):
-    """A command whose `--allowed-hosts` takes several names."""
+class ViewCommand(NodesCommand):
+    """A command whose `--nodes`, `--tools` and `--allowed-hosts` take several values."""
 
-    list_options = MappingProxyType({"--allowed-hosts": ANY_VALUE})
+    list_options = MappingProxyType({**NodesCommand.list_options, "--allowed-hosts": ANY_VALUE})
 
 
 def view(
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="RUN...", help="Folders of runs, or files of trajectories."),
-    ],
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8700,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
@@ -50,17 +68,59 @@ def view(
         list[str] | None,
         typer.Option(metavar="NAME...", help="Further names of this server, as for agentfly serve-images."),
     ] = None,
+    ratings: Annotated[
+        Path | None,
+        output_option(help="Write the ratings of people, with the evaluators' scores, to FILE.jsonl or .csv, and end."),
+    ] = None,
+    try_: Annotated[
+        bool, typer.Option("--try", help="Also serve a page on which an agent edits images; the rest is about it.")
+    ] = False,
+    save: Annotated[
+        Path | None, output_option(help="With --try: folder that keeps what was tried; else it goes when this ends.")
+    ] = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    template: Template = None,
+    max_turns: MaxTurns = None,
+    temperature: Temperature = 0.0,
+    engine: Engine = None,
+    nodes: Nodes = None,
+    nodes_key_env: NodesKeyEnv = None,
+    agent: AgentName = None,
+    tools: Tools = None,
 ) -> None:
     """Show runs, finished or running, in a browser: curves, chains, images, tokens, scores."""
+    from agentfly.agents.edit import PolicyOptions
     from agentfly.serving.settings import ConnectionLimits
     from agentfly.viewer.command import find_runs, serve
     from agentfly.viewer.settings import ViewerSettings
+    from agentfly.vision.factory import read_engines
 
+    found = find_runs(runs or ())
+    if ratings is not None:
+        _write_ratings(found, ratings)
+        return
+    policy = PolicyOptions(
+        model=model,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        template=template,
+        max_turns=max_turns,
+        temperature=temperature,
+        engine=None if engine is None else read_engines(engine),
+        nodes=tuple(read_node_options(nodes, nodes_key_env)),
+        agent=read_agent(agent),
+        tools=read_tools(tools),
+    )
+    if not try_ and (save is not None or policy != PolicyOptions(api_key_env=api_key_env)):
+        raise typer.BadParameter("the options of the policy, and --save, are for --try: add it, or leave them out")
+    if not try_ and not found:
+        raise typer.BadParameter("name the folder of a run, or give --try with --model or --base-url")
     connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
     settings = ViewerSettings(host=host, port=port, tokenizer=tokenizer, connections=connections)
-    found = find_runs(runs)
     if export is not None:
-        if len(found) > 1:
+        if len(found) != 1:
             raise ConfigError("--export takes one run: name one, or call it once for each")
         _export(found[0], export, settings, chains)
         return
@@ -70,9 +130,9 @@ def view(
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
         if not no_open:
-            webbrowser.open(address)
+            webbrowser.open(f"{address}try" if try_ else address)
 
-    serve(found, settings, started)
+    serve(found, settings, started, policy=policy if try_ else None, save=save)
 
 
 def _export(run: RunFolder, out: Path, settings: ViewerSettings, most: int | None) -> None:
@@ -93,3 +153,14 @@ def _export(run: RunFolder, out: Path, settings: ViewerSettings, most: int | Non
         if line:
             console.print(Text(printable(line)), soft_wrap=True)
     Console().print(Text(printable(f"{found.path} ({found.size / 1e6:.1f} MB)")), soft_wrap=True)
+
+
+def _write_ratings(runs: Sequence[RunFolder], file: Path) -> None:
+    from agentfly.viewer.agreement import agreements, export_ratings
+    from agentfly.viewer.opened import Viewer
+
+    rows = export_ratings(Viewer(runs), file)
+    console = Console()
+    console.print(Text(printable(f"{file}: {len(rows)} ratings")), soft_wrap=True)
+    for row in agreements(rows):
+        console.print(Text(printable(f"  {row.in_words()}")), soft_wrap=True)

@@ -78,6 +78,12 @@ class ImageStore:
         """Folder of a durable store, else None."""
         return self._root if self._durable else None
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the decoded pixels in memory."""
+        with self._lock:
+            return self._bytes
+
     def put(self, image: Image.Image) -> str:
         """Keep an image and return its handle. Later changes to `image` do not touch the stored one.
 
@@ -92,11 +98,14 @@ class ImageStore:
         kept = image.copy()
         # The handle is of the pixels. A PNG would keep some of the rest, and a reader would apply it.
         kept.info = {}
+        self._keep(handle, kept)
+        return handle
+
+    def _keep(self, handle: str, image: Image.Image) -> None:
         # Encoding takes far longer than all else here: it must not hold up other chains.
         if self._durable:
-            self._write(handle, kept)
-        self._remember(handle, kept)
-        return handle
+            self._write(handle, image)
+        self._remember(handle, image)
 
     def sync(self) -> None:
         """Wait until the files of all images that were put are on the disk, to survive a power cut.
@@ -170,7 +179,8 @@ class ImageStore:
                 known = handle in self._memory or handle in self._sound
             if not known and handle in other:
                 try:
-                    self.put(other.get(handle))
+                    # The other store has its own copy, and has made or compared the handle.
+                    self._keep(handle, other.get(handle))
                 except ImageError as fault:
                     logger.warning("an image is not kept: %s", fault)
 

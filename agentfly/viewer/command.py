@@ -7,10 +7,14 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentfly.errors import ConfigError, require
 from agentfly.viewer.runs.folder import RunFolder, find_run
 from agentfly.viewer.settings import ViewerSettings
+
+if TYPE_CHECKING:
+    from agentfly.agents.edit import PolicyOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +34,26 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
     return runs
 
 
-def serve(runs: Sequence[RunFolder], settings: ViewerSettings, on_start: Callable[[str], None]) -> None:
+def serve(
+    runs: Sequence[RunFolder],
+    settings: ViewerSettings,
+    on_start: Callable[[str], None],
+    *,
+    policy: PolicyOptions | None = None,
+    save: Path | None = None,
+) -> None:
     """Serve the pages of runs.
 
     Args:
-        runs: at least one.
+        runs: at least one, unless there is a policy.
         settings: of the server.
         on_start: called with the address when the server answers.
+        policy: for the page Try; None for none.
+        save: folder for what is tried; a temporary one when None.
 
     Raises:
         ConfigError: the port is taken, or a package is missing.
+        AgentFlyError: the policy cannot be used.
     """
     require("httptools", "the viewer", "serve")
     from agentfly.serving.http_server import make_server
@@ -48,9 +62,16 @@ def serve(runs: Sequence[RunFolder], settings: ViewerSettings, on_start: Callabl
 
     listening = _listen(settings)
     port = listening.getsockname()[1]
-    server = make_server(
-        create_app(Viewer(runs), settings), settings.host, port, settings.connections, log_level="warning"
-    )
+    session = None
+    if policy is not None:
+        from agentfly.viewer.attempts import open_session
+
+        taken = {run.slug for run in runs}
+        slug = next(name for n in range(1, len(runs) + 2) if (name := "try" if n == 1 else f"try-{n}") not in taken)
+        session = open_session(policy, settings.attempts, save, slug)
+    viewer = Viewer(runs if session is None else [*runs, session.run])
+    app = create_app(viewer, settings, session)
+    server = make_server(app, settings.host, port, settings.connections, log_level="warning")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     on_start(f"http://{host}:{port}/")
     server.run(sockets=[listening])

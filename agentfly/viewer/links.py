@@ -14,7 +14,7 @@ class Links(Protocol):
 
     `live` tells whether a server is behind the page: without one, nothing can be searched, rated or run again.
     `note` says what an export has; it is "" on the server.
-    `image` and `thumb` return "" for an image that was not kept.
+    `image` and `thumb` return "" for an image that was not kept, `raw` where the lines are not at hand.
     """
 
     @property
@@ -29,9 +29,13 @@ class Links(Protocol):
 
     def chains(self, filters: Filters | None = None) -> str: ...
 
-    def chain(self, n: int) -> str: ...
+    def chain(self, n: int, filters: Filters | None = None) -> str: ...
 
-    def group(self, task: str) -> str: ...
+    def raw(self, n: int) -> str: ...
+
+    def group(self, task: str, step: int | None = None) -> str: ...
+
+    def groups(self, query: str = "") -> str: ...
 
     def image(self, part: int, handle: str | None) -> str: ...
 
@@ -67,13 +71,22 @@ class ServerLinks:
         query = filters.to_query() if filters is not None else ""
         return self.page("chains") + (f"?{query}" if query else "")
 
-    def chain(self, n: int) -> str:
-        """Return the address of one chain."""
-        return self.page(f"chains/{n}")
+    def chain(self, n: int, filters: Filters | None = None) -> str:
+        """Return the address of one chain; with the filters of the table that it was opened from, for its neighbours."""
+        query = filters.to_query(page=1, size=50) if filters is not None else ""
+        return self.page(f"chains/{n}") + (f"?{query}" if query else "")
 
-    def group(self, task: str) -> str:
-        """Return the address of the chains of a task."""
-        return self.page(f"group?task={quote(task, safe='')}")
+    def raw(self, n: int) -> str:
+        """Return the address of a chain's line as it stands in the file; "" where it is not at hand."""
+        return self.page(f"chains/{n}/raw")
+
+    def group(self, task: str, step: int | None = None) -> str:
+        """Return the address of the chains of a task; at one step in particular where it is given."""
+        return self.page(f"group?task={quote(task, safe='')}" + ("" if step is None else f"&step={step}"))
+
+    def groups(self, query: str = "") -> str:
+        """Return the address of the list of groups."""
+        return self.page("groups") + (f"?{query}" if query else "")
 
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size."""

@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from agentfly.errors import AgentFlyError, ImageError
+from agentfly.serving.errors import AsciiJSON, RequestError
+from agentfly.viewer.attempts import Session
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import Viewer
-from agentfly.viewer.pages import chain, chains, iterations, overview, runs
+from agentfly.viewer.pages import chain, chains, iterations, overview, rate, runs, try_
 from agentfly.viewer.settings import ViewerSettings
 from agentfly.viewer.web import Page, page_response
 from agentfly.viewer.web.render import STATIC
@@ -44,7 +46,7 @@ HEADERS = {
 }
 # An image never changes under its handle.
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-ROUTERS: tuple[APIRouter, ...] = (runs.router, overview.router, chains.router, chain.router, iterations.router)
+ROUTERS: tuple[APIRouter, ...] = tuple(page.router for page in (runs, overview, chains, chain, iterations, rate, try_))
 
 files = APIRouter()
 
@@ -76,21 +78,25 @@ def revision(request: Request, slug: str) -> JSONResponse:
     return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
 
-def create_app(viewer: Viewer, settings: ViewerSettings | None = None) -> FastAPI:
+def create_app(viewer: Viewer, settings: ViewerSettings | None = None, session: Session | None = None) -> FastAPI:
     """Return the application.
 
     Args:
         viewer: the runs; closed when the application ends.
         settings: of the server; None for the defaults.
+        session: for the page Try; closed likewise. Its run is among those of the viewer.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if session is not None:
+            await session.attempts.close()
         viewer.close()
 
     app = FastAPI(title="agentfly viewer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.viewer, app.state.settings = viewer, settings or ViewerSettings()
+    app.state.session, app.state.attempts = session, None if session is None else session.attempts
     for router in (*ROUTERS, files):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -113,8 +119,8 @@ async def _error_page(request: Request, fault: Exception) -> Response:
     status, words = _described(fault)
     if status == 500:
         logger.error("a page failed", exc_info=fault)
-    if request.url.path.endswith((".png", ".webp", "/revision")):
-        return JSONResponse({"error": words}, status, headers=HEADERS)
+    if request.method == "POST" or request.url.path.endswith((".png", ".webp", "/revision")):
+        return AsciiJSON({"error": words}, status, headers=HEADERS)
     opened = tuple(run.run for run in request.app.state.viewer.runs.values())
     page = Page("Not to be shown", ServerLinks(""), runs=opened, values={"words": words})
     response = page_response(page, "error.html.jinja", status)
@@ -125,6 +131,8 @@ async def _error_page(request: Request, fault: Exception) -> Response:
 def _described(fault: Exception) -> tuple[int, str]:
     if isinstance(fault, HTTPException):
         return fault.status_code, "There is no such page." if fault.status_code == 404 else str(fault.detail)
+    if isinstance(fault, RequestError):
+        return fault.status, str(fault)
     if isinstance(fault, (AgentFlyError, OSError)):
         return 404, str(fault)
     if isinstance(fault, KeyError):

@@ -45,6 +45,7 @@ TRAINING_FLOORS = (
     ("metrics",),
     ("recipe",),
     ("launch",),
+    ("recording",),
     ("supervised", "verl"),
     ("quickstart", "trial"),
     ("train",),

@@ -94,14 +94,12 @@ def write_steps(shown: Sequence[Step], path: Path, *, side: int = _SIDE) -> Path
     check_steps_path(path)
     if not shown:
         raise ImageError("there is no image to show: this trajectory has none")
-    images = [_fitted(step.image, side) for step in shown]
-    tallest = max(image.height for image in images)
-    frames = _frames(images, [step.caption for step in shown], side, tallest)
+    frames, middle = _frames(shown, side)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path.resolve()) as partial:
             if path.suffix.lower() == ".png":
-                _side_by_side(frames, _MARGIN + tallest // 2).save(partial, "PNG")
+                _side_by_side(frames, middle).save(partial, "PNG")
             else:
                 times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
                 frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
@@ -110,16 +108,28 @@ def write_steps(shown: Sequence[Step], path: Path, *, side: int = _SIDE) -> Path
     return path
 
 
+def draw_steps(shown: Sequence[Step], side: int = _SIDE) -> Image.Image:
+    """Return images with their captions, side by side with arrows.
+
+    Args:
+        shown: first to last; at least one.
+        side: of the square, in pixels, that each image is scaled to fit.
+    """
+    return _side_by_side(*_frames(shown, side))
+
+
 def _fitted(image: Image.Image, side: int) -> Image.Image:
     scale = min(side / image.width, side / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
 
 
-def _frames(images: Sequence[Image.Image], captions: Sequence[str], side: int, tallest: int) -> list[Image.Image]:
-    """Return each image on white with its caption below; all frames have one size."""
+def _frames(shown: Sequence[Step], side: int) -> tuple[list[Image.Image], int]:
+    """Return each image on white with its caption below, all of one size, and the pixels down to the images' middle."""
+    images = [_fitted(step.image, side) for step in shown]
+    tallest = max(image.height for image in images)
     font = ImageFont.load_default(_FONT_SIZE)
-    wrapped = [_wrap(caption, font, side) for caption in captions]
+    wrapped = [_wrap(step.caption, font, side) for step in shown]
     lines = max(map(len, wrapped))
     size = side + 2 * _MARGIN, tallest + 2 * _MARGIN + (_CAPTION_GAP + lines * _LINE if lines else 0)
     frames = []
@@ -130,7 +140,7 @@ def _frames(images: Sequence[Image.Image], captions: Sequence[str], side: int, t
         for number, line in enumerate(caption):
             draw.text((_MARGIN, _MARGIN + tallest + _CAPTION_GAP + number * _LINE), line, _INK, font)
         frames.append(frame)
-    return frames
+    return frames, _MARGIN + tallest // 2
 
 
 def _side_by_side(frames: Sequence[Image.Image], middle: int) -> Image.Image:

@@ -55,6 +55,9 @@ def run_environment(
         "TMPDIR": str(scratch),
         "VERL_FILE_LOGGER_PATH": str(metrics_file),
     }
+    # Where verl's loggers write, unless somebody has said where: into the run's folder, not the working folder.
+    environment.setdefault("TENSORBOARD_DIR", str(settings.out.absolute() / "tensorboard"))
+    environment.setdefault("WANDB_DIR", str(settings.out.absolute()))
     if settings.device == "cpu":
         environment |= _ON_CPU
         environment.pop("RAY_ADDRESS", None)

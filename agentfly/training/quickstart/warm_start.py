@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,12 +40,13 @@ from agentfly.training.supervised.data.demonstrations import (
     PLAYED_TOGETHER,
     SEEN_FAMILIES,
     DemonstrationMix,
+    SeenCall,
     play,
     seeing,
     seen_calls,
     tool_schemas,
 )
-from agentfly.training.supervised.data.examples import Schemas, Trainables, conversation_ids, ending_with
+from agentfly.training.supervised.data.examples import IGNORED, Schemas, Trainables, conversation_ids, ending_with
 from agentfly.training.supervised.data.packed import PackedExamples, Packer
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.state import RunFolder
@@ -60,6 +62,7 @@ SHIPPED = SHIPPED_POLICY
 FIGURES = "figures.json"  # held-out figures of the shipped warm start
 _CORPUS = 1000  # demonstrations that the tokenizer learns from; more have no other words
 _SAVE_EVERY = 25  # training steps
+_PLACE = re.compile(r'"(?:box": \[|x": )')  # of a look; what stands before it is the choice of the tool
 
 
 class SFTConfig(LoopConfig):
@@ -264,10 +267,7 @@ def _add_seen(
     blank: Image.Image,
     report: OnProgress,
 ) -> None:
-    """Pack calls of the families in which looking or retouching pays, each up to the words that only an image shows.
-
-    These words are taught, and the look before them: without it nobody learns which place the sentence names.
-    """
+    """Pack calls of the families in which looking or retouching pays, each up to the words that only an image shows."""
     world, rng = StickerWorld(), random.Random(f"seeing-{config.seed}")
     turn = [family for family, count in config.families.items() for _ in range(count) if family in SEEN_FAMILIES]
     prompt, spec, packed = config.card.system_prompt, config.card.spec, []
@@ -277,16 +277,42 @@ def _add_seen(
         store = ImageStore()
         calls = asyncio.run(seen_calls(tasks, config.mix, store, rng, system_prompt=prompt, spec=spec))
         for call in calls:
-            texts = [*call.turns[:-1], call.turns[-1] + call.words]
-            looked = [True] * (len(texts) - 1) + [False]
-            ids, labels, handles = conversation_ids(call.messages, schemas, codec, lambda _: blank, texts, looked)
-            count = len(codec.tokenizer(call.words, add_special_tokens=False)["input_ids"])
-            kept, last = ending_with(ids, count)
-            packed.append((kept, labels[: len(kept) - count] + last[-count:], handles))
+            ids, labels, handles = seen_example(call, schemas, codec, blank)
+            packed.append((ids, labels, handles))
             packer.add_images({handle: store.get(handle) for handle in handles})
         report("looks", len(packed), config.looks)
     for example in packed:
         packer.add(*example)
+
+
+def seen_example(
+    call: SeenCall, schemas: Schemas, codec: ChatCodec, blank: Image.Image
+) -> tuple[list[int], list[int], list[str]]:
+    """Return ids, labels and image handles of a chain up to the words that only its images show.
+
+    These words are taught, and the numbers of a look before them, since the sentence names the place. Whether to look,
+    and with which tool, is left to the demonstrations.
+
+    Args:
+        call: the chain.
+        schemas: of the tools.
+        codec: of the policy.
+        blank: stands for every image; only its size counts.
+    """
+
+    def length(text: str) -> int:
+        return len(codec.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    texts = [*call.turns[:-1], call.turns[-1] + call.words]
+    looked = [True] * (len(texts) - 1) + [False]
+    ids, labels, handles = conversation_ids(call.messages, schemas, codec, lambda _: blank, texts, looked)
+    if len(texts) > 1 and (place := _PLACE.search(texts[0])):
+        begin = next(n for n, label in enumerate(labels) if label != IGNORED)
+        spans = codec.tokenizer(texts[0], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        choice = sum(start < place.end() for start, _ in spans)
+        labels[begin : begin + choice] = [IGNORED] * choice
+    kept, last = ending_with(ids, length(call.words))
+    return kept, labels[: len(kept) - length(call.words)] + last[-length(call.words) :], handles
 
 
 def train(

@@ -266,6 +266,9 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
     rollout, lengths = config.actor_rollout_ref.rollout, config.data
     longest = lengths.max_prompt_length + lengths.max_response_length
     with open_dict(config):
+        # The name of the run in every logger; a path is none.
+        if config.trainer.experiment_name == config.agentfly.out:
+            config.trainer.experiment_name = settings.out.absolute().name
         config.agentfly.out = str(settings.out.absolute())
         _complete_agent(config, settings)
         if Path(settings.model).is_dir():

@@ -7,10 +7,12 @@ quick, so that not only a dry run makes them, but every run that starts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from agentfly.vision.remote.preflight import require_nodes
 HIDDEN = "CUDA_VISIBLE_DEVICES"
 # Bytes of a parameter in each part that verl may write (actor.checkpoint.save_contents): fp32, two fp32 moments, bf16.
 STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
+_LOOK_SECONDS = 30.0
 
 
 def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
@@ -120,7 +123,11 @@ def check_disk(config: VerlConfig, settings: TrainSettings) -> str:
             f"{free / GIB:.1f} GiB free: give another agentfly.out, or keep fewer (trainer.max_actor_ckpt_to_keep=1, "
             "trainer.max_critic_ckpt_to_keep=1)"
         )
-    return f"checkpoints take about {needed / GIB:.1f} of {free / GIB:.1f} GiB that are free"
+    found = f"checkpoints take about {needed / GIB:.1f} of {free / GIB:.1f} GiB that are free"
+    if settings.images is None or settings.images.max_gb is None:
+        return found
+    images = min(settings.images.max_bytes or 0, max(0, free - needed))
+    return f"{found}, the images of chains up to {images / GIB:.1f} GiB of the rest"
 
 
 def checkpoints_bytes(config: VerlConfig, model: Path) -> int | None:
@@ -142,6 +149,31 @@ def checkpoints_bytes(config: VerlConfig, model: Path) -> int | None:
         critic = STORED["model"] + STORED["optimizer"]
         needed += critic * parameters * min(written, trainer.max_critic_ckpt_to_keep or written)
     return int(needed)
+
+
+def checkpoints_to_come(config: VerlConfig, settings: TrainSettings) -> Callable[[], int]:
+    """Return a function that estimates the bytes of the checkpoints that are not written yet.
+
+    It looks at the folder twice a minute at most.
+
+    Args:
+        config: complete.
+        settings: its section `agentfly`.
+    """
+    needed = checkpoints_bytes(config, Path(settings.model)) or 0
+    folder, looked, found = settings.checkpoint_dir, -math.inf, needed
+
+    def to_come() -> int:
+        nonlocal looked, found
+        if needed and time.monotonic() - looked > _LOOK_SECONDS:
+            looked, written = time.monotonic(), 0
+            for path in folder.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):  # verl removes old checkpoints meanwhile
+                    written += path.stat().st_size
+            found = max(0, needed - written)
+        return found
+
+    return to_come
 
 
 def check_servers(config: VerlConfig, settings: TrainSettings) -> str:

@@ -20,6 +20,7 @@ from agentfly.evaluators.guarded import GuardSettings
 from agentfly.settings import OutputPath, Settings
 from agentfly.training.metrics.judge_audit import AuditSettings
 from agentfly.training.metrics.turn_credit import Placement
+from agentfly.training.recipe.record_settings import KeptImages, KeptImagesOrNot, ShownChains, ShownChainsOrNot
 from agentfly.vision.remote.settings import NodeConfig, NodeSettings, read_nodes
 
 TEMPLATE = "chat_template.jinja"  # in the run's folder: the text of the template that it trains with
@@ -145,7 +146,9 @@ class TrainSettings(Settings):
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
         seeded: True gives each turn a seed of its own, so that a run can be repeated.
         trajectories: True writes every chain to `trajectories.jsonl`.
-        images: True keeps its images too, in `images/`, so that it can be scored again.
+        images: the images of the chains, kept in `images/` up to a size; true, false or the settings.
+        show_chains: the chains that W&B, Trackio and TensorBoard get as images, where `trainer.logger` names one of
+            them; true, false or the settings.
         patience: time-outs.
         environment: variables for every process of the run.
     """
@@ -178,7 +181,8 @@ class TrainSettings(Settings):
     health: Mapping[str, dict[str, object] | None] = Field(default_factory=dict)
     seeded: bool = True
     trajectories: bool = True
-    images: bool = False
+    images: KeptImagesOrNot = KeptImages()
+    show_chains: ShownChainsOrNot = ShownChains()
     patience: Patience = Patience()
     environment: Mapping[str, str] = Field(default_factory=dict)
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -19,11 +17,14 @@ import torch
 from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from agentfly.agents.trajectory_file import TrajectoryLine, append_line
 from agentfly.aio import TimeLimitExceeded, awaited, with_timeout
-from agentfly.images import ImageStore
 from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.metrics.chain_report import turn_results
+from agentfly.training.recipe.compose import settings_of
+from agentfly.training.recipe.readiness import checkpoints_to_come
+from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recording.image_budget import ImageBudget
+from agentfly.training.recording.recorder import ChainRecorder, Record
 from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, loop_context
 from agentfly.training.verl.chain_faults import ChainFault, lost_chain
 from agentfly.training.verl.messages import (
@@ -37,6 +38,7 @@ from agentfly.training.verl.parity import ImageInputs, check_images
 from agentfly.training.verl.protocols import RewardWorker
 from agentfly.training.verl.scoring import images_needed, reward_info
 from agentfly.training.verl.step_metrics import report_of
+from agentfly.training.verl.tracking import use_step_tracking
 
 # verl decorates its worker with `ray.remote`, and Ray refuses to inherit from the result.
 _Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
@@ -48,6 +50,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
     reward_loop_worker_handles: Sequence[RewardWorker]
     _context: LoopContext
     _images: ImageInputs
+    _recorder: ChainRecorder
 
     def __init__(self, *arguments: object, **named: object) -> None:
         # Its tensors are small, and threads that spin at the end of each operation take the core of the rollout engine.
@@ -56,6 +59,13 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         super().__init__(*arguments, **named)
         self._context = loop_context(self.config, self.processor)
         self._images = ImageInputs(self._context.codec)
+        settings = self._context.settings
+        steps = int(self.config.trainer.total_training_steps)
+        self._recorder = recorder_of(settings, steps, checkpoints_to_come(self.config, settings))
+
+    async def drain_records(self, limit: float) -> bool:
+        """Wait until the chains that have finished are recorded; see `ChainRecorder.drain`."""
+        return await asyncio.to_thread(self._recorder.drain, limit)
 
     async def _run_agent_loop(
         self, sampling_params: dict[str, object], trajectory: dict[str, object], **kwargs: Any
@@ -67,7 +77,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         except Exception as fault:
             try:
                 if isinstance(fault, ChainFault):
-                    await asyncio.to_thread(log_chain, fault.chain)
+                    self._recorder.record(record_of(fault.chain))
             finally:
                 await lost_chain(fault, kwargs["uid"], validate=validate).put(kwargs["session_id"])
             raise
@@ -99,8 +109,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             output.token_rewards = None if answer.token_rewards is None else list(answer.token_rewards)
             output.extra_fields["reward_extra_info"] = reward_info(chain.trajectory)
             report_of(chain, answer.audit, self._context.engines).add_to(output.extra_fields)
-            # Encoding the images of a chain must not hold up the others.
-            await asyncio.to_thread(log_chain, chain)
+            self._recorder.record(record_of(chain))
 
     async def _ask_reward_loop(self, chain: FinishedChain) -> ScoredChain | UnscoredChain:
         # verl chooses in this way too (experimental/agent_loop/agent_loop.py:_compute_score).
@@ -117,32 +126,43 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
 
 
 class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-ignore]
-    """verl's manager with our workers."""
+    """verl's manager with our workers, whose chains are on the disk before the metrics of their step are logged."""
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)
         self.agent_loop_workers_class = ray.remote(AgentFlyLoopWorker)
+        use_step_tracking(settings_of(self.config), self.drain_records)
+
+    def drain_records(self, limit: float) -> bool:
+        """Wait until the chains that have finished are recorded by all workers.
+
+        Args:
+            limit: seconds.
+
+        Returns:
+            False if they were not, or a worker is gone.
+        """
+        try:
+            answers = [worker.drain_records.remote(limit) for worker in self.agent_loop_workers]
+            return all(ray.get(answers, timeout=limit + 1.0))
+        except Exception:  # Ray's errors are of many classes, and none of them may end a run here
+            return False
 
 
-def log_chain(chain: FinishedChain) -> None:
-    """Append a chain to the run's `trajectories.jsonl`, and its images to `images/`.
+def record_of(chain: FinishedChain) -> Record:
+    """Return a chain for the recorder."""
+    request = chain.request
+    return Record(chain.trajectory, chain.store, request.step, request.row["index"], request.validate)
 
-    Raises:
-        OSError: the disk is full or broken; it names the file.
+
+def recorder_of(settings: TrainSettings, steps: int, reserved: Callable[[], int] = lambda: 0) -> ChainRecorder:
+    """Return the recorder of a run.
+
+    Args:
+        settings: of the run.
+        steps: training steps of the whole run.
+        reserved: see `ImageBudget`.
     """
-    settings, trajectory = chain.settings, chain.trajectory
-    if settings.images:
-        kept = _kept_images(settings.image_dir)
-        made = {handle for record in trajectory.tool_records for handle in record.images}
-        kept.copy_from(chain.store, {*trajectory.images, *made, *filter(None, [trajectory.final_image])})
-        kept.sync()
-    if settings.trajectories:
-        request = chain.request
-        line = TrajectoryLine.of_chain(trajectory, step=request.step, validate=request.validate)
-        append_line(settings.trajectory_log, line)
-
-
-@lru_cache(maxsize=1)
-def _kept_images(folder: Path) -> ImageStore:
-    """Return the store of a run's folder, which remembers the files that it has compared, and no images."""
-    return ImageStore(folder, max_bytes=0)
+    kept = settings.images
+    images = None if kept is None else ImageBudget(settings.image_dir, kept.max_bytes, steps, reserved)
+    return ChainRecorder(settings.trajectory_log if settings.trajectories else None, images)

@@ -2,5 +2,6 @@
 
 from agentfly.viewer.index.index import Index
 from agentfly.viewer.index.query import Filters, Row
+from agentfly.viewer.index.table import Place, Table
 
-__all__ = ["Filters", "Index", "Row"]
+__all__ = ["Filters", "Index", "Place", "Row", "Table"]

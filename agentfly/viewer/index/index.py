@@ -1,35 +1,28 @@
-"""Keep the index of a run up to date, and read it.
-
-`refresh` reads what was appended since the last time, in batches, each of which is a transaction that also notes how
-far the file was read. So two viewers may share an index, and one that is killed leaves a sound one. A file that was cut
-or replaced, as at a resume from a checkpoint, is read anew.
-"""
+"""Keep the index of a run up to date, and read it."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentfly.agents.trajectory_file import TrajectoryLine
-from agentfly.errors import AgentFlyError, ConfigError
-from agentfly.viewer.index.lines import ChainFacts, read_facts
-from agentfly.viewer.index.query import Filters, Row, rows_of
-from agentfly.viewer.index.schema import connection, make_ready
+from agentfly.errors import ConfigError
+from agentfly.viewer.index.query import Filters, Row
+from agentfly.viewer.index.reader import read_part, remove_parts
+from agentfly.viewer.index.schema import FILE_NAME, connection, file_of, is_damage, is_missing, make_anew
+from agentfly.viewer.index.table import Place, Table, place_of, table_of
 from agentfly.viewer.runs.folder import Part, RunFolder
 
-_BATCH_BYTES = 4 * 2**20
-_LARGEST_LINE = 512 * 2**20
-_HEAD, _TAIL = 256, 64  # bytes by which a file is known again
-
-_INSERT = f"""INSERT OR REPLACE INTO chains (part, offset, length, {", ".join(ChainFacts._fields)})
-VALUES ({", ".join("?" * (3 + len(ChainFacts._fields)))})"""
+_PATIENCE = 0.05  # seconds for another thread that reads what is new
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class State:
 
     Attributes:
         chains: rows.
-        read, size: bytes that were read, and bytes of all files.
+        read, size: bytes that were read, those of a line in progress included, and bytes of all files.
         damaged: lines that are no trajectories.
         revision: changes whenever the rows do.
     """
@@ -51,7 +44,7 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Everything was read but a line in progress."""
+        """Everything was read."""
         return self.read >= self.size
 
 
@@ -64,8 +57,7 @@ class Index:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.path = run.home / "index.sqlite"
-        self._ready = False
+        self.path = run.home / FILE_NAME
         self._refreshing = threading.Lock()
 
     def refresh(self, seconds: float = 3600.0) -> bool:
@@ -75,36 +67,51 @@ class Index:
             ConfigError: the index cannot be written.
         """
         due = time.monotonic() + seconds
-        if not self._refreshing.acquire(timeout=seconds):
+        # A thread that reads a long file is not waited for: what it has read can be shown.
+        if not self._refreshing.acquire(timeout=min(seconds, _PATIENCE)):
             return False
         try:
-            if not self._ready or not self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                make_ready(self.path)
-                self._ready = True
-            with connection(self.path) as database:
-                # Every part gets its turn, even when time is over.
-                done = [self._refresh_part(database, part, due) for part in self.run.parts()]
-                return all(done)
+            before = file_of(self.path)
+            try:
+                return self._read(due)
+            except sqlite3.Error as fault:
+                if not (is_missing(fault) or is_damage(fault)):
+                    raise
+                make_anew(self.path, before)
+                return self._read(due)
         except (sqlite3.Error, OSError) as fault:
-            raise ConfigError(f"the index {str(self.path)!r} cannot be written: {fault}: remove it") from fault
+            raise ConfigError(f"the index {str(self.path)!r} cannot be written: {fault}: {_remedy(fault)}") from fault
         finally:
             self._refreshing.release()
 
     def state(self) -> State:
-        """Return how far the index is."""
-        with connection(self.path) as database:
+        """Return how far the index is.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        with self._reading() as database:
             chains, last = database.execute("SELECT COUNT(*), MAX(n) FROM chains").fetchone()
-            parts = database.execute("SELECT path, file, offset, damaged FROM parts").fetchall()
-        read, damaged = sum(part["offset"] for part in parts), sum(part["damaged"] for part in parts)
+            parts = database.execute("SELECT path, born, offset, torn, damaged FROM parts ORDER BY part").fetchall()
+        read, damaged = sum(part["offset"] + part["torn"] for part in parts), sum(part["damaged"] for part in parts)
         size = sum(_size(Path(part["path"])) for part in parts)
-        files = hashlib.sha256("".join(part["file"] for part in parts).encode()).hexdigest()[:8]
-        return State(chains, read, max(size, read), damaged, f"{files}-{chains}-{last or 0}-{read}")
+        files = hashlib.sha256(repr([(part["born"], part["offset"]) for part in parts]).encode()).hexdigest()[:12]
+        return State(chains, read, max(size, read), damaged, f"{files}-{chains}-{last or 0}")
 
     def rows(self, filters: Filters) -> tuple[list[Row], int]:
         """Return one page of the chains that filters let through, and the number of all of them."""
-        with connection(self.path) as database:
-            return rows_of(database, filters)
+        found = self.table(filters)
+        return found.rows, found.total
+
+    def table(self, filters: Filters) -> Table:
+        """Return one page of the chains that filters let through, with the numbers behind each choice of a filter."""
+        with self._reading() as database:
+            return table_of(database, filters)
+
+    def place(self, filters: Filters, n: int) -> Place | None:
+        """Return the place of a chain in the table of filters; None where they do not let it through."""
+        with self._reading() as database:
+            return place_of(database, filters, n)
 
     def row(self, n: int) -> Row:
         """Return one chain.
@@ -112,7 +119,7 @@ class Index:
         Raises:
             KeyError: there is none of this number.
         """
-        with connection(self.path) as database:
+        with self._reading() as database:
             found = database.execute(
                 "SELECT chains.*, parts.label FROM chains JOIN parts USING (part) WHERE n = ?", (n,)
             ).fetchone()
@@ -122,7 +129,7 @@ class Index:
 
     def query(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """Return the rows of a statement over the tables of `agentfly.viewer.index.schema`."""
-        with connection(self.path) as database:
+        with self._reading() as database:
             return database.execute(sql, values).fetchall()
 
     def line(self, n: int) -> TrajectoryLine:
@@ -140,15 +147,15 @@ class Index:
     def raw_line(self, n: int) -> bytes:
         """Return the bytes of a chain's line; see `line`."""
         row = self.row(n)
-        part = self.query("SELECT path FROM parts WHERE part = ?", row.part)[0]
+        path = self.part(row.part).path
         try:
-            with open(part["path"], "rb") as file:
+            with path.open("rb") as file:
                 file.seek(row.offset)
                 line = file.read(row.length)
         except OSError as fault:
-            raise ConfigError(f"{part['path']!r} cannot be read: {fault.strerror}") from fault
+            raise ConfigError(f"{str(path)!r} cannot be read: {fault.strerror}") from fault
         if len(line) < row.length or not line.endswith(b"\n"):
-            raise ConfigError(f"{part['path']!r} has changed: load the page again")
+            raise ConfigError(f"{str(path)!r} has changed: load the page again")
         return line
 
     def part(self, number: int) -> Part:
@@ -163,73 +170,32 @@ class Index:
                     return part
         raise KeyError(number)
 
-    def _refresh_part(self, database: sqlite3.Connection, part: Part, due: float) -> bool:
+    def _read(self, due: float) -> bool:
+        with connection(self.path) as database:
+            parts = self.run.parts()
+            remove_parts(database, parts)
+            # Every part gets its turn, even when time is over.
+            done = [read_part(database, part, due) for part in parts]
+            return all(done)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        before = file_of(self.path)
         try:
-            file = part.path.open("rb")
-        except FileNotFoundError:
-            return True
-        with file:
-            while True:
-                database.execute("BEGIN IMMEDIATE")
-                try:
-                    number, offset = _position(database, part, file)
-                    size = os.fstat(file.fileno()).st_size
-                    read = _read_batch(database, file, number, offset) if offset < size else 0
-                    database.execute("COMMIT")
-                except BaseException:
-                    database.execute("ROLLBACK")
-                    raise
-                if not read or offset + read >= size:
-                    return True
-                if time.monotonic() >= due:
-                    return False
+            with connection(self.path) as database:
+                yield database
+        except sqlite3.Error as fault:
+            if is_damage(fault):
+                # Damage that is met only by readers would stay otherwise, since a refresh reads few pages of the file.
+                make_anew(self.path, before)
+            raise ConfigError(f"the index {str(self.path)!r} cannot be read: {fault}: load the page again") from fault
 
 
-def _position(database: sqlite3.Connection, part: Part, file: Any) -> tuple[int, int]:
-    """Return number and offset of a part; where its file is another one than before, its rows are removed."""
-    status = os.fstat(file.fileno())
-    file.seek(0)
-    head = file.read(_HEAD)
-    known = database.execute("SELECT * FROM parts WHERE path = ?", (str(part.path),)).fetchone()
-    if known is not None:
-        old_head = json.loads(known["file"])
-        file.seek(max(0, known["offset"] - _TAIL))
-        same = status.st_size >= known["offset"] and file.read(min(_TAIL, known["offset"])) == known["tail"]
-        if same and old_head[0] == status.st_ino and head.hex().startswith(old_head[1]):
-            return known["part"], known["offset"]
-        database.execute("DELETE FROM chains WHERE part = ?", (known["part"],))
-        database.execute("DELETE FROM parts WHERE part = ?", (known["part"],))
-    identity = json.dumps([status.st_ino, head.hex(), time.time_ns()])
-    values = (None if known is None else known["part"], part.label, str(part.path), identity)
-    added = database.execute("INSERT INTO parts VALUES (?, ?, ?, ?, 0, x'', 0)", values)
-    return int(added.lastrowid or 0), 0
-
-
-def _read_batch(database: sqlite3.Connection, file: Any, number: int, offset: int) -> int:
-    """Index the next complete lines of a file; returns their bytes, 0 where there is no complete one."""
-    file.seek(offset)
-    data = file.read(_BATCH_BYTES)
-    if b"\n" not in data:
-        data += file.readline(_LARGEST_LINE)
-    whole = data.rfind(b"\n") + 1
-    rows, start, damaged = [], 0, 0
-    while start < whole:
-        end = data.index(b"\n", start) + 1
-        try:
-            rows.append((number, offset + start, end - start, *read_facts(data[start:end])))
-        except (AgentFlyError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            damaged += bool(data[start:end].strip())
-        start = end
-    database.executemany(_INSERT, rows)
-    tail = data[max(0, whole - _TAIL) : whole]
-    if whole < _TAIL and offset:
-        file.seek(max(0, offset + whole - _TAIL))
-        tail = file.read(min(_TAIL, offset + whole))
-    database.execute(
-        "UPDATE parts SET offset = ?, tail = ?, damaged = damaged + ? WHERE part = ?",
-        (offset + whole, tail, damaged, number),
-    )
-    return whole
+def _remedy(fault: Exception) -> str:
+    code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on the disk"
+    return "another viewer of the run is stuck: stop it" if code == sqlite3.SQLITE_BUSY else "remove it"
 
 
 def _size(path: Path) -> int:

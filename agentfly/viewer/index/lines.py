@@ -15,6 +15,7 @@ import msgspec
 
 from agentfly.agents.trajectory import StopReason
 from agentfly.agents.trajectory_file import FORMAT, TrajectoryLine
+from agentfly.files import encodable
 
 _MOST_TEXT = 2000  # characters of each text that can be searched for
 _MOST_SHOWN = 500  # characters of an instruction in the table
@@ -73,7 +74,10 @@ _DECODER = msgspec.json.Decoder(_Line, strict=False)
 
 
 class ChainFacts(NamedTuple):
-    """The columns of a chain that come from its line; see `agentfly.viewer.index.schema`."""
+    """The columns of a chain that come from its line.
+
+    See the attributes of `agentfly.viewer.index.query.Row`; `search` is the text that can be searched for.
+    """
 
     key: str
     id: str
@@ -98,6 +102,7 @@ class ChainFacts(NamedTuple):
     source: str | None
     final: str | None
     target: str | None
+    scorer: str
     search: str
 
 
@@ -110,7 +115,7 @@ def read_facts(line: bytes) -> ChainFacts:
     try:
         found = _DECODER.decode(line)
         if found.format == FORMAT:
-            return _facts(found, whole=bool(found.task.images))
+            return _storable(_facts(found, whole=bool(found.task.images)))
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass  # NaN, halves of surrogate pairs, a line without a task, version 0.1
     read = TrajectoryLine.from_dict(json.loads(line))
@@ -123,7 +128,7 @@ def read_facts(line: bytes) -> ChainFacts:
         "validate": read.validate,
         "evaluations": {name: {"value": getattr(score, "value", None)} for name, score in read.scores.items()},
     }
-    return _facts(msgspec.convert(plain, _Line, strict=False), whole=read.whole_task)
+    return _storable(_facts(msgspec.convert(encodable(plain), _Line, strict=False), whole=read.whole_task))
 
 
 def alarms_of(trajectory: _Trajectory) -> list[str]:
@@ -144,8 +149,9 @@ def alarms_of(trajectory: _Trajectory) -> list[str]:
 
 def _facts(line: _Line, *, whole: bool) -> ChainFacts:
     t, task = line.trajectory, line.task
+    given = {name: value for name, found in line.evaluations.items() if (value := found.get("value")) is not None}
     if t.score is None:
-        t.score = next((v for found in line.evaluations.values() if (v := found.get("value")) is not None), None)
+        t.score = next(iter(given.values()), None)
     calls = [call for turn in t.turns for call in turn.tools]
     texts = [task.instruction, t.answer, t.error or "", *(turn.text for turn in t.turns)]
     return ChainFacts(
@@ -172,8 +178,16 @@ def _facts(line: _Line, *, whole: bool) -> ChainFacts:
         source=next(iter(task.images or t.images), None),
         final=t.final_image,
         target=task.target,
+        scorer=next((name for name, value in given.items() if value == t.score), ""),
         search="\n".join(text[:_MOST_TEXT] for text in texts if text).casefold(),
     )
+
+
+def _storable(facts: ChainFacts) -> ChainFacts:
+    """Return a row if SQLite, whose whole numbers have 64 bits, can hold it."""
+    if max(abs(facts.step or 0), abs(facts.tokens)) >= 2**63:
+        raise ValueError("it has a number that is too large")
+    return facts
 
 
 def _words(names: Mapping[str, None]) -> str:

@@ -1,4 +1,4 @@
-"""Filters, sorting and pages of the table of chains, as they stand in its URL."""
+"""Filters and sorting of the table of chains, as they stand in its URL, and its rows."""
 
 from __future__ import annotations
 
@@ -121,6 +121,8 @@ class Filters:
     def order(self) -> str:
         """Return the order in SQL; chains without a value come last."""
         column, way = SORTS[self.sort], "DESC" if self.down else "ASC"
+        if column == "n":  # the order of the table itself, which then need not be sorted
+            return f"n {way}"
         return f"{column} IS NULL, {column} {way}, n {way}"
 
 
@@ -134,6 +136,7 @@ class Row:
         offset, length: place of its line in the file.
         tools, alarms: names.
         source, final, target: handles of images.
+        scorer: evaluator of the score; "" where a reward function gave it.
     """
 
     n: int
@@ -164,6 +167,7 @@ class Row:
     source: str | None
     final: str | None
     target: str | None
+    scorer: str
 
     @classmethod
     def of(cls, row: sqlite3.Row) -> Self:
@@ -173,15 +177,3 @@ class Row:
         for name in ("tools", "alarms"):
             data[name] = tuple(word for word in data[name].split("|") if word)
         return cls(**data)
-
-
-def rows_of(database: sqlite3.Connection, filters: Filters) -> tuple[list[Row], int]:
-    """Return one page of the chains that filters let through, and the number of all of them."""
-    where, values = filters.where()
-    total = database.execute(f"SELECT COUNT(*) FROM chains WHERE {where}", values).fetchone()[0]
-    found = database.execute(
-        f"SELECT chains.*, parts.label FROM chains JOIN parts USING (part) WHERE {where}"
-        f" ORDER BY {filters.order()} LIMIT ? OFFSET ?",
-        [*values, filters.size, (filters.page - 1) * filters.size],
-    ).fetchall()
-    return [Row.of(row) for row in found], total

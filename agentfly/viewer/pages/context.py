@@ -24,6 +24,7 @@ class Context:
         state: of its index, as far as it could be read at once.
         links: addresses.
         settings: of the viewer.
+        can_try: the viewer has a policy for the page Try.
     """
 
     viewer: Viewer
@@ -31,6 +32,7 @@ class Context:
     state: State
     links: Links
     settings: ViewerSettings
+    can_try: bool = False
 
     def page(self, here: str, title: str, *, follows: bool = True, **values: Any) -> Page:
         """Return a page of the run.
@@ -43,13 +45,19 @@ class Context:
         """
         runs = tuple(opened.run for opened in self.viewer.runs.values())
         revision = self.state.revision if follows else None
-        return Page(title, self.links, self.run.run, runs, here, revision, {"state": self.state, **values})
+        values["state"] = self.state
+        return Page(title, self.links, self.run.run, runs, here, revision, values, self.can_try)
 
 
 def viewer_of(request: Request) -> Viewer:
     """Return the runs that are viewed."""
     found: Viewer = request.app.state.viewer
     return found
+
+
+def can_try(request: Request) -> bool:
+    """Return True if the viewer has a policy for the page Try."""
+    return request.app.state.attempts is not None
 
 
 def context_of(request: Request, slug: str) -> Context:
@@ -61,7 +69,7 @@ def context_of(request: Request, slug: str) -> Context:
     """
     viewer, settings = viewer_of(request), request.app.state.settings
     run = viewer[slug]
-    return Context(viewer, run, run.up_to_date(settings.first_seconds), ServerLinks(slug), settings)
+    return Context(viewer, run, run.up_to_date(settings.first_seconds), ServerLinks(slug), settings, can_try(request))
 
 
 def open_run(request: Request, slug: str) -> tuple[OpenRun, State]:
@@ -94,4 +102,5 @@ def run_page(request: Request, run: OpenRun, state: State | None, here: str, tit
         here,
         None if state is None else state.revision,
         {"state": state, **values},
+        can_try=can_try(request),
     )

@@ -135,17 +135,18 @@ def find_run(path: Path, slug: str) -> RunFolder:
         return RunFolder(path, "chains", slug)
     if _is_studio_record(path):
         return RunFolder(path, "director-generator", slug)
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind is not None:
         return RunFolder(path, kind, slug)
     if not path.exists():
         raise ConfigError(f"there is no run at {str(path)!r}")
-    below = sorted(str(child) for child in path.iterdir() if _kind(child)) if path.is_dir() else []
+    below = sorted(str(child) for child in path.iterdir() if kind_of(child)) if path.is_dir() else []
     hint = f": name one of {', '.join(below[:5])}" if below else ": name the folder that a command wrote with --out"
     raise ConfigError(f"{str(path)!r} is no run{hint}")
 
 
-def _kind(folder: Path) -> Kind | None:
+def kind_of(folder: Path) -> Kind | None:
+    """Return the kind of run that a folder has; None for none."""
     if not folder.is_dir():
         return None
     for name, kind in _MARKS:

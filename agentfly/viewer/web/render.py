@@ -31,6 +31,7 @@ class Page:
         here: name of the page in the menu: "", "chains", "rate", ….
         revision: of the run as the page shows it; None for a page that does not change.
         values: for the page's own template.
+        can_try: the viewer has a policy, so that the menu has the page Try.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Page:
     here: str | None = None
     revision: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    can_try: bool = False
 
     def render(self, template: str) -> str:
         """Return the page in HTML."""

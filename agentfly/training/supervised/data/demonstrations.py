@@ -20,7 +20,7 @@ from agentfly.agents.factory import make_agent
 from agentfly.agents.llm_backends import GenerationRequest, ScriptedBackend
 from agentfly.agents.llm_backends.base import SamplingParams
 from agentfly.agents.spec import DEFAULT, AgentSpec
-from agentfly.datasets import FAMILIES, LOOK_FAMILIES, EditTask, StickerWorld
+from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, EditTask, StickerWorld
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import Message, text_message
 from agentfly.training.supervised.data.demonstrators import (
@@ -50,7 +50,7 @@ __all__ = [
 PLAYED_TOGETHER = 100  # more use more memory and are no faster
 _FIRST_TASK = 2_000_000  # of the expert's, beyond the tasks of the quickstart's warm start and training
 # Families of which `seen_calls` gives calls.
-SEEN_FAMILIES: tuple[str, ...] = (*LOOK_FAMILIES, "match", "cast")
+SEEN_FAMILIES: tuple[str, ...] = (*LOOK_FAMILIES, *RETOUCH_FAMILIES)
 _LOOKS = tuple(f'<tool_call>{{"name": "{name}"' for name in LOOKS)
 
 

@@ -35,8 +35,7 @@ class DemonstrationMix(Settings):
         retries: attempts after a failed call.
         first_looks: share of the tasks in which looking pays that begin with a look, where the agent has a tool for it.
         places: share of these looks that go where the answer can be seen; otherwise to any place.
-        amounts: share of retouch tasks with the right amount; otherwise any amount.
-        signs: share of the other amounts with the right sign, and of the casts with the right parameter.
+        amounts: share of retouch tasks with the right adjustment; otherwise any one by any amount, or the editor.
     """
 
     tools: Mapping[str, float] = {"auto_inpaint_image": 0.5, "detect_objects": 0.2, "qwen_edit_image": 0.3}
@@ -45,10 +44,9 @@ class DemonstrationMix(Settings):
     phrases: Mapping[str, float] = {"both": 0.6, "colour": 0.35, "shape": 0.05}
     looks: float = 0.6
     retries: int = 1
-    first_looks: float = 0.6
+    first_looks: float = 0.3
     places: float = 0.8
-    amounts: float = 0.3
-    signs: float = 0.7
+    amounts: float = 0.1
 
 
 EXPERT = DemonstrationMix(
@@ -60,7 +58,6 @@ EXPERT = DemonstrationMix(
     first_looks=1.0,
     places=1.0,
     amounts=1.0,
-    signs=1.0,
 )
 
 
@@ -190,7 +187,7 @@ class LookDemonstrator(Demonstrator):
 
 
 class RetouchDemonstrator(Demonstrator):
-    """Player of a task whose answer is an amount; see `Demonstrator`. Some exposures are left to the editor."""
+    """Player of a task whose answer is an amount; see `Demonstrator`. Which tool fits is left to the reward."""
 
     def __call__(self, request: GenerationRequest) -> str:
         """Return the next turn."""
@@ -200,21 +197,14 @@ class RetouchDemonstrator(Demonstrator):
             return call_text("give_answer", {"final_image_id": self._current})
         action, amount = str(self._steps[0]["action"]), float(self._steps[0]["amount"])
         if self._rng.random() >= self._mix.amounts:
-            action, amount = self._any(action, amount)
-        if action == "exposure" and self._rng.random() < self._mix.tools.get("qwen_edit_image", 0.0):
+            action = self._rng.choice((*ADJUSTMENTS, "edit"))
+            size: float = self._rng.choice(EXPOSURES if action == "exposure" else STRENGTHS)
+            amount = self._rng.choice((1, -1)) * size
+        if action == "edit":
             prompt = "brighten" if amount > 0 else "darken"
             return call_text("qwen_edit_image", {"image_id": self._current, "prompt": prompt})
         number = round(amount, 1) if action == "exposure" else round(amount)
         return call_text(ADJUSTMENTS[action], {"image_id": self._current, action: number})
-
-    def _any(self, action: str, amount: float) -> tuple[str, float]:
-        """Return an adjustment and an amount at random."""
-        rng, right = self._rng, self._rng.random() < self._mix.signs
-        if action != "exposure" and not right:
-            action = rng.choice(("temperature", "tint"))
-        size: float = rng.choice(EXPOSURES if action == "exposure" else STRENGTHS)
-        sign = (1 if amount > 0 else -1) if right else rng.choice((1, -1))
-        return action, sign * size
 
 
 def demonstrator(

@@ -57,7 +57,7 @@ async function exchange() {
     if (now) old.replaceWith(now);
   }
   document.body.dataset.revision = fresh.body.dataset.revision;
-  document.dispatchEvent(new CustomEvent("exchanged"));
+  document.dispatchEvent(new CustomEvent("exchanged", { detail: fresh }));
 }
 
 if (document.body.dataset.poll) setTimeout(follow, PAUSE, document.body.dataset.poll);

@@ -6,6 +6,7 @@ Its examples have the tokens and masks of the rollout, and training on them lowe
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from collections import Counter
@@ -22,9 +23,10 @@ from safetensors.torch import load_file
 from agentfly.agents import AgentSettings, ImageEditingAgent
 from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.policy_config import PolicyConfig
-from agentfly.datasets import FAMILIES, EditTask, vocabulary
+from agentfly.agents.spec import AgentSpec
+from agentfly.datasets import FAMILIES, EditTask, StickerWorld, vocabulary
 from agentfly.errors import ConfigError
-from agentfly.images import ImageView
+from agentfly.images import ImageStore, ImageView
 from agentfly.templates import ChatCodec
 from agentfly.training.quickstart import warm_start as room
 from agentfly.training.quickstart.tiny_policy import PolicySize, build_policy
@@ -33,10 +35,11 @@ from agentfly.training.quickstart.warm_start import (
     WarmStartConfig,
     is_begun,
     is_warm_start,
+    seen_example,
     train,
     warm_start,
 )
-from agentfly.training.supervised.data.demonstrations import DemonstrationMix
+from agentfly.training.supervised.data.demonstrations import DemonstrationMix, seen_calls, tool_schemas
 from agentfly.training.supervised.data.examples import IGNORED, Example, Sample, conversation_ids, ending_with
 from agentfly.training.supervised.data.packed import PackedExamples
 from agentfly.training.supervised.state import RunFolder
@@ -137,6 +140,21 @@ async def test_ids_and_mask_are_those_of_the_rollout(tiny_policy: Path, image: I
     assert example.pixels.shape[0] == sum(t * h * w for t, h, w in example.grids)
 
 
+async def test_a_look_teaches_its_place_and_not_the_choice_to_look(tiny_policy: Path, image: Image.Image) -> None:
+    codec, spec = ChatCodec.from_pretrained(str(tiny_policy)), AgentSpec(tools=("edit", "zoom", "colour_at"))
+    tasks = [StickerWorld().task(index, "train", "tiny") for index in range(4)]
+    mix = DemonstrationMix()
+    calls = await seen_calls(tasks, mix, ImageStore(), random.Random(0), system_prompt=None, spec=spec)
+    schemas = await tool_schemas(spec)
+    for task, call in zip(tasks, calls, strict=True):
+        ids, labels, _ = seen_example(call, schemas, codec, image)
+        assert len(ids) == len(labels)
+        taught = codec.tokenizer.decode([label for label in labels if label != IGNORED])
+        assert re.fullmatch(r'\d+, ("y": )?\d+(, \d+, \d+\])?}}</tool_call><\|im_end\|>[a-z]+', taught)
+        assert taught.endswith(call.words)
+        assert call.words == task.metadata["steps"][0]["detect"].split()[0]
+
+
 async def test_an_example_can_end_with_the_words_that_count(tiny_policy: Path, image: Image.Image) -> None:
     example, _, _ = await example_and_rollout(tiny_policy, image)
     ids, labels = ending_with([*example.ids], 2)
@@ -216,9 +234,9 @@ def test_tools_that_look_and_retouch_are_demonstrated_with_the_words_that_only_i
         if index % 2:
             assert re.fullmatch(r'", "(temperature|tint)": -?\d\d', taught)
         else:
-            # The look, and the word.
+            # The place of the look, and the word.
             look, _, word = taught.rpartition("</tool_call>")
-            assert re.match(r'<tool_call>{"name": "(zoom|colour_at)"', look)
+            assert re.match(r"\d+, ", look)
             assert text.endswith(word)
             assert word.replace("<|im_end|>", "") in COLOURS
     # Their names and parameters are single tokens, so that a call stays short.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from agentfly.errors import EvaluatorError, TrainingError
 from agentfly.evaluators import EditSample, Score
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
+from agentfly.training.launch.log_reader import notice_in
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.recipe.settings import AuditNode, DataSettings, TrainSettings
 from agentfly.training.recipe.verl_dataset import TaskRow, write_rows
@@ -31,7 +33,7 @@ from verl import DataProto  # noqa: E402
 from agentfly.training.verl import loop_worker  # noqa: E402
 from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, output_of  # noqa: E402
 from agentfly.training.verl.chain_faults import ChainFault  # noqa: E402
-from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, log_chain  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopWorker, record_of, recorder_of  # noqa: E402
 from agentfly.training.verl.messages import (  # noqa: E402
     VALIDATE,
     ChainReport,
@@ -176,13 +178,23 @@ def worker(made: Made, settings: TrainSettings) -> AgentFlyLoopWorker:
     bare.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))]
     bare._context = LoopContext.build(settings, made.codec, RolloutLimits())
     bare._images = ImageInputs(made.codec)
+    bare._recorder = recorder_of(settings, 10)
     return bare
+
+
+def log_chain(chain: FinishedChain) -> None:
+    """Record a chain as a worker does, and wait for it."""
+    recorder = recorder_of(chain.settings, 10)
+    recorder.record(record_of(chain))
+    assert recorder.drain(30.0)
 
 
 async def scored(made: Made, *texts: str, **values: Any) -> ChainOutput:
     chain = await made.chain(*texts, **values)
     output = output_of(chain, 8192, {})
-    await worker(made, chain.settings)._compute_score([output], {})
+    bare = worker(made, chain.settings)
+    await bare._compute_score([output], {})
+    assert await bare.drain_records(30.0)
     return output
 
 
@@ -248,8 +260,10 @@ async def test_a_lost_chain_is_logged_and_reported_to_the_trainer(
     monkeypatch.setattr(transfer_queue, "async_kv_put", kv_put)
     monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", lose)
     kwargs = {"agent_name": "agentfly", "uid": "u", "session_id": 3}
+    bare = worker(made, chain.settings)
     with pytest.raises(ChainFault if known else KeyError):
-        await worker(made, chain.settings)._run_agent_loop({}, {"validate": False}, **kwargs)
+        await bare._run_agent_loop({}, {"validate": False}, **kwargs)
+    assert await bare.drain_records(30.0)
     [record] = put
     assert (record["key"], record["partition_id"]) == ("u_3", LostChain.PARTITION)
     [lost] = LostChain.find({LostChain.PARTITION: {record["key"]: record["tag"]}}, validate=False).values()
@@ -293,34 +307,33 @@ async def test_inputs_of_images_are_made_and_proved(made: Made) -> None:
         bare._compute_multi_modal_inputs(output, missing)
 
 
-async def test_images_are_kept_when_asked(made: Made) -> None:
-    chain = await made.chain(good_edit(made.task), ANSWER)
+async def test_images_are_kept_unless_somebody_does_not_want_them(made: Made) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER, images=False)
     log_chain(chain)
     assert not (made.out / "images").exists()
-    chain = await made.chain(good_edit(made.task), ANSWER, images=True, trajectories=False)
+    assert lines(made.out / "trajectories.jsonl")[-1]["images_kept"] is False
+    chain = await made.chain(good_edit(made.task), ANSWER, trajectories=False)
     log_chain(chain)
     assert len(lines(made.out / "trajectories.jsonl")) == 1
     kept = ImageStore(made.out / "images")
     # The source, the edit, and nothing else: equal ones are one.
-    assert len(list((made.out / "images").iterdir())) == 2
+    assert len(list((made.out / "images").glob("*.png"))) == 2
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
 
 
 async def test_a_damaged_image_of_the_log_is_mended_by_the_next_chain_that_has_it(made: Made) -> None:
-    chain = await made.chain(good_edit(made.task), ANSWER, images=True)
+    chain = await made.chain(good_edit(made.task), ANSWER)
     log_chain(chain)
     file = made.out / "images" / f"{chain.trajectory.final_image}.png"
     file.write_bytes(b"")
-    loop_worker._kept_images.cache_clear()
-    log_chain(chain)
+    log_chain(chain)  # in another process
     assert ImageStore(made.out / "images").get(file.stem) == chain.store.get(file.stem)
 
 
-async def test_a_full_disk_names_the_log_and_the_chain_is_reported_as_lost(
-    made: Made, monkeypatch: pytest.MonkeyPatch
+async def test_a_full_disk_names_the_log_once_and_ends_no_run(
+    made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER)
-    before = lines(made.out / "trajectories.jsonl") if (made.out / "trajectories.jsonl").exists() else []
     write, reported = os.write, []
 
     def full(file: int, data: bytes) -> int:
@@ -339,12 +352,20 @@ async def test_a_full_disk_names_the_log_and_the_chain_is_reported_as_lost(
     monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", lose)
     monkeypatch.setattr(LostChain, "put", put)
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*trajectories\.jsonl'"):
-        await worker(made, chain.settings)._run_agent_loop({}, {"validate": False}, uid="u", session_id=3)
+    bare = worker(made, chain.settings)
+    for _ in range(2):
+        with pytest.raises(ChainFault, match="no score"):
+            await bare._run_agent_loop({}, {"validate": False}, uid="u", session_id=3)
+    assert await bare.drain_records(30.0)
     monkeypatch.undo()
-    assert reported == ["not_scored"]
-    log_chain(chain)
-    assert len(lines(made.out / "trajectories.jsonl")) == len(before) + 1
+    assert reported == ["not_scored"] * 2
+    notices = [text for text in map(notice_in, caplog.messages) if text is not None]
+    assert len(notices) == 1
+    assert re.match(r"chains cannot be logged, and .*No space left on device: '.*trajectories\.jsonl'", notices[0])
+    # There is space again.
+    bare._recorder.record(record_of(chain))
+    assert await bare.drain_records(30.0)
+    assert len(lines(made.out / "trajectories.jsonl")) == 1
 
 
 async def test_a_report_stands_for_its_chain(made: Made) -> None:
@@ -357,6 +378,6 @@ async def test_a_report_stands_for_its_chain(made: Made) -> None:
 
 async def test_a_run_of_version_0_1_keeps_the_folder_of_its_images(made: Made) -> None:
     (made.out / "pictures").mkdir()
-    log_chain(await made.chain(good_edit(made.task), ANSWER, images=True))
+    log_chain(await made.chain(good_edit(made.task), ANSWER))
     assert not (made.out / "images").exists()
-    assert len(list((made.out / "pictures").iterdir())) == 2
+    assert len(list((made.out / "pictures").glob("*.png"))) == 2

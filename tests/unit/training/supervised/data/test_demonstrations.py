@@ -99,7 +99,9 @@ async def test_demonstrations_look_only_where_the_agent_can() -> None:
     assert not any(record.looks for one in blind for record in one.tool_records)
 
 
-@pytest.mark.parametrize(("family", "spec"), [("tiny", LOOK), ("most", LOOK), ("match", RETOUCH), ("cast", RETOUCH)])
+@pytest.mark.parametrize(
+    ("family", "spec"), [("tiny", LOOK), ("most", LOOK), ("exposure", RETOUCH), ("match", RETOUCH), ("cast", RETOUCH)]
+)
 async def test_seen_calls_end_before_what_only_the_image_tells(family: str, spec: AgentSpec) -> None:
     tasks = [StickerWorld().task(index, "train", family) for index in range(8)]
     found = await demonstrations.seen_calls(
