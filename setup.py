@@ -59,6 +59,7 @@ LIGHT = [
 
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "transformers==5.9.0"]
 DATA = ["datasets>=5.0,<6"]
+TRACKIO = "trackio>=0.43"
 
 EXTRAS = {
     # Data sets by name from the Hugging Face hub, and parquet files.
@@ -75,6 +76,7 @@ EXTRAS = {
         "psutil>=6.0",
         "qwen-vl-utils>=0.0.14",
         "ray[default]>=2.50",
+        "tensorboard>=2.18",
         "tensordict>=0.8,!=0.9.0,<=0.10",
         "torchaudio==2.11.0",
         "verl==0.9.1",
@@ -91,6 +93,8 @@ EXTRAS = {
     "groundingdino": [*TORCH, "groundingdino-py==0.4.0"],
     # Uploads to s3:// by `agentfly generate`; other places are extras of fsspec's own.
     "s3": ["s3fs>=2024.6"],
+    # `trainer.logger` with trackio. It asks for pillow<13 and works with 13, which uv is told in pyproject.toml.
+    "trackio": [TRACKIO],
     # Foreign tools in an agent, and `agentfly mcp`. psutil ends the programs of foreign servers with their children.
     "mcp": ["mcp>=2.3,<3", "psutil>=6.0"],
     # Doors to other projects' trainers, each for an environment of its own: they pin what others need otherwise.
@@ -114,6 +118,7 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.11",
+        TRACKIO,
         "types-PyYAML>=6.0",
         "types-jsonschema>=4.23",
         "types-psutil>=6.0",
@@ -147,6 +152,7 @@ setup(
             "training/quickstart/report/*.jinja",
             "viewer/web/static/*",
             "viewer/web/templates/*.jinja",
+            "viewer/web/templates/macros/*.jinja",
         ]
     },
     install_requires=LIGHT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from dataclasses import replace
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,6 @@ from agentfly.cli.options import (
     AgentName,
     ApiKeyEnv,
     BaseUrl,
-    Engine,
     MaxTurns,
     Model,
     Nodes,
@@ -64,6 +64,14 @@ def view(
     tokenizer: Annotated[
         str | None, typer.Option(metavar="PATH", help="Tokenizer for the text of tokens; default: the run's policy.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine of the tools, for calls that are run again and for --try; default: the embedded one."
+        ),
+    ] = None,
+    agent: AgentName = None,
+    tools: Tools = None,
     allowed_hosts: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME...", help="Further names of this server, as for agentfly serve-images."),
@@ -84,11 +92,8 @@ def view(
     template: Template = None,
     max_turns: MaxTurns = None,
     temperature: Temperature = 0.0,
-    engine: Engine = None,
     nodes: Nodes = None,
     nodes_key_env: NodesKeyEnv = None,
-    agent: AgentName = None,
-    tools: Tools = None,
 ) -> None:
     """Show runs, finished or running, in a browser: curves, chains, images, tokens, scores."""
     from agentfly.agents.edit import PolicyOptions
@@ -101,6 +106,7 @@ def view(
     if ratings is not None:
         _write_ratings(found, ratings)
         return
+    chosen_engine, chosen_agent, chosen_tools = engine and read_engines(engine), read_agent(agent), read_tools(tools)
     policy = PolicyOptions(
         model=model,
         base_url=base_url,
@@ -108,17 +114,23 @@ def view(
         template=template,
         max_turns=max_turns,
         temperature=temperature,
-        engine=None if engine is None else read_engines(engine),
         nodes=tuple(read_node_options(nodes, nodes_key_env)),
-        agent=read_agent(agent),
-        tools=read_tools(tools),
     )
     if not try_ and (save is not None or policy != PolicyOptions(api_key_env=api_key_env)):
         raise typer.BadParameter("the options of the policy, and --save, are for --try: add it, or leave them out")
     if not try_ and not found:
         raise typer.BadParameter("name the folder of a run, or give --try with --model or --base-url")
     connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
-    settings = ViewerSettings(host=host, port=port, tokenizer=tokenizer, connections=connections)
+    settings = ViewerSettings(
+        host=host,
+        port=port,
+        tokenizer=tokenizer,
+        engine=chosen_engine,
+        agent=chosen_agent,
+        tools=chosen_tools,
+        connections=connections,
+    )
+    policy = replace(policy, engine=chosen_engine, agent=chosen_agent, tools=chosen_tools)
     if export is not None:
         if len(found) != 1:
             raise ConfigError("--export takes one run: name one, or call it once for each")

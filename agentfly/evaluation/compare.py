@@ -103,11 +103,33 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
         },
         "evaluators": {
             label: {
-                "all": _figures(pairs, label, seed),
-                "by_type": {name: _figures(group, label, seed) for name, group in groups.items()},
+                "all": paired(_values(pairs, label), seed=seed),
+                "by_type": {name: paired(_values(group, label), seed=seed) for name, group in groups.items()},
             }
             for label in labels
         },
+    }
+
+
+def paired(values: Sequence[tuple[float | None, float | None]], *, seed: int = 0) -> Comparison:
+    """Return the row of two runs on the same tasks.
+
+    Args:
+        values: for each task the score of A and that of B, 0 to 100; None for a task without one.
+        seed: of the permutation test.
+    """
+    scored = [(before, after) for before, after in values if before is not None and after is not None]
+    differences = [after - before for before, after in scored]
+    return {
+        "tasks": len(scored),
+        "not_scored": {"a": sum(v[0] is None for v in values), "b": sum(v[1] is None for v in values)},
+        "a": interval(before for before, _ in scored),
+        "b": interval(after for _, after in scored),
+        "difference": interval(differences),
+        "p": permutation_p(differences, seed=seed) if differences else None,
+        "win": sum(d > TIE for d in differences),
+        "tie": sum(abs(d) <= TIE for d in differences),
+        "loss": sum(d < -TIE for d in differences),
     }
 
 
@@ -200,18 +222,5 @@ def _labels(
     return list(wanted) or common
 
 
-def _figures(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str, seed: int) -> Comparison:
-    values = [(one.value(label), other.value(label)) for one, other in pairs]
-    scored = [(before, after) for before, after in values if before is not None and after is not None]
-    differences = [after - before for before, after in scored]
-    return {
-        "tasks": len(scored),
-        "not_scored": {"a": sum(v[0] is None for v in values), "b": sum(v[1] is None for v in values)},
-        "a": interval(before for before, _ in scored),
-        "b": interval(after for _, after in scored),
-        "difference": interval(differences),
-        "p": permutation_p(differences, seed=seed) if differences else None,
-        "win": sum(d > TIE for d in differences),
-        "tie": sum(abs(d) <= TIE for d in differences),
-        "loss": sum(d < -TIE for d in differences),
-    }
+def _values(pairs: Sequence[tuple[TaskRecord, TaskRecord]], label: str) -> list[tuple[float | None, float | None]]:
+    return [(one.value(label), other.value(label)) for one, other in pairs]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.agents.spec import AgentSpec, Named
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, Trajectory
-from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, image_folder, read_trajectories
+from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, TrajectoryLine, image_folder, read_trajectories
 from agentfly.agents.user_tools import OWN
 from agentfly.aio import gather_or_cancel
 from agentfly.datasets.task import EditTask
@@ -43,6 +44,8 @@ from agentfly.settings import OutputPath
 from agentfly.tools.groups import GROUPS
 from agentfly.vision import make_engines
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 100
 
 
@@ -55,12 +58,14 @@ class Recorded:
         task: what is known of the task.
         trajectory: what was done.
         whole: whether the task is known whole, not only from the messages.
+        images_kept: False where a training left out the images of the chain, within its limit for them.
     """
 
     id: str
     task: TaskFacts
     trajectory: Trajectory
     whole: bool
+    images_kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,18 @@ class Recording:
     def store(self) -> ImageStore:
         """The images; a store without any where none were kept."""
         return ImageStore(self.images)
+
+    def with_images(self) -> Recording:
+        """The recording without the chains whose images were left out; as it is where all of them were."""
+        chains = tuple(chain for chain in self.chains if chain.images_kept)
+        if not chains or len(chains) == len(self.chains):
+            return self
+        logger.warning(
+            "%d of %d chains are left out: their images were not kept (agentfly.images.max_gb of the training)",
+            len(self.chains) - len(chains),
+            len(self.chains),
+        )
+        return replace(self, chains=chains)
 
     def with_tasks(self, tasks: Iterable[EditTask], store: ImageStore) -> Recording:
         """The recording with tasks of its data set where it does not know them whole; their images go to `store`.
@@ -119,17 +136,17 @@ def read_recording(run: Path, images: Path | None = None, limit: int | None = No
         raise ConfigError(f"there are no trajectories at {str(path)!r}{hint}")
     if images is not None and not images.is_dir():
         raise ConfigError(f"there is no folder {str(images)!r}: --images names the folder of the images")
-    last: dict[str, tuple[TaskFacts, Trajectory, bool]] = {}
+    last: dict[str, tuple[TaskFacts, TrajectoryLine]] = {}
     for _, line in read_trajectories(path):
         task = line.described_task()
-        last[task.id if line.whole_task else line.trajectory.id] = (task, line.trajectory, line.whole_task)
+        last[task.id if line.whole_task else line.trajectory.id] = (task, line)
     if not last:
         raise ConfigError(f"{str(path)!r} has no finished trajectory")
     chains, seen = [], Counter[str]()
-    for task, trajectory, whole in list(last.values())[:limit]:
+    for task, line in list(last.values())[:limit]:
         seen[task.id] += 1
-        count = seen[task.id]
-        chains.append(Recorded(task.id if count == 1 else f"{task.id}#{count}", task, trajectory, whole))
+        name = task.id if seen[task.id] == 1 else f"{task.id}#{seen[task.id]}"
+        chains.append(Recorded(name, task, line.trajectory, line.whole_task, line.images_kept))
     return Recording(path, tuple(chains), images or image_folder(path))
 
 
@@ -184,6 +201,8 @@ async def replay(settings: ReplaySettings, on_record: OnRecord = lambda record, 
     if not settings.evaluator and not settings.re_execute:
         raise ConfigError("nothing to do: give --evaluator to score again, --re-execute to run the tool calls again")
     recording = await asyncio.to_thread(read_recording, settings.run, settings.images, settings.limit)
+    if not settings.re_execute:
+        recording = recording.with_images()
     out = settings.out or recording.path.parent / "replay"
     store = ImageStore(out / IMAGES)
     store.look_in(recording.store())

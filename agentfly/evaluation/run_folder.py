@@ -22,6 +22,8 @@ from agentfly.errors import ConfigError, first_line
 from agentfly.evaluation.task_record import TaskRecord
 from agentfly.files import LineFile, write_text
 from agentfly.images import ImageStore
+from agentfly.provenance import FILE_NAME as ENVIRONMENT
+from agentfly.provenance import record_environment
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class RunFolder:
         self.finished: dict[str, TaskRecord] = {}
         try:
             self.finished = self._read(json.loads(json.dumps(identity)))
+            record_environment(folder)
             self.images = ImageStore(folder / IMAGES)
             for older in (folder / name for name in IMAGE_FOLDERS if name != IMAGES):
                 if older.is_dir():
@@ -78,7 +81,8 @@ class RunFolder:
             with suppress(OSError):
                 if (self.folder / IMAGES).exists():
                     (self.folder / IMAGES).rmdir()
-                (self.folder / SETTINGS).unlink(missing_ok=True)
+                for name in (SETTINGS, ENVIRONMENT):
+                    (self.folder / name).unlink(missing_ok=True)
                 self._lines.discard()
                 for path in made[1:]:
                     path.rmdir()

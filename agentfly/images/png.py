@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The chunks beside the pixels that change how they look, with the bytes that each may have when it is inflated.
@@ -51,3 +52,16 @@ def _is_good(name: bytes, body: memoryview, checksum: bytes) -> bool:
     except zlib.error:
         return False
     return bool(label) and packed[:1] == b"\0" and not inflate.unconsumed_tail
+
+
+def png_size(path: Path) -> tuple[int, int] | None:
+    """Return width and height of a PNG file in pixels, from its first bytes; None for a file that is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+    except OSError:
+        return None
+    if len(head) < 24 or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", head[16:24])
+    return width, height

@@ -156,7 +156,7 @@ class Rated:
                 yield self._row(rating)
 
     def _row(self, rating: Rating) -> CalibrationRow:
-        found = [self._find(chain) for chain in rating.chains]
+        found = [self._find(chain, rating.task) for chain in rating.chains]
         results = tuple(_result(chain, known) for chain, known in zip(rating.chains, found, strict=True))
         run, row = next((known for known in found if known is not None), (None, None))
         return CalibrationRow(
@@ -176,10 +176,11 @@ class Rated:
             seconds=rating.seconds,
         )
 
-    def _find(self, rated: RatedChain) -> tuple[OpenRun, Row] | None:
+    def _find(self, rated: RatedChain, task: str) -> tuple[OpenRun, Row] | None:
         for run, part in self._parts.get(rated.run, ()):
-            sql = "SELECT n FROM chains WHERE part = ? AND id = ? AND final = ?"
-            for found in run.index.query(sql, part, rated.chain, rated.image):
+            # The key of a chain is its id, or in evaluations that of its task; there is no index of ids.
+            sql = "SELECT n FROM chains WHERE part = ? AND key IN (?, ?) AND id = ? AND final = ?"
+            for found in run.index.query(sql, part, rated.chain, task, rated.chain, rated.image):
                 return run, run.index.row(found["n"])
         return None
 

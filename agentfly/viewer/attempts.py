@@ -110,8 +110,9 @@ class Attempts:
         """
         settings = self.settings
         limits = ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.upload_bytes, allow_files=False)
-        handle = self._uploads.put(load_image(source, limits))
+        # One at a time: an image takes far more memory while it is decoded.
         with self._lock:
+            handle = self._uploads.put(load_image(source, limits))
             self._handles[handle] = None
             self._handles.move_to_end(handle)
             while len(self._handles) > settings.uploads:
@@ -160,13 +161,14 @@ class Attempts:
         attempt.task.cancel()
 
     async def listen(self, attempt: Attempt) -> AsyncIterator[Told]:
-        """Yield the messages of an attempt; it is cancelled when nobody listens any more."""
-        try:
-            while (told := await attempt.told.get()) is not None:
-                yield told
-        finally:
-            if attempt.task is not None:
-                attempt.task.cancel()
+        """Yield the messages of an attempt. Whoever stops listening calls `leave`."""
+        while (told := await attempt.told.get()) is not None:
+            yield told
+
+    def leave(self, attempt: Attempt) -> None:
+        """Cancel an attempt to which nobody listens any more, unless it has ended."""
+        if attempt.task is not None:
+            attempt.task.cancel()
 
     async def close(self) -> None:
         """Cancel all attempts, and close agent and folder."""
@@ -327,8 +329,10 @@ def open_session(options: PolicyOptions, settings: TrySettings, save: Path | Non
         AgentFlyError: an endpoint or a server does not answer, a key is missing, the folder has another kind of run, or
             another process writes to it.
     """
-    temporary = None if save is not None else tempfile.TemporaryDirectory(prefix="agentfly-try-")
-    folder = Path(temporary.name) / "attempts" if temporary is not None else Path(save or "").absolute()
+    temporary = (
+        None if save is not None else tempfile.TemporaryDirectory(prefix="agentfly-try-", ignore_cleanup_errors=True)
+    )
+    folder = Path(temporary.name) / "try" / "attempts" if temporary is not None else Path(save or "").absolute()
     kind = kind_of(folder)
     if kind not in (None, "chains") or folder.is_file():
         found = "a file" if kind is None else f"a run of {kind}"

@@ -1,14 +1,24 @@
-"""Line charts as SVG, drawn on the server: they need no script, and look the same in an export."""
+"""Line charts as SVG, drawn on the server: they need no script, and look the same in an export.
+
+`charts.js` adds the values under the pointer. It reads them off the drawn places, so a chart carries its points once.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 WIDTH, HEIGHT = 320, 150
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 8, 20
-_MOST_POINTS = 400  # of a line: more than there are pixels
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 20
+COLOURS = 6
+_MOST_POINTS = 120  # of a line: as many as can be told apart
+_DOTS = 24  # up to so many points each has a dot
+_SMOOTH_FROM = 40  # points from which on a noisy line gets a moving mean
+
+Point = tuple[float, float]
+Unit = Literal["", "%", "s"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +28,41 @@ class Line:
     Attributes:
         label: shown name.
         points: x and y; points that are not finite are left out.
+        band: lowest and highest y of each point, such as those of an interval; empty for none.
+        dashed: for a line to compare with, such as another run's.
+        noisy: of many points the moving mean is drawn, with the points faintly behind it where that is legible.
     """
 
     label: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
+    band: Sequence[tuple[float, float]] = ()
+    dashed: bool = False
+    noisy: bool = False
+
+
+@dataclass(frozen=True)
+class DrawnLine:
+    """A line in pixels.
+
+    Attributes:
+        label: shown name.
+        colour: class, "c0" to "c5".
+        path: points of the polyline.
+        faint: points of the noisy line behind it; "" for none.
+        band: points of the polygon around it; "" for none.
+        dots: places of single points; empty where there are many.
+        last: text of the newest value.
+        dashed: see `Line`.
+    """
+
+    label: str
+    colour: str
+    path: str
+    faint: str
+    band: str
+    dots: tuple[Point, ...]
+    last: str
+    dashed: bool
 
 
 @dataclass(frozen=True)
@@ -30,49 +71,122 @@ class Chart:
 
     Attributes:
         title: of the chart.
-        lines: label, class of the colour ("c0" to "c5"), points of the polyline, and the points themselves as
-            (x, y, text) for reading them off.
+        lines: see `DrawnLine`.
         x_ticks, y_ticks: place and text.
+        x_range, y_range: values at the ends of the axes.
+        unit: of the values; "%" for shares from 0 to 1.
+        about: what is shown, in a few words.
+        x_label: what the x axis counts.
     """
 
     title: str
-    lines: tuple[tuple[str, str, str, tuple[tuple[float, float, str], ...]], ...]
+    lines: tuple[DrawnLine, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+    x_range: Point
+    y_range: Point
+    unit: Unit = ""
+    about: str = ""
+    x_label: str = "step"
     width: int = WIDTH
     height: int = HEIGHT
 
+    @property
+    def words(self) -> str:
+        """The chart in words, for those who do not see it."""
+        return f"{self.title}. " + "; ".join(f"{line.label or self.title} now {line.last}" for line in self.lines)
 
-def chart(title: str, lines: Sequence[Line], y_range: tuple[float, float] | None = None) -> Chart | None:
+
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    y_range: tuple[float, float] | None = None,
+    *,
+    unit: Unit = "",
+    about: str = "",
+    x_label: str = "step",
+) -> Chart | None:
     """Return a chart of lines over one x axis, such as the training step; None where there is no point.
 
     Args:
         title: of the chart.
         lines: at most six have colours of their own.
         y_range: lowest and highest y; those of the points when None.
+        unit: of the values; shares from 0 to 1 are shown in "%".
+        about: what is shown, in a few words.
+        x_label: what the x axis counts.
     """
-    kept = [Line(line.label, _thinned(line.points)) for line in lines]
-    points = [point for line in kept for point in line.points]
+    kept = [(line, _finite(line)) for line in lines]
+    points = [point for _, (found, _) in kept for point in found]
     if not points:
         return None
     x_ticks, x_low, x_high = _ticks(min(x for x, _ in points), max(x for x, _ in points), whole=True)
-    low, high = y_range or (min(y for _, y in points), max(y for _, y in points))
+    ends = [y for _, (found, band) in kept for y in [*(y for _, y in found), *(end for pair in band for end in pair)]]
+    low, high = y_range or (min(ends), max(ends))
     y_ticks, y_low, y_high = _ticks(low, high)
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - _LEFT - _RIGHT)
-        return round(across, 1), round(HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - _TOP - _BOTTOM), 1)
+    def place(x: float, y: float) -> Point:
+        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        up = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
+        return round(across, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
 
-    drawn = []
-    for number, line in enumerate(kept):
-        placed = tuple((*place(x, y), f"{x:g}: {number_text(y)}") for x, y in line.points)
-        path = " ".join(f"{x},{y}" for x, y, _ in placed)
-        drawn.append((line.label, f"c{number % 6}", path, placed))
+    drawn: list[DrawnLine] = []
+    # Behind many lines their noise would hide them.
+    shows_noise = len([found for _, (found, _) in kept if found]) <= 2
+    means = any(line.noisy and len(found) >= _SMOOTH_FROM for line, (found, _) in kept)
+    for number, (line, (found, band)) in enumerate(kept):
+        if not found:
+            continue
+        mean = smoothed(found) if line.noisy and len(found) >= _SMOOTH_FROM else found
+        shown = [place(x, y) for x, y in thinned(mean)]
+        # A band has a point for each of the line's, so both are thinned alike.
+        edges = (
+            [(x, *ends) for (x, _), ends in zip(found, band, strict=True)][:: max(1, len(found) // 80)] if band else []
+        )
+        around = [place(x, high) for x, _, high in edges] + [place(x, low) for x, low, _ in reversed(edges)]
+        drawn.append(
+            DrawnLine(
+                line.label,
+                f"c{number % COLOURS}",
+                _path(shown),
+                _path([place(x, y) for x, y in thinned(found)]) if mean is not found and shows_noise else "",
+                _path(around),
+                tuple(shown) if len(shown) <= _DOTS else (),
+                value_text(found[-1][1], unit),
+                line.dashed or number >= COLOURS,
+            )
+        )
     return Chart(
         title,
         tuple(drawn),
-        tuple((place(x, y_low)[0], f"{x:g}") for x in x_ticks),
-        tuple((place(x_low, y)[1], number_text(y)) for y in y_ticks),
+        tuple((place(x, y_low)[0], f"{x:.10g}") for x in x_ticks),
+        tuple((place(x_low, y)[1], value_text(y, unit)) for y in y_ticks),
+        (x_low, x_high),
+        (y_low, y_high),
+        unit,
+        f"{about}; moving mean" if means else about,
+        x_label,
+    )
+
+
+def sparkline(points: Sequence[Point], width: int = 120, height: int = 24) -> str:
+    """Return the points of a small polyline without axes; "" where there are fewer than two points."""
+    found = thinned([point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])], 24)
+    if len(found) < 2:
+        return ""
+    (x_low, x_high), (y_low, y_high) = ((min(axis), max(axis)) for axis in zip(*found, strict=True))
+    span_x, span_y = (x_high - x_low) or 1.0, y_high - y_low
+    if not math.isfinite(span_y):
+        return ""
+    level = 0.5 if span_y == 0 else None
+    return _path(
+        [
+            (
+                round((x - x_low) / span_x * (width - 2) + 1, 1),
+                round(height - 2 - (level if level is not None else (y - y_low) / span_y) * (height - 4), 1),
+            )
+            for x, y in found
+        ]
     )
 
 
@@ -85,23 +199,69 @@ def number_text(value: float | None) -> str:
     return f"{value:.2g}"
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    every = math.ceil(len(finite) / _MOST_POINTS) or 1
-    kept = finite[::every]
+def value_text(value: float | None, unit: Unit = "") -> str:
+    """Return a value with its unit; shares become per cent."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if unit == "%":
+        return f"{number_text(round(100 * value, 1))} %"
+    return f"{number_text(value)} s" if unit == "s" else number_text(value)
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Return the moving mean of points: a window of a fifteenth of them to either side, shorter at the ends."""
+    half = max(1, len(points) // 15)
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    means = []
+    for place, (x, _) in enumerate(points):
+        start, end = max(0, place - half), min(len(points), place + half + 1)
+        means.append((x, (sums[end] - sums[start]) / (end - start)))
+    return means
+
+
+def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
+    """Return at most about so many points: the lowest and the highest of each stretch, so that peaks stay."""
+    if len(points) <= most:
+        return list(points)
+    size = len(points) / (most / 2)
+    kept: list[Point] = []
+    for number in range(most // 2):
+        stretch = points[int(number * size) : int((number + 1) * size)]
+        ends = {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
+        kept += sorted(ends)
     # The newest point is the one that people look for.
-    return kept if not finite or kept[-1] == finite[-1] else [*kept, finite[-1]]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _finite(line: Line) -> tuple[list[Point], list[tuple[float, float]]]:
+    """Return the points of a line that can be drawn, and the ends of their bands."""
+    limit = 1e300  # the difference of two larger numbers may be infinite
+    bands = line.band or [(y, y) for _, y in line.points]
+    both = [
+        (point, band)
+        for point, band in zip(line.points, bands, strict=True)
+        if all(math.isfinite(v) and abs(v) < limit for v in (*point, *band))
+    ]
+    return [point for point, _ in both], [band for _, band in both] if line.band else []
+
+
+def _path(points: Sequence[Point]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> tuple[list[float], float, float]:
     """Return round values from about `low` to `high`, and the ends of the axis."""
     span = high - low
-    if span <= 0:
-        span = abs(low) or 1.0
+    if span <= abs(low) * 1e-9:
+        span = 2.0 if whole else abs(low) or 1.0
         low, high = low - span / 2, high + span / 2
+        # A level that is never left, such as a share of 0.
+        low, high = (0.0, span * 1.5 if low > 0 else span) if low >= -span / 2 and not whole else (low, high)
     rough = span / 4
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if power * factor >= rough)
     step = max(1.0, round(step)) if whole else step
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = [round(n * step, 12) for n in range(first, last + 1)]

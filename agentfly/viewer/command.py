@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHUTDOWN = 3  # seconds for responses in progress when the viewer is stopped
+
 
 def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
     """Return the runs of paths, each under a slug of its own.
@@ -79,7 +81,9 @@ def serve(
         session = open_session(policy, settings.attempts, save, slug)
     viewer = Viewer(runs if session is None else [*runs, session.run])
     app = create_app(viewer, settings, session)
-    server = make_server(app, settings.host, port, settings.connections, log_level="warning")
+    # An attempt of the page Try must not keep Ctrl-C waiting.
+    more = {"log_level": "warning", "timeout_graceful_shutdown": _SHUTDOWN}
+    server = make_server(app, settings.host, port, settings.connections, **more)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     on_start(f"http://{host}:{port}/")
     server.run(sockets=[listening])

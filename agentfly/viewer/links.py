@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from agentfly.viewer.index.query import Filters
 
@@ -33,7 +33,7 @@ class Links(Protocol):
 
     def raw(self, n: int) -> str: ...
 
-    def group(self, task: str, step: int | None = None) -> str: ...
+    def group(self, task: str, step: int | None = None, part: int | None = None) -> str: ...
 
     def groups(self, query: str = "") -> str: ...
 
@@ -72,7 +72,7 @@ class ServerLinks:
         return self.page("chains") + (f"?{query}" if query else "")
 
     def chain(self, n: int, filters: Filters | None = None) -> str:
-        """Return the address of one chain; with the filters of the table that it was opened from, for its neighbours."""
+        """Return the address of one chain, with the filters of its table, by which its neighbours are found."""
         query = filters.to_query(page=1, size=50) if filters is not None else ""
         return self.page(f"chains/{n}") + (f"?{query}" if query else "")
 
@@ -80,9 +80,10 @@ class ServerLinks:
         """Return the address of a chain's line as it stands in the file; "" where it is not at hand."""
         return self.page(f"chains/{n}/raw")
 
-    def group(self, task: str, step: int | None = None) -> str:
-        """Return the address of the chains of a task; at one step in particular where it is given."""
-        return self.page(f"group?task={quote(task, safe='')}" + ("" if step is None else f"&step={step}"))
+    def group(self, task: str, step: int | None = None, part: int | None = None) -> str:
+        """Return the address of the chains of a task; at one step, or in one part, where they are given."""
+        moment = {"step": step, "part": part}
+        return self.page(f"group?{urlencode({'task': task} | {k: v for k, v in moment.items() if v is not None})}")
 
     def groups(self, query: str = "") -> str:
         """Return the address of the list of groups."""

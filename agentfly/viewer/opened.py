@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from agentfly.images import ImageStore
 from agentfly.viewer.index import Index
 from agentfly.viewer.index.index import State
 from agentfly.viewer.runs.folder import RunFolder
+from agentfly.viewer.runs.metrics import Metrics, MetricsFile
+from agentfly.viewer.runs.notices import LogNotices, RunLogs
 from agentfly.viewer.thumbnails import Thumbnails
 
 logger = logging.getLogger(__name__)
@@ -36,6 +40,8 @@ class OpenRun:
         self.run = run
         self.index = Index(run)
         self.thumbnails = Thumbnails(run.home / "thumbnails")
+        self._metrics = None if run.training is None else MetricsFile(run.training / "metrics.jsonl")
+        self._logs = None if run.training is None else RunLogs(run.training / "logs")
         self._wanted, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -49,7 +55,16 @@ class OpenRun:
             raise ConfigError(f"the run {str(self.run.path)!r} is gone")
         if not self.index.refresh(seconds):
             self._go_on()
-        return self.index.state()
+        state = self.index.state()
+        return replace(state, revision=f"{state.revision}-{self._marks()}")
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of its training so far; none where nothing is trained."""
+        return Metrics() if self._metrics is None else self._metrics.read()
+
+    def notices(self) -> LogNotices:
+        """Return the warnings of its trainer so far; none where nothing is trained."""
+        return LogNotices() if self._logs is None else self._logs.read()
 
     def images(self, part: int) -> ImageStore:
         """Return the images of a part.
@@ -67,6 +82,16 @@ class OpenRun:
         self._wanted.set()
         if self._thread is not None:
             self._thread.join(10.0)
+
+    def _marks(self) -> str:
+        """Return what changes with the files beside the trajectories."""
+        found = []
+        for path in self.run.marks():
+            try:
+                found.append((path.stat().st_size, path.stat().st_mtime_ns))
+            except OSError:
+                found.append((0, 0))
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:8]
 
     def _go_on(self) -> None:
         self._wanted.set()

@@ -43,9 +43,15 @@ class Sample:
     thumb: str = ""
 
 
-def samples(viewer: Viewer) -> list[Sample]:
-    """Return the samples of all runs, and those of the package."""
-    return [*(sample for run in viewer.runs.values() for sample in _of_run(run)), *package_samples()]
+def samples(viewer: Viewer, session: str) -> list[Sample]:
+    """Return the samples of all runs but that of the attempts, and those of the package.
+
+    Args:
+        viewer: with the runs.
+        session: slug of the run of the attempts.
+    """
+    others = (run for slug, run in viewer.runs.items() if slug != session)
+    return [*(sample for run in others for sample in _of_run(run)), *package_samples()]
 
 
 def find_sample(viewer: Viewer, key: str) -> Sample:

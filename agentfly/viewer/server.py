@@ -17,7 +17,7 @@ from agentfly.serving.errors import AsciiJSON, RequestError
 from agentfly.viewer.attempts import Session
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import Viewer
-from agentfly.viewer.pages import chain, chains, iterations, overview, rate, runs, try_
+from agentfly.viewer.pages import chain, chains, compare, group, iterations, overview, rate, runs, try_
 from agentfly.viewer.settings import ViewerSettings
 from agentfly.viewer.web import Page, page_response
 from agentfly.viewer.web.render import STATIC
@@ -46,7 +46,8 @@ HEADERS = {
 }
 # An image never changes under its handle.
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-ROUTERS: tuple[APIRouter, ...] = tuple(page.router for page in (runs, overview, chains, chain, iterations, rate, try_))
+_PAGES = (runs, overview, chains, chain, group, compare, iterations, rate, try_)
+ROUTERS: tuple[APIRouter, ...] = tuple(page.router for page in _PAGES)
 
 files = APIRouter()
 
@@ -93,6 +94,8 @@ def create_app(viewer: Viewer, settings: ViewerSettings | None = None, session: 
         if session is not None:
             await session.attempts.close()
         viewer.close()
+        if (rerunner := getattr(app.state, "rerunner", None)) is not None:
+            await rerunner.close()
 
     app = FastAPI(title="agentfly viewer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.viewer, app.state.settings = viewer, settings or ViewerSettings()

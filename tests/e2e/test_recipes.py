@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +62,12 @@ OWN: dict[str, tuple[str, ...]] = {
         "trainer.critic_warmup=0",
         "agentfly.credit=end",
         "agentfly.audit={evaluator: structural, settings: {share: 1.0}}",
+    ),
+    "qwen3_vl_4b_grpo": (
+        "trainer.logger=[console,file,wandb,trackio,tensorboard]",
+        # Also where somebody is logged in.
+        "agentfly.environment.WANDB_MODE=offline",
+        "agentfly.environment.HF_HUB_OFFLINE='1'",
     ),
     "lora_single_gpu": (
         "agentfly.evaluator={evaluator: 'tests.e2e.scores:DrawnLater', without: 8}",
@@ -150,6 +158,7 @@ def stepped(
     @functools.cache
     def take(name: str) -> tuple[Path, TrainingOutcome]:
         out = tmp_path_factory.mktemp(name)
+        os.environ["TRACKIO_DIR"] = str(out / "trackio")  # by default it is in the home folder
         run = prepare(compose(RECIPES / f"{name}.yaml", small(name, warm_policy, out)))
         return out, launch(run, on_notice=lambda text: notices.setdefault(name, []).append(text))
 
@@ -192,6 +201,27 @@ def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[
     assert metrics["audit/samples"] == 8
     chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
     assert sum(chain["reward"] for chain in chains) / 8 == pytest.approx(metrics["critic/rewards/mean"])
+
+
+def test_loggers_get_the_scalars_and_a_few_chains_of_a_real_step(
+    stepped: Callable[[str], tuple[Path, TrainingOutcome]],
+) -> None:
+    folder, outcome = stepped("qwen3_vl_4b_grpo")
+    log = outcome.log_file.read_text(encoding="utf-8", errors="replace")
+    assert "training goes on" not in log
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert "reward/mean" in events.Tags()["scalars"]
+    assert {"chain_images/best", "chain_images/worst"} <= set(events.Tags()["images"])
+    [run] = (folder / "wandb").glob("offline-run-*")
+    assert list(run.glob("files/media/images/chain_images/best_1_*.png"))
+    [database] = (folder / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        metrics = {name for (row,) in connection.execute("select metrics from metrics") for name in json.loads(row)}
+    assert {"reward/mean", "chain_images/best"} <= metrics
+    assert list((folder / "trackio").rglob("*.png"))
 
 
 def test_verl_accepts_every_training_recipe(tiny_policy: Path) -> None:

@@ -27,6 +27,7 @@ FLOORS = (
         "process_tree",
         "cleanup",
         "importing",
+        "provenance",
     ),
     ("messages", "images"),
     ("openai_client", "openai_compat", "templates"),

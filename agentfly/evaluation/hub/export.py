@@ -132,7 +132,8 @@ def _write(run: _Run, kept: set[int], request: HubExport, folder: Path, left_out
     left_out -= Counter()  # drops the reasons of no chain
     if not figures.chains:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        advice = "; `agentfly train` keeps images with agentfly.images=true" if left_out[_MISSING] else ""
+        keeps = "; `agentfly train` keeps images unless agentfly.images=false, up to agentfly.images.max_gb"
+        advice = keeps if left_out[_MISSING] else ""
         raise ConfigError(f"no chain of {str(run.path)!r} is left to export ({reasons or 'it has none'}){advice}")
     card = Card(request.out.name, run.model, run.data, request.tokens, run.secrets)
     write_text(folder / "README.md", card.text(figures, dict(left_out), features, shards.sizes))
@@ -147,7 +148,7 @@ def _find_run(source: Path) -> _Run:
     Raises:
         ConfigError: there is no such file.
     """
-    # A quickstart keeps the images of its evaluation, and not those of its training.
+    # Of a quickstart, the evaluation of its policy is what others want to see.
     places = (source / FILE_NAME, source / _QUICKSTART) if source.is_dir() else (source,)
     path = next((place for place in places if place.is_file()), None)
     if path is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfly.errors import ConfigError
 from agentfly.files import write_text
+from agentfly.provenance import record_environment
 from agentfly.templates import load_template
 from agentfly.training.launch.launcher import Launch
 from agentfly.training.launch.resume import check_same_run, leave_checkpoints, only_run
@@ -52,6 +53,7 @@ def prepare(config: DictConfig) -> Launch:
         check_tasks(config, count_rows(train))
         config.data.train_files, config.data.val_files = str(train), str(validation)
         write(config, file)
+        record_environment(settings.out)
     trainer = config.trainer
     named = trainer.resume_mode == "resume_path"
     return Launch(

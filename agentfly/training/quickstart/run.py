@@ -27,6 +27,7 @@ from agentfly.evaluation.in_memory import Evaluation, paired_difference
 from agentfly.evaluators.bootstrap import SUCCESS, estimate
 from agentfly.files import check_replaceable, write_text
 from agentfly.images import ImageStore, load_image
+from agentfly.provenance import installed_versions
 from agentfly.settings import Settings
 from agentfly.training.launch.checkpoints import export_policy
 from agentfly.training.launch.launcher import TrainingOutcome, launch
@@ -45,7 +46,6 @@ from agentfly.training.quickstart.warm_start import (
 )
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
-from agentfly.training.supervised.model_card import installed_versions
 from agentfly.viewer.command import view_command
 
 _CORRECT = 95.0  # a score that only the edit that was asked for gets

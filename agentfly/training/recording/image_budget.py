@@ -162,7 +162,7 @@ class ImageBudget:
     def _words(self, event: str) -> str:
         limit = f"agentfly.images.max_gb={(self._limit or 0) / GB:g}"
         return {
-            "disk": f"the disk of {self.folder} has little room left, and no images are kept until it has more",
+            "disk": f"the disk of {self.folder} has little room left: until it has more, no images of chains are kept",
             "half": f"half of {limit} is used: from now on a part of the tasks keeps the images of its chains",
             "full": f"{self.folder} has reached {limit}: no more images of chains are kept",
         }[event]

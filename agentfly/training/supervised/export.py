@@ -16,6 +16,7 @@ from typing import Any
 from agentfly.agents.policy_config import FILE_NAME, PolicyConfig
 from agentfly.errors import ConfigError, MissingExtraError, TrainingError
 from agentfly.files import check_replaceable, read_yaml
+from agentfly.provenance import installed_versions
 from agentfly.templates import load_template
 from agentfly.training.launch.checkpoints import export_policy, newest_checkpoint, save_processor, step_of
 from agentfly.training.recipe.settings import TEMPLATE, TrainSettings
@@ -27,7 +28,7 @@ from agentfly.training.supervised.lora import (
     merged_model,
     write_adapter,
 )
-from agentfly.training.supervised.model_card import CardFacts, installed_versions, model_card, read_scores
+from agentfly.training.supervised.model_card import CardFacts, model_card, read_scores
 from agentfly.training.supervised.state import RECORD, RunRecord
 from agentfly.training.supervised.trainer import ADAPTER, POLICY
 

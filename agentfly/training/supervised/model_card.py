@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
@@ -18,8 +17,6 @@ from agentfly.agents.spec import is_foreign
 from agentfly.errors import ConfigError
 from agentfly.evaluation.report.markdown import plain
 from agentfly.redaction import public_settings
-
-_PACKAGES = ("agentfly-rl", "torch", "transformers", "peft", "verl", "vllm", "ray")
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,6 @@ class CardFacts:
     scores: Sequence[tuple[str, str]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     adapter: bool = False
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that a policy depends on, of those that are installed."""
-    found: dict[str, str] = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def model_card(facts: CardFacts) -> str:

@@ -21,6 +21,7 @@ from agentfly.agents.spec import AgentSpec
 from agentfly.errors import AgentFlyError, ConfigError, MissingExtraError, first_line
 from agentfly.evaluation.settings import refuse_keys
 from agentfly.model_source import find_model
+from agentfly.provenance import installed_versions
 from agentfly.redaction import public_settings
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.checkpoints import save_processor
@@ -29,7 +30,6 @@ from agentfly.training.supervised.data.batches import Collator
 from agentfly.training.supervised.data.samples import Prepared, prepare
 from agentfly.training.supervised.loop import Loop, LoopConfig, Step
 from agentfly.training.supervised.lora import add_adapters, require_peft
-from agentfly.training.supervised.model_card import installed_versions
 from agentfly.training.supervised.state import MetricsLine, RunFolder
 
 if TYPE_CHECKING:

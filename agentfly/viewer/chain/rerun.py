@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from agentfly.agents import Agent
@@ -141,14 +142,13 @@ class Rerunner:
         self._busy = True
         try:
             spec = choose_engines(self._settings.engine, setup, records)
-            agent = self._agents.get(json.dumps(spec, sort_keys=True, default=str))
-            if agent is None:
-                agent = await asyncio.to_thread(self._make, spec)
-                self._agents[json.dumps(spec, sort_keys=True, default=str)] = agent
+            name = json.dumps(spec, sort_keys=True, default=str)
+            if name not in self._agents:
+                self._agents[name] = await asyncio.to_thread(self._make, spec)
             store, seconds = ImageStore(), self._settings.rerun_seconds
             store.look_in(images)
             limit = min(_MOST_SECONDS, seconds * len(records))
-            return await with_timeout(work(*what, store, agent, seconds), limit)
+            return await with_timeout(work(*what, store, self._agents[name], seconds), limit)
         finally:
             self._busy = False
 
@@ -219,8 +219,9 @@ async def _run_chain(trajectory: Trajectory, store: ImageStore, agent: Agent, se
     found = await reexecute(trajectory.id, trajectory, store, agent, timeout=seconds)
     if found.calls == 0 and found.skipped:
         raise ConfigError(found.skipped[0])
-    same = "none differs" if not found.differences else f"{len(found.differences)} differ"
-    words = f"{found.calls} calls were run again: {found.equal} images are equal, {same}."
+    words = (
+        f"Calls run again: {found.calls}. Images that are equal: {found.equal}, differences: {len(found.differences)}."
+    )
     return {**found.to_dict(), "words": words, "same": not found.differences and not found.skipped}
 
 
@@ -275,11 +276,7 @@ def _compare(then: ToolRecord, now: ToolRecord, store: ImageStore) -> CallRerun:
         same = _text(then.data) == _text(now.data)
         words = "It made no image, as then." if same else "It made no image, but its data differ."
         return CallRerun(same, words, seconds, engine)
-    pairs = [
-        (was[i] if i < len(was) else None, made[i] if i < len(made) else None)
-        for i in range(max(map(len, (was, made))))
-    ]
-    images = tuple(_made_image(old, new, store) for old, new in pairs)
+    images = tuple(_made_image(old, new, store) for old, new in zip_longest(was, made))
     different = sum(not image.equal for image in images)
     if not different:
         words = "Equal: the same image, pixel by pixel." if len(images) == 1 else f"Equal: all {len(images)} images."

@@ -81,6 +81,10 @@ class ExportLinks(ServerLinks):
         """Return the address of one chain."""
         return self.page(f"chains/{n}")
 
+    def groups(self, query: str = "") -> str:
+        """Return the address of a page of the list of groups."""
+        return self.page(f"groups?{query}" if query else "groups")
+
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size, "" where it was not kept."""
         asset = stored(self.run, part, handle)

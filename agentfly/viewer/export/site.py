@@ -17,10 +17,11 @@ from agentfly.redaction import redact
 from agentfly.viewer.export.assets import ExportLinks, Places
 from agentfly.viewer.export.choose import Choice, choose_chains
 from agentfly.viewer.export.subset import subset
-from agentfly.viewer.index import Filters
-from agentfly.viewer.links import Links
+from agentfly.viewer.groups.listed import SIZE, GroupFilters
+from agentfly.viewer.index import Filters, Index
+from agentfly.viewer.links import Links, ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
-from agentfly.viewer.pages import chain, chains, iterations, overview
+from agentfly.viewer.pages import chain, chains, group, iterations, overview
 from agentfly.viewer.pages.context import Context
 from agentfly.viewer.runs.generated import records
 from agentfly.viewer.settings import ViewerSettings
@@ -86,24 +87,37 @@ class Site:
             return
         run.index.refresh()
         self.choice = choose_chains(run.index, most, self._spells_a_key)
-        picked, state, viewer = subset(run, self.choice.chains, folder), run.index.state(), Viewer([])
+        viewer, state = Viewer([]), run.index.state()
+        picked = subset(run, self.choice.chains, folder)
+        moments = _whole_groups(run.index, picked.index)
+        grouped = subset(picked, [n for numbers in moments.values() for n in numbers], folder)
 
-        def sheet(key: str, template: str, make: Callable[[Context], Page], *, all_chains: bool = False) -> Sheet:
-            shown = run if all_chains else picked
-            return Sheet(
-                (key,),
-                f"{key or 'index'}.html",
-                f"{template}.html.jinja",
-                lambda links: make(Context(viewer, shown, state, links, settings)),
-            )
+        def sheet(shown: OpenRun, template: str, make: Callable[[Context], Page], file: str, *keys: str) -> Sheet:
+            def page(links: Links) -> Page:
+                return make(Context(viewer, shown, state, links, settings))
+
+            return Sheet(keys or (file,), f"{file}.html", f"{template}.html.jinja", page)
 
         rows = Filters(size=_ALL_ROWS)
-        self.sheets = (
-            # What the run has learned, it has learned from all chains.
-            sheet("", "overview", overview.page, all_chains=True),
-            sheet("chains", "chains", partial(chains.page, filters=rows)),
-            *(sheet(f"chains/{n}", "chain", partial(chain.page, n=n)) for n in self.choice.chains),
-        )
+        # What the run has learned, it has learned from all chains.
+        sheets = [sheet(run, "overview", overview.page, "index", "")]
+        sheets.append(sheet(picked, "chains", partial(chains.page, filters=rows), "chains"))
+        for n in self.choice.chains:
+            sheets.append(sheet(picked, "chain", partial(chain.page, n=n, filters=rows), f"chains/{n}"))
+        for number in range(max(1, -(-len(moments) // SIZE))):
+            listed = GroupFilters(chains="all", page=number + 1)
+            keys = ("groups",) if number == 0 else ()
+            keys += (f"groups?{listed.to_query()}",)
+            make = partial(group.list_page, filters=listed)
+            sheets.append(sheet(grouped, "groups", make, f"groups-{number + 1}" if number else "groups", *keys))
+        taken: set[str] = set()
+        for number, (task, step, part) in enumerate(moments):
+            names = [_KEYS.group(task, step, part), _KEYS.group(task, step), _KEYS.group(task)]
+            keys = tuple(name for name in names if name not in taken)
+            taken.update(keys)
+            make = partial(group.page, task=task, step=step, part=part)
+            sheets.append(sheet(grouped, "group", make, f"groups/{number}", *keys))
+        self.sheets = tuple(sheets)
 
     @property
     def note(self) -> str:
@@ -134,6 +148,32 @@ class Site:
         """Return True if the line of a chain has a key in it: tokens spell it, too, so that none of it can be shown."""
         line = self.run.index.raw_line(n).decode("utf-8", "replace")
         return redact(line, *self._secrets) != line
+
+
+class _Keys(ServerLinks):
+    """The names that links have for pages."""
+
+    def page(self, name: str) -> str:
+        """Return the name."""
+        return name
+
+
+_KEYS = _Keys("")
+
+
+def _whole_groups(index: Index, picked: Index) -> dict[tuple[str, int | None, int], list[int]]:
+    """Return the chains of each task at one moment, where all of them were picked: others have no true means.
+
+    The newest moment of a task comes first, since it is the one that other pages lead to.
+    """
+    sql = "SELECT task, step, part, group_concat(n) AS numbers FROM chains GROUP BY task, step, part ORDER BY step DESC"
+    numbers = {(row["task"], row["step"], row["part"]): row["numbers"] for row in picked.query(sql)}
+    whole = {(row["task"], row["step"], row["part"]): row["numbers"] for row in index.query(sql)}
+    return {
+        moment: [int(n) for n in found.split(",")]
+        for moment, found in numbers.items()
+        if found.count(",") == whole[moment].count(",")
+    }
 
 
 def _generated_sheets(run: OpenRun) -> Iterator[Sheet]:

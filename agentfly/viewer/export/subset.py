@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 from agentfly.viewer.index import Index
 from agentfly.viewer.index.schema import connection
@@ -22,7 +23,7 @@ def subset(run: OpenRun, chains: Collection[int], folder: Path) -> OpenRun:
         folder: for the index; it must outlive the run.
     """
     picked = copy.copy(run)
-    picked.index = _Subset(run.index, chains, folder / "index.sqlite")
+    picked.index = _Subset(run.index, chains, folder / f"{uuid4().hex}.sqlite")
     return picked
 
 

@@ -45,7 +45,7 @@ CREATE TABLE chains (
     UNIQUE (part, key)
 );
 CREATE INDEX chains_by_facet ON chains (part, task_type, stop, validate, tools, alarms, step, score, reward);
-CREATE INDEX chains_by_group ON chains (part, group_id, step, task, task_type, reward, score);
+CREATE INDEX chains_by_group ON chains (part, group_id, step, validate, task, task_type, reward, score);
 CREATE INDEX chains_by_task ON chains (task, step);
 PRAGMA user_version = {VERSION}
 """

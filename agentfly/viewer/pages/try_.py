@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -52,7 +51,8 @@ def attempts_of(request: Request) -> Attempts:
 def show(request: Request) -> Response:
     """Return the page."""
     attempts, viewer, session = attempts_of(request), viewer_of(request), request.app.state.session
-    found = [(origin, list(group)) for origin, group in groupby(samples(viewer), key=lambda sample: sample.origin)]
+    there = samples(viewer, session.run.slug)
+    found = [(origin, list(group)) for origin, group in groupby(there, key=lambda sample: sample.origin)]
     values = {
         "samples": found,
         "limits": attempts.settings,
@@ -111,7 +111,8 @@ async def start(request: Request, posted: Posted) -> Response:
     """Start an attempt, and return its messages, one in a line, as they come."""
     attempts = attempts_of(request)
     attempt = attempts.start(str(posted.get("image", "")), str(posted.get("instruction", "")))
-    return Lines(attempts.listen(attempt), {"event": "accepted", "id": attempt.id})
+    first = {"event": "accepted", "id": attempt.id}
+    return Lines(attempts.listen(attempt), first, lambda: attempts.leave(attempt))
 
 
 @router.post("/try/runs/{id_}/cancel")
@@ -130,7 +131,7 @@ def find_chain(request: Request, id_: str) -> Response:
     attempts_of(request)
     run = viewer_of(request)[request.app.state.session.run.slug]
     run.up_to_date(request.app.state.settings.first_seconds)
-    for row in run.index.query("SELECT n, task FROM chains WHERE id = ?", id_):
+    for row in run.index.query("SELECT n, task FROM chains WHERE key = ?", id_):
         links = ServerLinks(run.run.slug)
         rate = links.page(f"rate?mode=single&task={row['task']}")
         return JSONResponse({"chain": links.chain(row["n"]), "rate": rate})
@@ -141,16 +142,17 @@ class Lines(Response):
     """A response of JSON lines that stops its source as soon as the client is gone.
 
     Args:
-        source: of the lines after the first one; closed at the end.
+        source: of the lines after the first one.
         first: line.
+        on_end: called when all is sent, or the client is gone.
     """
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, source: AsyncIterator[Told], first: Told) -> None:
+    def __init__(self, source: AsyncIterator[Told], first: Told, on_end: Callable[[], None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._source, self._first = source, first
+        self._source, self._first, self._on_end = source, first, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the lines."""
@@ -159,6 +161,7 @@ class Lines(Response):
         try:
             await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._on_end()
             for task in (writing, leaving):
                 task.cancel()
             await asyncio.wait({writing, leaving})
@@ -166,12 +169,11 @@ class Lines(Response):
             raise fault
 
     async def _write(self, send: Send) -> None:
-        async with aclosing(self._source) as source:  # type: ignore[type-var]
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(_line(self._first))
-            async for told in source:
-                await send(_line(told))
-            await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send(_line(self._first))
+        async for told in self._source:
+            await send(_line(told))
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _line(told: Told) -> Message:

@@ -100,6 +100,12 @@ class RunFolder:
             Part(label, path, image_folder(path) or path.parent / IMAGES) for label, path in found if path.is_file()
         )
 
+    def marks(self) -> tuple[Path, ...]:
+        """Return the files beside the trajectories whose changes change a page; they need not be there."""
+        names = ("summary.json", "trial.json", "config.yaml")
+        metrics = () if self.training is None else (self.training / "metrics.jsonl",)
+        return (*(self.folder / name for name in names), *metrics)
+
     @cached_property
     def home(self) -> Path:
         """Folder of the viewer's index and thumbnails: in the run's, or in a temporary one where that is read-only."""

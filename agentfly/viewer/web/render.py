@@ -58,7 +58,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number_text, "clip": clip, "ago": duration}
+    environment.filters |= {"number": number_text, "clip": clip, "ago": duration, "sentence": sentence}
     environment.globals |= {"success": SUCCESS}
     return environment
 
@@ -81,3 +81,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital letter; the rest stays as it is."""
+    return text[:1].upper() + text[1:]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, ConsoleMessage, Page, Playwright, Request
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Playwright, Request
 
 ROOT = Path(__file__).resolve().parents[3]
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 WIDTHS = (1280, 390)
 HERE = ("127.0.0.1", "localhost")
-LIMIT = 30_000  # milliseconds that anything on a page may take, on a busy machine
+LIMIT = 60_000  # milliseconds that anything on a page may take, on a busy machine
 # The names of all other machines lead nowhere.
 _ARGUMENTS = ("--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 _SERIOUS = ("serious", "critical")
@@ -45,7 +45,7 @@ class Watched:
 
     Attributes:
         page: of the browser.
-        faults: errors of the console and of scripts, failed requests, and requests to other machines.
+        faults: errors of the console and of scripts, dialogs, failed requests, and requests to other machines.
         expected: patterns of faults that the test provokes; they are left out of `faults`.
         requests: addresses that the page asked for.
     """
@@ -59,6 +59,7 @@ class Watched:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self._note(f"error of a script: {error}"))
         self.page.on("requestfailed", self._failed)
+        self.page.on("dialog", self._dialog)
         self.page.on("request", self._asked)
 
     def _note(self, fault: str) -> None:
@@ -68,6 +69,10 @@ class Watched:
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self._note(f"console: {message.text} ({message.location.get('url')})")
+
+    async def _dialog(self, dialog: Dialog) -> None:
+        self._note(f"a dialog: {dialog.message}")
+        await dialog.dismiss()
 
     def _failed(self, request: Request) -> None:
         # A page that is left ends its own requests.

@@ -250,6 +250,26 @@ async def test_keys_are_not_written_down(tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "replay").glob("*.json"))
 
 
+async def test_chains_of_a_training_whose_images_were_left_out_are_no_failures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ImageStore(tmp_path / "images")
+    chains = [await recorded(store if number == 1 else ImageStore(), number) for number in (1, 2)]
+    lines = [TrajectoryLine.of_chain(t, step=1, images_kept=n == 1).to_json() for n, t in enumerate(chains, 1)]
+    (tmp_path / "trajectories.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    tasks_to_dataset([structured(n) for n in (1, 2)]).to_parquet(str(tmp_path / "tasks.parquet"))
+    result = await replay(ReplaySettings(run=tmp_path, evaluator="structural", data=str(tmp_path / "tasks.parquet")))
+    assert result.summary is not None
+    scores = result.summary["all"]["scores"]["structural"]
+    assert (scores["scored"], scores["not_scored"]) == (1, 0)
+    assert "1 of 2 chains are left out: their images were not kept" in caplog.text
+    recording = read_recording(tmp_path)
+    assert [chain.images_kept for chain in recording.chains] == [True, False]
+    # Where none were kept, the message about the missing images says more.
+    alone = replace(recording, chains=recording.chains[1:])
+    assert alone.with_images() is alone
+
+
 async def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --evaluator"):
         await replay(ReplaySettings(run=tmp_path))

@@ -46,7 +46,8 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Advice by the reason for which samples were left out.
 _ADVICE = {
     "without their images": (
-        "; name their folder with data.images; `agentfly train` keeps them with agentfly.images=true"
+        "; name their folder with data.images; `agentfly train` keeps them unless agentfly.images=false, up to "
+        "agentfly.images.max_gb"
     ),
     "too long": "; raise data.max_length",
     "below the minimum score": "; lower data.min_score, or score them first with `agentfly replay`",

@@ -1,8 +1,10 @@
 // The table of chains: filters act at once, keys move a cursor, and new chains wait until they disturb nobody.
+import { makeCursor } from "./cursor.js";
 import { onKey } from "./page.js";
 
 const DELAY = 250; // milliseconds after the last key of a word
 const $ = (id) => document.getElementById(id);
+const cursor = makeCursor("#rows tr");
 const rows = () => [...document.querySelectorAll("#rows tr")];
 
 document.documentElement.classList.add("scripted");
@@ -31,14 +33,13 @@ async function show(address, { push = true } = {}) {
 }
 
 function put(fresh) {
-  const at = cursor?.dataset.n;
+  const at = cursor.entry()?.dataset.n;
   for (const id of ["summary", "progress", "facets", "found"]) {
     const now = fresh.getElementById(id);
     if (now) $(id).replaceWith(document.adoptNode(now));
   }
   document.body.dataset.revision = fresh.body.dataset.revision;
-  cursor = null;
-  if (at) mark(rows().find((row) => row.dataset.n === at), { focus: false });
+  if (at) cursor.find("n", at);
   fillIn(fresh);
 }
 
@@ -86,36 +87,13 @@ function apply() {
   show(`${location.pathname}?${query}`, { push: false });
 }
 
-// The cursor.
-let cursor = null;
-
-function mark(row, { focus = true } = {}) {
-  if (!row) return;
-  cursor?.classList.remove("at");
-  cursor = row;
-  row.classList.add("at");
-  if (focus) {
-    row.querySelector(".open").focus({ preventScroll: true });
-    row.scrollIntoView({ block: "nearest" });
-  }
-}
-
-function move(by) {
-  const all = rows();
-  const place = all.indexOf(cursor);
-  const next = place < 0 ? (by > 0 ? 0 : all.length - 1) : place + by;
-  mark(all[Math.min(Math.max(next, 0), all.length - 1)]);
-}
-
-onKey("j", () => move(1));
-onKey("k", () => move(-1));
-onKey("g", () => (cursor ?? rows()[0])?.dataset.group && location.assign((cursor ?? rows()[0]).dataset.group));
+// Keys.
+onKey("g", () => {
+  const row = cursor.entry() ?? rows()[0];
+  if (row) location.assign(row.dataset.group);
+});
 onKey("[", () => document.querySelector('.pager [rel="prev"]')?.click());
 onKey("]", () => document.querySelector('.pager [rel="next"]')?.click());
-document.addEventListener("focusin", (event) => {
-  const row = event.target.closest?.("#rows tr");
-  if (row && row !== cursor) mark(row, { focus: false });
-});
 
 // New chains. They are put in at once only for somebody who looks at the beginning of the table and at no row of it.
 let waiting = null;
@@ -131,7 +109,7 @@ document.addEventListener("exchanged", (event) => {
   const added = [...now.rows].filter((row) => !before.has(row.dataset.n));
   if (!added.length && now.rows.length === before.size) return;
   waiting = { fresh, numbers: added.map((row) => row.dataset.n) };
-  if (!cursor && scrollY < 40 && !document.querySelector("#found:hover")) arrive();
+  if (!cursor.entry() && scrollY < 40 && !document.querySelector("#found:hover")) arrive();
   else {
     $("news").hidden = false;
     $("news").textContent = added.length ? `${added.length}${added.length === now.rows.length ? "+" : ""} new · show` : "The table has changed · show";

@@ -61,3 +61,13 @@ async function exchange() {
 }
 
 if (document.body.dataset.poll) setTimeout(follow, PAUSE, document.body.dataset.poll);
+
+// A thumbnail that cannot be made looks like one that was not kept.
+const broken = (image) => {
+  image.classList.add("none");
+  image.alt = `${image.alt}: cannot be shown`;
+  image.src = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+};
+const isBroken = (image) => image.matches?.("img.thumb:not(.none)");
+document.addEventListener("error", (event) => isBroken(event.target) && broken(event.target), true);
+for (const image of document.querySelectorAll("img.thumb")) if (image.complete && !image.naturalWidth && isBroken(image)) broken(image);

@@ -175,7 +175,7 @@ async def test_runs_that_kept_no_images_say_how_to_keep_them_and_a_quickstart_ha
     run = await training_run(tmp_path / "run")
     for image in (run / "images").iterdir():
         image.unlink()
-    with pytest.raises(ConfigError, match=r"damaged: 3\); `agentfly train` keeps images with agentfly\.images=true"):
+    with pytest.raises(ConfigError, match=r"damaged: 3\); `agentfly train` keeps images unless agentfly\.images=false"):
         export_trajectories(HubExport(run, tmp_path / "out"))
     kept = tmp_path / "quick" / "evaluation" / "trained"
     made = await chain(kept, 0)

@@ -253,6 +253,15 @@ def test_environment_on_a_cpu(settings: TrainSettings, tmp_path: Path) -> None:
     assert environment["OMP_NUM_THREADS"] == "7"  # the run's own settings win
 
 
+def test_loggers_write_into_the_folder_of_the_run_unless_somebody_says_where(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    out = settings.out.absolute()
+    found = run_environment(settings, "one", tmp_path, tmp_path / "m", {"WANDB_DIR": "/elsewhere"})
+    assert (found["TENSORBOARD_DIR"], found["WANDB_DIR"]) == (str(out / "tensorboard"), "/elsewhere")
+    assert run_environment(settings, "one", tmp_path, tmp_path / "m", {})["WANDB_DIR"] == str(out)
+
+
 def test_environment_with_gpus_keeps_the_cluster(settings: TrainSettings, tmp_path: Path) -> None:
     cuda = settings.model_copy(update={"device": "cuda"})
     environment = run_environment(cuda, "one", tmp_path, tmp_path / "m", {"RAY_ADDRESS": "10.0.0.1:6379"})

@@ -114,6 +114,29 @@ def test_images_may_have_their_old_name(recipe: Path, caplog: pytest.LogCaptureF
     assert "agentfly.pictures is now called agentfly.images" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("overrides", "max_gb"),
+    [
+        ((), 10.0),
+        (("agentfly.images.max_gb=2",), 2.0),
+        (("agentfly.images={max_gb: null}",), None),
+        (("agentfly.images=false",), "off"),
+        (("agentfly.pictures=false",), "off"),
+        (("agentfly.images=true",), 10.0),
+    ],
+)
+def test_images_are_kept_with_a_limit(recipe: Path, tmp_path: Path, overrides: tuple[str, ...], max_gb: object) -> None:
+    # A saved configuration is read as it was composed.
+    for config in (made := composed(recipe, *overrides), OmegaConf.load(write(made, tmp_path / "config.yaml"))):
+        found = settings_of(config).images
+        assert ("off" if found is None else found.max_gb) == max_gb
+
+
+def test_a_run_is_called_like_its_folder_in_every_logger(recipe: Path) -> None:
+    assert composed(recipe, "agentfly.out=runs/mine").trainer.experiment_name == "mine"
+    assert composed(recipe, "trainer.experiment_name=other").trainer.experiment_name == "other"
+
+
 def test_values_of_recipe_and_overrides_arrive(recipe: Path) -> None:
     config = composed(
         recipe,

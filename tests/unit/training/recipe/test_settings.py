@@ -10,6 +10,7 @@ import pytest
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.errors import ConfigError
 from agentfly.evaluators import RewardConfig
+from agentfly.training.recipe.record_settings import KeptImages, ShownChains
 from agentfly.training.recipe.settings import DataSettings, TrainSettings
 
 
@@ -55,3 +56,47 @@ def test_a_policy_of_somebodys_agent_is_not_trained_on_as_another_one(tmp_path: 
         settings(str(tmp_path)).spec()
     assert settings(str(tmp_path), agent="card").spec().agent == "their:Agent"
     assert settings(str(tmp_path), agent="image-editing").spec().agent == "image-editing"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, KeptImages()),
+        (True, KeptImages()),
+        (False, None),
+        (None, None),
+        ({"max_gb": 0.5}, KeptImages(max_gb=0.5)),
+        ({"max_gb": None}, KeptImages(max_gb=None)),
+    ],
+)
+def test_images_are_on_or_off_or_have_a_limit(given: Any, kept: KeptImages | None) -> None:
+    found = settings(images=given)
+    assert found.images == kept
+    assert TrainSettings(**found.model_dump()) == found
+    assert settings(pictures=given).images == kept
+
+
+def test_images_and_shown_chains_are_on_by_default() -> None:
+    assert settings().images == KeptImages(max_gb=10.0)
+    assert KeptImages(max_gb=0.5).max_bytes == 500_000_000
+    assert KeptImages(max_gb=None).max_bytes is None
+    assert settings().show_chains == ShownChains()
+    assert settings(show_chains={"kinds": ["worst"], "every": 10}).show_chains == ShownChains(
+        kinds=("worst",), every=10
+    )
+    assert settings(show_chains=False).show_chains is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"images": "yes"}, "agentfly.images: write true, false, or the settings as a mapping"),
+        ({"images": {"max_gb": 0}}, "agentfly.images: max_gb: Input should be greater than 0"),
+        ({"images": {"max_mb": 5}}, "unknown setting 'max_mb'.*max_gb"),
+        ({"show_chains": {"kinds": ["first"]}}, "agentfly.show_chains: kinds.0: Input should be 'best', 'worst'"),
+        ({"show_chains": 3}, "agentfly.show_chains: write true, false"),
+    ],
+)
+def test_wrong_settings_of_what_is_recorded_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**values)

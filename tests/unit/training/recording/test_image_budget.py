@@ -104,7 +104,7 @@ def test_the_room_for_checkpoints_is_left_alone(
     assert ImageBudget(tmp_path, 1000, 10, lambda: 2 * 10**9).allows(1, 0, validate=False)
     assert not ImageBudget(tmp_path, 1000, 10, lambda: 3 * 10**9).allows(1, 0, validate=True)
     assert notice_in(caplog.messages[-1]) == (
-        f"the disk of {tmp_path} has little room left, and no images of chains are kept until it has more"
+        f"the disk of {tmp_path} has little room left: until it has more, no images of chains are kept"
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +125,28 @@ def test_a_damaged_log_or_image_is_one_warning(tmp_path: Path, caplog: pytest.Lo
     assert caplog.messages[0].startswith("a chain of step 1 is not shown in the loggers: the image file")
 
 
+def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an offline run. The file is a log in the form of LevelDB's, behind seven bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (room := 32768 - place % 32768) < 7:
+            place += room
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            if record.WhichOneof("record_type") == "history":
+                yield {"/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+
+
 def run_with(code: str, folder: Path, **variables: str) -> None:
-    """Show the chains of two steps with a library in a process of its own: these keep state in their modules."""
+    """Show the chains of two steps and of a validation with a library, in a process of its own: they keep state."""
     program = f"""
 import sys
 from pathlib import Path
@@ -132,18 +154,14 @@ from agentfly.training.recording.image_loggers import *
 from tests.unit.training.recording.test_image_loggers import shower, write_step
 folder = Path({str(folder)!r})
 {code}
-shown = shower(folder, {{"library": log}}, side=64)
-for step in (1, 2):
-    write_step(folder, step)
+for step in (1, 2, 3):
+    shown = shower(folder, {{"library": log}}, side=64)
+    write_step(folder, step, validate=step == 3)
     scalars(step)
     shown.show(step)
-write_step(folder, 3, validate=True)
-shown.show(3)
-shown.close(120.0)
+    shown.close(120.0)
 end()
 """
-    import os
-
     environment = {name: value for name, value in os.environ.items() if "WANDB" not in name} | variables
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -151,7 +169,7 @@ end()
 
 @pytest.mark.slow
 def test_wandb_has_the_images_offline(tmp_path: Path) -> None:
-    wandb = pytest.importorskip("wandb")
+    pytest.importorskip("wandb")
     code = """
 import wandb
 wandb.init(project="p", name="run", config={})
@@ -161,30 +179,16 @@ end = wandb.finish
 """
     run_with(code, tmp_path, WANDB_MODE="offline", WANDB_DIR=str(tmp_path), WANDB_SILENT="true")
     [run] = (tmp_path / "wandb").glob("offline-run-*")
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    assert wandb.__version__
-    store, images, rewards = DataStore(), {}, {}
-    store.open_for_scan(str(next(run.glob("*.wandb"))))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") != "history":
-            continue
-        row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for name, value in row.items():
-            if name.startswith(image_loggers.PREFIX):
-                images[name.removeprefix(image_loggers.PREFIX), value["caption"].partition(",")[0]] = value
-            if name == "reward":
-                rewards[row["_step"]] = value
+    rows = list(wandb_history(next(run.glob("*.wandb"))))
     # Scalars are not moved or lost.
-    assert rewards == {1: 0.1, 2: 0.2}
-    names = {(kind, f"step {step}") for kind in KINDS for step in (1, 2)}
-    assert names | {(f"validation_{kind}", "step 3") for kind in KINDS} == images.keys()
-    for value in images.values():
-        assert load_image(run / "files" / value["path"]).size == (value["width"], value["height"])
-    assert images["best", "step 1"]["caption"].startswith("step 1, best: reward 0.50, score 50, answered")
+    assert [(row["_step"], row["reward"]) for row in rows] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    for row, prefix in zip(rows, ("", "", "validation_"), strict=True):
+        images = {name.split("/")[1] for name in row if name.startswith(image_loggers.PREFIX)}
+        assert images == {prefix + kind for kind in KINDS}
+        for name in images:
+            path, width, caption = (row[f"chain_images/{name}/{field}"] for field in ("path", "width", "caption"))
+            assert load_image(run / "files" / path).width == width
+            assert caption.startswith(f"step {row['_step']}, {name.replace('_', ' ')}: reward 0.")
 
 
 @pytest.mark.slow

@@ -1,0 +1,93 @@
+"""A run that changes while it is looked at: it grows, is looked at twice, is resumed, and is removed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from agentfly.agents.trajectory_file import FILE_NAME
+from tests.integration.viewer.browser import LIMIT, watched
+from tests.integration.viewer.site import Site, viewing
+from tests.viewer_runs import TrainingPlan, TrainingRun
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+PLAN = TrainingPlan(steps=3, groups=1, chains=4, tasks=2, held_out=0)
+
+
+def known(site: Site, slug: str) -> int:
+    """Return the number of chains that a viewer knows of a run."""
+    return int(json.loads(site.ask(f"/runs/{slug}/revision")[2])["chains"])
+
+
+async def test_new_chains_appear_by_themselves(browser: Browser, tmp_path: Path) -> None:
+    run = await asyncio.to_thread(TrainingRun, tmp_path / "growing", PLAN)
+    await asyncio.to_thread(run.add_step)
+    with viewing(run.folder) as site:
+        async with watched(browser) as seen:
+            await seen.page.goto(site("/runs/growing/chains"))
+            await expect(seen.page.get_by_role("main")).to_contain_text("4 chains", timeout=LIMIT)
+            await seen.page.evaluate("window.same = true")
+            await asyncio.to_thread(run.add_step)
+            await expect(seen.page.get_by_role("main")).to_contain_text("8 chains", timeout=LIMIT)
+            assert await seen.page.evaluate("window.same"), "the page was loaded anew"
+
+
+async def test_a_torn_line_is_shown_when_it_is_whole(tmp_path: Path) -> None:
+    run = await asyncio.to_thread(TrainingRun, tmp_path / "torn", PLAN)
+    await asyncio.to_thread(run.add_step)
+    file = run.folder / FILE_NAME
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    with viewing(run.folder) as site:
+        assert known(site, "torn") == 3
+        with file.open("ab") as end:
+            end.write(whole[-100:])
+        assert known(site, "torn") == 4
+        # A run that is resumed takes the lines of a step away.
+        file.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+        assert known(site, "torn") == 2
+
+
+async def test_two_viewers_of_a_run_agree(tmp_path: Path) -> None:
+    run = await asyncio.to_thread(TrainingRun, tmp_path / "shared", PLAN)
+    with viewing(run.folder) as one, viewing(run.folder) as two:
+        for step in (1, 2):
+            await asyncio.to_thread(run.add_step)
+            counts = await asyncio.gather(*(asyncio.to_thread(known, site, "shared") for site in (one, two) * 4))
+            assert set(counts) == {4 * step}
+        pages = [site.ask("/runs/shared/chains")[2] for site in (one, two)]
+        assert re.findall(r"chains/\d+", pages[0]) == re.findall(r"chains/\d+", pages[1])
+
+
+async def test_a_run_that_is_removed_is_said_to_be_gone_and_the_others_stay(
+    browser: Browser, tmp_path: Path, training: Path
+) -> None:
+    run = await asyncio.to_thread(TrainingRun, tmp_path / "removed", PLAN)
+    await asyncio.to_thread(run.add_step)
+    with viewing(run.folder, training) as site:
+        async with watched(browser) as seen:
+            seen.expected.append("the server responded with a status of 404")
+            await seen.page.goto(site("/runs/removed/chains"))
+            shutil.rmtree(run.folder)
+            for page in (
+                "/runs/removed/chains",
+                "/runs/removed/",
+                "/runs/removed/chains/1",
+                "/runs/removed/chains/1/raw",
+            ):
+                answer = await seen.page.goto(site(page))
+                assert answer is not None
+                assert answer.status == 404
+                await expect(seen.page.get_by_role("main")).to_contain_text("is gone")
+            assert site.ask("/runs/removed/images/1/img_000000000000.png")[0] == 404
+            assert not run.folder.exists(), "the viewer made the folder again"
+            answer = await seen.page.goto(site("/runs/training/chains"))
+            assert answer is not None
+            assert answer.status == 200
