@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import webbrowser
-from dataclasses import replace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
