@@ -7,6 +7,8 @@
     opened        a run that is viewed: index, images, thumbnails
     links         the addresses in pages, on the server and in an export
     charts        line charts as SVG
+    ratings       verdicts of people; rating_choice: what is rated next; agreement: with evaluators, and the export
+    attempts      what the page Try runs; samples: images to begin with
     pages/        one module for each page: what it shows, and its routes
     web/          templates, style sheet, scripts
     server        the application: pages, files, security headers, errors

@@ -16,6 +16,7 @@ from agentfly.viewer.settings import ViewerSettings
 
 if TYPE_CHECKING:
     from agentfly.agents.edit import PolicyOptions
+    from agentfly.viewer.attempts import Session
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +32,19 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
     runs: list[RunFolder] = []
     for path in paths:
         word = re.sub(r"[^a-z0-9]+", "-", path.absolute().name.lower()).strip("-")[:40] or "run"
-        taken = {run.slug for run in runs}
-        slug = next(name for n in range(1, len(paths) + 2) if (name := word if n == 1 else f"{word}-{n}") not in taken)
-        runs.append(find_run(path, slug))
+        runs.append(find_run(path, _slug(word, runs)))
     return runs
 
 
 def view_command(folder: Path) -> str:
     """Return the line with which a command that wrote a run ends."""
     return f"see it: agentfly view {shlex.quote(str(folder))}"
+
+
+def _slug(word: str, runs: Sequence[RunFolder]) -> str:
+    """Return a slug that none of the runs has: the word, or the word with a number."""
+    taken = {run.slug for run in runs}
+    return next(name for n in range(1, len(runs) + 2) if (name := word if n == 1 else f"{word}-{n}") not in taken)
 
 
 def serve(
@@ -72,21 +77,23 @@ def serve(
 
     listening = listening or listen(settings)
     port = listening.getsockname()[1]
-    session = None
-    if policy is not None:
-        from agentfly.viewer.attempts import open_session
-
-        taken = {run.slug for run in runs}
-        slug = next(name for n in range(1, len(runs) + 2) if (name := "try" if n == 1 else f"try-{n}") not in taken)
-        session = open_session(policy, settings.attempts, save, slug)
+    session = None if policy is None else _open_session(runs, settings, policy, save)
     viewer = Viewer(runs if session is None else [*runs, session.run])
     app = create_app(viewer, settings, session)
     # An attempt of the page Try must not keep Ctrl-C waiting.
-    more = {"log_level": "warning", "timeout_graceful_shutdown": _SHUTDOWN}
-    server = make_server(app, settings.host, port, settings.connections, **more)
+    options = (app, settings.host, port, settings.connections)
+    server = make_server(*options, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     on_start(f"http://{host}:{port}/")
     server.run(sockets=[listening])
+
+
+def _open_session(
+    runs: Sequence[RunFolder], settings: ViewerSettings, policy: PolicyOptions, save: Path | None
+) -> Session:
+    from agentfly.viewer.attempts import open_session
+
+    return open_session(policy, settings.attempts, save, _slug("try", runs))
 
 
 def listen(settings: ViewerSettings) -> socket.socket:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote, urlencode
 
-from agentfly.viewer.index.query import Filters
+from agentfly.viewer.index.query import MOST_CHARACTERS, Filters
 
 
 class Links(Protocol):
@@ -81,7 +81,12 @@ class ServerLinks:
         return self.page(f"chains/{n}/raw")
 
     def group(self, task: str, step: int | None = None, part: int | None = None) -> str:
-        """Return the address of the chains of a task; at one step, or in one part, where they are given."""
+        """Return the address of the chains of a task; at one step, or in one part, where they are given.
+
+        An id that is too long for an address has that of all groups.
+        """
+        if len(task) > MOST_CHARACTERS:
+            return self.groups()
         moment = {"step": step, "part": part}
         return self.page(f"group?{urlencode({'task': task} | {k: v for k, v in moment.items() if v is not None})}")
 

@@ -101,7 +101,8 @@ class Rating:
             raise ValueError("a comparison has the verdict better, worse or tie, and one chain a score from 0 to 100")
         if self.left not in range(len(self.chains)) or not (_is_number(self.seconds) and _is_number(self.time)):
             raise ValueError("left, seconds or time is wrong")
-        if self.rater != rater_name(self.rater) or not isinstance(self.words, str) or len(self.words) > MOST_WORDS:
+        words: object = self.words
+        if self.rater != rater_name(self.rater) or not isinstance(words, str) or len(words) > MOST_WORDS:
             raise ValueError(f"a name has {MOST_NAME} characters at most, the words {MOST_WORDS}")
 
     @property

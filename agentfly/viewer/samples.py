@@ -60,7 +60,7 @@ def find_sample(viewer: Viewer, key: str) -> Sample:
     Raises:
         KeyError: there is none.
     """
-    known = next((sample for sample in package_samples() if sample.key == key), None)
+    known = _package().get(key)
     if known is None:
         known = next((sample for run in viewer.runs.values() for sample in _of_run(run) if sample.key == key), None)
     if known is None:
@@ -75,7 +75,11 @@ def package_thumbnail(key: str) -> bytes:
     Raises:
         KeyError: there is no such image.
     """
-    return thumbnail_bytes(next(sample.load() for sample in package_samples() if sample.key == key))
+    return thumbnail_bytes(_package()[key].load())
+
+
+def _package() -> dict[str, Sample]:
+    return {sample.key: sample for sample in package_samples()}
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import sqlite3
 import subprocess
@@ -67,7 +66,6 @@ OWN: dict[str, tuple[str, ...]] = {
         "trainer.logger=[console,file,wandb,trackio,tensorboard]",
         # Also where somebody is logged in.
         "agentfly.environment.WANDB_MODE=offline",
-        "agentfly.environment.HF_HUB_OFFLINE='1'",
     ),
     "lora_single_gpu": (
         "agentfly.evaluator={evaluator: 'tests.e2e.scores:DrawnLater', without: 8}",
@@ -82,7 +80,8 @@ OWN: dict[str, tuple[str, ...]] = {
 
 
 def small(name: str, policy: Path | str, out: Path) -> tuple[str, ...]:
-    return (*SMALL, f"agentfly.model={policy}", f"agentfly.out={out}", *OWN.get(name, ()))
+    trackio = f"agentfly.environment.TRACKIO_DIR={out}/trackio"  # by default it is in the home folder
+    return (*SMALL, f"agentfly.model={policy}", f"agentfly.out={out}", trackio, *OWN.get(name, ()))
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -158,7 +157,6 @@ def stepped(
     @functools.cache
     def take(name: str) -> tuple[Path, TrainingOutcome]:
         out = tmp_path_factory.mktemp(name)
-        os.environ["TRACKIO_DIR"] = str(out / "trackio")  # by default it is in the home folder
         run = prepare(compose(RECIPES / f"{name}.yaml", small(name, warm_policy, out)))
         return out, launch(run, on_notice=lambda text: notices.setdefault(name, []).append(text))
 

@@ -124,10 +124,11 @@ def check_disk(config: VerlConfig, settings: TrainSettings) -> str:
             "trainer.max_critic_ckpt_to_keep=1)"
         )
     found = f"checkpoints take about {needed / GIB:.1f} of {free / GIB:.1f} GiB that are free"
-    if settings.images is None or settings.images.max_gb is None:
+    if settings.images is None:
         return found
-    images = min(settings.images.max_bytes or 0, max(0, free - needed))
-    return f"{found}, the images of chains up to {images / GIB:.1f} GiB of the rest"
+    most = settings.images.max_bytes
+    images = "as much as they need" if most is None else f"up to {min(most, free - needed) / GIB:.1f} GiB"
+    return f"{found}, the images of chains {images} of the rest"
 
 
 def checkpoints_bytes(config: VerlConfig, model: Path) -> int | None:
@@ -169,7 +170,7 @@ def checkpoints_to_come(config: VerlConfig, settings: TrainSettings) -> Callable
             looked, written = time.monotonic(), 0
             for path in folder.rglob("*"):
                 with contextlib.suppress(FileNotFoundError):  # verl removes old checkpoints meanwhile
-                    written += path.stat().st_size
+                    written += path.stat().st_size if path.is_file() else 0
             found = max(0, needed - written)
         return found
 

@@ -22,7 +22,7 @@ from agentfly.training.recording.image_budget import ImageBudget
 logger = logging.getLogger(__name__)
 
 _MOST_CHAINS = 1024  # in the queue
-_MOST_BYTES = 512 * 1024**2  # decoded pixels that the queue keeps in memory
+_MOST_BYTES = 1024**3  # decoded pixels that the queue keeps in memory
 _BATCH = 16  # chains whose images are synced together
 _EXIT_SECONDS = 10.0
 

@@ -20,9 +20,10 @@ from agentfly.viewer.opened import OpenRun
 # Of one page: what follows is asked for when somebody comes there.
 _MOST_TOKENS, _MOST_TURNS = 2500, 30
 _NOT_KEPT: Mapping[str, str] = {
-    "training": "Training keeps the images of chains with agentfly.images (up to its size limit).",
-    "quickstart": "The quickstart keeps the images of its evaluations; its training with agentfly.images.",
+    "training": "Training keeps them with agentfly.images, which is on unless it is set to false.",
+    "quickstart": "The quickstart keeps those of some tasks of each evaluation.",
 }
+_BEYOND = "The folder was full: agentfly.images.max_gb is its limit."
 _NOT_THERE = "They belong into the folder images/ beside trajectories.jsonl: put them back, or run the chain again."
 
 
@@ -123,6 +124,7 @@ def show_chain(run: OpenRun, n: int, tokenizer: str | None, *, whole: bool = Fal
     sight = find_sight(setup.policies)
     facts = image_facts({*view.handles, *line.trajectory.images}, stream, run.images(row.part), sight)
     lost = any(not facts[handle].kept for handle in view.handles)
+    reason = _NOT_KEPT.get(run.run.kind, _NOT_THERE) if line.images_kept else _BEYOND
     turns = tuple(_turns(view, stream, advantage))
     return ShownChain(
         row=row,
@@ -135,8 +137,8 @@ def show_chain(run: OpenRun, n: int, tokenizer: str | None, *, whole: bool = Fal
         advantage=advantage,
         setup=setup,
         facts=facts,
-        not_kept=_NOT_KEPT.get(run.run.kind, _NOT_THERE) if lost else "",
-        sight="" if any(facts[handle].seen for handle in facts) else _blindness(stream, sight),
+        not_kept=reason if lost else "",
+        sight="" if any(facts[handle].seen for handle in facts) else _blindness(stream, sight, facts),
     )
 
 
@@ -181,13 +183,15 @@ def _turns(view: ChainView, stream: TokenStream | None, advantage: Advantage) ->
         yield ShownTurn(turn, tokens, value, advantage_shade(value), place == len(view.turns) - 1)
 
 
-def _blindness(stream: TokenStream | None, sight: Sight | None) -> str:
+def _blindness(stream: TokenStream | None, sight: Sight | None, facts: Mapping[str, ImageFacts]) -> str:
     """Return the reason for which it is not known at which resolution the policy was shown images."""
     if stream is None or not stream.lengths:
         return ""
     if sight is None:
         return "the settings of its image processor are not on this machine"
-    return "the settings of its image processor give other numbers of tokens, or the images were not kept"
+    if not any(facts[handle].kept for handle in stream.lengths):
+        return "they were not kept"
+    return "the settings of its image processor give other numbers of tokens"
 
 
 def _inline(turns: tuple[ShownTurn, ...]) -> int:

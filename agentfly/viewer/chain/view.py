@@ -14,7 +14,7 @@ from agentfly.agents.trajectory_file import TrajectoryLine, first_messages
 from agentfly.evaluators import NotScored
 from agentfly.images.store import HANDLE
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall
-from agentfly.viewer.chain.words import Cutter, Text, finite, pretty
+from agentfly.viewer.chain.words import Cutter, Text, duration, finite, pretty
 
 STOPS: Mapping[StopReason | None, str] = {
     None: "The chain did not end.",
@@ -248,7 +248,7 @@ def view_chain(line: TrajectoryLine, most: int | None = None) -> ChainView:
         scores=tuple(_scores(line, cut)),
         reward=finite(t.reward),
         reward_parts=_numbers(t.reward_parts),
-        seconds=finite(t.seconds),
+        seconds=duration(t.seconds),
         step=line.step,
         validate=line.validate,
         metadata=cut(pretty(task.metadata or t.metadata), 300) if task.metadata or t.metadata else None,
@@ -298,7 +298,7 @@ def _turns(trajectory: Trajectory, images: _Images, cut: Cutter) -> Iterator[Tur
             index + 1,
             cut(turn.text, 4 * cut.most),
             turn.finish_reason[:40],
-            finite(turn.seconds),
+            duration(turn.seconds),
             turn.prompt_tokens,
             _sampled(turn),
             calls,
@@ -330,7 +330,7 @@ def _call(turn: int, number: int, record: ToolRecord, shown: Message | None, ima
         cut(record.name, 80).shown,
         tuple((cut(str(name), 60).shown, cut(pretty(value))) for name, value in arguments.items()),
         cut(str(record.engine), 80).shown,
-        finite(record.seconds),
+        duration(record.seconds),
         cut(str(record.error)) if record.error is not None else None,
         bool(record.malformed),
         bool(record.looks),
@@ -384,7 +384,7 @@ def _scores(line: TrajectoryLine, cut: Cutter) -> Iterator[ScoreView]:
             yield ScoreView(shown, None, missing=cut(str(score.reason)))
             continue
         usage = line.judges.get(name)
-        words = f"{usage.requests} requests, {usage.prompt_tokens + usage.completion_tokens} tokens" if usage else ""
+        words = f"requests: {usage.requests}, tokens: {usage.prompt_tokens + usage.completion_tokens}" if usage else ""
         feedback = cut(str(score.feedback), 2000) if score.feedback else None
         yield ScoreView(shown, finite(score.value), _numbers(score.aspects), feedback, usage=words)
 

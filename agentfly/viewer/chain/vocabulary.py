@@ -47,7 +47,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any, *, byte_level: bool) -> None:
         self._tokenizer, self._byte_level = tokenizer, byte_level
-        self._added = {number: token for number, token in tokenizer.get_added_tokens_decoder().items()}
+        self._added = dict(tokenizer.get_added_tokens_decoder())
         known = (tokenizer.token_to_id(name) for name in _PLACEHOLDERS)
         self.image_id: int | None = next((found for found in known if found is not None), None)
 

@@ -12,6 +12,7 @@ from agentfly.agents.trajectory import plain
 
 MOST_SHOWN = 600  # characters of a text before it is cut
 _KEPT = "\n\t"
+_PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ def finite(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def duration(value: object) -> float | None:
+    """Return a number of seconds; None for anything that is none."""
+    seconds = finite(value)
+    return seconds if seconds is not None and seconds >= 0 else None
 
 
 def _json(value: Any, indent: int | None) -> str:

@@ -190,7 +190,8 @@ def _page(index: Index, filters: GroupFilters, value: str) -> list[sqlite3.Row]:
     # Equal rewards are known by their ends: their variance is only nearly 0 in floating point.
     grouped = f"""SELECT part, group_id, step, COUNT(*) AS size, AVG({value}) AS mean, MIN({value}) AS low,
         MAX({value}) AS high, MIN(n) AS first, MIN(task) AS task,
-        sqrt(max(0, AVG({value} * {value}) - AVG({value}) * AVG({value}))) AS spread
+        iif(MAX({value}) - MIN({value}) < {EQUAL}, 0,
+            sqrt(max(0, AVG({value} * {value}) - AVG({value}) * AVG({value})))) AS spread
         FROM chains WHERE {where} GROUP BY part, group_id, step"""
     flat = f"(size > 1 AND coalesce(high - low < {EQUAL}, 0))"
     kept = {"": "1", "some": f"size > 1 AND NOT {flat}", "none": flat}[filters.spread]

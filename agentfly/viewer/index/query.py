@@ -30,6 +30,7 @@ SORTS: Mapping[str, str] = {
     "task": "task",
     "stop": "stop",
 }
+MOST_CHARACTERS = 300  # of a value; an address with filters stands in each row
 PAGE_SIZES = (25, 50, 100, 200)
 
 
@@ -71,7 +72,7 @@ class Filters:
         """Return the filters of a URL's query."""
         found: dict[str, Any] = {}
         for entry in fields(cls):
-            value = query.get(entry.name, "").strip()[:1000]
+            value = query.get(entry.name, "").strip()[:MOST_CHARACTERS]
             kind = str(entry.type)
             try:
                 if value:

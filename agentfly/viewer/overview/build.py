@@ -144,6 +144,7 @@ class Builder:
             troubles = troubles_of_trial(self._trial) + troubles
         chosen = tuple((label, value) for label, names in _CHOSEN if (value := self._settings.get(*names)))
         shown = Cells([]) if trained else self._cells
+        kept = any(part.images.is_dir() for part in self._run.parts())
         glance, sections = split_glance(self._sections() if trained else ())
         return Overview(
             kind=KINDS.get(self._run.kind, self._run.kind),
@@ -156,7 +157,7 @@ class Builder:
             sentences=tuple(self._sentences()),
             tiles=tuple(self._tiles()),
             tables=tuple(table for table in self._tables() if table.rows),
-            examples=self._examples(),
+            examples=tuple(replace(each, images=kept) for each in self._examples()),
             troubles=tuple(troubles),
             glance=glance,
             sections=sections,

@@ -111,8 +111,10 @@ def _learning(c: Curves) -> Iterable[Chart | None]:
     rewards = _means(c.rewards) if len(c.rewards) > 1 else None
     mean = metrics.get("reward/mean") or metrics.get("critic/rewards/mean")
     line = Line("reward", mean, noisy=True) if mean or rewards is None else rewards
-    if rewards is not None and [x for x, _ in mean] == [x for x, _ in rewards.points]:
-        line = Line("reward", mean, rewards.band, noisy=True)
+    # Chains of a step in progress have no metrics yet.
+    if rewards is not None and mean and all(x in c.rewards for x, _ in mean):
+        band = dict(zip((x for x, _ in rewards.points), rewards.band, strict=True))
+        line = Line("reward", mean, [band[x] for x, _ in mean], noisy=True)
     others = (
         [] if c.other is None else [Line(c.other.name, c.other.metrics.get("reward/mean"), dashed=True, noisy=True)]
     )
@@ -183,12 +185,12 @@ def _tools(c: Curves) -> Iterable[Chart | None]:
     about = "share of the rollout in which nothing was generated, and the tool that was waited for"
     yield chart(
         "Who was waited for",
-        _lines({"all": idle, **_largest(because, _MOST_LINES - 1)}, noisy=True),
+        _lines({"all": idle, **_largest(_used(because), _MOST_LINES - 1)}, noisy=True),
         unit="%",
         about=about,
     )
     seconds, calls = c.metrics.under("wait/seconds/"), c.metrics.under("wait/calls/")
-    each = {tool: _divided(points, calls.get(tool, ())) for tool, points in _largest(seconds).items()}
+    each = {tool: _divided(points, calls.get(tool, ())) for tool, points in _largest(_used(seconds)).items()}
     yield chart("Seconds of a call", _lines(each, noisy=True), unit="s", about="mean over the calls of a step")
     yield chart(
         "Tool cache",
@@ -275,6 +277,11 @@ def _largest(series: Mapping[str, Points], most: int = _MOST_LINES) -> dict[str,
     size = {name: sum(abs(y) for _, y in points) / max(1, len(points)) for name, points in series.items()}
     kept = set(sorted(series, key=lambda name: -size[name])[:most])
     return {name: points for name, points in series.items() if name in kept}
+
+
+def _used(series: Mapping[str, Points]) -> dict[str, Points]:
+    """Return the series that are not 0 all the time."""
+    return {name: points for name, points in series.items() if any(y for _, y in points)}
 
 
 def _divided(points: Points, by: Points) -> Points:

@@ -20,12 +20,14 @@ class Examples:
         about: which chains they are taken from.
         rows: to show.
         more: the chains that they are taken from.
+        images: False where the run kept none.
     """
 
     title: str
     about: str
     rows: tuple[Row, ...]
     more: Filters
+    images: bool = True
 
 
 def examples_of(index: Index, filters: Filters, where: str) -> tuple[Examples, ...]:

@@ -53,15 +53,9 @@ def of_types(gains: Mapping[str | None, Gain]) -> list[Sentence]:
         return []
     better = [name for name, gain in named.items() if gain.verdict == "rose"]
     worse = [name for name, gain in named.items() if gain.verdict == "fell"]
-    words = [
-        f"clearly {word} at {', '.join(names[:6])}" for word, names in (("better", better), ("worse", worse)) if names
-    ]
-    rest = len(named) - len(better) - len(worse)
-    words += (
-        [f"no clear change at {rest} other task types" if words else f"no clear change at any of {rest} task types"]
-        if rest
-        else []
-    )
+    words = [f"clearly {word} at {_listed(names)}" for word, names in (("better", better), ("worse", worse)) if names]
+    rest = [name for name in named if name not in (*better, *worse)]
+    words += [f"no clear change at {_listed(rest)}"] if rest else []
     text = "; ".join(words)
     return [Sentence(f"{text[:1].upper()}{text[1:]}.", "bad" if worse else "")]
 
@@ -73,3 +67,9 @@ def of_score(row: TypeRow) -> Sentence:
     return Sentence(
         f"The mean score is {row.after.text if row.after else '–'} of 100{interval} on {row.count} tasks{success}."
     )
+
+
+def _listed(names: list[str]) -> str:
+    """Return the names of task types in a sentence, the first of many."""
+    shown = [name[:40] or "tasks without a type" for name in names[:5]]
+    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

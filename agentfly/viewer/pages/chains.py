@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from agentfly.viewer.charts import number_text
 from agentfly.viewer.index import Filters, Index, Row, Table
-from agentfly.viewer.index.query import ALARMS, PAGE_SIZES
+from agentfly.viewer.index.query import ALARMS, MOST_CHARACTERS, PAGE_SIZES
 from agentfly.viewer.links import Links
 from agentfly.viewer.pages.context import Context, context_of
 from agentfly.viewer.web import Page, page_response
@@ -154,7 +154,7 @@ def show(request: Request, slug: str) -> Response:
 def _facets(table: Table, filters: Filters, links: Links, labels: Mapping[int, str]) -> Iterator[Facet]:
     for name, title in _FACETS.items():
         wanted = getattr(filters, name)
-        counts = {value: number for value, number in table.counts[name].items() if value not in ("", None)}
+        counts = {value: number for value, number in table.counts[name].items() if _can_be_chosen(value)}
         if wanted not in ("", None):
             counts.setdefault(int(wanted) if isinstance(wanted, bool) else wanted, 0)
         # One value that all chains have is no choice; one of few tools or alarms is.
@@ -171,6 +171,10 @@ def _facets(table: Table, filters: Filters, links: Links, labels: Mapping[int, s
             choices.append(Choice(words, title_of, counts[value], chosen, address))
         if choices:
             yield Facet(title, tuple(choices), max(0, len(values) - _MOST_CHOICES))
+
+
+def _can_be_chosen(value: Any) -> bool:
+    return value is not None and (not isinstance(value, str) or 0 < len(value) <= MOST_CHARACTERS)
 
 
 def _chips(index: Index, filters: Filters, links: Links, labels: Mapping[int, str], *, counted: bool) -> Iterator[Chip]:

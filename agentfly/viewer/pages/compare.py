@@ -119,14 +119,14 @@ def show(request: Request) -> Response:
     query = CompareQuery.read(request.query_params, viewer.runs)
     runs = tuple(opened.run for opened in viewer.runs.values())
     if not query.a or not query.b:
-        page = Page("Compare", ServerLinks(""), runs=runs, values={"query": query, "view": None})
+        page = Page("Compare", ServerLinks(""), runs=runs, here="compare", values={"query": query, "view": None})
         return page_response(page, "compare.html.jinja")
     for slug in (query.a, query.b):
         open_run(request, slug)
     view = compare_view(viewer, query)
     values = {"query": query, "view": view, "sides": {"a": ServerLinks(query.a), "b": ServerLinks(query.b)}}
     title = f"{view.a.label} and {view.b.label}"
-    return page_response(Page(title, ServerLinks(""), runs=runs, values=values), "compare.html.jinja")
+    return page_response(Page(title, ServerLinks(""), runs=runs, here="compare", values=values), "compare.html.jinja")
 
 
 def _number(text: str) -> int | None:

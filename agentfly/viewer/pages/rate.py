@@ -215,32 +215,24 @@ def read_rating(viewer: Viewer, slug: str, posted: dict[str, Any]) -> Rating:
     Args:
         viewer: with all runs.
         slug: of the run whose page it was.
-        posted: `results` with the left one first, `verdict` ("left", "right", "tie", "skip") or `score`, `words`,
-            `rater`, `seconds`.
+        posted: `results`, the left one first; `verdict` (left, right, tie or skip) or `score`; `words`; `rater`;
+            `seconds`.
 
     Raises:
         RequestRefused: a value is wrong, or the results are not what they were when they were shown.
     """
-    results = posted.get("results")
-    if not isinstance(results, list) or len(results) not in (1, 2) or not all(isinstance(r, dict) for r in results):
-        raise RequestRefused("results must be a list of one or two results", param="results")
-    if not any(result.get("slug") == slug for result in results):
-        raise RequestRefused("none of the results is of this run", param="results")
-    found = [_result(viewer, result) for result in results]
-    if len({task for task, _ in found}) > 1:
-        raise RequestRefused("the results are of different tasks", param="results")
+    task, shown = _posted_results(viewer, slug, posted)
     # The order in the file must not depend on the sides, which were drawn.
-    shown = [rated for _, rated in found]
     ordered = sorted(shown, key=lambda rated: (rated.run, rated.chain, rated.image))
     left = ordered.index(shown[0])
     verdict = posted.get("verdict")
-    if verdict in ("left", "right") and len(shown) == 2:
+    if verdict in ("better", "worse"):
+        raise RequestRefused("a page says left or right", param="verdict")
+    if verdict in ("left", "right"):
         verdict = "better" if (verdict == "left") == (left == 0) else "worse"
-    elif verdict in ("better", "worse"):
-        verdict = "?"
     try:
         return Rating(
-            found[0][0],
+            task,
             tuple(ordered),
             verdict,
             posted.get("score"),
@@ -251,6 +243,19 @@ def read_rating(viewer: Viewer, slug: str, posted: dict[str, Any]) -> Rating:
         )
     except ValueError as fault:
         raise RequestRefused(str(fault), code="invalid_rating") from fault
+
+
+def _posted_results(viewer: Viewer, slug: str, posted: dict[str, Any]) -> tuple[str, list[RatedChain]]:
+    """Return the task and the results that a page means."""
+    results = posted.get("results")
+    if not isinstance(results, list) or len(results) not in (1, 2) or not all(isinstance(r, dict) for r in results):
+        raise RequestRefused("results must be a list of one or two results", param="results")
+    if not any(result.get("slug") == slug for result in results):
+        raise RequestRefused("none of the results is of this run", param="results")
+    found = [_result(viewer, result) for result in results]
+    if len({task for task, _ in found}) > 1:
+        raise RequestRefused("the results are of different tasks", param="results")
+    return found[0][0], [rated for _, rated in found]
 
 
 def _result(viewer: Viewer, sent: dict[str, Any]) -> tuple[str, RatedChain]:

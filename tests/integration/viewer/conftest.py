@@ -31,8 +31,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished training run: 4 steps of 3 tasks with 4 chains each, two validations."""
-    plan = TrainingPlan(steps=4, groups=3, chains=4, tasks=6, held_out=5)
+    """A finished training run: 3 steps of 3 tasks with 4 chains each, and a validation before them."""
+    plan = TrainingPlan(steps=3, groups=3, chains=4, tasks=6, held_out=3)
     return training_run(tmp_path_factory.mktemp("runs") / "training", plan)
 
 

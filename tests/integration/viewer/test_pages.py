@@ -18,10 +18,19 @@ PAGES = (
     "/runs/training/chains",
     "/runs/training/chains?stop=max_turns&sort=score&down=1",
     "/runs/training/chains?text=nothing+has+these+words",
+    "/runs/training/groups",
+    "/runs/training/group?task=train-look-0-2",
+    "/runs/training/chains/1",
+    "/runs/training/rate",
+    "/runs/training/rate?mode=single",
     "/runs/before/",
     "/runs/before/chains",
     "/runs/hostile/",
     "/runs/hostile/chains",
+    "/runs/hostile/groups",
+    "/runs/hostile/chains/1",
+    "/runs/hostile/rate?mode=single",
+    "/compare?a=before&b=after",
 )
 
 

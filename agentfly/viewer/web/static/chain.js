@@ -51,11 +51,11 @@ for (const box of shades) {
   box.addEventListener("change", () => shade(box.value));
   box.addEventListener("keydown", (event) => event.key.startsWith("Arrow") && event.stopPropagation());
 }
-let remembered = "logprob";
+let remembered = conversation?.dataset.shade;
 try {
   remembered = sessionStorage.getItem("shade") ?? remembered;
 } catch {} // see above
-shade(remembered);
+shade(shades.some((box) => box.value === remembered) ? remembered : "logprob");
 
 // Clicks: the page is built of links that work without this.
 document.addEventListener("click", (event) => {
@@ -88,12 +88,13 @@ async function showWhole(button) {
 
 function zoomIn(anchor) {
   const box = anchor.closest("[data-compare]");
-  if (!box || !(box.dataset.before && box.dataset.after)) {
+  const known = box && [box.dataset.before, box.dataset.after].includes(anchor.getAttribute("href"));
+  if (!known) {
     const { label } = anchor.dataset;
     openZoom({ ...imagesOf(anchor), before: anchor.href, labels: [label, ""] }, "before", label);
     return;
   }
-  openZoom(imagesOf(box), anchor.href.endsWith(box.dataset.after) ? "after" : "before", titleOf(box));
+  openZoom(imagesOf(box), anchor.getAttribute("href") === box.dataset.before ? "before" : "after", titleOf(box));
 }
 
 const titleOf = (box) => box.closest("section")?.getAttribute("aria-label") ?? "Image";
@@ -116,6 +117,21 @@ function compare(control) {
   if (!place.contains(place.stage.element)) place.replaceChildren(place.stage.element);
   return place.stage.show(mode);
 }
+
+// An image whose file is damaged says so.
+const isPreview = (node) => node instanceof HTMLImageElement && node.matches(".preview, .inline-image img");
+
+function cannotBeShown(image) {
+  const box = document.createElement("span");
+  box.className = `preview none${image.matches(".preview") ? "" : " tiny"}`;
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", `${image.alt}: cannot be shown`);
+  if (image.matches(".preview")) box.textContent = "cannot be shown";
+  image.replaceWith(box);
+}
+
+document.addEventListener("error", (event) => isPreview(event.target) && cannotBeShown(event.target), true);
+for (const image of document.images) if (isPreview(image) && image.complete && !image.naturalWidth) cannotBeShown(image);
 
 // Run calls again.
 let running = false;

@@ -15,6 +15,7 @@ openRail();
 
 // Filters: the page of another URL is fetched, and its parts are put in.
 let latest = 0;
+let waiting = null; // a page with new chains, which is not shown yet
 
 async function show(address, { push = true } = {}) {
   const mine = ++latest;
@@ -29,6 +30,7 @@ async function show(address, { push = true } = {}) {
   }
   if (mine !== latest) return; // another one was asked for meanwhile
   history[push ? "pushState" : "replaceState"](null, "", address);
+  waiting = null;
   put(fresh);
 }
 
@@ -96,8 +98,6 @@ onKey("[", () => document.querySelector('.pager [rel="prev"]')?.click());
 onKey("]", () => document.querySelector('.pager [rel="next"]')?.click());
 
 // New chains. They are put in at once only for somebody who looks at the beginning of the table and at no row of it.
-let waiting = null;
-
 document.addEventListener("exchanged", (event) => {
   const fresh = event.detail;
   const now = fresh.getElementById("rows");

@@ -1,6 +1,7 @@
 // Choose an image, start an attempt, and show its messages. The attempt ends with the request that listens to it.
 import { onKey } from "./page.js";
 import { HEADERS, post, reach, read } from "./send.js";
+import { modesOf, Stage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
 const form = $("try-form");
@@ -8,6 +9,7 @@ const imageAddress = (handle) => `/try/images/${handle}.png`;
 let chosen = null;
 let running = null; // { abort, id } of the attempt in progress
 let result = null;
+let stage = null;
 
 function say(words) {
   $("try-fault").textContent = words;
@@ -149,13 +151,11 @@ async function showEnd(told) {
   status(told.turns === undefined ? "" : `${told.stopped.replaceAll("_", " ")} after ${told.turns} ${told.turns === 1 ? "turn" : "turns"}, ${told.seconds.toFixed(1)} s`);
   if (told.after) {
     result = told.after;
-    $("before").src = imageAddress(told.before ?? told.after);
-    $("after").src = imageAddress(told.after);
     $("download").href = imageAddress(told.after);
     $("answer").textContent = told.answer ?? "";
     for (const id of ["open-chain", "open-rate"]) $(id).hidden = true;
     $("result").hidden = false;
-    wipe();
+    await compare(told.before && imageAddress(told.before), imageAddress(told.after));
   }
   if (told.chain && told.kept) {
     try {
@@ -244,9 +244,10 @@ onKey("o", () => $("file").click());
 onKey("g", goOn);
 $("go-on").addEventListener("click", goOn);
 
-function goOn() {
+async function goOn() {
   if (!result || running) return;
-  choose({ image: result, width: $("after").naturalWidth, height: $("after").naturalHeight });
+  const image = await stage.layer("after").loaded;
+  choose({ image: result, width: image?.naturalWidth, height: image?.naturalHeight });
   press(null);
   $("instruction").value = "";
   $("instruction").dataset.own = "";
@@ -254,9 +255,26 @@ function goOn() {
   $("instruction").focus();
 }
 
-// Before and after in one place.
-function wipe() {
-  $("after").style.clipPath = `inset(0 0 0 ${$("wipe-at").value}%)`;
+// Before and after in one place, as on the page of a chain.
+async function compare(before, after) {
+  stage = new Stage({ before, after, labels: ["Before", "After"] });
+  $("compared").replaceChildren(stage.element);
+  const modes = modesOf(stage.images);
+  $("modes").replaceChildren(
+    ...modes.map(([name, label]) => {
+      const button = document.createElement("button");
+      Object.assign(button, { type: "button", textContent: label });
+      button.addEventListener("click", () => showMode(button, name));
+      return button;
+    }),
+  );
+  const first = modes.findIndex(([name]) => name === "slider");
+  await showMode($("modes").children[first < 0 ? modes.length - 1 : first], modes.at(first)[0]);
 }
-$("wipe-at").addEventListener("input", wipe);
+
+async function showMode(button, name) {
+  for (const other of $("modes").children) other.setAttribute("aria-pressed", String(other === button));
+  await stage.show(name);
+}
+
 ready();

@@ -17,6 +17,7 @@ from agentfly.training.recipe.readiness import (
     check_policy,
     check_positions,
     checkpoints_bytes,
+    checkpoints_to_come,
     positions_of,
 )
 from agentfly.training.recipe.settings import TrainSettings
@@ -137,6 +138,38 @@ def test_a_full_disk_is_reported_before_the_first_checkpoint(policy: Path, monke
     with pytest.raises(ConfigError, match=r"the disk of agentfly\.out=runs/x has 0\.0 GiB free: give another"):
         check_disk(config(), settings(policy))
     assert "not measured" in check_disk(config(), settings("owner/name"))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ({"max_gb": 4.0}, "the images of chains up to 3.7 GiB of the rest"),
+        ({"max_gb": 40.0}, "the images of chains up to 5.0 GiB of the rest"),
+        ({"max_gb": None}, "the images of chains as much as they need of the rest"),
+        (False, "that are free"),
+    ],
+)
+def test_the_room_for_images_is_said(policy: Path, monkeypatch: pytest.MonkeyPatch, images: Any, words: str) -> None:
+    free = 3 * 14 * PARAMETERS + 5 * 1024**3
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert check_disk(config(), settings(policy, images=images)).endswith(words)
+
+
+def test_the_room_that_checkpoints_still_need_shrinks_with_each_of_them(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = settings(policy).model_copy(update={"out": tmp_path})
+    now = [0.0]
+    monkeypatch.setattr(readiness.time, "monotonic", lambda: now[0])
+    to_come = checkpoints_to_come(config(), run)
+    assert to_come() == 3 * 14 * PARAMETERS
+    (tmp_path / "checkpoints/global_step_20/actor").mkdir(parents=True)
+    (tmp_path / "checkpoints/global_step_20/actor/model.pt").write_bytes(b"x" * 14 * PARAMETERS)
+    assert to_come() == 3 * 14 * PARAMETERS  # it does not look again so soon
+    now[0] = 31.0
+    assert 0 < to_come() <= 2 * 14 * PARAMETERS
+    # A policy that is not on this machine has no known size.
+    assert checkpoints_to_come(config(), settings("owner/name"))() == 0
 
 
 def test_a_policy_that_only_the_hub_has_is_reported_where_the_hub_is_not_asked(

@@ -76,7 +76,8 @@ def test_the_group_is_found_in_the_index(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", lines, config)
     row = run.index.row(1)
     found = advantage_of(run.index, row, read_setup(run.run), 1.0, 2)
-    assert found.by_turn == (0.5, 0.5) and [one.n for one in found.group] == [1, 2]
+    assert found.by_turn == (0.5, 0.5)
+    assert [one.n for one in found.group] == [1, 2]
 
 
 def test_reinforce_plus_plus_whitens_over_the_tokens_of_the_step(tmp_path: Path) -> None:
@@ -88,7 +89,8 @@ def test_reinforce_plus_plus_whitens_over_the_tokens_of_the_step(tmp_path: Path)
     run = run_of(tmp_path / "run", lines, {"algorithm": {"adv_estimator": "reinforce_plus_plus"}})
     found = advantage_of(run.index, run.index.row(1), read_setup(run.run), 1.0, 1)
     # mean 0.75; variance (3 * 0.25² + 0.75²) / 3 = 0.25
-    assert found.by_turn == pytest.approx((0.25 / 0.5,), rel=1e-5) and "4 sampled tokens" in found.words
+    assert found.by_turn == pytest.approx((0.25 / 0.5,), rel=1e-5)
+    assert "4 sampled tokens" in found.words
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,8 @@ def test_what_is_not_known_is_said(tmp_path: Path, given: RunSetup, words: str) 
     store = store_of(tmp_path / "run")
     run = run_of(tmp_path / "run", [line_of(trajectory(store))])
     found = advantage_of(run.index, run.index.row(1), given, 0.5, 2)
-    assert found.by_turn == () and words in found.words
+    assert found.by_turn == ()
+    assert words in found.words
 
 
 def test_chains_that_are_not_trained_on_have_none(tmp_path: Path) -> None:
@@ -123,4 +126,6 @@ def test_settings_that_cannot_be_read_are_left_out(tmp_path: Path, text: str) ->
     run = run_of(tmp_path / "run", [line_of(trajectory(store))])
     (tmp_path / "run" / "config.yaml").write_text(text)
     found = read_setup(run.run)
-    assert found.estimator is None and found.gamma == 1.0 and found.engines is None
+    assert found.estimator is None
+    assert found.gamma == 1.0
+    assert found.engines is None

@@ -21,7 +21,8 @@ from tests.unit.viewer.chain.lines import POLICY, trajectory, with_tokens
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
     found, where = find_vocabulary(str(POLICY), RunSetup())
-    assert found is not None and where.endswith("tokenizer.json")
+    assert found is not None
+    assert where.endswith("tokenizer.json")
     return found
 
 
@@ -33,7 +34,8 @@ def store() -> ImageStore:
 def test_placeholders_become_the_images_of_the_chain(vocabulary: Vocabulary, store: ImageStore) -> None:
     chain = with_tokens(trajectory(store))
     stream = token_stream(chain, vocabulary)
-    assert stream is not None and stream.problem == ""
+    assert stream is not None
+    assert stream.problem == ""
     images = [piece for piece in (*stream.prompt, *stream.turns[0].observed) if isinstance(piece, ImageRun)]
     assert [(run.shot and run.shot.handle, run.count) for run in images] == [(chain.images[0], 9), (chain.images[1], 9)]
     assert stream.lengths == dict.fromkeys(chain.images, 9)
@@ -47,15 +49,21 @@ def test_sampled_tokens_have_shades_and_the_end_of_the_turn(vocabulary: Vocabula
     assert stream is not None
     tokens = stream.turns[0].sampled
     assert "".join(token.text for token in tokens[:-1]).replace("␣", " ") == "turn 0"
-    assert tokens[-1].text == "<|im_end|>" and tokens[-1].special and all(token.sampled for token in tokens)
-    assert {token.shade for token in tokens} == {"3"} and tokens[0].logprob == "-0.500"
+    assert tokens[-1].text == "<|im_end|>"
+    assert tokens[-1].special
+    assert all(token.sampled for token in tokens)
+    assert {token.shade for token in tokens} == {"3"}
+    assert tokens[0].logprob == "-0.500"
     assert stream.turns[0].mean == pytest.approx(-0.5)
 
 
 def test_without_a_vocabulary_turns_have_counts_and_shades(store: ImageStore) -> None:
     stream = token_stream(with_tokens(trajectory(store)), None)
-    assert stream is not None and stream.turns[0].sampled == () and stream.turns[0].count > 3
-    assert stream.turns[0].shade == "3" and stream.lengths == {}
+    assert stream is not None
+    assert stream.turns[0].sampled == ()
+    assert stream.turns[0].count > 3
+    assert stream.turns[0].shade == "3"
+    assert stream.lengths == {}
 
 
 def test_a_backend_of_messages_has_no_stream(vocabulary: Vocabulary, store: ImageStore) -> None:
@@ -67,7 +75,9 @@ def test_traces_that_do_not_fit_are_shown_and_doubted(vocabulary: Vocabulary, st
     chain.turns = [replace(chain.turns[0], start=5, end=10**9), replace(chain.turns[1], start=-7, end=2)]
     chain.tokens = TokenTrace([1, 2], [3, -4, 10**12], [1, 0], [-0.5, math.nan, -math.inf])
     stream = token_stream(chain, vocabulary)
-    assert stream is not None and "spans" in stream.problem and len(stream.turns) == 2
+    assert stream is not None
+    assert "spans" in stream.problem
+    assert len(stream.turns) == 2
     chain.turns = [replace(chain.turns[0], start=0, end=3)]
     stream = token_stream(chain, vocabulary)
     assert stream is not None
@@ -80,13 +90,15 @@ def test_the_tokenizer_of_another_policy_is_doubted(vocabulary: Vocabulary, stor
     chain = with_tokens(trajectory(store))
     chain.turns = [replace(chain.turns[0], text="something else"), chain.turns[1]]
     stream = token_stream(chain, vocabulary)
-    assert stream is not None and "--tokenizer" in stream.problem
+    assert stream is not None
+    assert "--tokenizer" in stream.problem
 
 
 def test_more_placeholders_than_images_are_told(vocabulary: Vocabulary, store: ImageStore) -> None:
     chain = replace(with_tokens(trajectory(store)), images=[])
     stream = token_stream(chain, vocabulary)
-    assert stream is not None and "more images" in stream.problem
+    assert stream is not None
+    assert "more images" in stream.problem
 
 
 @pytest.mark.parametrize("text", ["Hello wörld", "日本語 😀", "a\n\tb"])
@@ -110,12 +122,15 @@ def test_bytes_that_are_no_character_are_shown_in_hex(vocabulary: Vocabulary) ->
 
 def test_a_missing_or_broken_tokenizer_says_how_to_name_one(tmp_path: Path) -> None:
     found, words = find_vocabulary(None, RunSetup(policies=(tmp_path,)))
-    assert found is None and "--tokenizer" in words
+    assert found is None
+    assert "--tokenizer" in words
     (tmp_path / "tokenizer.json").write_text("{}")
     found, words = find_vocabulary(None, RunSetup(policies=(tmp_path,)))
-    assert found is None and "is no tokenizer" in words
+    assert found is None
+    assert "is no tokenizer" in words
     found, words = find_vocabulary(str(tmp_path / "none"), RunSetup())
-    assert found is None and str(tmp_path / "none") in words
+    assert found is None
+    assert str(tmp_path / "none") in words
 
 
 def test_shades_grow_with_surprise_and_with_the_size_of_an_advantage() -> None:
@@ -127,10 +142,13 @@ def test_shades_grow_with_surprise_and_with_the_size_of_an_advantage() -> None:
 def test_the_policy_sees_images_in_multiples_of_its_patches() -> None:
     sight = find_sight([POLICY])
     assert sight == Sight(28, 56 * 56, 84 * 84)
-    assert sight is not None and sight.size(168, 168) == (84, 84) and sight.size(10, 10) == (56, 56)
+    assert sight is not None
+    assert sight.size(168, 168) == (84, 84)
+    assert sight.size(10, 10) == (56, 56)
     assert seen_size(sight, (168, 168), 9) == (84, 84)
     # Another number of tokens: the image was shown in another way than these settings say.
-    assert seen_size(sight, (168, 168), 36) is None and seen_size(None, (168, 168), 9) is None
+    assert seen_size(sight, (168, 168), 36) is None
+    assert seen_size(None, (168, 168), 9) is None
 
 
 @pytest.mark.parametrize("config", ["[]", "{", '{"patch_size": 0}', '{"size": 3}', '{"image_processor": null}'])

@@ -29,11 +29,15 @@ def test_an_edit_shows_source_and_result_by_their_names(store: ImageStore) -> No
     view = view_chain(line_of(trajectory(store)))
     first, answer = view.calls
     assert (first.before, first.after) == (view.images[0], view.final)
-    assert first.before is not None and first.before.name == "img_1"
-    assert first.arguments[1][0] == "prompt" and first.arguments[1][1].shown == "remove red"
+    assert first.before is not None
+    assert first.before.name == "img_1"
+    assert first.arguments[1][0] == "prompt"
+    assert first.arguments[1][1].shown == "remove red"
     # The answer names the image that it gives: there is nothing to compare.
-    assert answer.before is None and answer.after == view.final
-    assert answer.observation is None and first.observation is not None
+    assert answer.before is None
+    assert answer.after == view.final
+    assert answer.observation is None
+    assert first.observation is not None
     assert first.observation.parts[0].shown == "seen 0.0"  # type: ignore[union-attr]
 
 
@@ -59,7 +63,8 @@ def test_several_calls_of_a_turn_have_their_own_observations(store: ImageStore) 
         "seen 0.1",
         "seen 0.2",
     ]
-    assert turn.calls[1].error is not None and turn.calls[1].error.shown == "no such image"
+    assert turn.calls[1].error is not None
+    assert turn.calls[1].error.shown == "no such image"
     assert turn.asked == 3
 
 
@@ -93,7 +98,8 @@ def test_a_chain_without_turns_and_messages(store: ImageStore) -> None:
     chain = trajectory(store, [], turns=[], messages=[], images=[], names={}, final_image=None, stop_reason=None)
     view = view_chain(line_of(chain))
     assert (view.turns, view.prompt, view.handles, view.final) == ((), (), (), None)
-    assert view.stop_words == STOPS[None] and view.failed
+    assert view.stop_words == STOPS[None]
+    assert view.failed
 
 
 def test_a_failed_chain_of_texts_alone(store: ImageStore) -> None:
@@ -108,14 +114,19 @@ def test_a_failed_chain_of_texts_alone(store: ImageStore) -> None:
         error="no answer",
     )
     view = view_chain(line_of(chain))
-    assert view.failed and view.error is not None and view.error.shown == "no answer"
-    assert view.turns[0].calls == () and view.images == ()
+    assert view.failed
+    assert view.error is not None
+    assert view.error.shown == "no answer"
+    assert view.turns[0].calls == ()
+    assert view.images == ()
 
 
 def test_a_malformed_call_cannot_be_run_again(store: ImageStore) -> None:
     record = ToolRecord("", {}, math.nan, error="not JSON", malformed=True)
     call = view_chain(line_of(trajectory(store, [[record]]))).calls[0]
-    assert not call.can_rerun and call.seconds is None and call.arguments == ()
+    assert not call.can_rerun
+    assert call.seconds is None
+    assert call.arguments == ()
 
 
 def test_a_task_of_several_images_with_target_and_mask(store: ImageStore) -> None:
@@ -123,8 +134,10 @@ def test_a_task_of_several_images_with_target_and_mask(store: ImageStore) -> Non
     task = TaskFacts("t", "Put both together.", "compose", (one, two), target, mask, {"checks": [1]})
     view = view_chain(line_of(trajectory(store), task=task))
     assert [shot.handle for shot in view.images] == [one, two]
-    assert view.target == Shot(target, "img_2") and view.mask == Shot(mask)
-    assert view.metadata is not None and "checks" in view.metadata.shown
+    assert view.target == Shot(target, "img_2")
+    assert view.mask == Shot(mask)
+    assert view.metadata is not None
+    assert "checks" in view.metadata.shown
     assert set(view.handles) >= {one, two, target, mask}
 
 
@@ -132,9 +145,13 @@ def test_scores_of_evaluators_come_with_feedback_cost_and_reasons(store: ImageSt
     scores = {"judge": Score(60.0, "The edge is rough.", {"edit": math.nan}), "other": NotScored("no target")}
     judges = {"judge": JudgeUsage(requests=2, prompt_tokens=10, completion_tokens=5)}
     judge, other = view_chain(line_of(trajectory(store), scores=scores, judges=judges)).scores
-    assert judge.feedback is not None and judge.feedback.shown == "The edge is rough."
-    assert judge.aspects == (("edit", None),) and judge.usage == "2 requests, 15 tokens"
-    assert other.missing is not None and other.missing.shown == "no target" and other.value is None
+    assert judge.feedback is not None
+    assert judge.feedback.shown == "The edge is rough."
+    assert judge.aspects == (("edit", None),)
+    assert judge.usage == "requests: 2, tokens: 15"
+    assert other.missing is not None
+    assert other.missing.shown == "no target"
+    assert other.value is None
 
 
 def test_without_evaluators_the_score_is_that_of_the_trajectory(store: ImageStore) -> None:
@@ -146,7 +163,9 @@ def test_a_line_of_version_0_1_is_shown(store: ImageStore) -> None:
     chain = json.loads(trajectory(store).to_json())
     line = TrajectoryLine.from_dict({"trajectory": chain, "scores": {"judge": {"value": 30.0, "feedback": "bad"}}})
     view = view_chain(line)
-    assert view.scores[0].value == 30.0 and len(view.turns) == 2 and view.step is None
+    assert view.scores[0].value == 30.0
+    assert len(view.turns) == 2
+    assert view.step is None
 
 
 def test_long_texts_are_cut_and_kept_whole(store: ImageStore) -> None:
@@ -154,7 +173,8 @@ def test_long_texts_are_cut_and_kept_whole(store: ImageStore) -> None:
     record = edit(source, result, arguments={"image_id": "img_1", "prompt": "A" * 1_000_000})
     view = view_chain(line_of(trajectory(store, [[record]])))
     cut = view.calls[0].arguments[1][1]
-    assert len(cut.shown) == 600 and cut.rest == 999_400
+    assert len(cut.shown) == 600
+    assert cut.rest == 999_400
     assert view.long[cut.key] == "A" * 1_000_000
 
 
@@ -170,7 +190,8 @@ def test_hostile_values_of_a_record_are_shown_as_words(store: ImageStore) -> Non
     assert (call.before, call.mask) == (None, None)
     assert call.after == Shot("../../etc/passwd")
     assert [text.shown for _, text in call.arguments] == ['["img_1"]', '{"a": 1}', "null"]
-    assert call.data is not None and "no handle" in call.data.shown
+    assert call.data is not None
+    assert "no handle" in call.data.shown
 
 
 def test_more_turns_than_messages_do_no_harm(store: ImageStore) -> None:
@@ -181,7 +202,9 @@ def test_more_turns_than_messages_do_no_harm(store: ImageStore) -> None:
 
 def test_words_make_controls_visible_and_keep_lines() -> None:
     assert visible("a\x00b\x1b\n\t\x7f") == "a␀b␛\n\t␡"
-    assert pretty({"a": "b" * 100}).count("\n") == 2 and pretty([1, 2]) == "[1, 2]" and pretty("x") == "x"
+    assert pretty({"a": "b" * 100}).count("\n") == 2
+    assert pretty([1, 2]) == "[1, 2]"
+    assert pretty("x") == "x"
     cut = Cutter(10)
     assert cut("123456789012").rest == 0  # a little more is not cut
     assert (cut("1" * 20).shown, cut.whole) == ("1" * 10, ["1" * 20])

@@ -21,7 +21,7 @@ from agentfly.errors import ConfigError
 from agentfly.viewer.index import Filters, Index, index, reader
 from agentfly.viewer.index.schema import FILE_NAME
 from agentfly.viewer.runs.folder import find_run
-from tests.unit.viewer.index.made import append, content, keys, line, replace, run_of
+from tests.unit.viewer.made import append, content, keys, line, replace, run_of
 
 
 def test_lines_are_indexed_and_read_back(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from agentfly.agents.trajectory import StopReason
 from agentfly.viewer.index import Filters, Index
-from tests.unit.viewer.index.made import line, run_of
+from tests.unit.viewer.made import line, run_of
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def pages_of(folder: Path, lines: list[Any], config: Any = None, **settings: Any
 
 
 @pytest.fixture
-def pages(tmp_path: Path) -> Iterator[Pages]:
+def pages(tmp_path: Path) -> Pages:
     folder = tmp_path / "run"
     store = store_of(folder)
     chains = [
@@ -64,29 +63,35 @@ def pages(tmp_path: Path) -> Iterator[Pages]:
     ]
     lines = [line_of(chain) for chain in chains]
     config = {"agentfly": {"model": str(POLICY), "engines": "classical"}, "algorithm": {"adv_estimator": "grpo"}}
-    yield pages_of(folder, lines, config)
+    return pages_of(folder, lines, config)
 
 
 def test_a_page_has_tokens_images_calls_and_the_advantage(pages: Pages) -> None:
     html = pages.get("1")
-    assert "Remove the red disc." in html and 'class="badge bad" title="advantage' in html
-    assert 'title="-0.500 · ' in html and "&lt;|im_end|&gt;" in html
+    assert "Remove the red disc." in html
+    assert 'class="badge bad" title="advantage' in html
+    assert 'title="-0.500 · ' in html
+    assert "&lt;|im_end|&gt;" in html
     assert "9 tokens, seen at 84×84" in html
     assert html.count("data-rerun=") == 3  # each of two calls, and all of them
     # Thumbnails only; full images are addresses for later.
     assert re.findall(r'<img[^>]*src="([^"]*\.png)"', html) == []
-    assert "data-before=" in html and "computed here" in html.lower()
+    assert "data-before=" in html
+    assert "computed here" in html.lower()
 
 
 def test_neighbours_follow_the_filters_of_the_table(pages: Pages) -> None:
     html = pages.get("1?sort=score&down=1")  # 1.0, 0.5, 0.25
-    assert re.search(r'rel="prev" href="/runs/run/chains/3\?sort=score"', html) and 'rel="next"' not in html
+    assert re.search(r'rel="prev" href="/runs/run/chains/3\?sort=score"', html)
+    assert 'rel="next"' not in html
     assert "3 of 3" in html
     html = pages.get("3?score_from=40")
     assert re.search(r'rel="next" href="/runs/run/chains/2\?score_from=40.0"', html)
-    assert "1 of 2" in html and 'href="/runs/run/chains?score_from=40.0"' in html
+    assert "1 of 2" in html
+    assert 'href="/runs/run/chains?score_from=40.0"' in html
     html = pages.get("1?score_from=40")  # filtered out: no neighbours, but a page
-    assert 'rel="next"' not in html and 'rel="prev"' not in html
+    assert 'rel="next"' not in html
+    assert 'rel="prev"' not in html
 
 
 def test_the_raw_line_and_a_single_turn(pages: Pages) -> None:
@@ -106,9 +111,11 @@ def test_calls_are_run_again_for_pages_of_the_viewer_alone(pages: Pages) -> None
     assert pages.client.post(address, headers=foreign).status_code == 403
     assert pages.client.get(address).status_code == 405
     found = pages.client.post(address, headers=OWN)
-    assert found.status_code == 200 and found.json()["equal"] is True
+    assert found.status_code == 200
+    assert found.json()["equal"] is True
     found = pages.client.post("/runs/run/chains/1/rerun?turn=7&call=1", headers=OWN)
-    assert found.status_code == 409 and "no such call" in found.json()["error"]
+    assert found.status_code == 409
+    assert "no such call" in found.json()["error"]
     assert pages.client.post("/runs/run/chains/99/rerun", headers=OWN).status_code == 404
     assert pages.client.post("/runs/none/chains/1/rerun", headers=OWN).status_code == 404
 
@@ -117,16 +124,21 @@ def test_without_the_tokenizer_a_page_says_how_to_name_one(tmp_path: Path) -> No
     store = store_of(tmp_path / "run")
     chain = line_of(with_tokens(trajectory(store)))
     html = pages_of(tmp_path / "run", [chain], {"agentfly": {"model": "some/hub-name"}}).get("1")
-    assert "agentfly view --tokenizer FOLDER" in html and "turn 0" in html and "l3" in html
+    assert "agentfly view --tokenizer FOLDER" in html
+    assert "turn 0" in html
+    assert "l3" in html
     html = pages_of(tmp_path / "named" / "run", [chain], {}, tokenizer=str(POLICY)).get("1")
-    assert "--tokenizer" not in html and "&lt;|im_end|&gt;" in html
+    assert "--tokenizer" not in html
+    assert "&lt;|im_end|&gt;" in html
     assert "is not known: the settings of its image processor are not on this machine" in html
 
 
 def test_missing_images_are_said_with_the_setting_that_keeps_them(tmp_path: Path) -> None:
     store = store_of(tmp_path / "elsewhere")
     html = pages_of(tmp_path / "run", [line_of(trajectory(store))]).get("1")
-    assert "agentfly.images" in html and "not kept" in html and "/thumbs/" not in html
+    assert "agentfly.images" in html
+    assert "not kept" in html
+    assert "/thumbs/" not in html
 
 
 def test_an_argument_of_a_megabyte_is_cut_and_can_be_asked_for(tmp_path: Path) -> None:
@@ -136,7 +148,8 @@ def test_an_argument_of_a_megabyte_is_cut_and_can_be_asked_for(tmp_path: Path) -
     pages = pages_of(tmp_path / "run", [line_of(trajectory(store, [[record]]))])
     html = pages.get("1")
     (address,) = re.findall(r'data-whole="([^"]*/text/\d+)"', html)
-    assert "999,400 characters more" in html and "A" * 700 not in html
+    assert "999,400 characters more" in html
+    assert "A" * 700 not in html
     assert pages.client.get(address).text == "A" * 1_000_000
 
 
@@ -149,7 +162,9 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     )
     chain.turns = [replace(chain.turns[0], text=MARKUP, finish_reason=MARKUP)]
     html = pages_of(tmp_path / "run", [line_of(chain)]).get("1")
-    assert "<script>alert" not in html and "<img src=x>" not in html and html.count("&lt;script&gt;alert") > 5
+    assert "<script>alert" not in html
+    assert "<img src=x>" not in html
+    assert html.count("&lt;script&gt;alert") > 5
 
 
 def test_images_named_by_paths_are_not_looked_for(tmp_path: Path) -> None:
@@ -165,7 +180,8 @@ def test_a_long_chain_brings_its_later_turns_on_demand(tmp_path: Path) -> None:
     chain = with_tokens(trajectory(store, [[edit(source, result)] for _ in range(100)]))
     pages = pages_of(tmp_path / "run", [line_of(chain)], {}, tokenizer=str(POLICY))
     html = pages.get("1")
-    assert html.count("data-fetch=") == 70 and html.count('class="call"') == 30
+    assert html.count("data-fetch=") == 70
+    assert html.count('class="call"') == 30
     assert 'class="call"' in pages.get("1/turns/100")
 
 
@@ -188,7 +204,8 @@ def test_a_malformed_call_offers_no_rerun(tmp_path: Path) -> None:
     store = store_of(tmp_path / "run")
     record = ToolRecord("", {}, 0.0, error="not JSON", malformed=True)
     html = pages_of(tmp_path / "run", [line_of(trajectory(store, [[record]]))]).get("1")
-    assert "malformed" in html and "turn=1&amp;call=1" not in html
+    assert "malformed" in html
+    assert "turn=1&amp;call=1" not in html
 
 
 def test_a_line_that_is_no_chain_any_more_is_an_error_page(pages: Pages) -> None:

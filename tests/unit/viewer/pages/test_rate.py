@@ -20,16 +20,17 @@ from agentfly.viewer.server import create_app
 from tests.unit.viewer.small_runs import view_of, write_run
 
 OWN = {"X-Agentfly": "view"}
+ASKED = "Remove the <b>star</b>"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run", [[10, 90], [20, 80]], instruction="Remove the <b>star</b>")
+    return write_run(tmp_path / "run", [[10, 90], [20, 80]], instruction=ASKED)
 
 
 @pytest.fixture
 def client(run: Path, tmp_path: Path) -> Iterator[TestClient]:
-    other = write_run(tmp_path / "other", [[30], [40]], shade=9)
+    other = write_run(tmp_path / "other", [[30], [40]], shade=9, instruction=ASKED)
     with TestClient(create_app(view_of(run, other)), raise_server_exceptions=False) as client:
         yield client
 
@@ -59,7 +60,7 @@ def test_the_page_shows_two_results_without_a_hint_at_whose_they_are(client: Tes
     assert "0 of 2 tasks" in page.text
     assert {result["slug"] for result in shown(page)} == {"run", "other"}
     # What a person can read: neither the names of the runs, outside of menu and form, nor scores.
-    seen = page.text.split('<div class="rate-views')[1].split('<section id="rate-kept">')[0]
+    seen = page.text.split('<div class="rate-views pair">')[1].split('<section id="rate-kept">')[0]
     words = " ".join(re.sub(r"<[^>]*>", " ", seen).split())
     assert words.startswith("Before Left Right ← Left is better")
     assert not re.search(r"run|other|task-|score|10|90", words)
@@ -206,13 +207,14 @@ def test_agreement_appears_with_ten_verdicts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [[float(n), 50.0 + n] for n in range(10)])
     with TestClient(create_app(view_of(run))) as client:
         for number in range(10):
-            assert f"{number} verdict" in client.get("/runs/run/rate").text
-            results = shown(client.get("/runs/run/rate"))
+            page = client.get("/runs/run/rate")
+            assert f"{number} verdict" in page.text
+            results = shown(page)
             best = "left" if results[0]["chain"].endswith("-1") else "right"
             client.post("/runs/run/rate", json={"results": results, "verdict": best}, headers=OWN)
-        page = client.get("/runs/run/rate").text
-    assert "100 % " in page
-    assert "0 % " in page  # of the judge, which sees it the other way round
+        text = client.get("/runs/run/rate").text
+    assert "100 % " in text
+    assert "0 % " in text  # of the judge, which sees it the other way round
 
 
 @pytest.mark.parametrize(

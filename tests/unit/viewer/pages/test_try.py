@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def trying(
     session = open_session(PolicyOptions(base_url=url, model="m"), limits, save, "try")
     others = [run.run for run in runs.runs.values()] if runs is not None else []
     application = create_app(Viewer([*others, session.run]), session=session)
-    served = make_server(application, "127.0.0.1", 0, ConnectionLimits(), log_level="critical")
+    served = make_server(
+        application, "127.0.0.1", 0, ConnectionLimits(), log_level="critical", timeout_graceful_shutdown=1
+    )
     thread = threading.Thread(target=served.run, daemon=True)
     thread.start()
     wait_for(lambda: served.started)
@@ -143,7 +145,7 @@ def test_steps_arrive_and_the_result_is_kept_as_a_run(server: ChatServer, tmp_pa
         rate = viewer.http.get(found["rate"])
         assert "0 of 1 results" in rate.text
         assert "Make it darker" in rate.text
-        assert viewer.http.get("/").url.path == "/try"
+        assert viewer.http.get("/", follow_redirects=True).url.path == "/try"
     log = RunLog(tmp_path / "kept")  # as agent.run(log_dir=…) resumes it
     (chain,) = log.finished.values()
     log.close()
@@ -179,6 +181,19 @@ def test_cancelling_and_leaving_end_the_request_of_the_backend(server: ChatServe
         assert (viewer.session.run.path / "trajectories.jsonl").read_bytes() == b""
 
 
+def test_a_viewer_that_is_stopped_ends_what_runs(server: ChatServer) -> None:
+    endless = Endless()
+    server.say(endless)
+    with httpx.Client(timeout=60) as stays, ExitStack() as stack:
+        with trying(server.url) as viewer:
+            body = {"image": viewer.upload().json()["image"], "instruction": "x"}
+            address = str(viewer.http.base_url.join("/try/runs"))
+            answer = stack.enter_context(stays.stream("POST", address, json=body, headers=OWN))
+            next(line for line in answer.iter_lines() if "delta" in line)
+        # The server has ended though its client still listens.
+        wait_for(lambda: endless.left == 1)
+
+
 def test_one_runs_one_waits_and_the_next_is_told_to_come_back(server: ChatServer) -> None:
     server.say(Endless(), say(EDIT), say(ANSWER))
     with trying(server.url, limits=TrySettings(at_once=1, waiting=1)) as viewer, viewer.start() as first:
@@ -204,7 +219,7 @@ def test_an_attempt_has_a_time_limit(server: ChatServer) -> None:
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
-        ([failure(400, "bad key sk-secret123456789")], "HTTP 400"),
+        ([failure(400, "bad key sk-secret123456789")], "answered 400"),
         ([say("I would rather not.")], "the agent made no image (no_tool_call): the agent called no tool"),
         (
             [say(EDIT.replace("darken", "make it grey")), say(ANSWER.replace("img_2", "img_1"))],

@@ -1,16 +1,25 @@
-"""Lines and runs for the tests of the index, made without an agent."""
+"""Lines and runs that are made without an agent, and the server of their pages."""
 
 from __future__ import annotations
 
+import html
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from starlette.testclient import TestClient
 
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.agents.trajectory_file import FILE_NAME, TrajectoryLine
+from agentfly.viewer.command import find_runs
 from agentfly.viewer.index import Index
+from agentfly.viewer.opened import Viewer
 from agentfly.viewer.runs.folder import RunFolder, find_run
+from agentfly.viewer.server import create_app
 
 
 def line(key: str, *, step: int | None = 1, validate: bool | None = False, **changes: Any) -> bytes:
@@ -69,3 +78,20 @@ def content(index: Index) -> list[tuple[Any, ...]]:
 def keys(index: Index) -> list[str]:
     """Return the keys of the chains, in their order."""
     return [row["key"] for row in index.query("SELECT key FROM chains ORDER BY n")]
+
+
+@contextmanager
+def serving(*folders: Path) -> Iterator[TestClient]:
+    """Serve the pages of runs to a test."""
+    with TestClient(create_app(Viewer(find_runs(folders))), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def text_of(page: str) -> str:
+    """Return the text of a page without its tags, in one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+
+
+def links_of(page: str, part: str = "") -> list[str]:
+    """Return the addresses in a page that contain a text."""
+    return [html.unescape(found) for found in re.findall(r'href="([^"]*)"', page) if part in found]
