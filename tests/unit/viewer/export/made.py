@@ -14,7 +14,7 @@ from PIL import Image
 from agentfly.images import ImageStore
 from agentfly.viewer.index import Index
 from agentfly.viewer.opened import OpenRun
-from tests.unit.viewer.index.made import line, run_of
+from tests.unit.viewer.made import line, run_of
 
 HOSTILE = '"><script>alert(1)</script><!--images-->'
 

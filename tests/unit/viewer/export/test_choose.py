@@ -8,7 +8,7 @@ from agentfly.viewer.export.choose import choose_chains
 from agentfly.viewer.export.subset import subset
 from agentfly.viewer.index import Filters
 from tests.unit.viewer.export.made import chosen_keys, run_with
-from tests.unit.viewer.index.made import line
+from tests.unit.viewer.made import line
 
 
 def test_all_chains_of_a_small_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from agentfly.viewer.runs.folder import find_run
 from agentfly.viewer.settings import ViewerSettings
 from tests.unit.viewer.export.made import HOSTILE, packed_pages, quiet, run_with, run_with_images
 from tests.unit.viewer.generated_runs import refinement_run, studio_run
-from tests.unit.viewer.index.made import line
+from tests.unit.viewer.made import line
 
 
 def exported(run: OpenRun, out: Path, most: int | None = None) -> Exported:
