@@ -106,7 +106,7 @@ class Site:
             sheets.append(sheet(picked, "chain", partial(chain.page, n=n, filters=rows), f"chains/{n}"))
         for number in range(max(1, -(-len(moments) // SIZE))):
             listed = GroupFilters(chains="all", page=number + 1)
-            keys = ("groups",) if number == 0 else ()
+            keys: tuple[str, ...] = ("groups",) if number == 0 else ()
             keys += (f"groups?{listed.to_query()}",)
             make = partial(group.list_page, filters=listed)
             sheets.append(sheet(grouped, "groups", make, f"groups-{number + 1}" if number else "groups", *keys))

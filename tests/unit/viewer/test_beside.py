@@ -37,7 +37,8 @@ def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     run_of(tmp_path / "run", line("a"))
     code = (
         "import sys, time; from pathlib import Path; from agentfly.viewer.beside import ViewerBeside\n"
-        "viewer = ViewerBeside(Path(sys.argv[1]), Path(sys.argv[2])); print(viewer.start(), flush=True); time.sleep(600)"
+        "viewer = ViewerBeside(Path(sys.argv[1]), Path(sys.argv[2])); print(viewer.start(), flush=True)\n"
+        "time.sleep(600)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "run"), str(tmp_path / "viewer.log")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as starter:
