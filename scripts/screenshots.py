@@ -29,8 +29,8 @@ from tests.integration.viewer.site import viewing  # noqa: E402
 from tests.viewer_runs import TrainingPlan, training_run  # noqa: E402
 
 LARGEST = 250_000  # bytes of a screenshot
-# A chain worth looking at: it used several tools, and the edit succeeded.
-CHAIN = "chains?stop=answered&score_from=90&sort=calls&down=1"
+# A chain worth looking at: it used several tools, and both edits succeeded.
+CHAIN = "chains?type=two_step&stop=answered&score_from=95&sort=calls&down=1"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Shot:
     height: int = 860
 
 
-SHOTS = (Shot("overview", ""), Shot("chain", CHAIN, "#rows .open", 1000))
+SHOTS = (Shot("overview", ""), Shot("chain", CHAIN, "#rows .open", 1300))
 ALL = (
     *SHOTS,
     Shot("chains", "chains"),
@@ -131,7 +131,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or training_run(
-            Path(folder) / "stickers", TrainingPlan(steps=16, groups=4, chains=4, tasks=16, composed=True)
+            Path(folder) / "runs" / "stickers",
+            TrainingPlan(steps=16, groups=4, chains=4, tasks=16, held_out=40, composed=True),
         )
         with viewing(run) as site:
             _, headers, _ = site.ask("/")
