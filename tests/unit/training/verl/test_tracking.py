@@ -186,7 +186,7 @@ def test_all_loggers_of_verl_at_once_and_offline(
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
     given = ["file", "wandb", "trackio", "tensorboard"]
-    made = StepTracking("p", "run", given, {"a": 1}, settings=settings(tmp_path), drain=lambda limit: True)
+    made = StepTracking("p", "run", given, {"trainer": {}}, settings=settings(tmp_path), drain=lambda limit: True)
     write_step(tmp_path, 1)
     made.log({"reward/mean": 0.5}, 1)
     made.finish()
