@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import sys
@@ -181,20 +182,32 @@ def open_log(plan: Plan, run: Path) -> list[Figure]:
         whole = seconds(read)
         chain = [seconds(lambda: get(browser, f"/runs/{run.name}/chains/1")) for _ in range(plan.repeats)]
     return [
-        Figure(f"opening a log of {plan.log / 1e6:.0f} MB, all of it", whole, "s", 4.0),
+        Figure(f"opening a log of {plan.log / 1e6:g} MB, all of it", whole, "s", 4.0),
         Figure(f"the page of a chain of {plan.turns} turns", 1000 * statistics.median(chain), "ms"),
     ]
 
 
+def weight(html: str) -> int:
+    """Return the bytes of a page with its style sheets, scripts, and what these import; without images."""
+    names, total = set(re.findall(r"/static/([\w.-]+\.(?:css|js))", html)), len(html.encode())
+    done = set[str]()
+    while names - done:
+        name = min(names - done)
+        done.add(name)
+        text = (STATIC / name).read_text(encoding="utf-8")
+        total += len(text.encode())
+        names.update(re.findall(r'from "\./([\w.-]+\.js)"', text))
+    return total
+
+
 def weigh(long: Path, many: Path) -> list[Figure]:
-    """Weigh the pages without their images: HTML, and every style sheet and script there is."""
-    shared = sum(file.stat().st_size for file in STATIC.iterdir() if file.suffix in (".css", ".js"))
-    figures = [Figure("all style sheets and scripts", shared / 1000, "kB")]
+    """Weigh pages without their images."""
+    figures = []
     for run, path in ((many, ""), (many, "chains"), (many, "chains?size=200"), (many, "groups"), (long, "chains/1")):
         with client(run) as browser:
-            size = len(get(browser, f"/runs/{run.name}/{path}").encode())
+            size = weight(get(browser, f"/runs/{run.name}/{path}"))
         name = {"": "overview", "chains/1": "chain of many turns"}.get(path, path)
-        figures.append(Figure(f"page without images: {name}", (size + shared) / 1000, "kB", 300.0))
+        figures.append(Figure(f"page without images: {name}", size / 1000, "kB", 300.0))
     return figures
 
 

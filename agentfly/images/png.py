@@ -57,6 +57,8 @@ def _is_good(name: bytes, body: memoryview, checksum: bytes) -> bool:
 def png_size(path: Path) -> tuple[int, int] | None:
     """Return width and height of a PNG file in pixels, from its first bytes; None for a file that is none."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return None
         with path.open("rb") as file:
             head = file.read(24)
     except OSError:

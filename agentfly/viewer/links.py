@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlencode
 
+from agentfly.images.store import HANDLE
 from agentfly.viewer.index.query import MOST_CHARACTERS, Filters
 
 
@@ -52,11 +55,13 @@ class ServerLinks:
 
     Attributes:
         slug: of the run; "" on pages of no run.
+        folders: of the images, by part, in which an image is looked for before a page asks for it; None asks for all.
     """
 
     slug: str
     live: bool = True
     note: str = ""
+    folders: Mapping[int, Path] | None = None
 
     def static(self, name: str) -> str:
         """Return the address of a file of `web/static`."""
@@ -96,11 +101,11 @@ class ServerLinks:
 
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size."""
-        return self.page(f"images/{part}/{quote(handle, safe='')}.png") if handle else ""
+        return self.page(f"images/{part}/{handle}.png") if handle and self._is_kept(part, handle) else ""
 
     def thumb(self, part: int, handle: str | None) -> str:
         """Return the address of an image's thumbnail."""
-        return self.page(f"thumbs/{part}/{quote(handle, safe='')}.webp") if handle else ""
+        return self.page(f"thumbs/{part}/{handle}.webp") if handle and self._is_kept(part, handle) else ""
 
     def iterations(self, record: str) -> str:
         """Return the address of a run of image generation; several may share a folder."""
@@ -109,3 +114,12 @@ class ServerLinks:
     def made(self, record: str, number: int, *, whole: bool) -> str:
         """Return the address of an image of such a run, in full size or as a preview."""
         return self.page(f"made/{quote(record, safe='')}/{number}{'' if whole else '.webp'}")
+
+    def _is_kept(self, part: int, handle: str) -> bool:
+        """Return True for the handle of an image that may be there."""
+        if not HANDLE.fullmatch(handle):
+            return False  # a line may name anything
+        if self.folders is None:
+            return True
+        folder = self.folders.get(part)
+        return folder is not None and (folder / f"{handle}.png").is_file()

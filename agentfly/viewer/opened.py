@@ -14,6 +14,7 @@ from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.images import ImageStore
 from agentfly.viewer.index import Index
 from agentfly.viewer.index.index import State
+from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.runs.folder import RunFolder
 from agentfly.viewer.runs.metrics import Metrics, MetricsFile
 from agentfly.viewer.runs.notices import LogNotices, RunLogs
@@ -49,14 +50,21 @@ class OpenRun:
         """Read what is new for at most so many seconds, leave the rest to a thread, and return how far the index is.
 
         Raises:
-            ConfigError: the run is gone, or its index cannot be written.
+            ConfigError: the run is gone, or its index cannot be written and has no chain that could be shown.
         """
         if not self.run.path.exists():
             raise ConfigError(f"the run {str(self.run.path)!r} is gone")
-        if not self.index.refresh(seconds):
-            self._go_on()
+        problem = ""
+        try:
+            if not self.index.refresh(seconds):
+                self._go_on()
+        except ConfigError as fault:
+            # A full disk is no reason to hide what was read before.
+            if not self.index.state().chains:
+                raise
+            problem = str(fault)
         state = self.index.state()
-        return replace(state, revision=f"{state.revision}-{self._marks()}")
+        return replace(state, problem=problem, revision=f"{state.revision}-{self._marks()}")
 
     def metrics(self) -> Metrics:
         """Return the metrics of its training so far; none where nothing is trained."""
@@ -65,6 +73,15 @@ class OpenRun:
     def notices(self) -> LogNotices:
         """Return the warnings of its trainer so far; none where nothing is trained."""
         return LogNotices() if self._logs is None else self._logs.read()
+
+    def links(self) -> ServerLinks:
+        """Return the addresses of its pages, and of those of its images that were kept."""
+        if not self.index.path.exists():  # a run of image generation
+            return ServerLinks(self.run.slug)
+        images = {str(part.path): part.images for part in self.run.parts()}
+        parts = self.index.query("SELECT part, path FROM parts")
+        known = {row["part"]: images[row["path"]] for row in parts if row["path"] in images}
+        return ServerLinks(self.run.slug, folders=known)
 
     def images(self, part: int) -> ImageStore:
         """Return the images of a part.

@@ -41,7 +41,9 @@ def test_the_commit_says_if_the_code_was_changed(project: Path) -> None:
     assert commit_of(project) == {"commit": head, "changed": True}
 
 
-def test_a_folder_without_git_and_one_that_git_ignores_have_no_commit(project: Path, tmp_path_factory) -> None:
+def test_a_folder_without_git_and_one_that_git_ignores_have_no_commit(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (project / "inside").mkdir()
     assert commit_of(project / "inside") is None
     assert commit_of(tmp_path_factory.mktemp("plain")) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from agentfly.errors import ImageError
+from agentfly.agents.trajectory_file import TrajectoryLine
+from agentfly.errors import ConfigError, ImageError
 from agentfly.images import ImageStore
 from agentfly.images.png import png_size
 from agentfly.viewer.chain.credit import Advantage, advantage_of
@@ -16,6 +18,8 @@ from agentfly.viewer.chain.view import ChainView, Shot, TurnView, view_chain
 from agentfly.viewer.chain.vocabulary import find_vocabulary
 from agentfly.viewer.index import Row
 from agentfly.viewer.opened import OpenRun
+
+logger = logging.getLogger(__name__)
 
 # Of one page: what follows is asked for when somebody comes there.
 _MOST_TOKENS, _MOST_TURNS = 2500, 30
@@ -114,9 +118,21 @@ def show_chain(run: OpenRun, n: int, tokenizer: str | None, *, whole: bool = Fal
 
     Raises:
         KeyError: there is no such chain.
-        ConfigError: its line cannot be read.
+        ConfigError: its line cannot be read, or has values of other types than a trajectory has.
     """
     row, line, setup = run.index.row(n), run.index.line(n), read_setup(run.run)
+    try:
+        return _shown(run, row, line, setup, tokenizer, whole=whole)
+    except (TypeError, AttributeError, ValueError) as fault:
+        logger.warning("chain %d cannot be shown", n, exc_info=fault)
+        raise ConfigError(
+            f"the line of this chain has values of types that no trajectory has ({fault}): see its raw line"
+        ) from fault
+
+
+def _shown(
+    run: OpenRun, row: Row, line: TrajectoryLine, setup: RunSetup, tokenizer: str | None, *, whole: bool
+) -> ShownChain:
     view = view_chain(line)
     vocabulary, words = find_vocabulary(tokenizer, setup) if line.trajectory.tokens is not None else (None, "")
     stream = token_stream(line.trajectory, vocabulary)

@@ -76,7 +76,7 @@ def find_sight(policies: Sequence[Path]) -> Sight | None:
 @lru_cache(maxsize=16)
 def _read(path: Path, changed: int) -> Sight | None:
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        config: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         node: Mapping[str, Any] = config.get("image_processor", config)
         size = node.get("size") or {}
         least = node.get("min_pixels") or size["shortest_edge"]

@@ -105,7 +105,7 @@ def token_stream(trajectory: Trajectory, vocabulary: Vocabulary | None) -> Token
         vocabulary: of the policy; without it only counts and shades of turns are known.
     """
     trace = trajectory.tokens
-    if trace is None or not isinstance(trace.response_ids, list) or not isinstance(trace.prompt_ids, list):
+    if trace is None:
         return None
     ids, reader = trace.response_ids, _Reader(trajectory, vocabulary)
     prompt = tuple(reader.given(trace.prompt_ids))

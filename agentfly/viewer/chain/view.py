@@ -13,7 +13,7 @@ from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.agents.trajectory_file import TrajectoryLine, first_messages
 from agentfly.evaluators import NotScored
 from agentfly.images.store import HANDLE
-from agentfly.messages import ImagePart, Message, TextPart, ToolCall
+from agentfly.messages import ImagePart, Message, ToolCall
 from agentfly.viewer.chain.words import Cutter, Text, duration, finite, pretty
 
 STOPS: Mapping[StopReason | None, str] = {
@@ -262,7 +262,7 @@ class _Images:
     def __init__(self, trajectory: Trajectory) -> None:
         # An image that an edit made again has a name of its own; the latest is the one that the policy was told.
         self.names = {handle: name for name, handle in trajectory.names.items()}
-        self._handles = trajectory.names
+        self._handles: Mapping[str, object] = trajectory.names
 
     def shot(self, handle: str) -> Shot:
         return Shot(handle, self.names.get(handle, ""))
@@ -320,7 +320,8 @@ def _observations(
 
 
 def _call(turn: int, number: int, record: ToolRecord, shown: Message | None, images: _Images, cut: Cutter) -> CallView:
-    arguments = record.arguments if isinstance(record.arguments, Mapping) else {"": record.arguments}
+    given: object = record.arguments
+    arguments = given if isinstance(given, Mapping) else {"": given}
     before, mask, after, others = _compared(record, arguments, images)
     known = {shot.handle for shot in (before, mask) if shot is not None}
     details = {name: value for name, value in record.data.items() if not (isinstance(value, str) and value in known)}
@@ -367,7 +368,7 @@ def _said(message: Message, images: _Images, cut: Cutter, most: int) -> Said:
     for part in message.parts:
         if isinstance(part, ImagePart):
             parts.append(images.shot(part.handle))
-        elif isinstance(part, TextPart) and part.text:
+        elif part.text:
             parts.append(cut(part.text, most))
     calls = tuple(cut(f"{call.name}({pretty(dict(call.arguments))})") for call in message.tool_calls)
     return Said(message.role, tuple(parts), calls)

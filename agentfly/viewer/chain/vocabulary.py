@@ -72,7 +72,7 @@ class Vocabulary:
         return str(self._tokenizer.decode(sound, skip_special_tokens=not special))
 
     def _token(self, number: int) -> str | None:
-        if not isinstance(number, int) or not 0 <= number <= _HIGHEST_ID:
+        if not 0 <= number <= _HIGHEST_ID:
             return None
         token: str | None = self._tokenizer.id_to_token(number)
         return token

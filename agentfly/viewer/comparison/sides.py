@@ -65,7 +65,7 @@ def part_choices(index: Index) -> tuple[PartChoice, ...]:
             steps.setdefault((row["part"], row["validate"] or 0), []).append(row["step"])
     labels = [(row["part"], row["label"]) for row in index.query("SELECT part, label FROM parts ORDER BY part")]
     return tuple(
-        PartChoice(part, label, (part, 1) in steps, tuple(steps.get((part, 1)) or steps.get((part, 0), ())))
+        PartChoice(part, label, (part, 1) in steps, tuple(steps.get((part, 1)) or steps.get((part, 0)) or ()))
         for part, label in labels
         if part in there
     )

@@ -34,6 +34,7 @@ class State:
         read, size: bytes that were read, those of a line in progress included, and bytes of all files.
         damaged: lines that are no trajectories.
         revision: changes whenever the rows do.
+        problem: the reason for which nothing new can be read, such as a full disk; "" for none.
     """
 
     chains: int
@@ -41,6 +42,7 @@ class State:
     size: int
     damaged: int
     revision: str
+    problem: str = ""
 
     @property
     def complete(self) -> bool:

@@ -144,7 +144,6 @@ class Builder:
             troubles = troubles_of_trial(self._trial) + troubles
         chosen = tuple((label, value) for label, names in _CHOSEN if (value := self._settings.get(*names)))
         shown = Cells([]) if trained else self._cells
-        kept = any(part.images.is_dir() for part in self._run.parts())
         glance, sections = split_glance(self._sections() if trained else ())
         return Overview(
             kind=KINDS.get(self._run.kind, self._run.kind),
@@ -157,7 +156,7 @@ class Builder:
             sentences=tuple(self._sentences()),
             tiles=tuple(self._tiles()),
             tables=tuple(table for table in self._tables() if table.rows),
-            examples=tuple(replace(each, images=kept) for each in self._examples()),
+            examples=tuple(self._pictured(each) for each in self._examples()),
             troubles=tuple(troubles),
             glance=glance,
             sections=sections,
@@ -242,15 +241,15 @@ class Builder:
         rows = figures.quickstart_rows(self._summary, "greedy")
         if self._run.kind == "quickstart" and (rows or None in self._passes):
             found.append(of_row(rows[0]) if rows else of_gain(self._passes[None]))
-        if None in self._rewards:
-            found.append(of_gain(self._rewards[None]))
-            found += of_types(self._rewards)
-        elif steps := self._cells.trained.by_step():
+        gains = [gains for gains in (self._held_out, self._rewards) if None in gains]
+        for place, each in enumerate(gains):
+            found.append(of_gain(each[None]))
+            found += of_types(each) if place == 0 else []
+        steps = self._cells.trained.by_step()
+        if not self._rewards and steps:
             step, sums = next(iter(steps.items()))
             mean = f": the mean reward is {number_text(sums.reward / sums.rewarded)}" if sums.rewarded else ""
             found.append(Sentence(f"There is one step so far, step {step}{mean}."))
-        if None in self._held_out:
-            found.append(of_gain(self._held_out[None]))
         if not found and (rows := figures.summary_rows(self._summary)) and rows[0].after:
             found.append(of_score(rows[0]))
         if not found and (sums := self._cells.sums).scored:
@@ -333,6 +332,12 @@ class Builder:
 
     def _training_tables(self) -> list[Table]:
         tables = []
+        if self._held_out:
+            some, last = self._held_out[None], self._cells.validated.steps[-1]
+            of_last = self._cells.validated.only(lambda cell: cell.step == last)
+            rows = figures.gain_rows(self._held_out, Filters(step=last, validate=True), of_last)
+            about = "score of the validation on the same tasks; 95 % intervals over tasks"
+            tables.append(Table("Held-out score by task type", about, some.first, some.last, rows))
         if self._rewards:
             some = self._rewards[None]
             filters, _ = last_steps(self._cells.trained.steps)
@@ -340,12 +345,6 @@ class Builder:
             rows = figures.gain_rows(self._rewards, filters, recent, scale=100)
             about = "reward × 100 of trained chains; 95 % intervals over prompts"
             tables.append(Table("Reward by task type", about, some.first, some.last, rows))
-        if self._held_out:
-            some, last = self._held_out[None], self._cells.validated.steps[-1]
-            of_last = self._cells.validated.only(lambda cell: cell.step == last)
-            rows = figures.gain_rows(self._held_out, Filters(step=last, validate=True), of_last)
-            about = "score of the validation on the same tasks; 95 % intervals over tasks"
-            tables.append(Table("Held-out score by task type", about, some.first, some.last, rows))
         return tables
 
     def _examples(self) -> tuple[Examples, ...]:
@@ -356,6 +355,15 @@ class Builder:
             filters, words = last_steps(steps)
             return examples_of(self._index, filters, words)
         return examples_of(self._index, Filters(), "all chains")
+
+    def _pictured(self, examples: Examples) -> Examples:
+        """Return examples without the images that were not kept."""
+
+        def kept(part: int, handle: str | None) -> str | None:
+            return handle if handle in self._opened.images(part) else None
+
+        rows = [replace(r, source=kept(r.part, r.source), final=kept(r.part, r.final)) for r in examples.rows]
+        return replace(examples, rows=tuple(rows), images=any(row.source or row.final for row in rows))
 
     def _sections(self) -> tuple[Section, ...]:
         rewards = by_step(self._index, validate=False, column="reward")

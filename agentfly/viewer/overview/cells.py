@@ -67,7 +67,7 @@ class Sums:
     @classmethod
     def of(cls, cells: Iterable[Cell]) -> Sums:
         """Return the sums over cells."""
-        return cls(*map(sum, zip(*(cell.sums for cell in cells), strict=True)))  # type: ignore[arg-type]
+        return cls(*map(sum, zip(*(cell.sums for cell in cells), strict=True)))
 
     @property
     def success(self) -> float | None:

@@ -101,8 +101,8 @@ def metric_rows(metrics: Metrics) -> list[MetricRow]:
     for name, points in metrics.series.items():
         section, about = meaning_of(name)
         values = [y for _, y in points]
-        numbers = map(number_text, (values[0], values[-1], min(values), max(values)))
-        rows.append(MetricRow(name, section, about, *numbers, sparkline(points), len(points)))
+        first, last, low, high = map(number_text, (values[0], values[-1], min(values), max(values)))
+        rows.append(MetricRow(name, section, about, first, last, low, high, sparkline(points), len(points)))
     return sorted(rows, key=lambda row: (SECTIONS.index(row.section), row.name))
 
 

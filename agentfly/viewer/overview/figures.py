@@ -118,7 +118,8 @@ def gain_rows(gains: Mapping[str | None, Gain], filters: Filters, cells: Cells, 
     """
     rows = []
     for name, gain in _in_order(gains):
-        before, after = (bar(*(scale * v for v in (m.mean, m.low, m.high))) for m in (gain.before, gain.after))
+        ends = (gain.before, gain.after)
+        before, after = (bar(scale * end.mean, scale * end.low, scale * end.high) for end in ends)
         success = Sums.of((cells if name is None else cells.of_type(name)).cells).success
         shown = ("", "" if success is None else f"{success:.0%}")
         chains = filters if name is None else replace(filters, type=name)
@@ -234,8 +235,9 @@ def evaluators_of(summary: Mapping[str, Any]) -> list[Evaluator]:
             if isinstance(reasons, Mapping)
             else ()
         )
-        numbers = [v if isinstance(v := scores.get(key), int) else 0 for key in ("scored", "not_scored")]
-        found.append(Evaluator(label, estimate_bar(scores.get("score")), *numbers, kept, tuple(_usage(usage))))
+        scored, missing = (v if isinstance(v := scores.get(key), int) else 0 for key in ("scored", "not_scored"))
+        mean = estimate_bar(scores.get("score"))
+        found.append(Evaluator(label, mean, scored, missing, kept, tuple(_usage(usage))))
     return found
 
 

@@ -60,7 +60,7 @@ class Gain:
         what: "reward", "held-out score", ….
         before, after, gain: with intervals.
         first, last: where they come from: "steps 1 to 4", "warm start".
-        place: word before them in a sentence.
+        place: words before them in a sentence.
     """
 
     what: str
@@ -164,7 +164,7 @@ def validation_gains(index: Index, steps: Sequence[int]) -> dict[str | None, Gai
     if len(steps) < 2:
         return {}
     ends = steps[0], steps[-1]
-    found = paired(index, *(("validate = 1 AND step = ?", step) for step in ends))  # type: ignore[arg-type]
+    found = paired(index, *(("validate = 1 AND step = ?", step) for step in ends))
     first, last = (f"step {step}" for step in ends)
     return {name: Gain("held-out score", *means, first, last) for name, means in found.items()}
 
@@ -173,7 +173,9 @@ def pass_gains(index: Index, name: str) -> dict[str | None, Gain]:
     """Return the gain of a quickstart in one of its passes ("greedy", "sampled") by task type, and of all as None."""
     labels = f"warm start, {name}", f"trained, {name}"
     found = paired(index, ("parts.label = ?", labels[0]), ("parts.label = ?", labels[1]))
-    return {kind: Gain("held-out score", *means, "warm start", "trained", "for") for kind, means in found.items()}
+    return {
+        kind: Gain("held-out score", *means, "warm start", "trained policy", "for the") for kind, means in found.items()
+    }
 
 
 def steps_in_words(ends: tuple[int, int]) -> str:
@@ -184,9 +186,9 @@ def steps_in_words(ends: tuple[int, int]) -> str:
 def _means(rows: Iterable[tuple[str, int, float, float]]) -> dict[str | None, Mean]:
     """Return means by name from number, sum and sum of squares, and of all as None."""
     found = list(rows)
-    sums = [sum(row[place] for row in found) for place in (1, 2, 3)]
+    _, counts, totals, squared = zip(*found, strict=True) if found else ((), (), (), ())
     named: list[tuple[str | None, Mean | None]] = [
-        (None, Mean.of(int(sums[0]), sums[1], sums[2])),
-        *((name, Mean.of(*rest)) for name, *rest in found),
+        (None, Mean.of(sum(counts), sum(totals), sum(squared))),
+        *((name, Mean.of(count, total, squares)) for name, count, total, squares in found),
     ]
     return {name: mean for name, mean in named if mean is not None}

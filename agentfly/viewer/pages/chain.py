@@ -15,7 +15,6 @@ from agentfly.viewer.chain.setup import read_setup
 from agentfly.viewer.chain.shown import shots_of, show_chain
 from agentfly.viewer.chain.view import view_chain
 from agentfly.viewer.index import Filters
-from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.pages.context import Context, context_of, open_run, viewer_of
 from agentfly.viewer.pages.posted import check_own_page
 from agentfly.viewer.web import Page, page_response
@@ -54,7 +53,7 @@ def turn(request: Request, slug: str, n: int, number: int) -> Response:
     shown = show_chain(run, n, request.app.state.settings.tokenizer)
     if not 1 <= number <= len(shown.turns):
         raise KeyError(number)
-    page = Page("", ServerLinks(slug), run.run, values={"chain": shown, "turn": shown.turns[number - 1]})
+    page = Page("", run.links(), run.run, values={"chain": shown, "turn": shown.turns[number - 1]})
     return page_response(page, "turn.html.jinja")
 
 

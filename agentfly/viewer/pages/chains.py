@@ -165,7 +165,8 @@ def _facets(table: Table, filters: Filters, links: Links, labels: Mapping[int, s
         for value in values[:_MOST_CHOICES]:
             chosen = value == wanted
             dropped = getattr(Filters, name) if chosen else bool(value) if name == "validate" else value
-            address = links.chains(replace(filters, **{name: dropped, "page": 1}))
+            changes: dict[str, Any] = {name: dropped, "page": 1}
+            address = links.chains(replace(filters, **changes))
             words = _label(name, value, labels)
             title_of = ALARMS.get(value, words) if name == "alarm" else words
             choices.append(Choice(words, title_of, counts[value], chosen, address))

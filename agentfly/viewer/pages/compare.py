@@ -124,7 +124,7 @@ def show(request: Request) -> Response:
     for slug in (query.a, query.b):
         open_run(request, slug)
     view = compare_view(viewer, query)
-    values = {"query": query, "view": view, "sides": {"a": ServerLinks(query.a), "b": ServerLinks(query.b)}}
+    values = {"query": query, "view": view, "sides": {"a": viewer[query.a].links(), "b": viewer[query.b].links()}}
     title = f"{view.a.label} and {view.b.label}"
     return page_response(Page(title, ServerLinks(""), runs=runs, here="compare", values=values), "compare.html.jinja")
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 
 from agentfly.viewer.index.index import State
-from agentfly.viewer.links import Links, ServerLinks
+from agentfly.viewer.links import Links
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.settings import ViewerSettings
 from agentfly.viewer.web import Page
@@ -69,7 +69,7 @@ def context_of(request: Request, slug: str) -> Context:
     """
     viewer, settings = viewer_of(request), request.app.state.settings
     run = viewer[slug]
-    return Context(viewer, run, run.up_to_date(settings.first_seconds), ServerLinks(slug), settings, can_try(request))
+    return Context(viewer, run, run.up_to_date(settings.first_seconds), run.links(), settings, can_try(request))
 
 
 def open_run(request: Request, slug: str) -> tuple[OpenRun, State]:
@@ -96,7 +96,7 @@ def run_page(request: Request, run: OpenRun, state: State | None, here: str, tit
     """
     return Page(
         title,
-        ServerLinks(run.run.slug),
+        run.links(),
         run.run,
         tuple(opened.run for opened in viewer_of(request).runs.values()),
         here,

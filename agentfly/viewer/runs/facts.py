@@ -101,9 +101,9 @@ def origin_of(run: RunFolder, summary: Mapping[str, Any]) -> Origin:
     machine = newest.get("machine")
     facts: dict[str, str] = {}
     for name, label in (("commit", "commit of agentfly"), ("working_folder_commit", "commit of the working folder")):
-        if isinstance(found := newest.get(name), Mapping):
-            changed = ", with changes" if found.get("changed") else ""
-            facts[label] = f"{str(found.get('commit'))[:12]}{changed}"
+        if isinstance(commit := newest.get(name), Mapping):
+            changed = ", with changes" if commit.get("changed") else ""
+            facts[label] = f"{str(commit.get('commit'))[:12]}{changed}"
     if len(set(facts.values())) == 1:
         facts = {"commit": next(iter(facts.values()))}
     facts |= {"Python": str(newest["python"])} if "python" in newest else {}
@@ -124,7 +124,7 @@ def differences(mine: Settings, other: Settings, ours: Origin, theirs: Origin) -
     pairs = (
         ("", mine.values, other.values),
         ("version of ", ours.versions, theirs.versions),
-        ("", {k: v for k, v in ours.facts.items() if k != "started"}, {k: v for k, v in theirs.facts.items() if k != "started"}),
+        ("", _lasting(ours.facts), _lasting(theirs.facts)),
     )
     found = [
         Difference(f"{prefix}{name}", a.get(name, ""), b.get(name, ""))
@@ -134,6 +134,11 @@ def differences(mine: Settings, other: Settings, ours: Origin, theirs: Origin) -
     ]
     # Settings that one run alone has come last: runs of two kinds have little in common.
     return sorted(found, key=lambda difference: not (difference.mine and difference.other))
+
+
+def _lasting(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return facts without the time of the start, which always differs."""
+    return {name: value for name, value in facts.items() if name != "started"}
 
 
 def read_object(path: Path) -> dict[str, Any]:

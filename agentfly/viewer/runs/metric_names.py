@@ -79,7 +79,7 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
     (r"actor/lr", "Optimiser", "learning rate of the policy"),
     (r"critic/vf_explained_var", "Optimiser", "share of the returns' variance that the critic explains; 1 is all"),
     (r"critic/(advantages|returns|values)/(\w+)", "Optimiser", "{1} of the {0} of the sampled tokens"),
-    (r"training/rollout_probs_diff_(\w+)", "Optimiser", "{0} of the difference between rollout's and trainer's probabilities"),
+    (r"training/rollout_probs_diff_(\w+)", "Optimiser", "{0} difference between rollout's and trainer's probabilities"),
     (r"training/rollout_actor_probs_pearson_corr", "Optimiser", "correlation of rollout's and trainer's probabilities"),
     (r"training/(global_step|epoch)", "Other", "{0} of verl"),
     (r"(?:actor|critic|rollout_corr)/(.+)", "Optimiser", ""),

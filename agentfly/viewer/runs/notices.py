@@ -13,7 +13,8 @@ from agentfly.viewer.runs.growing import GrowingFile
 NOTICE = b"agentfly notice: "  # begins a message to the user; see `agentfly.training.launch.log_reader`
 SAMPLED = b"agentfly: rollouts are done for step"  # of a step that goes well
 _HEALTH = re.compile(r"step (\d+): (\w+) is ")  # of the health monitor
-_ERROR = re.compile(rb"^(?:\x1b\[[0-9;]*m|\([^()]*pid=\d+[^()]*\) ?)*((?:\w+\.)*\w*(?:Error|Exception|Died|Exit): \S.*)")
+_PREFIXES = rb"^(?:\x1b\[[0-9;]*m|\([^()]*pid=\d+[^()]*\) ?)*"  # colours, and the name of Ray's process
+_ERROR = re.compile(_PREFIXES + rb"((?:\w+\.)*\w*(?:Error|Exception|Died|Exit): \S.*)")
 _MOST, _LONGEST = 50, 600
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Playwright, Request
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Playwright, Request, expect
 
 ROOT = Path(__file__).resolve().parents[3]
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 WIDTHS = (1280, 390)
+# Files of images that are damaged are found only when they are read; the browser calls the answer an error.
+BROKEN_IMAGE = r"the server responded with a status of 4\d\d.*\.(png|webp)\)$"
 HERE = ("127.0.0.1", "localhost")
 LIMIT = 60_000  # milliseconds that anything on a page may take, on a busy machine
 # The names of all other machines lead nowhere.
@@ -106,6 +108,12 @@ async def watched(browser: Browser, *, theme: Theme = "light", width: int = 1280
             raise AssertionError("\n".join(watched.faults))
     finally:
         await context.close()
+
+
+async def arrived(page: Page, address: str | re.Pattern[str]) -> None:
+    """Wait until a page has another address and its scripts have run: before that, a key would be lost."""
+    await expect(page).to_have_url(address)
+    await page.wait_for_load_state("load")
 
 
 @cache

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
-from tests.integration.viewer.browser import find_browser, launch
+from tests.integration.viewer.browser import LIMIT, find_browser, launch
 from tests.integration.viewer.site import Site, viewing
 from tests.viewer_runs import Policy, TrainingPlan, evaluation_run, hostile_run, training_run
 
@@ -23,6 +23,7 @@ async def browser() -> AsyncIterator[Browser]:
     path = find_browser()
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
+    expect.set_options(timeout=LIMIT)
     async with async_playwright() as playwright:
         started = await launch(playwright, path)
         yield started

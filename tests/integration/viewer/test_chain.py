@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.integration.viewer.browser import watched
+from tests.integration.viewer.browser import arrived, watched
 from tests.integration.viewer.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -20,7 +20,7 @@ async def open_best(page: Page, site: Site) -> None:
     """Open the best chain from the table."""
     await page.goto(site(BEST))
     await page.locator("#rows .open").first.click()
-    await expect(page.locator("[data-turn]").first).to_be_attached()
+    await arrived(page, re.compile(r"/chains/\d+"))
 
 
 async def test_no_full_image_is_loaded_unasked(browser: Browser, site: Site) -> None:
@@ -66,8 +66,9 @@ async def test_keys_go_from_turn_to_turn_and_chain_to_chain(browser: Browser, si
         assert await page.evaluate("document.activeElement.id") == one != two
         await page.keyboard.press("j")
         await expect(page).not_to_have_url(first)
+        await page.wait_for_load_state("load")
         await page.keyboard.press("k")
-        await expect(page).to_have_url(first)
+        await arrived(page, first)
         await page.keyboard.press("g")
         await expect(page).to_have_url(re.compile("/group"))
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from agentfly.agents.trajectory_file import FILE_NAME
-from tests.integration.viewer.browser import LIMIT, watched
+from tests.integration.viewer.browser import watched
 from tests.integration.viewer.site import Site, viewing
 from tests.viewer_runs import TrainingPlan, TrainingRun
 
@@ -32,10 +32,10 @@ async def test_new_chains_appear_by_themselves(browser: Browser, tmp_path: Path)
     with viewing(run.folder) as site:
         async with watched(browser) as seen:
             await seen.page.goto(site("/runs/growing/chains"))
-            await expect(seen.page.get_by_role("main")).to_contain_text("4 chains", timeout=LIMIT)
+            await expect(seen.page.get_by_role("main")).to_contain_text("4 chains")
             await seen.page.evaluate("window.same = true")
             await asyncio.to_thread(run.add_step)
-            await expect(seen.page.get_by_role("main")).to_contain_text("8 chains", timeout=LIMIT)
+            await expect(seen.page.get_by_role("main")).to_contain_text("8 chains")
             assert await seen.page.evaluate("window.same"), "the page was loaded anew"
 
 

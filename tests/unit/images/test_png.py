@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image, ImageFile
 
 from agentfly.errors import ImageError
 from agentfly.images import load_image
-from agentfly.images.png import without_metadata
+from agentfly.images.png import png_size, without_metadata
 from tests.fuzz.images import encoded, png_chunk, with_chunks
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8))
@@ -79,3 +81,16 @@ def test_bad_metadata_lets_no_file_pass_that_is_cut_off() -> None:
 
 def test_a_file_without_metadata_is_not_read_twice() -> None:
     assert without_metadata(encoded(IMAGE)) is None
+
+
+def test_the_size_of_a_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded(IMAGE)[:40])
+    assert png_size(path) == (7, 9)
+    path.write_bytes(b"GIF89a" + bytes(40))
+    assert png_size(path) is None
+    path.write_bytes(encoded(IMAGE)[:20])
+    assert png_size(path) is None
+    os.mkfifo(tmp_path / "pipe.png")
+    assert png_size(tmp_path / "pipe.png") is None
+    assert png_size(tmp_path / "none.png") is None

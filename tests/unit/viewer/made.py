@@ -36,7 +36,7 @@ def line(key: str, *, step: int | None = 1, validate: bool | None = False, **cha
         changes.pop("type", "named"),
     )
     call = ToolRecord(changes.pop("tool", "detect_objects"), {}, 0.1, "classical", looks=True)
-    given = {
+    given: dict[str, Any] = {
         "turns": [Turn("I look.", "stop", 0.5, (call,), 0, 7)],
         "stop_reason": StopReason.ANSWERED,
         "score": 50.0,

@@ -80,6 +80,9 @@ async function showWhole(button) {
     const answer = await reach(button.dataset.whole);
     if (!answer.ok) throw new Error(`The viewer answered ${answer.status}.`);
     box.textContent = await answer.text();
+    box.classList.add("whole");
+    box.tabIndex = 0; // long texts scroll in a box of their own
+    box.focus();
   } catch (fault) {
     button.disabled = false;
     button.textContent = fault.message;

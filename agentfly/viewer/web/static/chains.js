@@ -82,7 +82,7 @@ function apply() {
   query.delete("page");
   for (const field of form.elements) {
     if (!field.name || field.type === "hidden") continue;
-    if (field.value.trim() && field.checkValidity()) query.set(field.name, field.value.trim());
+    if (field.value.trim() && field.value !== field.dataset.usual && field.checkValidity()) query.set(field.name, field.value.trim());
     else query.delete(field.name);
   }
   // A word in progress makes no history of its own.

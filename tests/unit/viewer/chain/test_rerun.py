@@ -150,6 +150,11 @@ def test_embedded_engines_of_a_run_are_used_without_its_cache(engines: object) -
     assert choose_engines(None, RunSetup(engines=engines), [ToolRecord("a", {}, 0.0, "classical")]) == "classical"  # type: ignore[arg-type]
 
 
+def test_tools_that_work_without_engines_are_run_again() -> None:
+    for setup, name in ((RunSetup(), "retouch"), (RunSetup(), ""), (CLASSICAL, "somebody's own")):
+        assert choose_engines(None, setup, [ToolRecord("a", {}, 0.0, name)]) == "classical"
+
+
 @pytest.mark.parametrize(
     ("setup", "engine"),
     [

@@ -208,6 +208,14 @@ def test_a_malformed_call_offers_no_rerun(tmp_path: Path) -> None:
     assert "turn=1&amp;call=1" not in html
 
 
+def test_values_of_odd_types_are_told(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "run")
+    pages = pages_of(tmp_path / "run", [line_of(trajectory(store, names=["img_1"], aspects=3, metadata=[]))])
+    response = pages.client.get("/runs/run/chains/1")
+    assert response.status_code == 404
+    assert "types that no trajectory has" in response.text
+
+
 def test_a_line_that_is_no_chain_any_more_is_an_error_page(pages: Pages) -> None:
     lines = (pages.folder / FILE_NAME).read_text()
     assert pages.client.get("/runs/run/chains/1").status_code == 200

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from agentfly.agents.trajectory import StopReason
+from agentfly.errors import ConfigError
 from agentfly.viewer.index import Filters, Index
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.pages.chains import ChainsView, chains_view
@@ -168,3 +170,42 @@ def test_odd_queries_are_answered(tmp_path: Path, query: str) -> None:
     run_of(tmp_path / "run", *LINES)
     with serving(tmp_path / "run") as client:
         assert client.get(f"/runs/run/chains?{query}").status_code == 200
+
+
+def test_chains_that_were_read_are_shown_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of(tmp_path / "run", line("a"))
+    with serving(tmp_path / "run") as client:
+        assert client.get("/runs/run/chains").status_code == 200
+
+        def refuse(*_: object) -> bool:
+            raise ConfigError("the index cannot be written: make room on the disk")
+
+        monkeypatch.setattr(Index, "refresh", refuse)
+        words = text_of(client.get("/runs/run/chains").text)
+        assert "Nothing new can be read: the index cannot be written: make room on the disk." in words
+        assert "1 to 1 of 1" in words
+
+
+def test_a_run_that_was_removed_is_told(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", line("a"))
+    with serving(tmp_path / "run") as client:
+        client.get("/runs/run/chains")
+        shutil.rmtree(tmp_path / "run")
+        for address in ("chains", "groups", "group?task=task-a", "revision"):
+            answer = client.get(f"/runs/run/{address}")
+            assert answer.status_code == 404, address
+            assert "is gone" in answer.text, address
+        assert not (tmp_path / "run").exists(), "looking at it makes no folder"
+        run_of(tmp_path / "run", line("b"), line("c"))
+        assert "1 to 2 of 2" in text_of(client.get("/runs/run/chains").text)
+
+
+def test_a_run_that_kept_no_images_asks_for_none(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", line("a"))
+    with serving(tmp_path / "run") as client:
+        page = client.get("/runs/run/chains").text
+        assert "The images of these chains were not kept" in text_of(page)
+        assert "/thumbs/" not in page
+        (tmp_path / "run" / "images").mkdir()
+        (tmp_path / "run" / "images" / "img_000000000001.png").touch()
+        assert "/runs/run/thumbs/1/img_000000000001.webp" in client.get("/runs/run/chains").text
