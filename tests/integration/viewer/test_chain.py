@@ -93,9 +93,7 @@ async def test_calls_run_again_and_give_the_same_images(browser: Browser, site: 
         page = seen.page
         await open_best(page, site)
         await page.locator("button.rerun").first.click()
-        await expect(page.locator(".call .rerun-result").first).to_contain_text(
-            "Equal:"
-        )
+        await expect(page.locator(".call .rerun-result").first).to_contain_text("Equal:")
         await page.get_by_role("button", name="Run all calls again").click()
         await expect(page.locator("#all-rerun")).to_contain_text("differences: 0")
 
