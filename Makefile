@@ -3,7 +3,8 @@ export VENV ?= .venv
 export ACCELERATOR ?= auto
 # Containers often set it. Without bytecode every process of a run compiles thousands of files again, tests too.
 export PYTHONDONTWRITEBYTECODE :=
-# ARGS: more arguments for quickstart or pytest. quickstart reads SEED, ALGORITHM and FROM_SCRATCH, which make hands on.
+# ARGS: more arguments for quickstart or pytest. quickstart reads SEED, ALGORITHM, FROM_SCRATCH and VIEW, which make
+# hands on.
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check lint coverage docs clean
@@ -17,7 +18,7 @@ help:  ## show this
 install:  ## make the environment; does nothing when it is up to date
 	@scripts/install.sh
 
-quickstart: install  ## train a small policy on this machine and write a report (SEED=1 ALGORITHM=ppo FROM_SCRATCH=1)
+quickstart: install  ## train a small policy on this machine and write a report (SEED=1 ALGORITHM=ppo FROM_SCRATCH=1 VIEW=1)
 	@$(VENV)/bin/agentfly quickstart $(ARGS)
 
 test: install  ## run the tests (ARGS="-m 'not slow'")

@@ -48,6 +48,7 @@ FOLDER_OPTIONS = {
     "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
     "mcp": "--out FOLDER",
+    "view": "--export PATH",
 }
 
 HELP = """RL training for image-editing agents that use tools.

@@ -96,6 +96,7 @@ def evaluate(
     given = dict(locals())
     from agentfly.evaluation.run import run_evaluation
     from agentfly.evaluation.settings import read_settings
+    from agentfly.viewer.command import view_command
 
     # The engine's start-up messages are for people who ask for them.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -105,6 +106,7 @@ def evaluate(
     settings = read_settings(given.pop("config"), _read_options(given))
     summary = asyncio.run(run_evaluation(settings, _Progress(settings.limit)))
     _show(settings.out, summary)
+    _console().print(Text(printable(view_command(settings.out))), soft_wrap=True)
     everything = summary["all"]
     if everything["failed"] == everything["tasks"]:
         raise AgentFlyError(

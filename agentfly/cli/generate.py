@@ -115,6 +115,7 @@ def generate(
     """
     options = dict(locals())
     from agentfly.systems.refinement.command import GenerateRequest, generate_image, read_settings
+    from agentfly.viewer.command import view_command
 
     logging.getLogger("agentfly").setLevel(logging.DEBUG if verbose else logging.INFO)
     for name in ("prompt", "refs", "upload", "output_dir", "config", "env", "allow_private_hosts", "verbose"):
@@ -130,6 +131,9 @@ def generate(
         typer.echo("interrupted: the images so far are on disk", err=True)
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(printable_json(json.dumps(content, indent=2, ensure_ascii=False)))
+    folder = Path(next(filter(None, content["image_history"]), "")).parent
+    if folder.name:
+        typer.echo(printable(view_command(folder)), err=True)
     for fault in (content["error"], content.get("upload_error")):
         if fault:
             typer.echo(printable(public_url(f"error: {fault}")), err=True)

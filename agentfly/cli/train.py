@@ -40,11 +40,34 @@ def quickstart(
     out: Annotated[Path, output_option(help="Folder of the run; an earlier run in it is replaced.")] = Path(
         "runs/quickstart"
     ),
+    view: Annotated[
+        bool, typer.Option("--view", envvar="VIEW", help="Serve the pages of agentfly view while it runs.")
+    ] = False,
 ) -> None:
     """Train a tiny warm-started policy with verl on vLLM rollouts, and report what it learned. No GPU needed."""
     from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
+    from agentfly.viewer.beside import ViewerBeside
+    from agentfly.viewer.command import view_command
 
-    run_quickstart(QuickstartConfig(seed=seed, algorithm=algorithm.value, from_scratch=from_scratch, out=out))
+    console, config = (
+        Console(),
+        QuickstartConfig(seed=seed, algorithm=algorithm.value, from_scratch=from_scratch, out=out),
+    )
+
+    def say(text: str) -> None:
+        console.print(Text(printable(text)), soft_wrap=True)
+
+    with ViewerBeside(out, log=out / "logs" / "viewer.log") as viewer:
+
+        def begin() -> None:
+            """Tell how to look on."""
+            address = viewer.start() if view else None
+            say(f"viewer: {address}" if address else f"{view_command(out)} (while it runs, too)")
+
+        run_quickstart(config, console, begin)
+        if viewer.address and console.is_terminal:
+            say(f"the viewer goes on at {viewer.address} (Ctrl-C stops it)")
+            viewer.wait()
 
 
 def sft(

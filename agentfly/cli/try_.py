@@ -32,6 +32,7 @@ def try_recipe(
     from agentfly.training.trial.request import TrialRequest
     from agentfly.training.trial.run import Trial
     from agentfly.training.trial.show import TrialConsole
+    from agentfly.viewer.command import view_command
 
     # The engine's start-up messages are for people who ask for them.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -53,5 +54,6 @@ def try_recipe(
             str(save / name) for name in ("trial.json", "summary.md", "gallery.html", "trajectories.jsonl")
         )
         console.print(Text(printable(files)), soft_wrap=True)
+        console.print(Text(printable(view_command(save))), soft_wrap=True)
     if len(result.lost) == len(result.chains):
         raise TrainingError("no chain could be trained on; the lines above say why of each")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from agentfly.cli.options import (
@@ -30,11 +31,12 @@ from agentfly.cli.options import (
     read_node_options,
     read_tools,
 )
-from agentfly.errors import printable
+from agentfly.errors import ConfigError, printable
 from agentfly.list_options import ANY_VALUE
 
 if TYPE_CHECKING:
     from agentfly.viewer.runs.folder import RunFolder
+    from agentfly.viewer.settings import ViewerSettings
 
 
 class ViewCommand(NodesCommand):
@@ -51,6 +53,14 @@ def view(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8700,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    export: Annotated[
+        Path | None,
+        output_option(help="Write the pages of one run there instead: one FILE.html, or a folder with full images."),
+    ] = None,
+    chains: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --export: most chains; default: 100 in a file, 1000 in a folder."),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="PATH", help="Tokenizer for the text of tokens; default: the run's policy.")
     ] = None,
@@ -121,6 +131,13 @@ def view(
         connections=connections,
     )
     policy = replace(policy, engine=chosen_engine, agent=chosen_agent, tools=chosen_tools)
+    if export is not None:
+        if len(found) != 1:
+            raise ConfigError("--export takes one run: name one, or call it once for each")
+        _export(found[0], export, settings, chains)
+        return
+    if chains is not None:
+        raise ConfigError("--chains is about an export: add --export PATH, or leave --chains out")
 
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
@@ -128,6 +145,26 @@ def view(
             webbrowser.open(f"{address}try" if try_ else address)
 
     serve(found, settings, started, policy=policy if try_ else None, save=save)
+
+
+def _export(run: RunFolder, out: Path, settings: ViewerSettings, most: int | None) -> None:
+    from agentfly.viewer.export.run import export_run
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(part: str, done: int, total: int) -> None:
+            if part not in bars:
+                bars[part] = progress.add_task(part)
+            progress.update(bars[part], completed=done, total=total)
+
+        found = export_run(run, out, settings, show, most)
+    console = Console(stderr=True)
+    for line in (found.content, found.left_out):
+        if line:
+            console.print(Text(printable(line)), soft_wrap=True)
+    Console().print(Text(printable(f"{found.path} ({found.size / 1e6:.1f} MB)")), soft_wrap=True)
 
 
 def _write_ratings(runs: Sequence[RunFolder], file: Path) -> None:

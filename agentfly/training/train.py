@@ -24,6 +24,7 @@ from agentfly.training.recipe.compose import compose, settings_of, write
 from agentfly.training.recipe.plan import plan_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.verl.messages import CheckResult
+from agentfly.viewer.command import view_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,6 +68,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
         console.print(Text(printable(text)), style=style, soft_wrap=True)
 
     show(f"logs: {out / 'logs'}")
+    show(f"{view_command(out)} (while it runs, too)")
 
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
         show(step_line(step, run.steps, metrics))
@@ -81,6 +83,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
         ("checkpoint", outcome.checkpoint),
     ):
         show(f"  {name}: {path}")
+    show(view_command(out))
     return outcome
 
 

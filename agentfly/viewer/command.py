@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
     return runs
 
 
+def view_command(folder: Path) -> str:
+    """Return the line with which a command that wrote a run ends."""
+    return f"see it: agentfly view {shlex.quote(str(folder))}"
+
+
 def _slug(word: str, runs: Sequence[RunFolder]) -> str:
     """Return a slug that none of the runs has: the word, or the word with a number."""
     taken = {run.slug for run in runs}
@@ -48,6 +54,7 @@ def serve(
     *,
     policy: PolicyOptions | None = None,
     save: Path | None = None,
+    listening: socket.socket | None = None,
 ) -> None:
     """Serve the pages of runs.
 
@@ -57,6 +64,7 @@ def serve(
         on_start: called with the address when the server answers.
         policy: for the page Try; None for none.
         save: folder for what is tried; a temporary one when None.
+        listening: socket to answer on, in place of the address in the settings.
 
     Raises:
         ConfigError: the port is taken, or a package is missing.
@@ -67,7 +75,7 @@ def serve(
     from agentfly.viewer.opened import Viewer
     from agentfly.viewer.server import create_app
 
-    listening = _listen(settings)
+    listening = listening or listen(settings)
     port = listening.getsockname()[1]
     session = None if policy is None else _open_session(runs, settings, policy, save)
     viewer = Viewer(runs if session is None else [*runs, session.run])
@@ -88,8 +96,12 @@ def _open_session(
     return open_session(policy, settings.attempts, save, _slug("try", runs))
 
 
-def _listen(settings: ViewerSettings) -> socket.socket:
-    """Return a listening socket: connections that come before the server answers wait for it."""
+def listen(settings: ViewerSettings) -> socket.socket:
+    """Return a listening socket: connections that come before the server answers wait for it.
+
+    Raises:
+        ConfigError: the address is taken.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family)

@@ -16,11 +16,15 @@ class Links(Protocol):
     """Addresses of the pages and files of one run, for templates.
 
     `live` tells whether a server is behind the page: without one, nothing can be searched, rated or run again.
+    `note` says what an export has; it is "" on the server.
     `image` and `thumb` return "" for an image that was not kept, `raw` where the lines are not at hand.
     """
 
     @property
     def live(self) -> bool: ...
+
+    @property
+    def note(self) -> str: ...
 
     def static(self, name: str) -> str: ...
 
@@ -57,6 +61,7 @@ class ServerLinks:
     slug: str
     live: bool = True
     folders: Mapping[int, Path] | None = None
+    note: str = ""
 
     def static(self, name: str) -> str:
         """Return the address of a file of `web/static`."""

@@ -39,6 +39,8 @@ RUN_ELSEWHERE = {
     "agentfly export runs/tried": "tests/unit/training/trial/test_page.py",
     "agentfly export runs/quickstart --to-hub": "tests/unit/evaluation/hub/test_export.py",
     "hf upload": "tests/unit/evaluation/hub/test_export.py",
+    "agentfly view --try": "tests/unit/viewer/pages/test_try.py",
+    "agentfly view": "tests/unit/cli/test_view.py",
     "make quickstart": "tests/e2e/test_quickstart.py",
     "make test": ".ci/run",
     "make install": ".ci/run",

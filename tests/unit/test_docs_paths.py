@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if page.name != "CHANGELOG.md"]
 PATH = re.compile(r"(?<![\w/.])(?:agentfly|benchmarks|docs|recipes|scripts|tests)/[\w/.*-]*\w/?")
-NAME = re.compile(r"(?<![\w/.:])agentfly(?:\.(?!json\b|trajectory/)[A-Za-z_]\w*)+")
+NAME = re.compile(r"(?<![\w/.:])agentfly(?:\.(?!json\b|(?:trajectory|rating|calibration)/)[A-Za-z_]\w*)+")
 PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b|test_NAME")
 
 

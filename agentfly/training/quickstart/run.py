@@ -46,6 +46,7 @@ from agentfly.training.quickstart.warm_start import (
 )
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
+from agentfly.viewer.command import view_command
 
 _CORRECT = 95.0  # a score that only the edit that was asked for gets
 _EXAMPLES = 2  # successes, and failures, of each family
@@ -142,18 +143,21 @@ class QuickstartConfig(Settings):
     evaluation: EvaluationPlan = EvaluationPlan()
 
 
-def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> dict[str, object]:
+def run_quickstart(
+    config: QuickstartConfig, console: Console | None = None, on_begin: Callable[[], None] = lambda: None
+) -> dict[str, object]:
     """Run everything and return the summary, which is also in `summary.json`.
 
     Args:
         config: see `QuickstartConfig`.
         console: for the progress.
+        on_begin: called once the folder of the run is there, so that others may look at it.
 
     Raises:
         ConfigError: `out` holds something else than a run.
         TrainingError: a part failed; the message names it and its log.
     """
-    return _Quickstart(config, console or Console()).run()
+    return _Quickstart(config, console or Console()).run(on_begin)
 
 
 def write_training_data(folder: Path, count: int, seed: int, on_progress: OnProgress) -> None:
@@ -182,11 +186,12 @@ class _Quickstart:
         self._seconds: dict[str, float] = {}
         self._records: list[StepRecord] = []
 
-    def run(self) -> dict[str, object]:
+    def run(self, on_begin: Callable[[], None]) -> dict[str, object]:
         """Run all parts and return the summary."""
         began, out = time.monotonic(), self._out
         self._clear_folder()
         self._console.print(Text(printable(f"logs: {out / 'logs'}")))
+        on_begin()
         with ProgressDisplay(self._console) as display, ThreadPoolExecutor(1) as beside:
             origin = self._warm_start(display)
             with PhaseProcess() as evaluator:
@@ -356,6 +361,7 @@ class _Quickstart:
         )
         for name in ("report.html", "learning_curve.png", "summary.json", "policy"):
             self._console.print(Text(printable(f"  {self._out / name}")))
+        self._console.print(Text(printable(view_command(self._config.out))))
 
 
 def _step_record(step: int, seconds: float, metrics: Mapping[str, float], chains: Sequence[Trajectory]) -> StepRecord:

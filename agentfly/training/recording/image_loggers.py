@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,12 @@ class ChainShower:
         Args:
             limit: seconds; what takes longer is given up.
         """
+        end = time.monotonic() + limit
         try:
             self._steps.put(None, timeout=limit)
         except queue.Full:
             return
-        self._thread.join(limit)
+        self._thread.join(max(0.0, end - time.monotonic()))
 
     def _run(self) -> None:
         while (step := self._steps.get()) is not None:

@@ -28,7 +28,9 @@ Drain = Callable[[float], bool]
 
 _OWN = ("console", "file")  # the launcher needs them: their faults end a run, as verl has it
 _DRAIN_SECONDS = 30.0
-_SHOW_SECONDS = 30.0
+# Together well below the minute that the launcher gives the trainer after its last step.
+_LAST_DRAIN_SECONDS = 5.0
+_SHOW_SECONDS = 20.0
 
 
 def use_step_tracking(settings: TrainSettings, drain: Drain) -> None:
@@ -102,7 +104,7 @@ class StepTracking(Tracking):  # type: ignore[misc, unused-ignore]
         if getattr(self, "_finished", True):
             return
         if exit_code == 0:
-            self._wait_for_chains()
+            self._wait_for_chains(_LAST_DRAIN_SECONDS)
         if self._shower is not None:
             self._shower.close(_SHOW_SECONDS)
         try:
@@ -110,10 +112,10 @@ class StepTracking(Tracking):  # type: ignore[misc, unused-ignore]
         except Exception as fault:  # libraries raise anything
             self._warn("finish", f"a logger did not end well: {first_line(fault)}")
 
-    def _wait_for_chains(self) -> None:
-        if self._drain is not None and not self._drain(_DRAIN_SECONDS):
+    def _wait_for_chains(self, limit: float = _DRAIN_SECONDS) -> None:
+        if self._drain is not None and not self._drain(limit):
             self._drain = None
-            self._warn("chains", f"chains were not written within {_DRAIN_SECONDS:.0f} s, and are not waited for again")
+            self._warn("chains", f"chains were not written within {limit:.0f} s, and are not waited for again")
 
     def _warn(self, kind: str, text: str) -> None:
         """Tell the user, once for each kind of fault."""

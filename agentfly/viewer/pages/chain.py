@@ -15,7 +15,7 @@ from agentfly.viewer.chain.setup import read_setup
 from agentfly.viewer.chain.shown import shots_of, show_chain
 from agentfly.viewer.chain.view import view_chain
 from agentfly.viewer.index import Filters
-from agentfly.viewer.pages.context import open_run, run_page, viewer_of
+from agentfly.viewer.pages.context import Context, context_of, open_run, viewer_of
 from agentfly.viewer.pages.posted import check_own_page
 from agentfly.viewer.web import Page, page_response
 
@@ -24,15 +24,26 @@ router = APIRouter()
 _TEXT = "text/plain; charset=utf-8"
 
 
+def page(context: Context, n: int, filters: Filters) -> Page:
+    """Return the page of a chain, between its neighbours in the table under filters."""
+    # Without a server nothing can come later.
+    shown = show_chain(context.run, n, context.settings.tokenizer, whole=not context.links.live)
+    return context.page(
+        "chains",
+        f"Chain {shown.row.key[:60]}",
+        follows=False,
+        chain=shown,
+        filters=filters,
+        place=context.run.index.place(filters, n),
+        shots=shots_of(shown),
+    )
+
+
 @router.get("/runs/{slug}/chains/{n}")
 def show(request: Request, slug: str, n: int) -> Response:
     """Return the page of a chain, between its neighbours in the table that the URL's filters make."""
-    run, _ = open_run(request, slug)
-    shown = show_chain(run, n, request.app.state.settings.tokenizer)
     filters = Filters.read(request.query_params)
-    values: dict[str, Any] = {"filters": filters, "place": run.index.place(filters, n), "shots": shots_of(shown)}
-    page = run_page(request, run, None, "chains", f"Chain {shown.row.key[:60]}", chain=shown, **values)
-    return page_response(page, "chain.html.jinja")
+    return page_response(page(context_of(request, slug), n, filters), "chain.html.jinja")
 
 
 @router.get("/runs/{slug}/chains/{n}/turns/{number}")

@@ -13,8 +13,8 @@ from agentfly.viewer.charts import number_text
 from agentfly.viewer.index import Filters, Index, Row, Table
 from agentfly.viewer.index.query import ALARMS, MOST_CHARACTERS, PAGE_SIZES
 from agentfly.viewer.links import Links
-from agentfly.viewer.pages.context import open_run, run_page
-from agentfly.viewer.web import page_response
+from agentfly.viewer.pages.context import Context, context_of
+from agentfly.viewer.web import Page, page_response
 from agentfly.viewer.web.render import clip
 
 router = APIRouter()
@@ -138,14 +138,17 @@ def chains_view(index: Index, filters: Filters, links: Links) -> ChainsView:
     )
 
 
+def page(context: Context, filters: Filters) -> Page:
+    """Return one page of the chains that filters let through."""
+    view = chains_view(context.run.index, filters, context.links)
+    return context.page("chains", "Chains", view=view, filters=filters, sizes=PAGE_SIZES, alarms=ALARMS)
+
+
 @router.get("/runs/{slug}/chains")
 def show(request: Request, slug: str) -> Response:
     """Return one page of the chains that the filters in the URL let through."""
-    run, state = open_run(request, slug)
     filters = Filters.read(request.query_params)
-    view = chains_view(run.index, filters, run.links())
-    values = {"view": view, "filters": filters, "sizes": PAGE_SIZES, "alarms": ALARMS}
-    return page_response(run_page(request, run, state, "chains", "Chains", **values), "chains.html.jinja")
+    return page_response(page(context_of(request, slug), filters), "chains.html.jinja")
 
 
 def _facets(table: Table, filters: Filters, links: Links, labels: Mapping[int, str]) -> Iterator[Facet]:

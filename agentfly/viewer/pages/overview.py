@@ -13,10 +13,10 @@ from agentfly.viewer.index.index import State
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.overview.build import Builder, Overview, compare
-from agentfly.viewer.pages.context import open_run, run_page, viewer_of
+from agentfly.viewer.pages.context import Context, context_of, run_page, viewer_of
 from agentfly.viewer.runs.facts import Difference, settings_of
 from agentfly.viewer.runs.notices import LogNotices
-from agentfly.viewer.web import page_response
+from agentfly.viewer.web import Page, page_response
 
 router = APIRouter()
 
@@ -79,14 +79,18 @@ def overview_values(viewer: Viewer, run: OpenRun, state: State, against: str = "
     return {"overview": found, "against": shown}
 
 
+def page(context: Context, against: str = "") -> Page:
+    """Return the overview, beside the run of a slug where one is named."""
+    values = overview_values(context.viewer, context.run, context.state, against)
+    return context.page("", context.run.run.name, **values)
+
+
 @router.get("/runs/{slug}/")
 def show(request: Request, slug: str, against: str = "") -> Response:
     """Return the overview, beside the run `against` where one is named."""
     if viewer_of(request)[slug].run.systems:
         return RedirectResponse(ServerLinks(slug).page("iterations"))
-    run, state = open_run(request, slug)
-    values = overview_values(viewer_of(request), run, state, against)
-    return page_response(run_page(request, run, state, "", run.run.name, **values), "overview.html.jinja")
+    return page_response(page(context_of(request, slug), against), "overview.html.jinja")
 
 
 @router.get("/runs/{slug}/settings")

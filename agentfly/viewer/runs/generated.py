@@ -295,7 +295,8 @@ def _of_refinement(name: str, result: _Result) -> GeneratedRun:
     )
     for place, (one, prompt, image, feedback) in enumerate(histories):
         judged = (Critique("", one.score, feedback or "", one.aspects),) if one.score is not None else ()
-        faults = [fault for fault in (one.error, one.prompter_error and f"no new prompt: {one.prompter_error}") if fault]
+        unprompted = one.prompter_error and f"no new prompt: {one.prompter_error}"
+        faults = [fault for fault in (one.error, unprompted) if fault]
         attempt = Attempt(
             place, "", prompt, "", image, one.score, judged, one.engine, None, one.seconds, "; ".join(faults) or None,
             stand_in=False, best=place == best,

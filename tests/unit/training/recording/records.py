@@ -14,7 +14,7 @@ from agentfly.messages import ImagePart, Message, TextPart
 from agentfly.training.recording.recorder import Record
 
 
-def picture(colour: int, side: int = 24) -> Image.Image:
+def noise(colour: int, side: int = 24) -> Image.Image:
     """An image that is not like another one, and that no compression makes much smaller."""
     return Image.effect_noise((side, side), 80).convert("RGB").point(lambda value: (value + colour) % 256)
 
@@ -32,7 +32,7 @@ def record(
 ) -> Record:
     """A chain with a source and a result; `changes` are fields of the trajectory."""
     store = ImageStore()
-    source, result = (store.put(picture(colour, side)) for colour in (row, hash(name) % 255))
+    source, result = (store.put(noise(colour, side)) for colour in (row, hash(name) % 255))
     call = ToolRecord(**{"name": "edit", "arguments": {}, "seconds": 0.1, "images": (result,), **(tool or {})})
     trajectory = Trajectory(
         id=name,

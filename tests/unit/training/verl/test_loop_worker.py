@@ -29,6 +29,7 @@ pytest.importorskip("verl")
 import transfer_queue  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from verl import DataProto  # noqa: E402
+from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 
 from agentfly.training.verl import loop_worker  # noqa: E402
 from agentfly.training.verl.agent_loop import ChainOutput, LoopContext, output_of  # noqa: E402
@@ -381,3 +382,25 @@ async def test_a_run_of_version_0_1_keeps_the_folder_of_its_images(made: Made) -
     log_chain(await made.chain(good_edit(made.task), ANSWER))
     assert not (made.out / "images").exists()
     assert len(list((made.out / "pictures").glob("*.png"))) == 2
+
+
+def test_the_trainer_waits_for_the_records_of_all_workers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_base, "Tracking", trainer_base.Tracking)  # and puts it back
+    node = {"model": "m", "out": str(made.out), "data": {"train": "stickers"}}
+    config = OmegaConf.create({"actor_rollout_ref": {"rollout": {}, "model": {}}, "agentfly": node})
+    manager = loop_worker.AgentFlyLoopManager(config, None)
+    assert trainer_base.Tracking.keywords["drain"] == manager.drain_records
+
+    def workers(*answers: Any) -> list[Any]:
+        return [SimpleNamespace(drain_records=SimpleNamespace(remote=lambda limit, a=a: (a, limit))) for a in answers]
+
+    def get(answers: Any, timeout: float) -> list[bool]:
+        assert all(limit < timeout for _, limit in answers)
+        if any(isinstance(answer, Exception) for answer, _ in answers):
+            raise next(answer for answer, _ in answers if isinstance(answer, Exception))
+        return [answer for answer, _ in answers]
+
+    monkeypatch.setattr(loop_worker.ray, "get", get)
+    for answers, expected in (((True, True), True), ((True, False), False), ((True, OSError("gone")), False)):
+        manager.agent_loop_workers = workers(*answers)
+        assert manager.drain_records(2.0) is expected

@@ -21,6 +21,7 @@ from agentfly.training.verl.tracking import (
     use_step_tracking,
     work_offline_without_key,
 )
+from tests.unit.training.recording.test_image_loggers import write_step
 
 
 class Service:
@@ -171,3 +172,34 @@ def test_the_metrics_file_has_what_verl_writes(tmp_path: Path, monkeypatch: pyte
     made.log({"reward/mean": 0.5}, 1)
     made.finish()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "data": {"reward/mean": 0.5}}
+
+
+@pytest.mark.slow
+def test_all_loggers_of_verl_at_once_and_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here verl opens and closes them; test_image_loggers.py reads each one back."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "NETRC"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "")  # and puts it back
+    for name, folder in (("HOME", ""), ("WANDB_DIR", ""), ("TRACKIO_DIR", "trackio"), ("TENSORBOARD_DIR", "board")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    given = ["file", "wandb", "trackio", "tensorboard"]
+    made = StepTracking("p", "run", given, {"trainer": {}}, settings=settings(tmp_path), drain=lambda limit: True)
+    write_step(tmp_path, 1)
+    made.log({"reward/mean": 0.5}, 1)
+    made.finish()
+    # Nobody said that W&B is offline: it has no key.
+    assert "W&B has no key" in caplog.text
+    assert "training goes on" not in caplog.text
+    [run] = (tmp_path / "wandb").glob("offline-run-*")
+    for folder in (run, tmp_path / "trackio"):
+        assert [path for path in folder.rglob("*.png") if "best" in str(path) or folder.name == "trackio"], folder
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["reward/mean"]
+    assert len(events.Tags()["images"]) == 4
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1

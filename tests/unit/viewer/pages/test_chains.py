@@ -207,4 +207,5 @@ def test_a_run_that_kept_no_images_asks_for_none(tmp_path: Path) -> None:
         assert "The images of these chains were not kept" in text_of(page)
         assert "/thumbs/" not in page
         (tmp_path / "run" / "images").mkdir()
+        (tmp_path / "run" / "images" / "img_000000000001.png").touch()
         assert "/runs/run/thumbs/1/img_000000000001.webp" in client.get("/runs/run/chains").text

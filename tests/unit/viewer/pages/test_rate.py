@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -35,7 +34,7 @@ def client(run: Path, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def shown(page: httpx.Response) -> list[dict[str, Any]]:
+def shown(page: Any) -> list[dict[str, Any]]:
     """What the page sends back about the results that it shows."""
     assert page.status_code == 200, page.text
     found = re.search(r'data-results="([^"]*)"', page.text)
@@ -44,7 +43,7 @@ def shown(page: httpx.Response) -> list[dict[str, Any]]:
     return results
 
 
-def give(client: TestClient, query: str = "", **values: Any) -> httpx.Response:
+def give(client: TestClient, query: str = "", **values: Any) -> Any:
     """Rate what the page shows."""
     results = shown(client.get(f"/runs/run/rate?{query}"))
     return client.post("/runs/run/rate", json={"results": results, **values}, headers=OWN)
