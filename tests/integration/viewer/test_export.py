@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests import programs
-from tests.integration.viewer.browser import WIDTHS, findings, sideways, watched
+from tests.integration.viewer.browser import THEMES, WIDTHS, findings, sideways, watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -21,13 +21,13 @@ def export(run: Path, to: Path) -> None:
 
 @pytest.mark.parametrize("name", ["training", "hostile"])
 async def test_one_file_has_everything(
-    browser: Browser, tmp_path: Path, request: pytest.FixtureRequest, name: str
+    browser: Browser, tmp_path: Path, training: Path, hostile: Path, name: str
 ) -> None:
     report = tmp_path / "report.html"
-    export(request.getfixturevalue(name), report)
+    export({"training": training, "hostile": hostile}[name], report)
     assert report.stat().st_size < 10_000_000
-    for theme, width in zip(("light", "dark"), WIDTHS, strict=True):
-        async with watched(browser, theme=theme, width=width) as seen:  # type: ignore[arg-type]
+    for theme, width in zip(THEMES, WIDTHS, strict=True):
+        async with watched(browser, theme=theme, width=width) as seen:
             await seen.page.goto(report.as_uri())
             await expect(seen.page.get_by_role("main").first).to_be_visible()
             assert await sideways(seen.page) <= 0
