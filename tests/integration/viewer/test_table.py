@@ -61,7 +61,7 @@ async def test_a_column_sorts_both_ways(browser: Browser, site: Site) -> None:
     async with watched(browser) as seen:
         page = seen.page
         await page.goto(site(TABLE))
-        orders = []
+        orders: list[list[float]] = []
         for _ in range(2):
             await page.locator("thead a", has_text="Score").click()
             head = page.locator("thead th", has_text="Score")

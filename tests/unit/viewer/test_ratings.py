@@ -283,8 +283,8 @@ def test_agreement_with_an_evaluator_that_people_share_and_with_one_that_turns_a
     assert judge.accuracy is not None
     assert reward.correlation is not None
     assert judge.correlation is not None
-    assert (reward.accuracy.mean, reward.correlation.mean) == (1.0, pytest.approx(1.0))
-    assert (judge.accuracy.mean, judge.correlation.mean) == (0.0, pytest.approx(-1.0))
+    assert [reward.accuracy.mean, reward.correlation.mean] == pytest.approx([1.0, 1.0])
+    assert [judge.accuracy.mean, judge.correlation.mean] == pytest.approx([0.0, -1.0])
     assert reward.accuracy.low < 0.8  # 12 comparisons prove little
     assert "the same preference in 100 %" in reward.in_words()
 
@@ -301,7 +301,7 @@ def test_ties_are_left_out_and_few_ratings_say_nothing(tmp_path: Path) -> None:
 def test_intervals_are_those_of_the_literature() -> None:
     found = wilson(8, 10)
     low, high = stats.binomtest(8, 10).proportion_ci(method="wilson")
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert [found.low, found.high] == pytest.approx([low, high])
     rng = np.random.default_rng(0)
     one = [float(value) for value in rng.integers(0, 6, 40)]
     other = [float(value) for value in rng.integers(0, 6, 40)]

@@ -160,7 +160,7 @@ def test_the_room_that_checkpoints_still_need_shrinks_with_each_of_them(
 ) -> None:
     run = settings(policy).model_copy(update={"out": tmp_path})
     now = [0.0]
-    monkeypatch.setattr(readiness.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("agentfly.training.recipe.readiness.time.monotonic", lambda: now[0])
     to_come = checkpoints_to_come(config(), run)
     assert to_come() == 3 * 14 * PARAMETERS
     (tmp_path / "checkpoints/global_step_20/actor").mkdir(parents=True)

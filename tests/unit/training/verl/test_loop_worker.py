@@ -400,7 +400,7 @@ def test_the_trainer_waits_for_the_records_of_all_workers(made: Made, monkeypatc
             raise next(answer for answer, _ in answers if isinstance(answer, Exception))
         return [answer for answer, _ in answers]
 
-    monkeypatch.setattr(loop_worker.ray, "get", get)
+    monkeypatch.setattr("ray.get", get)
     for answers, expected in (((True, True), True), ((True, False), False), ((True, OSError("gone")), False)):
         manager.agent_loop_workers = workers(*answers)
         assert manager.drain_records(2.0) is expected

@@ -194,8 +194,8 @@ def test_all_loggers_of_verl_at_once_and_offline(
     assert "W&B has no key" in caplog.text
     assert "training goes on" not in caplog.text
     [run] = (tmp_path / "wandb").glob("offline-run-*")
-    for folder in (run, tmp_path / "trackio"):
-        assert [path for path in folder.rglob("*.png") if "best" in str(path) or folder.name == "trackio"], folder
+    for place in (run, tmp_path / "trackio"):
+        assert [path for path in place.rglob("*.png") if "best" in str(path) or place.name == "trackio"], place
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "board"))
