@@ -13,7 +13,7 @@ from tests.integration.viewer.site import Site
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 # Chains that answered, the best first: they made an image, so there is something to compare.
-BEST = "/runs/training/chains?stop=answered&tool=auto_inpaint_image&sort=score&down=1"
+BEST = "/runs/training/chains?validate=0&stop=answered&tool=auto_inpaint_image&sort=score&down=1"
 
 
 async def open_best(page: Page, site: Site) -> None:
