@@ -144,7 +144,7 @@ def records(run: RunFolder) -> dict[str, Path]:
     """Return the records of a run's folder by name, the newest first."""
     if run.kind == "generate":
         return {"result": run.folder / RESULT}
-    named = [run.path] if run.path.suffix == ".json" else studio_records(run.folder)
+    named = [run.path] if run.path != run.folder else studio_records(run.folder)
     return {path.stem: path for path in sorted(named, key=lambda path: path.name, reverse=True)}
 
 
@@ -295,7 +295,9 @@ def _of_refinement(name: str, result: _Result) -> GeneratedRun:
     )
     for place, (one, prompt, image, feedback) in enumerate(histories):
         judged = (Critique("", one.score, feedback or "", one.aspects),) if one.score is not None else ()
-        faults = [fault for fault in (one.error, one.prompter_error and f"no new prompt: {one.prompter_error}") if fault]
+        faults = [
+            fault for fault in (one.error, one.prompter_error and f"no new prompt: {one.prompter_error}") if fault
+        ]
         attempt = Attempt(
             place, "", prompt, "", image, one.score, judged, one.engine, None, one.seconds, "; ".join(faults) or None,
             stand_in=False, best=place == best,
