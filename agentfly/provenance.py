@@ -58,6 +58,8 @@ def record_environment(folder: Path) -> None:
 def read_starts(path: Path) -> list[dict[str, object]]:
     """Return the starts that a file names, the newest last; none where there is no such file, or a damaged one."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return []
         found = json.loads(path.read_text(encoding="utf-8"))["starts"]
         return [start for start in found if isinstance(start, dict)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
@@ -142,7 +143,9 @@ def view(
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
         if not no_open:
-            webbrowser.open(f"{address}try" if try_ else address)
+            # A browser of the terminal keeps its caller until it ends: the server must answer meanwhile.
+            page = f"{address}try" if try_ else address
+            threading.Thread(target=webbrowser.open, args=(page,), name="browser", daemon=True).start()
 
     serve(found, settings, started, policy=policy if try_ else None, save=save)
 

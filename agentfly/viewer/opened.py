@@ -44,6 +44,7 @@ class OpenRun:
         self._metrics = None if run.training is None else MetricsFile(run.training / "metrics.jsonl")
         self._logs = None if run.training is None else RunLogs(run.training / "logs")
         self._wanted, self._closed = threading.Event(), threading.Event()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def up_to_date(self, seconds: float) -> State:
@@ -112,9 +113,10 @@ class OpenRun:
 
     def _go_on(self) -> None:
         self._wanted.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep_reading, name=f"index-{self.run.slug}", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._keep_reading, name=f"index-{self.run.slug}", daemon=True)
+                self._thread.start()
 
     def _keep_reading(self) -> None:
         while not self._closed.is_set():

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 import uuid
@@ -33,6 +32,7 @@ from typing import Any, Literal, Self, get_args
 from agentfly.errors import ConfigError, printable
 from agentfly.files import append_shared, encodable
 from agentfly.images.store import HANDLE
+from agentfly.viewer.runs.facts import is_number
 from agentfly.viewer.runs.folder import RunFolder
 
 FORMAT = "agentfly.rating/1"
@@ -96,10 +96,10 @@ class Rating:
         elif self.pair:
             sound = self.verdict in get_args(Verdict) and self.score is None
         else:
-            sound = self.verdict is None and _is_number(self.score) and 0 <= float(self.score or 0) <= 100
+            sound = self.verdict is None and is_number(self.score) and 0 <= float(self.score or 0) <= 100
         if not sound:
             raise ValueError("a comparison has the verdict better, worse or tie, and one chain a score from 0 to 100")
-        if self.left not in range(len(self.chains)) or not (_is_number(self.seconds) and _is_number(self.time)):
+        if self.left not in range(len(self.chains)) or not (is_number(self.seconds) and is_number(self.time)):
             raise ValueError("left, seconds or time is wrong")
         words: object = self.words
         if self.rater != rater_name(self.rater) or not isinstance(words, str) or len(words) > MOST_WORDS:
@@ -143,7 +143,7 @@ class Ratings:
     """The ratings of a run.
 
     Args:
-        run: the run. Where its folder is read-only, ratings are kept with the viewer's index.
+        run: the run. Where its folder is read-only, or has something else of this name, ratings are kept with the index.
 
     Attributes:
         path: file that is written.
@@ -152,7 +152,10 @@ class Ratings:
 
     def __init__(self, run: RunFolder) -> None:
         self._own = run.folder / FILE_NAME
-        writable = os.access(self._own if self._own.exists() else run.folder, os.W_OK)
+        # A link in a folder of somebody else's may lead to any file of this person; a pipe would never end.
+        sound = self._own.is_file() and not self._own.is_symlink()
+        there = os.path.lexists(self._own)
+        writable = (sound or not there) and os.access(self._own if there else run.folder, os.W_OK)
         self.path = self._own if writable else run.home / FILE_NAME
         self.elsewhere = not writable
 
@@ -165,6 +168,8 @@ class Ratings:
         found: dict[str, Rating] = {}
         damaged = 0
         for path in dict.fromkeys((self._own, self.path)):
+            if not path.is_file():
+                continue
             try:
                 ratings, undone, wrong = _read(path, *_signature(path))
             except FileNotFoundError:
@@ -272,10 +277,6 @@ def _is_short(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MOST_ID
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def clamp_seconds(seconds: object) -> float:
     """Return the seconds that a verdict took, as a page says it, within a day."""
-    return round(min(max(0.0, float(seconds)), _LONGEST), 2) if _is_number(seconds) else 0.0  # type: ignore[arg-type]
+    return round(min(max(0.0, float(seconds)), _LONGEST), 2) if is_number(seconds) else 0.0

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -112,7 +113,7 @@ def create_app(viewer: Viewer, settings: ViewerSettings | None = None, session: 
             response.headers.setdefault(name, value)
         return response
 
-    for kind in (AgentFlyError, OSError, KeyError, HTTPException, Exception):
+    for kind in (AgentFlyError, OSError, KeyError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _error_page)
     return app
 
@@ -134,6 +135,8 @@ async def _error_page(request: Request, fault: Exception) -> Response:
 
 
 def _described(fault: Exception) -> tuple[int, str]:
+    if isinstance(fault, RequestValidationError):
+        return 404, "There is no such page: the address has a word where it needs a number."
     if isinstance(fault, HTTPException):
         return fault.status_code, "There is no such page." if fault.status_code == 404 else str(fault.detail)
     if isinstance(fault, RequestError):

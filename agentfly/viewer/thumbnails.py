@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
+from agentfly.errors import ImageError
 from agentfly.files import written_whole
 from agentfly.images import ImageStore, load_image
 from agentfly.images.pixels import on_white
@@ -15,6 +18,8 @@ from agentfly.images.pixels import on_white
 SIDE = 160  # pixels at most, in width and height
 MOST_BYTES = 8000
 _QUALITIES = (80, 60, 40, 20)
+# A page asks for dozens at once, and an image takes far more memory while it is decoded.
+_DECODING = threading.BoundedSemaphore(2)
 
 
 def thumbnail_bytes(image: Image.Image, side: int = SIDE, most: int = MOST_BYTES) -> bytes:
@@ -46,26 +51,31 @@ class Thumbnails:
 
         Raises:
             ImageError: there is no such image.
+            OSError: the file cannot be written.
         """
         file = self._folder / f"{handle}.webp"
         # A path of the store is that of a sound handle.
-        if images.path(handle) is not None and not file.is_file():
-            data = thumbnail_bytes(images.get(handle))
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(file) as partial:
-                partial.write_bytes(data)
-        return file
+        if images.path(handle) is None and not file.is_file():
+            raise ImageError(f"the image {handle} was not kept")
+        return self._made(file, lambda: thumbnail_bytes(images.get(handle)))
 
     def of_data(self, data: bytes, side: int, most: int) -> Path:
         """Return the WebP file of an image that no store has; see `thumbnail_bytes`.
 
         Raises:
             ImageError: it is no image, or too large.
+            OSError: the file cannot be written.
         """
         file = self._folder / f"data_{hashlib.sha256(data).hexdigest()[:20]}_{side}.webp"
-        if not file.is_file():
-            small = thumbnail_bytes(load_image(data), side, most)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(file) as partial:
-                partial.write_bytes(small)
+        return self._made(file, lambda: thumbnail_bytes(load_image(data), side, most))
+
+    def _made(self, file: Path, make: Callable[[], bytes]) -> Path:
+        if file.is_file():
+            return file
+        with _DECODING:
+            if not file.is_file():  # another request has made it meanwhile
+                data = make()
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with written_whole(file) as partial:
+                    partial.write_bytes(data)
         return file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.errors import printable, shortened
 from agentfly.images import ImageStore, encode_image
 from agentfly.training.recipe.record_settings import Kind, ShownChains
+
+logger = logging.getLogger(__name__)
 
 _LEAST_SIDE = 32
 _MOST_INSTRUCTION = 200  # characters
@@ -75,9 +78,13 @@ def new_chains(log: Path, start: int) -> tuple[list[ChainFacts], int]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            data = json.loads(line)
-            if data.get("images_kept") is not False and data["trajectory"]["images"]:
-                found.append(_facts(data, start))
+            try:
+                data = json.loads(line)
+                if data.get("images_kept") is not False and data["trajectory"]["images"]:
+                    found.append(_facts(data, start))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                # A process that was killed leaves a torn line; it must not hide those after it.
+                logger.warning("%s has a damaged line at byte %d: it is not shown", log, start)
             start += len(line)
     return found, start
 

@@ -122,7 +122,7 @@ def task_view(index: Index, task: str, step: int | None, part: int | None, setup
         size=len(rows),
         words=words,
         mean=mean,
-        spread=None if mean is None else (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5,
+        spread=None if mean is None else (sum((r - mean) * (r - mean) for r in rewards) / len(rewards)) ** 0.5,
         flat=len(rewards) > 1 and max(rewards) - min(rewards) < 1e-6,
         moments=tuple(moments[place] for place in _some(len(moments), chosen)),
         all_moments=len(moments),

@@ -18,7 +18,7 @@ from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.errors import ConfigError
 from agentfly.viewer.index.query import Filters, Row
 from agentfly.viewer.index.reader import read_part, remove_parts
-from agentfly.viewer.index.schema import FILE_NAME, connection, file_of, is_damage, is_missing, make_anew
+from agentfly.viewer.index.schema import FILE_NAME, connection, file_of, is_damage, is_missing, is_row_number, make_anew
 from agentfly.viewer.index.table import Place, Table, place_of, table_of
 from agentfly.viewer.runs.folder import Part, RunFolder
 
@@ -121,6 +121,8 @@ class Index:
         Raises:
             KeyError: there is none of this number.
         """
+        if not is_row_number(n):
+            raise KeyError(n)
         with self._reading() as database:
             found = database.execute(
                 "SELECT chains.*, parts.label FROM chains JOIN parts USING (part) WHERE n = ?", (n,)
@@ -166,6 +168,8 @@ class Index:
         Raises:
             KeyError: there is none of this number.
         """
+        if not is_row_number(number):
+            raise KeyError(number)
         for found in self.query("SELECT path FROM parts WHERE part = ?", number):
             for part in self.run.parts():
                 if str(part.path) == found["path"]:

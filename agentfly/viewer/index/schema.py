@@ -79,6 +79,11 @@ def is_missing(fault: sqlite3.Error) -> bool:
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN
 
 
+def is_row_number(number: int) -> bool:
+    """Return True for a number that a row can have. SQLite's have 64 bits; an address may name any."""
+    return 0 <= number < 2**63
+
+
 def file_of(path: Path) -> int:
     """Return the inode of an index by which one that was made anew is known; 0 where there is none."""
     try:
@@ -101,7 +106,8 @@ def make_anew(path: Path, unsound: int) -> None:
     with _locked(path.with_suffix(".lock")):
         if file_of(path) not in (0, unsound):
             return
-        for old in path.parent.glob("*index*.sqlite*"):
+        # Of other versions, too.
+        for old in (*path.parent.glob("index-*.sqlite*"), *path.parent.glob("new-index-*.sqlite*")):
             old.unlink(missing_ok=True)
         # It gets its name when it is complete. So a viewer that looks meanwhile finds no half of an index.
         fresh = path.with_name(f"new-{path.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,16 @@ from agentfly.viewer.overview.examples import Examples, examples_of, last_steps
 from agentfly.viewer.overview.gains import Gain, by_step, pass_gains, reward_gains, validation_gains
 from agentfly.viewer.overview.sentences import Sentence, of_gain, of_row, of_score, of_types
 from agentfly.viewer.overview.troubles import Trouble, troubles_of, troubles_of_trial
-from agentfly.viewer.runs.facts import Difference, Origin, Settings, differences, origin_of, read_object, settings_of
+from agentfly.viewer.runs.facts import (
+    Difference,
+    Origin,
+    Settings,
+    differences,
+    is_number,
+    origin_of,
+    read_object,
+    settings_of,
+)
 from agentfly.viewer.runs.metrics import Metrics
 from agentfly.viewer.runs.notices import LogNotices
 
@@ -179,7 +187,7 @@ class Builder:
         found = self._trial.get("metrics") if self._run.kind == "trial" else None
         if not isinstance(found, Mapping):
             return self._metrics
-        numbers = {str(k)[:200]: float(v) for k, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}
+        numbers = {str(k)[:200]: float(v) for k, v in found.items() if is_number(v)}
         return Metrics({name: ((0.0, value),) for name, value in numbers.items()})
 
     @cached_property
@@ -299,7 +307,7 @@ class Builder:
             return []
         return [
             (f"{_share(before.success) or '–'} → {_share(trained.success) or '–'}", "held-out success, greedy"),
-            (_number(number) if isinstance(number := self._summary.get("minutes"), int | float) else None, "minutes"),
+            (_number(number) if is_number(number := self._summary.get("minutes")) else None, "minutes"),
         ]
 
     def _tables(self) -> list[Table]:

@@ -10,6 +10,7 @@ from typing import Any
 from agentfly.viewer.index import Filters
 from agentfly.viewer.overview.cells import Cells, Sums, shares
 from agentfly.viewer.overview.gains import Gain, Mean
+from agentfly.viewer.runs.facts import is_number
 
 _MOST_ROWS = 40
 _TRACK = 100.0  # width of a bar's drawing, in which a point of the score is one unit
@@ -140,7 +141,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[TypeRow]:
             continue
         score = _at(figures, "scores", label, "score")
         success = _at(figures, "success", "mean")
-        text = f"{success:.0%}" if isinstance(success, int | float) and math.isfinite(success) else ""
+        text = f"{success:.0%}" if is_number(success) else ""
         chains = Filters(type=str(name)) if name is not None else Filters()
         rows.append(
             TypeRow(str(name or ""), chains, str(figures.get("tasks", "")), None, estimate_bar(score), None, ("", text))
@@ -177,7 +178,7 @@ def quickstart_rows(summary: Mapping[str, Any], mode: str) -> list[TypeRow]:
         successes = [_at(f, "success", name, "mean") for f in found]
         count = _at(found[1], "tasks") if name == "all" else _at(found[1], "tasks_by_family", name)
         before, after = map(estimate_bar, scores)
-        shown = [f"{v:.0%}" if isinstance(v, int | float) and math.isfinite(v) else "" for v in successes]
+        shown = [f"{v:.0%}" if is_number(v) else "" for v in successes]
         mean = _mean(gain)
         chains = Filters(type="" if name == "all" else str(name))
         difference = None if mean is None else gain_text(mean)
@@ -207,7 +208,7 @@ def blanked_rows(summary: Mapping[str, Any], part: int | None) -> tuple[list[Typ
     for name, estimate in list(trained.items())[:_MOST_ROWS] if isinstance(trained, Mapping) else ():
         seeing = estimate_bar(_at(summary, "trained", "greedy", "success", str(name)), 100)
         rows.append(TypeRow(str(name), Filters(part=part, type=str(name)), "", seeing, estimate_bar(estimate, 100)))
-    guess = f"; guessing gets {chance:.0%}" if isinstance(chance, int | float) else ""
+    guess = f"; guessing gets {chance:.0%}" if is_number(chance) else ""
     return rows, f"success of the trained policy where it sees grey in place of every image{guess}"
 
 
@@ -263,7 +264,7 @@ def _usage(usage: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(usage, Mapping):
         return
     for name, value in list(usage.items())[:12]:
-        if isinstance(value, int | float):
+        if is_number(value):
             yield str(name).replace("_", " "), f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
@@ -276,7 +277,7 @@ def _in_order(gains: Mapping[str | None, Gain]) -> list[tuple[str | None, Gain]]
 
 def _mean(found: Any) -> Mean | None:
     values = [found.get(key) for key in ("mean", "low", "high")] if isinstance(found, Mapping) else [None]
-    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [float(v) for v in values if isinstance(v, float) or is_number(v)]
     return Mean(numbers[0], numbers[1], numbers[2], 0) if len(numbers) == 3 and math.isfinite(numbers[0]) else None
 
 

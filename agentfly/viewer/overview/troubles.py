@@ -11,6 +11,7 @@ from agentfly.viewer.index import Filters
 from agentfly.viewer.index.index import State
 from agentfly.viewer.index.query import ALARMS
 from agentfly.viewer.overview.cells import Cells
+from agentfly.viewer.runs.facts import is_number
 from agentfly.viewer.runs.metric_names import meaning_of
 from agentfly.viewer.runs.metrics import Metrics
 from agentfly.viewer.runs.notices import LogNotices, Notice
@@ -75,7 +76,7 @@ def troubles_of_trial(found: Mapping[str, Any]) -> list[Trouble]:
     for breach in _mappings(found.get("breaches")):
         name = str(breach.get("metric", "?"))[:80]
         value = metrics.get(f"health/{name}") if isinstance(metrics := found.get("metrics"), Mapping) else None
-        shown = f" is {number_text(value)}," if isinstance(value, int | float) else " is"
+        shown = f" is {number_text(value)}," if is_number(value) else " is"
         words = f"{name.replace('_', ' ')}{shown} {str(breach.get('words') or 'outside its limits')[:80]}"
         troubles.append(Trouble("mid", words, _SHOWN_BY.get(name)))
     lost: dict[str, int] = {}

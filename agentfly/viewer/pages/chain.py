@@ -81,7 +81,8 @@ async def rerun(request: Request, slug: str, n: int, turn: int | None = None, ca
         check_own_page(request)
         run = viewer_of(request)[slug]
         trajectory = (await asyncio.to_thread(run.index.line, n)).trajectory
-        images = await asyncio.to_thread(run.images, run.index.row(n).part)
+        row = await asyncio.to_thread(run.index.row, n)
+        images = await asyncio.to_thread(run.images, row.part)
         setup = await asyncio.to_thread(read_setup, run.run)
         rerunner = await _rerunner(request)
         if turn is None or call is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -50,12 +51,13 @@ def overview_of(run: OpenRun, state: State, other: OpenRun | None = None) -> Ove
         other: run whose curves are drawn beside; None for none.
     """
     beside = None if other is None else (other, other.up_to_date(0.1).revision)
-    return _made(run, state, run.notices(), beside)
+    # A run that is quiet for long no longer counts as running, though none of its files changes.
+    return _made(run, state, run.notices(), beside, int(time.time()) // 60)
 
 
 @lru_cache(maxsize=16)
-def _made(run: OpenRun, state: State, logs: LogNotices, beside: tuple[OpenRun, str] | None) -> Overview:
-    """Return an overview, which is made once for each state of the runs that it shows."""
+def _made(run: OpenRun, state: State, logs: LogNotices, beside: tuple[OpenRun, str] | None, minute: int) -> Overview:
+    """Return an overview, which is made once a minute for each state of the runs that it shows."""
     return Builder(run, state, logs, beside[0] if beside else None).overview()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from agentfly.errors import AgentFlyError, first_line
 from agentfly.files import read_yaml
@@ -80,6 +82,8 @@ def settings_of(run: RunFolder) -> Settings:
             status = path.stat()
         except OSError:
             continue
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            continue
         found, problem = _read(path, status.st_mtime_ns, status.st_size)
         values |= {f"{prefix}{name}": value for name, value in found.items()}
         files.append(path.name)
@@ -144,12 +148,22 @@ def _lasting(facts: Mapping[str, str]) -> dict[str, str]:
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; empty where there is none, it is being written, or it is enormous."""
     try:
-        if path.stat().st_size > 16 * 2**20:
+        if not path.is_file() or path.stat().st_size > 16 * 2**20:  # a pipe would never end
             return {}
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return True for a finite number, as JSON has them; a whole number may be beyond all floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 @lru_cache(maxsize=64)
@@ -159,12 +173,13 @@ def _read(path: Path, changed: int, size: int) -> tuple[Mapping[str, str], str]:
         return {}, f"{path.name} is larger than {_MOST_BYTES // 2**20} MB and is not shown"
     try:
         found = read_yaml(path, "file of settings") if path.suffix == ".yaml" else json.loads(path.read_bytes())
+        if not isinstance(found, Mapping):
+            return {}, f"{path.name} holds no settings"
+        left = [_MOST_SETTINGS]
+        # A number of thousands of digits, as hexadecimal ones can be, has no text.
+        flat = dict(_flat(public_settings(_bounded(found, left, 0)), ""))
     except (OSError, ValueError, RecursionError, AgentFlyError) as fault:
         return {}, f"{path.name} cannot be read: {first_line(fault)}"
-    if not isinstance(found, Mapping):
-        return {}, f"{path.name} holds no settings"
-    left = [_MOST_SETTINGS]
-    flat = dict(_flat(public_settings(_bounded(found, left, 0)), ""))
     return flat, f"{path.name} has more than {_MOST_SETTINGS} settings: the first are shown" if left[0] <= 0 else ""
 
 

@@ -63,10 +63,15 @@ class RunFolder:
     kind: Kind
     slug: str
 
+    @cached_property
+    def _is_file(self) -> bool:
+        # A folder may have such a name, too.
+        return self.path.suffix in _FILES and not self.path.is_dir()
+
     @property
     def folder(self) -> Path:
         """Folder of the run; that of the file where a file of trajectories or a record was named."""
-        return self.path.parent if self.path.suffix in _FILES else self.path
+        return self.path.parent if self._is_file else self.path
 
     @property
     def name(self) -> str:
@@ -87,7 +92,7 @@ class RunFolder:
 
     def parts(self) -> tuple[Part, ...]:
         """Return the files of trajectories that are there now."""
-        if self.path.suffix == ".jsonl":
+        if self._is_file and self.path.suffix == ".jsonl":
             return (Part("", self.path, image_folder(self.path) or self.path.parent / IMAGES),)
         found = [("", self.folder / FILE_NAME)]
         if self.kind == "quickstart":
@@ -109,20 +114,22 @@ class RunFolder:
     @cached_property
     def home(self) -> Path:
         """Folder of the viewer's index and thumbnails: in the run's, or in a temporary one where that is read-only."""
-        name = HOME if self.path.suffix not in _FILES else f"{HOME}-{self.path.stem}"
-        home = self.folder / name
+        home = self.folder / (f"{HOME}-{self.path.stem}" if self._is_file else HOME)
         try:
             home.mkdir(exist_ok=True)
-            if os.access(home, os.W_OK):
+            # A link in a folder of somebody else's may lead to any folder of this person.
+            if os.access(home, os.W_OK) and not home.is_symlink():
                 return home
         except OSError:
             pass
         digest = hashlib.sha256(str(self.path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         # Of this user alone: others must not put an index there.
         home = Path(tempfile.gettempdir()) / f"agentfly-view-{os.getuid()}" / digest
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if home.parent.stat().st_uid != os.getuid():
+        home.parent.mkdir(exist_ok=True, mode=0o700)
+        # Looked at before anything is made in it; a link has an owner of its own.
+        if home.parent.is_symlink() or home.parent.stat().st_uid != os.getuid():
             raise ConfigError(f"{str(home.parent)!r} belongs to somebody else: remove it, or set TMPDIR")
+        home.mkdir(exist_ok=True, mode=0o700)
         return home
 
 

@@ -144,7 +144,7 @@ def records(run: RunFolder) -> dict[str, Path]:
     """Return the records of a run's folder by name, the newest first."""
     if run.kind == "generate":
         return {"result": run.folder / RESULT}
-    named = [run.path] if run.path.suffix == ".json" else studio_records(run.folder)
+    named = [run.path] if run.path != run.folder else studio_records(run.folder)
     return {path.stem: path for path in sorted(named, key=lambda path: path.name, reverse=True)}
 
 

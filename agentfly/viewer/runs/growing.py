@@ -30,11 +30,13 @@ class GrowingFile:
         `lock` held. A file that cannot be read has no lines.
         """
         try:
-            with self.path.open("rb") as file:
-                return self._read(file)
+            if self.path.is_file():  # a pipe would never end
+                with self.path.open("rb") as file:
+                    return self._read(file)
         except OSError:
-            anew, self._inode = self._inode != -1, -1
-            return [], anew
+            pass
+        anew, self._inode = self._inode != -1, -1
+        return [], anew
 
     def _read(self, file: BinaryIO) -> tuple[list[bytes], bool]:
         status, head = os.fstat(file.fileno()), file.read(_HEAD)

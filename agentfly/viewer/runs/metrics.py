@@ -7,12 +7,12 @@ read is shown, and the rest is counted.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from agentfly.viewer.runs.facts import is_number
 from agentfly.viewer.runs.growing import GrowingFile
 
 _MOST_NAMES = 2000  # of metrics
@@ -97,15 +97,8 @@ class MetricsFile:
         for name, value in entries:
             if isinstance(value, bool) or not isinstance(value, int | float) or len(name) > _LONGEST_NAME:
                 continue
-            if not _finite(value):
+            if not is_number(value):
                 self._not_finite[name] = step
             elif name in self._values or len(self._values) < _MOST_NAMES:
                 # A step that is there twice was trained again: the newer line counts.
                 self._values.setdefault(name, {})[float(step)] = float(value)
-
-
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
-        return False

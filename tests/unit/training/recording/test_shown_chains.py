@@ -136,3 +136,16 @@ def test_a_missing_image_is_an_error_that_names_it(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ImageError, match="no image 'img_"):
         draw(log, ImageStore(tmp_path / "images"), "best", chain, ShownChains())
+
+
+@pytest.mark.parametrize("damage", ['{"torn": ', "[1, 2]", '{"trajectory": null}', "\ufffd"])
+def test_a_damaged_line_does_not_hide_those_after_it(tmp_path: Path, damage: str) -> None:
+    log = write(tmp_path, {}, {})
+    first, second = log.read_text().splitlines()
+    log.write_text(f"{first}\n{damage}\n{second}\n")
+    found, place = new_chains(log, 0)
+    assert [json.loads(log.read_bytes()[chain.start :].splitlines()[0]) for chain in found] == [
+        json.loads(first),
+        json.loads(second),
+    ]
+    assert place == log.stat().st_size
