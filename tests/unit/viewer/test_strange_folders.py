@@ -43,7 +43,8 @@ def test_pipes_are_no_files(tmp_path: Path) -> None:
     assert settings_of(find_run(run.folder, "run")).files == ()
     pipe(run.folder / "ratings.jsonl")
     kept = Ratings(run)
-    assert kept.read() == ([], 0) and kept.elsewhere
+    assert kept.read() == ([], 0)
+    assert kept.elsewhere
     kept.add(RATING)
     assert kept.read()[0] == [RATING]
 
@@ -80,7 +81,8 @@ def test_files_of_other_names_stay_beside_an_index(tmp_path: Path) -> None:
     other.write_text("songs")
     (run.home / "index-1.sqlite").write_text("of an earlier version")
     assert Index(run).refresh()
-    assert other.exists() and not (run.home / "index-1.sqlite").exists()
+    assert other.exists()
+    assert not (run.home / "index-1.sqlite").exists()
 
 
 def test_a_temporary_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +104,15 @@ def test_a_folder_may_have_the_name_of_a_file(tmp_path: Path, name: str) -> None
     assert (run.folder, run.parts()[0].path) == (tmp_path / name, file)
     assert run.home == tmp_path / name / HOME
     index = Index(run)
-    assert index.refresh() and keys(index) == ["a"]
+    assert index.refresh()
+    assert keys(index) == ["a"]
 
 
 @pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "1", None])
 def test_not_every_number_can_be_shown(value: object) -> None:
     assert not is_number(value)
-    assert is_number(10**300) and is_number(-0.5)
+    assert is_number(10**300)
+    assert is_number(-0.5)
 
 
 def test_a_setting_of_thousands_of_digits_is_a_sentence(tmp_path: Path) -> None:
@@ -126,7 +130,8 @@ def test_an_address_with_any_number_is_no_fault_of_the_viewer(tmp_path: Path, pl
         assert answer.status_code == 404
         assert "Content-Security-Policy" in answer.headers
         rerun = client.post(f"/runs/run/chains/{number}/rerun", headers={"X-Agentfly": "view"})
-        assert rerun.status_code == 404 and "error" in rerun.json()
+        assert rerun.status_code == 404
+        assert "error" in rerun.json()
 
 
 @pytest.mark.parametrize("sent", [{"score": 10**400}, {"score": 50, "seconds": 10**400}])
