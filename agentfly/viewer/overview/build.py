@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.viewer.charts import Chart, number_text
-from agentfly.viewer.index import Filters
+from agentfly.viewer.index import Filters, Row
 from agentfly.viewer.index.index import State
 from agentfly.viewer.opened import OpenRun
 from agentfly.viewer.overview import figures
@@ -164,7 +164,7 @@ class Builder:
             sentences=tuple(self._sentences()),
             tiles=tuple(self._tiles()),
             tables=tuple(table for table in self._tables() if table.rows),
-            examples=tuple(self._pictured(each) for each in self._examples()),
+            examples=tuple(self._with_kept_images(each) for each in self._examples()),
             troubles=tuple(troubles),
             glance=glance,
             sections=sections,
@@ -358,13 +358,18 @@ class Builder:
     def _examples(self) -> tuple[Examples, ...]:
         if self._run.kind == "quickstart":
             for row in self._index.query("SELECT part FROM parts WHERE label = 'trained, greedy'"):
-                return examples_of(self._index, Filters(part=row["part"]), "the trained policy on held-out tasks")
+                return examples_of(
+                    self._index, Filters(part=row["part"]), "the trained policy on held-out tasks", self._has_images
+                )
         if steps := self._cells.trained.steps:
             filters, words = last_steps(steps)
-            return examples_of(self._index, filters, words)
-        return examples_of(self._index, Filters(), "all chains")
+            return examples_of(self._index, filters, words, self._has_images)
+        return examples_of(self._index, Filters(), "all chains", self._has_images)
 
-    def _pictured(self, examples: Examples) -> Examples:
+    def _has_images(self, row: Row) -> bool:
+        return row.source in self._opened.images(row.part)
+
+    def _with_kept_images(self, examples: Examples) -> Examples:
         """Return examples without the images that were not kept."""
 
         def kept(part: int, handle: str | None) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.viewer.index import Filters, Index, Row
 from agentfly.viewer.overview.gains import steps_in_words, window
 
+_CANDIDATES = 200  # prompts among which chains are looked for whose images were kept
 COUNT = 8
 
 
@@ -30,23 +32,24 @@ class Examples:
     images: bool = True
 
 
-def examples_of(index: Index, filters: Filters, where: str) -> tuple[Examples, ...]:
+def examples_of(
+    index: Index, filters: Filters, where: str, kept: Callable[[Row], bool] = lambda row: True
+) -> tuple[Examples, ...]:
     """Return the failures and the successes among some chains, the clearest first; of unscored chains the newest.
 
     Args:
         index: of the run.
         filters: of the chains.
         where: the same in words, such as "steps 12 to 16".
+        kept: tells whether the images of a chain were kept; such chains are preferred, for they show what happened.
     """
     bad = replace(filters, score_to=SUCCESS - 0.1, sort="score", down=False)
     good = replace(filters, score_from=SUCCESS, sort="score", down=True)
+    choice = "one chain a prompt"
+    worst, best = _distinct(index, bad, kept), _distinct(index, good, kept)
     found = (
-        Examples(
-            "What a failure looks like", f"lowest scores of {where}, one chain a prompt", _distinct(index, bad), bad
-        ),
-        Examples(
-            "What a success looks like", f"highest scores of {where}, one chain a prompt", _distinct(index, good), good
-        ),
+        Examples("What a failure looks like", f"lowest scores of {where}, {choice}", worst, bad),
+        Examples("What a success looks like", f"highest scores of {where}, {choice}", best, good),
     )
     shown = tuple(each for each in found if each.rows)
     if shown:
@@ -63,16 +66,25 @@ def last_steps(steps: list[int]) -> tuple[Filters, str]:
     return Filters(step=first, step_to=last, validate=False), steps_in_words((first, last))
 
 
-def _distinct(index: Index, filters: Filters) -> tuple[Row, ...]:
-    """Return the first chains by their score, one of each prompt, those with an image first where scores are equal."""
+def _distinct(index: Index, filters: Filters, kept: Callable[[Row], bool]) -> tuple[Row, ...]:
+    """Return the first chains by their score, one of each prompt.
+
+    Those whose images were kept come first, and those with a result where scores are equal.
+    """
     where, values = filters.where()
     way = "DESC" if filters.down else "ASC"
     # SQLite takes the other columns from the row that has the minimum or maximum.
     edge = "MAX" if filters.down else "MIN"
-    rows = index.query(
+    found = index.query(
         f"""SELECT n, {edge}(score) AS edge, final IS NULL AS empty FROM chains WHERE {where} AND score IS NOT NULL
         GROUP BY group_id ORDER BY edge {way}, empty, n DESC LIMIT ?""",
         *values,
-        COUNT,
+        _CANDIDATES,
     )
-    return tuple(index.row(row["n"]) for row in rows)
+    first: list[Row] = []
+    others: list[Row] = []
+    for row in (index.row(row["n"]) for row in found):
+        (first if kept(row) else others).append(row)
+        if len(first) == COUNT:
+            break
+    return tuple([*first, *others][:COUNT])
