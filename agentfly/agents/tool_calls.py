@@ -23,6 +23,7 @@ from agentfly.images.tool_call import in_tool_call
 from agentfly.images.view import Draft
 from agentfly.messages import ToolCall
 from agentfly.tools import ToolResult, Toolset
+from agentfly.vision.tool_cache import watch_cache
 
 _IMAGE_NAME = re.compile(r"(?:img|mask|view)_\d+")
 
@@ -126,7 +127,7 @@ class TurnCalls:
         looks, known = tool is not None and tool.looks, frozenset(self.view)
         begun, began, error, outage = time.monotonic(), time.time(), None, None
         try:
-            with in_tool_call(self.view), draft or nullcontext():
+            with in_tool_call(self.view), watch_cache() as cache, draft or nullcontext():
                 result = await self.tools.execute(call, timeout=self.timeout())
         except (ToolError, ImageError) as fault:
             result, error = ToolResult(f"Error: {fault}"), str(fault)
@@ -154,6 +155,7 @@ class TurnCalls:
             result.images,
             began,
             looks,
+            cache.used,
         )
         outcome = Outcome(index, call, result, record, outage)
         await self.listener.settled(outcome)

@@ -58,6 +58,7 @@ class ToolRecord:
         images: handles of its images; none when an edit changed nothing.
         began: start of the call, in seconds since 1970.
         looks: the tool only looks; not written where False, as in older lines.
+        cached: a result of an engine or of a deterministic tool came from the tool cache; written as `looks` is.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ToolRecord:
     images: tuple[str, ...] = ()
     began: float = 0.0
     looks: bool = False
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,9 @@ class Trajectory:
         data["messages"] = [message.to_dict() for message in self.messages]
         data["turns"] = [asdict(turn) for turn in self.turns]
         for record in (record for turn in data["turns"] for record in turn["tools"]):
-            if not record["looks"]:
-                del record["looks"]
+            for name in ("looks", "cached"):
+                if not record[name]:
+                    del record[name]
         data["tokens"] = None if self.tokens is None else vars(self.tokens)
         return data
 

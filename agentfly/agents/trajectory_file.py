@@ -7,7 +7,9 @@ A line is a JSON object; keys that do not apply are left out:
     validate     true for a chain of a validation, false for one that is trained on
     task         id, type, instruction; where the whole task is known also images, target, mask (handles), metadata
     trajectory   see `Trajectory`
-    evaluations  by evaluator: value (0 to 100), aspects, feedback; or not_scored with the reason; usage of a judge
+    evaluations  by evaluator: value (0 to 100), aspects, feedback; or not_scored with the reason; usage of a judge. In
+                 training the score is that of the trajectory, and the only entry is "audit", of the auditing evaluator
+    credit       in training with credit by turn: the reward of each turn; they add up to that of the trajectory
     images_kept  false where the images of the chain were not kept; training has a limit for them
     fingerprint  hash of the conversation, by which a log folder resumes
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,6 +42,7 @@ FORMAT = "agentfly.trajectory/1"
 FILE_NAME = "trajectories.jsonl"
 IMAGES = "images"
 IMAGE_FOLDERS = (IMAGES, "pictures")
+AUDIT = "audit"  # the name of the auditing evaluator of a training
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,13 @@ class TrajectoryLine:
     Attributes:
         trajectory: what was done.
         task: what was asked; None where a chain was run on messages alone.
-        scores: by evaluator; a `NotScored` holds the reason.
+        scores: by evaluator; a `NotScored` holds the reason. See `headlines` for those that give a chain its score.
         judges: usage of the evaluators that ask a model, by evaluator.
         step: training step; None outside of training.
         validate: the chain belongs to a validation; None outside of training.
         images_kept: False where the images of the chain were not kept.
         fingerprint: hash of the conversation; None where nothing resumes from the file.
+        credit: reward of each turn; empty where the reward was not divided.
     """
 
     trajectory: Trajectory
@@ -64,15 +69,39 @@ class TrajectoryLine:
     validate: bool | None = None
     images_kept: bool = True
     fingerprint: str | None = None
+    credit: tuple[float, ...] = ()
 
     @classmethod
     def of_chain(
-        cls, trajectory: Trajectory, *, step: int | None = None, validate: bool | None = None, images_kept: bool = True
+        cls,
+        trajectory: Trajectory,
+        *,
+        step: int | None = None,
+        validate: bool | None = None,
+        images_kept: bool = True,
+        credit: tuple[float, ...] = (),
+        audit: float | None = None,
     ) -> TrajectoryLine:
-        """Return the line of a chain whose whole task stays in its data set: id, type and instruction are kept."""
+        """Return the line of a chain whose whole task stays in its data set: id, type and instruction are kept.
+
+        Args:
+            trajectory: of the chain.
+            step, validate, images_kept, credit: see the attributes.
+            audit: score of the auditing evaluator, 0 to 100; NaN where it gave none, None where it was not asked.
+        """
         task = cls(trajectory).described_task()
         facts = TaskFacts(task.id, task.instruction, task.task_type)
-        return cls(trajectory, facts, step=step, validate=validate, images_kept=images_kept)
+        scores: dict[str, Score | NotScored] = {}
+        if audit is not None:
+            scores[AUDIT] = NotScored("the auditing evaluator gave no score") if math.isnan(audit) else Score(audit)
+        return cls(
+            trajectory, facts, scores, step=step, validate=validate, images_kept=images_kept, credit=tuple(credit)
+        )
+
+    @property
+    def headlines(self) -> Mapping[str, Score | NotScored]:
+        """The scores by evaluator without that of an audit, which never is the score of a chain."""
+        return self.scores if self.step is None else {k: v for k, v in self.scores.items() if k != AUDIT}
 
     @property
     def whole_task(self) -> bool:
@@ -109,7 +138,7 @@ class TrajectoryLine:
             self.trajectory.fail_unwritten(fault)
         failed = NotScored(f"the agent failed: {self.trajectory.error}")
         task = None if self.task is None else replace(self.task, metadata={})
-        return replace(self, task=task, scores=dict.fromkeys(self.scores, failed))._to_json()
+        return replace(self, task=task, scores=dict.fromkeys(self.scores, failed), credit=())._to_json()
 
     def _to_json(self) -> str:
         evaluations: dict[str, dict[str, object]] = {}
@@ -127,6 +156,7 @@ class TrajectoryLine:
             "task": None if self.task is None else self.task.to_dict(),
             "trajectory": self.trajectory.to_dict(),
             "evaluations": evaluations or None,
+            "credit": list(self.credit) or None,
             "images_kept": None if self.images_kept else False,
             "fingerprint": self.fingerprint,
         }
@@ -162,6 +192,7 @@ class TrajectoryLine:
                 validate=data.get("validate"),
                 images_kept=data.get("images_kept") is not False,
                 fingerprint=data.get("fingerprint"),
+                credit=tuple(float(value) for value in data.get("credit") or ()),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise ConfigError(f"is no trajectory ({type(fault).__name__}: {fault})") from fault

@@ -61,7 +61,7 @@ class TaskRecord:
         """
         if line.task is None:
             raise ConfigError("it has no task")
-        return cls(line.task, line.trajectory, line.scores, line.judges)
+        return cls(line.task, line.trajectory, line.headlines, line.judges)
 
 
 def without_hollow_scores(records: Iterable[TaskRecord]) -> list[TaskRecord]:

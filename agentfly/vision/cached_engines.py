@@ -27,7 +27,7 @@ from agentfly.vision.base import (
     most_images,
 )
 from agentfly.vision.detection.boxes import box_mask
-from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key
+from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, cache_key, note_use
 
 # Engines whose results do not depend on a seed.
 DETERMINISTIC = ("classical",)
@@ -145,6 +145,7 @@ class CacheFront:
         found = await asyncio.to_thread(self._find, key, read)
         if found is not None:
             self.cache.count(hits=1)
+            note_use()
             return found
 
         async def make_and_keep() -> Entry:
@@ -155,6 +156,7 @@ class CacheFront:
         # A task belongs to its event loop, and only callers on that loop can wait for it.
         place = (id(asyncio.get_running_loop()), key)
         flight = self._flights.get(place)
+        shared = flight is not None
         if flight is None:
             self.cache.count(misses=1)
             flight = self._flights[place] = _Flight(asyncio.create_task(make_and_keep()))
@@ -169,6 +171,8 @@ class CacheFront:
             if not flight.waiting and not flight.task.done():
                 self._flights.pop(place, None)
                 flight.task.cancel()
+        if shared:
+            note_use()
         copies = Entry(tuple(image.copy() for image in entry.images), entry.data)
         return await asyncio.to_thread(read, copies)
 

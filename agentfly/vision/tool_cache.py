@@ -18,7 +18,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,38 @@ class Entry:
 
     images: tuple[Image.Image, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CacheUse:
+    """The use of caches in a context.
+
+    Attributes:
+        used: a result came from a cache, or from an equal call of the same moment.
+    """
+
+    used: bool = False
+
+
+_USE: ContextVar[CacheUse | None] = ContextVar("agentfly_cache_use", default=None)
+
+
+@contextmanager
+def watch_cache() -> Iterator[CacheUse]:
+    """Note the use of caches in this context, and in the threads and tasks that begin in it."""
+    use = CacheUse()
+    token = _USE.set(use)
+    try:
+        yield use
+    finally:
+        _USE.reset(token)
+
+
+def note_use() -> None:
+    """Note in the context of `watch_cache` that a result came from a cache."""
+    use = _USE.get()
+    if use is not None:
+        use.used = True
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _by_name(values: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def line_of(row: Mapping[str, Any], store: ImageStore) -> TrajectoryLine:
     """Return the line of a row of the data set, and put its images into a store.
 
-    Usage of judges and the fingerprint are not in the row; texts are as the export cleaned them.
+    Usage of judges, credit and the fingerprint are not in the row; texts are as the export cleaned them.
 
     Args:
         row: as `datasets.load_dataset` gives it, images decoded.
@@ -302,7 +302,8 @@ def _read_turns(row: Mapping[str, Any]) -> list[Turn]:
     hints = get_type_hints(ToolRecord)
     readers: dict[object, Callable[[Any], Any]] = {Mapping[str, Any]: json.loads, tuple[str, ...]: tuple}
     for call in row["tool_calls"]:
-        values = {name: readers.get(hints[name], _same)(call[name]) for name in _CALL}
+        # Exports of earlier versions lack the newest fields.
+        values = {name: readers.get(hints[name], _same)(call[name]) for name in _CALL if name in call}
         records[call["turn"]].append(ToolRecord(**values))
     return [Turn(**turn, tools=tuple(made)) for turn, made in zip(row["turns"], records, strict=True)]
 

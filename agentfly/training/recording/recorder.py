@@ -10,7 +10,7 @@ import atexit
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentfly.agents import Trajectory
@@ -37,6 +37,7 @@ class Record:
         step: training step.
         row: number of the task in its file.
         validate: the chain belongs to a validation.
+        credit, audit: see `TrajectoryLine.of_chain`.
     """
 
     trajectory: Trajectory
@@ -44,6 +45,8 @@ class Record:
     step: int
     row: int
     validate: bool = False
+    credit: tuple[float, ...] = ()
+    audit: float | None = None
 
     @property
     def handles(self) -> set[str]:
@@ -85,7 +88,7 @@ class ChainRecorder:
             if self._images is None or (self._waiting and self._bytes + size > _MOST_BYTES):
                 if size:
                     self._warn("images", "the disk is too slow for the images of this run: some chains lose theirs")
-                record, size = Record(record.trajectory, None, record.step, record.row, record.validate), 0
+                record, size = replace(record, store=None), 0
             self._waiting.append((record, size))
             self._bytes += size
             self._put += 1
@@ -138,7 +141,12 @@ class ChainRecorder:
             if self._log is None:
                 continue
             line = TrajectoryLine.of_chain(
-                record.trajectory, step=record.step, validate=record.validate, images_kept=images
+                record.trajectory,
+                step=record.step,
+                validate=record.validate,
+                images_kept=images,
+                credit=record.credit,
+                audit=record.audit,
             )
             try:
                 append_line(self._log, line)

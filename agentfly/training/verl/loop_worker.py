@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -109,7 +110,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             output.token_rewards = None if answer.token_rewards is None else list(answer.token_rewards)
             output.extra_fields["reward_extra_info"] = reward_info(chain.trajectory)
             report_of(chain, answer.audit, self._context.engines).add_to(output.extra_fields)
-            self._recorder.record(record_of(chain))
+            self._recorder.record(record_of(chain, answer))
 
     async def _ask_reward_loop(self, chain: FinishedChain) -> ScoredChain | UnscoredChain:
         # verl chooses in this way too (experimental/agent_loop/agent_loop.py:_compute_score).
@@ -149,10 +150,16 @@ class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-igno
             return False
 
 
-def record_of(chain: FinishedChain) -> Record:
-    """Return a chain for the recorder."""
-    request = chain.request
-    return Record(chain.trajectory, chain.store, request.step, request.row["index"], request.validate)
+def record_of(chain: FinishedChain, answer: ScoredChain | None = None) -> Record:
+    """Return a chain for the recorder.
+
+    Args:
+        chain: finished.
+        answer: of the reward loop; None where the chain was lost.
+    """
+    trajectory, request = chain.trajectory, chain.request
+    record = Record(trajectory, chain.store, request.step, request.row["index"], request.validate)
+    return record if answer is None else replace(record, credit=answer.credit(trajectory.turns), audit=answer.audit)
 
 
 def recorder_of(settings: TrainSettings, steps: int, reserved: Callable[[], int] = lambda: 0) -> ChainRecorder:

@@ -16,6 +16,7 @@ room: the mark in the log that ends a step's rollouts stands beside its reader (
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -24,7 +25,7 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from agentfly.agents import Trajectory
+from agentfly.agents import Trajectory, Turn
 from agentfly.datasets import EditTask
 from agentfly.images import ImageStore
 from agentfly.training.metrics.chain_report import Interval
@@ -192,6 +193,16 @@ class ScoredChain:
         """Write score, aspects, reward and parts on the trajectory that was sent."""
         trajectory.score, trajectory.aspects = self.score, dict(self.aspects)
         trajectory.reward, trajectory.reward_parts = self.reward, dict(self.parts)
+
+    def credit(self, turns: Sequence[Turn]) -> tuple[float, ...]:
+        """Return the reward of each turn, which add up to the reward; empty where the last token gets all.
+
+        Args:
+            turns: of the chain; all rewards are on tokens that they sampled.
+        """
+        if self.token_rewards is None:
+            return ()
+        return tuple(math.fsum(self.token_rewards[turn.start : turn.end]) for turn in turns)
 
 
 @dataclass(frozen=True)

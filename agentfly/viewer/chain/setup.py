@@ -31,7 +31,6 @@ class RunSetup:
         gamma: `algorithm.gamma`.
         kl_in_reward: `algorithm.use_kl_in_reward`.
         credit: `agentfly.credit`.
-        audited: a second evaluator was asked about some chains.
         policies: folders in which the policy may lie on this machine.
         engines: the engines behind the tools, as written.
         nodes: image servers took part.
@@ -43,7 +42,6 @@ class RunSetup:
     gamma: float = 1.0
     kl_in_reward: bool = False
     credit: str | None = None
-    audited: bool = False
     policies: tuple[Path, ...] = ()
     engines: str | Mapping[str, Any] | None = None
     nodes: bool = False
@@ -76,7 +74,6 @@ def _trained(config: Mapping[str, Any], exported: tuple[Path, ...]) -> RunSetup:
         gamma=float(gamma) if isinstance(gamma, (int, float)) else 1.0,
         kl_in_reward=algorithm.get("use_kl_in_reward") is True,
         credit=credit if isinstance(credit, str) else None,
-        audited=bool(ours.get("audit")),
         policies=(*_folders(ours.get("model"), None), *exported),
         engines=_engines(ours.get("engines")),
         nodes=bool(ours.get("client_nodes")),

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.agents.trajectory_file import TrajectoryLine, first_messages
-from agentfly.evaluators import NotScored
 from agentfly.images.store import HANDLE
 from agentfly.messages import ImagePart, Message, ToolCall
+from agentfly.viewer.chain.scores import AuditView, ScoreView, audit_of, numbers, scores_of
 from agentfly.viewer.chain.words import Cutter, Text, duration, finite, pretty
 
 STOPS: Mapping[StopReason | None, str] = {
@@ -72,7 +72,7 @@ class CallView:
         arguments: names and values.
         engine, seconds: of the work; None for a time that is no number.
         error: observation of a call that failed.
-        malformed, looks: see `ToolRecord`.
+        malformed, looks, cached: see `ToolRecord`.
         before, mask, after: the edited image, the area, and the result, where they are known.
         others: further images that the call gave, such as drawn boxes.
         data: further details of the result.
@@ -89,6 +89,7 @@ class CallView:
     error: Text | None
     malformed: bool
     looks: bool
+    cached: bool
     before: Shot | None
     mask: Shot | None
     after: Shot | None
@@ -119,6 +120,7 @@ class TurnView:
         prompt_tokens, sampled: numbers of tokens, 0 where they are not known.
         calls: in their order.
         asked: calls that the turn asked for; more than `calls` where a limit or a final call came between.
+        credit: its part of the reward; None where the reward was not divided.
     """
 
     number: int
@@ -129,27 +131,7 @@ class TurnView:
     sampled: int
     calls: tuple[CallView, ...]
     asked: int
-
-
-@dataclass(frozen=True)
-class ScoreView:
-    """The judgement of one evaluator.
-
-    Attributes:
-        name: of the evaluator; "" for the score of the trajectory itself.
-        value: 0 to 100; None where it is no number.
-        aspects: names and values, 0 to 1.
-        feedback: words; None for none.
-        missing: the reason for which there is no score.
-        usage: requests and tokens of a judge, in words.
-    """
-
-    name: str
-    value: float | None
-    aspects: tuple[tuple[str, float | None], ...] = ()
-    feedback: Text | None = None
-    missing: Text | None = None
-    usage: str = ""
+    credit: float | None
 
 
 @dataclass(frozen=True)
@@ -166,7 +148,8 @@ class ChainView:
         stop, stop_words: reason for the end, and a sentence about it.
         error, reward_error: faults in words.
         answer, final: words and image of the answer.
-        scores: one an evaluator.
+        scores: one an evaluator, without that of an audit.
+        audit: None where the chain was not audited.
         reward, reward_parts: what the trainer learns from.
         seconds: of the chain.
         step, validate: of training.
@@ -192,6 +175,7 @@ class ChainView:
     answer: Text | None
     final: Shot | None
     scores: tuple[ScoreView, ...]
+    audit: AuditView | None
     reward: float | None
     reward_parts: tuple[tuple[str, float | None], ...]
     seconds: float | None
@@ -226,7 +210,7 @@ def view_chain(line: TrajectoryLine, most: int | None = None) -> ChainView:
     t, task = line.trajectory, line.described_task()
     cut = Cutter() if most is None else Cutter(most)
     images = _Images(t)
-    turns = tuple(_turns(t, images, cut))
+    turns = tuple(_turns(line, images, cut))
     return ChainView(
         id=t.id,
         group=t.group_id,
@@ -245,9 +229,10 @@ def view_chain(line: TrajectoryLine, most: int | None = None) -> ChainView:
         reward_error=cut(t.reward_error) if t.reward_error else None,
         answer=cut(t.answer) if t.answer else None,
         final=images.given(t.final_image),
-        scores=tuple(_scores(line, cut)),
+        scores=tuple(scores_of(line, cut)),
+        audit=audit_of(line, cut),
         reward=finite(t.reward),
-        reward_parts=_numbers(t.reward_parts),
+        reward_parts=numbers(t.reward_parts),
         seconds=duration(t.seconds),
         step=line.step,
         validate=line.validate,
@@ -281,7 +266,9 @@ class _Images:
         return any(name.startswith("mask_") for name, handle in self._handles.items() if handle == shot.handle)
 
 
-def _turns(trajectory: Trajectory, images: _Images, cut: Cutter) -> Iterator[TurnView]:
+def _turns(line: TrajectoryLine, images: _Images, cut: Cutter) -> Iterator[TurnView]:
+    trajectory = line.trajectory
+    credit = line.credit if len(line.credit) == len(trajectory.turns) else ()
     spoken = trajectory.messages[len(first_messages(trajectory)) :]
     places = [place for place, message in enumerate(spoken) if message.role == "assistant"]
     for index, turn in enumerate(trajectory.turns):
@@ -303,6 +290,7 @@ def _turns(trajectory: Trajectory, images: _Images, cut: Cutter) -> Iterator[Tur
             _sampled(turn),
             calls,
             max(len(asked), len(calls)),
+            finite(credit[index]) if credit else None,
         )
 
 
@@ -335,6 +323,7 @@ def _call(turn: int, number: int, record: ToolRecord, shown: Message | None, ima
         cut(str(record.error)) if record.error is not None else None,
         bool(record.malformed),
         bool(record.looks),
+        bool(record.cached),
         before,
         mask,
         after,
@@ -372,28 +361,6 @@ def _said(message: Message, images: _Images, cut: Cutter, most: int) -> Said:
             parts.append(cut(part.text, most))
     calls = tuple(cut(f"{call.name}({pretty(dict(call.arguments))})") for call in message.tool_calls)
     return Said(message.role, tuple(parts), calls)
-
-
-def _scores(line: TrajectoryLine, cut: Cutter) -> Iterator[ScoreView]:
-    """Yield the judgements: those of evaluators, and first that of the trajectory where no evaluator is named."""
-    t = line.trajectory
-    if (t.score is not None or t.aspects) and not line.scores:
-        yield ScoreView("", finite(t.score), _numbers(t.aspects))
-    for name, score in line.scores.items():
-        shown = cut(str(name), 80).shown
-        if isinstance(score, NotScored):
-            yield ScoreView(shown, None, missing=cut(str(score.reason)))
-            continue
-        usage = line.judges.get(name)
-        words = f"requests: {usage.requests}, tokens: {usage.prompt_tokens + usage.completion_tokens}" if usage else ""
-        feedback = cut(str(score.feedback), 2000) if score.feedback else None
-        yield ScoreView(shown, finite(score.value), _numbers(score.aspects), feedback, usage=words)
-
-
-def _numbers(values: object) -> tuple[tuple[str, float | None], ...]:
-    if not isinstance(values, Mapping):
-        return ()
-    return tuple((str(name)[:80], finite(value)) for name, value in values.items())
 
 
 def _sampled(turn: Turn) -> int:

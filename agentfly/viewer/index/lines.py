@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agentfly.agents.trajectory import StopReason
-from agentfly.agents.trajectory_file import FORMAT, TrajectoryLine
+from agentfly.agents.trajectory_file import AUDIT, FORMAT, TrajectoryLine
 from agentfly.files import encodable
 
 _MOST_TEXT = 2000  # characters of each text that can be searched for
@@ -68,6 +68,7 @@ class _Line(msgspec.Struct):
     step: int | None = None
     validate: bool | None = None
     evaluations: dict[str, dict[str, Any]] = {}
+    credit: list[float] | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Line, strict=False)
@@ -76,7 +77,8 @@ _DECODER = msgspec.json.Decoder(_Line, strict=False)
 class ChainFacts(NamedTuple):
     """The columns of a chain that come from its line.
 
-    See the attributes of `agentfly.viewer.index.query.Row`; `search` is the text that can be searched for.
+    See the attributes of `agentfly.viewer.index.query.Row`; `search` is the text that can be searched for, and `credit`
+    has the reward of each turn and the tokens that it sampled, in JSON; "" where the reward was not divided.
     """
 
     key: str
@@ -103,6 +105,7 @@ class ChainFacts(NamedTuple):
     final: str | None
     target: str | None
     scorer: str
+    credit: str
     search: str
 
 
@@ -127,6 +130,7 @@ def read_facts(line: bytes) -> ChainFacts:
         "step": read.step,
         "validate": read.validate,
         "evaluations": {name: {"value": getattr(score, "value", None)} for name, score in read.scores.items()},
+        "credit": [value for value in read.credit if math.isfinite(value)],
     }
     return _storable(_facts(msgspec.convert(encodable(plain), _Line, strict=False), whole=read.whole_task))
 
@@ -150,6 +154,8 @@ def alarms_of(trajectory: _Trajectory) -> list[str]:
 def _facts(line: _Line, *, whole: bool) -> ChainFacts:
     t, task = line.trajectory, line.task
     given = {name: value for name, found in line.evaluations.items() if (value := found.get("value")) is not None}
+    if line.step is not None:
+        given.pop(AUDIT, None)  # never the score of a chain; see `TrajectoryLine.headlines`
     if t.score is None:
         t.score = next(iter(given.values()), None)
     calls = [call for turn in t.turns for call in turn.tools]
@@ -179,8 +185,16 @@ def _facts(line: _Line, *, whole: bool) -> ChainFacts:
         final=t.final_image,
         target=task.target,
         scorer=next((name for name, value in given.items() if value == t.score), ""),
+        credit=_credit(line),
         search="\n".join(text[:_MOST_TEXT] for text in texts if text).casefold(),
     )
+
+
+def _credit(line: _Line) -> str:
+    turns = line.trajectory.turns
+    if not line.credit or len(line.credit) != len(turns):
+        return ""
+    return json.dumps([(value, max(0, turn.end - turn.start)) for value, turn in zip(line.credit, turns, strict=True)])
 
 
 def _storable(facts: ChainFacts) -> ChainFacts:

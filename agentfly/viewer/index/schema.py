@@ -16,7 +16,7 @@ from agentfly.errors import ConfigError
 from agentfly.files import held
 from agentfly.viewer.index.lines import ChainFacts
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = f"index-{VERSION}.sqlite"
 _WAIT = 10.0  # seconds for another viewer of the same run to finish a batch
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

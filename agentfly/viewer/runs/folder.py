@@ -143,7 +143,8 @@ def find_run(path: Path, slug: str) -> RunFolder:
     Raises:
         ConfigError: there is no run; the message lists those in folders below.
     """
-    path = path.absolute()
+    # One run has one path, or its ratings would be those of two: `..` is taken out, and links stay.
+    path = Path(os.path.abspath(path))
     if path.is_file() and path.suffix == ".jsonl":
         return RunFolder(path, "chains", slug)
     if _is_studio_record(path):

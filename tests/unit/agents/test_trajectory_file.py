@@ -12,6 +12,7 @@ import pytest
 from agentfly.agents import StopReason, ToolRecord, Trajectory, Turn
 from agentfly.agents.tasks import TaskFacts
 from agentfly.agents.trajectory_file import (
+    AUDIT,
     FORMAT,
     TrajectoryLine,
     append_line,
@@ -20,6 +21,7 @@ from agentfly.agents.trajectory_file import (
     read_trajectories,
 )
 from agentfly.errors import ConfigError
+from agentfly.evaluation.task_record import TaskRecord
 from agentfly.evaluators import NotScored, Score
 from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.messages import ImagePart, Message, TextPart, text_message
@@ -70,6 +72,26 @@ def test_looking_is_written_only_where_it_happened_and_older_lines_are_read() ->
     line = trajectory(turns=[Turn("…", "stop", 0.1, records)]).to_json()
     assert [record.get("looks") for record in json.loads(line)["turns"][0]["tools"]] == [True, None]
     assert Trajectory.from_json(line).tool_records == list(records)
+
+
+def test_use_of_the_cache_is_written_only_where_it_happened() -> None:
+    records = (ToolRecord("edit", {}, 0.1, cached=True), ToolRecord("edit", {}, 0.1))
+    line = trajectory(turns=[Turn("…", "stop", 0.1, records)]).to_json()
+    assert [record.get("cached") for record in json.loads(line)["turns"][0]["tools"]] == [True, None]
+    assert Trajectory.from_json(line).tool_records == list(records)
+
+
+def test_an_audit_is_no_score_of_a_chain_of_a_training() -> None:
+    line = TrajectoryLine.of_chain(trajectory(score=80.0), step=1, credit=(0.5,), audit=30.0)
+    assert json.loads(line.to_json())["credit"] == [0.5]
+    read = TrajectoryLine.from_dict(json.loads(line.to_json()))
+    assert read == line
+    assert read.scores == {AUDIT: Score(30.0)}
+    assert TaskRecord.of(read).scores == {}
+    failed = TrajectoryLine.of_chain(trajectory(), step=1, audit=float("nan"))
+    assert json.loads(failed.to_json())["evaluations"][AUDIT].keys() == {"not_scored"}
+    # In an evaluation it is a name like any other.
+    assert TrajectoryLine(trajectory(), scores={AUDIT: Score(30.0)}).headlines == {AUDIT: Score(30.0)}
 
 
 def old_evaluation() -> dict[str, Any]:

@@ -175,3 +175,23 @@ def test_the_version_is_of_the_functions_file(tmp_path: Path, monkeypatch: pytes
         found.add(version_of(module.value))
     assert len(found) == 2
     assert isinstance(getattr(told, "__agentfly_tool__", None), Tool)
+
+
+async def test_records_of_a_run_name_the_calls_that_the_cache_answered(tmp_path: Path) -> None:
+    CALLS.clear()
+    script = [f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in ("told", "told", "unkept")]
+
+    @tool
+    async def unkept() -> str:
+        """Tell."""
+        return "x"
+
+    agent = Agent("s", backend=ScriptedBackend([*script, "end"]), tools=[told, unkept])
+    agent.engines = make_engines({"cache": {"root": str(tmp_path)}})
+    [trajectory] = await agent.run([{"role": "user", "content": "go"}])
+    assert [(record.name, record.cached) for record in trajectory.tool_records] == [
+        ("told", False),
+        ("told", True),
+        ("unkept", False),
+    ]
+    assert CALLS == ["told"]

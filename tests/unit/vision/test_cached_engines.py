@@ -14,7 +14,7 @@ from agentfly.errors import EngineUnavailable, ToolError
 from agentfly.vision.base import Detection, Detections, EditParams, Engines, InpaintParams, MultiImageEditor
 from agentfly.vision.cached_engines import CachedEditor, cache_stats, cached
 from agentfly.vision.detection.boxes import box_mask
-from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache
+from agentfly.vision.tool_cache import CacheStats, Entry, ToolCache, watch_cache
 
 
 class Work:
@@ -306,3 +306,44 @@ async def test_a_refusal_of_several_images_is_not_kept(cache: ToolCache, noise: 
         with pytest.raises(EngineUnavailable, match="model takes one; give one image"):
             await editor.edit_images([noise, noise], "hat", EditParams(seed=1))
     assert cache.stats.stored == 0
+
+
+async def test_each_of_many_calls_knows_if_its_own_result_came_from_the_cache(
+    cache: ToolCache, noise: Image.Image
+) -> None:
+    work = Work()
+    editor = work.behind(cache).editor
+    editing = EditParams(seed=1)
+    await editor.edit(noise, "known", editing)
+    work.go.clear()
+
+    async def call(prompt: str) -> bool:
+        with watch_cache() as use:
+            await asyncio.create_task(editor.edit(noise, prompt, editing))
+        return use.used
+
+    calls = [asyncio.create_task(call(prompt)) for prompt in ["known", "new", "other", "new"] * 8]
+    while cache.stats.misses < 3 or cache.stats.shared < 22:
+        await asyncio.sleep(0)
+    work.go.set()
+    found = await asyncio.gather(*calls)
+    assert [sum(found[place::4]) for place in (0, 2)] == [8, 7]
+    assert sum(found[1::4]) + sum(found[3::4]) == 15  # one of them did the work
+
+
+async def test_a_shared_call_that_fails_has_no_result_from_the_cache(cache: ToolCache, noise: Image.Image) -> None:
+    work = Work()
+    work.fault = ToolError("no")
+    work.go.clear()
+    editor = work.behind(cache).editor
+
+    async def call() -> bool:
+        with watch_cache() as use, pytest.raises(ToolError):
+            await editor.edit(noise, "x", EditParams(seed=1))
+        return use.used
+
+    calls = [asyncio.create_task(call()) for _ in range(2)]
+    while not cache.stats.shared:
+        await asyncio.sleep(0)
+    work.go.set()
+    assert await asyncio.gather(*calls) == [False, False]

@@ -226,6 +226,9 @@ async def test_credit_reaches_verl_as_rewards_of_tokens(made: Made) -> None:
     assert len(rewards) == len(output.response_ids)
     assert float(rewards.sum()) == pytest.approx(output.reward_score, abs=1e-6)
     assert (rewards != 0).sum() > 3
+    (line,) = lines(made.out / "trajectories.jsonl")
+    assert len(line["credit"]) == len(line["trajectory"]["turns"])
+    assert sum(line["credit"]) == pytest.approx(output.reward_score)
 
 
 async def test_the_audits_score_travels_apart_from_the_reward(made: Made) -> None:
@@ -234,6 +237,10 @@ async def test_the_audits_score_travels_apart_from_the_reward(made: Made) -> Non
     alone = await scored(made, good_edit(made.task), ANSWER)
     assert ChainReport.from_fields(output.extra_fields).audit is not None
     assert output.reward_score == alone.reward_score
+    audited, other = lines(made.out / "trajectories.jsonl")
+    assert audited["evaluations"]["audit"]["value"] == ChainReport.from_fields(output.extra_fields).audit
+    assert "evaluations" not in other
+    assert "credit" not in other
 
 
 async def test_a_chain_without_score_is_logged_and_never_trained_on(made: Made) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentfly.agents.trajectory import Turn
-from agentfly.viewer.chain.credit import Rewarded, advantage_of, group_advantage
+from agentfly.viewer.chain.credit import Rewarded, advantage_of, group_advantage, step_advantage
 from agentfly.viewer.chain.setup import RunSetup, read_setup
 from tests.unit.viewer.chain.lines import line_of, run_of, store_of, trajectory
 
@@ -63,6 +63,72 @@ def test_formulas_are_those_of_verl() -> None:
             assert ours == pytest.approx(float(theirs[place, 0]), rel=1e-4)
 
 
+# Rewards of turns with their tokens; the second chain has a turn that sampled nothing.
+CREDITED = [
+    Rewarded(1, 0.9, 2, 5, ((0.7, 2), (0.2, 3))),
+    Rewarded(2, 0.1, 3, 4, ((0.3, 1), (0.0, 0), (-0.2, 3))),
+    Rewarded(3, 0.4, 3, 6, ((0.0, 1), (0.5, 2), (-0.1, 3))),
+]
+
+
+def test_credit_by_turn_is_compared_turn_by_turn() -> None:
+    first, second = group_advantage(CREDITED[0], CREDITED, setup("turn_grpo", by_std=False)).by_turn
+    assert first == pytest.approx(0.9 - (0.9 + 0.1 + 0.4) / 3)
+    assert second == pytest.approx(0.2 - (0.2 - 0.2 + 0.4) / 3)
+    found = group_advantage(CREDITED[1], CREDITED, setup("turn_grpo", by_std=False))
+    assert found.by_turn == pytest.approx((0.1 - 1.4 / 3, 0.0, -0.2 - 0.4 / 3))
+    assert "from a turn on" in found.words
+
+
+@pytest.mark.slow  # it imports verl
+def test_formulas_of_credit_are_those_of_training() -> None:
+    torch = pytest.importorskip("torch")
+    numpy = pytest.importorskip("numpy")
+    algorithms = pytest.importorskip("verl.trainer.ppo.core_algos")
+    training = pytest.importorskip("agentfly.training.verl.turn_grpo")
+    rewards, mask, starts = torch.zeros(3, 12), torch.zeros(3, 12), []
+    for row, chain in enumerate(CREDITED):
+        places, at = [], 0
+        for value, tokens in chain.credit:
+            places.append(at if tokens else None)
+            mask[row, at : at + tokens] = 1
+            if tokens:
+                rewards[row, at + tokens - 1] = value
+                at += tokens + 1  # an observation
+        starts.append(places)
+    turns, _ = training.turn_grpo_advantage(rewards, mask, numpy.array(["a"] * 3))
+    config = algorithms.AlgoConfig(gamma=1.0)
+    whitened, _ = algorithms.compute_reinforce_plus_plus_outcome_advantage(rewards, mask, config)
+    for theirs, ours in (
+        (turns, [group_advantage(one, CREDITED, setup("turn_grpo")) for one in CREDITED]),
+        (whitened, [step_advantage(one, CREDITED) for one in CREDITED]),
+    ):
+        for row, places in enumerate(starts):
+            expected = [0.0 if at is None else float(theirs[row, at]) for at in places]
+            assert ours[row].by_turn == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_credit_is_read_from_the_lines(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "run")
+    turns = [Turn("x", "stop", 0.0, (), 0, 3), Turn("y", "stop", 0.0, (), 4, 5)]
+    lines = [
+        line_of(trajectory(store, [[], []], reward=sum(credit), id=f"c{place}", turns=turns), credit=credit)
+        for place, credit in enumerate(((0.5, 0.5), (0.75, -0.25)))
+    ]
+    config = {
+        "agentfly": {"credit": "end"},
+        "algorithm": {"adv_estimator": "turn_grpo", "norm_adv_by_std_in_grpo": False},
+    }
+    run = run_of(tmp_path / "run", lines, config)
+    given = read_setup(run.run)
+    assert advantage_of(run.index, run.index.row(1), given, 1.0, 2).by_turn == (0.25, 0.375)
+    whitened = advantage_of(run.index, run.index.row(2), replace(given, estimator="reinforce_plus_plus"), 0.5, 2)
+    # (1, 1, 1, 0.5) and (0.5, 0.5, 0.5, -0.25)
+    mean, values = 4.75 / 8, [1.0] * 3 + [0.5] * 4 + [-0.25]
+    spread = (sum((value - mean) ** 2 for value in values) / 7) ** 0.5
+    assert whitened.by_turn == pytest.approx(((0.5 - mean) / spread, (-0.25 - mean) / spread), rel=1e-5)
+
+
 def test_the_group_is_found_in_the_index(tmp_path: Path) -> None:
     store = store_of(tmp_path / "run")
     lines = [
@@ -99,7 +165,8 @@ def test_reinforce_plus_plus_whitens_over_the_tokens_of_the_step(tmp_path: Path)
         (setup("gae"), "gae depends on more"),
         (setup(None), "does not name its estimator"),
         (setup("grpo", kl_in_reward=True), "KL penalty"),
-        (setup("turn_grpo", credit="end"), "not recorded"),
+        (setup("turn_grpo", credit="end"), "an earlier version"),
+        (setup("reinforce_plus_plus", credit="even"), "place of each token"),
         (setup("reinforce_plus_plus", gamma=0.9), "gamma"),
         (RunSetup(), "not part of a training"),
     ],

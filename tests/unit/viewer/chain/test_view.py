@@ -159,6 +159,20 @@ def test_without_evaluators_the_score_is_that_of_the_trajectory(store: ImageStor
     assert (score.name, score.value, score.aspects) == ("", 80.0, (("inside", 0.9),))
 
 
+def test_an_audit_stands_beside_the_score_and_credit_at_its_turn(store: ImageStore) -> None:
+    chain = trajectory(store, [[replace(edit("a", "b"), cached=True)], []])
+    view = view_chain(TrajectoryLine.of_chain(chain, step=1, credit=(0.75, -0.25), audit=50.0))
+    assert [(score.name, score.value) for score in view.scores] == [("", 80.0)]
+    assert view.audit is not None
+    assert (view.audit.value, view.audit.difference) == (50.0, -30.0)
+    assert [turn.credit for turn in view.turns] == [0.75, -0.25]
+    assert view.calls[0].cached
+    failed = view_chain(TrajectoryLine.of_chain(chain, step=1, credit=(0.5,), audit=math.nan))
+    assert failed.audit is not None
+    assert failed.audit.missing is not None
+    assert [turn.credit for turn in failed.turns] == [None, None]  # not as many as turns
+
+
 def test_a_line_of_version_0_1_is_shown(store: ImageStore) -> None:
     chain = json.loads(trajectory(store).to_json())
     line = TrajectoryLine.from_dict({"trajectory": chain, "scores": {"judge": {"value": 30.0, "feedback": "bad"}}})

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from agentfly.agents.trajectory import ToolRecord
 from agentfly.agents.trajectory_file import FILE_NAME
+from agentfly.evaluators import Score
 from agentfly.viewer.command import find_runs
 from agentfly.viewer.opened import Viewer
 from agentfly.viewer.server import create_app
@@ -78,6 +79,23 @@ def test_a_page_has_tokens_images_calls_and_the_advantage(pages: Pages) -> None:
     assert re.findall(r'<img[^>]*src="([^"]*\.png)"', html) == []
     assert "data-before=" in html
     assert "computed here" in html.lower()
+
+
+def test_a_page_has_cache_credit_and_audit(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "run")
+    chain = trajectory(store, [[edit(store.put(picture()), store.put(picture(None)), cached=True)], []])
+    line = replace(line_of(chain), credit=(0.75, -0.25), scores={"audit": Score(50.0)})
+    unscored = replace(line, trajectory=replace(chain, id="c", score=None))
+    pages = pages_of(tmp_path / "run", [line, unscored])
+    html = pages.get("1")
+    assert ">cached</span>" in html
+    assert "credit +0.75" in html
+    assert "credit -0.25" in html
+    assert re.search(r"<h3>Audit\s.*50.*-30\.0", html, re.S)
+    assert "Audit" in pages.get("2")
+    run = run_of(tmp_path / "run", [])
+    assert [(run.index.row(n).score, run.index.row(n).scorer) for n in (1, 2)] == [(80.0, ""), (None, "")]
+    run.close()
 
 
 def test_neighbours_follow_the_filters_of_the_table(pages: Pages) -> None:
