@@ -126,9 +126,7 @@ async def _error_page(request: Request, fault: Exception) -> Response:
     if request.method == "POST" or request.url.path.endswith((".png", ".webp", "/revision")):
         return AsciiJSON({"error": words}, status, headers=HEADERS)
     opened = tuple(run.run for run in request.app.state.viewer.runs.values())
-    page = Page(
-        "Not found" if status == 404 else "Not to be shown", ServerLinks(""), runs=opened, values={"words": words}
-    )
+    page = Page("Nothing to show", ServerLinks(""), runs=opened, values={"words": words})
     response = page_response(page, "error.html.jinja", status)
     response.headers.update(HEADERS)
     return response

@@ -119,7 +119,8 @@ def group_advantage(own: Rewarded, group: Sequence[Rewarded], setup: RunSetup) -
         return Advantage((value,) * own.turns, words, _CORE, tuple(group))
     what = "the reward from a turn on" if setup.estimator == "turn_grpo" and own.credit else "its reward"
     words = f"{what} less the mean of the {len(group)} chains of its group"
-    words += ", by their standard deviation" if setup.by_std else ", not divided by their deviation"
+    by_std, plainly = ", divided by their standard deviation (that of a sample)", ", not divided by their deviation"
+    words += by_std if setup.by_std else plainly
     if setup.estimator == "turn_grpo":
         values = []
         for turn, value in enumerate(own.returns):

@@ -74,8 +74,8 @@ class ExportLinks(ServerLinks):
         return self.places.page(name, self.here)
 
     def chains(self, filters: Filters | None = None) -> str:
-        """Return the address of the table, which has all chains of the export."""
-        return self.page("chains")
+        """Return the address of the table, which has all chains of the export; "" for some of them."""
+        return "" if filters is not None and filters.where()[1] else self.page("chains")
 
     def chain(self, n: int, filters: Filters | None = None) -> str:
         """Return the address of one chain."""

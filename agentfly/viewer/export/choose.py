@@ -30,7 +30,7 @@ class Choice:
         """Return what is in the export and what is not, in one sentence."""
         if len(self.chains) == self.total:
             return f"All {self.total:,} chains of the run."
-        parts = ", ".join(f"{count} {reason}" for reason, count in self.reasons)
+        parts = ", ".join(f"{count} {reason}" for reason, count in self.reasons if count)
         return f"{len(self.chains):,} of {self.total:,} chains of the run: {parts}. The others were left out."
 
 

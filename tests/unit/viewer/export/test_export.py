@@ -55,6 +55,18 @@ def test_a_file_has_its_pages_and_images(tmp_path: Path) -> None:
     assert found.size == found.path.stat().st_size
 
 
+def test_a_table_without_filters_is_not_offered_as_a_part_of_it(tmp_path: Path) -> None:
+    """The table of an export has keys, but shows all chains: links to some of them would mislead."""
+    run = run_with(tmp_path / "run", *(line(f"c{n}", score=0.0) for n in range(3)))
+    pages = packed_pages(exported(run, tmp_path / "report.html").path.read_text("utf-8"))
+    assert "rows.js" in str(pages["chains"]["scripts"])
+    overview = str(pages["index"]["body"])
+    assert "What a failure looks like" in overview
+    assert "all of them" not in overview
+    assert overview.count('href="?chains"') == 1  # the menu
+    assert 'href="?chains"' in str(pages["chains/1"]["body"])
+
+
 def test_the_policy_of_a_file_names_its_own_script_and_styles_alone(tmp_path: Path) -> None:
     html = exported(run_with(tmp_path / "run", line("a")), tmp_path / "report.html").path.read_text("utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
@@ -101,6 +113,7 @@ def test_what_is_left_out_is_said_on_every_page(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", *(line(f"c{n}", score=float(n)) for n in range(30)))
     found = exported(run, tmp_path / "out", 10)
     assert found.content.startswith("10 of 30 chains of the run: ")
+    assert " 0 " not in found.content
     assert len(list((tmp_path / "out" / "chains").iterdir())) == 10
     for page in (tmp_path / "out").rglob("*.html"):
         assert "10 of 30 chains of the run: " in page.read_text("utf-8")

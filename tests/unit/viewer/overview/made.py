@@ -59,16 +59,17 @@ def add_chains(
 
 
 def training(folder: Path, steps: int = 8, *, learns: bool = True) -> Path:
-    """Write a training run that gets better at "named" and not at "look", with a validation at both ends."""
+    """Write a training run that gets better at "named" and not clearly at "look", with a validation at both ends."""
     folder.mkdir(parents=True, exist_ok=True)
     config = f"agentfly: {{model: m, seed: 1}}\ntrainer: {{total_training_steps: {steps}}}\n"
     (folder / "config.yaml").write_text(config)
     for step in range(steps + 1):
         good = 20 + (60 * step / steps if learns else 0)
+        rise = (good - 20) / 4
         if step in (0, steps):
             held_out: dict[str, list[list[float | None]]] = {
                 "named": [[good], [good + 5], [good + 2]],
-                "look": [[30], [40], [20]],
+                "look": [[30 + rise], [40], [20 + rise]],
             }
             add_chains(folder / FILE_NAME, held_out, step, validate=True)
         if step:

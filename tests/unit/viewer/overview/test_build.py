@@ -28,7 +28,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Overview:
 
 def test_it_says_that_it_learned_and_at_which_tasks(learned: Overview) -> None:
     words = [sentence.words for sentence in learned.sentences]
-    assert words[0].startswith("The held-out score rose by 30")
+    assert words[0].startswith("The held-out score rose by 35 ± 29.3")
     assert words[1] == "Clearly better at named; no clear change at look."
     assert words[2].startswith("The reward rose by ")
     assert "at steps 1 to 2" in words[2]
@@ -122,14 +122,14 @@ def quickstart(folder: Path) -> Path:
     training(folder / "training", 2)
     (folder / "quickstart.json").write_text('{"algorithm": "grpo"}')
     for label, gain in (("warm_start", 0), ("trained", 50)):
-        scores = {"named": [[20 + gain], [30 + gain], [25 + gain]], "look": [[10], [90], [40]]}
+        scores = {"named": [[20 + gain], [30 + gain], [25 + gain]], "look": [[10 + gain / 2], [90], [40 + gain / 2]]}
         add_chains(folder / "evaluation" / label / "greedy.jsonl", scores, validate=None)
     return folder
 
 
 def test_a_quickstart_compares_before_and_after_from_its_chains(tmp_path: Path) -> None:
     found = overview(quickstart(tmp_path / "run"))
-    assert found.sentences[0].words.startswith("The held-out score rose by 25 ± 21.9: 35.8 for the warm start, ")
+    assert found.sentences[0].words.startswith("The held-out score rose by 33.3 ± 21.4: 35.8 for the warm start, ")
     table = found.tables[0]
     assert (table.title, table.before, table.after) == ("Before and after, greedy", "warm start", "trained")
     named = next(row for row in table.rows if row.name == "named")
@@ -197,6 +197,16 @@ def test_the_interval_of_one_sample_is_not_known() -> None:
     assert not one.bounded
     assert one.verdict == "did not clearly change"
     assert Mean.of(0, 0.0, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "errors"), [(2, 12.706), (3, 4.303), (11, 2.228), (12, 2.201), (31, 2.042), (1001, 1.962)]
+)
+def test_an_interval_of_few_samples_is_wide(count: int, errors: float) -> None:
+    """Two tasks that both got better by chance are no claim: the reach is Student's, not the normal one."""
+    mean = Mean.of(count, 0.0, count - 1.0)  # of samples with the standard deviation 1
+    assert mean is not None
+    assert mean.high * count**0.5 == pytest.approx(errors, abs=0.003)
 
 
 @pytest.mark.parametrize(
