@@ -143,7 +143,7 @@ class Ratings:
     """The ratings of a run.
 
     Args:
-        run: the run. Where its folder is read-only, or has something else of this name, ratings are kept with the index.
+        run: the run. Where its folder is read-only, or has something else of this name, they are kept with the index.
 
     Attributes:
         path: file that is written.

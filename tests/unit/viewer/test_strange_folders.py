@@ -43,7 +43,8 @@ def test_pipes_are_no_files(tmp_path: Path) -> None:
     assert settings_of(find_run(run.folder, "run")).files == ()
     pipe(run.folder / "ratings.jsonl")
     kept = Ratings(run)
-    assert kept.read() == ([], 0) and kept.elsewhere
+    assert kept.read() == ([], 0)
+    assert kept.elsewhere
     kept.add(RATING)
     assert kept.read()[0] == [RATING]
 
@@ -80,7 +81,8 @@ def test_files_of_other_names_stay_beside_an_index(tmp_path: Path) -> None:
     other.write_text("songs")
     (run.home / "index-1.sqlite").write_text("of an earlier version")
     assert Index(run).refresh()
-    assert other.exists() and not (run.home / "index-1.sqlite").exists()
+    assert other.exists()
+    assert not (run.home / "index-1.sqlite").exists()
 
 
 def test_a_temporary_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +104,24 @@ def test_a_folder_may_have_the_name_of_a_file(tmp_path: Path, name: str) -> None
     assert (run.folder, run.parts()[0].path) == (tmp_path / name, file)
     assert run.home == tmp_path / name / HOME
     index = Index(run)
-    assert index.refresh() and keys(index) == ["a"]
+    assert index.refresh()
+    assert keys(index) == ["a"]
+
+
+def test_a_name_that_is_no_text_is_told_at_once(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    folder.mkdir()
+    (folder / "trajectories.jsonl").write_bytes(line("a"))
+    with pytest.raises(ConfigError, match="is no UTF-8: rename it") as raised:
+        find_run(folder, "run")
+    assert str(raised.value).encode()
 
 
 @pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "1", None])
 def test_not_every_number_can_be_shown(value: object) -> None:
     assert not is_number(value)
-    assert is_number(10**300) and is_number(-0.5)
+    assert is_number(10**300)
+    assert is_number(-0.5)
 
 
 def test_a_setting_of_thousands_of_digits_is_a_sentence(tmp_path: Path) -> None:
@@ -126,7 +139,15 @@ def test_an_address_with_any_number_is_no_fault_of_the_viewer(tmp_path: Path, pl
         assert answer.status_code == 404
         assert "Content-Security-Policy" in answer.headers
         rerun = client.post(f"/runs/run/chains/{number}/rerun", headers={"X-Agentfly": "view"})
-        assert rerun.status_code == 404 and "error" in rerun.json()
+        assert rerun.status_code == 404
+        assert "error" in rerun.json()
+
+
+def test_rewards_at_the_end_of_all_floats_have_a_group(tmp_path: Path) -> None:
+    lines = (line(str(place), task="t", group="g", reward=value) for place, value in enumerate((1e308, -1e308, 0.5)))
+    run_of(tmp_path / "run", *lines)
+    with serving(tmp_path / "run") as client:
+        assert [client.get(f"/runs/run/{name}").status_code for name in ("groups", "group?task=t", "")] == [200] * 3
 
 
 @pytest.mark.parametrize("sent", [{"score": 10**400}, {"score": 50, "seconds": 10**400}])
