@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 20
 COLOURS = 6
 _MOST_POINTS = 120  # of a line: as many as can be told apart
+_LEAST_SPAN = 1e-300  # of an axis: smaller numbers have too few bits to be divided
 _DOTS = 24  # up to so many points each has a dot
 _SMOOTH_FROM = 40  # points from which on a noisy line gets a moving mean
 
@@ -254,8 +255,8 @@ def _path(points: Sequence[Point]) -> str:
 def _ticks(low: float, high: float, *, whole: bool = False) -> tuple[list[float], float, float]:
     """Return round values from about `low` to `high`, and the ends of the axis."""
     span = high - low
-    if span <= abs(low) * 1e-9:
-        span = 2.0 if whole else abs(low) or 1.0
+    if span <= max(abs(low) * 1e-9, _LEAST_SPAN):
+        span = 2.0 if whole else abs(low) if abs(low) > _LEAST_SPAN else 1.0
         low, high = low - span / 2, high + span / 2
         # A level that is never left, such as a share of 0.
         low, high = (0.0, span * 1.5 if low > 0 else span) if low >= -span / 2 and not whole else (low, high)
@@ -264,5 +265,6 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> tuple[list[float]
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if power * factor >= rough)
     step = max(1.0, round(step)) if whole else step
     first, last = math.floor(low / step), math.ceil(high / step)
-    ticks = [round(n * step, 12) for n in range(first, last + 1)]
+    # Without the last bits of a product such as 3 x 0.1; a loss of 1e-17 has its axis all the same.
+    ticks = [float(f"{n * step:.12g}") for n in range(first, last + 1)]
     return ([t for t in ticks if low <= t <= high], low, high) if whole else (ticks, ticks[0], ticks[-1])

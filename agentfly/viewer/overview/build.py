@@ -187,8 +187,7 @@ class Builder:
         found = self._trial.get("metrics") if self._run.kind == "trial" else None
         if not isinstance(found, Mapping):
             return self._metrics
-        numbers = {str(k)[:200]: float(v) for k, v in found.items() if is_number(v)}
-        return Metrics({name: ((0.0, value),) for name, value in numbers.items()})
+        return Metrics({str(k)[:200]: ((0.0, float(v)),) for k, v in found.items() if is_number(v)})
 
     @cached_property
     def _total(self) -> int | None:
@@ -220,7 +219,7 @@ class Builder:
 
     def _status(self) -> str:
         if not self._state.complete:
-            return f"reading the run: {_percent(self._state)} of its chains"
+            return f"reading the run: {self._state.read / self._state.size:.0%} of its chains"
         if self._run.training is not None:
             of = f" of {self._total}" if self._total else ""
             step = f"step {self._step}{of}" if self._step else "no step is finished yet"
@@ -405,7 +404,3 @@ def _share(value: float | None) -> str | None:
 
 def _number(value: float | None) -> str | None:
     return None if value is None else number_text(value)
-
-
-def _percent(state: State) -> str:
-    return f"{state.read / state.size:.0%}" if state.size else "0%"

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from agentfly.agents.trajectory_file import FILE_NAME, IMAGES, image_folder
-from agentfly.errors import ConfigError
+from agentfly.errors import ConfigError, printable
+from agentfly.files import encodable
 
 Kind = Literal["training", "evaluation", "quickstart", "trial", "chains", "generate", "director-generator"]
 
@@ -141,10 +142,12 @@ def find_run(path: Path, slug: str) -> RunFolder:
         slug: see `RunFolder`.
 
     Raises:
-        ConfigError: there is no run; the message lists those in folders below.
+        ConfigError: there is no run, and the message lists those in folders below; or its name is no text.
     """
     # One run has one path, or its ratings would be those of two: `..` is taken out, and links stay.
     path = Path(os.path.abspath(path))
+    if encodable(str(path)) != str(path):
+        raise ConfigError(f"{printable(str(path))!r} has a name that is no UTF-8: rename it")
     if path.is_file() and path.suffix == ".jsonl":
         return RunFolder(path, "chains", slug)
     if _is_studio_record(path):

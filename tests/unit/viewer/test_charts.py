@@ -45,6 +45,18 @@ def test_a_share_that_is_always_0_has_an_axis_from_0() -> None:
     assert made.y_ticks[0][1] == "0 %"
 
 
+@pytest.mark.parametrize("size", [5e-324, 1e-320, 3e-17, 1e-11, 1e299])
+@pytest.mark.parametrize("values", [(1, -1), (1, 1), (0, 1), (-1, -1)])
+def test_numbers_of_any_size_have_an_axis(size: float, values: tuple[int, int]) -> None:
+    made = chart("t", [Line("a", [(step, size * value) for step, value in enumerate(values, 1)])])
+    assert made is not None
+    assert made.y_range[0] < made.y_range[1]
+    assert len({y for y, _ in made.y_ticks}) == len(made.y_ticks) > 1
+    heights = [y for _, y in places(made.lines[0].path)]
+    if size == 3e-17 and values == (1, -1):  # a loss that is 0 but for the last bits
+        assert heights[0] < heights[1]
+
+
 def test_peaks_and_the_newest_point_survive_thinning() -> None:
     points = [(float(x), 1000.0 if x == 777 else float(x % 7)) for x in range(5000)]
     kept = thinned(points)

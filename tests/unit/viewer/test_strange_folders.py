@@ -108,6 +108,15 @@ def test_a_folder_may_have_the_name_of_a_file(tmp_path: Path, name: str) -> None
     assert keys(index) == ["a"]
 
 
+def test_a_name_that_is_no_text_is_told_at_once(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    folder.mkdir()
+    (folder / "trajectories.jsonl").write_bytes(line("a"))
+    with pytest.raises(ConfigError, match="is no UTF-8: rename it") as raised:
+        find_run(folder, "run")
+    assert str(raised.value).encode()
+
+
 @pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "1", None])
 def test_not_every_number_can_be_shown(value: object) -> None:
     assert not is_number(value)
@@ -132,6 +141,13 @@ def test_an_address_with_any_number_is_no_fault_of_the_viewer(tmp_path: Path, pl
         rerun = client.post(f"/runs/run/chains/{number}/rerun", headers={"X-Agentfly": "view"})
         assert rerun.status_code == 404
         assert "error" in rerun.json()
+
+
+def test_rewards_at_the_end_of_all_floats_have_a_group(tmp_path: Path) -> None:
+    lines = (line(str(place), task="t", group="g", reward=value) for place, value in enumerate((1e308, -1e308, 0.5)))
+    run_of(tmp_path / "run", *lines)
+    with serving(tmp_path / "run") as client:
+        assert [client.get(f"/runs/run/{name}").status_code for name in ("groups", "group?task=t", "")] == [200] * 3
 
 
 @pytest.mark.parametrize("sent", [{"score": 10**400}, {"score": 50, "seconds": 10**400}])

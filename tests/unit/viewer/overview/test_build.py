@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,18 @@ def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path) -> None:
     found = overview(folder)
     assert found.status == "step 8 of 20"
     assert found.running
+
+
+def test_a_run_that_died_is_not_running_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = training(tmp_path / "run")
+    text = (folder / "config.yaml").read_text().replace("total_training_steps: 8", "total_training_steps: 20")
+    (folder / "config.yaml").write_text(text)
+    run = opened(folder)
+    assert overview_of(run, run.up_to_date(60)).running
+    later = time.time() + 3600
+    monkeypatch.setattr("time.time", lambda: later)
+    # No file has changed, so the page of before is still at hand.
+    assert not overview_of(run, run.up_to_date(60)).running
 
 
 def test_a_run_without_anything_has_no_words(tmp_path: Path) -> None:
