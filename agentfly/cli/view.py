@@ -132,13 +132,9 @@ def view(
         connections=connections,
     )
     policy = replace(policy, engine=chosen_engine, agent=chosen_agent, tools=chosen_tools)
-    if export is not None:
-        if len(found) != 1:
-            raise ConfigError("--export takes one run: name one, or call it once for each")
-        _export(found[0], export, settings, chains)
+    if export is not None or chains is not None:
+        _export(found, export, settings, chains)
         return
-    if chains is not None:
-        raise ConfigError("--chains is about an export: add --export PATH, or leave --chains out")
 
     def started(address: str) -> None:
         Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
@@ -150,8 +146,13 @@ def view(
     serve(found, settings, started, policy=policy if try_ else None, save=save)
 
 
-def _export(run: RunFolder, out: Path, settings: ViewerSettings, most: int | None) -> None:
+def _export(runs: Sequence[RunFolder], out: Path | None, settings: ViewerSettings, most: int | None) -> None:
     from agentfly.viewer.export.run import export_run
+
+    if out is None:
+        raise ConfigError("--chains is about an export: add --export PATH, or leave --chains out")
+    if len(runs) != 1:
+        raise ConfigError("--export takes one run: name one, or call it once for each")
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -162,7 +163,7 @@ def _export(run: RunFolder, out: Path, settings: ViewerSettings, most: int | Non
                 bars[part] = progress.add_task(part)
             progress.update(bars[part], completed=done, total=total)
 
-        found = export_run(run, out, settings, show, most)
+        found = export_run(runs[0], out, settings, show, most)
     console = Console(stderr=True)
     for line in (found.content, found.left_out):
         if line:

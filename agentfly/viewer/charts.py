@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,32 +131,14 @@ def chart(
         up = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
         return round(across, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
 
-    drawn: list[DrawnLine] = []
+    means = any(_is_smoothed(line, found) for line, (found, _) in kept)
     # Behind many lines their noise would hide them.
     shows_noise = len([found for _, (found, _) in kept if found]) <= 2
-    means = any(line.noisy and len(found) >= _SMOOTH_FROM for line, (found, _) in kept)
-    for number, (line, (found, band)) in enumerate(kept):
-        if not found:
-            continue
-        mean = smoothed(found) if line.noisy and len(found) >= _SMOOTH_FROM else found
-        shown = [place(x, y) for x, y in thinned(mean)]
-        # A band has a point for each of the line's, so both are thinned alike.
-        edges = (
-            [(x, *ends) for (x, _), ends in zip(found, band, strict=True)][:: max(1, len(found) // 80)] if band else []
-        )
-        around = [place(x, high) for x, _, high in edges] + [place(x, low) for x, low, _ in reversed(edges)]
-        drawn.append(
-            DrawnLine(
-                line.label,
-                f"c{number % COLOURS}",
-                _path(shown),
-                _path([place(x, y) for x, y in thinned(found)]) if mean is not found and shows_noise else "",
-                _path(around),
-                tuple(shown) if len(shown) <= _DOTS else (),
-                value_text(found[-1][1], unit),
-                line.dashed or number >= COLOURS,
-            )
-        )
+    drawn = [
+        _draw(line, number, found, band, place, unit, noise=shows_noise)
+        for number, (line, (found, band)) in enumerate(kept)
+        if found
+    ]
     return Chart(
         title,
         tuple(drawn),
@@ -167,6 +149,48 @@ def chart(
         unit,
         f"{about}; moving mean" if means else about,
         x_label,
+    )
+
+
+def _is_smoothed(line: Line, points: Sequence[Point]) -> bool:
+    return line.noisy and len(points) >= _SMOOTH_FROM
+
+
+def _draw(
+    line: Line,
+    number: int,
+    found: Sequence[Point],
+    band: Sequence[tuple[float, float]],
+    place: Callable[[float, float], Point],
+    unit: Unit,
+    *,
+    noise: bool,
+) -> DrawnLine:
+    """Return a line in pixels, its moving mean if it is noisy.
+
+    Args:
+        line: what is drawn.
+        number: of the line in its chart.
+        found, band: its points, and an interval around each, or none.
+        place: gives the pixel of a point.
+        unit: of its values.
+        noise: draw the points behind their moving mean.
+    """
+    mean = smoothed(found) if _is_smoothed(line, found) else found
+    shown = [place(x, y) for x, y in thinned(mean)]
+    # A band has a point for each of the line's, so both are thinned alike.
+    every = max(1, len(found) // 80)
+    edges = [(x, *ends) for (x, _), ends in zip(found, band, strict=True)][::every] if band else []
+    around = [place(x, high) for x, _, high in edges] + [place(x, low) for x, low, _ in reversed(edges)]
+    return DrawnLine(
+        line.label,
+        f"c{number % COLOURS}",
+        _path(shown),
+        _path([place(x, y) for x, y in thinned(found)]) if mean is not found and noise else "",
+        _path(around),
+        tuple(shown) if len(shown) <= _DOTS else (),
+        value_text(found[-1][1], unit),
+        line.dashed or number >= COLOURS,
     )
 
 

@@ -148,6 +148,13 @@ class CacheFront:
             note_use()
             return found
 
+        entry = await self._made(key, make)
+        copies = Entry(tuple(image.copy() for image in entry.images), entry.data)
+        return await asyncio.to_thread(read, copies)
+
+    async def _made(self, key: str, make: _Make) -> Entry:
+        """Return the entry of a key from `make`, or from a call that is making it now."""
+
         async def make_and_keep() -> Entry:
             entry = await make()
             await asyncio.to_thread(self.cache.put, key, entry)
@@ -173,8 +180,7 @@ class CacheFront:
                 flight.task.cancel()
         if shared:
             note_use()
-        copies = Entry(tuple(image.copy() for image in entry.images), entry.data)
-        return await asyncio.to_thread(read, copies)
+        return entry
 
     def _find(self, key: str, read: Callable[[Entry], R]) -> R | None:
         entry = self.cache.get(key)

@@ -97,17 +97,7 @@ def task_view(index: Index, task: str, step: int | None, part: int | None, setup
     Raises:
         KeyError: there is no chain of this task.
     """
-    found = index.query(
-        "SELECT chains.*, parts.label FROM chains JOIN parts USING (part) WHERE task = ?"
-        " ORDER BY part, step, validate, n LIMIT ?",
-        task,
-        _MOST_ROWS,
-    )
-    if not found:
-        raise KeyError(task)
-    by_moment: dict[tuple[int, int, bool], list[Row]] = {}
-    for row in map(Row.of, found):
-        by_moment.setdefault((row.part, -1 if row.step is None else row.step, bool(row.validate)), []).append(row)
+    by_moment = _by_moment(index, task)
     keys = list(by_moment)
     wanted = [key for key in keys if (step is None or key[1] == step) and (part is None or key[0] == part)]
     chosen = keys.index(_best(wanted or keys, by_moment))
@@ -129,6 +119,22 @@ def task_view(index: Index, task: str, step: int | None, part: int | None, setup
         earlier=moments[chosen - 1] if chosen else None,
         later=moments[chosen + 1] if chosen + 1 < len(moments) else None,
     )
+
+
+def _by_moment(index: Index, task: str) -> dict[tuple[int, int, bool], list[Row]]:
+    """Return the chains of a task by part, step (-1 for none) and whether they are of a validation."""
+    found = index.query(
+        "SELECT chains.*, parts.label FROM chains JOIN parts USING (part) WHERE task = ?"
+        " ORDER BY part, step, validate, n LIMIT ?",
+        task,
+        _MOST_ROWS,
+    )
+    if not found:
+        raise KeyError(task)
+    by_moment: dict[tuple[int, int, bool], list[Row]] = {}
+    for row in map(Row.of, found):
+        by_moment.setdefault((row.part, -1 if row.step is None else row.step, bool(row.validate)), []).append(row)
+    return by_moment
 
 
 def _best(keys: Sequence[tuple[int, int, bool]], rows: dict[tuple[int, int, bool], list[Row]]) -> tuple[int, int, bool]:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from agentfly.viewer.charts import Chart, number_text
 from agentfly.viewer.index import Filters, Row
 from agentfly.viewer.index.index import State
 from agentfly.viewer.opened import OpenRun
-from agentfly.viewer.overview import figures
+from agentfly.viewer.overview import figures, texts
 from agentfly.viewer.overview.cells import Cells
 from agentfly.viewer.overview.curves import Curves, MetricRow, OtherRun, Section, metric_rows, sections_of, split_glance
 from agentfly.viewer.overview.examples import Examples, examples_of, last_steps
@@ -156,7 +155,7 @@ class Builder:
         return Overview(
             kind=KINDS.get(self._run.kind, self._run.kind),
             tags=tuple(
-                _short(value) for label, value in chosen if label in ("model", "data", "algorithm", "evaluator")
+                texts.short(value) for label, value in chosen if label in ("model", "data", "algorithm", "evaluator")
             ),
             status=self._status(),
             updated=datetime.fromtimestamp(self._changed, UTC).isoformat(timespec="seconds") if self._changed else "",
@@ -283,20 +282,20 @@ class Builder:
         held_out = cells.validated.only(lambda cell: cell.step in last).sums.mean_score
         return [
             (str(self._step), "step" + (f" of {self._total}" if self._total else "")),
-            (_number(sums.reward / sums.rewarded if sums.rewarded else logged), "reward, last steps"),
-            (_share(sums.success), "success, last steps"),
-            (_number(held_out), "held-out score, last"),
-            (_number(self._metrics.last("timing_s/step")), "seconds of a step"),
+            (texts.number(sums.reward / sums.rewarded if sums.rewarded else logged), "reward, last steps"),
+            (texts.share(sums.success), "success, last steps"),
+            (texts.number(held_out), "held-out score, last"),
+            (texts.number(self._metrics.last("timing_s/step")), "seconds of a step"),
         ]
 
     def _chain_tiles(self) -> list[tuple[str | None, str]]:
         sums = self._cells.sums
         return [
-            (_number(sums.mean_score), "mean score"),
-            (_share(sums.success), "success"),
-            (_number(sums.a_chain("seconds")), "seconds of a chain"),
-            (_number(sums.a_chain("tokens") or None), "tokens of a chain"),
-            (_number(sums.a_chain("calls")), "tool calls of a chain"),
+            (texts.number(sums.mean_score), "mean score"),
+            (texts.share(sums.success), "success"),
+            (texts.number(sums.a_chain("seconds")), "seconds of a chain"),
+            (texts.number(sums.a_chain("tokens") or None), "tokens of a chain"),
+            (texts.number(sums.a_chain("calls")), "tool calls of a chain"),
         ]
 
     def _pass_tiles(self) -> list[tuple[str | None, str]]:
@@ -305,8 +304,11 @@ class Builder:
         if not trained.chains:
             return []
         return [
-            (f"{_share(before.success) or '–'} → {_share(trained.success) or '–'}", "held-out success, greedy"),
-            (_number(number) if is_number(number := self._summary.get("minutes")) else None, "minutes"),
+            (
+                f"{texts.share(before.success) or '–'} → {texts.share(trained.success) or '–'}",
+                "held-out success, greedy",
+            ),
+            (texts.number(number) if is_number(number := self._summary.get("minutes")) else None, "minutes"),
         ]
 
     def _tables(self) -> list[Table]:
@@ -391,16 +393,3 @@ def compare(mine: Overview, other: OpenRun) -> list[Difference]:
     """Return the settings, versions and commits in which two runs differ."""
     theirs = origin_of(other.run, read_object(other.run.folder / "summary.json"))
     return differences(mine.settings, settings_of(other.run), mine.origin, theirs)
-
-
-def _short(value: str) -> str:
-    """Return a path by its last part; other values as they are."""
-    return (Path(value).name if value.startswith(("/", "./", "~")) else value)[:60]
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else number_text(value)

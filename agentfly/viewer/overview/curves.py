@@ -131,6 +131,11 @@ def _learning(c: Curves) -> Iterable[Chart | None]:
     yield _by_type(
         "Held-out success by task type", c.cells.validated, "share of validation chains with a score of 80 or more"
     )
+    yield from _prompts(c)
+
+
+def _prompts(c: Curves) -> Iterable[Chart | None]:
+    metrics = c.metrics
     known = {} if c.held_out else metrics.under("val-core/")
     named = {name.removesuffix("/reward/mean@1"): points for name, points in known.items()}
     yield chart("Held-out values", _lines(named), about="of the validations, as verl logs them")

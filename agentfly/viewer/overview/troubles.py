@@ -118,6 +118,15 @@ def _of_metrics(metrics: Metrics, cells: Cells) -> Iterator[Trouble]:
     if alarms:
         words = "the reward rose while the second evaluator’s score fell: the policy may be fooling its judge"
         yield Trouble("bad", words, Filters(step=int(alarms[-1]), validate=False, sort="score"), f"{len(alarms)} steps")
+    different = metrics.last("training/rollout_probs_diff_mean")
+    if different is not None and different > _DIFFERENT:
+        words = f"rollout and trainer disagree: their probabilities differ by {number_text(different)} on average"
+        yield Trouble("bad", words)
+    yield from _of_rollouts(metrics, cells, since, recent)
+
+
+def _of_rollouts(metrics: Metrics, cells: Cells, since: float, recent: Filters | None) -> Iterator[Trouble]:
+    """Yield what is wrong with the rollouts since a step: chains lost, prompts that teach nothing, waiting."""
     lost = [(step, value) for step, value in metrics.get("chains/lost_share") if value > 0 and step >= since]
     if lost:
         worst = max(value for _, value in lost)
@@ -146,11 +155,6 @@ def _of_metrics(metrics: Metrics, cells: Cells) -> Iterator[Trouble]:
             f", most of all for {tool}" if tool else ""
         )
         yield Trouble("note", words, Filters(tool=tool, sort="seconds") if tool in cells.tools else None)
-    different = metrics.last("training/rollout_probs_diff_mean")
-    if different is not None and different > _DIFFERENT:
-        yield Trouble(
-            "bad", f"rollout and trainer disagree: their probabilities differ by {number_text(different)} on average"
-        )
 
 
 def _of_chains(cells: Cells) -> Iterator[Trouble]:

@@ -178,7 +178,12 @@ def test_few_images_are_decoded_at_once_and_each_once(tmp_path: Path, monkeypatc
         return b"webp"
 
     monkeypatch.setattr(thumbnails, "thumbnail_bytes", slow)
-    monkeypatch.setattr(Path, "write_bytes", lambda path, data: made.append(path) or path.write_text("webp"))
+
+    def write(path: Path, data: bytes) -> int:
+        made.append(path)
+        return path.write_text("webp")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
     found = Thumbnails(tmp_path / "thumbs")
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda handle: found.get(handle, store), handles * 2))

@@ -135,7 +135,10 @@ def quickstart(folder: Path) -> Path:
     training(folder / "training", 2)
     (folder / "quickstart.json").write_text('{"algorithm": "grpo"}')
     for label, gain in (("warm_start", 0), ("trained", 50)):
-        scores = {"named": [[20 + gain], [30 + gain], [25 + gain]], "look": [[10 + gain / 2], [90], [40 + gain / 2]]}
+        scores: dict[str, list[list[float | None]]] = {
+            "named": [[20 + gain], [30 + gain], [25 + gain]],
+            "look": [[10 + gain / 2], [90], [40 + gain / 2]],
+        }
         add_chains(folder / "evaluation" / label / "greedy.jsonl", scores, validate=None)
     return folder
 
