@@ -107,8 +107,9 @@ def make_anew(path: Path, unsound: int) -> None:
         if file_of(path) not in (0, unsound):
             return
         # Of other versions, too.
-        for old in (*path.parent.glob("index-*.sqlite*"), *path.parent.glob("new-index-*.sqlite*")):
-            old.unlink(missing_ok=True)
+        for pattern in ("index.sqlite*", "index-*.sqlite*", "new-index-*.sqlite*"):
+            for old in path.parent.glob(pattern):
+                old.unlink(missing_ok=True)
         # It gets its name when it is complete. So a viewer that looks meanwhile finds no half of an index.
         fresh = path.with_name(f"new-{path.name}")
         with closing(sqlite3.connect(fresh, isolation_level=None)) as database:

@@ -239,8 +239,7 @@ class Builder:
     @property
     def _running(self) -> bool:
         done = not self._unfinished if self._run.training is not None else bool(self._summary)
-        patience = max(_QUIET, 3 * (self._metrics.last("timing_s/step") or 0.0))
-        return not done and time.time() - self._changed < patience
+        return not done and time.time() - self._changed < max(_QUIET, 3 * (self._metrics.last("timing_s/step") or 0.0))
 
     def _sentences(self) -> list[Sentence]:
         found = []
