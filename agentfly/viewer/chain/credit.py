@@ -91,7 +91,8 @@ def group_advantage(own: Rewarded, group: Sequence[Rewarded], setup: RunSetup) -
         words = f"its reward less the mean of the other {len(group) - 1} of its group"
         return Advantage((value,) * own.turns, words, _CORE, tuple(group))
     words = f"its reward less the mean of the {len(group)} chains of its group"
-    words += ", divided by their standard deviation (that of a sample)" if setup.by_std else ", not divided by their deviation"
+    divided = ", divided by their standard deviation (that of a sample)"
+    words += divided if setup.by_std else ", not divided by their deviation"
     if setup.estimator == "turn_grpo":
         values = []
         for turn in range(own.turns):
