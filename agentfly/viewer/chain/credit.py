@@ -155,7 +155,7 @@ def _compared(value: float, peers: Sequence[float], by_std: bool) -> float:
     if len(peers) < 2:
         return 0.0
     mean = sum(peers) / len(peers)
-    spread = math.sqrt(sum((peer - mean) ** 2 for peer in peers) / (len(peers) - 1))
+    spread = math.sqrt(sum((peer - mean) * (peer - mean) for peer in peers) / (len(peers) - 1))
     return (value - mean) / (spread + EPSILON) if by_std else value - mean
 
 

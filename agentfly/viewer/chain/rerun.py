@@ -32,6 +32,7 @@ from agentfly.messages import ToolCall
 from agentfly.redaction import public_settings
 from agentfly.tools.groups import GROUPS
 from agentfly.viewer.chain.setup import RunSetup
+from agentfly.viewer.runs.facts import bounded
 from agentfly.viewer.settings import ViewerSettings
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ EMBEDDED = "classical"
 _LOCAL = (EMBEDDED, "retouch")  # what the tools of this package name as their engine when no model works for them
 _MOST_PIXELS = 4_000_000  # of an image that is sent with the result
 _MOST_SECONDS = 600.0
+_MOST_SHOWN = 100  # settings of engines in a message
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,11 @@ def choose_engines(
         raise ConfigError("this run's tools worked on image servers: name engines for this machine with --engine")
     written = _without_cache(setup.engines)
     if written is not None and not _embedded(written):
-        shown = written if isinstance(written, str) else json.dumps(public_settings(written), default=str)
+        shown = (
+            written
+            if isinstance(written, str)
+            else json.dumps(public_settings(bounded(written, [_MOST_SHOWN])), default=str)
+        )
         raise ConfigError(
             f"this run's engines are {shortened(shown, 300)}: start the viewer with --engine to have them work here"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from agentfly.agents.trajectory import plain
 
 MOST_SHOWN = 600  # characters of a text before it is cut
 _KEPT = "\n\t"
+_LARGEST = 1e100
 _PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
@@ -78,7 +78,8 @@ def finite(value: object) -> float | None:
     """Return a number; None for anything that is none, or not finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    # Larger ones, and their squares, are beyond what can be computed with.
+    return float(value) if abs(value) < _LARGEST else None
 
 
 def duration(value: object) -> float | None:

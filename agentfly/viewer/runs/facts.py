@@ -177,18 +177,24 @@ def _read(path: Path, changed: int, size: int) -> tuple[Mapping[str, str], str]:
             return {}, f"{path.name} holds no settings"
         left = [_MOST_SETTINGS]
         # A number of thousands of digits, as hexadecimal ones can be, has no text.
-        flat = dict(_flat(public_settings(_bounded(found, left, 0)), ""))
+        flat = dict(_flat(public_settings(bounded(found, left)), ""))
     except (OSError, ValueError, RecursionError, AgentFlyError) as fault:
         return {}, f"{path.name} cannot be read: {first_line(fault)}"
     return flat, f"{path.name} has more than {_MOST_SETTINGS} settings: the first are shown" if left[0] <= 0 else ""
 
 
-def _bounded(value: Any, left: list[int], depth: int) -> Any:
-    """Return a copy of at most so many values: a few lines of YAML can stand for millions of them."""
+def bounded(value: Any, left: list[int], depth: int = 0) -> Any:
+    """Return a copy of at most `left[0]` values, which counts down: a few lines of YAML can stand for millions.
+
+    Args:
+        value: parsed YAML or JSON.
+        left: one number.
+        depth: of the value in the whole.
+    """
     if isinstance(value, Mapping):
-        return {str(k)[:200]: _bounded(v, left, depth + 1) for k, v in value.items() if _counts(left, depth)}
+        return {str(k)[:200]: bounded(v, left, depth + 1) for k, v in value.items() if _counts(left, depth)}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_bounded(item, left, depth + 1) for item in value if _counts(left, depth)]
+        return [bounded(item, left, depth + 1) for item in value if _counts(left, depth)]
     return value
 
 

@@ -63,7 +63,7 @@ def test_a_table_without_filters_is_not_offered_as_a_part_of_it(tmp_path: Path) 
     overview = str(pages["index"]["body"])
     assert "What a failure looks like" in overview
     assert "all of them" not in overview
-    assert overview.count('href="?chains"') == 1  # the menu
+    assert overview.count('href="?chains"') == 2  # the menu, and the row of all chains
     assert 'href="?chains"' in str(pages["chains/1"]["body"])
 
 
