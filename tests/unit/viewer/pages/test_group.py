@@ -41,7 +41,7 @@ def test_the_list_marks_groups_without_variance(run: Path) -> None:
 def test_a_group_shows_rewards_and_advantages(run: Path) -> None:
     with serving(run) as client:
         words = text_of(client.get("/runs/run/group?task=star&step=1").text)
-    assert "2 chains, mean reward 0.5, spread 0.5" in words
+    assert "2 chains, mean reward 0.5, standard deviation 0.5" in words
     assert "Advantage +0.71" in words
     assert "Advantage -0.71" in words
     assert words.index("+0.71") < words.index("-0.71"), "the best comes first"
