@@ -69,7 +69,7 @@ def last_steps(steps: list[int]) -> tuple[Filters, str]:
 def _distinct(index: Index, filters: Filters, kept: Callable[[Row], bool]) -> tuple[Row, ...]:
     """Return the first chains by their score, one of each prompt.
 
-    Those whose images were kept come first, and those with a result where scores are equal.
+    Those whose images were kept are preferred, and those with a result where scores are equal.
     """
     where, values = filters.where()
     way = "DESC" if filters.down else "ASC"
@@ -81,10 +81,6 @@ def _distinct(index: Index, filters: Filters, kept: Callable[[Row], bool]) -> tu
         *values,
         _CANDIDATES,
     )
-    first: list[Row] = []
-    others: list[Row] = []
-    for row in (index.row(row["n"]) for row in found):
-        (first if kept(row) else others).append(row)
-        if len(first) == COUNT:
-            break
-    return tuple([*first, *others][:COUNT])
+    rows = [index.row(row["n"]) for row in found]
+    chosen = sorted(rows, key=lambda row: not kept(row))[:COUNT]
+    return tuple(row for row in rows if row in chosen)

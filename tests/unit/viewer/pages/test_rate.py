@@ -218,7 +218,7 @@ def test_agreement_appears_with_ten_verdicts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scores", "words"),
-    [([], "No chain has ended yet"), ([[1]], "No task has two different results"), ([[1, 2]], "images.true")],
+    [([], "No chain has ended yet"), ([[1]], "No task has two different results"), ([[1, 2]], "has both its images")],
 )
 def test_nothing_to_rate_says_why(tmp_path: Path, scores: list[list[float]], words: str) -> None:
     run = write_run(tmp_path / "run", scores)
