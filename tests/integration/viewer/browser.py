@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Playwright, Request, expect
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,6 +27,7 @@ HERE = ("127.0.0.1", "localhost")
 LIMIT = 60_000  # milliseconds that anything on a page may take, on a busy machine
 # The names of all other machines lead nowhere.
 _ARGUMENTS = ("--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+MISSING = "no Chromium and no Chrome here: scripts/install_browser.sh installs one, or says how"
 _SERIOUS = ("serious", "critical")
 
 
@@ -33,6 +35,14 @@ def find_browser() -> str | None:
     """Return the path of the browser; None where there is none."""
     found = subprocess.run([ROOT / "scripts/install_browser.sh", "--find"], capture_output=True, text=True, timeout=30)
     return found.stdout.strip() or None
+
+
+def require_browser() -> str:
+    """Return the path of the browser; where there is none the test is skipped, and fails on CI."""
+    path = find_browser()
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
+    return path
 
 
 async def launch(playwright: Playwright, path: str) -> Browser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,19 +9,15 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
-from tests.integration.viewer.browser import LIMIT, find_browser, launch
+from tests.integration.viewer.browser import LIMIT, launch, require_browser
 from tests.integration.viewer.site import Site, viewing
 from tests.viewer_runs import Policy, TrainingPlan, evaluation_run, hostile_run, training_run
-
-MISSING = "no Chromium and no Chrome here: scripts/install_browser.sh installs one, or says how"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """The browser; the test is skipped where there is none, and fails on CI."""
-    path = find_browser()
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
+    """The browser."""
+    path = require_browser()
     expect.set_options(timeout=LIMIT)
     async with async_playwright() as playwright:
         started = await launch(playwright, path)
