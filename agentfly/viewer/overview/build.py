@@ -367,7 +367,8 @@ class Builder:
         return examples_of(self._index, Filters(), "all chains", self._has_images)
 
     def _has_images(self, row: Row) -> bool:
-        return row.source in self._opened.images(row.part)
+        images = self._opened.images(row.part)
+        return row.source in images and (row.final is None or row.final in images)
 
     def _with_kept_images(self, examples: Examples) -> Examples:
         """Return examples without the images that were not kept."""
