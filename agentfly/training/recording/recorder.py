@@ -16,6 +16,7 @@ from pathlib import Path
 from agentfly.agents import Trajectory
 from agentfly.agents.trajectory_file import TrajectoryLine, append_line
 from agentfly.images import ImageStore
+from agentfly.images.store import HANDLE
 from agentfly.training.launch.log_reader import NOTICE
 from agentfly.training.recording.image_budget import ImageBudget
 
@@ -50,9 +51,11 @@ class Record:
 
     @property
     def handles(self) -> set[str]:
-        """The images of the conversation, those that the tools made, and the answer."""
-        made = {handle for record in self.trajectory.tool_records for handle in record.images}
-        return {*self.trajectory.images, *made, *filter(None, [self.trajectory.final_image])}
+        """The images of the conversation, those that the tools made with their masks, and the answer."""
+        records = self.trajectory.tool_records
+        made = {handle for record in records for handle in record.images}
+        masks = {mask for record in records if HANDLE.fullmatch(mask := str(record.data.get("mask", "")))}
+        return {*self.trajectory.images, *made, *masks, *filter(None, [self.trajectory.final_image])}
 
 
 class ChainRecorder:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from agentfly.agents.trajectory import ToolRecord, Turn
 from agentfly.agents.trajectory_file import read_trajectories
 from agentfly.images import ImageStore
 from agentfly.training.launch.log_reader import notice_in
@@ -48,6 +50,19 @@ def test_chains_are_written_in_their_order_with_their_images(tmp_path: Path) -> 
         assert chain.store is not None
         for handle in chain.handles:
             assert kept.get(handle).tobytes() == chain.store.get(handle).tobytes()
+
+
+def test_the_masks_of_edits_are_kept(tmp_path: Path) -> None:
+    """They are no images of the conversation, and show where an edit was made."""
+    chain = record("chain")
+    assert chain.store is not None
+    mask = chain.store.put(Image.new("L", (8, 8), 255))
+    edit = ToolRecord("auto_inpaint_image", {}, 0.1, data={"mask": mask})
+    chain.trajectory.turns.append(Turn("edit", "stop", 0.1, (edit,)))
+    writer = recorder(tmp_path)
+    writer.record(chain)
+    assert writer.drain(60.0)
+    assert ImageStore(tmp_path / "images").get(mask).mode == "L"
 
 
 def test_a_rollout_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
