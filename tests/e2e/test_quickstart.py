@@ -34,7 +34,7 @@ from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
 if __name__ == "__main__":
     run_quickstart(QuickstartConfig.model_validate_json(sys.argv[1]))
 """
-# A page of the viewer that was opened at the first step, and is never loaded again.
+# A page of the viewer that was opened before the first step, and is never loaded again.
 WATCH = """
 import sys
 from pathlib import Path
@@ -102,10 +102,11 @@ def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> l
         assert run.stdout is not None
         for line in run.stdout:
             lines.append(line.rstrip("\n"))
+            if line.startswith("start of grpo: begins"):
+                watcher = start_watcher(config.out, folder)
             if line.startswith("grpo: begins"):
                 # The parts that had fixed limits are over: the warm start, and the start of Ray and the engine.
                 burner.kill()
-                watcher = start_watcher(config.out, folder)
         run.wait()
     assert run.returncode == 0, "\n".join(lines)[-2000:] + errors.read_text()[-4000:]
     watched = watcher.wait(120)
