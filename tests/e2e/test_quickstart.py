@@ -42,10 +42,10 @@ from playwright.sync_api import sync_playwright
 from agentfly.viewer.beside import ViewerBeside
 out, log, browser, last = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], f"step {sys.argv[4]} of {sys.argv[4]}"
 with ViewerBeside(out, log) as viewer, sync_playwright() as playwright:
-    chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=300_000)
     page, loads = chromium.new_page(), []
     page.on("load", lambda _: loads.append(page.url))
-    page.goto(f"{viewer.start()}runs/{out.name}/", timeout=120_000)
+    page.goto(f"{viewer.start()}runs/{out.name}/", timeout=300_000)
     assert last not in page.locator("main").inner_text()
     page.get_by_text(last).first.wait_for(timeout=1_200_000)
     assert len(loads) == 1, loads
