@@ -42,7 +42,8 @@ from playwright.sync_api import sync_playwright
 from agentfly.viewer.beside import ViewerBeside
 out, log, browser, last = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], f"step {sys.argv[4]} of {sys.argv[4]}"
 with ViewerBeside(out, log) as viewer, sync_playwright() as playwright:
-    chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=300_000)
+    options = ["--no-sandbox", "--disable-dev-shm-usage"]
+    chromium = playwright.chromium.launch(executable_path=browser, args=options, timeout=300_000)
     page, loads = chromium.new_page(), []
     page.on("load", lambda _: loads.append(page.url))
     page.goto(f"{viewer.start()}runs/{out.name}/", timeout=300_000)
