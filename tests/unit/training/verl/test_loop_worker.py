@@ -324,8 +324,8 @@ async def test_images_are_kept_unless_somebody_does_not_want_them(made: Made) ->
     log_chain(chain)
     assert len(lines(made.out / "trajectories.jsonl")) == 1
     kept = ImageStore(made.out / "images")
-    # The source, the edit, and nothing else: equal ones are one.
-    assert len(list((made.out / "images").glob("*.png"))) == 2
+    # The source, the edit and its mask, and nothing else: equal ones are one.
+    assert len(list((made.out / "images").glob("*.png"))) == 3
     assert kept.get(chain.trajectory.final_image or "") == chain.store.get(chain.trajectory.final_image or "")
 
 
@@ -388,7 +388,7 @@ async def test_a_run_of_version_0_1_keeps_the_folder_of_its_images(made: Made) -
     (made.out / "pictures").mkdir()
     log_chain(await made.chain(good_edit(made.task), ANSWER))
     assert not (made.out / "images").exists()
-    assert len(list((made.out / "pictures").glob("*.png"))) == 2
+    assert len(list((made.out / "pictures").glob("*.png"))) == 3
 
 
 def test_the_trainer_waits_for_the_records_of_all_workers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
