@@ -166,7 +166,8 @@ class _ExhaustionLog:
             self._log(
                 loop.time(), "no connection can be accepted (%s): raise the limit of open files (ulimit -n)", fault
             )
-        else:
+        # asyncio tries again a second later, also if the server was closed meanwhile (`_start_serving`).
+        elif not (isinstance(fault, ValueError) and "_start_serving" in str(context.get("message"))):
             loop.default_exception_handler(context)
 
 
