@@ -22,7 +22,6 @@ from agentfly.templates import ChatCodec
 from agentfly.training.quickstart.evaluation import EvaluationPlan, read_evaluation
 from agentfly.training.quickstart.run import QuickstartConfig
 from agentfly.training.quickstart.warm_start import SFTConfig, WarmStartConfig
-from tests.integration.viewer.browser import require_browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -33,24 +32,6 @@ import sys
 from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
 if __name__ == "__main__":
     run_quickstart(QuickstartConfig.model_validate_json(sys.argv[1]))
-"""
-# A page of the viewer that was opened before the first step, and is never loaded again.
-WATCH = """
-import sys
-from pathlib import Path
-from playwright.sync_api import sync_playwright
-from agentfly.viewer.beside import ViewerBeside
-out, log, browser, last = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], f"step {sys.argv[4]} of {sys.argv[4]}"
-with ViewerBeside(out, log) as viewer, sync_playwright() as playwright:
-    options = ["--no-sandbox", "--disable-dev-shm-usage"]
-    chromium = playwright.chromium.launch(executable_path=browser, args=options, timeout=300_000)
-    page, loads = chromium.new_page(), []
-    page.on("load", lambda _: loads.append(page.url))
-    page.goto(f"{viewer.start()}runs/{out.name}/", timeout=300_000)
-    assert last not in page.locator("main").inner_text()
-    page.get_by_text(last).first.wait_for(timeout=1_200_000)
-    assert len(loads) == 1, loads
-    chromium.close()
 """
 
 
@@ -82,14 +63,6 @@ def slow_machine(command: list[str], errors: Path) -> Iterator[tuple[subprocess.
         burner.wait()
 
 
-def start_watcher(out: Path, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a browser that watches the overview of the run."""
-    browser = require_browser()
-    words = [sys.executable, "-c", WATCH, str(out), str(folder / "viewer.log"), browser, str(STEPS)]
-    with (folder / "watcher").open("w") as file:
-        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
-
-
 @pytest.fixture(scope="module")
 def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the output of the command, all of it, on a very slow machine.
@@ -103,26 +76,17 @@ def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> l
         assert run.stdout is not None
         for line in run.stdout:
             lines.append(line.rstrip("\n"))
-            if line.startswith("start of grpo: begins"):
-                watcher = start_watcher(config.out, folder)
             if line.startswith("grpo: begins"):
                 # The parts that had fixed limits are over: the warm start, and the start of Ray and the engine.
                 burner.kill()
         run.wait()
     assert run.returncode == 0, "\n".join(lines)[-2000:] + errors.read_text()[-4000:]
-    watched = watcher.wait(120)
-    assert watched == 0, (folder / "watcher").read_text()[-2000:]
     return lines
 
 
 @pytest.fixture(scope="module")
 def summary(config: QuickstartConfig, log: list[str]) -> dict[str, Any]:
     return dict(json.loads((config.out / "summary.json").read_text()))
-
-
-def test_the_page_of_the_viewer_followed_the_training(log: list[str]) -> None:
-    """`WATCH` saw the last step arrive, without loading the page again; `log` fails if it did not."""
-    assert f"grpo: {STEPS} of {STEPS}" in "\n".join(log)
 
 
 def test_a_log_tells_how_far_each_part_is(log: list[str]) -> None:
