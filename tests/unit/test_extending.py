@@ -42,7 +42,7 @@ from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.verl.scoring import ChainScorer
 from agentfly.viewer import server
 from agentfly.viewer.opened import Viewer
-from agentfly.viewer.pages.context import open_run, run_page
+from agentfly.viewer.pages.context import context_of
 from agentfly.viewer.runs import find_run
 from agentfly.viewer.web import page_response, templates
 from agentfly.vision import Engines, make_engines
@@ -354,8 +354,7 @@ def test_a_viewer_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     @router.get("/runs/{slug}/mine")
     def show(request: Request, slug: str) -> Response:
-        run, state = open_run(request, slug)
-        page = run_page(request, run, state, "mine", "Mine", words="<script>alert(1)</script>")
+        page = context_of(request, slug).page("mine", "Mine", words="<script>alert(1)</script>")
         return page_response(page, "mine.html.jinja")
 
     monkeypatch.setattr(server, "ROUTERS", (*server.ROUTERS, router))

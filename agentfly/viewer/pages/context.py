@@ -67,10 +67,8 @@ def context_of(request: Request, slug: str) -> Context:
         KeyError: there is no such run.
         ConfigError: it is gone.
     """
-    viewer, settings = viewer_of(request), request.app.state.settings
-    run = viewer[slug]
-    state = run.up_to_date(settings.first_seconds)
-    return Context(viewer, run, state, run.links(), settings, can_try(request))
+    run, state = open_run(request, slug)
+    return Context(viewer_of(request), run, state, run.links(), request.app.state.settings, can_try(request))
 
 
 def open_run(request: Request, slug: str) -> tuple[OpenRun, State]:
@@ -82,26 +80,3 @@ def open_run(request: Request, slug: str) -> tuple[OpenRun, State]:
     """
     run = viewer_of(request)[slug]
     return run, run.up_to_date(request.app.state.settings.first_seconds)
-
-
-def run_page(request: Request, run: OpenRun, state: State | None, here: str, title: str, **values: Any) -> Page:
-    """Return a page of a run.
-
-    Args:
-        request: that is answered.
-        run: of the page.
-        state: of its index, for a page that shows the run while it grows; else None.
-        here: name of the page in the menu.
-        title: of the page.
-        **values: for its template.
-    """
-    return Page(
-        title,
-        run.links(),
-        run.run,
-        tuple(opened.run for opened in viewer_of(request).runs.values()),
-        here,
-        None if state is None else state.revision,
-        {"state": state, **values},
-        can_try=can_try(request),
-    )

@@ -14,7 +14,7 @@ from agentfly.viewer.index.index import State
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.overview.build import Builder, Overview, compare
-from agentfly.viewer.pages.context import Context, context_of, run_page, viewer_of
+from agentfly.viewer.pages.context import Context, context_of, viewer_of
 from agentfly.viewer.runs.facts import Difference, settings_of
 from agentfly.viewer.runs.notices import LogNotices
 from agentfly.viewer.web import Page, page_response
@@ -98,6 +98,6 @@ def show(request: Request, slug: str, against: str = "") -> Response:
 @router.get("/runs/{slug}/settings")
 def settings(request: Request, slug: str) -> Response:
     """Return all settings of a run."""
-    run = viewer_of(request)[slug]
-    found = settings_of(run.run)
-    return page_response(run_page(request, run, None, "", "Settings", settings=found), "settings.html.jinja")
+    context = context_of(request, slug)
+    found = settings_of(context.run.run)
+    return page_response(context.page("", "Settings", follows=False, settings=found), "settings.html.jinja")

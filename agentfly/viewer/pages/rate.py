@@ -15,7 +15,7 @@ from agentfly.viewer.agreement import FEWEST, Agreement, Rated, agreements
 from agentfly.viewer.index import Filters
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
-from agentfly.viewer.pages.context import open_run, run_page, viewer_of
+from agentfly.viewer.pages.context import context_of, open_run, viewer_of
 from agentfly.viewer.pages.posted import posted_json
 from agentfly.viewer.rating_choice import Choice, Mode, Result, choose_pair, choose_single, matched, pools_of
 from agentfly.viewer.ratings import MOST_WORDS, RatedChain, Rating, Ratings, clamp_seconds, rater_name, run_identity
@@ -147,19 +147,18 @@ def _shown(result: Result) -> Shown:
 @router.get("/runs/{slug}/rate")
 def show(request: Request, slug: str) -> Response:
     """Return the page with the next thing to rate."""
-    run, state = open_run(request, slug)
+    context = context_of(request, slug)
+    run, state = context.run, context.state
     query = RateQuery.read(request, slug)
     other = open_run(request, query.other)[1].revision if query.other else ""
     kept = Ratings(run.run)
     ratings, damaged = kept.read()
     stage = make_stage(viewer_of(request), run, (state.revision, other), query, ratings)
     given = [rating for rating in ratings if not rating.skipped]
-    page = run_page(
-        request,
-        run,
-        None,
+    page = context.page(
         "rate",
         "Rate",
+        follows=False,
         query=query,
         stage=stage,
         kept=kept,
