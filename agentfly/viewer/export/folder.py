@@ -74,10 +74,8 @@ def _write(site: Site, folder: Path, on_progress: OnProgress) -> str:
     places, left_out = _Places(site), 0
     scripts: dict[str, None] = {}
     for number, sheet in enumerate(site.sheets, 1):
-        try:
-            document = site.document(sheet, places)
-        except (AgentFlyError, KeyError) as fault:
-            logger.warning("%s is left out: %s", sheet.file, fault)
+        document = site.document(sheet, places)
+        if document is None:
             left_out += 1
             continue
         scripts |= dict.fromkeys(document.scripts)

@@ -52,10 +52,8 @@ def write_file(site: Site, path: Path, on_progress: OnProgress) -> str:
     scripts: dict[str, None] = {}
     styles: dict[str, None] = {}
     for number, sheet in enumerate(site.sheets, 1):
-        try:
-            document = site.document(sheet, places)
-        except (AgentFlyError, KeyError) as fault:
-            logger.warning("%s is left out: %s", sheet.file, fault)
+        document = site.document(sheet, places)
+        if document is None:
             left_out += 1
             continue
         block = _page_block(sheet.file.removesuffix(".html"), document)

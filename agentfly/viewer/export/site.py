@@ -126,14 +126,14 @@ class Site:
             return f"{len(self.sheets)} of {len(records(self.run.run))} runs of this folder."
         return self.choice.words()
 
-    def document(self, sheet: Sheet, places: Places) -> Document:
-        """Return a page.
-
-        Raises:
-            AgentFlyError: its chain cannot be read any more.
-        """
+    def document(self, sheet: Sheet, places: Places) -> Document | None:
+        """Return a page; None, with a warning, where its chain cannot be read any more."""
         links = ExportLinks(run=self.run, places=places, here=sheet.file, note=self.note)
-        html = redact(sheet.make(links).render(sheet.template), *self._secrets)
+        try:
+            html = redact(sheet.make(links).render(sheet.template), *self._secrets)
+        except (AgentFlyError, KeyError) as fault:
+            logger.warning("%s is left out: %s", sheet.file, fault)
+            return None
         # Half surrogate pairs, which no file can hold; and links to pages that are not in the export.
         html = html.encode("utf-8", "replace").decode().replace(' href=""', "")
         title, body = re.search(r"<title>(.*?)</title>", html, re.DOTALL), html.partition("<body>")[2]
