@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
 from pathlib import Path
 
 import httpx
 
 from tests import programs
+from tests.integration.viewer.site import viewing
 from tests.unit.viewer.made import line, run_of
 
 LONGEST = 60.0
 
 
-def address_of(program: programs.Program) -> str:
-    """Return the address that the command prints when it answers."""
-    pause = threading.Event()
-    for _ in range(int(LONGEST / 0.05)):
-        if found := re.search(r"http://\S+/", program.stdout.read_text()):
-            return found[0]
-        assert program.poll() is None, program.stderr.read_text()
-        pause.wait(0.05)
-    raise AssertionError(f"no address: {program.stdout.read_text()}")
-
-
 def test_a_run_is_served_until_the_command_is_stopped(tmp_path: Path) -> None:
     run_of(tmp_path / "mine", line("a"), line("b"))
-    with programs.started("-m", "agentfly.cli", "view", "mine", "--no-open", "--port", "0", cwd=tmp_path) as program:
-        address = address_of(program)
-        answer = httpx.get(f"{address}runs/mine/chains", timeout=LONGEST)
+    with viewing(tmp_path / "mine") as site:
+        answer = httpx.get(site("/runs/mine/chains"), timeout=LONGEST)
         assert answer.status_code == 200
         assert "2 of 2" in re.sub(r"<[^>]+>", "", answer.text)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
-        foreign = httpx.get(f"{address}runs/mine/chains", headers={"host": "evil.example"}, timeout=LONGEST)
+        foreign = httpx.get(site("/runs/mine/chains"), headers={"host": "evil.example"}, timeout=LONGEST)
         assert foreign.status_code == 421
-        program.send_signal(signal.SIGINT)
-        assert program.wait(LONGEST) in (0, -signal.SIGINT, 130)
+        site.program.send_signal(signal.SIGINT)
+        assert site.program.wait(LONGEST) in (0, -signal.SIGINT, 130)
 
 
 def test_a_taken_port_and_a_folder_without_a_run_are_errors_of_one_line(tmp_path: Path) -> None:
