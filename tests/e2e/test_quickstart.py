@@ -22,6 +22,7 @@ from agentfly.templates import ChatCodec
 from agentfly.training.quickstart.evaluation import EvaluationPlan, read_evaluation
 from agentfly.training.quickstart.run import QuickstartConfig
 from agentfly.training.quickstart.warm_start import SFTConfig, WarmStartConfig
+from tests.integration.viewer.browser import find_browser, require_browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -32,6 +33,23 @@ import sys
 from agentfly.training.quickstart.run import QuickstartConfig, run_quickstart
 if __name__ == "__main__":
     run_quickstart(QuickstartConfig.model_validate_json(sys.argv[1]))
+"""
+# A page of the viewer that is opened before the first step, and is not loaded again.
+WATCH = """
+import sys
+from pathlib import Path
+from playwright.sync_api import sync_playwright
+from agentfly.viewer.beside import ViewerBeside
+out, log, browser, last = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], f"step {sys.argv[4]} of {sys.argv[4]}"
+with ViewerBeside(out, log) as viewer, sync_playwright() as playwright:
+    chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    page, loads = chromium.new_page(), []
+    page.on("load", lambda _: loads.append(page.url))
+    page.goto(f"{viewer.start()}runs/{out.name}/", timeout=300_000)
+    assert last not in page.locator("main").inner_text(timeout=300_000)
+    page.get_by_text(last).first.wait_for(timeout=1_800_000)
+    assert len(loads) == 1, loads
+    chromium.close()
 """
 
 
@@ -63,8 +81,48 @@ def slow_machine(command: list[str], errors: Path) -> Iterator[tuple[subprocess.
         burner.wait()
 
 
+class Watcher:
+    """A browser that follows the run by its page; see `WATCH`.
+
+    Args:
+        run: folder of the run.
+        log: file for what goes wrong.
+    """
+
+    def __init__(self, run: Path, log: Path) -> None:
+        self._run, self.log = run, log
+        self._browser = find_browser()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Open the page, where there is a browser."""
+        if self._browser is not None:
+            words = [sys.executable, "-c", WATCH, str(self._run), f"{self.log}-viewer", self._browser, str(STEPS)]
+            with self.log.open("w") as file:
+                self._process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+
+    def wait(self, limit: float) -> int:
+        """Wait until the last step was seen; return 0 for that, something else for a fault."""
+        require_browser()
+        assert self._process is not None, "the run never said that its training starts"
+        return self._process.wait(limit)
+
+    def stop(self) -> None:
+        """End it, if it still waits."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
 @pytest.fixture(scope="module")
-def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def watcher(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watcher]:
+    found = Watcher(config.out, tmp_path_factory.mktemp("watcher") / "log")
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def log(config: QuickstartConfig, watcher: Watcher, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the output of the command, all of it, on a very slow machine.
 
     The first command of the page once needed more than its fixed half hour there, and failed.
@@ -76,6 +134,8 @@ def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> l
         assert run.stdout is not None
         for line in run.stdout:
             lines.append(line.rstrip("\n"))
+            if line.startswith("start of grpo: begins"):
+                watcher.start()
             if line.startswith("grpo: begins"):
                 # The parts that had fixed limits are over: the warm start, and the start of Ray and the engine.
                 burner.kill()
@@ -87,6 +147,10 @@ def log(config: QuickstartConfig, tmp_path_factory: pytest.TempPathFactory) -> l
 @pytest.fixture(scope="module")
 def summary(config: QuickstartConfig, log: list[str]) -> dict[str, Any]:
     return dict(json.loads((config.out / "summary.json").read_text()))
+
+
+def test_the_page_of_the_viewer_follows_the_training_by_itself(log: list[str], watcher: Watcher) -> None:
+    assert watcher.wait(120) == 0, watcher.log.read_text()[-2000:]
 
 
 def test_a_log_tells_how_far_each_part_is(log: list[str]) -> None:
