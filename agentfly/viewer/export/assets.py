@@ -11,7 +11,7 @@ from typing import Protocol
 from PIL import Image
 
 from agentfly.errors import ImageError
-from agentfly.images import load_image
+from agentfly.images import ImageStore, load_image
 from agentfly.viewer.index import Filters
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun
@@ -53,6 +53,7 @@ class ExportLinks(ServerLinks):
 
     Attributes:
         run: that is exported.
+        stores: gives the images of a part.
         places: of pages and images.
         here: file of the page.
         note: what the export has, for all pages.
@@ -61,6 +62,7 @@ class ExportLinks(ServerLinks):
     slug: str = ""
     live: bool = False
     run: OpenRun = field(kw_only=True)
+    stores: Callable[[int], ImageStore] = field(kw_only=True)
     places: Places = field(kw_only=True)
     here: str = field(kw_only=True)
     note: str = field(kw_only=True)
@@ -87,12 +89,12 @@ class ExportLinks(ServerLinks):
 
     def image(self, part: int, handle: str | None) -> str:
         """Return the address of an image in full size, "" where it was not kept."""
-        asset = stored(self.run, part, handle)
+        asset = self._stored(part, handle)
         return self.places.image(asset, self.here, whole=True) if asset else ""
 
     def thumb(self, part: int, handle: str | None) -> str:
         """Return the address of an image's thumbnail."""
-        asset = stored(self.run, part, handle)
+        asset = self._stored(part, handle)
         return self.places.image(asset, self.here, whole=False) if asset else ""
 
     def made(self, record: str, number: int, *, whole: bool) -> str:
@@ -103,21 +105,20 @@ class ExportLinks(ServerLinks):
             return ""
         return self.places.image(asset, self.here, whole=whole)
 
-
-def stored(run: OpenRun, part: int, handle: str | None) -> Asset | None:
-    """Return an image of a store; None where it was not kept, or its name is none."""
-    if not handle:
-        return None
-    store = run.images(part)
-    try:
-        path = store.path(handle)
-    except ImageError:
-        return None
-    if path is None or path.is_symlink() or not path.is_file():
-        return None
-    return Asset(
-        handle, lambda: _read_png(path), lambda: store.get(handle), lambda: run.thumbnails.get(handle, store)
-    )  # fmt: skip
+    def _stored(self, part: int, handle: str | None) -> Asset | None:
+        """Return an image of a store; None where it was not kept, or its name is none."""
+        if not handle:
+            return None
+        store = self.stores(part)
+        try:
+            path = store.path(handle)
+        except ImageError:
+            return None
+        if path is None or path.is_symlink() or not path.is_file():
+            return None
+        return Asset(
+            handle, lambda: _read_png(path), lambda: store.get(handle), lambda: self.run.thumbnails.get(handle, store)
+        )  # fmt: skip
 
 
 def _read_png(path: Path) -> bytes:

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -81,6 +81,7 @@ class Site:
 
     def __init__(self, run: OpenRun, settings: ViewerSettings, most: int, folder: Path) -> None:
         self.run = run
+        self._stores = cache(run.images)  # pages name thousands of images, in few parts
         self._secrets = tuple({*environment_secrets(), *_secrets_of(run)})
         if run.run.systems:
             self.choice, self.sheets = Choice((), 0), tuple(_generated_sheets(run))
@@ -128,7 +129,7 @@ class Site:
 
     def document(self, sheet: Sheet, places: Places) -> Document | None:
         """Return a page; None, with a warning, where its chain cannot be read any more."""
-        links = ExportLinks(run=self.run, places=places, here=sheet.file, note=self.note)
+        links = ExportLinks(run=self.run, stores=self._stores, places=places, here=sheet.file, note=self.note)
         try:
             html = redact(sheet.make(links).render(sheet.template), *self._secrets)
         except (AgentFlyError, KeyError) as fault:
