@@ -6,6 +6,7 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
@@ -121,7 +122,6 @@ def view(
         raise typer.BadParameter("the options of the policy, and --save, are for --try: add it, or leave them out")
     if not try_ and not found:
         raise typer.BadParameter("name the folder of a run, or give --try with --model or --base-url")
-    connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
     settings = ViewerSettings(
         host=host,
         port=port,
@@ -129,21 +129,22 @@ def view(
         engine=chosen_engine,
         agent=chosen_agent,
         tools=chosen_tools,
-        connections=connections,
+        connections=ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ())),
     )
     policy = replace(policy, engine=chosen_engine, agent=chosen_agent, tools=chosen_tools)
     if export is not None or chains is not None:
         _export(found, export, settings, chains)
         return
-
-    def started(address: str) -> None:
-        Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
-        if not no_open:
-            # A browser of the terminal keeps its caller until it ends: the server must answer meanwhile.
-            page = f"{address}try" if try_ else address
-            threading.Thread(target=webbrowser.open, args=(page,), name="browser", daemon=True).start()
-
+    started = partial(_announce, page=None if no_open else "try" if try_ else "")
     serve(found, settings, started, policy=policy if try_ else None, save=save)
+
+
+def _announce(address: str, page: str | None) -> None:
+    """Print the address of the viewer, and open one of its pages unless that is None."""
+    Console().print(Text(printable(f"viewer: {address} (Ctrl-C stops it)")))
+    if page is not None:
+        # A browser of the terminal keeps its caller until it ends: the server must answer meanwhile.
+        threading.Thread(target=webbrowser.open, args=(address + page,), name="browser", daemon=True).start()
 
 
 def _export(runs: Sequence[RunFolder], out: Path | None, settings: ViewerSettings, most: int | None) -> None:

@@ -117,12 +117,12 @@ def chart(
         about: what is shown, in a few words.
         x_label: what the x axis counts.
     """
-    kept = [(line, _finite(line)) for line in lines]
-    points = [point for _, (found, _) in kept for point in found]
-    if not points:
+    kept = [(number, line, *found) for number, line in enumerate(lines) if (found := _finite(line))[0]]
+    if not kept:
         return None
-    x_ticks, x_low, x_high = _ticks(min(x for x, _ in points), max(x for x, _ in points), whole=True)
-    ends = [y for _, (found, band) in kept for y in [*(y for _, y in found), *(end for pair in band for end in pair)]]
+    xs = [x for _, _, points, _ in kept for x, _ in points]
+    x_ticks, x_low, x_high = _ticks(min(xs), max(xs), whole=True)
+    ends = [y for *_, points, band in kept for y in [*(y for _, y in points), *(end for pair in band for end in pair)]]
     low, high = y_range or (min(ends), max(ends))
     y_ticks, y_low, y_high = _ticks(low, high)
 
@@ -131,14 +131,9 @@ def chart(
         up = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
         return round(across, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
 
-    means = any(_is_smoothed(line, found) for line, (found, _) in kept)
-    # Behind many lines their noise would hide them.
-    shows_noise = len([found for _, (found, _) in kept if found]) <= 2
-    drawn = [
-        _draw(line, number, found, band, place, unit, noise=shows_noise)
-        for number, (line, (found, band)) in enumerate(kept)
-        if found
-    ]
+    means = any(_is_smoothed(line, points) for _, line, points, _ in kept)
+    noise = len(kept) <= 2  # behind many lines theirs would hide them
+    drawn = (_draw(line, number, points, band, place, unit, noise=noise) for number, line, points, band in kept)
     return Chart(
         title,
         tuple(drawn),

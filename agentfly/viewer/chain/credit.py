@@ -97,7 +97,8 @@ def advantage_of(index: Index, row: Row, setup: RunSetup, reward: float | None, 
     if unknown := _unknown(setup):
         return Advantage((), f"not known: {unknown}")
     whole_step = setup.estimator == "reinforce_plus_plus"
-    peers = _step(index, row) if whole_step else _group(index, row)
+    where = "part = ? AND step IS ?" + ("" if whole_step else " AND group_id = ?")
+    peers = _chains(index, where, row.part, row.step, *(() if whole_step else (row.group_id,)))
     own = next((one for one in peers if one.n == row.n), Rewarded(row.n, reward, turns, row.tokens))
     if setup.credit is not None and setup.estimator in _BY_TURN and not all(one.credit for one in peers):
         return Advantage((), "not known: an earlier version wrote these chains without the rewards of their turns")
@@ -114,7 +115,9 @@ def group_advantage(own: Rewarded, group: Sequence[Rewarded], setup: RunSetup) -
     """
     rewards = [one.reward for one in group]
     if setup.estimator == "rloo":
-        value = _leave_one_out(own.reward, rewards)
+        # Of one chain, the reward as it is.
+        count = len(rewards)
+        value = own.reward if count < 2 else (own.reward - sum(rewards) / count) * count / (count - 1)
         words = f"its reward less the mean of the other {len(group) - 1} of its group"
         return Advantage((value,) * own.turns, words, _CORE, tuple(group))
     what = "the reward from a turn on" if setup.estimator == "turn_grpo" and own.credit else "its reward"
@@ -159,11 +162,6 @@ def _compared(value: float, peers: Sequence[float], by_std: bool) -> float:
     return (value - mean) / (spread + EPSILON) if by_std else value - mean
 
 
-def _leave_one_out(value: float, rewards: Sequence[float]) -> float:
-    count = len(rewards)
-    return value if count < 2 else (value - sum(rewards) / count) * count / (count - 1)
-
-
 def step_advantage(own: Rewarded, step: Sequence[Rewarded]) -> Advantage:
     """Return the advantages of REINFORCE++: rewards from a token on, whitened over all sampled tokens of the step.
 
@@ -181,14 +179,6 @@ def step_advantage(own: Rewarded, step: Sequence[Rewarded]) -> Advantage:
     what = "the reward from a turn on" if own.credit else "its reward"
     words = f"{what}, whitened over the {tokens} sampled tokens of the {len(step)} chains of its step"
     return Advantage(values, words, _CORE)
-
-
-def _group(index: Index, row: Row) -> list[Rewarded]:
-    return _chains(index, "part = ? AND group_id = ? AND step IS ?", row.part, row.group_id, row.step)
-
-
-def _step(index: Index, row: Row) -> list[Rewarded]:
-    return _chains(index, "part = ? AND step IS ?", row.part, row.step)
 
 
 def _chains(index: Index, where: str, *values: object) -> list[Rewarded]:

@@ -12,7 +12,7 @@ from agentfly.agents.trajectory import plain
 MOST_SHOWN = 600  # characters of a text before it is cut
 _KEPT = "\n\t"
 _LARGEST = 1e100
-_PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
+_SIGNS = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
 @dataclass(frozen=True)
