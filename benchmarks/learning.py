@@ -10,7 +10,8 @@ goes on where it was stopped. Several runs at a time, with one thread each, are 
 minutes. An interval is Student's t over the seeds.
 
 The arms `no_look`, `look` and `retouch` have task types, tools and a warm start of their own. They stand in tables of
-their own, which also tell which tools the policy calls before training and after it.
+their own, which also tell which tools the policy calls before training and after it. They need steps of 16 prompts, in
+which they update the policy twice.
 """
 
 from __future__ import annotations
@@ -52,8 +53,13 @@ RECIPE = CONFIG_DIR / "stickers.yaml"
 # A critic has some sixty returns a step to learn from, and starts at zero: it takes four small steps on each batch
 # twice, and the policy waits until it has seen two batches.
 CRITIC = ("trainer.critic_warmup=3", "critic.optim.lr=1e-3", "critic.ppo_epochs=2", "critic.cliprange_value=10")
-# More tools, a second image and a look before the edit take more tokens.
-LONGER = ("data.max_prompt_length=96", "data.max_response_length=256")
+# More tools, a second image and a look before the edit take more tokens. Whether to look is one token in a hundred: at
+# the recipe's rate it did not change in 24 steps.
+LONGER = (
+    "data.max_prompt_length=96",
+    "data.max_response_length=256",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+)
 ARMS: Mapping[str, tuple[str, ...]] = {
     "ppo": ("algorithm.adv_estimator=gae", "algorithm.gamma=1.0", "algorithm.lam=1.0", *CRITIC),
     "grpo": ("algorithm.adv_estimator=grpo",),
@@ -81,25 +87,34 @@ class World:
         name: of the files of its tasks, and in the names of plots.
         families: task types.
         warm_start: settings, but for the seed.
+        updates: of the policy in a step.
     """
 
     name: str
     families: tuple[str, ...]
     warm_start: WarmStartConfig
+    updates: int = 1
 
     @classmethod
-    def of_tools(cls, name: str, families: tuple[str, ...], *tools: str) -> World:
-        """Return the world of families whose agent has these tools."""
+    def of_tools(cls, name: str, families: tuple[str, ...], *tools: str, taught: Sequence[str] = ()) -> World:
+        """Return the world of families whose agent has these tools.
+
+        Args:
+            name, families, tools: of the world.
+            taught: task types of the warm start, if not those of the world.
+        """
         card = PolicyConfig(system_prompt=None, max_turns=5, max_tokens_per_turn=40, tools=tools)
         # After 500 steps the places and shapes that a sentence names are not yet taken from it.
-        turns, sft = dict.fromkeys(families, 1) | {families[0]: 2}, SFTConfig(steps=1000, batch_size=16)
-        return cls(name, families, WarmStartConfig(demonstrations=4000, families=turns, sft=sft, card=card))
+        turns, sft = dict.fromkeys(taught or families, 1) | {families[0]: 2}, SFTConfig(steps=1000, batch_size=16)
+        return cls(name, families, WarmStartConfig(demonstrations=4000, families=turns, sft=sft, card=card), updates=2)
 
 
 STICKERS = World("", FAMILIES, WarmStartConfig())
+# A type in which a look pays for a policy of this size, and one in which it costs a turn for nothing.
+SEEN = ("tiny", "most")
 WORLDS: Mapping[str, World] = {
-    "no_look": World.of_tools("look", LOOK_FAMILIES, "edit"),
-    "look": World.of_tools("look", LOOK_FAMILIES, "edit", "zoom", "colour_at"),
+    "no_look": World.of_tools("look", SEEN, "edit", taught=LOOK_FAMILIES),
+    "look": World.of_tools("look", SEEN, "edit", "zoom", "colour_at", taught=LOOK_FAMILIES),
     "retouch": World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_colour"),
 }
 
@@ -120,9 +135,10 @@ class Budget:
     test_tasks: int = 100
     test_every: int = 6
 
-    def overrides(self) -> list[str]:
-        """The budget in verl's keys."""
+    def overrides(self, updates: int) -> list[str]:
+        """Return the budget in verl's keys, for so many updates of the policy in a step."""
         values = {
+            "actor_rollout_ref.actor.ppo_mini_batch_size": max(1, self.prompts // updates),
             "trainer.total_training_steps": self.steps,
             "data.train_batch_size": self.prompts,
             "actor_rollout_ref.rollout.n": self.samples,
@@ -143,6 +159,7 @@ class Laboratory:
         blanked: whether the trained policies are evaluated on grey images too.
         overrides: of an arm, after its own.
         threads: compute threads of each process of a run; those of the recipe when None.
+        one_warm_start: every seed starts from the warm start of this one; each from its own when None.
     """
 
     def __init__(
@@ -154,9 +171,11 @@ class Laboratory:
         blanked: bool = False,
         overrides: Mapping[str, Sequence[str]] | None = None,
         threads: int | None = None,
+        one_warm_start: int | None = None,
     ) -> None:
         self._out, self._budget, self._given = out.absolute(), budget, given
         self._blanked, self._overrides, self._threads = blanked, overrides or {}, threads
+        self._one_warm_start = one_warm_start
 
     def make_ready(self, arm: str, seed: int, tell: Callable[[str], None]) -> tuple[Path, Path, Path]:
         """Make what the runs of a seed share where it is missing: warm start, training tasks, held-out tasks."""
@@ -183,7 +202,7 @@ class Laboratory:
             values["agentfly.threads"] = self._threads
         given = [to_override(key, value) for key, value in values.items()]
         shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped half way
-        what = prepare(compose(RECIPE, [*given, *self._budget.overrides(), *own]))
+        what = prepare(compose(RECIPE, [*given, *self._budget.overrides(WORLDS.get(arm, STICKERS).updates), *own]))
         outcome = launch(what, on_step=lambda step, metrics: tell(_line(step, metrics)))
         validations, steps = read_metrics(outcome.metrics)
         start = {str(phase): seconds for phase, seconds in outcome.phase_seconds.items() if phase != "training"}
@@ -194,6 +213,7 @@ class Laboratory:
     def _warm_start(self, arm: str, seed: int, tell: Callable[[str], None]) -> Path:
         if self._given is not None:
             return self._given.absolute()
+        seed = seed if self._one_warm_start is None else self._one_warm_start
         name = f"warm_start-{arm}-{seed}" if arm in WORLDS else f"warm_start-{seed}"
         folder, world = self._out / name, WORLDS.get(arm, STICKERS)
         config = world.warm_start.model_copy(update={"seed": seed})
@@ -296,6 +316,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arms", type=_arms, default=list(ARMS), help=", ".join(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--warm-start", type=Path, help="policy that every seed starts from; else one a seed is made")
+    parser.add_argument(
+        "--one-warm-start", action="store_true", help="all seeds of an arm start from the warm start of the first"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--override", type=_override, action="append", default=[], metavar="ARM:key=value")
     parser.add_argument("--blanked", action="store_true", help="evaluate the trained policies on grey images too")
@@ -330,7 +353,13 @@ def main() -> None:
     # A thread that spins while it waits for one whose core another run has taken costs more than it gives.
     threads = 1 if given.jobs > 1 else None
     laboratory = Laboratory(
-        given.out, budget, given.warm_start, blanked=given.blanked, overrides=overrides, threads=threads
+        given.out,
+        budget,
+        given.warm_start,
+        blanked=given.blanked,
+        overrides=overrides,
+        threads=threads,
+        one_warm_start=given.seeds[0] if given.one_warm_start else None,
     )
     pairs = [(arm, seed) for seed in given.seeds for arm in given.arms]
     try:

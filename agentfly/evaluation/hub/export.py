@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from agentfly.agents.trajectory_file import FILE_NAME, TrajectoryLine, image_folder, read_trajectories
+from agentfly.agents.trajectory_file import FILE_NAME, image_folder, read_trajectories
 from agentfly.errors import AgentFlyError, ConfigError, ImageError, first_line, require
 from agentfly.evaluation.hub.card import Card, Figures
 from agentfly.evaluation.hub.columns import row_of, trajectory_features
@@ -120,7 +119,7 @@ def _write(run: _Run, kept: set[int], request: HubExport, folder: Path, left_out
     # Without a folder of images there is a text-only agent, or a log that kept none.
     store = ImageStore(image_folder(run.path), max_bytes=_STORE_BYTES)
     with Shards(folder / "data", features, request.shard_bytes) as shards:
-        for line in _lines(run.path, kept):
+        for line in (line for number, line in read_trajectories(run.path) if number in kept):
             try:
                 row = row_of(line, store, run.model, run.secrets, tokens=request.tokens)
             except ImageError:
@@ -199,7 +198,3 @@ def _kept_lines(path: Path, request: HubExport, left_out: Counter[str]) -> set[i
     left_out["below the minimum score"] = len(last) - len(numbers)
     left_out["beyond the limit"] = len(numbers) - len(kept)
     return set(kept)
-
-
-def _lines(path: Path, kept: set[int]) -> Iterator[TrajectoryLine]:
-    return (line for number, line in read_trajectories(path) if number in kept)

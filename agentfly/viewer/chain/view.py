@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory, Turn
+from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory
 from agentfly.agents.trajectory_file import TrajectoryLine, first_messages
 from agentfly.images.store import HANDLE
 from agentfly.messages import ImagePart, Message, ToolCall
@@ -287,7 +287,7 @@ def _turns(line: TrajectoryLine, images: _Images, cut: Cutter) -> Iterator[TurnV
             turn.finish_reason[:40],
             duration(turn.seconds),
             turn.prompt_tokens,
-            _sampled(turn),
+            max(0, turn.end - turn.start) or turn.completion_tokens,
             calls,
             max(len(asked), len(calls)),
             finite(credit[index]) if credit else None,
@@ -361,7 +361,3 @@ def _said(message: Message, images: _Images, cut: Cutter, most: int) -> Said:
             parts.append(cut(part.text, most))
     calls = tuple(cut(f"{call.name}({pretty(dict(call.arguments))})") for call in message.tool_calls)
     return Said(message.role, tuple(parts), calls)
-
-
-def _sampled(turn: Turn) -> int:
-    return max(0, turn.end - turn.start) or turn.completion_tokens

@@ -100,7 +100,7 @@ def _counts(database: sqlite3.Connection, source: str, filters: Filters) -> tupl
     total, counts = 0, {name: Counter[Any]() for name in FACETS}
     for *cells, number in combinations:
         has = {
-            name: _values(cell) if name in ("tool", "alarm") else (cell,)
+            name: tuple(filter(None, cell.split("|"))) if name in ("tool", "alarm") else (cell,)
             for name, cell in zip(FACETS, cells, strict=True)
         }
         refused = [
@@ -110,7 +110,3 @@ def _counts(database: sqlite3.Connection, source: str, filters: Filters) -> tupl
         for name in FACETS if not refused else refused if len(refused) == 1 else ():
             counts[name].update(dict.fromkeys(has[name], number))
     return total, counts
-
-
-def _values(names: str) -> tuple[str, ...]:
-    return tuple(word for word in names.split("|") if word)

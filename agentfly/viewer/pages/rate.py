@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from agentfly.serving.errors import RequestRefused, ServerFault
-from agentfly.viewer.agreement import FEWEST, Agreement, Rated, agreements
+from agentfly.viewer.agreement import FEWEST, Rated, agreements
 from agentfly.viewer.index import Filters
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
@@ -164,17 +164,13 @@ def show(request: Request, slug: str) -> Response:
         kept=kept,
         damaged=damaged,
         given=len(given),
-        agreements=_agreements(viewer_of(request), given),
+        agreements=agreements(list(Rated(viewer_of(request)).rows(given))) if len(given) >= FEWEST else [],
         fewest=FEWEST,
         most_words=MOST_WORDS,
         others=[opened.run for name, opened in viewer_of(request).runs.items() if name != slug],
         chains=state.chains,
     )
     return page_response(page, "rate.html.jinja")
-
-
-def _agreements(viewer: Viewer, given: list[Rating]) -> list[Agreement]:
-    return agreements(list(Rated(viewer).rows(given))) if len(given) >= FEWEST else []
 
 
 @router.post("/runs/{slug}/rate")

@@ -185,13 +185,14 @@ def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: 
 def test_arms_compose_with_the_same_budget(learning: ModuleType, tmp_path: Path) -> None:
     budget, found = learning.Budget(steps=4, prompts=8, samples=4), {}
     given = [f"agentfly.model={tmp_path}", f"agentfly.out={tmp_path}", "agentfly.data.train=stickers"]
-    for arm in ("ppo", "turn_credit_no_tool_cost"):
-        found[arm] = compose(learning.RECIPE, [*given, *budget.overrides(), *learning.ARMS[arm]])
+    for arm, updates in (("ppo", 1), ("turn_credit_no_tool_cost", 1), ("look", 2)):
+        found[arm] = compose(learning.RECIPE, [*given, *budget.overrides(updates), *learning.ARMS[arm]])
     for config in found.values():
         assert config.data.train_batch_size * config.actor_rollout_ref.rollout.n == 32
         assert config.trainer.total_training_steps == 4
         assert config.trainer.val_before_train is True
         assert config.actor_rollout_ref.rollout.val_kwargs.temperature == 0
+    assert [config.actor_rollout_ref.actor.ppo_mini_batch_size for config in found.values()] == [8, 8, 4]
     assert found["ppo"].algorithm.adv_estimator == "gae"
     assert found["ppo"].critic.ppo_mini_batch_size == 2
     assert set(learning.ARMS["grpo"]) < set(learning.ARMS["one_call"])
@@ -240,7 +241,8 @@ def test_arms_that_look_and_retouch_have_worlds_of_their_own(learning: ModuleTyp
     given = [f"agentfly.model={tmp_path}", f"agentfly.out={tmp_path}", "agentfly.data.train=stickers"]
     look, blind = (compose(learning.RECIPE, [*given, *learning.ARMS[arm]]) for arm in ("look", "no_look"))
     assert look == blind
-    assert learning.WORLDS["look"].families == learning.WORLDS["no_look"].families == LOOK_FAMILIES
+    assert learning.WORLDS["look"].families == learning.WORLDS["no_look"].families == ("tiny", "most")
+    assert set(learning.WORLDS["look"].warm_start.families) == set(LOOK_FAMILIES)
     tools = {arm: set(world.warm_start.card.tools) for arm, world in learning.WORLDS.items()}
     assert tools["look"] - tools["no_look"] == {"zoom", "colour_at"}
     assert set(learning.WORLDS["retouch"].warm_start.families) == set(RETOUCH_FAMILIES)
@@ -259,6 +261,9 @@ def test_a_laboratory_keeps_the_worlds_of_its_arms_apart(
     assert len({files[1] for files in ready.values()}) == 3
     tasks = list(load_tasks(ready["retouch"][2]))
     assert [task.task_type for task in tasks] == list(RETOUCH_FAMILIES)
+    shared = learning.Laboratory(tmp_path / "shared", learning.Budget(1, 4, 2, 5), one_warm_start=7)
+    assert {shared.make_ready("look", seed, told.append)[0].name for seed in (7, 8)} == {"warm_start-look-7"}
+    assert len({shared.make_ready("look", seed, told.append)[1] for seed in (7, 8)}) == 2
 
 
 def look_run(learning: ModuleType, arm: str, success: float) -> Any:
