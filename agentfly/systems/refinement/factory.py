@@ -8,7 +8,6 @@ from pydantic import SecretStr
 
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
 from agentfly.evaluators import Evaluator, Rubric, close_evaluator, load_rubric, make_evaluator
-from agentfly.redaction import read_key
 from agentfly.systems.generators import ImageGenerator
 from agentfly.systems.generators.responses import ResponsesClient
 from agentfly.systems.refinement.loop import RefinementLoop
@@ -93,10 +92,11 @@ def make_judge(settings: RefinementSettings) -> Evaluator:
     """Make the evaluator of the settings, or a vision-language model that judges images by their prompt."""
     if settings.evaluator is not None:
         return make_evaluator(settings.evaluator)
+    endpoint = settings.endpoint(settings.judge_base_url or settings.base_url)
     spec: dict[str, object] = {
         "evaluator": "judge",
         "model": settings.judge_model or settings.model,
-        "base_url": settings.judge_base_url or settings.base_url,
+        "base_url": endpoint.base_url,
         "api_key_env": settings.api_key_env,
         "scheme": "generation",
         "rubric": settings.rubric,
@@ -122,10 +122,11 @@ def make_prompter(settings: RefinementSettings, rubric: Rubric | None) -> tuple[
         kind = "responses" if url is None or same else "chat"
     if kind == "feedback":
         return FeedbackPrompter, None
+    endpoint = settings.endpoint(url)
     if kind == "responses":
-        client = ResponsesClient(model, settings.endpoint(url))
+        client = ResponsesClient(model, endpoint)
         return lambda: ResponsesPrompter(client, rubric), client.close
-    key = read_key(settings.api_key_env)
+    key = endpoint.secret
     config = ClientConfig(
         base_url=url or OPENAI_URL,
         api_key=SecretStr(key) if key else None,

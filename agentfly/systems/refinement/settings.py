@@ -107,5 +107,11 @@ class RefinementSettings(Settings):
         return int(width), int(height)
 
     def endpoint(self, base_url: str | None) -> Endpoint:
-        """Return an endpoint with the key, time limit and retries of these settings."""
-        return Endpoint(base_url=base_url, api_key_env=self.api_key_env, timeout=self.timeout, retries=self.retries)
+        """Return an endpoint with the key, time limit and retries of these settings.
+
+        Raises:
+            ConfigError: it needs a key and there is none; found before an image is made, which may take minutes.
+        """
+        found = Endpoint(base_url=base_url, api_key_env=self.api_key_env, timeout=self.timeout, retries=self.retries)
+        found.key()
+        return found

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
-from agentfly.systems.refinement import settings
+from agentfly.systems.refinement import RefinementSettings, make_loop, settings
 from agentfly.systems.refinement.command import UploadError, upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
@@ -77,7 +77,19 @@ def test_agentfly_generate_without_a_key_is_one_line_and_exit_code_1(tmp_path: P
     assert done.returncode == 1
     assert "no API key: set OPENAI_API_KEY" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-    assert json.loads(done.stdout)["best_image_url"] is None
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("role", ["judge", "prompter"])
+def test_a_key_that_is_missing_is_told_before_an_image_is_made(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    others = {"judge": {"prompter": "feedback"}, "prompter": {"evaluator": "structural", "prompter": "chat"}}
+    settings = RefinementSettings(generator="classical", **others[role])
+    with pytest.raises(ConfigError, match="no API key: set OPENAI_API_KEY"):
+        make_loop(settings)
 
 
 def test_no_image_is_exit_code_1_with_the_reason(openai: OpenAIServer, tmp_path: Path) -> None:
