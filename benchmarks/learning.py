@@ -21,7 +21,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from learning_results import (
@@ -88,12 +88,19 @@ class World:
         families: task types.
         warm_start: settings, but for the seed.
         updates: of the policy in a step.
+        weights: how often a type is drawn for one of the others; 1 where it is not named.
     """
 
     name: str
     families: tuple[str, ...]
     warm_start: WarmStartConfig
     updates: int = 1
+    weights: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def turn(self) -> list[str]:
+        """The types in the order in which training tasks are drawn, again and again."""
+        return [family for family in self.families for _ in range(self.weights.get(family, 1))]
 
     @classmethod
     def of_tools(cls, name: str, families: tuple[str, ...], *tools: str, taught: Sequence[str] = ()) -> World:
@@ -115,7 +122,10 @@ SEEN = ("tiny", "most")
 WORLDS: Mapping[str, World] = {
     "no_look": World.of_tools("look", SEEN, "edit", taught=LOOK_FAMILIES),
     "look": World.of_tools("look", SEEN, "edit", "zoom", "colour_at", taught=LOOK_FAMILIES),
-    "retouch": World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_colour"),
+    # Two types want one tool, and the third another: drawn alike, the policy learns the first tool for all of them.
+    "retouch": replace(
+        World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_colour"), weights={"cast": 2}
+    ),
 }
 
 
@@ -234,7 +244,7 @@ class Laboratory:
         count = budget.steps * budget.prompts
         train = folder / f"train{kind}-{seed}-{count}.parquet"
         if not train.exists():
-            names = [families[n % len(families)] for n in range(count)]
+            names = [world.turn[n % len(world.turn)] for n in range(count)]
             tasks = (stickers.task(1_000_000 + n, "train", name, seed=seed) for n, name in enumerate(names))
             write_rows(tasks, folder, train.stem)
         return train, held_out
