@@ -70,6 +70,7 @@ RUN_ELSEWHERE = {
     "python benchmarks/training.py": "tests/unit/benchmarks/test_training_benchmark.py",
     "python benchmarks/gpu.py": "tests/unit/benchmarks/test_gpu_benchmark.py",
     "python benchmarks/loops_alone.py": "tests/unit/benchmarks/test_training_benchmark.py",
+    "python benchmarks/recording.py": "tests/unit/benchmarks/test_recording_benchmark.py",
 }
 
 
