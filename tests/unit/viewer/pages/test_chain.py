@@ -86,7 +86,7 @@ def test_a_page_says_which_number_is_reward_and_which_is_advantage(pages: Pages)
     text = text_of(pages.get("1"))
     # The parts in this line do not make its reward of 0.25, so nothing is said of how they do.
     assert "Reward 0.25 Parts of the reward edit the score, divided by 100 +0.500 Advantage -0.87" in text
-    assert "standard deviations, the same for each turn Its reward less the mean of the 3 chains" in text
+    assert "standard deviations, all turns Its reward less the mean of the 3 chains" in text
     assert "Above 0, the sampled tokens become likelier; below 0, less likely." in text
     assert "Rewards of the 3 chains of its group; its own is marked. 0.25 1 0.5" in text
 
