@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlencode
@@ -55,12 +55,12 @@ class ServerLinks:
 
     Attributes:
         slug: of the run; "" on pages of no run.
-        folders: of the images, by part, in which an image is looked for before a page asks for it; None asks for all.
+        folders: of the images, by part: only an image that lies in its folder has an address.
     """
 
     slug: str
     live: bool = True
-    folders: Mapping[int, Path] | None = None
+    folders: Mapping[int, Path] = field(default_factory=dict)
     note: str = ""
 
     def static(self, name: str) -> str:
@@ -116,10 +116,6 @@ class ServerLinks:
         return self.page(f"made/{quote(record, safe='')}/{number}{'' if whole else '.webp'}")
 
     def _is_kept(self, part: int, handle: str) -> bool:
-        """Return True for the handle of an image that may be there."""
-        if not HANDLE.fullmatch(handle):
-            return False  # a line may name anything
-        if self.folders is None:
-            return True
+        """Return True for the handle of an image that is there. A line may name anything."""
         folder = self.folders.get(part)
-        return folder is not None and (folder / f"{handle}.png").is_file()
+        return folder is not None and HANDLE.fullmatch(handle) is not None and (folder / f"{handle}.png").is_file()

@@ -12,7 +12,6 @@ from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.datasets.photos import PHOTOS, load_photo
 from agentfly.errors import AgentFlyError
 from agentfly.images import load_image
-from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.thumbnails import thumbnail_bytes
 
@@ -103,7 +102,7 @@ def package_samples() -> tuple[Sample, ...]:
 def _of_run(run: OpenRun) -> Iterator[Sample]:
     try:
         run.up_to_date(_SECONDS)
-        rows = run.index.query(_SQL)
+        rows, links = run.index.query(_SQL), run.links()
     except (AgentFlyError, OSError):  # a run that is gone has no samples
         return
     count = 0
@@ -112,5 +111,5 @@ def _of_run(run: OpenRun) -> Iterator[Sample]:
         if source in store and count < _MOST_OF_RUN:
             count += 1
             key, words = f"{run.run.slug}-{row['n']}", row["instruction"]
-            thumb = ServerLinks(run.run.slug).thumb(row["part"], source)
+            thumb = links.thumb(row["part"], source)
             yield Sample(key, run.run.name, words, words or "image", partial(store.get, source), thumb)

@@ -67,7 +67,7 @@ def image(request: Request, slug: str, part: int, handle: str) -> Response:
 def thumbnail(request: Request, slug: str, part: int, handle: str) -> Response:
     """Return a thumbnail."""
     run = request.app.state.viewer[slug]
-    return FileResponse(run.thumbnails.get(handle, run.images(part)), media_type="image/webp", headers=_FOREVER)
+    return Response(run.thumbnails.get(handle, run.images(part)), media_type="image/webp", headers=_FOREVER)
 
 
 @files.get("/runs/{slug}/revision")

@@ -17,6 +17,7 @@ from agentfly.viewer.chain.setup import RunSetup
 from agentfly.viewer.index import Index, Row
 
 EPSILON = 1e-6  # beside the deviation of a group
+_REWARD, _DEVIATIONS = "of the reward", "standard deviations"  # units of an advantage
 _WHITE = 1e-8  # beside the variance of a step
 _CORE = "verl, trainer/ppo/core_algos.py"
 _OURS = "agentfly.training.verl.turn_grpo"
@@ -70,12 +71,14 @@ class Advantage:
         by_turn: one a turn; empty where they are not known.
         words: how they were computed, or why they are not known.
         source: module with the formula.
+        unit: of the values.
         group: numbers and rewards of the chains that it was compared with, itself among them.
     """
 
     by_turn: tuple[float, ...]
     words: str
     source: str = ""
+    unit: str = ""
     group: tuple[Rewarded, ...] = ()
 
 
@@ -119,11 +122,12 @@ def group_advantage(own: Rewarded, group: Sequence[Rewarded], setup: RunSetup) -
         count = len(rewards)
         value = own.reward if count < 2 else (own.reward - sum(rewards) / count) * count / (count - 1)
         words = f"its reward less the mean of the other {len(group) - 1} of its group"
-        return Advantage((value,) * own.turns, words, _CORE, tuple(group))
+        return Advantage((value,) * own.turns, words, _CORE, _REWARD, tuple(group))
     what = "the reward from a turn on" if setup.estimator == "turn_grpo" and own.credit else "its reward"
     words = f"{what} less the mean of the {len(group)} chains of its group"
     by_std, plainly = ", divided by their standard deviation (that of a sample)", ", not divided by their deviation"
     words += by_std if setup.by_std else plainly
+    unit = _DEVIATIONS if setup.by_std else _REWARD
     if setup.estimator == "turn_grpo":
         values = []
         for turn, value in enumerate(own.returns):
@@ -131,11 +135,11 @@ def group_advantage(own: Rewarded, group: Sequence[Rewarded], setup: RunSetup) -
             whole = [one.returns[0] for one in group if one.returns]
             values.append(_compared(value, peers if len(peers) > 1 else whole, setup.by_std))
         words += "; each turn is compared with the chains that have it"
-        return Advantage(own.by_turn(values), words, _OURS, tuple(group))
+        return Advantage(own.by_turn(values), words, _OURS, unit, tuple(group))
     # verl takes a single chain's reward as it is.
     alone = own.reward / (1.0 + EPSILON) if setup.by_std else own.reward
     value = _compared(own.reward, rewards, setup.by_std) if len(rewards) > 1 else alone
-    return Advantage((value,) * own.turns, words, _CORE, tuple(group))
+    return Advantage((value,) * own.turns, words, _CORE, unit, tuple(group))
 
 
 def _unknown(setup: RunSetup) -> str:
@@ -178,7 +182,7 @@ def step_advantage(own: Rewarded, step: Sequence[Rewarded]) -> Advantage:
     values = own.by_turn([(value - mean) / math.sqrt(variance + _WHITE) for value in own.returns])
     what = "the reward from a turn on" if own.credit else "its reward"
     words = f"{what}, whitened over the {tokens} sampled tokens of the {len(step)} chains of its step"
-    return Advantage(values, words, _CORE)
+    return Advantage(values, words, _CORE, _DEVIATIONS)
 
 
 def _chains(index: Index, where: str, *values: object) -> list[Rewarded]:

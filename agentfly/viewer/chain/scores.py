@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agentfly.agents.trajectory_file import AUDIT, TrajectoryLine
 from agentfly.evaluators import NotScored
+from agentfly.evaluators.reward import HIGHEST, LOWEST
 from agentfly.viewer.chain.words import Cutter, Text, finite
+
+# Of `agentfly.evaluators.reward.compose_reward`; a reward function may have any others.
+_PARTS: Mapping[str, str] = {
+    "edit": "the score, divided by 100",
+    "format": "malformed calls, or no answer",
+    "failed": "calls that failed",
+    "tool_cost": "calls beyond the free ones",
+    "overlong": "turns cut at their token limit",
+}
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """A part of the reward: its name, its meaning ("" where it is not known), and its value if that is a number."""
+
+    name: str
+    about: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class RewardView:
+    """What the trainer learns from.
+
+    Attributes:
+        value: None where there is none, or it is no number.
+        parts: of it.
+        words: how they make it, and its range; "" where that is not known.
+    """
+
+    value: float | None
+    parts: tuple[RewardPart, ...] = ()
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +106,21 @@ def audit_of(line: TrajectoryLine, cut: Cutter) -> AuditView | None:
         return AuditView(None, None, cut(str(found.reason)))
     value, score = finite(found.value), finite(line.trajectory.score)
     return AuditView(value, None if value is None or score is None else value - score, None)
+
+
+def reward_of(reward: object, parts: object) -> RewardView:
+    """Return the reward of a chain with its parts."""
+    value = finite(reward)
+    found = tuple(RewardPart(name, _PARTS.get(name, ""), part) for name, part in numbers(parts))
+    if not found or value is None:
+        return RewardView(value, found)
+    total, ours = math.fsum(part.value or 0.0 for part in found), all(part.about for part in found)
+    words = ""
+    if math.isclose(total, value, abs_tol=1e-6):
+        words = "The sum of its parts"
+    elif ours and math.isclose(min(max(total, LOWEST), HIGHEST), value, abs_tol=1e-6):
+        words = f"The sum of its parts ({total:.3g}), cut at the end of its range"
+    return RewardView(value, found, f"{words}; from {LOWEST:g} to {HIGHEST:g}" if words and ours else words)
 
 
 def numbers(values: object) -> tuple[tuple[str, float | None], ...]:

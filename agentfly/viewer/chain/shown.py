@@ -136,7 +136,7 @@ def _shown(
     view = view_chain(line)
     vocabulary, words = find_vocabulary(tokenizer, setup) if line.trajectory.tokens is not None else (None, "")
     stream = token_stream(line.trajectory, vocabulary)
-    advantage = advantage_of(run.index, row, setup, view.reward, len(view.turns))
+    advantage = advantage_of(run.index, row, setup, view.reward.value, len(view.turns))
     sight = find_sight(setup.policies)
     facts = image_facts({*view.handles, *line.trajectory.images}, stream, run.images(row.part), sight)
     lost = any(not facts[handle].kept for handle in view.handles)

@@ -13,7 +13,7 @@ from agentfly.agents.trajectory import StopReason, ToolRecord, Trajectory
 from agentfly.agents.trajectory_file import TrajectoryLine, first_messages
 from agentfly.images.store import HANDLE
 from agentfly.messages import ImagePart, Message, ToolCall
-from agentfly.viewer.chain.scores import AuditView, ScoreView, audit_of, numbers, scores_of
+from agentfly.viewer.chain.scores import AuditView, RewardView, ScoreView, audit_of, reward_of, scores_of
 from agentfly.viewer.chain.words import Cutter, Text, duration, finite, pretty
 
 STOPS: Mapping[StopReason | None, str] = {
@@ -150,7 +150,7 @@ class ChainView:
         answer, final: words and image of the answer.
         scores: one an evaluator, without that of an audit.
         audit: None where the chain was not audited.
-        reward, reward_parts: what the trainer learns from.
+        reward: what the trainer learns from.
         seconds: of the chain.
         step, validate: of training.
         metadata: of the task, in JSON.
@@ -176,8 +176,7 @@ class ChainView:
     final: Shot | None
     scores: tuple[ScoreView, ...]
     audit: AuditView | None
-    reward: float | None
-    reward_parts: tuple[tuple[str, float | None], ...]
+    reward: RewardView
     seconds: float | None
     step: int | None
     validate: bool | None
@@ -231,8 +230,7 @@ def view_chain(line: TrajectoryLine, most: int | None = None) -> ChainView:
         final=images.given(t.final_image),
         scores=tuple(scores_of(line, cut)),
         audit=audit_of(line, cut),
-        reward=finite(t.reward),
-        reward_parts=numbers(t.reward_parts),
+        reward=reward_of(t.reward, t.reward_parts),
         seconds=duration(t.seconds),
         step=line.step,
         validate=line.validate,

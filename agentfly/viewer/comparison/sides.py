@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentfly.viewer.index import Index
+from agentfly.viewer.runs.folder import RunFolder
+
+_LONGEST_NAME = 32  # characters of the name of a side
+_SHARED = 8  # of them, and of a word, that two long names share at their beginning
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,10 @@ class Side:
     parts: tuple[PartChoice, ...]
 
     @property
-    def label(self) -> str:
-        """Shown name."""
-        words = [self.slug, self.part.label]
-        if self.step is not None:
-            words.append(f"{'validation at ' if self.part.validated else ''}step {self.step}")
-        return ", ".join(word for word in words if word)
+    def moment(self) -> str:
+        """Part and step in words; "" for all chains of a run."""
+        step = f"{'validation at ' if self.part.validated else ''}step {self.step}" if self.step is not None else ""
+        return ", ".join(word for word in (self.part.label, step) if word)
 
     def where(self) -> tuple[str, list[int]]:
         """Return the condition on its chains in SQL and its values."""
@@ -87,6 +89,37 @@ def choose_sides(
     first = _side(*a, wanted["part_a"], wanted["step_a"], earliest=same)
     alike = first.part if same and wanted["part_b"] is None else None
     return first, _side(*b, wanted["part_b"], wanted["step_b"], like=alike)
+
+
+def side_names(a: tuple[RunFolder, Side], b: tuple[RunFolder, Side]) -> tuple[str, str]:
+    """Return short names by which a person tells two sides apart: those of the runs, or of two moments of one run.
+
+    Args:
+        a, b: run and side.
+    """
+    (run_a, side_a), (run_b, side_b) = a, b
+    if run_a == run_b:
+        pair = (side_a.moment, side_b.moment)
+        return _shortened(*pair) if pair[0] != pair[1] else ("the first choice", "the second choice")
+    pairs = ((run_a.path.name, run_b.path.name), (run_a.name, run_b.name), (run_a.slug, run_b.slug))
+    return _shortened(*next(pair for pair in pairs if pair[0] != pair[1]))
+
+
+def _shortened(one: str, other: str) -> tuple[str, str]:
+    """Return two different names, short and still different: of a long beginning that they share, the end is left."""
+    cut = 0
+    if max(len(one), len(other)) > _LONGEST_NAME:
+        differs = (at for at, (x, y) in enumerate(zip(one, other, strict=False)) if x != y)
+        cut = max(0, next(differs, min(len(one), len(other))) - _SHARED)
+        word = max(map(one[:cut].rfind, " -_/.")) + 1
+        cut = word if cut - word <= _SHARED else cut
+
+    def short(name: str) -> str:
+        left = f"…{name[cut:]}" if cut else name
+        # The first letter that differs is in the beginning, and steps stand at the end.
+        return left if len(left) <= _LONGEST_NAME else f"{left[:19]}…{left[-12:]}"
+
+    return short(one), short(other)
 
 
 def _side(

@@ -28,13 +28,13 @@ class Asset:
         name: unique in the export, and fit for a file.
         data: gives the bytes in full size.
         image: gives the pixels.
-        small: gives the WebP file of the thumbnail, made where it is missing.
+        small: gives the thumbnail as WebP.
     """
 
     name: str
     data: Callable[[], bytes]
     image: Callable[[], Image.Image]
-    small: Callable[[], Path]
+    small: Callable[[], bytes]
 
 
 class Places(Protocol):

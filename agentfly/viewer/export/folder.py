@@ -139,7 +139,7 @@ def _write_images(assets: list[tuple[Asset, str]], folder: Path, on_progress: On
     def write(asset: Asset, name: str) -> None:
         file = folder / name
         try:
-            data = asset.small().read_bytes() if name.startswith("thumbs/") else asset.data()
+            data = asset.small() if name.startswith("thumbs/") else asset.data()
             file.write_bytes(data)
         except (AgentFlyError, OSError) as fault:
             logger.warning("%s is left out: %s", name, fault)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +16,7 @@ from agentfly.viewer.overview.cells import Cells
 from agentfly.viewer.overview.curves import Curves, MetricRow, OtherRun, Section, metric_rows, sections_of, split_glance
 from agentfly.viewer.overview.examples import Examples, examples_of, last_steps
 from agentfly.viewer.overview.gains import Gain, by_step, pass_gains, reward_gains, validation_gains
+from agentfly.viewer.overview.progress import Progress, progress_of
 from agentfly.viewer.overview.sentences import Sentence, of_gain, of_row, of_score, of_types
 from agentfly.viewer.overview.troubles import Trouble, troubles_of, troubles_of_trial
 from agentfly.viewer.runs.facts import (
@@ -33,14 +32,14 @@ from agentfly.viewer.runs.facts import (
 from agentfly.viewer.runs.metrics import Metrics
 from agentfly.viewer.runs.notices import LogNotices
 
-_QUIET = 120.0  # seconds without a change after which a run no longer counts as running
-
 KINDS: Mapping[str, str] = {
     "training": "Training",
     "evaluation": "Evaluation",
     "quickstart": "Quickstart",
     "trial": "Trial of a recipe",
     "chains": "Chains of an agent",
+    "generate": "Image generation",
+    "director-generator": "Directors and generators",
 }
 # Of hundreds of settings, those that people look for: name shown, and the names under which it is kept.
 _CHOSEN: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -86,9 +85,7 @@ class Overview:
     Attributes:
         kind: of run, in words.
         tags: a few settings that tell runs apart.
-        status: how far it is.
-        updated: when its files changed last, ISO 8601; "" where it is not known.
-        running: it is not finished, and its files changed not long ago.
+        progress: how far it is.
         sentences: did it learn.
         tiles: value and label.
         tables: at which tasks.
@@ -106,9 +103,7 @@ class Overview:
 
     kind: str
     tags: tuple[str, ...]
-    status: str
-    updated: str
-    running: bool
+    progress: Progress
     sentences: tuple[Sentence, ...]
     tiles: tuple[tuple[str, str], ...]
     tables: tuple[Table, ...]
@@ -141,12 +136,13 @@ class Builder:
         self._metrics: Metrics = opened.metrics()
         self._cells = Cells.read(opened.index)
         self._settings = settings_of(opened.run)
+        self._progress = progress_of(opened, state, logs)
         self._summary = read_object(opened.run.folder / "summary.json")
 
     def overview(self) -> Overview:
         """Return the overview."""
         trained = self._run.training is not None
-        troubles = troubles_of(self._cells, self._metrics, self._logs, self._state, self._unfinished)
+        troubles = troubles_of(self._cells, self._metrics, self._logs, self._state, self._progress.unfinished)
         if self._run.kind == "trial":
             troubles = troubles_of_trial(self._trial) + troubles
         chosen = tuple((label, value) for label, names in _CHOSEN if (value := self._settings.get(*names)))
@@ -157,9 +153,7 @@ class Builder:
             tags=tuple(
                 texts.short(value) for label, value in chosen if label in ("model", "data", "algorithm", "evaluator")
             ),
-            status=self._status(),
-            updated=datetime.fromtimestamp(self._changed, UTC).isoformat(timespec="seconds") if self._changed else "",
-            running=self._running,
+            progress=self._progress,
             sentences=tuple(self._sentences()),
             tiles=tuple(self._tiles()),
             tables=tuple(table for table in self._tables() if table.rows),
@@ -189,22 +183,6 @@ class Builder:
         return Metrics({str(k)[:200]: ((0.0, float(v)),) for k, v in found.items() if is_number(v)})
 
     @cached_property
-    def _total(self) -> int | None:
-        """Steps of the whole run; None where they are not known."""
-        text = self._settings.get("trainer.total_training_steps")
-        return int(text) if text.isdecimal() and len(text) < 12 else None
-
-    @cached_property
-    def _step(self) -> int:
-        return max((*self._metrics.steps, *self._cells.trained.steps), default=0)
-
-    @property
-    def _unfinished(self) -> bool:
-        if self._run.kind == "quickstart":
-            return not self._summary
-        return self._total is not None and self._step < self._total
-
-    @cached_property
     def _rewards(self) -> dict[str | None, Gain]:
         return reward_gains(self._index, self._cells.trained.steps)
 
@@ -215,31 +193,6 @@ class Builder:
     @cached_property
     def _passes(self) -> dict[str | None, Gain]:
         return pass_gains(self._index, "greedy") if self._run.kind == "quickstart" else {}
-
-    def _status(self) -> str:
-        if not self._state.complete:
-            return f"reading the run: {self._state.read / self._state.size:.0%} of its chains"
-        if self._run.training is not None:
-            of = f" of {self._total}" if self._total else ""
-            step = f"step {self._step}{of}" if self._step else "no step is finished yet"
-            return step if self._unfinished or not self._total else f"finished, {step}"
-        return "finished" if self._summary else ""
-
-    @cached_property
-    def _changed(self) -> float:
-        """When its files changed last, in seconds since 1970; 0 where it is not known."""
-        newest = 0.0
-        for path in (*(part.path for part in self._run.parts()), *self._run.marks()):
-            try:
-                newest = max(newest, path.stat().st_mtime)
-            except OSError:
-                continue
-        return newest
-
-    @property
-    def _running(self) -> bool:
-        done = not self._unfinished if self._run.training is not None else bool(self._summary)
-        return not done and time.time() - self._changed < max(_QUIET, 3 * (self._metrics.last("timing_s/step") or 0.0))
 
     def _sentences(self) -> list[Sentence]:
         found = []
@@ -272,7 +225,7 @@ class Builder:
         return [(value, label) for value, label in tiles if value is not None]
 
     def _training_tiles(self) -> list[tuple[str | None, str]]:
-        cells, recent = self._cells, self._cells.trained
+        cells, recent, progress = self._cells, self._cells.trained, self._progress
         if steps := recent.steps:
             first = last_steps(steps)[0].step or 0
             recent = recent.only(lambda cell: cell.step is not None and cell.step >= first)
@@ -280,7 +233,7 @@ class Builder:
         logged = self._metrics.last("reward/mean", "critic/rewards/mean")
         held_out = cells.validated.only(lambda cell: cell.step in last).sums.mean_score
         return [
-            (str(self._step), "step" + (f" of {self._total}" if self._total else "")),
+            (str(progress.step), "step" + (f" of {progress.total}" if progress.total else "")),
             (texts.number(sums.reward / sums.rewarded if sums.rewarded else logged), "reward, last steps"),
             (texts.share(sums.success), "success, last steps"),
             (texts.number(held_out), "held-out score, last"),

@@ -75,8 +75,9 @@ class Chip:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that can be sorted by: name, class, `aria-sort` and address."""
+    """A column that can be sorted by: name, shown name, class, `aria-sort` and address."""
 
+    name: str
     title: str
     kind: str
     order: str
@@ -219,4 +220,4 @@ def _column(filters: Filters, links: Links, name: str, title: str, kind: str) ->
     chosen = filters.sort == name
     down = not filters.down if chosen else name not in _WORDS_FIRST
     order = ("descending" if filters.down else "ascending") if chosen else "none"
-    return Column(title, kind, order, links.chains(replace(filters, sort=name, down=down, page=1)))
+    return Column(name, title, kind, order, links.chains(replace(filters, sort=name, down=down, page=1)))

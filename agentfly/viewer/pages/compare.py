@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from agentfly.errors import ConfigError
-from agentfly.viewer.comparison.sides import Side, choose_sides, part_choices
+from agentfly.viewer.comparison.sides import Side, choose_sides, part_choices, side_names
 from agentfly.viewer.comparison.tasks import Compared, Pair, Show, compare
 from agentfly.viewer.links import ServerLinks
 from agentfly.viewer.opened import Viewer
@@ -21,7 +21,7 @@ from agentfly.viewer.web import Page, page_response
 router = APIRouter()
 
 SIZE = 50
-_SHOWS: Mapping[Show, str] = {"": "all", "b": "B better", "a": "A better", "fail": "both fail"}
+_SHOWS: Mapping[Show, str] = {"": "all", "b": "{b} better", "a": "{a} better", "fail": "both fail"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class CompareView:
 
     Attributes:
         a, b: sides.
+        names: of the sides, by their letters.
         compared: their tasks.
         pairs: tasks of this page; `total` is the number of all that the filter lets through.
         counts: by filter, the number of tasks.
@@ -71,6 +72,7 @@ class CompareView:
 
     a: Side
     b: Side
+    names: Mapping[str, str]
     compared: Compared
     pairs: tuple[Pair, ...]
     total: int
@@ -96,6 +98,7 @@ def compare_view(viewer: Viewer, query: CompareQuery) -> CompareView:
         if not choices:
             raise ConfigError(f"the run {slug!r} has no chain yet: load the page again when it has")
     a, b = choose_sides((query.a, parts[query.a]), (query.b, parts[query.b]), query.numbers)
+    names = dict(zip("ab", side_names((viewer[query.a].run, a), (viewer[query.b].run, b)), strict=True))
     compared = compare(first, a, second, b)
     kept = compared.shown(query.show, query.type)
     pages = max(1, -(-len(kept) // SIZE))
@@ -103,10 +106,11 @@ def compare_view(viewer: Viewer, query: CompareQuery) -> CompareView:
     return CompareView(
         a,
         b,
+        names,
         compared,
         tuple(kept[(page - 1) * SIZE : page * SIZE]),
         len(kept),
-        tuple((show, words, len(compared.shown(show, query.type))) for show, words in _SHOWS.items()),
+        tuple((show, words.format(**names), len(compared.shown(show, query.type))) for show, words in _SHOWS.items()),
         page,
         pages,
     )
@@ -124,8 +128,11 @@ def show(request: Request) -> Response:
     for slug in (query.a, query.b):
         open_run(request, slug)
     view = compare_view(viewer, query)
-    values = {"query": query, "view": view, "sides": {"a": viewer[query.a].links(), "b": viewer[query.b].links()}}
-    title = f"{view.a.label} and {view.b.label}"
+    shown = {"a": viewer[query.a], "b": viewer[query.b]}
+    values: dict[str, Any] = {"query": query, "view": view}
+    values["sides"] = {letter: run.links() for letter, run in shown.items()}
+    values["runs"] = {letter: run.run for letter, run in shown.items()}
+    title = f"{view.names['a']} and {view.names['b']}"
     return page_response(Page(title, ServerLinks(""), runs=runs, here="compare", values=values), "compare.html.jinja")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 
 from agentfly.errors import ConfigError, ImageError
 from agentfly.viewer.charts import Chart, Line, chart
@@ -158,8 +158,8 @@ def preview(request: Request, slug: str, record: str, number: int) -> Response:
     """Return a small image."""
     run = viewer_of(request)[slug]
     data = image_bytes(run.run, record, number)
-    file = run.thumbnails.of_data(data, PREVIEW_SIDE, PREVIEW_BYTES)
-    return FileResponse(file, media_type="image/webp", headers={"Cache-Control": "no-cache"})
+    small = run.thumbnails.of_data(data, PREVIEW_SIDE, PREVIEW_BYTES)
+    return Response(small, media_type="image/webp", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/runs/{slug}/made/{record}/{number}")

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from agentfly.serving.errors import RequestRefused, ServerFault
 from agentfly.viewer.agreement import FEWEST, Rated, agreements
 from agentfly.viewer.index import Filters
-from agentfly.viewer.links import ServerLinks
+from agentfly.viewer.links import Links
 from agentfly.viewer.opened import OpenRun, Viewer
 from agentfly.viewer.pages.context import context_of, open_run, viewer_of
 from agentfly.viewer.pages.posted import posted_json
@@ -132,14 +132,15 @@ def make_stage(
     if choice.item is None:
         return Stage(mode, choice, "", None, (), modes)
     first = choice.item.results[0]
-    links = ServerLinks(first.slug)
+    links = viewer[first.slug].links()
     source = Shown(links.thumb(first.part, choice.item.source), links.image(first.part, choice.item.source), {})
     instruction = viewer[first.slug].index.line(first.n).described_task().instruction
-    return Stage(mode, choice, instruction, source, tuple(map(_shown, choice.item.results)), modes)
+    results = tuple(_shown(result, viewer[result.slug].links()) for result in choice.item.results)
+    return Stage(mode, choice, instruction, source, results, modes)
 
 
-def _shown(result: Result) -> Shown:
-    links, rated = ServerLinks(result.slug), result.rated
+def _shown(result: Result, links: Links) -> Shown:
+    rated = result.rated
     sent: dict[str, object] = {"slug": result.slug, "n": result.n, "chain": rated.chain, "image": rated.image}
     return Shown(links.thumb(result.part, rated.image), links.image(result.part, rated.image), sent)
 

@@ -32,6 +32,7 @@ class Page:
         revision: of the run as the page shows it; None for a page that does not change.
         values: for the page's own template.
         can_try: the viewer has a policy, so that the menu has the page Try.
+        poll: address of the revision; "" for that of the run.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Page:
     revision: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     can_try: bool = False
+    poll: str = ""
 
     def render(self, template: str) -> str:
         """Return the page in HTML."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from playwright.async_api import Browser, expect
 
 from tests import programs
 from tests.integration.viewer.browser import THEMES, WIDTHS, findings, sideways, watched
+from tests.unit.viewer.made import line, run_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -50,3 +52,62 @@ async def test_a_folder_has_pages_with_full_images(browser: Browser, tmp_path: P
         assert widths
         assert all(widths)
         assert all(url.startswith(folder.as_uri()) for url in seen.requests if not url.startswith(("data:", "blob:")))
+
+
+@pytest.mark.parametrize("form", ["report.html", "report"])
+async def test_the_table_of_an_export_is_filtered_and_sorted_without_a_server(
+    browser: Browser, tmp_path: Path, training: Path, form: str
+) -> None:
+    export(training, tmp_path / form)
+    address = f"{(tmp_path / form).as_uri()}{'?chains' if form.endswith('html') else '/chains.html'}"
+    async with watched(browser) as seen:
+        page = seen.page
+        await page.goto(address)
+        shown = page.locator("#rows tr:not([hidden])")
+        everything = await shown.count()
+        await expect(page.locator("#sifted")).to_have_text(f"{everything} of {everything} chains")
+        # By type, with the number that the choice names; then by words, too.
+        choice = page.get_by_label("Task type").locator("option").nth(1)
+        some = int(re.findall(r"\((\d+)\)", await choice.inner_text())[0])
+        value = await choice.get_attribute("value")
+        await page.get_by_label("Task type").select_option(value)
+        await expect(shown).to_have_count(some)
+        assert 0 < some < everything
+        await page.keyboard.press("/")
+        await page.keyboard.type("no chain says this")
+        await expect(shown).to_have_count(0)
+        await page.get_by_label("Text").fill("")
+        # By a column, both ways.
+        head = page.locator("th", has=page.get_by_role("button", name="Score"))
+        for way in ("descending", "ascending"):
+            await page.get_by_role("button", name="Score").click()
+            await expect(head).to_have_attribute("aria-sort", way)
+            texts = await shown.evaluate_all("rows => rows.map(row => row.dataset.score)")
+            scores = [float(text) for text in texts if text]
+            assert scores == sorted(scores, reverse=way == "descending")
+            assert texts[: len(scores)] == [text for text in texts if text], "rows without a score come last"
+        # The address keeps all of it; the cursor goes over what is shown.
+        await page.reload()
+        await expect(head).to_have_attribute("aria-sort", "ascending")
+        await expect(shown).to_have_count(some)
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        await expect(shown.nth(1)).to_have_class(re.compile(r"\bat\b"))
+        await page.goto(f"{address}#type=nobody&sort=nothing&down=x")
+        await expect(shown).to_have_count(everything)
+
+
+async def test_a_thousand_rows_are_filtered_at_once(browser: Browser, tmp_path: Path) -> None:
+    lines = [line(f"c{n}", score=float(n % 101), instruction=f"Remove star {n}", step=n) for n in range(1000)]
+    run_of(tmp_path / "run", *lines)
+    export(tmp_path / "run", tmp_path / "report")
+    async with watched(browser) as seen:
+        await seen.page.goto((tmp_path / "report" / "chains.html").as_uri())
+        await expect(seen.page.locator("#sifted")).to_have_text("1000 of 1000 chains")
+        await seen.page.get_by_label("Text").fill("star 99")
+        await expect(seen.page.locator("#sifted")).to_have_text("11 of 1000 chains")
+        milliseconds = await seen.page.evaluate(
+            "() => { const start = performance.now(); document.querySelector('[data-sort=step]').click();"
+            " return performance.now() - start; }"
+        )
+        assert milliseconds < 1000

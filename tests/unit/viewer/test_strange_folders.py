@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from agentfly.viewer.runs.folder import HOME, find_run
 from agentfly.viewer.runs.growing import GrowingFile
 from agentfly.viewer.thumbnails import Thumbnails
 from tests.unit.viewer.made import keys, line, run_of, serving
+from tests.unit.viewer.small_runs import view_of, write_run
 
 RATING = Rating("task", (RatedChain("r" * 16, "chain", "img_aaaaaaaaaaaa"),), score=50.0)
 
@@ -188,6 +191,29 @@ def test_few_images_are_decoded_at_once_and_each_once(tmp_path: Path, monkeypatc
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda handle: found.get(handle, store), handles * 2))
     assert (most, len(made)) == (2, 6)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_thumbnails_are_shown_when_they_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    row = view_of(write_run(tmp_path / "run", [[1]]))["run"].index.row(1)
+    address = f"/runs/run/thumbs/{row.part}/{row.source}.webp"
+    with serving(tmp_path / "run") as client:
+        with monkeypatch.context() as patch:
+
+            def refuse(path: Path, _: bytes) -> int:
+                raise OSError(number, os.strerror(number), str(path))
+
+            patch.setattr(Path, "write_bytes", refuse)
+            answer = client.get(address)
+            # Without the right to write, the folder is another one; what else fails must be told.
+            assert answer.status_code == (404 if number == errno.EACCES else 200)
+        assert not list((tmp_path / "run" / HOME / "thumbnails").iterdir())
+        later = client.get(address)
+        assert Image.open(io.BytesIO(later.content)).format == "WEBP"
+        assert answer.status_code == 404 or answer.content == later.content
+    assert [path.stem for path in (tmp_path / "run" / HOME / "thumbnails").iterdir()] == [row.source]
 
 
 def test_a_thumbnail_of_no_folder_is_a_sentence(tmp_path: Path) -> None:

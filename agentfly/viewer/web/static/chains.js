@@ -97,9 +97,12 @@ onKey("g", () => {
 onKey("[", () => document.querySelector('.pager [rel="prev"]')?.click());
 onKey("]", () => document.querySelector('.pager [rel="next"]')?.click());
 
-// New chains. They are put in at once only for somebody who looks at the beginning of the table and at no row of it.
+// New chains. The newest of a long run come last, once all of it is read. They are put in at once only for somebody who looks at the beginning of the table and at no row of it.
+let reading = Boolean($("reading"));
 document.addEventListener("exchanged", (event) => {
   const fresh = event.detail;
+  const ended = reading && !$("reading");
+  reading = Boolean($("reading"));
   const now = fresh.getElementById("rows");
   if (!now || !$("rows")) {
     if (fresh.getElementById("found")) put(fresh); // the first chains
@@ -112,7 +115,7 @@ document.addEventListener("exchanged", (event) => {
   if (!cursor.entry() && scrollY < 40 && !document.querySelector("#found:hover")) arrive();
   else {
     $("news").hidden = false;
-    $("news").textContent = added.length ? `${added.length}${added.length === now.rows.length ? "+" : ""} new · show` : "The table has changed · show";
+    $("news").textContent = ended ? "The whole run is read · show" : added.length ? `${added.length}${added.length === now.rows.length ? "+" : ""} new · show` : "The table has changed · show";
   }
 });
 
@@ -124,7 +127,12 @@ function arrive() {
   for (const row of rows()) row.classList.toggle("new", numbers.includes(row.dataset.n));
 }
 
-onKey("n", arrive);
+function look() {
+  if (!waiting) return;
+  arrive();
+  scrollTo(0, 0);
+}
+onKey("n", look);
 document.addEventListener("click", (event) => {
-  if (event.target.id === "news") arrive();
+  if (event.target.id === "news") look();
 });

@@ -1,4 +1,5 @@
-// The overview: search in long lists, times in words, and the choice of a run to compare with.
+// The overview: search in long lists, and the choice of a run to compare with.
+import "./ago.js";
 import { onKey } from "./page.js";
 
 const search = document.getElementById("metric-search");
@@ -19,24 +20,9 @@ function filter() {
   if (said) said.textContent = words.length ? `${count} of ${rows.length}` : "";
 }
 
-function agos() {
-  for (const time of document.querySelectorAll("time[data-ago]")) {
-    const at = new Date(time.dateTime);
-    const seconds = Math.max(0, (Date.now() - at) / 1000);
-    time.title = at.toLocaleString();
-    const [size, name] = seconds < 90 ? [1, "second"] : seconds < 5400 ? [60, "minute"] : seconds < 129600 ? [3600, "hour"] : [86400, "day"];
-    time.textContent = new Intl.RelativeTimeFormat("en").format(-Math.round(seconds / size), name);
-  }
-}
-
 search?.addEventListener("input", filter);
 document.querySelector("#against select")?.addEventListener("change", (event) => event.target.form.requestSubmit());
-document.addEventListener("exchanged", () => {
-  filter();
-  agos();
-});
-agos();
-setInterval(agos, 15000);
+document.addEventListener("exchanged", filter);
 
 const go = (where) => () => document.querySelector(where)?.scrollIntoView({ block: "start" });
 onKey("m", go("#all-metrics"));

@@ -15,6 +15,7 @@ from agentfly.evaluators import NotScored, Score
 from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.images import ImageStore
 from agentfly.messages import Message, TextPart, ToolCall
+from agentfly.viewer.chain.scores import reward_of
 from agentfly.viewer.chain.view import STOPS, Shot, view_chain
 from agentfly.viewer.chain.words import Cutter, pretty, visible
 from tests.unit.viewer.chain.lines import earlier, edit, line_of, picture, trajectory
@@ -139,6 +140,28 @@ def test_a_task_of_several_images_with_target_and_mask(store: ImageStore) -> Non
     assert view.metadata is not None
     assert "checks" in view.metadata.shown
     assert set(view.handles) >= {one, two, target, mask}
+
+
+@pytest.mark.parametrize(
+    ("reward", "parts", "words"),
+    [
+        (0.75, {"edit": 0.8, "format": -0.05}, "The sum of its parts; from -0.2 to 1"),
+        (-0.2, {"edit": 0.0, "format": -0.2, "failed": -0.1}, "The sum of its parts (-0.3), cut at the end of its"),
+        (3.0, {"mine": 1.0, "yours": 2.0}, "The sum of its parts"),
+        (1.0, {"mine": 1.0, "yours": 2.0}, ""),
+        (0.5, {"edit": float("nan")}, ""),
+        (None, {"edit": 0.5}, ""),
+        (0.5, 7, ""),
+    ],
+)
+def test_a_reward_says_how_its_parts_make_it(reward: float | None, parts: object, words: str) -> None:
+    found = reward_of(reward, parts)
+    assert found.words.startswith(words)
+    assert bool(found.words) == bool(words)
+    # The range is that of our own reward alone.
+    assert ("from -0.2 to 1" in found.words) == (bool(words) and found.parts[0].name == "edit")
+    assert {part.about for part in found.parts if part.name == "edit"} <= {"the score, divided by 100"}
+    assert {part.about for part in found.parts if part.name == "mine"} <= {""}
 
 
 def test_scores_of_evaluators_come_with_feedback_cost_and_reasons(store: ImageStore) -> None:

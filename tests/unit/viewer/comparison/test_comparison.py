@@ -9,9 +9,10 @@ import pytest
 
 from agentfly.agents.trajectory import StopReason
 from agentfly.evaluation.compare import paired
-from agentfly.viewer.comparison.sides import PartChoice, choose_sides, part_choices
+from agentfly.viewer.comparison.sides import PartChoice, Side, choose_sides, part_choices, side_names
 from agentfly.viewer.comparison.tasks import Compared, compare
 from agentfly.viewer.index import Index
+from agentfly.viewer.runs.folder import RunFolder
 from tests.unit.viewer.made import line, run_of
 
 NO_WISH = dict.fromkeys(("part_a", "step_a", "part_b", "step_b"))
@@ -94,7 +95,7 @@ def test_of_one_training_the_first_and_the_last_validation_are_compared(tmp_path
     parts = part_choices(index)
     a, b = choose_sides(("run", parts), ("run", parts), NO_WISH)
     assert (a.step, b.step) == (0, 8)
-    assert b.label == "run, validation at step 8"
+    assert b.moment == "validation at step 8"
     assert compare(index, a, index, b).pairs[0].difference == 80.0
     a, b = choose_sides(("run", parts), ("other", parts), NO_WISH | {"step_a": 4})
     assert (a.step, b.step) == (4, 8)
@@ -114,6 +115,41 @@ def test_of_a_quickstart_the_warm_start_and_the_trained_policy_are_compared() ->
     assert (a.part.label, b.part.label) == ("warm start, sampled", "trained, sampled")
     a, b = choose_sides(("q", parts), ("r", parts), NO_WISH)
     assert (a.part.label, b.part.label) == ("trained, greedy", "trained, greedy")
+
+
+LONG = "warm-start-greedy-on-held-out-tasks-of-"
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("runs/before", "runs/after"), ("before", "after")),
+        (("x/run", "y/run"), ("x/run", "y/run")),
+        (("x/eval/run", "y/eval/run"), ("slug-0", "slug-1")),
+        ((f"runs/{LONG}may", f"runs/{LONG}june"), ("…tasks-of-may", "…tasks-of-june")),
+        ((f"runs/{LONG}", f"runs/{LONG}{'z' * 99}"), ("…tasks-of-", f"…tasks-of-{'z' * 9}…{'z' * 12}")),
+        ((f"runs/a{'z' * 40}", f"runs/b{'z' * 40}"), (f"a{'z' * 18}…{'z' * 12}", f"b{'z' * 18}…{'z' * 12}")),
+        ((f"runs/{'z' * 40}a", f"runs/{'z' * 40}b"), (f"…{'z' * 8}a", f"…{'z' * 8}b")),
+    ],
+)
+def test_the_names_of_two_runs_are_short_and_differ(paths: tuple[str, str], names: tuple[str, str]) -> None:
+    part = PartChoice(1, "", False, ())
+    runs = [RunFolder(Path(path), "evaluation", f"slug-{number}") for number, path in enumerate(paths)]
+    a, b = ((run, Side(run.slug, part, None, (part,))) for run in runs)
+    assert side_names(a, b) == names
+    assert all(len(name) <= 32 for name in names)
+
+
+def test_two_moments_of_one_run_have_their_own_names() -> None:
+    run = RunFolder(Path("runs/q"), "quickstart", "q")
+    greedy, held_out = PartChoice(2, "warm start, greedy", False, ()), PartChoice(1, "training", True, (0, 8))
+    first, last = Side("q", held_out, 0, ()), Side("q", held_out, 1000, ())
+    assert side_names((run, Side("q", greedy, None, ())), (run, last)) == (
+        "warm start, greedy",
+        "training, validatio…at step 1000",
+    )
+    assert side_names((run, first), (run, last)) == ("…at step 0", "…at step 1000")
+    assert side_names((run, first), (run, first)) == ("the first choice", "the second choice")
 
 
 @pytest.mark.parametrize("part", [99, -1])

@@ -67,6 +67,29 @@ def test_a_table_without_filters_is_not_offered_as_a_part_of_it(tmp_path: Path) 
     assert 'href="?chains"' in str(pages["chains/1"]["body"])
 
 
+def test_the_table_has_what_its_script_filters_and_sorts_by(tmp_path: Path) -> None:
+    lines = (line("a", score=90.5, reward=None, type=HOSTILE, step=3), line("b", score=None, stop_reason=None))
+    body = str(
+        packed_pages(exported(run_with(tmp_path / "run", *lines), tmp_path / "a.html").path.read_text("utf-8"))[
+            "chains"
+        ]["body"]
+    )
+    assert re.findall(r'data-step="([^"]*)" data-score="([^"]*)" data-reward="([^"]*)"', body) == [
+        ("1", "", "0.5"),
+        ("3", "90.5", ""),
+    ]
+    assert re.findall(r'data-stop="([^"]*)"', body) == ["not ended", "answered"]
+    assert re.findall(r'aria-sort="(\w+)"><button type="button" class="sort" data-sort="(\w+)"', body) == [
+        ("descending", "n"),
+        ("none", "step"),
+        ("none", "score"),
+        ("none", "reward"),
+    ]
+    assert 'id="sift"' in body
+    assert HOSTILE not in body
+    assert 'data-type="&#34;&gt;&lt;script&gt;alert(1)' in body
+
+
 def test_the_policy_of_a_file_names_its_own_script_and_styles_alone(tmp_path: Path) -> None:
     html = exported(run_with(tmp_path / "run", line("a")), tmp_path / "report.html").path.read_text("utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)

@@ -60,8 +60,8 @@ def test_the_worst_chains_come_first_one_a_prompt(learned: Overview) -> None:
 
 
 def test_a_finished_run_is_finished(learned: Overview) -> None:
-    assert learned.status == "finished, step 8 of 8"
-    assert not learned.running
+    assert learned.progress.status == "finished, step 8 of 8"
+    assert learned.progress.stage == "finished"
     assert ("8", "step of 8") in learned.tiles
     assert {section.title for section in learned.sections} >= {"Learning", "Rollout", "Tools", "Time"}
     assert [chart.title for chart in learned.glance] == ["Reward", "Held-out score"]
@@ -72,8 +72,7 @@ def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path) -> None:
     text = (folder / "config.yaml").read_text().replace("total_training_steps: 8", "total_training_steps: 20")
     (folder / "config.yaml").write_text(text)
     found = overview(folder)
-    assert found.status == "step 8 of 20"
-    assert found.running
+    assert found.progress.status == "running, step 8 of 20"
 
 
 def test_a_run_that_died_is_not_running_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,18 +80,18 @@ def test_a_run_that_died_is_not_running_for_ever(tmp_path: Path, monkeypatch: py
     text = (folder / "config.yaml").read_text().replace("total_training_steps: 8", "total_training_steps: 20")
     (folder / "config.yaml").write_text(text)
     run = opened(folder)
-    assert overview_of(run, run.up_to_date(60)).running
+    assert overview_of(run, run.up_to_date(60)).progress.stage == "running"
     later = time.time() + 3600
     monkeypatch.setattr("time.time", lambda: later)
     # No file has changed, so the page of before is still at hand.
-    assert not overview_of(run, run.up_to_date(60)).running
+    assert overview_of(run, run.up_to_date(60)).progress.status == "stopped, step 8 of 20"
 
 
 def test_a_run_without_anything_has_no_words(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("agentfly: {}\n")
     found = overview(tmp_path)
     assert (found.sentences, found.tables, found.examples, found.troubles, found.sections) == ((), (), (), (), ())
-    assert found.status == "no step is finished yet"
+    assert found.progress.status == "no step is finished yet"
 
 
 def test_one_step_is_no_comparison(tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_new_steps_change_the_revision_and_the_page(tmp_path: Path) -> None:
     add_metrics(folder, 4, {"reward/mean": 0.9})
     after = run.up_to_date(60.0)
     assert before.revision != after.revision
-    assert overview_of(run, after).status.endswith("step 4 of 3")
+    assert overview_of(run, after).progress.status.endswith("step 4 of 3")
 
 
 def test_troubles_lead_to_the_chains_that_show_them(tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_a_finished_quickstart_has_the_numbers_of_its_report(tmp_path: Path) -> 
     blind = next(table for table in found.tables if table.title == "Does it look?")
     assert "guessing gets 17%" in blind.about
     assert (blind.rows[0].before.text, blind.rows[0].after.text) == ("70 %", "17 %")  # type: ignore[union-attr]
-    assert found.status == "finished, step 2 of 2"
+    assert found.progress.status == "finished, step 2 of 2"
     assert ("9.5", "minutes") in found.tiles
 
 

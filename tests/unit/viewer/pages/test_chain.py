@@ -28,6 +28,7 @@ from tests.unit.viewer.chain.lines import (
     trajectory,
     with_tokens,
 )
+from tests.unit.viewer.made import text_of
 
 OWN = {"x-agentfly": "view"}
 MARKUP = "<script>alert(1)</script>\"'><img src=x>"
@@ -81,6 +82,15 @@ def test_a_page_has_tokens_images_calls_and_the_advantage(pages: Pages) -> None:
     assert "computed here" in html.lower()
 
 
+def test_a_page_says_which_number_is_reward_and_which_is_advantage(pages: Pages) -> None:
+    text = text_of(pages.get("1"))
+    # The parts in this line do not make its reward of 0.25, so nothing is said of how they do.
+    assert "Reward 0.25 Parts of the reward edit the score, divided by 100 +0.500 Advantage -0.87" in text
+    assert "standard deviations, all turns Its reward less the mean of the 3 chains" in text
+    assert "Above 0, the sampled tokens become likelier; below 0, less likely." in text
+    assert "Rewards of the 3 chains of its group; its own is marked. 0.25 1 0.5" in text
+
+
 def test_a_page_has_cache_credit_and_audit(tmp_path: Path) -> None:
     store = store_of(tmp_path / "run")
     chain = trajectory(store, [[edit(store.put(picture()), store.put(picture(None)), cached=True)], []])
@@ -89,8 +99,8 @@ def test_a_page_has_cache_credit_and_audit(tmp_path: Path) -> None:
     pages = pages_of(tmp_path / "run", [line, unscored])
     html = pages.get("1")
     assert ">cached</span>" in html
-    assert "credit +0.75" in html
-    assert "credit -0.25" in html
+    assert "part of the reward +0.75" in html
+    assert "part of the reward -0.25" in html
     assert re.search(r"<h3>Audit\s.*50.*-30\.0", html, re.S)
     assert "Audit" in pages.get("2")
     run = run_of(tmp_path / "run", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,8 +12,12 @@ import pytest
 from agentfly.agents.trajectory import StopReason
 from agentfly.errors import ConfigError
 from agentfly.viewer.index import Filters, Index
+from agentfly.viewer.index.index import State
 from agentfly.viewer.links import ServerLinks
-from agentfly.viewer.pages.chains import ChainsView, chains_view
+from agentfly.viewer.opened import OpenRun, Viewer
+from agentfly.viewer.pages.chains import ChainsView, chains_view, page
+from agentfly.viewer.pages.context import Context
+from agentfly.viewer.settings import ViewerSettings
 from tests.unit.viewer.made import append, line, links_of, run_of, serving, text_of
 
 LINES = (
@@ -155,6 +160,24 @@ def test_a_run_without_chains_says_so_and_new_ones_appear(tmp_path: Path) -> Non
         assert after["revision"] != before["revision"]
         assert (after["chains"], after["complete"]) == (1, True)
         assert "1 to 1 of 1" in text_of(client.get("/runs/run/chains").text)
+
+
+def test_while_a_long_run_is_read_the_page_says_that_the_newest_chains_are_missing(tmp_path: Path) -> None:
+    run, _ = run_of(tmp_path / "run", *LINES)
+    opened = OpenRun(run)
+    state = opened.up_to_date(60.0)
+
+    def shown(state: State, **filters: str) -> str:
+        context = Context(Viewer([]), opened, state, opened.links(), ViewerSettings())
+        return text_of(page(context, Filters.read(filters)).render("chains.html.jinja"))
+
+    whole = shown(state)
+    assert "1 to 4 of 4" in whole
+    assert "so far" not in whole
+    begun = replace(state, read=999, size=1000)
+    assert "1 to 4 of 4 read so far 99 % of the run is read so far." in shown(begun)
+    assert "its newest chains are not in the table yet" in shown(begun)
+    assert "none of 4 read so far" in shown(begun, text="nobody says this")
 
 
 def test_damaged_lines_are_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.unit.viewer.made import line, links_of, run_of, serving, text_of
@@ -18,16 +19,39 @@ def test_two_runs_are_compared_with_the_interval_on_top(tmp_path: Path) -> None:
     with serving(a, b) as client:
         page = client.get("/compare?a=a&b=b")
         words = text_of(page.text)
-        assert "B is 50.0 points better" in words
+        assert "b is 50.0 points better than a" in words
         assert "95 % interval +50.0 to +50.0, over 10 tasks that both have" in words
-        assert "2 tasks only A has 10, 11" in words
-        assert words.index("points better") < words.index("B better")
+        assert "2 tasks only a has 10, 11" in words
+        assert words.index("points better") < words.index("b better 10 a better 0")
         assert "/runs/a/chains/1" in links_of(page.text)
         assert "/runs/b/chains/1" in links_of(page.text)
-        assert "B is 50.0 points worse" in text_of(client.get("/compare?a=b&b=a").text)
+        assert "a is 50.0 points worse than b" in text_of(client.get("/compare?a=b&b=a").text)
         for address in links_of(page.text, "/compare?"):
             assert client.get(address).status_code == 200, address
         assert "No task of this kind" in text_of(client.get("/compare?a=a&b=b&show=a").text)
+
+
+def test_the_page_says_the_names_of_the_runs(tmp_path: Path) -> None:
+    a = write(tmp_path / "before <b>{a}", {str(n): 40.0 for n in range(3)})
+    b = write(tmp_path / "after", {str(n): 90.0 for n in range(2)})
+    with serving(a, b) as client:
+        page = client.get("/compare?a=before-b-a&b=after").text
+    words = text_of(page.partition("<main")[2].partition("<dialog")[0])
+    assert "<b>{a}" not in page
+    assert "Tasks Number before <b>{a} after Difference p better / tie / worse" in words
+    assert f"Shown are {tmp_path.name}/before <b>{{a}} and {tmp_path.name}/after . A difference is after" in words
+    assert "after better 2 before <b>{a} better 0" in words
+    assert 'alt="result of after"' in page or 'aria-label="result of after: none"' in page
+    # The letters are keys, and marks beside the names.
+    assert (
+        re.findall(r">([AB])</span> <bdi>([^<]*)<", page)
+        == [
+            ("A", "before &lt;b&gt;{a}"),
+            ("B", "after"),
+        ]
+        * 2
+    )
+    assert not re.search(r"\b[AB] (is|less|better|has)\b", words)
 
 
 def test_runs_are_chosen_on_the_page(tmp_path: Path) -> None:
@@ -46,7 +70,9 @@ def test_one_run_alone_is_compared_with_itself(tmp_path: Path) -> None:
         line("v4", task="x", step=4, validate=True, score=30.0),
     )
     with serving(tmp_path / "run") as client:
-        assert "B is 20.0 points better" in text_of(client.get("/compare").text)
+        assert "validation at step 4 is 20.0 points better than validation at step 0" in text_of(
+            client.get("/compare").text
+        )
         assert "/compare" in links_of(client.get("/runs/run/chains").text)
 
 

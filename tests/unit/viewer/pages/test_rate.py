@@ -65,6 +65,10 @@ def test_the_page_shows_two_results_without_a_hint_at_whose_they_are(client: Tes
     assert not re.search(r"run|other|task-|score|10|90", words)
     alts = re.findall(r'alt="([^"]*)"', seen)
     assert alts == ["Before", "Left", "Right"]
+    # Each of the two runs serves the images that are its own.
+    images = re.findall(r'(?:src|data-full)="(/runs/[^"]*)"', seen)
+    assert len(images) == 6
+    assert {client.get(address).status_code for address in images} == {200}
 
 
 @pytest.mark.parametrize(("verdict", "better"), [("left", 0), ("right", 1)])

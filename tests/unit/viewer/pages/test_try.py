@@ -290,6 +290,9 @@ def test_samples_come_from_runs_and_from_the_package(server: ChatServer, tmp_pat
     with trying(server.url, runs=others) as viewer:
         page = viewer.http.get("/try").text
         assert "<script>" not in page
+        thumbs = re.findall(r'src="(/runs/[^"]+)"', page)
+        assert len(thumbs) == 2
+        assert {viewer.http.get(address).status_code for address in thumbs} == {200}
         keys = re.findall(r'data-sample="([^"]+)"', page)
         assert {key.rpartition("-")[0] for key in keys} == {"run", "sticker", "photo"}
         for key in (keys[0], "sticker-0", "photo-1"):
