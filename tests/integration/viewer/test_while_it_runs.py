@@ -38,6 +38,32 @@ async def test_new_chains_appear_by_themselves(browser: Browser, tmp_path: Path)
             await expect(seen.page.locator("#rows tr")).to_have_count(8)
             await expect(seen.page.locator("#summary")).to_have_attribute("data-total", "8")
             assert await seen.page.evaluate("window.same"), "the page was loaded anew"
+            # Somebody who looks at a row is not disturbed: a button leads to the newest.
+            await seen.page.set_viewport_size({"width": 1280, "height": 400})
+            await seen.page.evaluate("scrollTo(0, 1000)")
+            await asyncio.to_thread(run.add_step)
+            await seen.page.get_by_role("button", name="4 new · show").click()
+            await expect(seen.page.locator("#rows tr")).to_have_count(12)
+            assert await seen.page.evaluate("scrollY") == 0
+
+
+async def test_the_list_of_runs_follows_them_and_the_focus_stays(
+    browser: Browser, tmp_path: Path, training: Path
+) -> None:
+    run = await asyncio.to_thread(TrainingRun, tmp_path / "growing", PLAN)
+    await asyncio.to_thread(run.add_step)
+    with viewing(run.folder, training) as site:
+        async with watched(browser) as seen:
+            await seen.page.goto(site("/"))
+            link = seen.page.get_by_role("link", name=re.compile("growing"))
+            await link.focus()
+            card = seen.page.locator("#run-growing")
+            await expect(card).to_contain_text("4 chains")
+            await expect(card).to_contain_text("Running, step 1")
+            await asyncio.to_thread(run.add_step)
+            await expect(card).to_contain_text("8 chains")
+            await expect(card).to_contain_text(re.compile("changed .* ago"))
+            await expect(link).to_be_focused()
 
 
 async def test_a_torn_line_is_shown_when_it_is_whole(tmp_path: Path) -> None:
