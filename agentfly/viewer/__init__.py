@@ -23,6 +23,7 @@ Routes of the server, SLUG being the name of a run in URLs:
     /runs/SLUG/group?task=ID              the chains of a task
     /runs/SLUG/images/PART/HANDLE.png     an image, and /runs/SLUG/thumbs/PART/HANDLE.webp
     /runs/SLUG/revision                   changes whenever the run does, for pages that show it while it grows
+    /revision                             the same for the list of runs
     /compare?a=SLUG&b=SLUG                two runs on the same tasks
     /runs/SLUG/rate                       verdicts of a person
     /runs/SLUG/iterations                 runs of `agentfly generate` and of the director–generator
