@@ -321,7 +321,7 @@ def _override(text: str) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of everything")
-    parser.add_argument("--arms", type=_arms, default=list(ARMS), help=", ".join(ARMS))
+    parser.add_argument("--arms", type=_arms, default=[arm for arm in ARMS if arm not in WORLDS], help=", ".join(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--warm-start", type=Path, help="policy that every seed starts from; else one a seed is made")
     parser.add_argument(

@@ -230,6 +230,12 @@ def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
     assert sum(override.startswith("agentfly.data.") for override in both) == 2
 
 
+def test_arms_with_worlds_of_their_own_are_trained_where_they_are_named(learning: ModuleType) -> None:
+    """They need another number of prompts than the others."""
+    assert learning._parser().parse_args([]).arms == [arm for arm in learning.ARMS if arm not in learning.WORLDS]
+    assert learning._parser().parse_args(["--arms", "look"]).arms == ["look"]
+
+
 @pytest.mark.parametrize("text", ["grpo", "grpo:lr", "gppo:a=b"])
 def test_a_wrong_override_is_refused(learning: ModuleType, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
