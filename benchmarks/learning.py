@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from learning_results import (
+    SEEN,
     STEP_FIGURES,
     Results,
     Run,
@@ -115,8 +116,6 @@ class World:
 
 
 STICKERS = World("", FAMILIES, WarmStartConfig())
-# A type in which a look pays for a policy of this size, and one in which it costs a turn for nothing.
-SEEN = ("tiny", "most")
 WORLDS: Mapping[str, World] = {
     "no_look": World.of_tools("look", SEEN, "edit", taught=LOOK_FAMILIES),
     "look": World.of_tools("look", SEEN, "edit", "zoom", "colour_at", taught=LOOK_FAMILIES),

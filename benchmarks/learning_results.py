@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfly.agents.trajectory_file import read_trajectories
-from agentfly.datasets import ALL_FAMILIES, FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES
+from agentfly.datasets import ALL_FAMILIES, FAMILIES, RETOUCH_FAMILIES
 from agentfly.errors import ConfigError
 from agentfly.files import write_text
 
@@ -31,7 +31,9 @@ QUESTIONS = (
     ("look", "no_look"),
 )
 # Task types that are shown together, by the name that their plots get.
-WORLDS: Mapping[str, tuple[str, ...]] = {"": FAMILIES, "look-": LOOK_FAMILIES, "retouch-": RETOUCH_FAMILIES}
+# A type in which a look pays for a policy of this size, and one in which it costs a turn for nothing.
+SEEN = ("tiny", "most")
+WORLDS: Mapping[str, tuple[str, ...]] = {"": FAMILIES, "look-": SEEN, "retouch-": RETOUCH_FAMILIES}
 
 # Figures of a training step that tell how it went, by their names in verl's metrics.
 STEP_FIGURES = {

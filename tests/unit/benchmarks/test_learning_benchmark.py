@@ -274,7 +274,7 @@ def test_a_laboratory_keeps_the_worlds_of_its_arms_apart(
 
 def look_run(learning: ModuleType, arm: str, success: float) -> Any:
     """A run of the world in which looking pays, with the tools that it used."""
-    values = {f"val-aux/{family}/success/mean@1": success for family in LOOK_FAMILIES}
+    values = {f"val-aux/{family}/success/mean@1": success for family in ("tiny", "most")}
     validations, steps = learning.read_metrics([(0, {**values, "val-aux/tiny/success/mean@1": 0.1}), (2, values)])
     used = {"before": {"tiny": {"zoom": 0.25}}, "after": {"tiny": {"zoom": 1.0}}}
     return learning.Run(arm, 0, [], validations, steps, tools=used if arm == "look" else None)
@@ -287,9 +287,9 @@ def test_tables_and_curves_are_kept_apart_by_world(learning: ModuleType, tmp_pat
     assert results_at(learning, tmp_path / "learning.json").runs == results.runs
     text = learning.markdown(results)
     lines = text.splitlines()
-    assert "| arm | seeds | all | tiny | pale | most | until | minutes |" in lines
-    assert "| look − no_look | 1 | 50 | 50 | 50 | 50 | 50 |" in lines
-    assert "| look | zoom | 25 → 100 | 0 → 0 | 0 → 0 | 0 → 0 |" in lines
+    assert "| arm | seeds | all | tiny | most | minutes |" in lines
+    assert "| look − no_look | 1 | 50 | 50 | 50 |" in lines
+    assert "| look | zoom | 25 → 100 | 0 → 0 |" in lines
     assert text.count("| grpo | 1 |") == 1
     learning.write_report(results, tmp_path)
     assert {path.name for path in tmp_path.glob("*.png")} == {
