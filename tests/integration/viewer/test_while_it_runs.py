@@ -6,13 +6,14 @@ import asyncio
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, expect
 
 from agentfly.agents.trajectory_file import FILE_NAME
-from tests.integration.viewer.browser import watched
+from tests.integration.viewer.browser import LIMIT, watched
 from tests.integration.viewer.site import Site, viewing
 from tests.viewer_runs import TrainingPlan, TrainingRun
 
@@ -22,8 +23,14 @@ PLAN = TrainingPlan(steps=3, groups=1, chains=4, tasks=2, held_out=0)
 
 
 def known(site: Site, slug: str) -> int:
-    """Return the number of chains that a viewer knows of a run."""
-    return int(json.loads(site.ask(f"/runs/{slug}/revision")[2])["chains"])
+    """Return the number of chains that a viewer knows of a run, once it has read all of it."""
+    deadline = time.monotonic() + LIMIT / 1000
+    while time.monotonic() < deadline:
+        # Another viewer, or another request, may be reading the file: an answer does not wait for it.
+        found = json.loads(site.ask(f"/runs/{slug}/revision")[2])
+        if found["complete"]:
+            return int(found["chains"])
+    raise TimeoutError(f"the viewer has not read {slug} within {LIMIT / 1000:g} s")
 
 
 async def test_new_chains_appear_by_themselves(browser: Browser, tmp_path: Path) -> None:
