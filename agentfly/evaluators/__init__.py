@@ -11,14 +11,16 @@ from agentfly.evaluators.base import (
     Closable,
     EditSample,
     Evaluator,
+    GroupEvaluator,
     NeedsOfSamples,
+    NotScored,
     Score,
     check_ready,
     check_sample,
     close_evaluator,
 )
 from agentfly.evaluators.factory import CompositeEvaluator, make_evaluator
-from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
+from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, PassingFault, evaluate_many
 from agentfly.evaluators.measured.reference import ReferenceConfig, ReferenceEvaluator
 from agentfly.evaluators.measured.structural import StructuralConfig, StructuralEvaluator
 from agentfly.evaluators.reward import Reward, RewardConfig, compose_reward
@@ -30,6 +32,7 @@ __all__ = [
     "CompositeEvaluator",
     "EditSample",
     "Evaluator",
+    "GroupEvaluator",
     "GuardSettings",
     "GuardedEvaluator",
     "NeedsOfSamples",

@@ -116,9 +116,9 @@ class JudgeClient:
         try:
             answer: Answer = await retrying(self.settings.attempts, PassingFault, wait, sleep=self._sleep)(attempt)
         except PassingFault as fault:
-            reason = self._client.redact(str(fault))
+            reason, attempts = self._client.redact(str(fault)), self.settings.attempts
             raise EvaluatorError(
-                f"the judge {self.settings.model} gave no {question.wanted} in {self.settings.attempts} attempts: {reason}"
+                f"the judge {self.settings.model} gave no {question.wanted} in {attempts} attempts: {reason}"
             ) from fault
         return answer
 
