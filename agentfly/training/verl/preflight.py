@@ -129,9 +129,17 @@ def check_tools(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def check_first_tasks(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that there are tasks for a step, and that some of them have what their score or reward needs."""
+    """Check that there are tasks for a step, and that some of them have what their score, reward and audit need."""
     tasks, count = _first(settings, config.data.train_batch_size)
     check_tasks(config, count)
+    if settings.audit is not None:
+        try:
+            asyncio.run(count_scorable(make_evaluator(settings.audit.evaluator), tasks))
+        except ConfigError as fault:
+            raise ConfigError(
+                f"agentfly.audit: {fault}. Name an evaluator that can score these tasks, such as another judge "
+                "(agentfly.audit={evaluator: {evaluator: judge, model: …}}), or train without (agentfly.audit=null)"
+            ) from None
     if settings.reward_function is not None:
         function = import_reward(settings.reward_function)
         function.check_fields({name for task in tasks for name in task.metadata})
