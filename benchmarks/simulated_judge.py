@@ -4,7 +4,8 @@ The opinion that the judge has of a result, in points of 100:
 
     opinion  = truth + liking * repainted + image error (one draw for each image, at all times)
     rating   = opinion + strictness (one draw a request) + error (one draw), to the nearest `grid`, from 0 to 100
-    ranking  = opinion + crowding * error (one draw a result) + place, in descending order
+    seen     = opinion + crowding * error (one draw a result) + place, to the nearest `grid`, from 0 to 100
+    ranking  = results in descending order of what is seen, equal ones in one tier
 
 `repainted` is the share of the image outside the mask that has changed, so that the judge likes an image that is
 painted over; `place` falls evenly from +places / 2 at the first place of a request to -places / 2 at the last.
@@ -48,7 +49,7 @@ class JudgeModel:
         strictness: of its strictness in one request.
         liking: points for an image that is repainted everywhere outside the mask.
         places: points by which the first place of a list is better than the last.
-        grid: ratings are multiples of this.
+        grid: steps in which it can tell results apart.
         crowding: factor on the error where several results are seen at once.
     """
 
@@ -78,18 +79,21 @@ class JudgeModel:
             rng: of what happens in a request.
         """
         noise = self.error * rng.standard_normal(opinion.shape) + self.strictness * rng.standard_normal(opinion.shape)
-        return np.clip(np.rint((opinion + noise) / self.grid) * self.grid, 0, 100)
+        return self._told(opinion + noise)
 
-    def rank(self, opinion: Numbers, rng: np.random.Generator) -> list[int]:
-        """Return the places of the images of one request, the best first.
+    def rank(self, opinion: Numbers, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
+        """Return the places of the images of one request in tiers, the best first.
 
         Args:
             opinion: of each, in the order shown.
             rng: of what happens in a request.
         """
         places = np.linspace(0.5, -0.5, len(opinion)) * self.places
-        seen = opinion + self.crowding * self.error * rng.standard_normal(opinion.shape) + places
-        return [int(place) for place in np.argsort(-seen, kind="stable")]
+        seen = self._told(opinion + self.crowding * self.error * rng.standard_normal(opinion.shape) + places)
+        return tuple(tuple(np.flatnonzero(seen == value).tolist()) for value in np.unique(seen)[::-1])
+
+    def _told(self, points: Numbers) -> Numbers:
+        return np.clip(np.rint(points / self.grid) * self.grid, 0, 100)
 
 
 def repainted_share(source: Image.Image, result: Image.Image, mask: Image.Image) -> float:
@@ -132,8 +136,8 @@ class SimulatedJudge:
         opinions = np.array([self._opinion(shown[0], result) for result in shown[1:]])
         rng = self._rng(*map(digest_of, shown), str(request.get("seed")))
         if name == "edit_ranking":
-            best = self._model.rank(opinions, rng)
-            said: dict[str, object] = {"notes": [""] * len(opinions), "ranking": [[place + 1] for place in best]}
+            ranking = [[place + 1 for place in tier] for tier in self._model.rank(opinions, rng)]
+            said: dict[str, object] = {"notes": [""] * len(opinions), "ranking": ranking}
         else:
             said = {"feedback": "simulated", "score": int(self._model.rate(opinions, rng)[0])}
         message = {"role": "assistant", "content": json.dumps(said)}

@@ -250,9 +250,10 @@ class TrainSettings(Settings):
     @property
     def scores_groups(self) -> bool:
         """True if the chains of a prompt are scored together; see `agentfly.evaluators.base.GroupEvaluator`."""
+        if not scores_groups(self.evaluator):
+            return False
         function = self.reward_function
-        asked = function is None or import_reward(function).asks_for("score", "aspects")
-        return asked and scores_groups(self.evaluator)
+        return function is None or import_reward(function).asks_for("score", "aspects")
 
     def nodes(self) -> list[NodeConfig]:
         """Return the image servers.

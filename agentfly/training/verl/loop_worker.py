@@ -1,5 +1,5 @@
-"""verl's worker of agent loops, with five additions: exact image inputs, scoring apart, chains of a prompt that are scored
-together, a log of every chain, and a report of every chain that is lost.
+"""verl's worker of agent loops, with five additions: exact image inputs, scoring apart, chains of a prompt that are
+scored together, a log of every chain, and a report of every chain that is lost.
 
 verl takes the class from `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. A chain is scored by verl's reward
 loop, in processes of its own, while other chains go on.

@@ -106,6 +106,20 @@ def test_own_tools_and_rewards_run_as_in_training(tmp_path: Path) -> None:
     assert "response tokens" not in found.output
 
 
+def test_chains_of_a_task_are_scored_together_as_in_training(tmp_path: Path) -> None:
+    # More chains than run at once: those that wait for the others' results must not keep them from running.
+    own = [f"agentfly.evaluator='{MINE}:Brightest'"]
+    words = [*written(tmp_path, [DARKEN, ANSWER]), *own, "--tasks", 1]
+    found = tried(*words, "--samples", 17, "--save", tmp_path / "out")
+    assert found.exit_code == 0, (found.output, found.exception)
+    metrics = json.loads((tmp_path / "out" / "trial.json").read_text())["metrics"]
+    assert (metrics["reward/group/ranked"], metrics["reward/part/edit"]) == (1.0, 0.0)
+    # A chain alone has nothing to be compared with.
+    assert tried(*words, "--save", tmp_path / "out").exit_code == 0
+    metrics = json.loads((tmp_path / "out" / "trial.json").read_text())["metrics"]
+    assert (metrics["reward/group/ranked"], metrics["reward/part/edit"]) == (0.0, 0.7)
+
+
 def test_chains_that_training_would_lose_say_why(tmp_path: Path) -> None:
     own = [
         f"agentfly.reward='{MINE}:by_words'",
