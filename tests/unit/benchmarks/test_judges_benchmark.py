@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,6 +80,22 @@ def test_a_reversed_order_takes_the_place_bias_out(judges: ModuleType) -> None:
     assert found["listwise, 1 order"]["rank"]["mean"] < 0.5 < found["pointwise"]["rank"]["mean"]
     gentle = judges.accuracy(tasks, replace(model, places=60), groups=30, seed=0)
     assert gentle["listwise, 2 orders"]["rank"]["mean"] > gentle["listwise, 1 order"]["rank"]["mean"] + 0.02
+
+
+def test_the_command_prints_a_table_for_each_question(
+    judges: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "judges.json"
+    small = ["--tasks", "1", "--groups", "4", "--steps", "1", "--seeds", "0,1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["judges.py", *small])
+    monkeypatch.setattr(judges, "MODELS", {name: judges.MODELS[name] for name in judges.LEARNED[:1]})
+    judges.main()
+    shown = capsys.readouterr().out
+    assert "| as in training | listwise, 2 orders | 2.0 |" in shown
+    assert "| as in training | truth |" in shown
+    found = json.loads(file.read_text())
+    assert found["ways"]["right"] > 80
+    assert found["advantages"]["as in training"]["pointwise"]["requests"] > 2
 
 
 async def test_the_server_ranks_and_rates_the_results_of_known_tasks(simulated: ModuleType) -> None:
