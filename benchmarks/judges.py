@@ -289,8 +289,8 @@ def learn(
 
 
 def _softmax(logits: Numbers) -> Numbers:
-    raised = np.exp(logits - logits.max())
-    return raised / raised.sum()
+    raised: Numbers = np.exp(logits - logits.max())
+    return np.asarray(raised / raised.sum())
 
 
 MODELS: Mapping[str, JudgeModel] = {

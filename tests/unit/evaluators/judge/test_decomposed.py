@@ -19,14 +19,13 @@ from agentfly.evaluators.judge.decomposed import QuestionJudge, QuestionSettings
 from agentfly.evaluators.judge.questions import AnswerQuestions, Decompose, EditQuestion, read_questions
 from agentfly.evaluators.judge.replies import BrokenReply, Token, chance_of_yes
 from agentfly.evaluators.measured.detector_checked import DetectorCheckedEvaluator
+from agentfly.images import load_image
 from agentfly.vision import make_engines
 from tests.unit.evaluators.scripted_judge import Judge, Reply, judge, schema_name
 
 TASK = StickerWorld().task(0, "heldout", "named")
 WORDS = TASK.metadata["steps"][0]["detect"]
-SOURCE, DONE = TASK.images[0], TASK.target
-assert isinstance(SOURCE, Image.Image)
-assert isinstance(DONE, Image.Image)
+SOURCE, DONE = (load_image(source) for source in (TASK.images[0], TASK.target or ""))
 BRIGHT = Image.eval(SOURCE, lambda value: min(255, value + 40))
 MADE = [
     {"ask": "Is the sticker gone?", "weight": 3, "check": {"kind": "gone", "object": WORDS, "colour": ""}},
@@ -56,7 +55,6 @@ def make(server: Judge, *, detector: bool = True, **settings: Any) -> QuestionJu
 
 
 def sample(result: Image.Image | None, **metadata: object) -> EditSample:
-    assert isinstance(SOURCE, Image.Image)
     return EditSample(TASK.instruction, SOURCE, result, mask=TASK.mask, metadata=metadata)  # type: ignore[arg-type]
 
 
@@ -112,7 +110,6 @@ async def test_questions_and_checks_of_the_data_set_cost_no_request_for_them() -
 async def test_a_copy_and_nothing_are_worth_nothing_and_cost_nothing() -> None:
     with judge(script) as server:
         tested = make(server)
-        assert isinstance(SOURCE, Image.Image)
         assert [(await tested.evaluate(sample(image))).value for image in (SOURCE.copy(), None)] == [0.0, 0.0]
         assert server.requests == []
 

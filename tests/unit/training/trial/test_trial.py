@@ -112,10 +112,14 @@ def test_chains_of_a_task_are_scored_together_as_in_training(tmp_path: Path) -> 
     words = [*written(tmp_path, [DARKEN, ANSWER]), *own, "--tasks", 1]
     found = tried(*words, "--samples", 17, "--save", tmp_path / "out")
     assert found.exit_code == 0, (found.output, found.exception)
+    assert found.output.count("score 0.0 by rank in its group") == 17
     metrics = json.loads((tmp_path / "out" / "trial.json").read_text())["metrics"]
     assert (metrics["reward/group/ranked"], metrics["reward/part/edit"]) == (1.0, 0.0)
     # A chain alone has nothing to be compared with.
-    assert tried(*words, "--save", tmp_path / "out").exit_code == 0
+    alone = tried(*words, "--save", tmp_path / "out")
+    assert alone.exit_code == 0
+    assert "score 70.0" in alone.output
+    assert "by rank" not in alone.output
     metrics = json.loads((tmp_path / "out" / "trial.json").read_text())["metrics"]
     assert (metrics["reward/group/ranked"], metrics["reward/part/edit"]) == (0.0, 0.7)
 
