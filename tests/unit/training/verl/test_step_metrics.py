@@ -157,5 +157,5 @@ def test_rankings_are_counted_and_a_falling_audit_is_an_alarm_in_a_resumed_run_t
     assert "audit/gap" not in past[0]
     assert [metrics["audit/alarm"] for metrics in past] == [0.0] * 3
     assert observer(past, **nodes).observe([chain(0.5, audit=60.0)], 4)["audit/alarm"] == 1.0
-    assert observer(past, **nodes).observe([chain(0.5, audit=80.0)], 4)["audit/alarm"] == 0.0
+    assert observer(past, **nodes).observe([chain(0.5, audit=95.0)], 4)["audit/alarm"] == 0.0
     assert observer(past[1:], **nodes).observe([chain(0.5, audit=60.0)], 4)["audit/alarm"] == 0.0
