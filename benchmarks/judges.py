@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all figures")
     given = parser.parse_args()
     console = Console()
-    train, held_out = collect(given.tasks, "train"), collect(max(5, given.tasks // 2), "heldout")
+    train, held_out = collect(given.tasks, "train"), collect(max(1, given.tasks // 2), "heldout")
     found = {name: accuracy(train, model, given.groups, seed=0) for name, model in MODELS.items()}
     learned: dict[str, dict[str, dict[str, str]]] = {}
     for name, model in MODELS.items() if given.steps else ():

@@ -50,7 +50,7 @@ def test_ways_are_run_by_real_tools_and_scored_by_the_truth(judges: ModuleType) 
     assert by_way["right and another sticker"] < 60
     assert (by_way["nothing"], by_way["another sticker"], by_way["brighter"]) == (0.0, 0.0, 0.0)
     assert task.image[judges.WAYS.index("nothing")] == 0
-    assert task.repainted[judges.WAYS.index("brighter")] > 0.9
+    assert task.repainted[judges.WAYS.index("brighter")] > 0.7
 
 
 def outcomes(judges: ModuleType) -> list[object]:

@@ -325,7 +325,7 @@ def test_verl_imports_our_part_of_the_model_beside_a_persons_own(
 
 
 def test_the_judges_of_a_large_run_are_audited_and_keep_their_questions_with_the_run(tmp_path: Path) -> None:
-    recipe = tmp_path / "large.yaml"
+    recipe = tmp_path / "judged.yaml"
     recipe.write_text(RECIPE.replace("- agentfly", "- large"))
     judge = to_override("agentfly.evaluator", {"evaluator": "questions", "model": "m"})
     out = to_override("agentfly.out", str(tmp_path / "run"))
