@@ -103,6 +103,19 @@ def is_relative(evaluator: Evaluator) -> bool:
     return isinstance(evaluator, GroupEvaluator) and evaluator.relative
 
 
+async def score_or_reason(evaluator: Evaluator, sample: EditSample) -> Score | NotScored:
+    """Return the score of one sample, or the reason why it has none.
+
+    Args:
+        evaluator: scores it.
+        sample: any.
+    """
+    try:
+        return await evaluator.evaluate(sample)
+    except EvaluatorError as fault:
+        return NotScored(str(fault))
+
+
 @runtime_checkable
 class Closable(Protocol):
     """An evaluator that holds connections or models; those that hold nothing leave this out."""

@@ -30,6 +30,7 @@ from agentfly.evaluators.base import (
     close_evaluator,
     is_relative,
     objections,
+    score_or_reason,
 )
 from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings
 
@@ -117,16 +118,16 @@ class CompositeEvaluator:
 
     async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
         """Score the results of one task by all parts; see `GroupEvaluator.evaluate_group`."""
-        columns = dict(
-            zip(
-                self.parts,
-                await gather_or_cancel(_scores_of(part, samples) for part in self.parts.values()),
-                strict=True,
-            )
-        )
-        return [
-            self._combined({name: column[place] for name, column in columns.items()}) for place in range(len(samples))
-        ]
+        columns = await gather_or_cancel(_scores_of(part, samples) for part in self.parts.values())
+        found: list[Score | NotScored] = []
+        for row in zip(*columns, strict=True):
+            scores = dict(zip(self.parts, row, strict=True))
+            missing = [
+                f"part {name!r}: {score.reason}" for name, score in scores.items() if isinstance(score, NotScored)
+            ]
+            known = {name: score for name, score in scores.items() if isinstance(score, Score)}
+            found.append(NotScored("; ".join(missing)) if missing else self._combine(known))
+        return found
 
     async def check_ready(self) -> None:
         """Check all parts; see `AsksOthers.check_ready`. The message names every part that is not ready."""
@@ -156,11 +157,6 @@ class CompositeEvaluator:
                 return self._combine({name: score})
         raise EvaluatorError("; ".join(reasons))
 
-    def _combined(self, scores: Mapping[str, Score | NotScored]) -> Score | NotScored:
-        known = {name: score for name, score in scores.items() if isinstance(score, Score)}
-        missing = [f"part {name!r}: {score.reason}" for name, score in scores.items() if isinstance(score, NotScored)]
-        return NotScored("; ".join(missing)) if missing else self._combine(known)
-
     def _combine(self, scores: Mapping[str, Score]) -> Score:
         shares = {name: score.value / 100.0 for name, score in scores.items()}
         aspects = dict(shares)
@@ -181,14 +177,7 @@ async def _scores_of(part: Evaluator, samples: Sequence[EditSample]) -> list[Sco
     """Return the scores of a part, together where it must see the samples together."""
     if isinstance(part, GroupEvaluator) and part.relative:
         return await part.evaluate_group(samples)
-
-    async def alone(sample: EditSample) -> Score | NotScored:
-        try:
-            return await part.evaluate(sample)
-        except EvaluatorError as fault:
-            return NotScored(str(fault))
-
-    return await gather_or_cancel(map(alone, samples))
+    return await gather_or_cancel(score_or_reason(part, sample) for sample in samples)
 
 
 Spec = str | Mapping[str, Any] | Evaluator

@@ -126,7 +126,13 @@ class GuardedEvaluator:
         if not isinstance(group, GroupEvaluator) or not group.relative:
             return await self.evaluate_many(samples)
         scores = await self._attempted(lambda: group.evaluate_group(samples))
-        return [_checked_or_not(score) for score in scores]
+        found: list[Score | NotScored] = []
+        for score in scores:
+            try:
+                found.append(score if isinstance(score, NotScored) else checked(score))
+            except EvaluatorError as fault:
+                found.append(NotScored(str(fault)))
+        return found
 
     async def evaluate_many(self, samples: Iterable[EditSample]) -> list[Score | NotScored]:
         """Return scores in the order of the samples; a failure concerns its own sample only.
@@ -204,10 +210,3 @@ def checked(score: Score) -> Score:
     if not 0.0 <= score.value <= 100.0:
         raise EvaluatorError(f"the evaluator gave {score.value}, which is no score from 0 to 100")
     return score
-
-
-def _checked_or_not(score: Score | NotScored) -> Score | NotScored:
-    try:
-        return score if isinstance(score, NotScored) else checked(score)
-    except EvaluatorError as fault:
-        return NotScored(str(fault))

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from agentfly.aio import gather_or_cancel
 from agentfly.errors import EvaluatorError
-from agentfly.evaluators.base import EditSample, NotScored, Score
+from agentfly.evaluators.base import EditSample, NotScored, Score, score_or_reason
 from agentfly.evaluators.judge.judge import VlmJudge, comparable, data_uri
 from agentfly.evaluators.judge.ranking import Block, Ranked, RankQuestion, agreement, beaten, orders
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
@@ -98,7 +98,7 @@ class ListwiseJudge(VlmJudge):
             except EvaluatorError as fault:
                 logger.warning("%d results get single scores, because they were not ranked: %s", len(samples), fault)
         if found is None:
-            found = await gather_or_cancel(map(self._single, group.samples))
+            found = await gather_or_cancel(score_or_reason(self, sample) for sample in group.samples)
         return [group.known[n] if place is None else found[place] for n, place in enumerate(group.place)]
 
     def _group(self, samples: Sequence[EditSample]) -> _Group:
@@ -176,12 +176,6 @@ class ListwiseJudge(VlmJudge):
         requests = [(number, block) for number, blocks in enumerate(planned) for block in blocks]
         answers = iter(await gather_or_cancel(rank(block, number) for number, block in requests))
         return [[next(answers) for _ in blocks] for blocks in planned]
-
-    async def _single(self, sample: EditSample) -> Score | NotScored:
-        try:
-            return await self.evaluate(sample)
-        except EvaluatorError as fault:
-            return NotScored(str(fault))
 
 
 def _labelled(label: str, image: str) -> list[Mapping[str, object]]:

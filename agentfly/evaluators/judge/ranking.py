@@ -8,7 +8,7 @@ arXiv:2310.07712; exchanging positions, arXiv:2305.17926).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
@@ -88,7 +88,11 @@ class RankQuestion:
         numbers = [number for tier in tiers for number in tier]
         if sorted(numbers) != list(range(1, self.count + 1)):
             raise BrokenReply(f"the ranking must have each of the numbers 1 to {self.count} once, and has {numbers}")
-        return Ranked(tuple(tuple(n - 1 for n in tier) for tier in tiers if tier), _notes(item, self.count))
+        # Notes are for people: none are better than those of other results.
+        said = item.get("notes")
+        notes = [note.strip() for note in said if isinstance(note, str)] if isinstance(said, list) else []
+        whole = tuple(notes) if len(notes) == self.count else ("",) * self.count
+        return Ranked(tuple(tuple(n - 1 for n in tier) for tier in tiers if tier), whole)
 
 
 def _number(value: object) -> int:
@@ -97,13 +101,6 @@ def _number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BrokenReply("the ranking has something that is no whole number")
     return value
-
-
-def _notes(item: Mapping[str, object], count: int) -> tuple[str, ...]:
-    """Return the notes of a reply; they are for people, and none are better than those of other results."""
-    given = item.get("notes")
-    notes = [note.strip() for note in given if isinstance(note, str)] if isinstance(given, list) else []
-    return tuple(notes) if len(notes) == count else ("",) * count
 
 
 def orders(count: int, passes: int, most: int, rng: random.Random) -> list[list[Block]]:

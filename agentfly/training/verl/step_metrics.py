@@ -93,7 +93,9 @@ class StepObserver:
         rewards = [Reward(chain.reward, chain.parts) for chain in chains]
         metrics = reward_metrics(rewards, [chain.group for chain in chains])
         if self._relative:
-            metrics |= _rank_metrics(chains)
+            metrics["reward/group/ranked"] = sum(chain.relative for chain in chains) / len(chains)
+            if alike := [chain.agreement for chain in chains if chain.agreement is not None]:
+                metrics["reward/group/agreement"] = sum(alike) / len(alike)
         health = self._health.observe([chain.facts for chain in chains], step)
         metrics |= health.metrics | {f"chains/stop/{reason}": float(count) for reason, count in stops.items()}
         if self._audit is not None:
@@ -104,13 +106,6 @@ class StepObserver:
             logger.info("step %d: %s", step, words)
         health.raise_if_stopped()
         return metrics | waits
-
-
-def _rank_metrics(chains: Sequence[ChainReport]) -> dict[str, float]:
-    """Return the share of chains whose score is relative, and the mean agreement of the judge with itself on them."""
-    known = [chain.agreement for chain in chains if chain.agreement is not None]
-    agreement = {"reward/group/agreement": sum(known) / len(known)} if known else {}
-    return {"reward/group/ranked": sum(chain.relative for chain in chains) / len(chains), **agreement}
 
 
 class CacheMeter:
