@@ -94,7 +94,13 @@ class CompositeEvaluator:
             EvaluatorError: a part gives no score; with "first", no part does.
         """
         if self.how == "first":
-            return await self._first(sample)
+            reasons = []
+            for name, part in self.parts.items():
+                score = await score_or_reason(part, sample)
+                if isinstance(score, Score):
+                    return self._combine({name: score})
+                reasons.append(f"part {name!r}: {score.reason}")
+            raise EvaluatorError("; ".join(reasons))
         tasks = {name: asyncio.ensure_future(part.evaluate(sample)) for name, part in self.parts.items()}
         try:
             scores: dict[str, Score] = {}
@@ -145,17 +151,6 @@ class CompositeEvaluator:
         """Close all parts."""
         for part in self.parts.values():
             await close_evaluator(part)
-
-    async def _first(self, sample: EditSample) -> Score:
-        reasons = []
-        for name, part in self.parts.items():
-            try:
-                score = await part.evaluate(sample)
-            except EvaluatorError as fault:
-                reasons.append(f"part {name!r}: {fault}")
-            else:
-                return self._combine({name: score})
-        raise EvaluatorError("; ".join(reasons))
 
     def _combine(self, scores: Mapping[str, Score]) -> Score:
         shares = {name: score.value / 100.0 for name, score in scores.items()}

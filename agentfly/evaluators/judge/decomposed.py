@@ -175,7 +175,11 @@ class QuestionJudge(VlmJudge):
 
     async def _made(self, sample: EditSample, usage: JudgeUsage) -> tuple[EditQuestion, ...]:
         """Return the questions that the judge made of an instruction, at this call or an earlier one."""
-        key = await asyncio.to_thread(self._key, sample)
+        rubric = self.rubric.for_judge() if self.rubric is not None else ""
+        whole = [self.settings.model, str(self.settings.most), rubric, sample.instruction, str(sample.source.size)]
+        digest = hashlib.sha256("\n".join(whole).encode("utf-8", "surrogatepass"))
+        digest.update(sample.source.tobytes())
+        key = digest.hexdigest()[:32]
         task = self._known.get(key)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
             if len(self._known) >= _MOST_KNOWN:
@@ -199,13 +203,6 @@ class QuestionJudge(VlmJudge):
         words: Mapping[str, object] = {"type": "text", "text": form.text(sample.instruction, rubric)}
         made = await self._client.ask([*content, words], form, 0, usage)
         return made if file is None else await asyncio.to_thread(_keep, file, sample.instruction, made)
-
-    def _key(self, sample: EditSample) -> str:
-        rubric = self.rubric.for_judge() if self.rubric is not None else ""
-        whole = [self.settings.model, str(self.settings.most), rubric, sample.instruction, str(sample.source.size)]
-        digest = hashlib.sha256("\n".join(whole).encode("utf-8", "surrogatepass"))
-        digest.update(sample.source.tobytes())
-        return digest.hexdigest()[:32]
 
 
 def _read(file: Path) -> tuple[EditQuestion, ...] | None:
