@@ -211,7 +211,7 @@ class _TrainerProcess:
                 env=environment,
                 start_new_session=True,
             )
-        # Forks stay in the session of their parent, whose title has taken the place of the marker.
+        # Forks stay in the session of their parent.
         session = (self._preloaded or self._child).pid
         self._family = ProcessFamily(self._id, session=session)
         self._cleanup = cleanup.start(self._id, session, self._scratch)
