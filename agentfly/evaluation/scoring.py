@@ -159,6 +159,10 @@ class MeteredJudge:
         """Raise unless the judge can score; see `JudgeEvaluator.check_ready`."""
         await self._judge.check_ready()
 
+    async def check_sample(self, sample: EditSample) -> None:
+        """Raise unless the sample has what the judge needs; see `NeedsOfSamples.check_sample`."""
+        await check_sample(self._judge, sample)
+
     async def close(self) -> None:
         """Close the judge's connections."""
         await self._judge.close()

@@ -78,6 +78,10 @@ class ProtocolJudge(JudgeEvaluator):
         self.prompts = read_prompts(found, find_split(found, split)[0], None if root is None else Path(root))
         super().__init__(judge_settings(found, judge), client, sleep=sleep)
 
+    async def check_sample(self, sample: EditSample) -> None:
+        """Look for what the requests need, such as a reference; see `NeedsOfSamples.check_sample`."""
+        await asyncio.to_thread(self.protocol.asks, sample, on_white(sample.source), self.prompts.texts)
+
     async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
         metadata = sample.metadata
         if sample.result is None:

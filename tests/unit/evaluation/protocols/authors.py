@@ -61,7 +61,7 @@ def kris_prompts(root: Path) -> Path:
     prompts, *_ = PROTOCOLS["kris"].splits["all"].prompts
     named_prompts(root, prompts.path, prompts.names)
     text = '{{"type": "text", "text": {}}}'
-    scripts = {
+    scripts: dict[str, dict[str, tuple[str, ...]]] = {
         "metrics_view_change.py": {"evaluate_with_gpt": ("prompt", '"BEFORE"', '"AFTER"', '"TRUTH"')},
         "metrics_multi_element.py": {
             "evaluate_multi_element_with_gpt": ("prompt", 'f"GIVEN {idx}"', '"MADE"'),

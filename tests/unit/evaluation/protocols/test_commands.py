@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.evaluation.protocols.authors import gedit_prompts, grey, imgedit_prompts, words_of, write
+from tests.unit.evaluation.protocols.authors import gedit_prompts, grey, imgedit_prompts, rise_prompts, words_of, write
 from tests.unit.evaluation.test_commands import AGENT, STICKERS, command, done, gedit, one_line, summary
 from tests.unit.evaluators.scripted_judge import Reply, judge, serving
 
@@ -79,6 +79,18 @@ def test_imgedit_runs_from_a_clone(tmp_path: Path) -> None:
         ("mean of all samples", None, 3.5),
         ("score", "adjust", 3.5),
     ]
+
+
+def test_tasks_that_lack_their_reference_end_a_run_before_the_agent_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"index": "1", "category": "causal_reasoning", "instruction": "Drop it.", "image": "a.png"}
+    root = write(rise_prompts(tmp_path / "clone"), "data/data_total.json", json.dumps([entry]))
+    grey(9, (64, 48)).save(root / "data/a.png")
+    run = ["eval", "--protocol", "risebench", "--root", root / "data", "--protocol-root", root, "--agent", AGENT]
+    said = one_line(monkeypatch, capsys, *run, "--judge", "m,base_url=http://127.0.0.1:9/v1", "--out", tmp_path / "o")
+    assert "none of the first 1 tasks can be scored: the task has no reference" in said
+    assert not (tmp_path / "o" / "trajectories.jsonl").exists()
 
 
 def test_magicbrush_measures_its_test_split_without_a_model(tmp_path: Path) -> None:
