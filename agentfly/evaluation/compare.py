@@ -104,17 +104,7 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
         raise ConfigError(f"{str(a)!r} and {str(b)!r} share no task: compare runs on the same data set")
     types = sorted({one[0].task.task_type for one, _ in pairs})
     groups = {name: [pair for pair in pairs if pair[0][0].task.task_type == name] for name in types}
-    compared: dict[str, Compared] = {}
-    for label in labels:
-        days = check_same_judge(label, (a, b), (_flat(first), _flat(second)))
-        compared[label] = {
-            "all": paired(_values(pairs, label), seed=seed),
-            "by_type": {name: paired(_values(group, label), seed=seed) for name, group in groups.items()},
-        }
-        if days:
-            compared[label]["judged"] = days
-        if shares := _pass_at(pairs, label, seed):
-            compared[label]["pass_at"] = shares
+    days = {label: check_same_judge(label, (a, b), (_flat(first), _flat(second))) for label in labels}
     return {
         "a": str(a),
         "b": str(b),
@@ -124,8 +114,22 @@ def compare_runs(a: Path, b: Path, evaluators: Sequence[str] = (), *, seed: int 
             "only_b": [id_ for id_ in second if id_ not in first],
             "different": different,
         },
-        "evaluators": compared,
+        "evaluators": {label: _compared(pairs, groups, label, days[label], seed) for label in labels},
     }
+
+
+def _compared(
+    pairs: Sequence[Pair], groups: Mapping[str, Sequence[Pair]], label: str, days: list[str], seed: int
+) -> Compared:
+    found: Compared = {
+        "all": paired(_values(pairs, label), seed=seed),
+        "by_type": {name: paired(_values(group, label), seed=seed) for name, group in groups.items()},
+    }
+    if days:
+        found["judged"] = days
+    if shares := _pass_at(pairs, label, seed):
+        found["pass_at"] = shares
+    return found
 
 
 def paired(values: Sequence[tuple[float | None, float | None]], *, seed: int = 0) -> Comparison:

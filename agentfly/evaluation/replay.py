@@ -324,9 +324,8 @@ async def _score(
         run = EvaluationRun(agent, tasks, scorer, folder, settings.concurrency, on_record=on_record, check=check)
         records = await run()
         about: About = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
-        return await asyncio.to_thread(
-            write_pages, out, records, scorer.labels, folder.images, about, settings.gallery, protocol
-        )
+        more = (scorer.labels, folder.images, about, settings.gallery, protocol)
+        return await asyncio.to_thread(write_pages, out, records, *more)
     finally:
         await scorer.close()
         folder.close()

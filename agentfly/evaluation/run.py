@@ -227,16 +227,8 @@ async def run_evaluation(settings: EvaluationSettings, on_record: OnRecord = lam
             "split": settings.split,
             "wall_clock_seconds": round(time.monotonic() - begun, 1),
         }
-        return await asyncio.to_thread(
-            write_pages,
-            settings.out,
-            records,
-            scorer.labels,
-            folder.images,
-            about,
-            settings.gallery,
-            protocol,
-        )
+        more = (scorer.labels, folder.images, about, settings.gallery, protocol)
+        return await asyncio.to_thread(write_pages, settings.out, records, *more)
     finally:
         folder.close()
 

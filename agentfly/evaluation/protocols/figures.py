@@ -69,11 +69,10 @@ def summarise_protocol(bound: BoundProtocol, records: Sequence[TaskRecord]) -> P
         bound: the protocol of the run; its evaluator has the protocol's name.
         records: of the run.
     """
-    protocol, identity = bound.protocol, bound.identity
-    label = protocol.name
+    protocol, identity, label = bound.protocol, bound.identity, bound.protocol.name
     rows = [_row(record, score) for record in records if isinstance(score := _scored(record, label), Score)]
     split = str(identity["split"])
-    tasks, scored = len({record.task_id for record in records}), len({row.task for row in rows})
+    scored = len({row.task for row in rows})
     sizes = find_split(protocol, split)[1].sizes
     source = f"https://github.com/{protocol.repository}/tree/{protocol.commit}" if protocol.repository else None
     found: ProtocolSummary = {
@@ -81,15 +80,15 @@ def summarise_protocol(bound: BoundProtocol, records: Sequence[TaskRecord]) -> P
         "title": protocol.title,
         "split": split,
         "source": source,
-        "tasks": tasks,
+        "tasks": len({record.task_id for record in records}),
         "scored": scored,
         "whole": scored in sizes if sizes else None,
         "decimals": protocol.decimals,
         "note": protocol.note,
         "figures": [figure(measure) for measure in protocol.measures(rows) if any(measure.strata.values())],
     }
+    usages = [record.judges[label] for record in records if label in record.judges]
     if isinstance(protocol, JudgedProtocol):
-        usages = [record.judges[label] for record in records if label in record.judges]
         found["prompts"] = f"{identity['prompts_from']} ({identity['prompts']})"
         asked = bound.judge()
         found["judge"] = {
