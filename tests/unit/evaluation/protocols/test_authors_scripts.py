@@ -137,7 +137,7 @@ def test_risebench(tmp_path: Path, free: bool) -> None:
     scripts = clone("RISEBench")
     rng = random.Random(2)
     data: list[dict[str, Any]] = []
-    replies: dict[str, dict[str, str | None]] = {}
+    replies: dict[str, dict[str, Any]] = {}
     rows = []
     for number in range(80):
         category = rng.choice(("temporal_reasoning", "causal_reasoning", "spatial_reasoning", "logical_reasoning"))
@@ -147,14 +147,14 @@ def test_risebench(tmp_path: Path, free: bool) -> None:
             entry["consistency_free"] = True
         parts = ["consistency", "reasoning"] + ([] if logical else ["plausibility"])
         numbers = {part: rng.choice((0, 1)) if logical else rng.choice((1, 2, 3, 4, 5, 5, 5)) for part in parts}
-        words: dict[str, str | None] = {part: f"So.\n**Final Score:** **{n}**" for part, n in numbers.items()}
+        words: dict[str, Any] = {part: f"So.\n**Final Score:** **{n}**" for part, n in numbers.items()}
         fields = ("judge1", "judge2", "judge3")
         replies[entry["index"]] = dict(zip(fields, (words[part] for part in parts), strict=False))
         if "consistency_free" in entry:
             replies[entry["index"]]["judge1"] = None
             del numbers["consistency"]
         data.append(entry)
-        asked = {part: risebench._reader(part, 1 if logical else 5)(str(words[part]))[part] for part in numbers}
+        asked = {part: risebench._reader(part, 1 if logical else 5)(words[part])[part] for part in numbers}
         known = {**entry, "fields": ["index", "category", "subtask", *(["consistency_free"] if free else [])]}
         rows.append(Row(entry["index"], category, risebench.score(asked, known)[1], known))
     (tmp_path / "data.json").write_text(json.dumps(data))
