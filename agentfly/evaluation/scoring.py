@@ -39,7 +39,7 @@ from agentfly.evaluators import (
     make_evaluator,
 )
 from agentfly.evaluators.base import objections
-from agentfly.evaluators.judge import VlmJudge
+from agentfly.evaluators.judge.judge import JudgeEvaluator
 from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.files import parse_yaml, read_yaml
 from agentfly.images import ImageStore
@@ -91,6 +91,23 @@ def _read(given: Given) -> list[Spec]:
     return [options]
 
 
+def read_judge(given: Given) -> Spec:
+    """Return settings of a judge: a mapping, a file with one, or MODEL[,KEY=VALUE…] as in `judge:MODEL,…`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    if given.endswith(_FILES):
+        found = read_yaml(Path(given), "file of --judge")
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"{given} is no mapping of a judge's settings, such as model: gpt-4.1")
+        return dict(found)
+    [spec] = _read(f"judge:{given}")
+    return {name: value for name, value in spec.items() if name != "evaluator"}
+
+
 def _mappings(data: object, where: str) -> list[Spec]:
     entries = data if isinstance(data, list) else [data]
     found = [dict(entry) for entry in entries if isinstance(entry, Mapping) and {"evaluator", "reward"} & entry.keys()]
@@ -123,11 +140,11 @@ async def count_scorable(evaluator: Evaluator, tasks: Sequence[EditTask]) -> int
 class MeteredJudge:
     """A judge that adds the usage of each sample, failures included, to the account of the task that asks."""
 
-    def __init__(self, judge: VlmJudge) -> None:
+    def __init__(self, judge: JudgeEvaluator) -> None:
         self._judge = judge
 
     async def evaluate(self, sample: EditSample) -> Score:
-        """Score one sample; see `VlmJudge.evaluate`."""
+        """Score one sample; see `JudgeEvaluator.evaluate`."""
         # A copy with usage of its own: the connection, its slots and its limits stay shared.
         judge = copy.copy(self._judge)
         judge.usage = JudgeUsage()
@@ -139,8 +156,12 @@ class MeteredJudge:
                 account.add(judge.usage)
 
     async def check_ready(self) -> None:
-        """Raise unless the judge can score; see `VlmJudge.check_ready`."""
+        """Raise unless the judge can score; see `JudgeEvaluator.check_ready`."""
         await self._judge.check_ready()
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Raise unless the sample has what the judge needs; see `NeedsOfSamples.check_sample`."""
+        await check_sample(self._judge, sample)
 
     async def close(self) -> None:
         """Close the judge's connections."""
@@ -296,7 +317,7 @@ def _metered(spec: Given | Evaluator) -> Evaluator:
 
 
 def _metered_judge(made: Evaluator) -> Evaluator:
-    return MeteredJudge(made) if isinstance(made, VlmJudge) else made
+    return MeteredJudge(made) if isinstance(made, JudgeEvaluator) else made
 
 
 async def _scored(evaluator: GuardedEvaluator, sample: EditSample) -> tuple[Score | NotScored, JudgeUsage]:

@@ -26,6 +26,8 @@ class EditSample:
         target: the wanted image, where it is known.
         mask: the pixels that must change (mode L, white = change), where they are known.
         metadata: further data of the task that some evaluators need, such as "checks" or captions.
+        sources: all images of a task on several, `source` first; empty where `source` is the only one.
+        references: images by name that were not shown to the agent, such as a benchmark's answer.
     """
 
     instruction: str
@@ -34,6 +36,8 @@ class EditSample:
     target: Image.Image | None = None
     mask: Image.Image | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    sources: tuple[Image.Image, ...] = ()
+    references: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Score:
     Attributes:
         value: 0 (useless) to 100 (as wanted).
         feedback: one or two sentences of reasons.
-        aspects: named parts of the judgement, each 0 to 1.
+        aspects: named parts of the judgement, each 0 to 1 (a cosine may be below 0).
     """
 
     value: float

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from agentfly.aio import LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import ConfigError, EvaluatorError, ToolError
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.judge.replies import BrokenReply, Ratings, expected_rating, read_reply, read_tokens
-from agentfly.evaluators.judge.schemes import Question
+from agentfly.evaluators.judge.replies import BrokenReply, Token, read_tokens
 from agentfly.evaluators.judge.settings import JudgeSettings, JudgeUsage
 from agentfly.lenient_json import count_of, field_of
 from agentfly.openai_client import Endpoint, SdkClient, is_fault
@@ -24,6 +24,40 @@ if TYPE_CHECKING:
 _REMINDER = "Your last reply was not usable: {reason}. Answer with the JSON object only."
 _LONGEST_REASON = 200  # characters
 _REFUSALS = ("content_filter", "content_policy", "moderation")
+_LONGEST_NAME = 200  # characters of a model's name
+
+Answer = TypeVar("Answer")
+Read = TypeVar("Read", covariant=True)
+
+
+class JudgeForm(Protocol[Read]):
+    """The form of the replies to a question, and how they are read."""
+
+    @property
+    def wanted(self) -> str:
+        """What the replies have, for messages: "ratings"."""
+        ...
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """True if log-probs are asked for, whatever the settings say; a server may give none all the same."""
+        ...
+
+    def schema(self) -> dict[str, object] | None:
+        """Return the reply's form as OpenAI's `response_format`; None asks for plain text, without a reminder."""
+        ...
+
+    def read(self, text: str, tokens: Sequence[Token]) -> Read:
+        """Read a reply.
+
+        Args:
+            text: the whole reply.
+            tokens: as it was sampled; empty where log-probs were not asked for or not given.
+
+        Raises:
+            BrokenReply: it has not this form; the same question may be asked again.
+        """
+        ...
 
 
 class JudgeClient:
@@ -49,31 +83,32 @@ class JudgeClient:
         self._limiter = LoopLocal(lambda: RateLimiter(per_minute)) if per_minute is not None else None
 
     async def ask(
-        self, content: Sequence[Mapping[str, object]], question: Question, number: int, usage: JudgeUsage
-    ) -> Ratings:
-        """Return the ratings for a question, as given (0 to its highest).
+        self, content: Sequence[Mapping[str, object]], question: JudgeForm[Answer], number: int, usage: JudgeUsage
+    ) -> Answer:
+        """Return the answer to a question; ratings are as given (0 to the question's highest).
 
         Args:
             content: images and words of the request.
-            question: the question that they ask.
+            question: the form of its replies.
             number: of the pass; seeds differ by it.
-            usage: the account that is charged, also where no ratings come.
+            usage: the account that is charged, also where no answer comes.
 
         Raises:
-            EvaluatorError: no ratings after all attempts; the message has the last reason.
+            EvaluatorError: no answer after all attempts; the message has the last reason.
             ConfigError: the key or the model is refused.
         """
         reminder: list[Mapping[str, object]] = []
         numbers = count(number * self.settings.attempts)
 
-        async def attempt() -> Ratings:
+        async def attempt() -> Answer:
             try:
                 return await self._attempt([*content, *reminder], question, next(numbers), usage)
             except BrokenReply as fault:
                 reason = str(fault)
                 if len(reason) > _LONGEST_REASON:
                     reason = f"{reason[: _LONGEST_REASON - 3]}..."
-                reminder[:] = [{"type": "text", "text": _REMINDER.format(reason=reason)}]
+                if question.schema() is not None:
+                    reminder[:] = [{"type": "text", "text": _REMINDER.format(reason=reason)}]
                 raise
 
         def wait(failed: int, fault: PassingFault) -> float:
@@ -82,13 +117,14 @@ class JudgeClient:
             return min(self.settings.max_wait, max(self.settings.first_wait * 2.0**failed, fault.wait))
 
         try:
-            ratings: Ratings = await retrying(self.settings.attempts, PassingFault, wait, sleep=self._sleep)(attempt)
+            answer: Answer = await retrying(self.settings.attempts, PassingFault, wait, sleep=self._sleep)(attempt)
         except PassingFault as fault:
             reason = self._client.redact(str(fault))
+            model, attempts = self.settings.model, self.settings.attempts
             raise EvaluatorError(
-                f"the judge {self.settings.model} gave no ratings in {self.settings.attempts} attempts: {reason}"
+                f"the judge {model} gave no {question.wanted} in {attempts} attempts: {reason}"
             ) from fault
-        return ratings
+        return answer
 
     async def check_ready(self) -> None:
         """Check without cost that the endpoint answers and serves the model.
@@ -107,8 +143,8 @@ class JudgeClient:
         await self._client.close()
 
     async def _attempt(
-        self, content: list[Mapping[str, object]], question: Question, seed: int, usage: JudgeUsage
-    ) -> Ratings:
+        self, content: list[Mapping[str, object]], question: JudgeForm[Answer], seed: int, usage: JudgeUsage
+    ) -> Answer:
         async with self._slots.get():
             if self._limiter is not None:
                 await self._limiter.get().acquire()
@@ -116,6 +152,9 @@ class JudgeClient:
             usage.requests += 1
             try:
                 reply = await self._send(content, question, seed)
+                # A name such as gpt-4.1 stands for versions that change: the server says which one answered.
+                version = field_of(reply, "model")
+                usage.note(str(version)[:_LONGEST_NAME] if version else "", datetime.now(UTC).date().isoformat())
                 # A server's JSON need not have the form of a completion.
                 counted = field_of(reply, "usage")
                 prompt, completion = count_of(counted, "prompt_tokens"), count_of(counted, "completion_tokens")
@@ -129,7 +168,7 @@ class JudgeClient:
             finally:
                 usage.seconds += time.perf_counter() - started
 
-    async def _send(self, content: list[Mapping[str, object]], question: Question, seed: int) -> object:
+    async def _send(self, content: list[Mapping[str, object]], question: JudgeForm[object], seed: int) -> object:
         """Return the server's reply. Fields that it does not know are left out from then on."""
         model, timeout = self.settings.model, self.settings.timeout
         messages = [{"role": "user", "content": content}]
@@ -155,23 +194,24 @@ class JudgeClient:
                 raise PassingFault(f"{type(caught).__name__}: {fault.reason}", fault.retry_after or 0.0) from None
             raise EvaluatorError(fault.message) from None
 
-    def _options(self, question: Question, seed: int) -> dict[str, object]:
+    def _options(self, question: JudgeForm[object], seed: int) -> dict[str, object]:
         settings = self.settings
         limit = "max_completion_tokens" if settings.base_url is None else "max_tokens"
         options: dict[str, object] = {
             "model": settings.model,
             "response_format": question.schema(),
             limit: settings.max_tokens,
+            "temperature": settings.temperature,
+            "seed": None if settings.seed is None else settings.seed + seed,
         }
-        if settings.temperature is not None:
-            options["temperature"] = settings.temperature
-        if settings.seed is not None:
-            options["seed"] = settings.seed + seed
-        if settings.expected_score:
+        if self._wants_logprobs(question):
             options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
-        return options
+        return {name: value for name, value in options.items() if value is not None}
 
-    def _read(self, reply: object, question: Question) -> Ratings:
+    def _wants_logprobs(self, question: JudgeForm[object]) -> bool:
+        return self.settings.expected_score or question.needs_logprobs
+
+    def _read(self, reply: object, question: JudgeForm[Answer]) -> Answer:
         choices = field_of(reply, "choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message, finish = field_of(choice, "message"), field_of(choice, "finish_reason")
@@ -182,9 +222,7 @@ class JudgeClient:
         if isinstance(finish, str) and finish.lower() in FAILED_FINISHES:
             raise PassingFault(f"the server broke off (finish_reason {finish!r})")
         if finish == "length":
-            raise BrokenReply(f"the reply was cut off at {self.settings.max_tokens} tokens: raise max_tokens")
-        ratings = read_reply(split_content(field_of(message, "content"))[1], question)
-        tokens = read_tokens(field_of(choice, "logprobs")) if self.settings.expected_score else []
-        means = {name: expected_rating(tokens, name, question.highest) for name in ratings.values}
-        values = {name: value if means[name] is None else means[name] for name, value in ratings.values.items()}
-        return Ratings({name: float(value or 0.0) for name, value in values.items()}, ratings.feedback)
+            limit = "the server's limit of" if self.settings.max_tokens is None else self.settings.max_tokens
+            raise BrokenReply(f"the reply was cut off at {limit} tokens: raise max_tokens")
+        tokens = read_tokens(field_of(choice, "logprobs")) if self._wants_logprobs(question) else []
+        return question.read(split_content(field_of(message, "content"))[1], tokens)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Protocol
 
 from agentfly.errors import shortened
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.judge.schemes import Question
 from agentfly.lenient_json import field_of, find_json, read_with_slips
 from agentfly.messages import without_thoughts
 
@@ -49,7 +49,21 @@ class Token:
     alternatives: tuple[tuple[str, float], ...]
 
 
-def read_reply(text: str, question: Question) -> Ratings:
+class Rated(Protocol):
+    """A question that is answered by numbers."""
+
+    @property
+    def ratings(self) -> Mapping[str, str]:
+        """The meaning of each number, by its name."""
+        ...
+
+    @property
+    def highest(self) -> int:
+        """Ratings go from 0 to this."""
+        ...
+
+
+def read_reply(text: str, question: Rated) -> Ratings:
     """Return ratings and feedback of a reply, whatever surrounds its JSON.
 
     Args:
