@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentfly import __version__
+from agentfly.cli.calibrate import calibrate
 from agentfly.cli.data import data
 from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
@@ -45,6 +46,7 @@ FOLDER_OPTIONS = {
     "eval": "--out FOLDER",
     "compare": "--out FOLDER",
     "replay": "--out FOLDER",
+    "calibrate": "--out FOLDER",
     "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
     "mcp": "--out FOLDER",
@@ -85,6 +87,7 @@ app.command(cls=NodesCommand)(doctor)
 app.add_typer(data, name="data")
 app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
+app.command()(calibrate)
 app.command(cls=NodesCommand)(replay)
 app.command(cls=ViewCommand)(view)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)

@@ -59,7 +59,8 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
             start, stalled, or ended badly.
     """
     config = compose(recipe, overrides, sizes=False)
-    _raise_faults(_check(config, settings_of(config), "ready").faults)
+    ready = _check(config, settings_of(config), "ready")
+    _raise_faults(ready.faults)
     # Some of the checks come a second time here: only now is the folder of the run locked.
     run = prepare(config)
     out = run.settings.out
@@ -67,6 +68,8 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     def show(text: str, style: str = "") -> None:
         console.print(Text(printable(text)), style=style, soft_wrap=True)
 
+    for sentence in ready.cautions:
+        show(f"caution: {sentence}", "yellow")
     show(f"logs: {out / 'logs'}")
     show(f"{view_command(out)} (while it runs, too)")
 
@@ -106,6 +109,8 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     result = _check(config, settings, "check")
     for sentence in result.passed:
         console.print(Text(printable(f"checked     {sentence}")), soft_wrap=True)
+    for sentence in result.cautions:
+        console.print(Text(printable(f"caution     {sentence}")), style="yellow", soft_wrap=True)
     faults = [*result.faults]
     try:
         check_same_run(config, settings, settings.out / "config.yaml")
