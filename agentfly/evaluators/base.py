@@ -73,6 +73,19 @@ class Closable(Protocol):
 
 
 @runtime_checkable
+class Sleeps(Protocol):
+    """An evaluator whose model can leave its device to others for a while; those without a model leave this out."""
+
+    async def sleep(self) -> None:
+        """Free the memory of the device. Samples that come meanwhile are refused by a `PassingFault`."""
+        ...
+
+    async def wake(self) -> None:
+        """Take the memory again. The same samples get the same scores as before the sleep."""
+        ...
+
+
+@runtime_checkable
 class AsksOthers(Protocol):
     """An evaluator that depends on a server or a model; those that depend on neither leave this out."""
 
@@ -135,6 +148,28 @@ async def close_evaluator(evaluator: Evaluator) -> None:
     """Free the connections and models of an evaluator, if it has any. The evaluator's maker calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
+
+
+async def sleep_evaluator(evaluator: Evaluator) -> bool:
+    """Have an evaluator free the memory of its device; False if it has no model that could.
+
+    Raises:
+        EvaluatorError: a server that holds the model did not do it.
+    """
+    if isinstance(evaluator, Sleeps):
+        await evaluator.sleep()
+    return isinstance(evaluator, Sleeps)
+
+
+async def wake_evaluator(evaluator: Evaluator) -> bool:
+    """Have an evaluator that sleeps take the memory of its device again; False if it has no model that could.
+
+    Raises:
+        EvaluatorError: a server that holds the model did not do it.
+    """
+    if isinstance(evaluator, Sleeps):
+        await evaluator.wake()
+    return isinstance(evaluator, Sleeps)
 
 
 async def objections(checks: Mapping[str, Awaitable[None]]) -> list[str]:

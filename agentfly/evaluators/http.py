@@ -15,7 +15,7 @@ from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
+from agentfly.evaluators.http_schema import PATH, SLEEP_PATH, WAKE_PATH, ScoreBody, to_body
 from agentfly.lenient_json import field_of
 from agentfly.redaction import public_url, read_key, redact
 from agentfly.settings import Settings
@@ -84,6 +84,27 @@ class HttpEvaluator:
             raise EvaluatorError(f"{self._no_answer(fault)}: check base_url, and that the server runs") from fault
         # A server may answer 500 to a request without a sample; one that is still starting answers 502 or 503.
         if reply.status_code in (401, 403, 404, 405, 421) or reply.status_code > 500:
+            raise self._refusal(reply)
+
+    async def sleep(self) -> None:
+        """Have the server's model free its device, once its batch under way has ended; see `Sleeps`.
+
+        Raises:
+            EvaluatorError: the server did not do it, such as for an evaluator without a model.
+            ConfigError: the key or the address is refused.
+        """
+        await self._tell(SLEEP_PATH)
+
+    async def wake(self) -> None:
+        """Have the server's model take its device again; raises as `sleep` does."""
+        await self._tell(WAKE_PATH)
+
+    async def _tell(self, path: str) -> None:
+        try:
+            reply = await self._client.get().post(path)
+        except httpx.HTTPError as fault:
+            raise PassingFault(self._no_answer(fault)) from fault
+        if reply.status_code != 200:
             raise self._refusal(reply)
 
     async def close(self) -> None:
