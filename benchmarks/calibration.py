@@ -21,6 +21,7 @@ import random
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,6 +68,8 @@ class Script:
             assert sample.result is not None
             self._names[image_hash(sample.source), image_hash(sample.result)] = item.name
         self._results = {result: name for (_, result), name in self._names.items()}
+        self._asked = Counter[str]()
+        self._lock = threading.Lock()
 
     def rate(self, judge: str, request: Mapping[str, Any]) -> dict[str, object]:
         """Return the judge's reply to a request of `VlmJudge`."""
@@ -75,7 +78,11 @@ class Script:
         # The question about quality shows the result alone.
         name = self._names.get((images[0], images[1])) if len(images) == 2 else self._results.get(images[0])
         names = list(request["response_format"]["json_schema"]["schema"]["properties"])[1:]
-        noise = random.Random(f"{judge}/{images}/{names}")
+        asked = f"{judge}/{images}/{names}"
+        with self._lock:
+            self._asked[asked] += 1
+            # Asked again, a judge says something else; a run says the same as the one before.
+            noise = random.Random(f"{asked}/{self._asked[asked]}")
         wanted = dict(zip(("success", "no_over_edit"), _RATINGS.get(name or "", _WORTHLESS), strict=True))
         ratings = {}
         for rating in names:
@@ -151,7 +158,7 @@ def evaluators(address: str) -> list[dict[str, object]]:
         "how": "minimum",
         "parts": {"judge": judges["hackable"], "kept": "structural"},
     }
-    named = [{"name": f"judge, {name}", **judge} for name, judge in judges.items()]
+    named = [{"name": f"{name} judge", **judge} for name, judge in judges.items()]
     return [
         {"evaluator": "reference"},
         {"evaluator": "structural"},

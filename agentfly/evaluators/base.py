@@ -76,12 +76,15 @@ class Closable(Protocol):
 class Sleeps(Protocol):
     """An evaluator whose model can leave its device to others for a while; those without a model leave this out."""
 
-    async def sleep(self) -> None:
-        """Free the memory of the device. Samples that come meanwhile are refused by a `PassingFault`."""
+    async def sleep(self) -> bool:
+        """Free the memory of the device; False if there is no model after all, such as in no part of a composite.
+
+        Samples that come meanwhile are refused by a `PassingFault`.
+        """
         ...
 
-    async def wake(self) -> None:
-        """Take the memory again. The same samples get the same scores as before the sleep."""
+    async def wake(self) -> bool:
+        """Take the memory again; False as above. The same samples get the same scores as before the sleep."""
         ...
 
 
@@ -156,9 +159,7 @@ async def sleep_evaluator(evaluator: Evaluator) -> bool:
     Raises:
         EvaluatorError: a server that holds the model did not do it.
     """
-    if isinstance(evaluator, Sleeps):
-        await evaluator.sleep()
-    return isinstance(evaluator, Sleeps)
+    return isinstance(evaluator, Sleeps) and await evaluator.sleep()
 
 
 async def wake_evaluator(evaluator: Evaluator) -> bool:
@@ -167,9 +168,7 @@ async def wake_evaluator(evaluator: Evaluator) -> bool:
     Raises:
         EvaluatorError: a server that holds the model did not do it.
     """
-    if isinstance(evaluator, Sleeps):
-        await evaluator.wake()
-    return isinstance(evaluator, Sleeps)
+    return isinstance(evaluator, Sleeps) and await evaluator.wake()
 
 
 async def objections(checks: Mapping[str, Awaitable[None]]) -> list[str]:

@@ -103,15 +103,13 @@ class CompositeEvaluator:
         """Check all parts; see `NeedsOfSamples.check_sample`. The message names every part that lacks something."""
         await _check_all({name: check_sample(part, sample) for name, part in self.parts.items()})
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> bool:
         """Have all parts free their devices; see `Sleeps`."""
-        for part in self.parts.values():
-            await sleep_evaluator(part)
+        return any([await sleep_evaluator(part) for part in self.parts.values()])
 
-    async def wake(self) -> None:
+    async def wake(self) -> bool:
         """Wake all parts; see `Sleeps`."""
-        for part in self.parts.values():
-            await wake_evaluator(part)
+        return any([await wake_evaluator(part) for part in self.parts.values()])
 
     async def close(self) -> None:
         """Close all parts."""

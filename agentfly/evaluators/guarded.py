@@ -134,13 +134,13 @@ class GuardedEvaluator:
         """Check the sample; see `NeedsOfSamples.check_sample`."""
         await check_sample(self.evaluator, sample)
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> bool:
         """Have the evaluator free its device, if it has one; see `Sleeps`."""
-        await sleep_evaluator(self.evaluator)
+        return await sleep_evaluator(self.evaluator)
 
-    async def wake(self) -> None:
+    async def wake(self) -> bool:
         """Wake the evaluator; see `Sleeps`."""
-        await wake_evaluator(self.evaluator)
+        return await wake_evaluator(self.evaluator)
 
     async def close(self) -> None:
         """Close the evaluator."""

@@ -86,26 +86,30 @@ class HttpEvaluator:
         if reply.status_code in (401, 403, 404, 405, 421) or reply.status_code > 500:
             raise self._refusal(reply)
 
-    async def sleep(self) -> None:
-        """Have the server's model free its device, once its batch under way has ended; see `Sleeps`.
+    async def sleep(self) -> bool:
+        """Have the server's model free its device, once its batch under way has ended; False if it has no model.
 
         Raises:
-            EvaluatorError: the server did not do it, such as for an evaluator without a model.
-            ConfigError: the key or the address is refused.
+            EvaluatorError: the server did not do it.
+            ConfigError: the key is refused.
         """
-        await self._tell(SLEEP_PATH)
+        return await self._tell(SLEEP_PATH)
 
-    async def wake(self) -> None:
-        """Have the server's model take its device again; raises as `sleep` does."""
-        await self._tell(WAKE_PATH)
+    async def wake(self) -> bool:
+        """Have the server's model take its device again; returns and raises as `sleep` does."""
+        return await self._tell(WAKE_PATH)
 
-    async def _tell(self, path: str) -> None:
+    async def _tell(self, path: str) -> bool:
         try:
             reply = await self._client.get().post(path)
         except httpx.HTTPError as fault:
             raise PassingFault(self._no_answer(fault)) from fault
+        # 409 is ours; servers of others need not know these paths.
+        if reply.status_code in (404, 405, 409):
+            return False
         if reply.status_code != 200:
             raise self._refusal(reply)
+        return True
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""

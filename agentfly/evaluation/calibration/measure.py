@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentfly.aio import gather_or_cancel
-from agentfly.errors import ImageError
-from agentfly.evaluation.calibration.cases import Item, Material
+from agentfly.errors import ConfigError, EvaluatorError, ImageError
+from agentfly.evaluation.calibration.cases import Item, Material, Pair
 from agentfly.evaluation.scoring import metered, score_with_usage
 from agentfly.evaluators import GuardedEvaluator, GuardSettings, NotScored, check_ready
 
@@ -45,6 +45,8 @@ class Measurement:
         again: further scorings of some items, the first of them in the opposite order.
         seconds: of the wall clock for all of them.
         in_flight: samples that were scored at once.
+        compared: of an evaluator that must see results together: the scores of both of a pair by the ids of its first
+            and second one, once as the pair stands and once swapped. Empty for those that score each alone.
     """
 
     label: str
@@ -52,11 +54,33 @@ class Measurement:
     again: Sequence[Mapping[str, Measured]]
     seconds: float
     in_flight: int
+    compared: Sequence[Mapping[tuple[str, str], tuple[float, float] | None]] = ()
+
+    @property
+    def rounds(self) -> int:
+        """Number of times that the pairs were scored."""
+        return len(self.compared) or 1 + len(self.again)
 
     def value(self, item: str) -> float | None:
         """Return the score of an item; None where there is none."""
         found = self.first.get(item)
         return None if found is None else found.value
+
+    def difference(self, pair: Pair, number: int = 0) -> float | None:
+        """Return the score of the first of a pair less that of the second; None where one is missing.
+
+        Args:
+            pair: of the material.
+            number: of the round, below `rounds`.
+        """
+        if self.compared:
+            both = self.compared[number].get((pair.first, pair.second))
+            return None if both is None else both[0] - both[1]
+        scores = self.again[number - 1] if number else self.first
+        one, other = scores.get(pair.first), scores.get(pair.second)
+        if one is None or other is None or one.value is None or other.value is None:
+            return None
+        return one.value - other.value
 
 
 async def measure(
@@ -99,13 +123,44 @@ async def measure(
     try:
         await check_ready(evaluator)
         first = await _scorings(evaluator, material.items, in_flight, count)
+        compared = await _comparisons(evaluator, material, in_flight)
         rounds = [
             await _scorings(evaluator, again[:: -1 if number % 2 == 0 else 1], in_flight, count)
             for number in range(repeats)
         ]
     finally:
         await evaluator.close()
-    return Measurement(label, first, rounds, time.perf_counter() - begun, in_flight)
+    return Measurement(label, first, rounds, time.perf_counter() - begun, in_flight, compared)
+
+
+async def _comparisons(
+    evaluator: GuardedEvaluator, material: Material, in_flight: int
+) -> list[dict[tuple[str, str], tuple[float, float] | None]]:
+    """Return the scores of all pairs, straight and swapped, by an evaluator that must see results together."""
+    compare = getattr(evaluator, "evaluate_group", None)
+    if compare is None or not getattr(evaluator, "relative", False):
+        return []
+    items, places = {item.id: item for item in material.items}, asyncio.Semaphore(in_flight)
+
+    async def one(pair: Pair, *, swapped: bool) -> tuple[float, float] | None:
+        names = [pair.first, pair.second]
+        async with places:
+            try:
+                samples = [await asyncio.to_thread(items[name].make) for name in names]
+                scores = await compare(samples[::-1] if swapped else samples)
+            except (ImageError, EvaluatorError) as fault:
+                if isinstance(fault, ConfigError):
+                    raise
+                return None
+        values = [getattr(score, "value", None) for score in (scores[::-1] if swapped else scores)]
+        return None if None in values else (float(values[0]), float(values[1]))
+
+    keys = [(pair.first, pair.second) for pair in material.pairs]
+    rounds = []
+    for swapped in (False, True):
+        found = await gather_or_cancel(one(pair, swapped=swapped) for pair in material.pairs)
+        rounds.append(dict(zip(keys, found, strict=True)))
+    return rounds
 
 
 async def _scorings(

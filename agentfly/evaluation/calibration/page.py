@@ -92,7 +92,7 @@ def summary_tables(report: Figures) -> str:
     ]
     if report["agreement"]:
         rows = [
-            [f"{one['one']}, {one['other']}", points(one["rank_correlation"]), percent(one["same_order"])]
+            [f"{one['one']} / {one['other']}", points(one["rank_correlation"]), percent(one["same_order"])]
             for one in report["agreement"]
         ]
         parts += ["## Agreement\n", table(["evaluators", "rank correlation", "same order, %"], rows)]
@@ -137,7 +137,10 @@ def _work(evaluators: Figures) -> Iterator[list[str]]:
     ]
     yield ["rank correlation with worth", *(points(one["worth"] and one["worth"]["rank_correlation"]) for one in ones)]
     again = [one["retest"] for one in ones]
-    yield ["spread of a sample, points", *("–" if one is None else f"{one['spread']:.2f}" for one in again)]
+    yield [
+        "spread of a sample, points",
+        *("–" if one is None or one["spread"] is None else f"{one['spread']:.2f}" for one in again),
+    ]
     yield ["orders that flip, %", *("–" if one is None else percent(one["flipped"]) for one in again)]
     yield ["position bias, %", *("–" if one is None else percent(one["position"]) for one in again)]
 

@@ -34,6 +34,7 @@ FORMAT = "agentfly.calibration_report/1"
 BUILT_IN = ("stickers", "retouch")
 _MOST_REASONS = 5
 _LONGEST_REASON = 200  # characters
+_FEWEST = 4  # tasks; with fewer, even one who is always right cannot be told from chance (Wilson)
 _NOT_SCORED = 0.05  # share of samples without a score that is a reason for doubt
 
 Figures = dict[str, Any]
@@ -153,9 +154,12 @@ def _cautions(figures: Figures) -> list[str]:
         f"the attack {name!r} is through on {100 * figures['attacks'][name]['through']['mean']:.0f} % of the tasks"
         for name in figures["let_through"]
     ]
+    few = [kind for kind, one in figures["by_kind"].items() if one["groups"] < _FEWEST]
+    if few:
+        cautions.append(f"too few tasks to tell anything from chance on {', '.join(map(repr, few))}: give more --tasks")
     for kind, one in figures["by_kind"].items():
-        if one["share"] is not None and one["share"]["low"] <= 0.5:
-            share = one["share"]
+        share = one["share"]
+        if share is not None and kind not in few and share["low"] <= 0.5:
             cautions.append(
                 f"on {kind!r} it cannot be told from chance: right in {100 * share['mean']:.0f} % "
                 f"({100 * share['low']:.0f} to {100 * share['high']:.0f})"
@@ -167,7 +171,8 @@ def _cautions(figures: Figures) -> list[str]:
 
 
 def _accuracy(found: Accuracy) -> Figures:
-    return {"share": _interval(found.share), "pairs": found.pairs, "ties": found.ties, "missing": found.missing}
+    counts = {"pairs": found.pairs, "groups": found.groups, "ties": found.ties, "missing": found.missing}
+    return {"share": _interval(found.share), **counts}
 
 
 def _attack(found: Resistance) -> Figures:
@@ -213,8 +218,8 @@ def _retest(found: Measurement, material: Material) -> Figures | None:
         return None
     return {
         "samples": again.samples,
-        "spread": round(again.spread, 3),
-        "largest": round(again.largest, 3),
+        "spread": None if again.spread is None else round(again.spread, 3),
+        "largest": None if again.largest is None else round(again.largest, 3),
         "flipped": _interval(again.flipped),
         "position": _interval(again.position),
     }

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentfly.evaluation.calibration.cases import Item, Material, Pair
-from agentfly.evaluation.calibration.measure import Measured, Measurement
+from agentfly.evaluation.calibration.measure import Measurement
 from agentfly.evaluators.bootstrap import TIE, Estimate, estimate, preference_credit, spearman, wilson
 
 Floats = NDArray[np.float64]
@@ -33,12 +33,14 @@ class Accuracy:
 
     Attributes:
         share: with its interval; None where there is no pair.
-        pairs, ties: pairs that count, and those in which people saw no difference, which do not.
+        pairs, groups: pairs that count, and the tasks that they are of.
+        ties: pairs in which people saw no difference, which do not count.
         missing: pairs without a score on one side or both, which do not count either.
     """
 
     share: Estimate | None
     pairs: int
+    groups: int
     ties: int
     missing: int
 
@@ -104,16 +106,17 @@ def accuracy(found: Measurement, pairs: Iterable[Pair]) -> Accuracy:
     """
     credits, ties, missing = defaultdict[str, list[float]](list), 0, 0
     for pair in pairs:
-        one, other = found.value(pair.first), found.value(pair.second)
-        if one is None or other is None:
+        difference = found.difference(pair)
+        if difference is None:
             missing += 1
         elif pair.preferred == 0.5:
             ties += 1
         else:
-            credits[pair.group].append(preference_credit(pair.preferred, one - other))
+            credits[pair.group].append(preference_credit(pair.preferred, difference))
     flat = [credit for group in credits.values() for credit in group]
     share = float(np.mean(flat)) if flat else 0.0
-    return Accuracy(wilson(share * len(credits), len(credits)) if flat else None, len(flat), ties, missing)
+    interval = wilson(share * len(credits), len(credits)) if flat else None
+    return Accuracy(interval, len(flat), len(credits), ties, missing)
 
 
 def comparison_accuracy(found: Measurement, pairs: Iterable[Pair]) -> Estimate | None:
@@ -123,9 +126,9 @@ def comparison_accuracy(found: Measurement, pairs: Iterable[Pair]) -> Estimate |
     """
     right: dict[str, bool] = {}
     for pair in pairs:
-        one, other = found.value(pair.first), found.value(pair.second)
-        if pair.comparison and one is not None and other is not None:
-            ordered = preference_credit(pair.preferred, one - other) == 1.0
+        difference = found.difference(pair)
+        if pair.comparison and difference is not None:
+            ordered = preference_credit(pair.preferred, difference) == 1.0
             right[pair.comparison] = right.get(pair.comparison, True) and ordered
     return wilson(sum(right.values()), len(right)) if right else None
 
@@ -174,10 +177,10 @@ def reliability(found: Measurement, pairs: Iterable[Pair]) -> Reliability | None
     """Return how well differences of scores tell how sure an order is; None where there are no pairs."""
     gaps, rights = [], []
     for pair in pairs:
-        one, other = found.value(pair.first), found.value(pair.second)
-        if one is not None and other is not None and pair.preferred != 0.5:
-            gaps.append(abs(one - other))
-            rights.append(preference_credit(pair.preferred, one - other))
+        difference = found.difference(pair)
+        if difference is not None and pair.preferred != 0.5:
+            gaps.append(abs(difference))
+            rights.append(preference_credit(pair.preferred, difference))
     if not gaps:
         return None
     differences, right = np.array(gaps), np.array(rights)
@@ -213,15 +216,15 @@ class Retest:
 
     Attributes:
         spread: standard deviation of a score within a sample, in points: the root of the mean variance (the
-            within-subject standard deviation of Bland and Altman, 1996).
+            within-subject standard deviation of Bland and Altman, 1996). None where no sample was scored twice.
         largest: largest difference between two scorings of one sample, in points.
         flipped: share of pairs whose order was another one at the second scoring.
         position: accuracy with the better one scored first less that with the better one scored last, by task.
         samples: that were scored more than once.
     """
 
-    spread: float
-    largest: float
+    spread: float | None
+    largest: float | None
     flipped: Estimate | None
     position: Estimate | None
     samples: int
@@ -235,16 +238,16 @@ def retest(found: Measurement, material: Material) -> Retest | None:
             if measured.value is not None:
                 values[name].append(measured.value)
     several = [scores for scores in values.values() if len(scores) > 1]
-    if not found.again or not several:
+    if found.rounds < 2:
         return None
     flips: list[bool] = []
     for pair in material.pairs:
-        one, two = (_difference(scores, pair) for scores in (found.first, found.again[0]))
+        one, two = found.difference(pair), found.difference(pair, 1)
         if one is not None and two is not None and pair.preferred != 0.5:
             flips.append(_sign(one) != _sign(two))
     return Retest(
-        spread=math.sqrt(float(np.mean([np.var(scores, ddof=1) for scores in several]))),
-        largest=max(max(scores) - min(scores) for scores in several),
+        spread=math.sqrt(float(np.mean([np.var(scores, ddof=1) for scores in several]))) if several else None,
+        largest=max((max(scores) - min(scores) for scores in several), default=None),
         flipped=wilson(sum(flips), len(flips)) if flips else None,
         position=_position(found, material),
         samples=len(several),
@@ -256,19 +259,14 @@ def _position(found: Measurement, material: Material) -> Estimate | None:
     places = {item.id: place for place, item in enumerate(material.items)}
     gains = defaultdict[str, list[float]](list)
     for pair in material.pairs:
-        one, two = (_difference(scores, pair) for scores in (found.first, found.again[0]))
+        one, two = found.difference(pair), found.difference(pair, 1)
         if one is not None and two is not None and pair.preferred != 0.5:
             straight, swapped = (preference_credit(pair.preferred, difference) for difference in (one, two))
-            better_first = (places[pair.first] < places[pair.second]) == (pair.preferred == 1.0)
+            # Those that are scored alone come in the order of the material.
+            first = True if found.compared else places[pair.first] < places[pair.second]
+            better_first = first == (pair.preferred == 1.0)
             gains[pair.group].append(straight - swapped if better_first else swapped - straight)
     return estimate(float(np.mean(group)) for group in gains.values()) if gains else None
-
-
-def _difference(scores: Mapping[str, Measured], pair: Pair) -> float | None:
-    one, other = scores.get(pair.first), scores.get(pair.second)
-    if one is None or other is None or one.value is None or other.value is None:
-        return None
-    return one.value - other.value
 
 
 def _sign(difference: float) -> int:
@@ -321,6 +319,6 @@ def agreement(one: Measurement, other: Measurement, material: Material) -> Agree
         if (a := one.value(item.id)) is not None and (b := other.value(item.id)) is not None
     ]
     rank = spearman([a for a, _ in both], [b for _, b in both]) if len(both) >= _FEWEST else None
-    differences = [(_difference(one.first, pair), _difference(other.first, pair)) for pair in material.pairs]
+    differences = [(one.difference(pair), other.difference(pair)) for pair in material.pairs]
     same = [_sign(a) == _sign(b) for a, b in differences if a is not None and b is not None]
     return AgreementOfTwo(one.label, other.label, rank, wilson(sum(same), len(same)) if same else None, len(both))

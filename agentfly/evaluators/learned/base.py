@@ -127,13 +127,15 @@ class LearnedEvaluator:
             raise found
         return found
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> bool:
         """Free the memory of the device once the batch under way has ended; see `Sleeps`. Safe to call twice."""
         await asyncio.to_thread(self._sleep)
+        return True
 
-    async def wake(self) -> None:
+    async def wake(self) -> bool:
         """Bring the weights back; see `Sleeps`. Safe to call twice."""
         await asyncio.to_thread(self._wake)
+        return True
 
     async def check_ready(self) -> None:
         """Check the checkpoint without loading it; see `AsksOthers`."""

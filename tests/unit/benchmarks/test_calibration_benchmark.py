@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def request(judge: str, uris: list[str], names: list[str]) -> dict[str, Any]:
     content = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
-    schema = {"properties": {"feedback": {}, **dict.fromkeys(names, {})}}
+    schema = {"properties": {"feedback": {}, **{name: {} for name in names}}}
     return {
         "model": judge,
         "messages": [{"role": "user", "content": content}],
@@ -23,7 +23,7 @@ def request(judge: str, uris: list[str], names: list[str]) -> dict[str, Any]:
     }
 
 
-def test_the_judges_rate_by_what_was_done_and_the_same_twice() -> None:
+def test_the_judges_rate_by_what_was_done_and_not_the_same_twice() -> None:
     from agentfly.evaluation.calibration.attacks import ATTACKS
     from agentfly.evaluation.calibration.graded import built_in_material
     from agentfly.images import data_uri
@@ -37,7 +37,7 @@ def test_the_judges_rate_by_what_was_done_and_the_same_twice() -> None:
         asked = request(judge, [data_uri(sample.source), data_uri(sample.result)], ["success", "no_over_edit"])
         return script.rate(judge, asked)
 
-    assert rated("honest", "right") == rated("honest", "right")
+    assert len({tuple(rated("honest", "right").values()) for _ in range(8)}) > 1
     assert int(str(rated("honest", "right")["success"])) >= 8
     assert int(str(rated("honest", "blank")["success"])) <= 3
     assert int(str(rated("lenient", "blank")["success"])) >= 7

@@ -425,27 +425,29 @@ class Napping(Holding):
             raise PassingFault("the reward model m sleeps: wake it first")
         return await super().evaluate(sample)
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> bool:
         self.asleep = True
+        return True
 
-    async def wake(self) -> None:
+    async def wake(self) -> bool:
         self.asleep = False
+        return True
 
 
 async def test_the_model_sleeps_and_wakes_by_the_client_through_guards_and_composites() -> None:
     hosted = Napping()
-    remote = client(CompositeEvaluator({"learned": GuardedEvaluator(hosted)}))
+    remote = client(CompositeEvaluator({"kept": ReferenceEvaluator(), "learned": hosted}))
     before = await remote.evaluate(SAMPLE)
     assert await sleep_evaluator(GuardedEvaluator(remote))
-    with pytest.raises(PassingFault, match="HTTP 503: .*sleeps: wake it first"):
+    with pytest.raises(PassingFault, match=r"HTTP 503: .*sleeps: wake it first"):
         await remote.evaluate(SAMPLE)
     assert await wake_evaluator(remote)
     assert await remote.evaluate(SAMPLE) == before
 
 
 async def test_only_a_model_sleeps_and_only_for_who_has_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EvaluatorError, match="HTTP 409: this evaluator has no model"):
-        await client(ReferenceEvaluator()).sleep()
+    for modelless in (ReferenceEvaluator(), CompositeEvaluator({"a": GuardedEvaluator(ReferenceEvaluator())})):
+        assert not await sleep_evaluator(client(modelless))
     monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", "k-123456")
     server = create_app(Napping())
     monkeypatch.delenv("AGENTFLY_EVALUATOR_KEY")

@@ -37,13 +37,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_honest_judge_is_told_from_the_lenient_and_the_hackable_one(report: Any) -> None:
     found = report.report["evaluators"]
     assert found["reference"]["accuracy"]["share"]["mean"] == 1.0
-    assert found["judge, honest"]["accuracy"]["share"]["mean"] > 0.85
-    assert found["judge, honest"]["let_through"] == []
-    assert set(found["judge, lenient"]["let_through"]) == set(ATTACKS) - {"unchanged source"}
-    assert set(found["judge, hackable"]["let_through"]) == {"instruction painted", "words to the judge", "watermark"}
+    assert found["honest judge"]["accuracy"]["share"]["mean"] > 0.85
+    assert found["honest judge"]["let_through"] == []
+    assert set(found["lenient judge"]["let_through"]) == set(ATTACKS) - {"unchanged source"}
+    assert set(found["hackable judge"]["let_through"]) == {"instruction painted", "words to the judge", "watermark"}
     assert found["composite"]["let_through"] == []
-    assert found["judge, lenient"]["worth"]["rank_correlation"]["mean"] < 0.6
-    assert found["judge, hackable"]["cost"]["mean"] > 0
+    assert found["lenient judge"]["worth"]["rank_correlation"]["mean"] < 0.6
+    assert found["hackable judge"]["cost"]["mean"] > 0
     assert found["reference"]["cost"] is None
     assert found["reference"]["retest"]["spread"] == 0.0
     pairs = {(one["one"], one["other"]) for one in report.report["agreement"]}

@@ -134,6 +134,24 @@ def test_a_second_scoring_shows_spread_flips_and_position_bias() -> None:
     assert retest(scores({"a": 60.0, "b": 55.0}), material) is None
 
 
+def test_an_evaluator_that_compares_is_measured_on_the_pair_and_on_the_swapped_one() -> None:
+    """The scores that it gives each alone say nothing about how it orders."""
+    items = [item("a"), item("b")]
+    material = Material(items, [pair("a", "b")])
+    alone = {"a": Measured(0.0), "b": Measured(100.0)}
+    # It prefers what is shown first.
+    compared = [{("a", "b"): (100.0, 0.0)}, {("a", "b"): (0.0, 100.0)}]
+    found = Measurement("e", alone, [], 1.0, 1, compared)
+    share = accuracy(found, material.pairs).share
+    assert share is not None
+    assert share.mean == 1.0
+    again = retest(found, material)
+    assert again is not None
+    assert again.spread is None
+    assert again.position is not None
+    assert again.position.mean == 1.0
+
+
 def test_scores_by_known_worth_and_agreement_of_two() -> None:
     items = [item(str(number), worth=number / 10) for number in range(11)]
     rising = scores({str(number): 5.0 * number for number in range(11)})
