@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/calibration"), help="folder of the report")
-    parser.add_argument("--tasks", type=int, default=60, help="tasks of the built-in worlds")
+    parser.add_argument("--tasks", type=int, default=24, help="tasks of the built-in worlds")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds")
     given = parser.parse_args(arguments)
     material = built_in_material(given.tasks, given.seed, ATTACKS)

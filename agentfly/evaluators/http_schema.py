@@ -70,7 +70,7 @@ class ErrorBody(BaseModel):
 
 def json_schema() -> dict[str, object]:
     """Return the JSON schema of the protocol: `request`, `response` and `error`, each a schema of one body."""
-    bodies = {"request": SampleBody, "response": ScoreBody, "error": ErrorBody}
+    bodies: dict[str, type[BaseModel]] = {"request": SampleBody, "response": ScoreBody, "error": ErrorBody}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": FORMAT,

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import calibration
 from tests import programs
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.unit.benchmarks.calibration_script import ROOT, SCRIPT
 
 
 def request(judge: str, uris: list[str], names: list[str]) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def test_the_judges_rate_by_what_was_done_and_not_the_same_twice() -> None:
     from agentfly.images import data_uri
 
     items = {item.name: item for item in built_in_material(1, 0, ATTACKS).items}
-    script = calibration.Script(list(items.values()))
+    script = SCRIPT.Script(list(items.values()))
 
     def rated(judge: str, name: str) -> dict[str, object]:
         sample = items[name].make()

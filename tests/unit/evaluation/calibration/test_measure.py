@@ -1,4 +1,4 @@
-"""Scoring the material: every sample once, the paired ones again, and a pair together where the evaluator asks for it."""
+"""Scoring: every sample once, paired ones again, and a pair together where the evaluator asks for it."""
 
 from __future__ import annotations
 

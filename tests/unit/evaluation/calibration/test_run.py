@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from agentfly.cli import app
+from agentfly.errors import EvaluatorError
 from agentfly.evaluation.calibration.attacks import ATTACKS
 from agentfly.evaluation.calibration.graded import built_in_material
 from agentfly.evaluation.calibration.record import read_record
 from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
-from agentfly.evaluators import EditSample, EvaluatorError, Score
-from benchmarks.calibration import Script, endpoint, evaluators
+from agentfly.evaluators import EditSample, Score
+from tests.unit.benchmarks.calibration_script import SCRIPT
 
 TASKS = 4
 
@@ -26,9 +27,9 @@ TASKS = 4
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report on all evaluators of the benchmark."""
     out = tmp_path_factory.mktemp("calibration")
-    with endpoint(Script(list(built_in_material(TASKS, 0, ATTACKS).items))) as address:
+    with SCRIPT.endpoint(SCRIPT.Script(list(built_in_material(TASKS, 0, ATTACKS).items))) as address:
         settings = CalibrationSettings(
-            evaluator=tuple(evaluators(address)), out=out, tasks=TASKS, records=out / "records"
+            evaluator=tuple(SCRIPT.evaluators(address)), out=out, tasks=TASKS, records=out / "records"
         )
         found = asyncio.run(calibrate(settings))
     return found

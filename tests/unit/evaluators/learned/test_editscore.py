@@ -50,7 +50,7 @@ class Replies:
         logits = model(**given).logits[:, -1]
         replies = []
         for row in logits:
-            rating = round(25 * float(torch.sigmoid(row[:50].sum() * 20)), 3)
+            rating = round(5 + float(row[:50].abs().sum() * 1000 % 20), 3)
             text = json.dumps({"reasoning": "Fine.", "score": [rating, 25]})
             replies.append(text if not self.broken else "I refuse.")
         self.broken = max(0, self.broken - 1)
