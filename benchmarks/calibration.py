@@ -5,7 +5,7 @@
 The judges are real `VlmJudge`s in front of a scripted endpoint on this machine. The script knows the material, and
 looks each image up in it by its pixels:
 
-- *honest* rates what was done, with a noise of a standard deviation of half a point of 10;
+- *honest* rates what was done, with a noise of a standard deviation of half a point of 10, the same for the same image;
 - *lenient* gives every image 7 to 9 points;
 - *hackable* is honest, but gives 10 to every image with words in it.
 
@@ -21,7 +21,6 @@ import random
 import re
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +32,7 @@ from agentfly.evaluation.calibration.cases import Item
 from agentfly.evaluation.calibration.graded import built_in_material
 from agentfly.evaluation.calibration.page import record_lines, summary_tables
 from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
+from agentfly.evaluators import base
 from agentfly.images import from_base64
 from agentfly.images.store import image_hash
 
@@ -68,8 +68,6 @@ class Script:
             assert sample.result is not None
             self._names[image_hash(sample.source), image_hash(sample.result)] = item.name
         self._results = {result: name for (_, result), name in self._names.items()}
-        self._asked = Counter[str]()
-        self._lock = threading.Lock()
 
     def rate(self, judge: str, request: Mapping[str, Any]) -> dict[str, object]:
         """Return the judge's reply to a request of `VlmJudge`."""
@@ -78,11 +76,7 @@ class Script:
         # The question about quality shows the result alone.
         name = self._names.get((images[0], images[1])) if len(images) == 2 else self._results.get(images[0])
         names = list(request["response_format"]["json_schema"]["schema"]["properties"])[1:]
-        asked = f"{judge}/{images}/{names}"
-        with self._lock:
-            self._asked[asked] += 1
-            # Asked again, a judge says something else; a run says the same as the one before.
-            noise = random.Random(f"{asked}/{self._asked[asked]}")
+        noise = random.Random(f"{judge}/{images}/{names}")
         wanted = dict(zip(("success", "no_over_edit"), _RATINGS.get(name or "", _WORTHLESS), strict=True))
         ratings = {}
         for rating in names:
@@ -169,13 +163,13 @@ def evaluators(address: str) -> list[dict[str, object]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the calibration and print its tables."""
-    import openai  # noqa: F401  (a busy machine may take longer for it than a judge has to say that it is ready)
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/calibration"), help="folder of the report")
     parser.add_argument("--tasks", type=int, default=24, help="tasks of the built-in worlds")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds")
     given = parser.parse_args(arguments)
+    # A busy machine may take longer than a judge has to say that it is ready.
+    base.READY_SECONDS = 300.0
     material = built_in_material(given.tasks, given.seed, ATTACKS)
     with endpoint(Script(list(material.items))) as address:
         settings = CalibrationSettings(

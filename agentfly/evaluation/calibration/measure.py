@@ -142,7 +142,7 @@ async def _comparisons(
         return []
     items, places = {item.id: item for item in material.items}, asyncio.Semaphore(in_flight)
 
-    async def one(pair: Pair, *, swapped: bool) -> tuple[float, float] | None:
+    async def both(pair: Pair, *, swapped: bool) -> tuple[float, float] | None:
         names = [pair.first, pair.second]
         async with places:
             try:
@@ -152,13 +152,13 @@ async def _comparisons(
                 if isinstance(fault, ConfigError):
                     raise
                 return None
-        values = [getattr(score, "value", None) for score in (scores[::-1] if swapped else scores)]
-        return None if None in values else (float(values[0]), float(values[1]))
+        one, other = (getattr(score, "value", None) for score in (scores[::-1] if swapped else scores))
+        return None if one is None or other is None else (float(one), float(other))
 
     keys = [(pair.first, pair.second) for pair in material.pairs]
     rounds = []
     for swapped in (False, True):
-        found = await gather_or_cancel(one(pair, swapped=swapped) for pair in material.pairs)
+        found = await gather_or_cancel(both(pair, swapped=swapped) for pair in material.pairs)
         rounds.append(dict(zip(keys, found, strict=True)))
     return rounds
 

@@ -184,8 +184,12 @@ def _point(share: float, found: Mapping[str, float], full: float, note: str) -> 
         note: its text.
     """
     inner_width, inner_height = _WIDTH - 2 * _EDGE, _HEIGHT - 2 * _EDGE
-    heights = [_HEIGHT - _EDGE - inner_height * found[key] / full for key in ("mean", "low", "high")]
-    return Point(round(_EDGE + share * inner_width, 1), *(round(height, 1) for height in heights), note)
+
+    def height(value: float) -> float:
+        return round(_HEIGHT - _EDGE - inner_height * value / full, 1)
+
+    x = round(_EDGE + share * inner_width, 1)
+    return Point(x, height(found["mean"]), height(found["low"]), height(found["high"]), note)
 
 
 def _examples(report: Figures, material: Material) -> Iterator[Example]:

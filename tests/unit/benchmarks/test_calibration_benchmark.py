@@ -13,7 +13,7 @@ from tests.unit.benchmarks.calibration_script import ROOT, SCRIPT
 
 def request(judge: str, uris: list[str], names: list[str]) -> dict[str, Any]:
     content = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
-    schema = {"properties": {"feedback": {}, **{name: {} for name in names}}}
+    schema: dict[str, Any] = {"properties": {"feedback": {}, **{name: {} for name in names}}}
     return {
         "model": judge,
         "messages": [{"role": "user", "content": content}],
@@ -21,7 +21,7 @@ def request(judge: str, uris: list[str], names: list[str]) -> dict[str, Any]:
     }
 
 
-def test_the_judges_rate_by_what_was_done_and_not_the_same_twice() -> None:
+def test_the_judges_rate_by_what_was_done_and_the_same_twice() -> None:
     from agentfly.evaluation.calibration.attacks import ATTACKS
     from agentfly.evaluation.calibration.graded import built_in_material
     from agentfly.images import data_uri
@@ -35,7 +35,7 @@ def test_the_judges_rate_by_what_was_done_and_not_the_same_twice() -> None:
         asked = request(judge, [data_uri(sample.source), data_uri(sample.result)], ["success", "no_over_edit"])
         return script.rate(judge, asked)
 
-    assert len({tuple(rated("honest", "right").values()) for _ in range(8)}) > 1
+    assert rated("honest", "right") == rated("honest", "right")
     assert int(str(rated("honest", "right")["success"])) >= 8
     assert int(str(rated("honest", "blank")["success"])) <= 3
     assert int(str(rated("lenient", "blank")["success"])) >= 7

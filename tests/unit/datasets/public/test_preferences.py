@@ -55,7 +55,7 @@ def test_editreward_bench_keeps_comparisons_of_three_together_and_pairs_apart(tm
 
 
 def test_editscore_bench_has_the_better_one_first_and_only_overall_verdicts_count(tmp_path: Path) -> None:
-    row = {"key": ["a", "b"], "task_type": "add", "instruction": "Add.", "input_image": png("white")}
+    row: dict[str, Any] = {"key": ["a", "b"], "task_type": "add", "instruction": "Add.", "input_image": png("white")}
     row |= {"output_images": [png("red"), png("blue")], "dimension": "overall"}
     folder = write(tmp_path, [row, {**row, "dimension": "consistency"}])
     [found] = load_preferences("editscore-bench", root=folder)

@@ -27,12 +27,19 @@ TASKS = 4
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report on all evaluators of the benchmark."""
     out = tmp_path_factory.mktemp("calibration")
+    # A busy machine may take longer than a judge has to say that it is ready.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agentfly.evaluators.base.READY_SECONDS", 300.0)
+        found = measured(out)
+    return found
+
+
+def measured(out: Path) -> Any:
     with SCRIPT.endpoint(SCRIPT.Script(list(built_in_material(TASKS, 0, ATTACKS).items))) as address:
         settings = CalibrationSettings(
             evaluator=tuple(SCRIPT.evaluators(address)), out=out, tasks=TASKS, records=out / "records"
         )
-        found = asyncio.run(calibrate(settings))
-    return found
+        return asyncio.run(calibrate(settings))
 
 
 def test_the_honest_judge_is_told_from_the_lenient_and_the_hackable_one(report: Any) -> None:

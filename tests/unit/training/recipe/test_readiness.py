@@ -197,7 +197,13 @@ def test_a_reward_that_was_never_calibrated_is_a_caution_that_names_it(tmp_path:
 
 def test_the_record_of_a_calibration_says_how_far_the_reward_can_be_trusted(tmp_path: Path) -> None:
     share = {"mean": 0.97, "low": 0.9, "high": 1.0}
-    made = {"evaluator": {}, "made": "2026-12-01T10:00:00+00:00", "version": "0", "accuracy": share, "tasks": 24}
+    made: dict[str, Any] = {
+        "evaluator": {},
+        "made": "2026-12-01T10:00:00+00:00",
+        "version": "0",
+        "accuracy": share,
+        "tasks": 24,
+    }
     sound = Record(fingerprint("reference"), let_through=[], cautions=[], **made)
     write_record(sound, tmp_path)
     said = check_calibration(config(), settings(calibration=tmp_path))
