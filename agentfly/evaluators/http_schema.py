@@ -48,7 +48,12 @@ class ScoreBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    value: Annotated[Number, Field(ge=0, le=100, description="0 (useless) to 100 (as wanted).")]
+    # Limits behind a validator would not reach the JSON schema.
+    value: Annotated[
+        float,
+        Field(allow_inf_nan=False, ge=0, le=100, description="0 (useless) to 100 (as wanted)."),
+        BeforeValidator(_no_truth),
+    ]
     feedback: str = Field("", description="One or two sentences of reasons.")
     aspects: dict[str, Number] = Field(default_factory=dict, description="Named parts of the score, each 0 to 1.")
 

@@ -276,7 +276,8 @@ async def test_what_is_no_sample_is_refused(content: Any, status: int, words: st
 async def test_health_names_the_evaluator() -> None:
     server = create_app(ReferenceEvaluator())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
-        assert (await http.get("/health")).json() == {"status": "ok", "evaluator": "ReferenceEvaluator", "waiting": 0}
+        known = {"status": "ok", "format": FORMAT, "evaluator": "ReferenceEvaluator", "waiting": 0, "asleep": False}
+        assert (await http.get("/health")).json() == known
 
 
 @pytest.mark.parametrize("spec", ["referense", '{"evaluator": "judge"}', "{"])
