@@ -15,7 +15,7 @@ from agentfly.errors import ConfigError
 from agentfly.evaluation.calibration.attacks import ATTACKS, Attack
 from agentfly.evaluation.calibration.cases import Material
 from agentfly.evaluation.calibration.graded import built_in_material
-from agentfly.evaluation.calibration.measure import measure
+from agentfly.evaluation.calibration.measure import Measurement, measure
 from agentfly.evaluation.calibration.page import write_page
 from agentfly.evaluation.calibration.people import people_material
 from agentfly.evaluation.calibration.record import record_folder, write_record
@@ -103,16 +103,8 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
             if progress is not None:
                 progress(label, done, total)
 
-        measured.append(
-            await measure(
-                label,
-                spec,
-                material,
-                repeats=settings.repeats,
-                in_flight=settings.concurrency,
-                progress=told,
-            )
-        )
+        counts = {"repeats": settings.repeats, "in_flight": settings.concurrency}
+        measured.append(await measure(label, spec, material, **counts, progress=told))
     about = {
         "tasks": settings.tasks,
         "seed": settings.seed,
@@ -121,17 +113,22 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
         "data": list(settings.data),
     }
     report = make_report(specs, measured, material, about)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    write_text(settings.out / JSON_FILE, json.dumps(encodable(report), indent=2, ensure_ascii=False) + "\n")
-    lines = (json.dumps(encodable(line), ensure_ascii=False) for line in scores_of(measured, material))
-    write_text(settings.out / SCORES_FILE, "".join(f"{line}\n" for line in lines))
-    page = write_page(settings.out / PAGE_FILE, report, material)
+    page = _write(settings.out, report, measured, material)
     folder = record_folder(settings.records)
     records = {
         label: write_record(record_of(figures, settings.tasks), folder)
         for label, figures in report["evaluators"].items()
     }
     return Calibration(report, page, records)
+
+
+def _write(out: Path, report: Mapping[str, Any], measured: Sequence[Measurement], material: Material) -> Path:
+    """Write the report, the scores and the page, and return the path of the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / JSON_FILE, json.dumps(encodable(report), indent=2, ensure_ascii=False) + "\n")
+    lines = (json.dumps(encodable(line), ensure_ascii=False) for line in scores_of(measured, material))
+    write_text(out / SCORES_FILE, "".join(f"{line}\n" for line in lines))
+    return write_page(out / PAGE_FILE, report, material)
 
 
 def gather_material(settings: CalibrationSettings) -> Material:
