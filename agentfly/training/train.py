@@ -59,8 +59,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
             start, stalled, or ended badly.
     """
     config = compose(recipe, overrides, sizes=False)
-    ready = _check(config, settings_of(config), "ready")
-    _raise_faults(ready.faults)
+    _report(_check(config, settings_of(config), "ready"), console)
     # Some of the checks come a second time here: only now is the folder of the run locked.
     run = prepare(config)
     out = run.settings.out
@@ -68,8 +67,6 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
     def show(text: str, style: str = "") -> None:
         console.print(Text(printable(text)), style=style, soft_wrap=True)
 
-    for sentence in ready.cautions:
-        show(f"caution: {sentence}", "yellow")
     show(f"logs: {out / 'logs'}")
     show(f"{view_command(out)} (while it runs, too)")
 
@@ -131,6 +128,13 @@ def _check(config: DictConfig, settings: TrainSettings, checks: Literal["check",
         file = write(config, Path(folder) / "config.yaml")
         environment = run_environment(settings, "dry-run", Path(folder), Path(folder) / "metrics.jsonl")
         return run_checks(file, environment, checks)
+
+
+def _report(ready: CheckResult, console: Console) -> None:
+    """Raise `TrainingError` for the faults of the checks before a start; print their cautions."""
+    _raise_faults(ready.faults)
+    for sentence in ready.cautions:
+        console.print(Text(printable(f"caution: {sentence}")), style="yellow", soft_wrap=True)
 
 
 def _raise_faults(faults: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from agentfly.evaluation.calibration.page import write_page
 from agentfly.evaluation.calibration.people import people_material
 from agentfly.evaluation.calibration.record import record_folder, write_record
 from agentfly.evaluation.calibration.report import make_report, record_of, scores_of
-from agentfly.evaluation.scoring import Given, read_specs
+from agentfly.evaluation.scoring import Given, Spec, read_specs
 from agentfly.evaluation.settings import refuse_keys
 from agentfly.files import encodable, write_text
 from agentfly.importing import import_object
@@ -90,11 +90,7 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
         EvaluatorError: a server that an evaluator asks does not answer.
         OSError: the report cannot be written.
     """
-    specs = read_specs(settings.evaluator)
-    for label, spec in specs.items():
-        refuse_keys(spec)
-        if "reward" in spec:
-            raise ConfigError(f"{label} is a reward function of whole chains, which has no score of a pair of images")
+    specs = _read_evaluators(settings.evaluator)
     material = gather_material(settings)
     measured = []
     for label, spec in specs.items():
@@ -120,6 +116,15 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
         for label, figures in report["evaluators"].items()
     }
     return Calibration(report, page, records)
+
+
+def _read_evaluators(given: Sequence[Given]) -> dict[str, Spec]:
+    specs = read_specs(given)
+    for label, spec in specs.items():
+        refuse_keys(spec)
+        if "reward" in spec:
+            raise ConfigError(f"{label} is a reward function of whole chains, which has no score of a pair of images")
+    return specs
 
 
 def _write(out: Path, report: Mapping[str, Any], measured: Sequence[Measurement], material: Material) -> Path:
