@@ -12,7 +12,6 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,11 +117,7 @@ def _item(task: EditTask, kind: Kind, name: str, result: Image.Image, worth: flo
         load_mask(task.mask),
         task.metadata,
     )
-    return Item(f"{task.id}/{name}", kind, task.id, name, partial(_as_it_is, sample), worth)
-
-
-def _as_it_is(sample: EditSample) -> EditSample:
-    return sample
+    return Item(f"{task.id}/{name}", kind, task.id, name, lambda: sample, worth)
 
 
 def _sticker_grades(task: EditTask, scene: Scene, subject: Subject) -> Iterator[tuple[str, Image.Image]]:

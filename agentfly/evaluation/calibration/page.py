@@ -127,7 +127,10 @@ def _attack(one: Figures) -> str:
 
 def _work(evaluators: Figures) -> Iterator[list[str]]:
     ones = list(evaluators.values())
-    yield ["milliseconds a sample", *(_milliseconds(one["seconds"]) for one in ones)]
+    yield [
+        "milliseconds a sample",
+        *("–" if one["seconds"] is None else f"{1000 * one['seconds']['mean']:.1f}" for one in ones),
+    ]
     yield ["samples a second", *(f"{one['samples_a_second'] or 0:.1f}" for one in ones)]
     yield ["cost a sample", *("–" if one["cost"] is None else f"{one['cost']['mean']:.6f}" for one in ones)]
     yield ["not scored", *(str(one["not_scored"]) for one in ones)]
@@ -143,10 +146,6 @@ def _work(evaluators: Figures) -> Iterator[list[str]]:
     ]
     yield ["orders that flip, %", *("–" if one is None else percent(one["flipped"]) for one in again)]
     yield ["position bias, %", *("–" if one is None else percent(one["position"]) for one in again)]
-
-
-def _milliseconds(found: Mapping[str, float] | None) -> str:
-    return "–" if found is None else f"{1000 * found['mean']:.1f}"
 
 
 def _names(evaluators: Figures, part: str) -> list[str]:

@@ -54,7 +54,7 @@ def make_report(
         material: that they were measured on.
         about: "tasks", "seed", "repeats" and "data" of the calibration.
     """
-    evaluators = {one.label: {**_identity(specs[one.label]), **_figures(one, material)} for one in found}
+    evaluators = {one.label: {**_figures(specs[one.label], one, material)} for one in found}
     pairs = [agreement(a, b, material) for place, a in enumerate(found) for b in found[place + 1 :]]
     return {
         "format": FORMAT,
@@ -97,11 +97,7 @@ def record_of(figures: Figures, tasks: int) -> Record:
     )
 
 
-def _identity(spec: Mapping[str, object]) -> Figures:
-    return {"evaluator": public_settings(spec), "fingerprint": fingerprint(spec)}
-
-
-def _figures(found: Measurement, material: Material) -> Figures:
+def _figures(spec: Mapping[str, object], found: Measurement, material: Material) -> Figures:
     sources: dict[str, list[Pair]] = {}
     for pair in material.pairs:
         sources.setdefault(pair.source, []).append(pair)
@@ -110,6 +106,8 @@ def _figures(found: Measurement, material: Material) -> Figures:
     comparisons = {name: comparison_accuracy(found, pairs) for name, pairs in sources.items()}
     people = [item for item in material.items if item.kind == "people"]
     figures = {
+        "evaluator": public_settings(spec),
+        "fingerprint": fingerprint(spec),
         "accuracy": _accuracy(accuracy(found, material.pairs)),
         "by_source": {name: _accuracy(accuracy(found, pairs)) for name, pairs in sources.items()},
         "by_kind": {kind: _accuracy(share) for kind, share in kinds.items()},
