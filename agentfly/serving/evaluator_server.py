@@ -100,8 +100,8 @@ class _Host:
             max_pixels=settings.max_pixels, max_bytes=settings.max_bytes, allow_files=False, allow_private_hosts=False
         )
 
-    async def evaluate(self, request: Request) -> ScoreBody:
-        """Return the score of a request.
+    async def evaluate(self, request: Request) -> dict[str, object]:
+        """Return the score of a request as the body of the reply.
 
         Raises:
             HTTPException: the key is wrong, too many requests wait, or the body is no sample.
@@ -116,12 +116,12 @@ class _Host:
             with HeldMemory(self.memory) as held:
                 sample = await self._receive(request, held)
                 score = checked(await self.evaluator.evaluate(sample))
-            return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
+            return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects)).model_dump()
         finally:
             self.waiting -= 1
 
-    async def tell(self, request: Request, *, asleep: bool) -> None:
-        """Have the model of the evaluator sleep, or wake it.
+    async def tell(self, request: Request, *, asleep: bool) -> dict[str, object]:
+        """Have the model of the evaluator sleep, or wake it, and return the body of the reply.
 
         Raises:
             HTTPException: the key is wrong, the evaluator has no model, or it took too long.
@@ -135,6 +135,7 @@ class _Host:
         if not has_model:
             raise HTTPException(409, "this evaluator has no model that could sleep")
         self.asleep = asleep
+        return {"asleep": asleep}
 
     def _check_key(self, request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -199,26 +200,17 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
 
     @app.post(PATH, response_model=None)
     async def evaluate(request: Request) -> AsciiJSON:
-        return await _answered(lambda: _scored(host, request))
+        return await _answered(lambda: host.evaluate(request))
 
     @app.post(SLEEP_PATH, response_model=None)
     async def sleep(request: Request) -> AsciiJSON:
-        return await _answered(lambda: _told(host, request, asleep=True))
+        return await _answered(lambda: host.tell(request, asleep=True))
 
     @app.post(WAKE_PATH, response_model=None)
     async def wake(request: Request) -> AsciiJSON:
-        return await _answered(lambda: _told(host, request, asleep=False))
+        return await _answered(lambda: host.tell(request, asleep=False))
 
     return app
-
-
-async def _scored(host: _Host, request: Request) -> dict[str, object]:
-    return (await host.evaluate(request)).model_dump()
-
-
-async def _told(host: _Host, request: Request, *, asleep: bool) -> dict[str, object]:
-    await host.tell(request, asleep=asleep)
-    return {"asleep": asleep}
 
 
 async def _answered(work: Callable[[], Awaitable[dict[str, object]]]) -> AsciiJSON:
