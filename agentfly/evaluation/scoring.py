@@ -47,7 +47,14 @@ from agentfly.images import ImageStore
 REWARD_SECONDS = 600.0  # for a reward function and one task
 FIRST_TASKS = 16  # number of tasks that are checked before a run
 # The setting that a word after the evaluator's name gives.
-MAIN_SETTING: Mapping[str, str] = {"judge": "model", "http": "base_url", "similarity": "model", "detector": "detector"}
+MAIN_SETTING: Mapping[str, str] = {
+    "judge": "model",
+    "http": "base_url",
+    "similarity": "model",
+    "detector": "detector",
+    "editscore": "model",
+    "editreward": "model",
+}
 _FILES = (".yaml", ".yml", ".json")
 _ACCOUNT: ContextVar[JudgeUsage | None] = ContextVar("agentfly_judge_account", default=None)
 
@@ -190,7 +197,7 @@ class Scorer:
             if "reward" in spec:
                 self._rewards[label] = import_reward(str(spec["reward"]))
                 continue
-            made = _metered(spec)
+            made = metered(spec)
             if not isinstance(made, GuardedEvaluator):
                 made = GuardedEvaluator(made, GuardSettings(in_flight=in_flight))
             self._evaluators[label] = made
@@ -263,7 +270,7 @@ class Scorer:
             sample = await asyncio.to_thread(task.sample, store, trajectory.final_image)
         except ImageError as fault:
             return dict.fromkeys(self._evaluators, NotScored(str(fault))), {}
-        tasks = [asyncio.ensure_future(_scored(evaluator, sample)) for evaluator in self._evaluators.values()]
+        tasks = [asyncio.ensure_future(score_with_usage(evaluator, sample)) for evaluator in self._evaluators.values()]
         try:
             outcomes = dict(zip(self._evaluators, await asyncio.gather(*tasks), strict=True))
         finally:
@@ -299,15 +306,19 @@ async def _reward(
     return Score(score_of_reward(trajectory.reward, trajectory.reward_parts), aspects=parts)
 
 
-def _metered(spec: Given | Evaluator) -> Evaluator:
-    """Return the evaluator of a spec, with every judge in it metered."""
+def metered(spec: Given | Evaluator) -> Evaluator:
+    """Return the evaluator of a spec, with every judge in it metered: `score_with_usage` then knows what it used.
+
+    Raises:
+        ConfigError: the evaluator cannot be made.
+    """
     if not isinstance(spec, Mapping):
         return _metered_judge(make_evaluator(spec))
     options = dict(spec)
     guard = options.pop("guard", None)
     parts = options.get("parts")
     if options.get("evaluator") == "composite" and isinstance(parts, Mapping):
-        options["parts"] = {name: _metered(part) for name, part in parts.items()}
+        options["parts"] = {name: metered(part) for name, part in parts.items()}
     made = _metered_judge(make_evaluator(options))
     if guard is None:
         return made
@@ -320,8 +331,18 @@ def _metered_judge(made: Evaluator) -> Evaluator:
     return MeteredJudge(made) if isinstance(made, JudgeEvaluator) else made
 
 
-async def _scored(evaluator: GuardedEvaluator, sample: EditSample) -> tuple[Score | NotScored, JudgeUsage]:
-    # Runs as a task of its own, whose context keeps its account apart from those of other tasks.
+async def score_with_usage(evaluator: GuardedEvaluator, sample: EditSample) -> tuple[Score | NotScored, JudgeUsage]:
+    """Return the score of a sample and what the judges of a `metered` evaluator used for it.
+
+    Run it as a task of its own, whose context keeps its account apart from those of other tasks.
+
+    Args:
+        evaluator: a guard around a `metered` evaluator.
+        sample: to score.
+
+    Raises:
+        ConfigError: the evaluator is set up wrongly.
+    """
     account = JudgeUsage()
     _ACCOUNT.set(account)
     [score] = await evaluator.evaluate_many([sample])

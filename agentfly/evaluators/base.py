@@ -77,6 +77,22 @@ class Closable(Protocol):
 
 
 @runtime_checkable
+class Sleeps(Protocol):
+    """An evaluator whose model can leave its device to others for a while; those without a model leave this out."""
+
+    async def sleep(self) -> bool:
+        """Free the memory of the device; False if there is no model after all, such as in no part of a composite.
+
+        Samples that come meanwhile are refused by a `PassingFault`.
+        """
+        ...
+
+    async def wake(self) -> bool:
+        """Take the memory again; False as above. The same samples get the same scores as before the sleep."""
+        ...
+
+
+@runtime_checkable
 class AsksOthers(Protocol):
     """An evaluator that depends on a server or a model; those that depend on neither leave this out."""
 
@@ -139,6 +155,24 @@ async def close_evaluator(evaluator: Evaluator) -> None:
     """Free the connections and models of an evaluator, if it has any. The evaluator's maker calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
+
+
+async def sleep_evaluator(evaluator: Evaluator) -> bool:
+    """Have an evaluator free the memory of its device; False if it has no model that could.
+
+    Raises:
+        EvaluatorError: a server that holds the model did not do it.
+    """
+    return isinstance(evaluator, Sleeps) and await evaluator.sleep()
+
+
+async def wake_evaluator(evaluator: Evaluator) -> bool:
+    """Have an evaluator that sleeps take the memory of its device again; False if it has no model that could.
+
+    Raises:
+        EvaluatorError: a server that holds the model did not do it.
+    """
+    return isinstance(evaluator, Sleeps) and await evaluator.wake()
 
 
 async def objections(checks: Mapping[str, Awaitable[None]]) -> list[str]:

@@ -26,6 +26,8 @@ from agentfly.evaluators.base import (
     check_sample,
     close_evaluator,
     objections,
+    sleep_evaluator,
+    wake_evaluator,
 )
 from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings
 
@@ -101,6 +103,14 @@ class CompositeEvaluator:
         """Check all parts; see `NeedsOfSamples.check_sample`. The message names every part that lacks something."""
         await _check_all({name: check_sample(part, sample) for name, part in self.parts.items()})
 
+    async def sleep(self) -> bool:
+        """Have all parts free their devices; see `Sleeps`."""
+        return any([await sleep_evaluator(part) for part in self.parts.values()])
+
+    async def wake(self) -> bool:
+        """Wake all parts; see `Sleeps`."""
+        return any([await wake_evaluator(part) for part in self.parts.values()])
+
     async def close(self) -> None:
         """Close all parts."""
         for part in self.parts.values():
@@ -138,9 +148,9 @@ def make_evaluator(spec: Spec) -> Evaluator:
     A mapping may have `guard`, a mapping of `GuardSettings`: then the evaluator is a `GuardedEvaluator`.
 
     Args:
-        spec: an evaluator as it is; "reference", "structural", "judge", "detector", "similarity", "http" or
-            "composite"; a mapping with the name under `evaluator`, and the fields of its settings; or "module:name" of
-            an evaluator of your own, or of a function without arguments that returns one.
+        spec: an evaluator as it is; "reference", "structural", "judge", "detector", "similarity", "editscore",
+            "editreward", "http" or "composite"; a mapping with the name under `evaluator`, and the fields of its
+            settings; or "module:name" of an evaluator of your own, or of a function that returns one.
 
     Raises:
         ConfigError: the name or a setting is unknown, or the module has no such evaluator.
@@ -221,6 +231,8 @@ _MAKERS: Mapping[str, Maker] = {
     "judge": _built_in("judge.judge", "VlmJudge", "JudgeSettings"),
     "detector": _detector,
     "similarity": _built_in("measured.similarity", "DirectionalSimilarityEvaluator", "SimilaritySettings"),
+    "editscore": _built_in("learned.editscore", "EditScoreEvaluator", "EditScoreSettings"),
+    "editreward": _built_in("learned.editreward", "EditRewardEvaluator", "EditRewardSettings"),
     "http": _built_in("http", "HttpEvaluator", "HttpEvaluatorSettings"),
     "composite": _composite,
 }

@@ -23,7 +23,16 @@ from agentfly.aio import (
     with_timeout,
 )
 from agentfly.errors import ConfigError, EvaluatorError
-from agentfly.evaluators.base import EditSample, Evaluator, Score, check_ready, check_sample, close_evaluator
+from agentfly.evaluators.base import (
+    EditSample,
+    Evaluator,
+    Score,
+    check_ready,
+    check_sample,
+    close_evaluator,
+    sleep_evaluator,
+    wake_evaluator,
+)
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -124,6 +133,14 @@ class GuardedEvaluator:
     async def check_sample(self, sample: EditSample) -> None:
         """Check the sample; see `NeedsOfSamples.check_sample`."""
         await check_sample(self.evaluator, sample)
+
+    async def sleep(self) -> bool:
+        """Have the evaluator free its device, if it has one; see `Sleeps`."""
+        return await sleep_evaluator(self.evaluator)
+
+    async def wake(self) -> bool:
+        """Wake the evaluator; see `Sleeps`."""
+        return await wake_evaluator(self.evaluator)
 
     async def close(self) -> None:
         """Close the evaluator."""

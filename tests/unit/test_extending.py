@@ -30,11 +30,14 @@ from agentfly.datasets import EditTask, load_tasks
 from agentfly.datasets.public import columns
 from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.errors import ConfigError, ToolError
+from agentfly.evaluation.calibration import attacks
+from agentfly.evaluation.calibration.graded import built_in_material
 from agentfly.evaluation.protocols import base as protocol_parts
 from agentfly.evaluation.protocols import registry as protocol_registry
 from agentfly.evaluation.protocols.judged import ProtocolJudge
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory
+from agentfly.evaluators.learned import LearnedEvaluator, LearnedSettings, RewardModel
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.settings import Settings
@@ -211,6 +214,38 @@ async def test_an_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
         score = await make_evaluator(spec).evaluate(white)
         assert score.value == (100.0 if isinstance(spec, str) else 50.0)
         assert (await make_evaluator(spec).evaluate(replace(white, result=None))).value == 0.0
+
+
+class LearnedBrightness(RewardModel):
+    def load(self, device: str) -> Any:
+        torch = pytest.importorskip("torch")
+        return torch.nn.Identity().to(device)
+
+    def score(self, model: Any, samples: Any) -> list[Score]:
+        return [Score(100 * ImageStat.Stat(sample.result.convert("L")).mean[0] / 255) for sample in samples]
+
+
+def make_learned() -> LearnedEvaluator:
+    return LearnedEvaluator(LearnedBrightness(LearnedSettings(model="brightness", device="cpu")))
+
+
+async def test_a_learned_reward() -> None:
+    white = EditSample("Brighten it.", image(), Image.new("RGB", (8, 8), "white"))
+    made = make_evaluator(f"{__name__}:make_learned")
+    assert (await made.evaluate(white)).value == 100.0
+    assert isinstance(made, LearnedEvaluator)
+    await made.close()
+
+
+def test_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacks, "ATTACKS", dict(attacks.ATTACKS))
+
+    @attacks.attack("negative")
+    def negative(subject: attacks.Subject) -> Image.Image:
+        return ImageOps.invert(subject.source)
+
+    items = built_in_material(1, 0, attacks.ATTACKS).items
+    assert "negative" in {item.name for item in items if item.kind == "attack"}
 
 
 ESTIMATOR = """

@@ -142,6 +142,7 @@ class TrainSettings(Settings):
         reward_function: gives the reward instead of `reward`; see `agentfly.agents.reward_function`.
         credit: None puts the reward on a chain's last token; "end" and "even" give each turn the gain of its edit.
         audit: a second evaluator on a sample of each step; None for none.
+        calibration: folder of the records of `agentfly calibrate`; None for the default one.
         lost_chains: limit of the chains that a step may lose to faults.
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
         seeded: True gives each turn a seed of its own, so that a run can be repeated.
@@ -177,6 +178,7 @@ class TrainSettings(Settings):
     reward_function: str | None = None
     credit: Placement | None = None
     audit: AuditNode | None = None
+    calibration: Path | None = None
     lost_chains: LostChainLimits = LostChainLimits()
     health: Mapping[str, dict[str, object] | None] = Field(default_factory=dict)
     seeded: bool = True
