@@ -165,11 +165,11 @@ def test_risebench(tmp_path: Path, free: bool) -> None:
     table = [line.replace('"', "").split(",") for line in (out / "m_judge.csv").read_text().splitlines()]
     theirs = {cells[0]: [float(cell) if cell else None for cell in cells[1:]] for cells in table[1:]}
     ours = by_name([figure(measure) for measure in risebench.measures(rows)])
-    for name, category in (("Overall", None), ("Temporal", "temporal_reasoning"), ("Logical", "logical_reasoning")):
+    for name, kind in (("Overall", None), ("Temporal", "temporal_reasoning"), ("Logical", "logical_reasoning")):
         _, percent, accuracy = theirs[name]
         assert accuracy is not None
-        assert ours["accuracy", category] == pytest.approx(100 * accuracy, abs=1e-4)
-        assert ours["score", category] == pytest.approx(percent, abs=1e-4)
+        assert ours["accuracy", kind] == pytest.approx(100 * accuracy, abs=1e-4)
+        assert ours["score", kind] == pytest.approx(percent, abs=1e-4)
     for name, part in (
         ("Overall_Reasoning", "reasoning"),
         ("Overall_ApprConsistency", "consistency"),
