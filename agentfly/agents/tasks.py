@@ -45,6 +45,7 @@ class TaskFacts:
         id, instruction, task_type, metadata: of the task.
         images: of the images to edit, the one to edit first; empty where they are not known.
         target, mask: where they are known.
+        references: by name, see `EditTask`.
     """
 
     id: str
@@ -54,6 +55,7 @@ class TaskFacts:
     target: str | None = None
     mask: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def keep(cls, task: EditTask, store: ImageStore) -> TaskFacts:
@@ -66,7 +68,8 @@ class TaskFacts:
         images = tuple(store.put(load_image(source)) for source in task.images)
         target = None if task.target is None else store.put(load_image(task.target))
         mask = None if task.mask is None else store.put(load_mask(task.mask))
-        return cls(task.id, task.instruction, task.task_type, images, target, mask, task.metadata)
+        references = {name: store.put(load_image(source)) for name, source in task.references.items()}
+        return cls(task.id, task.instruction, task.task_type, images, target, mask, task.metadata, references)
 
     @classmethod
     def without_images(cls, task: EditTask) -> TaskFacts:
@@ -120,6 +123,8 @@ class TaskFacts:
             target=None if self.target is None else store.get(self.target),
             mask=None if self.mask is None else store.get(self.mask),
             metadata=self.metadata,
+            sources=tuple(map(store.get, self.images)) if len(self.images) > 1 else (),
+            references={name: store.get(handle) for name, handle in self.references.items()},
         )
 
 
@@ -147,6 +152,8 @@ def edit_sample(task: EditTask, result: Image.Image | None) -> EditSample:
         target=None if task.target is None else load_image(task.target),
         mask=None if task.mask is None else load_mask(task.mask),
         metadata=task.metadata,
+        sources=tuple(map(load_image, task.images)) if len(task.images) > 1 else (),
+        references={name: load_image(source) for name, source in task.references.items()},
     )
 
 

@@ -123,6 +123,8 @@ class Trajectory:
         reward, reward_parts: the trainer learns from the reward; the parts are logged.
         reward_error: fault of the reward function; None when it gave a reward, or when there is no such function.
         metadata: of the task.
+        repeat, seed: number of the attempt at its task, from 1, and the seed of the run, in an evaluation that attempts
+            each task several times; not written elsewhere.
     """
 
     id: str
@@ -144,6 +146,8 @@ class Trajectory:
     metadata: dict[str, Any] = field(default_factory=dict)
     tools: list[dict[str, Any]] = field(default_factory=list)
     reward_error: str | None = None
+    repeat: int = 1
+    seed: int | None = None
 
     @property
     def handles(self) -> set[str]:
@@ -183,6 +187,8 @@ class Trajectory:
         if any(nested_deeper(value, _MAX_DEPTH) for value in (self.metadata, *calls, *given)):
             raise ValueError(f"it holds a value that is nested more than {_MAX_DEPTH} deep")
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if self.seed is None:
+            del data["repeat"], data["seed"]
         data["messages"] = [message.to_dict() for message in self.messages]
         # Not `asdict`, whose copies of all arguments and results took half the time of a line.
         data["turns"] = [{**vars(turn), "tools": [record.to_dict() for record in turn.tools]} for turn in self.turns]

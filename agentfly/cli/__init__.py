@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentfly import __version__
+from agentfly.cli.calibrate import calibrate
 from agentfly.cli.data import data
 from agentfly.cli.doctor import doctor
 from agentfly.cli.edit import edit
@@ -25,7 +26,7 @@ from agentfly.cli.generate import GenerateCommand, generate
 from agentfly.cli.mcp import McpCommand, mcp
 from agentfly.cli.new import new
 from agentfly.cli.options import NodesCommand
-from agentfly.cli.serve import ServeImagesCommand, serve_images
+from agentfly.cli.serve import ServeEvaluatorCommand, ServeImagesCommand, serve_evaluator, serve_images
 from agentfly.cli.train import export, quickstart, sft, train
 from agentfly.cli.try_ import try_recipe
 from agentfly.cli.view import ViewCommand, view
@@ -45,6 +46,8 @@ FOLDER_OPTIONS = {
     "eval": "--out FOLDER",
     "compare": "--out FOLDER",
     "replay": "--out FOLDER",
+    "calibrate": "--out FOLDER",
+    "serve-evaluator": "--venv FOLDER",
     "serve-openenv": "--log-dir FOLDER",
     "generate": "--output-dir FOLDER",
     "mcp": "--out FOLDER",
@@ -85,9 +88,11 @@ app.command(cls=NodesCommand)(doctor)
 app.add_typer(data, name="data")
 app.command("eval", cls=NodesCommand)(evaluate)
 app.command()(compare)
+app.command()(calibrate)
 app.command(cls=NodesCommand)(replay)
 app.command(cls=ViewCommand)(view)
 app.command("serve-images", cls=ServeImagesCommand)(serve_images)
+app.command("serve-evaluator", cls=ServeEvaluatorCommand)(serve_evaluator)
 app.command(cls=McpCommand)(mcp)
 app.command("serve-openenv", cls=ServeOpenEnvCommand)(serve_openenv)
 app.command(cls=GenerateCommand)(generate)

@@ -47,6 +47,16 @@ Root = Annotated[Path | None, typer.Option(help="Folder with the data set's file
 DataOptions = Annotated[str | None, typer.Option(help="Further options of the data set, as JSON.")]
 Concurrency = Annotated[int | None, typer.Option(help="Tasks that run at the same time.")]
 Gallery = Annotated[int | None, typer.Option(help="Most tasks in the gallery, worst first; 0 for no gallery.")]
+Protocol = Annotated[
+    str | None, typer.Option(help="Protocol of a benchmark: gedit, imgedit, risebench, kris, emu-edit, magicbrush.")
+]
+ProtocolRoot = Annotated[
+    Path | None, typer.Option(help="Clone of the authors' repository, whose prompts are read; default: a download.")
+]
+ProtocolOptions = Annotated[str | None, typer.Option(help="Metrics and models of a protocol that measures, as JSON.")]
+JudgeOption = Annotated[
+    str | None, typer.Option(help="The protocol's judge, MODEL[,base_url=URL,…] or a file; default: its authors'.")
+]
 
 
 def evaluate(
@@ -82,6 +92,11 @@ def evaluate(
     backend_config: Annotated[str | None, typer.Option(help="Further settings of the backend, as JSON.")] = None,
     agent_options: Annotated[str | None, typer.Option(help="Further arguments of the agent, as JSON.")] = None,
     evaluator: Evaluators = None,
+    protocol: Protocol = None,
+    protocol_root: ProtocolRoot = None,
+    protocol_options: ProtocolOptions = None,
+    judge: JudgeOption = None,
+    repeats: Annotated[int | None, typer.Option(help="Attempts at each task, for pass@k and mean@k.")] = None,
     out: Annotated[
         Path | None, output_option("-o", "--out", help="Folder of the run; an unfinished run there is resumed.")
     ] = None,
@@ -104,13 +119,13 @@ def evaluate(
     servers = read_node_options(given.pop("nodes"), given.pop("nodes_key_env"))
     given["client_nodes"] = [node.to_spec() for node in servers]
     settings = read_settings(given.pop("config"), _read_options(given))
-    summary = asyncio.run(run_evaluation(settings, _Progress(settings.limit)))
+    summary = asyncio.run(run_evaluation(settings, _Progress(settings.limit and settings.limit * settings.repeats)))
     _show(settings.out, summary)
     _console().print(Text(printable(view_command(settings.out))), soft_wrap=True)
     everything = summary["all"]
-    if everything["failed"] == everything["tasks"]:
+    if everything["failed"] == everything["attempts"]:
         raise AgentFlyError(
-            f"all {everything['tasks']} tasks failed: {_first_reason(everything)}; --retry-failed runs them again"
+            f"all {everything['attempts']} tasks failed: {_first_reason(everything)}; --retry-failed runs them again"
         )
     _require_scores(summary)
 
@@ -138,6 +153,10 @@ def compare(
 def replay(
     run: Annotated[Path, typer.Argument(help="Folder with trajectories.jsonl, or a file of trajectories.")],
     evaluator: Evaluators = None,
+    protocol: Protocol = None,
+    protocol_root: ProtocolRoot = None,
+    protocol_options: ProtocolOptions = None,
+    judge: JudgeOption = None,
     re_execute: Annotated[
         bool | None, typer.Option("--re-execute", help="Run the recorded tool calls again; exit code 1 if they differ.")
     ] = None,
@@ -207,7 +226,7 @@ def _read_options(given: Mapping[str, Any]) -> dict[str, Any]:
         values["agent"] = read_agent(values["agent"])
     if "tools" in values:
         values["tools"] = read_tools(values["tools"])
-    for name in ("data_options", "backend_config", "agent_options"):
+    for name in ("data_options", "backend_config", "agent_options", "protocol_options"):
         if name not in values:
             continue
         option = f"--{name.replace('_', '-')}"

@@ -1,15 +1,20 @@
-"""`agentfly serve-images`."""
+"""`agentfly serve-images` and `agentfly serve-evaluator`."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import sys
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
 import typer
 
-from agentfly.cli.options import list_choices
+from agentfly.cli.options import list_choices, output_option
+from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 
 # As in `image_server.settings`, `vision.model_runtime` and `vision.diffusion.settings`, which take long to import.
@@ -100,3 +105,60 @@ def serve_images(
     own = {name: options.pop(name) for name in named}
     own["allowed_hosts"] = options.pop("allowed_hosts") or ()
     serve(read_settings({**options, "gpu_ids": gpu_ids or ()}, **own), log_level)
+
+
+class ServeEvaluatorCommand(ListOptionsCommand):
+    """A command whose `--allowed-hosts` and `--requirements` take several values."""
+
+    list_options = MappingProxyType({"--allowed-hosts": ANY_VALUE, "--requirements": ANY_VALUE})
+
+
+def serve_evaluator(
+    evaluator: Annotated[
+        str,
+        typer.Argument(
+            help="Evaluator, as for agentfly eval: editscore:MODEL,adapter=LORA, a YAML file, JSON, or module:name."
+        ),
+    ],
+    venv: Annotated[
+        Path | None,
+        output_option(help="Environment of its own, in this folder; it is made with what the evaluator needs, once."),
+    ] = None,
+    requirements: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PACKAGE...", help="With --venv: further packages, as pip takes them."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
+    in_flight: Annotated[
+        int | None, typer.Option(help="Most evaluations at the same time; default: 4, or two batches of a learned one.")
+    ] = None,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME...", help="Further names of this server, as for agentfly serve-images."),
+    ] = None,
+) -> None:
+    """Serve an evaluator over HTTP, for training in another process, and for other trainers."""
+    from agentfly.evaluation.scoring import read_specs
+
+    [(_, spec), *others] = read_specs([evaluator]).items()
+    if others or "reward" in spec:
+        raise ConfigError("a server has one evaluator: name one, or a composite of several")
+    spec.pop("name", None)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("agentfly").setLevel(logging.INFO)
+    if venv is None:
+        if requirements:
+            raise ConfigError("--requirements is about an environment of its own: add --venv FOLDER, or leave it out")
+        from agentfly.serving.evaluator_server import serve
+
+        sys.path.insert(0, os.getcwd())
+        if not serve(spec, host, port, in_flight, allowed_hosts or ()):
+            raise AgentFlyError(f"the server could not listen on {host}:{port}: see its log above")
+        return
+    from agentfly.serving.evaluator_environment import make_environment, run_in
+
+    python = make_environment(venv.absolute(), str(spec.get("evaluator")), requirements or ())
+    words = ["--evaluator", json.dumps(spec), "--host", host, "--port", str(port)]
+    words += [] if in_flight is None else ["--in-flight", str(in_flight)]
+    run_in(python, [*words, *(["--allowed-hosts", *allowed_hosts] if allowed_hosts else [])])

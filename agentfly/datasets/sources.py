@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentfly.datasets.local import LocalOptions, local_rows
 from agentfly.datasets.photos import SPLITS
-from agentfly.datasets.public.benchmarks import imgedit_rows, risebench_rows
+from agentfly.datasets.public.benchmarks import imgedit_rows, kris_rows, magicbrush_test_rows, risebench_rows
 from agentfly.datasets.public.columns import ADAPTERS
 from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.datasets.stickers import ALL_FAMILIES, FAMILIES, StickerWorld
@@ -21,6 +21,7 @@ from agentfly.settings import Settings
 _BENCHMARKS: Mapping[str, Callable[[Path, str | None], Iterator[TaskRow]]] = {
     "imgedit": imgedit_rows,
     "risebench": risebench_rows,
+    "kris": kris_rows,
 }
 SOURCES: tuple[str, ...] = ("stickers", *ADAPTERS, *_BENCHMARKS)
 _ALIASES: Mapping[str, str] = {
@@ -89,6 +90,13 @@ def task_rows(
     root = None if root is None else Path(root)
     if name == "stickers":
         rows = _sticker_rows(StickerOptions(**options), split or "train", seed, limit)
+    elif name == "magicbrush" and split == "test":
+        if root is None:
+            raise DatasetError(
+                "the test split of magicbrush is not on the hub: unpack it and name its folder with root=FOLDER, on "
+                "the command line --root FOLDER"
+            )
+        rows = magicbrush_test_rows(root, HubOptions(**options).multi_turn)
     elif name is not None and name in ADAPTERS:
         rows = public_rows(name, split, root, HubOptions(**options))
     elif name is not None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentfly.datasets.look_tasks import LOOK_PLANS
 from agentfly.datasets.photos import SPLITS, Split, background
@@ -38,6 +39,21 @@ FAMILIES: tuple[str, ...] = ("named", "replace", "look", "two_step", "repair")
 LOOK_FAMILIES: tuple[str, ...] = tuple(LOOK_PLANS)
 RETOUCH_FAMILIES: tuple[str, ...] = tuple(RETOUCH_PLANS)
 ALL_FAMILIES: tuple[str, ...] = (*FAMILIES, *LOOK_FAMILIES, *RETOUCH_FAMILIES)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The parts of a task, from which other edits of the same photograph can be made.
+
+    Attributes:
+        photo: RGB without stickers, (H, W, 3).
+        stickers: that lie on it.
+        plan: instruction and steps; for a family of `RETOUCH_FAMILIES` it is None.
+    """
+
+    photo: NDArray[np.uint8]
+    stickers: Sequence[Sticker]
+    plan: Plan | None
 
 
 class StickerWorld:
@@ -70,15 +86,28 @@ class StickerWorld:
         if family not in ALL_FAMILIES:
             raise ConfigError(unknown_name("family", family, ALL_FAMILIES))
         rng = random.Random(f"{seed}/{split}/{family}/{index}")
-        photo = np.asarray(background(rng, split, self.side))
+        scene = self._scene(rng, split, family)
         identity = f"{split}-{family}-{seed}-{index}"
+        if scene.plan is None:
+            return retouch_task(identity, family, rng, split, scene.photo, scene.stickers)
+        return finished(identity, family, scene.photo, scene.stickers, scene.plan)
+
+    def scene(self, index: int, split: Split, family: str, seed: int = 0) -> Scene:
+        """Return the parts of the task that `task` makes of the same arguments.
+
+        Raises:
+            ConfigError: unknown family.
+        """
+        if family not in ALL_FAMILIES:
+            raise ConfigError(unknown_name("family", family, ALL_FAMILIES))
+        return self._scene(random.Random(f"{seed}/{split}/{family}/{index}"), split, family)
+
+    def _scene(self, rng: random.Random, split: Split, family: str) -> Scene:
+        photo = np.asarray(background(rng, split, self.side))
         if family in LOOK_PLANS:
-            return finished(identity, family, photo, *LOOK_PLANS[family](rng, split, self.side))
+            return Scene(photo, *LOOK_PLANS[family](rng, split, self.side))
         stickers = self._stickers(rng, split, family)
-        if family in RETOUCH_PLANS:
-            return retouch_task(identity, family, rng, split, photo, stickers)
-        plan = _PLANS[family](rng, split, stickers)
-        return finished(identity, family, photo, stickers, plan)
+        return Scene(photo, stickers, None if family in RETOUCH_PLANS else _PLANS[family](rng, split, stickers))
 
     def _stickers(self, rng: random.Random, split: Split, family: str) -> list[Sticker]:
         count = 3 if family == "repair" and rng.random() < 0.8 else rng.choice((2, 3))

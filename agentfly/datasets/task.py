@@ -22,6 +22,8 @@ class EditTask:
         mask: white where the image must change, None where it is not known; as large as the first image.
         task_type: family in tables, such as "named" or "look".
         metadata: further data, JSON-able.
+        references: images by name that only evaluators see, such as a published answer. Rows that `rows` writes have
+            none.
     """
 
     id: str
@@ -31,6 +33,7 @@ class EditTask:
     mask: ImageSource | None = None
     task_type: str = "edit"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    references: Mapping[str, ImageSource] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

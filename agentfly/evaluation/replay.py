@@ -35,7 +35,7 @@ from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run import EvaluationRun, OnRecord
 from agentfly.evaluation.run_folder import RunFolder
-from agentfly.evaluation.scoring import FIRST_TASKS, Scorer, read_specs
+from agentfly.evaluation.scoring import FIRST_TASKS, Scorer
 from agentfly.evaluation.settings import ScoringSettings, refuse_keys
 from agentfly.files import write_text
 from agentfly.images import ImageStore
@@ -198,7 +198,8 @@ async def replay(settings: ReplaySettings, on_record: OnRecord = lambda record, 
     Raises:
         ConfigError: there is nothing to do, or there are no trajectories or no images.
     """
-    if not settings.evaluator and not settings.re_execute:
+    scores = bool(settings.evaluator) or settings.protocol is not None
+    if not scores and not settings.re_execute:
         raise ConfigError("nothing to do: give --evaluator to score again, --re-execute to run the tool calls again")
     recording = await asyncio.to_thread(read_recording, settings.run, settings.images, settings.limit)
     if not settings.re_execute:
@@ -208,7 +209,7 @@ async def replay(settings: ReplaySettings, on_record: OnRecord = lambda record, 
     store.look_in(recording.store())
     recording = await asyncio.to_thread(_complete_tasks, recording, settings, store)
     executed = await _execute(recording.chains, store, settings, out) if settings.re_execute else None
-    scored = await _score(recording, store, settings, out, on_record) if settings.evaluator else None
+    scored = await _score(recording, store, settings, out, on_record) if scores else None
     return ReplayResult(out, scored, executed)
 
 
@@ -288,8 +289,10 @@ async def _execute(chains: Sequence[Recorded], store: ImageStore, settings: Repl
 async def _score(
     recording: Recording, store: ImageStore, settings: ReplaySettings, out: Path, on_record: OnRecord
 ) -> Summary:
-    specs = read_specs(settings.evaluator)
-    identity: dict[str, object] = {"replay": str(recording.path.resolve()), "evaluator": specs}
+    specs, choice = settings.specs, settings.protocol_choice
+    protocol = None if choice is None else choice.bound()
+    bound = {} if protocol is None else {protocol.protocol.name: dict(protocol.identity)}
+    identity: dict[str, object] = {"replay": str(recording.path.resolve()), "evaluator": {**specs, **bound}}
     identity |= {name: getattr(settings, name) for name in ("data", "split", "seed", "re_execute", "engine")}
     refuse_keys(identity)
     scorer = Scorer(specs, settings.concurrency)
@@ -321,7 +324,8 @@ async def _score(
         run = EvaluationRun(agent, tasks, scorer, folder, settings.concurrency, on_record=on_record, check=check)
         records = await run()
         about: About = {"agent": agent.name, "model": None, "data": str(settings.run), "split": None}
-        return await asyncio.to_thread(write_pages, out, records, scorer.labels, folder.images, about, settings.gallery)
+        more = (scorer.labels, folder.images, about, settings.gallery, protocol)
+        return await asyncio.to_thread(write_pages, out, records, *more)
     finally:
         await scorer.close()
         folder.close()
@@ -333,7 +337,9 @@ def _tasks(chains: Iterable[Recorded], store: ImageStore) -> Iterator[EditTask]:
         task = chain.task
         images = tuple(image for image in (_kept(handle, store) for handle in task.images) if image is not None)
         target, mask = _kept(task.target, store), _kept(task.mask, store)
-        yield EditTask(chain.id, task.instruction, images, target, mask, task.task_type, task.metadata)
+        kept = {name: _kept(handle, store) for name, handle in task.references.items()}
+        references = {name: image for name, image in kept.items() if image is not None}
+        yield EditTask(chain.id, task.instruction, images, target, mask, task.task_type, task.metadata, references)
 
 
 def _kept(handle: str | None, store: ImageStore) -> Image.Image | None:

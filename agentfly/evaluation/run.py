@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from agentfly.agents.tasks import TaskFacts
@@ -25,8 +25,8 @@ from agentfly.evaluation.report.pages import write_pages
 from agentfly.evaluation.report.summary import About, Summary
 from agentfly.evaluation.run_folder import RunFolder
 from agentfly.evaluation.scoring import FIRST_TASKS, Scorer
-from agentfly.evaluation.settings import EvaluationSettings
-from agentfly.evaluation.task_agent import TaskAgent, make_task_agent
+from agentfly.evaluation.settings import EvaluationSettings, TaskSource
+from agentfly.evaluation.task_agent import NamedTaskAgent, TaskAgent, make_task_agent
 from agentfly.evaluation.task_record import TaskRecord
 from agentfly.messages import text_message
 
@@ -47,6 +47,9 @@ class EvaluationRun:
         concurrency: tasks at the same time.
         timeout: seconds for one attempt.
         retry_failed: run again the tasks that ended with a fault.
+        repeats: attempts at each task. The second one has the task's id with `#2`, and so on, from which agents of this
+            package derive the seeds of its turns.
+        seed: of the run, written to each attempt of several.
         on_record: called with every record, and True where an earlier start had finished it.
         check: awaited once, before the first task that no earlier start has finished.
     """
@@ -58,6 +61,8 @@ class EvaluationRun:
     concurrency: int = 8
     timeout: float = 900.0
     retry_failed: bool = False
+    repeats: int = 1
+    seed: int = 0
     on_record: OnRecord = lambda record, resumed: None
     check: Callable[[], Awaitable[None]] | None = None
     _order: dict[str, None] = field(default_factory=dict, init=False)
@@ -70,17 +75,24 @@ class EvaluationRun:
             OSError: the disk is full.
             DatasetError: the data set has a row that cannot be read, or an id twice.
         """
-        tasks, turn = iter(self.tasks), asyncio.Lock()
+        tasks, turn = self._attempts(), asyncio.Lock()
         await gather_or_cancel(self._work(tasks, turn) for _ in range(self.concurrency))
         return [self.folder.finished[task] for task in self._order]
 
-    async def _work(self, tasks: Iterator[EditTask], turn: asyncio.Lock) -> None:
+    def _attempts(self) -> Iterator[tuple[EditTask, int]]:
+        """Yield each task as often as it is to be attempted, with the number of the attempt."""
+        for task in self.tasks:
+            for repeat in range(1, self.repeats + 1):
+                yield (task if repeat == 1 else replace(task, id=f"{task.id}#{repeat}")), repeat
+
+    async def _work(self, tasks: Iterator[tuple[EditTask, int]], turn: asyncio.Lock) -> None:
         while True:
             async with turn:
                 # Reading a row can mean decoding or a download.
-                task = await asyncio.to_thread(next, tasks, None)
-                if task is None:
+                attempt = await asyncio.to_thread(next, tasks, None)
+                if attempt is None:
                     return
+                task, repeat = attempt
                 if task.id in self._order:
                     raise DatasetError(f"two tasks have the id {shortened(task.id)!r}: ids are unique in a data set")
                 self._order[task.id] = None
@@ -96,7 +108,7 @@ class EvaluationRun:
                     if self.check is not None:
                         await self.check()
                         self.check = None
-            record = await self._record(task)
+            record = await self._record(task, repeat)
             await self.folder.append(record)
             self.on_record(record, False)
 
@@ -114,7 +126,8 @@ class EvaluationRun:
     def _lost_image(self, done: TaskRecord) -> ImageError | None:
         """Return the fault of an image of a finished task that its folder has lost; None where all are sound."""
         images, task, trajectory = self.folder.images, done.task, done.trajectory
-        kept = {*task.images, task.target, task.mask, trajectory.final_image if trajectory.score is not None else None}
+        final = trajectory.final_image if trajectory.score is not None else None
+        kept = {*task.images, task.target, task.mask, final, *task.references.values()}
         # An agent with a store of its own may name images that were never kept.
         wanted = kept | {handle for handle in trajectory.handles if handle in images}
         try:
@@ -124,19 +137,26 @@ class EvaluationRun:
             return fault
         return None
 
-    async def _record(self, task: EditTask) -> TaskRecord:
+    async def _record(self, task: EditTask, repeat: int) -> TaskRecord:
         images = self.folder.images
         try:
             facts = await asyncio.to_thread(TaskFacts.keep, task, images)
         except ImageError as fault:
-            return await self._scored(TaskFacts.without_images(task), ended(task, StopReason.ERROR, str(fault)))
-        trajectory = await self._attempt(task)
+            trajectory = self._numbered(ended(task, StopReason.ERROR, str(fault)), repeat)
+            return await self._scored(TaskFacts.without_images(task), trajectory)
+        trajectory = self._numbered(await self._attempt(task), repeat)
         if (trajectory.error or "").startswith(DISK_FULL):
             # Every further task would fail too. This one is not recorded, so it runs again when there is space.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder.folder))
         # An agent may work in a store of its own.
         await asyncio.to_thread(images.copy_from, self.agent.store, trajectory.handles)
         return await self._scored(facts, trajectory)
+
+    def _numbered(self, trajectory: Trajectory, repeat: int) -> Trajectory:
+        """Write on a trajectory which of several attempts it is; a recorded one may have it already."""
+        if self.repeats > 1:
+            trajectory.repeat, trajectory.seed = repeat, self.seed
+        return trajectory
 
     async def _scored(self, facts: TaskFacts, trajectory: Trajectory) -> TaskRecord:
         scores, judges = await self.scorer.score(facts, trajectory, self.folder.images)
@@ -184,44 +204,47 @@ async def run_evaluation(settings: EvaluationSettings, on_record: OnRecord = lam
         ConfigError: a setting is wrong, the folder belongs to another run, or an evaluator could not score.
         DatasetError: the data set cannot be read.
     """
+    source, choice = settings.source(), settings.protocol_choice
+    protocol = None if choice is None else choice.bound()
     scorer = Scorer(settings.specs, settings.concurrency)
     folder = RunFolder(settings.out, settings.identity())
     try:
         agent = make_task_agent(settings, folder.images)
+        if settings.repeats > 1 and not settings.temperature and isinstance(agent, NamedTaskAgent):
+            logger.warning("at temperature 0 the attempts at a task hardly differ: give --temperature, such as 0.7")
         begun = time.monotonic()
         try:
-            records = await _run_tasks(settings, agent, scorer, folder, on_record)
+            records = await _run_tasks(settings, source, agent, scorer, folder, on_record)
         finally:
             await agent.close()
             await scorer.close()
         if not records:
-            raise DatasetError(f"{settings.data!r} has no task: check --split and --data-options")
+            raise DatasetError(f"{source.data!r} has no task: check --split and --data-options")
         about: About = {
             "agent": agent.name,
             "model": settings.model,
-            "data": settings.data,
+            "data": source.data,
             "split": settings.split,
             "wall_clock_seconds": round(time.monotonic() - begun, 1),
         }
-        return await asyncio.to_thread(
-            write_pages, settings.out, records, scorer.labels, folder.images, about, settings.gallery
-        )
+        more = (scorer.labels, folder.images, about, settings.gallery, protocol)
+        return await asyncio.to_thread(write_pages, settings.out, records, *more)
     finally:
         folder.close()
 
 
 async def _run_tasks(
-    settings: EvaluationSettings, agent: TaskAgent, scorer: Scorer, folder: RunFolder, on_record: OnRecord
+    settings: EvaluationSettings,
+    source: TaskSource,
+    agent: TaskAgent,
+    scorer: Scorer,
+    folder: RunFolder,
+    on_record: OnRecord,
 ) -> list[TaskRecord]:
     from agentfly.datasets import load_tasks
 
     load = partial(
-        load_tasks,
-        settings.data,
-        split=settings.split,
-        seed=settings.seed,
-        root=settings.root,
-        **settings.data_options,
+        load_tasks, source.data, split=source.split, seed=settings.seed, root=settings.root, **source.options
     )
 
     async def check() -> None:
@@ -237,6 +260,8 @@ async def _run_tasks(
         settings.concurrency,
         settings.timeout,
         settings.retry_failed,
+        settings.repeats,
+        settings.seed,
         on_record,
         check,
     )()

@@ -39,7 +39,7 @@ from agentfly.evaluators import (
     make_evaluator,
 )
 from agentfly.evaluators.base import objections
-from agentfly.evaluators.judge import VlmJudge
+from agentfly.evaluators.judge.judge import JudgeEvaluator
 from agentfly.evaluators.judge.settings import JudgeUsage
 from agentfly.files import parse_yaml, read_yaml
 from agentfly.images import ImageStore
@@ -48,7 +48,7 @@ REWARD_SECONDS = 600.0  # for a reward function and one task
 FIRST_TASKS = 16  # number of tasks that are checked before a run
 # The setting that a word after the evaluator's name gives.
 MAIN_SETTING: Mapping[str, str] = {
-    **dict.fromkeys(("judge", "listwise", "questions", "similarity"), "model"),
+    **dict.fromkeys(("judge", "listwise", "questions", "similarity", "editscore", "editreward"), "model"),
     "http": "base_url",
     "detector": "detector",
 }
@@ -95,6 +95,23 @@ def _read(given: Given) -> list[Spec]:
     return [options]
 
 
+def read_judge(given: Given) -> Spec:
+    """Return settings of a judge: a mapping, a file with one, or MODEL[,KEY=VALUE…] as in `judge:MODEL,…`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    if given.endswith(_FILES):
+        found = read_yaml(Path(given), "file of --judge")
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"{given} is no mapping of a judge's settings, such as model: gpt-4.1")
+        return dict(found)
+    [spec] = _read(f"judge:{given}")
+    return {name: value for name, value in spec.items() if name != "evaluator"}
+
+
 def _mappings(data: object, where: str) -> list[Spec]:
     entries = data if isinstance(data, list) else [data]
     found = [dict(entry) for entry in entries if isinstance(entry, Mapping) and {"evaluator", "reward"} & entry.keys()]
@@ -127,11 +144,11 @@ async def count_scorable(evaluator: Evaluator, tasks: Sequence[EditTask]) -> int
 class MeteredJudge:
     """A judge that adds the usage of each sample, failures included, to the account of the task that asks."""
 
-    def __init__(self, judge: VlmJudge) -> None:
+    def __init__(self, judge: JudgeEvaluator) -> None:
         self._judge = judge
 
     async def evaluate(self, sample: EditSample) -> Score:
-        """Score one sample; see `VlmJudge.evaluate`."""
+        """Score one sample; see `JudgeEvaluator.evaluate`."""
         # A copy with usage of its own: the connection, its slots and its limits stay shared.
         judge = copy.copy(self._judge)
         judge.usage = JudgeUsage()
@@ -143,8 +160,12 @@ class MeteredJudge:
                 account.add(judge.usage)
 
     async def check_ready(self) -> None:
-        """Raise unless the judge can score; see `VlmJudge.check_ready`."""
+        """Raise unless the judge can score; see `JudgeEvaluator.check_ready`."""
         await self._judge.check_ready()
+
+    async def check_sample(self, sample: EditSample) -> None:
+        """Raise unless the sample has what the judge needs; see `NeedsOfSamples.check_sample`."""
+        await check_sample(self._judge, sample)
 
     async def close(self) -> None:
         """Close the judge's connections."""
@@ -173,7 +194,7 @@ class Scorer:
             if "reward" in spec:
                 self._rewards[label] = import_reward(str(spec["reward"]))
                 continue
-            made = _metered(spec)
+            made = metered(spec)
             if not isinstance(made, GuardedEvaluator):
                 made = GuardedEvaluator(made, GuardSettings(in_flight=in_flight))
             self._evaluators[label] = made
@@ -246,7 +267,7 @@ class Scorer:
             sample = await asyncio.to_thread(task.sample, store, trajectory.final_image)
         except ImageError as fault:
             return dict.fromkeys(self._evaluators, NotScored(str(fault))), {}
-        tasks = [asyncio.ensure_future(_scored(evaluator, sample)) for evaluator in self._evaluators.values()]
+        tasks = [asyncio.ensure_future(score_with_usage(evaluator, sample)) for evaluator in self._evaluators.values()]
         try:
             outcomes = dict(zip(self._evaluators, await asyncio.gather(*tasks), strict=True))
         finally:
@@ -282,15 +303,19 @@ async def _reward(
     return Score(score_of_reward(trajectory.reward, trajectory.reward_parts), aspects=parts)
 
 
-def _metered(spec: Given | Evaluator) -> Evaluator:
-    """Return the evaluator of a spec, with every judge in it metered."""
+def metered(spec: Given | Evaluator) -> Evaluator:
+    """Return the evaluator of a spec, with every judge in it metered: `score_with_usage` then knows what it used.
+
+    Raises:
+        ConfigError: the evaluator cannot be made.
+    """
     if not isinstance(spec, Mapping):
         return _metered_judge(make_evaluator(spec))
     options = dict(spec)
     guard = options.pop("guard", None)
     parts = options.get("parts")
     if options.get("evaluator") == "composite" and isinstance(parts, Mapping):
-        options["parts"] = {name: _metered(part) for name, part in parts.items()}
+        options["parts"] = {name: metered(part) for name, part in parts.items()}
     made = _metered_judge(make_evaluator(options))
     if guard is None:
         return made
@@ -300,11 +325,21 @@ def _metered(spec: Given | Evaluator) -> Evaluator:
 
 
 def _metered_judge(made: Evaluator) -> Evaluator:
-    return MeteredJudge(made) if isinstance(made, VlmJudge) else made
+    return MeteredJudge(made) if isinstance(made, JudgeEvaluator) else made
 
 
-async def _scored(evaluator: GuardedEvaluator, sample: EditSample) -> tuple[Score | NotScored, JudgeUsage]:
-    # Runs as a task of its own, whose context keeps its account apart from those of other tasks.
+async def score_with_usage(evaluator: GuardedEvaluator, sample: EditSample) -> tuple[Score | NotScored, JudgeUsage]:
+    """Return the score of a sample and what the judges of a `metered` evaluator used for it.
+
+    Run it as a task of its own, whose context keeps its account apart from those of other tasks.
+
+    Args:
+        evaluator: a guard around a `metered` evaluator.
+        sample: to score.
+
+    Raises:
+        ConfigError: the evaluator is set up wrongly.
+    """
     account = JudgeUsage()
     _ACCOUNT.set(account)
     [score] = await evaluator.evaluate_many([sample])

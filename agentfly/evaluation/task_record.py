@@ -35,8 +35,14 @@ class TaskRecord:
 
     @property
     def id(self) -> str:
-        """Of the task."""
+        """Of the task; from the second attempt on with `#` and the number of the attempt."""
         return self.task.id
+
+    @property
+    def task_id(self) -> str:
+        """Of the task, whichever attempt at it this is."""
+        repeat = self.trajectory.repeat
+        return self.task.id.removesuffix(f"#{repeat}") if repeat > 1 else self.task.id
 
     @property
     def failed(self) -> bool:

@@ -15,9 +15,12 @@ from agentfly.evaluators.base import (
     NeedsOfSamples,
     NotScored,
     Score,
+    Sleeps,
     check_ready,
     check_sample,
     close_evaluator,
+    sleep_evaluator,
+    wake_evaluator,
 )
 from agentfly.evaluators.factory import CompositeEvaluator, make_evaluator
 from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, PassingFault, evaluate_many
@@ -44,6 +47,7 @@ __all__ = [
     "RewardConfig",
     "Rubric",
     "Score",
+    "Sleeps",
     "StructuralConfig",
     "StructuralEvaluator",
     "available_rubrics",
@@ -54,6 +58,8 @@ __all__ = [
     "evaluate_many",
     "load_rubric",
     "make_evaluator",
+    "sleep_evaluator",
+    "wake_evaluator",
 ]
 
 # Moved to `agentfly.training.metrics` in version 0.2; the old import goes with the next minor version.

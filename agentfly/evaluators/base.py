@@ -26,6 +26,8 @@ class EditSample:
         target: the wanted image, where it is known.
         mask: the pixels that must change (mode L, white = change), where they are known.
         metadata: further data of the task that some evaluators need, such as "checks" or captions.
+        sources: all images of a task on several, `source` first; empty where `source` is the only one.
+        references: images by name that were not shown to the agent, such as a benchmark's answer.
     """
 
     instruction: str
@@ -34,6 +36,8 @@ class EditSample:
     target: Image.Image | None = None
     mask: Image.Image | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    sources: tuple[Image.Image, ...] = ()
+    references: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Score:
     Attributes:
         value: 0 (useless) to 100 (as wanted).
         feedback: one or two sentences of reasons.
-        aspects: named parts of the judgement, each 0 to 1.
+        aspects: named parts of the judgement, each 0 to 1 (a cosine may be below 0).
         relative: True if the value compares a sample with the others of its group, and means nothing outside of it.
     """
 
@@ -126,6 +130,22 @@ class Closable(Protocol):
 
 
 @runtime_checkable
+class Sleeps(Protocol):
+    """An evaluator whose model can leave its device to others for a while; those without a model leave this out."""
+
+    async def sleep(self) -> bool:
+        """Free the memory of the device; False if there is no model after all, such as in no part of a composite.
+
+        Samples that come meanwhile are refused by a `PassingFault`.
+        """
+        ...
+
+    async def wake(self) -> bool:
+        """Take the memory again; False as above. The same samples get the same scores as before the sleep."""
+        ...
+
+
+@runtime_checkable
 class AsksOthers(Protocol):
     """An evaluator that depends on a server or a model; those that depend on neither leave this out."""
 
@@ -188,6 +208,24 @@ async def close_evaluator(evaluator: Evaluator) -> None:
     """Free the connections and models of an evaluator, if it has any. The evaluator's maker calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
+
+
+async def sleep_evaluator(evaluator: Evaluator) -> bool:
+    """Have an evaluator free the memory of its device; False if it has no model that could.
+
+    Raises:
+        EvaluatorError: a server that holds the model did not do it.
+    """
+    return isinstance(evaluator, Sleeps) and await evaluator.sleep()
+
+
+async def wake_evaluator(evaluator: Evaluator) -> bool:
+    """Have an evaluator that sleeps take the memory of its device again; False if it has no model that could.
+
+    Raises:
+        EvaluatorError: a server that holds the model did not do it.
+    """
+    return isinstance(evaluator, Sleeps) and await evaluator.wake()
 
 
 async def objections(checks: Mapping[str, Awaitable[None]]) -> list[str]:

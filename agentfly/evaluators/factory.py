@@ -31,6 +31,8 @@ from agentfly.evaluators.base import (
     is_relative,
     objections,
     score_or_reason,
+    sleep_evaluator,
+    wake_evaluator,
 )
 from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings
 
@@ -147,6 +149,14 @@ class CompositeEvaluator:
         if faults and (self.how != "first" or len(faults) == len(self.parts)):
             raise EvaluatorError("; ".join(faults))
 
+    async def sleep(self) -> bool:
+        """Have all parts free their devices; see `Sleeps`."""
+        return any([await sleep_evaluator(part) for part in self.parts.values()])
+
+    async def wake(self) -> bool:
+        """Wake all parts; see `Sleeps`."""
+        return any([await wake_evaluator(part) for part in self.parts.values()])
+
     async def close(self) -> None:
         """Close all parts."""
         for part in self.parts.values():
@@ -187,8 +197,9 @@ def make_evaluator(spec: Spec) -> Evaluator:
 
     Args:
         spec: an evaluator as it is; "reference", "structural", "judge", "listwise", "questions", "detector",
-            "similarity", "http" or "composite"; a mapping with the name under `evaluator`, and the fields of its
-            settings; or "module:name" of an evaluator of your own, or of a function without arguments that returns one.
+            "similarity", "editscore", "editreward", "http" or "composite"; a mapping with the name under `evaluator`,
+            and the fields of its settings; or "module:name" of an evaluator of your own, or of a function that returns
+            one.
 
     Raises:
         ConfigError: the name or a setting is unknown, or the module has no such evaluator.
@@ -315,6 +326,8 @@ _MAKERS: Mapping[str, Maker] = {
     "questions": _questions,
     "detector": _detector,
     "similarity": _built_in("measured.similarity", "DirectionalSimilarityEvaluator", "SimilaritySettings"),
+    "editscore": _built_in("learned.editscore", "EditScoreEvaluator", "EditScoreSettings"),
+    "editreward": _built_in("learned.editreward", "EditRewardEvaluator", "EditRewardSettings"),
     "http": _built_in("http", "HttpEvaluator", "HttpEvaluatorSettings"),
     "composite": _composite,
 }

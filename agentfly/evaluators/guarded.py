@@ -33,6 +33,8 @@ from agentfly.evaluators.base import (
     check_sample,
     close_evaluator,
     is_relative,
+    sleep_evaluator,
+    wake_evaluator,
 )
 from agentfly.settings import Settings
 
@@ -149,6 +151,14 @@ class GuardedEvaluator:
     async def check_sample(self, sample: EditSample) -> None:
         """Check the sample; see `NeedsOfSamples.check_sample`."""
         await check_sample(self.evaluator, sample)
+
+    async def sleep(self) -> bool:
+        """Have the evaluator free its device, if it has one; see `Sleeps`."""
+        return await sleep_evaluator(self.evaluator)
+
+    async def wake(self) -> bool:
+        """Wake the evaluator; see `Sleeps`."""
+        return await wake_evaluator(self.evaluator)
 
     async def close(self) -> None:
         """Close the evaluator."""

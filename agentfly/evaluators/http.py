@@ -15,7 +15,7 @@ from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.http_schema import PATH, ScoreBody, to_body
+from agentfly.evaluators.http_schema import PATH, SLEEP_PATH, WAKE_PATH, ScoreBody, to_body
 from agentfly.lenient_json import field_of
 from agentfly.redaction import public_url, read_key, redact
 from agentfly.settings import Settings
@@ -85,6 +85,31 @@ class HttpEvaluator:
         # A server may answer 500 to a request without a sample; one that is still starting answers 502 or 503.
         if reply.status_code in (401, 403, 404, 405, 421) or reply.status_code > 500:
             raise self._refusal(reply)
+
+    async def sleep(self) -> bool:
+        """Have the server's model free its device, once its batch under way has ended; False if it has no model.
+
+        Raises:
+            EvaluatorError: the server did not do it.
+            ConfigError: the key is refused.
+        """
+        return await self._tell(SLEEP_PATH)
+
+    async def wake(self) -> bool:
+        """Have the server's model take its device again; returns and raises as `sleep` does."""
+        return await self._tell(WAKE_PATH)
+
+    async def _tell(self, path: str) -> bool:
+        try:
+            reply = await self._client.get().post(path)
+        except httpx.HTTPError as fault:
+            raise PassingFault(self._no_answer(fault)) from fault
+        # 409 is ours; servers of others need not know these paths.
+        if reply.status_code in (404, 405, 409):
+            return False
+        if reply.status_code != 200:
+            raise self._refusal(reply)
+        return True
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""

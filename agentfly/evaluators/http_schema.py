@@ -1,4 +1,7 @@
-"""The JSON of an evaluation over HTTP, for client and server. Images are PNG in base64, never paths or URLs."""
+"""The JSON of an evaluation over HTTP, for client and server. Images are PNG in base64, never paths or URLs.
+
+docs/evaluator_protocol.md documents it for other programs, docs/evaluator.schema.json is `json_schema()`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from agentfly.errors import ImageError
 from agentfly.evaluators.base import EditSample, Score
 from agentfly.images import ImageLimits, from_base64, read_mask, to_base64
 
-PATH = "/v1/evaluate"
+FORMAT = "agentfly.evaluator/1"  # grows with optional fields only; anything else is another version, below /v2
+PATH, SLEEP_PATH, WAKE_PATH, SCHEMA_PATH = "/v1/evaluate", "/v1/sleep", "/v1/wake", "/v1/schema"
 
 
 def _no_truth(value: object) -> object:
@@ -29,12 +33,14 @@ class SampleBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    instruction: str
-    source: str
-    result: str | None = None
-    target: str | None = None
-    mask: str | None = None
-    metadata: dict[str, object] = Field(default_factory=dict)
+    instruction: str = Field(description="The request to the agent.")
+    source: str = Field(description="The image before, a PNG or another image file in base64.")
+    result: str | None = Field(None, description="The image after; null where there is none.")
+    target: str | None = Field(None, description="The wanted image, where it is known.")
+    mask: str | None = Field(None, description="The pixels that must change, white, where they are known.")
+    metadata: dict[str, object] = Field(
+        default_factory=dict, description="Further data of the task that some evaluators need."
+    )
 
 
 class ScoreBody(BaseModel):
@@ -42,13 +48,43 @@ class ScoreBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    value: Annotated[Number, Field(ge=0, le=100)]
-    feedback: str = ""
-    aspects: dict[str, Number] = Field(default_factory=dict)
+    # Limits behind a validator would not reach the JSON schema.
+    value: Annotated[
+        float,
+        Field(allow_inf_nan=False, ge=0, le=100, description="0 (useless) to 100 (as wanted)."),
+        BeforeValidator(_no_truth),
+    ]
+    feedback: str = Field("", description="One or two sentences of reasons.")
+    aspects: dict[str, Number] = Field(default_factory=dict, description="Named parts of the score, each 0 to 1.")
 
     def score(self) -> Score:
         """Return the score without the checks of JSON."""
         return Score(self.value, self.feedback, self.aspects)
+
+
+class ErrorBody(BaseModel):
+    """The body of every status but 200."""
+
+    class Error(BaseModel):
+        """The reason, for people."""
+
+        message: str
+
+    error: Error
+
+
+def json_schema() -> dict[str, object]:
+    """Return the JSON schema of the protocol: `request`, `response` and `error`, each a schema of one body."""
+    bodies: dict[str, type[BaseModel]] = {"request": SampleBody, "response": ScoreBody, "error": ErrorBody}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": FORMAT,
+        "title": f"POST {PATH}",
+        "$defs": {
+            name: body.model_json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
+            for name, body in bodies.items()
+        },
+    }
 
 
 def to_body(sample: EditSample) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """A server of one evaluator, for scorers whose packages conflict with those of training.
 
-    python -m agentfly.serving.evaluator_server --evaluator my_scorer:make --port 8100
+    agentfly serve-evaluator my_scorer:make --port 8100
 
 `POST /v1/evaluate` takes the body that `agentfly.evaluators.http_schema` describes. 422 means "not scored" and has the
 reason; 503 asks the client to try again. Images come as bytes in the body: the server opens no path and no URL.
+`POST /v1/sleep` and `/v1/wake` have a learned reward leave its device, and take it again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -26,9 +27,28 @@ from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from agentfly.errors import AgentFlyError, EvaluatorError, ImageError, require
-from agentfly.evaluators import EditSample, Evaluator, GuardedEvaluator, GuardSettings, PassingFault, make_evaluator
+from agentfly.evaluators import (
+    EditSample,
+    Evaluator,
+    GuardedEvaluator,
+    GuardSettings,
+    PassingFault,
+    make_evaluator,
+    sleep_evaluator,
+    wake_evaluator,
+)
 from agentfly.evaluators.guarded import checked
-from agentfly.evaluators.http_schema import PATH, SampleBody, ScoreBody, from_body
+from agentfly.evaluators.http_schema import (
+    FORMAT,
+    PATH,
+    SCHEMA_PATH,
+    SLEEP_PATH,
+    WAKE_PATH,
+    SampleBody,
+    ScoreBody,
+    from_body,
+    json_schema,
+)
 from agentfly.images import ImageLimits
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
 from agentfly.redaction import log_to_stderr, read_key
@@ -69,8 +89,10 @@ class _Host:
     def __init__(self, evaluator: Evaluator, settings: EvaluatorServerSettings) -> None:
         # The client tries again, as it alone knows how long it can wait.
         guard = GuardSettings(in_flight=settings.in_flight, timeout=settings.timeout, attempts=1)
+        self.hosted = evaluator
         self.evaluator = GuardedEvaluator(evaluator, guard)
         self.settings = settings
+        self.asleep = False
         self.key = read_key(settings.api_key_env) or ""
         self.waiting = 0
         self.memory = RequestMemory(settings.memory_bytes)
@@ -78,17 +100,15 @@ class _Host:
             max_pixels=settings.max_pixels, max_bytes=settings.max_bytes, allow_files=False, allow_private_hosts=False
         )
 
-    async def evaluate(self, request: Request) -> ScoreBody:
-        """Return the score of a request.
+    async def evaluate(self, request: Request) -> dict[str, object]:
+        """Return the score of a request as the body of the reply.
 
         Raises:
             HTTPException: the key is wrong, too many requests wait, or the body is no sample.
             RequestError: the body came too slowly, or there is no memory for it.
             EvaluatorError: the sample could not be scored.
         """
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
-            raise HTTPException(401, "wrong or missing key: send it as a bearer token")
+        self._check_key(request)
         if self.waiting >= self.settings.in_flight + self.settings.max_queue:
             raise HTTPException(503, "too many requests wait: come again later")
         self.waiting += 1
@@ -96,9 +116,31 @@ class _Host:
             with HeldMemory(self.memory) as held:
                 sample = await self._receive(request, held)
                 score = checked(await self.evaluator.evaluate(sample))
-            return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects))
+            return ScoreBody(value=score.value, feedback=score.feedback, aspects=dict(score.aspects)).model_dump()
         finally:
             self.waiting -= 1
+
+    async def tell(self, request: Request, *, asleep: bool) -> dict[str, object]:
+        """Have the model of the evaluator sleep, or wake it, and return the body of the reply.
+
+        Raises:
+            HTTPException: the key is wrong, the evaluator has no model, or it took too long.
+        """
+        self._check_key(request)
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                has_model = await (sleep_evaluator if asleep else wake_evaluator)(self.hosted)
+        except TimeoutError as fault:
+            raise HTTPException(503, f"it took longer than {self.settings.timeout:g} s") from fault
+        if not has_model:
+            raise HTTPException(409, "this evaluator has no model that could sleep")
+        self.asleep = asleep
+        return {"asleep": asleep}
+
+    def _check_key(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
+            raise HTTPException(401, "wrong or missing key: send it as a bearer token")
 
     async def _receive(self, request: Request, held: HeldMemory) -> EditSample:
         """Return the sample of a request, and hold the memory of its images."""
@@ -148,29 +190,47 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
     app = FastAPI(title="agentfly evaluator", docs_url=None, redoc_url=None, lifespan=lifespan)
 
     @app.get("/health")
-    async def health() -> dict[str, str | int]:
-        return {"status": "ok", "evaluator": type(evaluator).__name__, "waiting": host.waiting}
+    async def health() -> dict[str, str | int | bool]:
+        about = {"format": FORMAT, "evaluator": type(evaluator).__name__}
+        return {"status": "ok", **about, "waiting": host.waiting, "asleep": host.asleep}
+
+    @app.get(SCHEMA_PATH)
+    async def schema() -> dict[str, object]:
+        return json_schema()
 
     @app.post(PATH, response_model=None)
     async def evaluate(request: Request) -> AsciiJSON:
-        try:
-            return AsciiJSON((await host.evaluate(request)).model_dump())
-        except HTTPException as fault:
-            return _error(fault.status_code, fault.detail)
-        except RequestError as fault:
-            return error_response(fault)
-        except ClientDisconnect:
-            return _error(499, "the client hung up")
-        except Exception as fault:
-            if isinstance(fault, PassingFault) or isinstance(fault.__cause__, PassingFault):
-                return _error(503, str(fault))
-            if isinstance(fault, EvaluatorError):
-                return _error(422, str(fault))
-            # A wrong setting or a bug: its message is for the operator alone.
-            logger.error("the evaluator failed", exc_info=fault)
-            return _error(500, f"the evaluator failed ({type(fault).__name__}): see the server's log")
+        return await _answered(lambda: host.evaluate(request))
+
+    @app.post(SLEEP_PATH, response_model=None)
+    async def sleep(request: Request) -> AsciiJSON:
+        return await _answered(lambda: host.tell(request, asleep=True))
+
+    @app.post(WAKE_PATH, response_model=None)
+    async def wake(request: Request) -> AsciiJSON:
+        return await _answered(lambda: host.tell(request, asleep=False))
 
     return app
+
+
+async def _answered(work: Callable[[], Awaitable[dict[str, object]]]) -> AsciiJSON:
+    """Return the answer to a request, or its error with the status that tells the client what to do."""
+    try:
+        return AsciiJSON(await work())
+    except HTTPException as fault:
+        return _error(fault.status_code, fault.detail)
+    except RequestError as fault:
+        return error_response(fault)
+    except ClientDisconnect:
+        return _error(499, "the client hung up")
+    except Exception as fault:
+        if isinstance(fault, PassingFault) or isinstance(fault.__cause__, PassingFault):
+            return _error(503, str(fault))
+        if isinstance(fault, EvaluatorError):
+            return _error(422, str(fault))
+        # A wrong setting or a bug: its message is for the operator alone.
+        logger.error("the evaluator failed", exc_info=fault)
+        return _error(500, f"the evaluator failed ({type(fault).__name__}): see the server's log")
 
 
 def _error(status: int, message: str) -> AsciiJSON:
@@ -186,6 +246,12 @@ class HostCommand(ListOptionsCommand):
     list_options = MappingProxyType({"--allowed-hosts": ANY_VALUE})
 
 
+InFlight = Annotated[
+    int | None,
+    typer.Option(help="Most evaluations at the same time; default: 4, or two batches of a learned reward."),
+]
+
+
 @app.command(cls=HostCommand)
 def host_evaluator(
     evaluator: Annotated[
@@ -193,7 +259,7 @@ def host_evaluator(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
-    in_flight: Annotated[int, typer.Option(help="Most evaluations at the same time.")] = 4,
+    in_flight: InFlight = None,
     allowed_hosts: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME...", help="Further names of this server, as for agentfly serve-images."),
@@ -202,16 +268,38 @@ def host_evaluator(
     """Host an evaluator over HTTP. Exit code 2: it cannot be hosted."""
     sys.path.insert(0, os.getcwd())
     try:
-        hosted = make_evaluator(json.loads(evaluator) if evaluator.lstrip().startswith("{") else evaluator)
-        settings = EvaluatorServerSettings(in_flight=in_flight)
-        connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts or ()))
-        require("httptools", "the evaluator server", "serve")
+        spec = json.loads(evaluator) if evaluator.lstrip().startswith("{") else evaluator
+        started = serve(spec, host, port, in_flight, allowed_hosts or ())
     except json.JSONDecodeError as fault:
         logger.error("--evaluator is no JSON: %s", fault)
         raise typer.Exit(2) from fault
     except AgentFlyError as fault:
         logger.error("%s", fault)
         raise typer.Exit(2) from fault
+    if not started:
+        raise typer.Exit(2)
+
+
+def serve(
+    spec: str | dict[str, object], host: str, port: int, in_flight: int | None, allowed_hosts: Sequence[str]
+) -> bool:
+    """Host an evaluator over HTTP until the process is stopped; False if it could not listen.
+
+    Args:
+        spec: for `agentfly.evaluators.make_evaluator`.
+        host, port: address to listen on.
+        in_flight: evaluations at the same time at most; None for two batches, or 4.
+        allowed_hosts: see `ConnectionLimits`.
+
+    Raises:
+        ConfigError: the evaluator or a setting is wrong.
+    """
+    hosted = make_evaluator(spec)
+    # The next batch of a learned reward is received while one is scored.
+    places = 2 * getattr(hosted, "batch_size", 2) if in_flight is None else in_flight
+    settings = EvaluatorServerSettings(in_flight=places)
+    connections = ConnectionLimits(allowed_hosts=tuple(allowed_hosts))
+    require("httptools", "the evaluator server", "serve")
     from agentfly.serving.http_server import make_server
 
     if not read_key(settings.api_key_env) and not is_loopback(host):
@@ -222,8 +310,7 @@ def host_evaluator(
         )
     server = make_server(create_app(hosted, settings), host, port, connections, log_level="info")
     server.run()
-    if not server.started:
-        raise typer.Exit(2)
+    return bool(server.started)
 
 
 if __name__ == "__main__":

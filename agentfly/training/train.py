@@ -59,7 +59,7 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
             start, stalled, or ended badly.
     """
     config = compose(recipe, overrides, sizes=False)
-    _raise_faults(_check(config, settings_of(config), "ready").faults)
+    _report(_check(config, settings_of(config), "ready"), console)
     # Some of the checks come a second time here: only now is the folder of the run locked.
     run = prepare(config)
     out = run.settings.out
@@ -106,6 +106,8 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     result = _check(config, settings, "check")
     for sentence in result.passed:
         console.print(Text(printable(f"checked     {sentence}")), soft_wrap=True)
+    for sentence in result.cautions:
+        console.print(Text(printable(f"caution     {sentence}")), style="yellow", soft_wrap=True)
     faults = [*result.faults]
     try:
         check_same_run(config, settings, settings.out / "config.yaml")
@@ -126,6 +128,13 @@ def _check(config: DictConfig, settings: TrainSettings, checks: Literal["check",
         file = write(config, Path(folder) / "config.yaml")
         environment = run_environment(settings, "dry-run", Path(folder), Path(folder) / "metrics.jsonl")
         return run_checks(file, environment, checks)
+
+
+def _report(ready: CheckResult, console: Console) -> None:
+    """Raise `TrainingError` for the faults of the checks before a start; print their cautions."""
+    _raise_faults(ready.faults)
+    for sentence in ready.cautions:
+        console.print(Text(printable(f"caution: {sentence}")), style="yellow", soft_wrap=True)
 
 
 def _raise_faults(faults: Sequence[str]) -> None:

@@ -16,11 +16,9 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.evaluators import NotScored
-from agentfly.evaluators.bootstrap import Estimate
+from agentfly.evaluators.bootstrap import Estimate, preference_credit, spearman, wilson
 from agentfly.files import encodable, write_text
 from agentfly.viewer.index import Row
 from agentfly.viewer.opened import OpenRun, Viewer
@@ -30,8 +28,6 @@ FORMAT = "agentfly.calibration/1"
 SCORE = "score"  # the name of the score by which the reward was paid
 FEWEST = 10  # ratings for which an agreement is shown
 _PREFERENCE = {"better": 1.0, "tie": 0.5, "worse": 0.0}
-_TIE = 0.05  # points of 100, as in `agentfly compare`
-_Z = 1.959964  # of a 95 % interval
 # A cell that begins so is a formula to a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -242,9 +238,9 @@ def _agreement(rows: Sequence[CalibrationRow], name: str) -> Agreement:
     scored = [row for row in rows if all(name in result.scores for result in row.results)]
     pairs = [row for row in scored if row.human_preference is not None]
     credits = [
-        _same_preference(row.human_preference, row.results[0].scores[name] - row.results[1].scores[name])
+        preference_credit(row.human_preference, row.results[0].scores[name] - row.results[1].scores[name])
         for row in pairs
-        if row.human_preference not in (None, 0.5)
+        if row.human_preference is not None and row.human_preference != 0.5
     ]
     singles = [(row.human_score, row.results[0].scores[name]) for row in scored if row.human_score is not None]
     people, evaluator = [one for one, _ in singles], [other for _, other in singles]
@@ -256,47 +252,6 @@ def _agreement(rows: Sequence[CalibrationRow], name: str) -> Agreement:
         len(singles),
         spearman(people, evaluator) if len(singles) >= FEWEST else None,
     )
-
-
-def _same_preference(human: float | None, difference: float) -> float:
-    if abs(difference) < _TIE:
-        return 0.5
-    return float((difference > 0) == (human == 1.0))
-
-
-def wilson(successes: float, number: int) -> Estimate:
-    """Return a share with its 95 % Wilson interval.
-
-    Args:
-        successes: at most `number`; half ones are allowed.
-        number: at least 1.
-    """
-    share, spread = successes / number, _Z**2 / number
-    centre = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / number + spread / (4 * number)) / (1 + spread)
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
-
-
-def spearman(one: Sequence[float], other: Sequence[float]) -> Estimate | None:
-    """Return the rank correlation of two lists with its 95 % interval; None where one of them never varies.
-
-    Args:
-        one, other: of equal length, at least 4.
-    """
-    if len(set(one)) < 2 or len(set(other)) < 2:
-        return None
-    value = float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
-    inner = min(max(value, -0.999999), 0.999999)
-    half = _Z * math.sqrt((1 + inner**2 / 2) / (len(one) - 3))
-    return Estimate(value, math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half))
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return ranks; equal values share the mean of theirs."""
-    _, places, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    means: np.ndarray[tuple[int], np.dtype[np.float64]] = (ends - (counts - 1) / 2)[places]
-    return means
 
 
 def _cell(value: object) -> object:

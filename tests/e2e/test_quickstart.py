@@ -217,7 +217,7 @@ def test_the_report_can_be_looked_at(config: QuickstartConfig, summary: dict[str
 def test_the_processes_of_the_training_are_forks_of_a_preloaded_one(
     config: QuickstartConfig, summary: dict[str, Any]
 ) -> None:
-    (log,) = config.out.rglob("*.preload.log")
+    (log,) = config.out.rglob("*.preload.txt")
     assert "interpreter of its own" not in log.read_text()
 
 

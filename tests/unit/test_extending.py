@@ -30,8 +30,14 @@ from agentfly.datasets import EditTask, load_tasks
 from agentfly.datasets.public import columns
 from agentfly.datasets.public.tasks import HubOptions, public_rows
 from agentfly.errors import ConfigError, ToolError
+from agentfly.evaluation.calibration import attacks
+from agentfly.evaluation.calibration.graded import built_in_material
+from agentfly.evaluation.protocols import base as protocol_parts
+from agentfly.evaluation.protocols import registry as protocol_registry
+from agentfly.evaluation.protocols.judged import ProtocolJudge
 from agentfly.evaluators import EditSample, RewardConfig, Score, compose_reward, make_evaluator
 from agentfly.evaluators import factory as evaluator_factory
+from agentfly.evaluators.learned import LearnedEvaluator, LearnedSettings, RewardModel
 from agentfly.images import ImageStore, ImageView
 from agentfly.messages import ImagePart, Message, TextPart, text_message
 from agentfly.settings import Settings
@@ -50,6 +56,7 @@ from agentfly.vision import factory as engine_factory
 from agentfly.vision.base import EditParams
 from agentfly.vision.remote import NodeConfig
 from agentfly.vision.remote import adapters as server_adapters
+from tests.unit.evaluators import scripted_judge
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
@@ -209,6 +216,38 @@ async def test_an_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await make_evaluator(spec).evaluate(replace(white, result=None))).value == 0.0
 
 
+class LearnedBrightness(RewardModel):
+    def load(self, device: str) -> Any:
+        torch = pytest.importorskip("torch")
+        return torch.nn.Identity().to(device)
+
+    def score(self, model: Any, samples: Any) -> list[Score]:
+        return [Score(100 * ImageStat.Stat(sample.result.convert("L")).mean[0] / 255) for sample in samples]
+
+
+def make_learned() -> LearnedEvaluator:
+    return LearnedEvaluator(LearnedBrightness(LearnedSettings(model="brightness", device="cpu")))
+
+
+async def test_a_learned_reward() -> None:
+    white = EditSample("Brighten it.", image(), Image.new("RGB", (8, 8), "white"))
+    made = make_evaluator(f"{__name__}:make_learned")
+    assert (await made.evaluate(white)).value == 100.0
+    assert isinstance(made, LearnedEvaluator)
+    await made.close()
+
+
+def test_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacks, "ATTACKS", dict(attacks.ATTACKS))
+
+    @attacks.attack("negative")
+    def negative(subject: attacks.Subject) -> Image.Image:
+        return ImageOps.invert(subject.source)
+
+    items = built_in_material(1, 0, attacks.ATTACKS).items
+    assert "negative" in {item.name for item in items if item.kind == "attack"}
+
+
 ESTIMATOR = """
 from verl.trainer.ppo.core_algos import register_adv_est
 
@@ -326,6 +365,31 @@ def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_row(monkeypatch, columns.ADAPTERS, mine=mine)
     (found,) = public_rows("mine", None, tmp_path, HubOptions())
     assert found.task().instruction == "Add a lamp."
+
+
+async def test_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = protocol_parts.JudgedProtocol(
+        name="mine",
+        title="My benchmark",
+        repository="me/mine",
+        commit="1",
+        data="gedit-bench",
+        splits={"all": protocol_parts.Split(prompts=(protocol_parts.PromptFile("prompts.json", ("rate",)),))},
+        measures=lambda rows: iter([protocol_parts.over_tasks(rows, "mean", protocol_parts.aspect("good", 5.0))]),
+        decimals=1,
+        note="From 0 to 5.",
+        judge={"model": "m"},
+        asks=lambda sample, result, prompts: [protocol_parts.Ask((prompts["rate"], result), lambda t: {"n": float(t)})],
+        score=lambda ratings, metadata: (20.0 * ratings["n"], {"good": ratings["n"] / 5.0}),
+        lowest=lambda metadata: {"n": 0.0},
+        encoding=lambda metadata: protocol_parts.Encoding("jpeg"),
+    )
+    add_row(monkeypatch, protocol_registry.PROTOCOLS, mine=mine)
+    (tmp_path / "prompts.json").write_text('{"rate": "From 0 to 5?"}')
+    with scripted_judge.judge(scripted_judge.Reply("4")) as server:
+        tested = ProtocolJudge("mine", root=str(tmp_path), judge={"base_url": server.base_url})
+        found = await tested.evaluate(EditSample("Change it.", image(), image()))
+    assert (found.value, found.aspects) == (80.0, {"good": 0.8})
 
 
 def test_a_server_adapter(monkeypatch: pytest.MonkeyPatch) -> None:

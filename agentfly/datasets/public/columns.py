@@ -108,6 +108,7 @@ class Adapter:
         read_mask: converts a value of the mask column to a mask of ours.
         task_type: column of the task type.
         metadata: our key -> column.
+        references: our name -> column of an image that only evaluators see, which may be empty.
         prepare: changes a row first, where a mapping is not enough.
         parts: named parts ("configs") of the repository, in order; rows then have a column `config`.
         language: column that the option `language` filters by.
@@ -126,6 +127,7 @@ class Adapter:
     read_mask: Callable[..., Image.Image] = mask_from_cutout
     task_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Row], Row] = lambda row: row
     parts: tuple[str, ...] = ()
     language: str | None = None
@@ -142,6 +144,7 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
             images=("input_image_raw", "input_image"),
             task_type="task_type",
             metadata={"language": "instruction_language", "in_intersection": "Intersection_exist"},
+            references={"input_image": "input_image"},
             language="instruction_language",
         ),
         "magicbrush": Adapter(

@@ -115,6 +115,11 @@ def _task(adapter: Adapter, raw: Row, images: ImageFolder) -> EditTask:
         mask=mask,
         task_type=stable_task_type(own_type),
         metadata=metadata,
+        references={
+            name: images.source(row[column])
+            for name, column in adapter.references.items()
+            if not is_missing(row.get(column))
+        },
     )
 
 

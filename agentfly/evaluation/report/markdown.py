@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from agentfly.errors import printable
-from agentfly.evaluation.report.summary import ALL, Figures, Interval, Judging, Summary
+from agentfly.evaluation.protocols.figures import ProtocolSummary
+from agentfly.evaluation.report.repeats import Cost, Costs, Interval
+from agentfly.evaluation.report.summary import ALL, Figures, Judging, Summary
 
 Row = Sequence[str]
+
+_COSTS = ("tokens", "judge money", "tool seconds", "edits")
 
 
 # A backslash before one of these characters would be taken for an escape, or would undo one of ours.
@@ -63,15 +67,18 @@ def run_page(summary: Summary) -> str:
     parts = [
         f"# {plain(summary['agent'])} on {plain(summary['data'])}\n",
         "".join(f"- {name}: {plain(str(value))}\n" for name, value in about if value is not None),
+        *([] if summary["protocol"] is None else _benchmark(summary["protocol"])),
         "## Scores\n",
         _scores(summary["evaluators"], groups),
         f"Means from 0 to 100 over the tasks that were scored, with 95 % bootstrap intervals over tasks; success is a "
         f"score of {summary['success_from']:g} or more from {summary['evaluators'][0]}.\n",
         *(["Not scored, by evaluator:\n", "".join(missing)] if missing else []),
+        *_repeats(summary["evaluators"], summary["all"]),
         "## Work\n",
         _work(groups),
-        "Means a task; tokens are those of the policy (in + out). Seconds run from the start of a task to its end, "
-        "waiting for other tasks included.\n",
+        "Means an attempt; tokens are those of the policy (in + out). Seconds run from the start of an attempt to its "
+        "end, waiting for others included.\n",
+        *_cost(summary["evaluators"][0], summary["all"]["cost"]),
         *_judging(summary["all"]["judge"]),
         *_counts("Tools", "tool", {name: group["tools"] for name, group in groups.items()}),
         *_counts("How tasks ended", "stop reason", {name: group["stop_reasons"] for name, group in groups.items()}),
@@ -96,7 +103,7 @@ def _work(groups: Mapping[str, Figures]) -> str:
     for name, group in groups.items():
         tokens, seconds = "–", group["seconds"] or {}
         if group["tokens"] is not None:
-            tokens = " + ".join(f"{group['tokens'][key] / group['tasks']:.0f}" for key in ("prompt", "completion"))
+            tokens = " + ".join(f"{group['tokens'][key] / group['attempts']:.0f}" for key in ("prompt", "completion"))
         means = (group["turns"], group["tool_calls"], group["look_calls"], group["tool_errors"])
         work = [_number(value) for value in means]
         rows.append([_name(name), *work, tokens, *(_number(seconds.get(key)) for key in ("mean", "p50", "p95"))])
@@ -134,5 +141,77 @@ def _name(group: str) -> str:
     return "**all**" if group == ALL else group
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _number(value: float | None, decimals: int = 2) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"
+
+
+def _benchmark(found: ProtocolSummary) -> list[str]:
+    """Return the section of a protocol: source, prompts, judge and extent first, then the figures."""
+    extent = f"{found['scored']} of {found['tasks']} tasks scored"
+    if found["whole"] is False:
+        extent += "; this is not the whole benchmark, and stands beside no published figure"
+    models = ", ".join(f"{name} {value}" for name, value in found.get("models", {}).items())
+    lines = [("split", found["split"]), ("protocol of", found["source"]), ("prompts", found.get("prompts"))]
+    lines += [("judge", _judge(found)), ("models", models or None), ("extent", extent)]
+    rows = []
+    for figure in found["figures"]:
+        mean, low, high = (
+            _number(value, found["decimals"]) for value in (figure["mean"], figure["low"], figure["high"])
+        )
+        rows.append([figure["name"], figure["group"] or "**all**", f"{mean} [{low}, {high}]", str(figure["tasks"])])
+    return [
+        f"## {found['title']} by its own protocol\n",
+        "".join(f"- {name}: {plain(str(value))}\n" for name, value in lines if value is not None),
+        table(["figure", "type", "value", "tasks"], rows),
+        f"{found['note']} 95 % bootstrap intervals over tasks.\n",
+    ]
+
+
+def _judge(found: ProtocolSummary) -> str | None:
+    judge = found.get("judge")
+    if judge is None:
+        return None
+    answered = ", ".join(judge["answered_by"]) or "no version named"
+    words = f"{judge['model']} (answered by {answered}; {', '.join(judge['dates']) or 'no request'})"
+    if judge["model"] != judge["authors"]:
+        words += f"; the authors judge by {judge['authors']}: figures of another judge stand beside no published one"
+    return words
+
+
+def _repeats(labels: Sequence[str], figures: Figures) -> list[str]:
+    """Return the section of several attempts at each task; empty where there was one."""
+    if "repeats" not in figures:
+        return []
+    parts = ["## Repeats\n"]
+    for label in labels:
+        found, costs = figures["repeats"][label], figures["cost"]
+        rows = []
+        for k, share in found["pass_at"].items():
+            cost = _cells(None if costs is None else costs["attempt"], float(k))
+            rows.append([k, interval(share, 100), interval(found["mean_at_k"]), str(found["tasks_at"][k]), *cost])
+        within, between = found["variance_within"], found["variance_between"]
+        parts += [
+            f"### {plain(label)}\n",
+            table(["k", "pass@k %", "mean@k", "tasks", *(f"{name} a task" for name in _COSTS)], rows),
+            f"Variance of scores: {_number(within)} within tasks, {_number(between)} between them.\n",
+        ]
+    return [
+        *parts,
+        "pass@k is the unbiased estimate of Chen et al. (2021) from all attempts at a task; mean@k is the mean of all "
+        "of them, for any k. Costs are those of k attempts.\n",
+    ]
+
+
+def _cost(headline: str, costs: Costs | None) -> list[str]:
+    """Return the section of costs; empty without an attempt."""
+    if costs is None:
+        return []
+    rows = [["attempt", *_cells(costs["attempt"])]]
+    if costs["point"] is not None:
+        rows.append([f"point of {headline}", *_cells(costs["point"])])
+    return ["## Cost\n", table(["for each", *_COSTS], rows)]
+
+
+def _cells(cost: Cost | None, factor: float = 1.0) -> list[str]:
+    values = (None,) * 4 if cost is None else (cost["tokens"], cost["judge"], cost["tool_seconds"], cost["edits"])
+    return ["–" if value is None else f"{factor * value:.4g}" for value in values]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agentfly.agents.display.strip import steps
 from agentfly.errors import ImageError
+from agentfly.evaluation.protocols.spec import BoundProtocol
 from agentfly.evaluation.report.gallery import GalleryCard, thumbnail, write_gallery
 from agentfly.evaluation.report.markdown import run_page
 from agentfly.evaluation.report.summary import About, Summary, summarise
@@ -24,6 +25,7 @@ def write_pages(
     images: ImageStore,
     about: About,
     shown: int,
+    protocol: BoundProtocol | None = None,
 ) -> Summary:
     """Write the pages and return the summary.
 
@@ -34,9 +36,10 @@ def write_pages(
         images: the images that the records name.
         about: agent and data set.
         shown: tasks in the gallery at most; 0 for no gallery.
+        protocol: of a benchmark, where there is one.
     """
     records = without_hollow_scores(records)
-    summary = summarise(records, labels, about)
+    summary = summarise(records, labels, about, protocol)
     write_text(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "summary.md", run_page(summary))
     if shown:

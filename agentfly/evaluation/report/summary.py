@@ -13,6 +13,9 @@ from typing import Final, NotRequired, TypedDict
 import numpy as np
 
 from agentfly.errors import short_paths
+from agentfly.evaluation.protocols.figures import ProtocolSummary, summarise_protocol
+from agentfly.evaluation.protocols.spec import BoundProtocol
+from agentfly.evaluation.report.repeats import Costs, Interval, Repeats, costs_of, repeats_of, values_by_task
 from agentfly.evaluation.task_record import TaskRecord
 from agentfly.evaluators import NotScored
 from agentfly.evaluators.bootstrap import SUCCESS, estimate
@@ -21,8 +24,6 @@ from agentfly.evaluators.judge.settings import JudgeUsage
 ALL: Final = "all"
 _MAX_REASONS = 5
 _MAX_REASON = 200
-
-Interval = dict[str, float]  # "mean", "low", "high": a mean with its 95 % interval
 
 
 class About(TypedDict):
@@ -58,12 +59,14 @@ class Judging(TypedDict):
 class Figures(TypedDict):
     """The figures of some tasks.
 
-    `turns`, `tool_calls`, `look_calls` (those of them that only look) and `tool_errors` are means per task; `tokens`
-    are sums of the policy's tokens, None where the backend does not count them; `seconds` holds "mean", "p50" and "p95"
-    of a task.
+    `attempts` are more than `tasks` in a run with repeats, whose figures are `repeats`, by evaluator. `turns`,
+    `tool_calls`, `look_calls` (those of them that only look) and `tool_errors` are means per attempt; `tokens` are sums
+    of the policy's tokens, None where the backend does not count them; `seconds` holds "mean", "p50" and "p95" of an
+    attempt.
     """
 
     tasks: int
+    attempts: int
     failed: int
     scores: dict[str, Scores]
     success: Interval | None
@@ -76,24 +79,30 @@ class Figures(TypedDict):
     judge: dict[str, Judging]
     seconds: dict[str, float] | None
     stop_reasons: dict[str, int]
+    cost: Costs | None
+    repeats: NotRequired[dict[str, Repeats]]
 
 
 class Summary(About):
-    """The content of `summary.json`; `evaluators` are labels, the headline first."""
+    """The content of `summary.json`; `evaluators` are labels, the headline first; `protocol` is of a benchmark."""
 
     evaluators: list[str]
     success_from: float
     all: Figures
     by_type: dict[str, Figures]
+    protocol: ProtocolSummary | None
 
 
-def summarise(records: Sequence[TaskRecord], labels: Sequence[str], about: About) -> Summary:
+def summarise(
+    records: Sequence[TaskRecord], labels: Sequence[str], about: About, protocol: BoundProtocol | None = None
+) -> Summary:
     """Return the summary of a run.
 
     Args:
         records: of its tasks.
         labels: of its evaluators, the headline first.
         about: agent and data set.
+        protocol: of a benchmark, where there is one.
     """
     types = sorted({record.task.task_type for record in records})
     groups = {name: [record for record in records if record.task.task_type == name] for name in types}
@@ -103,6 +112,7 @@ def summarise(records: Sequence[TaskRecord], labels: Sequence[str], about: About
         "success_from": SUCCESS,
         "all": figures(records, labels),
         "by_type": {name: figures(group, labels) for name, group in groups.items()},
+        "protocol": None if protocol is None else summarise_protocol(protocol, records),
     }
 
 
@@ -122,11 +132,15 @@ def figures(records: Sequence[TaskRecord], labels: Sequence[str]) -> Figures:
         times = [trajectory.seconds for trajectory in trajectories]
         names, values = ("mean", "p50", "p95"), (np.mean(times), *np.percentile(times, (50, 95)))
         seconds = {name: round(float(value), 3) for name, value in zip(names, values, strict=True)}
-    return {
-        "tasks": len(records),
+    tasks = len({record.task_id for record in records})
+    found: Figures = {
+        "tasks": tasks,
+        "attempts": len(records),
         "failed": sum(record.failed for record in records),
         "scores": {label: _scores(records, label) for label in labels},
-        "success": interval(value >= SUCCESS for value in _values(records, labels[0])),
+        "success": interval(
+            mean_of(value >= SUCCESS for value in values) for values in values_by_task(records, labels[0]).values()
+        ),
         "turns": mean(len(trajectory.turns) for trajectory in trajectories),
         "tool_calls": mean(len(trajectory.tool_records) for trajectory in trajectories),
         "look_calls": mean(sum(call.looks for call in trajectory.tool_records) for trajectory in trajectories),
@@ -138,7 +152,11 @@ def figures(records: Sequence[TaskRecord], labels: Sequence[str]) -> Figures:
         "stop_reasons": dict(
             Counter(t.stop_reason.value if t.stop_reason else "unknown" for t in trajectories).most_common()
         ),
+        "cost": costs_of(records, labels[0]),
     }
+    if len(records) > tasks:
+        found["repeats"] = {label: repeats_of(records, label) for label in labels}
+    return found
 
 
 def interval(values: Iterable[float]) -> Interval | None:
@@ -150,21 +168,23 @@ def interval(values: Iterable[float]) -> Interval | None:
 def mean(values: Iterable[float]) -> float | None:
     """Return the mean, None of no values."""
     found = list(values)
-    return round(float(np.mean(found)), 3) if found else None
+    return round(mean_of(found), 3) if found else None
 
 
-def _values(records: Iterable[TaskRecord], label: str) -> list[float]:
-    return [value for record in records if (value := record.value(label)) is not None]
+def mean_of(values: Iterable[float]) -> float:
+    """Return the mean of at least one value."""
+    return float(np.mean(list(values)))
 
 
 def _scores(records: Sequence[TaskRecord], label: str) -> Scores:
-    values = _values(records, label)
+    values = values_by_task(records, label)
+    scored = sum(map(len, values.values()))
     missing = [score.reason for record in records if isinstance(score := record.scores.get(label), NotScored)]
     reasons = Counter(short_paths(reason)[:_MAX_REASON] for reason in missing).most_common(_MAX_REASONS)
     return {
-        "score": interval(values),
-        "scored": len(values),
-        "not_scored": len(records) - len(values),
+        "score": interval(map(mean_of, values.values())),
+        "scored": scored,
+        "not_scored": len(records) - scored,
         "reasons": dict(reasons),
     }
 

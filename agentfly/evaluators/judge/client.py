@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _REMINDER = "Your last reply was not usable: {reason}. Answer with the JSON object only."
 _LONGEST_REASON = 200  # characters
 _REFUSALS = ("content_filter", "content_policy", "moderation")
+_LONGEST_NAME = 200  # characters of a model's name
 
 Answer = TypeVar("Answer")
 Read = TypeVar("Read", covariant=True)
@@ -41,8 +43,8 @@ class JudgeForm(Protocol[Read]):
         """True if log-probs are asked for, whatever the settings say; a server may give none all the same."""
         ...
 
-    def schema(self) -> dict[str, object]:
-        """Return the reply's form as OpenAI's `response_format`."""
+    def schema(self) -> dict[str, object] | None:
+        """Return the reply's form as OpenAI's `response_format`; None asks for plain text, without a reminder."""
         ...
 
     def read(self, text: str, tokens: Sequence[Token]) -> Read:
@@ -105,7 +107,8 @@ class JudgeClient:
                 reason = str(fault)
                 if len(reason) > _LONGEST_REASON:
                     reason = f"{reason[: _LONGEST_REASON - 3]}..."
-                reminder[:] = [{"type": "text", "text": _REMINDER.format(reason=reason)}]
+                if question.schema() is not None:
+                    reminder[:] = [{"type": "text", "text": _REMINDER.format(reason=reason)}]
                 raise
 
         def wait(failed: int, fault: PassingFault) -> float:
@@ -116,9 +119,10 @@ class JudgeClient:
         try:
             answer: Answer = await retrying(self.settings.attempts, PassingFault, wait, sleep=self._sleep)(attempt)
         except PassingFault as fault:
-            reason, attempts = self._client.redact(str(fault)), self.settings.attempts
+            reason = self._client.redact(str(fault))
+            model, attempts = self.settings.model, self.settings.attempts
             raise EvaluatorError(
-                f"the judge {self.settings.model} gave no {question.wanted} in {attempts} attempts: {reason}"
+                f"the judge {model} gave no {question.wanted} in {attempts} attempts: {reason}"
             ) from fault
         return answer
 
@@ -148,6 +152,9 @@ class JudgeClient:
             usage.requests += 1
             try:
                 reply = await self._send(content, question, seed)
+                # A name such as gpt-4.1 stands for versions that change: the server says which one answered.
+                version = field_of(reply, "model")
+                usage.note(str(version)[:_LONGEST_NAME] if version else "", datetime.now(UTC).date().isoformat())
                 # A server's JSON need not have the form of a completion.
                 counted = field_of(reply, "usage")
                 prompt, completion = count_of(counted, "prompt_tokens"), count_of(counted, "completion_tokens")
@@ -194,14 +201,12 @@ class JudgeClient:
             "model": settings.model,
             "response_format": question.schema(),
             limit: settings.max_tokens,
+            "temperature": settings.temperature,
+            "seed": None if settings.seed is None else settings.seed + seed,
         }
-        if settings.temperature is not None:
-            options["temperature"] = settings.temperature
-        if settings.seed is not None:
-            options["seed"] = settings.seed + seed
         if self._wants_logprobs(question):
             options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
-        return options
+        return {name: value for name, value in options.items() if value is not None}
 
     def _wants_logprobs(self, question: JudgeForm[object]) -> bool:
         return self.settings.expected_score or question.needs_logprobs
@@ -217,6 +222,7 @@ class JudgeClient:
         if isinstance(finish, str) and finish.lower() in FAILED_FINISHES:
             raise PassingFault(f"the server broke off (finish_reason {finish!r})")
         if finish == "length":
-            raise BrokenReply(f"the reply was cut off at {self.settings.max_tokens} tokens: raise max_tokens")
+            limit = "the server's limit of" if self.settings.max_tokens is None else self.settings.max_tokens
+            raise BrokenReply(f"the reply was cut off at {limit} tokens: raise max_tokens")
         tokens = read_tokens(field_of(choice, "logprobs")) if self._wants_logprobs(question) else []
         return question.read(split_content(field_of(message, "content"))[1], tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,39 +33,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class VlmJudge:
-    """Scores by asking a vision-language model.
-
-    In each pass all questions of the scheme are asked at once. The score is the mean over passes of the scheme's score,
-    and an aspect is the mean of its rating, from 0 to 1. Where the scheme judges edits, a result that equals the source
-    in every pixel is worth 0 and no request is sent.
+class JudgeEvaluator(ABC):
+    """An evaluator that asks a vision-language model and keeps account of it; subclasses say what is asked.
 
     Args:
         settings: address, sampling and limits.
-        rubric: a rubric in place of the settings' one.
         client: an OpenAI client to use in place of one made from the settings.
         sleep: waits for some seconds between attempts.
 
     Attributes:
         usage: cost of this judge so far.
-
-    Raises:
-        ConfigError: the scheme or the rubric is unknown.
     """
 
     def __init__(
-        self,
-        settings: JudgeSettings,
-        rubric: Rubric | None = None,
-        client: openai.AsyncOpenAI | None = None,
-        *,
-        sleep: Sleep = asyncio.sleep,
+        self, settings: JudgeSettings, client: openai.AsyncOpenAI | None = None, *, sleep: Sleep = asyncio.sleep
     ) -> None:
         self.settings = settings
-        self.scheme = find_scheme(settings.scheme)
-        if rubric is None and settings.rubric is not None:
-            rubric = load_rubric(settings.rubric)
-        self.rubric = rubric
         self.usage = JudgeUsage()
         self._client = JudgeClient(settings, client, sleep=sleep)
 
@@ -100,6 +84,45 @@ class VlmJudge:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    @abstractmethod
+    async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
+        """Return the score of a sample, and charge the requests for it to an account."""
+
+
+class VlmJudge(JudgeEvaluator):
+    """Scores by asking a vision-language model.
+
+    In each pass all questions of the scheme are asked at once. The score is the mean over passes of the scheme's score,
+    and an aspect is the mean of its rating, from 0 to 1. Where the scheme judges edits, a result that equals the source
+    in every pixel is worth 0 and no request is sent.
+
+    Args:
+        settings: address, sampling and limits.
+        rubric: a rubric in place of the settings' one.
+        client: an OpenAI client to use in place of one made from the settings.
+        sleep: waits for some seconds between attempts.
+
+    Attributes:
+        usage: cost of this judge so far.
+
+    Raises:
+        ConfigError: the scheme or the rubric is unknown.
+    """
+
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        rubric: Rubric | None = None,
+        client: openai.AsyncOpenAI | None = None,
+        *,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.scheme = find_scheme(settings.scheme)
+        if rubric is None and settings.rubric is not None:
+            rubric = load_rubric(settings.rubric)
+        self.rubric = rubric
+        super().__init__(settings, client, sleep=sleep)
 
     async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
         if sample.result is None:

@@ -21,7 +21,7 @@ class JudgeSettings(Settings):
         passes: independent judgements of a sample; their mean is the score.
         temperature: of the judge; several passes are of use only above 0. None leaves it to the server.
         seed: of the first pass; passes and attempts add to it. None leaves it to the server.
-        max_tokens: tokens of a reply at most, reasoning included.
+        max_tokens: tokens of a reply at most, reasoning included; None leaves it to the server.
         expected_score: take the mean of the judge's distribution over numbers where the server gives log-probs.
         top_logprobs: alternatives for each token that the server is asked for.
         max_pixels: pixels of each image that is sent at most.
@@ -41,7 +41,7 @@ class JudgeSettings(Settings):
     passes: int = Field(1, ge=1)
     temperature: float | None = Field(0.0, ge=0)
     seed: int | None = None
-    max_tokens: int = Field(1024, ge=16)
+    max_tokens: int | None = Field(1024, ge=16)
     expected_score: bool = False
     top_logprobs: int = Field(20, ge=1)
     max_pixels: int = Field(1024 * 1024, ge=1024)
@@ -65,6 +65,8 @@ class JudgeUsage:
         prompt_tokens, completion_tokens: as the server counts them, failed requests included.
         cost: of the tokens at the prices of the settings.
         seconds: summed time of the requests, without waiting for a free place.
+        models: names of the models that answered, as the server gives them.
+        dates: days of the answers (UTC), such as 2026-12-01.
     """
 
     samples: int = 0
@@ -75,8 +77,21 @@ class JudgeUsage:
     completion_tokens: int = 0
     cost: float = 0.0
     seconds: float = 0.0
+    models: tuple[str, ...] = ()
+    dates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # JSON has lists only.
+        self.models, self.dates = tuple(self.models), tuple(self.dates)
 
     def add(self, other: JudgeUsage) -> None:
-        """Add the numbers of another record to this one."""
+        """Add the numbers of another record to this one, and join its models and dates."""
         for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+            own = getattr(self, name)
+            joined = tuple(sorted({*own, *value})) if isinstance(value, tuple) else own + value
+            setattr(self, name, joined)
+
+    def note(self, model: str, date: str) -> None:
+        """Add the model of an answer ("" where the server does not name it) and its day."""
+        self.models = tuple(sorted({*self.models, *filter(None, [model])}))
+        self.dates = tuple(sorted({*self.dates, date}))

@@ -198,7 +198,7 @@ class _TrainerProcess:
         python, arguments = sys.executable, run.arguments()
         # Not on a GPU: a fork of a process that has touched CUDA cannot use it, and no library promises not to.
         if settings.device == "cpu" and driver == _DRIVER:
-            log_file = self._log_file.with_suffix(".preload.log")
+            log_file = self._log_file.with_suffix(".preload.txt")
             if (preloaded := start_preloaded(environment, self._scratch, log=log_file)) is not None:
                 self._preloaded, python = preloaded.server, str(preloaded.program)
                 arguments.append(f"++ray_kwargs.ray_init.runtime_env.py_executable={python}")
@@ -211,7 +211,7 @@ class _TrainerProcess:
                 env=environment,
                 start_new_session=True,
             )
-        # Forks stay in the session of their parent, whose title has taken the place of the marker.
+        # Forks stay in the session of their parent.
         session = (self._preloaded or self._child).pid
         self._family = ProcessFamily(self._id, session=session)
         self._cleanup = cleanup.start(self._id, session, self._scratch)

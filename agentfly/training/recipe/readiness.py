@@ -18,6 +18,7 @@ from typing import Any
 
 from agentfly.agents.reward_function import import_reward
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
+from agentfly.evaluation.calibration.record import read_record, record_folder
 from agentfly.evaluators import check_ready, close_evaluator, make_evaluator
 from agentfly.evaluators.factory import JUDGES, names_in
 from agentfly.model_source import hub_is_off
@@ -31,6 +32,12 @@ HIDDEN = "CUDA_VISIBLE_DEVICES"
 # Bytes of a parameter in each part that verl may write (actor.checkpoint.save_contents): fp32, two fp32 moments, bf16.
 STORED = {"model": 4, "optimizer": 8, "hf_model": 2}
 _LOOK_SECONDS = 30.0
+
+
+class Caution(str):
+    """A sentence of a check about something that does not keep a run from starting, and may spoil it."""
+
+    __slots__ = ()
 
 
 def check_policy(config: VerlConfig, settings: TrainSettings) -> str:
@@ -209,8 +216,36 @@ def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
     if settings.audit is None:
         judged = JUDGES & set(names_in(settings.evaluator))
-        return f"no audit, although a judge ({', '.join(sorted(judged))}) gives the reward" if judged else "no audit"
+        if judged:
+            return Caution(f"no audit watches the judge that gives the reward ({', '.join(sorted(judged))})")
+        return "no audit"
     return _check_can_score("agentfly.audit.evaluator", settings.audit.evaluator)
+
+
+def check_calibration(config: VerlConfig, settings: TrainSettings) -> str:
+    """Look up how far the reward can be trusted: a `Caution` for one that `agentfly calibrate` did not trust or see.
+
+    Raises:
+        ConfigError: the record of the calibration cannot be read.
+    """
+    function = settings.reward_function
+    if function is not None and not import_reward(function).asks_for("score", "aspects"):
+        return Caution(
+            f"nobody knows how far the reward {function} can be trusted: agentfly calibrate measures evaluators, and "
+            "this function asks for none; let an audit watch it (agentfly.audit)"
+        )
+    spec = settings.evaluator
+    name = spec if isinstance(spec, str) else str(spec.get("evaluator"))
+    record = read_record(spec, record_folder(settings.calibration))
+    if record is None:
+        return Caution(
+            f"the reward {name} was never calibrated with these settings: `agentfly calibrate` with what "
+            "agentfly.evaluator names shows what it rates wrongly, and which attacks it lets through"
+        )
+    if record.cautions:
+        return Caution(f"the calibration of the reward {name} ({record.made[:10]}) found: {'; '.join(record.cautions)}")
+    share = record.accuracy and f"{100 * record.accuracy['mean']:.0f} % of the pairs in order"
+    return f"the reward {name} was calibrated ({record.made[:10]}): {share or 'no pairs'}, no attack let through"
 
 
 def _check_can_score(key: str, spec: str | Mapping[str, object]) -> str:

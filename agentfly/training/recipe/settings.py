@@ -162,6 +162,7 @@ class TrainSettings(Settings):
         credit: None puts the reward on a chain's last token; "end" and "even" give each turn the gain of its edit.
         audit: a second evaluator on a sample of each step; "auto" is one that knows the tasks' targets, masks and
             checks, where the reward is a judge's; None for none.
+        calibration: folder of the records of `agentfly calibrate`; None for the default one.
         lost_chains: limit of the chains that a step may lose to faults.
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
         seeded: True gives each turn a seed of its own, so that a run can be repeated.
@@ -197,6 +198,7 @@ class TrainSettings(Settings):
     reward_function: str | None = None
     credit: Placement | None = None
     audit: AuditNode | None = None
+    calibration: Path | None = None
     lost_chains: LostChainLimits = LostChainLimits()
     health: Mapping[str, dict[str, object] | None] = Field(default_factory=dict)
     seeded: bool = True

@@ -357,10 +357,12 @@ class CheckResult:
     Attributes:
         faults: problems that keep the run from starting.
         passed: a sentence about each check that found nothing wrong.
+        cautions: a sentence about each thing that does not keep the run from starting, and may spoil it.
     """
 
     faults: Sequence[str]
     passed: Sequence[str]
+    cautions: Sequence[str] = ()
 
     def to_line(self) -> str:
         """Return one line of JSON."""

@@ -44,18 +44,20 @@ def main(file: Path, checks: Sequence[Check] | None = None) -> None:
 
     config = OmegaConf.load(file)
     settings, faults, passed = settings_of(config), size_faults(config), list[str]()
+    cautions = list[str]()
     for check in CHECKS if checks is None else checks:
         if faults and check is accept:
             continue  # verl would say the same in other words
         try:
-            passed.append(check(config, settings))
+            said = check(config, settings)
+            (cautions if isinstance(said, readiness.Caution) else passed).append(said)
         except AgentFlyError as fault:
             faults.append(str(fault))
         except Exception as fault:  # the boundary of a check: verl asserts, and evaluators may be anybody's
             source = "verl" if check in (accept, check_names) else type(fault).__name__
             faults.append(f"{source}: {' '.join(str(fault).split()) or first_line(fault)}")
     # A missing part shows up in each check that needs it.
-    sys.stdout.write(CheckResult(list(dict.fromkeys(faults)), passed).to_line() + "\n")
+    sys.stdout.write(CheckResult(list(dict.fromkeys(faults)), passed, cautions).to_line() + "\n")
 
 
 def accept(config: VerlConfig, settings: TrainSettings | None = None) -> str:
@@ -227,6 +229,7 @@ READY: tuple[Check, ...] = (
     readiness.check_servers,
     readiness.check_evaluator,
     readiness.check_audit,
+    readiness.check_calibration,
     check_first_tasks,
     readiness.check_positions,
     readiness.check_disk,

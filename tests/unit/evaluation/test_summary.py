@@ -10,7 +10,8 @@ import pytest
 from agentfly.agents import StopReason
 from agentfly.evaluation.report.markdown import plain, run_page, table
 from agentfly.evaluation.report.pages import worst_first
-from agentfly.evaluation.report.summary import About, Interval, summarise
+from agentfly.evaluation.report.repeats import Interval
+from agentfly.evaluation.report.summary import About, summarise
 from agentfly.evaluation.task_record import without_hollow_scores
 from agentfly.evaluators.judge.settings import JudgeUsage
 from tests.unit.evaluation.agents import record

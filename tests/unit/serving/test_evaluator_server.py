@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import uvicorn
 from PIL import Image
@@ -20,6 +23,7 @@ from typer.testing import CliRunner
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import (
+    CompositeEvaluator,
     EditSample,
     Evaluator,
     GuardedEvaluator,
@@ -28,9 +32,11 @@ from agentfly.evaluators import (
     ReferenceEvaluator,
     Score,
     evaluate_many,
+    sleep_evaluator,
+    wake_evaluator,
 )
 from agentfly.evaluators.http import HttpEvaluator, HttpEvaluatorSettings
-from agentfly.evaluators.http_schema import PATH, to_body
+from agentfly.evaluators.http_schema import FORMAT, PATH, json_schema, to_body
 from agentfly.images import to_base64
 from agentfly.serving.errors import RequestRefused, error_response
 from agentfly.serving.evaluator_server import EvaluatorServerSettings, app, create_app
@@ -39,6 +45,7 @@ from agentfly.serving.settings import ConnectionLimits
 from tests.unit.serving.image_server.running import wait_for
 from tests.values import as_image
 
+ROOT = Path(__file__).resolve().parents[3]
 TASK = StickerWorld().task(3, "heldout", "named")
 SOURCE, TARGET, MASK = (as_image(image) for image in (TASK.images[0], TASK.target, TASK.mask))
 HALF = Image.blend(SOURCE, TARGET, 0.5)
@@ -269,7 +276,8 @@ async def test_what_is_no_sample_is_refused(content: Any, status: int, words: st
 async def test_health_names_the_evaluator() -> None:
     server = create_app(ReferenceEvaluator())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
-        assert (await http.get("/health")).json() == {"status": "ok", "evaluator": "ReferenceEvaluator", "waiting": 0}
+        known = {"status": "ok", "format": FORMAT, "evaluator": "ReferenceEvaluator", "waiting": 0, "asleep": False}
+        assert (await http.get("/health")).json() == known
 
 
 @pytest.mark.parametrize("spec", ["referense", '{"evaluator": "judge"}', "{"])
@@ -406,3 +414,83 @@ async def test_text_that_has_no_encoding_is_no_fault_of_the_server() -> None:
     assert (refused.status_code, scored.status_code, many.status_code) == (400, 200, 400)
     assert scored.json()["feedback"] == "\ud800"
     assert "commas and brackets" in many.json()["error"]["message"]
+
+
+class Napping(Holding):
+    """An evaluator with a model that sleeps; where it is asleep, no sample is scored."""
+
+    asleep = False
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        if self.asleep:
+            raise PassingFault("the reward model m sleeps: wake it first")
+        return await super().evaluate(sample)
+
+    async def sleep(self) -> bool:
+        self.asleep = True
+        return True
+
+    async def wake(self) -> bool:
+        self.asleep = False
+        return True
+
+
+async def test_the_model_sleeps_and_wakes_by_the_client_through_guards_and_composites() -> None:
+    hosted = Napping()
+    remote = client(CompositeEvaluator({"kept": ReferenceEvaluator(), "learned": hosted}))
+    before = await remote.evaluate(SAMPLE)
+    assert await sleep_evaluator(GuardedEvaluator(remote))
+    with pytest.raises(PassingFault, match=r"HTTP 503: .*sleeps: wake it first"):
+        await remote.evaluate(SAMPLE)
+    assert await wake_evaluator(remote)
+    assert await remote.evaluate(SAMPLE) == before
+
+
+async def test_only_a_model_sleeps_and_only_for_who_has_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for modelless in (ReferenceEvaluator(), CompositeEvaluator({"a": GuardedEvaluator(ReferenceEvaluator())})):
+        assert not await sleep_evaluator(client(modelless))
+    monkeypatch.setenv("AGENTFLY_EVALUATOR_KEY", "k-123456")
+    server = create_app(Napping())
+    monkeypatch.delenv("AGENTFLY_EVALUATOR_KEY")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
+        assert (await http.post("/v1/sleep")).status_code == 401
+        reply = await http.post("/v1/sleep", headers={"authorization": "Bearer k-123456"})
+        assert reply.json() == {"asleep": True}
+        health = (await http.get("/health")).json()
+        assert (health["format"], health["asleep"]) == (FORMAT, True)
+
+
+def test_the_schema_on_the_page_is_that_of_the_bodies() -> None:
+    """After a change of the bodies: write json.dumps(json_schema(), indent=2) there again, if it is compatible."""
+    page = json.loads((ROOT / "docs" / "evaluator.schema.json").read_text(encoding="utf-8"))
+    assert page == json_schema()
+    request = {"$ref": "#/$defs/request", **page}
+    jsonschema.validate(to_body(SAMPLE), request)
+    for wrong in ({}, {"instruction": "x", "source": 1}, {**to_body(SAMPLE), "more": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, request)
+    jsonschema.validate({"value": 3, "aspects": {"a": 0.5}}, {"$ref": "#/$defs/response", **page})
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"value": 101}, {"$ref": "#/$defs/response", **page})
+
+
+def test_the_client_on_the_page_gets_a_score(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "evaluator_protocol.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(code[code.index("def score") :].strip().splitlines()) <= 10
+    SOURCE.save(tmp_path / "a.png")
+    HALF.save(tmp_path / "b.png")
+    work = Doing(lambda sample: Score(float(sample.result is not None) * 42, sample.instruction))
+    server = uvicorn.Server(uvicorn.Config(create_app(work), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        found = names["score"]("x", str(tmp_path / "a.png"), str(tmp_path / "b.png"), f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert found == 42

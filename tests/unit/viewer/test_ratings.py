@@ -16,14 +16,13 @@ from typer.testing import CliRunner
 
 from agentfly.cli import app
 from agentfly.errors import ConfigError
+from agentfly.evaluators.bootstrap import spearman, wilson
 from agentfly.viewer.agreement import (
     SCORE,
     CalibrationRow,
     Rated,
     agreements,
     export_ratings,
-    spearman,
-    wilson,
 )
 from agentfly.viewer.index import Filters
 from agentfly.viewer.rating_choice import Choice, choose_pair, choose_single, matched, pools_of

@@ -188,12 +188,12 @@ def become(request: Request, imported: Mapping[str, str | None]) -> None:
     for number, received in zip(request.descriptors, request.received, strict=True):
         os.dup2(received, number)
         os.close(received)
-    os.environ.clear()
-    os.environ.update(request.environment)
-    for name, value in imported.items():
+    # What stays equal stays in place: setproctitle looks for the memory of titles before the first variable.
+    wanted = {**request.environment, **imported}
+    for name, value in {**dict.fromkeys(os.environ), **wanted}.items():
         if value is None:
             os.environ.pop(name, None)
-        else:
+        elif os.environ.get(name) != value:
             os.environ[name] = value
     os.chdir(request.folder)
     if raylet := sys.modules.get("ray._raylet"):
@@ -237,10 +237,6 @@ def main() -> None:
     descriptor, program, *modules = sys.argv[1:]
     end_with_parent()
     listener = _above(socket.socket(fileno=int(descriptor)))
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.getproctitle()  # finds the memory of titles by the variables behind it, before they move
     # Ray reads it once in a process. Its workers end when this process does, and also when Ray's socket closes.
     os.environ["RAY_RAYLET_PID"] = str(os.getpid())
     before = dict(os.environ)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfly.datasets import load_tasks
+from agentfly.datasets import load_tasks, task_rows
 from agentfly.errors import ConfigError, DatasetError
 from agentfly.images import handle_of, load_image
 from tests.unit.datasets.example_images import make_image
@@ -102,6 +102,13 @@ def test_risebench(rise: Path) -> None:
         handle_of(make_image(3)),
     ]
     assert two.target is None
+    # A field that one entry has is known to all; an image of the answer that is not there is no reference.
+    assert one.metadata["fields"] == two.metadata["fields"]
+    assert "subtask" in two.metadata["fields"]
+    assert two.references == {}
+    save(rise, "data/spatial_reasoning_images/5_ref.png", 4)
+    _, two = load_tasks("risebench", root=rise)
+    assert handle_of(load_image(two.references["reference_img"])) == handle_of(make_image(4))
 
 
 def test_risebench_splits_are_categories(rise: Path) -> None:
@@ -109,6 +116,73 @@ def test_risebench_splits_are_categories(rise: Path) -> None:
     assert task.id == "spatial_reasoning_5"
     with pytest.raises(ConfigError, match="Did you mean 'spatial_reasoning'"):
         list(load_tasks("risebench", split="spacial_reasoning", root=rise))
+
+
+@pytest.fixture
+def kris(tmp_path: Path) -> Path:
+    entries = {
+        "physics": {"1": {"ori_img": "1.jpg", "gt_img": "", "ins_en": "Let it fall.", "explain_en": "Gravity."}},
+        "temporal_prediction": {
+            "1": {"ori_img": ["1-1.jpg", "1-2.jpg", "1-4.jpg"], "gt_img": "1-3.jpg", "ins_en": "Make frame 3."},
+            "2": {"ori_img": "gone.jpg", "ins_en": "Make it."},
+        },
+    }
+    for category, content in entries.items():
+        (tmp_path / "KRIS_Bench" / category).mkdir(parents=True)
+        (tmp_path / "KRIS_Bench" / category / "annotation.json").write_text(json.dumps(content))
+    for shade, name in enumerate(("physics/1.jpg", *(f"temporal_prediction/1-{n}.jpg" for n in (1, 2, 3, 4)))):
+        save(tmp_path, f"KRIS_Bench/{name}", shade)
+    save(tmp_path, "KRIS_Bench/physics/gone.jpg", 9)
+    return tmp_path
+
+
+def test_kris(kris: Path) -> None:
+    (fall,) = load_tasks("kris", split="physics", root=kris)
+    assert (fall.id, fall.task_type, fall.instruction) == ("physics-1", "physics", "Let it fall.")
+    assert fall.metadata["explanation"] == "Gravity."
+    assert fall.references == {}
+    rows = list(task_rows("kris", root=kris))
+    frames = rows[1].task()
+    assert [Path(str(image)).name for image in frames.images] == ["1-1.jpg", "1-2.jpg", "1-4.jpg"]
+    assert Path(str(frames.references["gt_img"])).name == "1-3.jpg"
+    # An image of another category has the same name.
+    with pytest.raises(DatasetError, match=r"'gone\.jpg' is not in .*temporal_prediction"):
+        rows[2].task()
+    with pytest.raises(ConfigError, match=r"unknown split of kris 'physic'\. Did you mean 'physics'"):
+        list(load_tasks("kris", split="physic", root=kris))
+    with pytest.raises(DatasetError, match="there is no folder"):
+        list(load_tasks("kris", root=kris / "nowhere"))
+
+
+@pytest.fixture
+def magicbrush(tmp_path: Path) -> Path:
+    turns = [
+        {"input": "7-input.png", "output": "7-output1.png", "mask": "7-mask1.png", "instruction": "Add a hat."},
+        {"input": "7-output1.png", "output": "7-output2.png", "mask": "7-mask2.png", "instruction": "Make it red."},
+    ]
+    for shade, name in enumerate(("input", "output1", "output2", "mask1")):
+        save(tmp_path, f"test/images/7/7-{name}.png", shade)
+    (tmp_path / "test/edit_sessions.json").write_text(json.dumps({"7": turns}))
+    captions = {"7": {"7-input.png": "a head", "7-output1.png": "a hat", "7-output2.png": "a red hat"}}
+    (tmp_path / "test/local_descriptions.json").write_text(json.dumps(captions))
+    return tmp_path
+
+
+def test_the_test_split_of_magicbrush(magicbrush: Path) -> None:
+    one, two = load_tasks("magicbrush", split="test", root=magicbrush)
+    assert [one.id, two.id] == ["7-1", "7-2"]
+    assert Path(str(two.images[0])).name == "7-output1.png"
+    assert Path(str(two.target)).name == "7-output2.png"
+    assert two.metadata == {"session": "7", "turn": 2, "source_caption": "a hat", "target_caption": "a red hat"}
+    assert (one.mask is None, two.mask is None) == (False, True)
+    (whole,) = load_tasks("magicbrush", split="test", root=magicbrush, multi_turn="session")
+    assert (whole.id, whole.instruction) == ("7", "1. Add a hat.\n2. Make it red.")
+    assert (Path(str(whole.images[0])).name, Path(str(whole.target)).name) == ("7-input.png", "7-output2.png")
+    assert whole.metadata["target_caption"] == "a red hat"
+    with pytest.raises(DatasetError, match="not on the hub"):
+        list(load_tasks("magicbrush", split="test"))
+    with pytest.raises(ConfigError, match="multi_turn"):
+        list(load_tasks("magicbrush", split="test", root=magicbrush, multi_turn="all"))
 
 
 @pytest.mark.parametrize("name", ["imgedit", "risebench"])

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from agentfly.agents import Trajectory, reward
 from agentfly.errors import ConfigError
+from agentfly.evaluation.calibration.record import Record, fingerprint, write_record
 from agentfly.training.recipe import readiness
 from agentfly.training.recipe.readiness import (
+    Caution,
+    check_calibration,
     check_disk,
     check_gpus,
     check_policy,
@@ -182,3 +186,43 @@ def test_a_policy_that_only_the_hub_has_is_reported_where_the_hub_is_not_asked(
     assert check_policy(config(), settings(policy)) == f"policy {policy}"
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert check_policy(config(), settings("owner/name")) == "policy owner/name"
+
+
+def test_a_reward_that_was_never_calibrated_is_a_caution_that_names_it(tmp_path: Path) -> None:
+    for evaluator in ("structural", {"evaluator": "structural"}):
+        said = check_calibration(config(), settings(evaluator=evaluator, calibration=tmp_path))
+        assert isinstance(said, Caution)
+        assert "the reward structural was never calibrated with these settings" in said
+
+
+def test_the_record_of_a_calibration_says_how_far_the_reward_can_be_trusted(tmp_path: Path) -> None:
+    share = {"mean": 0.97, "low": 0.9, "high": 1.0}
+    made: dict[str, Any] = {
+        "evaluator": {},
+        "made": "2026-12-01T10:00:00+00:00",
+        "version": "0",
+        "accuracy": share,
+        "tasks": 24,
+    }
+    sound = Record(fingerprint("reference"), let_through=[], cautions=[], **made)
+    write_record(sound, tmp_path)
+    said = check_calibration(config(), settings(calibration=tmp_path))
+    assert not isinstance(said, Caution)
+    assert said == "the reward reference was calibrated (2026-12-01): 97 % of the pairs in order, no attack let through"
+    judge = {"evaluator": "judge", "model": "m", "timeout": 30.0}
+    caution = "the attack 'words to the judge' is through on 90 % of the tasks"
+    write_record(Record(fingerprint(judge), let_through=["words to the judge"], cautions=[caution], **made), tmp_path)
+    said = check_calibration(config(), settings(evaluator={**judge, "timeout": 60.0}, calibration=tmp_path))
+    assert isinstance(said, Caution)
+    assert said == f"the calibration of the reward judge (2026-12-01) found: {caution}"
+
+
+@reward
+def answered(trajectory: Trajectory) -> float:
+    return float(trajectory.final_image is not None)
+
+
+def test_a_function_of_whole_chains_is_a_caution_too() -> None:
+    said = check_calibration(config(), settings(reward=f"{__name__}:answered"))
+    assert isinstance(said, Caution)
+    assert "agentfly calibrate measures evaluators" in said

@@ -1,0 +1,124 @@
+"""`agentfly calibrate` as a person types it: tables, report, record, and the verdict on scripted judges."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agentfly.cli import app
+from agentfly.errors import EvaluatorError
+from agentfly.evaluation.calibration.attacks import ATTACKS
+from agentfly.evaluation.calibration.graded import built_in_material
+from agentfly.evaluation.calibration.record import read_record
+from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
+from agentfly.evaluators import EditSample, Score
+from tests.unit.benchmarks.calibration_script import SCRIPT
+
+TASKS = 4
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The report on all evaluators of the benchmark."""
+    out = tmp_path_factory.mktemp("calibration")
+    # A busy machine may take longer than a judge has to say that it is ready.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agentfly.evaluators.base.READY_SECONDS", 300.0)
+        found = measured(out)
+    return found
+
+
+def measured(out: Path) -> Any:
+    with SCRIPT.endpoint(SCRIPT.Script(list(built_in_material(TASKS, 0, ATTACKS).items))) as address:
+        settings = CalibrationSettings(
+            evaluator=tuple(SCRIPT.evaluators(address)), out=out, tasks=TASKS, records=out / "records"
+        )
+        return asyncio.run(calibrate(settings))
+
+
+def test_the_honest_judge_is_told_from_the_lenient_and_the_hackable_one(report: Any) -> None:
+    found = report.report["evaluators"]
+    assert found["reference"]["accuracy"]["share"]["mean"] == 1.0
+    assert found["honest judge"]["accuracy"]["share"]["mean"] > 0.85
+    assert found["honest judge"]["let_through"] == []
+    assert set(found["lenient judge"]["let_through"]) == set(ATTACKS) - {"unchanged source"}
+    assert set(found["hackable judge"]["let_through"]) == {"instruction painted", "words to the judge", "watermark"}
+    assert found["composite"]["let_through"] == []
+    assert found["lenient judge"]["worth"]["rank_correlation"]["mean"] < 0.6
+    assert found["hackable judge"]["cost"]["mean"] > 0
+    assert found["reference"]["cost"] is None
+    assert found["reference"]["retest"]["spread"] == 0.0
+    pairs = {(one["one"], one["other"]) for one in report.report["agreement"]}
+    assert ("reference", "composite") in pairs
+    assert len(pairs) == 15
+
+
+def test_the_page_loads_nothing_and_shows_the_attacks_that_came_through(report: Any) -> None:
+    page = report.page.read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert "words to the judge" in page
+    assert page.count("<svg") == 12
+    assert page.count('class="strip"') == sum(len(one["let_through"]) for one in report.report["evaluators"].values())
+    folder = report.page.parent
+    assert json.loads((folder / "calibration.json").read_text())["format"] == "agentfly.calibration_report/1"
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert len(lines) == report.report["samples"]
+    assert len(lines[0]["scores"]) == 6
+
+
+def test_each_evaluator_leaves_a_record_that_training_finds(report: Any) -> None:
+    folder = report.page.parent / "records"
+    record = read_record("reference", folder)
+    assert record is not None
+    assert record.let_through == []
+    assert len(list(folder.iterdir())) == 6
+
+
+class Shy:
+    """An evaluator that scores nothing."""
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Refuse."""
+        raise EvaluatorError("<b>not today</b>")
+
+
+def make_shy() -> Shy:
+    """Return one."""
+    return Shy()
+
+
+def test_the_command_prints_tables_and_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTFLY_CALIBRATION", str(tmp_path / "records"))
+    out = tmp_path / "out"
+    words = ["calibrate", f"{__name__}:make_shy", "--tasks", "1", "--repeats", "0", "-o", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "| not scored | " in done.stdout
+    assert "samples were not scored" in done.stderr.replace("\n", "")
+    assert "&lt;b&gt;not today" in (out / "calibration.html").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "records").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["referense"], "Did you mean 'reference'"),
+        (["reference", "--data", "nothing"], "unknown source of pairs 'nothing'"),
+        (["reference", "--data", "missing.jsonl"], "agentfly view RUN --ratings missing.jsonl"),
+        (["reference", "--attack", "nowhere:f"], "no module 'nowhere'"),
+        (['{"evaluator": "judge", "model": "m", "api_key": "k-123456"}'], "keys do not belong into settings"),
+        (['{"reward": "a:b"}'], "which has no score of a pair of images"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["calibrate", *words, "--tasks", "1", "-o", str(tmp_path / "out")])
+    assert done.exit_code != 0
+    assert message in str(done.exception)
+    assert "k-123456" not in str(done.exception)
