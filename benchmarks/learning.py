@@ -9,6 +9,9 @@ not in them. What is done stands in `learning.json`, and is not done again: a lo
 goes on where it was stopped. Several runs at a time, with one thread each, are done sooner, and each of them takes more
 minutes. An interval is Student's t over the seeds.
 
+The arms `judge_pointwise` and `judge_listwise` are `grpo` with a simulated noisy judge in place of the exact score
+(`benchmarks/simulated_judge.py`); what they learned is told by the exact score all the same.
+
 The arms `no_look`, `look` and `retouch` have task types, tools and a warm start of their own. They stand in tables of
 their own, which also tell which tools the policy calls before training and after it. They need steps of 16 prompts, in
 which they update the policy twice.
@@ -29,6 +32,7 @@ from learning_results import (
     STEP_FIGURES,
     Results,
     Run,
+    by_exact_score,
     held_out_figures,
     markdown,
     read_metrics,
@@ -36,6 +40,7 @@ from learning_results import (
     write_report,
 )
 from rich.console import Console
+from simulated_judge import JUDGED_ARMS, judged
 
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, StickerWorld
@@ -71,6 +76,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
         "agentfly.credit=end",
         "agentfly.reward.tool_cost=0",
     ),
+    **dict.fromkeys(JUDGED_ARMS, ("algorithm.adv_estimator=grpo",)),
     "no_look": (*LONGER, FAST),
     "look": (*LONGER, FAST),
     # A tool that pays in one type is taken for all of them, and the others are tried no more: slower, each is learned.
@@ -207,11 +213,14 @@ class Laboratory:
         }
         if self._threads is not None:
             values["agentfly.threads"] = self._threads
-        given = [to_override(key, value) for key, value in values.items()]
         shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped half way
-        what = prepare(compose(RECIPE, [*given, *self._budget.overrides(WORLDS.get(arm, STICKERS).updates), *own]))
-        outcome = launch(what, on_step=lambda step, metrics: tell(_line(step, metrics)))
+        with judged(arm, (train, held_out), seed) as judge:
+            given = [to_override(key, value) for key, value in {**values, **judge}.items()]
+            what = prepare(compose(RECIPE, [*given, *self._budget.overrides(WORLDS.get(arm, STICKERS).updates), *own]))
+            outcome = launch(what, on_step=lambda step, metrics: tell(_line(step, metrics)))
         validations, steps = read_metrics(outcome.metrics)
+        if arm in JUDGED_ARMS:
+            validations = by_exact_score(validations, what.settings.trajectory_log)
         start = {str(phase): seconds for phase, seconds in outcome.phase_seconds.items() if phase != "training"}
         blanked = self._look(policy, outcome, out) if self._blanked and arm not in WORLDS else None
         used = tool_use(what.settings.trajectory_log, self._budget.steps) if arm in WORLDS else None
@@ -320,7 +329,9 @@ def _override(text: str) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of everything")
-    parser.add_argument("--arms", type=_arms, default=[arm for arm in ARMS if arm not in WORLDS], help=", ".join(ARMS))
+    parser.add_argument(
+        "--arms", type=_arms, default=[arm for arm in ARMS if arm not in (*WORLDS, *JUDGED_ARMS)], help=", ".join(ARMS)
+    )
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--warm-start", type=Path, help="policy that every seed starts from; else one a seed is made")
     parser.add_argument(

@@ -11,13 +11,15 @@ import math
 import statistics
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agentfly.agents.trajectory_file import read_trajectories
 from agentfly.datasets import ALL_FAMILIES, FAMILIES, RETOUCH_FAMILIES
 from agentfly.errors import ConfigError
+from agentfly.evaluators import Score
+from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.files import write_text
 
 ALL = "all"
@@ -28,6 +30,7 @@ QUESTIONS = (
     ("turn_credit", "grpo"),
     ("no_tool_cost", "grpo"),
     ("turn_credit_no_tool_cost", "turn_credit"),
+    ("judge_listwise", "judge_pointwise"),
     ("look", "no_look"),
 )
 # Task types that are shown together, by the name that their plots get.
@@ -138,6 +141,31 @@ def held_out_figures(values: Mapping[str, float]) -> dict[str, dict[str, float]]
         if by_family:
             found[figure] = {ALL: statistics.fmean(by_family.values()), **by_family}
     return found if "success" in found else {}
+
+
+def by_exact_score(validations: Sequence[Validation], trajectories: Path) -> list[Validation]:
+    """Return validations with success and score by the audit, which knows the truth, in place of those by a judge.
+
+    Args:
+        validations: by the judge.
+        trajectories: file of the run, in which every chain is audited.
+    """
+    scores: dict[int, dict[str, list[float]]] = {}
+    for _, line in read_trajectories(trajectories):
+        audit = line.scores.get("audit")
+        if line.validate and line.step is not None and isinstance(audit, Score):
+            by_family = scores.setdefault(line.step, {})
+            by_family.setdefault(line.described_task().task_type, []).append(audit.value)
+    found = []
+    for validation in validations:
+        known = scores[validation.step]
+        means = {
+            "success": {name: statistics.fmean(score >= SUCCESS for score in each) for name, each in known.items()},
+            "score": {name: statistics.fmean(each) for name, each in known.items()},
+        }
+        exact = {name: {ALL: statistics.fmean(figures.values()), **figures} for name, figures in means.items()}
+        found.append(replace(validation, figures={**validation.figures, **exact}))
+    return found
 
 
 def tool_use(trajectories: Path, steps: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -48,12 +48,9 @@ REWARD_SECONDS = 600.0  # for a reward function and one task
 FIRST_TASKS = 16  # number of tasks that are checked before a run
 # The setting that a word after the evaluator's name gives.
 MAIN_SETTING: Mapping[str, str] = {
-    "judge": "model",
+    **dict.fromkeys(("judge", "listwise", "questions", "similarity", "editscore", "editreward"), "model"),
     "http": "base_url",
-    "similarity": "model",
     "detector": "detector",
-    "editscore": "model",
-    "editreward": "model",
 }
 _FILES = (".yaml", ".yml", ".json")
 _ACCOUNT: ContextVar[JudgeUsage | None] = ContextVar("agentfly_judge_account", default=None)

@@ -11,7 +11,9 @@ from agentfly.evaluators.base import (
     Closable,
     EditSample,
     Evaluator,
+    GroupEvaluator,
     NeedsOfSamples,
+    NotScored,
     Score,
     Sleeps,
     check_ready,
@@ -21,7 +23,7 @@ from agentfly.evaluators.base import (
     wake_evaluator,
 )
 from agentfly.evaluators.factory import CompositeEvaluator, make_evaluator
-from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, NotScored, PassingFault, evaluate_many
+from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings, PassingFault, evaluate_many
 from agentfly.evaluators.measured.reference import ReferenceConfig, ReferenceEvaluator
 from agentfly.evaluators.measured.structural import StructuralConfig, StructuralEvaluator
 from agentfly.evaluators.reward import Reward, RewardConfig, compose_reward
@@ -33,6 +35,7 @@ __all__ = [
     "CompositeEvaluator",
     "EditSample",
     "Evaluator",
+    "GroupEvaluator",
     "GuardSettings",
     "GuardedEvaluator",
     "NeedsOfSamples",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -48,11 +48,20 @@ class Score:
         value: 0 (useless) to 100 (as wanted).
         feedback: one or two sentences of reasons.
         aspects: named parts of the judgement, each 0 to 1 (a cosine may be below 0).
+        relative: True if the value compares a sample with the others of its group, and means nothing outside of it.
     """
 
     value: float
     feedback: str = ""
     aspects: Mapping[str, float] = field(default_factory=dict)
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class NotScored:
+    """Stands for a score that could not be given."""
+
+    reason: str
 
 
 class Evaluator(Protocol):
@@ -65,6 +74,50 @@ class Evaluator(Protocol):
             EvaluatorError: the sample cannot be scored, because it lacks something that the evaluator needs.
         """
         ...
+
+
+@runtime_checkable
+class GroupEvaluator(Protocol):
+    """An evaluator that can score the results of one task together; those that look at each alone leave this out."""
+
+    @property
+    def relative(self) -> bool:
+        """True if the chains of a task must be scored together; `evaluate` is for a sample that has no group."""
+        ...
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score one sample alone; see `Evaluator.evaluate`."""
+        ...
+
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
+        """Score the results of one task, all by the same measure, in their order.
+
+        Args:
+            samples: of one task: instruction and source are the same.
+
+        Raises:
+            PassingFault: none of them could be scored this time.
+            ConfigError: the evaluator is set up wrongly.
+        """
+        ...
+
+
+def is_relative(evaluator: Evaluator) -> bool:
+    """Return True if an evaluator must see the results of a task together."""
+    return isinstance(evaluator, GroupEvaluator) and evaluator.relative
+
+
+async def score_or_reason(evaluator: Evaluator, sample: EditSample) -> Score | NotScored:
+    """Return the score of one sample, or the reason why it has none.
+
+    Args:
+        evaluator: scores it.
+        sample: any.
+    """
+    try:
+        return await evaluator.evaluate(sample)
+    except EvaluatorError as fault:
+        return NotScored(str(fault))
 
 
 @runtime_checkable

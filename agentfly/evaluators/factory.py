@@ -14,25 +14,32 @@ from __future__ import annotations
 import asyncio
 import importlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
+from agentfly.aio import gather_or_cancel
 from agentfly.errors import ConfigError, EvaluatorError, unknown_name
 from agentfly.evaluators.base import (
     EditSample,
     Evaluator,
+    GroupEvaluator,
+    NotScored,
     Score,
     check_ready,
     check_sample,
     close_evaluator,
+    is_relative,
     objections,
+    score_or_reason,
     sleep_evaluator,
     wake_evaluator,
 )
 from agentfly.evaluators.guarded import GuardedEvaluator, GuardSettings
 
-How = Literal["product", "minimum", "weighted"]
-HOWS: tuple[How, ...] = ("product", "minimum", "weighted")
+How = Literal["product", "minimum", "weighted", "first"]
+HOWS: tuple[How, ...] = ("product", "minimum", "weighted", "first")
+# Evaluators that ask a model for its opinion.
+JUDGES = frozenset({"judge", "listwise", "questions"})
 
 
 class CompositeEvaluator:
@@ -41,14 +48,19 @@ class CompositeEvaluator:
         product    100 * prod v_i^w_i
         minimum    100 * min v_i
         weighted   100 * sum w_i v_i / sum w_i
+        first      100 * v_i of the first part that can score the sample
 
     With product and minimum nothing can be gained from one part alone. With a weighted mean it can, so that is for
-    tables more than for rewards. If a part gives no score, the whole has none, and the reason names the part.
+    tables more than for rewards. If a part gives no score, the whole has none, and the reason names the part; with
+    "first" the next part is asked, and the whole has none if no part has one.
+
+    Where a part must see the results of a task together, the others score them one by one, and the parts of each
+    result are combined.
 
     Args:
         parts: evaluators by name.
-        how: "product", "minimum" or "weighted".
-        weights: of the parts, 1 where it is left out; not for the minimum.
+        how: "product", "minimum", "weighted" or "first".
+        weights: of the parts, 1 where it is left out; not for "minimum" and "first".
 
     Raises:
         ConfigError: there are no parts, `how` is unknown, or the weights do not fit.
@@ -62,8 +74,12 @@ class CompositeEvaluator:
             raise ConfigError("a composite evaluator needs at least one part")
         if how not in HOWS:
             raise ConfigError(unknown_name("way to combine", how, HOWS))
-        if how == "minimum" and weights:
-            raise ConfigError("the minimum has no weights: leave them out, or use how='product'")
+        if how in ("minimum", "first") and weights:
+            raise ConfigError(f"how={how!r} has no weights: leave them out, or use how='product'")
+        if how == "first" and any(map(is_relative, parts.values())):
+            raise ConfigError(
+                "how='first' cannot have a part that ranks: results would be scored by different measures"
+            )
         for name, weight in weights.items():
             if name not in parts:
                 raise ConfigError(unknown_name("part in the weights", name, parts))
@@ -77,8 +93,16 @@ class CompositeEvaluator:
         """Score by all parts at once; aspects are the parts (0 to 1) and, as "part/aspect", theirs.
 
         Raises:
-            EvaluatorError: a part gives no score.
+            EvaluatorError: a part gives no score; with "first", no part does.
         """
+        if self.how == "first":
+            reasons = []
+            for name, part in self.parts.items():
+                score = await score_or_reason(part, sample)
+                if isinstance(score, Score):
+                    return self._combine({name: score})
+                reasons.append(f"part {name!r}: {score.reason}")
+            raise EvaluatorError("; ".join(reasons))
         tasks = {name: asyncio.ensure_future(part.evaluate(sample)) for name, part in self.parts.items()}
         try:
             scores: dict[str, Score] = {}
@@ -95,13 +119,35 @@ class CompositeEvaluator:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         return self._combine(scores)
 
+    @property
+    def relative(self) -> bool:
+        """See `GroupEvaluator.relative`."""
+        return any(map(is_relative, self.parts.values()))
+
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
+        """Score the results of one task by all parts; see `GroupEvaluator.evaluate_group`."""
+        columns = await gather_or_cancel(_scores_of(part, samples) for part in self.parts.values())
+        found: list[Score | NotScored] = []
+        for row in zip(*columns, strict=True):
+            scores = dict(zip(self.parts, row, strict=True))
+            missing = [
+                f"part {name!r}: {score.reason}" for name, score in scores.items() if isinstance(score, NotScored)
+            ]
+            known = {name: score for name, score in scores.items() if isinstance(score, Score)}
+            found.append(NotScored("; ".join(missing)) if missing else self._combine(known))
+        return found
+
     async def check_ready(self) -> None:
         """Check all parts; see `AsksOthers.check_ready`. The message names every part that is not ready."""
-        await _check_all({name: check_ready(part) for name, part in self.parts.items()})
+        if faults := await objections({f"part {name!r}": check_ready(part) for name, part in self.parts.items()}):
+            raise EvaluatorError("; ".join(faults))
 
     async def check_sample(self, sample: EditSample) -> None:
         """Check all parts; see `NeedsOfSamples.check_sample`. The message names every part that lacks something."""
-        await _check_all({name: check_sample(part, sample) for name, part in self.parts.items()})
+        checks = {f"part {name!r}": check_sample(part, sample) for name, part in self.parts.items()}
+        faults = await objections(checks)
+        if faults and (self.how != "first" or len(faults) == len(self.parts)):
+            raise EvaluatorError("; ".join(faults))
 
     async def sleep(self) -> bool:
         """Have all parts free their devices; see `Sleeps`."""
@@ -123,18 +169,20 @@ class CompositeEvaluator:
             aspects.update({f"{name}/{aspect}": value for aspect, value in score.aspects.items()})
         weakest = min(shares, key=lambda name: shares[name])
         feedback = f"Weakest is {weakest} ({scores[weakest].value:.0f}): {scores[weakest].feedback}".rstrip(": ")
-        if self.how == "minimum":
+        if self.how in ("minimum", "first"):  # the first one comes alone
             value = min(shares.values())
         elif self.how == "product":
             value = math.prod(share ** self.weights[name] for name, share in shares.items())
         else:
             value = sum(self.weights[name] * share for name, share in shares.items()) / sum(self.weights.values())
-        return Score(100.0 * value, feedback, aspects)
+        return Score(100.0 * value, feedback, aspects, relative=any(score.relative for score in scores.values()))
 
 
-async def _check_all(checks: Mapping[str, Awaitable[None]]) -> None:
-    if faults := await objections({f"part {name!r}": check for name, check in checks.items()}):
-        raise EvaluatorError("; ".join(faults))
+async def _scores_of(part: Evaluator, samples: Sequence[EditSample]) -> list[Score | NotScored]:
+    """Return the scores of a part, together where it must see the samples together."""
+    if isinstance(part, GroupEvaluator) and part.relative:
+        return await part.evaluate_group(samples)
+    return await gather_or_cancel(score_or_reason(part, sample) for sample in samples)
 
 
 Spec = str | Mapping[str, Any] | Evaluator
@@ -148,9 +196,10 @@ def make_evaluator(spec: Spec) -> Evaluator:
     A mapping may have `guard`, a mapping of `GuardSettings`: then the evaluator is a `GuardedEvaluator`.
 
     Args:
-        spec: an evaluator as it is; "reference", "structural", "judge", "detector", "similarity", "editscore",
-            "editreward", "http" or "composite"; a mapping with the name under `evaluator`, and the fields of its
-            settings; or "module:name" of an evaluator of your own, or of a function that returns one.
+        spec: an evaluator as it is; "reference", "structural", "judge", "listwise", "questions", "detector",
+            "similarity", "editscore", "editreward", "http" or "composite"; a mapping with the name under `evaluator`,
+            and the fields of its settings; or "module:name" of an evaluator of your own, or of a function without
+            arguments that returns one.
 
     Raises:
         ConfigError: the name or a setting is unknown, or the module has no such evaluator.
@@ -174,13 +223,38 @@ def make_evaluator(spec: Spec) -> Evaluator:
         raise ConfigError(f"evaluator {name!r}: {fault}") from fault
 
 
+def names_in(spec: Spec) -> Iterator[str]:
+    """Yield the names of the evaluators in a spec, those of the parts of a composite one included."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, Mapping):
+        yield str(spec.get("evaluator"))
+        parts = spec.get("parts")
+        for part in parts.values() if isinstance(parts, Mapping) else ():
+            yield from names_in(part)
+
+
+def scores_groups(spec: Spec) -> bool:
+    """Return True if the evaluator of a spec must see the results of a task together. It is not made for that.
+
+    An evaluator of your own says so by an attribute `relative` of its class, its object or its function.
+
+    Args:
+        spec: see `make_evaluator`.
+
+    Raises:
+        ConfigError: its module has no such evaluator.
+    """
+    if not isinstance(spec, (str, Mapping)):
+        return is_relative(spec)
+    return any(
+        bool(getattr(_found(name), "relative", False)) if ":" in name else name == "listwise" for name in names_in(spec)
+    )
+
+
 def _imported(name: str) -> Maker:
     """Return the maker of an evaluator that is named as module:name."""
-    module, _, attribute = name.partition(":")
-    try:
-        found: object = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as fault:
-        raise ConfigError(f"there is no evaluator {name!r} ({fault}): give it as module:name") from fault
+    found = _found(name)
 
     def make(options: Options) -> Evaluator:
         made = found(**options) if callable(found) and (isinstance(found, type) or not _evaluates(found)) else found
@@ -191,6 +265,15 @@ def _imported(name: str) -> Maker:
         return made
 
     return make
+
+
+def _found(name: str) -> object:
+    module, _, attribute = name.partition(":")
+    try:
+        found: object = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as fault:
+        raise ConfigError(f"there is no evaluator {name!r} ({fault}): give it as module:name") from fault
+    return found
 
 
 def _evaluates(candidate: object) -> TypeGuard[Evaluator]:
@@ -216,6 +299,16 @@ def _detector(options: Options) -> Evaluator:
     return DetectorCheckedEvaluator(engines.detector, DetectorCheckSettings(**options))
 
 
+def _questions(options: Options) -> Evaluator:
+    from agentfly.evaluators.judge.decomposed import QuestionJudge, QuestionSettings
+    from agentfly.evaluators.measured.detector_checked import DetectorCheckedEvaluator
+    from agentfly.vision import make_engines
+
+    detector = options.pop("detector", "classical")
+    checks = None if detector is None else DetectorCheckedEvaluator(make_engines({"detector": detector}).detector)
+    return QuestionJudge(QuestionSettings(**options), checks)
+
+
 def _composite(options: Options) -> Evaluator:
     from agentfly.evaluators.factory import CompositeEvaluator
 
@@ -229,6 +322,8 @@ _MAKERS: Mapping[str, Maker] = {
     "reference": _built_in("measured.reference", "ReferenceEvaluator", "ReferenceConfig"),
     "structural": _built_in("measured.structural", "StructuralEvaluator", "StructuralConfig"),
     "judge": _built_in("judge.judge", "VlmJudge", "JudgeSettings"),
+    "listwise": _built_in("judge.listwise", "ListwiseJudge", "ListwiseSettings"),
+    "questions": _questions,
     "detector": _detector,
     "similarity": _built_in("measured.similarity", "DirectionalSimilarityEvaluator", "SimilaritySettings"),
     "editscore": _built_in("learned.editscore", "EditScoreEvaluator", "EditScoreSettings"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -26,16 +26,21 @@ from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import (
     EditSample,
     Evaluator,
+    GroupEvaluator,
+    NotScored,
     Score,
     check_ready,
     check_sample,
     close_evaluator,
+    is_relative,
     sleep_evaluator,
     wake_evaluator,
 )
 from agentfly.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class PassingFault(EvaluatorError):
@@ -49,13 +54,6 @@ class PassingFault(EvaluatorError):
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)
         self.wait = wait
-
-
-@dataclass(frozen=True)
-class NotScored:
-    """Stands for a score that could not be given."""
-
-    reason: str
 
 
 class GuardSettings(Settings):
@@ -109,14 +107,34 @@ class GuardedEvaluator:
             EvaluatorError: there is no score, after all attempts where the fault may pass.
             ConfigError: the evaluator is set up wrongly, so that it can score nothing.
         """
-        attempts = retrying(
-            self.settings.attempts, PassingFault, lambda attempt, _: self.settings.wait(attempt), sleep=self._sleep
-        )
-        try:
-            score: Score = await attempts(self._attempt, sample)
-        except PassingFault as fault:
-            raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
-        return score
+        return checked(await self._attempted(lambda: self.evaluator.evaluate(sample)))
+
+    @property
+    def relative(self) -> bool:
+        """See `GroupEvaluator.relative`."""
+        return is_relative(self.evaluator)
+
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
+        """Score the results of one task; see `GroupEvaluator.evaluate_group`.
+
+        A group takes one slot, and as long as one sample may. An evaluator that looks at each sample alone scores them
+        one by one, each with its own slot and time.
+
+        Raises:
+            EvaluatorError: the group could not be scored, after all attempts where the fault may pass.
+            ConfigError: the evaluator is set up wrongly.
+        """
+        group = self.evaluator
+        if not isinstance(group, GroupEvaluator) or not group.relative:
+            return await self.evaluate_many(samples)
+        scores = await self._attempted(lambda: group.evaluate_group(samples))
+        found: list[Score | NotScored] = []
+        for score in scores:
+            try:
+                found.append(score if isinstance(score, NotScored) else checked(score))
+            except EvaluatorError as fault:
+                found.append(NotScored(str(fault)))
+        return found
 
     async def evaluate_many(self, samples: Iterable[EditSample]) -> list[Score | NotScored]:
         """Return scores in the order of the samples; a failure concerns its own sample only.
@@ -146,15 +164,24 @@ class GuardedEvaluator:
         """Close the evaluator."""
         await close_evaluator(self.evaluator)
 
-    async def _attempt(self, sample: EditSample) -> Score:
+    async def _attempted(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        attempts = retrying(
+            self.settings.attempts, PassingFault, lambda attempt, _: self.settings.wait(attempt), sleep=self._sleep
+        )
+        try:
+            result: T = await attempts(self._attempt, work)
+        except PassingFault as fault:
+            raise EvaluatorError(f"not scored in {self.settings.attempts} attempts: {fault}") from fault
+        return result
+
+    async def _attempt(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         async with self._slots.get():
             try:
-                score = await with_timeout(self.evaluator.evaluate(sample), self.settings.timeout)
+                return await with_timeout(work(), self.settings.timeout)
             except TimeLimitExceeded as fault:
                 raise PassingFault(f"no score within {self.settings.timeout:g} s") from fault
             except CancelledItself as fault:
                 raise PassingFault("the evaluator cancelled itself") from fault
-        return checked(score)
 
     async def _outcome(self, sample: EditSample) -> Score | NotScored:
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from agentfly.errors import EvaluatorError
-from agentfly.evaluators import EditSample, Score
+from agentfly.evaluators import EditSample, NotScored, Score
 
 
 class Drawn:
@@ -13,6 +14,16 @@ class Drawn:
 
     async def evaluate(self, sample: EditSample) -> Score:
         return Score(random.SystemRandom().uniform(0.0, 100.0))
+
+
+class Dealt(Drawn):
+    """Evaluator that deals the ranks of a group at random; a result alone gets none of them."""
+
+    relative = True
+
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
+        ranks = random.SystemRandom().sample(range(len(samples)), len(samples))
+        return [Score(100.0 * rank / (len(samples) - 1), relative=True) for rank in ranks]
 
 
 class DrawnLater(Drawn):

@@ -72,6 +72,7 @@ OWN: dict[str, tuple[str, ...]] = {
         "agentfly.lost_chains={pause: 0}",
     ),
     "async": (
+        "agentfly.evaluator='tests.e2e.scores:Dealt'",
         "trainer.v1.trainer_mode=colocate_async",
         "actor_rollout_ref.rollout.nnodes=0",
         "actor_rollout_ref.rollout.checkpoint_engine.backend=naive",
@@ -199,6 +200,19 @@ def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[
     assert metrics["audit/samples"] == 8
     chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
     assert sum(chain["reward"] for chain in chains) / 8 == pytest.approx(metrics["critic/rewards/mean"])
+
+
+def test_chains_of_a_prompt_are_scored_together_in_a_real_step(
+    stepped: Callable[[str], tuple[Path, TrainingOutcome]],
+) -> None:
+    folder, outcome = stepped("async")
+    metrics = outcome.metrics[-1][1]
+    assert metrics["reward/group/ranked"] == 1.0
+    chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    scores: dict[str, list[float]] = {}
+    for chain in chains:
+        scores.setdefault(chain["group_id"], []).append(chain["score"])
+    assert all(sorted(group) == pytest.approx([0.0, 100 / 3, 200 / 3, 100.0]) for group in scores.values())
 
 
 def test_loggers_get_the_scalars_and_a_few_chains_of_a_real_step(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from agentfly.agents.llm_backends import AsyncVLLMBackend, GenerationRequest, SamplingParams
 from agentfly.agents.llm_backends.openai_format import image_urls
-from agentfly.evaluators.judge.judge import _comparable
+from agentfly.evaluators.judge.judge import comparable
 from agentfly.images import handle_of, load_image, on_white
 from agentfly.messages import ImagePart, Message
 from agentfly.templates import ChatCodec
@@ -53,7 +53,7 @@ def by_api(image: Image.Image) -> Image.Image:
 
 
 def by_judge(image: Image.Image) -> Image.Image:
-    return _comparable(SHOWN, image)[1]
+    return comparable(SHOWN, image)[1]
 
 
 def as_painted(image: Image.Image) -> Image.Image:

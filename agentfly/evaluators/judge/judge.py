@@ -127,7 +127,7 @@ class VlmJudge(JudgeEvaluator):
     async def _score(self, sample: EditSample, usage: JudgeUsage) -> Score:
         if sample.result is None:
             return Score(0.0, "There is no result.")
-        before, after, changed = await asyncio.to_thread(_comparable, sample.source, sample.result)
+        before, after, changed = await asyncio.to_thread(comparable, sample.source, sample.result)
         if not changed and self.scheme.edits:
             return Score(0.0, "The image is unchanged.")
         limit = self.settings.max_pixels
@@ -166,8 +166,13 @@ class VlmJudge(JudgeEvaluator):
         return Score(min(value, 100.0), feedback, aspects)
 
 
-def _comparable(source: Image.Image, result: Image.Image) -> tuple[Image.Image, Image.Image, bool]:
-    """Return both images on white in the size of the source, and True if any pixel differs."""
+def comparable(source: Image.Image, result: Image.Image) -> tuple[Image.Image, Image.Image, bool]:
+    """Return both images on white in the size of the source, and True if any pixel differs.
+
+    Args:
+        source: before the edit.
+        result: after it, of any size.
+    """
     before, after = on_white(source), on_white(result)
     if after.size != before.size:
         after = after.resize(before.size, Image.Resampling.BICUBIC)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -27,6 +27,8 @@ _LEAST_MASS = 0.5
 _MOST_DIGITS = 8  # more than any scale has
 _LEAST_LOGPROB = -1e9
 _LONGEST_REPLY = 200_000  # characters
+# What a token has around a word of the reply's JSON.
+_AROUND = " \t\r\n\"':,{}[]"
 
 
 class BrokenReply(PassingFault):
@@ -63,6 +65,41 @@ class Rated(Protocol):
         ...
 
 
+def read_object(text: str, wanted: Collection[str]) -> Mapping[str, object]:
+    """Return the last JSON object of a reply that has these keys, whatever surrounds it.
+
+    Args:
+        text: the whole reply.
+        wanted: keys that the object must have.
+
+    Raises:
+        BrokenReply: there is none.
+    """
+    if len(text) > _LONGEST_REPLY:
+        raise BrokenReply(f"the reply has {len(text)} characters, {_LONGEST_REPLY} are read")
+    # Reasoning in the reply may hold drafts of the answer.
+    found = [item for item in _objects(without_thoughts(text)) if set(wanted) <= item.keys()]
+    if not found:
+        raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {shortened(text, 120)!r}")
+    return found[-1]
+
+
+def read_words(item: Mapping[str, object], name: str) -> str:
+    """Return the text of a key, without blanks around it.
+
+    Args:
+        item: of the reply.
+        name: of the key.
+
+    Raises:
+        BrokenReply: the value is no text.
+    """
+    value = item[name]
+    if not isinstance(value, str):
+        raise BrokenReply(f"the {name} is {type(value).__name__}, not text")
+    return value.strip()
+
+
 def read_reply(text: str, question: Rated) -> Ratings:
     """Return ratings and feedback of a reply, whatever surrounds its JSON.
 
@@ -74,18 +111,9 @@ def read_reply(text: str, question: Rated) -> Ratings:
         BrokenReply: there is no JSON object, a key is missing, or a rating is not a number of the scale. Nothing is
             guessed, and nothing out of range is clipped.
     """
-    if len(text) > _LONGEST_REPLY:
-        raise BrokenReply(f"the reply has {len(text)} characters, {_LONGEST_REPLY} are read")
-    # Reasoning in the reply may hold drafts of the answer.
-    wanted = {"feedback", *question.ratings}
-    found = [item for item in _objects(without_thoughts(text)) if wanted <= item.keys()]
-    if not found:
-        raise BrokenReply(f"no JSON object with {', '.join(sorted(wanted))} in the reply {shortened(text, 120)!r}")
-    item = found[-1]
-    feedback = item["feedback"]
-    if not isinstance(feedback, str):
-        raise BrokenReply(f"the feedback is {type(feedback).__name__}, not text")
-    return Ratings({name: _rating(name, item[name], question.highest) for name in question.ratings}, feedback.strip())
+    item = read_object(text, {"feedback", *question.ratings})
+    feedback = read_words(item, "feedback")
+    return Ratings({name: _rating(name, item[name], question.highest) for name in question.ratings}, feedback)
 
 
 def _objects(text: str) -> Iterator[Mapping[str, object]]:
@@ -178,6 +206,37 @@ def expected_rating(tokens: Sequence[Token], name: str, highest: int) -> float |
             break
         position = following
     return _expectation(places, "", highest)
+
+
+def chance_of_yes(tokens: Sequence[Token], name: str) -> float | None:
+    """Return the judge's probability of "yes" where the reply answers yes or no (VQAScore, arXiv:2404.01291).
+
+        p = P(yes) / (P(yes) + P(no)), over the alternatives at the place of the answer that begin either word
+
+    Args:
+        tokens: the reply as it was sampled.
+        name: key of the answer in the reply's JSON.
+
+    Returns:
+        0 to 1; None where the tokens do not show it (no such key, hardly any yes or no there).
+    """
+    text = "".join(token.text for token in tokens)
+    matches = list(re.finditer(rf'"{re.escape(name)}"\s*:\s*"?\s*(?=[a-z])', text, re.IGNORECASE))
+    if not matches:
+        return None
+    start, position = matches[-1].end(), 0
+    for token in tokens:
+        position += len(token.text)
+        if position > start:
+            chances = {"yes": 0.0, "no": 0.0}
+            for words, logprob in token.alternatives:
+                said = words.strip(_AROUND).lower()
+                for answer in chances:
+                    if said and answer.startswith(said):
+                        chances[answer] += math.exp(logprob)
+            mass = sum(chances.values())
+            return chances["yes"] / mass if mass >= _LEAST_MASS else None
+    return None
 
 
 def _expectation(places: Sequence[Token], prefix: str, highest: int) -> float | None:

@@ -60,6 +60,10 @@ class Check:
         """Name of the check in the aspects."""
         return f"{self.kind}: {self.object}" if not self.colour else f"colour: {self.object} {self.colour}"
 
+    def to_dict(self) -> dict[str, str]:
+        """Return the check as it stands in `metadata["checks"]`."""
+        return {"colour": self.colour, "of": self.object} if self.kind == "colour" else {self.kind: self.object}
+
 
 class DetectorCheckSettings(Settings):
     """Thresholds of the detector and of the checks.

@@ -2,6 +2,10 @@
 
 A policy that learns to please its judge raises the reward without better images. The audit scores a sample of each
 batch with another evaluator, and raises an alarm when the reward rises while the audit falls.
+
+Rewards that compare the chains of a prompt with each other have the same mean at all times. A policy that learns from
+them pleases its judge ever better, and only the audit shows whether the images do, too: there the alarm is for a
+falling audit alone.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ class AuditSettings(Settings):
     Attributes:
         share: part of the chains that is audited, 0 to 1.
         window: number of last steps that are compared, their first half with their second.
-        rise: least rise of the mean reward (0 to 1) for an alarm.
+        rise: least rise of the mean reward (0 to 1) for an alarm; not for rewards that are relative to their group.
         fall: least fall of the mean audit (0 to 1) for an alarm.
         seed: of the choice of chains.
         guard: bounds of the second evaluator.
@@ -69,10 +73,12 @@ class JudgeAudit:
 
     Args:
         settings: see `AuditSettings`.
+        relative: rewards are relative to the chains of their prompt.
     """
 
-    def __init__(self, settings: AuditSettings | None = None) -> None:
+    def __init__(self, settings: AuditSettings | None = None, *, relative: bool = False) -> None:
         self.settings = settings or AuditSettings()
+        self._relative = relative
         self._past: deque[tuple[float, float]] = deque(maxlen=self.settings.window)
 
     def compare(self, pairs: Sequence[tuple[float, float | None]], step: int) -> AuditReport:
@@ -92,8 +98,9 @@ class JudgeAudit:
         metrics |= {
             "audit/reward": float(np.mean([score for score, _ in pairs])),
             "audit/mean": float(second.mean()),
-            "audit/gap": float((reward - second).mean()),
         }
+        if not self._relative:
+            metrics["audit/gap"] = float((reward - second).mean())
         # With fewer pairs the correlation is noise, and with equal numbers it is undefined.
         if len(scored) >= 3 and np.ptp(reward) > 0 and np.ptp(second) > 0:
             metrics["audit/correlation"] = float(np.corrcoef(reward, second)[0, 1])
@@ -118,8 +125,13 @@ class JudgeAudit:
         half = len(past) // 2
         reward, audit = past[-half:].mean(axis=0) - past[:half].mean(axis=0)
         metrics |= {"audit/reward_trend": float(reward), "audit/audit_trend": float(audit)}
-        if reward < self.settings.rise or audit > -self.settings.fall:
+        if audit > -self.settings.fall or (reward < self.settings.rise and not self._relative):
             return None
+        if self._relative:
+            return (
+                f"over {len(past)} steps the audit fell by {-audit:.3f} while the policy learned from its judge's "
+                "rankings: it may be fooling its judge; look at the images, and change the reward before training on"
+            )
         return (
             f"over {len(past)} steps the reward rose by {reward:.3f} while the audit fell by {-audit:.3f}: the policy "
             "may be fooling its judge; look at the images, and change the reward before training on"

@@ -140,7 +140,7 @@ def _reward_faults(config: VerlConfig) -> Iterator[str]:
             "reward.reward_model shares the trainer's accelerators, so chains could not be scored while others run: "
             "set reward.reward_model.enable_resource_pool=true, or serve the judge apart, as agentfly.evaluator"
         )
-    if audit is not None and audit.evaluator == config.agentfly.evaluator:
+    if audit is not None and not isinstance(audit, str) and audit.evaluator == config.agentfly.evaluator:
         yield "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
     if config.agentfly.credit is not None and algorithm in ("grpo", "rloo"):
         yield (

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,7 @@ _OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.e
 TEXT_CHAINS = "agentfly.training.verl.text_chains"
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
+QUESTIONS = "questions"  # in the run's folder: the questions that a judge has made of the tasks
 # Hydra keeps its search path in one object for the whole process.
 _HYDRA = threading.Lock()
 # Below these, verl passes keys on: to Ray, to vLLM, to transformers, and to dataclasses with more fields than its YAML.
@@ -271,6 +272,9 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
             config.trainer.experiment_name = settings.out.absolute().name
         config.agentfly.out = str(settings.out.absolute())
         _complete_agent(config, settings)
+        audit = config.agentfly.audit
+        for node in (config.agentfly.evaluator, config.agentfly.reward, getattr(audit, "evaluator", None)):
+            _keep_questions(node, settings.out.absolute() / QUESTIONS)
         if Path(settings.model).is_dir():
             config.agentfly.model = str(Path(settings.model).absolute())
         if rollout.max_model_len is None:
@@ -286,6 +290,20 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
         # without that mask, as the trainer's are, but also without temperature.
         rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
     OmegaConf.set_struct(config, True)
+
+
+def _keep_questions(evaluator: object, folder: Path) -> None:
+    """Have the questions that a judge makes of the tasks kept in a folder of the run, in place.
+
+    All processes of the run, and a run that continues, then score a task by the same questions.
+    """
+    if not isinstance(evaluator, MutableMapping):
+        return
+    if evaluator.get("evaluator") == "questions" and evaluator.get("cache") is None:
+        evaluator["cache"] = _literally(str(folder))
+    parts = evaluator.get("parts")
+    for part in parts.values() if isinstance(parts, Mapping) else ():
+        _keep_questions(part, folder)
 
 
 def _complete_agent(config: DictConfig, settings: TrainSettings) -> None:

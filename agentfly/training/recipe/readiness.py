@@ -20,6 +20,7 @@ from agentfly.agents.reward_function import import_reward
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
 from agentfly.evaluation.calibration.record import read_record, record_folder
 from agentfly.evaluators import check_ready, close_evaluator, make_evaluator
+from agentfly.evaluators.factory import JUDGES, names_in
 from agentfly.model_source import hub_is_off
 from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
 from agentfly.training.recipe.plan import GIB, count_parameters, text_config
@@ -214,7 +215,8 @@ def check_evaluator(config: VerlConfig, settings: TrainSettings) -> str:
 def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
     if settings.audit is None:
-        return "no audit"
+        judged = JUDGES & set(names_in(settings.evaluator))
+        return f"no audit, although a judge ({', '.join(sorted(judged))}) gives the reward" if judged else "no audit"
     return _check_can_score("agentfly.audit.evaluator", settings.audit.evaluator)
 
 

@@ -14,8 +14,10 @@ from pydantic import Field, model_validator
 
 from agentfly.agents import RolloutLimits
 from agentfly.agents.policy_config import PolicyConfig
+from agentfly.agents.reward_function import import_reward
 from agentfly.agents.spec import AgentSpec, Named
 from agentfly.evaluators import RewardConfig
+from agentfly.evaluators.factory import JUDGES, names_in, scores_groups
 from agentfly.evaluators.guarded import GuardSettings
 from agentfly.settings import OutputPath, Settings
 from agentfly.training.metrics.judge_audit import AuditSettings
@@ -23,6 +25,7 @@ from agentfly.training.metrics.turn_credit import Placement
 from agentfly.training.recipe.record_settings import KeptImages, KeptImagesOrNot, ShownChains, ShownChainsOrNot
 from agentfly.vision.remote.settings import NodeConfig, NodeSettings, read_nodes
 
+AUTO = "auto"  # the audit by what the tasks know
 TEMPLATE = "chat_template.jinja"  # in the run's folder: the text of the template that it trains with
 
 
@@ -77,6 +80,22 @@ class AuditNode(Settings):
 
     evaluator: str | dict[str, object]
     settings: AuditSettings = AuditSettings()
+
+    @classmethod
+    def by_data(cls, evaluator: str | Mapping[str, object]) -> AuditNode | None:
+        """Return the audit of a judge by what the tasks know: target and mask first, then the checks of a detector.
+
+        Args:
+            evaluator: that gives the reward. What it is made of is no second opinion on it.
+
+        Returns:
+            None where no judge gives the reward, or nothing is left.
+        """
+        names = set(names_in(evaluator))
+        parts = {name: name for name in ("structural", "detector") if name not in names}
+        if not names & JUDGES or not parts:
+            return None
+        return cls(evaluator={"evaluator": "composite", "how": "first", "parts": parts})
 
 
 class Patience(Settings):
@@ -141,7 +160,8 @@ class TrainSettings(Settings):
             `reward_function`; a name or a mapping with `evaluator` is another way to write `evaluator`.
         reward_function: gives the reward instead of `reward`; see `agentfly.agents.reward_function`.
         credit: None puts the reward on a chain's last token; "end" and "even" give each turn the gain of its edit.
-        audit: a second evaluator on a sample of each step; None for none.
+        audit: a second evaluator on a sample of each step; "auto" is one that knows the tasks' targets, masks and
+            checks, where the reward is a judge's; None for none.
         calibration: folder of the records of `agentfly calibrate`; None for the default one.
         lost_chains: limit of the chains that a step may lose to faults.
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
@@ -193,9 +213,12 @@ class TrainSettings(Settings):
     def _read_reward(cls, given: dict[str, object]) -> dict[str, object]:
         reward = given.get("reward")
         if isinstance(reward, str) and ":" in reward:
-            return {**given, "reward": {}, "reward_function": reward}
-        if isinstance(reward, str) or (isinstance(reward, Mapping) and "evaluator" in reward):
-            return {**given, "reward": {}, "evaluator": reward}
+            given = {**given, "reward": {}, "reward_function": reward}
+        elif isinstance(reward, str) or (isinstance(reward, Mapping) and "evaluator" in reward):
+            given = {**given, "reward": {}, "evaluator": reward}
+        evaluator = given.get("evaluator", "reference")
+        if given.get("audit") == AUTO and isinstance(evaluator, str | Mapping):
+            given = {**given, "audit": AuditNode.by_data(evaluator)}
         return given
 
     @model_validator(mode="after")
@@ -208,6 +231,15 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _credit_needs_scores_of_single_images(self) -> Self:
+        if self.credit is not None and "listwise" in names_in(self.evaluator):
+            raise ValueError(
+                "credit scores the image of each turn alone, and the listwise judge compares the results of a prompt: "
+                "leave credit out, or give another evaluator"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _patience_is_long_enough(self) -> Self:
         rollout = self.patience.rollout
         if rollout is not None and rollout < self.longest_chain:
@@ -216,6 +248,14 @@ class TrainSettings(Settings):
                 "limits.wall_clock and guard allow: raise it, or lower those"
             )
         return self
+
+    @property
+    def scores_groups(self) -> bool:
+        """True if the chains of a prompt are scored together; see `agentfly.evaluators.base.GroupEvaluator`."""
+        if not scores_groups(self.evaluator):
+            return False
+        function = self.reward_function
+        return function is None or import_reward(function).asks_for("score", "aspects")
 
     def nodes(self) -> list[NodeConfig]:
         """Return the image servers.

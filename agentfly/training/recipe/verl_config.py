@@ -138,7 +138,7 @@ class AuditedNode(Protocol):
 class AgentFlyNode(Protocol):
     """The fields of `agentfly` that are compared with verl's before they are parsed."""
 
-    audit: AuditedNode | None
+    audit: AuditedNode | str | None
     evaluator: object
     credit: object
 

@@ -41,7 +41,8 @@ from agentfly.training.verl.chain_faults import (
 from agentfly.training.verl.messages import ChainReport, ChainRequest, ChainToScore, FinishedChain, UnscoredChain
 from agentfly.training.verl.parity import ImageInputs, check_images
 from agentfly.training.verl.run_agent import RunContext, make_run_context, new_chain, run_limits
-from agentfly.training.verl.scoring import ChainScorer, images_needed, score_chain
+from agentfly.training.verl.scoring import ChainScorer, images_needed, score_chains
+from agentfly.training.verl.scoring_group import Answer, ScoringGroup
 from agentfly.training.verl.step_metrics import StepObserver, report_of
 
 if TYPE_CHECKING:
@@ -139,43 +140,54 @@ class Trial:
         self, tasks: Sequence[tuple[TaskRow, EditTask]], folder: TrialFolder | None
     ) -> AsyncIterator[TriedChain]:
         gate = asyncio.Semaphore(_AT_ONCE)
+        together = self.settings.scores_groups and self.request.samples > 1
 
-        async def one(row: TaskRow, task: EditTask, sample: int) -> TriedChain:
-            async with gate:
-                tried = await self._chain(row, task, sample)
-                if folder is not None:
-                    # At once, so that a trial that is stopped leaves what is finished.
-                    await folder.append(tried)
-                return tried
+        async def one(row: TaskRow, task: EditTask, sample: int, group: ScoringGroup | None) -> TriedChain:
+            tried = await self._chain(row, task, sample, gate, group)
+            if folder is not None:
+                # At once, so that a trial that is stopped leaves what is finished.
+                await folder.append(tried)
+            return tried
 
-        work = [asyncio.create_task(one(*task, sample)) for task in tasks for sample in range(self.request.samples)]
+        work = []
+        for row, task in tasks:
+            limit = self.settings.longest_chain * (1 + self.request.samples / _AT_ONCE)
+            group = ScoringGroup(self.request.samples, self._ask_for_scores, limit) if together else None
+            work += [asyncio.create_task(one(row, task, number, group)) for number in range(self.request.samples)]
         try:
-            for task in work:
-                yield await task
+            for chain in work:
+                yield await chain
         finally:
-            for task in work:
-                task.cancel()
+            for chain in work:
+                chain.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(*work, return_exceptions=True)
 
-    async def _chain(self, row: TaskRow, task: EditTask, sample: int) -> TriedChain:
+    async def _chain(
+        self, row: TaskRow, task: EditTask, sample: int, gate: asyncio.Semaphore, scored_with: ScoringGroup | None
+    ) -> TriedChain:
         """Run one chain as an agent-loop worker does."""
         number, group = row["index"], f"step-{_STEP}-row-{row['index']}"
         backend = self.policy.backend(number, task.id)
         finished: FinishedChain | None = None
         report, seconds = None, 0.0
         try:
-            await self.context.agent.prepare()
-            chain = new_chain(self.context, task, group, sample)
-            trajectory = await Rollout(backend, self.context.limits, self.policy.sampling).run(chain)
-            asked = ChainRequest(row, group, sample, _STEP)
-            finished = FinishedChain(trajectory, chain.view.store, task, asked, self.settings)
-            self._check(finished)
+            # A chain that waits for others to be scored with must not keep them from running.
+            async with gate:
+                await self.context.agent.prepare()
+                chain = new_chain(self.context, task, group, sample)
+                trajectory = await Rollout(backend, self.context.limits, self.policy.sampling).run(chain)
+                asked = ChainRequest(row, group, sample, _STEP)
+                finished = FinishedChain(trajectory, chain.view.store, task, asked, self.settings)
+                self._check(finished)
             begun = time.monotonic()
-            report = await self._score(finished)
+            report = await self._score(finished, scored_with)
             seconds = time.monotonic() - begun
         except Exception as fault:  # as in training: whatever happens to a chain does not end the others
             return TriedChain(number, sample, task, finished, lost=lost_chain(fault, group, validate=False))
+        finally:
+            if scored_with is not None:
+                scored_with.leave(sample)
         return TriedChain(number, sample, task, finished, report, scoring_seconds=seconds)
 
     def _check(self, chain: FinishedChain) -> None:
@@ -195,21 +207,30 @@ class Trial:
         chain.trajectory.check(codec, chain.store.get)
         check_trainer_inputs(chain, codec, self._inputs)
 
-    async def _score(self, chain: FinishedChain) -> ChainReport:
-        """Score a chain as the reward loop does, by what it is sent of it.
+    async def _ask_for_scores(self, chains: Sequence[FinishedChain]) -> Sequence[Answer]:
+        """Score chains of one task as the reward loop does, by what it is sent of them."""
+        messages = [
+            ChainToScore.of(chain, turn_results(chain.trajectory), images_needed(chain.trajectory, self.settings))
+            for chain in chains
+        ]
+        return await score_chains(self._scorer, messages)
+
+    async def _score(self, chain: FinishedChain, group: ScoringGroup | None) -> ChainReport:
+        """Score a chain, with the others of its task where they are compared.
 
         Raises:
             ChainFault: it cannot be scored.
         """
         trajectory = chain.trajectory
-        needed = images_needed(trajectory, self.settings)
-        message = ChainToScore.of(chain, turn_results(trajectory), needed)
-        answer = await score_chain(self._scorer, message)
+        if group is None:
+            [answer] = await self._ask_for_scores([chain])
+        else:
+            answer = await group.score(chain.request.session, chain)
         if isinstance(answer, UnscoredChain):
             trajectory.reward_error = answer.reason
             raise ChainFault("not_scored", f"chain {trajectory.id} is not scored: {answer.reason}", chain)
         answer.write_on(trajectory)
-        return report_of(chain, answer.audit, self.context.engines)
+        return report_of(chain, answer, self.context.engines)
 
     def _judge(self, chains: Sequence[TriedChain]) -> TrialResult:
         """Return the chains with what the trainer would log and decide about their step."""

@@ -143,7 +143,8 @@ class TrialConsole:
             )
         if trajectory.reward is not None:
             terms = " ".join(f"{value:+.3f} {name}" for name, value in trajectory.reward_parts.items())
-            score = "" if trajectory.score is None else f", score {trajectory.score:.1f}"
+            ranked = " by rank in its group" if tried.report is not None and tried.report.relative else ""
+            score = "" if trajectory.score is None else f", score {trajectory.score:.1f}{ranked}"
             equals = f" = {terms}" if terms else ""
             aspects = " ".join(f"{name} {value:.3g}" for name, value in trajectory.aspects.items())
             self._line(

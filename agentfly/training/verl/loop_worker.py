@@ -1,5 +1,5 @@
-"""verl's worker of agent loops, with four additions: exact image inputs, scoring apart, a log of every chain, and a
-report of every chain that is lost.
+"""verl's worker of agent loops, with five additions: exact image inputs, scoring apart, chains of a prompt that are
+scored together, a log of every chain, and a report of every chain that is lost.
 
 verl takes the class from `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. A chain is scored by verl's reward
 loop, in processes of its own, while other chains go on.
@@ -34,10 +34,12 @@ from agentfly.training.verl.messages import (
     FinishedChain,
     ScoredChain,
     UnscoredChain,
+    from_answers,
 )
 from agentfly.training.verl.parity import ImageInputs, check_images
 from agentfly.training.verl.protocols import RewardWorker
 from agentfly.training.verl.scoring import images_needed, reward_info
+from agentfly.training.verl.scoring_group import Answer, ScoringGroup
 from agentfly.training.verl.step_metrics import report_of
 from agentfly.training.verl.tracking import use_step_tracking
 
@@ -52,6 +54,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
     _context: LoopContext
     _images: ImageInputs
     _recorder: ChainRecorder
+    _groups: dict[str, ScoringGroup]
 
     def __init__(self, *arguments: object, **named: object) -> None:
         # Its tensors are small, and threads that spin at the end of each operation take the core of the rollout engine.
@@ -60,6 +63,7 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         super().__init__(*arguments, **named)
         self._context = loop_context(self.config, self.processor)
         self._images = ImageInputs(self._context.codec)
+        self._groups = {}
         settings = self._context.settings
         steps = int(self.config.trainer.total_training_steps)
         self._recorder = recorder_of(settings, steps, checkpoints_to_come(self.config, settings))
@@ -67,6 +71,28 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
     async def drain_records(self, limit: float) -> bool:
         """Wait until the chains that have finished are recorded; see `ChainRecorder.drain`."""
         return await asyncio.to_thread(self._recorder.drain, limit)
+
+    async def _run_prompt(
+        self,
+        prompt: dict[str, Any],
+        sampling_params: dict[str, object],
+        trajectory: dict[str, object],
+        trace: bool = False,
+    ) -> None:
+        """Run the chains of a prompt; where they are compared with each other, the last one has all of them scored.
+
+        verl runs all chains of a prompt in one worker, each scored as soon as it has finished
+        (verl/trainer/ppo/v1/agent_loop_tq.py:_run_prompt). The number of chains is read as it reads it. Chains of a
+        validation are scored alone: their scores are compared with those of other steps.
+        """
+        settings, uid = self._context.settings, prompt["uid"]
+        if settings.scores_groups and not trajectory["validate"]:
+            size = int(prompt.get("__rollout_n__", self.config.actor_rollout_ref.rollout.n))
+            self._groups[uid] = ScoringGroup(size, self._ask_reward_loop, settings.longest_chain)
+        try:
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        finally:
+            self._groups.pop(uid, None)
 
     async def _run_agent_loop(
         self, sampling_params: dict[str, object], trajectory: dict[str, object], **kwargs: Any
@@ -82,6 +108,9 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             finally:
                 await lost_chain(fault, kwargs["uid"], validate=validate).put(kwargs["session_id"])
             raise
+        finally:
+            if (group := self._groups.get(kwargs["uid"])) is not None:
+                group.leave(kwargs["session_id"])
 
     async def _agent_loop_postprocess(self, output: ChainOutput, validate: bool, **kwargs: object) -> None:
         """Score a chain and put it into the queue, as verl does; our own keyword is no field of a sample."""
@@ -100,7 +129,12 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         """Score chains through verl's reward loop; a chain that cannot be scored does not reach the trainer."""
         for output in outputs:
             chain = output.chain
-            answer = await self._ask_reward_loop(chain)
+            request = chain.request
+            group = self._groups.get(request.uid)
+            if group is None:
+                [answer] = await self._ask_reward_loop([chain])
+            else:
+                answer = await group.score(request.session, chain)
             if isinstance(answer, UnscoredChain):
                 chain.trajectory.reward_error = answer.reason
                 message = f"chain {chain.trajectory.id} is not scored: {answer.reason}"
@@ -109,21 +143,26 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
             output.reward_score = answer.reward
             output.token_rewards = None if answer.token_rewards is None else list(answer.token_rewards)
             output.extra_fields["reward_extra_info"] = reward_info(chain.trajectory)
-            report_of(chain, answer.audit, self._context.engines).add_to(output.extra_fields)
+            report_of(chain, answer, self._context.engines).add_to(output.extra_fields)
             self._recorder.record(record_of(chain, answer))
 
-    async def _ask_reward_loop(self, chain: FinishedChain) -> ScoredChain | UnscoredChain:
+    async def _ask_reward_loop(self, chains: Sequence[FinishedChain]) -> Sequence[Answer]:
+        """Have chains of one prompt scored by one process of the reward loop, together where there are several."""
         # verl chooses in this way too (experimental/agent_loop/agent_loop.py:_compute_score).
         worker = random.choice(self.reward_loop_worker_handles)
-        needed = images_needed(chain.trajectory, chain.settings)
-        message = ChainToScore.of(chain, turn_results(chain.trajectory), needed)
+        messages = [
+            ChainToScore.of(
+                chain, turn_results(chain.trajectory), images_needed(chain.trajectory, self._context.settings)
+            )
+            for chain in chains
+        ]
         # Longer than one chain may take: others may be scored before it.
-        limit = 2.0 * chain.settings.longest_chain
-        answer = worker.compute_score.remote(DataProto(non_tensor_batch=message.to_batch()))
+        limit = 2.0 * self._context.settings.longest_chain
+        answer = worker.compute_score.remote(DataProto(non_tensor_batch=ChainToScore.to_batch(messages)))
         try:
-            return ScoredChain.from_answer(await with_timeout(awaited(answer), limit))
+            return from_answers(await with_timeout(awaited(answer), limit))
         except TimeLimitExceeded:
-            return UnscoredChain(f"the reward loop gave no answer in {limit:.0f} s")
+            return [UnscoredChain(f"the reward loop gave no answer in {limit:.0f} s")] * len(chains)
 
 
 class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-ignore]

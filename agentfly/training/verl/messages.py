@@ -1,9 +1,9 @@
 """The messages between the processes of a training run, each with the form in which Ray or verl's queue carries it.
 
     ChainRequest     trainer to agent-loop worker      keyword arguments of verl's `AgentLoopBase.run`
-    ChainToScore     agent-loop worker to reward loop  a column of verl's `DataProto`
+    ChainToScore     agent-loop worker to reward loop  a column of verl's `DataProto`, the chains of a group in its rows
     ScoredChain      reward loop to agent-loop worker  the dict that `run_single` returns
-    UnscoredChain    reward loop to agent-loop worker  the same, with the reason alone
+    UnscoredChain    reward loop to agent-loop worker  the same, with the reason alone; for a group a list of both
     ChainReport      agent-loop worker to trainer      an entry of the sample's `extra_fields` in the queue
     LostChain        agent-loop worker to trainer      a tag in a partition of the queue
     EngineFailure    agent-loop worker to trainer      a tag in another partition of the queue
@@ -123,17 +123,18 @@ class ChainToScore:
         request = chain.request
         return cls(request.row, request.step, chain.trajectory.to_json(), results, arrays)
 
-    def to_batch(self) -> dict[str, np.ndarray]:
+    @staticmethod
+    def to_batch(chains: Sequence[ChainToScore]) -> dict[str, np.ndarray]:
         """Return the non-tensor batch of a `DataProto`; verl takes columns of objects, one object a sample."""
-        column = np.empty(1, dtype=object)
-        column[0] = self
+        column = np.empty(len(chains), dtype=object)
+        column[:] = chains
         return {"chain": column}
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, np.ndarray]) -> ChainToScore:
+    def from_batch(cls, batch: Mapping[str, np.ndarray]) -> list[ChainToScore]:
         """Read the batch of `to_batch`."""
-        found = batch["chain"][0]
-        assert isinstance(found, cls)
+        found = list(batch["chain"])
+        assert all(isinstance(chain, cls) for chain in found)
         return found
 
     def unpack(self) -> tuple[Trajectory, ImageStore]:
@@ -168,6 +169,7 @@ class ScoredChain:
         reward, parts: the reward and the terms that it is the sum of.
         token_rewards: one number for each response token, adding up to the reward; None where the last token gets all.
         audit: the second evaluator's score (0 to 100); None where the chain was not audited, NaN where it could not be.
+        relative: the score compares the chain with the others of its group.
     """
 
     score: float | None
@@ -176,6 +178,7 @@ class ScoredChain:
     parts: Mapping[str, float]
     token_rewards: tuple[float, ...] | None = None
     audit: float | None = None
+    relative: bool = False
 
     def to_answer(self) -> dict[str, object]:
         """Return the dict that verl hands back to the worker; verl calls the reward `reward_score`."""
@@ -205,6 +208,18 @@ class ScoredChain:
         return tuple(math.fsum(self.token_rewards[turn.start : turn.end]) for turn in turns)
 
 
+def to_answers(answers: Sequence[ScoredChain | UnscoredChain]) -> dict[str, object]:
+    """Return the answers for a group as the dict that verl hands back to the worker."""
+    return {"answers": [answer.to_answer() for answer in answers]}
+
+
+def from_answers(answer: Mapping[str, object]) -> list[ScoredChain | UnscoredChain]:
+    """Read the dict of `to_answers`."""
+    found = answer["answers"]
+    assert isinstance(found, list)
+    return [ScoredChain.from_answer(each) for each in found]
+
+
 @dataclass(frozen=True)
 class CacheCounts:
     """Counters of a process's tool cache; they never go down.
@@ -232,6 +247,8 @@ class ChainReport:
         stop: reason for which the chain ended.
         digest: of the sampled ids and their mask; see `agentfly.training.verl.parity.digest`.
         cache: of the tools, as the chain's end found it; None without a cache.
+        relative: see `ScoredChain`.
+        agreement: how far the judge's orders of the group agree, 0 to 1; None where it was not ranked in several.
     """
 
     id: str
@@ -244,6 +261,8 @@ class ChainReport:
     stop: str
     digest: str
     cache: CacheCounts | None = None
+    relative: bool = False
+    agreement: float | None = None
 
     def add_to(self, extra_fields: dict[str, Any]) -> None:
         """Write the report into the `extra_fields` of verl's output, the one field that is open for more."""

@@ -131,9 +131,10 @@ def check_tools(config: VerlConfig, settings: TrainSettings) -> str:
 
 
 def check_first_tasks(config: VerlConfig, settings: TrainSettings) -> str:
-    """Check that there are tasks for a step, and that some of them have what their score or reward needs."""
+    """Check that there are tasks for a step, and that some of them have what their score, reward and audit need."""
     tasks, count = _first(settings, config.data.train_batch_size)
     check_tasks(config, count)
+    _check_audited(settings, tasks)
     if settings.reward_function is not None:
         function = import_reward(settings.reward_function)
         function.check_fields({name for task in tasks for name in task.metadata})
@@ -141,6 +142,22 @@ def check_first_tasks(config: VerlConfig, settings: TrainSettings) -> str:
             return f"the tasks have what {settings.reward_function} asks for"
     scorable = asyncio.run(count_scorable(make_evaluator(settings.evaluator), tasks))
     return f"{scorable} of the first {len(tasks)} tasks have what their score needs"
+
+
+def _check_audited(settings: TrainSettings, tasks: Sequence[EditTask]) -> None:
+    """Raise for an audit that cannot score any of the tasks: it would say nothing of the judge."""
+    try:
+        audit = None if settings.audit is None else make_evaluator(settings.audit.evaluator)
+    except ConfigError:
+        return  # told by `check_audit`
+    try:
+        if audit is not None:
+            asyncio.run(count_scorable(audit, tasks))
+    except ConfigError as fault:
+        raise ConfigError(
+            f"agentfly.audit: {fault}. Name an evaluator that can score these tasks, such as another judge "
+            "(agentfly.audit={evaluator: {evaluator: judge, model: …}}), or train without (agentfly.audit=null)"
+        ) from None
 
 
 def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:

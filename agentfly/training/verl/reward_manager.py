@@ -14,8 +14,8 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.verl_config import VerlConfig
-from agentfly.training.verl.messages import ChainToScore
-from agentfly.training.verl.scoring import ChainScorer, score_chain
+from agentfly.training.verl.messages import ChainToScore, to_answers
+from agentfly.training.verl.scoring import ChainScorer, score_chains
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ class AgentFlyRewardManager(RewardManagerBase):  # type: ignore[misc, unused-ign
         self._scorer = ChainScorer(settings_of(config))
 
     async def run_single(self, data: DataProto) -> dict[str, object]:
-        """Score one chain; a chain that cannot be scored gets a reason, and never a number."""
-        answer = await score_chain(self._scorer, ChainToScore.from_batch(data.non_tensor_batch))
-        return answer.to_answer()
+        """Score the chains of a batch together; a chain that cannot be scored gets a reason, and never a number.
+
+        verl hands over what the agent-loop worker sent, whole, and returns the dict to it
+        (verl/experimental/reward_loop/reward_loop.py:compute_score). Its own managers take the last row of it; here the
+        rows are the chains of one prompt.
+        """
+        return to_answers(await score_chains(self._scorer, ChainToScore.from_batch(data.non_tensor_batch)))

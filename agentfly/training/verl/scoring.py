@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
 
 from agentfly.agents import EvaluationSetup, Trajectory, edit_sample, score_trajectory
 from agentfly.agents.reward_function import import_reward
 from agentfly.datasets import EditTask
 from agentfly.errors import EvaluatorError, ImageError
-from agentfly.evaluators import Reward, make_evaluator
+from agentfly.evaluators import EditSample, Evaluator, NotScored, Reward, Score, make_evaluator
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.evaluators.guarded import GuardedEvaluator
 from agentfly.images import ImageStore
@@ -45,6 +49,7 @@ class ChainScorer:
         store: ImageStore,
         results: Sequence[str | None] = (),
         step: int = 0,
+        given: Evaluator | None = None,
     ) -> ScoredChain:
         """Write score and reward on a trajectory, and return them with credit and audit.
 
@@ -54,11 +59,13 @@ class ChainScorer:
             store: with the images of the chain that `images_needed` names.
             results: handle after each turn; see `turn_results`.
             step: of training; chooses with the chain's id if it is audited.
+            given: has the score of the result already; the run's evaluator when None.
 
         Raises:
             EvaluatorError: it cannot be scored.
         """
-        await score_trajectory(trajectory, task, store, self._setup)
+        setup = self._setup if given is None else replace(self._setup, evaluator=given)
+        await score_trajectory(trajectory, task, store, setup)
         return ScoredChain(
             trajectory.score,
             trajectory.aspects,
@@ -67,6 +74,27 @@ class ChainScorer:
             await self._credit(trajectory, task, store, results),
             await self._second_score(trajectory, task, store, step),
         )
+
+    async def score_results(self, results: Sequence[tuple[EditTask, Image.Image | None]]) -> list[Score | NotScored]:
+        """Return the scores of the results of one task, compared with each other where the evaluator does that.
+
+        Args:
+            results: the task, and the image of each chain.
+        """
+        samples: dict[int, EditSample] = {}
+        scores: dict[int, Score | NotScored] = {}
+        for number, (task, image) in enumerate(results):
+            try:
+                samples[number] = edit_sample(task, image)
+            except ImageError as fault:
+                scores[number] = NotScored(str(fault))
+        if samples:
+            try:
+                found = await self._evaluator.evaluate_group(list(samples.values()))
+            except EvaluatorError as fault:
+                found = [NotScored(str(fault))] * len(samples)
+            scores |= zip(samples, found, strict=True)
+        return [scores[number] for number in range(len(results))]
 
     async def _credit(
         self, trajectory: Trajectory, task: EditTask, store: ImageStore, results: Sequence[str | None]
@@ -96,21 +124,62 @@ class ChainScorer:
             return math.nan
 
 
-async def score_chain(scorer: ChainScorer, chain: ChainToScore) -> ScoredChain | UnscoredChain:
+@dataclass(frozen=True)
+class _Known:
+    """Stands for the evaluator of a result that has been scored with its group."""
+
+    score: Score | NotScored
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Return the score; see `Evaluator.evaluate`."""
+        if isinstance(self.score, NotScored):
+            raise EvaluatorError(self.score.reason)
+        return self.score
+
+
+async def score_chain(
+    scorer: ChainScorer, chain: ChainToScore, known: Score | NotScored | None = None
+) -> ScoredChain | UnscoredChain:
     """Score a chain that came from another process.
 
     Args:
         scorer: of the run.
         chain: as the agent-loop worker packed it.
+        known: the score of its result, where it was scored with its group.
     """
     trajectory, store = chain.unpack()
+    given = None if known is None else _Known(known)
     try:
-        return await scorer.score(trajectory, read_task(chain.row), store, chain.results, chain.step)
+        scored = await scorer.score(trajectory, read_task(chain.row), store, chain.results, chain.step, given)
     except EvaluatorError as fault:
         return UnscoredChain(str(fault))
     except Exception as fault:  # a bug on one chain must not end the others
         logger.exception("scoring chain %s failed", trajectory.id)
         return UnscoredChain(f"{type(fault).__name__}: {fault}")
+    return replace(scored, relative=isinstance(known, Score) and known.relative)
+
+
+async def score_chains(scorer: ChainScorer, chains: Sequence[ChainToScore]) -> list[ScoredChain | UnscoredChain]:
+    """Score chains of one prompt that came from another process, together where there are several.
+
+    Args:
+        scorer: of the run.
+        chains: as the agent-loop worker packed them. One chain alone gets its single score.
+    """
+    if len(chains) == 1:
+        return [await score_chain(scorer, chains[0])]
+    results = []
+    for chain in chains:
+        trajectory, store = chain.unpack()
+        image = store.get(trajectory.final_image) if trajectory.final_image else None
+        results.append((read_task(chain.row), image))
+    try:
+        scores = await scorer.score_results(results)
+    except Exception as fault:  # a bug on one group must not end the others
+        logger.exception("scoring the %d chains of a prompt failed", len(chains))
+        return [UnscoredChain(f"{type(fault).__name__}: {fault}")] * len(chains)
+    pairs = zip(chains, scores, strict=True)
+    return list(await asyncio.gather(*(score_chain(scorer, chain, score) for chain, score in pairs)))
 
 
 def images_needed(trajectory: Trajectory, settings: TrainSettings) -> set[str]:

@@ -18,7 +18,7 @@ from agentfly.training.metrics.judge_audit import JudgeAudit
 from agentfly.training.metrics.reward_groups import reward_metrics
 from agentfly.training.metrics.tool_stalls import stall_in_words, wait_metrics
 from agentfly.training.recipe.settings import TrainSettings
-from agentfly.training.verl.messages import CacheCounts, ChainReport, FinishedChain
+from agentfly.training.verl.messages import CacheCounts, ChainReport, FinishedChain, ScoredChain
 from agentfly.training.verl.parity import digest
 from agentfly.vision import Engines
 from agentfly.vision.cached_engines import cache_stats
@@ -26,28 +26,32 @@ from agentfly.vision.cached_engines import cache_stats
 logger = logging.getLogger(__name__)
 
 
-def report_of(chain: FinishedChain, audit: float | None, engines: Engines) -> ChainReport:
+def report_of(chain: FinishedChain, answer: ScoredChain, engines: Engines) -> ChainReport:
     """Return the report of a scored chain for the metrics of its step.
 
     Args:
         chain: scored; one that is trained on has exact tokens, and their digest is in the report.
-        audit: the second evaluator's score; see `ScoredChain`.
+        answer: of the reward loop.
         engines: of this process; the counters of their cache go into the report.
     """
     trajectory, stats = chain.trajectory, cache_stats(engines)
     assert trajectory.reward is not None
-    tokens = trajectory.tokens
+    tokens, aspects = trajectory.tokens, answer.aspects
+    # Within a composite evaluator the name of the part stands before it.
+    alike = [value for name, value in aspects.items() if name.split("/")[-1] == "agreement"]
     return ChainReport(
         id=trajectory.id,
         group=trajectory.group_id,
         reward=trajectory.reward,
         parts=trajectory.reward_parts,
-        audit=audit,
+        audit=answer.audit,
         facts=facts_of(trajectory, chain.store),
         intervals=intervals_of(trajectory),
         stop=trajectory.stop_reason.value if trajectory.stop_reason else "",
         digest="" if tokens is None else digest(tokens.ids, tokens.mask),
         cache=None if stats is None else CacheCounts(os.getpid(), stats.hits, stats.misses),
+        relative=answer.relative,
+        agreement=alike[0] if answer.relative and alike else None,
     )
 
 
@@ -62,7 +66,9 @@ class StepObserver:
 
     def __init__(self, settings: TrainSettings, past: Iterable[Mapping[str, float]] = ()) -> None:
         self._health = HealthMonitor(health_settings(settings.health))
-        self._audit = None if settings.audit is None else JudgeAudit(settings.audit.settings)
+        self._relative = settings.scores_groups
+        audit = settings.audit
+        self._audit = None if audit is None else JudgeAudit(audit.settings, relative=self._relative)
         self._cache = CacheMeter()
         for metrics in past:
             self._health.remember(metrics)
@@ -86,6 +92,10 @@ class StepObserver:
         stops = Counter(chain.stop for chain in chains)
         rewards = [Reward(chain.reward, chain.parts) for chain in chains]
         metrics = reward_metrics(rewards, [chain.group for chain in chains])
+        if self._relative:
+            metrics["reward/group/ranked"] = sum(chain.relative for chain in chains) / len(chains)
+            if alike := [chain.agreement for chain in chains if chain.agreement is not None]:
+                metrics["reward/group/agreement"] = sum(alike) / len(alike)
         health = self._health.observe([chain.facts for chain in chains], step)
         metrics |= health.metrics | {f"chains/stop/{reason}": float(count) for reason, count in stops.items()}
         if self._audit is not None:

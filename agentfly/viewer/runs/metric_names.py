@@ -18,6 +18,8 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
     (r"reward/group/zero_variance", "Learning", "share of prompts whose chains all have one reward and teach nothing"),
     (r"reward/group/all_best", "Learning", "share of prompts that teach nothing because they are too easy"),
     (r"reward/group/all_worst", "Learning", "share of prompts that teach nothing because they are too hard"),
+    (r"reward/group/ranked", "Learning", "share of the chains whose score is a rank among those of their prompt"),
+    (r"reward/group/agreement", "Learning", "how far the judge's orders of a prompt's chains agree; 0.5 is chance"),
     (r"critic/(score|rewards)/(\w+)", "Learning", "verl's {1} of the {0} of the step's chains"),
     (r"val-(?:core|aux)/([^/]+)/(.+)", "Held-out tasks", "{1} of the validation chains of type {0}"),
     (r"validation/(.+)", "Held-out tasks", "{0} of the validation before the step"),

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,8 +232,41 @@ def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
 
 def test_arms_with_worlds_of_their_own_are_trained_where_they_are_named(learning: ModuleType) -> None:
     """They need another number of prompts than the others."""
-    assert learning._parser().parse_args([]).arms == [arm for arm in learning.ARMS if arm not in learning.WORLDS]
+    apart = (*learning.WORLDS, *learning.JUDGED_ARMS)
+    assert learning._parser().parse_args([]).arms == [arm for arm in learning.ARMS if arm not in apart]
     assert learning._parser().parse_args(["--arms", "look"]).arms == ["look"]
+
+
+def test_what_a_judged_arm_learned_is_told_by_the_exact_score(
+    learning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, asked = tmp_path / "trajectories.jsonl", list[str]()
+    lines = []
+    for step, exact in ((0, 10.0), (4, 90.0)):
+        for family in FAMILIES:
+            chain = Trajectory("c", "g", [], [], metadata={"task_type": family})
+            line = TrajectoryLine.of_chain(chain, audit=exact, step=step, validate=True)
+            lines.append(line.to_json())
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    class Outcome:
+        metrics = recorded(0.5)[:1] + recorded(0.5)[-1:]  # by the judge
+        phase_seconds: dict[str, float] = {}  # noqa: RUF012
+
+    monkeypatch.setattr(
+        learning, "prepare", lambda config: SimpleNamespace(settings=SimpleNamespace(trajectory_log=log))
+    )
+    monkeypatch.setattr(learning, "compose", lambda recipe, overrides: asked.extend(overrides))
+    monkeypatch.setattr(learning, "launch", lambda what, on_step: Outcome())
+    budget = learning.Budget(steps=2, prompts=2, samples=2, test_tasks=5)
+    run = learning.Laboratory(tmp_path, budget, tmp_path / "policy").run("judge_listwise", 0, lambda line: None)
+    steps = [validation.step for validation in run.validations]
+    assert [run.at(place, "all") for place in range(len(steps))] == [0.0, 100.0]
+    [judge] = [override for override in asked if override.startswith("agentfly.evaluator=")]
+    assert "evaluator:'listwise'" in judge
+    assert "base_url:'http://127.0.0.1:" in judge
+    [audit] = [override for override in asked if override.startswith("agentfly.audit=")]
+    assert "'reference'" in audit
 
 
 @pytest.mark.parametrize("text", ["grpo", "grpo:lr", "gppo:a=b"])

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agentfly.errors import ConfigError, EvaluatorError
-from agentfly.evaluators import CompositeEvaluator, EditSample, PassingFault, Score
+from agentfly.evaluators import (
+    CompositeEvaluator,
+    EditSample,
+    PassingFault,
+    Score,
+    check_sample,
+    make_evaluator,
+)
 
 SAMPLE = EditSample("x", Image.new("RGB", (4, 4)), None)
 
@@ -67,3 +74,15 @@ def test_wrong_settings_are_refused() -> None:
     for wrong in refused:
         with pytest.raises(ConfigError):
             wrong()
+
+
+async def test_the_first_part_that_can_score_a_sample_scores_it() -> None:
+    cannot = Fixed(EvaluatorError("no target"))
+    score = await CompositeEvaluator({"a": cannot, "b": Fixed(50), "c": Fixed(80)}, "first").evaluate(SAMPLE)
+    assert (score.value, dict(score.aspects)) == (50.0, {"b": 0.5, "b/own": 0.25})
+    with pytest.raises(EvaluatorError, match="part 'a': no target; part 'b': no target"):
+        await CompositeEvaluator({"a": cannot, "b": cannot}, "first").evaluate(SAMPLE)
+    audit = make_evaluator({"evaluator": "composite", "how": "first", "parts": {"s": "structural", "d": "detector"}})
+    await check_sample(audit, EditSample("x", SAMPLE.source, None, metadata={"checks": [{"gone": "red circle"}]}))
+    with pytest.raises(EvaluatorError, match=r"part 's': .*part 'd': the task names no checks"):
+        await check_sample(audit, SAMPLE)

@@ -322,3 +322,23 @@ def test_verl_imports_our_part_of_the_model_beside_a_persons_own(
     recipe: Path, given: tuple[str, ...], named: Any
 ) -> None:
     assert OmegaConf.to_container(composed(recipe, *given).actor_rollout_ref.model)["external_lib"] == named
+
+
+def test_the_judges_of_a_large_run_are_audited_and_keep_their_questions_with_the_run(tmp_path: Path) -> None:
+    recipe = tmp_path / "judged.yaml"
+    recipe.write_text(RECIPE.replace("- agentfly", "- large"))
+    judge = to_override("agentfly.evaluator", {"evaluator": "questions", "model": "m"})
+    out = to_override("agentfly.out", str(tmp_path / "run"))
+    config = compose(recipe, [judge, out])
+    assert config.agentfly.evaluator.cache == str(tmp_path / "run" / "questions")
+    audit = settings_of(config).audit
+    assert audit is not None
+    assert audit.evaluator["how"] == "first"  # type: ignore[index]
+    assert settings_of(compose(recipe, [out])).audit is None  # no judge
+    assert settings_of(compose(recipe, [judge, out, "agentfly.audit=null"])).audit is None
+    other = settings_of(compose(recipe, [judge, out, "agentfly.audit={evaluator: similarity}"])).audit
+    assert other is not None
+    assert other.evaluator == "similarity"
+    # A resumed run is read from its file.
+    written = write(config, tmp_path / "run" / "config.yaml")
+    assert settings_of(compose(written)).audit == audit

@@ -42,6 +42,44 @@ def test_credit_by_turn_needs_an_evaluator() -> None:
         settings(reward="my_rewards:centred", credit="end")
 
 
+JUDGE = {"evaluator": "judge", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "parts"),
+    [
+        (JUDGE, ["structural", "detector"]),
+        ({"evaluator": "listwise", "model": "m"}, ["structural", "detector"]),
+        # What is part of the reward is no second opinion on it.
+        ({"evaluator": "composite", "parts": {"judge": JUDGE, "kept": "structural"}}, ["detector"]),
+        ({"evaluator": "composite", "parts": {"a": JUDGE, "b": "structural", "c": "detector"}}, None),
+        ("reference", None),
+    ],
+)
+def test_a_judge_is_audited_by_what_the_tasks_know(evaluator: Any, parts: list[str] | None) -> None:
+    found = settings(evaluator=evaluator, audit="auto")
+    assert found.audit == settings(reward=evaluator, audit="auto").audit
+    assert settings(evaluator=evaluator).audit is None
+    if parts is None:
+        assert found.audit is None
+    else:
+        assert found.audit is not None
+        assert found.audit.evaluator == {
+            "evaluator": "composite",
+            "how": "first",
+            "parts": {name: name for name in parts},
+        }
+
+
+def test_results_that_are_compared_get_no_credit_by_turn() -> None:
+    ranked = {"evaluator": "listwise", "model": "m"}
+    assert settings(evaluator=ranked).scores_groups
+    assert not settings(evaluator=ranked, reward="tests.unit.training.trial.tools:by_words").scores_groups
+    assert settings(evaluator=ranked, reward="tests.unit.training.trial.tools:by_wish").scores_groups
+    with pytest.raises(ConfigError, match="listwise judge compares the results"):
+        settings(evaluator=ranked, credit="end")
+
+
 def test_the_card_of_the_trained_policy_remembers_agent_tools_and_reward(tmp_path: Path) -> None:
     PolicyConfig(tools=("edit", "look"), system_prompt="Look.").write(tmp_path)
     kept = settings(str(tmp_path)).card()

@@ -15,6 +15,7 @@ from agentfly.cli import app
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.evaluation.hub import HubExport, export_trajectories
 from agentfly.evaluation.replay import read_recording
+from agentfly.training.trial import run
 from agentfly.training.trial.request import TrialRequest
 from agentfly.training.trial.show import TrialConsole
 from tests.unit.agents.conftest import ChatServer, completion, running_server, server
@@ -104,6 +105,17 @@ def test_own_tools_and_rewards_run_as_in_training(tmp_path: Path) -> None:
     # No model on this machine: the words are as they are, and their tokens are not counted.
     assert "tokens are not exact" in found.output
     assert "response tokens" not in found.output
+
+
+def test_chains_of_a_task_are_scored_together_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Chains that wait for the others to be scored with must not keep them from running.
+    monkeypatch.setattr(run, "_AT_ONCE", 2)
+    words = [*written(tmp_path, [DARKEN, ANSWER]), f"agentfly.evaluator='{MINE}:Brightest'", "--tasks", 1]
+    found = tried(*words, "--samples", 3, "--save", tmp_path / "out")
+    assert found.exit_code == 0, (found.output, found.exception)
+    assert found.output.count("score 0.0 by rank in its group") == 3
+    metrics = json.loads((tmp_path / "out" / "trial.json").read_text())["metrics"]
+    assert (metrics["reward/group/ranked"], metrics["reward/part/edit"]) == (1.0, 0.0)
 
 
 def test_chains_that_training_would_lose_say_why(tmp_path: Path) -> None:

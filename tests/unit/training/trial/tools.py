@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from agentfly.agents.reward_function import reward
 from agentfly.errors import ToolError
+from agentfly.evaluators import EditSample, Score
 from agentfly.tools import tool
+
+
+class Brightest:
+    """Ranks the results of a task by their brightness."""
+
+    relative = True
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        return Score(70.0)
+
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score]:
+        light = [float(np.asarray(sample.result).mean()) for sample in samples]
+        return [Score(100.0 * sum(one > other for other in light) / (len(light) - 1), relative=True) for one in light]
 
 
 @tool

@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from agentfly.agents import RolloutLimits
 from agentfly.datasets import EditTask
 from agentfly.errors import EvaluatorError, TrainingError
-from agentfly.evaluators import EditSample, Score
+from agentfly.evaluators import EditSample, NotScored, Score
 from agentfly.images import ImageStore
 from agentfly.templates import ChatCodec
 from agentfly.training.launch.log_reader import notice_in
@@ -44,10 +46,13 @@ from agentfly.training.verl.messages import (  # noqa: E402
     LostChain,
     ScoredChain,
     UnscoredChain,
+    from_answers,
+    to_answers,
 )
 from agentfly.training.verl.parity import ImageInputs, digest  # noqa: E402
 from agentfly.training.verl.reward_manager import AgentFlyRewardManager  # noqa: E402
-from agentfly.training.verl.scoring import ChainScorer, images_needed, score_chain  # noqa: E402
+from agentfly.training.verl.scoring import ChainScorer, images_needed, score_chain, score_chains  # noqa: E402
+from agentfly.training.verl.scoring_group import ScoringGroup  # noqa: E402
 from agentfly.training.verl.step_metrics import report_of  # noqa: E402
 from agentfly.vision.factory import make_engines  # noqa: E402
 from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of  # noqa: E402
@@ -68,6 +73,27 @@ class Broken:
 
 
 BROKEN = f"{__name__}:Broken"
+
+
+class Brightest:
+    """Ranks results by their brightness; used by name."""
+
+    relative = True
+    asked: ClassVar[list[int]] = []
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        self.asked.append(1)
+        return Score(55.0)
+
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
+        self.asked.append(len(samples))
+        light = [float(np.asarray(sample.result).mean()) if sample.result else 0.0 for sample in samples]
+        ranks = np.argsort(np.argsort(light))
+        scores = [Score(100.0 * float(rank) / (len(light) - 1), "", {"agreement": 1.0}, True) for rank in ranks]
+        return [NotScored("it is black") if level == 0.0 else score for level, score in zip(light, scores, strict=True)]
+
+
+RANKED = f"{__name__}:Brightest"
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +188,8 @@ async def test_the_manager_takes_what_verl_hands_it(made: Made, tmp_path: Path) 
     node = {"model": "m", "out": str(tmp_path), "data": {"train": "stickers"}}
     manager = AgentFlyRewardManager(OmegaConf.create({"agentfly": node}), None, None, reward_router_address=None)
     message = packed(await made.chain(good_edit(made.task), ANSWER))
-    answer = await manager.run_single(DataProto(non_tensor_batch=message.to_batch()))
-    scored = ScoredChain.from_answer(answer)
+    answer = await manager.run_single(DataProto(non_tensor_batch=ChainToScore.to_batch([message])))
+    [scored] = from_answers(answer)
     assert isinstance(scored, ScoredChain)
     assert (scored.reward or 0.0) > 0.8
 
@@ -173,13 +199,15 @@ def worker(made: Made, settings: TrainSettings) -> AgentFlyLoopWorker:
     scorer = ChainScorer(settings)
 
     async def compute_score(data: Any) -> dict[str, object]:
-        return (await score_chain(scorer, ChainToScore.from_batch(data.non_tensor_batch))).to_answer()
+        assert all(len(column) == len(data) for column in data.non_tensor_batch.values())
+        return to_answers(await score_chains(scorer, ChainToScore.from_batch(data.non_tensor_batch)))
 
     bare = AgentFlyLoopWorker.__new__(AgentFlyLoopWorker)
     bare.reward_loop_worker_handles = [SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))]
     bare._context = LoopContext.build(settings, made.codec, RolloutLimits())
     bare._images = ImageInputs(made.codec)
     bare._recorder = recorder_of(settings, 10)
+    bare._groups = {}
     return bare
 
 
@@ -303,6 +331,73 @@ async def test_a_loop_knows_of_a_validation_and_the_queue_gets_verls_fields_alon
     assert seen == [{"uid": "u", "session_id": 3, VALIDATE: validate}, {"uid": "u", "session_id": 3}]
 
 
+async def ran(made: Made, monkeypatch: pytest.MonkeyPatch, *texts: Sequence[str], validate: bool = False) -> list[Any]:
+    """Run the chains of a prompt through verl's own method; chains without texts break. Returns outputs and faults."""
+    settings = made.settings(evaluator=RANKED)
+    bare, found, put = worker(made, settings), list[Any](), list[dict[str, Any]]()
+
+    async def run(self: AgentFlyLoopWorker, sampling: Any, trajectory: Any, *, session_id: int, **kwargs: Any) -> None:
+        if not texts[session_id]:
+            raise KeyError("a bug")
+        chain = await made.chain(*texts[session_id], evaluator=RANKED)
+        request = replace(chain.request, uid=kwargs["uid"], session=session_id)
+        output = output_of(replace(chain, request=request), 8192, {})
+        await self._compute_score([output], {})
+        found.append(output)
+
+    async def kv_put(**named: Any) -> None:
+        put.append(named)
+
+    Brightest.asked.clear()
+    monkeypatch.setattr(loop_worker._Worker, "_run_agent_loop", run)
+    monkeypatch.setattr(transfer_queue, "async_kv_put", kv_put)
+    rollout = {"n": len(texts), "val_kwargs": {"n": len(texts)}}
+    bare.config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}})
+    await bare._run_prompt({"uid": "u"}, {}, {"validate": validate})
+    assert bare._groups == {}
+    statuses = [named["tag"]["status"] for named in put if "status" in named["tag"]]
+    return [sorted(found, key=lambda output: output.chain.request.session), statuses]
+
+
+async def test_chains_of_a_prompt_are_scored_together_through_verls_reward_loop(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    darker = bad_edit().replace("brighten", "darken")
+    edits = [(darker, ANSWER), (), (bad_edit(), ANSWER), (good_edit(made.task), ANSWER)]
+    outputs, statuses = await ran(made, monkeypatch, *edits)
+    # The chain that broke keeps nobody waiting, and verl counts it as it does.
+    assert (Brightest.asked, statuses) == ([3], ["running", "failure"])
+    assert [output.chain.trajectory.score for output in outputs] == [0.0, 100.0, 50.0]
+    assert [output.reward_score for output in outputs] == pytest.approx([0.0, 1.0, 0.5])
+    reports = [ChainReport.from_fields(output.extra_fields) for output in outputs]
+    assert [(report.relative, report.agreement) for report in reports] == [(True, 1.0)] * 3
+
+
+async def test_chains_of_a_validation_and_one_alone_get_single_scores(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits = [(bad_edit(), ANSWER), (good_edit(made.task), ANSWER)]
+    outputs, _ = await ran(made, monkeypatch, *edits, validate=True)
+    assert [output.chain.trajectory.score for output in outputs] == [55.0, 55.0]
+    outputs, _ = await ran(made, monkeypatch, edits[0], ())
+    assert ([output.chain.trajectory.score for output in outputs], Brightest.asked) == ([55.0], [1])
+    assert not ChainReport.from_fields(outputs[0].extra_fields).relative
+
+
+async def test_a_chain_that_comes_too_late_is_not_scored_by_another_measure(made: Made) -> None:
+    chain = await made.chain(good_edit(made.task), ANSWER)
+    scored = ScoredChain(1.0, {}, 1.0, {})
+
+    async def ask(chains: Sequence[FinishedChain]) -> Sequence[ScoredChain]:
+        return [scored] * len(chains)
+
+    group = ScoringGroup(2, ask, 0.01)
+    assert await group.score(0, chain) == scored
+    late = await group.score(1, chain)
+    assert isinstance(late, UnscoredChain)
+    assert "had waited" in late.reason
+
+
 async def test_inputs_of_images_are_made_and_proved(made: Made) -> None:
     chain = await made.chain(good_edit(made.task), ANSWER)
     output, bare = output_of(chain, 8192, {}), worker(made, chain.settings)
@@ -379,7 +474,7 @@ async def test_a_full_disk_names_the_log_once_and_ends_no_run(
 async def test_a_report_stands_for_its_chain(made: Made) -> None:
     chain = await made.chain("no")
     await ChainScorer(made.settings()).score(chain.trajectory, made.task, chain.store)
-    report = report_of(chain, 40.0, make_engines("classical"))
+    report = report_of(chain, ScoredChain(1.0, {}, 1.0, {}, audit=40.0), make_engines("classical"))
     assert (report.audit, report.facts.calls, report.facts.answered) == (40.0, 0, False)
     assert report.reward == pytest.approx(-0.05)
 

@@ -172,6 +172,10 @@ def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:
     [
         ({"agentfly__evaluator": "referense"}, "unknown evaluator 'referense'. Did you mean 'reference'"),
         ({"agentfly__audit": {"evaluator": "structurl"}}, "unknown evaluator 'structurl'. Did you mean 'structural'"),
+        (
+            {"agentfly__audit": {"evaluator": "detector"}},
+            "agentfly.audit: none of the first 4 tasks can be scored: the task names no checks",
+        ),
         ({"agentfly__engines": "modles"}, "unknown engines 'modles'. Did you mean 'models'"),
         ({"agentfly__template": "compact-tol"}, "unknown template 'compact-tol'. Did you mean 'compact-tool'"),
         ({"agentfly__tools": ["detect_object"]}, "unknown tool 'detect_object'. Did you mean 'detect_objects'"),

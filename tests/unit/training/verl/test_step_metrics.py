@@ -142,3 +142,20 @@ def test_the_cache_is_metered_step_by_step_over_all_workers() -> None:
     second = meter.read([CacheCounts(1, hits=5, misses=5), CacheCounts(2, hits=0, misses=2)])
     assert second == {"cache/hits": 2.0, "cache/misses": 2.0, "cache/hit_rate": 0.5}
     assert meter.read([CacheCounts(2, hits=0, misses=2)]) == {}
+
+
+def test_rankings_are_counted_and_a_falling_audit_is_an_alarm_in_a_resumed_run_too() -> None:
+    settings = {"share": 1.0, "window": 4, "fall": 0.1}
+    judge = {"evaluator": "listwise", "model": "m"}
+    nodes: dict[str, Any] = {"evaluator": judge, "audit": AuditNode(evaluator="structural", settings=settings)}
+    ranked = [replace(chain(edit), relative=True, agreement=0.5 + edit / 2) for edit in (0.0, 1.0)]
+    metrics = observer(**nodes).observe([*ranked, chain(0.5), chain(0.5)], 1)
+    assert (metrics["reward/group/ranked"], metrics["reward/group/agreement"]) == (0.5, 0.75)
+    # The mean of the ranks never rises, and is no measure of the audit's.
+    killed = observer(**nodes)
+    past = [killed.observe([chain(0.5, audit=audit)], step) for step, audit in enumerate((80.0, 80.0, 60.0), 1)]
+    assert "audit/gap" not in past[0]
+    assert [metrics["audit/alarm"] for metrics in past] == [0.0] * 3
+    assert observer(past, **nodes).observe([chain(0.5, audit=60.0)], 4)["audit/alarm"] == 1.0
+    assert observer(past, **nodes).observe([chain(0.5, audit=95.0)], 4)["audit/alarm"] == 0.0
+    assert observer(past[1:], **nodes).observe([chain(0.5, audit=60.0)], 4)["audit/alarm"] == 0.0
