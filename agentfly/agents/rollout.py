@@ -40,7 +40,7 @@ from agentfly.agents.streaming import (
     TurnEnd,
     TurnStart,
 )
-from agentfly.agents.token_check import TokenTrace, ends_turn
+from agentfly.agents.token_check import TokenTrace
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import StopReason, Trajectory, Turn
 from agentfly.aio import CancelledItself, TimeLimitExceeded, awaited, with_timeout
@@ -48,6 +48,7 @@ from agentfly.errors import BackendError, ImageError, ToolOutage, one_line
 from agentfly.importing import described
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import ParsedText, ToolResult, parse_tool_calls
+from agentfly.tools.thoughts import MARKS
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +226,7 @@ class RunningChain:
             span = trajectory.tokens.add_sampled(generation.token_ids, generation.logprobs)
         content, calls = generation.text, generation.tool_calls
         if calls is None:
-            thinking = self.codec is not None and self.codec.opens_thought
-            parsed = await self._parse(generation.text, thinking, generation.finish_reason == "length")
+            parsed = await self._parse(generation.text, generation.finish_reason == "length")
             content, calls = parsed.content, parsed.calls
         usage = generation.prompt_tokens, generation.completion_tokens
         trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage, began))
@@ -234,8 +234,12 @@ class RunningChain:
         await self.rollout.emit(TurnEnd(trajectory.id, len(trajectory.turns) - 1, generation.text, seconds))
         return calls
 
-    async def _parse(self, text: str, thinking: bool, cut: bool) -> ParsedText:
-        parse = partial(parse_tool_calls, text, thinking=thinking, cut=cut, names=self._names)
+    async def _parse(self, text: str, cut: bool) -> ParsedText:
+        parse = partial(parse_tool_calls, text, cut=cut, names=self._names)
+        if self.codec is not None:
+            rules = self.codec.family.reasoning
+            marks = MARKS if rules is None else (rules.begins, rules.ends)
+            parse = partial(parse, thinking=self.codec.opens_thought, form=self.codec.call_form, marks=marks)
         # Other chains must not wait for a long text.
         return parse() if len(text) < _LONG_TEXT else await asyncio.to_thread(parse)
 
@@ -288,9 +292,11 @@ class RunningChain:
         if len(trajectory.images) + len(images) > self.limits.max_images:
             return StopReason.CONTEXT_FULL
         if trajectory.tokens is not None and self.codec is not None:
-            closed = ends_turn(trajectory.tokens.response_ids[trajectory.turns[-1].start :], self.codec)
-            load = self.chain.view.store.get
-            ids = self.codec.continuation_ids(observations, trajectory.tools, load, closed=closed)
+            ended_by = self.codec.end_of(trajectory.tokens.response_ids[trajectory.turns[-1].start :])
+            load, before = self.chain.view.store.get, len(trajectory.images)
+            ids = self.codec.continuation_ids(
+                observations, trajectory.tools, load, ended_by=ended_by, images_before=before
+            )
             if self._tokens_left(trajectory.tokens) <= len(ids):
                 return StopReason.CONTEXT_FULL
             trajectory.tokens.add_observation(ids)

@@ -17,7 +17,7 @@ from agentfly.agents.llm_backends.base import Generation, GenerationRequest
 from agentfly.agents.llm_backends.openai_format import Reply
 from agentfly.errors import BackendError
 from agentfly.messages import Message, TextPart
-from agentfly.templates import ChatCodec, escape_special_tokens
+from agentfly.templates import ChatCodec
 
 _MOST_SESSIONS = 4096
 _OTHER_SERVER = (
@@ -79,7 +79,7 @@ class TokenExact:
             if message.role == "assistant" and turns in sampled:
                 rendered = Message("assistant", (TextPart(sampled[turns]),))
             else:
-                rendered = escape_special_tokens(message)
+                rendered = self.codec.escape(message)
             turns += message.role == "assistant"
             out.append(rendered.to_openai(urls.__getitem__))
         return out

@@ -9,7 +9,8 @@ import pytest
 
 from agentfly.doctor import DoctorRequest, Examination
 from agentfly.doctor.checks import model
-from agentfly.templates import ChatCodec, load_template, template_names
+from agentfly.templates import ChatCodec, load_template
+from agentfly.templates.families import FAMILIES
 from tests.unit.doctor.judged import judged, levels, only
 
 GOOD = load_template("qwen2.5-vl-system-tool")
@@ -20,7 +21,7 @@ def processor(tiny_policy: Path) -> Any:
     return ChatCodec.from_pretrained(str(tiny_policy)).processor
 
 
-@pytest.mark.parametrize("name", template_names())
+@pytest.mark.parametrize("name", (*FAMILIES["qwen2.5-vl"].templates, "qwen3-vl"))
 def test_our_templates_pass(processor: Any, name: str) -> None:
     codec = ChatCodec(processor, load_template(name))
     found = [*model.check_images(codec), *model.check_prefix(codec), *model.check_parser(codec)]
