@@ -166,6 +166,9 @@ def _check_turn(
         wanted = codec.continuation_ids(
             messages, trajectory.tools, load_image, ended_by=ended_by, images_before=images_before
         )
+    elif following:
+        # The answer to a thought that its limit has closed is a turn of its own.
+        wanted = codec.closing_ids
     _check_equal(f"observation of turn {index}", trace.response_ids[turn.end : end], wanted)
 
 

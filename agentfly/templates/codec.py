@@ -129,6 +129,24 @@ class ChatCodec:
         )
 
     @cached_property
+    def closing_ids(self) -> list[int]:
+        """Ids that close a thought which a limit has cut; none in a family without thoughts."""
+        rules = self.family.reasoning
+        return [] if rules is None else list(self.tokenizer(rules.closing, add_special_tokens=False)["input_ids"])
+
+    def in_thought(self, text: str) -> bool:
+        """Return True if the text of a turn ends inside a thought.
+
+        Args:
+            text: of a turn whose thought the template has opened, or has not (`opens_thought`).
+        """
+        rules = self.family.reasoning
+        if rules is None:
+            return False
+        begun = text.rfind(rules.begins)
+        return (begun >= 0 or self.opens_thought) and text.rfind(rules.ends) <= begun
+
+    @cached_property
     def call_form(self) -> CallForm:
         """The form in which the chat template writes calls; the family's own where it writes none."""
         written = self.turn_text(Message("assistant", (), (_PROBE,)))

@@ -158,6 +158,15 @@ def _save(folder: Path, model: Any, processor: Any, eos: Sequence[str], pad: str
     model.save_pretrained(folder)
 
 
+def _rename(folder: Path, old: str, new: str) -> None:
+    """Name weights as the published checkpoints do, from which transformers 5 has moved on and vLLM has not."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file({name.replace(old, new, 1): weight for name, weight in weights.items()}, file, {"format": "pt"})
+
+
 def _ids(tokenizer: Any, **tokens: str) -> dict[str, int]:
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
 
@@ -266,6 +275,7 @@ _LINEAR = {
     "linear_key_head_dim": 32,
     "linear_value_head_dim": 32,
     "linear_conv_kernel_dim": 4,
+    "mamba_ssm_dtype": "float32",
     "rope_parameters": _rope((2, 1, 1), mrope_interleaved=True, partial_rotary_factor=0.25),
 }
 
@@ -275,7 +285,8 @@ def qwen3_vl(folder: Path, template: str) -> None:
 
 
 def qwen3_vl_moe(folder: Path, template: str) -> None:
-    text = {**_QWEN3_ROPE, **_EXPERTS}
+    # vLLM reads the name, which transformers leaves out.
+    text = {**_QWEN3_ROPE, **_EXPERTS, "norm_topk_prob": True}
     _qwen3(folder, template, "Qwen2Tokenizer", "Qwen3VLMoe", text, {"deepstack_visual_indexes": [0]})
 
 
@@ -346,6 +357,7 @@ def glm4v_moe(folder: Path, template: str) -> None:
         "n_shared_experts": 1,
         "moe_intermediate_size": 32,
         "first_k_dense_replace": 1,
+        "use_qk_norm": False,
         "head_dim": 32,
     }
     _glm(folder, template, "Glm4vMoe", text)
@@ -464,6 +476,7 @@ def gemma3(folder: Path, template: str) -> None:
         chat_template=template,
     )
     _save(folder, t.Gemma3ForConditionalGeneration(config), processor, ("<eos>", "<end_of_turn>"), "<pad>")
+    _rename(folder, "vision_tower.", "vision_tower.vision_model.")
 
 
 def gemma4(folder: Path, template: str) -> None:
@@ -667,6 +680,9 @@ def lfm2_vl(folder: Path, template: str) -> None:
         "block_ff_dim": 96,
         "block_auto_adjust_ff_dim": False,
         "layer_types": ["conv", "full_attention"],
+        "conv_dim": 64,
+        "conv_dim_out": 64,
+        "block_dim": 64,
         "vocab_size": len(tokenizer),
         "tie_word_embeddings": True,
         **_ids(tokenizer, pad_token_id="<|pad|>", bos_token_id="<|startoftext|>", eos_token_id="<|im_end|>"),

@@ -21,7 +21,7 @@ def processor(tiny_policy: Path) -> Any:
     return ChatCodec.from_pretrained(str(tiny_policy)).processor
 
 
-@pytest.mark.parametrize("name", (*FAMILIES["qwen2.5-vl"].templates, "qwen3-vl"))
+@pytest.mark.parametrize("name", [*FAMILIES["qwen2.5-vl"].templates, "qwen3-vl"])
 def test_our_templates_pass(processor: Any, name: str) -> None:
     codec = ChatCodec(processor, load_template(name))
     found = [*model.check_images(codec), *model.check_prefix(codec), *model.check_parser(codec)]
