@@ -104,6 +104,11 @@ class ChatCodec:
         """Id of the placeholder that the template writes for a whole image; vLLM's prompts have it, too."""
         return int(self.tokenizer.convert_tokens_to_ids(self._mark))
 
+    @property
+    def never_sampled(self) -> frozenset[int]:
+        """Ids that stand for images: a sampled one would stand for an image that does not exist."""
+        return frozenset((self.image_id, self.mark_id))
+
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Ids that end a turn."""

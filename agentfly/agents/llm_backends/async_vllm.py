@@ -87,7 +87,7 @@ def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streamin
     sampling = request.sampling
     extra = dict(sampling.extra)
     # A sampled placeholder would stand for an image that does not exist, and break the next prompt.
-    bias = {codec.image_id: -100.0, **cast("Mapping[int, float]", extra.pop("logit_bias", {}))}
+    bias = {**dict.fromkeys(codec.never_sampled, -100.0), **cast("Mapping[int, float]", extra.pop("logit_bias", {}))}
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

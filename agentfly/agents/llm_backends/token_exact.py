@@ -96,7 +96,12 @@ class TokenExact:
         given = cast("Mapping[str, float]", extra.get("logit_bias", {}))
         choice = {"tool_choice": "none"} if request.tools else {}
         exact = {"return_token_ids": True, "logprobs": True, "stop_token_ids": sorted(self.codec.eos_ids)}
-        return {**choice, **extra, **exact, "logit_bias": {str(self.codec.image_id): -100.0, **given}}
+        return {
+            **choice,
+            **extra,
+            **exact,
+            "logit_bias": {**dict.fromkeys(map(str, self.codec.never_sampled), -100.0), **given},
+        }
 
     def check(self, reply: Reply, request: GenerationRequest) -> None:
         """Compare the server's prompt with the request's, once, as soon as it is known.

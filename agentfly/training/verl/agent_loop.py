@@ -69,7 +69,7 @@ class VerlBackend:
                     **self._sampling,
                     "max_tokens": request.sampling.max_tokens,
                     **({} if request.sampling.seed is None else {"seed": request.sampling.seed}),
-                    "logit_bias": {self._codec.image_id: -100.0},
+                    "logit_bias": dict.fromkeys(self._codec.never_sampled, -100.0),
                 },
                 image_data=images or None,
             )
