@@ -44,8 +44,18 @@ CALL_FORMS: tuple[CallForm, ...] = (_XML, _ARG_PAIRS, _CALL_TOKENS, _BRACKETS, _
 
 _CHATML = ("<|im_end|>",)
 _GRID = Placeholder(grid_ids)
-_NO_PROCESSOR = "verl/utils/tokenizer/tokenizer.py:235 refuses {0}, and verl would train without images"
-_BF16 = "vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py:53: on a CPU its rollouts are in bfloat16"
+# Lines are those of the pinned versions.
+_NO_PROCESSOR = "verl/utils/tokenizer/tokenizer.py:236 refuses {0}, and verl would train without images"
+_BF16 = "vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py:53: rollouts on a CPU are in bfloat16 alone"
+_SAVED_VISION = (
+    "vllm/model_executor/models/siglip.py:954: vLLM reads the weights of published checkpoints, and not of those that "
+    "transformers 5 has saved"
+)
+_NOT_PATCHED = (
+    "verl/models/transformers/monkey_patch.py:458 patches glm4v alone: a batch without images would leave out the vision "
+    "tower, for which FSDP waits"
+)
+_GEMMA4 = "verl/utils/tokenizer/tokenizer.py:231 takes its processor, and agentfly makes no trainer inputs for it yet"
 
 
 def _not_trained(processor: str) -> str:
@@ -65,7 +75,6 @@ _ENTRIES = (
         trainer="grids",
         support={
             "qwen2_5_vl": Support("trained", "Qwen2_5_VLForConditionalGeneration"),
-            "qwen2_vl": Support("trained", "Qwen2VLForConditionalGeneration"),
         },
         example="Qwen/Qwen2.5-VL-3B-Instruct",
     ),
@@ -117,7 +126,7 @@ _ENTRIES = (
         trainer="grids",
         support={
             "glm4v": Support("trained", "Glm4vForConditionalGeneration"),
-            "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration"),
+            "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration", (_NOT_PATCHED,)),
         },
         example="zai-org/GLM-4.6V-Flash",
     ),
@@ -146,7 +155,9 @@ _ENTRIES = (
         calls=_JSON,
         ends=("<end_of_turn>",),
         support={
-            "gemma3": Support("token-exact", "Gemma3ForConditionalGeneration", (_not_trained("Gemma3Processor"),)),
+            "gemma3": Support(
+                "token-exact", "Gemma3ForConditionalGeneration", (_SAVED_VISION, _not_trained("Gemma3Processor"))
+            ),
         },
         example="google/gemma-3-4b-it",
     ),
@@ -162,7 +173,7 @@ _ENTRIES = (
         shown=("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
         reasoning=Reasoning("<|channel>", "<channel|>", "\n<channel|>"),
         tool_images="after the text",
-        support={"gemma4": Support("token-exact", "Gemma4ForConditionalGeneration")},
+        support={"gemma4": Support("token-exact", "Gemma4ForConditionalGeneration", (_GEMMA4,))},
         example="google/gemma-4-E4B-it",
     ),
     Family(

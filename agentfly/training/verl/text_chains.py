@@ -3,7 +3,7 @@
 Every part that FSDP shards has to take part in each pass, so verl sends a blank image through the vision tower of a
 batch without images. It takes the tower's output for a tensor, as transformers 4 gave it; in transformers 5 it has
 fields (verl/models/transformers/qwen2_vl.py:393; with images it is unpacked, line 354). For GLM-4V it does so with
-images, too (verl/models/transformers/glm4v.py:340), and could not train it at all. Every run names this module in
+images, too (verl/models/transformers/glm4v.py:349), and could not train it at all. Every run names this module in
 `actor_rollout_ref.model.external_lib`, which verl imports before it loads the model.
 """
 
