@@ -205,7 +205,7 @@ def _check_words(chain: Chain, settings: TrainSettings, codec: ChatCodec) -> Non
     if not all(tool.name in words for tool in chain.tools):
         raise ConfigError(
             f"the chat template ({settings.template or 'of the policy'}) does not show the tools to the policy, which "
-            f"could call none: give agentfly.template={codec.family.templates[0]}, or a .jinja file of your own"
+            f"could call none: give agentfly.template={codec.family.templates[0]} or a .jinja file of your own"
         )
 
 
