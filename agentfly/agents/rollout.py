@@ -49,7 +49,6 @@ from agentfly.errors import BackendError, ConfigError, ImageError, ToolOutage, o
 from agentfly.importing import described
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import ParsedText, ToolResult, parse_tool_calls
-from agentfly.tools.thoughts import MARKS
 
 logger = logging.getLogger(__name__)
 
@@ -280,8 +279,7 @@ class RunningChain:
     async def _parse(self, text: str, cut: bool) -> ParsedText:
         parse = partial(parse_tool_calls, text, cut=cut, names=self._names)
         if self.codec is not None:
-            rules = self.codec.family.reasoning
-            marks = MARKS if rules is None else (rules.begins, rules.ends)
+            marks = self.codec.reasoning.begins, self.codec.reasoning.ends
             thinking = self.codec.opens_thought and not self._answering
             parse = partial(parse, thinking=thinking, form=self.codec.call_form, marks=marks)
         # Other chains must not wait for a long text.

@@ -20,7 +20,16 @@ from PIL import Image
 from agentfly.errors import ImageError, MissingExtraError, TemplateError, first_line
 from agentfly.messages import Message, TextPart, ToolCall
 from agentfly.model_source import find_model
-from agentfly.templates.families import CALL_FORMS, CallForm, Family, Processor, Runs, find_family, model_type_of
+from agentfly.templates.families import (
+    CALL_FORMS,
+    CallForm,
+    Family,
+    Processor,
+    Reasoning,
+    Runs,
+    find_family,
+    model_type_of,
+)
 from agentfly.templates.loader import load_template
 
 if TYPE_CHECKING:
@@ -122,34 +131,28 @@ class ChatCodec:
         found = self._id_of(closing[0]) if closing else self.tokenizer.eos_token_id
         return found if isinstance(found, int) else min(self.eos_ids)
 
+    @property
+    def reasoning(self) -> Reasoning:
+        """The rules for thoughts; those of most families where this one has none, as a template may open a thought."""
+        return self.family.reasoning or Reasoning()
+
     @cached_property
     def opens_thought(self) -> bool:
         """True if a turn of the assistant begins inside a thought, which the chat template has opened."""
-        rules = self.family.reasoning
         text = self._render([Message("user", (TextPart("-"),))], ())
         # As `decode` shows it: where tags are special tokens, a turn shows none of them either.
-        shown = self.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"]).rstrip()
-        return shown.endswith("<think>" if rules is None else rules.begins) or (
-            rules is not None and rules.begins in shown and shown.rindex(rules.begins) > shown.rfind(rules.ends)
-        )
+        shown = self.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return shown.rstrip().endswith(self.reasoning.begins)
 
     @cached_property
     def closing_ids(self) -> list[int]:
-        """Ids that close a thought which a limit has cut; none in a family without thoughts."""
-        rules = self.family.reasoning
-        return [] if rules is None else list(self.tokenizer(rules.closing, add_special_tokens=False)["input_ids"])
+        """Ids that close a thought which a limit has cut."""
+        return list(self.tokenizer(self.reasoning.closing, add_special_tokens=False)["input_ids"])
 
     def in_thought(self, text: str) -> bool:
-        """Return True if the text of a turn ends inside a thought.
-
-        Args:
-            text: of a turn whose thought the template has opened, or has not (`opens_thought`).
-        """
-        rules = self.family.reasoning
-        if rules is None:
-            return False
-        begun = text.rfind(rules.begins)
-        return (begun >= 0 or self.opens_thought) and text.rfind(rules.ends) <= begun
+        """Return True if the text of a turn ends inside a thought, which the template or the policy has opened."""
+        begun = text.rfind(self.reasoning.begins)
+        return (begun >= 0 or self.opens_thought) and text.rfind(self.reasoning.ends) <= begun
 
     @cached_property
     def call_form(self) -> CallForm:

@@ -16,7 +16,7 @@ from agentfly.errors import AgentFlyError, TemplateError
 from agentfly.messages import Message, ToolCall, text_message
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
-from agentfly.templates.families import LEVELS, Family, Reasoning, model_type_of
+from agentfly.templates.families import LEVELS, Family, model_type_of
 from agentfly.tools import parse_tool_calls
 
 Size = tuple[int, int]
@@ -284,8 +284,7 @@ def _better(codec: ChatCodec) -> str:
 
 def _thought(codec: ChatCodec) -> Message:
     """Return a turn with a thought, in the marks of the family."""
-    rules = codec.family.reasoning or Reasoning()
-    return text_message("assistant", f"{rules.begins}\nhm{rules.closing}I look.")
+    return text_message("assistant", f"{codec.reasoning.begins}\nhm{codec.reasoning.closing}I look.")
 
 
 def _collapsed_text(codec: ChatCodec, ids: Sequence[int], messages: Sequence[Message]) -> str:

@@ -52,8 +52,8 @@ _SAVED_VISION = (
     "transformers 5 has saved"
 )
 _NOT_PATCHED = (
-    "verl/models/transformers/monkey_patch.py:458 patches glm4v alone: a batch without images would leave out the vision "
-    "tower, for which FSDP waits"
+    "verl/models/transformers/monkey_patch.py:458 patches glm4v alone: a batch without images would leave out the "
+    "vision tower, for which FSDP waits"
 )
 _GEMMA4 = "verl/utils/tokenizer/tokenizer.py:231 takes its processor, and agentfly makes no trainer inputs for it yet"
 

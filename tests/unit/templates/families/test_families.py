@@ -11,7 +11,7 @@ from PIL import Image
 from agentfly.errors import TemplateError
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
 from agentfly.templates import ChatCodec, load_template, template_names
-from agentfly.templates.families import FAMILIES, Reasoning, family_named, find_family
+from agentfly.templates.families import FAMILIES, family_named, find_family
 from agentfly.tools import parse_tool_calls
 from tests.tiny.families import BUILDERS, build_family
 
@@ -134,7 +134,7 @@ def test_calls_are_read_as_the_template_writes_them(codec: ChatCodec) -> None:
 
 
 def test_a_call_in_a_thought_is_no_call(codec: ChatCodec) -> None:
-    rules = codec.family.reasoning or Reasoning()
+    rules = codec.reasoning
     written = codec.turn_text(Message("assistant", (), (CALL,)))
     call = written.rpartition(rules.ends)[2].strip()
     opened = "" if codec.opens_thought else rules.begins
