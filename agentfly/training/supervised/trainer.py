@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from agentfly.agents.factory import prompt_of
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import AgentSpec
