@@ -58,7 +58,6 @@ class CallForm:
 
     name: str
     mark: str
-    example: str
     vllm_parser: str
 
 
@@ -128,7 +127,6 @@ class Family:
         positions: "1d", or "mrope": one for time, height and width each.
         trainer: what the trainer is given for images; None where verl cannot train the family.
         support: by model type, as `config.json` names it.
-        example: a checkpoint on the hub.
     """
 
     name: str

@@ -76,7 +76,6 @@ _ENTRIES = (
         support={
             "qwen2_5_vl": Support("trained", "Qwen2_5_VLForConditionalGeneration"),
         },
-        example="Qwen/Qwen2.5-VL-3B-Instruct",
     ),
     Family(
         name="qwen3-vl",
@@ -93,7 +92,6 @@ _ENTRIES = (
             "qwen3_vl": Support("trained", "Qwen3VLForConditionalGeneration"),
             "qwen3_vl_moe": Support("trained", "Qwen3VLMoeForConditionalGeneration"),
         },
-        example="Qwen/Qwen3-VL-4B-Instruct",
     ),
     Family(
         name="qwen3.5",
@@ -110,7 +108,6 @@ _ENTRIES = (
             "qwen3_5": Support("trained", "Qwen3_5ForConditionalGeneration", (_BF16,)),
             "qwen3_5_moe": Support("trained", "Qwen3_5MoeForConditionalGeneration", (_BF16,)),
         },
-        example="Qwen/Qwen3.5-4B",
     ),
     Family(
         name="glm-4.6v",
@@ -128,7 +125,6 @@ _ENTRIES = (
             "glm4v": Support("trained", "Glm4vForConditionalGeneration"),
             "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration", (_NOT_PATCHED,)),
         },
-        example="zai-org/GLM-4.6V-Flash",
     ),
     Family(
         name="internvl3.5",
@@ -144,7 +140,6 @@ _ENTRIES = (
                 "token-exact", "InternVLForConditionalGeneration", (_not_trained("InternVLProcessor"),)
             ),
         },
-        example="OpenGVLab/InternVL3_5-4B-HF",
     ),
     Family(
         name="gemma3",
@@ -159,7 +154,6 @@ _ENTRIES = (
                 "token-exact", "Gemma3ForConditionalGeneration", (_SAVED_VISION, _not_trained("Gemma3Processor"))
             ),
         },
-        example="google/gemma-3-4b-it",
     ),
     Family(
         name="gemma4",
@@ -174,7 +168,6 @@ _ENTRIES = (
         reasoning=Reasoning("<|channel>", "<channel|>", "\n<channel|>"),
         tool_images="after the text",
         support={"gemma4": Support("token-exact", "Gemma4ForConditionalGeneration", (_GEMMA4,))},
-        example="google/gemma-4-E4B-it",
     ),
     Family(
         name="minicpm-v-4.6",
@@ -192,7 +185,6 @@ _ENTRIES = (
                 (_BF16, _not_trained("MiniCPMV4_6Processor")),
             ),
         },
-        example="openbmb/MiniCPM-V-4_6",
     ),
     Family(
         name="mistral3",
@@ -207,7 +199,6 @@ _ENTRIES = (
         support={
             "mistral3": Support("token-exact", "Mistral3ForConditionalGeneration", (_not_trained("PixtralProcessor"),)),
         },
-        example="mistralai/Mistral-Small-3.2-24B-Instruct-2506",
     ),
     Family(
         name="lfm2-vl",
@@ -221,7 +212,6 @@ _ENTRIES = (
         support={
             "lfm2_vl": Support("token-exact", "Lfm2VlForConditionalGeneration", (_not_trained("Lfm2VlProcessor"),)),
         },
-        example="LiquidAI/LFM2-VL-1.6B",
     ),
     Family(
         name="smolvlm",
@@ -238,7 +228,6 @@ _ENTRIES = (
                 ("transformers/models/smolvlm/processing_smolvlm.py:141 needs the package num2words",),
             ),
         },
-        example="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     ),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

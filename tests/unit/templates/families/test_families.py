@@ -71,6 +71,9 @@ def test_every_family_that_can_be_token_exact_has_a_tiny_checkpoint_and_a_templa
 def test_a_checkpoint_is_of_the_family_of_its_model_type(checkpoints: dict[str, Path]) -> None:
     found = {model_type: ChatCodec.from_pretrained(str(path)).family.name for model_type, path in checkpoints.items()}
     assert found == dict(CASES)
+    for model_type, path in checkpoints.items():
+        [made] = json.loads((path / "config.json").read_text())["architectures"]
+        assert made == FAMILIES[found[model_type]].support[model_type].model
     # Without the configuration, two families have one processor.
     assert find_family(None, "Qwen3VLProcessor") == family_named("qwen3-vl")
     assert find_family("qwen3_5", "Qwen3VLProcessor") == family_named("qwen3.5")

@@ -84,6 +84,7 @@ def test_verls_forward_gives_the_models_log_probs(model_type: str, tmp_path: Pat
     inputs = ImageInputs(codec).of(handles, images, ids)
     everything = torch.ones_like(ids)
     positions = bare._compute_position_ids(ids, everything, dict(inputs)).transpose(0, 1)
+    assert family.positions == "mrope"
     assert positions.shape == (4, 1, ids.shape[1])
 
     restored.append(importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}"))
