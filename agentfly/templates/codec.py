@@ -96,12 +96,13 @@ class ChatCodec:
         """
         source = find_model(model)
         try:
-            from transformers import AutoProcessor
+            from transformers import AutoProcessor, PretrainedConfig
         except ImportError as fault:
             raise MissingExtraError("token-exact rollouts", "verl") from fault
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-        text = load_template(template) if template else None
-        return cls(processor, text, model_type=model_type_of(Path(source)))
+        text, local = load_template(template) if template else None, Path(source).is_dir()
+        found = model_type_of(Path(source)) if local else PretrainedConfig.get_config_dict(source)[0].get("model_type")
+        return cls(processor, text, model_type=found)
 
     @cached_property
     def image_id(self) -> int:
@@ -127,8 +128,7 @@ class ChatCodec:
     @cached_property
     def end_id(self) -> int:
         """Id of the token with which the family ends a turn of the assistant."""
-        closing = [token for token in self.family.ends if token not in self.family.opens_next]
-        found = self._id_of(closing[0]) if closing else self.tokenizer.eos_token_id
+        found = self._id_of(self.family.ends[0]) if self.family.ends else self.tokenizer.eos_token_id
         return found if isinstance(found, int) else min(self.eos_ids)
 
     @property
@@ -297,7 +297,8 @@ class ChatCodec:
     def _tokens(self) -> re.Pattern[str] | None:
         """Special tokens that a `<|` does not begin."""
         added = self.tokenizer.added_tokens_decoder.values()
-        found = {token.content for token in added if token.special and not token.content.startswith("<|")}
+        found = {self._mark, *(token.content for token in added if token.special)}
+        found = {token for token in found if not token.startswith("<|")}
         return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
 
     def _without_tokens(self, text: str, keep: Sequence[str] = ()) -> str:
