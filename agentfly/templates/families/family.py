@@ -58,6 +58,7 @@ class CallForm:
 
     name: str
     mark: str
+    example: str
     vllm_parser: str
 
 
@@ -137,7 +138,6 @@ class Family:
     calls: CallForm
     ends: tuple[str, ...]
     support: Mapping[str, Support]
-    example: str
     reasoning: Reasoning | None = None
     opens_next: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
