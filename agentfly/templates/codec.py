@@ -157,7 +157,11 @@ class ChatCodec:
     @cached_property
     def call_form(self) -> CallForm:
         """The form in which the chat template writes calls; the family's own where it writes none."""
-        written = self.turn_text(Message("assistant", (), (_PROBE,)))
+        called = [Message("user", (TextPart("-"),)), Message("assistant", (), (_PROBE,))]
+        try:
+            written = self._render(called, ())
+        except TemplateError:
+            written = ""
         return next((form for form in CALL_FORMS if form.mark in written), self.family.calls)
 
     def prompt_ids(self, messages: Sequence[Message], tools: Schemas, load_image: LoadImage) -> list[int]:
@@ -323,6 +327,7 @@ class ChatCodec:
         return [name for name, number in names.items() if number == ended_by or name not in self.family.opens_next]
 
     def _image_runs(self, handle: str, load_image: LoadImage, index: int) -> Runs:
+        index = index if self._placeholder.numbered else 0
         if (handle, index) not in self._images:
             if len(self._images) >= _CACHED_IMAGES:
                 self._images.clear()
@@ -356,7 +361,8 @@ class ChatCodec:
         names: list[str | None] = [None] * len(ids)
         for place in (i for i, token in enumerate(ids) if token == self.mark_id):
             for beside, cut in ((place - 1, -1), (place + 1, 1)):
-                name = names[beside] or str(self.tokenizer.convert_ids_to_tokens(ids[beside]))
+                known = names[beside]
+                name = str(self.tokenizer.convert_ids_to_tokens(ids[beside])) if known is None else known
                 if not (name.endswith(around) if cut < 0 else name.startswith(around)):
                     raise TemplateError(f"{name!r} stands beside an image instead of {around!r}")
                 names[beside] = name[: -len(around)] if cut < 0 else name[len(around) :]

@@ -87,11 +87,13 @@ class Placeholder:
         ids: returns the ids of an image; its index among the images of the conversation is the last argument.
         mark: attribute of the processor with the text that the template writes for an image.
         around: text that the family's processor writes before and after the image's own ids.
+        numbered: the ids depend on the index.
     """
 
     ids: ImageIds
     mark: str = "image_token"
     around: str = ""
+    numbered: bool = False
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ _ENTRIES = (
         title="MiniCPM-V 4.6",
         processors=("MiniCPMV4_6Processor",),
         templates=("minicpm-v-4.6",),
-        placeholder=Placeholder(numbered_ids),
+        placeholder=Placeholder(numbered_ids, numbered=True),
         calls=_XML,
         ends=_CHATML,
         reasoning=Reasoning(),
