@@ -9,15 +9,13 @@ What differs from family to family is in the entry of the family (`agentfly.temp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from agentfly.errors import ImageError, MissingExtraError, TemplateError, first_line
+from agentfly.errors import MissingExtraError, TemplateError
 from agentfly.messages import Message, TextPart, ToolCall
 from agentfly.model_source import find_model
 from agentfly.templates.families import (
@@ -26,21 +24,19 @@ from agentfly.templates.families import (
     Family,
     Processor,
     Reasoning,
-    Runs,
     find_family,
     model_type_of,
 )
 from agentfly.templates.loader import load_template
+from agentfly.templates.prompt_images import LoadImage, PromptImages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 # Private-use character: no tokenizer of ours emits it and no user types it.
 _SENTINEL = "\ue0ff"
-_CACHED_IMAGES = 65536
 _PROBE = ToolCall("call_0", "probe", {"argument": "value"})
 
-LoadImage = Callable[[str], Image.Image]
 Schemas = Sequence[Mapping[str, object]]
 
 
@@ -71,14 +67,13 @@ class ChatCodec:
                 "the model works as an endpoint (backend='client'), and docs/models.md lists the families"
             )
         self.family: Family = family
-        self._placeholder = family.placeholder
+        self._images = PromptImages(self.processor, family.placeholder)
         chosen = template or self.processor.chat_template or self.tokenizer.chat_template
         if not chosen:
             raise TemplateError(
                 f"this checkpoint has no chat template; pass template={family.templates[0]!r} or a path"
             )
         self.template: str = chosen
-        self._images: dict[tuple[str, int], Runs] = {}
 
     @classmethod
     def from_pretrained(cls, model: str, template: str | None = None, *, trust_remote_code: bool = False) -> ChatCodec:
@@ -104,15 +99,15 @@ class ChatCodec:
         found = model_type_of(Path(source)) if local else PretrainedConfig.get_config_dict(source)[0].get("model_type")
         return cls(processor, text, model_type=found)
 
-    @cached_property
+    @property
     def image_id(self) -> int:
         """Id that stands for a piece of an image."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
+        return self._images.piece_id
 
-    @cached_property
+    @property
     def mark_id(self) -> int:
         """Id of the placeholder that the template writes for a whole image; vLLM's prompts have it, too."""
-        return int(self.tokenizer.convert_tokens_to_ids(self._mark))
+        return self._images.mark_id
 
     @property
     def never_sampled(self) -> frozenset[int]:
@@ -248,14 +243,7 @@ class ChatCodec:
         Raises:
             TemplateError: the ids of an image are not where they should be.
         """
-        found: list[int] = []
-        start = 0
-        for index, handle in enumerate(images):
-            begin, end = self._find_image(ids, start, self._expanded(handle, load_image, index))
-            found += [*ids[start:begin], self.mark_id]
-            start = end
-        found += ids[start:]
-        return self._without_around(found) if self._placeholder.around else found
+        return self._images.collapse(ids, images, load_image)
 
     def image_length(self, handle: str, load_image: LoadImage) -> int:
         """Return the number of ids of an image.
@@ -267,15 +255,11 @@ class ChatCodec:
         Raises:
             ImageError: the processor refuses its shape, such as sides that differ more than 200-fold.
         """
-        return sum(count for _, count in self._image_runs(handle, load_image, 0))
+        return sum(count for _, count in self._images.runs(handle, load_image, 0))
 
     def image_places(self, ids: Sequence[int], images: Sequence[str], load_image: LoadImage) -> list[tuple[int, int]]:
         """Return the span of each image in the ids of a conversation; see `collapse`."""
-        places: list[tuple[int, int]] = []
-        for index, handle in enumerate(images):
-            start = places[-1][1] if places else 0
-            places.append(self._find_image(ids, start, self._expanded(handle, load_image, index)))
-        return places
+        return self._images.places(ids, images, load_image)
 
     def image_runs(self, ids: Sequence[int]) -> list[int]:
         """Return the lengths of the runs of the id that stands for images, in order."""
@@ -288,10 +272,6 @@ class ChatCodec:
                     runs.append(1)
         return runs
 
-    @property
-    def _mark(self) -> str:
-        return str(getattr(self.processor, self._placeholder.mark))
-
     @cached_property
     def _shown_ids(self) -> dict[int, str]:
         found = ((self._id_of(token), token) for token in self.family.shown)
@@ -301,7 +281,7 @@ class ChatCodec:
     def _tokens(self) -> re.Pattern[str] | None:
         """Special tokens that a `<|` does not begin."""
         added = self.tokenizer.added_tokens_decoder.values()
-        found = {self._mark, *(token.content for token in added if token.special)}
+        found = {self._images.mark, *(token.content for token in added if token.special)}
         found = {token for token in found if not token.startswith("<|")}
         return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
 
@@ -326,52 +306,6 @@ class ChatCodec:
         names = {str(self.tokenizer.convert_ids_to_tokens(number)): number for number in sorted(self.eos_ids)}
         return [name for name, number in names.items() if number == ended_by or name not in self.family.opens_next]
 
-    def _image_runs(self, handle: str, load_image: LoadImage, index: int) -> Runs:
-        index = index if self._placeholder.numbered else 0
-        if (handle, index) not in self._images:
-            if len(self._images) >= _CACHED_IMAGES:
-                self._images.clear()
-            image = load_image(handle)
-            try:
-                found = self._placeholder.ids(self.processor, image, index)
-            except (ValueError, ZeroDivisionError) as fault:
-                raise ImageError(
-                    f"the model cannot be shown an image of {image.width}x{image.height} pixels ({first_line(fault)}): "
-                    "crop it, or give it a border"
-                ) from fault
-            self._images[handle, index] = found
-        return self._images[handle, index]
-
-    def _expanded(self, handle: str, load_image: LoadImage, index: int) -> list[int]:
-        return [token for token, count in self._image_runs(handle, load_image, index) for _ in range(count)]
-
-    def _find_image(self, ids: Sequence[int], start: int, block: Sequence[int]) -> tuple[int, int]:
-        """Return the span of the first image from `start` on, which must have the ids of `block`."""
-        first = next((i for i in range(start, len(ids)) if ids[i] == self.image_id), None)
-        if first is not None:
-            begin = first - block.index(self.image_id)
-            end = begin + len(block)
-            if begin >= start and list(ids[begin:end]) == list(block):
-                return begin, end
-        raise TemplateError(f"the ids of an image are not in the prompt from id {start} on, where they belong")
-
-    def _without_around(self, ids: Sequence[int]) -> list[int]:
-        """Take back what was written around each placeholder: vLLM writes it too, and joins it to its neighbours."""
-        around = self._placeholder.around
-        names: list[str | None] = [None] * len(ids)
-        for place in (i for i, token in enumerate(ids) if token == self.mark_id):
-            for beside, cut in ((place - 1, -1), (place + 1, 1)):
-                known = names[beside]
-                name = str(self.tokenizer.convert_ids_to_tokens(ids[beside])) if known is None else known
-                if not (name.endswith(around) if cut < 0 else name.startswith(around)):
-                    raise TemplateError(f"{name!r} stands beside an image instead of {around!r}")
-                names[beside] = name[: -len(around)] if cut < 0 else name[len(around) :]
-        return [
-            token if name is None else int(self.tokenizer.convert_tokens_to_ids(name))
-            for token, name in zip(ids, names, strict=True)
-            if name != ""
-        ]
-
     def _render(self, messages: Sequence[Message], tools: Schemas) -> str:
         import jinja2
 
@@ -393,10 +327,8 @@ class ChatCodec:
         self, text: str, messages: Sequence[Message], load_image: LoadImage, images_before: int = 0
     ) -> list[int]:
         handles = [handle for message in messages for handle in message.images]
-        blocks = [self._expanded(handle, load_image, images_before + i) for i, handle in enumerate(handles)]
-        if around := self._placeholder.around:
-            text = text.replace(self._mark, f"{around}{self._mark}{around}")
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        blocks = [self._images.ids(handle, load_image, images_before + i) for i, handle in enumerate(handles)]
+        ids = self.tokenizer(self._images.written(text), add_special_tokens=False)["input_ids"]
         placeholders = ids.count(self.mark_id)
         if placeholders != len(blocks):
             raise TemplateError(
