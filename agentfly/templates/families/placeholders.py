@@ -65,7 +65,7 @@ def numbered_ids(processor: Processor, image: Image.Image, index: int) -> Runs:
     tokenizer = processor.tokenizer
     begin, end = (
         int(tokenizer.convert_tokens_to_ids(name))
-        for name in (tokenizer.image_id_start_token, tokenizer.image_id_end_token)  # type: ignore[attr-defined]
+        for name in (tokenizer.image_id_start_token, tokenizer.image_id_end_token)
     )
     ids = [token for token, count in runs for _ in range(count)]
     number = tokenizer(str(index), add_special_tokens=False)["input_ids"]
