@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,10 @@ def test_verls_forward_gives_the_models_log_probs(model_type: str, tmp_path: Pat
     assert family.positions == "mrope"
     assert positions.shape == (4, 1, ids.shape[1])
 
-    restored.append(importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}"))
-    if model_type.endswith("_moe"):
-        base = model_type.removesuffix("_moe")
-        restored.append(importlib.import_module(f"transformers.models.{base}.modeling_{base}"))
+    base = model_type.removesuffix("_moe")
+    for name in (base, f"{base}_moe"):  # verl patches both at once
+        if importlib.util.find_spec(f"transformers.models.{name}") is not None:
+            restored.append(importlib.import_module(f"transformers.models.{name}.modeling_{name}"))
     model = AutoModelForImageTextToText.from_pretrained(
         path, config=AutoConfig.from_pretrained(path), dtype=torch.float32
     )
