@@ -23,12 +23,20 @@ def words(cell: str) -> set[str]:
 
 def test_the_table_has_every_model_type_with_its_level_templates_and_calls() -> None:
     told = {
-        (model_type, title, level, frozenset(words(templates)), *words(calls))
-        for title, types, level, templates, calls in rows(columns=5)[1:]
+        (model_type, title, level, goal, untried.strip("–"), frozenset(words(templates)), *words(calls))
+        for title, types, level, goal, untried, templates, calls in rows(columns=7)[1:]
         for model_type in words(types)
     }
     known = {
-        (model_type, family.title, support.level, frozenset(family.templates), family.calls.name)
+        (
+            model_type,
+            family.title,
+            support.level,
+            support.goal,
+            ", ".join(support.untried),
+            frozenset(family.templates),
+            family.calls.name,
+        )
         for family in FAMILIES.values()
         for model_type, support in family.support.items()
     }

@@ -175,6 +175,11 @@ def check_family(family: Family, model_type: str | None) -> Iterator[Finding]:
         )
         return
     yield ok(f"{family.title} ({model_type}): {LEVELS[support.level]}; calls as {family.calls.example!r}")
+    if support.untried:
+        yield warning(
+            f"{family.title} ({model_type}): not tried yet: {', '.join(support.untried)}",
+            f"it is meant for {LEVELS[support.goal]}; watch the first rollouts, and training/rollout_probs_diff_max",
+        )
     for limit in support.limits:
         yield warning(f"{family.title}: {limit}", "docs/models.md lists the families that are trained")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from agentfly.errors import TemplateError, unknown_name
-from agentfly.templates.families.family import CallForm, Family, Placeholder, Reasoning, Support
+from agentfly.templates.families.family import CallForm, Family, Placeholder, Reasoning, Support, Untried
 from agentfly.templates.families.placeholders import gemma3_ids, grid_ids, numbered_ids, processed_ids
 
 _JSON = CallForm(
@@ -55,6 +55,8 @@ _NOT_PATCHED = (
     "verl/models/transformers/monkey_patch.py:458 patches glm4v alone: a batch without images would leave out the "
     "vision tower, for which FSDP waits"
 )
+_STEP: tuple[Untried, ...] = ("a step of verl",)
+_TURNS: tuple[Untried, ...] = ("two turns on vLLM",)
 _GEMMA4 = "verl/utils/tokenizer/tokenizer.py:231 takes its processor, and agentfly makes no trainer inputs for it yet"
 
 
@@ -89,8 +91,8 @@ _ENTRIES = (
         positions="mrope",
         trainer="grids",
         support={
-            "qwen3_vl": Support("trained", "Qwen3VLForConditionalGeneration"),
-            "qwen3_vl_moe": Support("trained", "Qwen3VLMoeForConditionalGeneration"),
+            "qwen3_vl": Support("trained", "Qwen3VLForConditionalGeneration", untried=_STEP),
+            "qwen3_vl_moe": Support("trained", "Qwen3VLMoeForConditionalGeneration", untried=_TURNS + _STEP),
         },
     ),
     Family(
@@ -105,8 +107,8 @@ _ENTRIES = (
         positions="mrope",
         trainer="grids",
         support={
-            "qwen3_5": Support("trained", "Qwen3_5ForConditionalGeneration", (_BF16,)),
-            "qwen3_5_moe": Support("trained", "Qwen3_5MoeForConditionalGeneration", (_BF16,)),
+            "qwen3_5": Support("trained", "Qwen3_5ForConditionalGeneration", (_BF16,), untried=_TURNS + _STEP),
+            "qwen3_5_moe": Support("trained", "Qwen3_5MoeForConditionalGeneration", (_BF16,), untried=_TURNS + _STEP),
         },
     ),
     Family(
@@ -122,8 +124,8 @@ _ENTRIES = (
         positions="mrope",
         trainer="grids",
         support={
-            "glm4v": Support("trained", "Glm4vForConditionalGeneration"),
-            "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration", (_NOT_PATCHED,)),
+            "glm4v": Support("trained", "Glm4vForConditionalGeneration", untried=_STEP),
+            "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration", (_NOT_PATCHED,), untried=_TURNS),
         },
     ),
     Family(
@@ -151,7 +153,10 @@ _ENTRIES = (
         ends=("<end_of_turn>",),
         support={
             "gemma3": Support(
-                "token-exact", "Gemma3ForConditionalGeneration", (_SAVED_VISION, _not_trained("Gemma3Processor"))
+                "token-exact",
+                "Gemma3ForConditionalGeneration",
+                (_SAVED_VISION, _not_trained("Gemma3Processor")),
+                untried=_TURNS,
             ),
         },
     ),
@@ -183,6 +188,7 @@ _ENTRIES = (
                 "token-exact",
                 "MiniCPMV4_6ForConditionalGeneration",
                 (_BF16, _not_trained("MiniCPMV4_6Processor")),
+                untried=_TURNS,
             ),
         },
     ),
@@ -210,7 +216,9 @@ _ENTRIES = (
         ends=_CHATML,
         shown=("<|tool_call_start|>", "<|tool_call_end|>"),
         support={
-            "lfm2_vl": Support("token-exact", "Lfm2VlForConditionalGeneration", (_not_trained("Lfm2VlProcessor"),)),
+            "lfm2_vl": Support(
+                "token-exact", "Lfm2VlForConditionalGeneration", (_not_trained("Lfm2VlProcessor"),), untried=_TURNS
+            ),
         },
     ),
     Family(

@@ -109,12 +109,13 @@ def check_family(config: VerlConfig, settings: TrainSettings) -> str:
     if family is None:
         return f"model type {model_type}: of no family that was tried"
     support = family.support[model_type]
-    if support.level != "trained":
-        why = "; ".join(support.limits) or "a step with verl was never taken"
+    if support.goal != "trained":
+        why = "; ".join(support.limits)
         raise ConfigError(
             f"{family.title} ({model_type}) cannot be trained: {why}. docs/models.md lists those that can"
         )
-    return f"{family.title} ({model_type}), which verl trains"
+    untried = f"; not tried yet: {', '.join(support.untried)}" if support.untried else ""
+    return f"{family.title} ({model_type}), which verl trains{untried}"
 
 
 def check_template(config: VerlConfig, settings: TrainSettings) -> str:

@@ -62,7 +62,7 @@ def codec(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> ChatC
 
 def test_every_family_that_can_be_token_exact_has_a_tiny_checkpoint_and_a_template() -> None:
     tried = {name for _, name in CASES}
-    assert {name for name, family in FAMILIES.items() if family.level != "endpoint"} == tried
+    assert {name for name, family in FAMILIES.items() if family.goal != "endpoint"} == tried
     for name, family in FAMILIES.items():
         assert set(family.templates) <= set(template_names()), name
         assert all(limit for support in family.support.values() for limit in support.limits)

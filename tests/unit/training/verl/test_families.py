@@ -29,7 +29,7 @@ TRAINED = [
     model_type
     for family in FAMILIES.values()
     for model_type, support in family.support.items()
-    if support.level == "trained" and model_type in BUILDERS
+    if support.goal == "trained" and model_type in BUILDERS
 ]
 
 
