@@ -214,6 +214,13 @@ def test_the_report_can_be_looked_at(config: QuickstartConfig, summary: dict[str
     assert load_image(config.out / "learning_curve.png").width > 600
 
 
+def test_the_processes_of_the_training_are_forks_of_a_preloaded_one(
+    config: QuickstartConfig, summary: dict[str, Any]
+) -> None:
+    (log,) = config.out.rglob("*.preload.log")
+    assert "interpreter of its own" not in log.read_text()
+
+
 def test_nothing_is_left_running(config: QuickstartConfig, summary: dict[str, Any]) -> None:
     me = psutil.Process()
     left = [child.name() for child in me.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from agentfly.model_source import hub_answers, is_local
 from agentfly.process_tree import MARKER
 from agentfly.training.recipe.settings import TrainSettings
 
+JOB_VARIABLE = "RAY_JOB_ID"  # number of Ray's job (src/ray/common/ray_internal_flag_def.h)
 _ALWAYS = {
     "HYDRA_FULL_ERROR": "1",
     "PYTHONUNBUFFERED": "1",
@@ -55,12 +57,19 @@ def run_environment(
         "TMPDIR": str(scratch),
         "VERL_FILE_LOGGER_PATH": str(metrics_file),
     }
+    if settings.device == "cpu" or "RAY_ADDRESS" not in environment:
+        # In an environment, because Ray reads it once in a process: a preloaded parent has it before its forks need it.
+        environment[JOB_VARIABLE] = (secrets.randbelow(2**31 - 2) + 2).to_bytes(4, "little").hex()
     # Where verl's loggers write, unless somebody has said where: into the run's folder, not the working folder.
     environment.setdefault("TENSORBOARD_DIR", str(settings.out.absolute() / "tensorboard"))
     environment.setdefault("WANDB_DIR", str(settings.out.absolute()))
     if settings.device == "cpu":
         environment |= _ON_CPU
         environment.pop("RAY_ADDRESS", None)
+        if settings.threads == 1:
+            # As the rollout server has it (`CPUPlatform.rollout_env_vars`). One thread waits for no other, and with
+            # the same variables all processes can be forks of one that is preloaded.
+            environment["OMP_WAIT_POLICY"] = "PASSIVE"
         if not environment.get("VLLM_CPU_KVCACHE_SPACE"):
             environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     elif not is_local(settings.model) and not hub_answers():

@@ -38,6 +38,7 @@ from agentfly.training.launch.log_reader import (
     notice_in,
     parse_metrics,
 )
+from agentfly.training.launch.preload.start import start as start_preloaded
 from agentfly.training.launch.resume import cut_back, only_run, resume_checkpoint
 from agentfly.training.launch.stack_dump import FOLDER_VARIABLE
 from agentfly.training.launch.watchdogs import Alarm, Watchdogs
@@ -170,6 +171,7 @@ class _TrainerProcess:
         self._phases = PhaseReader()
         self._family = ProcessFamily(self._id)
         self._child: subprocess.Popen[bytes] | None = None
+        self._preloaded: subprocess.Popen[bytes] | None = None
         self._metrics: list[tuple[int, dict[str, float]]] = []
         self._resumed_step = 0
         self._times: dict[Phase, float] = {}
@@ -189,22 +191,30 @@ class _TrainerProcess:
         for file in (self._metrics_file, settings.trajectory_log.absolute()):
             aside = self._log_file.with_suffix(f".repeated.{file.name}")
             cut_back(file, kept, aside, revalidates=run.validates_first)
-        command = [sys.executable, *driver, *run.arguments()]
         environment = run_environment(settings, self._id, self._scratch, self._verl_metrics_file)
         environment[FOLDER_VARIABLE] = str(self._stacks)
         logger.info("training starts; its log is %s", self._log_file)
         self._enter("ray")
+        python, arguments = sys.executable, run.arguments()
+        # Not on a GPU: a fork of a process that has touched CUDA cannot use it, and no library promises not to.
+        if settings.device == "cpu" and driver == _DRIVER:
+            log_file = self._log_file.with_suffix(".preload.log")
+            if (preloaded := start_preloaded(environment, self._scratch, log=log_file)) is not None:
+                self._preloaded, python = preloaded.server, str(preloaded.program)
+                arguments.append(f"++ray_kwargs.ray_init.runtime_env.py_executable={python}")
         with self._log_file.open("wb") as log:
             self._child = subprocess.Popen(
-                command,
+                [python, *driver, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
             )
-        self._family = ProcessFamily(self._id, session=self._child.pid)
-        self._cleanup = cleanup.start(self._id, self._child.pid, self._scratch)
+        # Forks stay in the session of their parent, whose title has taken the place of the marker.
+        session = (self._preloaded or self._child).pid
+        self._family = ProcessFamily(self._id, session=session)
+        self._cleanup = cleanup.start(self._id, session, self._scratch)
 
     def follow(self) -> None:
         """Report progress until the child ends; raise `TrainingError` when it ends badly or hangs."""
@@ -236,8 +246,9 @@ class _TrainerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_GRACE_SECONDS)
         self._family.end()
-        if child is not None:
-            child.wait()
+        for process in (child, self._preloaded):
+            if process is not None:
+                process.wait()
         if failed:
             for session in self._scratch.glob("ray/session_2*/logs"):
                 with contextlib.suppress(shutil.Error, OSError):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import secrets
 import signal
 import sys
 import time
 from pathlib import Path
+
+from agentfly.training.launch.environment import JOB_VARIABLE
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ASK_SECONDS = 0.2
@@ -33,8 +34,8 @@ def take_own_job_id() -> None:
     """
     import ray
 
-    number = secrets.randbelow(2**31 - 2) + 2
-    ray._private.state.next_job_id = lambda: ray.JobID.from_int(number)
+    number = ray.JobID.from_hex(os.environ[JOB_VARIABLE])
+    ray._private.state.next_job_id = lambda: number
 
 
 def wait_for_ray() -> None:
