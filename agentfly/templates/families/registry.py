@@ -1,7 +1,7 @@
 """The model families, one entry each.
 
 To add one: write its chat template beside the others, add an entry here and a tiny checkpoint to the tests, and run
-`python -m benchmarks.families`. The levels say what that program reached on the pinned libraries, nothing else.
+those and `python -m tests.e2e.family_steps`. What has not passed yet stands in `untried`.
 """
 
 from __future__ import annotations
