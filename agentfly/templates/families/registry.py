@@ -107,8 +107,8 @@ _ENTRIES = (
         positions="mrope",
         trainer="grids",
         support={
-            "qwen3_5": Support("trained", "Qwen3_5ForConditionalGeneration", (_BF16,), untried=_TURNS + _STEP),
-            "qwen3_5_moe": Support("trained", "Qwen3_5MoeForConditionalGeneration", (_BF16,), untried=_TURNS + _STEP),
+            "qwen3_5": Support("trained", "Qwen3_5ForConditionalGeneration", (_BF16,), untried=_STEP),
+            "qwen3_5_moe": Support("trained", "Qwen3_5MoeForConditionalGeneration", (_BF16,), untried=_STEP),
         },
     ),
     Family(
@@ -125,7 +125,7 @@ _ENTRIES = (
         trainer="grids",
         support={
             "glm4v": Support("trained", "Glm4vForConditionalGeneration", untried=_STEP),
-            "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration", (_NOT_PATCHED,), untried=_TURNS),
+            "glm4v_moe": Support("token-exact", "Glm4vMoeForConditionalGeneration", (_NOT_PATCHED,)),
         },
     ),
     Family(
