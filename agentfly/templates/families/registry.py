@@ -56,7 +56,7 @@ _NOT_PATCHED = (
     "vision tower, for which FSDP waits"
 )
 _NEW_LINE = (
-    "vllm/model_executor/models/gemma3_mm.py:372: vLLM finds no image that a new line follows, which ends the chain"
+    "vllm/model_executor/models/gemma3_mm.py:380: vLLM finds no image that a new line follows, which ends the chain"
 )
 _TRITON = "vllm/model_executor/layers/mamba/ops/causal_conv1d.py:567 needs Triton: no rollouts on a CPU"
 _SSM = "vllm/model_executor/models/config.py:613 reads the type of the states for Qwen3.5 alone: no rollouts on a CPU"
