@@ -216,7 +216,9 @@ def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the second evaluator can score, where there is one; raises as `check_evaluator` does."""
     if settings.audit is None:
         judged = JUDGES & set(names_in(settings.evaluator))
-        return f"no audit, although a judge ({', '.join(sorted(judged))}) gives the reward" if judged else "no audit"
+        if judged:
+            return Caution(f"no audit watches the judge that gives the reward ({', '.join(sorted(judged))})")
+        return "no audit"
     return _check_can_score("agentfly.audit.evaluator", settings.audit.evaluator)
 
 
