@@ -41,8 +41,10 @@ SMALL = (
     "trainer.test_freq=-1",
     "trainer.logger=[console,file]",
 )
-# vLLM's linear attention on a CPU (vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py:53).
-BFLOAT16 = ("qwen3_5", "qwen3_5_moe")
+# vLLM's linear attention on a CPU computes in bfloat16 (vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py:53), and
+# caches prefixes only where prompts may be cut, which a seeded request does not survive there (agentfly's defaults).
+LINEAR_ATTENTION = ("qwen3_5", "qwen3_5_moe")
+ON_CPU = ("actor_rollout_ref.rollout.dtype=bfloat16", "actor_rollout_ref.rollout.enable_prefix_caching=false")
 
 
 def take_step(model_type: str, folder: Path) -> TrainingOutcome:
@@ -61,7 +63,7 @@ def take_step(model_type: str, folder: Path) -> TrainingOutcome:
         f"agentfly.model={policy}",
         f"agentfly.out={folder / 'run'}",
         f"agentfly.template={quiet if quiet in template_names() else name}",
-        *(["actor_rollout_ref.rollout.dtype=bfloat16"] if model_type in BFLOAT16 else []),
+        *(ON_CPU if model_type in LINEAR_ATTENTION else ()),
     ]
     return launch(prepare(compose(RECIPES / "qwen3_5_4b_grpo.yaml", [*SMALL, *given])))
 
