@@ -19,6 +19,8 @@ class RolloutLimits:
     Attributes:
         max_turns: generations.
         max_tokens_per_turn: sampled tokens of one generation.
+        max_thought_tokens: tokens after which a thought is closed, and the turn goes on with its answer; None for no
+            limit of its own. For a template that opens the thought, on a backend that takes ids.
         max_response_tokens: ids after the first prompt, observations included (token-level backends).
         max_context_tokens: ids in all (token-level backends).
         max_tool_calls: calls carried out.
@@ -29,6 +31,7 @@ class RolloutLimits:
 
     max_turns: int = 8
     max_tokens_per_turn: int = 512
+    max_thought_tokens: int | None = None
     max_response_tokens: int = 8192
     max_context_tokens: int = 32768
     max_tool_calls: int = 32

@@ -7,6 +7,7 @@ its own `StopReason`:
 2. during it: `WALL_CLOCK` (what was generated so far is dropped), `BACKEND_ERROR`;
 3. after it: an abort by the backend, `CANCELLED`; no tool call: `NO_TOOL_CALL`, or, if the turn was cut and so did not
    decide to stop, the limit that cut it: `MAX_TOKENS` (of a turn) or `CONTEXT_FULL` (room that was left);
+   A thought that its own limit cut is closed, and the answer is a turn of its own;
 4. after its calls: `TOOL_OUTAGE`, `ANSWERED`, `STOPPED` (by a hook of the agent), `MAX_TOOL_CALLS` (calls beyond the
    limit are not carried out), `MAX_TURNS`, then whether the observations fit, in images and in tokens: `CONTEXT_FULL`.
 
@@ -40,11 +41,11 @@ from agentfly.agents.streaming import (
     TurnEnd,
     TurnStart,
 )
-from agentfly.agents.token_check import TokenTrace, ends_turn
+from agentfly.agents.token_check import TokenTrace
 from agentfly.agents.tool_calls import Outcome, TurnCalls
 from agentfly.agents.trajectory import StopReason, Trajectory, Turn
 from agentfly.aio import CancelledItself, TimeLimitExceeded, awaited, with_timeout
-from agentfly.errors import BackendError, ImageError, ToolOutage, one_line
+from agentfly.errors import BackendError, ConfigError, ImageError, ToolOutage, one_line
 from agentfly.importing import described
 from agentfly.messages import ImagePart, Message, Part, TextPart, ToolCall
 from agentfly.tools import ParsedText, ToolResult, parse_tool_calls
@@ -156,11 +157,15 @@ class RunningChain:
         self.codec = rollout.backend.codec
         self._deadline = deadline
         self._names = frozenset(tool.name for tool in chain.tools)
+        # Thoughts that their limit closed: each is a turn of its own. The last one waits for its answer.
+        self._closed_thoughts, self._answering = 0, False
 
     async def run(self) -> StopReason:
         """Make the first prompt, then take turns until a limit or the policy ends the chain."""
         trajectory = self.trajectory
         trajectory.tools = self.chain.tools.schemas()
+        if self.limits.max_thought_tokens is not None and (self.codec is None or not self.codec.opens_thought):
+            raise ConfigError("max_thought_tokens needs a token-exact backend and a template that opens a thought")
         if self.codec is not None:
             images = self.chain.view.store.get
             trajectory.tokens = TokenTrace(self.codec.prompt_ids(trajectory.messages, trajectory.tools, images))
@@ -181,7 +186,7 @@ class RunningChain:
             return cut_by
         clock, began = time.monotonic(), time.time()
         try:
-            generation = await with_timeout(self._generate(room), self._time_left())
+            generation = await with_timeout(self._generate_turn(room), self._time_left())
         except TimeLimitExceeded:
             return StopReason.WALL_CLOCK
         except CancelledItself as fault:
@@ -189,27 +194,65 @@ class RunningChain:
         calls = await self._record(generation, time.monotonic() - clock, began)
         if generation.finish_reason == "abort":
             return StopReason.CANCELLED
+        if self._close_thought(generation, room):
+            return None
+        self._answering = False
         if not calls:
             # A turn cut by a limit did not decide to stop.
             return cut_by if generation.finish_reason == "length" else StopReason.NO_TOOL_CALL
         allowed = max(0, self.limits.max_tool_calls - len(self.trajectory.tool_records))
         return await self._act(calls[:allowed], len(calls))
 
-    async def _generate(self, room: int) -> Generation:
+    async def _generate_turn(self, room: int) -> Generation:
+        """Generate a turn; where its thought has a limit, the thought alone if the limit cuts it."""
+        await self.rollout.emit(TurnStart(self.trajectory.id, len(self.trajectory.turns)))
+        limit = self.limits.max_thought_tokens
+        if self.codec is None or limit is None or limit >= room or self._answering:
+            return await self._generate(room)
+        first = await self._generate(limit)
+        if first.finish_reason != "length" or self.codec.in_thought(first.text) or first.token_ids is None:
+            return first
+        # The thought is over, and its limit cut the answer: the rest belongs to the same turn.
+        rest = await self._generate(room - limit, first.token_ids)
+        ids = (*first.token_ids, *(rest.token_ids or ()))
+        known = first.logprobs is not None and rest.logprobs is not None
+        return replace(
+            rest,
+            text=self.codec.decode(ids),
+            token_ids=ids,
+            logprobs=(*(first.logprobs or ()), *(rest.logprobs or ())) if known else None,
+            prompt_tokens=first.prompt_tokens,
+            completion_tokens=len(ids),
+        )
+
+    def _close_thought(self, generation: Generation, room: int) -> bool:
+        """Close a thought that its limit has cut; return False where there is none, or no room to close it."""
+        limit, tokens = self.limits.max_thought_tokens, self.trajectory.tokens
+        if self.codec is None or tokens is None or limit is None or limit >= room or self._answering:
+            return False
+        ids = self.codec.closing_ids
+        cut = generation.finish_reason == "length" and self.codec.in_thought(generation.text)
+        if not cut or self._tokens_left(tokens) <= len(ids):
+            return False
+        tokens.add_observation(ids)
+        self._closed_thoughts, self._answering = self._closed_thoughts + 1, True
+        return True
+
+    async def _generate(self, room: int, sampled: tuple[int, ...] = ()) -> Generation:
+        """Generate up to `room` tokens, after those of this turn that were sampled already."""
         trajectory, turn, sampling = self.trajectory, len(self.trajectory.turns), self.rollout.sampling
         session = self.chain.session or trajectory.id
         seed = None if sampling.seed is None else _turn_seed(sampling.seed, trajectory.id, turn)
         request = GenerationRequest(
-            request_id=f"{session}-{turn}",
+            request_id=f"{session}-{turn}" + ("-rest" if sampled else ""),
             session_id=session,
             messages=tuple(trajectory.messages),
             tools=trajectory.tools,
             sampling=replace(sampling, max_tokens=room, seed=seed),
-            prompt_ids=trajectory.tokens.ids if trajectory.tokens else (),
+            prompt_ids=[*trajectory.tokens.ids, *sampled] if trajectory.tokens else (),
             images=tuple(trajectory.images),
             load_image=self.chain.view.store.get,
         )
-        await self.rollout.emit(TurnStart(trajectory.id, turn))
 
         async def on_delta(text: str) -> None:
             await self.rollout.emit(Delta(trajectory.id, turn, text))
@@ -225,8 +268,7 @@ class RunningChain:
             span = trajectory.tokens.add_sampled(generation.token_ids, generation.logprobs)
         content, calls = generation.text, generation.tool_calls
         if calls is None:
-            thinking = self.codec is not None and self.codec.opens_thought
-            parsed = await self._parse(generation.text, thinking, generation.finish_reason == "length")
+            parsed = await self._parse(generation.text, generation.finish_reason == "length")
             content, calls = parsed.content, parsed.calls
         usage = generation.prompt_tokens, generation.completion_tokens
         trajectory.turns.append(Turn(generation.text, generation.finish_reason, seconds, (), *span, *usage, began))
@@ -234,8 +276,12 @@ class RunningChain:
         await self.rollout.emit(TurnEnd(trajectory.id, len(trajectory.turns) - 1, generation.text, seconds))
         return calls
 
-    async def _parse(self, text: str, thinking: bool, cut: bool) -> ParsedText:
-        parse = partial(parse_tool_calls, text, thinking=thinking, cut=cut, names=self._names)
+    async def _parse(self, text: str, cut: bool) -> ParsedText:
+        parse = partial(parse_tool_calls, text, cut=cut, names=self._names)
+        if self.codec is not None:
+            marks = self.codec.reasoning.begins, self.codec.reasoning.ends
+            thinking = self.codec.opens_thought and not self._answering
+            parse = partial(parse, thinking=thinking, form=self.codec.call_form, marks=marks)
         # Other chains must not wait for a long text.
         return parse() if len(text) < _LONG_TEXT else await asyncio.to_thread(parse)
 
@@ -255,7 +301,7 @@ class RunningChain:
             return StopReason.STOPPED
         if len(allowed) < asked:
             return StopReason.MAX_TOOL_CALLS
-        if len(self.trajectory.turns) >= self.limits.max_turns:
+        if len(self.trajectory.turns) - self._closed_thoughts >= self.limits.max_turns:
             return StopReason.MAX_TURNS
         return self._observe([self._message(outcome) for outcome in outcomes])
 
@@ -288,9 +334,11 @@ class RunningChain:
         if len(trajectory.images) + len(images) > self.limits.max_images:
             return StopReason.CONTEXT_FULL
         if trajectory.tokens is not None and self.codec is not None:
-            closed = ends_turn(trajectory.tokens.response_ids[trajectory.turns[-1].start :], self.codec)
-            load = self.chain.view.store.get
-            ids = self.codec.continuation_ids(observations, trajectory.tools, load, closed=closed)
+            ended_by = self.codec.end_of(trajectory.tokens.response_ids[trajectory.turns[-1].start :])
+            load, before = self.chain.view.store.get, len(trajectory.images)
+            ids = self.codec.continuation_ids(
+                observations, trajectory.tools, load, ended_by=ended_by, images_before=before
+            )
             if self._tokens_left(trajectory.tokens) <= len(ids):
                 return StopReason.CONTEXT_FULL
             trajectory.tokens.add_observation(ids)

@@ -103,15 +103,12 @@ def check_trace(trajectory: TracedChain, codec: ChatCodec, load_image: LoadImage
             raise AgentFlyError(f"images of the messages {shown} are not those of the trajectory {trajectory.images}")
         prompt, observations = _split_messages(trajectory)
         _check_equal("prompt", trace.prompt_ids, codec.prompt_ids(prompt, trajectory.tools, load_image))
+        seen = sum(len(message.images) for message in prompt)
         for index, messages in enumerate(observations):
-            _check_turn(trajectory, trace, codec, load_image, index, messages)
+            _check_turn(trajectory, trace, codec, load_image, index, messages, seen)
+            seen += sum(len(message.images) for message in messages)
     except AgentFlyError as fault:
         raise AgentFlyError(f"trajectory {trajectory.id}: {fault}") from fault
-
-
-def ends_turn(ids: Sequence[int], codec: ChatCodec) -> bool:
-    """Return whether sampled ids end with the end of the turn; otherwise the observation begins with it."""
-    return bool(ids) and ids[-1] in codec.eos_ids
 
 
 def _check_arrays(trajectory: TracedChain, trace: TokenTrace) -> None:
@@ -154,6 +151,7 @@ def _check_turn(
     load_image: LoadImage,
     index: int,
     messages: Sequence[Message],
+    images_before: int,
 ) -> None:
     """Check the text of one turn, and every id between it and the next one."""
     turn = trajectory.turns[index]
@@ -164,8 +162,13 @@ def _check_turn(
         raise AgentFlyError(f"turn {index}: the sampled ids are not its text {turn.text!r}")
     wanted: list[int] = []
     if messages:
-        closed = ends_turn(sampled, codec)
-        wanted = codec.continuation_ids(messages, trajectory.tools, load_image, closed=closed)
+        ended_by = codec.end_of(sampled)
+        wanted = codec.continuation_ids(
+            messages, trajectory.tools, load_image, ended_by=ended_by, images_before=images_before
+        )
+    elif following:
+        # The answer to a thought that its limit has closed is a turn of its own.
+        wanted = codec.closing_ids
     _check_equal(f"observation of turn {index}", trace.response_ids[turn.end : end], wanted)
 
 

@@ -198,8 +198,8 @@ def make_evaluator(spec: Spec) -> Evaluator:
     Args:
         spec: an evaluator as it is; "reference", "structural", "judge", "listwise", "questions", "detector",
             "similarity", "editscore", "editreward", "http" or "composite"; a mapping with the name under `evaluator`,
-            and the fields of its settings; or "module:name" of an evaluator of your own, or of a function that returns
-            one.
+            and the fields of its settings; or "module:name" of an evaluator of your own, or of a function without
+            arguments that returns one.
 
     Raises:
         ConfigError: the name or a setting is unknown, or the module has no such evaluator.

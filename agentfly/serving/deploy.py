@@ -29,13 +29,14 @@ from agentfly.redaction import checked_key, log_to_stderr, public_url, read_key
 from agentfly.serving.hosts import is_loopback
 from agentfly.serving.supervisor import Endpoint, supervise
 from agentfly.templates import available_templates, load_template
+from agentfly.templates.families import CALL_FORMS
 
 logger = logging.getLogger(__name__)
 
 VLLM: Sequence[str] = (sys.executable, "-m", "vllm.entrypoints.cli.main")
 # vLLM reads its key there.
 KEY_VARIABLE = "VLLM_API_KEY"
-# The tag of tool calls in each of our templates, which Qwen was taught.
+# The tag of tool calls as JSON, in whatever way a template writes the JSON.
 _HERMES_TAG = "<tool_call>"
 
 
@@ -157,7 +158,10 @@ def arguments(settings: DeploySettings, template_file: Path | None, *, cpu: bool
 def _tool_call_parser(settings: DeploySettings, template_file: Path | None) -> str | None:
     if settings.tool_call_parser is not None:
         return settings.tool_call_parser
-    if template_file is not None and _HERMES_TAG in template_file.read_text(encoding="utf-8"):
+    text = "" if template_file is None else template_file.read_text(encoding="utf-8")
+    if form := next((form for form in CALL_FORMS if form.mark in text), None):
+        return form.vllm_parser
+    if _HERMES_TAG in text:
         return "hermes"
     logger.warning("no tool calls will be read: give a --template with <tool_call> tags, or --tool-call-parser")
     return None

@@ -1,11 +1,14 @@
 """Chat templates by name: one `.jinja` file each, in this folder, and those that a program registers.
 
+A template that opens a thought has a second name, with `-no-thinking` after it, under which it does not.
+
 Every template of this folder keeps two promises that token-exact rollouts depend on: images stay in their place in
 every turn, and a conversation is rendered as a prefix of its continuation.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from agentfly.errors import TemplateError, unknown_name
@@ -13,11 +16,13 @@ from agentfly.files import read_text
 
 _FOLDER = Path(__file__).parent
 _registered: dict[str, str] = {}
+_NO_THINKING = "-no-thinking"
 
 
 def template_names() -> tuple[str, ...]:
     """Return the names of the templates that come with the package."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
+    names = [path.stem for path in _FOLDER.glob("*.jinja")]
+    return tuple(sorted([*names, *(f"{name}{_NO_THINKING}" for name in names if "enable_thinking" in _own(name))]))
 
 
 def available_templates() -> list[str]:
@@ -54,12 +59,19 @@ def load_template(name_or_path: str) -> str:
     if name_or_path in _registered:
         return _registered[name_or_path]
     if name_or_path in template_names():
-        return (_FOLDER / f"{name_or_path}.jinja").read_text(encoding="utf-8")
+        text = _own(name_or_path.removesuffix(_NO_THINKING))
+        return f"{{%- set enable_thinking = false -%}}{text}" if name_or_path.endswith(_NO_THINKING) else text
     path = Path(name_or_path)
     if path.suffix == ".jinja" and path.is_file():
         return _read(path)
     names = available_templates()
     raise TemplateError(f"{unknown_name('template', name_or_path, names)}, or the path of a .jinja file")
+
+
+@cache
+def _own(name: str) -> str:
+    """Return the text of a template of this folder."""
+    return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Tool calls from the text of a policy, for backends whose server does not parse them.
 
-The forms are Hermes/Qwen tags (`<tool_call>{...}</tool_call>`), fences of JSON, and a text that is nothing but JSON.
+The forms are Hermes/Qwen tags (`<tool_call>{...}</tool_call>`), fences of JSON, and a text that is nothing but JSON;
+or, for a policy of another family, the form of that family (`agentfly.tools.call_forms`).
 Each holds one call, a list of calls, or, outside of tags, one call a line. A call is `{"name", "arguments"}` or
 OpenAI's `{"function": {...}}`. A call that is drafted in a thought (`<think>`) is part of the thought, and an error
 where neither a call nor an answer follows.
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentfly.lenient_json import MAX_DEPTH, nested_deeper, read_with_slips
 from agentfly.messages import NO_ARGUMENTS, ToolCall
+from agentfly.templates.families import CallForm
+from agentfly.tools.call_forms import READERS, Broken
 from agentfly.tools.other_forms import name_in_other_form
-from agentfly.tools.thoughts import FENCE, MAX_VALUES, OPEN, Thoughts, decode, skip_space, split_thoughts
+from agentfly.tools.thoughts import FENCE, MARKS, MAX_VALUES, OPEN, Thoughts, decode, skip_space, split_thoughts
 
 FORM = '<tool_call>{"name": "...", "arguments": {...}}</tool_call>'
 
@@ -36,12 +39,12 @@ _MAX_REPAIR = 20_000
 _MAX_CALLS = MAX_VALUES
 _MAX_LISTED = 20_000
 _TOO_MANY = f"more than {_MAX_CALLS} tool calls in one turn: this one was not read. Call fewer tools at once"
-_OTHER_FORM = f"unreadable tool call: it is in another form. Write {FORM}"
-_IN_THOUGHT = "the call stood inside your thought: write it after </think>"
+_IN_THOUGHT = "the call stood inside your thought: write it after"
 
 _UNREAD = object()
 # A text that holds one call or a list of them, and its JSON value if that is known already.
 _Body = tuple[str, object]
+_Reader = Callable[[str], tuple[str, list[_Body], int]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,13 @@ class _Unreadable(Exception):
 
 
 def parse_tool_calls(
-    text: str, *, thinking: bool = False, cut: bool = False, names: Collection[str] = ()
+    text: str,
+    *,
+    thinking: bool = False,
+    cut: bool = False,
+    names: Collection[str] = (),
+    form: CallForm | None = None,
+    marks: tuple[str, str] = MARKS,
 ) -> ParsedText:
     """Split the text of a turn into content and calls.
 
@@ -71,23 +80,27 @@ def parse_tool_calls(
         thinking: the text begins inside a thought, which the prompt has opened.
         cut: a limit ended the text, maybe inside a thought.
         names: of the tools that the policy has; calls of them in forms of other families are errors.
+        form: of the policy's calls; JSON when None.
+        marks: with which its thoughts begin and end.
     """
-    thoughts = split_thoughts(text, thinking=thinking)
+    thoughts = split_thoughts(text, thinking=thinking, marks=marks)
+    reader, example = _reader(form), FORM if form is None else form.example
     kept: list[str] = []
     bodies: list[_Body] = []
     position, unread = 0, 0
     for start, stop in thoughts.spoken:
-        content, found, more = _read_part(text[start:stop])
+        content, found, more = reader(text[start:stop])
         kept += text[position:start], content
         bodies += found
         unread += more
         position = stop
-    calls = _read(bodies, unread)
+    calls = _read(bodies, unread, example)
     if not calls and thoughts.spoken:
         name = name_in_other_form(text[slice(*thoughts.spoken[-1])], names)
-        calls = () if name is None else (ToolCall("call_0", name, {}, _OTHER_FORM),)
+        other = f"unreadable tool call: it is in another form. Write {example}"
+        calls = () if name is None else (ToolCall("call_0", name, {}, other),)
     if not calls and not cut and thoughts.drafted:
-        calls = _drafted_call(text, thoughts)
+        calls = _drafted_call(text, thoughts, reader, marks[1])
     return ParsedText("".join([*kept, text[position:]]).strip(), calls)
 
 
@@ -118,7 +131,20 @@ def read_structure(text: str) -> object:
     return None if nested_deeper(value, MAX_DEPTH) else value
 
 
-def _drafted_call(text: str, thoughts: Thoughts) -> tuple[ToolCall, ...]:
+def _reader(form: CallForm | None) -> _Reader:
+    """Return the function that reads the calls of a form, and returns what `_read_part` does."""
+    if form is None or form.name not in READERS:
+        return _read_part
+    read = READERS[form.name]
+
+    def read_form(text: str) -> tuple[str, list[_Body], int]:
+        content, found = read(text)
+        return content, [("", value) for value in found[:_MAX_CALLS]], len(found) > _MAX_CALLS
+
+    return read_form
+
+
+def _drafted_call(text: str, thoughts: Thoughts, reader: _Reader, ends: str) -> tuple[ToolCall, ...]:
     """Return an error for the last call that can be read and stands in the thoughts; nothing where there is none.
 
     A draft beside an answer is part of the thought. But a text that begins with a call, and ends a thought that nothing
@@ -128,10 +154,10 @@ def _drafted_call(text: str, thoughts: Thoughts) -> tuple[ToolCall, ...]:
     if thoughts.answered:
         begins = thoughts.closes_none and text.lstrip().startswith((OPEN, "{", "[", "```", "~~~"))
         drafted = drafted[:1] if begins else ()
-    bodies = [body for start, stop in drafted for body in _read_part(text[start:stop])[1]]
+    bodies = [body for start, stop in drafted for body in reader(text[start:stop])[1]]
     for call in reversed(_read(bodies)):
         if call.error is None:
-            return (ToolCall("call_0", call.name, {}, _IN_THOUGHT),)
+            return (ToolCall("call_0", call.name, {}, f"{_IN_THOUGHT} {ends}"),)
     return ()
 
 
@@ -231,16 +257,19 @@ def _looks_like_call(text: str, *, labelled: bool = False) -> bool:
     return decoded is not None and decoded[1] == len(bare)
 
 
-def _read(bodies: Sequence[_Body], unread: int = 0) -> tuple[ToolCall, ...]:
-    """Return the calls of bodies, and errors for `unread` calls after them."""
+def _read(bodies: Sequence[_Body], unread: int = 0, example: str = FORM) -> tuple[ToolCall, ...]:
+    """Return the calls of bodies, and errors for `unread` calls after them; `example` shows how to write one."""
     calls: list[ToolCall] = []
     reader = _JsonReader()
     for text, known in bodies:
+        if isinstance(known, Broken):
+            calls.append(_unreadable(len(calls), known.name, _Unreadable(known.reason), example))
+            continue
         try:
             value = reader.read(_without_fence(text)) if known is _UNREAD else known
         except _Unreadable as fault:
             match = _NAME.search(text)
-            calls.append(_unreadable(len(calls), match[1] if match else "", fault))
+            calls.append(_unreadable(len(calls), match[1] if match else "", fault, example))
             continue
         entries = value if isinstance(value, list) and value and all(isinstance(v, dict) for v in value) else [value]
         room = max(0, _MAX_CALLS - len(calls))
@@ -249,7 +278,7 @@ def _read(bodies: Sequence[_Body], unread: int = 0) -> tuple[ToolCall, ...]:
             try:
                 call = ToolCall(f"call_{len(calls)}", *_read_call(entry, reader))
             except _Unreadable as fault:
-                call = _unreadable(len(calls), _name_of(entry), fault)
+                call = _unreadable(len(calls), _name_of(entry), fault, example)
             calls.append(call)
     listed = min(len(calls) + unread, _MAX_LISTED)
     calls += [ToolCall(f"call_{index}", "", {}, _TOO_MANY) for index in range(len(calls), listed)]
@@ -261,8 +290,8 @@ def _without_fence(text: str) -> str:
     return (fence[2] if fence else text).strip()
 
 
-def _unreadable(index: int, name: str, fault: _Unreadable) -> ToolCall:
-    return ToolCall(f"call_{index}", name, {}, f"unreadable tool call: {fault}. Write {FORM}")
+def _unreadable(index: int, name: str, fault: _Unreadable, example: str) -> ToolCall:
+    return ToolCall(f"call_{index}", name, {}, f"unreadable tool call: {fault}. Write {example}")
 
 
 def _function_of(call: Mapping[str, object]) -> Mapping[str, object]:

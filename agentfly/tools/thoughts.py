@@ -1,4 +1,7 @@
-"""Tell the thoughts of a turn (`<think>...</think>`) from what the policy says. A mark inside a JSON string is text."""
+"""Tell the thoughts of a turn (`<think>...</think>`, or the marks of another family) from what the policy says.
+
+A mark inside a JSON string is text.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ FENCE = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)")
 # Values that are read one after the other where a text has them side by side.
 MAX_VALUES = 1000
 
-_BEGINS, _ENDS = "<think>", "</think>"
+# The marks that begin and end a thought; families may have others (`agentfly.templates.families.Reasoning`).
+MARKS = ("<think>", "</think>")
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
 # Marks of one text that are looked at more closely; each may take as long as reading the whole text.
@@ -37,18 +41,19 @@ class Thoughts:
     closes_none: bool
 
 
-def split_thoughts(text: str, *, thinking: bool) -> Thoughts:
+def split_thoughts(text: str, *, thinking: bool, marks: tuple[str, str] = MARKS) -> Thoughts:
     """Split a text. Where the marks do not pair, only what follows the last end of a thought is spoken.
 
     Args:
         text: of a turn.
         thinking: it begins inside a thought.
+        marks: with which a thought begins and ends.
     """
-    if not thinking and "think>" not in text:
+    if not thinking and marks[0] not in text and marks[1] not in text:
         return Thoughts(((0, len(text)),), (), answered=True, closes_none=False)
-    marks = _marks(text)
-    parts = list(zip([0, *(stop for _, stop in marks)], [*(start for start, _ in marks), len(text)], strict=True))
-    opens = [stop - start == len(_BEGINS) for start, stop in marks]
+    found = _find_marks(text, marks)
+    parts = list(zip([0, *(stop for _, stop in found)], [*(start for start, _ in found), len(text)], strict=True))
+    opens = [text.startswith(marks[0], start) for start, _ in found]
     # Whether each part is inside a thought, by the mark before it.
     inside = [thinking, *opens]
     if all(before is not after for before, after in zip(inside, opens, strict=False)):
@@ -64,28 +69,23 @@ def split_thoughts(text: str, *, thinking: bool) -> Thoughts:
     )
 
 
-def _marks(text: str) -> list[Span]:
+def _find_marks(text: str, marks: tuple[str, str]) -> list[Span]:
     """Return the marks that stand in no JSON string."""
-    marks: list[Span] = []
+    either = re.compile("|".join(re.escape(mark) for mark in marks))
+    found: list[Span] = []
     start, position, looks = 0, 0, _MAX_LOOKS
-    while (mark := text.find("<", position)) >= 0:
-        if text.startswith(_BEGINS, mark):
-            position = mark + len(_BEGINS)
-        elif text.startswith(_ENDS, mark):
-            position = mark + len(_ENDS)
-        else:
-            position = mark + 1
-            continue
+    while (mark := either.search(text, position)) is not None:
+        position = mark.end()
         end = None
-        if looks and text.find("{", start, mark) >= 0:
+        if looks and text.find("{", start, mark.start()) >= 0:
             looks -= 1
-            end = _end_of_object_around(text, mark, start)
+            end = _end_of_object_around(text, mark.start(), start)
         if end is None:
-            marks.append((mark, position))
+            found.append(mark.span())
             start = position
         else:
             position = end
-    return marks
+    return found
 
 
 def _end_of_object_around(text: str, place: int, start: int) -> int | None:

@@ -300,7 +300,7 @@ def test_a_model_family(tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.M
     images = {"img_a": image(), "img_b": image().rotate(90)}
     prompt = codec.prompt_ids([opening], (), images.__getitem__)
     sampled = codec.tokenizer("Done")["input_ids"]
-    following = codec.continuation_ids([observed], (), images.__getitem__, closed=False)
+    following = codec.continuation_ids([observed], (), images.__getitem__, ended_by=None)
     # Images stay in tool turns, and turn by turn gives the ids of the whole conversation.
     assert len(codec.image_runs(following)) == 1
     whole = [opening, text_message("assistant", "Done"), observed]

@@ -87,7 +87,7 @@ def sampling_arguments(request: GenerationRequest, codec: ChatCodec, *, streamin
     sampling = request.sampling
     extra = dict(sampling.extra)
     # A sampled placeholder would stand for an image that does not exist, and break the next prompt.
-    bias = {codec.image_id: -100.0, **cast("Mapping[int, float]", extra.pop("logit_bias", {}))}
+    bias = {**dict.fromkeys(codec.never_sampled, -100.0), **cast("Mapping[int, float]", extra.pop("logit_bias", {}))}
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -244,14 +244,18 @@ class AsyncVLLMBackend:
             raise
 
     async def _prompt(self, request: GenerationRequest) -> dict[str, object]:
-        prompt: dict[str, object] = {"prompt_token_ids": self.codec.collapse(request.prompt_ids)}
-        if request.images:
-            load = request.load_image
-            if load is None:
-                raise BackendError("the prompt has images, but the request has no load_image")
-            images = await asyncio.to_thread(lambda: [without_transparency(load(handle)) for handle in request.images])
-            prompt["multi_modal_data"] = {"image": images}
-        return prompt
+        load = request.load_image
+        if not request.images:
+            return {"prompt_token_ids": list(request.prompt_ids)}
+        if load is None:
+            raise BackendError("the prompt has images, but the request has no load_image")
+
+        def prepare() -> dict[str, object]:
+            images = [without_transparency(load(handle)) for handle in request.images]
+            ids = self.codec.collapse(request.prompt_ids, request.images, load)
+            return {"prompt_token_ids": ids, "multi_modal_data": {"image": images}}
+
+        return await asyncio.to_thread(prepare)
 
     async def _outputs(
         self, engine: AsyncLLM, prompt: Mapping[str, object], request: GenerationRequest, streaming: bool

@@ -79,8 +79,7 @@ class ScriptedBackend:
         if self._codec is None:
             return Generation(text)
         ids: list[int] = list(self._codec.tokenizer.encode(text, add_special_tokens=False))
-        end = self._codec.tokenizer.eos_token_id
-        whole = [*ids, end if isinstance(end, int) and end in self._codec.eos_ids else min(self._codec.eos_ids)]
+        whole = [*ids, self._codec.end_id]
         cut = whole[: request.sampling.max_tokens]
         return Generation(
             text=self._codec.decode(cut),

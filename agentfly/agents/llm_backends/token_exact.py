@@ -17,7 +17,7 @@ from agentfly.agents.llm_backends.base import Generation, GenerationRequest
 from agentfly.agents.llm_backends.openai_format import Reply
 from agentfly.errors import BackendError
 from agentfly.messages import Message, TextPart
-from agentfly.templates import ChatCodec, escape_special_tokens
+from agentfly.templates import ChatCodec
 
 _MOST_SESSIONS = 4096
 _OTHER_SERVER = (
@@ -79,7 +79,7 @@ class TokenExact:
             if message.role == "assistant" and turns in sampled:
                 rendered = Message("assistant", (TextPart(sampled[turns]),))
             else:
-                rendered = escape_special_tokens(message)
+                rendered = self.codec.escape(message)
             turns += message.role == "assistant"
             out.append(rendered.to_openai(urls.__getitem__))
         return out
@@ -96,7 +96,12 @@ class TokenExact:
         given = cast("Mapping[str, float]", extra.get("logit_bias", {}))
         choice = {"tool_choice": "none"} if request.tools else {}
         exact = {"return_token_ids": True, "logprobs": True, "stop_token_ids": sorted(self.codec.eos_ids)}
-        return {**choice, **extra, **exact, "logit_bias": {str(self.codec.image_id): -100.0, **given}}
+        return {
+            **choice,
+            **extra,
+            **exact,
+            "logit_bias": {**dict.fromkeys(map(str, self.codec.never_sampled), -100.0), **given},
+        }
 
     def check(self, reply: Reply, request: GenerationRequest) -> None:
         """Compare the server's prompt with the request's, once, as soon as it is known.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from agentfly.agents.llm_backends.vllm_defaults import ANY_DEVICE
 from agentfly.doctor.checks.conversation import AFTER, ASK, BEFORE, CALL, RESULT, SAID, SCHEMA, SECOND, load
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
-from agentfly.errors import AgentFlyError
-from agentfly.messages import Message, text_message
+from agentfly.errors import AgentFlyError, TemplateError
+from agentfly.messages import Message, ToolCall, text_message
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec
+from agentfly.templates.families import LEVELS, Family, model_type_of
 from agentfly.tools import parse_tool_calls
 
 Size = tuple[int, int]
@@ -26,6 +28,7 @@ _RESULT, _PHOTO = (1024, 1024), (4000, 3000)
 _TEXT_TOKENS = 1500
 # The source, one intermediate image, the result.
 _LEAST_IMAGES = 3
+_THOUGHT = "Is it the left one?"
 _SHRINK = 'lower "max_pixels" (or size.longest_edge) in the checkpoint\'s preprocessor_config.json, e.g. to 602112'
 
 
@@ -39,7 +42,9 @@ def limits(examination: Examination) -> Iterator[Finding]:
         grid = images(images=[Image.new("RGB", size)], return_tensors="np")["image_grid_thw"][0]
         return int(grid[0] * grid[1] * grid[2]) // int(images.merge_size) ** 2
 
-    yield from check_processor(SIZES, lambda size: _counted(codec, size), processed)
+    # Elsewhere the processor itself writes the ids of an image.
+    if codec.family.trainer == "grids":
+        yield from check_processor(SIZES, lambda size: _counted(codec, size), processed)
     candidates = (
         (request.max_model_len, "--max-model-len"),
         (examination.engine_context, "the endpoint"),
@@ -120,10 +125,6 @@ def _counted(codec: ChatCodec, size: Size) -> int:
     return codec.image_length(f"{size[0]}x{size[1]}", lambda _: Image.new("1", size))
 
 
-_TEMPLATE = "use a template that does, for instance --template qwen2.5-vl-system-tool (and template= of the agent)"
-_THOUGHT = text_message("assistant", "<think>\nhm\n</think>\n\nI look.")
-
-
 def checkpoint(examination: Examination) -> Iterator[Finding]:
     """Load processor and template for this and the other checks of the model."""
     request = examination.request
@@ -151,18 +152,37 @@ def checkpoint(examination: Examination) -> Iterator[Finding]:
             fix = f"the folder must hold the processor, too: save it with {save}"
         yield error(f"{request.source}: {reason}", fix)
         return
-    except AttributeError as fault:
-        yield error(
-            f"the processor of {request.source} is not of the Qwen-VL kind: {fault}",
-            "use a Qwen2.5-VL or Qwen3-VL checkpoint; others work as an endpoint with --base-url, not token-exact",
-        )
-        return
     from transformers import AutoConfig
 
     text_config = AutoConfig.from_pretrained(folder).get_text_config()
     examination.codec, examination.context = codec, getattr(text_config, "max_position_embeddings", None)
     template = request.template or "the checkpoint's own template"
     yield ok(f"{request.source}: {type(codec.processor).__name__} with {template}; 640x480 is {tokens} tokens")
+    yield from check_family(codec.family, model_type_of(Path(folder)))
+
+
+def check_family(family: Family, model_type: str | None) -> Iterator[Finding]:
+    """Tell the family, its level, and what would break.
+
+    Args:
+        family: of the checkpoint.
+        model_type: of its configuration; None where that is not known.
+    """
+    support = family.support.get(model_type or "")
+    if support is None:
+        yield warning(
+            f"{family.title}, by its processor: the model type {model_type!r} was never tried",
+            f"use one of {', '.join(family.support)}",
+        )
+        return
+    yield ok(f"{family.title} ({model_type}): {LEVELS[support.level]}; calls as {family.calls.example!r}")
+    if support.untried:
+        yield warning(
+            f"{family.title} ({model_type}): not tried yet: {', '.join(support.untried)}",
+            f"it is meant for {LEVELS[support.goal]}; watch the first rollouts, and training/rollout_probs_diff_max",
+        )
+    for limit in support.limits:
+        yield warning(f"{family.title}: {limit}", "docs/models.md lists the families that are trained")
 
 
 def images(examination: Examination) -> Iterator[Finding]:
@@ -187,25 +207,33 @@ def parser(examination: Examination) -> Iterator[Finding]:
 
 def check_images(codec: ChatCodec) -> Iterator[Finding]:
     """Render an image in a tool turn between two texts, and check that it is there."""
+    messages = [ASK, SAID, RESULT]
     try:
-        ids = codec.prompt_ids([ASK, SAID, RESULT], (), load)
+        ids = codec.prompt_ids(messages, (), load)
     except AgentFlyError as fault:
-        yield error(str(fault), _TEMPLATE)
+        yield error(str(fault), _better(codec))
         return
-    text = str(codec.tokenizer.decode(codec.collapse(ids)))
-    between = text.partition(BEFORE)[2].partition(AFTER)[0]
-    if codec.processor.image_token in between:
+    text = _collapsed_text(codec, ids, messages)
+    before, _, after = text.partition(BEFORE)[2].partition(AFTER)
+    mark = str(codec.tokenizer.convert_ids_to_tokens(codec.mark_id))
+    if mark in before:
         yield ok("images stay in user and tool turns, between the texts that they stand between")
+    elif mark in after and codec.family.tool_images == "after the text":
+        yield ok(
+            f"images stay in user turns, and stand after the text of a tool's result, as {codec.family.title} has it"
+        )
     else:
-        yield error("the chat template moves an image of a tool turn away from its place, or loses its text", _TEMPLATE)
+        yield error(
+            "the chat template moves an image of a tool turn away from its place, or loses its text", _better(codec)
+        )
 
 
 def check_prefix(codec: ChatCodec) -> Iterator[Finding]:
     """Compare the ids of turn by turn rendering with those of the whole. Otherwise the policy trains on other text."""
-    fix = "use a template that renders every turn the same wherever it stands, such as qwen2.5-vl-system-tool"
+    fix = f"use a template that renders every turn the same wherever it stands, such as {codec.family.templates[0]}"
     if not all(_is_stable(codec, SAID, closed=closed) for closed in (True, False)):
         yield error("a conversation is not a prefix of its continuation: rollouts would not be what is trained", fix)
-    elif not _is_stable(codec, _THOUGHT, closed=True):
+    elif _THOUGHT not in codec.turn_text(_thought(codec)) or not _is_stable(codec, _thought(codec), closed=True):
         yield warning(
             "the chat template changes thoughts (<think>) of earlier turns: a server that renders the conversation "
             "itself would show the model another one than the rollout's",
@@ -220,17 +248,17 @@ def check_schemas(codec: ChatCodec) -> Iterator[Finding]:
     if SCHEMA["function"]["name"] in codec.decode(codec.prompt_ids([ASK], [SCHEMA], load)):
         yield ok("the chat template shows tools to the model")
     else:
-        yield warning("the chat template does not show tools to the model", _TEMPLATE)
+        yield warning("the chat template does not show tools to the model", _better(codec))
 
 
 def check_parser(codec: ChatCodec) -> Iterator[Finding]:
     """Render a call by the template, and parse it as in a rollout."""
-    fix = "use a template that writes <tool_call> with JSON, such as qwen2.5-vl-system-tool, or train with one"
-    ids = codec.prompt_ids([ASK, Message("assistant", (), (CALL,)), SECOND], (), load)
-    text = str(codec.tokenizer.decode(codec.collapse(ids)))
+    fix = f"use a template that writes calls as {codec.family.title} does, such as {codec.family.templates[0]}"
+    messages = [ASK, Message("assistant", (), (CALL,)), SECOND]
+    text = _collapsed_text(codec, codec.prompt_ids(messages, (), load), messages)
     # Up to the result: a thought that the template opens, or closes, for the next turn is no part of this one.
-    calls = parse_tool_calls(text.partition(SECOND.text)[0], names=[CALL.name]).calls
-    if [(call.name, dict(call.arguments), call.error) for call in calls] == [(CALL.name, dict(CALL.arguments), None)]:
+    calls = parse_tool_calls(text.partition(SECOND.text)[0], names=[CALL.name], form=codec.call_form).calls
+    if [(call.name, _texts(call), call.error) for call in calls] == [(CALL.name, _texts(CALL), None)]:
         yield ok("calls in the template's format are read back as they were")
     elif CALL.name not in text:
         yield error("the chat template leaves out the calls of the assistant's turns", fix)
@@ -241,14 +269,38 @@ def check_parser(codec: ChatCodec) -> Iterator[Finding]:
 
 def _is_stable(codec: ChatCodec, said: Message, *, closed: bool) -> bool:
     ids = codec.prompt_ids([ASK], [SCHEMA], load)
-    ids += codec.tokenizer(said.text, add_special_tokens=False)["input_ids"]
-    if closed:
-        ids.append(codec.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    try:
+        ids += codec.tokenizer(codec.turn_text(said), add_special_tokens=False)["input_ids"]
+    except TemplateError:
+        return False
     for observations in ([RESULT, SECOND], [RESULT]):
         whole = codec.prompt_ids([ASK, said, *observations], [SCHEMA], load)
-        if ids + codec.continuation_ids(observations, [SCHEMA], load, closed=closed) != whole:
+        following = codec.continuation_ids(observations, [SCHEMA], load, ended_by=None, images_before=1)
+        if closed and following[0] in codec.eos_ids:
+            rest = codec.continuation_ids(observations, [SCHEMA], load, ended_by=following[0], images_before=1)
+            following = [following[0], *rest]
+        if ids + following != whole:
             return False
     return True
+
+
+def _better(codec: ChatCodec) -> str:
+    return f"use a template that does, for instance --template {codec.family.templates[0]} (and template= of the agent)"
+
+
+def _thought(codec: ChatCodec) -> Message:
+    """Return a turn with a thought, in the marks of the family."""
+    return text_message("assistant", f"{codec.reasoning.begins}\n{_THOUGHT}{codec.reasoning.closing}I look.")
+
+
+def _collapsed_text(codec: ChatCodec, ids: Sequence[int], messages: Sequence[Message]) -> str:
+    images = [handle for message in messages for handle in message.images]
+    return str(codec.tokenizer.decode(codec.collapse(ids, images, load)))
+
+
+def _texts(call: ToolCall) -> dict[str, str]:
+    """Return the arguments of a call as texts: some forms have no other values."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in call.arguments.items()}
 
 
 def _codec(examination: Examination) -> ChatCodec:

@@ -137,8 +137,7 @@ async def _comparisons(
     evaluator: GuardedEvaluator, material: Material, in_flight: int
 ) -> list[dict[tuple[str, str], tuple[float, float] | None]]:
     """Return the scores of all pairs, straight and swapped, by an evaluator that must see results together."""
-    compare = getattr(evaluator, "evaluate_group", None)
-    if compare is None or not getattr(evaluator, "relative", False):
+    if not evaluator.relative:
         return []
     items, places = {item.id: item for item in material.items}, asyncio.Semaphore(in_flight)
 
@@ -147,13 +146,13 @@ async def _comparisons(
         async with places:
             try:
                 samples = [await asyncio.to_thread(items[name].make) for name in names]
-                scores = await compare(samples[::-1] if swapped else samples)
+                scores = await evaluator.evaluate_group(samples[::-1] if swapped else samples)
             except (ImageError, EvaluatorError) as fault:
                 if isinstance(fault, ConfigError):
                     raise
                 return None
-        one, other = (getattr(score, "value", None) for score in (scores[::-1] if swapped else scores))
-        return None if one is None or other is None else (float(one), float(other))
+        one, other = scores[::-1] if swapped else scores
+        return None if isinstance(one, NotScored) or isinstance(other, NotScored) else (one.value, other.value)
 
     keys = [(pair.first, pair.second) for pair in material.pairs]
     rounds = []

@@ -56,6 +56,7 @@ class LimitSettings(Settings):
     Attributes:
         max_turns: generations.
         max_tokens_per_turn: sampled tokens of one generation.
+        max_thought_tokens: tokens after which a thought is closed.
         max_tool_calls: calls that are carried out.
         max_images: images in the conversation; the rollout engine gets the same limit.
         wall_clock: seconds of a chain.
@@ -64,6 +65,7 @@ class LimitSettings(Settings):
 
     max_turns: int | None = Field(None, ge=1)
     max_tokens_per_turn: int | None = Field(None, ge=1)
+    max_thought_tokens: int | None = Field(None, ge=1)
     max_tool_calls: int = Field(32, ge=1)
     max_images: int = Field(8, ge=1)
     wall_clock: float = Field(1800.0, gt=0)
@@ -335,6 +337,7 @@ class TrainSettings(Settings):
         return RolloutLimits(
             max_turns=policy.max_turns,
             max_tokens_per_turn=policy.max_tokens_per_turn,
+            max_thought_tokens=limits.max_thought_tokens,
             max_response_tokens=response_length,
             max_context_tokens=prompt_length + response_length,
             max_tool_calls=limits.max_tool_calls,

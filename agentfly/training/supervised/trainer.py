@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from agentfly.agents.factory import prompt_of
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import AgentSpec
@@ -24,6 +22,7 @@ from agentfly.model_source import find_model
 from agentfly.provenance import installed_versions
 from agentfly.redaction import public_settings
 from agentfly.templates import ChatCodec
+from agentfly.templates.families import FAMILIES
 from agentfly.training.launch.checkpoints import save_processor
 from agentfly.training.supervised.config import SupervisedConfig, TrainingConfig
 from agentfly.training.supervised.data.batches import Collator
@@ -135,12 +134,9 @@ def _codec(config: SupervisedConfig) -> ChatCodec:
     except (OSError, ValueError) as fault:
         reason = first_line(fault)
         raise ConfigError(f"model={config.model}: no processor can be loaded from there: {reason}") from fault
-    try:
-        codec.image_length("", lambda _: Image.new("RGB", (64, 64)))
-    except AttributeError as fault:
-        raise ConfigError(
-            f"model={config.model}: only models that take images as the Qwen-VL families do can be trained ({fault})"
-        ) from fault
+    if codec.family.trainer != "grids":
+        trained = ", ".join(family.title for family in FAMILIES.values() if family.trainer == "grids")
+        raise ConfigError(f"model={config.model}: {codec.family.title} cannot be trained here, but {trained} can")
     return codec
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from agentfly.agents.llm_backends.base import Generation, GenerationRequest, OnD
 from agentfly.errors import BackendError
 from agentfly.images import without_transparency
 from agentfly.templates import ChatCodec, load_template
+from agentfly.templates.families import model_type_of
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import VerlConfig
@@ -52,19 +54,22 @@ class VerlBackend:
 
     async def generate(self, request: GenerationRequest, on_delta: OnDelta | None = None) -> Generation:
         """Generate one turn; see `LLMBackend.generate`."""
-        if request.load_image is None:
+        load = request.load_image
+        if load is None:
             raise BackendError("verl's backend needs the images of the request")
-        images = [without_transparency(request.load_image(handle)) for handle in request.images]
+        images = [without_transparency(load(handle)) for handle in request.images]
         try:
             output = await self._server.generate(
                 request_id=request.session_id,
-                prompt_ids=list(request.prompt_ids),
+                # verl does this for the image processor of Qwen alone (verl/workers/rollout/utils.py:104); vLLM would
+                # take each further id of an image for another image's.
+                prompt_ids=self._codec.collapse(request.prompt_ids, request.images, load),
                 # A sampled placeholder would stand for an image that does not exist, and break the next prompt.
                 sampling_params={
                     **self._sampling,
                     "max_tokens": request.sampling.max_tokens,
                     **({} if request.sampling.seed is None else {"seed": request.sampling.seed}),
-                    "logit_bias": {self._codec.image_id: -100.0},
+                    "logit_bias": dict.fromkeys(self._codec.never_sampled, -100.0),
                 },
                 image_data=images or None,
             )
@@ -122,7 +127,8 @@ class LoopContext(RunContext):
             processor: of the policy.
         """
         settings = settings_of(config)
-        codec = ChatCodec(processor, load_template(settings.template) if settings.template else None)
+        template = load_template(settings.template) if settings.template else None
+        codec = ChatCodec(processor, template, model_type=model_type_of(Path(settings.model)))
         return cls.build(settings, codec, run_limits(config, settings))
 
     @classmethod

@@ -54,10 +54,12 @@ class ImageInputs:
             `mm_token_type_ids`, shaped as `ids`, 1 on the placeholders of images.
 
         Raises:
-            TrainingError: an image is not the one that its handle names.
+            TrainingError: an image is not the one that its handle names, or verl cannot train the family.
         """
         import torch
 
+        if self.codec.family.trainer != "grids":
+            raise TrainingError(f"{self.codec.family.title} cannot be trained with verl: docs/models.md says why")
         kinds = (ids == self.codec.image_id).to(ids.dtype)
         if not handles:
             return {"mm_token_type_ids": kinds}

@@ -18,7 +18,8 @@ from agentfly.errors import AgentFlyError, ConfigError, DatasetError, first_line
 from agentfly.evaluation.scoring import FIRST_TASKS, count_scorable
 from agentfly.evaluators import make_evaluator
 from agentfly.images import ImageStore, ImageView
-from agentfly.templates import load_template
+from agentfly.templates import ChatCodec, load_template
+from agentfly.templates.families import find_family, model_type_of
 from agentfly.training.launch.prepare import count_rows, ready_file, training_tasks
 from agentfly.training.metrics.health import health_settings
 from agentfly.training.recipe import readiness
@@ -30,7 +31,6 @@ from agentfly.training.verl.messages import CheckResult
 from agentfly.vision.factory import make_engines
 
 Check = Callable[[VerlConfig, TrainSettings], str]
-SHOWS_TOOLS = ("qwen2.5-vl-system-tool", "qwen3-vl", "compact-tool")
 
 
 def main(file: Path, checks: Sequence[Check] | None = None) -> None:
@@ -96,6 +96,28 @@ def check_names(config: VerlConfig, settings: TrainSettings) -> str:
 def check_health(config: VerlConfig, settings: TrainSettings) -> str:
     """Check that the health metrics that the run names are known."""
     return f"{len(health_settings(settings.health).limits)} limits of health"
+
+
+def check_family(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that verl can train the policy's family.
+
+    Raises:
+        ConfigError: it cannot; the message says why, with the place in verl.
+    """
+    model_type = model_type_of(Path(settings.model))
+    if model_type is None:
+        return f"the family of {settings.model} was not looked at: it is not on this machine"
+    family = find_family(model_type)
+    if family is None:
+        return f"model type {model_type}: of no family that was tried"
+    support = family.support[model_type]
+    if support.goal != "trained":
+        why = "; ".join(support.limits)
+        raise ConfigError(
+            f"{family.title} ({model_type}) cannot be trained: {why}. docs/models.md lists those that can"
+        )
+    untried = f"; not tried yet: {', '.join(support.untried)}" if support.untried else ""
+    return f"{family.title} ({model_type}), which verl trains{untried}"
 
 
 def check_template(config: VerlConfig, settings: TrainSettings) -> str:
@@ -186,7 +208,7 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
         messages, store = chain.trajectory.messages, chain.view.store
         ids = codec.prompt_ids(messages, chain.tools.schemas(), store.get)
         if not longest and ids == codec.prompt_ids(messages, (), store.get):
-            _check_words(chain, settings)
+            _check_words(chain, settings, codec)
         length = len(ids)
         if length > limit:
             raise ConfigError(
@@ -197,13 +219,13 @@ def check_prompts(config: VerlConfig, settings: TrainSettings) -> str:
     return f"prompts have {longest} of {limit} tokens at most"
 
 
-def _check_words(chain: Chain, settings: TrainSettings) -> None:
+def _check_words(chain: Chain, settings: TrainSettings, codec: ChatCodec) -> None:
     """Raise for a template that ignores tools, unless the words of the prompt name all of them."""
     words = " ".join(message.text for message in chain.trajectory.messages)
     if not all(tool.name in words for tool in chain.tools):
         raise ConfigError(
             f"the chat template ({settings.template or 'of the policy'}) does not show the tools to the policy, which "
-            f"could call none: give agentfly.template={' or '.join(SHOWS_TOOLS)}, or a .jinja file of your own"
+            f"could call none: give agentfly.template={codec.family.templates[0]} or a .jinja file of your own"
         )
 
 
@@ -223,6 +245,7 @@ def _first(settings: TrainSettings, size: int) -> tuple[list[EditTask], int]:
 READY: tuple[Check, ...] = (
     readiness.check_policy,
     readiness.check_gpus,
+    check_family,
     check_template,
     check_tools,
     check_health,

@@ -18,7 +18,8 @@ from agentfly.agents.llm_backends import ScriptedBackend
 from agentfly.errors import AgentFlyError
 from agentfly.images import ImageView
 from agentfly.messages import text_message
-from agentfly.templates import ChatCodec, template_names
+from agentfly.templates import ChatCodec
+from agentfly.templates.families import FAMILIES
 from agentfly.tools import ToolResult, Toolset, tool
 
 SIZES = ((56, 56), (84, 56), (56, 168))
@@ -89,7 +90,7 @@ prompt = st.one_of(
 )
 
 
-@pytest.fixture(scope="module", params=template_names())
+@pytest.fixture(scope="module", params=[*FAMILIES["qwen2.5-vl"].templates, "qwen3-vl"])
 def codec(request: pytest.FixtureRequest, tiny_policy: Path) -> ChatCodec:
     return ChatCodec.from_pretrained(str(tiny_policy), request.param)
 

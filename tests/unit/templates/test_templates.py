@@ -135,7 +135,7 @@ TALKS = st.tuples(st.lists(st.just(SYSTEM), max_size=1), st.lists(TURNS, min_siz
 )
 
 
-@pytest.mark.parametrize("name", template_names())
+@pytest.mark.parametrize("name", [name for name in template_names() if IMAGE in load_template(name)])
 @settings(max_examples=60, deadline=None)
 @given(messages=TALKS, tools=st.sampled_from([None, [LOOK]]))
 def test_a_conversation_is_a_prefix_of_its_continuation(name: str, messages: list[Message], tools: Any) -> None:

@@ -153,18 +153,22 @@ def conversation_ids(
     starts = starts[len(starts) - len(turn_texts) :]
     ids = codec.prompt_ids(messages[: starts[0]], tools, load_image)
     labels = [IGNORED] * len(ids)
-    end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
     for turn, (start, text) in enumerate(zip(starts, turn_texts, strict=True)):
-        sampled = [*codec.tokenizer(text, add_special_tokens=False)["input_ids"], end]
-        ids += sampled
+        sampled, more = [*codec.tokenizer(text, add_special_tokens=False)["input_ids"]], list[int]()
+        if turn + 1 < len(starts):
+            following = messages[start + 1 : starts[turn + 1]]
+            if not following:
+                raise DatasetError(
+                    "two messages of the assistant follow each other: join them, or add the message between"
+                )
+            before = sum(len(message.images) for message in messages[:start])
+            more = codec.continuation_ids(following, tools, load_image, ended_by=None, images_before=before)
+        # A turn ends with the token that the template writes there, which may begin the next message.
+        ends = [more.pop(0)] if more and more[0] in codec.eos_ids else [codec.end_id]
+        sampled += ends
+        ids += [*sampled, *more]
         labels += sampled if graded is None or graded[turn] else [IGNORED] * len(sampled)
-        if turn + 1 == len(starts):
-            break
-        following = messages[start + 1 : starts[turn + 1]]
-        if not following:
-            raise DatasetError("two messages of the assistant follow each other: join them, or add the message between")
-        more = codec.continuation_ids(following, tools, load_image, closed=True)
-        ids, labels = ids + more, labels + [IGNORED] * len(more)
+        labels += [IGNORED] * len(more)
     return ids, labels, [handle for message in messages[: starts[-1]] for handle in message.images]
 
 

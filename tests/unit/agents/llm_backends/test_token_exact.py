@@ -185,7 +185,7 @@ async def test_another_tokenisation_of_the_same_text_is_told_apart(
     ids = [
         *codec.prompt_ids([user], (), Image.open),
         *first.token_ids,
-        *codec.continuation_ids([user], (), Image.open, closed=True),
+        *codec.continuation_ids([user], (), Image.open, ended_by=codec.end_id),
     ]
     asked = GenerationRequest("r", "s", (user, said, user), (), SamplingParams(), ids)
     with pytest.raises(BackendError, match="Both are the same text"):

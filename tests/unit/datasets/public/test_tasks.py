@@ -257,7 +257,7 @@ def test_broken_runs_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("magicbrush", {"split": "test"}, "unknown split of magicbrush 'test'"),
+        ("magicbrush", {"split": "tset"}, "unknown split of magicbrush 'tset'"),
         ("magicbrush", {"multi_turn": "sesion"}, "Did you mean 'session'"),
         ("emu-edit", {"multi_turn": "session"}, "one turn an image"),
         ("emu-edit", {"language": "en"}, "one language"),

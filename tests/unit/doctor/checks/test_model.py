@@ -9,7 +9,9 @@ import pytest
 
 from agentfly.doctor import DoctorRequest, Examination
 from agentfly.doctor.checks import model
-from agentfly.templates import ChatCodec, load_template, template_names
+from agentfly.templates import ChatCodec, load_template
+from agentfly.templates.families import FAMILIES
+from tests.tiny.families import build_family
 from tests.unit.doctor.judged import judged, levels, only
 
 GOOD = load_template("qwen2.5-vl-system-tool")
@@ -20,7 +22,7 @@ def processor(tiny_policy: Path) -> Any:
     return ChatCodec.from_pretrained(str(tiny_policy)).processor
 
 
-@pytest.mark.parametrize("name", template_names())
+@pytest.mark.parametrize("name", [*FAMILIES["qwen2.5-vl"].templates, "qwen3-vl"])
 def test_our_templates_pass(processor: Any, name: str) -> None:
     codec = ChatCodec(processor, load_template(name))
     found = [*model.check_images(codec), *model.check_prefix(codec), *model.check_parser(codec)]
@@ -102,3 +104,19 @@ def test_what_is_no_checkpoint(tiny_policy: Path, tmp_path: Path) -> None:
     assert examined(model=str(tmp_path))[1][0][0] == "error"
     level, message = examined(model=str(tiny_policy), template="qwen3")[1][0]
     assert (level, "Did you mean 'qwen3-vl'" in message) == ("error", True)
+
+
+def test_the_family_of_a_checkpoint_its_level_and_its_limits_are_told(tmp_path: Path) -> None:
+    path = build_family("mistral3", tmp_path / "m", load_template("mistral3"))
+    examination, found = examined(model=str(path))
+    (_, loaded), (level, told), (limited, limit) = found
+    assert "PixtralProcessor with the checkpoint's own template" in loaded
+    assert (level, "Mistral 3, Pixtral (mistral3): token-exact rollouts on vLLM" in told) == ("ok", True)
+    assert (limited, "verl/utils/tokenizer/tokenizer.py:236" in limit) == ("warning", True)
+    checks = (model.images, model.prefix, model.schemas, model.parser)
+    assert {level for check in checks for level in levels(check(examination))} == {"ok"}
+
+
+def test_a_model_type_that_was_never_tried() -> None:
+    [(level, message)] = judged(model.check_family(FAMILIES["qwen2.5-vl"], "qwen2_vl"))
+    assert (level, "'qwen2_vl' was never tried" in message) == ("warning", True)

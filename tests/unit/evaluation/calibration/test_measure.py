@@ -9,7 +9,8 @@ from PIL import Image
 from agentfly.errors import ImageError
 from agentfly.evaluation.calibration.cases import Item, Material, Pair
 from agentfly.evaluation.calibration.measure import measure
-from agentfly.evaluators import EditSample, GuardedEvaluator, Score
+from agentfly.evaluators import EditSample, Score
+from agentfly.evaluators.base import NotScored
 
 SEEN: list[str] = []
 
@@ -22,15 +23,12 @@ class Noting:
         return Score(float(len(SEEN)))
 
 
-class Comparing(GuardedEvaluator):
+class Comparing(Noting):
     """Prefers whichever result of a group comes first."""
 
     relative = True
 
-    def __init__(self) -> None:
-        super().__init__(Noting())
-
-    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score]:
+    async def evaluate_group(self, samples: Sequence[EditSample]) -> list[Score | NotScored]:
         return [Score(100.0 if place == 0 else 0.0) for place in range(len(samples))]
 
 

@@ -6,18 +6,20 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agentfly.datasets import StickerWorld
+from agentfly.errors import ConfigError
 from agentfly.evaluators import EditSample, Score
 from agentfly.training.recipe.compose import compose, write
 from agentfly.training.recipe.verl_dataset import write_rows
 from tests.unit.serving.image_server.running import running
 
 pytest.importorskip("verl")
-from agentfly.training.verl.preflight import main
+from agentfly.training.verl.preflight import check_family, main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Disabled critic:UserWarning")
 
@@ -278,3 +280,15 @@ class Buggy:
 
     async def check_ready(self) -> None:
         raise ZeroDivisionError("a bug")
+
+
+def test_a_family_that_verl_cannot_train_is_refused_with_the_reason(tmp_path: Path) -> None:
+    def check(model_type: str | None) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type} if model_type else {}))
+        return check_family(None, SimpleNamespace(model=str(tmp_path)))  # type: ignore[arg-type]
+
+    assert check("qwen2_5_vl") == "Qwen2.5-VL (qwen2_5_vl), which verl trains"
+    assert "was not looked at" in check(None)
+    assert "of no family that was tried" in check("bert")
+    with pytest.raises(ConfigError, match=r"Gemma 3 \(gemma3\) cannot be trained: .*tokenizer.py:236"):
+        check("gemma3")
