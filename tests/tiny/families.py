@@ -712,6 +712,7 @@ def lfm2_vl(folder: Path, template: str) -> None:
         chat_template=template,
     )
     _save(folder, t.Lfm2VlForConditionalGeneration(config), processor, ("<|im_end|>",), "<|pad|>")
+    _rename(folder, "vision_tower.", "vision_tower.vision_model.")
 
 
 BUILDERS: dict[str, Callable[[Path, str], None]] = {

@@ -28,6 +28,7 @@ _RESULT, _PHOTO = (1024, 1024), (4000, 3000)
 _TEXT_TOKENS = 1500
 # The source, one intermediate image, the result.
 _LEAST_IMAGES = 3
+_THOUGHT = "Is it the left one?"
 _SHRINK = 'lower "max_pixels" (or size.longest_edge) in the checkpoint\'s preprocessor_config.json, e.g. to 602112'
 
 
@@ -232,7 +233,7 @@ def check_prefix(codec: ChatCodec) -> Iterator[Finding]:
     fix = f"use a template that renders every turn the same wherever it stands, such as {codec.family.templates[0]}"
     if not all(_is_stable(codec, SAID, closed=closed) for closed in (True, False)):
         yield error("a conversation is not a prefix of its continuation: rollouts would not be what is trained", fix)
-    elif not _is_stable(codec, _thought(codec), closed=True):
+    elif _THOUGHT not in codec.turn_text(_thought(codec)) or not _is_stable(codec, _thought(codec), closed=True):
         yield warning(
             "the chat template changes thoughts (<think>) of earlier turns: a server that renders the conversation "
             "itself would show the model another one than the rollout's",
@@ -289,7 +290,7 @@ def _better(codec: ChatCodec) -> str:
 
 def _thought(codec: ChatCodec) -> Message:
     """Return a turn with a thought, in the marks of the family."""
-    return text_message("assistant", f"{codec.reasoning.begins}\nhm{codec.reasoning.closing}I look.")
+    return text_message("assistant", f"{codec.reasoning.begins}\n{_THOUGHT}{codec.reasoning.closing}I look.")
 
 
 def _collapsed_text(codec: ChatCodec, ids: Sequence[int], messages: Sequence[Message]) -> str:

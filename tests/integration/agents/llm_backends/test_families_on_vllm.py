@@ -28,7 +28,7 @@ EXACT = [
     model_type
     for family in FAMILIES.values()
     for model_type, support in family.support.items()
-    if support.goal != "endpoint" and model_type in BUILDERS
+    if support.level != "endpoint" and model_type in BUILDERS
 ]
 
 

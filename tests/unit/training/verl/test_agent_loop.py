@@ -91,7 +91,9 @@ async def test_a_chain_is_exact_and_not_scored(
     assert output.reward_score is None
     assert len(output.response_ids) == len(output.response_mask) == len(output.response_logprobs or [])
     whole = output.prompt_ids + output.response_ids
-    assert server.requests[1]["prompt_ids"] == whole[: len(server.requests[1]["prompt_ids"])]
+    # vLLM expands the placeholder of each image itself.
+    sent = policy_codec.collapse(whole, output.chain.trajectory.images, output.chain.store.get)
+    assert server.requests[1]["prompt_ids"] == sent[: len(server.requests[1]["prompt_ids"])]
     assert server.requests[0]["request_id"] == server.requests[1]["request_id"] == "u-1"
     assert server.requests[0]["sampling_params"]["top_p"] == 0.9
     assert output.extra_fields == {"min_global_steps": 3, "max_global_steps": 4}
