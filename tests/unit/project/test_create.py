@@ -86,7 +86,7 @@ def test_the_recipes_are_for_a_cpu_and_for_a_gpu(tmp_path: Path, monkeypatch: py
     )
     assert [settings.device for settings in (small, same, large)] == ["cpu", "cuda", "cuda"]
     assert small.model == same.model == str(folder / "policy")
-    assert large.model == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert large.model == "Qwen/Qwen3.5-4B"
     assert {(s.agent, s.tools, s.reward_function, s.data.train) for s in (small, same, large)} == {
         (
             "for_two_devices.agent:ForTwoDevicesAgent",
