@@ -41,7 +41,7 @@ SMALL = (
     "trainer.test_freq=-1",
     "trainer.logger=[console,file]",
 )
-# vLLM's linear attention on a CPU computes in bfloat16 (vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py:53), and
+# vLLM's linear attention on a CPU is in bfloat16 (vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py:53). It
 # caches prefixes only where prompts may be cut, which a seeded request does not survive there (agentfly's defaults).
 LINEAR_ATTENTION = ("qwen3_5", "qwen3_5_moe")
 ON_CPU = ("actor_rollout_ref.rollout.dtype=bfloat16", "actor_rollout_ref.rollout.enable_prefix_caching=false")
