@@ -34,7 +34,7 @@ def codec(tiny_policy: Path) -> ChatCodec:
     return ChatCodec.from_pretrained(str(tiny_policy))
 
 
-def asked(image: Image.Image) -> GenerationRequest:
+def asked(image: Image.Image, codec: ChatCodec | None = None) -> GenerationRequest:
     messages = (Message("user", (ImagePart("img_1"),)),)
     return GenerationRequest(
         request_id="1",
@@ -42,7 +42,7 @@ def asked(image: Image.Image) -> GenerationRequest:
         messages=messages,
         tools=[],
         sampling=SamplingParams(),
-        prompt_ids=(),
+        prompt_ids=() if codec is None else tuple(codec.prompt_ids(messages, (), lambda _: image)),
         images=("img_1",),
         load_image=lambda _: image,
     )
@@ -71,11 +71,11 @@ def test_hidden_colours_are_seen_by_nobody(sees: Callable[[Image.Image], Image.I
 
 
 def test_the_engine_in_this_process_gets_the_image_on_white(codec: ChatCodec) -> None:
-    prompt: Any = asyncio.run(AsyncVLLMBackend("m", codec=codec)._prompt(asked(HIDING)))
+    prompt: Any = asyncio.run(AsyncVLLMBackend("m", codec=codec)._prompt(asked(HIDING, codec)))
     (image,) = prompt["multi_modal_data"]["image"]
     assert (image.mode, image.tobytes()) == ("RGB", SHOWN.tobytes())
     # Masks stay masks.
-    prompt = asyncio.run(AsyncVLLMBackend("m", codec=codec)._prompt(asked(Image.new("L", (9, 9)))))
+    prompt = asyncio.run(AsyncVLLMBackend("m", codec=codec)._prompt(asked(Image.new("L", (56, 56)), codec)))
     assert prompt["multi_modal_data"]["image"][0].mode == "L"
 
 

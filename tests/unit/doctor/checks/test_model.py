@@ -102,7 +102,7 @@ def test_what_is_no_checkpoint(tiny_policy: Path, tmp_path: Path) -> None:
     assert examined(model="gpt", base_url="http://h/v1")[1][0][0] == "skipped"
     (tmp_path / "config.json").write_text("{}")
     assert examined(model=str(tmp_path))[1][0][0] == "error"
-    level, message = examined(model=str(tiny_policy), template="qwen3")[1][0]
+    level, message = examined(model=str(tiny_policy), template="qwen3-v")[1][0]
     assert (level, "Did you mean 'qwen3-vl'" in message) == ("error", True)
 
 
