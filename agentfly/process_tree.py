@@ -8,9 +8,12 @@ the session of the driver. A process with either belongs to the run.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import re
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +25,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MARKER = "AGENTFLY_RUN_ID"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SHARED_MEMORY = Path("/dev/shm")
 # Inode and path of a mapping, proc_pid_maps(5).
 _MAPPING = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/", re.MULTILINE)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the parent process dies (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class ProcessFamily:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ import httpx
 
 from agentfly import cleanup
 from agentfly.errors import ConfigError
+from agentfly.process_tree import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ _PROBE_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
 # Seconds that a server with requests under way may take to stop.
 STOP_PATIENCE = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,6 @@ class _Watch:
 
 def _die_with(parent: int) -> None:
     """In the child: have the kernel end this process when its parent dies, however that happens (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+    end_with_parent()
+    if sys.platform == "linux" and os.getppid() != parent:
+        os._exit(1)

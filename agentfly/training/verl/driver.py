@@ -6,23 +6,15 @@ It runs verl's trainer with our checks. It ends when its parent does, so a kille
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
+from agentfly.process_tree import end_with_parent
 from agentfly.training.launch.environment import JOB_VARIABLE
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ASK_SECONDS = 0.2
-
-
-def end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent process dies (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def take_own_job_id() -> None:

@@ -7,7 +7,6 @@ parent, and its forks end with it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gc
 import importlib
@@ -24,12 +23,13 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agentfly.process_tree import end_with_parent
+
 # Variables that libraries read when they are imported: a process with others needs an interpreter of its own.
 FIXED = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "PYTHONPATH", "PYTHONHOME"),
     *("TORCHDYNAMO_", "VERL_PLATFORM", "VLLM_LOGGING_LEVEL"),
 )
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _REQUEST_SECONDS = 10.0
 _MOST_DESCRIPTORS = 253  # unix(7), SCM_MAX_FD
 _OWN_DESCRIPTORS = 512  # the server's are above it, so that a fork finds the numbers free that it needs
@@ -146,10 +146,7 @@ class Server:
 
 def _above(end: socket.socket) -> socket.socket:
     """Return a socket with a number that no fork needs."""
-    number = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, _OWN_DESCRIPTORS)
-    moved = socket.socket(end.family, end.type, end.proto, fileno=number)
-    end.close()
-    return moved
+    return socket.socket(fileno=_number_above(end.detach()))
 
 
 def _receive(client: socket.socket) -> Request:
@@ -225,11 +222,6 @@ def run(arguments: Sequence[str]) -> None:
         with open(words[0], "rb") as file:
             code = compile(file.read(), words[0], "exec")
     exec(code, main.__dict__)
-
-
-def end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main() -> None:
