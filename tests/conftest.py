@@ -6,6 +6,7 @@ import functools
 import gc
 import logging
 import os
+import re
 import signal
 import ssl
 from collections.abc import AsyncIterator, Generator
@@ -28,6 +29,7 @@ FEWEST_FILES = 40  # for which workers are started
 MOST_WORKERS = 4  # the tests of whole runs have many processes each, and gigabytes
 # Session fixtures that take longer than the tests that use them: these tests go to one worker, which starts one.
 SHARED_FIXTURES = ("vllm_backend", "browser")
+SLOW_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow\b", re.MULTILINE)
 
 # Workers share the cores: each process of theirs would start threads for all of them, which wait by spinning.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -70,6 +72,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if files < FEWEST_FILES or config.option.capture == "no":
         return 0
     return min(psutil.cpu_count(logical=False) or 1, MOST_WORKERS)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files that are slow as a whole if nobody asked for slow tests: what they import takes seconds."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.hookimpl(tryfirst=True)

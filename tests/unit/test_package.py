@@ -85,6 +85,7 @@ def test_console_script_and_verl_plugin_are_registered() -> None:
     assert ("verl.plugins", "agentfly_cpu", "agentfly.training.cpu") in registered
 
 
+@pytest.mark.slow
 def test_wheel_and_source_distribution_hold_the_package_and_none_of_its_tests(tmp_path: Path) -> None:
     settings = ["egg_info", "--egg-base", ".", "build", "--build-base", "build"]
     for folder in ("agentfly", "tests"):

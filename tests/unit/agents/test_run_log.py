@@ -282,6 +282,7 @@ def killed_run(program: str, file: Path, at_bytes: int | None, delay: float) -> 
         return process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(tmp_path: Path) -> None:
     """SIGKILL at random moments: every line that was whole stays, and no chain is written twice."""
     drawn = random.Random(7)

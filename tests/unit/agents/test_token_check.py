@@ -107,6 +107,7 @@ async def run(
     return agent, (await agent.run(messages))[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     messages=prompt,

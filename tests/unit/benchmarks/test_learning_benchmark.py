@@ -26,6 +26,8 @@ from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.recipe.compose import compose
 from agentfly.training.verl.scoring import reward_info
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -121,6 +121,7 @@ def test_verls_rows_show_the_prompt_of_ours(training: ModuleType, tmp_path: Path
         assert image.size == (168, 168)
 
 
+@pytest.mark.slow
 def test_the_loops_compose_with_the_same_settings(training: ModuleType, tmp_path: Path) -> None:
     plan = training.Plan(steps=1, prompts=2)
     course = training.Course(tmp_path, tmp_path, plan)

@@ -173,6 +173,7 @@ def small_disk(folder: Path, *arguments: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_a_disk_that_fills_up(tmp_path: Path) -> None:
     out = tmp_path / "disk" / "run"
     agent = "tests.unit.evaluation.agents:editing"
@@ -182,6 +183,7 @@ def test_an_evaluation_on_a_disk_that_fills_up(tmp_path: Path) -> None:
     assert said.count("\n") == 1, said
 
 
+@pytest.mark.slow
 def test_a_conversion_on_a_disk_that_fills_up(tmp_path: Path) -> None:
     out = tmp_path / "disk" / "data"
     said = small_disk(out.parent, "data", "convert", "stickers", "--limit", "60", "--out", str(out))

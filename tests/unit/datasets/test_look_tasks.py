@@ -59,6 +59,7 @@ def test_a_task_does_not_depend_on_what_was_made_before(tasks: list[EditTask]) -
         assert handle_of(as_image(one)) == handle_of(as_image(two))
 
 
+@pytest.mark.slow
 def test_the_right_edits_score_high_and_none_scores_nothing(tasks: list[EditTask]) -> None:
     right = [score(task, steps(task)) for task in tasks]
     assert np.mean(right) >= 99

@@ -50,6 +50,7 @@ def test_the_default_families_are_those_of_the_shipped_policy() -> None:
     assert len(ALL_FAMILIES) == len(FAMILIES) + len(MORE)
 
 
+@pytest.mark.slow
 def test_heldout_layouts_and_sentences_are_never_trained_on(many: dict[str, list[EditTask]]) -> None:
     def layouts(split: str) -> set[frozenset[str]]:
         return {frozenset(s["place"] for s in task.metadata["stickers"]) for task in many[split]}
@@ -62,6 +63,7 @@ def test_heldout_layouts_and_sentences_are_never_trained_on(many: dict[str, list
         assert not train & heldout
 
 
+@pytest.mark.slow
 def test_every_heldout_word_is_trained_on_and_in_the_vocabulary(many: dict[str, list[EditTask]]) -> None:
     covered = set().union(*(_words(sentence) for sentence in vocabulary(more=True)))
     for family in MORE:

@@ -161,6 +161,7 @@ def test_repair_names_a_unique_shape_by_a_word_that_is_not_the_detectors() -> No
         assert set(said.split()) & set(SYNONYMS.values())
 
 
+@pytest.mark.slow
 def test_heldout_photographs_layouts_and_sentences_are_never_trained_on(many: dict[str, list[EditTask]]) -> None:
     def frames(split: str) -> set[str]:
         known = [*COLOURS, *SYNONYMS.values(), "circle", "square", "triangle", "star", "largest", "biggest"]
@@ -182,6 +183,7 @@ def test_heldout_photographs_layouts_and_sentences_are_never_trained_on(many: di
     assert not {photo.file for photo in PHOTOS["train"]} & {photo.file for photo in PHOTOS["heldout"]}
 
 
+@pytest.mark.slow
 def test_every_heldout_word_is_trained_on_and_in_the_vocabulary(many: dict[str, list[EditTask]]) -> None:
     trained = set().union(*(_words(task.instruction) for task in many["train"]))
     heldout = set().union(*(_words(task.instruction) for task in many["heldout"]))

@@ -97,6 +97,7 @@ def test_json_has_every_finding() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_machine_is_examined_without_anything_heavy() -> None:
     """In a process of its own, because this one has torch already."""
     code = (

@@ -30,6 +30,8 @@ from tests.unit.evaluators.scripted_judge import Reply as JudgeReply
 from tests.unit.evaluators.scripted_judge import judge, said
 from tests.unit.vision.remote.fake_node import FakeNode
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["running_server", "server"]  # fixtures
 
 AGENT = "tests.unit.evaluation.agents:editing"
@@ -328,7 +330,6 @@ def test_a_table_without_a_score_is_no_success(
         assert "judge scored none of 2 tasks" in one_line(monkeypatch, capsys, *again)
 
 
-@pytest.mark.slow
 def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "asked.log"
     options = json.dumps({"log": str(log)})

@@ -18,6 +18,8 @@ from agentfly.vision import EditParams, InpaintParams
 from agentfly.vision.classical import classical_engines
 from tests.values import as_image
 
+pytestmark = pytest.mark.slow
+
 ENGINES = classical_engines()
 COUNT = 12
 

@@ -355,6 +355,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_the_memory_that_is_held_is_that_of_decoding(tmp_path: Path) -> None:
     smooth = Image.linear_gradient("L").resize((2000, 2000))
     colour = Image.merge("RGB", [smooth] * 3)

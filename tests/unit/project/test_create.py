@@ -70,6 +70,7 @@ def test_the_tasks_are_four_stickers_that_must_go(folder: Path) -> None:
         assert task.target is not None
 
 
+@pytest.mark.slow
 def test_the_recipes_are_for_a_cpu_and_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("verl")
     # A name of its own: the package stays imported in this process.

@@ -84,6 +84,7 @@ def test_what_breaks_is_reported_by_its_number(
     assert (part.given, part.stopped) == (3, True)
 
 
+@pytest.mark.slow
 def test_time_that_grows_faster_than_the_text_is_found(script: ModuleType) -> None:
     check_growth = sys.modules["fuzz_parts"].check_growth
     check_growth(lambda text: sum(ord(char) for char in text), "x" * 1_000_000)

@@ -181,6 +181,7 @@ def test_the_deadline_of_a_body_does_not_end_the_work_after_it() -> None:
         assert b" 200 " in reply(client)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_reply_is_cut_off() -> None:
     with serving(reply_bytes=64_000_000, send_seconds=0.2) as served, served.connect() as client:
         client.sendall(GET)

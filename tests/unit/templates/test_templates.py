@@ -135,6 +135,7 @@ TALKS = st.tuples(st.lists(st.just(SYSTEM), max_size=1), st.lists(TURNS, min_siz
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in template_names() if IMAGE in load_template(name)])
 @settings(max_examples=60, deadline=None)
 @given(messages=TALKS, tools=st.sampled_from([None, [LOOK]]))

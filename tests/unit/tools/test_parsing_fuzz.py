@@ -52,6 +52,7 @@ def test_any_text_is_read_with_slips_or_refused(text: str) -> None:
         return
 
 
+@pytest.mark.slow
 def test_the_time_of_reading_grows_with_the_text_and_no_faster() -> None:
     assert slower_than_linear(lambda text: parse_tool_calls(text, names=NAMES), hostile_texts(50_000), quick=0.02) == []
 

@@ -51,6 +51,7 @@ def test_a_validation_before_the_first_step() -> None:
     assert step_line(0, 32, metrics) == "validation before step 1: named/reward/mean@1 0.250"
 
 
+@pytest.mark.slow
 def test_checks_that_die_are_reported_with_their_last_lines(tmp_path: Path) -> None:
     environment = {**os.environ, "VERL_PLATFORM": ""}
     with pytest.raises(TrainingError, match=r"the checks ended with exit code 1: .*No such file.*nowhere\.yaml"):

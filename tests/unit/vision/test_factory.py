@@ -114,6 +114,7 @@ async def test_a_cache_goes_in_front_and_is_shared_through_its_folder(tmp_path: 
     assert len(list(tmp_path.glob("??/*.json"))) == 1
 
 
+@pytest.mark.slow
 async def test_models_of_one_configuration_work_together(
     checkpoint: Checkpoint, tmp_path: Path, noise: Image.Image, soft_mask: Image.Image
 ) -> None:

@@ -18,6 +18,8 @@ from agentfly.vision.detection.segmentation import SamSegmenter, SamSettings
 from agentfly.vision.diffusion import DiffusionEditor, DiffusionInpainter, EditorSettings, InpainterSettings
 from agentfly.vision.model_runtime import shape_guard
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(1, 400), (400, 1), (1, 1), (3, 2000), (30, 2)]
 Checkpoint = Callable[[str], str]
 

@@ -405,6 +405,7 @@ class Scripted(ClientBackend):
         yield pieces()
 
 
+@pytest.mark.slow
 @given(st.lists(some_answer, min_size=1, max_size=4), st.booleans())
 def test_no_json_of_a_server_is_too_odd_for_a_turn_or_a_failed_request(
     answers: list[dict[str, Any]], streamed: bool

@@ -20,6 +20,8 @@ from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
 from agentfly.evaluators import EditSample, Score
 from tests.unit.benchmarks.calibration_script import SCRIPT
 
+pytestmark = pytest.mark.slow
+
 TASKS = 4
 
 

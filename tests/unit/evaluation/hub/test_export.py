@@ -28,6 +28,8 @@ from agentfly.evaluators import NotScored, Score
 from agentfly.images import ImageStore, load_image
 from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-very-secret-0123"
 
 

@@ -75,7 +75,7 @@ async def test_middle_and_width_move_the_scale_and_keep_the_order(checkpoint: Pa
 async def test_a_checkpoint_without_heads_is_refused(tmp_path: Path) -> None:
     editreward_prompts(tmp_path)
     with pytest.raises(ConfigError, match=r"has no rm_heads\.head_0"):
-        await made(editreward(tmp_path, heads=False)).evaluate(SAMPLES[0])
+        await made(editreward(tmp_path, heads=False), batch_size=1).evaluate(SAMPLES[0])
 
 
 async def test_a_checkpoint_that_lacks_a_layer_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ async def test_a_checkpoint_that_lacks_a_layer_is_refused(checkpoint: Path, tmp_
     del state[name]
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="lacks 1 weights"):
-        await made(tmp_path).evaluate(SAMPLES[0])
+        await made(tmp_path, batch_size=1).evaluate(SAMPLES[0])
 
 
 async def test_without_the_prompts_it_was_trained_with_there_is_no_score(checkpoint: Path) -> None:

@@ -98,7 +98,7 @@ async def test_a_broken_reply_is_asked_for_again_and_then_not_scored(
     assert len(await scores(evaluator)) == 2
     replies.broken = 2
     with pytest.raises(EvaluatorError, match="gave no two ratings from 0 to 25"):
-        await evaluator.evaluate(SAMPLES[0])
+        await scores(evaluator)
 
 
 def test_real_generation_of_a_model_that_babbles_gives_no_score(checkpoint: Path) -> None:

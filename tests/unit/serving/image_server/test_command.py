@@ -137,6 +137,7 @@ def test_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.M
     assert "secret-1" not in repr(chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "expected"),
     [

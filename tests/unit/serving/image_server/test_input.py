@@ -434,6 +434,7 @@ def test_a_second_mask_is_refused(server: Running) -> None:
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "mask")
 
 
+@pytest.mark.slow
 def test_requests_hold_bounded_memory_together() -> None:
     large = plain((200, 200))
     with running(**PUPPET, worker_slots=4, limits=UploadLimits(memory_bytes=340_000)) as server:

@@ -63,6 +63,7 @@ def test_openais_client_understands_it(server: Running) -> None:
             client.images.edit(image=("a.png", png(plain())), prompt="invert")
 
 
+@pytest.mark.slow
 async def test_a_pool_goes_to_the_next_server(server: Running) -> None:
     assert [server.edit("invert").status_code for _ in range(3)] == [200, 200, 429]
     with running(**PUPPET) as other:

@@ -21,6 +21,8 @@ from agentfly.serving.image_server.workers.process import visible_device
 from agentfly.serving.settings import ConnectionLimits
 from tests.unit.serving.image_server.running import PUPPET, Running, as_text, plain, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Running]:

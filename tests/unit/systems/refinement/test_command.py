@@ -230,6 +230,7 @@ async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytes
     assert put == ["s3://shop.png/run-7-iteration_1.png", "s3://shop/cars/run-7-iteration_1.png", "s3://shop/a.WEBP"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_its_images(
     openai: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

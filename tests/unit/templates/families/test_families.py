@@ -68,6 +68,7 @@ def test_every_family_that_can_be_token_exact_has_a_tiny_checkpoint_and_a_templa
         assert all(limit for support in family.support.values() for limit in support.limits)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_of_the_family_of_its_model_type(checkpoints: dict[str, Path]) -> None:
     found = {model_type: ChatCodec.from_pretrained(str(path)).family.name for model_type, path in checkpoints.items()}
     assert found == dict(CASES)

@@ -24,6 +24,8 @@ from tests.unit.serving.image_server.running import running
 
 pytest.importorskip("verl")
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 defaults:
   - agentfly

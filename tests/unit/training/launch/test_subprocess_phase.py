@@ -17,6 +17,8 @@ import pytest
 from agentfly.errors import TrainingError
 from agentfly.training.launch.subprocess_phase import PhaseProcess, run_phase
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[4]
 OnProgress = Callable[[str, int, int], None]
 

@@ -45,6 +45,8 @@ from agentfly.training.supervised.data.packed import PackedExamples
 from agentfly.training.supervised.state import RunFolder
 from agentfly.vision.shapes import COLOURS
 
+pytestmark = pytest.mark.slow
+
 SMALL = WarmStartConfig(demonstrations=2, looks=1, sft=SFTConfig(steps=2, batch_size=2, micro_batch=1))
 EDIT = '<tool_call>{"name": "qwen_edit_image", "arguments": {"image_id": "img_1", "prompt": "brighten"}}</tool_call>'
 ANSWER = '<tool_call>{"name": "give_answer", "arguments": {"final_image_id": "img_2"}}</tool_call>'

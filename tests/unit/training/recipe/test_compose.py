@@ -29,6 +29,8 @@ pytest.importorskip("verl")
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 defaults:
   - agentfly

@@ -72,6 +72,7 @@ def decide(folder: Path, step: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_folder_decide_alike(tmp_path: Path) -> None:
     ImageBudget(tmp_path, 10_000, 10).spend(6_000)
     with multiprocessing.get_context("spawn").Pool(2) as pool:

@@ -229,6 +229,7 @@ def exit_at_once(folder: Path) -> None:
         writer.record(record(f"chain-{index}", side=64))
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_writes_what_is_in_its_queue(tmp_path: Path) -> None:
     import subprocess
     import sys

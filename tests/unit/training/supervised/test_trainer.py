@@ -17,6 +17,8 @@ from agentfly.training.supervised.data.config import DataConfig
 from agentfly.training.supervised.trainer import plan_run, run_supervised
 from tests.unit.training.supervised.conftest import CARD
 
+pytestmark = pytest.mark.slow
+
 
 def config(model: Path, out: Path, *, lora: LoraConfig | None = None, **training: Any) -> SupervisedConfig:
     settings = {"steps": 4, "batch_size": 2, "learning_rate": 3e-3, "save_every": 2, "evaluate_every": 2} | training

@@ -22,6 +22,8 @@ from tests.unit.agents.conftest import ChatServer, completion, running_server, s
 from tests.unit.tools.mcp.foreign import PROGRAM
 from tests.unit.training.chains import good_edit, task_of
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["running_server", "server"]  # fixtures
 
 pytest.importorskip("verl")  # the recipes name its defaults
@@ -53,7 +55,6 @@ def tried(*words: object) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
 
 
-@pytest.mark.slow
 def test_every_turn_and_term_is_shown_and_the_chains_are_kept_for_other_commands(
     tmp_path: Path, warm_policy: Path
 ) -> None:
@@ -177,7 +178,6 @@ def test_wrong_requests_say_what_to_change(tmp_path: Path) -> None:
         TrialRequest(Path("r.yaml"), api_key_env="KEY")
 
 
-@pytest.mark.slow
 def test_tools_of_a_server_are_asked_for_and_the_server_ends_with_the_trial(tmp_path: Path) -> None:
     turns = [
         {"call": "add", "arguments": {"a": 20, "b": 22}},
@@ -190,7 +190,6 @@ def test_tools_of_a_server_are_asked_for_and_the_server_ends_with_the_trial(tmp_
     assert "← 42" in found.output
 
 
-@pytest.mark.slow
 def test_a_scripted_trial_loads_neither_verl_nor_ray_nor_torch(tmp_path: Path) -> None:
     words = written(tmp_path, [DARKEN, ANSWER])
     code = f"""

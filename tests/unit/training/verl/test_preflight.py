@@ -21,7 +21,7 @@ from tests.unit.serving.image_server.running import running
 pytest.importorskip("verl")
 from agentfly.training.verl.preflight import check_family, main
 
-pytestmark = pytest.mark.filterwarnings("ignore:Disabled critic:UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Disabled critic:UserWarning")]
 
 RECIPE = """
 defaults:

@@ -106,6 +106,7 @@ def test_the_policy_of_a_file_names_its_own_script_and_styles_alone(tmp_path: Pa
     assert "fetch(" not in re.sub(r"agentfly\.modules\[.*?\n};", "", texts["script-src"][0], flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_file_keeps_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_with_images(tmp_path / "run", 12, side=512)
     assert sum(path.stat().st_size for path in (tmp_path / "run" / "images").iterdir()) > 5_000_000

@@ -16,6 +16,8 @@ from agentfly.vision.base import Detections, Detector
 from agentfly.vision.detection.boxes import least_tokens, normalise_prompt
 from agentfly.vision.detection.grounding_dino import GroundingDinoDetector, GroundingDinoSettings
 
+pytestmark = pytest.mark.slow
+
 Checkpoint = Callable[[str], str]
 
 pytest.importorskip("torch")

@@ -13,6 +13,8 @@ from agentfly.vision.base import Detection, Detections
 from agentfly.vision.detection.boxes import box_mask
 from agentfly.vision.detection.segmentation import SamSegmenter, SamSettings, SegmentedDetector
 
+pytestmark = pytest.mark.slow
+
 Checkpoint = Callable[[str], str]
 BOXES = [(10, 10, 60, 50), (70, 5, 120, 90)]
 

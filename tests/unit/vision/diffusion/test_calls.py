@@ -15,6 +15,8 @@ from agentfly.vision.diffusion.pipelines import Role
 
 pytest.importorskip("diffusers")
 
+pytestmark = pytest.mark.slow
+
 Checkpoint = Callable[[str], str]
 IMAGE = Image.new("RGB", (128, 96))
 MASK = Image.new("L", (128, 96), 255)

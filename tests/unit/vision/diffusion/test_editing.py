@@ -17,6 +17,8 @@ from tests.unit.vision.diffusion.conftest import Calls, difference
 
 pytest.importorskip("diffusers")
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., DiffusionEditor]
 CLASSES = ["qwen_edit", "qwen_edit_plus", "flux_kontext", "instruct_pix2pix"]
 

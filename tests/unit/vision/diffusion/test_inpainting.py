@@ -17,6 +17,8 @@ from agentfly.vision.base import InpaintParams
 from agentfly.vision.diffusion import DiffusionInpainter
 from tests.unit.vision.diffusion.conftest import Calls, difference
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 

@@ -15,6 +15,8 @@ from agentfly.vision.diffusion import DiffusionEditor, Weights, WeightSettings
 from agentfly.vision.diffusion.lightning import published_lora
 from tests.unit.vision.diffusion.conftest import Calls, difference
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 

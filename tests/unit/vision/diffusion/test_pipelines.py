@@ -16,6 +16,8 @@ from agentfly.vision.diffusion.pipelines import Role, has_own_size, shared_weigh
 
 pytest.importorskip("diffusers")
 
+pytestmark = pytest.mark.slow
+
 Checkpoint = Callable[[str], str]
 
 

@@ -126,6 +126,7 @@ async def weather(seed: int, monkeypatch: pytest.MonkeyPatch) -> PoolStatistics:
     return statistics
 
 
+@pytest.mark.slow
 async def test_after_any_storm_every_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "_POLL", 0.002)
     monkeypatch.setattr(attempts, "_LEAST_DELAY", 0.002)

@@ -25,6 +25,8 @@ from agentfly.training.supervised.data import demonstrations
 from agentfly.training.supervised.data.demonstrations import EXPERT, DemonstrationMix, Demonstrator, seeing
 from agentfly.vision.shapes import COLOURS
 
+pytestmark = pytest.mark.slow
+
 
 async def play(tasks: list[EditTask], mix: DemonstrationMix) -> list[float]:
     scripts = {f"{t.id}-0": Demonstrator(t, random.Random(i), mix, tuple(COLOURS)) for i, t in enumerate(tasks)}
