@@ -4,7 +4,8 @@ Each node has two mechanisms of its own:
 
 - **Concurrency** is adaptive, as in TCP (additive increase, multiplicative decrease; Chiu and Jain, 1989): a node that
   answers at its limit gets `1 / limit` more, unless its answers take twice as long as its quickest. More requests would
-  then only wait there instead of here. A node that is busy or fails gets half, at most once per second.
+  then only wait there instead of here. A node that tells how many it takes at once gets as many, and never more. A node
+  that is busy or fails gets half, at most once per second.
 - **Circuit breaker**: after `failure_threshold` failures in a row, or one failed probe, a node gets no requests for
   `open_seconds`, twice as long each time. Then it is probed, and gets a single request on trial. For every
   `max_open_seconds` without an answer it gets one more, so that a trial that hangs does not block the node.
@@ -74,6 +75,7 @@ class Node:
         starting: True while it answers but is not ready.
         unusable: the reason why it can never be used as it is configured; empty otherwise.
         not_before: clock time before which it gets no request.
+        limit: requests that it may be given at once.
         generation: number of times that it came back from an absence.
         missed_checks: health checks in a row without an answer.
     """
@@ -91,6 +93,7 @@ class Node:
         self.generation = self.missed_checks = 0
         self._away_since: float | None = None
         self._reached = False
+        self._most = settings.max_limit
         self.limit = float(min(settings.initial_limit, settings.max_limit))
         self.counters = NodeCounters()
         self.circuit = Circuit.closed
@@ -183,7 +186,17 @@ class Node:
         recent = self._seconds.setdefault(operation, deque(maxlen=64))
         recent.append(seconds)
         if self.held >= int(self.limit) and seconds <= _QUEUEING * min(recent):
-            self.limit = min(self._settings.max_limit, self.limit + 1.0 / self.limit)
+            self.limit = min(self._most, self.limit + 1.0 / self.limit)
+
+    def record_slots(self, slots: int) -> None:
+        """Record how many requests it says that it takes at once. More would wait there, where no other node gets them.
+
+        Args:
+            slots: above 0.
+        """
+        most = min(self._settings.max_limit, slots)
+        if most != self._most:
+            self._most, self.limit = most, float(most)
 
     def record_busy(self, retry_after: float) -> None:
         """Record that it had no room: halve its limit and pause it for `retry_after` seconds."""

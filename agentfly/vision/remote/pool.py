@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL = 0.05
-_GONE_POLL = 0.25
 
 
 class NotOffered(Exception):
@@ -54,13 +53,15 @@ class HealthChecks:
     def __init__(self, nodes: Sequence[Node], settings: PoolSettings, transport: Transport, queue: NodeQueue) -> None:
         self._nodes, self._settings, self._transport, self._queue = nodes, settings, transport, queue
         self._inside = 0
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self._probes: dict[Node, asyncio.Task[None]] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
         self._news = asyncio.Event()
 
     def __enter__(self) -> None:
         self._inside += 1
-        if not self._watchers:
-            self._watchers = [asyncio.create_task(self._watch(node)) for node in self._nodes]
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
 
     def __exit__(self, *_: object) -> None:
         self._inside -= 1
@@ -69,20 +70,21 @@ class HealthChecks:
 
     def stop(self) -> None:
         """Stop watching."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        self._watchers = []
+        for task in (self._watcher, *self._probes.values()):
+            if task is not None:
+                task.cancel()
+        self._watcher = None
+        self._probes.clear()
         self._queue.close()
 
     async def wait_for(self, work: asyncio.Future[T], timeout: float) -> None:
         """Wait until work is done, for at most `timeout` seconds, and no longer once every node is gone."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while not work.done() and not all(node.is_gone for node in self._nodes):
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                return
-            # A node becomes gone by the passing of time alone, so news is not enough.
-            await asyncio.wait({work}, timeout=min(left, _GONE_POLL))
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(gone)
+        try:
+            await asyncio.wait({work, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.discard(gone)
 
     async def offered(self, operation: Operation) -> bool:
         """Return True if a node does this, once those that answer have reported their operations.
@@ -103,21 +105,34 @@ class HealthChecks:
         """Return True if another server may run at a node's address since it last reported its operations."""
         return node.circuit is not Circuit.open and node.age >= self._settings.health_seconds
 
-    async def _watch(self, node: Node) -> None:
+    async def _watch(self) -> None:
+        """Probe the nodes that are due, and tell those that wait when all are gone: one task for nodes and requests."""
         while True:
-            if node.probe_due() or self._stale(node):
-                was = node.circuit
-                await self._transport.probe(node)
-                if node.circuit is not was:
-                    logger.info("%s is %s %s", node.url, node.statistics().state, node.counters.last_error)
-                if node.missed_checks >= self._settings.lost_after:
-                    # Its requests go on to other nodes, where there are some that can do them.
-                    others = [other for other in self._nodes if other is not node and other.available]
-                    node.abandon([op for op in OPERATIONS if any(other.offers(op) for other in others)])
-                self._news.set()
-                self._news.clear()
-                self._queue.dispatch()
+            for node in self._nodes:
+                if node not in self._probes and (node.probe_due() or self._stale(node)):
+                    self._probes[node] = asyncio.create_task(self._probe(node))
+            # A node becomes gone by the passing of time alone, so the news of a probe is not enough.
+            if all(node.is_gone for node in self._nodes):
+                for waiting in self._waiting:
+                    if not waiting.done():
+                        waiting.set_result(None)
             await asyncio.sleep(_POLL)
+
+    async def _probe(self, node: Node) -> None:
+        was = node.circuit
+        try:
+            await self._transport.probe(node)
+        finally:
+            self._probes.pop(node, None)
+        if node.circuit is not was:
+            logger.info("%s is %s %s", node.url, node.statistics().state, node.counters.last_error)
+        if node.missed_checks >= self._settings.lost_after:
+            # Its requests go on to other nodes, where there are some that can do them.
+            others = [other for other in self._nodes if other is not node and other.available]
+            node.abandon([op for op in OPERATIONS if any(other.offers(op) for other in others)])
+        self._news.set()
+        self._news.clear()
+        self._queue.dispatch()
 
 
 @dataclass(eq=False)

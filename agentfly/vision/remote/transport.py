@@ -176,6 +176,9 @@ class Transport:
             # Earlier versions do not tell, and take one.
             if "edit" in offered and isinstance(most, int) and most > 1:
                 offered |= {"edit_images"}
+            slots = first.get("slots")
+            if isinstance(slots, int) and slots > 0:
+                node.record_slots(slots)
         node.operations = offered if node.config.operations is None else node.config.operations
 
     async def _get(self, node: Node, path: str) -> httpx.Response:
