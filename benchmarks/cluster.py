@@ -310,6 +310,7 @@ def main() -> None:
         table.add_row(name, f"{value:.3g}" if isinstance(value, float) and value < 100 else f"{value:.0f}")
     Console().print(table)
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({**asdict(outcome), "over_bound": outcome.over_bound}, indent=2) + "\n")
     if outcome.lost or outcome.doubled or outcome.unanswered:
         sys.exit(1)

@@ -77,6 +77,7 @@ class Node:
         not_before: clock time before which it gets no request.
         limit: requests that it may be given at once.
         generation: number of times that it came back from an absence.
+        held: slots taken since it last came back.
         missed_checks: health checks in a row without an answer.
     """
 
@@ -90,7 +91,7 @@ class Node:
         self.unusable = ""
         self._probed = float("-inf")
         self._slots: set[Slot] = set()
-        self.generation = self.missed_checks = 0
+        self.generation = self.missed_checks = self.held = 0
         self._away_since: float | None = None
         self._reached = False
         self._most = settings.max_limit
@@ -120,11 +121,6 @@ class Node:
         return len(self._slots)
 
     @property
-    def held(self) -> int:
-        """Slots taken since it last came back."""
-        return sum(slot.is_current for slot in self._slots)
-
-    @property
     def available(self) -> bool:
         """True unless its circuit is open or it has asked for a pause."""
         return self.circuit is not Circuit.open and self._clock() >= self.not_before
@@ -140,11 +136,14 @@ class Node:
         """Take a slot, to be returned by `give_back`."""
         slot = Slot(self, operation, self.generation)
         self._slots.add(slot)
+        self.held += 1
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        """Release a slot."""
-        self._slots.discard(slot)
+        """Release a slot. One that was released or forgotten before makes no room."""
+        if slot in self._slots:
+            self._slots.remove(slot)
+            self.held -= slot.is_current
 
     def abandon(self, operations: Collection[Operation]) -> None:
         """End the requests in flight for these operations, which nobody will answer."""
@@ -243,6 +242,7 @@ class Node:
         if self.circuit is Circuit.open:
             self.circuit, self._trial = Circuit.half_open, self._clock()
             self.generation += 1
+            self.held = 0
 
     def record_silence(self, reason: str) -> None:
         """Record a health check that nobody answered."""
@@ -260,6 +260,7 @@ class Node:
     def clear_in_flight(self) -> None:
         """Forget the requests of an earlier event loop, and keep all else that is known of the server."""
         self._slots.clear()
+        self.held = 0
 
     def _mark_reached(self) -> None:
         self._away_since, self._reached = None, True

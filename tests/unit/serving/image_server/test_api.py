@@ -160,6 +160,7 @@ def test_models_and_health(classical: Running) -> None:
     (model,) = httpx.get(f"{classical.url}/v1/models").json()["data"]
     assert (model["id"], model["owned_by"]) == ("classical", "agentfly")
     assert (model["capabilities"], model["max_images"]) == (["detect", "edit", "inpaint"], 1)
+    assert model["slots"] == 2
     health = httpx.get(f"{classical.url}/health")
     assert (health.status_code, health.json()) == (200, {"status": "ready", "workers": ["ready"]})
 

@@ -58,6 +58,20 @@ def test_limit_does_not_grow_when_requests_only_queue_there(node: Node) -> None:
     assert node.limit > 4
 
 
+def test_a_server_that_tells_what_it_takes_at_once_gets_that_and_no_more(node: Node, clock: Clock) -> None:
+    node.record_slots(2)
+    assert node.limit == 2
+    take(node, 2)
+    assert not node.has_room()
+    node.record_success("edit", 1.0)
+    assert node.limit == 2
+    node.record_busy(0.0)
+    node.record_slots(2)  # told again by the next health check, which is no news
+    assert node.limit == 1
+    node.record_slots(1_000_000)
+    assert node.limit == PoolSettings().max_limit
+
+
 def test_a_server_is_gone_when_it_is_silent_for_longer_than_a_restart_takes(clock: Clock) -> None:
     settings = PoolSettings(open_seconds=1, max_open_seconds=1, unreached_seconds=5, away_seconds=60)
     node = Node(NodeConfig("http://h:1"), settings, clock)
@@ -110,6 +124,28 @@ def test_limit_stays_within_its_bounds(events: list[str]) -> None:
         for slot in slots:
             node.give_back(slot)
         assert 1 <= node.limit <= 8
+
+
+@given(st.lists(st.sampled_from(["take", "give", "again", "away", "back", "loop"]), max_size=100))
+def test_slots_of_before_an_absence_take_no_room(events: list[str]) -> None:
+    clock, slots = Clock(), list[Slot]()
+    node = Node(NodeConfig("http://h:1"), PoolSettings(), clock)
+    for event in events:
+        clock.now += 100.0
+        if event == "take":
+            slots += take(node, 1)
+        elif event in ("give", "again") and slots:
+            node.give_back(slots.pop() if event == "give" else slots[0])
+            slots = slots[1:] if event == "again" else slots
+        elif event == "away":
+            node.record_silence("gone")
+        elif event == "back":
+            node.record_healthy()
+        elif event == "loop":
+            node.clear_in_flight()
+            slots.clear()
+        assert node.in_flight == len(slots)
+        assert node.held == sum(slot.is_current for slot in slots)
 
 
 def test_busy_node_is_given_nothing_for_as_long_as_it_asked(node: Node, clock: Clock) -> None:
