@@ -83,7 +83,7 @@ def check_environment(variables: Mapping[str, str]) -> Iterator[Finding]:
         )
     if variables.get("RAY_ADDRESS"):
         yield warning(
-            "RAY_ADDRESS is set: a run on GPUs joins that cluster instead of starting its own",
+            "RAY_ADDRESS is set: a run joins that cluster instead of starting its own",
             "unset RAY_ADDRESS, unless the cluster is where you want to train",
         )
     if variables.get("PYTHONPATH"):

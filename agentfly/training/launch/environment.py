@@ -10,9 +10,15 @@ from pathlib import Path
 from agentfly.agents.llm_backends.vllm_defaults import CPU_ENVIRONMENT, CPU_IN_PROCESS_ENVIRONMENT
 from agentfly.model_source import hub_answers, is_local
 from agentfly.process_tree import MARKER
+from agentfly.training.launch.stack_dump import FOLDER_VARIABLE
+from agentfly.training.recipe.checks import RAY_ADDRESS
 from agentfly.training.recipe.settings import TrainSettings
 
 JOB_VARIABLE = "RAY_JOB_ID"  # number of Ray's job (src/ray/common/ray_internal_flag_def.h)
+FORWARDED_VARIABLE = "AGENTFLY_FORWARDED"  # names of the variables that a run brings to such a cluster
+STACKS = "stacks"  # folder of a run's scratch folder
+# Folders for temporary files are those of each machine.
+_OF_THIS_MACHINE = frozenset(("RAY_TMPDIR", "TMPDIR"))
 _ALWAYS = {
     "HYDRA_FULL_ERROR": "1",
     "PYTHONUNBUFFERED": "1",
@@ -35,6 +41,8 @@ _ON_CPU = {
     **CPU_IN_PROCESS_ENVIRONMENT,
     "VERL_PLATFORM": "cpu",
 }
+# What a person sets for a program of their own, and workers need where the code is.
+_USERS = frozenset(("PYTHONPATH", *_ALWAYS, *_ON_CPU))
 
 
 def run_environment(
@@ -49,15 +57,17 @@ def run_environment(
         metrics_file: where verl's file logger writes.
         base: environment to start from; this process's own when None.
     """
-    environment = dict(os.environ if base is None else base)
+    before = dict(os.environ if base is None else base)
+    environment = dict(before)
     environment |= _ALWAYS | {
+        FOLDER_VARIABLE: str(scratch / STACKS),
         MARKER: run_id,
         "OMP_NUM_THREADS": str(settings.threads),
         "RAY_TMPDIR": str(scratch),
         "TMPDIR": str(scratch),
         "VERL_FILE_LOGGER_PATH": str(metrics_file),
     }
-    if settings.device == "cpu" or "RAY_ADDRESS" not in environment:
+    if RAY_ADDRESS not in environment:
         # In an environment, because Ray reads it once in a process: a preloaded parent has it before its forks need it.
         environment[JOB_VARIABLE] = (secrets.randbelow(2**31 - 2) + 2).to_bytes(4, "little").hex()
     # Where verl's loggers write, unless somebody has said where: into the run's folder, not the working folder.
@@ -65,7 +75,6 @@ def run_environment(
     environment.setdefault("WANDB_DIR", str(settings.out.absolute()))
     if settings.device == "cpu":
         environment |= _ON_CPU
-        environment.pop("RAY_ADDRESS", None)
         if settings.threads == 1:
             # As the rollout server has it (`CPUPlatform.rollout_env_vars`). One thread waits for no other, and with
             # the same variables all processes can be forks of one that is preloaded.
@@ -75,4 +84,8 @@ def run_environment(
     elif not is_local(settings.model) and not hub_answers():
         # Models in the cache are taken from there; otherwise every process would ask the hub for minutes.
         environment["HF_HUB_OFFLINE"] = "1"
-    return environment | dict(settings.environment)
+    environment |= settings.environment
+    if RAY_ADDRESS in environment:
+        ours = {name for name, value in environment.items() if before.get(name) != value} - _OF_THIS_MACHINE
+        environment[FORWARDED_VARIABLE] = " ".join(sorted(ours | environment.keys() & _USERS))
+    return environment

@@ -28,7 +28,7 @@ from agentfly import cleanup
 from agentfly.errors import TrainingError, says_disk_full, short_paths
 from agentfly.process_tree import ProcessFamily
 from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
-from agentfly.training.launch.environment import run_environment
+from agentfly.training.launch.environment import STACKS, run_environment
 from agentfly.training.launch.log_reader import (
     LineReader,
     Phase,
@@ -40,8 +40,8 @@ from agentfly.training.launch.log_reader import (
 )
 from agentfly.training.launch.preload.start import start as start_preloaded
 from agentfly.training.launch.resume import cut_back, only_run, resume_checkpoint
-from agentfly.training.launch.stack_dump import FOLDER_VARIABLE
 from agentfly.training.launch.watchdogs import Alarm, Watchdogs
+from agentfly.training.recipe.checks import RAY_ADDRESS
 from agentfly.training.recipe.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ OnNotice = Callable[[str], None]
 
 _DRIVER = ("-m", "agentfly.training.verl.driver")
 _POLL_SECONDS = 0.2
+_NO_CLUSTER = "Failed to connect to Ray cluster"  # ray/_private/worker.py:2008
 _MEMBER_SECONDS = 5.0  # between two looks at the processes of the run
 _GRACE_SECONDS = 5.0
 _TAIL_LINES = 15
@@ -178,7 +179,7 @@ class _TrainerProcess:
         self._began = time.monotonic()
         self._ended = 0.0
         self._cleanup: subprocess.Popen[bytes] | None = None
-        self._stacks = self._scratch / "stacks"
+        self._stacks = self._scratch / STACKS
         self._stacks.mkdir()
         self._watchdogs = Watchdogs(self._settings, run.steps, self._stacks)
 
@@ -192,12 +193,12 @@ class _TrainerProcess:
             aside = self._log_file.with_suffix(f".repeated.{file.name}")
             cut_back(file, kept, aside, revalidates=run.validates_first)
         environment = run_environment(settings, self._id, self._scratch, self._verl_metrics_file)
-        environment[FOLDER_VARIABLE] = str(self._stacks)
         logger.info("training starts; its log is %s", self._log_file)
         self._enter("ray")
         python, arguments = sys.executable, run.arguments()
-        # Not on a GPU: a fork of a process that has touched CUDA cannot use it, and no library promises not to.
-        if settings.device == "cpu" and driver == _DRIVER:
+        # Not on a GPU: a fork of a process that has touched CUDA cannot use it, and no library promises not to. Nor in
+        # a cluster that runs already: it starts its workers itself.
+        if settings.device == "cpu" and driver == _DRIVER and RAY_ADDRESS not in environment:
             log_file = self._log_file.with_suffix(".preload.txt")
             if (preloaded := start_preloaded(environment, self._scratch, log=log_file)) is not None:
                 self._preloaded, python = preloaded.server, str(preloaded.program)
@@ -316,6 +317,11 @@ class _TrainerProcess:
         error = last_error(list(self._watchdogs.recent) if hung else lines)
         tail = "\n".join(f"  | {short_paths(clean(line))[:300]}" for line in lines[-_TAIL_LINES:])
         cause = f": {error}" if error else ""
+        if _NO_CLUSTER in cause:
+            cause += (
+                f"\ncheck {RAY_ADDRESS}: does the head of the cluster answer there? Where it wants a token "
+                "(~/.ray/auth_token), `export RAY_AUTH_MODE=token`"
+            )
         if full := self._full_disks(lines):
             cause += (
                 f"\nno space is left on the disk of {full}: free some, or move the run's folder to another disk and "

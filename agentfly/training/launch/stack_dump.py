@@ -32,9 +32,12 @@ _PARTS = (
 
 
 def dump_on_request() -> None:
-    """Make this process write its stacks to a file of the run at SIGUSR1; do nothing outside of a run."""
+    """Make this process write its stacks to a file of the run at SIGUSR1; do nothing outside of a run.
+
+    A worker on another machine has no such folder, and nobody there who would ask.
+    """
     folder = os.environ.get(FOLDER_VARIABLE)
-    if folder:
+    if folder and Path(folder).is_dir():
         # faulthandler keeps the descriptor, not the object.
         file = os.open(Path(folder) / f"{os.getpid()}.stack", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.register(_SIGNAL, file=file, all_threads=True)

@@ -7,6 +7,7 @@ while the warm start is evaluated. One folder has everything that a run leaves.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,7 @@ from agentfly.training.quickstart.warm_start import (
     shipped_warm_start,
     warm_start,
 )
+from agentfly.training.recipe.checks import RAY_ADDRESS
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 from agentfly.viewer.command import view_command
@@ -282,6 +284,7 @@ class _Quickstart:
             "algorithm.adv_estimator": ESTIMATORS[name],
         }
         overrides = [*(to_override(key, value) for key, value in values.items()), *config.overrides]
+        os.environ.pop(RAY_ADDRESS, None)  # a first run needs nothing but this machine
         run = prepare(compose(QUICKSTART, overrides))
         began, log = time.monotonic(), LineReader(self._out / "training" / "trajectories.jsonl")
 

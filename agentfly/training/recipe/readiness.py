@@ -57,10 +57,15 @@ def check_gpus(config: VerlConfig, settings: TrainSettings) -> str:
     Raises:
         ConfigError: this machine has fewer.
     """
+    if RAY_ADDRESS in os.environ:
+        cluster = f"the Ray cluster at {RAY_ADDRESS}={os.environ[RAY_ADDRESS]}"
+        if settings.device == "cpu":
+            return (
+                f"each node of {cluster} needs `ray start --num-gpus={config.trainer.n_gpus_per_node}`: Ray counts them"
+            )
+        return f"GPUs are those of {cluster}"
     if settings.device == "cpu":
         return "no GPU is needed"
-    if RAY_ADDRESS in os.environ:
-        return f"GPUs are those of the Ray cluster at {RAY_ADDRESS}={os.environ[RAY_ADDRESS]}"
     count, node, nodes = count_gpus(), config.trainer.n_gpus_per_node, config.trainer.nnodes
     if count >= node * nodes:
         return f"{count} GPUs, of which {node * nodes} are used"

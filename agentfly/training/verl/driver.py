@@ -10,11 +10,16 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from agentfly.process_tree import end_with_parent
-from agentfly.training.launch.environment import JOB_VARIABLE
+from agentfly.training.launch.environment import FORWARDED_VARIABLE, JOB_VARIABLE
+from agentfly.training.recipe.checks import RAY_ADDRESS
 
 _ASK_SECONDS = 0.2
+_OF_A_NEW_CLUSTER = frozenset(
+    ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard")
+)
 
 
 def take_own_job_id() -> None:
@@ -49,6 +54,27 @@ def wait_for_ray() -> None:
     services.get_node = ask_again
 
 
+def join_cluster() -> None:
+    """Have verl join the Ray cluster that runs already, with the variables of this run for all its workers.
+
+    verl gives Ray the resources of a cluster to start, which Ray refuses where it joins one
+    (ray/_private/worker.py:1936). And it hands on no variable that this process has, as if the workers of other
+    machines had it from here (verl/trainer/constants_ppo.py:get_ppo_ray_runtime_env).
+    """
+    import ray
+    from verl.trainer.constants_ppo import PPO_RAY_RUNTIME_ENV
+
+    init = ray.init
+    names = {*os.environ.get(FORWARDED_VARIABLE, "").split(), *PPO_RAY_RUNTIME_ENV["env_vars"]}
+    here = {name: os.environ[name] for name in sorted(names) if name in os.environ}
+
+    def join(*, runtime_env: dict[str, Any], **given: object) -> object:
+        kept = {name: value for name, value in given.items() if name not in _OF_A_NEW_CLUSTER}
+        return init(**kept, runtime_env={**runtime_env, "env_vars": {**runtime_env.get("env_vars", {}), **here}})
+
+    ray.init = join
+
+
 def main() -> None:
     """Run verl's trainer on the command line of this process."""
     end_with_parent()
@@ -66,7 +92,9 @@ def main() -> None:
 
         preflight.main(Path(sys.argv[2]))
         return
-    if "RAY_ADDRESS" not in os.environ:
+    if RAY_ADDRESS in os.environ:
+        join_cluster()
+    else:
         take_own_job_id()
         wait_for_ray()
     from verl.trainer.main_ppo import main as train

@@ -14,7 +14,7 @@ import pytest
 
 from agentfly.errors import TrainingError
 from agentfly.process_tree import MARKER, ProcessFamily
-from agentfly.training.launch.environment import run_environment
+from agentfly.training.launch.environment import FORWARDED_VARIABLE, run_environment
 from agentfly.training.launch.launcher import Launch, TrainingOutcome, launch
 from agentfly.training.launch.log_reader import SAMPLED
 from agentfly.training.recipe.settings import DataSettings, Patience, TrainSettings
@@ -162,6 +162,11 @@ def test_a_full_disk_that_cut_off_the_log_as_well_is_named(case: Case, monkeypat
         case.launch("sys.exit(1)")
 
 
+def test_a_cluster_that_does_not_answer_is_told_with_what_to_check(case: Case) -> None:
+    with pytest.raises(TrainingError, match="RAY_AUTH_MODE=token"):
+        case.launch("say('ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379'); sys.exit(1)")
+
+
 def test_death_by_signal_is_named(case: Case) -> None:
     with pytest.raises(TrainingError, match=r"phase 'training, step 2'.*signal SIGKILL"):
         case.launch(READY + "step(1); time.sleep(0.5); os.kill(os.getpid(), 9)")
@@ -240,11 +245,11 @@ def settings(tmp_path: Path) -> TrainSettings:
 
 
 def test_environment_on_a_cpu(settings: TrainSettings, tmp_path: Path) -> None:
-    base = {"VLLM_CPU_KVCACHE_SPACE": "", "RAY_ADDRESS": "10.0.0.1:6379", "HOME": "/home/me"}
+    base = {"VLLM_CPU_KVCACHE_SPACE": "", "HOME": "/home/me"}
     environment = run_environment(settings, "one", tmp_path, tmp_path / "metrics.jsonl", base)
-    # vLLM cannot parse an empty size, and a cluster's Ray has no logical GPU.
+    # vLLM cannot parse an empty size.
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment
-    assert "RAY_ADDRESS" not in environment
+    assert FORWARDED_VARIABLE not in environment
     assert environment["VERL_PLATFORM"] == "cpu"
     # Beside another program on its core, a worker of niceness 15 took thirty times as long for a step.
     assert environment["RAY_worker_niceness"] == "0"
@@ -260,6 +265,23 @@ def test_loggers_write_into_the_folder_of_the_run_unless_somebody_says_where(
     found = run_environment(settings, "one", tmp_path, tmp_path / "m", {"WANDB_DIR": "/elsewhere"})
     assert (found["TENSORBOARD_DIR"], found["WANDB_DIR"]) == (str(out / "tensorboard"), "/elsewhere")
     assert run_environment(settings, "one", tmp_path, tmp_path / "m", {})["WANDB_DIR"] == str(out)
+
+
+def test_a_run_brings_its_variables_to_a_cluster_that_runs_already(settings: TrainSettings, tmp_path: Path) -> None:
+    base = {"RAY_ADDRESS": "10.0.0.1:6379", "HOME": "/home/me", "PYTHONPATH": "/mine", "OPENAI_API_KEY": "sk-secret"}
+    environment = run_environment(settings, "one", tmp_path, tmp_path / "m", base)
+    names = set(environment[FORWARDED_VARIABLE].split())
+    assert names >= {
+        MARKER,
+        "VERL_PLATFORM",
+        "VERL_FILE_LOGGER_PATH",
+        "OMP_NUM_THREADS",
+        "AGENTFLY_STACKS",
+        "PYTHONPATH",
+    }
+    # Folders are those of each machine, and a key would be shown by Ray's dashboard.
+    assert not names & {"HOME", "TMPDIR", "RAY_TMPDIR", "OPENAI_API_KEY", "RAY_ADDRESS", "RAY_JOB_ID"}
+    assert "RAY_JOB_ID" not in environment
 
 
 def test_environment_with_gpus_keeps_the_cluster(settings: TrainSettings, tmp_path: Path) -> None:

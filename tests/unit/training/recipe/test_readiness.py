@@ -93,6 +93,7 @@ def test_enough_gpus_a_cluster_and_a_cpu_are_well(monkeypatch: pytest.MonkeyPatc
     assert check_gpus(config(), settings(device="cpu")) == "no GPU is needed"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert "RAY_ADDRESS=head:6379" in check_gpus(config(trainer__nnodes=4), settings())
+    assert "`ray start --num-gpus=8`" in check_gpus(config(trainer__nnodes=4), settings(device="cpu"))
 
 
 @pytest.mark.parametrize(

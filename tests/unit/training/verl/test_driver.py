@@ -1,13 +1,15 @@
-"""The trainer's process waits for a Ray that is slow to start, and leaves it to the launcher to call it hung."""
+"""The trainer's process waits for a Ray that is slow to start, and joins one that runs already with all it needs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agentfly.training.launch.environment import FORWARDED_VARIABLE
 from agentfly.training.verl import driver as room
-from agentfly.training.verl.driver import wait_for_ray
+from agentfly.training.verl.driver import join_cluster, wait_for_ray
 
 
 def test_a_node_that_registers_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +35,35 @@ def test_ray_still_asks_in_the_way_that_is_replaced() -> None:
     source = Path(node.__file__).read_text(encoding="utf-8")
     assert "raylet_start_wait_time_s = 30" in source
     assert "ray._private.services.get_node(" in source
+
+
+def test_a_cluster_is_joined_with_the_variables_of_the_run_and_without_resources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append(given))
+    monkeypatch.setenv(FORWARDED_VARIABLE, "VERL_FILE_LOGGER_PATH GONE")
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", "/run/metrics.jsonl")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")  # verl's own, which it leaves out where this process has it
+    join_cluster()
+    variables = {"TRANSFER_QUEUE_ENABLE": "1", "VLLM_LOGGING_LEVEL": "WARN"}
+    ray.init(num_cpus=16, num_gpus=1, object_store_memory=5, log_to_driver=True, runtime_env={"env_vars": variables})
+    [given] = asked
+    assert given.keys() == {"log_to_driver", "runtime_env"}
+    assert (
+        given["runtime_env"]["env_vars"].items()
+        >= {
+            "TRANSFER_QUEUE_ENABLE": "1",
+            "VERL_FILE_LOGGER_PATH": "/run/metrics.jsonl",
+            "NCCL_DEBUG": "INFO",
+        }.items()
+    )
+    assert "GONE" not in given["runtime_env"]["env_vars"]
+
+
+def test_ray_still_refuses_resources_where_it_joins() -> None:
+    worker = pytest.importorskip("ray._private.worker")
+    source = Path(worker.__file__).read_text(encoding="utf-8")
+    assert "and num_gpus must not be provided." in source
+    assert "object_store_memory must not be provided." in source
