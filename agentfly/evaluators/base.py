@@ -146,6 +146,16 @@ class Sleeps(Protocol):
 
 
 @runtime_checkable
+class MaySleep(Protocol):
+    """An evaluator that has the methods of `Sleeps` for others, and knows if one of these has a model."""
+
+    @property
+    def can_sleep(self) -> bool:
+        """True if there is a model."""
+        ...
+
+
+@runtime_checkable
 class AsksOthers(Protocol):
     """An evaluator that depends on a server or a model; those that depend on neither leave this out."""
 
@@ -208,6 +218,11 @@ async def close_evaluator(evaluator: Evaluator) -> None:
     """Free the connections and models of an evaluator, if it has any. The evaluator's maker calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
+
+
+def can_sleep(evaluator: Evaluator) -> bool:
+    """Return True if an evaluator has a model that could sleep, or a server that may have one. Nothing is loaded."""
+    return evaluator.can_sleep if isinstance(evaluator, MaySleep) else isinstance(evaluator, Sleeps)
 
 
 async def sleep_evaluator(evaluator: Evaluator) -> bool:

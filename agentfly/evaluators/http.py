@@ -15,7 +15,7 @@ from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.http_schema import PATH, SLEEP_PATH, WAKE_PATH, ScoreBody, to_body
+from agentfly.evaluators.http_schema import HEALTH_PATH, PATH, SLEEP_PATH, WAKE_PATH, ScoreBody, to_body
 from agentfly.lenient_json import field_of
 from agentfly.redaction import public_url, read_key, redact
 from agentfly.settings import Settings
@@ -85,6 +85,19 @@ class HttpEvaluator:
         # A server may answer 500 to a request without a sample; one that is still starting answers 502 or 503.
         if reply.status_code in (401, 403, 404, 405, 421) or reply.status_code > 500:
             raise self._refusal(reply)
+
+    async def server_can_sleep(self) -> bool | None:
+        """Ask the server, without waking or loading anything, if it has a model that could sleep.
+
+        Returns:
+            None where it does not say: it is of somebody else's, or does not answer.
+        """
+        try:
+            reply = await self._client.get().get(HEALTH_PATH)
+            said = field_of(reply.json(), "can_sleep")
+        except (httpx.HTTPError, ValueError, RecursionError):
+            return None
+        return said if isinstance(said, bool) else None
 
     async def sleep(self) -> bool:
         """Have the server's model free its device, once its batch under way has ended; False if it has no model.

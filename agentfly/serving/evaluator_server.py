@@ -37,9 +37,11 @@ from agentfly.evaluators import (
     sleep_evaluator,
     wake_evaluator,
 )
+from agentfly.evaluators.base import can_sleep
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import (
     FORMAT,
+    HEALTH_PATH,
     PATH,
     SCHEMA_PATH,
     SLEEP_PATH,
@@ -189,10 +191,11 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
 
     app = FastAPI(title="agentfly evaluator", docs_url=None, redoc_url=None, lifespan=lifespan)
 
-    @app.get("/health")
+    @app.get(HEALTH_PATH)
     async def health() -> dict[str, str | int | bool]:
         about = {"format": FORMAT, "evaluator": type(evaluator).__name__}
-        return {"status": "ok", **about, "waiting": host.waiting, "asleep": host.asleep}
+        nap = {"asleep": host.asleep, "can_sleep": can_sleep(evaluator)}
+        return {"status": "ok", **about, "waiting": host.waiting, **nap}
 
     @app.get(SCHEMA_PATH)
     async def schema() -> dict[str, object]:
