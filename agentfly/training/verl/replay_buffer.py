@@ -84,12 +84,12 @@ class _Watchful:
                 kept.setdefault(key.split("_")[0], []).append(chain.facts.answered)
             unfit = why_unfit(kept, lost, limits.share)
             if unfit is None:
+                self._servers.sleep()
                 logger.info("%s %d", SAMPLED, step)
                 losses = loss_metrics(all_lost, len(chains))
                 observed = self._observer.observe(chains, step)
                 again = {"chains/sampled_again": float(attempt - 1)}
                 before, self._validation_losses = self._validation_losses, {}
-                self._servers.sleep()
                 return batch, {**metrics, **before, **observed, **losses, **again, **self._servers.take_metrics()}
             if attempt < limits.attempts:
                 logger.warning("step %d is sampled again in %g s and not trained on: %s", step, limits.pause, unfit)
