@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from agentfly.aio import TimeLimitExceeded, with_timeout
+from agentfly.aio import TimeLimitExceeded, with_waiting_limit
 from agentfly.errors import AgentFlyError, EvaluatorError
 
-READY_SECONDS = 10.0  # for all servers that one evaluator asks
+READY_SECONDS = 30.0  # of waiting, for all servers that one evaluator asks
 
 
 @dataclass(frozen=True)
@@ -186,13 +186,13 @@ async def check_ready(evaluator: Evaluator) -> None:
     """Check that an evaluator could score now, if it depends on a server or a model.
 
     Raises:
-        EvaluatorError: it could not, or there is no answer within `READY_SECONDS`.
+        EvaluatorError: it could not, or it hangs: `READY_SECONDS` of waiting bring no answer, imports not counted.
         ConfigError: a key is missing or refused, or the server does not have what the settings name.
     """
     if not isinstance(evaluator, AsksOthers):
         return
     try:
-        await with_timeout(evaluator.check_ready(), READY_SECONDS)
+        await with_waiting_limit(evaluator.check_ready(), READY_SECONDS)
     except TimeLimitExceeded:
         raise EvaluatorError(
             f"the evaluator did not say within {READY_SECONDS:g} s whether it can score: check that the server it "

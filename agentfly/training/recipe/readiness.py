@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentfly.aio import TimeLimitExceeded, with_timeout
+from agentfly.aio import TimeLimitExceeded, with_waiting_limit
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
 from agentfly.evaluation.calibration.record import read_record, record_folder
 from agentfly.evaluators import GuardedEvaluator, check_ready, close_evaluator, make_evaluator
@@ -228,7 +228,7 @@ def check_sleep(config: VerlConfig, settings: TrainSettings) -> str:
         server = server.evaluator if isinstance(server, GuardedEvaluator) else server
         assert isinstance(server, HttpEvaluator)
         try:
-            return await with_timeout(server.server_can_sleep(), READY_SECONDS)
+            return await with_waiting_limit(server.server_can_sleep(), READY_SECONDS / 2)
         except TimeLimitExceeded:
             return None
         finally:
