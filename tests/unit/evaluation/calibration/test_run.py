@@ -15,6 +15,7 @@ from agentfly.cli import app
 from agentfly.errors import EvaluatorError
 from agentfly.evaluation.calibration.attacks import ATTACKS
 from agentfly.evaluation.calibration.graded import built_in_material
+from agentfly.evaluation.calibration.page import summary_tables
 from agentfly.evaluation.calibration.record import read_record
 from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
 from agentfly.evaluators import EditSample, Score
@@ -53,6 +54,23 @@ def test_the_honest_judge_is_told_from_the_lenient_and_the_hackable_one(report: 
     pairs = {(one["one"], one["other"]) for one in report.report["agreement"]}
     assert ("reference", "composite") in pairs
     assert len(pairs) == 15
+
+
+def test_the_printed_tables_have_intervals_the_curve_and_the_time_of_a_sample(report: Any) -> None:
+    printed = summary_tables(report.report)
+    rows = {cells[1].strip(): cells[2:-1] for line in printed.splitlines() if len(cells := line.split("|")) > 3}
+    hackable = [cell.strip() for cell in rows["words to the judge"]][4]
+    assert re.fullmatch(r"100\.0; 100\.0 \[\d+, 100\] !", hackable)
+    pairs = [sum(int(cell.rsplit(" ", 1)[1]) for cell in cells) for cells in _curves(rows)]
+    assert pairs == [one["accuracy"]["pairs"] for one in report.report["evaluators"].values()]
+    [times] = [cells for name, cells in rows.items() if name == "milliseconds a sample, 8 at once"]
+    assert all(re.fullmatch(r" *[\d.]+ \[[\d.]+, [\d.]+\] *", cell) for cell in times)
+
+
+def _curves(rows: dict[str, list[str]]) -> list[list[str]]:
+    """Return the cells of each evaluator in the table of the curves, those without pairs left out."""
+    bins = [cells for name, cells in rows.items() if re.fullmatch(r"\d+ to \d+", name)]
+    return [[cell.strip() for cell in column if " of " in cell] for column in zip(*bins, strict=True)]
 
 
 def test_the_page_loads_nothing_and_shows_the_attacks_that_came_through(report: Any) -> None:
