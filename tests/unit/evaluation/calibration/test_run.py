@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentfly.cli import app
-from agentfly.errors import EvaluatorError
+from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluation.calibration.attacks import ATTACKS
 from agentfly.evaluation.calibration.graded import built_in_material
 from agentfly.evaluation.calibration.page import summary_tables
@@ -108,16 +108,53 @@ def make_shy() -> Shy:
     return Shy()
 
 
-def test_the_command_prints_tables_and_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_scored_no_pair_has_tables_and_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTFLY_CALIBRATION", str(tmp_path / "records"))
     out = tmp_path / "out"
     words = ["calibrate", f"{__name__}:make_shy", "--tasks", "1", "--repeats", "0", "-o", str(out)]
     done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
+    assert str(done.exception).endswith("scored no pair, and has no record: <b>not today</b>")
     assert "| not scored | " in done.stdout
     assert "samples were not scored" in done.stderr.replace("\n", "")
     assert "&lt;b&gt;not today" in (out / "calibration.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "records").exists()
+
+
+class Revoked:
+    """An evaluator whose key is refused after a few samples."""
+
+    def __init__(self) -> None:
+        self.left = 3
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score, or refuse."""
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError("the key is refused")
+        return Score(50.0)
+
+
+def test_what_was_measured_before_one_fails_is_not_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = CalibrationSettings(
+        evaluator=("reference", f"{__name__}:Revoked", "structural"), out=out, tasks=1, records=tmp_path / "records"
+    )
+    with pytest.raises(ConfigError, match=r"Revoked: the key is refused; the report on reference is .*out/calibration"):
+        asyncio.run(calibrate(settings))
+    assert list(json.loads((out / "calibration.json").read_text())["evaluators"]) == ["reference"]
     assert len(list((tmp_path / "records").iterdir())) == 1
+
+
+def test_a_server_that_is_down_is_told_before_any_evaluator_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentfly.evaluation.calibration.run.measure", None)  # would fail
+    down = '{"evaluator": "http", "base_url": "http://127.0.0.1:9"}'
+    settings = CalibrationSettings(evaluator=("reference", down), out=tmp_path / "out", tasks=1)
+    with pytest.raises(EvaluatorError, match=r"http: the evaluator at http://127\.0\.0\.1:9 does not answer"):
+        asyncio.run(calibrate(settings))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

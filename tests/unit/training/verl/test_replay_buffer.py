@@ -280,7 +280,7 @@ def test_evaluators_are_awake_while_chains_run_and_asleep_while_the_trainer_upda
     asleep: list[bool] = []
 
     with reward_server() as server:
-        node = {"evaluator": server.spec, "evaluator_sleep": True}
+        node: dict[str, Any] = {"evaluator": server.spec, "evaluator_sleep": True}
 
         def look() -> None:
             asleep.append(httpx.get(f"{server.base_url}/health").json()["asleep"])
