@@ -10,6 +10,7 @@ reason; 503 asks the client to try again. Images come as bytes in the body: the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -312,7 +313,9 @@ def serve(
             settings.api_key_env,
         )
     server = make_server(create_app(hosted, settings), host, port, connections, log_level="info")
-    server.run()
+    # uvicorn logs why it cannot listen, and ends the process with a code of its own.
+    with contextlib.suppress(SystemExit):
+        server.run()
     return bool(server.started)
 
 

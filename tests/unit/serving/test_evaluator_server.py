@@ -20,6 +20,7 @@ import uvicorn
 from PIL import Image
 from typer.testing import CliRunner
 
+from agentfly.cli import app as agentfly
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import (
@@ -313,6 +314,17 @@ def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch
     assert done.exit_code == 0, done.output
     (server,) = hosted
     assert (server.config.host, server.config.port) == ("127.0.0.1", 8101)
+
+
+def test_a_port_that_is_taken_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert CliRunner().invoke(app, ["--evaluator", "reference", "--port", port]).exit_code == 2
+        done = CliRunner().invoke(agentfly, ["serve-evaluator", "reference", "--port", port])
+    assert done.exit_code == 1
+    assert str(done.exception).startswith(f"the server could not listen on 127.0.0.1:{port} (the line above says why)")
 
 
 @pytest.mark.parametrize(
