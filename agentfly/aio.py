@@ -30,6 +30,8 @@ E = TypeVar("E", bound=Exception)
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[object]]
 
+_SLICES = 100  # of a limit on waiting
+
 
 class TimeLimitExceeded(Exception):
     """The work took longer than its time limit."""
@@ -139,9 +141,43 @@ async def with_timeout(work: Coroutine[Any, Any, T], seconds: float) -> T:
         TimeLimitExceeded: the work takes longer. It is cancelled, and not waited for.
         CancelledItself: the work cancelled itself, which must not look as if the caller were cancelled.
     """
+
+    async def wait(task: asyncio.Future[T]) -> None:
+        await asyncio.wait({task}, timeout=None if math.isinf(seconds) else max(0.0, seconds))
+
+    return await _limited(work, wait)
+
+
+async def with_waiting_limit(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Return the result of `work`, or raise once it has been waited for `seconds`: it hangs, and is not just slow.
+
+    `with_timeout` also counts the time in which nothing could be waited for: an import on the event loop, or a machine
+    that is busy with other programs. Here the time is counted in slices, and a slice that lasts longer than it should
+    counts as no more. So work that hangs is found in about `seconds`, on a slow machine later, and always in the end.
+
+    Args:
+        work: a coroutine; it runs as a task of its own.
+        seconds: limit of the waiting, not infinite.
+
+    Raises:
+        TimeLimitExceeded: the limit is reached. The work is cancelled, and not waited for.
+        CancelledItself: see `with_timeout`.
+    """
+
+    async def wait(task: asyncio.Future[T]) -> None:
+        for _ in range(_SLICES):
+            await asyncio.wait({task}, timeout=seconds / _SLICES)
+            if task.done():
+                return
+
+    return await _limited(work, wait)
+
+
+async def _limited(work: Coroutine[Any, Any, T], wait: Callable[[asyncio.Future[T]], Awaitable[None]]) -> T:
+    """Return the result of `work` if it is done after a wait; see `with_timeout`."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task}, timeout=None if math.isinf(seconds) else max(0.0, seconds))
+        await wait(task)
         if task.cancelled():
             raise CancelledItself
         if task.done():

@@ -47,7 +47,7 @@ FaultKind = Literal[
 # The SDK lets these through where a body is no JSON, is no text, or is nested without end.
 _BROKEN_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
-_LIST_SECONDS = 5.0
+_LIST_SECONDS = 15.0
 _RETRY_SECONDS, _LONGEST_RETRY = 0.5, 30.0
 _MOST_LISTED, _LONGEST_NAME = 20, 200  # names that a message shows, and characters of a name
 _LONGEST_REASON, _LONGEST_READ = 500, 100_000  # characters: of a reason, and of the answer that it is taken from

@@ -32,7 +32,6 @@ from agentfly.evaluation.calibration.cases import Item
 from agentfly.evaluation.calibration.graded import built_in_material
 from agentfly.evaluation.calibration.page import record_lines, summary_tables
 from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
-from agentfly.evaluators import base
 from agentfly.images import from_base64
 from agentfly.images.store import image_hash
 
@@ -168,8 +167,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tasks", type=int, default=24, help="tasks of the built-in worlds")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds")
     given = parser.parse_args(arguments)
-    # A busy machine may take longer than a judge has to say that it is ready.
-    base.READY_SECONDS = 300.0
     material = built_in_material(given.tasks, given.seed, ATTACKS)
     with endpoint(Script(list(material.items))) as address:
         settings = CalibrationSettings(

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from agentfly.cli.options import output_option
-from agentfly.errors import printable
+from agentfly.errors import EvaluatorError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +80,9 @@ def calibrate(
         console.print(Text(printable(f"caution: {line}"), style="yellow"), soft_wrap=True)
     for path in (found.page, out / "calibration.json", *found.records.values()):
         console.print(Text(printable(str(path))), soft_wrap=True)
+    if silent := found.silent():
+        lines = [f"{label} scored no pair, and has no record: {why}" for label, why in silent.items()]
+        raise EvaluatorError("; ".join(lines))
 
 
 def _sources(given: Sequence[str], out: Path) -> list[str]:

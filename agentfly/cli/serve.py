@@ -154,7 +154,9 @@ def serve_evaluator(
 
         sys.path.insert(0, os.getcwd())
         if not serve(spec, host, port, in_flight, allowed_hosts or ()):
-            raise AgentFlyError(f"the server could not listen on {host}:{port}: see its log above")
+            raise AgentFlyError(
+                f"the server could not listen on {host}:{port} (the line above says why): give another --port or --host"
+            )
         return
     from agentfly.serving.evaluator_environment import make_environment, run_in
 

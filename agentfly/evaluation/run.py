@@ -219,7 +219,8 @@ async def run_evaluation(settings: EvaluationSettings, on_record: OnRecord = lam
             await agent.close()
             await scorer.close()
         if not records:
-            raise DatasetError(f"{source.data!r} has no task: check --split and --data-options")
+            where = f" in {settings.root}: check that folder, --split" if settings.root else ": check --split"
+            raise DatasetError(f"{source.data!r} has no task{where} and --data-options")
         about: About = {
             "agent": agent.name,
             "model": settings.model,

@@ -29,6 +29,8 @@ def check_same_judge(
 ) -> list[str]:
     """Return the days on which the judge of a label answered, if it is the same in both runs; empty for no judge.
 
+    A run that does not tell them, such as one of an older version, stands there as "an unknown day (FOLDER)".
+
     Args:
         label: of the evaluator.
         folders: of the runs.
@@ -53,7 +55,11 @@ def check_same_judge(
     if all(versions) and versions[0] != versions[1]:
         ways = [shortened(", ".join(models), 200) for models in versions]
         raise ConfigError(f"{label} was answered by {ways[0]} in {folders[0]} and by {ways[1]} in {folders[1]}: {hint}")
-    return sorted({date for found in usages for usage in found for date in usage.dates})
+    days = sorted({date for found in usages for usage in found for date in usage.dates})
+    for folder, found in zip(folders, usages, strict=True):
+        if any(usage.requests and not usage.dates for usage in found):
+            days.append(f"an unknown day ({folder})")
+    return days
 
 
 def _spec(folder: Path, label: str) -> Mapping[str, object] | None:

@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from agentfly.aio import TimeLimitExceeded, with_timeout
+from agentfly.aio import TimeLimitExceeded, with_waiting_limit
 from agentfly.errors import AgentFlyError, EvaluatorError
 
-READY_SECONDS = 10.0  # for all servers that one evaluator asks
+READY_SECONDS = 30.0  # of waiting, for all servers that one evaluator asks
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,16 @@ class Sleeps(Protocol):
 
 
 @runtime_checkable
+class MaySleep(Protocol):
+    """An evaluator that has the methods of `Sleeps` for others, and knows if one of these has a model."""
+
+    @property
+    def can_sleep(self) -> bool:
+        """True if there is a model."""
+        ...
+
+
+@runtime_checkable
 class AsksOthers(Protocol):
     """An evaluator that depends on a server or a model; those that depend on neither leave this out."""
 
@@ -176,13 +186,13 @@ async def check_ready(evaluator: Evaluator) -> None:
     """Check that an evaluator could score now, if it depends on a server or a model.
 
     Raises:
-        EvaluatorError: it could not, or there is no answer within `READY_SECONDS`.
+        EvaluatorError: it could not, or it hangs: `READY_SECONDS` of waiting bring no answer, imports not counted.
         ConfigError: a key is missing or refused, or the server does not have what the settings name.
     """
     if not isinstance(evaluator, AsksOthers):
         return
     try:
-        await with_timeout(evaluator.check_ready(), READY_SECONDS)
+        await with_waiting_limit(evaluator.check_ready(), READY_SECONDS)
     except TimeLimitExceeded:
         raise EvaluatorError(
             f"the evaluator did not say within {READY_SECONDS:g} s whether it can score: check that the server it "
@@ -208,6 +218,11 @@ async def close_evaluator(evaluator: Evaluator) -> None:
     """Free the connections and models of an evaluator, if it has any. The evaluator's maker calls this."""
     if isinstance(evaluator, Closable):
         await evaluator.close()
+
+
+def can_sleep(evaluator: Evaluator) -> bool:
+    """Return True if an evaluator has a model that could sleep, or a server that may have one. Nothing is loaded."""
+    return evaluator.can_sleep if isinstance(evaluator, MaySleep) else isinstance(evaluator, Sleeps)
 
 
 async def sleep_evaluator(evaluator: Evaluator) -> bool:

@@ -25,6 +25,7 @@ from agentfly.evaluators.base import (
     GroupEvaluator,
     NotScored,
     Score,
+    can_sleep,
     check_ready,
     check_sample,
     close_evaluator,
@@ -40,6 +41,8 @@ How = Literal["product", "minimum", "weighted", "first"]
 HOWS: tuple[How, ...] = ("product", "minimum", "weighted", "first")
 # Evaluators that ask a model for its opinion.
 JUDGES = frozenset({"judge", "listwise", "questions"})
+# Evaluators that load a model into the process that scores.
+LEARNED = frozenset({"editscore", "editreward"})
 
 
 class CompositeEvaluator:
@@ -149,6 +152,11 @@ class CompositeEvaluator:
         if faults and (self.how != "first" or len(faults) == len(self.parts)):
             raise EvaluatorError("; ".join(faults))
 
+    @property
+    def can_sleep(self) -> bool:
+        """See `MaySleep`."""
+        return any(map(can_sleep, self.parts.values()))
+
     async def sleep(self) -> bool:
         """Have all parts free their devices; see `Sleeps`."""
         return any([await sleep_evaluator(part) for part in self.parts.values()])
@@ -223,15 +231,21 @@ def make_evaluator(spec: Spec) -> Evaluator:
         raise ConfigError(f"evaluator {name!r}: {fault}") from fault
 
 
+def specs_in(spec: Spec) -> Iterator[Spec]:
+    """Yield a spec, and those of the parts of a composite evaluator."""
+    yield spec
+    parts = spec.get("parts") if isinstance(spec, Mapping) else None
+    for part in parts.values() if isinstance(parts, Mapping) else ():
+        yield from specs_in(part)
+
+
 def names_in(spec: Spec) -> Iterator[str]:
     """Yield the names of the evaluators in a spec, those of the parts of a composite one included."""
-    if isinstance(spec, str):
-        yield spec
-    elif isinstance(spec, Mapping):
-        yield str(spec.get("evaluator"))
-        parts = spec.get("parts")
-        for part in parts.values() if isinstance(parts, Mapping) else ():
-            yield from names_in(part)
+    for part in specs_in(spec):
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping):
+            yield str(part.get("evaluator"))
 
 
 def scores_groups(spec: Spec) -> bool:

@@ -29,6 +29,7 @@ from agentfly.evaluators.base import (
     GroupEvaluator,
     NotScored,
     Score,
+    can_sleep,
     check_ready,
     check_sample,
     close_evaluator,
@@ -151,6 +152,11 @@ class GuardedEvaluator:
     async def check_sample(self, sample: EditSample) -> None:
         """Check the sample; see `NeedsOfSamples.check_sample`."""
         await check_sample(self.evaluator, sample)
+
+    @property
+    def can_sleep(self) -> bool:
+        """See `MaySleep`."""
+        return can_sleep(self.evaluator)
 
     async def sleep(self) -> bool:
         """Have the evaluator free its device, if it has one; see `Sleeps`."""

@@ -11,11 +11,11 @@ import json
 import httpx
 from pydantic import Field, ValidationError
 
-from agentfly.aio import LoopLocal
+from agentfly.aio import LoopLocal, TimeLimitExceeded, with_waiting_limit
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import READY_SECONDS, EditSample, Score
 from agentfly.evaluators.guarded import PassingFault
-from agentfly.evaluators.http_schema import PATH, SLEEP_PATH, WAKE_PATH, ScoreBody, to_body
+from agentfly.evaluators.http_schema import HEALTH_PATH, PATH, SLEEP_PATH, WAKE_PATH, ScoreBody, to_body
 from agentfly.lenient_json import field_of
 from agentfly.redaction import public_url, read_key, redact
 from agentfly.settings import Settings
@@ -79,12 +79,27 @@ class HttpEvaluator:
     async def check_ready(self) -> None:
         """Send a request without a sample, which every server refuses; see `AsksOthers.check_ready`."""
         try:
-            reply = await self._client.get().post(PATH, json={}, timeout=READY_SECONDS / 2)
-        except httpx.HTTPError as fault:
+            # The request's own clock would run while another evaluator's libraries are imported.
+            request = self._client.get().post(PATH, json={}, timeout=None)
+            reply = await with_waiting_limit(request, READY_SECONDS / 2)
+        except (httpx.HTTPError, TimeLimitExceeded) as fault:
             raise EvaluatorError(f"{self._no_answer(fault)}: check base_url, and that the server runs") from fault
         # A server may answer 500 to a request without a sample; one that is still starting answers 502 or 503.
         if reply.status_code in (401, 403, 404, 405, 421) or reply.status_code > 500:
             raise self._refusal(reply)
+
+    async def server_can_sleep(self) -> bool | None:
+        """Ask the server, without waking or loading anything, if it has a model that could sleep.
+
+        Returns:
+            None where it does not say: it is of somebody else's, or does not answer.
+        """
+        try:
+            reply = await self._client.get().get(HEALTH_PATH)
+            said = field_of(reply.json(), "can_sleep")
+        except (httpx.HTTPError, ValueError, RecursionError):
+            return None
+        return said if isinstance(said, bool) else None
 
     async def sleep(self) -> bool:
         """Have the server's model free its device, once its batch under way has ended; False if it has no model.
@@ -127,7 +142,7 @@ class HttpEvaluator:
             transport=self._transport,
         )
 
-    def _no_answer(self, fault: httpx.HTTPError) -> str:
+    def _no_answer(self, fault: httpx.HTTPError | TimeLimitExceeded) -> str:
         reason = redact(str(fault), read_key(self.settings.api_key_env)) or type(fault).__name__
         return f"the evaluator at {self._url} does not answer ({reason})"
 

@@ -17,6 +17,7 @@ from agentfly.images import ImageLimits, from_base64, read_mask, to_base64
 
 FORMAT = "agentfly.evaluator/1"  # grows with optional fields only; anything else is another version, below /v2
 PATH, SLEEP_PATH, WAKE_PATH, SCHEMA_PATH = "/v1/evaluate", "/v1/sleep", "/v1/wake", "/v1/schema"
+HEALTH_PATH = "/health"
 
 
 def _no_truth(value: object) -> object:

@@ -10,6 +10,7 @@ reason; 503 asks the client to try again. Images come as bytes in the body: the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -37,9 +38,11 @@ from agentfly.evaluators import (
     sleep_evaluator,
     wake_evaluator,
 )
+from agentfly.evaluators.base import can_sleep
 from agentfly.evaluators.guarded import checked
 from agentfly.evaluators.http_schema import (
     FORMAT,
+    HEALTH_PATH,
     PATH,
     SCHEMA_PATH,
     SLEEP_PATH,
@@ -189,10 +192,11 @@ def create_app(evaluator: Evaluator, settings: EvaluatorServerSettings | None = 
 
     app = FastAPI(title="agentfly evaluator", docs_url=None, redoc_url=None, lifespan=lifespan)
 
-    @app.get("/health")
+    @app.get(HEALTH_PATH)
     async def health() -> dict[str, str | int | bool]:
         about = {"format": FORMAT, "evaluator": type(evaluator).__name__}
-        return {"status": "ok", **about, "waiting": host.waiting, "asleep": host.asleep}
+        nap = {"asleep": host.asleep, "can_sleep": can_sleep(evaluator)}
+        return {"status": "ok", **about, "waiting": host.waiting, **nap}
 
     @app.get(SCHEMA_PATH)
     async def schema() -> dict[str, object]:
@@ -309,7 +313,9 @@ def serve(
             settings.api_key_env,
         )
     server = make_server(create_app(hosted, settings), host, port, connections, log_level="info")
-    server.run()
+    # uvicorn logs why it cannot listen, and ends the process with a code of its own.
+    with contextlib.suppress(SystemExit):
+        server.run()
     return bool(server.started)
 
 

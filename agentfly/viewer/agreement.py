@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,10 @@ from agentfly.evaluators.bootstrap import Estimate, preference_credit, spearman,
 from agentfly.files import encodable, write_text
 from agentfly.viewer.index import Row
 from agentfly.viewer.opened import OpenRun, Viewer
+from agentfly.viewer.ratings import FORMAT as RATING_FORMAT
 from agentfly.viewer.ratings import RatedChain, Rating, Ratings, run_identity
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "agentfly.calibration/1"
 SCORE = "score"  # the name of the score by which the reward was paid
@@ -269,9 +273,17 @@ def export_ratings(viewer: Viewer, file: Path) -> list[CalibrationRow]:
     """
     for run in viewer.runs.values():
         run.index.refresh()
-    ratings = {r.id: r for run in viewer.runs.values() for r in Ratings(run.run).read()[0]}
+    ratings, damaged = dict[str, Rating](), 0
+    for run in viewer.runs.values():
+        kept, wrong = Ratings(run.run).read()
+        ratings |= {rating.id: rating for rating in kept}
+        damaged += wrong
+    if damaged:
+        logger.warning("%d lines of ratings.jsonl are no ratings (%s) and are left out", damaged, RATING_FORMAT)
     rows = list(Rated(viewer).rows(ratings.values()))
     if not rows:
         raise ConfigError("there are no ratings yet: open the page Rate of a run, and give some")
+    if lost := sum(not all(result.path for result in row.results) for row in rows):
+        logger.warning("%d of %d ratings are of chains or images that these runs do not have", lost, len(rows))
     write_rows(rows, file)
     return rows

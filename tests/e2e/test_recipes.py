@@ -13,7 +13,7 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.log_reader import SAMPLED
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.recipe.compose import compose
+from tests.unit.training.reward_server import RewardServer, reward_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TRAINING = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in ("large", "eval", "sft_warm_start"))
 LAUNCHED = ("async", "lora_single_gpu", "qwen2_5_vl_3b_ppo", "qwen3_vl_4b_grpo")
+# Its evaluator server sleeps except during the rollout.
+ASLEEP = "qwen3_vl_4b_grpo"
 # It takes its step as its page says (test_walks_train.py).
 LAUNCHED_ELSEWHERE = "laptop"
 SMALL = (
@@ -150,15 +153,27 @@ def notices() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
+def rewards() -> Iterator[RewardServer]:
+    """A learned reward on a server, which one recipe has as its audit."""
+    with reward_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def stepped(
-    warm_policy: Path, tmp_path_factory: pytest.TempPathFactory, notices: dict[str, list[str]]
+    warm_policy: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    notices: dict[str, list[str]],
+    rewards: RewardServer,
 ) -> Callable[[str], tuple[Path, TrainingOutcome]]:
     """Take one step of a recipe, once; return the run's folder and its outcome."""
 
     @functools.cache
     def take(name: str) -> tuple[Path, TrainingOutcome]:
         out = tmp_path_factory.mktemp(name)
-        run = prepare(compose(RECIPES / f"{name}.yaml", small(name, warm_policy, out)))
+        audit = f"{{evaluator: {{evaluator: http, base_url: '{rewards.base_url}'}}, settings: {{share: 1.0}}}}"
+        sleeps = (f"agentfly.audit={audit}", "agentfly.evaluator_sleep=true") if name == ASLEEP else ()
+        run = prepare(compose(RECIPES / f"{name}.yaml", (*small(name, warm_policy, out), *sleeps)))
         return out, launch(run, on_notice=lambda text: notices.setdefault(name, []).append(text))
 
     return take
@@ -213,6 +228,17 @@ def test_chains_of_a_prompt_are_scored_together_in_a_real_step(
     for chain in chains:
         scores.setdefault(chain["group_id"], []).append(chain["score"])
     assert all(sorted(group) == pytest.approx([0.0, 100 / 3, 200 / 3, 100.0]) for group in scores.values())
+
+
+def test_an_evaluator_server_is_awake_for_the_rollout_alone(
+    stepped: Callable[[str], tuple[Path, TrainingOutcome]], rewards: RewardServer
+) -> None:
+    metrics = stepped(ASLEEP)[1].metrics[-1][1]
+    # Asleep while the engines start and during the update; in the end awake for others.
+    assert rewards.paths == ["sleep", "wake", *["evaluate"] * 8, "sleep", "wake"]
+    assert {status for _, status in rewards.calls} == {200}
+    assert metrics["audit/samples"] == 8
+    assert metrics["timing_s/evaluator_sleep"] > 0.0
 
 
 def test_loggers_get_the_scalars_and_a_few_chains_of_a_real_step(

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfly.agents.llm_backends import RateLimiter
-from agentfly.aio import ClientLimits, Stepped, TimeLimitExceeded, awaited, call_in_thread, with_timeout
+from agentfly.aio import (
+    CancelledItself,
+    ClientLimits,
+    Stepped,
+    TimeLimitExceeded,
+    awaited,
+    call_in_thread,
+    with_timeout,
+    with_waiting_limit,
+)
 
 
 class FakeTime:
@@ -177,3 +186,53 @@ async def test_a_function_in_a_thread_sees_the_context_and_its_faults_are_its_ow
     for fault, words in ((SystemExit(2), "SystemExit: 2"), (StopIteration(), "StopIteration")):
         with pytest.raises(RuntimeError, match=words):
             await call_in_thread(fail, fault)
+
+
+async def test_a_step_longer_than_the_limit_is_not_waiting_and_work_that_hangs_is_found() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def work(hangs: bool) -> str:
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.05:  # as an import does: the event loop stands still
+            pass
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if hangs:
+            await asyncio.Event().wait()
+        return "done"
+
+    assert await with_waiting_limit(work(hangs=False), 0.02) == "done"
+    with pytest.raises(TimeLimitExceeded):
+        await with_timeout(work(hangs=False), 0.02)
+    began = loop.time()
+    with pytest.raises(TimeLimitExceeded):
+        await with_waiting_limit(work(hangs=True), 0.02)
+    assert loop.time() - began >= 0.05
+
+
+async def test_a_limit_on_waiting_passes_results_faults_and_cancellation_through() -> None:
+    async def failing() -> None:
+        raise ValueError("mine")
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ValueError, match="mine"):
+        await with_waiting_limit(failing(), 5.0)
+    with pytest.raises(CancelledItself):
+        await with_waiting_limit(cancelled(), 5.0)
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def waiting() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    task = asyncio.ensure_future(with_waiting_limit(waiting(), 60.0))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await ended.wait()

@@ -15,6 +15,7 @@ Columns as published in November 2026:
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from agentfly.datasets.tables import Row, column_names, is_missing
 from agentfly.errors import ConfigError, DatasetError, shortened, unknown_name
 from agentfly.files import read_lines
 from agentfly.images import ImageSource
+
+logger = logging.getLogger(__name__)
 
 RATINGS_FORMAT = "agentfly.calibration/1"
 _OVERALL = "overall"
@@ -158,6 +161,7 @@ def _benchmark(name: str, root: Path | None) -> Iterator[Preference]:
 def _rated(path: Path) -> Iterator[Preference]:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}: write it with `agentfly view RUN --ratings {path.name}`")
+    gone = 0
     for number, row in read_lines(path):
         try:
             if not isinstance(row, Mapping) or row.get("format") != RATINGS_FORMAT:
@@ -165,8 +169,12 @@ def _rated(path: Path) -> Iterator[Preference]:
             # The images of a run that is gone have no paths.
             if row.get("source_path") and all(result.get("path") for result in row["results"]):
                 yield _verdict(row, f"{path.name}:{number}")
+            else:
+                gone += 1
         except (DatasetError, KeyError, TypeError, AttributeError, ValueError) as fault:
             raise DatasetError(f"{path.name} line {number}: {fault}") from fault
+    if gone:
+        logger.warning("%d verdicts of %s are left out: their images were gone when it was written", gone, path)
 
 
 def _verdict(row: Mapping[str, Any], identity: str) -> Preference:

@@ -213,8 +213,14 @@ def _rows(
             files = find_tables(root / part if part else root, split, adapter.splits)
             rows = itertools.chain.from_iterable(map(read_table, files))
         for row in rows:
-            if adapter.language and options.language not in (None, row.get(adapter.language)):
-                continue
+            if adapter.language and options.language is not None:
+                if adapter.language not in row:
+                    raise DatasetError(
+                        f"{name}: lacks column {adapter.language} of {adapter.repo}, by which language="
+                        f"{options.language} chooses; it has {column_names(row)}"
+                    )
+                if row[adapter.language] != options.language:
+                    continue
             yield {**row, "config": part} if part else row
 
 

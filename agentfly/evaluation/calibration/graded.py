@@ -138,11 +138,17 @@ def _sticker_grades(task: EditTask, scene: Scene, subject: Subject) -> Iterator[
 
 def _retouch_grades(task: EditTask, subject: Subject) -> Iterator[tuple[str, Image.Image]]:
     action, amount = task.metadata["steps"][0]["action"], float(task.metadata["steps"][0]["amount"])
-    source = np.asarray(subject.source)
+    source, target = np.asarray(subject.source), np.asarray(subject.target)
     yield "right", subject.target
-    shares = {"half": 0.5, "1.5 × too much": 1.5, "2 × too much": 2.0, "opposite": -1.0}
-    for name, share in shares.items():
-        yield name, Image.fromarray(adjusted(source, action, share * amount))
+    # Twice of a strong cast is more than one adjustment can do, so that the surplus is a second one.
+    grades = {
+        "half": (source, 0.5),
+        "1.5 × too much": (target, 0.5),
+        "2 × too much": (target, 1.0),
+        "opposite": (source, -1.0),
+    }
+    for name, (begun, share) in grades.items():
+        yield name, Image.fromarray(adjusted(begun, action, share * amount))
     yield from _damaged(subject)
 
 

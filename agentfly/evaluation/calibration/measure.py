@@ -11,7 +11,7 @@ from agentfly.aio import gather_or_cancel
 from agentfly.errors import ConfigError, EvaluatorError, ImageError
 from agentfly.evaluation.calibration.cases import Item, Material, Pair
 from agentfly.evaluation.scoring import metered, score_with_usage
-from agentfly.evaluators import GuardedEvaluator, GuardSettings, NotScored, check_ready
+from agentfly.evaluators import GuardedEvaluator, GuardSettings, NotScored
 
 OnProgress = Callable[[int, int], None]
 
@@ -104,7 +104,6 @@ async def measure(
 
     Raises:
         ConfigError: the evaluator cannot be made, or is set up wrongly.
-        EvaluatorError: a server that it asks does not answer.
     """
     made = metered(spec)
     evaluator = (
@@ -121,7 +120,6 @@ async def measure(
             progress(done, total)
 
     try:
-        await check_ready(evaluator)
         first = await _scorings(evaluator, material.items, in_flight, count)
         compared = await _comparisons(evaluator, material, in_flight)
         rounds = [

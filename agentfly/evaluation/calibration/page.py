@@ -70,7 +70,7 @@ def write_page(path: Path, report: Figures, material: Material) -> Path:
 
 
 def summary_tables(report: Figures) -> str:
-    """Return the main figures in Markdown: accuracy by source and kind, attacks, and what a sample takes."""
+    """Return the main figures in Markdown: accuracy, attacks, the calibration curve, and what a sample takes."""
     evaluators: Figures = report["evaluators"]
     labels = list(evaluators)
     accuracies = [["all pairs", *(percent(evaluators[label]["accuracy"]["share"]) for label in labels)]]
@@ -86,7 +86,9 @@ def summary_tables(report: Figures) -> str:
         "## Accuracy\n",
         table(["right order, %", *labels], accuracies),
         "## Attacks\n",
-        table(["mean score; share of tasks on which it is through", *labels], attacks),
+        table(["mean score; % of the tasks on which it is through", *labels], attacks),
+        "## Calibration curve\n",
+        table(["predicted to be in the right order, %", *labels], _curve_rows(evaluators)),
         "## Work\n",
         table(["", *labels], _work(evaluators)),
     ]
@@ -122,14 +124,26 @@ def _attack(one: Figures) -> str:
     if one["score"] is None:
         return "–"
     mark = " !" if one["let_through"] else ""
-    return f"{one['score']['mean']:.1f}; {100 * one['through']['mean']:.0f} %{mark}"
+    return f"{one['score']['mean']:.1f}; {percent(one['through'])}{mark}"
+
+
+def _curve_rows(evaluators: Figures) -> Iterator[list[str]]:
+    """Yield the bins of the curves: the share of their pairs that are in the right order, and how many they are."""
+    bins = {
+        label: {(found["low"], found["high"]): found for found in (one["calibration"] or {"bins": []})["bins"]}
+        for label, one in evaluators.items()
+    }
+    for low, high in sorted({edges for one in bins.values() for edges in one}):
+        cells = [one.get((low, high)) for one in bins.values()]
+        shown = ["–" if cell is None else f"{percent(cell['right'])} of {cell['pairs']}" for cell in cells]
+        yield [f"{100 * low:.0f} to {100 * high:.0f}", *shown]
 
 
 def _work(evaluators: Figures) -> Iterator[list[str]]:
     ones = list(evaluators.values())
     yield [
-        "milliseconds a sample",
-        *("–" if one["seconds"] is None else f"{1000 * one['seconds']['mean']:.1f}" for one in ones),
+        f"milliseconds a sample, {ones[0]['in_flight']} at once",
+        *("–" if one["seconds"] is None else _milliseconds(one["seconds"]) for one in ones),
     ]
     yield ["samples a second", *(f"{one['samples_a_second'] or 0:.1f}" for one in ones)]
     yield ["cost a sample", *("–" if one["cost"] is None else f"{one['cost']['mean']:.6f}" for one in ones)]
@@ -146,6 +160,10 @@ def _work(evaluators: Figures) -> Iterator[list[str]]:
     ]
     yield ["orders that flip, %", *("–" if one is None else percent(one["flipped"]) for one in again)]
     yield ["position bias, %", *("–" if one is None else percent(one["position"]) for one in again)]
+
+
+def _milliseconds(seconds: Mapping[str, float]) -> str:
+    return points({name: 1000 * value for name, value in seconds.items()}, 1)
 
 
 def _names(evaluators: Figures, part: str) -> list[str]:

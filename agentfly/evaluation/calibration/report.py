@@ -164,7 +164,8 @@ def _cautions(figures: Figures) -> list[str]:
             )
     number = figures["scored"] + figures["not_scored"]
     if number and figures["not_scored"] > _NOT_SCORED * number:
-        cautions.append(f"{figures['not_scored']} of {number} samples were not scored")
+        why = next(iter(figures["reasons"]), "no reason was given")
+        cautions.append(f"{figures['not_scored']} of {number} samples were not scored: {why}")
     return cautions
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from agentfly.datasets.public.preferences import load_preferences
-from agentfly.errors import ConfigError
+from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError
 from agentfly.evaluation.calibration.attacks import ATTACKS, Attack
 from agentfly.evaluation.calibration.cases import Material
 from agentfly.evaluation.calibration.graded import built_in_material
@@ -20,8 +20,10 @@ from agentfly.evaluation.calibration.page import write_page
 from agentfly.evaluation.calibration.people import people_material
 from agentfly.evaluation.calibration.record import record_folder, write_record
 from agentfly.evaluation.calibration.report import make_report, record_of, scores_of
-from agentfly.evaluation.scoring import Given, Spec, read_specs
+from agentfly.evaluation.scoring import Given, Spec, metered, read_specs
 from agentfly.evaluation.settings import refuse_keys
+from agentfly.evaluators import check_ready, close_evaluator
+from agentfly.evaluators.base import objections
 from agentfly.files import encodable, write_text
 from agentfly.importing import import_object
 from agentfly.settings import OutputPath, Settings
@@ -69,16 +71,26 @@ class Calibration:
     Attributes:
         report: content of `calibration.json`.
         page: path of the HTML report.
-        records: paths of the records by evaluator.
+        records: paths of the records by evaluator; one that scored no pair has none.
     """
 
     report: Mapping[str, Any]
     page: Path
     records: Mapping[str, Path]
 
+    def silent(self) -> dict[str, str]:
+        """Return the evaluators that scored no pair, each with the reason that it gave most often."""
+        return {
+            label: next(iter(figures["reasons"]), "it gave no reason")
+            for label, figures in self.report["evaluators"].items()
+            if _scored_no_pair(figures)
+        }
+
 
 async def calibrate(settings: CalibrationSettings, progress: Progress | None = None) -> Calibration:
     """Measure evaluators, and write the report and the records.
+
+    If one cannot go on, such as for a key that is refused meanwhile, the report is on those that were measured before.
 
     Args:
         settings: of the calibration.
@@ -91,8 +103,9 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
         OSError: the report cannot be written.
     """
     specs = _read_evaluators(settings.evaluator)
+    await _require_ready(specs)
     material = gather_material(settings)
-    measured = []
+    measured: list[Measurement] = []
     for label, spec in specs.items():
 
         def told(done: int, total: int, label: str = label) -> None:
@@ -100,7 +113,38 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
                 progress(label, done, total)
 
         counts = {"repeats": settings.repeats, "in_flight": settings.concurrency}
-        measured.append(await measure(label, spec, material, **counts, progress=told))
+        try:
+            measured.append(await measure(label, spec, material, **counts, progress=told))
+        except AgentFlyError as fault:
+            if not measured:
+                raise
+            page = _finish(settings, specs, measured, material).page
+            others = ", ".join(one.label for one in measured)
+            raise type(fault)(f"{label}: {fault}; the report on {others} is {page}") from fault
+    return _finish(settings, specs, measured, material)
+
+
+async def _require_ready(specs: Mapping[str, Spec]) -> None:
+    """Raise `EvaluatorError` unless all evaluators could score now, before the first is measured for minutes."""
+    made = {label: metered(spec) for label, spec in specs.items()}
+    try:
+        faults = await objections({label: check_ready(evaluator) for label, evaluator in made.items()})
+    finally:
+        for evaluator in made.values():
+            await close_evaluator(evaluator)
+    if faults:
+        raise EvaluatorError("; ".join(faults))
+
+
+def _scored_no_pair(figures: Mapping[str, Any]) -> bool:
+    return bool(figures["accuracy"]["pairs"] or figures["accuracy"]["missing"]) and figures["accuracy"]["share"] is None
+
+
+def _finish(
+    settings: CalibrationSettings, specs: Mapping[str, Spec], measured: Sequence[Measurement], material: Material
+) -> Calibration:
+    """Write the report on what was measured, and the records."""
+    specs = {one.label: specs[one.label] for one in measured}
     about = {
         "tasks": settings.tasks,
         "seed": settings.seed,
@@ -114,6 +158,7 @@ async def calibrate(settings: CalibrationSettings, progress: Progress | None = N
     records = {
         label: write_record(record_of(figures, settings.tasks), folder)
         for label, figures in report["evaluators"].items()
+        if not _scored_no_pair(figures)
     }
     return Calibration(report, page, records)
 

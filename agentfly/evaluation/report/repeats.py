@@ -129,10 +129,19 @@ def costs_of(records: Sequence[TaskRecord], label: str) -> Costs | None:
         "tokens": float(tokens) if tokens else None,
         "judge": money or None,
         "tool_seconds": sum(call.seconds for call in calls),
-        "edits": float(sum(bool(call.images) and not call.looks and call.error is None for call in calls)),
+        "edits": float(sum(map(_edits, records))),
     }
     points = sum(value for record in records if (value := record.value(label)) is not None)
     return {"attempt": _over(total, len(records)), "point": _over(total, points) if points else None}
+
+
+def _edits(record: TaskRecord) -> int:
+    """Count the calls that made an image; the answer names one that is there already."""
+    known, made = set(record.task.images), 0
+    for call in record.trajectory.tool_records:
+        made += call.error is None and not call.looks and not known.issuperset(call.images)
+        known.update(call.images)
+    return made
 
 
 def _over(total: Cost, number: float) -> Cost:

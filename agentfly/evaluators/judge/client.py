@@ -225,4 +225,7 @@ class JudgeClient:
             limit = "the server's limit of" if self.settings.max_tokens is None else self.settings.max_tokens
             raise BrokenReply(f"the reply was cut off at {limit} tokens: raise max_tokens")
         tokens = read_tokens(field_of(choice, "logprobs")) if self._wants_logprobs(question) else []
-        return question.read(split_content(field_of(message, "content"))[1], tokens)
+        text = split_content(field_of(message, "content"))[1]
+        if not text.strip():
+            raise BrokenReply("the reply has no text: is this a chat model that sees images?")
+        return question.read(text, tokens)

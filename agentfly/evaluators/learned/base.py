@@ -149,7 +149,10 @@ class LearnedEvaluator:
 
     def _refuse_asleep(self) -> None:
         if self._asleep:
-            raise PassingFault(f"the reward model {short_name(self.model.settings.model)} sleeps: wake it first")
+            raise PassingFault(
+                f"the reward model {short_name(self.model.settings.model)} sleeps: wake it first (POST /v1/wake of its "
+                "server)"
+            )
 
     def _score(self, samples: Sequence[EditSample], _: Callable[[], bool]) -> Sequence[Score | EvaluatorError]:
         with self._turn:

@@ -29,6 +29,7 @@ from agentfly.errors import TrainingError, says_disk_full, short_paths
 from agentfly.process_tree import ProcessFamily
 from agentfly.training.launch.checkpoints import newest_checkpoint, step_of
 from agentfly.training.launch.environment import STACKS, run_environment
+from agentfly.training.launch.evaluator_sleep import EvaluatorServers
 from agentfly.training.launch.log_reader import (
     LineReader,
     Phase,
@@ -250,6 +251,8 @@ class _TrainerProcess:
         for process in (child, self._preloaded):
             if process is not None:
                 process.wait()
+        for left in EvaluatorServers(self._settings).leave_awake():
+            self._on_notice(left)
         if failed:
             for session in self._scratch.glob("ray/session_2*/logs"):
                 with contextlib.suppress(shutil.Error, OSError):

@@ -142,6 +142,12 @@ def _reward_faults(config: VerlConfig) -> Iterator[str]:
         )
     if audit is not None and not isinstance(audit, str) and audit.evaluator == config.agentfly.evaluator:
         yield "agentfly.audit.evaluator must not be the one that gives the reward (agentfly.evaluator)"
+    mode = config.trainer.v1.trainer_mode
+    if OmegaConf.select(config, "agentfly.evaluator_sleep") and mode != "sync":
+        yield (
+            f"agentfly.evaluator_sleep needs trainer.v1.trainer_mode=sync: with {mode}, chains are scored while the "
+            "policy is updated"
+        )
     if config.agentfly.credit is not None and algorithm in ("grpo", "rloo"):
         yield (
             f"agentfly.credit is lost with algorithm.adv_estimator={algorithm}, which adds up each chain's rewards: "

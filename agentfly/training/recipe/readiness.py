@@ -16,12 +16,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentfly.agents.reward_function import import_reward
+from agentfly.aio import TimeLimitExceeded, with_waiting_limit
 from agentfly.errors import ConfigError, EvaluatorError, TrainingError
 from agentfly.evaluation.calibration.record import read_record, record_folder
-from agentfly.evaluators import check_ready, close_evaluator, make_evaluator
+from agentfly.evaluators import GuardedEvaluator, check_ready, close_evaluator, make_evaluator
+from agentfly.evaluators.base import READY_SECONDS
 from agentfly.evaluators.factory import JUDGES, names_in
+from agentfly.evaluators.http import HttpEvaluator
 from agentfly.model_source import hub_is_off
+from agentfly.redaction import public_url
 from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
 from agentfly.training.recipe.plan import GIB, count_parameters, text_config
 from agentfly.training.recipe.settings import TrainSettings
@@ -210,11 +213,44 @@ def check_evaluator(config: VerlConfig, settings: TrainSettings) -> str:
         ConfigError: it is set up wrongly, or a key is missing.
         TrainingError: a service that it asks does not answer.
     """
-    if settings.reward_function is not None and not import_reward(settings.reward_function).asks_for(
-        "score", "aspects"
-    ):
+    if not settings.asks_evaluator:
         return f"{settings.reward_function} gives the reward, and asks for no evaluator"
     return _check_can_score("agentfly.evaluator", settings.evaluator)
+
+
+def check_sleep(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check that the evaluator servers that are to sleep during updates have a model that can.
+
+    Raises:
+        ConfigError: one has none.
+    """
+    specs = settings.sleeping_evaluators
+    if not specs:
+        return "no evaluator sleeps during updates"
+
+    async def ask(spec: Mapping[str, object]) -> bool | None:
+        server = make_evaluator(spec)
+        server = server.evaluator if isinstance(server, GuardedEvaluator) else server
+        assert isinstance(server, HttpEvaluator)
+        try:
+            return await with_waiting_limit(server.server_can_sleep(), READY_SECONDS / 2)
+        except TimeLimitExceeded:
+            return None
+        finally:
+            await server.close()
+
+    known: dict[str, bool | None] = {public_url(str(spec["base_url"])): asyncio.run(ask(spec)) for spec in specs}
+    if without := [address for address, sleeps in known.items() if sleeps is False]:
+        raise ConfigError(
+            f"agentfly.evaluator_sleep: the evaluator at {' and '.join(without)} has no model that could sleep: leave "
+            "evaluator_sleep out, or serve a learned reward there"
+        )
+    if silent := [address for address, sleeps in known.items() if sleeps is None]:
+        return Caution(
+            f"the evaluator at {' and '.join(silent)} does not say if it can sleep (agentfly.evaluator_sleep): one "
+            "that cannot keeps its memory during updates"
+        )
+    return f"asleep except during rollouts: the evaluator at {' and '.join(known)}"
 
 
 def check_audit(config: VerlConfig, settings: TrainSettings) -> str:
@@ -233,11 +269,10 @@ def check_calibration(config: VerlConfig, settings: TrainSettings) -> str:
     Raises:
         ConfigError: the record of the calibration cannot be read.
     """
-    function = settings.reward_function
-    if function is not None and not import_reward(function).asks_for("score", "aspects"):
+    if not settings.asks_evaluator:
         return Caution(
-            f"nobody knows how far the reward {function} can be trusted: agentfly calibrate measures evaluators, and "
-            "this function asks for none; let an audit watch it (agentfly.audit)"
+            f"nobody knows how far the reward {settings.reward_function} can be trusted: agentfly calibrate measures "
+            "evaluators, and this function asks for none; let an audit watch it (agentfly.audit)"
         )
     spec = settings.evaluator
     name = spec if isinstance(spec, str) else str(spec.get("evaluator"))

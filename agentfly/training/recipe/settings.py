@@ -17,7 +17,7 @@ from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.reward_function import import_reward
 from agentfly.agents.spec import AgentSpec, Named
 from agentfly.evaluators import RewardConfig
-from agentfly.evaluators.factory import JUDGES, names_in, scores_groups
+from agentfly.evaluators.factory import JUDGES, LEARNED, names_in, scores_groups, specs_in
 from agentfly.evaluators.guarded import GuardSettings
 from agentfly.settings import OutputPath, Settings
 from agentfly.training.metrics.judge_audit import AuditSettings
@@ -157,6 +157,8 @@ class TrainSettings(Settings):
         max_requests_per_minute: requests to all image servers together; None is no limit.
         limits: limits of a chain.
         evaluator: source of the scores; see `agentfly.evaluators.make_evaluator`.
+        evaluator_sleep: True has the models of evaluator servers, that of the audit too, off their GPU except during
+            rollouts; see `agentfly.training.launch.evaluator_sleep`.
         guard: bounds of scoring: concurrency, time-out, attempts.
         reward: conversion of a score to a reward. "module:function" with `@reward` in its place makes that the
             `reward_function`; a name or a mapping with `evaluator` is another way to write `evaluator`.
@@ -195,6 +197,7 @@ class TrainSettings(Settings):
     max_requests_per_minute: int | None = Field(None, ge=1)
     limits: LimitSettings = LimitSettings()
     evaluator: str | dict[str, object] = "reference"
+    evaluator_sleep: bool = False
     guard: GuardSettings = GuardSettings()
     reward: RewardConfig = RewardConfig()
     reward_function: str | None = None
@@ -242,6 +245,24 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _only_servers_sleep(self) -> Self:
+        if not self.evaluator_sleep:
+            return self
+        names = {name for spec in self._evaluators for name in names_in(spec)}
+        how = "serve it with agentfly serve-evaluator, and give {evaluator: http, base_url: http://HOST:8100} instead"
+        if here := ", ".join(sorted(names & LEARNED)):
+            raise ValueError(
+                f"evaluator_sleep does not reach {here}, which each process that scores would load for itself: {how}"
+            )
+        if "http" not in names:
+            known = ", ".join(sorted(names)) or "no evaluator"
+            raise ValueError(
+                f"evaluator_sleep is for a learned reward on a server, and {known} gives the scores: leave it out; or "
+                f"{how}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _patience_is_long_enough(self) -> Self:
         rollout = self.patience.rollout
         if rollout is not None and rollout < self.longest_chain:
@@ -254,10 +275,27 @@ class TrainSettings(Settings):
     @property
     def scores_groups(self) -> bool:
         """True if the chains of a prompt are scored together; see `agentfly.evaluators.base.GroupEvaluator`."""
-        if not scores_groups(self.evaluator):
-            return False
+        return scores_groups(self.evaluator) and self.asks_evaluator
+
+    @property
+    def asks_evaluator(self) -> bool:
+        """True if `evaluator` scores the chains: no reward function does without it."""
         function = self.reward_function
         return function is None or import_reward(function).asks_for("score", "aspects")
+
+    @property
+    def sleeping_evaluators(self) -> list[Mapping[str, object]]:
+        """The specs of the evaluators on servers that sleep except during rollouts; none without `evaluator_sleep`."""
+        if not self.evaluator_sleep:
+            return []
+        specs = [part for spec in self._evaluators for part in specs_in(spec)]
+        return [spec for spec in specs if isinstance(spec, Mapping) and spec.get("evaluator") == "http"]
+
+    @property
+    def _evaluators(self) -> list[str | dict[str, object]]:
+        """The specs of the evaluator and of the audit's, those that are asked."""
+        asked = [self.evaluator] if self.asks_evaluator else []
+        return asked + ([] if self.audit is None else [self.audit.evaluator])
 
     def nodes(self) -> list[NodeConfig]:
         """Return the image servers.

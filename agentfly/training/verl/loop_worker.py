@@ -15,10 +15,12 @@ from typing import Any
 
 import ray
 import torch
+from tensordict import TensorDict
 from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from agentfly.aio import TimeLimitExceeded, awaited, with_timeout
+from agentfly.training.launch.evaluator_sleep import servers_of
 from agentfly.training.launch.log_reader import log_to_run
 from agentfly.training.metrics.chain_report import turn_results
 from agentfly.training.recipe.compose import settings_of
@@ -171,7 +173,21 @@ class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-igno
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)
         self.agent_loop_workers_class = ray.remote(AgentFlyLoopWorker)
-        use_step_tracking(settings_of(self.config), self.drain_records)
+        settings = settings_of(self.config)
+        self._evaluators = servers_of(settings)
+        use_step_tracking(settings, self.drain_records)
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Hand out prompts, as verl does, once the evaluators that sleep during updates are awake.
+
+        Args:
+            prompts: of training or validation.
+
+        Raises:
+            TrainingError: an evaluator did not wake.
+        """
+        self._evaluators.wake()
+        super().generate_sequences(prompts)
 
     def drain_records(self, limit: float) -> bool:
         """Wait until the chains that have finished are recorded by all workers.

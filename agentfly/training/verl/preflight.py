@@ -251,6 +251,7 @@ READY: tuple[Check, ...] = (
     check_health,
     readiness.check_servers,
     readiness.check_evaluator,
+    readiness.check_sleep,
     readiness.check_audit,
     readiness.check_calibration,
     check_first_tasks,

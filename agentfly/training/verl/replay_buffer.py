@@ -14,6 +14,7 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from agentfly.errors import TrainingError
+from agentfly.training.launch.evaluator_sleep import servers_of
 from agentfly.training.launch.log_reader import SAMPLED, log_to_run, steps_so_far
 from agentfly.training.launch.stack_dump import dump_on_request
 from agentfly.training.recipe.compose import settings_of
@@ -48,6 +49,8 @@ class _Watchful:
         super().__init__(*args, **named)
         settings = settings_of(sampler_kwargs)
         self._limits = settings.lost_chains
+        self._servers = servers_of(settings)
+        self._servers.sleep()
         self._observer = StepObserver(settings, steps_so_far(settings.metrics_log))
         self._validation_losses: dict[str, float] = {}
         self._prompts = 0  # of the training batch that is being sampled
@@ -81,12 +84,13 @@ class _Watchful:
                 kept.setdefault(key.split("_")[0], []).append(chain.facts.answered)
             unfit = why_unfit(kept, lost, limits.share)
             if unfit is None:
+                self._servers.sleep()
                 logger.info("%s %d", SAMPLED, step)
                 losses = loss_metrics(all_lost, len(chains))
                 observed = self._observer.observe(chains, step)
                 again = {"chains/sampled_again": float(attempt - 1)}
                 before, self._validation_losses = self._validation_losses, {}
-                return batch, {**metrics, **before, **observed, **losses, **again}
+                return batch, {**metrics, **before, **observed, **losses, **again, **self._servers.take_metrics()}
             if attempt < limits.attempts:
                 logger.warning("step %d is sampled again in %g s and not trained on: %s", step, limits.pause, unfit)
                 time.sleep(limits.pause)

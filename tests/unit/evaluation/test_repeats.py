@@ -80,7 +80,8 @@ def test_a_point_costs_what_all_attempts_took_over_all_points() -> None:
     turn = records[0].trajectory.turns[0]
     call = replace(turn.tools[0], images=("img_1",), seconds=2.0)
     looked = replace(call, looks=True)
-    records[0].trajectory.turns[0] = replace(turn, tools=(call, looked, replace(call, error="no")))
+    answer = replace(call, name="give_answer", seconds=0.0)  # names the image of the edit
+    records[0].trajectory.turns[0] = replace(turn, tools=(call, looked, replace(call, error="no"), answer))
     costs = summarise(records, ["judge"], ABOUT)["all"]["cost"]
     assert costs is not None
     assert costs["attempt"] == {"tokens": 10.0, "judge": 0.25, "tool_seconds": 3.05, "edits": 0.5}

@@ -40,6 +40,13 @@ def test_the_same_judge_on_two_days_is_compared_and_the_days_are_told(tmp_path: 
     assert "answered on 2026-12-01, 2026-12-03 (UTC)" in comparison_page(found)
 
 
+def test_a_run_that_does_not_tell_the_day_is_named(tmp_path: Path) -> None:
+    a, b = put(tmp_path / "a", JUDGE), put(tmp_path / "b", JUDGE)
+    lines = (b / FILE_NAME).read_text()
+    (b / FILE_NAME).write_text(lines.replace('"dates": ["2026-12-01"]', '"dates": []'))
+    assert compare_runs(a, b)["evaluators"]["judge"]["judged"] == ["2026-12-01", f"an unknown day ({b})"]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "words"),
     [

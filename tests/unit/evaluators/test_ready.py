@@ -10,6 +10,7 @@ from PIL import Image
 
 from agentfly.errors import AgentFlyError, ConfigError, EvaluatorError
 from agentfly.evaluators import (
+    CompositeEvaluator,
     EditSample,
     GuardedEvaluator,
     Score,
@@ -167,6 +168,40 @@ async def test_nobody_is_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(base, "READY_SECONDS", 0.01)
     with pytest.raises(EvaluatorError, match=r"the evaluator did not say within 0\.01 s"):
         await check_ready(GuardedEvaluator(Silent()))
+
+
+async def test_imports_are_not_counted_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a starved machine the libraries of a judge take longer than the limit, while the event loop stands still."""
+    loop = asyncio.get_running_loop()
+    clock, stood_still = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + stood_still)
+
+    class Importing:
+        async def evaluate(self, sample: EditSample) -> Score:
+            return Score(0.0)
+
+        async def check_ready(self) -> None:
+            nonlocal stood_still
+            for _ in range(3):
+                stood_still += 10 * base.READY_SECONDS
+                await asyncio.sleep(0)
+
+    composite = CompositeEvaluator({"a": Importing(), "b": GuardedEvaluator(Importing())})
+    await check_ready(composite)
+    assert stood_still == 60 * base.READY_SECONDS
+
+
+async def test_a_server_that_takes_requests_and_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    async def hang(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("agentfly.evaluators.http.READY_SECONDS", 0.02)
+    hung = HttpEvaluator(HttpEvaluatorSettings(base_url="http://scorer"), httpx.MockTransport(hang))
+    with pytest.raises(EvaluatorError, match="the evaluator at http://scorer does not answer"):
+        await check_ready(hung)
 
 
 @pytest.mark.parametrize(

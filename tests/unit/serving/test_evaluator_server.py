@@ -20,6 +20,7 @@ import uvicorn
 from PIL import Image
 from typer.testing import CliRunner
 
+from agentfly.cli import app as agentfly
 from agentfly.datasets import StickerWorld
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import (
@@ -277,7 +278,22 @@ async def test_health_names_the_evaluator() -> None:
     server = create_app(ReferenceEvaluator())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server), base_url="http://scorer.test") as http:
         known = {"status": "ok", "format": FORMAT, "evaluator": "ReferenceEvaluator", "waiting": 0, "asleep": False}
-        assert (await http.get("/health")).json() == known
+        assert (await http.get("/health")).json() == {**known, "can_sleep": False}
+
+
+async def test_a_server_says_if_it_has_a_model_that_could_sleep() -> None:
+    guarded = GuardedEvaluator(CompositeEvaluator({"a": ReferenceEvaluator(), "b": GuardedEvaluator(Napping())}))
+    hosts: dict[Any, bool] = {guarded: True, ReferenceEvaluator(): False}
+    hosts[CompositeEvaluator({"a": ReferenceEvaluator()})] = False
+    for hosted, expected in hosts.items():
+        assert await client(hosted).server_can_sleep() is expected
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"can_sleep": "yes"}', b"[" * 100_000])
+async def test_a_server_of_others_may_say_nothing_about_sleep(body: bytes) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
+    assert await HttpEvaluator(HttpEvaluatorSettings(base_url="http://x"), transport).server_can_sleep() is None
+    assert await HttpEvaluator(HttpEvaluatorSettings(base_url="http://127.0.0.1:9")).server_can_sleep() is None
 
 
 @pytest.mark.parametrize("spec", ["referense", '{"evaluator": "judge"}', "{"])
@@ -298,6 +314,17 @@ def test_the_command_hosts_what_its_options_name(monkeypatch: pytest.MonkeyPatch
     assert done.exit_code == 0, done.output
     (server,) = hosted
     assert (server.config.host, server.config.port) == ("127.0.0.1", 8101)
+
+
+def test_a_port_that_is_taken_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert CliRunner().invoke(app, ["--evaluator", "reference", "--port", port]).exit_code == 2
+        done = CliRunner().invoke(agentfly, ["serve-evaluator", "reference", "--port", port])
+    assert done.exit_code == 1
+    assert str(done.exception).startswith(f"the server could not listen on 127.0.0.1:{port} (the line above says why)")
 
 
 @pytest.mark.parametrize(

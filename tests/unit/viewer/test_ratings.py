@@ -338,6 +338,20 @@ def test_a_chain_that_is_gone_has_no_scores_but_its_rating_stays(tmp_path: Path)
     assert (row.human_score, row.results[0].scores, row.results[0].path) == (72.0, {}, "")
 
 
+def test_ratings_of_nobody_and_lines_that_are_none_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_run(tmp_path / "run", SCORES)
+    kept = Ratings(find_run(folder, "r"))
+    kept.path.write_text('{"id": "nobody", "rating": 5}\n')
+    with pytest.raises(ConfigError, match="there are no ratings yet"):
+        export_ratings(view_of(folder), tmp_path / "r.jsonl")
+    assert "1 lines of ratings.jsonl are no ratings (agentfly.rating/1) and are left out" in caplog.text
+    kept.add(replace(SINGLE, chains=(replace(SINGLE.chains[0], chain="nobody"),)))
+    assert len(export_ratings(view_of(folder), tmp_path / "r.jsonl")) == 1
+    assert "1 of 1 ratings are of chains or images that these runs do not have" in caplog.text
+
+
 def test_the_command_writes_ratings_and_says_how_well_they_agree(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", SCORES)
     out = tmp_path / "r.csv"

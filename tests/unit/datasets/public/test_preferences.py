@@ -101,8 +101,11 @@ def rated(folder: Path, **changes: Any) -> Path:
     return file
 
 
-def test_ratings_of_the_viewer_are_pairs_and_scores_of_the_same_results(tmp_path: Path) -> None:
+def test_ratings_of_the_viewer_are_pairs_and_scores_of_the_same_results(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     material = people_material("mine", load_preferences(rated(tmp_path)))
+    assert f"1 verdicts of {tmp_path / 'ratings.jsonl'} are left out: their images were gone" in caplog.text
     assert len(material.pairs) == 1
     assert [item.worth for item in material.items] == [0.4, None]
     assert material.items[1].make().result is not None

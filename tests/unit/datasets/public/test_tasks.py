@@ -155,6 +155,12 @@ def test_gedit_takes_the_raw_image_and_filters_by_language(roots: dict[str, Path
     assert list(load_tasks("gedit-bench", root=roots["gedit-bench"], language="cn")) == []
 
 
+def test_a_file_without_the_column_of_languages_is_not_taken_for_one_of_another_language(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{"key": "a", "instruction": "x"}]).to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(DatasetError, match=r"lacks column instruction_language of .*; it has key, instruction"):
+        list(load_tasks("gedit-bench", root=tmp_path, language="en"))
+
+
 @pytest.mark.parametrize(("name", "box"), [("magicbrush", (1, 2, 5, 8)), ("humanedit", BOX)])
 def test_erased_regions_are_white_in_the_mask(
     roots: dict[str, Path], name: str, box: tuple[int, int, int, int]

@@ -12,6 +12,7 @@ from agentfly.errors import ConfigError
 from agentfly.evaluation.calibration.attacks import ATTACKS, Subject, attack
 from agentfly.evaluation.calibration.cases import Material
 from agentfly.evaluation.calibration.graded import DAMAGE, built_in_material
+from agentfly.evaluation.calibration.run import CalibrationSettings
 from agentfly.evaluators import ReferenceEvaluator
 from agentfly.images.store import image_hash
 
@@ -39,6 +40,14 @@ def test_one_who_knows_the_answer_finds_every_order_as_it_is_claimed() -> None:
     values = {item.id: asyncio.run(ReferenceEvaluator().evaluate(item.make())).value for item in graded}
     wrong = [pair.kind for pair in material().pairs if not values[pair.first] > values[pair.second]]
     assert wrong == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_strongest_adjustment_of_the_world_has_all_its_grades(seed: int) -> None:
+    """Twice of a cast of 60 is beyond what one adjustment takes; the default number of tasks has such casts."""
+    found = built_in_material(CalibrationSettings(evaluator=("reference",)).tasks, seed, {}, side=112)
+    casts = [item.group for item in found.items if item.name == "2 × too much"]
+    assert len(casts) == 8  # every third task
 
 
 def test_no_attack_is_the_edit() -> None:

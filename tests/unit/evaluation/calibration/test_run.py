@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from agentfly.cli import app
-from agentfly.errors import EvaluatorError
+from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluation.calibration.attacks import ATTACKS
 from agentfly.evaluation.calibration.graded import built_in_material
+from agentfly.evaluation.calibration.page import summary_tables
 from agentfly.evaluation.calibration.record import read_record
 from agentfly.evaluation.calibration.run import CalibrationSettings, calibrate
 from agentfly.evaluators import EditSample, Score
@@ -29,11 +30,7 @@ TASKS = 4
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report on all evaluators of the benchmark."""
     out = tmp_path_factory.mktemp("calibration")
-    # A busy machine may take longer than a judge has to say that it is ready.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agentfly.evaluators.base.READY_SECONDS", 300.0)
-        found = measured(out)
-    return found
+    return measured(out)
 
 
 def measured(out: Path) -> Any:
@@ -59,6 +56,23 @@ def test_the_honest_judge_is_told_from_the_lenient_and_the_hackable_one(report: 
     pairs = {(one["one"], one["other"]) for one in report.report["agreement"]}
     assert ("reference", "composite") in pairs
     assert len(pairs) == 15
+
+
+def test_the_printed_tables_have_intervals_the_curve_and_the_time_of_a_sample(report: Any) -> None:
+    printed = summary_tables(report.report)
+    rows = {cells[1].strip(): cells[2:-1] for line in printed.splitlines() if len(cells := line.split("|")) > 3}
+    hackable = [cell.strip() for cell in rows["words to the judge"]][4]
+    assert re.fullmatch(r"100\.0; 100\.0 \[\d+, 100\] !", hackable)
+    pairs = [sum(int(cell.rsplit(" ", 1)[1]) for cell in cells) for cells in _curves(rows)]
+    assert pairs == [one["accuracy"]["pairs"] for one in report.report["evaluators"].values()]
+    [times] = [cells for name, cells in rows.items() if name == "milliseconds a sample, 8 at once"]
+    assert all(re.fullmatch(r" *[\d.]+ \[[\d.]+, [\d.]+\] *", cell) for cell in times)
+
+
+def _curves(rows: dict[str, list[str]]) -> list[list[str]]:
+    """Return the cells of each evaluator in the table of the curves, those without pairs left out."""
+    bins = [cells for name, cells in rows.items() if re.fullmatch(r"\d+ to \d+", name)]
+    return [[cell.strip() for cell in column if " of " in cell] for column in zip(*bins, strict=True)]
 
 
 def test_the_page_loads_nothing_and_shows_the_attacks_that_came_through(report: Any) -> None:
@@ -96,16 +110,53 @@ def make_shy() -> Shy:
     return Shy()
 
 
-def test_the_command_prints_tables_and_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_scored_no_pair_has_tables_and_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTFLY_CALIBRATION", str(tmp_path / "records"))
     out = tmp_path / "out"
     words = ["calibrate", f"{__name__}:make_shy", "--tasks", "1", "--repeats", "0", "-o", str(out)]
     done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
+    assert str(done.exception).endswith("scored no pair, and has no record: <b>not today</b>")
     assert "| not scored | " in done.stdout
     assert "samples were not scored" in done.stderr.replace("\n", "")
     assert "&lt;b&gt;not today" in (out / "calibration.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "records").exists()
+
+
+class Revoked:
+    """An evaluator whose key is refused after a few samples."""
+
+    def __init__(self) -> None:
+        self.left = 3
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        """Score, or refuse."""
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError("the key is refused")
+        return Score(50.0)
+
+
+def test_what_was_measured_before_one_fails_is_not_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = CalibrationSettings(
+        evaluator=("reference", f"{__name__}:Revoked", "structural"), out=out, tasks=1, records=tmp_path / "records"
+    )
+    with pytest.raises(ConfigError, match=r"Revoked: the key is refused; the report on reference is .*out/calibration"):
+        asyncio.run(calibrate(settings))
+    assert list(json.loads((out / "calibration.json").read_text())["evaluators"]) == ["reference"]
     assert len(list((tmp_path / "records").iterdir())) == 1
+
+
+def test_a_server_that_is_down_is_told_before_any_evaluator_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentfly.evaluation.calibration.run.measure", None)  # would fail
+    down = '{"evaluator": "http", "base_url": "http://127.0.0.1:9"}'
+    settings = CalibrationSettings(evaluator=("reference", down), out=tmp_path / "out", tasks=1)
+    with pytest.raises(EvaluatorError, match=r"http: the evaluator at http://127\.0\.0\.1:9 does not answer"):
+        asyncio.run(calibrate(settings))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
         {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}tensor_model_parallel_size": 3},
         {"reward__reward_model": {"enable": True, "enable_resource_pool": True}},
         {"agentfly__audit": {"evaluator": "structural"}},
+        {"agentfly__evaluator_sleep": True},
         {"agentfly__credit": "end", "algorithm__adv_estimator": "turn_grpo"},
     ],
 )
@@ -77,6 +78,10 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
             r"custom_reward_function\.path=x\.py would not be used: .*'module:name'",
         ),
         ({"reward__custom_reward_function": {"path": "x.py"}}, r"reward\.custom_reward_function\.path=x\.py would"),
+        (
+            {"agentfly__evaluator_sleep": True, "trainer__v1__trainer_mode": "colocate_async"},
+            r"evaluator_sleep needs trainer\.v1\.trainer_mode=sync: with colocate_async, chains are scored while",
+        ),
         ({"agentfly__credit": "end"}, r"agentfly\.credit is lost with algorithm\.adv_estimator=grpo"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from agentfly.agents import Trajectory, reward
 from agentfly.errors import ConfigError
 from agentfly.evaluation.calibration.record import Record, fingerprint, write_record
+from agentfly.evaluators import ReferenceEvaluator
 from agentfly.training.recipe import readiness
 from agentfly.training.recipe.readiness import (
     Caution,
@@ -20,6 +21,7 @@ from agentfly.training.recipe.readiness import (
     check_gpus,
     check_policy,
     check_positions,
+    check_sleep,
     checkpoints_bytes,
     checkpoints_to_come,
     positions_of,
@@ -227,3 +229,22 @@ def test_a_function_of_whole_chains_is_a_caution_too() -> None:
     said = check_calibration(config(), settings(reward=f"{__name__}:answered"))
     assert isinstance(said, Caution)
     assert "agentfly calibrate measures evaluators" in said
+
+
+def test_the_dry_run_asks_the_servers_if_they_can_sleep() -> None:
+    pytest.importorskip("torch")
+    from tests.unit.training.reward_server import reward_server
+
+    def checked(spec: Any) -> str:
+        return check_sleep(config(), settings(evaluator=spec, evaluator_sleep=True))
+
+    with reward_server() as server:
+        said = checked({**server.spec, "guard": {"attempts": 1}})
+        assert said == f"asleep except during rollouts: the evaluator at {server.base_url}"
+        assert server.calls == []  # a run may be using it
+    gone = checked(server.spec)
+    assert isinstance(gone, Caution)
+    assert f"the evaluator at {server.base_url} does not say if it can sleep" in gone
+    with reward_server(ReferenceEvaluator()) as server, pytest.raises(ConfigError, match="has no model that could sle"):
+        checked(server.spec)
+    assert check_sleep(config(), settings()) == "no evaluator sleeps during updates"

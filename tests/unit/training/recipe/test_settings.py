@@ -71,6 +71,50 @@ def test_a_judge_is_audited_by_what_the_tasks_know(evaluator: Any, parts: list[s
         }
 
 
+SERVER = {"evaluator": "http", "base_url": "http://127.0.0.1:8100"}
+LEARNED = {"evaluator": "editscore", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("values", "sleeping"),
+    [
+        ({"evaluator": SERVER}, [SERVER]),
+        ({"evaluator": {"evaluator": "composite", "parts": {"a": SERVER, "b": "structural"}}}, [SERVER]),
+        ({"evaluator": "reference", "audit": {"evaluator": SERVER}}, [SERVER]),
+        # A reward function that asks for no score leaves the evaluator alone.
+        (
+            {
+                "evaluator": SERVER,
+                "reward_function": "tests.unit.training.trial.tools:by_words",
+                "audit": {"evaluator": {**SERVER, "timeout": 1}},
+            },
+            [{**SERVER, "timeout": 1}],
+        ),
+    ],
+)
+def test_evaluators_on_servers_sleep_where_the_recipe_says_so(values: Any, sleeping: list[Any]) -> None:
+    assert settings(**values, evaluator_sleep=True).sleeping_evaluators == sleeping
+    assert settings(**values).sleeping_evaluators == []
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "is for a learned reward on a server, and reference gives the scores"),
+        ({"evaluator": LEARNED}, "does not reach editscore, which each process that scores would load"),
+        ({"evaluator": {"evaluator": "composite", "parts": {"a": SERVER, "b": LEARNED}}}, "does not reach editscore"),
+        (
+            {"evaluator": SERVER, "reward_function": "tests.unit.training.trial.tools:by_words"},
+            "and no evaluator gives",
+        ),
+    ],
+)
+def test_who_is_on_no_server_does_not_sleep(values: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        settings(**values, evaluator_sleep=True)
+    assert "agentfly serve-evaluator" in str(refused.value)
+
+
 def test_results_that_are_compared_get_no_credit_by_turn() -> None:
     ranked = {"evaluator": "listwise", "model": "m"}
     assert settings(evaluator=ranked).scores_groups

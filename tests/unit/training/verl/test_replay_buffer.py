@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 import transfer_queue  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
-from tensordict import NonTensorData  # noqa: E402
+from tensordict import NonTensorData, TensorDict  # noqa: E402
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn  # noqa: E402
+from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync  # noqa: E402
 from verl.utils.import_utils import load_extern_object  # noqa: E402
 
 from agentfly.errors import ConfigError, TrainingError  # noqa: E402
 from agentfly.training.launch.log_reader import notice_in  # noqa: E402
 from agentfly.training.metrics.health import ChainFacts  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopManager  # noqa: E402
 from agentfly.training.verl.messages import ChainReport, LostChain  # noqa: E402
 from agentfly.training.verl.parity import digest  # noqa: E402
 from agentfly.training.verl.replay_buffer import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
+from tests.unit.training.reward_server import SAMPLES, RewardServer, reward_server  # noqa: E402
 
 NODE = {"model": "m", "out": "o", "data": {"train": "stickers"}}
 
@@ -247,3 +253,84 @@ def test_a_warning_of_the_health_monitor_is_a_notice(queue: Queue, capsys: pytes
     notices = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
     assert len(notices) == 1
     assert notices[0].startswith("step 1: tool_calls is 1, below 2")
+
+
+class Chains:
+    """Stands for the workers: a prompt's chains are scored by the server when the prompt is handed out."""
+
+    def __init__(self, queue: Queue, server: RewardServer) -> None:
+        self.queue, self.server, self.uids = queue, server, iter("abcdef")
+        self.scores: list[float] = []
+        self.generate_sequences = SimpleNamespace(remote=self.run)
+
+    def run(self, prompts: TensorDict) -> None:
+        validate = bool(prompts["validate"].any())
+        score = asyncio.run(self.server.client().evaluate(SAMPLES[1]))
+        self.scores.append(score.value)
+        uid = next(self.uids)
+        self.queue.prompt(uid, [True, True], partition="val" if validate else "train")
+
+
+def test_evaluators_are_awake_while_chains_run_and_asleep_while_the_trainer_updates(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls of verl's synchronous trainer: a validation, two steps, and what it does between them."""
+    monkeypatch.setattr("ray.get", lambda answers: answers)
+    monkeypatch.setattr(trainer_base, "Tracking", trainer_base.Tracking)  # and puts it back
+    asleep: list[bool] = []
+
+    with reward_server() as server:
+        node: dict[str, Any] = {"evaluator": server.spec, "evaluator_sleep": True}
+
+        def look() -> None:
+            asleep.append(httpx.get(f"{server.base_url}/health").json()["asleep"])
+
+        def handed_out(validate: bool) -> TensorDict:
+            return TensorDict({"validate": torch.tensor([validate])}, [1])
+
+        made = buffer(queue, **node)
+        look()  # the engines are made now
+        config = {"actor_rollout_ref": {"rollout": {}, "model": {}}, "agentfly": {**NODE, **NO_PAUSE, **node}}
+        manager = AgentFlyLoopManager(OmegaConf.create(config), None)
+        chains = Chains(queue, server)
+        manager.agent_loop_workers = [chains]
+        manager.generate_sequences(handed_out(True))
+        made.sample(0, "val", 1)
+        look()  # no update comes before the next rollout
+        for step in (1, 2):
+            manager.generate_sequences(handed_out(False))
+            metrics = made.sample(step, "train", 1)[1]
+            look()  # the update
+            assert {"timing_s/evaluator_wake", "timing_s/evaluator_sleep"} <= set(metrics)
+            queue.tags["train"].clear()
+        assert server.paths == ["sleep", "wake", "evaluate", *["wake", "evaluate", "sleep"] * 2]
+        assert asleep == [True, False, True, True]
+        assert len(set(chains.scores)) == 1
+
+
+def test_a_step_that_is_sampled_again_is_scored_too(queue: Queue) -> None:
+    with reward_server() as server:
+
+        def again(prompts: int) -> None:
+            assert "sleep" not in server.paths[1:]
+            queue.prompt("b", [True, True])
+
+        queue.prompt("a", [False], [lost("a")])
+        buffer(queue, again, evaluator=server.spec, evaluator_sleep=True).sample(1, "train", 1)
+        assert server.paths == ["sleep", "sleep"]  # when it is made, and once the batch is whole
+
+
+def test_a_server_that_does_not_wake_ends_the_step_before_prompts_are_handed_out(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_base, "Tracking", trainer_base.Tracking)
+    with reward_server() as server:
+        guard = {"attempts": 2, "first_wait": 0}
+        node = {**NODE, "evaluator": server.spec, "evaluator_sleep": True, "guard": guard}
+        config = OmegaConf.create({"actor_rollout_ref": {"rollout": {}, "model": {}}, "agentfly": node})
+        manager = AgentFlyLoopManager(config, None)
+        manager.agent_loop_workers = [chains := Chains(queue, server)]
+        server.refusals["/v1/wake"] = 503
+        with pytest.raises(TrainingError, match=f"did not wake: the evaluator at {server.base_url}: HTTP 503: refused"):
+            manager.generate_sequences(TensorDict({"validate": torch.tensor([False])}, [1]))
+        assert (server.paths, chains.scores) == (["wake", "wake"], [])
