@@ -134,7 +134,11 @@ class ImageStore:
             self._others.append(other)
 
     def get(self, handle: str) -> Image.Image:
-        """Return a copy of an image, which the caller may change.
+        """Return a copy of an image, which the caller may change; see `shared`."""
+        return self.shared(handle).copy()
+
+    def shared(self, handle: str) -> Image.Image:
+        """Return an image as it is kept, to be read and never changed.
 
         Raises:
             ImageError: the store does not hold this handle, or its file is damaged or is another image.
@@ -144,20 +148,20 @@ class ImageStore:
             if kept is not None:
                 if handle in self._memory:
                     self._memory.move_to_end(handle)
-                return kept.copy()
+                return kept
         fault = ImageError(f"no image {handle!r} in this store")
         try:
             if (image := self._read(handle)) is not None:
                 with self._lock:
                     self._sound.add(handle)
                 self._remember(handle, image)
-                return image.copy()
+                return image
         except ImageError as found:
             fault = found
         for other in self._others:
             if handle in other:
                 try:
-                    return other.get(handle)
+                    return other.shared(handle)
                 except ImageError as found:
                     fault = found
         raise fault
