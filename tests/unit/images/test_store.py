@@ -14,6 +14,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageStore, ImageView, handle_of
+from agentfly.images.png import png_bytes
 from tests.unit.images.damage import DAMAGE
 
 
@@ -80,14 +81,13 @@ def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeyp
     store = ImageStore(tmp_path if durable else None, max_bytes=3 * 8 * 6)
     first = store.put(make_image(1))
     writing, go = threading.Event(), threading.Event()
-    save = Image.Image.save
 
-    def slow(image: Image.Image, *arguments: object, **settings: object) -> None:
+    def slow(image: Image.Image) -> bytes:
         writing.set()
         assert go.wait(20)
-        save(image, *arguments, **settings)  # type: ignore[arg-type]
+        return png_bytes(image)
 
-    monkeypatch.setattr(Image.Image, "save", slow)
+    monkeypatch.setattr("agentfly.images.store.png_bytes", slow)
     with ThreadPoolExecutor(2) as pool:
         second = pool.submit(store.put, make_image(2))
         assert writing.wait(20)
