@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -44,7 +45,7 @@ def as_file(image: Image.Image) -> ImageFile:
     return ImageFile(".pixels", pixels, described)
 
 
-def read_image(stem: Path, described: Mapping[str, object] | None) -> Image.Image:
+def read_image(stem: Path, described: Mapping[str, Any] | None) -> Image.Image:
     """Return the image of a file.
 
     Args:
@@ -61,7 +62,8 @@ def read_image(stem: Path, described: Mapping[str, object] | None) -> Image.Imag
         if described is not None and described["hash"] != image_hash(image):
             raise ValueError(f"{stem.name}.png is another image than was stored")
         return image
-    mode, (width, height) = str(described["mode"]), described["size"]  # type: ignore[misc, attr-defined]
+    mode = described["mode"]
+    width, height = described["size"]
     size = width * height * _BYTES[mode]
     with stem.with_name(f"{stem.name}.pixels").open("rb") as file:
         pixels = file.read(size + 1)

@@ -317,7 +317,8 @@ def _described(meta: Mapping[str, Any]) -> Iterable[Mapping[str, object] | None]
         meta = {**meta, "files": [{"hash": one} for one in hashes]}
     if len(meta["files"]) != meta["images"]:
         raise ValueError(f"{meta['images']} images, and {len(meta['files'])} described")
-    return meta["files"]  # type: ignore[no-any-return]
+    files: Iterable[Mapping[str, object]] = meta["files"]
+    return files
 
 
 def _remove_if_old(path: Path) -> None:

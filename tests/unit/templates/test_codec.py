@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,12 @@ def test_rendering_turn_by_turn_equals_rendering_at_once(
 def test_ids_that_are_given_out_are_the_callers_own(codec: ChatCodec) -> None:
     """The ids of a text are kept for the next chain, and a chain appends to its own."""
     load = IMAGES.__getitem__
-    for make in (
+    done = [text_message("tool", "done")]
+    makers: list[Callable[[], list[int]]] = [
         lambda: codec.prompt_ids([user()], SCHEMAS, load),
-        lambda: codec.continuation_ids([text_message("tool", "done")], SCHEMAS, load, ended_by=codec.end_id),
-    ):
+        lambda: codec.continuation_ids(done, SCHEMAS, load, ended_by=codec.end_id),
+    ]
+    for make in makers:
         first, expected = make(), make()
         first += [1, 2, 3]
         assert make() == expected
