@@ -3,9 +3,10 @@
     python benchmarks/evaluators.py [--quick] [--json FILE]
 
 Images are a photograph with an object painted into it. "local" is an edit that left the rest alone, as tools do;
-"whole" is an image that was repainted everywhere, as generators do, and the slowest there is. One core: OpenCV gets
-one thread. Processor time is told beside the clock's: on a machine that does other work, too, it is the figure that
-holds. Aim: 15 ms at 512 x 512.
+"whole" is an image that was repainted everywhere, as generators do; "whole, first" the same with a source that was not
+scored against before, and the slowest there is. One core: OpenCV gets one thread. Processor time is told beside the
+clock's: on a machine that does other work, too, it is the figure that holds. Aim: 8 ms for the reference, whole, at
+512 x 512.
 
 The judge's server is simulated in a process of its own: so many requests at once, so many seconds each, which bounds
 the throughput at slots / latency. Each sample is one request with two images of 256 x 256. Aim: 0.9 of the bound.
@@ -33,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from PIL import Image, ImageDraw  # noqa: E402
+from PIL import Image, ImageChops, ImageDraw  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -81,15 +82,16 @@ class Throughput:
     cpu_ms: float
 
 
-def sample(side: int, edit: str) -> EditSample:
-    """A photograph of `side` x `side`, and a local or a whole repaint of it."""
+def sample(side: int, edit: str, number: int = 0) -> EditSample:
+    """A photograph of `side` x `side`, another one for each number, and a local or a whole repaint of it."""
     source = load_photo("astronaut.png").resize((side, side), Image.Resampling.BICUBIC)
+    source = ImageChops.offset(source, number)
     mask = Image.new("L", source.size)
     ImageDraw.Draw(mask).ellipse((side // 4, side // 4, side // 2, side // 2), fill=255)
     target = source.copy()
     target.paste((200, 40, 60), (0, 0), mask)
     result = Image.blend(source, target, 0.9)
-    if edit == "whole":
+    if edit.startswith("whole"):
         noise = np.random.default_rng(0).normal(0, 3, (side, side, 3))
         result = Image.fromarray(np.clip(np.asarray(result) + noise, 0, 255).astype(np.uint8))
     return EditSample("paint a red ball", source, result, target, mask)
@@ -97,14 +99,15 @@ def sample(side: int, edit: str) -> EditSample:
 
 def measure(name: str, evaluator: Evaluator, side: int, edit: str, rounds: int) -> Timing:
     """Time one evaluator, the hand-over to its thread included."""
-    given = sample(side, edit)
+    fresh = edit.endswith("first")
+    given = [sample(side, edit, number) for number in range(rounds + 1 if fresh else 1)]
 
     async def times() -> tuple[list[float], float]:
-        await evaluator.evaluate(given)
+        await evaluator.evaluate(given[-1])
         took, busy = [], time.process_time()
-        for _ in range(rounds):
+        for number in range(rounds):
             started = time.perf_counter()
-            await evaluator.evaluate(given)
+            await evaluator.evaluate(given[number % len(given)])
             took.append(1e3 * (time.perf_counter() - started))
         return took, 1e3 * (time.process_time() - busy) / rounds
 
@@ -214,7 +217,7 @@ def main() -> None:
         measure(name, evaluator, side, edit, rounds)
         for name, evaluator in (("reference", ReferenceEvaluator()), ("structural", StructuralEvaluator()))
         for side in sides
-        for edit in ("local", "whole")
+        for edit in ("local", "whole", "whole, first")
     ]
     loads = [(4, 0.05, 3)] if arguments.quick else [(8, 0.5, 8), (32, 1.0, 8)]
     throughputs = [judge_throughput(*one) for one in loads]

@@ -4,7 +4,8 @@
 
 No Ray, no engine, no trainer: our loop and verl's own tool loop play the same chains of three turns with the same tool
 calls (two edits, which hardly cost anything, and an answer), and make of each what the trainer takes: tokens, the
-model's inputs of the images, positions. Processor time holds on a machine that does other work, too.
+model's inputs of the images, positions. Processor time holds on a machine that does other work, too. Aim: 4 ms, where
+verl's loop takes 23 ms.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import statistics
@@ -188,6 +190,9 @@ async def compare(config: Any, processor: Any, tasks: Sequence[EditTask], sample
     took: dict[str, list[float]] = {name: [] for name in plays}
     lengths: dict[str, set[int]] = {}
     for number in range(rounds + 1):
+        # As our worker does. A search for garbage in all that is loaded would fall into any round of either loop.
+        gc.collect()
+        gc.freeze()
         for name in sorted(plays, reverse=bool(number % 2)):
             ms, lengths[name] = await processor_ms(plays[name], tasks, samples, f"{name}-{number}")
             took[name].append(ms)

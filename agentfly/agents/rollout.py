@@ -167,7 +167,7 @@ class RunningChain:
         if self.limits.max_thought_tokens is not None and (self.codec is None or not self.codec.opens_thought):
             raise ConfigError("max_thought_tokens needs a token-exact backend and a template that opens a thought")
         if self.codec is not None:
-            images = self.chain.view.store.get
+            images = self.chain.view.store.shared
             trajectory.tokens = TokenTrace(self.codec.prompt_ids(trajectory.messages, trajectory.tools, images))
         while True:
             reason = await self._turn()
@@ -251,7 +251,7 @@ class RunningChain:
             sampling=replace(sampling, max_tokens=room, seed=seed),
             prompt_ids=[*trajectory.tokens.ids, *sampled] if trajectory.tokens else (),
             images=tuple(trajectory.images),
-            load_image=self.chain.view.store.get,
+            load_image=self.chain.view.store.shared,
         )
 
         async def on_delta(text: str) -> None:
@@ -318,7 +318,7 @@ class RunningChain:
             name = self.chain.view.name(handle)
             try:
                 if self.codec is not None:
-                    self.codec.image_length(handle, self.chain.view.store.get)
+                    self.codec.image_length(handle, self.chain.view.store.shared)
             except ImageError as fault:
                 parts.append(TextPart(f"\n{name}: {fault}"))
                 continue
@@ -335,7 +335,7 @@ class RunningChain:
             return StopReason.CONTEXT_FULL
         if trajectory.tokens is not None and self.codec is not None:
             ended_by = self.codec.end_of(trajectory.tokens.response_ids[trajectory.turns[-1].start :])
-            load, before = self.chain.view.store.get, len(trajectory.images)
+            load, before = self.chain.view.store.shared, len(trajectory.images)
             ids = self.codec.continuation_ids(
                 observations, trajectory.tools, load, ended_by=ended_by, images_before=before
             )

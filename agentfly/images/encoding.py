@@ -15,7 +15,8 @@ from PIL import Image
 from agentfly.errors import ImageError
 from agentfly.images.base64_text import decode_base64
 from agentfly.images.load import ImageLimits, load_image
-from agentfly.images.pixels import on_white
+from agentfly.images.pixels import MODES, on_white
+from agentfly.images.png import png_bytes
 
 Format = Literal["png", "jpeg", "webp"]
 _OPTIONS: dict[Format, dict[str, int]] = {
@@ -23,6 +24,7 @@ _OPTIONS: dict[Format, dict[str, int]] = {
     "jpeg": {"quality": 95},
     "webp": {"quality": 95},
 }
+_WRITTEN = {"icc_profile", "transparency"}  # what Pillow writes of an image beside its pixels
 
 
 def encode_image(image: Image.Image, form: Format = "png", **options: int) -> bytes:
@@ -35,6 +37,8 @@ def encode_image(image: Image.Image, form: Format = "png", **options: int) -> by
     """
     if form == "jpeg":
         image = on_white(image)
+    if form == "png" and not options and image.mode in MODES and not _WRITTEN & image.info.keys():
+        return png_bytes(image)
     buffer = BytesIO()
     image.save(buffer, form.upper(), **{**_OPTIONS[form], **options})
     return buffer.getvalue()

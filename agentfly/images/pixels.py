@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MODES = ("L", "RGB", "RGBA")
+MODES = ("L", "RGB", "RGBA")
 _WITH_ALPHA = ("LA", "PA", "La", "RGBa")
 _TRANSPARENT = "transparency"
 # Modes of pixels by the colour space of a profile. A profile of another space belongs to another image.
@@ -48,7 +48,7 @@ def normalise(image: Image.Image) -> Image.Image:
     scaled: see `_eight_bits`.
     """
     declared = image.info.get(_TRANSPARENT)
-    if image.mode in _MODES:
+    if image.mode in MODES:
         return image if declared is None or image.mode == "RGBA" else _with_transparent(image, image, declared)
     if image.mode[0] in "IF1":
         grey = image.convert("L") if image.mode == "1" else Image.fromarray(_eight_bits(image))

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _SENTINEL = "\ue0ff"
 _PROBE = ToolCall("call_0", "probe", {"argument": "value"})
 
+_CACHED_TEXTS = 512  # the chains of one prompt begin with the same text
+
 Schemas = Sequence[Mapping[str, object]]
 
 
@@ -74,6 +76,7 @@ class ChatCodec:
                 f"this checkpoint has no chat template; pass template={family.templates[0]!r} or a path"
             )
         self.template: str = chosen
+        self._ids_of: dict[str, list[int]] = {}
 
     @classmethod
     def from_pretrained(cls, model: str, template: str | None = None, *, trust_remote_code: bool = False) -> ChatCodec:
@@ -323,12 +326,20 @@ class ChatCodec:
             raise TemplateError(f"the chat template{at}: {fault.message}") from fault
         return str(text)
 
+    def _tokenised(self, text: str) -> list[int]:
+        """Return the ids of a text, which are kept: do not change them."""
+        if (found := self._ids_of.get(text)) is None:
+            if len(self._ids_of) >= _CACHED_TEXTS:
+                self._ids_of.clear()
+            found = self._ids_of[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return found
+
     def _encode(
         self, text: str, messages: Sequence[Message], load_image: LoadImage, images_before: int = 0
     ) -> list[int]:
         handles = [handle for message in messages for handle in message.images]
         blocks = [self._images.ids(handle, load_image, images_before + i) for i, handle in enumerate(handles)]
-        ids = self.tokenizer(self._images.written(text), add_special_tokens=False)["input_ids"]
+        ids = self._tokenised(self._images.written(text))
         placeholders = ids.count(self.mark_id)
         if placeholders != len(blocks):
             raise TemplateError(

@@ -141,8 +141,12 @@ class CacheFront:
             read: returns the result of an entry; one that it cannot read is a miss.
         """
         version = self._versions.get(operation, "")
-        key = await asyncio.to_thread(cache_key, engine, version, operation, parameters, images)
-        found = await asyncio.to_thread(self._find, key, read)
+
+        def look_up() -> tuple[str, R | None]:
+            key = cache_key(engine, version, operation, parameters, images)
+            return key, self._find(key, read)
+
+        key, found = await asyncio.to_thread(look_up)
         if found is not None:
             self.cache.count(hits=1)
             note_use()

@@ -1,8 +1,8 @@
 """Results of tools on disk, shared by chains, epochs and processes.
 
-A result is one JSON file and a PNG file for each image, named by the hash of all inputs. Files appear whole or not at
-all, so processes need no locks. Past `max_bytes` the least recently used results are removed. The most recent ones are
-also kept decoded in memory, since decoding a PNG takes longer than all the rest of a hit.
+A result is one JSON file and a file for each image, named by the hash of all inputs. Files appear whole or not at all,
+so processes need no locks. Past `max_bytes` the least recently used results are removed. The most recent ones are also
+kept in memory.
 
 A cache only saves work. A damaged result is a miss, and a disk that is full or read-only is reported once: calls go on
 without it.
@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -29,9 +29,9 @@ from PIL import Image
 
 from agentfly.errors import first_line
 from agentfly.files import written_whole
-from agentfly.images import encode_image
 from agentfly.images.pixels import normalise
 from agentfly.images.store import image_hash
+from agentfly.vision.cached_images import as_file, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -235,8 +235,12 @@ class ToolCache:
     def _store(self, key: str, images: Sequence[Image.Image], data: Mapping[str, Any]) -> int:
         """Write a result, and return its bytes."""
         self._path(key).parent.mkdir(parents=True, exist_ok=True)
-        size = sum(_write(self._image_path(key, index), encode_image(image)) for index, image in enumerate(images))
-        meta = {"images": len(images), "hashes": [image_hash(image) for image in images], "data": dict(data)}
+        size, described = 0, []
+        for index, image in enumerate(images):
+            file = as_file(image)
+            size += _write(self._path(key).with_name(f"{key}.{index}{file.suffix}"), file.content)
+            described.append(file.described)
+        meta = {"images": len(images), "files": described, "data": dict(data)}
         # Last: a reader that finds the JSON file finds all images.
         return size + _write(self._path(key), json.dumps(meta).encode())
 
@@ -246,19 +250,11 @@ class ToolCache:
             reason = fault.strerror or fault
             logger.warning("the tool cache %s cannot be written (%s): calls go on without it", self.root, reason)
 
-    def _image_path(self, key: str, index: int) -> Path:
-        return self._path(key).with_name(f"{key}.{index}.png")
-
     def _read(self, key: str) -> Entry | None:
         try:
             meta = json.loads(self._path(key).read_text(encoding="utf-8"))
-            images = []
-            for index in range(meta["images"]):
-                with Image.open(self._image_path(key, index), formats=("PNG",)) as file:
-                    images.append(file.copy())
-            # Results of version 0.1 have no hashes.
-            if "hashes" in meta and meta["hashes"] != [image_hash(image) for image in images]:
-                raise ValueError(f"an image of {self._path(key)} is another one than was stored")
+            described = _described(meta)
+            images = [read_image(self._path(key).with_suffix(f".{i}"), one) for i, one in enumerate(described)]
             return Entry(tuple(images), dict(meta["data"]))
         except FileNotFoundError:
             return None
@@ -305,6 +301,24 @@ class ToolCache:
                 for path in paths:
                     _remove_if_old(path)
         return results, sum(size for _, _, size, _ in results)
+
+
+def _described(meta: Mapping[str, Any]) -> Iterable[Mapping[str, object] | None]:
+    """Return what `read_image` takes for each image of a result.
+
+    Raises:
+        LookupError, TypeError, ValueError: the JSON is that of no result.
+    """
+    if "files" not in meta:
+        # Results of version 0.1 had PNG files alone, and at first no hashes.
+        hashes = meta.get("hashes")
+        if hashes is None:
+            return (None for _ in range(meta["images"]))
+        meta = {**meta, "files": [{"hash": one} for one in hashes]}
+    if len(meta["files"]) != meta["images"]:
+        raise ValueError(f"{meta['images']} images, and {len(meta['files'])} described")
+    files: Iterable[Mapping[str, object]] = meta["files"]
+    return files
 
 
 def _remove_if_old(path: Path) -> None:

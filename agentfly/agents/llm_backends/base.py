@@ -50,7 +50,7 @@ class GenerationRequest:
         sampling: temperature, limits and seed.
         prompt_ids: exact ids of the conversation, image placeholders expanded; empty for a message-level backend.
         images: handles of all images of the conversation, in the order of their placeholders.
-        load_image: returns the image of a handle.
+        load_image: returns the image of a handle, to be read and not changed.
     """
 
     request_id: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ from pydantic import Field
 
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators.base import EditSample, Score
+from agentfly.evaluators.measured.lab import STRIP, Floats, LabMemory, LabReader, Pixels, reach
+from agentfly.evaluators.measured.regions import bounds, common, difference, grown, joint, relative, size_of, strips
 from agentfly.images import on_white
 from agentfly.settings import Settings
 
 OWN_CONSTANTS = "reference_evaluator"  # in the metadata of a task
-Floats = NDArray[np.float32]
-Region = tuple[slice, slice]
+_SOURCES = LabMemory()
 
 
 class ReferenceConfig(Settings):
@@ -49,6 +50,22 @@ class ReferenceConfig(Settings):
     outside_range: float = Field(30.0, gt=0)
     outside_decay: float = Field(45.0, gt=0)
     changed_tolerance: float = Field(1.0, ge=0)
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """Distances of a result.
+
+    Attributes:
+        moved: largest one from the source.
+        spoiled: sum over the pixels outside of the mask, each from 0 to 1.
+        source_errors, result_errors: d' of source and result from the target, in each pixel of the mask.
+    """
+
+    moved: float
+    spoiled: float
+    source_errors: Floats
+    result_errors: Floats
 
 
 class ReferenceEvaluator:
@@ -114,42 +131,44 @@ class ReferenceEvaluator:
         if not within.any():
             raise EvaluatorError("the mask is empty: nothing would have to change")
         before, after, wanted = (np.asarray(on_white(image)) for image in (source, result, target))
-        # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
-        must, reach = bounds(within), _reach(self.config.blur)
-        area = grown(joint(must, difference(before, after)), reach, within.shape)
-        near = grown(joint(must, difference(before, wanted)), reach, within.shape)
-        near = common(near, area)
-        lab_source, lab_result = self._lab(before, area), self._lab(after, area)
-        lab_target, local = self._lab(wanted, near), relative(near, area)
-        moved = _distance(lab_result, lab_source)
-        changed = float(moved.max() > self.config.changed_tolerance)
-        # The two differ outside of the mask only by the blur across its edge, which is not the agent's doing.
-        away = moved
-        away[local] = np.minimum(moved[local], _distance(lab_result[local], lab_target))
-        harm = np.clip((away - self.config.outside_tolerance) / self.config.outside_range, 0.0, 1.0)
-        harm[within[area]] = 0.0
+        found = self._compare(before, after, wanted, within)
         aspects = {
-            "inside": removed(
-                self._error(lab_source[local], lab_target, within[near]),
-                self._error(lab_result[local], lab_target, within[near]),
-            ),
-            "outside": math.exp(-self.config.outside_decay * float(harm.sum(dtype=np.float64)) / within.size),
-            "changed": changed,
+            "inside": removed(self._error(found.source_errors), self._error(found.result_errors)),
+            "outside": math.exp(-self.config.outside_decay * found.spoiled / within.size),
+            "changed": float(found.moved > self.config.changed_tolerance),
         }
         return Score(100.0 * math.prod(aspects.values()), feedback(aspects), aspects)
 
-    def _lab(self, pixels: NDArray[np.uint8], region: Region) -> Floats:
-        """Return a region of the blurred image in Lab; the blur takes in the pixels around it."""
-        import cv2
+    def _compare(self, before: Pixels, after: Pixels, wanted: Pixels, within: NDArray[np.bool_]) -> _Differences:
+        """Return the distances that the formula asks for, gathered strip by strip."""
+        # Beyond `area` the result equals the source, blurred too; beyond `near` the target does.
+        must, by = bounds(within), reach(self.config.blur)
+        area = grown(joint(must, difference(before, after)), by, within.shape)
+        near = grown(joint(must, difference(before, wanted)), by, within.shape)
+        reader = LabReader(self.config.blur, area, before.shape)
+        whole = _SOURCES.whole(before, reader) if size_of(area) == within.shape else None
+        harm, weight = np.empty(size_of(area), np.float32), self.config.lightness_weight
+        moved, source_errors, result_errors = 0.0, [], []
+        for strip in strips(area, STRIP):
+            lab_source = reader.read(before, strip) if whole is None else whole[strip]
+            lab_result = reader.read(after, strip)
+            away = _distance(lab_result, lab_source)
+            moved = max(moved, float(away.max()))
+            if (part := common(strip, near)) is not None:
+                local, inside, lab_target = relative(part, strip), within[part], reader.read(wanted, part)
+                source_errors.append(_distance(lab_source[local], lab_target, weight)[inside])
+                result_errors.append(_distance(lab_result[local], lab_target, weight)[inside])
+                # The two differ outside of the mask only by the blur across its edge, not the agent's doing.
+                away[local] = np.minimum(away[local], _distance(lab_result[local], lab_target))
+                away[local][inside] = 0.0
+            away -= self.config.outside_tolerance
+            away /= self.config.outside_range
+            np.clip(away, 0.0, 1.0, out=harm[relative(strip, area)])
+        spoiled = float(harm.sum(dtype=np.float64))
+        return _Differences(moved, spoiled, np.concatenate(source_errors), np.concatenate(result_errors))
 
-        read = grown(region, _reach(self.config.blur), pixels.shape)
-        part = np.divide(pixels[read], np.float32(255.0), dtype=np.float32)
-        blurred = cv2.GaussianBlur(part, (0, 0), self.config.blur)
-        return np.asarray(cv2.cvtColor(blurred[relative(region, read)], cv2.COLOR_RGB2LAB), dtype=np.float32)
-
-    def _error(self, image: Floats, target: Floats, within: NDArray[np.bool_]) -> float:
-        away = _distance(image, target, self.config.lightness_weight)[within]
-        error = np.maximum(away - self.config.inside_tolerance, 0.0)
+    def _error(self, distances: Floats) -> float:
+        error = np.maximum(distances - self.config.inside_tolerance, 0.0)
         return float((error / (error + self.config.inside_half)).mean())
 
 
@@ -169,11 +188,6 @@ def removed(before: float, after: float) -> float:
     return min(max(1.0 - after / before, 0.0), 1.0)
 
 
-def _reach(blur: float) -> int:
-    """Return the pixels that OpenCV's Gaussian kernel for float images reaches to each side, rounded up."""
-    return math.ceil(4 * blur) + 1
-
-
 def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
     if sample.target is None or sample.mask is None:
         raise EvaluatorError(
@@ -188,10 +202,11 @@ def _required(sample: EditSample) -> tuple[Image.Image, Image.Image]:
 def _distance(a: Floats, b: Floats, lightness_weight: float = 1.0) -> Floats:
     import cv2
 
-    away = a - b
+    away = cv2.subtract(a, b)
+    cv2.multiply(away, away, dst=away)
     # OpenCV sums channels three times as fast as NumPy does.
-    squares = cv2.transform(cv2.multiply(away, away), np.array([[lightness_weight**2, 1.0, 1.0]], np.float32))
-    return np.asarray(cv2.sqrt(squares), dtype=np.float32)
+    squares = cv2.transform(away, np.array([[lightness_weight**2, 1.0, 1.0]], np.float32))
+    return np.asarray(cv2.sqrt(squares, dst=squares), dtype=np.float32)
 
 
 def feedback(aspects: Mapping[str, float], *, has_target: bool = True) -> str:
@@ -211,50 +226,3 @@ def feedback(aspects: Mapping[str, float], *, has_target: bool = True) -> str:
         left = f"{inside:.0%} of the difference to the wanted image is gone"
         return f"Weakest is the edit itself: {left if has_target else 'the marked part is as before'}."
     return f"Weakest is what should have stayed: parts outside of the edit changed ({outside:.0%} preservation)."
-
-
-def bounds(matters: NDArray[np.bool_]) -> Region:
-    """Return the smallest region with all pixels that are True (H, W), of which there is at least one."""
-    rows, columns = (np.flatnonzero(matters.any(axis=axis)) for axis in (1, 0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Region | None:
-    """Return the smallest region outside of which two images (H, W, C) are equal; None if they are equal everywhere."""
-    import cv2
-
-    away = cv2.absdiff(a, b)
-    # Rows first: reducing the three channels of each pixel would take longer than all else.
-    rows = np.flatnonzero(away.reshape(len(away), -1).any(axis=1))
-    if not rows.size:
-        return None
-    columns = np.flatnonzero(away.any(axis=0).any(axis=1))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def joint(a: Region, b: Region | None) -> Region:
-    """Return the smallest region that holds both."""
-    if b is None:
-        return a
-    rows, columns = (slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
-    return rows, columns
-
-
-def common(a: Region, b: Region) -> Region:
-    """Return the intersection of two regions that overlap."""
-    rows, columns = (slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
-    return rows, columns
-
-
-def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
-    """Return the region with `by` more pixels on each side, cut at the border of an image of this shape."""
-    rows, columns = (
-        slice(max(0, span.start - by), min(size, span.stop + by)) for span, size in zip(region, shape[:2], strict=True)
-    )
-    return rows, columns
-
-
-def relative(inner: Region, outer: Region) -> Region:
-    """Return a region in the coordinates of another one that holds it."""
-    rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
-    return rows, columns

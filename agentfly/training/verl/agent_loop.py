@@ -238,7 +238,7 @@ def output_of(chain: FinishedChain, max_response_tokens: int, fields: Mapping[st
     """
     trajectory = chain.trajectory
     tokens = check_trainable(chain, max_response_tokens)
-    images = [chain.store.get(handle) for handle in trajectory.images]
+    images = [chain.store.shared(handle) for handle in trajectory.images]
     return ChainOutput(
         prompt_ids=tokens.prompt_ids,
         response_ids=tokens.response_ids,

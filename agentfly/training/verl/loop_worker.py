@@ -8,6 +8,7 @@ loop, in processes of its own, while other chains go on.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -69,6 +70,10 @@ class AgentFlyLoopWorker(_Worker):  # type: ignore[misc, unused-ignore]
         settings = self._context.settings
         steps = int(self.config.trainer.total_training_steps)
         self._recorder = recorder_of(settings, steps, checkpoints_to_come(self.config, settings))
+        # What is loaded stays until the end. Looking through all of it would stop every chain for a third of a second,
+        # again and again.
+        gc.collect()
+        gc.freeze()
 
     async def drain_records(self, limit: float) -> bool:
         """Wait until the chains that have finished are recorded; see `ChainRecorder.drain`."""

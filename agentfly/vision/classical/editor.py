@@ -244,7 +244,8 @@ def _recolour(pixels: Pixels, what: Phrase, new: Phrase) -> Pixels:
 
 
 def _scale(factor: float) -> Action:
-    return lambda pixels: np.clip(np.round(pixels * factor), 0, 255).astype(np.uint8)
+    table = np.clip(np.round(np.arange(256) * factor), 0, 255).astype(np.uint8)
+    return lambda pixels: np.asarray(cv2.LUT(pixels, table), dtype=np.uint8)
 
 
 _EFFECTS: Mapping[str, Action] = MappingProxyType(

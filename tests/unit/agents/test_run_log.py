@@ -226,7 +226,7 @@ async def test_a_disk_that_has_no_room_for_the_first_image_is_one_error_with_the
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr("agentfly.images.store.png_bytes", full)
     with pytest.raises(ConfigError, match=f"log_dir='{tmp_path}' cannot be written: .*{IMAGES}"):
         await Counted().agent.run(conversations(), log_dir=tmp_path)
 

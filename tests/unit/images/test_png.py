@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from agentfly.datasets.photos import load_photo
 from agentfly.errors import ImageError
 from agentfly.images import load_image
-from agentfly.images.png import png_size, without_metadata
+from agentfly.images.png import png_bytes, png_size, without_metadata
 from tests.fuzz.images import encoded, png_chunk, with_chunks
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8))
@@ -33,6 +35,29 @@ BAD = {
     "text that claims to be a profile": png_chunk(b"tEXt", b"icc_profile\0yes"),
     "text that claims to be EXIF": png_chunk(b"tEXt", b"exif\0yes"),
 }
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (64, 48), (300, 200)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_written_file_has_every_pixel_and_no_metadata(mode: str, size: tuple[int, int]) -> None:
+    shape = (size[1], size[0], *{"L": (), "RGB": (3,), "RGBA": (4,)}[mode])
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+    for image in (noise, Image.new(mode, size, "white"), noise.resize((max(1, size[0] // 9), size[1])).resize(size)):
+        image.info["comment"] = "private"
+        with Image.open(BytesIO(png_bytes(image)), formats=("PNG",)) as file:
+            file.verify()
+        read = Image.open(BytesIO(png_bytes(image)), formats=("PNG",))
+        assert (read.mode, read.size, read.tobytes()) == (image.mode, image.size, image.tobytes())
+        assert read.info == {}
+
+
+def test_a_written_mask_is_small_and_a_photograph_hardly_larger_than_pillow_writes_it() -> None:
+    photo, mask = load_photo("astronaut.png").resize((256, 256)), Image.new("L", (512, 512))
+    mask.paste(255, (100, 100, 300, 300))
+    usual = BytesIO()
+    photo.save(usual, "PNG", compress_level=1)
+    assert len(png_bytes(photo)) < 1.1 * len(usual.getvalue())
+    assert len(png_bytes(mask)) < 4000
 
 
 @pytest.mark.parametrize("place", [b"IDAT", b"IEND"])

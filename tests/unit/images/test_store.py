@@ -14,6 +14,7 @@ from PIL import Image
 
 from agentfly.errors import ImageError
 from agentfly.images import ImageStore, ImageView, handle_of
+from agentfly.images.png import png_bytes
 from tests.unit.images.damage import DAMAGE
 
 
@@ -41,6 +42,20 @@ def test_changing_an_image_outside_does_not_change_the_stored_one() -> None:
     assert handle_of(store.get(handle)) == handle
 
 
+def test_a_shared_image_is_the_kept_one_from_memory_disk_and_another_store(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    handle = store.put(make_image(1))
+    assert store.shared(handle) is store.shared(handle)
+    reader, beside = ImageStore(tmp_path), ImageStore()
+    assert reader.shared(handle) is reader.shared(handle)
+    beside.look_in(store)
+    assert beside.shared(handle) is store.shared(handle)
+    # A copy is always the caller's own.
+    for one in (store, reader, beside):
+        one.get(handle).putpixel((0, 0), (7, 7, 7))
+        assert handle_of(one.shared(handle)) == handle
+
+
 def test_past_its_memory_the_store_goes_to_disk_and_gives_the_same_pixels() -> None:
     store = ImageStore(max_bytes=3 * 8 * 6 * 2)
     handles = [store.put(make_image(value)) for value in range(10)]
@@ -66,14 +81,13 @@ def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeyp
     store = ImageStore(tmp_path if durable else None, max_bytes=3 * 8 * 6)
     first = store.put(make_image(1))
     writing, go = threading.Event(), threading.Event()
-    save = Image.Image.save
 
-    def slow(image: Image.Image, *arguments: object, **settings: object) -> None:
+    def slow(image: Image.Image) -> bytes:
         writing.set()
         assert go.wait(20)
-        save(image, *arguments, **settings)  # type: ignore[arg-type]
+        return png_bytes(image)
 
-    monkeypatch.setattr(Image.Image, "save", slow)
+    monkeypatch.setattr("agentfly.images.store.png_bytes", slow)
     with ThreadPoolExecutor(2) as pool:
         second = pool.submit(store.put, make_image(2))
         assert writing.wait(20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,28 @@ def test_rendering_turn_by_turn_equals_rendering_at_once(
         ids += codec.continuation_ids([observation], SCHEMAS, load, ended_by=end if closed else None)
         messages += [text_message("assistant", "detect the circle"), observation]
     assert ids == codec.prompt_ids(messages, SCHEMAS, load)
+
+
+def test_ids_that_are_given_out_are_the_callers_own(codec: ChatCodec) -> None:
+    """The ids of a text are kept for the next chain, and a chain appends to its own."""
+    load = IMAGES.__getitem__
+    done = [text_message("tool", "done")]
+    makers: list[Callable[[], list[int]]] = [
+        lambda: codec.prompt_ids([user()], SCHEMAS, load),
+        lambda: codec.continuation_ids(done, SCHEMAS, load, ended_by=codec.end_id),
+    ]
+    for make in makers:
+        first, expected = make(), make()
+        first += [1, 2, 3]
+        assert make() == expected
+
+
+def test_texts_that_are_kept_are_bounded(codec: ChatCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentfly.templates.codec._CACHED_TEXTS", 3)
+    codec._ids_of.clear()
+    ids = [codec.prompt_ids([text_message("user", str(number))], (), IMAGES.__getitem__) for number in range(10)]
+    assert len(codec._ids_of) <= 3
+    assert len({tuple(one) for one in ids}) == 10
 
 
 def test_special_tokens_in_a_text_forge_nothing(codec: ChatCodec) -> None:

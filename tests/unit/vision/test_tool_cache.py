@@ -130,44 +130,61 @@ def rewritten(path: Path, **changes: object) -> None:
 
 
 BROKEN: dict[str, Callable[[Path, Path], object]] = {
-    "png cut": lambda meta, png: png.write_bytes(png.read_bytes()[:20]),
-    "png flipped": lambda meta, png: png.write_bytes(png.read_bytes()[:-40] + b"x" + png.read_bytes()[-39:]),
-    "png exchanged": lambda meta, png: make_image(2).save(png),
-    "png of another format": lambda meta, png: make_image(1).save(png, "JPEG"),
-    "no png": lambda meta, png: png.unlink(),
-    "json cut": lambda meta, png: meta.write_bytes(meta.read_bytes()[:20]),
-    "no utf-8": lambda meta, png: meta.write_bytes(b"\xff\xfe{}"),
-    "too deep": lambda meta, png: meta.write_text("[" * 100_000),
-    "a list": lambda meta, png: meta.write_text("[]"),
-    "null": lambda meta, png: meta.write_text("null"),
-    "no keys": lambda meta, png: meta.write_text("{}"),
-    "a count in words": lambda meta, png: rewritten(meta, images="one"),
-    "too many images": lambda meta, png: rewritten(meta, images=10**12),
-    "no images": lambda meta, png: rewritten(meta, images=0),
-    "hashes of another kind": lambda meta, png: rewritten(meta, hashes=3),
-    "data of another kind": lambda meta, png: rewritten(meta, data="x"),
-    "a folder": lambda meta, png: DAMAGE["a folder"](meta),
+    "image cut": lambda meta, image: image.write_bytes(image.read_bytes()[:20]),
+    "image flipped": lambda meta, image: image.write_bytes(image.read_bytes()[:-40] + b"x" + image.read_bytes()[-39:]),
+    "image too long": lambda meta, image: image.write_bytes(b"x" + image.read_bytes()),
+    "image exchanged": lambda meta, image: make_image(2).save(image, "PNG"),
+    "image of another format": lambda meta, image: make_image(1).save(image, "JPEG"),
+    "no image": lambda meta, image: image.unlink(),
+    "json cut": lambda meta, image: meta.write_bytes(meta.read_bytes()[:20]),
+    "no utf-8": lambda meta, image: meta.write_bytes(b"\xff\xfe{}"),
+    "too deep": lambda meta, image: meta.write_text("[" * 100_000),
+    "a list": lambda meta, image: meta.write_text("[]"),
+    "null": lambda meta, image: meta.write_text("null"),
+    "no keys": lambda meta, image: meta.write_text("{}"),
+    "a count in words": lambda meta, image: rewritten(meta, images="one"),
+    "too many images": lambda meta, image: rewritten(meta, images=10**12),
+    "no images": lambda meta, image: rewritten(meta, images=0),
+    "files of another kind": lambda meta, image: rewritten(meta, files=3),
+    "a file of another kind": lambda meta, image: rewritten(meta, files=[3]),
+    "a mode of another kind": lambda meta, image: rewritten(meta, files=[{"mode": "P", "size": [40, 30], "crc32": 0}]),
+    "another size": lambda meta, image: rewritten(meta, files=[{"mode": "RGB", "size": [-40, -30], "crc32": 0}]),
+    "an endless size": lambda meta, image: rewritten(meta, files=[{"mode": "RGB", "size": [10**9, 10**9], "crc32": 0}]),
+    "data of another kind": lambda meta, image: rewritten(meta, data="x"),
+    "a folder": lambda meta, image: DAMAGE["a folder"](meta),
 }
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("damage", BROKEN)
-def test_a_broken_result_is_a_miss_and_can_be_written_again(tmp_path: Path, damage: str) -> None:
-    ToolCache(tmp_path).put(key(1), Entry((make_image(1),)))
-    [meta], [png] = tmp_path.glob("??/*.json"), tmp_path.glob("??/*.png")
-    BROKEN[damage](meta, png)
+def test_a_broken_result_is_a_miss_and_can_be_written_again(tmp_path: Path, damage: str, mode: str) -> None:
+    ToolCache(tmp_path).put(key(1), Entry((make_image(1, mode=mode),)))
+    [meta], [image] = tmp_path.glob("??/*.json"), tmp_path.glob("??/*.0.*")
+    BROKEN[damage](meta, image)
     cache = ToolCache(tmp_path)
     assert cache.get(key(1)) is None
     if damage == "a folder":
         meta.rmdir()
-    cache.put(key(1), Entry((make_image(1),)))
+    cache.put(key(1), Entry((make_image(1, mode=mode),)))
     assert ToolCache(tmp_path).get(key(1)) is not None
 
 
-def test_a_result_of_version_0_1_is_still_found(tmp_path: Path) -> None:
-    ToolCache(tmp_path).put(key(1), Entry((make_image(1),)))
-    [meta] = tmp_path.glob("??/*.json")
-    meta.write_text('{"images": 1, "data": {}}')
-    assert ToolCache(tmp_path).get(key(1)) is not None
+@pytest.mark.parametrize("hashes", [None, [image_hash(make_image(1))]])
+def test_a_result_of_version_0_1_is_still_found_and_compared(tmp_path: Path, hashes: list[str] | None) -> None:
+    """It had PNG files alone, and at first no hashes."""
+
+    def write(image: Image.Image) -> None:
+        (tmp_path / key(1)[:2]).mkdir(exist_ok=True)
+        image.save(tmp_path / key(1)[:2] / f"{key(1)}.0.png")
+        meta = {"images": 1, "data": {}, **({} if hashes is None else {"hashes": hashes})}
+        (tmp_path / key(1)[:2] / f"{key(1)}.json").write_text(json.dumps(meta))
+
+    write(make_image(1))
+    found = ToolCache(tmp_path).get(key(1))
+    assert found is not None
+    assert found.images[0].tobytes() == make_image(1).tobytes()
+    write(make_image(2))
+    assert (ToolCache(tmp_path).get(key(1)) is None) is (hashes is not None)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
@@ -231,7 +248,7 @@ def test_leftovers_of_killed_processes_are_removed_when_they_are_old(tmp_path: P
         (folder / name).write_bytes(b"x")
         os.utime(folder / name, (time.time() - age,) * 2)
     cache.evict()
-    assert files(cache) == sorted(["b.0.png", "d.json.1-1.part", f"{key(1)}.0.png", f"{key(1)}.json"])
+    assert files(cache) == sorted(["b.0.png", "d.json.1-1.part", f"{key(1)}.0.pixels", f"{key(1)}.json"])
 
 
 def test_hit_rate_counts_what_needed_no_work() -> None:

@@ -17,7 +17,8 @@ from agentfly.datasets import StickerWorld
 from agentfly.datasets.photos import load_photo
 from agentfly.errors import ConfigError, EvaluatorError
 from agentfly.evaluators import EditSample, ReferenceConfig, ReferenceEvaluator, Score
-from agentfly.evaluators.measured import reference
+from agentfly.evaluators.measured import lab, reference
+from agentfly.evaluators.measured.lab import LabMemory
 from tests.values import as_image
 
 Box = tuple[int, int, int, int]
@@ -185,14 +186,24 @@ def test_the_reference_score_is_that_of_the_whole_image(mask: Box, spoiled: Box,
     assert max(abs(aspects[name] - expected[name]) for name in expected) < 1e-4
 
 
-def test_regions_are_the_smallest_ones() -> None:
-    a = np.zeros((10, 12, 3), np.uint8)
-    b = a.copy()
-    assert reference.difference(a, b) is None
-    b[3, 4, 1], b[7, 2, 0] = 1, 1
-    assert reference.difference(a, b) == (slice(3, 8), slice(2, 5))
-    assert reference.bounds((a != b).any(axis=2)) == (slice(3, 8), slice(2, 5))
-    assert reference.grown((slice(3, 8), slice(2, 5)), 4, a.shape) == (slice(0, 10), slice(0, 9))
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("strip", [1, 700, 5000])
+def test_strips_and_memory_change_no_score(monkeypatch: pytest.MonkeyPatch, strip: int, whole: bool) -> None:
+    """To the last digit, or equal chains would have unequal rewards by what was scored before them."""
+    result = mixed(0.7)
+    if whole:
+        noise = np.random.default_rng(0).normal(0, 3, (*SOURCE.size, 3))
+        result = Image.fromarray(np.clip(np.asarray(result) + noise, 0, 255).astype(np.uint8))
+
+    def scored(pixels: int, memory: LabMemory) -> Score:
+        for module in (lab, reference):
+            monkeypatch.setattr(module, "STRIP", pixels)
+        monkeypatch.setattr(reference, "_SOURCES", memory)
+        return score(result)
+
+    expected = scored(10**9, LabMemory(0))
+    memory = LabMemory()
+    assert [scored(strip, LabMemory(0)), scored(strip, memory), scored(strip, memory)] == [expected] * 3
 
 
 def own(constants: object) -> Score:

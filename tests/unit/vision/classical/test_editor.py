@@ -61,6 +61,14 @@ def test_effects_change_the_whole_image(scene: Image.Image) -> None:
     assert np.abs(np.diff(blurred, axis=1)).max() < np.abs(np.diff(before, axis=1)).max() / 2
 
 
+@pytest.mark.parametrize(("instruction", "factor"), [("brighten", 1.3), ("darken", 0.75)])
+def test_every_value_is_scaled_rounded_and_clipped(instruction: str, factor: float) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(np.stack([values, values[::-1], values.T], axis=2))
+    expected = np.clip(np.round(np.asarray(image) * factor), 0, 255).astype(np.uint8)
+    assert np.array_equal(np.asarray(edit(image, instruction)), expected)
+
+
 @pytest.mark.parametrize(
     "instruction",
     ["make it a sunny day", "blur the dog", "remove the sticker in the top left", "remove the crimson disc", ""],
