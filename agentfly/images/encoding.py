@@ -7,6 +7,7 @@ through `load_image`, so its limits hold for everything that a server or a clien
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Literal
 
@@ -16,10 +17,11 @@ from agentfly.errors import ImageError
 from agentfly.images.base64_text import decode_base64
 from agentfly.images.load import ImageLimits, load_image
 from agentfly.images.pixels import on_white
+from agentfly.images.png import FAST_PNG
 
 Format = Literal["png", "jpeg", "webp"]
-_OPTIONS: dict[Format, dict[str, int]] = {
-    "png": {"compress_level": 1},
+_OPTIONS: dict[Format, Mapping[str, int]] = {
+    "png": FAST_PNG,
     "jpeg": {"quality": 95},
     "webp": {"quality": 95},
 }
@@ -36,7 +38,9 @@ def encode_image(image: Image.Image, form: Format = "png", **options: int) -> by
     if form == "jpeg":
         image = on_white(image)
     buffer = BytesIO()
-    image.save(buffer, form.upper(), **{**_OPTIONS[form], **options})
+    # The strategy of the fast level suits no other one.
+    usual = {} if "compress_level" in options else _OPTIONS[form]
+    image.save(buffer, form.upper(), **{**usual, **options})
     return buffer.getvalue()
 
 

@@ -1,10 +1,15 @@
-"""Read PNG files whose pixels are good and whose metadata is not."""
+"""PNG files: how they are written here, and how those are read whose pixels are good and whose metadata is not."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+
+FAST_PNG: Mapping[str, int] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""Options of Pillow's writer. Of zlib's strategies this one takes two thirds of the time for photos, and makes the
+smaller files."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The chunks beside the pixels that change how they look, with the bytes that each may have when it is inflated.

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from agentfly.agents import Agent, AgentSettings, RolloutLimits
 from agentfly.agents.llm_backends import ClientBackend, ClientConfig
+from agentfly.errors import ToolError
 from agentfly.images import ImageView
 from agentfly.tools import ToolResult, Toolset, tool
 
@@ -28,7 +29,11 @@ class Desk:
         """Paint a rectangle on the image."""
         canvas = self._canvas = self._canvas or Canvas(self._job, chain)
         await asyncio.sleep(canvas.seconds(turn))
-        handle = await asyncio.to_thread(lambda: self._view.store.put(canvas.paint(turn)))
+        try:
+            handle = await asyncio.to_thread(lambda: self._view.store.put(canvas.paint(turn)))
+        except RuntimeError as fault:
+            # For the model to see. Any other exception is a bug of the tool, which ends the chain.
+            raise ToolError(str(fault)) from fault
         return ToolResult("painted", (handle,))
 
     @tool

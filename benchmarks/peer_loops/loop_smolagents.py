@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from loop_work import MODEL, TASK, Canvas, Job, measured
 from smolagents import LogLevel, OpenAIServerModel, Tool, ToolCallingAgent
@@ -15,7 +15,7 @@ class Paint(Tool):
 
     name = "paint"
     description = "Paint a rectangle on the image."
-    inputs = {
+    inputs: ClassVar[dict[str, dict[str, str]]] = {
         "chain": {"type": "integer", "description": "The chain."},
         "turn": {"type": "integer", "description": "The turn."},
     }
@@ -34,7 +34,7 @@ class Paint(Tool):
 
 
 def one_chain(model: Any, job: Job, chain: int) -> bool:
-    """Run a chain; the image of a step is shown to the model in the next one, by a callback as its documents have it."""
+    """Run a chain; a callback, as smolagents' documents have it, shows the image of a step to the model in the next."""
     paint = Paint(Canvas(job, chain))
 
     def show(step: Any, agent: Any) -> None:
