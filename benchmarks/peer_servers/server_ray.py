@@ -1,0 +1,58 @@
+"""The same behind Ray Serve: a replica that makes batches of up to four with `@serve.batch`.
+
+python server_ray.py CHECKPOINT PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from starlette.requests import Request
+
+FOLDER = str(Path(__file__).resolve().parent)
+
+
+@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+class Server:
+    """One replica with the model."""
+
+    def __init__(self, path: str) -> None:
+        from server_pipeline import Pipeline
+
+        self._pipeline = Pipeline(path)
+
+    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)
+    async def edit(self, bodies: list[Any]) -> list[str]:
+        """Edit the images of a batch."""
+        return await asyncio.to_thread(self._pipeline.run, bodies)
+
+    async def __call__(self, request: Request) -> Any:
+        """Answer a request."""
+        from server_pipeline import Edit
+
+        if request.url.path == "/health":
+            return {"status": "ok"}
+        return {"image": await self.edit(Edit.model_validate_json(await request.body()))}
+
+
+if __name__ == "__main__":
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # Ray lets everybody else go before its workers, which the other servers do not.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((FOLDER, os.environ.get("PYTHONPATH", "")))}
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "ERROR"})
+    serve.run(Server.bind(sys.argv[1]))
+    stop.wait()
+    serve.shutdown()
+    ray.shutdown()
