@@ -49,7 +49,7 @@ from agentfly.vision.remote.statistics import quantile  # noqa: E402
 COMMAND = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
 SLEEP = 0.2
 # Seconds until a server has its model.
-START_LIMIT = 300.0
+START_LIMIT = 600.0
 # Load of the machine before the run, by core, above which ratios to direct calls mean nothing.
 BUSY = 0.25
 Call = Callable[[int], Awaitable[object]]

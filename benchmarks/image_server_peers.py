@@ -55,12 +55,15 @@ OURS, PLAIN, RAY = "agentfly", "FastAPI and a lock", "Ray Serve"
 RAY_PEER = Peer(RAY, "server_ray.py", (f"ray[serve]=={ray.__version__}",))
 
 
-def commands(plan: Plan, envs: Path) -> tuple[dict[str, tuple[list[str], int, str]], dict[str, str]]:
+def commands(
+    plan: Plan, envs: Path, names: tuple[str, ...] = ("",)
+) -> tuple[dict[str, tuple[list[str], int, str]], dict[str, str]]:
     """Return command, port and PYTHONPATH of each server, and the reasons of those that cannot run.
 
     Args:
         plan: model and size.
         envs: folder of the environment of Ray Serve, which takes torch and diffusers from this one.
+        names: beginnings of the names of the servers to start.
     """
     ports = [free_port() for _ in range(3)]
     flags = ["--model-type", "inpaint", "--model-path", plan.model_path, "--area", str(area(plan))]
@@ -70,6 +73,9 @@ def commands(plan: Plan, envs: Path) -> tuple[dict[str, tuple[list[str], int, st
         OURS: ([*ours, "--port", str(ports[0])], ports[0], str(ROOT)),
         PLAIN: (plain, ports[1], ""),
     }
+    found = {name: start for name, start in found.items() if name.startswith(names)}
+    if not RAY.startswith(names):
+        return found, {}
     try:
         python = python_of(RAY_PEER, envs)
     except Unavailable as fault:
@@ -114,9 +120,11 @@ def processor_of(pid: int) -> Callable[[], float]:
     return seconds
 
 
-async def compare_servers(plan: Plan, envs: Path) -> tuple[dict[str, list[Timing]], dict[str, str]]:
+async def compare_servers(
+    plan: Plan, envs: Path, names: tuple[str, ...]
+) -> tuple[dict[str, list[Timing]], dict[str, str]]:
     """Start all servers and measure them in turn; return the timings, and the reasons of those that cannot run."""
-    starts, reasons = commands(plan, envs)
+    starts, reasons = commands(plan, envs, names)
     ways: dict[str, tuple[Call, int]] = {}
     processors: dict[str, Callable[[], float]] = {}
     async with httpx.AsyncClient(timeout=300, trust_env=False) as client:
@@ -150,6 +158,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the image")
     parser.add_argument("--steps", type=int, default=8, help="denoising steps")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--servers", default="", help="names, or beginnings of names, by commas; all by default")
     parser.add_argument("--quick", action="store_true", help="a few calls of each, to see that it runs")
     parser.add_argument("--envs", type=Path, help="folder of the environments; beside the output by default")
     parser.add_argument("--json", type=Path, default=Path("outputs/image_server_peers.json"), help="for the figures")
@@ -161,8 +170,9 @@ def main() -> None:
         plan = Plan("inpaint", path, calls=64, rounds=given.rounds, steps=given.steps, size=given.size)
         if given.quick:
             plan = replace(plan, calls=8, rounds=1, steps=1, size=64)
-        timings, reasons = asyncio.run(compare_servers(plan, given.envs or given.json.parent / "peer_envs"))
-    ratios = [compare(timings, OURS, name) for name in timings if name != OURS]
+        names = tuple(given.servers.split(","))
+        timings, reasons = asyncio.run(compare_servers(plan, given.envs or given.json.parent / "peer_envs", names))
+    ratios = [compare(timings, OURS, name) for name in timings if OURS in timings and name != OURS]
     show_all(Console(), timings, ratios, reasons, busy=load > BUSY * (os.cpu_count() or 1))
     figures = {
         "machine": platform.machine(),

@@ -41,6 +41,7 @@ OURS = "agentfly"
 # Seconds, for an installation and for a run.
 INSTALL_LIMIT, RUN_LIMIT = 900.0, 1800.0
 _LONGEST_REASON = 200
+NO_FAULT = "no fault"
 
 
 class Unavailable(Exception):
@@ -126,7 +127,7 @@ class Row:
         reason: why the peer did not run, or did not go on; empty if it did.
         rounds: without faults.
         faults: the run with faults, where there was one.
-        lost_to: faults of the chains that did not finish.
+        lost_to: faults that the chains met that did not finish, and how many of them met none.
     """
 
     peer: Peer
@@ -281,7 +282,9 @@ def compare(peers: Sequence[Peer], job: Job, faulty: Job, rounds: int, envs: Pat
             else:
                 row.faults = figures
                 lost = set(range(this.chains)) - answered
-                row.lost_to = dict(Counter(kind for (chain, _), kind in this.faulty.items() if chain in lost))
+                met = {chain for chain, _ in this.faulty}
+                lost_to = Counter(kind for (chain, _), kind in this.faulty.items() if chain in lost)
+                row.lost_to = dict(lost_to + Counter({NO_FAULT: len(lost - met)}))
     return rows
 
 
@@ -348,8 +351,9 @@ def main() -> None:
         rounds = given.rounds
         if given.quick:
             job, rounds = replace(job, chains=4, turns=3, size=64, model_seconds=0.02, tool_seconds=0.01), 1
-        # Enough turns for some faults of each kind; the waits do not matter here.
-        faulty = replace(job, chains=4 * job.chains, model_seconds=0.02, tool_seconds=0.01, faults=given.faults)
+        # Enough turns for some faults of each kind; waits and sizes do not matter here.
+        faulty = replace(job, chains=4 * job.chains, size=64, model_seconds=0.02, tool_seconds=0.01)
+        faulty = replace(faulty, faults=given.faults)
         rows = compare(peers, job, faulty, rounds, given.envs or given.json.parent / "peer_envs")
         shutil.rmtree(folder, ignore_errors=True)
     show(Console(width=max(160, Console().width)), rows, job)

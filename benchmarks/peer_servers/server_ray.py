@@ -49,6 +49,7 @@ if __name__ == "__main__":
         signal.signal(number, lambda *_: stop.set())
     # Ray lets everybody else go before its workers, which the other servers do not.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
     variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((FOLDER, os.environ.get("PYTHONPATH", "")))}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "ERROR"})
