@@ -47,12 +47,9 @@ class DataUris:
         Raises:
             Exception: what `load` raises; the next call tries again.
         """
+        # All are begun before one is waited for.
         found = {handle: self._find(handle, load) for handle in dict.fromkeys(handles)}
-        for handle, uri in found.items():
-            if not isinstance(uri, str):
-                # Somebody who gives up must not take it from the others.
-                found[handle] = await asyncio.shield(asyncio.wrap_future(uri))
-        return {handle: uri for handle, uri in found.items() if isinstance(uri, str)}
+        return {handle: uri if isinstance(uri, str) else await _result(uri) for handle, uri in found.items()}
 
     def _find(self, handle: str, load: Callable[[str], Image.Image]) -> str | Future[str]:
         if not HANDLE.fullmatch(handle):
@@ -82,3 +79,8 @@ class DataUris:
 
 def _encode(handle: str, load: Callable[[str], Image.Image]) -> str:
     return data_uri(without_transparency(load(handle)))
+
+
+async def _result(uri: Future[str]) -> str:
+    # Somebody who gives up must not take it from the others.
+    return await asyncio.shield(asyncio.wrap_future(uri))

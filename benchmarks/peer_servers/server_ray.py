@@ -18,6 +18,18 @@ from ray import serve
 from starlette.requests import Request
 
 FOLDER = str(Path(__file__).resolve().parent)
+PATIENT = {
+    # Ray gives its workers niceness 15: beside any other program they would get a thirtieth of a core.
+    "RAY_worker_niceness": "0",
+    # A process for each core that imports at once, and limits of its start that a busy machine breaks.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "300",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 @serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
@@ -29,7 +41,7 @@ class Server:
 
         self._pipeline = Pipeline(path)
 
-    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)
+    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)  # type: ignore[untyped-decorator]
     async def edit(self, bodies: list[Any]) -> list[str]:
         """Edit the images of a batch."""
         return await asyncio.to_thread(self._pipeline.run, bodies)
@@ -47,13 +59,13 @@ if __name__ == "__main__":
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Ray lets everybody else go before its workers, which the other servers do not.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)
     variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((FOLDER, os.environ.get("PYTHONPATH", "")))}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "ERROR"})
-    serve.run(Server.bind(sys.argv[1]))
+    deployment: Any = Server
+    serve.run(deployment.bind(sys.argv[1]))
     stop.wait()
     serve.shutdown()
     ray.shutdown()
