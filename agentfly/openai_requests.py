@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from openai._models import FinalRequestOptions
 
 
-def create_of(client: openai.AsyncOpenAI) -> Callable[..., Awaitable[Any]]:
+def create_of(client: object) -> Callable[..., Awaitable[Any]]:
     """Return `chat.completions.create` of a client, without the SDK's walk through the messages.
 
     The SDK asks of every field of every message whether its type needs a conversion. Ours are JSON already, and the
     walk takes longer than all else that is done for a request with a few images. The fields of `extra_body` are spared.
 
     Args:
-        client: of the SDK; one of another library gets its arguments as they are.
+        client: of the SDK; one of another library, with the same method, gets its arguments as they are.
     """
     import openai
 
-    create = cast("Callable[..., Awaitable[Any]]", client.chat.completions.create)
+    completions = cast("openai.AsyncOpenAI", client).chat.completions
+    create = cast("Callable[..., Awaitable[Any]]", completions.create)
     if not isinstance(client, openai.AsyncOpenAI):
         return create
 

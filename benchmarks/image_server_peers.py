@@ -43,12 +43,13 @@ from image_server import (
     compare,
     free_port,
     in_turn,
-    make_image,
     running,
     show,
     tiny_checkpoint,
 )
 from peers import Peer, Unavailable, python_of
+
+from agentfly.vision.remote.load_test import make_image
 
 SERVERS = ROOT / "benchmarks" / "peer_servers"
 OURS, PLAIN, RAY = "agentfly", "FastAPI and a lock", "Ray Serve"

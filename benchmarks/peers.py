@@ -138,7 +138,7 @@ class Row:
 
     def median(self, name: str) -> float:
         """Return the median of a figure over the rounds."""
-        return statistics.median(getattr(figures, name) for figures in self.rounds)
+        return float(statistics.median(getattr(figures, name) for figures in self.rounds))
 
     def ratio(self, name: str, other: Row) -> float | None:
         """Return the median over the rounds of a figure to that of another row; None where either did not run."""

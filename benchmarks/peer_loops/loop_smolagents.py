@@ -44,7 +44,7 @@ def one_chain(model: Any, job: Job, chain: int) -> bool:
     agent = ToolCallingAgent(
         [paint], model, step_callbacks=[show], max_steps=job.turns + 8, verbosity_level=LogLevel.OFF
     )
-    return agent.run(f"chain-{chain}: {TASK}", images=[job.photos[chain]]) == "done"
+    return bool(agent.run(f"chain-{chain}: {TASK}", images=[job.photos[chain]]) == "done")
 
 
 def run(job: Job) -> int:

@@ -81,8 +81,7 @@ class Job:
     @cached_property
     def plan(self) -> Plan:
         """The waits."""
-        seconds = {"model_seconds": self.model_seconds, "tool_seconds": self.tool_seconds}
-        return Plan(self.chains, 1, self.turns, images=True, seed=self.seed, **seconds)
+        return Plan(self.chains, 1, self.turns, self.model_seconds, self.tool_seconds, images=True, seed=self.seed)
 
     @cached_property
     def faulty(self) -> dict[tuple[int, int], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import openai
@@ -89,5 +89,5 @@ async def test_a_client_of_another_library_gets_its_arguments_as_they_are() -> N
         got.update(fields)
 
     other = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
-    await create_of(cast("openai.AsyncOpenAI", other))(model="m", messages=MESSAGES, extra_body={"a": 1})
+    await create_of(other)(model="m", messages=MESSAGES, extra_body={"a": 1})
     assert got == {"model": "m", "messages": MESSAGES, "extra_body": {"a": 1}}
