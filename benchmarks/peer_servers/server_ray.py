@@ -18,12 +18,13 @@ from ray import serve
 from starlette.requests import Request
 
 FOLDER = str(Path(__file__).resolve().parent)
+ATTEMPTS = 5
 PATIENT = {
     # Ray gives its workers niceness 15: beside any other program they would get a thirtieth of a core.
     "RAY_worker_niceness": "0",
     # A process for each core that imports at once, and limits of its start that a busy machine breaks.
     "RAY_prestart_worker_first_driver": "0",
-    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
@@ -55,6 +56,22 @@ class Server:
         return {"image": await self.edit(Edit.model_validate_json(await request.body()))}
 
 
+def start(variables: dict[str, str]) -> None:
+    """Start Ray; again where one of its processes takes longer than Ray waits, which a busy machine makes it do.
+
+    Args:
+        variables: of the environment of its workers.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
+            return
+        except Exception:
+            ray.shutdown()
+            if attempt == ATTEMPTS - 1:
+                raise
+
+
 if __name__ == "__main__":
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +79,7 @@ if __name__ == "__main__":
     for name, value in PATIENT.items():
         os.environ.setdefault(name, value)
     variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((FOLDER, os.environ.get("PYTHONPATH", "")))}
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
+    start(variables)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "ERROR"})
     deployment: Any = Server
     serve.run(deployment.bind(sys.argv[1]))
