@@ -10,7 +10,7 @@ import asyncio
 import email.utils
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,14 +21,13 @@ from pydantic import Field, SecretStr
 
 from agentfly.aio import LoopLocal
 from agentfly.errors import ConfigError, ToolError, short_paths, unknown_name
-from agentfly.files import encodable
 from agentfly.openai_compat import Fallbacks, check_answer, status_of, words_of
+from agentfly.openai_requests import create_of, new_client
 from agentfly.redaction import ApiKey, public_url, read_key, redact
 from agentfly.settings import BaseUrl, Settings
 
 if TYPE_CHECKING:
     import openai
-    from openai._models import FinalRequestOptions
     from openai.types.chat import ChatCompletion
 
 FaultKind = Literal[
@@ -297,7 +296,7 @@ class SdkClient:
         import openai
 
         client, model = self.get(), str(body["model"])
-        create = cast("Callable[..., Awaitable[ChatCompletion]]", client.chat.completions.create)
+        create = create_of(client)
         fallbacks = self._fallbacks.setdefault(model, Fallbacks(model))
         left = client.max_retries
         while True:
@@ -372,22 +371,5 @@ class SdkClient:
         return self._endpoint.secret if self._given is None else self._given.api_key
 
     def _make(self) -> openai.AsyncOpenAI:
-        import openai
-
-        class Client(openai.AsyncOpenAI):
-            """The SDK's client, which sends every text, also one that no UTF-8 can carry."""
-
-            async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
-                options.json_data = encodable(options.json_data)
-                options.extra_json = encodable(options.extra_json)
-                return await super()._prepare_options(options)
-
         place = self._endpoint
-        return Client(
-            api_key=place.key(),
-            base_url=place.base_url,
-            timeout=place.timeout,
-            max_retries=place.retries,
-            # The SDK's own would try to close the sockets of a loop that is gone, and log that it cannot.
-            http_client=openai.DefaultAsyncHttpxClient(timeout=place.timeout),
-        )
+        return new_client(place.base_url, place.key(), timeout=place.timeout, retries=place.retries)

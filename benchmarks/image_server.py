@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +48,8 @@ from agentfly.vision.remote.statistics import quantile  # noqa: E402
 
 COMMAND = "agentfly.agents.specialized.image_agent.utils.diffuser_apis"
 SLEEP = 0.2
+# Seconds until a server has its model.
+START_LIMIT = 600.0
 # Load of the machine before the run, by core, above which ratios to direct calls mean nothing.
 BUSY = 0.25
 Call = Callable[[int], Awaitable[object]]
@@ -80,13 +82,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Timing:
-    """Calls of one way."""
+    """Calls of one way; `cpu_ms` are processor milliseconds of the server for a call, where they were measured."""
 
     name: str
     calls: int
     per_second: float
     p50: float
     p99: float
+    cpu_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,20 +126,36 @@ def sleeper(options: EngineOptions) -> Sleeper:
 @contextmanager
 def server(*flags: str) -> Iterator[tuple[str, int]]:
     """A server process, ready; its host and port."""
+    port = free_port()
+    command = [sys.executable, "-m", COMMAND, *flags, "--port", str(port), "--log-level", "error"]
+    with running(command, port, os.pathsep.join(sys.path[:2])):
+        yield "127.0.0.1", port
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", COMMAND, *flags, "--port", str(port), "--log-level", "error"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])},
-    )
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, path: str) -> Iterator[int]:
+    """A process that serves, once its `/health` answers with 200; its id.
+
+    Args:
+        command: of the process.
+        port: that it listens at.
+        path: its PYTHONPATH.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+    deadline = time.monotonic() + START_LIMIT
     try:
         while not _ready(port):
-            if process.poll() is not None:
+            if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit("the server did not start")
             time.sleep(0.1)
-        yield "127.0.0.1", port
+        yield process.pid
     finally:
         process.terminate()
         process.wait(60)
@@ -220,8 +239,16 @@ async def through_the_server(plan: Plan, pools_seen: dict[str, object]) -> dict[
     return timings
 
 
-async def in_turn(plan: Plan, ways: dict[str, tuple[Call, int]]) -> dict[str, list[Timing]]:
-    """Rounds of every way, one way after the other, so that other work on the machine meets all of them alike."""
+async def in_turn(
+    plan: Plan, ways: dict[str, tuple[Call, int]], processors: Mapping[str, Callable[[], float]] | None = None
+) -> dict[str, list[Timing]]:
+    """Rounds of every way, one way after the other, so that other work on the machine meets all of them alike.
+
+    Args:
+        plan: its calls and rounds.
+        ways: a call, and how many at once.
+        processors: processor seconds that the server of a way has had so far.
+    """
     for name, (call, concurrency) in ways.items():
         await measure(name, call, 2 * concurrency, concurrency)
     timings: dict[str, list[Timing]] = {name: [] for name in ways}
@@ -230,7 +257,10 @@ async def in_turn(plan: Plan, ways: dict[str, tuple[Call, int]]) -> dict[str, li
         names = list(ways)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             call, concurrency = ways[name]
-            timings[name].append(await measure(name, call, plan.calls, concurrency))
+            seconds = (processors or {}).get(name)
+            before = seconds() if seconds else 0.0
+            timing = await measure(name, call, plan.calls, concurrency)
+            timings[name].append(replace(timing, cpu_ms=(seconds() - before) * 1e3 / plan.calls) if seconds else timing)
     return timings
 
 

@@ -1,5 +1,6 @@
 """Images: loaded safely, kept by content, encoded and written."""
 
+from agentfly.images.data_uris import DataUris
 from agentfly.images.encoding import data_uri, encode_image, from_base64, to_base64
 from agentfly.images.load import ImageLimits, ImageSource, load_image
 from agentfly.images.masks import load_mask, read_mask
@@ -9,6 +10,7 @@ from agentfly.images.store import ImageStore, handle_of
 from agentfly.images.view import ImageView
 
 __all__ = [
+    "DataUris",
     "ImageLimits",
     "ImageSource",
     "ImageStore",

@@ -29,6 +29,8 @@ RUN_ELSEWHERE = {
     "export TOOLS_KEY=": "tests/unit/serving/mcp/test_command.py",
     "agentfly serve-images": "tests/unit/serving/image_server/test_command.py",
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/remote/test_load_test.py",
+    "python benchmarks/image_server_peers.py": "tests/unit/benchmarks/test_image_server_peers_benchmark.py",
+    "python benchmarks/peers.py": "tests/unit/benchmarks/test_peers_benchmark.py",
     "python benchmarks/image_server.py": "tests/unit/benchmarks/test_image_server_benchmark.py",
     "agentfly serve-evaluator": "tests/unit/serving/test_evaluator_environment.py",
     "agentfly calibrate": "tests/unit/evaluation/calibration/test_run.py",

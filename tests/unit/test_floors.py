@@ -30,7 +30,7 @@ FLOORS = (
         "provenance",
     ),
     ("messages", "images"),
-    ("openai_client", "openai_compat", "templates"),
+    ("openai_client", "openai_compat", "openai_requests", "templates"),
     ("vision", "datasets"),
     ("tools", "evaluators"),
     ("agents",),

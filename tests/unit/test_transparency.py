@@ -14,7 +14,7 @@ from PIL import Image
 from agentfly.agents.llm_backends import AsyncVLLMBackend, GenerationRequest, SamplingParams
 from agentfly.agents.llm_backends.openai_format import image_urls
 from agentfly.evaluators.judge.judge import comparable
-from agentfly.images import handle_of, load_image, on_white
+from agentfly.images import DataUris, handle_of, load_image, on_white
 from agentfly.messages import ImagePart, Message
 from agentfly.templates import ChatCodec
 from agentfly.vision.compositing import restored
@@ -49,7 +49,7 @@ def asked(image: Image.Image, codec: ChatCodec | None = None) -> GenerationReque
 
 
 def by_api(image: Image.Image) -> Image.Image:
-    return load_image(asyncio.run(image_urls(asked(image)))["img_1"])
+    return load_image(asyncio.run(image_urls(asked(image), DataUris()))["img_1"])
 
 
 def by_judge(image: Image.Image) -> Image.Image:

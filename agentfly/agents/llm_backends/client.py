@@ -12,8 +12,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import SecretStr
 
@@ -24,8 +24,10 @@ from agentfly.agents.llm_backends.openai_format import Reply, image_urls, tools_
 from agentfly.agents.llm_backends.token_exact import TokenExact
 from agentfly.aio import Clock, LoopLocal, RateLimiter, Sleep, retrying
 from agentfly.errors import BackendError
+from agentfly.images import DataUris
 from agentfly.openai_client import Endpoint, SdkClient, is_fault
 from agentfly.openai_compat import Fallbacks, check_answer
+from agentfly.openai_requests import create_of
 from agentfly.templates import ChatCodec
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class ClientBackend:
         limit = self._config.max_requests_per_minute
         self._limiter = None if limit is None else LoopLocal(lambda: RateLimiter(limit, clock=clock, sleep=sleep))
         self._fallbacks = Fallbacks(model)
+        self._uris = DataUris()
         self._tools_as_text = self._config.tools_as_text
 
     @property
@@ -107,7 +110,7 @@ class ClientBackend:
         Raises:
             BackendError: no usable answer came, or one to another prompt than the rollout's.
         """
-        urls = await image_urls(request)
+        urls = await image_urls(request, self._uris)
         attempts = retrying(
             self._config.max_retries + 1, TransientError, backoff, sleep=self._sleep, log_level=logging.WARNING
         )
@@ -184,16 +187,14 @@ class ClientBackend:
         self, body: Mapping[str, object], request: GenerationRequest, reply: Reply, on_delta: OnDelta | None
     ) -> None:
         """Send one request and read its answer into `reply`."""
-        create = self._connect().chat.completions.create
+        create = create_of(self._connect())
         if self._limiter is not None:
             await self._limiter.get().acquire()
         if on_delta is None:
-            whole = cast("Callable[..., Awaitable[ChatCompletion]]", create)
-            self._read_whole(await asyncio.wait_for(whole(**body), self._config.timeout), reply)
+            self._read_whole(await asyncio.wait_for(create(**body), self._config.timeout), reply)
             self._check_prompt(reply, request)
         else:
-            streamed = cast("Callable[..., Awaitable[AsyncStream[ChatCompletionChunk]]]", create)
-            async with await streamed(**body) as stream:
+            async with await create(**body) as stream:
                 await self._hear(stream, request, reply, on_delta)
         if reply.finish is None and on_delta is not None:
             problem = "the stream ended before the answer did"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agentfly.agents.llm_backends.base import FinishReason, Generation, GenerationRequest
 from agentfly.errors import BackendError
 from agentfly.files import encodable
-from agentfly.images import data_uri, without_transparency
+from agentfly.images import DataUris
 from agentfly.lenient_json import count_of
 from agentfly.messages import ImagePart, Message, Part, TextPart, text_message
 from agentfly.openai_compat import FAILED_FINISHES, split_content
@@ -374,21 +373,20 @@ def tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str, obje
     return [text_message("system", described), *out]
 
 
-async def image_urls(request: GenerationRequest) -> dict[str, str]:
-    """Return the data URI (PNG) of each image of the conversation, encoded once each and off the event loop.
+async def image_urls(request: GenerationRequest, uris: DataUris) -> dict[str, str]:
+    """Return the data URI (PNG) of each image of the conversation.
+
+    Args:
+        request: the conversation.
+        uris: keeps those of earlier turns.
 
     Raises:
         BackendError: there are images, but no `load_image`.
     """
-    handles = list(dict.fromkeys(handle for message in request.messages for handle in message.images))
+    handles = [handle for message in request.messages for handle in message.images]
     load = request.load_image
     if not handles:
         return {}
     if load is None:
         raise BackendError("the conversation has images, but the request has no load_image")
-
-    def encode(name: str) -> str:
-        return data_uri(without_transparency(load(name)))
-
-    encoded = await asyncio.gather(*(asyncio.to_thread(encode, name) for name in handles))
-    return dict(zip(handles, encoded, strict=True))
+    return await uris.of(handles, load)
