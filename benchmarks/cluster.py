@@ -21,7 +21,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -45,6 +45,7 @@ from agentfly.vision.remote.settings import NodeConfig
 
 QUEUE = 16
 _PROMPT = re.compile(rb'name="prompt"\r\n\r\n([^\r]*)')
+SPENT = ("worked", "wasted", "down")
 PATIENCE = 1e8  # virtual seconds: nothing is given up for being slow
 BUSY = httpx.Response(503, headers={"retry-after": "1"}, json={"error": {"message": "busy"}})
 MODELS = {"data": [{"id": "simulated", "owned_by": "agentfly", "version": "1", "capabilities": ["edit"], "slots": 2}]}
@@ -111,7 +112,7 @@ class Server:
     setup: Setup
     number: int
     loop: VirtualLoop
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPENT, 0.0))
     waiting: int = 0
 
     def __post_init__(self) -> None:
@@ -145,7 +146,9 @@ class Server:
         self.waiting += 1
         try:
             async with self._one:
-                return await self._work(_PROMPT.search(await request.aread())[1].decode(), attempts)
+                found = _PROMPT.search(await request.aread())
+                assert found is not None
+                return await self._work(found[1].decode(), attempts)
         finally:
             self.waiting -= 1
 
@@ -246,7 +249,7 @@ class Outcome:
 
 
 @contextmanager
-def simulated_network(handle: Callable[[httpx.Request], Awaitable[httpx.Response]]) -> Iterator[None]:
+def simulated_network(handle: Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]) -> Iterator[None]:
     """Have every client of HTTP that is made meanwhile talk to a function."""
     client = partial(httpx.AsyncClient, transport=httpx.MockTransport(handle))
     with mock.patch.object(httpx, "AsyncClient", client):
@@ -275,7 +278,7 @@ async def simulate(setup: Setup, loop: VirtualLoop) -> Outcome:
         await pool.close()
     edits = setup.chains * (setup.turns - 1)
     answered = sum(trajectory.stop_reason is StopReason.NO_TOOL_CALL for trajectory in result)
-    total: Counter[str] = sum((server.seconds for server in servers), Counter())
+    total = {name: sum(server.seconds[name] for server in servers) for name in SPENT}
     up = setup.servers * makespan - total["down"]
     return Outcome(
         chains=setup.chains,

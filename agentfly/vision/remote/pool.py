@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agentfly.aio import RateLimiter
 from agentfly.errors import ConfigError, ToolOutage
@@ -82,7 +82,8 @@ class HealthChecks:
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(gone)
         try:
-            await asyncio.wait({work, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {work, gone}
+            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting.discard(gone)
 
