@@ -51,7 +51,9 @@ class Desk:
         await asyncio.sleep(self._plan.waits[chain][turn][1])
         if not self._plan.images:
             return ToolResult(f"turn {turn} done")
-        handle = await asyncio.to_thread(lambda: self._view.store.put(make_image(self._plan.first + chain, turn)))
+        handle = await asyncio.to_thread(
+            lambda: self._view.store.put(make_image(self._plan.first + chain, turn, self._plan.side))
+        )
         return ToolResult(self._view.add_handle(handle), (handle,))
 
     @tool
@@ -104,7 +106,7 @@ async def with_plain_loop(plan: Plan, inputs: list[bytes], folder: Path) -> None
     """The plan with nothing around it: one coroutine a chain and a list of messages."""
 
     def make(chain: int, turn: int) -> None:
-        make_image(chain, turn).save(folder / f"{chain}-{turn}.png", compress_level=1)
+        make_image(chain, turn, plan.side).save(folder / f"{chain}-{turn}.png", compress_level=1)
 
     async def one(chain: int) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = [{"role": "user", "content": "Do it."}]

@@ -28,7 +28,8 @@ class Plan:
         turns: generations of a chain; every one but the last calls a tool, the last one answers.
         model_seconds, tool_seconds: medians of the log-normal waits.
         sigma: of the logarithm of the waits; with 0.5, one wait in twenty is longer than 2.3 medians.
-        images: whether every call of the tool makes an image of 512 x 512.
+        images: whether every call of the tool makes an image.
+        side: of the images, in pixels.
         seed: of the waits.
         first: number of the first chain, from which its images are drawn.
     """
@@ -40,6 +41,7 @@ class Plan:
     tool_seconds: float = 0.25
     sigma: float = 0.5
     images: bool = False
+    side: int = SIDE
     seed: int = 0
     first: int = 0
 
@@ -79,14 +81,14 @@ class Plan:
         """The image of each prompt, as a file."""
         buffers = [io.BytesIO() for _ in range(self.prompts)]
         for prompt, buffer in enumerate(buffers):
-            make_image(-1 - self.first - prompt, 0).save(buffer, "PNG")
+            make_image(-1 - self.first - prompt, 0, self.side).save(buffer, "PNG")
         return [buffer.getvalue() for buffer in buffers]
 
 
-def make_image(chain: int, turn: int) -> Image.Image:
+def make_image(chain: int, turn: int, side: int = SIDE) -> Image.Image:
     """An image that no other turn has."""
-    image = Image.new("RGB", (SIDE, SIDE), (chain * 7 % 256, turn * 31 % 256, 90))
-    image.putpixel((turn, chain % SIDE), (255, chain // 256 % 256, 255))
+    image = Image.new("RGB", (side, side), (chain * 7 % 256, turn * 31 % 256, 90))
+    image.putpixel((turn, chain % side), (255, chain // 256 % 256, 255))
     return image
 
 
