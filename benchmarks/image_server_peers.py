@@ -168,7 +168,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         path = tiny_checkpoint(Path(folder))
-        plan = Plan("inpaint", path, calls=64, rounds=given.rounds, steps=given.steps, size=given.size)
+        plan = Plan("inpaint", path, calls=32, rounds=given.rounds, steps=given.steps, size=given.size)
         if given.quick:
             plan = replace(plan, calls=8, rounds=1, steps=1, size=64)
         names = tuple(given.servers.split(","))

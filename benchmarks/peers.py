@@ -291,19 +291,31 @@ def compare(peers: Sequence[Peer], job: Job, faulty: Job, rounds: int, envs: Pat
 def show(console: Console, rows: Sequence[Row], job: Job) -> None:
     """Print the table: medians of the rounds, and ratios to our own loop."""
     ours = next((row for row in rows if row.peer.name == OURS), Row(PEERS[-1]))
-    table = Table("loop", "over bound", "CPU ms a turn", "of ours", "peak MiB", "finished with faults", "does beside")
+    names = (
+        "loop",
+        "over bound",
+        "time to ours",
+        "CPU ms a turn",
+        "to ours",
+        "peak MiB",
+        "finished with faults",
+        "beside",
+    )
+    table = Table(*names, caption="finished: of the chains that meet faults")
     for row in rows:
         if not row.rounds:
-            table.add_row(row.peer.name, *["-"] * 5, row.reason)
+            table.add_row(row.peer.name, *["-"] * 6, row.reason)
             continue
-        ratio = row.ratio("cpu_ms", ours)
+        ratios = (row.ratio(name, ours) for name in ("seconds", "cpu_ms"))
+        time_ratio, cpu_ratio = ("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
         survived = "-" if row.faults is None else f"{row.faults.finished} of {row.faults.chains}"
         lost = ", ".join(f"{count} {kind}" for kind, count in row.lost_to.items())
         table.add_row(
             row.peer.name,
             f"{row.median('over_bound'):.1%}",
+            time_ratio,
             f"{row.median('cpu_ms'):.2f}",
-            "-" if ratio is None else f"{ratio:.2f}",
+            cpu_ratio,
             f"{row.median('peak_mib'):.0f}",
             survived + (f" (lost: {lost})" if lost else ""),
             row.peer.beside + (f"; {row.reason}" if row.reason else ""),
