@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +61,6 @@ def edit(
     and --out was not written.
     """
     from agentfly.agents.edit import EditRequest, UnchangedError, edit_image
-    from agentfly.training.launch.preload.engine import preloaded_engine
     from agentfly.vision.factory import read_engines
 
     # The console shows the agent's steps. The engine's start-up messages are for people who ask for them.
@@ -84,10 +82,8 @@ def edit(
         agent=read_agent(agent),
         tools=read_tools(tools),
     )
-    engine_start = preloaded_engine() if base_url is None else nullcontext()
     try:
-        with engine_start:
-            asyncio.run(edit_image(request, Console()))
+        asyncio.run(edit_image(request, Console()))
     except UnchangedError as fault:
         Console(stderr=True).print(Text(printable(public_url(str(fault))), "yellow"), soft_wrap=True)
         raise typer.Exit(UNCHANGED) from None
