@@ -11,12 +11,14 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import psutil
 import pytest
 import pytest_asyncio
+import typer.main
+import typer.testing
 import yaml
 from PIL import Image
 from xdist.remote import Producer
@@ -25,6 +27,7 @@ from xdist.scheduler import LoadGroupScheduling
 if TYPE_CHECKING:
     from agentfly.agents.llm_backends import AsyncVLLMBackend
 
+FAST = "not slow"
 FEWEST_FILES = 40  # for which workers are started
 MOST_WORKERS = 4  # the tests of whole runs have many processes each, and gigabytes
 # Session fixtures that take longer than the tests that use them: these tests go to one worker, which starts one.
@@ -42,12 +45,24 @@ hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=Non
 hypothesis.settings.load_profile("quick")
 
 
+_get_command, _commands = typer.main.get_command, dict[tuple[int, int, int], Any]()
+
+
+def _command_of(app: typer.Typer) -> Any:
+    """Return the program of an application. Typer makes it anew for each command line, in 70 ms of reading signatures."""
+    key = id(app), len(app.registered_commands), len(app.registered_groups)
+    if key not in _commands:
+        _commands[key] = _get_command(app)
+    return _commands[key]
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C reach the tests of it: a shell that starts the suite in the background has it ignored. Save time."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Every HTTP client would load all certificates anew, for 30 ms; no server of the tests has one.
     ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
+    typer.main.get_command = typer.testing._get_command = _command_of
     # Each composition reads 31 files of verl's; libyaml does it in a tenth of the time.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
 
@@ -66,17 +81,18 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Use one worker for each core, and none for a few files or where output is shown as it comes.
 
-    Workers take seconds to start, longer than the tests of most folders.
+    Workers take seconds to start, longer than the tests of most folders. The fast tests get one more.
     """
     files = sum(len([*Path(name).rglob("test_*.py")]) for name in config.args)
     if files < FEWEST_FILES or config.option.capture == "no":
         return 0
-    return min(psutil.cpu_count(logical=False) or 1, MOST_WORKERS)
+    # The fast tests wait for nearly half of their time, for limits that end and programs that start.
+    return min((psutil.cpu_count(logical=False) or 1) + (config.option.markexpr == FAST), MOST_WORKERS)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the files that are slow as a whole if nobody asked for slow tests: what they import takes seconds."""
-    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+    if config.option.markexpr != FAST or collection_path.suffix != ".py":
         return None
     return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
 
