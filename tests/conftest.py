@@ -63,7 +63,7 @@ def pytest_configure() -> None:
     # Every HTTP client would load all certificates anew, for 30 ms; no server of the tests has one.
     ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
     typer.main.get_command = _command_of  # type: ignore[assignment]
-    typer.testing._get_command = _command_of  # type: ignore[attr-defined]
+    typer.testing._get_command = _command_of  # type: ignore[assignment, attr-defined]
     # Each composition reads 31 files of verl's; libyaml does it in a tenth of the time.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
 
