@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -13,19 +12,15 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     """The script as a module: it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("image_server_benchmark", ROOT / "benchmarks" / "image_server.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/image_server.py")
 
 
 async def test_ways_take_turns_and_no_way_always_follows_the_same_other(benchmark: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -14,6 +13,8 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -21,14 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def benchmark() -> ModuleType:
     """The script as a module: it is no part of a package."""
     pytest.importorskip("ray")
-    file = ROOT / "benchmarks" / "image_server_peers.py"
-    spec = importlib.util.spec_from_file_location("image_server_peers_benchmark", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/image_server_peers.py")
 
 
 def test_a_server_without_its_environment_is_a_line(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,22 +17,15 @@ from PIL import Image
 from agentfly.datasets import StickerWorld
 from agentfly.evaluators import EditSample, Score
 from agentfly.evaluators.judge.listwise import ListwiseJudge, ListwiseSettings
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def judges() -> Iterator[ModuleType]:
+def judges() -> ModuleType:
     """The script as a module."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("judges_benchmark", ROOT / "benchmarks" / "judges.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / "benchmarks"))
+    return load_script("benchmarks/judges.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,6 +24,7 @@ from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, load_ta
 from agentfly.errors import ConfigError, TrainingError
 from agentfly.training.recipe.compose import compose
 from agentfly.training.verl.scoring import reward_info
+from tests.scripts import load_script
 
 pytestmark = pytest.mark.slow
 
@@ -32,17 +32,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def learning() -> Iterator[ModuleType]:
+def learning() -> ModuleType:
     """The script as a module: it is no part of a package, and finds what is beside it by the path."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("learning_benchmark", ROOT / "benchmarks" / "learning.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / "benchmarks"))
+    return load_script("benchmarks/learning.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -17,6 +16,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[3]
 NOWHERE = ("/nowhere/none-1.0-py3-none-any.whl",)
 
@@ -24,13 +25,7 @@ NOWHERE = ("/nowhere/none-1.0-py3-none-any.whl",)
 @pytest.fixture(scope="module")
 def peers() -> ModuleType:
     """The script as a module: it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("peers_benchmark", ROOT / "benchmarks" / "peers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/peers.py")
 
 
 def job_of(peers: ModuleType, **fields: Any) -> Any:

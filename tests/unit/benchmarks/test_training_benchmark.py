@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -19,6 +18,7 @@ from rich.console import Console
 from agentfly.training.launch.launcher import TrainingOutcome
 from agentfly.training.launch.prepare import is_row_file
 from agentfly.training.recipe.compose import compose, to_override
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,13 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def training() -> ModuleType:
     """The script as a module: it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/training.py")
 
 
 def outcome(*steps: float, gen: float = 2.0) -> TrainingOutcome:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.scripts import load_script
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "measure.py"
 Measured = Callable[[Mapping[str, str]], dict[str, tuple[float, tuple[str, ...]]]]
@@ -17,13 +17,7 @@ Measured = Callable[[Mapping[str, str]], dict[str, tuple[float, tuple[str, ...]]
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["measure"] = module  # where `dataclass` looks up annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scripts/measure.py")
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:
