@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GRPO, Qwen2.5-VL 7B, four nodes; run on the head node of a Ray cluster (ray start): multi_node_ray.slurm does it on
-# Slurm, multi_node_ray.sky.yaml with SkyPilot, multi_node_ray.kuberay.yaml on Kubernetes.
+# Slurm, multi_node_ray.sky.yml with SkyPilot, multi_node_ray.kuberay.yml on Kubernetes.
 # NODES=4 waits until so many nodes have joined.
 # More key=value arguments go on to the recipe: recipes/multi_node_ray.sh trainer.total_training_steps=3
 set -euo pipefail

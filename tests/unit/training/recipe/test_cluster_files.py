@@ -22,9 +22,9 @@ def test_nodes_and_gpus_are_those_of_the_recipe() -> None:
     nodes, gpus = trainer["nnodes"], trainer.get("n_gpus_per_node", 8)
     slurm = (RECIPES / "multi_node_ray.slurm").read_text(encoding="utf-8")
     assert re.findall(r"#SBATCH --(?:nodes|gpus-per-node)=(\d+)", slurm) == [str(nodes), str(gpus)]
-    sky = read(".sky.yaml")
+    sky = read(".sky.yml")
     assert (sky["num_nodes"], sky["resources"]["accelerators"].rpartition(":")[2]) == (nodes, str(gpus))
-    job = read(".kuberay.yaml")["spec"]
+    job = read(".kuberay.yml")["spec"]
     cluster = job["rayClusterSpec"]
     groups = [{"replicas": 1, **cluster["headGroupSpec"]}, *cluster["workerGroupSpecs"]]
     assert sum(group["replicas"] for group in groups) == nodes
@@ -39,7 +39,7 @@ def test_ray_is_the_one_that_is_installed() -> None:
     assert f"\nray=={read('.kuberay.yml')['spec']['rayClusterSpec']['rayVersion']}" in lock
 
 
-@pytest.mark.parametrize("name", [".slurm", ".sky.yaml", ".kuberay.yaml"])
+@pytest.mark.parametrize("name", [".slurm", ".sky.yml", ".kuberay.yml"])
 def test_each_runs_the_recipe_and_asks_for_a_token(name: str) -> None:
     text = (RECIPES / f"multi_node_ray{name}").read_text(encoding="utf-8")
     assert "recipes/multi_node_ray.sh" in text
