@@ -17,6 +17,8 @@ from verl.plugin.platform import PlatformRegistry, platform_manager  # noqa: E40
 from agentfly.training.cpu import CPUPlatform, check_platform  # noqa: E402
 from agentfly.training.cpu import platform as cpu_platform  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
@@ -202,7 +204,6 @@ def test_log_probs_are_those_of_verl_without_its_loop_over_rows() -> None:
     assert torch.equal(functional.logprobs_from_logits(logits[0], labels), found)
 
 
-@pytest.mark.slow
 def test_linear_layers_of_the_rollout_follow_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that vLLM has packed computes with the weights of before an update, or has lost its parameter."""
     pytest.importorskip("vllm")

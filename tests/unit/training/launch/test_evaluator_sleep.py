@@ -20,6 +20,8 @@ from tests.unit.training.launch.test_launcher import READY, TRAINER
 from tests.unit.training.reward_server import SAMPLES, RewardServer, reward_server
 
 NOWHERE = "http://127.0.0.1:9"
+pytestmark = pytest.mark.slow
+
 QUICK = {"timeout": 30, "attempts": 2, "first_wait": 0}
 
 

@@ -18,6 +18,8 @@ pytest.importorskip("verl")
 from verl.trainer.ppo import core_algos  # noqa: E402
 from verl.workers.config import ActorConfig  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 Floats = NDArray[np.float64]
 

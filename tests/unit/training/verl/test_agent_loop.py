@@ -28,6 +28,8 @@ from agentfly.training.verl.run_agent import new_chain
 from tests.unit.tools.mcp.foreign import PROGRAM
 from tests.unit.training.chains import ANSWER, ANSWER_SOURCE, good_edit, roll, task_of
 
+pytestmark = pytest.mark.slow
+
 
 class Server:
     """Plays verl's rollout server with a list of texts."""
@@ -214,7 +216,6 @@ def test_the_policy_gets_the_tools_that_were_chosen(policy_codec: ChatCodec, tmp
         common(policy_codec, tmp_path, tools=["edit_image"])
 
 
-@pytest.mark.slow
 async def test_chains_call_the_tools_of_a_foreign_server_that_their_process_started_once(
     policy_codec: ChatCodec, tmp_path: Path, task: EditTask, kwargs: dict[str, Any]
 ) -> None:
@@ -239,7 +240,6 @@ async def test_chains_call_the_tools_of_a_foreign_server_that_their_process_star
         await context.agent.close()
 
 
-@pytest.mark.slow
 async def test_a_chain_whose_foreign_server_does_not_start_is_lost_to_its_tools(
     policy_codec: ChatCodec, tmp_path: Path, kwargs: dict[str, Any]
 ) -> None:

@@ -23,6 +23,8 @@ from tests.unit.training.chains import good_edit, task_of
 from tests.unit.training.verl.test_agent_loop import Server, common, loop
 from tests.unit.training.verl.test_replay_buffer import required
 
+pytestmark = pytest.mark.slow
+
 
 class EngineDeadError(Exception):
     """Named as vLLM's."""

@@ -23,7 +23,11 @@ from tests.tiny.families import BUILDERS, build_family
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 
-pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 TRAINED = [
     model_type

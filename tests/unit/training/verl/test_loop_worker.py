@@ -57,7 +57,7 @@ from agentfly.training.verl.step_metrics import report_of  # noqa: E402
 from agentfly.vision.factory import make_engines  # noqa: E402
 from tests.unit.training.chains import ANSWER, bad_edit, good_edit, roll, task_of  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 class Broken:

@@ -30,6 +30,8 @@ from agentfly.training.verl.parity import digest  # noqa: E402
 from agentfly.training.verl.replay_buffer import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
 from tests.unit.training.reward_server import SAMPLES, RewardServer, reward_server  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 NODE = {"model": "m", "out": "o", "data": {"train": "stickers"}}
 
 

@@ -14,6 +14,8 @@ from verl.models.transformers import qwen2_vl
 from agentfly.training.recipe.compose import TEXT_CHAINS
 from agentfly.training.verl import text_chains
 
+pytestmark = pytest.mark.slow
+
 
 def test_verl_embeds_words_alone_and_every_weight_has_a_gradient(tiny_policy: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(tiny_policy, dtype=torch.float32).model

@@ -23,6 +23,8 @@ from agentfly.training.verl.tracking import (
 )
 from tests.unit.training.recording.test_image_loggers import write_step
 
+pytestmark = pytest.mark.slow
+
 
 class Service:
     """A logger of somebody's."""
@@ -174,7 +176,6 @@ def test_the_metrics_file_has_what_verl_writes(tmp_path: Path, monkeypatch: pyte
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "data": {"reward/mean": 0.5}}
 
 
-@pytest.mark.slow
 def test_all_loggers_of_verl_at_once_and_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

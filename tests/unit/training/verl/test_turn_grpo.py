@@ -13,6 +13,8 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage  # noqa: 
 
 from agentfly.training.verl.turn_grpo import turn_grpo_advantage, turn_numbers  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {"norm_adv_by_std_in_grpo": False}
 
 
