@@ -22,6 +22,9 @@ _EXIT_SECONDS = 60.0  # limit after the last step
 _RECENT_LINES = 2000
 _MOST_KINDS = 20_000  # of lines that are remembered
 _NUMBER = re.compile(r"[\d.:]+")
+# How Ray's log names a process, and says that one has died (src/ray/raylet/node_manager.cc).
+_SPEAKER = re.compile(r"\((\w+) pid=(\d+)")
+_DEATH = re.compile(r"A worker died or was killed.*Worker PID: (\d+)")
 _LOOKS = 10  # at the part in progress within the second half of a limit
 # Names in the titles of processes without which verl would wait for ever.
 _NEEDED = (
@@ -71,6 +74,8 @@ class Watchdogs:
         self._chain_bytes = 0
         self._sampled = False  # True when the rollouts of the step in progress are done
         self._seen: dict[int, str] = {}
+        self._spoke: dict[int, str] = {}
+        self._dead: dict[int, str] = {}
         self._missed: dict[int, float] = {}
         self.recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the last progress
 
@@ -85,6 +90,11 @@ class Watchdogs:
         if SAMPLED in line:
             self.note_progress()
             self._sampled = True
+        if (speaker := _SPEAKER.search(line)) is not None and speaker[1].startswith(_NEEDED):
+            self._spoke[int(speaker[2])] = speaker[1]
+        # A process may live for less than the time between two looks, or on another machine.
+        if (death := _DEATH.search(line)) is not None and (pid := int(death[1])) in self._spoke:
+            self._dead[pid] = self._spoke[pid]
 
     def note_progress(self) -> None:
         """Note that a phase has begun, or that a step is done."""
@@ -138,7 +148,7 @@ class Watchdogs:
         """
         if step >= self._steps:
             return None  # verl is ending them
-        gone = {pid: title for pid, title in self._seen.items() if pid not in living}
+        gone = self._dead | {pid: title for pid, title in self._seen.items() if pid not in living}
         self._seen |= {pid: title for pid, title in living.items() if any(name in title for name in _NEEDED)}
         now = time.monotonic()
         for pid, title in gone.items():

@@ -214,9 +214,20 @@ def test_linear_layers_of_the_rollout_follow_their_weights(monkeypatch: pytest.M
 
     # Fails where vLLM has no such flag any more; it gets its value back in the end.
     monkeypatch.setattr(_custom_ops, "_supports_onednn", _custom_ops._supports_onednn)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", torch.cpu._is_amx_tile_supported)
     monkeypatch.setattr(CPUWorkerExtension.__mro__[1], "__new__", lambda cls, **_: object.__new__(cls))
     CPUWorkerExtension()
     layer, inputs = torch.nn.Linear(32, 16, bias=False).requires_grad_(False), torch.rand(2, 32)
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
     layer.weight.copy_(torch.eye(16, 32))
     assert torch.equal(layer.cpu_linear(inputs, layer.weight, None), inputs[:, :16])
+    # A processor with AMX tiles has convolutions packed, too.
+    convolution = torch.nn.Conv1d(64, 64, 4, groups=64, bias=False).requires_grad_(False)
+    dispatch_cpu_unquantized_gemm(convolution, remove_weight=False)
+    assert convolution.weight.shape == (64, 1, 4)
+
+
+def test_vllm_still_asks_in_one_way_for_amx_tiles() -> None:
+    utils = pytest.importorskip("vllm.model_executor.layers.utils")
+    source = Path(utils.__file__).read_text(encoding="utf-8")
+    assert "if torch.cpu._is_amx_tile_supported():\n            # prepack conv weight" in source

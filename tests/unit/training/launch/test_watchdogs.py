@@ -115,3 +115,28 @@ def test_the_alarm_names_the_part(watchdogs: Watchdogs, clock: Clock) -> None:
     found = watchdogs.check_time(started(clock), 0)
     assert found is not None
     assert "weight synchronisation" in found.message
+
+
+def test_a_worker_that_dies_between_two_looks_is_missed_by_the_log(watchdogs: Watchdogs, clock: Clock) -> None:
+    watchdogs.note_line("\x1b[36m(AgentFlyLoopWorker pid=41)\x1b[0m Using dataset class")
+    watchdogs.note_line("\x1b[36m(Extra pid=42)\x1b[0m a worker that nobody needs")
+    for pid in (42, 41):
+        assert watchdogs.check_members({}, 1) is None
+        watchdogs.note_line(
+            f"(raylet) A worker died or was killed while executing a task. Worker PID: {pid} Worker exit"
+        )
+    assert watchdogs.check_members({7: "python"}, 1) is None
+    clock.now += 21
+    alarm = watchdogs.check_members({7: "python"}, 1)
+    assert alarm is not None
+    assert (alarm.message, alarm.hung) == ("process 41 (AgentFlyLoopWorker) of the run is gone", False)
+
+
+def test_a_process_that_was_seen_and_is_no_more_is_missed(watchdogs: Watchdogs, clock: Clock) -> None:
+    assert watchdogs.check_members({5: "VLLM::EngineCore", 6: "sleep"}, 1) is None
+    assert watchdogs.check_members({}, 1) is None
+    clock.now += 21
+    alarm = watchdogs.check_members({}, 1)
+    assert alarm is not None
+    assert "EngineCore" in alarm.message
+    assert watchdogs.check_members({}, 5) is None  # after the last step verl ends them
