@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from agentfly.agents.llm_backends import AsyncVLLMBackend, AsyncVLLMConfig, GenerationRequest, SamplingParams
@@ -46,6 +47,9 @@ async def test_two_turns_are_exact(model_type: str, tmp_path: Path) -> None:
     assert family is not None
     path = build_family(model_type, tmp_path / model_type, load_template(family.templates[0]))
     low = {"dtype": "bfloat16"} if model_type in BFLOAT16 else {}
+    if model_type.endswith("_moe") and not low and torch.cpu._is_amx_tile_supported():
+        # vllm/model_executor/layers/fused_moe/cpu_fused_moe.py:53 makes a layer outside of the engine's configuration.
+        pytest.skip("vLLM 0.24 has no experts in float32 on a processor with AMX tiles")
     sizes: dict[str, Any] = {"max_model_len": 1024, "max_num_batched_tokens": 1024, "max_num_seqs": 4}
     config = AsyncVLLMConfig(**sizes, skip_mm_profiling=True, **low)
     backend = AsyncVLLMBackend(str(path), config)
@@ -79,7 +83,6 @@ async def test_two_turns_are_exact(model_type: str, tmp_path: Path) -> None:
 
 def model_logprobs(path: Path, codec: ChatCodec, ids: list[int], handles: list[str], dtype: str) -> Any:
     """Return the log-probs of transformers' own model, with the inputs that its own processor makes."""
-    import torch
     from transformers import AutoModelForImageTextToText
 
     kind = getattr(torch, dtype)

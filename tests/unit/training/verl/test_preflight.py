@@ -78,7 +78,10 @@ def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path:
     assert result["fault"] is None
     assert result["passed"].startswith("verl accepts the configuration; grpo with the vanilla loss; policy ")
     assert "; agent image-editing with tools detect_objects, " in result["passed"]
-    assert "; no image servers; agentfly.evaluator can score; no audit; 4 of the first 4 tasks" in result["passed"]
+    assert (
+        "; agentfly.evaluator can score; no evaluator sleeps during updates; no audit; 4 of the first 4 tasks"
+        in result["passed"]
+    )
     longest = int(result["passed"].split("prompts have ")[1].split()[0])
     assert 20 < longest <= 64
     # The limit is exact: the longest prompt fits, one token less does not.

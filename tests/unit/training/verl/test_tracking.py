@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,8 @@ def test_all_loggers_of_verl_at_once_and_offline(
     """Here verl opens and closes them; test_image_loggers.py reads each one back."""
     for name in [name for name in os.environ if name.startswith(("WANDB_", "NETRC"))]:
         monkeypatch.delenv(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)  # it reads its folder when it is imported
     monkeypatch.setenv("WANDB_MODE", "")  # and puts it back
     for name, folder in (("HOME", ""), ("WANDB_DIR", ""), ("TRACKIO_DIR", "trackio"), ("TENSORBOARD_DIR", "board")):
         monkeypatch.setenv(name, str(tmp_path / folder))
