@@ -34,7 +34,7 @@ lint: install  ## ruff and mypy
 	@$(VENV)/bin/python -m mypy
 
 coverage: install  ## run the fast tests and print which share of the code they reach
-	@$(VENV)/bin/python -m pytest -q -m "not slow" --cov --cov-report=term --cov-fail-under=94 $(ARGS)
+	@$(VENV)/bin/python -m pytest -q -m "not slow" --cov --cov-report=term --cov-fail-under=80 $(ARGS)
 
 docs: install  ## build the pages as a site, strictly and offline, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
