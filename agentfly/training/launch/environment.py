@@ -41,7 +41,7 @@ _ON_CPU = {
     **CPU_IN_PROCESS_ENVIRONMENT,
     "VERL_PLATFORM": "cpu",
 }
-# What a person sets for a program of their own, and workers need where the code is.
+# Brought along also where they stand as the run would set them: a cluster has been started without them.
 _USERS = frozenset(("PYTHONPATH", *_ALWAYS, *_ON_CPU))
 
 
