@@ -18,22 +18,26 @@ _BLOCK = 65536  # bytes
 _UP = 2  # the filter that takes the difference from the row above
 
 
-def png_bytes(image: Image.Image) -> bytes:
+def png_bytes(image: Image.Image, pixels: bytes | None = None) -> bytes:
     """Return the PNG file of an image in one of the modes of `normalise`, without metadata.
 
     Pillow tries five filters on each row, and its usual strategy of zlib searches photographs for repetitions that
     they do not have. One filter and run lengths take half the time to write and two thirds to read, for files that
     are 4 % larger.
+
+    Args:
+        image: of any size.
+        pixels: its `tobytes()`, where the caller has them already.
     """
     width, height = image.size
-    pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(height, -1)
+    table = np.frombuffer(image.tobytes() if pixels is None else pixels, np.uint8).reshape(height, -1)
     packer, packed = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE), []
     # A block stays in the processor's cache, and the next one takes its place.
-    count = max(1, _BLOCK // pixels.shape[1])
-    block = np.full((count, pixels.shape[1] + 1), _UP, np.uint8)
-    above = np.zeros((1, pixels.shape[1]), np.uint8)
+    count = max(1, _BLOCK // table.shape[1])
+    block = np.full((count, table.shape[1] + 1), _UP, np.uint8)
+    above = np.zeros((1, table.shape[1]), np.uint8)
     for start in range(0, height, count):
-        rows = pixels[start : start + count]
+        rows = table[start : start + count]
         np.subtract(rows[:1], above, out=block[:1, 1:])
         np.subtract(rows[1:], rows[:-1], out=block[1 : len(rows), 1:])
         packed.append(packer.compress(block[: len(rows)].data))

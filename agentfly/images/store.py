@@ -36,15 +36,19 @@ def image_hash(image: Image.Image) -> str:
     return _hash(normalise(image))
 
 
-def _hash(image: Image.Image) -> str:
+def _hash(image: Image.Image, pixels: bytes | None = None) -> str:
     digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
+    digest.update(image.tobytes() if pixels is None else pixels)
     return digest.hexdigest()
 
 
 def handle_of(image: Image.Image) -> str:
     """Return the handle of an image, which is the beginning of its hash."""
-    return f"img_{image_hash(image)[:12]}"
+    return _handle(image_hash(image))
+
+
+def _handle(digest: str) -> str:
+    return f"img_{digest[:12]}"
 
 
 class ImageStore:
@@ -91,7 +95,8 @@ class ImageStore:
         A file of an earlier run that is damaged is written anew.
         """
         image = normalise(image)
-        handle = handle_of(image)
+        pixels = image.tobytes()
+        handle = _handle(_hash(image, pixels))
         with self._lock:
             if handle in self._memory:
                 self._memory.move_to_end(handle)
@@ -99,13 +104,13 @@ class ImageStore:
         kept = image.copy()
         # The handle is of the pixels. A PNG would keep some of the rest, and a reader would apply it.
         kept.info = {}
-        self._keep(handle, kept)
+        self._keep(handle, kept, pixels)
         return handle
 
-    def _keep(self, handle: str, image: Image.Image) -> None:
+    def _keep(self, handle: str, image: Image.Image, pixels: bytes | None = None) -> None:
         # Encoding takes far longer than all else here: it must not hold up other chains.
         if self._durable:
-            self._write(handle, image)
+            self._write(handle, image, pixels)
         self._remember(handle, image)
 
     def sync(self) -> None:
@@ -219,7 +224,7 @@ class ImageStore:
             with self._lock:
                 self._leaving.pop(old, None)
 
-    def _write(self, handle: str, image: Image.Image) -> None:
+    def _write(self, handle: str, image: Image.Image, pixels: bytes | None = None) -> None:
         with self._lock:
             if self._root is None:
                 self._spill = tempfile.TemporaryDirectory(prefix="agentfly-images-")
@@ -228,7 +233,7 @@ class ImageStore:
         if not self._is_sound(handle, path):
             # A reader in another thread or process must never see half a file.
             with written_whole(path) as partial:
-                partial.write_bytes(png_bytes(image))
+                partial.write_bytes(png_bytes(image, pixels))
         with self._lock:
             if self._durable and handle not in self._sound:
                 self._unsynced.add(handle)

@@ -82,10 +82,10 @@ def test_a_slow_disk_holds_up_nobody_else(durable: bool, tmp_path: Path, monkeyp
     first = store.put(make_image(1))
     writing, go = threading.Event(), threading.Event()
 
-    def slow(image: Image.Image) -> bytes:
+    def slow(image: Image.Image, pixels: bytes | None) -> bytes:
         writing.set()
         assert go.wait(20)
-        return png_bytes(image)
+        return png_bytes(image, pixels)
 
     monkeypatch.setattr("agentfly.images.store.png_bytes", slow)
     with ThreadPoolExecutor(2) as pool:

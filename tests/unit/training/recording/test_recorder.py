@@ -144,7 +144,7 @@ def test_beyond_the_limit_lines_say_that_their_images_are_not_kept(tmp_path: Pat
 def test_a_broken_disk_is_one_notice_and_chains_are_written_without_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: OSError
 ) -> None:
-    def broken(self: ImageStore, handle: str, image: object) -> None:
+    def broken(self: ImageStore, *of_one: object) -> None:
         raise fault
 
     monkeypatch.setattr(ImageStore, "_write", broken)
