@@ -37,6 +37,7 @@ messages = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(messages)
 def test_a_message_comes_back_equal_from_json(message: Message) -> None:
     assert Message.from_dict(json.loads(json.dumps(message.to_dict()))) == message

@@ -247,6 +247,7 @@ def test_the_log_gives_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(sorted(BODY.keys() - {"model", "messages"})), min_size=1))
 def test_every_chain_of_refusals_ends(names: list[str]) -> None:
     fallbacks = Fallbacks("m")

@@ -178,6 +178,7 @@ def test_every_file_agrees_on_the_versions_of_python() -> None:
         assert f"Python {' or '.join(PYTHONS)}" in read(name), name
 
 
+@pytest.mark.slow
 def test_every_file_compiles_with_the_lowest_version_of_python() -> None:
     major, minor = map(int, PYTHONS[0].split("."))
     for folder in ("agentfly", "benchmarks", "recipes", "scripts", "tests"):

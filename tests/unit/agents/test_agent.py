@@ -186,6 +186,7 @@ def test_a_card_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
         PolicyConfig.read(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_agent_imports_without_heavy_libraries() -> None:
     code = (
         "import sys; from agentfly.agents import ImageEditingAgent; "

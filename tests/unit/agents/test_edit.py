@@ -41,6 +41,7 @@ def one_line(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
     return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_an_image_is_edited(server: ChatServer, path: Path) -> None:
     server.say(say(EDIT), say(ANSWER))
     out = path.with_name("out.png")
@@ -53,6 +54,7 @@ def test_an_image_is_edited(server: ChatServer, path: Path) -> None:
     assert server.bodies[0]["messages"][0]["role"] == "system"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strip", "frames"), [("steps.png", 1), ("made/steps.gif", 3)])
 def test_the_steps_are_shown_on_request(server: ChatServer, path: Path, strip: str, frames: int) -> None:
     server.say(say(EDIT), say(ANSWER))
@@ -184,6 +186,7 @@ def test_a_chain_that_failed_is_a_failure_without_advice_though_it_made_an_image
     assert str(fault.value) == "cannot reach it"
 
 
+@pytest.mark.slow
 def test_the_only_model_of_an_endpoint_is_asked_and_the_folder_of_the_quickstart_never(
     server: ChatServer, path: Path
 ) -> None:
@@ -203,6 +206,7 @@ def test_an_endpoint_that_is_away_is_one_line_in_seconds(
     assert "other words" not in said
 
 
+@pytest.mark.slow
 def test_the_key_of_another_variable_reaches_the_endpoint(
     server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +244,7 @@ def test_what_a_server_says_does_not_steer_the_terminal(
     assert "serves \ufffd[2Jone, two" in said
 
 
+@pytest.mark.slow
 def test_an_agent_and_tools_of_ones_own_edit(server: ChatServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path.parent / "own_agent_that_edits.py").write_text(
         "from PIL import Image, ImageOps\n\nfrom agentfly.agents import ImageEditingAgent\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +15,7 @@ from agentfly.agents.trajectory_file import TrajectoryLine
 from tests.fuzz.texts import texts
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(texts(2000), min_size=1, max_size=3))
 async def test_no_turn_is_a_bug_of_the_chain(turns: list[str]) -> None:

@@ -165,6 +165,7 @@ def write_lines(path: Path, writer: int) -> None:
         append_line(path, TrajectoryLine(trajectory(id=f"{writer}-{count}", answer="é" * 20_000)))
 
 
+@pytest.mark.slow
 def test_processes_do_not_mix_their_lines(tmp_path: Path) -> None:
     context = get_context("fork")
     writers = [context.Process(target=write_lines, args=(tmp_path / "t.jsonl", number)) for number in range(3)]

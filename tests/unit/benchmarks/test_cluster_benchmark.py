@@ -24,6 +24,7 @@ def simulated(**changes: Any) -> Any:
     return virtual_time.run(partial(cluster.simulate, cluster.Setup(**{**small, **changes})))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_done_twice_while_servers_fail_and_crash() -> None:
     outcome = simulated(errors=0.1, stragglers=0.1, crash_hours=0.02)
     assert (outcome.answered, outcome.lost, outcome.unanswered, outcome.doubled) == (48, 0, 0, 0)
@@ -31,12 +32,14 @@ def test_nothing_is_lost_or_done_twice_while_servers_fail_and_crash() -> None:
     assert outcome.wasted > 0
 
 
+@pytest.mark.slow
 def test_servers_are_kept_busy() -> None:
     outcome = simulated()
     assert outcome.busy > 0.8
     assert 0 <= outcome.over_bound < 0.25
 
 
+@pytest.mark.slow
 def test_a_server_that_tells_what_it_takes_keeps_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     told = [simulated(stragglers=0.1, seed=seed) for seed in range(3)]
     monkeypatch.setattr(Node, "record_slots", lambda *_: None)
@@ -45,6 +48,7 @@ def test_a_server_that_tells_what_it_takes_keeps_nothing_from_the_others(monkeyp
     assert sum(one.busy for one in told) > sum(one.busy for one in untold)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_again() -> None:
     first, second = simulated(errors=0.1), simulated(errors=0.1)
     assert (first.makespan, first.retries) == (second.makespan, second.retries)

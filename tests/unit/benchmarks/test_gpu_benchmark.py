@@ -33,6 +33,7 @@ def bench_of(rows: list[Row], seconds: float = 60) -> Bench:
     return Bench("cpu", tiny=True, seconds=seconds, on_row=rows.append)
 
 
+@pytest.mark.slow
 def test_work_that_fails_becomes_a_row_and_the_next_work_is_measured(rows: list[Row]) -> None:
     bench = bench_of(rows)
     assert bench.measure("broken", lambda: 1 // 0, calls=1) is None

@@ -20,6 +20,7 @@ def test_the_exponent_is_that_of_the_upper_half(power: float) -> None:
     assert growth.Curve("x", "s", sizes, costs).exponent == pytest.approx(power)
 
 
+@pytest.mark.slow
 def test_twice_the_servers_take_half_the_time() -> None:
     one, two = (growth.of_servers(number, 24) for number in (1, 2))
     assert 1.6 < one / two < 2.2

@@ -50,6 +50,7 @@ def test_only_the_servers_that_are_named_are_started(benchmark: ModuleType, tmp_
     assert (list(starts), reasons) == (["FastAPI and a lock"], {})
 
 
+@pytest.mark.slow
 def test_processor_time_is_that_of_a_process_and_all_below_it(benchmark: ModuleType) -> None:
     seconds = benchmark.processor_of(os.getpid())
     before = seconds()

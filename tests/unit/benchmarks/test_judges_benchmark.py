@@ -64,6 +64,7 @@ def test_without_noise_advantages_are_right_and_the_best_way_is_learned(judges: 
     assert after > before + 10
 
 
+@pytest.mark.slow
 def test_a_reversed_order_takes_the_place_bias_out(judges: ModuleType) -> None:
     model = judges.JudgeModel(image=0, error=0, strictness=0, places=400, grid=0.01)
     tasks = outcomes(judges)
@@ -73,6 +74,7 @@ def test_a_reversed_order_takes_the_place_bias_out(judges: ModuleType) -> None:
     assert gentle["listwise, 2 orders"]["rank"]["mean"] > gentle["listwise, 1 order"]["rank"]["mean"] + 0.02
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_for_each_question(
     judges: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -191,6 +191,7 @@ def test_a_conversion_on_a_disk_that_fills_up(tmp_path: Path) -> None:
     assert said.count("\n") == 1, said
 
 
+@pytest.mark.slow
 def test_yaml_that_is_nested_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     # As it is read outside of the tests, where libyaml is not used.
     monkeypatch.setattr("yaml.SafeLoader", __import__("yaml.loader").loader.SafeLoader)

@@ -145,6 +145,7 @@ CELLS: list[Any] = [*TEXTS, *ADDRESSES, *FORMS, CHECKS, None, math.nan, math.inf
 FIELDS = ("instruction", "image", "images", "target", "mask", "id", "task_type", "metadata", "checks", "other")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(CELLS), max_size=5), min_size=1, max_size=8),

@@ -51,6 +51,7 @@ def steps(task: EditTask) -> list[str]:
     return [str(step["detect"]) for step in task.metadata["steps"]]
 
 
+@pytest.mark.slow
 def test_a_task_does_not_depend_on_what_was_made_before(tasks: list[EditTask]) -> None:
     first = tasks[0]
     again = StickerWorld().task(0, "train", first.task_type)

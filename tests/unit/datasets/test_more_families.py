@@ -77,6 +77,7 @@ def test_every_heldout_word_is_trained_on_and_in_the_vocabulary(many: dict[str, 
     assert vocabulary(more=True)[: len(vocabulary())] == vocabulary()
 
 
+@pytest.mark.slow
 def test_sentences_are_short_and_metadata_is_json(many: dict[str, list[EditTask]]) -> None:
     for task in (*many["train"], *many["heldout"]):
         assert len(task.instruction.split()) <= 12

@@ -53,6 +53,7 @@ def test_the_right_amount_gives_the_target(tasks: list[EditTask]) -> None:
     assert min(score(task, 1) for task in tasks[:10]) == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_scores_fall_with_the_distance_from_the_right_amount(tasks: list[EditTask]) -> None:
     some = tasks[::4]
     for way in (1, -1):
@@ -65,6 +66,7 @@ def test_scores_fall_with_the_distance_from_the_right_amount(tasks: list[EditTas
     assert max(score(task, -1) for task in some) == 0
 
 
+@pytest.mark.slow
 def test_the_words_state_the_exposure() -> None:
     for index in range(40):
         task = WORLD.task(index, "train", "exposure")
@@ -82,6 +84,7 @@ def test_the_second_image_is_the_wanted_one_mirrored() -> None:
     assert not any(letter.isdigit() for letter in task.instruction)
 
 
+@pytest.mark.slow
 def test_a_cast_is_undone_up_to_clipping_and_rounding() -> None:
     """The white borders come back as white: a policy can read a cast off them."""
     directions = set()

@@ -73,6 +73,7 @@ def test_families_take_turns_and_name_the_task() -> None:
     assert [WORLD.task(index, "train").task_type for index in range(5)] == list(FAMILIES)
 
 
+@pytest.mark.slow
 def test_the_mask_is_exactly_what_must_change(tasks: list[EditTask]) -> None:
     for task in tasks:
         differs = (_pixels(task.images[0]) != _pixels(task.target)).any(axis=2)

@@ -89,6 +89,7 @@ def test_a_cell_with_content_is_not(value: object) -> None:
     assert not is_missing(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_rows_or_refused_and_no_replacement_is_made_up(

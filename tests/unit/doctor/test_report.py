@@ -109,6 +109,7 @@ def test_the_machine_is_examined_without_anything_heavy() -> None:
     assert json.loads(done.stdout) == [[], []]
 
 
+@pytest.mark.slow
 def test_the_command_takes_nodes_in_a_row_and_says_what_is_wrong() -> None:
     result = CliRunner().invoke(app, ["doctor", "--json", "--nodes", "127.0.0.1:1", "127.0.0.1:2,ftp://x"])
     findings = [one for one in json.loads(result.stdout)["findings"] if one["check"] == "nodes"]
@@ -117,6 +118,7 @@ def test_the_command_takes_nodes_in_a_row_and_says_what_is_wrong() -> None:
     assert "127.0.0.1:2" in findings[2]["message"]
 
 
+@pytest.mark.slow
 def test_the_command_shows_levels_and_fixes() -> None:
     result = CliRunner().invoke(app, ["doctor", "--nodes", "127.0.0.1:1"])
     assert "error    nodes: http://127.0.0.1:1: cannot connect" in result.stdout

@@ -166,6 +166,7 @@ async def test_a_run_is_scored_again_and_resumes(tmp_path: Path) -> None:
     assert not again.differs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_a_lost_image_is_one_failed_row_until_it_is_back(damage: str, tmp_path: Path) -> None:
     records = await run(tmp_path / "run", scripted(None, *TURNS), [structured(n) for n in range(3)], ("structural",))

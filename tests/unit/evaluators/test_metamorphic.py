@@ -97,6 +97,7 @@ def test_half_an_edit_lies_between(case: Case, way: str) -> None:
     assert 10 < values[2] < 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_no_edit_never_beats_the_honest_one(case: Case, way: str) -> None:
     other = "rocket.jpg" if case is not CASES["rocket.jpg"] else "coffee.png"
@@ -117,6 +118,7 @@ def test_what_is_no_edit_never_beats_the_honest_one(case: Case, way: str) -> Non
     assert {name: value for name, value in values.items() if value > bound} == {}
 
 
+@pytest.mark.slow
 @given(
     words=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=16),
     corner=st.tuples(st.integers(0, 140), st.integers(0, 150)),

@@ -158,6 +158,7 @@ def photographs() -> list[Image.Image]:
     ]
 
 
+@pytest.mark.slow
 def test_photographs_are_refused_in_every_mode() -> None:
     for photo in photographs():
         large = photo.resize((700, 500), Image.Resampling.BICUBIC)
@@ -167,6 +168,7 @@ def test_photographs_are_refused_in_every_mode() -> None:
                 load_mask(image)
 
 
+@pytest.mark.slow
 def test_most_grey_photographs_are_refused_and_no_soft_mask_is() -> None:
     grey = [photo.convert("L") for photo in photographs()]
     faults = []
@@ -191,6 +193,7 @@ def test_a_mask_without_black_does_not_say_what_stays(mask: Image.Image) -> None
         read_mask(mask)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24), st.just(4)))
@@ -210,6 +213,7 @@ def test_any_image_is_a_mask_or_refused_and_what_was_read_is_read_again_alike(va
     assert load_mask(mask).tobytes() == mask.tobytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.sampled_from([0, 255])))
 def test_what_our_clients_send_a_server_reads_in_both_styles(values: np.ndarray) -> None:

@@ -96,6 +96,7 @@ def is_read(data: bytes) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_bad_metadata_lets_no_file_pass_that_is_cut_off() -> None:
     good = encoded(IMAGE)
     bad = with_chunks(good, BAD["text that inflates too far"])

@@ -92,6 +92,7 @@ def test_time_that_grows_faster_than_the_text_is_found(script: ModuleType) -> No
         check_growth(lambda text: sum(char == other for char in text for other in text), "x" * 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [text, source, boxes, chat_reply, image_reply, lambda random: rows(random, [1])])
 def test_a_case_is_the_same_input_in_every_run(make: Make[object]) -> None:
     for number in range(20):

@@ -121,6 +121,7 @@ def test_files_that_cannot_be_compiled_are_no_fault(checkout: Checkout) -> None:
     assert checkout.install().stdout == ""
 
 
+@pytest.mark.slow
 def test_a_second_call_does_nothing_until_something_changes(checkout: Checkout) -> None:
     checkout.install()
     again = checkout.install()
@@ -175,6 +176,7 @@ def test_settings_of_uv_win_over_those_of_pip(checkout: Checkout) -> None:
     assert "index=https://uv.example cert= " in checkout.calls[1]
 
 
+@pytest.mark.slow
 def test_cache_stays_in_the_venv_for_the_while_where_files_cannot_be_linked(checkout: Checkout) -> None:
     checkout.install()
     assert checkout.calls[1].endswith(" cache=")
@@ -185,6 +187,7 @@ def test_cache_stays_in_the_venv_for_the_while_where_files_cannot_be_linked(chec
     assert list((checkout.root.parent / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_another_version_of_python_gets_a_venv_of_its_own(checkout: Checkout) -> None:
     checkout.install()
     checkout.install(PYTHON="python3.11")

@@ -51,6 +51,7 @@ def calls(log: Path) -> list[list[str]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_an_environment_is_made_once_with_the_extras_and_the_prompts_alone(uv: Path, tmp_path: Path) -> None:
     folder = tmp_path / "env"
     python = make_environment(folder, "editscore", ["scorer==1"])

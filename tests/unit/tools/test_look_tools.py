@@ -340,6 +340,7 @@ def seconds(function: Callable[[], object]) -> float:
     return min(times)
 
 
+@pytest.mark.slow
 def test_looking_costs_little_beside_a_blur_of_the_image() -> None:
     """A bound by ratio: both sides slow down together on a busy machine."""
     images = ImageView(ImageStore())
@@ -412,6 +413,7 @@ def run(turns: list[list[tuple[str, dict[str, Any]]]]) -> Trajectory:
     return asyncio.run(agent.run([{"role": "user", "content": content}]))[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @example(turns=[[WHOLE]], edit_at=0)
 @example(turns=[[WHOLE, WHOLE]], edit_at=None)

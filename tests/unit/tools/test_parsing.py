@@ -173,6 +173,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.from_regex(r"[a-z_]{1,20}", fullmatch=True), st.dictionaries(st.text(), JSON)), max_size=3)
@@ -211,6 +212,7 @@ def test_no_native_arguments_break_the_reader(text: str) -> None:
     assert json.loads(json.dumps(dict(call.arguments))) == call.arguments
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PIECES | st.text(max_size=6), max_size=25).map("".join))
 def test_no_text_breaks_the_reader(text: str) -> None:

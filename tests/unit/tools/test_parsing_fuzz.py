@@ -27,6 +27,7 @@ def check(call: ToolCall) -> None:
     assert json.loads(line.encode()) == [call.name, call.arguments]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(texts())
 def test_any_text_gives_calls_or_errors(text: str) -> None:
@@ -37,12 +38,14 @@ def test_any_text_gives_calls_or_errors(text: str) -> None:
             check(call)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(texts())
 def test_any_native_arguments_give_a_call_or_an_error(text: str) -> None:
     check(native_call("a", "edit", text))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(texts())
 def test_any_text_is_read_with_slips_or_refused(text: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 from typer.testing import CliRunner
 
 from agentfly.cli import app
@@ -297,7 +296,10 @@ def test_ties_are_left_out_and_few_ratings_say_nothing(tmp_path: Path) -> None:
     assert agreements([]) == []
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_the_literature() -> None:
+    from scipy import stats
+
     found = wilson(8, 10)
     low, high = stats.binomtest(8, 10).proportion_ci(method="wilson")
     assert [found.low, found.high] == pytest.approx([low, high])
@@ -352,6 +354,7 @@ def test_ratings_of_nobody_and_lines_that_are_none_are_counted(
     assert "1 of 1 ratings are of chains or images that these runs do not have" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_writes_ratings_and_says_how_well_they_agree(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", SCORES)
     out = tmp_path / "r.csv"

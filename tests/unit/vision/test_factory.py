@@ -42,6 +42,7 @@ def test_engines_pass_as_they_are() -> None:
     assert make_engines(engines) is engines
 
 
+@pytest.mark.slow
 def test_models_are_the_documented_ones_and_nothing_is_loaded_yet() -> None:
     pytest.importorskip("diffusers")
     engines = make_engines("models")

@@ -50,6 +50,7 @@ async def test_a_chain_that_made_nothing_shows_what_it_was_given(image: Image.Im
     assert [step.caption for step in found] == ["img_1: given"]
 
 
+@pytest.mark.slow
 def test_a_strip_and_an_animation_have_all_steps_in_one_size(tmp_path: Path) -> None:
     shapes = [(300, 20), (20, 300), (1, 1), (2000, 1500)]
     captions = ["short", "word " * 90, "x" * 400, "中文 🐈 \x00"]

@@ -410,6 +410,7 @@ async def test_requests_a_minute_count_every_attempt(server: ChatServer) -> None
     assert (now, len(server.bodies)) == (20.0, 3)
 
 
+@pytest.mark.slow
 async def test_sixty_requests_at_six_a_minute_take_ten_minutes(server: ChatServer) -> None:
     now = 0.0
 

@@ -61,6 +61,7 @@ print([name for name in ("vllm", "torch", "transformers", "openai") if name in s
 """
 
 
+@pytest.mark.slow
 def test_every_constructor_is_made_without_a_server_and_without_an_engine() -> None:
     done = subprocess.run([sys.executable, "-c", CONSTRUCTORS], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -77,6 +78,7 @@ def test_the_backends_are_those_that_were_asked_for() -> None:
     assert isinstance(ImageEditingAgent(MODEL).backend, AsyncVLLMBackend), "the default"
 
 
+@pytest.mark.slow
 async def test_client_nodes_do_the_editing_and_what_they_cannot_do_is_done_here(photo: Image.Image) -> None:
     with running(**INVERTER) as one, running(**INVERTER) as other:
         nodes = [("127.0.0.1", int(server.url.rsplit(":", 1)[1])) for server in (one, other)]

@@ -89,6 +89,7 @@ PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("form", FORMS)
 async def test_an_image_in_any_form_and_part_is_the_same_image(

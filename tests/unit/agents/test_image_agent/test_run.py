@@ -43,6 +43,7 @@ async def main(folder: Path = Path("outputs/test_run")) -> Path:
     return agent.save_image(final, folder / "edited.png")
 
 
+@pytest.mark.slow
 async def test_the_run_edits_the_photograph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Image.open(await main(tmp_path)) as edited:
         assert edited.size == load_photo("coffee.png").size

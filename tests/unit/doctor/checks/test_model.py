@@ -88,6 +88,7 @@ def examined(**fields: Any) -> tuple[Examination, list[tuple[str, str]]]:
     return examination, judged(model.checkpoint(examination))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_loaded_once_for_all(tiny_policy: Path) -> None:
     examination, found = examined(model=str(tiny_policy), template="qwen3-vl")
     assert found[0][0] == "ok"

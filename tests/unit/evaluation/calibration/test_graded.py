@@ -22,6 +22,7 @@ def material() -> Material:
     return built_in_material(6, 3, ATTACKS)
 
 
+@pytest.mark.slow
 def test_each_world_and_family_comes_with_its_grades_and_all_attacks() -> None:
     items, pairs = material().items, material().pairs
     assert len({item.id for item in items}) == len(items)
@@ -42,6 +43,7 @@ def test_one_who_knows_the_answer_finds_every_order_as_it_is_claimed() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_strongest_adjustment_of_the_world_has_all_its_grades(seed: int) -> None:
     """Twice of a cast of 60 is beyond what one adjustment takes; the default number of tasks has such casts."""

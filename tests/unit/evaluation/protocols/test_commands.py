@@ -22,6 +22,7 @@ def opinion(request: dict[str, Any], number: int) -> Reply:
     return Reply(f'{{"score": [{first}, 10], "reasoning": "r"}}')
 
 
+@pytest.mark.slow
 def test_gedit_runs_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +144,7 @@ def test_what_a_protocol_lacks_is_one_line_and_no_folder_is_left(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_repeats_by_command(tmp_path: Path) -> None:
     run = ["eval", *STICKERS, "--agent", AGENT, "--limit", 3, "--out", tmp_path / "run"]
     printed = done(*run, "--repeats", 2)

@@ -364,6 +364,7 @@ def test_it_works_from_one_event_loop_after_another() -> None:
         assert [asyncio.run(tested.evaluate(SAMPLE)).value for _ in range(2)] == [42.0, 42.0]
 
 
+@pytest.mark.slow
 def test_connections_are_closed_and_those_of_a_loop_that_is_gone_are_not_missed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

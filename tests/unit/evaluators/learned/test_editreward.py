@@ -43,6 +43,7 @@ async def scores(evaluator: EditRewardEvaluator) -> list[Score]:
     return list(await asyncio.gather(*(evaluator.evaluate(sample) for sample in SAMPLES)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sleep", ["cpu", "drop"])
 async def test_scores_are_equal_bit_for_bit_before_and_after_sleep(checkpoint: Path, sleep: str) -> None:
     evaluator = made(checkpoint, sleep=sleep)
@@ -59,6 +60,7 @@ async def test_scores_are_equal_bit_for_bit_before_and_after_sleep(checkpoint: P
     await evaluator.close()
 
 
+@pytest.mark.slow
 async def test_one_by_one_the_scores_are_those_of_the_batch_but_for_rounding(checkpoint: Path) -> None:
     together, alone = made(checkpoint), made(checkpoint, batch_size=1)
     singles = [(await alone.evaluate(sample)).value for sample in SAMPLES]

@@ -68,6 +68,7 @@ async def scores(evaluator: EditScoreEvaluator) -> list[Score]:
     return list(await asyncio.gather(*(evaluator.evaluate(sample) for sample in SAMPLES)))
 
 
+@pytest.mark.slow
 async def test_scores_are_those_of_the_replies_and_equal_after_sleep(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_wrong_options_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> No
     assert "'qwen'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_prometheus_client_the_extra_is_named() -> None:
     program = "import sys; sys.modules['prometheus_client'] = None; from agentfly.cli import main; main()"
     command = [sys.executable, "-c", program, "serve-images", "--model-type", "classical", "--port", "0"]

@@ -114,6 +114,7 @@ def test_addresses_are_off_by_default(server: Running) -> None:
     assert reply.json()["error"]["code"] == "urls_off"
 
 
+@pytest.mark.slow
 def test_addresses_that_are_not_public_are_refused_even_when_on() -> None:
     with running(**PUPPET, limits=UploadLimits(allow_urls=True)) as server:
         for address in (
@@ -185,6 +186,7 @@ def test_browsers_of_other_sites_get_no_leave(server: Running) -> None:
     assert "access-control-allow-origin" not in reply.headers
 
 
+@pytest.mark.slow
 def test_key() -> None:
     with running(**PUPPET, api_key="sésame") as server:
         for path in ("/v1/models", "/gpu/status", "/metrics"):
@@ -262,6 +264,7 @@ async def read(content: bytes, kind: bytes, held: HeldMemory | None = None) -> N
         assert error_response(fault).body  # noqa: PT017
 
 
+@pytest.mark.slow
 @given(st.dictionaries(_NAMES, _JSON, max_size=6))
 async def test_any_json_is_accepted_or_refused(sent: dict[str, Any]) -> None:
     await read(json.dumps(sent).encode(), b"application/json")
@@ -325,6 +328,7 @@ def test_half_a_surrogate_pair_is_refused_and_its_reply_can_be_encoded(server: R
             assert message(reply)
 
 
+@pytest.mark.slow
 def test_bodies_of_many_values_are_refused_before_they_are_parsed(server: Running) -> None:
     with running(**PUPPET) as roomy:
         for piece in (b"[],", b"{},", b'"",', b"0,"):
@@ -525,6 +529,7 @@ def test_parsing_a_body_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (seen >= 2 * len(b'{"prompt": "x"}'), memory.used) == (True, 0)
 
 
+@pytest.mark.slow
 def test_names_and_pages_of_others_are_refused(server: Running) -> None:
     body = {"prompt": "invert", "image": as_text(plain())}
     port = server.url.rpartition(":")[2]
@@ -541,6 +546,7 @@ def test_names_and_pages_of_others_are_refused(server: Running) -> None:
         assert reply.status_code == 200
 
 
+@pytest.mark.slow
 def test_what_is_refused_before_it_is_read_is_in_the_metrics() -> None:
     with running(**PUPPET, api_key="k", limits=LIMITS) as server:
         assert server.edit("invert").status_code == 401

@@ -28,6 +28,7 @@ def ask(server: Running, client: str = "127.0.0.1", **fields: Any) -> httpx.Resp
     return httpx.post(f"{server.url}/v1/images/edits", json=body, headers=headers, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_client_beyond_its_limit_gets_429_and_when_to_come_back(server: Running) -> None:
     assert [ask(server).status_code for _ in range(2)] == [200, 200]
     refused = ask(server)
@@ -40,6 +41,7 @@ def test_a_client_beyond_its_limit_gets_429_and_when_to_come_back(server: Runnin
     assert "agentfly_image_rate_limited_total 1.0" in httpx.get(f"{server.url}/metrics").text
 
 
+@pytest.mark.slow
 def test_other_clients_and_requests_for_the_state_are_not_limited(server: Running) -> None:
     assert [ask(server, "203.0.113.5").status_code for _ in range(3)] == [200, 200, 429]
     assert [ask(server, "203.0.113.6").status_code for _ in range(3)] == [200, 200, 429]
@@ -47,6 +49,7 @@ def test_other_clients_and_requests_for_the_state_are_not_limited(server: Runnin
         assert {httpx.get(f"{server.url}{path}").status_code for _ in range(3)} == {200}
 
 
+@pytest.mark.slow
 def test_requests_without_the_key_use_up_nobodys_limit() -> None:
     with running(**PUPPET, max_requests_per_minute=1, api_key="sk-image") as server:
         url, body = f"{server.url}/v1/images/edits", {"prompt": "invert", "image": as_text(plain())}
@@ -55,6 +58,7 @@ def test_requests_without_the_key_use_up_nobodys_limit() -> None:
         assert [httpx.post(url, json=body, headers=key, timeout=60).status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.slow
 def test_openais_client_understands_it(server: Running) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         for _ in range(2):

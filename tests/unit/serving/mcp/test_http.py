@@ -203,6 +203,7 @@ async def test_a_call_whose_server_goes_away_is_an_observation() -> None:
     await source.close()
 
 
+@pytest.mark.slow
 async def test_resources_larger_than_an_event_of_a_stream_are_read() -> None:
     noise = Image.effect_noise((1500, 1500), 90)
     async with over_http() as (url, _), Client(url) as connected:

@@ -87,6 +87,7 @@ async def test_an_image_goes_in_is_edited_and_comes_out_as_content_and_as_a_reso
         assert [template.uri_template for template in templates] == ["agentfly://images/{id}"]
 
 
+@pytest.mark.slow
 async def test_a_large_image_is_shown_smaller_and_kept_whole() -> None:
     noise = Image.effect_noise((900, 600), 80).convert("RGB")
     async with client({"preview_side": 300}) as connected:
@@ -194,6 +195,7 @@ def test_a_link_that_comes_in_after_the_check_is_not_followed(folders: tuple[Pat
             file_tools._read(inside / name, [inside], 10_000)
 
 
+@pytest.mark.slow
 async def test_images_beyond_the_limits_are_refused_before_they_are_decoded() -> None:
     bomb = Image.new("L", (6000, 6000))
     async with client({"pixels": 1_000_000, "body_bytes": 100_000}) as connected:

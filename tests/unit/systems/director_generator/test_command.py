@@ -52,6 +52,7 @@ def test_the_documented_command(server: StudioServer, tmp_path: Path) -> None:
         assert line in done.stderr
 
 
+@pytest.mark.slow
 def test_the_documented_command_with_a_file_and_openais_preset(
     server: StudioServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

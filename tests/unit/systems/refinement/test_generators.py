@@ -67,6 +67,7 @@ async def test_classical_draws_what_is_named_where_it_is_said() -> None:
     assert tuple(pixels[5, 5]) == (15, 15, 15)
 
 
+@pytest.mark.slow
 async def test_classical_leaves_the_ground_away_by_default() -> None:
     drawn = await draw("a red circle")
     assert (drawn.mode, pixel(drawn, (3, 3))[3], drawn.getpixel((512, 512))) == ("RGBA", 0, (225, 30, 35, 255))
@@ -89,6 +90,7 @@ async def test_classical_edits_images_and_says_what_it_cannot() -> None:
         await draw("a castle at dawn", references=(source,))
 
 
+@pytest.mark.slow
 def test_classical_is_a_command_without_a_key(tmp_path: Path) -> None:
     judge = json.dumps({"evaluator": "tests.unit.systems.refinement.test_command:Fixed", "value": 91})
     flags = ["--generator", "classical", "--evaluator", judge, "--prompter", "feedback"]
@@ -234,6 +236,7 @@ async def test_a_tiny_sdxl_server_makes_every_image_from_text(tmp_path: Path) ->
             await make("a ring", references=(first,), **fields)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model_index"):
         make_generator(RefinementSettings(generator="diffusers", diffusers_model=str(tmp_path)))

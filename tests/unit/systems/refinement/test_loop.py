@@ -124,6 +124,7 @@ BAD_IMAGES: dict[str, tuple[Reply, str]] = {
 }
 
 
+@pytest.mark.slow
 async def test_an_iteration_without_an_image_is_recorded_and_the_loop_goes_on(openai: OpenAIServer) -> None:
     # One loop for all of them: making the clients takes longer than all that they are asked.
     loop, close = make_loop(at(openai))

@@ -15,6 +15,7 @@ from tests.tiny.tokenizers import clip_tokenizer
 TEXTS = st.text(alphabet=st.sampled_from("ab Z0.,!?\n\t。漢字éж-"), max_size=600) | st.text(max_size=300)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(TEXTS, st.integers(8, 60), st.integers(0, 4))
 def test_parts_cover_the_text_in_order(text: str, size: int, overlap: int) -> None:

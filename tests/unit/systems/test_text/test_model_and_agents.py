@@ -22,6 +22,7 @@ from tests.unit.systems.test_text.conftest import drop, prompt_of, say
 USER = [{"role": "user", "content": "hi"}]
 
 
+@pytest.mark.slow
 def test_the_documented_import_is_light() -> None:
     code = (
         "from agentfly.systems import BasicAgent, ContextAgent, ChainOfAgents, MultiCallSystem, VLLMModel\n"

@@ -97,6 +97,7 @@ def test_the_prompt_has_the_ids_of_the_family_s_own_processor(codec: ChatCodec) 
     assert codec.collapse(ids, handles, LOAD) == codec.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [True, False])
 def test_turn_by_turn_the_ids_are_those_of_the_whole(codec: ChatCodec, closed: bool) -> None:
     ids = codec.prompt_ids([ASK], [LOOK], LOAD)

@@ -103,6 +103,7 @@ def test_a_good_run(case: Case) -> None:
     case.assert_clean()
 
 
+@pytest.mark.slow
 def test_metrics_of_launches_add_up(case: Case) -> None:
     case.launch(READY + "step(1, reward=0.5)", steps=1)
     case.saved(1)
@@ -111,6 +112,7 @@ def test_metrics_of_launches_add_up(case: Case) -> None:
     assert [record["step"] for record in records] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_afresh_has_logs_of_its_own(case: Case) -> None:
     case.launch(READY + "step(0, reward=0.1); step(1, reward=0.5)", steps=1)
     outcome = case.launch(READY + "step(1, reward=0.6)", steps=1)

@@ -231,6 +231,7 @@ def test_a_function_of_whole_chains_is_a_caution_too() -> None:
     assert "agentfly calibrate measures evaluators" in said
 
 
+@pytest.mark.slow
 def test_the_dry_run_asks_the_servers_if_they_can_sleep() -> None:
     pytest.importorskip("torch")
     from tests.unit.training.reward_server import reward_server

@@ -42,6 +42,7 @@ def test_beyond_half_a_share_of_the_tasks_does_and_validations_come_first(tmp_pa
     assert kept(budget, 23) == kept(budget, 23, validate=True) == kept(budget, 21) == set()
 
 
+@pytest.mark.slow
 def test_the_images_of_a_long_run_are_of_all_its_steps(tmp_path: Path) -> None:
     budget = ImageBudget(tmp_path, 640_000, 400)
     counts = []

@@ -121,6 +121,7 @@ def test_captions_of_anybody_are_short_and_hold_no_markup(tmp_path: Path) -> Non
     assert shown.image.height < 320 + 200
 
 
+@pytest.mark.slow
 def test_a_large_image_is_scaled_down_to_the_size_that_is_allowed(tmp_path: Path) -> None:
     log = write(tmp_path, {"side": 400})
     [chain], _ = new_chains(log, 0)

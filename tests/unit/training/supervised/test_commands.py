@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from agentfly.cli import app
@@ -18,6 +19,7 @@ def test_a_dry_run_checks_and_writes_nothing(small_policy: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_sft_and_export_are_one_after_another(small_policy: Path, tmp_path: Path) -> None:
     words = [f"model={small_policy}", f"out={tmp_path / 'run'}", "data.stickers=4", "training.batch_size=3"]
     done = CliRunner().invoke(app, ["sft", *words])

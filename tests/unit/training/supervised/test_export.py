@@ -72,6 +72,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(front))
 
 
+@pytest.mark.slow
 def test_a_supervised_run_becomes_a_folder_with_a_card(full_run: Path, tmp_path: Path) -> None:
     scores = tmp_path / "summary.json"
     scores.write_text(json.dumps({"tasks": 3, "score": {"mean": 50.5, "low": 40, "high": 60}}))
@@ -87,6 +88,7 @@ def test_a_supervised_run_becomes_a_folder_with_a_card(full_run: Path, tmp_path:
     assert str(full_run) not in text
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_or_kept(lora_run: Path, small_policy: Path, tmp_path: Path) -> None:
     trained = logits(with_adapter(small_policy, lora_run / "adapter"))
     assert float((trained - logits(load(small_policy))).abs().max()) > 1e-3
@@ -168,6 +170,7 @@ def peft_weights(policy: Path) -> tuple[Any, dict[str, Any]]:
     return model, tensors
 
 
+@pytest.mark.slow
 def test_adapters_of_verl_are_merged_or_kept(small_policy: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -12,6 +12,7 @@ from agentfly.training.verl import driver as room
 from agentfly.training.verl.driver import join_cluster, wait_for_ray
 
 
+@pytest.mark.slow
 def test_a_node_that_registers_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray gave up after 30 seconds: a run beside a test suite ended before it had begun."""
     services = pytest.importorskip("ray._private.services")
@@ -37,6 +38,7 @@ def test_ray_still_asks_in_the_way_that_is_replaced() -> None:
     assert "ray._private.services.get_node(" in source
 
 
+@pytest.mark.slow
 def test_a_cluster_is_joined_with_the_variables_of_the_run_and_without_resources(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

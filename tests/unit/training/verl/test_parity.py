@@ -152,6 +152,7 @@ def test_the_digest_sees_ids_and_mask() -> None:
 EDITS = [call("qwen_edit_image", image_id=f"img_{number}", prompt="brighten") for number in (1, 2, 3)]
 
 
+@pytest.mark.slow
 async def test_a_chain_that_does_not_fit_is_cut_at_a_turn_boundary(policy_codec: ChatCodec) -> None:
     """At whatever length: no run of placeholders is split, no image stands without its run."""
     whole, store = await roll(task_of(), [*EDITS, ANSWER], policy_codec)

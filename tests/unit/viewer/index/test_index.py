@@ -269,6 +269,7 @@ def test_time_that_is_over_leaves_the_rest_for_later(tmp_path: Path, monkeypatch
     assert found.state().revision != first.revision
 
 
+@pytest.mark.slow
 def test_two_viewers_share_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "BATCH_BYTES", 3000)
     run, file = run_of(tmp_path / "run")

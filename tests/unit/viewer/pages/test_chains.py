@@ -127,6 +127,7 @@ def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
         assert client.get("/runs/run/group", params={"task": evil}).status_code == 200
 
 
+@pytest.mark.slow
 def test_long_texts_leave_the_page_small(tmp_path: Path) -> None:
     long = "W" * 100_000
     run_of(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.unit.viewer.made import line, links_of, run_of, serving, text_of
 
 
@@ -13,6 +15,7 @@ def write(folder: Path, scores: dict[str, float]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_with_the_interval_on_top(tmp_path: Path) -> None:
     a = write(tmp_path / "a", {str(n): 40.0 for n in range(12)})
     b = write(tmp_path / "b", {str(n): 90.0 for n in range(10)})

@@ -212,6 +212,7 @@ def test_hostile_words_are_text(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)" in text
 
 
+@pytest.mark.slow
 def test_a_page_stays_small(tmp_path: Path) -> None:
     record = refinement_run(tmp_path / "a") / "result.json"
     found = json.loads(record.read_text("utf-8"))

@@ -47,6 +47,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield opened
 
 
+@pytest.mark.slow
 def test_the_page_answers_at_a_glance(pages: TestClient) -> None:
     html = pages.get("/runs/one/").text
     for words in (

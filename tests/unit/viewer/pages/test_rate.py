@@ -206,6 +206,7 @@ def test_hostile_words_are_shown_as_words(client: TestClient) -> None:
     assert "<img src=x>" not in client.get("/runs/run/rate").text
 
 
+@pytest.mark.slow
 def test_agreement_appears_with_ten_verdicts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [[float(n), 50.0 + n] for n in range(10)])
     with TestClient(create_app(view_of(run))) as client:

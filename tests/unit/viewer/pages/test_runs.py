@@ -44,6 +44,7 @@ def cards(page: str) -> dict[str, str]:
     return {text_of(card).split()[0].rpartition("/")[2]: text_of(card) for card in found}
 
 
+@pytest.mark.slow
 def test_each_run_says_how_far_it_is(tmp_path: Path) -> None:
     finished, running = training(tmp_path / "finished", 2), unfinished(tmp_path / "running")
     failed, stopped = unfinished(tmp_path / "failed", "the <b>GPU</b> is full"), unfinished(tmp_path / "stopped")

@@ -129,6 +129,7 @@ def kinds(told: list[dict[str, Any]]) -> list[str]:
     return [kind for at, kind in enumerate(found) if kind != "delta" or found[at - 1] != "delta"]
 
 
+@pytest.mark.slow
 def test_steps_arrive_and_the_result_is_kept_as_a_run(server: ChatServer, tmp_path: Path) -> None:
     server.say(say(EDIT), say(ANSWER))
     with trying(server.url, save=tmp_path / "kept") as viewer:

@@ -101,6 +101,7 @@ def test_it_sees_drawings_that_are_not_ours() -> None:
     assert detect(image, "blue square", 0.7)[0].box == pytest.approx((230, 80, 371, 221), abs=2)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.integers(1, 70))
 def test_any_image_gives_ordered_scores_and_boxes_inside(seed: int, width: int, height: int) -> None:

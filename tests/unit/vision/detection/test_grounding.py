@@ -228,6 +228,7 @@ any_json = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.text() | any_json.map(json.dumps) | any_json.map(str) | st.text('[]{}",: 0123bbox_2d', max_size=80))
 @example("[" * 5000)

@@ -162,6 +162,7 @@ async def test_the_servers_own_crash_is_no_concern_of_the_model(puppet: Running,
     await engines.close()
 
 
+@pytest.mark.slow
 async def test_references_go_to_a_server_that_takes_them(puppet: Running, sticker: Image.Image) -> None:
     colours = [(250, 0, 0), (0, 240, 0), (0, 0, 230)]
     images = [Image.new("RGB", (30, 20), colour) for colour in colours]
@@ -174,6 +175,7 @@ async def test_references_go_to_a_server_that_takes_them(puppet: Running, sticke
     assert [made.getpixel((x, 9)) for x in (5, 15, 25)] == colours
 
 
+@pytest.mark.slow
 async def test_a_server_of_one_image_says_what_to_do_with_several(server: Running, sticker: Image.Image) -> None:
     engines = remote(server)
     with pytest.raises(EngineUnavailable, match="none of these has one; give one image, or paste"):

@@ -57,6 +57,7 @@ def balanced(statistics: PoolStatistics) -> bool:
     return pool.requests == ended and attempts and pool.pending == 0 and not any(n.in_flight for n in pool.nodes)
 
 
+@pytest.mark.slow
 async def test_work_is_shared_by_load(nodes: Callable[[int], list[FakeNode]]) -> None:
     pair = nodes(2)
     for node in pair:

@@ -55,6 +55,7 @@ HEAVY: dict[str, Callable[[], Pixels]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEAVY)
 def test_memory_is_that_of_a_block_or_a_plane_and_not_of_the_image_in_floats(name: str) -> None:
     """Many chains edit at once: three channels in float32, with copies, would be 12 bytes a pixel each time."""

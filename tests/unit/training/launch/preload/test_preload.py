@@ -96,6 +96,7 @@ def test_a_variable_that_libraries_read_at_import_takes_an_interpreter_of_its_ow
     assert "other OMP_WAIT_POLICY" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_what_imports_set_is_set_in_forks_and_known_from_their_children(
     preload: Callable[..., Preloaded], worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_what_imports_set_is_set_in_forks_and_known_from_their_children(
         assert done.stdout.split() == [str(preloaded.server.pid), "imported"], done.stderr
 
 
+@pytest.mark.slow
 def test_processes_of_multiprocessing_are_forks_and_return_what_they_compute(
     preload: Callable[..., Preloaded], tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_forks_end_with_the_server(preload: Callable[..., Preloaded], worker: Pa
     assert client.wait(LIMIT) != 0
 
 
+@pytest.mark.slow
 def test_forks_do_not_draw_the_same_random_numbers(preload: Callable[..., Preloaded], worker: Path) -> None:
     worker.write_text("import numpy, random; print(numpy.random.random(), random.random())")
     program = preload("numpy").program

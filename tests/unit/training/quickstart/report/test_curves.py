@@ -25,6 +25,7 @@ def _count(path: Path, colour: tuple[int, int, int]) -> int:
         return int((np.asarray(image.convert("RGB")) == colour).all(axis=-1).sum())
 
 
+@pytest.mark.slow
 def test_curve_has_its_size_and_draws_the_reward(tmp_path: Path) -> None:
     path = learning_curve(_steps(30), tmp_path / "new" / "curve.png", title="A run of $5 & more")
     with Image.open(path) as image:
@@ -32,6 +33,7 @@ def test_curve_has_its_size_and_draws_the_reward(tmp_path: Path) -> None:
     assert _count(path, BLUE) > 1000
 
 
+@pytest.mark.slow
 def test_curve_marks_held_out_scores_only_where_given(tmp_path: Path) -> None:
     without = learning_curve(_steps(5), tmp_path / "a.png", title="t")
     marked = learning_curve(_steps(5), tmp_path / "b.png", title="t", trained=Estimate(70, 65, 75))
@@ -39,6 +41,7 @@ def test_curve_marks_held_out_scores_only_where_given(tmp_path: Path) -> None:
     assert _count(marked, NAVY) > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 250])
 def test_curve_takes_runs_of_any_length(tmp_path: Path, count: int) -> None:
     assert _count(learning_curve(_steps(count), tmp_path / "c.png", title="t"), BLUE) > 20

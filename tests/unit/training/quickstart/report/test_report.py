@@ -102,6 +102,7 @@ def test_observation_that_never_reached_the_policy_is_told_from_the_record(tmp_p
     assert "unknown image id 'img_9'" in _page(tmp_path, _one(chain)).text
 
 
+@pytest.mark.slow
 def test_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     curve = learning_curve([StepRecord(1, 1.0, 0.5, 50, 0.5, 3)], tmp_path / "curve.png", title="t")
     page = _page(tmp_path, Report("A run", summary(), curve, examples(3)))
@@ -178,6 +179,7 @@ def test_masks_stay_exact_and_large_images_shrink() -> None:
     assert large.size == (2000, 1000)
 
 
+@pytest.mark.slow
 def test_viewer_is_light_to_import() -> None:
     heavy = "{'torch', 'vllm', 'verl', 'ray', 'transformers', 'matplotlib', 'cv2'}"
     code = f"import sys, agentfly.training.quickstart.report; print(sorted({heavy} & set(sys.modules)))"

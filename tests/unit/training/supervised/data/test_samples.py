@@ -16,6 +16,7 @@ from agentfly.training.supervised.data.examples import IGNORED, Sample
 from agentfly.training.supervised.data.samples import hold_out, prepare
 
 
+@pytest.mark.slow
 def test_demonstrations_are_those_of_an_expert(codec: ChatCodec) -> None:
     prepared = prepare(DataConfig(stickers=10, held_out=0.2), codec, system_prompt=None, seed=0)
     assert len(prepared.training) + len(prepared.held_out) == 10
