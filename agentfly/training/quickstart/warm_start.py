@@ -40,8 +40,8 @@ from agentfly.training.supervised.data.demonstrations import (
     PLAYED_TOGETHER,
     SEEN_FAMILIES,
     DemonstrationMix,
+    Demonstrations,
     SeenCall,
-    play,
     seeing,
     seen_calls,
     tool_schemas,
@@ -188,7 +188,7 @@ def _record(config: WarmStartConfig) -> str:
 def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> PackedExamples:
     """Play the demonstrations, build the untrained policy on their words, and pack all examples."""
     packer = Packer(image_processor(config.size))
-    shown = asyncio.run(_demonstrations(config, packer, report))
+    shown = _demonstrations(config, packer, report)
     more = not set(config.families) <= set(FAMILIES)
     tokens = CALL_TOKENS + MORE_CALL_TOKENS if more else CALL_TOKENS
     corpus = _corpus(shown[:_CORPUS]) + (vocabulary(more) if more else [])
@@ -206,18 +206,14 @@ def _prepare(config: WarmStartConfig, folder: Path, report: OnProgress) -> Packe
     return packer.packed()
 
 
-async def _demonstrations(config: WarmStartConfig, packer: Packer, report: OnProgress) -> list[Trajectory]:
-    """Play a batch at a time and keep the images only in the packer: tasks and stores of all would take gigabytes."""
-    world, shown = StickerWorld(), []
-    turn = [family for family, count in config.families.items() for _ in range(count)]
-    rng = random.Random(f"demonstrations-{config.seed}")
-    for start in range(0, config.demonstrations, PLAYED_TOGETHER):
-        indices = range(start, min(start + PLAYED_TOGETHER, config.demonstrations))
-        tasks = [world.task(index, "train", turn[index % len(turn)], seed=config.seed) for index in indices]
-        store = ImageStore()
-        prompt, spec = config.card.system_prompt, config.card.spec
-        played = await play(tasks, config.mix, store, rng, system_prompt=prompt, spec=spec)
-        packer.add_images({handle: store.get(handle) for trajectory in played for handle in trajectory.images})
+def _demonstrations(config: WarmStartConfig, packer: Packer, report: OnProgress) -> list[Trajectory]:
+    """Play the demonstrations on all cores, and keep their images only in the packer."""
+    families = tuple(family for family, count in config.families.items() for _ in range(count))
+    prompt, spec = config.card.system_prompt, config.card.spec
+    source = Demonstrations(config.demonstrations, families, config.mix, config.seed, prompt, spec)
+    shown: list[Trajectory] = []
+    for played, images in source.batches(cores()):
+        packer.add_images(images)
         shown += played
         report("demonstrations", len(shown), config.demonstrations)
     return shown

@@ -10,10 +10,15 @@ the image. `EXPERT` is the mix without random choices: the right tool, parameter
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from agentfly.agents import AgentSettings, Trajectory, task_conversation
 from agentfly.agents.factory import make_agent
@@ -37,6 +42,7 @@ __all__ = [
     "EXPERT",
     "SEEN_FAMILIES",
     "DemonstrationMix",
+    "Demonstrations",
     "Demonstrator",
     "SeenCall",
     "call_text",
@@ -67,6 +73,54 @@ class SeenCall:
     messages: tuple[Message, ...]
     turns: tuple[str, ...]
     words: str
+
+
+Played = tuple[list[Trajectory], dict[str, Image.Image]]  # chains, and their images by handle
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Demonstrations of the tasks of the sticker world, made a batch at a time: those of all would take gigabytes.
+
+    Attributes:
+        count: number of tasks.
+        families: task types, in turn.
+        mix: distributions that are drawn from.
+        seed: of the tasks and the draws.
+        system_prompt, spec: see `play`.
+        together: tasks of a batch.
+    """
+
+    count: int
+    families: tuple[str, ...]
+    mix: DemonstrationMix
+    seed: int
+    system_prompt: str | None
+    spec: AgentSpec = DEFAULT
+    together: int = PLAYED_TOGETHER
+
+    def batches(self, processes: int) -> Iterator[Played]:
+        """Yield batches in order. They do not depend on the number of processes, each of which keeps a core busy."""
+        starts = range(0, self.count, self.together)
+        if (processes := min(processes, len(starts))) < 2:
+            yield from map(self.batch, starts)
+            return
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+        try:
+            yield from pool.map(self.batch, starts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def batch(self, start: int) -> Played:
+        """Return the batch that begins with a task."""
+        world, rng, store = StickerWorld(), random.Random(f"demonstrations-{self.seed}"), ImageStore()
+        for _ in range(start):
+            rng.random()  # one for each task, see `_scripts`
+        numbers = range(start, min(start + self.together, self.count))
+        families = [self.families[number % len(self.families)] for number in numbers]
+        tasks = [world.task(number, "train", of, seed=self.seed) for number, of in zip(numbers, families, strict=True)]
+        played = asyncio.run(play(tasks, self.mix, store, rng, system_prompt=self.system_prompt, spec=self.spec))
+        return played, {handle: store.get(handle) for trajectory in played for handle in trajectory.images}
 
 
 async def play(

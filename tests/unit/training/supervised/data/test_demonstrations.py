@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import numpy as np
@@ -22,7 +23,13 @@ from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, EditTas
 from agentfly.evaluators import ReferenceEvaluator
 from agentfly.images import ImageStore
 from agentfly.training.supervised.data import demonstrations
-from agentfly.training.supervised.data.demonstrations import EXPERT, DemonstrationMix, Demonstrator, seeing
+from agentfly.training.supervised.data.demonstrations import (
+    EXPERT,
+    DemonstrationMix,
+    Demonstrations,
+    Demonstrator,
+    seeing,
+)
 from agentfly.vision.shapes import COLOURS
 
 pytestmark = pytest.mark.slow
@@ -57,6 +64,24 @@ async def test_random_demonstrations_leave_room_above_them(tasks: list[EditTask]
     best = await play(tasks, EXPERT)
     assert np.mean(best) > np.mean(drawn) + 20
     assert np.mean(drawn) > 20
+
+
+def test_demonstrations_do_not_depend_on_the_processes_that_play_them() -> None:
+    source = Demonstrations(12, FAMILIES, DemonstrationMix(), seed=3, system_prompt=None, together=5)
+    of_two, of_one = ([*source.batches(processes)] for processes in (2, 1))
+    for (chains, images), (same_chains, same_images) in zip(of_two, of_one, strict=True):
+        assert [chain.turns[0].text for chain in chains] == [chain.turns[0].text for chain in same_chains]
+        assert [chain.images for chain in chains] == [chain.images for chain in same_chains]
+        assert {name: image.tobytes() for name, image in images.items()} == {
+            name: image.tobytes() for name, image in same_images.items()
+        }
+    # Draws and tasks go on where the batch before ended, as if all were played by one.
+    world, rng, shown = StickerWorld(), random.Random("demonstrations-3"), []
+    for start in (0, 5, 10):
+        numbers = range(start, min(start + 5, 12))
+        batch = [world.task(n, "train", FAMILIES[n % len(FAMILIES)], seed=3) for n in numbers]
+        shown += asyncio.run(demonstrations.play(batch, DemonstrationMix(), ImageStore(), rng, system_prompt=None))
+    assert [chain.images for chain in shown] == [chain.images for chains, _ in of_two for chain in chains]
 
 
 def test_seeing_is_the_right_first_call_up_to_the_word_that_the_image_tells() -> None:
