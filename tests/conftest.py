@@ -22,7 +22,7 @@ import typer.testing
 import yaml
 from PIL import Image
 from xdist.remote import Producer
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from agentfly.agents.llm_backends import AsyncVLLMBackend
@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 FAST = "not slow"
 FEWEST_FILES = 40  # for which workers are started
 MOST_WORKERS = 4  # the tests of whole runs have many processes each, and gigabytes
-# Session fixtures that take longer than the tests that use them: these tests go to one worker, which starts one.
-SHARED_FIXTURES = ("vllm_backend", "browser")
+# Files that share what takes longer to start than their tests: one worker takes them.
+GROUPS = {
+    "a browser": re.compile(r"\bbrowser: Browser\b|\.site import\b"),
+    "an engine": re.compile(r"\bvllm_backend\b|\bbackend: AsyncVLLMBackend\b"),
+}
+# Of the fast tests, one worker takes those that import torch or transformers.
+HEAVY = re.compile(r"\b(?:tiny_policy|ChatCodec|torch|transformers|parquet)\b")
 SLOW_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow\b", re.MULTILINE)
 
 # Workers share the cores: each process of theirs would start threads for all of them, which wait by spinning.
@@ -95,30 +100,37 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out the files that are slow as a whole if nobody asked for slow tests: what they import takes seconds."""
     if config.option.markexpr != FAST or collection_path.suffix != ".py":
         return None
-    return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
+    return True if SLOW_FILE.search(_text(collection_path)) else None
+
+
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group of tests that share a fixture. In a worker, start with the slow tests: they would end last."""
-    for item in items:
-        for name in set(SHARED_FIXTURES).intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
+    """In a worker, start with the slow tests: they would end last."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-class _Scheduling(LoadGroupScheduling):
-    """Send tests of one group, or else of one file, to the same worker: they share fixtures."""
+class _Scheduling(LoadFileScheduling):
+    """Send tests of one file, or of the files of a group, to the same worker.
+
+    The groups of xdist 3.8 are part of a test's name, which pytest 9 no longer lets it change.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        group: str = super()._split_scope(nodeid)
-        return group if group != nodeid else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        text = _text(self.config.rootpath / file)
+        groups = {**GROUPS, "heavy": HEAVY} if self.config.option.markexpr == FAST else GROUPS
+        return next((name for name, words in groups.items() if words.search(text)), file)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
-    """Replace the scheduling by groups, which would scatter the tests of a file over the workers."""
-    return _Scheduling(config, log) if config.option.dist == "loadgroup" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Replace the scheduling by files."""
+    return _Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

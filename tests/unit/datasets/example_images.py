@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from PIL import Image
 
@@ -42,6 +41,8 @@ def cell(image: Image.Image) -> dict[str, Any]:
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], images: tuple[str, ...] = ()) -> Path:
     """A parquet file with image columns of the hub's type."""
+    import datasets
+
     path.parent.mkdir(parents=True, exist_ok=True)
     table = datasets.Dataset.from_list(rows)
     for column in images:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from PIL import Image
 
@@ -30,6 +29,8 @@ def _same(one: EditTask, two: EditTask) -> None:
 
 
 def test_round_trip_through_parquet_is_lossless(tasks: list[EditTask], tmp_path: Path) -> None:
+    import datasets
+
     path = tmp_path / "tasks.parquet"
     tasks_to_dataset(tasks).to_parquet(str(path))
     rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path))
@@ -40,6 +41,8 @@ def test_round_trip_through_parquet_is_lossless(tasks: list[EditTask], tmp_path:
 
 
 def test_decoded_rows_are_read_too(tasks: list[EditTask]) -> None:
+    import datasets
+
     rows = tasks_to_dataset(tasks[:1]).cast_column("target", datasets.Image())
     _same(task_from_row(rows[0]), tasks[0])
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from agentfly.errors import TemplateError
 from agentfly.messages import ImagePart, Message, TextPart, ToolCall, text_message
@@ -58,6 +57,8 @@ SYSTEM = text_message("system", "You edit.")
 
 def render(name: str, messages: Any, tools: Any = None, *, prompt: bool = False) -> str:
     """As transformers, and with it the codec and vLLM, renders a template."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     plain = [message.to_template() for message in messages]
     done, _ = render_jinja_template([plain], tools, chat_template=load_template(name), add_generation_prompt=prompt)
     return str(done[0])

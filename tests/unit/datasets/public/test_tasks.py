@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 
@@ -156,6 +155,8 @@ def test_gedit_takes_the_raw_image_and_filters_by_language(roots: dict[str, Path
 
 
 def test_a_file_without_the_column_of_languages_is_not_taken_for_one_of_another_language(tmp_path: Path) -> None:
+    import datasets
+
     datasets.Dataset.from_list([{"key": "a", "instruction": "x"}]).to_parquet(str(tmp_path / "train.parquet"))
     with pytest.raises(DatasetError, match=r"lacks column instruction_language of .*; it has key, instruction"):
         list(load_tasks("gedit-bench", root=tmp_path, language="en"))
@@ -230,6 +231,8 @@ def test_files_named_after_no_split_are_all_taken(tmp_path: Path) -> None:
 
 def test_arrow_files_are_read(tmp_path: Path) -> None:
     """GEdit-Bench lies on the hub in this form."""
+    import datasets
+
     _, row, images = ROWS["gedit-bench"]
     table = datasets.Dataset.from_list([row])
     for column in images:
@@ -281,6 +284,8 @@ class Hub:
     """Stands in for the hub behind `datasets.load_dataset`: keeps what was asked for."""
 
     def __init__(self, name: str, streaming: bool) -> None:
+        import datasets
+
         _, row, images = ROWS[name]
         self.asked: list[tuple[Any, ...]] = []
         table = datasets.Dataset.from_list([row, row])
@@ -297,6 +302,8 @@ class Hub:
     ("name", "streaming"), [pytest.param("omniedit", True, marks=pytest.mark.slow), ("gedit-bench", False)]
 )
 def test_rows_come_from_the_hub_undecoded(monkeypatch: pytest.MonkeyPatch, name: str, streaming: bool) -> None:
+    import datasets
+
     hub = Hub(name, streaming)
     monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
     (task,) = load_tasks(name, limit=1, revision="abc")
@@ -306,6 +313,8 @@ def test_rows_come_from_the_hub_undecoded(monkeypatch: pytest.MonkeyPatch, name:
 
 
 def test_nothing_is_asked_of_the_hub_before_a_task_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     hub = Hub("pie-bench++", True)
     monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
     tasks = load_tasks("pie-bench++")
@@ -315,6 +324,8 @@ def test_nothing_is_asked_of_the_hub_before_a_task_is_wanted(monkeypatch: pytest
 
 
 def test_a_hub_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     def load_dataset(*args: Any, **options: Any) -> Any:
         raise ConnectionError("Couldn't reach the Hub\nlong trace")
 

@@ -7,6 +7,8 @@ import torch
 
 from agentfly.training.quickstart.muon import Muon, orthogonalised
 
+pytestmark = pytest.mark.slow
+
 SHAPES = ((16, 16), (16, 16), (48, 16), (16, 48))
 
 
