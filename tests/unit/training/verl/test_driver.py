@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentfly.errors import TrainingError
 from agentfly.training.launch.environment import FORWARDED_VARIABLE
 from agentfly.training.verl import driver as room
-from agentfly.training.verl.driver import join_cluster, wait_for_ray
+from agentfly.training.verl.driver import join_cluster, lost_nodes_named, wait_for_ray
 
 
 def test_a_node_that_registers_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,12 +46,16 @@ def test_a_cluster_is_joined_with_the_variables_of_the_run_and_without_resources
     ray = pytest.importorskip("ray")
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(ray, "init", lambda **given: asked.append(given))
+    known = [{"NodeManagerAddress": f"10.0.0.{number}", "NodeManagerPort": 7, "Alive": number > 1} for number in (1, 2)]
+    monkeypatch.setattr(ray, "nodes", lambda: known)
     monkeypatch.setenv(FORWARDED_VARIABLE, "VERL_FILE_LOGGER_PATH GONE")
     monkeypatch.setenv("VERL_FILE_LOGGER_PATH", "/run/metrics.jsonl")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")  # verl's own, which it leaves out where this process has it
-    join_cluster()
+    nodes = join_cluster()
+    assert nodes == []
     variables = {"TRANSFER_QUEUE_ENABLE": "1", "VLLM_LOGGING_LEVEL": "WARN"}
     ray.init(num_cpus=16, num_gpus=1, object_store_memory=5, log_to_driver=True, runtime_env={"env_vars": variables})
+    assert nodes == [("10.0.0.2", 7)]
     [given] = asked
     assert given.keys() == {"log_to_driver", "runtime_env"}
     assert (
@@ -67,3 +74,23 @@ def test_ray_still_refuses_resources_where_it_joins() -> None:
     source = Path(worker.__file__).read_text(encoding="utf-8")
     assert "and num_gpus must not be provided." in source
     assert "object_store_memory must not be provided." in source
+
+
+def fail(nodes: Sequence[tuple[str, int]], fault: Exception) -> None:
+    with lost_nodes_named(nodes):
+        raise fault
+
+
+def test_a_failed_run_names_the_nodes_that_are_gone() -> None:
+    """The trainer's own error is of the connection to a process that was there."""
+    with socket.socket() as there, socket.socket() as gone:
+        for node in (there, gone):
+            node.bind(("127.0.0.1", 0))
+        there.listen()
+        living, dead = there.getsockname(), gone.getsockname()
+        fault = RuntimeError("Connection closed by peer [127.0.0.1]:57011\nmore of it")
+        fault.cause = ValueError("gloo")  # type: ignore[attr-defined]
+        with pytest.raises(TrainingError, match=r"^node 127\.0\.0\.1 of the Ray cluster is gone: ValueError: gloo$"):
+            fail([living, dead], fault)
+        with pytest.raises(RuntimeError, match="Connection closed"):
+            fail([living], fault)
