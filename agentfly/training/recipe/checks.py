@@ -122,8 +122,8 @@ def _batch_faults(config: VerlConfig) -> Iterator[str]:
 def _rank_faults(config: VerlConfig) -> Iterator[str]:
     """Yield the mini-batches that the ranks of FSDP cannot share; verl would find out at the first update.
 
-    verl fills a batch that has lost chains up to whole mini-batches (trainer_base.py:1589), and asserts that those are
-    shared by the ranks without a rest (workers/engine_workers.py:268), and by micro-batches (workers/engine/utils.py:125).
+    verl fills a batch that has lost chains up to whole mini-batches (trainer_base.py:1589). It asserts that the ranks
+    share those without a rest (workers/engine_workers.py:268), and micro-batches too (workers/engine/utils.py:125).
     """
     from omegaconf import OmegaConf
 
