@@ -1,9 +1,9 @@
 """A Ray cluster of two nodes: it loses a node and an engine, and trains as one accelerator does.
 
 The Slurm script starts the cluster, and a run with a rank on each node joins it. In its second step the run loses a
-node, with all that runs there. The same job, started again, continues, and loses one of two rollout engines in its third
-step. One machine with two accelerators takes the rest. All of it is compared with a run on one accelerator that nothing
-happens to: chains and losses of each step are the same.
+node, with all that runs there. The same job, started again, continues, and loses one of two rollout engines in its
+third step. One machine with two accelerators and one engine on both takes that step. All of it is compared with a run
+on one accelerator that nothing happens to: chains and losses of each step are the same.
 """
 
 from __future__ import annotations

@@ -146,8 +146,8 @@ def test_a_process_that_was_seen_and_is_no_more_is_missed(watchdogs: Watchdogs, 
 def dead_node(address: str) -> str:
     """Return Ray's line about a machine that is gone, as its driver prints it."""
     return (
-        f"\x1b[33m(raylet)\x1b[0m The node with node id: 1bce7 and address: {address} and node name: {address} has been "
-        "marked dead because the detector has missed too many heartbeats from it."
+        f"\x1b[33m(raylet)\x1b[0m The node with node id: 1bce7 and address: {address} and node name: {address} "
+        "has been marked dead because the detector has missed too many heartbeats from it."
     )
 
 
