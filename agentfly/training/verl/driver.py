@@ -22,6 +22,7 @@ from agentfly.training.recipe.checks import RAY_ADDRESS
 
 _ASK_SECONDS = 0.2
 _ANSWER_SECONDS = 5.0  # for the daemon of a Ray node
+_QUEUE_SECONDS = 60.0  # for the end of a run's queue after the run itself
 _OF_A_NEW_CLUSTER = frozenset(
     ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard")
 )
@@ -63,6 +64,7 @@ def join_cluster() -> list[tuple[str, int]]:
     """Have verl join the Ray cluster that runs already, with the variables of this run for all its workers.
 
     Return a list that is empty until then, and gets the addresses (host, port) of the daemons of the cluster's nodes.
+    `ray.init` then raises `TrainingError` where another run trains in the cluster.
 
     verl gives Ray the resources of a cluster to start, which Ray refuses where it joins one
     (ray/_private/worker.py:1936). And it hands on no variable that this process has, as if the workers of other
@@ -79,11 +81,33 @@ def join_cluster() -> list[tuple[str, int]]:
     def join(*, runtime_env: dict[str, Any], **given: object) -> object:
         kept = {name: value for name, value in given.items() if name not in _OF_A_NEW_CLUSTER}
         context = init(**kept, runtime_env={**runtime_env, "env_vars": {**runtime_env.get("env_vars", {}), **here}})
+        _wait_for_queue()
         nodes.extend((node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"])
         return context
 
     ray.init = join
     return nodes
+
+
+def _wait_for_queue() -> None:
+    """Wait until no other run has its queue in the cluster; a run that was killed leaves it for a moment.
+
+    The queue has one name in a cluster, and who finds it there uses it (transfer_queue/interface.py:119).
+    """
+    import ray
+
+    deadline = time.monotonic() + _QUEUE_SECONDS
+    while True:
+        try:
+            ray.get_actor("TransferQueueController", namespace="transfer_queue")
+        except ValueError:
+            return
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"another run trains in the Ray cluster of {RAY_ADDRESS}={os.environ[RAY_ADDRESS]}, and verl has one "
+                "queue in a cluster: wait for its end, or start a cluster for this run"
+            )
+        time.sleep(_ASK_SECONDS)
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_a_cluster_is_joined_with_the_variables_of_the_run_and_without_resources
     monkeypatch.setattr(ray, "init", lambda **given: asked.append(given))
     known = [{"NodeManagerAddress": f"10.0.0.{number}", "NodeManagerPort": 7, "Alive": number > 1} for number in (1, 2)]
     monkeypatch.setattr(ray, "nodes", lambda: known)
+    monkeypatch.setattr(ray, "get_actor", queue_of_another_run(2))
     monkeypatch.setenv(FORWARDED_VARIABLE, "VERL_FILE_LOGGER_PATH GONE")
     monkeypatch.setenv("VERL_FILE_LOGGER_PATH", "/run/metrics.jsonl")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")  # verl's own, which it leaves out where this process has it
@@ -74,6 +76,40 @@ def test_ray_still_refuses_resources_where_it_joins() -> None:
     source = Path(worker.__file__).read_text(encoding="utf-8")
     assert "and num_gpus must not be provided." in source
     assert "object_store_memory must not be provided." in source
+
+
+def queue_of_another_run(times: int) -> Callable[..., object]:
+    """Return Ray's `get_actor` of a cluster in which a queue is found so many times."""
+    left = [times]
+
+    def get_actor(name: str, namespace: str) -> object:
+        assert (name, namespace) == ("TransferQueueController", "transfer_queue")
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError("Failed to look up actor")
+        return object()
+
+    return get_actor
+
+
+def test_a_cluster_in_which_another_run_trains_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would train on the chains of both."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **given: None)
+    monkeypatch.setattr(ray, "get_actor", queue_of_another_run(9))
+    monkeypatch.setattr(room, "_QUEUE_SECONDS", 0.0)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    join_cluster()
+    with pytest.raises(TrainingError, match=r"another run trains in the Ray cluster of RAY_ADDRESS=10\.0\.0\.1:6379"):
+        ray.init(runtime_env={})
+
+
+def test_the_queue_still_has_one_name_in_a_cluster() -> None:
+    spec = importlib.util.find_spec("transfer_queue")
+    if spec is None or spec.origin is None:
+        pytest.skip("TransferQueue is not installed")
+    source = (Path(spec.origin).parent / "interface.py").read_text(encoding="utf-8")
+    assert 'ray.get_actor("TransferQueueController", namespace="transfer_queue")' in source
 
 
 def fail(nodes: Sequence[tuple[str, int]], fault: Exception) -> None:
