@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 
@@ -41,3 +42,14 @@ class DrawnLater(Drawn):
             self._without -= 1
             raise EvaluatorError("the judge is only starting")
         return await super().evaluate(sample)
+
+
+class Fated:
+    """Evaluator that scores a result by its pixels: equal chains get equal scores, and some results get none."""
+
+    async def evaluate(self, sample: EditSample) -> Score:
+        image = sample.source if sample.result is None else sample.result
+        fate = hashlib.sha256(sample.instruction.encode() + image.tobytes()).digest()
+        if fate[0] % 6 == 0:
+            raise EvaluatorError("its pixels are against it")
+        return Score(100.0 * fate[1] / 255)

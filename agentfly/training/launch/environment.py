@@ -81,6 +81,9 @@ def run_environment(
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
         if not environment.get("VLLM_CPU_KVCACHE_SPACE"):
             environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
+        # vLLM would give each part of a divided engine a NUMA node of its own (vllm/utils/ompmultiprocessing.py:200),
+        # which few machines have.
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     elif not is_local(settings.model) and not hub_answers():
         # Models in the cache are taken from there; otherwise every process would ask the hub for minutes.
         environment["HF_HUB_OFFLINE"] = "1"

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # The beginning of a line of either log (`TrajectoryLine.to_json`, the same of version 0.1, and verl's metrics): parsing
 # the whole lines of a long run would take minutes.
 _HEAD = re.compile(rb'\{(?:"format": "[^"]*", )?"step": (-?\d+)(, "validate": true)?')
+# A rank's part of the weights (verl/utils/checkpoint/fsdp_checkpoint_manager.py:316).
+_SHARD = re.compile(r"model_world_size_(\d+)_rank_\d+\.pt")
 # Settings that a run and its checkpoints must share. Steps, rates and limits may change when a run is resumed.
 _SAME = (
     "agentfly.model",
@@ -61,13 +63,15 @@ def check_same_run(config: DictConfig, settings: TrainSettings, file: Path) -> N
         file: the configuration of the folder's earlier run, if there was one.
 
     Raises:
-        ConfigError: they belong to a run with another model, other data, or another algorithm.
+        ConfigError: they belong to a run with another model, other data, another algorithm, or another number of
+            accelerators.
     """
     from omegaconf import OmegaConf
 
-    resumes = config.trainer.resume_mode == "auto" and newest_checkpoint(settings.checkpoint_dir) is not None
-    if not resumes or not file.is_file():
+    newest = newest_checkpoint(settings.checkpoint_dir) if config.trainer.resume_mode == "auto" else None
+    if newest is None or not file.is_file():
         return
+    _check_ranks(newest, config.trainer.n_gpus_per_node * config.trainer.nnodes)
 
     def value_of(source: DictConfig, key: str) -> object:
         value = OmegaConf.select(source, key)
@@ -82,6 +86,17 @@ def check_same_run(config: DictConfig, settings: TrainSettings, file: Path) -> N
                 f"agentfly.out={settings.out} holds a run with {key}={was}, not {wanted}: give another agentfly.out, "
                 "or trainer.resume_mode=disable to start afresh"
             )
+
+
+def _check_ranks(checkpoint: Path, ranks: int) -> None:
+    """Raise for another number of ranks than has written a checkpoint: verl reads each rank's own files alone."""
+    wrote = {int(found[1]) for path in (checkpoint / "actor").glob("*.pt") if (found := _SHARD.match(path.name))}
+    if wrote and ranks not in wrote:
+        raise ConfigError(
+            f"{checkpoint} was written by {min(wrote)} accelerators, and verl reads it with as many alone, not with "
+            f"{ranks}: set trainer.nnodes and trainer.n_gpus_per_node so, or export its weights (agentfly export) and "
+            "train them in another folder"
+        )
 
 
 def leave_checkpoints(checkpoint_dir: Path) -> None:

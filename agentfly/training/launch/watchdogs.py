@@ -22,9 +22,13 @@ _EXIT_SECONDS = 60.0  # limit after the last step
 _RECENT_LINES = 2000
 _MOST_KINDS = 20_000  # of lines that are remembered
 _NUMBER = re.compile(r"[\d.:]+")
-# How Ray's log names a process, and says that one has died (src/ray/raylet/node_manager.cc).
-_SPEAKER = re.compile(r"\((\w+) pid=(\d+)")
+# How Ray's log names a process, with its machine unless that is the trainer's own (ray/_private/worker.py:2382), and
+# says that one has died (src/ray/raylet/node_manager.cc), or a whole machine (src/ray/gcs/gcs_node_manager.cc).
+_SPEAKER = re.compile(r"\((\w+) pid=(\d+)(?:, ip=([^)\s]+))?\)")
 _DEATH = re.compile(r"A worker died or was killed.*Worker PID: (\d+)")
+_NODE_DEATH = re.compile(r"The node with node id: \w+ and address: (\S+) and node name: .* has been marked dead")
+# The rollout server says so of its engine, which on another machine nobody sees (vllm/v1/engine/core_client.py:703).
+_ENGINE_DEATH = "engine core exited unexpectedly"
 _LOOKS = 10  # at the part in progress within the second half of a limit
 # Names in the titles of processes without which verl would wait for ever.
 _NEEDED = (
@@ -75,8 +79,9 @@ class Watchdogs:
         self._sampled = False  # True when the rollouts of the step in progress are done
         self._seen: dict[int, str] = {}
         self._spoke: dict[int, str] = {}
-        self._dead: dict[int, str] = {}
-        self._missed: dict[int, float] = {}
+        self._machines: dict[str, set[str]] = {}  # needed processes on other machines, by address
+        self._dead: dict[int | str, str] = {}  # what is gone, by process id or address
+        self._missed: dict[int | str, float] = {}
         self.recent: deque[str] = deque(maxlen=_RECENT_LINES)  # of the log, since the last progress
 
     def note_line(self, line: str) -> None:
@@ -92,9 +97,16 @@ class Watchdogs:
             self._sampled = True
         if (speaker := _SPEAKER.search(line)) is not None and speaker[1].startswith(_NEEDED):
             self._spoke[int(speaker[2])] = speaker[1]
+            if speaker[3] is not None:
+                self._machines.setdefault(speaker[3], set()).add(speaker[1])
+            if _ENGINE_DEATH in line:
+                self._dead[int(speaker[2])] = f"the rollout engine of process {speaker[2]} ({speaker[1]}) is gone"
         # A process may live for less than the time between two looks, or on another machine.
         if (death := _DEATH.search(line)) is not None and (pid := int(death[1])) in self._spoke:
-            self._dead[pid] = self._spoke[pid]
+            self._dead[pid] = _gone(pid, self._spoke[pid])
+        # A cluster may lose a machine that this run does not use.
+        if (node := _NODE_DEATH.search(line)) is not None and (names := self._machines.get(node[1])) is not None:
+            self._dead[node[1]] = f"machine {node[1]} of the Ray cluster is gone, with {', '.join(sorted(names))}"
 
     def note_progress(self) -> None:
         """Note that a phase has begun, or that a step is done."""
@@ -148,11 +160,17 @@ class Watchdogs:
         """
         if step >= self._steps:
             return None  # verl is ending them
-        gone = self._dead | {pid: title for pid, title in self._seen.items() if pid not in living}
+        gone = self._dead | {pid: _gone(pid, title) for pid, title in self._seen.items() if pid not in living}
         self._seen |= {pid: title for pid, title in living.items() if any(name in title for name in _NEEDED)}
         now = time.monotonic()
-        for pid, title in gone.items():
+        for key, what in gone.items():
             # verl may be ending the run because of it, with a better message.
-            if now - self._missed.setdefault(pid, now) > _GONE_SECONDS:
-                return Alarm(f"process {pid} ({title}) of the run is gone", hung=False)
+            if now - self._missed.setdefault(key, now) > _GONE_SECONDS:
+                # Processes that are gone with their machine are not the cause.
+                machines = [text for name, text in gone.items() if isinstance(name, str)]
+                return Alarm(next(iter(machines), what), hung=False)
         return None
+
+
+def _gone(pid: int, title: str) -> str:
+    return f"process {pid} ({title}) of the run is gone"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from agentfly.errors import ConfigError
 from agentfly.model_source import check_folder, find_model
@@ -51,7 +53,7 @@ def check_numbers(config: VerlConfig) -> None:
 
 def size_faults(config: VerlConfig) -> list[str]:
     """Return all values that do not fit together in a composed configuration that has passed `check_numbers`."""
-    return [*_batch_faults(config), *_length_faults(config), *_reward_faults(config)]
+    return [*_batch_faults(config), *_rank_faults(config), *_length_faults(config), *_reward_faults(config)]
 
 
 def check_sizes(config: VerlConfig) -> None:
@@ -115,6 +117,40 @@ def _batch_faults(config: VerlConfig) -> Iterator[str]:
     share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
     if config.trainer.v1.trainer_mode == "sync" and count % share:
         yield f"{count} accelerators (trainer.n_gpus_per_node x trainer.nnodes) cannot hold engines of {share} each"
+
+
+def _rank_faults(config: VerlConfig) -> Iterator[str]:
+    """Yield the mini-batches that the ranks of FSDP cannot share; verl would find out at the first update.
+
+    verl fills a batch that has lost chains up to whole mini-batches (trainer_base.py:1589). It asserts that the ranks
+    share those without a rest (workers/engine_workers.py:268), and micro-batches too (workers/engine/utils.py:125).
+    """
+    from omegaconf import OmegaConf
+
+    def value(key: str) -> Any:
+        return OmegaConf.select(config, key)
+
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    if value(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
+        return
+    samples = config.actor_rollout_ref.rollout.n
+    accelerators = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    ranks = accelerators // (value(f"{actor}.fsdp_config.ulysses_sequence_parallel_size") or 1)
+    micro_batches = {actor: [(f"{rollout}.log_prob_micro_batch_size_per_gpu", f"{rollout}.log_prob_use_dynamic_bsz")]}
+    if value("critic.enable") or (value("critic.enable") is None and config.algorithm.adv_estimator == "gae"):
+        micro_batches["critic"] = []
+    for node, others in micro_batches.items():
+        mini = value(f"{node}.ppo_mini_batch_size")
+        if mini * samples % ranks:
+            yield (
+                f"{node}.ppo_mini_batch_size={mini} x {rollout}.n={samples} are {mini * samples} chains, which {ranks} "
+                f"ranks cannot share: make it a multiple of {ranks // math.gcd(ranks, samples)}"
+            )
+            continue
+        share = mini * samples // ranks
+        for key, dynamic in [(f"{node}.ppo_micro_batch_size_per_gpu", f"{node}.use_dynamic_bsz"), *others]:
+            if not value(dynamic) and (micro := value(key)) and share % micro:
+                yield f"{key}={micro} must divide the {share} chains that each rank has of a mini-batch"
 
 
 def _length_faults(config: VerlConfig) -> Iterator[str]:

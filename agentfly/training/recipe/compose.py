@@ -281,6 +281,9 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
             rollout.max_model_len = longest
         if settings.device == "cpu":
             rollout.max_num_batched_tokens = max(2048, longest)
+            engine = rollout.engine_kwargs.vllm
+            if rollout.tensor_model_parallel_size > 1 and engine.get("distributed_executor_backend") == "uni":
+                engine.distributed_executor_backend = "mp"  # "uni" is a single process
         for model in (config.actor_rollout_ref.model, config.critic.model):
             given = model.external_lib
             # verl takes one name, or a list of them.

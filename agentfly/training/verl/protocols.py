@@ -51,3 +51,7 @@ class SampledBatch(Protocol):
 
     keys: list[str]
     partition_id: str
+
+    def reorder(self, indexes: list[int]) -> None:
+        """Reorder keys and tags, in place."""
+        ...

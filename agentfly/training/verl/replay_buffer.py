@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
@@ -76,7 +77,7 @@ class _Watchful:
         for attempt in range(1, limits.attempts + 1):
             self._prompts = prompts
             batch, metrics = self._sample_finished(step, "train", prompts)
-            chains = _reports(batch)
+            chains = _in_order(batch, _reports(batch))
             lost = self._take_lost(validate=False)
             all_lost += lost
             kept: dict[str, list[bool]] = {}
@@ -161,6 +162,16 @@ class WatchfulReplayBuffer(_Watchful, ReplayBuffer):  # type: ignore[misc, unuse
 
 class WatchfulReplayBufferAsync(_Watchful, ReplayBufferAsync):  # type: ignore[misc, unused-ignore]
     """The replay buffer of the asynchronous trainers."""
+
+
+def _in_order(batch: SampledBatch, chains: Sequence[ChainReport]) -> list[ChainReport]:
+    """Put a batch in the order of the chains' names, in place, and return their reports in that order.
+
+    verl leaves chains in the order in which they have finished. Equal seeds would give other mini-batches each time.
+    """
+    order = sorted(range(len(chains)), key=lambda place: chains[place].id)
+    batch.reorder(order)
+    return [chains[place] for place in order]
 
 
 def _reports(batch: SampledBatch) -> list[ChainReport]:

@@ -258,6 +258,10 @@ def test_environment_on_a_cpu(settings: TrainSettings, tmp_path: Path) -> None:
     assert environment["HOME"] == "/home/me"
     assert environment[MARKER] == "one"
     assert environment["OMP_NUM_THREADS"] == "7"  # the run's own settings win
+    # The parts of a divided engine need no NUMA node each, unless somebody has said which cores they get.
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    bound = run_environment(settings, "one", tmp_path, tmp_path / "m", {"VLLM_CPU_OMP_THREADS_BIND": "0|1"})
+    assert bound["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
 
 
 def test_loggers_write_into_the_folder_of_the_run_unless_somebody_says_where(

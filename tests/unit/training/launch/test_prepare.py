@@ -91,6 +91,20 @@ def test_what_cannot_run_is_told_before_it_starts(recipe: Path, override: str, w
         prepared(recipe, override)
 
 
+def test_a_checkpoint_is_read_by_as_many_accelerators_as_wrote_it(recipe: Path) -> None:
+    """Somebody whose cluster has lost a machine goes on with the rest of it: verl would miss a file, minutes later."""
+    prepared(recipe)
+    checkpoints = recipe.parent / "run" / "checkpoints"
+    weights = checkpoints / "global_step_3" / "actor" / "model_world_size_2_rank_0.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("3")
+    with pytest.raises(ConfigError, match=r"global_step_3 was written by 2 accelerators, .* not with 1: set"):
+        prepared(recipe)
+    prepared(recipe, "trainer.n_gpus_per_node=2")
+    prepared(recipe, "trainer.resume_mode=disable")
+
+
 def test_checkpoints_of_another_run_are_not_gone_on_from(recipe: Path) -> None:
     out = recipe.parent / "run"
     prepared(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,3 +141,63 @@ def test_a_process_that_was_seen_and_is_no_more_is_missed(watchdogs: Watchdogs, 
     assert alarm is not None
     assert "EngineCore" in alarm.message
     assert watchdogs.check_members({}, 5) is None  # after the last step verl ends them
+
+
+def dead_node(address: str) -> str:
+    """Return Ray's line about a machine that is gone, as its driver prints it."""
+    return (
+        f"\x1b[33m(raylet)\x1b[0m The node with node id: 1bce7 and address: {address} and node name: {address} "
+        "has been marked dead because the detector has missed too many heartbeats from it."
+    )
+
+
+def test_a_machine_that_is_gone_is_named(watchdogs: Watchdogs, clock: Clock) -> None:
+    """Nobody sees the processes of another machine, and the line of their death died with its raylet."""
+    watchdogs.note_line("\x1b[36m(WorkerDict pid=41, ip=10.0.0.2)\x1b[0m init")
+    watchdogs.note_line("\x1b[36m(vLLMHttpServer pid=42, ip=10.0.0.2)\x1b[0m init")
+    watchdogs.note_line(dead_node("10.0.0.2"))
+    assert watchdogs.check_members({7: "python"}, 1) is None
+    clock.now += 21
+    alarm = watchdogs.check_members({7: "python"}, 1)
+    assert alarm is not None
+    assert alarm.message == "machine 10.0.0.2 of the Ray cluster is gone, with WorkerDict, vLLMHttpServer"
+
+
+def test_a_machine_that_is_gone_is_the_cause_of_its_processes_end(watchdogs: Watchdogs, clock: Clock) -> None:
+    watchdogs.note_line("(WorkerDict pid=41, ip=10.0.0.2) init")
+    assert watchdogs.check_members({41: "ray::WorkerDict"}, 1) is None
+    assert watchdogs.check_members({7: "python"}, 1) is None
+    clock.now += 21
+    watchdogs.note_line(dead_node("10.0.0.2"))
+    alarm = watchdogs.check_members({7: "python"}, 1)
+    assert alarm is not None
+    assert alarm.message.startswith("machine 10.0.0.2")
+
+
+def test_a_machine_that_the_run_does_not_use_is_not_missed(watchdogs: Watchdogs, clock: Clock) -> None:
+    watchdogs.note_line("(WorkerDict pid=41, ip=10.0.0.2) init")
+    watchdogs.note_line(dead_node("10.0.0.3"))
+    assert watchdogs.check_members({7: "python"}, 1) is None
+    clock.now += 21
+    assert watchdogs.check_members({7: "python"}, 1) is None
+
+
+def test_an_engine_that_is_gone_on_another_machine_is_missed(watchdogs: Watchdogs, clock: Clock) -> None:
+    watchdogs.note_line(
+        "(vLLMHttpServer pid=42, ip=10.0.0.2) WARNING [core_client.py:702] [shutdown] MPClient: engine core exited "
+        "unexpectedly; starting cleanup"
+    )
+    assert watchdogs.check_members({7: "python"}, 1) is None
+    clock.now += 21
+    alarm = watchdogs.check_members({7: "python"}, 1)
+    assert alarm is not None
+    assert alarm.message == "the rollout engine of process 42 (vLLMHttpServer) is gone"
+    assert "engine core exited unexpectedly" in source_of("vllm.v1.engine.core_client")
+
+
+def source_of(module: str) -> str:
+    """Return the text of an installed module, which is not imported."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{module} is not installed")
+    return (Path(spec.origin).parent / Path(*module.split(".")[1:])).with_suffix(".py").read_text(encoding="utf-8")

@@ -15,10 +15,16 @@ GOOD: dict[str, Any] = {
     "agentfly": {"audit": None, "credit": None, "evaluator": "reference"},
     "algorithm": {"adv_estimator": "grpo"},
     "data": {"train_batch_size": 16, "max_prompt_length": 100, "max_response_length": 200},
+    "critic": {"enable": None, "ppo_mini_batch_size": 8},
     "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
     "trainer": {"n_gpus_per_node": 4, "nnodes": 1, "total_training_steps": 5, "v1": {"trainer_mode": "sync"}},
     "actor_rollout_ref": {
-        "actor": {"ppo_mini_batch_size": 8, "ppo_max_token_len_per_gpu": 300, "use_dynamic_bsz": True},
+        "actor": {
+            "strategy": "fsdp2",
+            "ppo_mini_batch_size": 8,
+            "ppo_max_token_len_per_gpu": 300,
+            "use_dynamic_bsz": True,
+        },
         "rollout": {
             "n": 2,
             "max_model_len": 300,
@@ -48,6 +54,11 @@ ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
         {"algorithm__adv_estimator": "gae", f"{ROLLOUT}n": 1},
         # Each chain is a micro batch of its own, whatever its length.
         {f"{ACTOR}use_dynamic_bsz": False, f"{ACTOR}ppo_max_token_len_per_gpu": 10},
+        # The critic's mini-batch counts where there is a critic; the ranks of another strategy are counted by verl.
+        {"critic__ppo_mini_batch_size": 1},
+        {"trainer__nnodes": 5, f"{ACTOR}strategy": "megatron"},
+        # Two accelerators share a sequence.
+        {"trainer__nnodes": 8, f"{ACTOR}fsdp_config": {"ulysses_sequence_parallel_size": 2}},
         # Rollout and training have accelerators of their own.
         {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}tensor_model_parallel_size": 3},
         {"reward__reward_model": {"enable": True, "enable_resource_pool": True}},
@@ -70,6 +81,22 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
         ({f"{ACTOR}ppo_max_token_len_per_gpu": 299}, r"ppo_max_token_len_per_gpu=299 must hold one whole chain: 300"),
         ({f"{ROLLOUT}max_model_len": 299}, r"max_model_len=299 is less than a chain may have \(300 tokens\)"),
         ({"trainer__n_gpus_per_node": 3}, "3 accelerators .* cannot hold engines of 2 each"),
+        (
+            {"trainer__nnodes": 3},
+            r"actor\.ppo_mini_batch_size=8 x .*rollout\.n=2 are 16 chains, which 12 ranks .*: make it a multiple of 6",
+        ),
+        (
+            {"algorithm__adv_estimator": "gae", "critic__ppo_mini_batch_size": 3},
+            r"critic\.ppo_mini_batch_size=3 x .* are 6 chains, which 4 ranks cannot share: make it a multiple of 2",
+        ),
+        (
+            {f"{ACTOR}use_dynamic_bsz": False, f"{ACTOR}ppo_micro_batch_size_per_gpu": 3},
+            r"actor\.ppo_micro_batch_size_per_gpu=3 must divide the 4 chains that each rank has of a mini-batch",
+        ),
+        (
+            {f"{ROLLOUT}log_prob_use_dynamic_bsz": False, f"{ROLLOUT}log_prob_micro_batch_size_per_gpu": 8},
+            r"rollout\.log_prob_micro_batch_size_per_gpu=8 must divide the 4 chains",
+        ),
         ({f"{ROLLOUT}pipeline_model_parallel_size": 4}, "4 accelerators .* cannot hold engines of 8 each"),
         ({"reward__reward_model__enable": True}, r"set reward\.reward_model\.enable_resource_pool=true"),
         ({"agentfly__audit": {"evaluator": "reference"}}, r"agentfly\.audit\.evaluator must not be the one"),

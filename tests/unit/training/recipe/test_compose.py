@@ -164,6 +164,15 @@ def test_values_of_recipe_and_overrides_arrive(recipe: Path) -> None:
     assert config.actor_rollout_ref.rollout.logprobs_mode == "processed_logprobs"
 
 
+def test_an_engine_on_several_accelerators_of_a_cpu_has_a_process_for_each(recipe: Path) -> None:
+    executors = []
+    for size in (1, 2):
+        sizes = [f"trainer.n_gpus_per_node={size}", f"actor_rollout_ref.rollout.tensor_model_parallel_size={size}"]
+        rollout = composed(recipe, "device=cpu", *sizes).actor_rollout_ref.rollout
+        executors.append(rollout.engine_kwargs.vllm.distributed_executor_backend)
+    assert executors == ["uni", "mp"]
+
+
 def test_what_follows_from_other_values_is_filled_in(recipe: Path, tmp_path: Path) -> None:
     lengths = ["data.max_prompt_length=3000", "data.max_response_length=1000"]
     tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8000"

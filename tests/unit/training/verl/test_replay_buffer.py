@@ -68,10 +68,10 @@ IDS, MASK = [5, 6, 7, 8], [1, 0]
 NO_PAUSE = {"lost_chains": {"pause": 0}}
 
 
-def extra_fields(answered: bool = True) -> dict[str, Any]:
+def extra_fields(answered: bool = True, chain: str = "step-1-row-0-0") -> dict[str, Any]:
     fields: dict[str, Any] = {}
     ChainReport(
-        id="step-1-row-0-0",
+        id=chain,
         group="step-1-row-0",
         reward=0.5,
         parts={"edit": 0.5},
@@ -134,6 +134,19 @@ def buffer(queue: Queue, refill: Callable[[int], None] | None = None, **node: An
             refill(prompts)
 
     return WatchfulReplayBuffer(**{**required(**{**NO_PAUSE, **node}), "refill_fn": refilled})
+
+
+def test_a_batch_is_in_the_order_of_its_chains(queue: Queue) -> None:
+    """Equal seeds give equal mini-batches, whichever chain has finished first, and whatever uids verl has drawn."""
+    for uid, row in (("b", 0), ("a", 1)):
+        queue.prompt(uid, [True, True])
+        for number in (0, 1):
+            key, name = f"{uid}_{number}_0", f"step-1-row-{row}-{1 - number}"
+            queue.fields[key]["extra_fields"] = NonTensorData(extra_fields(chain=name))
+            queue.tags["train"][key]["name"] = name
+    batch, _ = buffer(queue).sample(1, "train", 2)
+    assert batch.keys == ["b_1_0", "b_0_0", "a_1_0", "a_0_0"]
+    assert [tag["name"] for tag in batch.tags] == [f"step-1-row-{row}-{number}" for row in (0, 1) for number in (0, 1)]
 
 
 def lost(uid: str, *, answered: bool = True, validate: bool = False) -> LostChain:
