@@ -16,6 +16,7 @@ import typer
 from agentfly.cli.options import list_choices, output_option
 from agentfly.errors import printable, printable_json
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
+from agentfly.redaction import public_url as without_secrets
 
 INTERRUPTED = 130
 # As in `systems.refinement.settings`, which takes long to import.
@@ -146,6 +147,6 @@ def generate(
         typer.echo(printable(view_command(folder)), err=True)
     for fault in (content["error"], content.get("upload_error")):
         if fault:
-            typer.echo(printable(public_url(f"error: {fault}")), err=True)
+            typer.echo(printable(without_secrets(f"error: {fault}")), err=True)
     if not content["best_image_url"] or "upload_error" in content:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from agentfly.settings import checked_address
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 _READ_SECONDS = 30.0
+_SLACK = 1 << 20  # bytes beyond the image that are read of its public address, to tell another file from a fault
 
 
 class UploadError(AgentFlyError):
@@ -74,10 +75,9 @@ async def publish(file: Path, url: str, public: str | None, *, allow_private_hos
         return stored, stored
     seen = public if _is_file(public) else f"{public.rstrip('/')}/{PurePosixPath(stored).name}"
     content = await asyncio.to_thread(file.read_bytes)
+    limits = {"timeout": _READ_SECONDS, "max_bytes": len(content) + _SLACK}
     try:
-        found = await asyncio.to_thread(
-            fetch, seen, timeout=_READ_SECONDS, max_bytes=len(content), allow_private_hosts=allow_private_hosts
-        )
+        found = await asyncio.to_thread(fetch, seen, **limits, allow_private_hosts=allow_private_hosts)
     except ImageError as fault:
         raise UploadError(
             f"the image is at {stored}, but cannot be read at {public_url(seen)} ({public_url(first_line(fault))}): "
