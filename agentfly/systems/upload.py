@@ -75,9 +75,14 @@ async def publish(file: Path, url: str, public: str | None, *, allow_private_hos
         return stored, stored
     seen = public if _is_file(public) else f"{public.rstrip('/')}/{PurePosixPath(stored).name}"
     content = await asyncio.to_thread(file.read_bytes)
-    limits = {"timeout": _READ_SECONDS, "max_bytes": len(content) + _SLACK}
     try:
-        found = await asyncio.to_thread(fetch, seen, **limits, allow_private_hosts=allow_private_hosts)
+        found = await asyncio.to_thread(
+            fetch,
+            seen,
+            timeout=_READ_SECONDS,
+            max_bytes=len(content) + _SLACK,
+            allow_private_hosts=allow_private_hosts,
+        )
     except ImageError as fault:
         raise UploadError(
             f"the image is at {stored}, but cannot be read at {public_url(seen)} ({public_url(first_line(fault))}): "
