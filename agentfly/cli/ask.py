@@ -26,14 +26,13 @@ def ask_on_terminal(question: Question) -> Opinion:
     said = f": {question.feedback}" if question.feedback else ""
     console.print(Text(printable(f"{question.title}, {question.file}\n  judged {judged}{said}")))
     # asyncio would only cancel the run, and the terminal would go on waiting for a line.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before, score, words = signal.signal(signal.SIGINT, signal.default_int_handler), None, ""
     try:
         keep = "none" if question.score is None else f"{question.score:.0f}"
         score = _score(console, f"  your score, 0 to 100 (Enter for {keep}): ")
         words = _line(console, "  what should change (Enter for nothing): ")
     except EOFError:
-        logger.warning("nobody answers (end of input): the judges' opinion stays")
-        return Opinion()
+        logger.warning("nobody answers any more (end of input)")
     finally:
         signal.signal(signal.SIGINT, before)
     return Opinion(score, words)

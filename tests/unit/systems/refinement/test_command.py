@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -17,7 +16,6 @@ from typer.testing import CliRunner, Result
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.systems.refinement import RefinementSettings, make_loop, settings
-from agentfly.systems.upload import UploadError, upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
@@ -207,29 +205,6 @@ def test_an_upload_that_fails_leaves_the_image_and_is_exit_code_1(openai: OpenAI
     assert Path(found["best_image_url"]).is_file()
     assert "cannot upload" in found["upload_error"]
     assert "cannot upload" in done.stderr
-
-
-async def test_the_password_of_a_place_is_neither_shown_nor_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: str, path: str) -> None:
-        raise OSError(f"login failed: {path}")
-
-    place = "ftp://me:pa55word@h/x/"
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (SimpleNamespace(put_file=refuse), target))
-    with pytest.raises(UploadError, match=r"cannot upload to ftp://\*\*\*@h/x/run-7-1.png: login failed") as caught:
-        await upload(Path("run-7/1.png"), place)
-    assert "pa55word" not in str(caught.value)
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (SimpleNamespace(put_file=lambda *_: None), target))
-    assert await upload(Path("run-7/1.png"), place) == "ftp://***@h/x/run-7-1.png"
-
-
-async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    put: list[str] = []
-    # It has no `makedirs`: an object store would be asked to make the bucket.
-    bucket = SimpleNamespace(put_file=lambda _, path: put.append(path))
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (bucket, target))
-    for place in ("s3://shop.png", "s3://shop/cars/", "s3://shop/a.WEBP"):
-        await upload(Path("run-7/iteration_1.png"), place)
-    assert put == ["s3://shop.png/run-7-iteration_1.png", "s3://shop/cars/run-7-iteration_1.png", "s3://shop/a.WEBP"]
 
 
 def test_the_public_address_of_an_upload_is_read_before_it_is_told(openai: OpenAIServer, tmp_path: Path) -> None:
