@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from agentfly.errors import AgentFlyError, ConfigError, ImageError, MissingExtraError, first_line
 from agentfly.images.fetch import fetch
@@ -73,7 +74,10 @@ async def publish(file: Path, url: str, public: str | None, *, allow_private_hos
     stored = await upload(file, url)
     if public is None:
         return stored, stored
-    seen = public if _is_file(public) else f"{public.rstrip('/')}/{PurePosixPath(stored).name}"
+    parts = urlsplit(public)
+    if not _is_file(f"{parts.scheme}://{parts.netloc}{parts.path}"):
+        parts = parts._replace(path=f"{parts.path.rstrip('/')}/{quote(PurePosixPath(stored).name)}")
+    seen = urlunsplit(parts)
     content = await asyncio.to_thread(file.read_bytes)
     try:
         found = await asyncio.to_thread(
