@@ -94,7 +94,6 @@ def test_a_missing_package_names_its_extra(typed: Typed, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     assert "pip install -e '.[s3]'" in typed("generate", "a ring", "--upload", "s3://bucket/x/")
-    monkeypatch.setitem(sys.modules, "litellm", None)
 
 
 @pytest.mark.parametrize(
