@@ -26,7 +26,9 @@ def ask_on_terminal(question: Question) -> Opinion:
     said = f": {question.feedback}" if question.feedback else ""
     console.print(Text(printable(f"{question.title}, {question.file}\n  judged {judged}{said}")))
     # asyncio would only cancel the run, and the terminal would go on waiting for a line.
-    before, score, words = signal.signal(signal.SIGINT, signal.default_int_handler), None, ""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    score: float | None = None
+    words = ""
     try:
         keep = "none" if question.score is None else f"{question.score:.0f}"
         score = _score(console, f"  your score, 0 to 100 (Enter for {keep}): ")

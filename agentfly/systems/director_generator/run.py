@@ -153,8 +153,9 @@ class Run:
             if (evaluator := self._crew.evaluator) is not None:
                 calls += await _settled(self._evaluate(phase, image, evaluator) for image in made)
             _usable(calls, "no director scored any image")
-            for image in made if self._review is not None else ():
-                self._heed(image, self._review(image))
+            if self._review is not None:
+                for image in made:
+                    self._heed(image, self._review(image))
 
     async def _write_prompts(self, name: Phase, loop: int) -> dict[str, ImageRequest]:
         """Ask every generator for the prompt of a round."""
