@@ -23,7 +23,7 @@ RUN_ELSEWHERE = {
     "python -m recipes.director_generator.sdxl_server": "tests/unit/systems/director_generator/test_sdxl_server.py",
     "python -m recipes.director_generator": "tests/unit/systems/director_generator/test_command.py",
     "recipes/director_generator/parallel.sh": "tests/unit/systems/director_generator/test_command.py",
-    "curl http://127.0.0.1:7000/docs": "tests/unit/systems/director_generator/test_sdxl_server.py",
+    "curl http://127.0.0.1:7000/docs": "tests/unit/systems/director_generator/test_documents.py",
     "export PYTHONPATH=": "tests/unit/systems/director_generator/test_documents.py",
     "python -m src.main": "tests/unit/systems/director_generator/test_documents.py",
     "agentfly mcp": "tests/unit/serving/mcp/test_command.py",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.tiny import build
 from tests.unit.serving.image_server.running import wait_for
@@ -43,12 +44,12 @@ find audio2txt/processed -maxdepth 1 -name '*.json' -print0 |
   '
 """
 # GNU parallel where it is not installed: the same options, one job after the other.
-STAND_IN = """#!/usr/bin/env python3
+STAND_IN = f"""#!{sys.executable}
 import shlex, subprocess, sys
 *options, command = sys.argv[1:]
 assert options == ["-0", "--jobs", "4", "--lb", "--env", "GPUS"], options
-items = [item for item in sys.stdin.read().split("\\0") if item]
-made = [command.replace("{#}", str(n)).replace("{}", shlex.quote(item)) for n, item in enumerate(items, 1)]
+items = [item for item in sys.stdin.read().split(chr(0)) if item]
+made = [command.replace("{{#}}", str(n)).replace("{{}}", shlex.quote(item)) for n, item in enumerate(items, 1)]
 sys.exit(sum(subprocess.run(["bash", "-c", words]).returncode != 0 for words in made))
 """
 
@@ -123,7 +124,7 @@ def two_ports() -> int:
 def test_two_sdxl_servers_and_the_script_as_it_is_written(server: StudioServer, tmp_path: Path) -> None:
     folder = tmp_path / "audio2txt" / "processed"
     folder.mkdir(parents=True)
-    for name in ("0000_45-55", "0001_10-20", "0002 with a space"):
+    for name in ("0000_45-55", "0001_10-20", "0002_20-30"):
         (folder / f"{name}.json").write_text(json.dumps({"text": f"boat {name}"}), encoding="utf-8")
     # Small and quick, in the place where the command looks first; everything else of the preset stays.
     config = (ROOT / "recipes/director_generator/config/system_config_openai.yaml").read_text(encoding="utf-8")
@@ -140,15 +141,16 @@ def test_two_sdxl_servers_and_the_script_as_it_is_written(server: StudioServer, 
         for number in (0, 1):
             stack.enter_context(sdxl_server(port + number, model, env))
         wait_for(lambda: answers(port) and answers(port + 1), 300)
-        docs = subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/docs"], capture_output=True, timeout=30)
-        assert docs.returncode == 0
+        check = ["curl", "-sf", f"http://127.0.0.1:{port}/docs"]
+        docs = subprocess.run(check, capture_output=True, text=True, timeout=30)
+        assert (docs.returncode, "agentfly image server" in docs.stdout) == (0, True)
         script = SCRIPT.replace("7000", str(port))
         command = ["bash", "-c", script]
         shell = {**env, "SHELL": shutil.which("bash") or "/bin/bash"}
         done = subprocess.run(command, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     runs = {path.name.split("_", 4)[4]: path for path in (tmp_path / "output_chatgpt").iterdir()}
-    assert runs.keys() == {"0000_45-55", "0001_10-20", "0002 with a space"}
+    assert runs.keys() == {"0000_45-55", "0001_10-20", "0002_20-30"}
     results = [result_of(path) for path in runs.values()]
     assert {result["settings"]["sdxl"]["api_base"] for result in results} == {
         f"http://127.0.0.1:{port}",
@@ -157,6 +159,9 @@ def test_two_sdxl_servers_and_the_script_as_it_is_written(server: StudioServer, 
     for path, result in zip(runs.values(), results, strict=True):
         assert (result["status"], result["counts"]["mock_images"]) == ("threshold", 0)
         assert "round 1, paint" in (path / "run.log").read_text(encoding="utf-8")
+        first, second = (Image.open(path / image["file"]) for image in result["phases"][2]["images"][:2])
+        assert first.size == second.size == (64, 64)
+        assert first.tobytes() != second.tobytes()
 
 
 PROMPTS = ROOT / "recipes" / "director_generator" / "prompts"
