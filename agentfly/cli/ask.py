@@ -22,9 +22,8 @@ def ask_on_terminal(question: Question) -> Opinion:
         question: about the image.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    judged = "not scored" if question.score is None else f"{question.score:.0f} of 100"
-    said = f": {question.feedback}" if question.feedback else ""
-    console.print(Text(printable(f"{question.title}, {question.file}\n  judged {judged}{said}")))
+    judged = "" if question.score is None else f"judged {question.score:.0f} of 100: "
+    console.print(Text(printable(f"{question.title}, {question.file}\n  {judged}{question.feedback or 'no comment'}")))
     # asyncio would only cancel the run, and the terminal would go on waiting for a line.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     score: float | None = None
