@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -83,7 +84,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) 
 
 async def test_text_agents_on_a_real_server(url: str, tmp_path: Path) -> None:
     model = VLLMModel(NAME, url, max_tokens=12, timeout=120)
-    words = {"structured_outputs": {"regex": "[a-z]{3,5}( [a-z]{3,5}){2}"}}
+    words: dict[str, Any] = {"structured_outputs": {"regex": "[a-z]{3,5}( [a-z]{3,5}){2}"}}
     pieces = [piece async for piece in model.call_stream([{"role": "user", "content": "hello"}], seed=1, **words)]
     assert len(pieces) > 1, "it streams"
     assert len("".join(pieces).split()) == 3

@@ -107,7 +107,7 @@ def test_the_website_builder_is_a_script(server: ChatServer, tmp_path: Path) -> 
 
 async def test_an_agent_of_ones_own_takes_the_documented_helper(server: ChatServer, model: VLLMModel) -> None:
     class Extractor(BaseAgent):
-        async def run(self, prompt: str, **kwargs: object) -> str:  # type: ignore[override]  # as the document has it
+        async def run(self, prompt: str, **kwargs: object) -> str:
             return (await self._stream_and_aggregate(f"Dates in: {prompt}", **kwargs)).upper()  # type: ignore[arg-type]
 
     server.say(say("1 may"))
